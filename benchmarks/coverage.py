@@ -22,7 +22,7 @@ from luthier.core.component import components_by_kind
 from luthier.metrics.columns import WeightedColumn
 from luthier.metrics.intervals import wilson_interval
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
-from luthier.metrics.paired import difference
+from luthier.metrics.paired import compute_paired_difference
 
 SIZES = (30, 120, 500)
 GOAL = (0.90, 0.98)
@@ -119,7 +119,7 @@ def family(metrics: Sequence[Metric]) -> Family:
         found = {}
         for metric, score in zip(metrics, measure_all(metrics, mine, seed=seed), strict=True):
             found[metric.kind] = Span(score.value, score.low, score.high)
-            told = difference(metric, mine, its, seed=seed)
+            told = compute_paired_difference(metric, mine, its, seed=seed)
             found[f"{metric.kind}, difference"] = Span(told.value, told.low, told.high)
         return found
 
@@ -238,7 +238,11 @@ def groups() -> Family:
     from luthier.metrics.paired import compare_row_statistics
 
     values = {"gap": gaps.compute_share_spread, "ratio": gaps.compute_share_ratio, "worst": gaps.compute_lowest_share}
-    ends = {"gap": bounds.bound_share_spread, "ratio": bounds.bound_share_ratio, "worst": bounds.bound_lowest_share}
+    ends = {
+        "gap": bounds.compute_spread_interval,
+        "ratio": bounds.compute_ratio_interval,
+        "worst": bounds.bound_lowest_share,
+    }
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
         found = {}
@@ -276,7 +280,7 @@ def _point(share: np.ndarray) -> np.ndarray:
 
 def judges() -> Family:
     """Coefficients of agreement among three people, of whom each passes over a tenth of the items."""
-    from luthier.metrics.agreement import measure
+    from luthier.metrics.agreement import compute_agreement
 
     chance = np.random.default_rng(7)
     real = chance.choice(3, POPULATION, p=(0.2, 0.3, 0.5))
@@ -297,7 +301,7 @@ def judges() -> Family:
             kind: Any = name
             of: Any = level
             judged = [(pairs if name in ("cohen", "scott") else table)[row] for row in rows]
-            one = measure(kind, judged, level=of, seed=seed)
+            one = compute_agreement(kind, judged, level=of, seed=seed)
             found[f"agreement {name}, {level}"] = Span(one.value, one.low, one.high)
         return found
 

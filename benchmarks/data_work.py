@@ -42,7 +42,7 @@ def prepare(
     change: str = "nothing",
 ) -> None:
     """What `luthier run` does in its step `data`."""
-    from luthier.core.events import RunEvents
+    from luthier.core.events import RunEventEmitter
     from luthier.core.step import StepContext
     from luthier.data.engine.pipeline import PrepareOptions
     from luthier.data.engine.pipeline import prepare as run
@@ -52,7 +52,7 @@ def prepare(
     step = Prepare.model_validate({"source": source, "ops": list(steps), "task": "text", **CHANGES[change]})
     (folder / "made").mkdir(parents=True)
     (folder / "scratch").mkdir()
-    events = RunEvents(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
+    events = RunEventEmitter(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
     work = StepContext(
         name="data",
         inputs={},

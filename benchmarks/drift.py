@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.metrics.martingale import ConformalMartingale
-from luthier.models.embedders.lsa import Lsa
-from luthier.monitor.baseline import DriftScorer, compute_confidence, words_of
+from luthier.models.embedders.lsa import LsaEmbedder
+from luthier.monitor.baseline import DriftScorer, compute_confidence, extract_words
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "banking77"
@@ -74,8 +74,8 @@ def requests() -> tuple[list[str], list[str]]:
 
 def numbers_of(known: list[str]) -> DriftScorer:
     """What is looked at of a text, learnt from known ones, as the signal `drift` does."""
-    space = Lsa().space(known, base=Path(), seed=0)
-    return DriftScorer(space, space.points(known), {word for text in known for word in words_of(text)})
+    space = LsaEmbedder().space(known, base=Path(), seed=0)
+    return DriftScorer(space, space.points(known), {word for text in known for word in extract_words(text)})
 
 
 def placed(numbers: DriftScorer, texts: list[str]) -> NDArray[np.float64]:

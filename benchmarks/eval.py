@@ -64,7 +64,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
     """10,000 bootstrap resamples of BLEU over 10,000 rows, beside sacrebleu's own bootstrap."""
     from sacrebleu.metrics.bleu import BLEU
 
-    from luthier.metrics.intervals import ResampleJob, compute_intervals
+    from luthier.metrics.intervals import IntervalJob, compute_intervals
     from luthier.metrics.kinds.translation import Bleu
     from luthier.metrics.metric import EvalPredictions
 
@@ -72,7 +72,7 @@ def bleu_bootstrap(quick: bool) -> Iterator[dict[str, Any]]:
     predictions, references = texts(rows, 20)
     metric = Bleu()
     block = metric.statistics(EvalPredictions.of(predictions, references))
-    job = ResampleJob(blocks=(block,), value=lambda sums: metric.value(sums[0]), span=metric.usual)
+    job = IntervalJob(blocks=(block,), value=lambda sums: metric.value(sums[0]), span=metric.usual)
     ours, peers = [], []
     for turn in range(1 if quick else 5):
         started = time.process_time()

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from luthier.chat.messages import Message
-from luthier.traces.otel import attributes
+from luthier.traces.otel import build_span_attributes
 from luthier.traces.record import Trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
@@ -76,7 +76,7 @@ def request(number: int) -> Trace:
     """A request as the gateway tells of it."""
     return Trace(
         id=f"chatcmpl-{number:032x}",
-        at=datetime.now(UTC),
+        timestamp=datetime.now(UTC),
         model="support@prod",
         release="d" * 32,
         messages=(
@@ -178,7 +178,7 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
     tracer = provider.get_tracer("peer")
 
     def span(trace: Trace) -> None:
-        tracer.start_span("chat", attributes=attributes(trace)).end()
+        tracer.start_span("chat", attributes=build_span_attributes(trace)).end()
 
     return span, provider.shutdown
 
@@ -194,7 +194,7 @@ def ending(*, quick: bool) -> Iterator[Figure]:
     reading one takes time, too.
     """
     found, beside, page = asyncio.run(_ends(1_000 if quick else 5_000))
-    assert 'luthier_requests_total{arm="stable",asked="chat",model="m",status="200"}' in page
+    assert 'luthier_requests_total{model="m",operation="chat",status="200",variant="stable"}' in page
     said = {"ready": "us, the model at work", "ended": "us on the request's path", "counted": "us, its answer sent"}
     for (part, kind), times in found.items():
         times.sort()
@@ -267,10 +267,10 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 def _sleeper() -> Any:
     """A model that writes word by word, and whose last one comes a millisecond late."""
     from luthier.serve.engine import ModelRunner
-    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.request import EngineRequest, OutputChunk, Usage
 
     class Sleeper(ModelRunner):
-        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
             await asyncio.sleep(0.001)
             *words, last = _SAID.split(" ")
             for word in words:
@@ -375,11 +375,11 @@ def gateway(kind: str) -> None:
     from luthier.serve.model_pool import ModelPool, OpenModel
     from luthier.serve.openai.request_state import RequestState
     from luthier.serve.openai.server import Gateway
-    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.request import EngineRequest, OutputChunk, Usage
     from luthier.serve.server import ServerSettings, run_gateway
 
     class AtOnce(ModelRunner):
-        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
             yield OutputChunk(text=_SAID, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
 
     class Unwatched(RequestState):
@@ -479,13 +479,13 @@ _SEGMENT = 10_000
 
 def _count_day(folder: Path, day: datetime, rows: int) -> None:
     """A day's counts, put together as the day goes on and once it is over."""
-    from luthier.traces.compact import merge_small_day_files, write_groups
-    from luthier.traces.store import rollup
+    from luthier.traces.compact import merge_small_day_files, write_row_groups
+    from luthier.traces.store import compute_rollup
 
     chance = np.random.default_rng(day.day)
     for place, begin in enumerate(range(0, rows, _SEGMENT)):
-        part = rollup(_columns(chance, day, begin, rows))
-        write_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
+        part = compute_rollup(_columns(chance, day, begin, rows))
+        write_row_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
         if place % 16 == 15:
             merge_small_day_files(folder, day.date())
     merge_small_day_files(folder, day.date() + timedelta(days=1))
@@ -502,10 +502,10 @@ def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) 
     latency = chance.lognormal(-0.7, 0.6, _SEGMENT)
     columns: dict[str, Any] = {
         "id": np.full(_SEGMENT, "chatcmpl"),
-        "at": pa.array(at).cast(schema.field("at").type),
+        "timestamp": pa.array(at).cast(schema.field("timestamp").type),
         "model": np.where(chance.random(_SEGMENT) < 0.8, "support@prod", "triage@prod"),
         "release": np.full(_SEGMENT, "d" * 32),
-        "arm": np.full(_SEGMENT, "stable"),
+        "variant": np.full(_SEGMENT, "stable"),
         "status": np.where(chance.random(_SEGMENT) < 0.01, 500, 200),
         "prompt_tokens": chance.integers(20, 800, _SEGMENT),
         "cached_tokens": chance.integers(0, 20, _SEGMENT),
@@ -524,7 +524,7 @@ def _open_segment(folder: Path, at: datetime) -> int:
     from luthier.traces.segment import Segment, SegmentLine, encode_lines
 
     count = _SEGMENT // 2
-    lines = (request(number).model_copy(update={"at": at}) for number in range(count))
+    lines = (request(number).model_copy(update={"timestamp": at}) for number in range(count))
     segment = Segment(folder, "open")
     segment.write(encode_lines(SegmentLine("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
     segment.close()

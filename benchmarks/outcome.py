@@ -38,7 +38,7 @@ import yaml
 
 from luthier.core.files import cache_folder
 from luthier.core.system.packages import extract_wheel_member, fetch_wheel
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _recipe(bench: Bench) -> dict[str, Any]:
     random.Random(bench.seed).shuffle(rows)
     _write(whole, rows[: round(table.more * (table.train + table.test))], bench)
     _write(shown, rows[: round(table.train / (1 - SHARE))], bench)
-    written: dict[str, Any] = yaml.safe_load(render_recipe(propose(shown, shown=whole.name), "small"))
+    written: dict[str, Any] = yaml.safe_load(render_recipe(propose_recipe(shown, shown=whole.name), "small"))
     steps = written["steps"]
     steps["data"]["split"] = {"train": table.train, "test": table.test}
     steps["report"] |= {"metrics": [bench.metric], "baselines": [bench.plain], "compare_base": False, "tasks": []}
@@ -232,9 +232,9 @@ def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredict
     """TRL's model on the test rows, asked as the report asks ours."""
     import shutil
 
-    from luthier.core.events import RunEvents
+    from luthier.core.events import RunEventEmitter
     from luthier.core.hashing import digest_of, files_digest
-    from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, collect_model_replies, open_answer_cache
+    from luthier.eval.ask import InferenceSettings, LocalEvalModel, collect_model_replies, open_answer_cache
     from luthier.eval.task import read_held_out_task
 
     recipe = Recipe.load(bench.folder / "recipe.yaml")
@@ -247,10 +247,10 @@ def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredict
         store.finish(tune.manifest.model_copy(update={"digest": digest, "files": []}), {})
     asked = {name: getattr(step, name) for name in ("normalize", "max_new_tokens", "dtype")}
     question = InferenceSettings(**asked, likelihood=False)
-    voice = LocalEvaluatedModel.of(store.open(digest), question, name="trl", title="TRL")
+    voice = LocalEvalModel.of(store.open(digest), question, name="trl", title="TRL")
     task = read_held_out_task(result["data"].artifact, "test", None)
     return task.answers(
-        collect_model_replies(voice, task, open_answer_cache(bench.folder / "answers"), RunEvents().of("trl"))
+        collect_model_replies(voice, task, open_answer_cache(bench.folder / "answers"), RunEventEmitter().of("trl"))
     )
 
 

@@ -57,7 +57,7 @@ def sixteen_mixed(quick: bool) -> Iterator[dict[str, Any]]:
 
 def shared_prompt(quick: bool) -> Iterator[dict[str, Any]]:
     """CPU time to the first token of a prompt of 480 tokens, with nine tenths of it read for somebody else before."""
-    from luthier.models.generation.engine import Decoder, GenerationRequest
+    from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
 
     loaded, ids = _opened("bfloat16")
     long = (ids * 6)[:480]
@@ -65,7 +65,7 @@ def shared_prompt(quick: bool) -> Iterator[dict[str, Any]]:
     for turn in range(2 if quick else 5):
         times = []
         for warm in (False, True):
-            decoder = Decoder(loaded)
+            decoder = ContinuousBatchingDecoder(loaded)
             if warm:
                 _written(decoder, [GenerationRequest(ids=[*long[:432], turn], max_new_tokens=1, stop=())])
             ask = GenerationRequest(
@@ -86,7 +86,7 @@ def eight_adapters(quick: bool) -> Iterator[dict[str, Any]]:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from luthier.models.generation.engine import Decoder, GenerationRequest
+    from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
     from luthier.models.load import LoadedModel
 
     loaded, ids = _opened("bfloat16")
@@ -103,7 +103,7 @@ def eight_adapters(quick: bool) -> Iterator[dict[str, Any]]:
     for turn in range(2 if quick else 5):
         times = []
         for many in (1, 8):
-            decoder = Decoder(own)
+            decoder = ContinuousBatchingDecoder(own)
             asks = [
                 GenerationRequest(ids=ids[3 * at : 3 * at + 40], max_new_tokens=32, stop=(), adapter=f"a{at % many}")
                 for at in range(16)
@@ -120,14 +120,14 @@ def rounding(quick: bool) -> Iterator[dict[str, Any]]:
     """How far log-probabilities in bf16 lie from fp32's, ours and transformers', over the same text."""
     import torch
 
-    from luthier.models.generation.engine import Decoder, GenerationRequest
+    from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
 
     loaded, ids = _opened("float32")
     wanted = torch.log_softmax(loaded.model(torch.tensor([ids])).logits[0, :-1], -1)
     narrow, _ = _opened("bfloat16")
     theirs = torch.log_softmax(narrow.model(torch.tensor([ids])).logits[0, :-1].float(), -1)
     own = []
-    decoder = Decoder(narrow)
+    decoder = ContinuousBatchingDecoder(narrow)
     for end in range(1, len(ids), 4 if quick else 1):
         ask = GenerationRequest(ids=ids[:end], max_new_tokens=1, stop=(), top_logprobs=wanted.shape[1])
         (one,) = _written(decoder, [ask])
@@ -173,18 +173,18 @@ def _written(decoder: Any, asks: list[Any]) -> list[Any]:
 
 def _beside(name: str, loaded: Any, asks: list[tuple[list[int], int]], quick: bool, goal: float) -> dict[str, Any]:
     """Tokens per CPU-second of asks that come together, over those of `generate` with one padded batch."""
-    from luthier.models.generation.engine import Decoder, GenerationRequest
+    from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
 
     print(f"\n{name}", flush=True)
     told = [GenerationRequest(ids=ids, max_new_tokens=limit, stop=()) for ids, limit in asks]
     tokens = sum(limit for _, limit in asks)
     _written(
-        Decoder(loaded), [GenerationRequest(ids=asks[0][0][:9], max_new_tokens=2, stop=())]
+        ContinuousBatchingDecoder(loaded), [GenerationRequest(ids=asks[0][0][:9], max_new_tokens=2, stop=())]
     )  # finds out how the model is read
     _padded(loaded, [(asks[0][0][:9], 2)])
     ours, theirs = [], []
     for turn in range(1 if quick else 3):
-        decoder = Decoder(loaded)
+        decoder = ContinuousBatchingDecoder(loaded)
         ours.append(tokens / _cpu(lambda decoder=decoder: _written(decoder, told))[0])
         theirs.append(tokens / _cpu(lambda: _padded(loaded, asks))[0])
         print(f"  round {turn + 1}: ours {ours[-1]:.1f} tokens per CPU-s, generate {theirs[-1]:.1f}", flush=True)

@@ -104,13 +104,13 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
 def gateway_overhead(quick: bool) -> Iterator[dict[str, Any]]:
     """What a request costs when the model costs nothing: CPU of gateway and client together, and the time it takes."""
     from luthier.serve.engine import ModelRunner
-    from luthier.serve.request import OutputChunk, Query, Usage
+    from luthier.serve.request import EngineRequest, OutputChunk, Usage
     from serving import serving
 
     class Nothing(ModelRunner):
         """Says 32 words at once."""
 
-        async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+        async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
             for _ in range(31):
                 yield OutputChunk(text="word ")
             yield OutputChunk(text="end", finish="stop", usage=Usage(prompt_tokens=8, completion_tokens=32))

@@ -18,7 +18,7 @@ import pytest
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import StepContext
 from luthier.data.augment.requests import seed_of
 from luthier.data.augment.rows import SplitRows
@@ -197,7 +197,7 @@ class Bench:
         folder, scratch = self.folder / f"out{self.made}", self.folder / f"scratch{self.made}"
         folder.mkdir()
         scratch.mkdir(exist_ok=True)
-        events = RunEvents(said.append).of("more")
+        events = RunEventEmitter(said.append).of("more")
         return StepContext(
             name="more", inputs=inputs, folder=folder, scratch=scratch, base=self.folder, seed=seed, events=events
         )

@@ -11,7 +11,7 @@ from luthier.models.packing.pack import TokenRow
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.policy import PolicyObjective
 from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt
-from luthier.tune.rollout.rollout import Rollout
+from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.rollout.sampler import PromptDataset
 from luthier.tune.training.reference_logprobs import compute_row_logprobs
 from luthier.tune.training.schedule import BatchSampler
@@ -76,7 +76,7 @@ class Guess:
         return [[(7 * row.ids[at] % 21 - 10) / 10 for at in row.targets] for row in rows]
 
 
-def rollout(policy: PolicyObjective, script: Script, model: Any) -> Rollout:
+def rollout(policy: PolicyObjective, script: Script, model: Any) -> RolloutBatchSource:
     """The real rollout over a script."""
     count = len(script.prompts)
     rows = [TokenRow(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
@@ -84,7 +84,7 @@ def rollout(policy: PolicyObjective, script: Script, model: Any) -> Rollout:
     course = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
     critic: Any = Guess() if isinstance(policy, ActorCritic) else None
     actor: Any = Actor(script, model)
-    return Rollout(policy, actor, asked, course, 1 << 14, warn=_refuse, critic=critic)
+    return RolloutBatchSource(policy, actor, asked, course, 1 << 14, warn=_refuse, critic=critic)
 
 
 def written(model: Any, script: Script) -> list[list[list[float]]]:

@@ -23,7 +23,7 @@ from luthier.serve.engine import ModelRunner
 from luthier.serve.model_pool import ModelPool, OpenModel
 from luthier.serve.openai.server import Gateway
 from luthier.serve.server import ListeningServer, ServerSettings, run_gateway
-from luthier.traces.record import END_FIELDS, Resolver, Trace, TraceEnd, TraceStart
+from luthier.traces.record import END_FIELDS, AliasResolver, Trace, TraceEnd, TraceStart
 from tuning import made
 from workshop import tiny_model
 
@@ -92,7 +92,7 @@ def serving(
     models: Mapping[str, ModelRunner | Callable[[], ModelRunner]],
     ledger: Path | str,
     *,
-    resolver: Resolver | None = None,
+    resolver: AliasResolver | None = None,
     deadline_s: float = 60.0,
     grace_s: float = 20.0,
     open_now: bool = True,

@@ -32,7 +32,7 @@ from luthier.data.operator import Operator
 from luthier.models.describe import describe_model_folder
 from luthier.recipe.schema import Recipe
 from luthier.tune.objective import Objective
-from luthier.tune.technique import AnyTechnique
+from luthier.tune.technique import TechniqueBase
 from tests.recipe.test_chat_template import write_chats
 from tests.watching import desk_traffic, write_log
 from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
@@ -245,7 +245,7 @@ def test_the_settings_that_other_tools_are_mapped_to_exist() -> None:
     ]
     known = {setting["name"] for part in parts for setting in list_component_settings(part)} | {*Recipe.model_fields}
     kinds = {
-        *components_by_kind(AnyTechnique),
+        *components_by_kind(TechniqueBase),
         *components_by_kind(Objective),
         *components_by_kind(Operator),
         "prepare",
@@ -269,7 +269,7 @@ def _techniques() -> dict[str, list[str]]:
 
 
 def test_the_table_of_techniques_names_them_all() -> None:
-    own = {kind for kind, part in components_by_kind(AnyTechnique).items() if part.__module__.startswith("luthier.")}
+    own = {kind for kind, part in components_by_kind(TechniqueBase).items() if part.__module__.startswith("luthier.")}
     assert set(_techniques()) == own
 
 
@@ -277,6 +277,6 @@ def test_the_table_of_techniques_names_them_all() -> None:
 def test_the_numbers_of_the_table_are_the_codes(smollm2: Artifact) -> None:
     model = describe_model_folder(smollm2.folder)
     for kind, row in _techniques().items():
-        technique = AnyTechnique.parse(kind)
+        technique = TechniqueBase.parse(kind)
         assert row[2] == f"{technique.trainable(model):,}", kind
         assert row[3] == f"{technique.footprint(model, 4096) / 1e9:.1f} GB", kind

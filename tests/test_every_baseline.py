@@ -11,20 +11,20 @@ from eval.evaluations import example, label_examples, text_examples
 from luthier.chat.messages import Example, answer_of, user_text_of
 from luthier.core.component import components_by_kind
 from luthier.eval.baseline import Baseline
-from luthier.eval.defaults import baselines_for
-from luthier.eval.task import OPTIONS, Task, TaskKind, label_preference_pairs
+from luthier.eval.defaults import choose_default_baselines
+from luthier.eval.task import OPTIONS, HeldOutTask, TaskKind, label_preference_pairs
 
 KINDS = components_by_kind(Baseline)
 
 
-def task(kind: TaskKind, *, pairs: bool = False) -> Task:
+def task(kind: TaskKind, *, pairs: bool = False) -> HeldOutTask:
     """Some held-out rows."""
     if pairs:
         examples, _ = label_preference_pairs(paired()[60:])
-        return Task(kind=kind, split="test", examples=tuple(examples), available=30, options=OPTIONS, pairs=True)
+        return HeldOutTask(kind=kind, split="test", examples=tuple(examples), available=30, options=OPTIONS, pairs=True)
     examples = label_examples()[60:] if kind == "label" else text_examples()[28:]
     options = {label: label for label in sorted({one.label for one in examples if one.label})}
-    return Task(kind=kind, split="test", examples=tuple(examples), available=len(examples), options=options)
+    return HeldOutTask(kind=kind, split="test", examples=tuple(examples), available=len(examples), options=options)
 
 
 def paired() -> list[Example]:
@@ -74,7 +74,7 @@ def test_nearest_gives_the_answer_of_the_most_similar_question() -> None:
     asked = task("text")
     parcel = example("Where is the parcel, please", "On its way.", None, 1)
     known = [parcel, example("Fix my invoice", "Done.", None, 2)]
-    wanted = Task(
+    wanted = HeldOutTask(
         kind="text",
         split="test",
         examples=(example("where is my parcel", "", None, 3), example("the invoice, fix it", "", None, 4)),
@@ -121,19 +121,23 @@ DIALOGUE = "Ann: Hi there!\nBen: Hello. How are you?\nAnn: Fine; I lost my key.\
     ],
 )
 def test_lead_takes_the_first_sentences(text: str, sentences: int, lead: str) -> None:
-    asked = Task(kind="text", split="test", examples=(example(text, "x", None, 1),), available=1, options={})
+    asked = HeldOutTask(kind="text", split="test", examples=(example(text, "x", None, 1),), available=1, options={})
     (reply,) = Baseline.parse({"kind": "lead", "sentences": sentences}).answer([], asked)
     assert reply.prediction == lead
 
 
 def test_lead_stands_beside_summaries_only() -> None:
     rows = (example(DIALOGUE, "Ann lost it.", None, 1),)
-    long = Task(kind="text", split="test", examples=rows, available=1, options={})
-    assert [one.kind for one in baselines_for(long)] == ["lead", "nearest"]
-    classes = Task(kind="label", split="test", examples=rows, available=1, options={"Ann lost it.": "Ann lost it."})
-    assert [one.kind for one in baselines_for(classes)] == ["majority", "tfidf"], "long texts may have classes, too"
-    assert [one.kind for one in baselines_for(task("text"))] == ["nearest"]
-    assert [one.kind for one in baselines_for(task("label"))] == ["majority", "tfidf"]
+    long = HeldOutTask(kind="text", split="test", examples=rows, available=1, options={})
+    assert [one.kind for one in choose_default_baselines(long)] == ["lead", "nearest"]
+    classes = HeldOutTask(
+        kind="label", split="test", examples=rows, available=1, options={"Ann lost it.": "Ann lost it."}
+    )
+    assert [one.kind for one in choose_default_baselines(classes)] == ["majority", "tfidf"], (
+        "long texts may have classes, too"
+    )
+    assert [one.kind for one in choose_default_baselines(task("text"))] == ["nearest"]
+    assert [one.kind for one in choose_default_baselines(task("label"))] == ["majority", "tfidf"]
 
 
 def test_length_prefers_what_people_did_more_often() -> None:

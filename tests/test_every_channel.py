@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.core.component import components_by_kind
-from luthier.monitor.alerts import AlertMessage, TrafficSlice
+from luthier.monitor.alerts import AlertMessage, WorstTrafficSlice
 from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 from watching import free_port
 
@@ -128,7 +128,7 @@ def message(**more: Any) -> AlertMessage:
         "high": 0.86,
         "events": 200,
         "limit": 0.9,
-        "worst": TrafficSlice(column="product", value="<app> & shop", reading=0.6, events=50),
+        "worst": WorstTrafficSlice(column="product", value="<app> & shop", reading=0.6, events=50),
         "examples": ("r1", "r2"),
         "act": "luthier monitor show recipe.yaml",
     }

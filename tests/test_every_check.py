@@ -19,7 +19,7 @@ from luthier.data.check import Check, CheckResult
 from luthier.data.steps.prepare import Prepare
 from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.models.embedders.lsa import Lsa
+from luthier.models.embedders.lsa import LsaEmbedder
 
 KINDS = sorted(components_by_kind(Check))
 _WORDS = {
@@ -169,7 +169,7 @@ def _others(check: Check, name: str) -> list[Any]:
     choices = type(check).model_json_schema()["properties"][name]
     value = getattr(check, name)
     if name == "embedder":
-        return [Lsa(dimensions=2), Lsa(texts_a_dimension=3)]
+        return [LsaEmbedder(dimensions=2), LsaEmbedder(texts_a_dimension=3)]
     if "enum" in choices:
         return [one for one in choices["enum"] if one != value]
     if isinstance(value, bool):

@@ -12,11 +12,11 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
 from luthier.serve.engine import ModelRunner, ServingEngine
-from luthier.serve.request import AggregatedOutput, OutputChunk, Query
+from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk
 from serving import model_in
 
 KINDS = sorted(components_by_kind(ServingEngine))
-QUERY = Query(messages=(Message(role="user", content="Where is the parcel?"),), max_tokens=6)
+QUERY = EngineRequest(messages=(Message(role="user", content="Where is the parcel?"),), max_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def _opened(kind: str, model: Artifact) -> ModelRunner | LuthierError:
 
 
 def _keeps_its_promises(model: ModelRunner) -> None:
-    async def ask(query: Query) -> list[OutputChunk]:
+    async def ask(query: EngineRequest) -> list[OutputChunk]:
         return [piece async for piece in model.answer(query)]
 
     pieces = asyncio.run(ask(QUERY))

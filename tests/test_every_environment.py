@@ -24,10 +24,10 @@ from luthier.tune.environment import Environment, EnvironmentConversation
 from luthier.tune.environments.calculator import calculate
 from luthier.tune.reward import RewardContext as Judging
 from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt
-from luthier.tune.rollout.rollout import Rollout
+from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.rollout.sampler import PromptDataset, RolloutSampler
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.schedule import BatchSampler
 from policies import Script as Played
@@ -211,7 +211,7 @@ def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: B
     course = BatchSampler(seed=0, count=2, epochs=1, batch_size=2)
     worth = iter([1.0, 0.0, 1.0, 0.0])
     desk.judge = lambda rewards, some, answers: _scores([next(worth) for _ in answers])  # type: ignore[method-assign]
-    drawn = Rollout(policy, desk, asked, course, 1 << 14, warn=pytest.fail).draw(0)
+    drawn = RolloutBatchSource(policy, desk, asked, course, 1 << 14, warn=pytest.fail).draw(0)
     assert drawn.measures["turns"] == 2.0
     for row in drawn.rows:
         assert sum(map(bool, row.loss_weights)) == drawn.measures["length"]
@@ -256,7 +256,7 @@ def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path
         call = talk(3 * at, f"{a} * {b}?", f"calc({a} * {b})", str(a * b), str(a * b))
         rows += [call, *(talk(3 * at + more, f"{a} * {b}?", str(10 + at)) for more in (1, 2))]
     shop = bench(tmp_path / "shown", rows)
-    shown = Tune(data="data", technique=Full(), objective={"kind": "sft", "train_on": "all"}, batch_size=8, epochs=80.0,
+    shown = Tune(data="data", technique=FullFineTuning(), objective={"kind": "sft", "train_on": "all"}, batch_size=8, epochs=80.0,
                  learning_rate=3e-3, dtype="float32")  # fmt: skip
     start = shop.tune(shown)
     asked = bench(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])

@@ -20,10 +20,10 @@ from luthier.chat.preference import REJECTED
 from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_operator_result
 from luthier.data.engine.memory import InMemoryRows
-from luthier.data.engine.tables import from_arrow, spill_schema, to_arrow
+from luthier.data.engine.tables import batch_from_arrow, spill_schema, to_arrow
 from luthier.data.operator import Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion
 from luthier.data.row import Batch, Row
-from luthier.data.suggest.profile import ChangeExample, ColumnProfile, OperatorTrial, Profile
+from luthier.data.suggest.profile import ChangeExample, ColumnProfile, OperatorTrial, SourceProfile
 
 ROOT = Path(__file__).parent.parent
 KINDS = sorted(kind for kind, part in components_by_kind(Operator).items() if part.__module__.startswith("luthier."))
@@ -228,7 +228,7 @@ def test_its_rows_survive_the_disk(operator: Operator) -> None:
     def check(rows: list[Row]) -> None:
         done = _done(operator, [row for row in rows if row.prompt.isprintable()])
         schema = spill_schema({f"{operator.kind}.{name}": kind for name, kind in operator.writes.items()})
-        assert from_arrow(to_arrow(done, schema)) == done
+        assert batch_from_arrow(to_arrow(done, schema)) == done
 
     _property(check)
 
@@ -241,7 +241,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
     misspelt = ColumnProfile(
         name="priority", kind="text", filled=121, distinct=3, mean_chars=6, max_chars=6, mean_words=1, common=priority
     )
-    poor = Profile(
+    poor = SourceProfile(
         path="f.csv",
         kind="csv",
         rows=9,

@@ -21,7 +21,7 @@ from luthier.tune.optimizers.adamw8bit import AdamW8bit
 from luthier.tune.optimizers.schedule_free import ScheduleFree
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
@@ -359,8 +359,8 @@ def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
 
 def test_memory_is_predicted_with_what_the_optimizer_remembers(shop: Bench) -> None:
     model = describe_model_folder(shop.base.folder)
-    known = {kind: estimate_peak_memory(Full(), made(kind), model, 100) for kind in KINDS}
-    assert known["adamw"] > Full().footprint(model, 100)
+    known = {kind: estimate_peak_memory(FullFineTuning(), made(kind), model, 100) for kind in KINDS}
+    assert known["adamw"] > FullFineTuning().footprint(model, 100)
     assert known["adafactor"] < known["adamw8bit"] < known["muon"] < known["adamw"]
-    numbers = Full().trainable(model)
+    numbers = FullFineTuning().trainable(model)
     assert known["adamw"] - known["adamw8bit"] == pytest.approx(6 * numbers, rel=0.03)

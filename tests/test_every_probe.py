@@ -14,7 +14,7 @@ from luthier.core.component import components_by_kind
 from luthier.core.store import Store
 from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.probe import Probe, ProbeMeasure
-from luthier.eval.voice import AnsweringModel
+from luthier.eval.voice import EvalModel
 
 KINDS = sorted(components_by_kind(Probe))
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def places(store: Store) -> dict[bool, tuple[Artifact, list[AnsweringModel]]]:
+def places(store: Store) -> dict[bool, tuple[Artifact, list[EvalModel]]]:
     """Data and who answers it: with labels, and with pairs of answers."""
     return {
         paired: (data := pairs_of(store) if paired else data_of(store), real_voices(store, data))
@@ -44,19 +44,17 @@ def places(store: Store) -> dict[bool, tuple[Artifact, list[AnsweringModel]]]:
 
 
 @pytest.fixture
-def place(
-    kind: str, places: dict[bool, tuple[Artifact, list[AnsweringModel]]]
-) -> tuple[Artifact, list[AnsweringModel]]:
+def place(kind: str, places: dict[bool, tuple[Artifact, list[EvalModel]]]) -> tuple[Artifact, list[EvalModel]]:
     return places[kind == "preference"]
 
 
 @pytest.fixture
-def data(place: tuple[Artifact, list[AnsweringModel]]) -> Artifact:
+def data(place: tuple[Artifact, list[EvalModel]]) -> Artifact:
     return place[0]
 
 
 @pytest.fixture
-def voices(place: tuple[Artifact, list[AnsweringModel]]) -> list[AnsweringModel]:
+def voices(place: tuple[Artifact, list[EvalModel]]) -> list[EvalModel]:
     return place[1]
 
 
@@ -72,7 +70,7 @@ def made(kind: str) -> Probe:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_measures_what_it_declares_and_the_same_each_time(
-    kind: str, data: Artifact, voices: list[AnsweringModel], kept: Path
+    kind: str, data: Artifact, voices: list[EvalModel], kept: Path
 ) -> None:
     """One test for all: what a probe measures takes seconds."""
     probe, bench, again = made(kind), bench_of(data, kept, *voices), bench_of(data, kept, *voices)

@@ -18,14 +18,14 @@ from luthier.core.step import PlanContext
 from luthier.models.describe import describe_model_folder
 from luthier.models.lm.local import LocalLM
 from luthier.models.load import load_model, open_merged
-from luthier.tune.prompt_search.client import PromptedClient
+from luthier.tune.prompt_search.client import PromptTrialClient
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, StandaloneTechnique
+from luthier.tune.technique import StandaloneTechnique, TechniqueBase
 from tuning import Bench, bench
 
 SEARCHES = {
     kind: found
-    for kind, found in components_by_kind(AnyTechnique).items()
+    for kind, found in components_by_kind(TechniqueBase).items()
     if issubclass(found, StandaloneTechnique) and found.reads_model
 }
 KINDS = sorted(SEARCHES)
@@ -101,7 +101,7 @@ def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
     held = [rows[key] for key in seen["id"].to_list()[: SMALL["held_back"]]]
     assert shown.isdisjoint(example.id for example in held)
     options = {label: label for label in ("account", "billing", "delivery")}
-    told = PromptedClient(LocalLM(artifact, "float32"), options, 8).answer(PromptPrefix.of(artifact), held)
+    told = PromptTrialClient(LocalLM(artifact, "float32"), options, 8).answer(PromptPrefix.of(artifact), held)
     right = [said in wanted for said, wanted in zip(told.predictions, told.references, strict=True)]
     assert sum(right) / len(right) == pytest.approx(winner["score"])
 
@@ -111,16 +111,16 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
     shop = bench(tmp_path)
     whole = {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files}
     shop.store.remove(shop.tune_digest(step(kind)))
-    once, calls = PromptedClient.answer, 0
+    once, calls = PromptTrialClient.answer, 0
 
-    def dying(self: PromptedClient, *asked: Any) -> Any:
+    def dying(self: PromptTrialClient, *asked: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise KeyboardInterrupt
         return once(self, *asked)
 
-    monkeypatch.setattr(PromptedClient, "answer", dying)
+    monkeypatch.setattr(PromptTrialClient, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
         shop.tune(step(kind))
     calls, finished = 4, calls - 1

@@ -10,7 +10,7 @@ import pytest
 
 from documented import undescribed
 from luthier.core.component import components_by_kind
-from luthier.data.selector import Pool, SelectionCandidate, Selector
+from luthier.data.selector import LabelingPool, SelectionCandidate, Selector
 from workshop import tiny_encoder
 
 KINDS = sorted(components_by_kind(Selector))
@@ -22,11 +22,11 @@ def _candidate(n: int, text: str, shares: list[float] | None) -> SelectionCandid
     return SelectionCandidate(f"{n * 7919 % 9973:016x}", "f.csv", n, text, told)
 
 
-def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> Pool:
+def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> LabelingPool:
     random = np.random.default_rng(0)
     shares = random.dirichlet([0.6] * 3, count)
     texts = [f"my {TOPICS[n % 4]} number {n} is {'late' if n % 3 else 'wrong'}" for n in range(count)]
-    return Pool([_candidate(n, texts[n], shares[n].tolist()) for n in range(count)], labelled, seed)
+    return LabelingPool([_candidate(n, texts[n], shares[n].tolist()) for n in range(count)], labelled, seed)
 
 
 @pytest.fixture(params=KINDS)
@@ -52,7 +52,7 @@ def test_each_row_is_chosen_once_at_most(selector: Selector, count: int) -> None
 
 def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None:
     whole = pool()
-    turned = Pool(whole.candidates[::-1], whole.labelled, whole.seed)
+    turned = LabelingPool(whole.candidates[::-1], whole.labelled, whole.seed)
     names = [
         [one.candidates[chosen.candidate_index].id for chosen in selector.choose(one, 12)] for one in (whole, turned)
     ]
@@ -60,7 +60,7 @@ def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None
 
 
 def test_nothing_to_choose_from(selector: Selector) -> None:
-    assert selector.choose(Pool([], ["a text"], 0), 5) == []
+    assert selector.choose(LabelingPool([], ["a text"], 0), 5) == []
 
 
 def test_an_encoder_can_make_the_points(selector: Selector, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from luthier.models.quantization import dequantize, quantize
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, StandaloneTechnique, Technique
+from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
 
-EVERY = components_by_kind(AnyTechnique)
+EVERY = components_by_kind(TechniqueBase)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {

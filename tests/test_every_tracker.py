@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.core.component import check_installed, components_by_kind
-from luthier.core.errors import InputError, MissingExtra, Unwritable
+from luthier.core.errors import InputError, MissingExtra, SystemResourceError
 from luthier.tune.run import flatten_tracked_settings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import TrackedTraining, Tracker
@@ -270,7 +270,7 @@ def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, mon
 
 def test_a_folder_that_is_in_the_way_is_said(shop: Bench, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(Unwritable, match="is in the way") as caught:
+    with pytest.raises(SystemResourceError, match="is in the way") as caught:
         shop.tune(step(TensorBoard(folder=str(tmp_path / "runs"))))
     assert caught.value.where.file == str(tmp_path / "runs")
 

@@ -69,7 +69,7 @@ from luthier.tune.objective import Loss, TrainingExample
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.muon import Muon
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 from luthier.tune.training import trainer
@@ -138,7 +138,7 @@ def test_01_accumulation(base: Any, tmp_path: Path) -> None:
     shop = bench(tmp_path, [chat(f"Is parcel {line} here?", answers[line % 4], line) for line in range(24)])
     logs = []
     for tokens in (4096, 60):  # the loop itself: all rows of a step in one pack, and in many
-        made = shop.tune(Tune(**{**QUICK, "technique": Full(), "max_tokens_per_microbatch": tokens}))
+        made = shop.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "max_tokens_per_microbatch": tokens}))
         lines = (made.folder / "log.jsonl").read_text().splitlines()
         logs.append([(one["loss"], one["grad_norm"]) for one in map(json.loads, lines)])
     assert len(logs[0]) > 2
@@ -187,7 +187,7 @@ def test_03_the_end_is_learnt(shop: Bench) -> None:
     assert text.tokenizer.pad_token_id == text.tokenizer.eos_token_id
     for row in rows_of(shop):
         assert row.ids[row.targets[-1]] == text.tokenizer.eos_token_id
-    made = load_model(shop.tune(Tune(**{**QUICK, "technique": Full()}, epochs=4)), "float32")
+    made = load_model(shop.tune(Tune(**{**QUICK, "technique": FullFineTuning()}, epochs=4)), "float32")
     prompt = text.prompt(examples(1)[0].messages[:-1])
     (written,) = generate(made, [prompt], 24, text.end_ids)
     assert written[-1] == text.tokenizer.eos_token_id
@@ -394,7 +394,7 @@ def test_13_injected_special_tokens() -> None:
 
 def test_14_tied_embeddings(shop: Bench, tmp_path: Path) -> None:
     """One matrix stays one, in the artifact and in the export, and it has moved."""
-    made = shop.tune(Tune(**{**QUICK, "technique": Full()}))
+    made = shop.tune(Tune(**{**QUICK, "technique": FullFineTuning()}))
     for folder in (made.folder, exports.export_model_folder(made, tmp_path / "out", "hf")):
         assert "lm_head.weight" not in load_file(folder / "model.safetensors")
         model = AutoModelForCausalLM.from_pretrained(folder)
@@ -434,7 +434,7 @@ def test_16_unmoved_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert any("1 parameters did not move" in said and "idle" in said for said in shop.said("warning"))
     monkeypatch.undo()
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(Tune(**{**QUICK, "technique": Full(), "learning_rate": 1e-30}))
+        shop.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "learning_rate": 1e-30}))
 
 
 def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

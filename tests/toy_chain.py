@@ -16,11 +16,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import LuthierError
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.remote_store import open_store
-from luthier.core.step import DataRef, Forecast, PlanContext, Reads, Step, StepContext
+from luthier.core.step import DataRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.core.store import Store
 
 COUNT = 12
@@ -32,9 +32,9 @@ class Toy(Step):
     pause: float = 0.0
     """Seconds to wait in each round."""
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """It is quick."""
-        return Forecast(seconds=1, how="it is small")
+        return StepCostEstimate(seconds=1, how="it is small")
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; the pause changes no byte."""
@@ -123,7 +123,7 @@ def make(store: Store, step: Toy, digest: str, inputs: Mapping[str, Artifact], l
     with log.open("a") as file:
         file.write(f"{step.kind}\n")
     checked = {field: artifact.check() for field, artifact in inputs.items()}
-    events = RunEvents().of(step.kind)
+    events = RunEventEmitter().of(step.kind)
     work = StepContext(
         name=step.kind, inputs=checked, folder=folder, scratch=scratch, base=Path(), seed=7, events=events
     )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.core.store import Store
@@ -84,7 +84,7 @@ class Bench:
     def work(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> StepContext:
         """The place where a step is made; what an earlier try left in scratch is there."""
         folder, scratch = self.store.begin(self.tune_digest(step, seed))
-        events = RunEvents(self.heard.append).of("tune")
+        events = RunEventEmitter(self.heard.append).of("tune")
         inputs = {"data": self.data, "model": model or self.base}
         if step.teacher is not None:
             inputs["teacher"] = self.teacher

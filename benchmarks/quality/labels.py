@@ -20,7 +20,7 @@ import numpy as np
 
 from luthier.chat.messages import Message
 from luthier.data.checks.label_errors import LabelErrors
-from luthier.data.validate.confident_learning import likely_errors
+from luthier.data.validate.confident_learning import find_label_errors
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.text_classifier import predict_texts_out_of_fold
 
@@ -43,7 +43,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     accuracy = data.held.accuracy
     print(f"probabilities: {time.perf_counter() - started:.1f} s, accuracy {accuracy:.3f}", flush=True)
     named = {"luthier": _ours(data), "cleanlab": _theirs(data)}
-    ours, theirs = likely_errors(data.codes, data.held.probabilities), _mask(data, named["cleanlab"])
+    ours, theirs = find_label_errors(data.codes, data.held.probabilities), _mask(data, named["cleanlab"])
     overlap = float((ours & theirs).sum() / (ours | theirs).sum())
     print(f"named by both, of those that either names: {overlap:.4f}", flush=True)
     for k in (len(wrong) // 8, len(wrong) // 4, len(wrong) // 2, len(wrong)):

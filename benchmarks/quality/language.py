@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.system.packages import fetch_wheel
-from luthier.lang.detect import Guess, _identifier, identify
+from luthier.lang.detect import LanguageGuess, _identifier, identify_languages
 from luthier.recipe.schema import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -90,10 +90,10 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
             print(f"{name:13} {len(chosen) - len(kept):5} runs with letters that it has not, left out")
             chosen = kept
         everything += chosen
-        guesses = [guess.code for guess in identify(chosen)]
+        guesses = [guess.code for guess in identify_languages(chosen)]
         share = sum(guess == code for guess in guesses) / len(chosen)
         shares.setdefault(code, []).append(share)
-        told = sum(guess.code == code for guess in identify(chosen, among=among)) / len(chosen)
+        told = sum(guess.code == code for guess in identify_languages(chosen, among=among)) / len(chosen)
         known.setdefault(code, []).append(told)
         others = Counter(guess for guess in guesses if guess != code).most_common(4)
         right = f"{100 * share:6.2f} % right, {100 * told:6.2f} % among {len(among)}"
@@ -111,11 +111,11 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
 
 def _speed(everything: list[str]) -> Iterator[dict[str, Any]]:
     """CPU time a text beside the library's own loop, and whether the answers are the same."""
-    own, ours = _identifier(), identify(everything[:1])
+    own, ours = _identifier(), identify_languages(everything[:1])
     started = time.process_time()
-    ours = identify(everything, confidence=0)
+    ours = identify_languages(everything, confidence=0)
     middle = time.process_time()
-    theirs = [Guess(*own.classify(text[:200].strip())) for text in everything]
+    theirs = [LanguageGuess(*own.classify(text[:200].strip())) for text in everything]
     done = time.process_time()
     yield _figure("language_us", (middle - started) / len(everything) * 1e6, None, "us/text")
     yield _figure("language_speedup", (done - middle) / (middle - started), None, "x", peer="py3langid")

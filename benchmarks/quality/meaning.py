@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from luthier.data.dedup.similarity import CosineDuplicateFinder
-from luthier.models.embedders.encoder import Encoder
+from luthier.models.embedders.encoder import EncoderEmbedder
 from luthier.models.embeddings.base import Embedder
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def _pairs(kind: str, texts: list[str], intents: Any) -> Iterator[dict[str, Any]
 def _beside_peer(texts: list[str]) -> Iterator[dict[str, Any]]:
     from sentence_transformers import SentenceTransformer
 
-    encoder = Encoder()
+    encoder = EncoderEmbedder()
     ours = encoder.space([], base=Path(), seed=0)
     theirs = SentenceTransformer(str(encoder._folder(Path(), print)), device="cpu")
     spent = {"ours": 0.0, "theirs": 0.0}

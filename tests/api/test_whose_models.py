@@ -13,9 +13,9 @@ import pytest
 from luthier.commands.jobs.records import JobRequest
 from luthier.commands.jobs.registry import JobRepository, find_alias_owners, generate_job_name
 from luthier.core.db import Ledger
-from luthier.serve.engines.torch import Torch
+from luthier.serve.engines.torch import TorchEngine
 from luthier.traces.api_keys import INFER, Scope, add_key
-from luthier.traces.releases import Follower, ReleasedModel, forget, release
+from luthier.traces.releases import ReleasedModel, ReleaseFollower, delete_alias, release
 from serving import Served, model_in, serving
 
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -31,7 +31,7 @@ ALL = {"annas", "everybodys", "desk@prod"}
 class House:
     """A gateway that follows a ledger, and whoever has a key to it."""
 
-    def __init__(self, served: Served, follower: Follower, ledger: Ledger, keys: dict[str, str]) -> None:
+    def __init__(self, served: Served, follower: ReleaseFollower, ledger: Ledger, keys: dict[str, str]) -> None:
         self.served, self.ledger, self._follower, self._keys = served, ledger, follower, keys
 
     def client(self, who: str) -> openai.OpenAI:
@@ -77,12 +77,12 @@ class House:
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     model = model_in(tmp_path / "store")
-    opened = {name: lambda: Torch(dtype="float32").open(model) for name in ("annas", "everybodys")}
+    opened = {name: lambda: TorchEngine(dtype="float32").open(model) for name in ("annas", "everybodys")}
     where = tmp_path / "ledger.db"
     with Ledger(where) as ledger:
         keys = {who: add_key(ledger, who, scopes) for who, scopes in SCOPES.items()}
         release(ledger, "desk@prod", ReleasedModel(word="x", model="everybodys"))
-        follower = Follower(lambda: Ledger(where), owners=find_alias_owners)
+        follower = ReleaseFollower(lambda: Ledger(where), owners=find_alias_owners)
         with serving(opened, where, resolver=follower, open_now=False) as served:
             for name in opened:
                 served.run(served.gateway.fleet.prepare(name))
@@ -123,7 +123,7 @@ def test_a_released_alias_of_it_is_everybodys(house: House) -> None:
     assert house.asks("ben", "support@prod")
     assert not house.asks("ben", name)
     assert house.listed("ben") == {*ALL, "support@prod"}
-    forget(house.ledger, "support@prod")
+    delete_alias(house.ledger, "support@prod")
     house.look()
     assert not house.asks("ben", "annas")
     assert house.listed("ben") == {"everybodys", "desk@prod"}
@@ -149,7 +149,7 @@ def test_counts_of_it_are_told_to_whoever_may_ask_it(house: House) -> None:
     assert house.asks("ben", "desk@prod")
     assert house.counted("anna") == house.counted("root") == {*ALL, name, "unknown"}
     assert house.counted("ben") == house.counted("annas-app") == {"everybodys", "desk@prod", "unknown"}
-    forget(house.ledger, name)
+    delete_alias(house.ledger, name)
     house.look()
     assert name in house.counted("root")
     assert name not in house.counted("ben"), "what is gone stays hidden"

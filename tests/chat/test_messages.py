@@ -51,5 +51,8 @@ def test_what_is_no_text_counts(more: dict[str, Any]) -> None:
 def test_calls_are_spelled_out_as_metrics_read_them() -> None:
     calls = (ToolCall(name="find", arguments={"of": "é", "n": 2}), ToolCall(name="stop", arguments={}))
     turn = Message(role="assistant", content="One moment.", tool_calls=calls)
-    assert structured.calls(render_message_text(turn)) == [("find", '{"n": 2, "of": "é"}'), ("stop", "{}")]
+    assert structured.parse_canonical_tool_calls(render_message_text(turn)) == [
+        ("find", '{"n": 2, "of": "é"}'),
+        ("stop", "{}"),
+    ]
     assert render_message_text(Message(role="assistant", content="No.")) == "No."

@@ -66,7 +66,7 @@ def answered(count: int, release: str, name: str = "support:tune", *, hours_ago:
     return [
         Trace(
             id=f"{name}-{hours_ago}-{number}",
-            at=begin + timedelta(seconds=number),
+            timestamp=begin + timedelta(seconds=number),
             messages=(Message(role="user", content=f"My invoice {number} is wrong"),),
             answer=Message(role="assistant", content="billing"),
             user=f"U-{number}",
@@ -77,7 +77,7 @@ def answered(count: int, release: str, name: str = "support:tune", *, hours_ago:
 
 
 def labelled(traces: list[Trace], label: str = "billing") -> list[Feedback]:
-    return [Feedback(trace=one.id, at=one.at + timedelta(seconds=1), label=label) for one in traces]
+    return [Feedback(trace=one.id, timestamp=one.timestamp + timedelta(seconds=1), label=label) for one in traces]
 
 
 def keep(*records: Any) -> None:

@@ -132,8 +132,8 @@ def test_export_writes_rules_and_a_dashboard(made: Path, capsys: pytest.CaptureF
 def _live(folder: Path, minutes: float) -> list[Trace]:
     """The log, moved so that it ends some minutes ago."""
     log = desk_traffic(260, wrong=[range(150, 260)], every_s=2)
-    shift = datetime.now(UTC) - log[-1].at - timedelta(minutes=minutes)
-    moved = [one.model_copy(update={"at": one.at + shift}) for one in log]
+    shift = datetime.now(UTC) - log[-1].timestamp - timedelta(minutes=minutes)
+    moved = [one.model_copy(update={"timestamp": one.timestamp + shift}) for one in log]
     write_log(folder / "live.jsonl", moved)
     return [one for one in moved if isinstance(one, Trace)]
 
@@ -171,10 +171,10 @@ def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> Non
 
 def _look_back(state: Path, minutes: float) -> None:
     """As though the last look had been some minutes ago."""
-    from luthier.core.files import seal, unseal, write_atomically
+    from luthier.core.files import dump_json_with_checksum, load_json_with_checksum, write_atomically
 
-    kept = unseal(state.read_bytes(), state)
-    write_atomically(state, seal({**kept, "looked": kept["looked"] - 60 * minutes}))
+    kept = load_json_with_checksum(state.read_bytes(), state)
+    write_atomically(state, dump_json_with_checksum({**kept, "looked": kept["looked"] - 60 * minutes}))
 
 
 def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_no_monitor_and_no_log_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(capsys, "replay", "nothing.jsonl", code=2)["error"]["message"] == "there is no such log"
-    (tmp_path / "log.jsonl").write_text('{"id": "a", "at": "2026-01-01T00:00:00Z"}\n')
+    (tmp_path / "log.jsonl").write_text('{"id": "a", "timestamp": "2026-01-01T00:00:00Z"}\n')
     error = told(capsys, "replay", str(tmp_path / "log.jsonl"), code=2)["error"]
     assert error["where"]["line"] == 1
     monkeypatch.chdir(tmp_path)

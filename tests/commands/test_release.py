@@ -111,7 +111,7 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
         for thread in threads:
             thread.join()
         end = time.monotonic() + 300
-        while "canary" not in {one.arm for one in read_traces(folder)}:
+        while "canary" not in {one.variant for one in read_traces(folder)}:
             assert time.monotonic() < end, "nobody was answered by the canary"
             done += [ask(client, "Hello", f"C-{user}") for user in range(8)]
         assert failed == []
@@ -119,7 +119,7 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
     found = [one for one in kept(made, set(done)) if one in set(done)]  # others of this folder were answered, too
     assert sorted(found) == sorted(done)
     every = list(read_traces(folder))
-    assert {one.arm for one in every} == {"stable", "canary"}
+    assert {one.variant for one in every} == {"stable", "canary"}
     assert all("anna@example.org" not in turn.content for one in every for turn in one.messages)
     assert run_command(["release", "compare", ALIAS]) == 0
     assert run_command(["release", "rollback", ALIAS]) == 0

@@ -12,7 +12,7 @@ import yaml
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.cli.app import run_command
-from luthier.models.load import base_folder
+from luthier.models.load import find_base_folder
 from luthier.recipe.schema import Recipe
 from tests.chat.conversations import TOOLS
 from tests.recipe.test_chat_template import RECIPE, chat, write_chats
@@ -65,7 +65,7 @@ def test_rows_are_told_as_they_are_trained_on(made: Path, capsys: pytest.Capture
     told = json.loads(_shown(capsys, ":data", "--rendered", "3", "--json"))
     artifact = Recipe.load(made).plan()
     examples = read_examples(artifact.artifact("data"), "train")[:3]
-    text = ChatTokenizer.load(base_folder(artifact.artifact("model")))
+    text = ChatTokenizer.load(find_base_folder(artifact.artifact("model")))
     assert [row["id"] for row in told["rows"]] == [example.id for example in examples]
     for row, example in zip(told["rows"], examples, strict=True):
         (sequence,) = row["sequences"]
@@ -198,7 +198,7 @@ def test_real_chats_with_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run_command(["run", str(folder), "--only", "data", "--only", "model"]) == 0
     told = json.loads(_shown(capsys, f"{folder}/recipe.yaml:data", "--rendered", "60", "--json"))
     plan = Recipe.load(folder).plan()
-    text = ChatTokenizer.load(base_folder(plan.artifact("model")))
+    text = ChatTokenizer.load(find_base_folder(plan.artifact("model")))
     examples = read_examples(plan.artifact("data"), "train")[:60]
     calling = 0
     for row, example in zip(told["rows"], examples, strict=True):

@@ -16,7 +16,7 @@ from luthier.cli.app import run_command
 from luthier.commands import retrain
 from luthier.commands.release import find_released_recipe, list_aliases, roll_back
 from luthier.core.db import Ledger, ledger_url
-from luthier.core.files import seal, unseal, write_atomically
+from luthier.core.files import dump_json_with_checksum, load_json_with_checksum, write_atomically
 from luthier.recipe.planner import build_recipe_plan, open_recipe_store
 from luthier.recipe.schema import Recipe
 from luthier.traces.feedback import append_redacted_records
@@ -56,21 +56,21 @@ def hours_pass(folder: Path, hours: int) -> None:
             earlier = datetime.fromisoformat(str(row.at)) - timedelta(hours=hours)
             session.execute(text("update releases set at = :at where id = :id"), {"at": str(earlier), "id": row.id})
     for state in (folder / ".luthier" / "monitor").glob("*/state.json"):
-        kept: dict[str, Any] = unseal(state.read_bytes(), state)
-        write_atomically(state, seal({**kept, "looked": kept["looked"] - 3600 * hours}))
+        kept: dict[str, Any] = load_json_with_checksum(state.read_bytes(), state)
+        write_atomically(state, dump_json_with_checksum({**kept, "looked": kept["looked"] - 3600 * hours}))
 
 
 def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int, asked: str = "desk@prod") -> None:
     """Traffic that ended so many seconds ago, in a part of which every second answer was wrong."""
     log = desk_traffic(count, wrong=[wrong], every_s=2, seed=len(name))
-    shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].at
+    shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].timestamp
     append_redacted_records(folder / ".luthier" / "traffic", [_named(one, name, shift, asked) for one in log])
 
 
 def _named(event: Trace | Feedback, name: str, shift: timedelta, model: str) -> Trace | Feedback:
     field = "id" if isinstance(event, Trace) else "trace"
     asked = {"model": model} if isinstance(event, Trace) else {}
-    return event.model_copy(update={**asked, field: f"{name}-{getattr(event, field)}", "at": event.at + shift})
+    return event.model_copy(update={**asked, field: f"{name}-{getattr(event, field)}", "timestamp": event.timestamp + shift})
 
 
 def steps_of(file: Path) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest
 def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people_ask(desk, 60, range(30, 60), name="one", ended=60)
     people_ask(desk, 40, range(40), name="another-model", ended=60, asked="route@prod")
-    slip = Feedback(trace="one-r7", at=datetime.now(UTC), label=LABELS[0].title())
+    slip = Feedback(trace="one-r7", timestamp=datetime.now(UTC), label=LABELS[0].title())
     append_redacted_records(desk / ".luthier" / "traffic", [slip])
     capsys.readouterr()
     assert run_command(["new", "again", "--from", "traces", "--base-recipe", "recipe.yaml"]) == 0

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from luthier.core.expressions import (
     TIME_UNITS,
-    Expression,
     ExpressionError,
     ExpressionToken,
-    Vocabulary,
+    ExpressionVocabulary,
+    ThresholdExpression,
     Window,
     format_duration,
     parse_duration,
@@ -23,7 +23,7 @@ from luthier.core.expressions import (
 WINDOWS = {"accuracy": Window(events=200), "latency.p95": Window(seconds=3600), "rougeL": Window(events=50)}
 
 
-class TrafficVocabulary(Vocabulary):
+class TrafficVocabulary(ExpressionVocabulary):
     """Three numbers with windows, and a report."""
 
     def find_name(self, token: ExpressionToken) -> str:
@@ -49,7 +49,7 @@ class PlainVocabulary(TrafficVocabulary):
         return Window()
 
 
-def parse(text: str) -> Expression:
+def parse(text: str) -> ThresholdExpression:
     return parse_expression(text, TrafficVocabulary())
 
 
@@ -104,12 +104,12 @@ def test_a_wrong_condition_is_told_with_its_column(text: str, column: int, said:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("rougeL >= 29%", Expression("rougeL", ">=", None, 29.0)),
-        ("rougeL >= report - 1%", Expression("rougeL", ">=", "report", -1.0)),
-        ("no serious findings", Expression("findings.serious", "<=", None, 0.0)),
+        ("rougeL >= 29%", ThresholdExpression("rougeL", ">=", None, 29.0)),
+        ("rougeL >= report - 1%", ThresholdExpression("rougeL", ">=", "report", -1.0)),
+        ("no serious findings", ThresholdExpression("findings.serious", "<=", None, 0.0)),
     ],
 )
-def test_a_place_decides_scales_and_counts(text: str, expected: Expression) -> None:
+def test_a_place_decides_scales_and_counts(text: str, expected: ThresholdExpression) -> None:
     assert parse_expression(text, PlainVocabulary()) == expected
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.db import Ledger, RunStep, ledger_url
-from luthier.core.errors import CorruptArtifact, DataError, InputError, LuthierError, UnknownName, Unwritable
+from luthier.core.errors import CorruptArtifact, DataError, InputError, LuthierError, SystemResourceError, UnknownName
 
 WRITER = """
 import sys
@@ -243,11 +243,11 @@ def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
 def test_a_full_or_read_only_disk_is_one_clear_error(small_disk: Path) -> None:
     url = f"sqlite:///{small_disk / 'ledger.db'}"
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
-    assert isinstance(refused(url), Unwritable)
+    assert isinstance(refused(url), SystemResourceError)
     (small_disk / "ballast").unlink()
     Ledger(url).close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(Unwritable), Ledger(url) as ledger:
+    with pytest.raises(SystemResourceError), Ledger(url) as ledger:
         ledger.start_run("support", "d" * 32, "/recipes")
 
 
@@ -276,5 +276,5 @@ def test_a_ledger_on_a_read_only_disk_is_read_and_refuses_to_be_written(small_di
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with Ledger(ledger_url(small_disk)) as ledger:
         assert [one.id for one in ledger.runs_that_used("a" * 32)] == [run]
-        with pytest.raises(Unwritable, match="read-only"):
+        with pytest.raises(SystemResourceError, match="read-only"):
             ledger.start_run("recipe", "d" * 32, str(small_disk))

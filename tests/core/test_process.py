@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.system.process import is_process_gone, this_process_name
+from luthier.core.system.process import get_unique_process_name, is_process_gone
 
 SAY = """
 import sys
-from luthier.core.system.process import this_process_name
-print(this_process_name(), flush=True)
+from luthier.core.system.process import get_unique_process_name
+print(get_unique_process_name(), flush=True)
 sys.stdin.read()
 """
 
@@ -30,32 +30,34 @@ def test_a_process_lives_until_it_is_over() -> None:
 
 
 def test_this_process_is_not_gone_and_always_has_the_same_name() -> None:
-    assert this_process_name() == this_process_name()
-    assert not is_process_gone(this_process_name())
+    assert get_unique_process_name() == get_unique_process_name()
+    assert not is_process_gone(get_unique_process_name())
 
 
 def test_a_number_given_to_another_process_is_not_the_same_process() -> None:
-    host, boot, space, number, started = this_process_name().split("|")
+    host, boot, space, number, started = get_unique_process_name().split("|")
     assert is_process_gone("|".join((host, boot, space, number, f"{int(started) - 1}")))
 
 
 def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
-    host, _, space, number, started = this_process_name().split("|")
+    host, _, space, number, started = get_unique_process_name().split("|")
     assert is_process_gone("|".join((host, "an-earlier-boot", space, number, started)))
     assert not is_process_gone("|".join(("another-host", "boot", space, number, "1")))
-    assert not is_process_gone("|".join((host, this_process_name().split("|")[1], "another-container", "999999", "1")))
+    assert not is_process_gone(
+        "|".join((host, get_unique_process_name().split("|")[1], "another-container", "999999", "1"))
+    )
 
 
 HOLES = """
 from pathlib import Path
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 held_back = [b"x" * 60_000 for _ in range(2_000)]
 last = held_back.pop()
 held_back.clear()
 before = held()
-release_memory()
+trim_malloc_heap()
 print(before - held())
 """
 
@@ -68,7 +70,7 @@ def test_freed_memory_goes_back_although_something_stands_behind_it() -> None:
 
 FAULTS = """
 import resource
-from luthier.core.system.process import reuse_memory
+from luthier.core.system.process import raise_malloc_thresholds
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -77,7 +79,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 before = faults()
-reuse_memory()
+raise_malloc_thresholds()
 faults()
 print(before, faults())
 """

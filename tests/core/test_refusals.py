@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from luthier.commands.new import write_recipe
-from luthier.core.errors import CorruptArtifact, Unwritable
+from luthier.core.errors import CorruptArtifact, SystemResourceError
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.store import Store
 from toy_chain import run_chain
@@ -22,7 +22,7 @@ Chain = Callable[..., subprocess.Popen[bytes]]
 
 def test_a_full_disk_is_one_clear_error(small_disk: Path, tmp_path: Path) -> None:
     store = Store(small_disk / "store")
-    with pytest.raises(Unwritable, match="disk is full") as caught:
+    with pytest.raises(SystemResourceError, match="disk is full") as caught:
         run_chain(store, tmp_path / "log", size=2_000_000)
     assert "LUTHIER_STORE" in caught.value.hint
     assert store.digests() == []
@@ -39,7 +39,7 @@ def test_a_disk_that_fills_at_any_moment_leaves_nothing_that_counts(
     room = os.statvfs(small_disk)
     ballast.write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - free)))
     store = Store(small_disk / "store")
-    with pytest.raises(Unwritable, match="disk is full"):
+    with pytest.raises(SystemResourceError, match="disk is full"):
         run_chain(store, tmp_path / "log", size=70_000)
     assert store.verify() == []
     ballast.unlink()
@@ -53,7 +53,7 @@ def test_a_read_only_disk_is_one_clear_error_and_what_is_made_is_still_found(sma
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert [artifact.check().digest for artifact in run_chain(store, tmp_path / "log")][-1] == total.digest
     for refused in (lambda: store.begin("a" * 32), lambda: store.remove(total.digest), lambda: _locked(store)):
-        with pytest.raises(Unwritable, match="read-only"):
+        with pytest.raises(SystemResourceError, match="read-only"):
             refused()
     assert store.verify() == []
 
@@ -66,13 +66,13 @@ def _locked(store: Store) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the read-only disk above stands for it")
 def test_a_folder_of_somebody_else_is_one_clear_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(Unwritable, match="not yours"):
+    with pytest.raises(SystemResourceError, match="not yours"):
         run_chain(Store(tmp_path / "store"), tmp_path / "log")
 
 
 def test_a_store_whose_place_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("")
-    with pytest.raises(Unwritable, match="in the way"):
+    with pytest.raises(SystemResourceError, match="in the way"):
         run_chain(Store(tmp_path / "store"), tmp_path / "log")
 
 
@@ -110,7 +110,7 @@ def test_a_limit_of_the_machine_is_one_clear_error(
     ],
 )
 def test_refusals_are_told_apart(error: Exception, message: str) -> None:
-    with pytest.raises(Unwritable, match=message) as caught, translate_write_errors("here"):
+    with pytest.raises(SystemResourceError, match=message) as caught, translate_write_errors("here"):
         raise error
     assert caught.value.__cause__ is error
     assert caught.value.where.file == "here"
@@ -120,7 +120,7 @@ def test_refusals_are_told_apart(error: Exception, message: str) -> None:
 def test_the_remedy_is_of_what_is_written(code: int) -> None:
     """The store's variable leads elsewhere what the store holds, and nothing else."""
     for told, wanted in (((), "set LUTHIER_STORE to"), (("name another file",), "name another file")):
-        with pytest.raises(Unwritable) as caught, translate_write_errors("here", *told):
+        with pytest.raises(SystemResourceError) as caught, translate_write_errors("here", *told):
             raise OSError(code, "x")
         assert caught.value.hint.count(", or ") == 1
         assert wanted in caught.value.hint
@@ -133,7 +133,7 @@ def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
         raise PermissionError(errno.EACCES, "x")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(Unwritable) as caught:
+    with pytest.raises(SystemResourceError) as caught:
         write_recipe(str(tmp_path / "support"), None, template="labels", model=None)
     assert "luthier new PATH/NAME" in caught.value.hint
     assert "LUTHIER_STORE" not in caught.value.hint
@@ -159,7 +159,7 @@ def test_what_compiled_libraries_say_of_a_full_disk_is_understood(small_disk: Pa
         lambda path: path.write_bytes(bytes(4_000_000)),
     ]
     for write in writers:
-        with pytest.raises(Unwritable, match="disk is full"), translate_write_errors("here"):
+        with pytest.raises(SystemResourceError, match="disk is full"), translate_write_errors("here"):
             write(small_disk / "file")
         (small_disk / "file").unlink(missing_ok=True)
 
@@ -167,7 +167,7 @@ def test_what_compiled_libraries_say_of_a_full_disk_is_understood(small_disk: Pa
 def test_a_file_is_written_whole_or_not_at_all(small_disk: Path) -> None:
     path = small_disk / "state.json"
     write_atomically(path, b"first")
-    with pytest.raises(Unwritable):
+    with pytest.raises(SystemResourceError):
         write_atomically(path, bytes(4_000_000))
     assert path.read_bytes() == b"first"
     assert [found.name for found in small_disk.iterdir()] == ["state.json"]

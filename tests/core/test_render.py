@@ -12,22 +12,22 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from luthier.core.errors import Unwritable
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.errors import SystemResourceError
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.render import (
-    JsonLines,
+    JsonLinesRenderer,
     LogFileRenderer,
     PlainRenderer,
-    Rich,
-    as_line,
-    choose,
-    duration,
+    RichRenderer,
+    choose_renderer,
+    event_to_json_line,
+    format_elapsed_time,
     format_event,
     format_measures,
 )
 
 
-def story(events: RunEvents) -> None:
+def story(events: RunEventEmitter) -> None:
     """A run as it goes: found, made with progress, waited for, failed."""
     events.emit(RunEvent(kind="run", text="support", total=3, at=0))
     events.emit(RunEvent(kind="cached", step="data", text="prepare", at=1))
@@ -62,7 +62,7 @@ SENTENCES = [
 def test_plain_lines_carry_the_time_and_thin_the_progress() -> None:
     stream = io.StringIO()
     with PlainRenderer(stream) as listener:
-        story(RunEvents(listener))
+        story(RunEventEmitter(listener))
     lines = stream.getvalue().splitlines()
     assert all(line[2] == line[5] == ":" and line[8] == " " for line in lines)
     told = [line[9:].removeprefix("warning: ") for line in lines]
@@ -74,8 +74,8 @@ def test_plain_lines_carry_the_time_and_thin_the_progress() -> None:
 
 def test_json_lines_are_events_one_a_line() -> None:
     stream = io.StringIO()
-    with JsonLines(stream) as listener:
-        story(RunEvents(listener))
+    with JsonLinesRenderer(stream) as listener:
+        story(RunEventEmitter(listener))
     rows = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(rows) == 8 + 1 + 41
     assert rows[0] == {"kind": "run", "text": "support", "total": 3}
@@ -84,17 +84,17 @@ def test_json_lines_are_events_one_a_line() -> None:
 
 def test_a_number_that_json_cannot_say_becomes_a_word() -> None:
     event = RunEvent(kind="progress", step="tune", done=1, measures={"loss": float("nan"), "norm": float("inf")})
-    assert json.loads(as_line(event))["measures"] == {"loss": "nan", "norm": "inf"}
+    assert json.loads(event_to_json_line(event))["measures"] == {"loss": "nan", "norm": "inf"}
 
 
 def test_a_line_of_words_stays_one_line() -> None:
-    assert as_line(RunEvent(kind="note", text="two\nlines")).count("\n") == 1
+    assert event_to_json_line(RunEvent(kind="note", text="two\nlines")).count("\n") == 1
 
 
 def test_the_live_line_shows_the_work_and_sentences_stay_above() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
-    events = RunEvents(Rich(stream, console=console))
+    events = RunEventEmitter(RichRenderer(stream, console=console))
     story(events)
     text = stream.getvalue()
     for wanted in SENTENCES:
@@ -106,7 +106,7 @@ def test_the_live_line_shows_the_work_and_sentences_stay_above() -> None:
 def test_the_live_line_names_step_counts_rate_measures_and_time_left() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
-    with Rich(stream, console=console) as listener:
+    with RichRenderer(stream, console=console) as listener:
         for second in range(3):
             event = RunEvent(kind="progress", step="tune", done=10.0 * second, total=80, unit="rows", at=second)
             listener(replace(event, measures={"loss": 0.5}))
@@ -116,7 +116,7 @@ def test_the_live_line_names_step_counts_rate_measures_and_time_left() -> None:
 def test_markup_in_a_users_text_is_text() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
-    with Rich(stream, console=console) as listener:
+    with RichRenderer(stream, console=console) as listener:
         listener(RunEvent(kind="note", step="data", text="dropped [/red] and [bold]"))
         listener(RunEvent(kind="progress", step="[/x]", done=1, total=2, unit="[b]"))
     assert "dropped [/red] and [bold]" in stream.getvalue()
@@ -124,18 +124,18 @@ def test_markup_in_a_users_text_is_text() -> None:
 
 def test_a_terminal_gets_the_live_line_and_a_pipe_plain_lines() -> None:
     main, side = pty.openpty()
-    with os.fdopen(side, "w") as terminal, choose(terminal) as listener:
-        assert isinstance(listener, Rich)
+    with os.fdopen(side, "w") as terminal, choose_renderer(terminal) as listener:
+        assert isinstance(listener, RichRenderer)
     os.close(main)
-    assert isinstance(choose(io.StringIO()), PlainRenderer)
-    assert isinstance(choose(io.StringIO(), json=True), JsonLines)
+    assert isinstance(choose_renderer(io.StringIO()), PlainRenderer)
+    assert isinstance(choose_renderer(io.StringIO(), json=True), JsonLinesRenderer)
 
 
 def test_a_log_outlives_the_terminal_and_grows(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "log.jsonl"
     for _ in range(2):
         with LogFileRenderer(path) as listener:
-            story(RunEvents(listener, JsonLines(io.StringIO())))
+            story(RunEventEmitter(listener, JsonLinesRenderer(io.StringIO())))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 2 * (8 + 1 + 41)
 
@@ -143,14 +143,16 @@ def test_a_log_outlives_the_terminal_and_grows(tmp_path: Path) -> None:
 def test_a_log_on_a_full_disk_is_one_clear_error(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
     listener = LogFileRenderer(small_disk / "log.jsonl")
-    with pytest.raises(Unwritable, match="disk is full"):
-        story(RunEvents(*[listener] * 50))
+    with pytest.raises(SystemResourceError, match="disk is full"):
+        story(RunEventEmitter(*[listener] * 50))
     listener.close()
 
 
 def test_events_reach_every_listener_in_order() -> None:
     heard: list[tuple[str, str]] = []
-    events = RunEvents(lambda event: heard.append(("a", event.kind)), lambda event: heard.append(("b", event.kind)))
+    events = RunEventEmitter(
+        lambda event: heard.append(("a", event.kind)), lambda event: heard.append(("b", event.kind))
+    )
     events.of("data").progress(1, 2, "rows")
     events.of("data").note("x")
     assert heard == [("a", "progress"), ("b", "progress"), ("a", "note"), ("b", "note")]
@@ -161,7 +163,7 @@ def test_events_reach_every_listener_in_order() -> None:
     [(0.04, "0.0 s"), (9.94, "9.9 s"), (12, "12 s"), (185, "3:05"), (7385, "2:03:05"), (3599.7, "1:00:00")],
 )
 def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_elapsed_time(seconds) == said
 
 
 def test_measures_and_odd_events_have_sentences() -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 
 from luthier.core.component import Component, digest_plugin_code
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.hashing import file_digest
-from luthier.core.step import DataRef, Forecast, ModelRef, NotHashed, PlanContext, Step, StepContext
+from luthier.core.step import DataRef, ModelRef, NotHashed, PlanContext, Step, StepContext, StepCostEstimate
 
 
 class Reader(Component):
@@ -52,9 +52,9 @@ class Brew(Step):
         """Not needed here."""
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Not needed here."""
-        return Forecast()
+        return StepCostEstimate()
 
 
 INPUTS = {"data": "a" * 32, "model": "b" * 32}
@@ -100,7 +100,7 @@ def test_who_listens_to_a_steps_numbers_may_ask_it_to_stop(tmp_path: Path) -> No
         heard.append(event)
         return float(event.measures["loss"]) < 1
 
-    events = RunEvents(listen, lambda event: None).of("tune")
+    events = RunEventEmitter(listen, lambda event: None).of("tune")
     work = StepContext(name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, base=tmp_path, seed=0, events=events)
     assert work.report(1, {"loss": 2.0}, total=9) is False
     assert work.report(2, {"loss": 0.5}, done=8, total=36, unit="rows") is True

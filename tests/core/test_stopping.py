@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.system.process import clear_stop_requests_at_end, raise_pending_stop, request_stop
 
 
@@ -32,7 +32,7 @@ def test_nothing_was_wished() -> None:
 
 def test_what_was_swallowed_is_raised_by_what_a_step_says_next() -> None:
     heard: list[RunEvent] = []
-    saying = RunEvents(heard.append).of("tune")
+    saying = RunEventEmitter(heard.append).of("tune")
     _swallowed()
     for say in (lambda: saying.progress(1, 2, "steps"), lambda: saying.note("a note"), lambda: saying.warning("look")):
         with pytest.raises(KeyboardInterrupt):

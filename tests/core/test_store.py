@@ -142,10 +142,10 @@ def test_an_unknown_file_of_an_artifact_is_refused_with_a_suggestion(store: Stor
 
 
 def test_a_manifest_of_another_format_is_refused(store: Store, tmp_path: Path) -> None:
-    from luthier.core.files import seal
+    from luthier.core.files import dump_json_with_checksum
 
     total = run_chain(store, tmp_path / "log")[-1]
-    (total.folder / MANIFEST).write_bytes(seal({"format": 9}))
+    (total.folder / MANIFEST).write_bytes(dump_json_with_checksum({"format": 9}))
     with pytest.raises(CorruptArtifact, match="format 9"):
         store.open(total.digest)
 

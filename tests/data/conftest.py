@@ -13,7 +13,7 @@ import pytest
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import StepContext
 from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.prepare import Prepare
@@ -100,7 +100,7 @@ def make(tmp_path: Path) -> Maker:
             scratch=scratch,
             base=base or tmp_path,
             seed=seed,
-            events=RunEvents(said.append).of("data"),
+            events=RunEventEmitter(said.append).of("data"),
             kept=kept,
         )
         step = Prepare(**settings)

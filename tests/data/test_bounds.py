@@ -21,7 +21,7 @@ from luthier.data.engine import tables as written
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.tables import TableWriter
 from luthier.data.formats import tables
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import Batch, chunk_by_size, count_characters, count_row_characters, take_first_chunk
 from luthier.data.sources.jsonl import Jsonl
 
@@ -122,7 +122,7 @@ def test_parquet_is_read_a_few_long_rows_at_a_time(tmp_path: Path, monkeypatch: 
         assert sum(found) == 50
         assert max(found) <= 6
         assert [batch.num_columns for batch in parquet.read_parquet_batches(file, 1024, ["n"])] == [1] * len(found)
-    read = [record.values["n"] for record in tables.read_parquet_rows(File(tmp_path / "a.parquet", "a.parquet"))]
+    read = [record.values["n"] for record in tables.read_parquet_rows(SourceFile(tmp_path / "a.parquet", "a.parquet"))]
     assert read == list(range(50))
 
 

@@ -12,16 +12,16 @@ import yaml
 
 from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import Message, ToolCall
-from luthier.data.check import percent
+from luthier.data.check import format_percent
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import EmbeddingOutliers, mean_neighbor_distance
-from luthier.data.checks.enough import Enough, extrapolate_error_drop
+from luthier.data.checks.enough import LearningCurve, extrapolate_error_drop
 from luthier.data.checks.groups import GroupBalance, cramers_v
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
-from luthier.data.checks.profile import Contents
-from luthier.data.checks.shift import Shift
+from luthier.data.checks.profile import DatasetProfile
+from luthier.data.checks.shift import DistributionShift
 from luthier.data.ops.length import LengthOperator
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.text_classifier import compute_tfidf_features, measure_separability
@@ -236,25 +236,25 @@ def test_wrong_labels_are_found_where_rows_stand_several_times() -> None:
 
 def test_copies_of_training_rows_are_no_shift() -> None:
     rows = _drawn(clean_rows("label"))
-    [copied] = Shift().look(CheckData(_copied(rows, 4), task="label"))
+    [copied] = DistributionShift().look(CheckData(_copied(rows, 4), task="label"))
     assert copied.finding.severity == "info"
     twice = [replace(row, id=f"f{row.id[1:]}") for row in rows if row.split == "train"]
-    [same] = Shift().look(CheckData([*rows, *twice], task="label"))
+    [same] = DistributionShift().look(CheckData([*rows, *twice], task="label"))
     assert same.finding.severity == "info", "texts that came several times are known again, too"
 
 
 def test_what_tells_made_rows_is_no_column_of_the_source() -> None:
     """`augment` was once warned of: its own word on where rows come from is empty in those that were there before."""
     rows = _copied([replace(row, meta={"channel": "web"}) for row in clean_rows("label")], 2)
-    found = {one.finding.name: one.finding for one in Contents().look(CheckData(rows, task="label"))}
+    found = {one.finding.name: one.finding for one in DatasetProfile().look(CheckData(rows, task="label"))}
     assert found["profile.columns"].severity == "info"
     assert "augmented" not in str(found["profile.columns"])
 
 
 def test_a_curve_is_drawn_of_rows_that_somebody_gathered() -> None:
-    rows = Enough().plant(_drawn(clean_rows("label"))).rows
-    [plain] = Enough().look(CheckData(rows, task="label"))
-    [copied] = Enough().look(CheckData(_copied(rows, 4), task="label"))
+    rows = LearningCurve().plant(_drawn(clean_rows("label"))).rows
+    [plain] = LearningCurve().look(CheckData(rows, task="label"))
+    [copied] = LearningCurve().look(CheckData(_copied(rows, 4), task="label"))
     gains = [one.finding.numbers["enough.gain"].value for one in (plain, copied)]
     assert abs(gains[0] - gains[1]) < 0.01, "with copies, an eighth of the rows once held half of what there is"
     assert "With 359 gathered training rows" in copied.finding.sentence
@@ -275,6 +275,6 @@ def _drawn(rows: Sequence[CheckRow]) -> list[CheckRow]:
 
 
 def test_only_all_is_a_hundred_per_cent() -> None:
-    assert [percent(value) for value in (0, 0.0123, 0.5, 0.994, 0.996, 0.99999, 1)] == [
+    assert [format_percent(value) for value in (0, 0.0123, 0.5, 0.994, 0.996, 0.99999, 1)] == [
         "0 %", "1.2 %", "50 %", "99 %", "over 99 %", "over 99 %", "100 %",
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from luthier.chat.messages import prompt_of
 from luthier.chat.preference import PreferencePair, pair_of
 from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.steps.constitution import Constitution
+from luthier.data.steps.constitution import ConstitutionalAi
 from luthier.recipe.schema import Recipe
 from tests.endpoint import Body, Server, serving
 
@@ -102,7 +102,7 @@ def test_rows_beyond_those_that_are_asked_for_stand_in_the_books(tmp_path: Path,
 
 
 def test_where_most_is_cut_off_more_room_is_the_remedy() -> None:
-    step = Constitution(data="data", rules=tuple(RULES), max_new_tokens=80)
+    step = ConstitutionalAi(data="data", rules=tuple(RULES), max_new_tokens=80)
     assert "raise max_new_tokens (80)" in step._remedy({"its answer was cut off": 7, "not among the first 8": 9})
     assert "can revise" in step._remedy({"its answer was cut off": 2, "its revision is empty": 6})
 
@@ -116,7 +116,7 @@ def test_a_critique_that_is_said_again_is_no_revision(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rules", [[], ["Be kind.", "Be kind."], [" "]])
 def test_rules_that_say_nothing_are_refused(rules: list[str]) -> None:
     with pytest.raises(ValueError, match=r"rule|at least 1"):
-        Constitution(data="data", rules=rules)
+        ConstitutionalAi(data="data", rules=rules)
 
 
 def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) ->
     }
     history = {"measures": {"rows_per_s": 2.0}}
     outlook = PlanContext(inputs={}, upstream={}, base=tmp_path, outlines=outlines, history=history)
-    step = Constitution(data="data", rules=["Be kind."], rows=50)
+    step = ConstitutionalAi(data="data", rules=["Be kind."], rows=50)
     assert step.estimate_cost(outlook).seconds == 50.0
     found = step.outline(outlook)
     assert (found.rows, found.task, found.answers) == ({"train": 50, "test": 50}, "text", ())

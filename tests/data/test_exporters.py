@@ -17,8 +17,8 @@ from luthier.core.errors import DataError
 from luthier.data.columns.layouts import OWN_TABLE
 from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.csv import COLUMNS, escape_formula
-from luthier.data.exporters.openai import OpenaiOut, chat, objection, objection_to_pair
-from luthier.data.suggest.propose import propose
+from luthier.data.exporters.openai import OpenaiOut, explain_chat_refusal, explain_preference_refusal, to_chat_example
+from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -97,7 +97,7 @@ def test_new_over_an_export_keeps_ids_origins_and_meta(form: str, make: Make, wr
     rows = [{**chat, "label": "=1+1 größer"} for chat in CHATS]
     before = make(source={"kind": "jsonl", "path": write("chats.jsonl", rows)}, split={"test": 0}).artifact
     export_dataset(before, tmp_path / "out", form)
-    asked = propose(tmp_path / "out").source
+    asked = propose_recipe(tmp_path / "out").source
     assert not {"messages", "prompt", "answer", "id"} & set(asked)
     again = make(source={**asked, "path": "out"}, split={"test": 0})
     assert _examples(again.artifact) == _examples(before)
@@ -112,7 +112,7 @@ def test_new_over_an_export_of_classes_takes_them_for_classes(
     source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
     before = make(source={**source, "prompt": "text", "answer": "label"}, split={"test": 0}, task="label").artifact
     export_dataset(before, tmp_path / "out", form)
-    asked = propose(tmp_path / "out")
+    asked = propose_recipe(tmp_path / "out")
     assert asked.task == "label"
     again = make(source={**asked.source, "path": "out", "system": None}, split={"test": 0}, task=asked.task)
     assert _examples(again.artifact) == _examples(before)
@@ -120,7 +120,7 @@ def test_new_over_an_export_of_classes_takes_them_for_classes(
 
 def test_the_index_beside_openais_rows_is_not_read_as_rows(chats: Any, make: Make, tmp_path: Path) -> None:
     export_dataset(chats, tmp_path / "out", "openai")
-    asked = propose(tmp_path / "out").source
+    asked = propose_recipe(tmp_path / "out").source
     assert "on_error" not in asked
     again = make(source={**asked, "path": "out", "group": None}, split={"test": 0})
     assert again.summary.rows_in == 16
@@ -242,9 +242,9 @@ def test_openai_preference_pairs_are_found_and_checked(make: Make, write: Write,
     export_dataset(made, tmp_path / "chat", OpenaiOut(form="chat"))
     assert set(json.loads((tmp_path / "chat" / "train.jsonl").read_text().splitlines()[0])) == {"messages"}
     same = {**line, "non_preferred_output": line["preferred_output"]}
-    assert objection_to_pair(same) == "both answers are the same"
-    assert objection_to_pair({**line, "input": {"messages": []}}) == "the input does not end with a user turn"
-    assert objection_to_pair({**line, "non_preferred_output": [{"role": "assistant", "content": None}]})
+    assert explain_preference_refusal(same) == "both answers are the same"
+    assert explain_preference_refusal({**line, "input": {"messages": []}}) == "the input does not end with a user turn"
+    assert explain_preference_refusal({**line, "non_preferred_output": [{"role": "assistant", "content": None}]})
 
 
 @pytest.mark.parametrize("form", ["openai", "columns"])
@@ -294,7 +294,7 @@ def test_pairs_with_tools_come_back_as_they_went_in(form: str, make: Make, write
     ],
 )
 def test_what_openai_would_refuse(turns: list[dict[str, Any]], problem: str) -> None:
-    assert problem in str(objection({"messages": turns}))
+    assert problem in str(explain_chat_refusal({"messages": turns}))
 
 
 def test_a_row_that_openai_would_refuse_stops_the_export(make: Make, write: Write, tmp_path: Path) -> None:
@@ -312,8 +312,8 @@ def test_plain_tools_become_functions() -> None:
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
         "tools": [{"name": "f"}],
     }
-    assert chat(line)["tools"] == [{"type": "function", "function": {"name": "f"}}]
-    assert objection({**chat(line), "tools": [{"type": "function", "function": {"name": "f g"}}]})
+    assert to_chat_example(line)["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    assert explain_chat_refusal({**to_chat_example(line), "tools": [{"type": "function", "function": {"name": "f g"}}]})
 
 
 def test_label_studio_tasks(judged: Any, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from luthier.data.dedup.minhash import PERMUTATIONS, PairSearchResources, choose
 from luthier.data.dedup.shingles import ComplementIndexSet
 from luthier.data.engine import occurrences as seen
 from luthier.data.engine import runs
-from luthier.data.split import Split, SplitKeys, assign
+from luthier.data.split import Split, SplitKeys, assign_splits
 
 FEW, MANY = 20_000, 80_000
 ODD = 0x9E3779B97F4A7C15
@@ -75,7 +75,7 @@ def test_splits_by_shares(in_groups: bool, tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / f"{rows}").mkdir(exist_ok=True)
         prompts = on_disk(tmp_path / f"{rows}", digests(rows))
         tracemalloc.reset_peak()
-        assign(Split(), SplitKeys(prompts, on_disk(tmp_path, groups), None), 7)
+        assign_splits(Split(), SplitKeys(prompts, on_disk(tmp_path, groups), None), 7)
 
     assert growth(by_shares) < 4 + 8  # the groups are in memory while they are made
 

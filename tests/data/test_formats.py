@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.columns.recognize import source_of
+from luthier.data.columns.recognize import build_source_for_file
 from luthier.data.formats import delimited, lines, tables
 from luthier.data.formats.dialect import DELIMITERS
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\ufeff"), max_size=12)
@@ -27,8 +27,8 @@ TABLES = st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=12)
 
 
 def _read(path: Path, name: str) -> Any:
-    file = File(path, name)
-    return source_of(file).read_file(file, lambda text: None)
+    file = SourceFile(path, name)
+    return build_source_for_file(file).read_file(file, lambda text: None)
 
 
 def _records(found: Any) -> list[SourceRecord]:
@@ -45,7 +45,9 @@ def test_csv_reads_what_csv_wrote(tmp_path_factory: pytest.TempPathFactory, tabl
     writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n")
     writer.writerows([("a", "b", "c"), *table])
     path.write_bytes(text.getvalue().encode())
-    found = _records(delimited.read_delimited_rows(File(path, "t.csv"), delimiter=delimiter, quote='"', header="yes"))
+    found = _records(
+        delimited.read_delimited_rows(SourceFile(path, "t.csv"), delimiter=delimiter, quote='"', header="yes")
+    )
     assert [tuple(record.values.values()) for record in found] == table
     starts = [1 + text.getvalue().encode()[: _offset(table, delimiter, n)].count(b"\n") for n in range(len(table))]
     assert [record.line for record in found] == starts
@@ -65,7 +67,7 @@ def test_the_delimiter_is_found_and_said(tmp_path: Path, delimiter: str, name: s
         "".join(delimiter.join(row) + "\n" for row in [("text", "label"), ("one, two", "x"), ("three", "y")])
     )
     said: list[str] = []
-    found = _records(delimited.read_delimited_rows(File(path, "t.csv"), say=said.append))
+    found = _records(delimited.read_delimited_rows(SourceFile(path, "t.csv"), say=said.append))
     assert [record.values for record in found] == [{"text": "one, two", "label": "x"}, {"text": "three", "label": "y"}]
     assert name in said[0]
 
@@ -74,7 +76,7 @@ def test_the_delimiter_is_found_and_said(tmp_path: Path, delimiter: str, name: s
 def test_encodings(tmp_path: Path, encoding: str, asked: str) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes("text,label\nGrüße,ja\nñandú,sí\n".encode(encoding))
-    found = _records(delimited.read_delimited_rows(File(path, "t.csv"), encoding=asked))
+    found = _records(delimited.read_delimited_rows(SourceFile(path, "t.csv"), encoding=asked))
     assert [record.values["text"] for record in found] == ["Grüße", "ñandú"]
     assert [record.line for record in found] == [2, 3]
 
@@ -82,7 +84,7 @@ def test_encodings(tmp_path: Path, encoding: str, asked: str) -> None:
 def test_a_file_without_quotes_is_read_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text('text\tlabel\n5" screen\tsize\n')
-    assert _records(delimited.read_delimited_rows(File(path, "t.csv"), quote=""))[0].values == {
+    assert _records(delimited.read_delimited_rows(SourceFile(path, "t.csv"), quote=""))[0].values == {
         "text": '5" screen',
         "label": "size",
     }
@@ -91,7 +93,11 @@ def test_a_file_without_quotes_is_read_as_it_stands(tmp_path: Path) -> None:
 def test_columns_without_a_name_get_one(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("text,label,\na,b,\n")
-    assert list(_records(delimited.read_delimited_rows(File(path, "t.csv")))[0].values) == ["text", "label", "column_3"]
+    assert list(_records(delimited.read_delimited_rows(SourceFile(path, "t.csv")))[0].values) == [
+        "text",
+        "label",
+        "column_3",
+    ]
 
 
 HEAD = b"text,label\n"
@@ -112,7 +118,7 @@ def test_a_broken_csv_row_is_named_with_its_line(tmp_path: Path, name: str) -> N
     content, line, problem = BROKEN_CSV[name]
     path = tmp_path / "t.csv"
     path.write_bytes(content)
-    found = list(delimited.read_delimited_rows(File(path, "t.csv")))
+    found = list(delimited.read_delimited_rows(SourceFile(path, "t.csv")))
     broken = [one for one in found if isinstance(one, BrokenRow)]
     assert [(one.line, problem in one.problem) for one in broken] == [(line, True)]
     error = broken[0].error()
@@ -138,7 +144,7 @@ def test_a_broken_json_line_is_named(tmp_path: Path, name: str) -> None:
     content, line, problem = BROKEN_JSON[name]
     path = tmp_path / "t.jsonl"
     path.write_bytes(content)
-    found = list(lines.read_jsonl_rows(File(path, "t.jsonl")))
+    found = list(lines.read_jsonl_rows(SourceFile(path, "t.jsonl")))
     broken = [one for one in found if isinstance(one, BrokenRow)]
     assert [(one.line, problem in one.problem) for one in broken] == [(line, True)]
 
@@ -152,7 +158,7 @@ def test_a_broken_json_line_is_named(tmp_path: Path, name: str) -> None:
 def test_jsonl_reads_what_json_wrote(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("jsonl") / "t.jsonl"
     path.write_bytes("".join(json.dumps(row, ensure_ascii=len(rows) % 2 == 0) + "\n" for row in rows).encode())
-    assert [record.values for record in _records(lines.read_jsonl_rows(File(path, "t.jsonl")))] == rows
+    assert [record.values for record in _records(lines.read_jsonl_rows(SourceFile(path, "t.jsonl")))] == rows
 
 
 READERS = {".csv": delimited.read_delimited_rows, ".jsonl": lines.read_jsonl_rows, ".parquet": tables.read_parquet_rows}
@@ -177,7 +183,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_error(tmp_path: Path, name: str
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(DataError, match=problem) as caught:
-        list(READERS[path.suffix](File(path, file)))
+        list(READERS[path.suffix](SourceFile(path, file)))
     assert caught.value.where.file == file
     assert caught.value.hint
 
@@ -198,7 +204,7 @@ def test_a_near_name_is_suggested(tmp_path: Path) -> None:
 def test_unknown_encoding(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="'utf-9' is unknown"):
-        list(delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv"), encoding="utf-9"))
+        list(delimited.read_delimited_rows(SourceFile(tmp_path / "t.csv", "t.csv"), encoding="utf-9"))
 
 
 def test_parquet_values_become_plain_json(tmp_path: Path) -> None:
@@ -212,7 +218,7 @@ def test_parquet_values_become_plain_json(tmp_path: Path) -> None:
         "list": [{"role": "user", "content": "hi"}],
     }
     pl.DataFrame([row]).write_parquet(tmp_path / "t.parquet")
-    values = _records(tables.read_parquet_rows(File(tmp_path / "t.parquet", "t.parquet")))[0].values
+    values = _records(tables.read_parquet_rows(SourceFile(tmp_path / "t.parquet", "t.parquet")))[0].values
     assert values["when"] == "2025-02-03T10:59:00"
     assert values["bytes"] == "AP8="
     assert values["nan"] is None

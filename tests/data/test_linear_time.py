@@ -18,7 +18,7 @@ from luthier.chat.messages import Message
 from luthier.core.component import components_by_kind
 from luthier.data.operator import Operator
 from luthier.data.row import Row
-from luthier.data.suggest.trial import outcome_of
+from luthier.data.suggest.trial import apply_operator_in_memory
 from tests.linear import TRIES, seconds
 
 CHARS = (100, 400, 1_500, 12_000)
@@ -168,8 +168,8 @@ def _rows(chars: int) -> list[Row]:
 def test_no_text_makes_an_operator_slow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PII_KEY", "a key for tests")
     operator = Operator.parse(kind)
-    outcome_of(operator, _rows(200))  # models and lists are loaded
+    apply_operator_in_memory(operator, _rows(200))  # models and lists are loaded
     short, long = _rows(1500), _rows(12_000)
-    quick = max(0.02, min(seconds(lambda: outcome_of(operator, short)) for _ in range(2)))
-    linear = any(seconds(lambda: outcome_of(operator, long)) < 24 * quick for _ in range(TRIES))
+    quick = max(0.02, min(seconds(lambda: apply_operator_in_memory(operator, short)) for _ in range(2)))
+    linear = any(seconds(lambda: apply_operator_in_memory(operator, long)) < 24 * quick for _ in range(TRIES))
     assert linear, f"8 times the text takes more than 24 times {quick:.3f} s"

@@ -19,7 +19,7 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.engine.shares import MixtureSpec, mixture_row_counts, shares
+from luthier.data.engine.shares import MixtureSpec, compute_mixture_shares, mixture_row_counts
 from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 from luthier.data.steps.mix import Mix
@@ -51,7 +51,9 @@ def test_repeats_let_the_smaller_fill_its_part() -> None:
 def test_a_temperature_is_its_formula(temperature: float) -> None:
     sizes = [8000, 900, 27]
     raw = [n ** (1 / temperature) for n in sizes]
-    assert shares(sizes, PLAIN._replace(temperature=temperature)) == pytest.approx([one / sum(raw) for one in raw])
+    assert compute_mixture_shares(sizes, PLAIN._replace(temperature=temperature)) == pytest.approx(
+        [one / sum(raw) for one in raw]
+    )
     found = mixture_row_counts(sizes, PLAIN._replace(temperature=temperature, rows=20))
     assert found == pytest.approx([20 * one / sum(raw) for one in raw], abs=1)
 
@@ -84,7 +86,7 @@ def test_amounts_keep_within_repeats_and_near_the_shares(
     ask = MixtureSpec(weights, temperature, None, repeats)
     found = mixture_row_counts(sizes, ask)
     assert all(count <= size * repeats for count, size in zip(found, sizes, strict=True))
-    exact = [sum(found) * part for part in shares(sizes, ask)]
+    exact = [sum(found) * part for part in compute_mixture_shares(sizes, ask)]
     assert all(abs(count - one) < 1 + 1e-6 for count, one in zip(found, exact, strict=True))
     full = any(count >= size * repeats - 1 for count, size in zip(found, sizes, strict=True))
     assert full or all(count >= size - 1 for count, size in zip(found, sizes, strict=True))

@@ -21,8 +21,8 @@ from luthier.data.engine.batch import apply_edits
 from luthier.data.ops.label_spelling import LabelSpelling, find_label_typos, find_spelling_variants
 from luthier.data.ops.normalize import Normalize, _fixed, _repaired_line, has_mojibake, shorten_ascii_runs
 from luthier.data.ops.quality import Quality
-from luthier.data.suggest.survey import profile
-from luthier.lang.detect import identify
+from luthier.data.suggest.survey import profile_path
+from luthier.lang.detect import identify_languages
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -151,7 +151,7 @@ def test_small_changes_in_a_long_text_are_small_spans() -> None:
     ],
 )
 def test_language(text: str, code: str) -> None:
-    assert identify([text])[0].code == code
+    assert identify_languages([text])[0].code == code
 
 
 def test_languages_that_are_not_wanted_are_dropped(make: Make, write: Write) -> None:
@@ -248,7 +248,7 @@ def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(
     assert told.summary.labels == ["billing", "delivery"]
     assert told.summary.edited == {"label_spelling": 2}
     table = "text,label\n" + "".join(f"{row['text']},{row['label'].lower()}\n" for row in [*rows, *rows])
-    asked = LabelSpelling.suggest(profile(tmp_path / write("u.csv", table)))
+    asked = LabelSpelling.suggest(profile_path(tmp_path / write("u.csv", table)))
     assert asked is not None
     assert asked.settings == {"also": {"biling": "billing"}}
 
@@ -256,7 +256,7 @@ def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(
 def test_a_slip_is_rare_beside_all_spellings_of_what_was_meant(write: Write, tmp_path: Path) -> None:
     labels = ["Billing"] * 73 + ["billing "] * 9 + ["Biling"] * 4 + ["Delivery"] * 74
     table = "text,label\n" + "".join(f"question {n},{label}\n" for n, label in enumerate(labels))
-    asked = LabelSpelling.suggest(profile(tmp_path / write("v.csv", table)))
+    asked = LabelSpelling.suggest(profile_path(tmp_path / write("v.csv", table)))
     assert asked is not None
     assert asked.settings == {"also": {"Biling": "Billing"}}
     assert "'Biling' as 'Billing'" in asked.why

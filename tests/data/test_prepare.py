@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import example_id
 from luthier.core.errors import DataError
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.step import PlanContext, StepContext
 from luthier.data.steps.prepare import Prepare
 from luthier.pii.recognizers.rampart import Rampart
@@ -360,7 +360,7 @@ def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_re
             scratch=scratch,
             base=tmp_path,
             seed=7,
-            events=RunEvents(lambda event: None).of("data"),
+            events=RunEventEmitter(lambda event: None).of("data"),
         )
         assert ("bytes_per_s" in Prepare(source=source, ops=[ops], task="text").make(work)) is is_told
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.data
@@ -59,6 +59,6 @@ def test_bitext(make: Make, real_data: Path) -> None:
     ],
 )
 def test_proposals(real_data: Path, file: str, answer: str) -> None:
-    proposal = propose(real_data / file)
+    proposal = propose_recipe(real_data / file)
     assert proposal.source["answer"] == answer
     assert "luthier: 1" in render_recipe(proposal, "mine")

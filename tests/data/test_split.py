@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.data.dedup.shingles import digest8
-from luthier.data.split import NAMES, Split, SplitKeys, assign
+from luthier.data.split import NAMES, Split, SplitKeys, assign_splits
 
 
 def _keys(prompts: list[str], groups: list[str] | None = None, labels: list[int] | None = None) -> SplitKeys:
@@ -20,7 +20,7 @@ def _keys(prompts: list[str], groups: list[str] | None = None, labels: list[int]
 
 
 def _names(split: Split, keys: SplitKeys, seed: int = 7) -> list[str]:
-    return [NAMES[code] for code in assign(split, keys, seed).splits]
+    return [NAMES[code] for code in assign_splits(split, keys, seed).splits]
 
 
 PROMPTS = st.lists(st.text("abc", max_size=4), min_size=2, max_size=40)
@@ -30,7 +30,7 @@ PROMPTS = st.lists(st.text("abc", max_size=4), min_size=2, max_size=40)
 @given(old=PROMPTS, new=PROMPTS, seed=st.integers(-5, 5))
 def test_rows_that_are_added_move_nobody(old: list[str], new: list[str], seed: int) -> None:
     split = Split(test=0.3, validation=0.2)
-    before, after = assign(split, _keys(old), seed), assign(split, _keys(old + new), seed)
+    before, after = assign_splits(split, _keys(old), seed), assign_splits(split, _keys(old + new), seed)
     if not before.notes + after.notes:
         assert before.splits.tolist() == after.splits.tolist()[: len(old)]
 
@@ -67,7 +67,7 @@ def test_another_seed_is_another_split() -> None:
 
 
 def test_a_share_that_falls_on_nobody_takes_one_and_says_so() -> None:
-    found = assign(Split(test=0.0001), _keys(["a", "b", "c"]), 7)
+    found = assign_splits(Split(test=0.0001), _keys(["a", "b", "c"]), 7)
     assert sorted(NAMES[code] for code in found.splits) == ["test", "train", "train"]
     assert found.notes == ["test: a share of 0.0001 fell on none of 3 rows; one row was taken nevertheless"]
 
@@ -77,14 +77,14 @@ def test_rows_that_the_same_seed_left_to_train_on_are_told_of_it() -> None:
     trained = [
         one for one, name in zip(every, _names(Split(test=0.25), _keys(every), 7), strict=True) if name == "train"
     ]
-    found = assign(Split(test=0.25), _keys(trained), 7)
+    found = assign_splits(Split(test=0.25), _keys(trained), 7)
     assert "(a split by the same seed left them to train on before: read the rows of its other splits" in found.notes[0]
     assert found.notes[0].endswith("one row was taken nevertheless")
-    assert assign(Split(test=0.25), _keys(trained), 8).notes == []
+    assert assign_splits(Split(test=0.25), _keys(trained), 8).notes == []
 
 
 def test_counts_that_groups_do_not_allow_are_said() -> None:
-    found = assign(Split(test=3), _keys(["a", "b", "c", "d"], ["g", "g", "h", "h"]), 7)
+    found = assign_splits(Split(test=3), _keys(["a", "b", "c", "d"], ["g", "g", "h", "h"]), 7)
     assert found.notes == ["test: 2 rows instead of 3 (rows that belong together are not torn apart)"]
 
 
@@ -94,7 +94,7 @@ def test_a_count_smaller_than_every_group_takes_the_smallest_of_them() -> None:
         groups=np.repeat(np.array([1, 2, 3], dtype=np.uint64), [8, 12, 10]),
         labels=None,
     )
-    found = assign(Split(test=5, train=4), keys, seed=1)
+    found = assign_splits(Split(test=5, train=4), keys, seed=1)
     held_out = [NAMES[split] for split in found.splits]
     assert held_out.count("test") == 8
     assert held_out.count("train") == 10

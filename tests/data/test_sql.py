@@ -17,7 +17,7 @@ from sqlalchemy import Connection, create_engine, text
 
 from luthier.core.errors import DataError, InputError, LuthierError, MissingExtra, RecipeError
 from luthier.data.database import contents, reading
-from luthier.data.database.selection import Selection
+from luthier.data.database.selection import RowSelection
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.sql import Sql
 from luthier.recipe.schema import Recipe
@@ -327,7 +327,7 @@ def test_a_connection_that_drops_while_rows_are_looked_at_changes_nothing(
     quiet = one.fingerprint(HERE)
     reach, kills = contents._rows, iter([True, False])
 
-    def dropping(connection: Connection, chosen: Selection) -> list[Any]:
+    def dropping(connection: Connection, chosen: RowSelection) -> list[Any]:
         if next(kills):
             kill_backends(postgres_database)
         return reach(connection, chosen)

@@ -76,10 +76,10 @@ def test_what_may_not_or_cannot_be_learnt_from_is_left_out_with_its_reason(here:
     fill(
         here,
         trace(1, consent=False),
-        trace(2, answer=None, finish="error", status=500),
-        trace(3, finish="cancelled"),
+        trace(2, answer=None, finish_reason="error", status=500),
+        trace(3, finish_reason="cancelled"),
         trace(4, messages=()),
-        trace(5, arm="shadow"),
+        trace(5, variant="shadow"),
         trace(6, operation="embedding"),
         trace(7),
         opinion(7, rating=0),
@@ -157,7 +157,9 @@ def _talk(number: int) -> list[Any]:
     """A request, and what its answer should have been."""
     asked = Message(role="user", content=f"Where is parcel number {number * 7919 % 1000} of anna{number}@example.org?")
     kept = trace(number, messages=(asked,), user=f"C-{number % 9}")
-    said = Feedback(trace=kept.id, at=kept.at, rating=-1, correction=f"It waits in depot {number * 31 % 97}.")
+    said = Feedback(
+        trace=kept.id, timestamp=kept.timestamp, rating=-1, correction=f"It waits in depot {number * 31 % 97}."
+    )
     return [kept, said]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import Step, StepContext
 from luthier.core.store import Store
@@ -152,7 +152,7 @@ def work_of(
     digests = {field: artifact.digest for field, artifact in inputs.items()}
     digest = digest_of([step.recipe_digest(digests, {}, seed), more])
     folder, scratch = store.begin(digest)
-    events = RunEvents((heard if heard is not None else []).append).of(step.kind)
+    events = RunEventEmitter((heard if heard is not None else []).append).of(step.kind)
     return digest, StepContext(
         name="report", inputs=inputs, folder=folder, scratch=scratch, base=Path(), seed=seed, events=events
     )
@@ -186,9 +186,9 @@ def evaluation(store: Store, shares: Mapping[str, float], rows: int = 90, **sett
     if store.has(digest):
         return store.open(digest)
     write_predictions(work.folder / "predictions.parquet", task, {model.name: model.replies for model in models})
-    from luthier.eval.defaults import metrics_for
+    from luthier.eval.defaults import choose_default_metrics
 
-    step.write(task, step.metrics or metrics_for(task), models, work)
+    step.write(task, step.metrics or choose_default_metrics(task), models, work)
     return finish(store, digest, "evaluate", "evaluation", {"data": data.digest}, step.settings())
 
 

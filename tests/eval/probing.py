@@ -9,14 +9,14 @@ from typing import Any
 from eval.evaluations import base_model, dataset, example, tuned_model
 from luthier.chat.messages import Example, Message, user_text_of
 from luthier.core.artifact import Artifact
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, open_answer_cache
+from luthier.eval.ask import InferenceSettings, LocalEvalModel, open_answer_cache
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import ProbeContext
-from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.task import Reply, Task, read_held_out_task
-from luthier.eval.voice import AnsweringModel, TrainedBaseline
+from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.task import HeldOutTask, Reply, read_held_out_task
+from luthier.eval.voice import EvalModel, TrainedBaseline
 from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
 from luthier.models.lm.local import ModelCache
 from workshop import tickets
@@ -74,7 +74,7 @@ def _last(prompt: str | tuple[Message, ...]) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
-class Said(AnsweringModel):
+class Said(EvalModel):
     """A voice whose answers a function makes."""
 
     def __init__(
@@ -85,22 +85,22 @@ class Said(AnsweringModel):
         self._says = says
         self.lm = SaidLM(name, says, options or (lambda before, option: -float(len(option))))
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """The function's answer to what the user wrote, nine times as likely as all others."""
         return [self._reply(self._says(user_text_of(one)), task) for one in examples]
 
-    def _reply(self, said: str, task: Task) -> Reply:
+    def _reply(self, said: str, task: HeldOutTask) -> Reply:
         if task.kind == "text":
             return Reply(prediction=said, tokens=1, finished=True)
         return Reply(prediction=said, scores={label: 0.0 if label == said else -2.1972245773 for label in task.labels})
 
 
 def bench_of(
-    data: Artifact, folder: Path, *voices: AnsweringModel, model: Artifact | None = None, seed: int = 5
+    data: Artifact, folder: Path, *voices: EvalModel, model: Artifact | None = None, seed: int = 5
 ) -> ProbeContext:
     """Voices that have answered the held-out rows, the first of them the one that the evaluation is about."""
     task = read_held_out_task(data, "test", None, pairs=True)
-    events = RunEvents([].append).of("report")
+    events = RunEventEmitter([].append).of("report")
     return ProbeContext(
         task=task,
         answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
@@ -108,21 +108,21 @@ def bench_of(
         data=data,
         model=model,
         respondents={
-            one.name: CachedEvaluatedModel(voice=one, task=task, kept=open_answer_cache(folder), events=events)
+            one.name: CachedEvalModel(voice=one, task=task, kept=open_answer_cache(folder), events=events)
             for one in voices
         },
     )
 
 
-def real_voices(store: Store, data: Artifact) -> list[AnsweringModel]:
+def real_voices(store: Store, data: Artifact) -> list[EvalModel]:
     """The tiny tuned model, its base, and TF-IDF."""
     from luthier.artifacts.dataset import read_examples
 
     cache, base = ModelCache(), base_model(store)
     tuned = tuned_model(store, base)
     named: list[Any] = [("tuned", tuned), ("base", base)]
-    models: list[AnsweringModel] = [
-        LocalEvaluatedModel.of(one, QUESTION, cache, name=name, title=f"the {name} model") for name, one in named
+    models: list[EvalModel] = [
+        LocalEvalModel.of(one, QUESTION, cache, name=name, title=f"the {name} model") for name, one in named
     ]
     train = list(read_examples(data, "train"))
     return [*models, TrainedBaseline(Baseline.parse("tfidf" if any(one.label for one in train) else "length"), train)]

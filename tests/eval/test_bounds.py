@@ -11,8 +11,8 @@ from luthier.eval.bias import bounds, gaps
 from luthier.metrics.intervals import wilson_interval
 
 ALL = (
-    (bounds.bound_share_spread, gaps.compute_share_spread),
-    (bounds.bound_share_ratio, gaps.compute_share_ratio),
+    (bounds.compute_spread_interval, gaps.compute_share_spread),
+    (bounds.compute_ratio_interval, gaps.compute_share_ratio),
     (bounds.bound_lowest_share, gaps.compute_lowest_share),
 )
 
@@ -30,7 +30,7 @@ def test_two_groups_that_differ_have_a_score_interval() -> None:
 
     Newcombe 1998, Stat. Med. 17, table II, example a.
     """
-    assert bounds.bound_share_spread(sums((56, 70), (48, 80))) == pytest.approx((0.0530, 0.3380), abs=8e-4)
+    assert bounds.compute_spread_interval(sums((56, 70), (48, 80))) == pytest.approx((0.0530, 0.3380), abs=8e-4)
 
 
 @pytest.mark.parametrize(("ends", "value"), ALL)
@@ -45,13 +45,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
 
 
 def test_shares_of_many_rows_are_told_apart_finely() -> None:
-    low, high = bounds.bound_share_spread(sums((100_000, 200_000), (101_000, 200_000)))
+    low, high = bounds.compute_spread_interval(sums((100_000, 200_000), (101_000, 200_000)))
     error = (2 * 0.5 * 0.5 / 200_000) ** 0.5
     assert (low, high) == pytest.approx((0.005 - 1.96 * error, 0.005 + 1.96 * error), abs=2e-5)
 
 
 def test_shares_that_are_all_the_same_may_differ_unseen() -> None:
-    low, high = bounds.bound_share_spread(sums((20, 20), (20, 20)))
+    low, high = bounds.compute_spread_interval(sums((20, 20), (20, 20)))
     assert low == 0.0
     assert 0.1 < high < 0.2
 
@@ -69,24 +69,26 @@ def test_the_value_lies_within(ends: bounds.Bounds, value: object) -> None:
 
 
 def test_groups_that_are_alike_may_be_alike() -> None:
-    assert bounds.bound_share_spread(sums((30, 40), (31, 40), (28, 40)))[0] == 0.0
-    assert bounds.bound_share_ratio(sums((30, 40), (31, 40), (28, 40)))[1] == 1.0
-    low, high = bounds.bound_share_spread(sums((10, 100), (90, 100), (50, 100)))
+    assert bounds.compute_spread_interval(sums((30, 40), (31, 40), (28, 40)))[0] == 0.0
+    assert bounds.compute_ratio_interval(sums((30, 40), (31, 40), (28, 40)))[1] == 1.0
+    low, high = bounds.compute_spread_interval(sums((10, 100), (90, 100), (50, 100)))
     assert 0.6 < low < 0.8 < high < 0.9
 
 
 def test_more_groups_need_a_larger_gap() -> None:
-    two = bounds.bound_share_spread(sums((30, 60), (45, 60)))
-    five = bounds.bound_share_spread(sums((30, 60), (45, 60), *[(38, 60)] * 3))
+    two = bounds.compute_spread_interval(sums((30, 60), (45, 60)))
+    five = bounds.compute_spread_interval(sums((30, 60), (45, 60), *[(38, 60)] * 3))
     assert five[0] < two[0]
-    assert bounds.bound_greater_spread(np.hstack([sums((30, 60), (45, 60)), sums((9, 60), (50, 60))]))[1] > 0.75
+    assert (
+        bounds.compute_greater_spread_interval(np.hstack([sums((30, 60), (45, 60)), sums((9, 60), (50, 60))]))[1] > 0.75
+    )
 
 
 def test_nothing_is_known_of_no_groups() -> None:
     assert (
-        bounds.bound_share_spread(sums((0, 0)))
-        == bounds.bound_share_ratio(sums((0, 0)))
+        bounds.compute_spread_interval(sums((0, 0)))
+        == bounds.compute_ratio_interval(sums((0, 0)))
         == bounds.bound_lowest_share(sums((0, 0)))
         == (0.0, 1.0)
     )
-    assert bounds.bound_share_ratio(sums((0, 20), (0, 30))) == (0.0, 1.0)
+    assert bounds.compute_ratio_interval(sums((0, 20), (0, 30))) == (0.0, 1.0)

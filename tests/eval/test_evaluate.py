@@ -26,12 +26,12 @@ from luthier.eval import ask
 from luthier.eval.cost import _ALONE_READING_BYTES, _READING_BYTES, estimate_overhead_seconds
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
-from luthier.eval.task import Task, read_held_out_task
-from luthier.metrics.paired import holm
+from luthier.eval.task import HeldOutTask, read_held_out_task
+from luthier.metrics.paired import adjust_holm
 from luthier.models.cost import estimate_rows
 from luthier.models.describe import describe_model_folder
 from luthier.models.lm import local
-from luthier.models.load import base_folder
+from luthier.models.load import find_base_folder
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.models.token_counts import count_branch_tokens
@@ -87,7 +87,7 @@ def test_summary_adds_up(about_labels: Artifact) -> None:
         assert one["gain"]["difference"] == pytest.approx(one["score"]["value"] - of_base[one["value"]])
     gains = [one["gain"] for one in summary["slices"] if one["gain"] is not None]
     assert {one["model"] for one in summary["slices"] if one["gain"] is not None} == {"tuned"}
-    assert [one["p_holm"] for one in gains] == pytest.approx(holm([one["p"] for one in gains]))
+    assert [one["p_holm"] for one in gains] == pytest.approx(adjust_holm([one["p"] for one in gains]))
     comparison = next(
         row for row in about_labels.read_json("comparisons.json") if (row["b"], row["metric"]) == ("base", "accuracy")
     )
@@ -160,15 +160,15 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
     undisturbed.scratch.mkdir()
 
     asked: list[int] = []
-    answer = ask.LocalEvaluatedModel.answer
+    answer = ask.LocalEvalModel.answer
 
-    def until_killed(self: ask.LocalEvaluatedModel, examples: Sequence[Example], task: Task) -> Any:
+    def until_killed(self: ask.LocalEvalModel, examples: Sequence[Example], task: HeldOutTask) -> Any:
         asked.append(len(examples))
         if len(asked) == after + 1:
             raise Killed
         return answer(self, examples, task)
 
-    monkeypatch.setattr(ask.LocalEvaluatedModel, "answer", until_killed)
+    monkeypatch.setattr(ask.LocalEvalModel, "answer", until_killed)
     with pytest.raises(Killed):
         step.make(work_of(store, step, inputs, seed=8)[1])
     again = work_of(store, step, inputs, seed=8)[1]
@@ -322,7 +322,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert first.tokens is not None
     assert 30 * 20 < first.tokens < 30 * 100
     assert first.how.startswith("30 rows, tokens counted in 30 of them")
-    model = describe_model_folder(base_folder(base))
+    model = describe_model_folder(find_base_folder(base))
     paces = [
         {"flops_per_s": 1.0, "parameters": model.parameters, "task": "text"},
         {"flops_per_s": 1.0, "parameters": 4 * model.parameters, "task": "label"},
@@ -337,7 +337,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert rows is not None
     inner = model.parameters - model.embedding_parameters
     flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
-    others = count_branch_tokens(DatasetSummary.read(labels).labels, base_folder(base)) - rows.answers
+    others = count_branch_tokens(DatasetSummary.read(labels).labels, find_base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(estimate_overhead_seconds(1, 30) + flops / 1e6)
     assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=Path())).seconds is None
@@ -421,7 +421,7 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
         return found - estimate_overhead_seconds(1, 12)
 
     assert 15 < (seconds(60) - seconds(0)) / (seconds(3) - seconds(0)) < 40
-    size = describe_model_folder(base_folder(base)).parameters
+    size = describe_model_folder(find_base_folder(base)).parameters
     headed = ArtifactSpec(parameters=size, headed=True)
     assert seconds(60, made={}, model=headed) == seconds(3, made={}, model=headed)
     assert seconds(60, made={}, model=replace(headed, headed=False)) > 4 * seconds(60, made={}, model=headed)
@@ -431,7 +431,7 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_bytes", lambda packs, model, *, bf16, learns: 0)
+    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_cache_bytes", lambda packs, model, *, bf16, learns: 0)
     outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
@@ -440,8 +440,8 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     beside = estimate_overhead_seconds(1, 30)
     assert wide.seconds - beside == pytest.approx(4 * (narrow.seconds - beside))
     reading = _ALONE_READING_BYTES - _READING_BYTES
-    assert wide.peak_bytes - narrow.peak_bytes == describe_model_folder(base_folder(base)).parameters + reading
-    size = describe_model_folder(base_folder(base)).parameters
+    assert wide.peak_bytes - narrow.peak_bytes == describe_model_folder(find_base_folder(base)).parameters + reading
+    size = describe_model_folder(find_base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
     assert Evaluate(data="data", dtype="float32").estimate_cost(later).seconds == wide.seconds

@@ -12,7 +12,7 @@ from eval.evaluations import evaluation, made
 from luthier.artifacts.findings import Finding, FindingNumber, Findings, write_findings
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
-from luthier.core.expressions import Expression, ExpressionError
+from luthier.core.expressions import ExpressionError, ThresholdExpression
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
 from luthier.eval.gate import MeasuredValue, decide_verdict, evaluate_data_rule
@@ -31,20 +31,20 @@ def evaluated(store: Store) -> Artifact:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("macro_f1 > base", Expression("macro_f1", ">", "base", 0.0)),
-        ("rouge_l >= base - 0.01", Expression("rougeL", ">=", "base", -0.01)),
-        ("rougeL>=base-0.01", Expression("rougeL", ">=", "base", -0.01)),
-        ("accuracy >= 0.8", Expression("accuracy", ">=", None, 0.8)),
-        ("accuracy > tfidf + 2e-2", Expression("accuracy", ">", "tfidf", 0.02)),
-        ("bias.gap <= 0.05", Expression("bias.gap", "<=", None, 0.05)),
-        ("  mcc > -.1 ", Expression("mcc", ">", None, -0.1)),
-        ("accuracy >= 80%", Expression("accuracy", ">=", None, 0.8)),
-        ("bleu >= 29%", Expression("bleu", ">=", None, 29.0)),
-        ("bleu >= 30", Expression("bleu", ">=", None, 30.0)),
-        ("wmt.chrf >= base - 1%", Expression("wmt.chrf", ">=", "base", -1.0)),
+        ("macro_f1 > base", ThresholdExpression("macro_f1", ">", "base", 0.0)),
+        ("rouge_l >= base - 0.01", ThresholdExpression("rougeL", ">=", "base", -0.01)),
+        ("rougeL>=base-0.01", ThresholdExpression("rougeL", ">=", "base", -0.01)),
+        ("accuracy >= 0.8", ThresholdExpression("accuracy", ">=", None, 0.8)),
+        ("accuracy > tfidf + 2e-2", ThresholdExpression("accuracy", ">", "tfidf", 0.02)),
+        ("bias.gap <= 0.05", ThresholdExpression("bias.gap", "<=", None, 0.05)),
+        ("  mcc > -.1 ", ThresholdExpression("mcc", ">", None, -0.1)),
+        ("accuracy >= 80%", ThresholdExpression("accuracy", ">=", None, 0.8)),
+        ("bleu >= 29%", ThresholdExpression("bleu", ">=", None, 29.0)),
+        ("bleu >= 30", ThresholdExpression("bleu", ">=", None, 30.0)),
+        ("wmt.chrf >= base - 1%", ThresholdExpression("wmt.chrf", ">=", "base", -1.0)),
     ],
 )
-def test_grammar(text: str, rule: Expression) -> None:
+def test_grammar(text: str, rule: ThresholdExpression) -> None:
     assert parse_rule(text) == rule
 
 

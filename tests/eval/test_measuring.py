@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.eval.probe import ProbeContext, correct_measure_comparisons
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.probe import ProbeContext, adjust_measure_p_values
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.eval.task import read_held_out_task
 from luthier.metrics.metric import EvalPredictions
 
-FLIPS = SummedStatistic(name="bias.flip_rate", value=compute_share, proportion=True, signature="groups:gender")
+FLIPS = SummedStatistic(name="bias.flip_rate", value=compute_ratio, proportion=True, signature="groups:gender")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def block(failed: int, rows: int) -> np.ndarray:
 
 
 def test_value_interval_and_difference(bench: ProbeContext) -> None:
-    tuned, base = measure_statistic(
+    tuned, base = compute_probe_measures(
         FLIPS, {"tuned": block(10, 200), "base": block(60, 200)}, bench, {"tuned": {"women": 0.1}}
     )
     assert (tuned.value, base.value, tuned.rows) == (0.05, 0.3, 200)
@@ -44,19 +44,21 @@ def test_value_interval_and_difference(bench: ProbeContext) -> None:
 
 
 def test_more_rows_have_more_power(bench: ProbeContext) -> None:
-    few, many = (measure_statistic(FLIPS, {"tuned": block(n // 10, n)}, bench)[0] for n in (50, 800))
+    few, many = (compute_probe_measures(FLIPS, {"tuned": block(n // 10, n)}, bench)[0] for n in (50, 800))
     assert few.detectable is not None
     assert many.detectable is not None
     assert few.detectable == pytest.approx(4 * many.detectable, rel=0.15)
 
 
 def test_the_family_is_corrected(bench: ProbeContext) -> None:
-    found = measure_statistic(FLIPS, {"tuned": block(10, 200), "base": block(20, 200), "tfidf": block(60, 200)}, bench)
-    for one in correct_measure_comparisons(found):
+    found = compute_probe_measures(
+        FLIPS, {"tuned": block(10, 200), "base": block(20, 200), "tfidf": block(60, 200)}, bench
+    )
+    for one in adjust_measure_p_values(found):
         assert one.p_holm is not None
         assert one.p_holm >= one.p
 
 
 def test_no_rows_measure_nothing(bench: ProbeContext) -> None:
-    assert measure_statistic(FLIPS, {"tuned": np.zeros((0, 2))}, bench) == []
-    assert measure_statistic(FLIPS, {}, bench) == []
+    assert compute_probe_measures(FLIPS, {"tuned": np.zeros((0, 2))}, bench) == []
+    assert compute_probe_measures(FLIPS, {}, bench) == []

@@ -18,7 +18,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
+from luthier.eval.ask import InferenceSettings, LocalEvalModel
 from luthier.eval.baselines.length import LengthBaseline
 from luthier.eval.cost import estimate_extra_tokens, forecast_evaluation_cost
 from luthier.eval.steps.evaluate import Evaluate
@@ -26,7 +26,7 @@ from luthier.eval.task import FIRST, SECOND, build_answer_pair, label_preference
 from luthier.models.cost import estimate_rows
 from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.lm.base import LoglikelihoodRequest
-from luthier.models.load import base_folder, cpu_has_bf16, get_output_classes, open_model
+from luthier.models.load import cpu_has_bf16, find_base_folder, get_output_classes, open_model
 from luthier.models.reward_model import RewardModel
 from luthier.models.sources.folder import FolderModelSource
 from luthier.tune.objectives.reward import RewardObjective
@@ -114,7 +114,7 @@ def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(
 def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> None:
     task, model = (
         read_held_out_task(held, "test", 6, pairs=True),
-        LocalEvaluatedModel.of(base_model(store), QUESTION, name="base", title=""),
+        LocalEvalModel.of(base_model(store), QUESTION, name="base", title=""),
     )
     for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
         offer = build_answer_pair(example)
@@ -127,7 +127,7 @@ def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> N
 def test_a_reward_model_ranks_by_its_reward(held: Artifact, rewarding: Artifact) -> None:
     import torch
 
-    model = LocalEvaluatedModel.of(rewarding, QUESTION, name="tuned", title="the tuned model")
+    model = LocalEvalModel.of(rewarding, QUESTION, name="tuned", title="the tuned model")
     assert model.able == {"answer"}
     task = read_held_out_task(held, "test", 4, pairs=True)
     plain, text = open_model(rewarding, "float32"), ChatTokenizer.load(rewarding.parent("model").folder)
@@ -165,7 +165,7 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
     assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
     task = read_held_out_task(held, "test", 4, pairs=True)
     for artifact in (judge, judge.parent("model")):
-        model = LocalEvaluatedModel.of(
+        model = LocalEvalModel.of(
             artifact, replace(QUESTION, verdict=YesNoJudgePrompt().model_dump()), name="one", title=""
         )
         asks = RewardModel(artifact, "float32")
@@ -189,7 +189,7 @@ def test_a_reward_model_that_somebody_published_ranks_as_its_own_does(
     assert not get_output_classes(rewarding.parent("model"))
     task = read_held_out_task(held, "test", 6, pairs=True)
     said = [
-        LocalEvaluatedModel.of(one, QUESTION, name="one", title="").answer(task.examples, task)
+        LocalEvalModel.of(one, QUESTION, name="one", title="").answer(task.examples, task)
         for one in (published, rewarding)
     ]
     for first, second in zip(*said, strict=True):
@@ -214,7 +214,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
 ) -> None:
     step = Evaluate(data="data", model="tune", tasks=())
     outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
-    text = ChatTokenizer.load(base_folder(tuned))
+    text = ChatTokenizer.load(find_base_folder(tuned))
     read = scored = 0
     for example in read_held_out_task(held, "test", None, pairs=True).examples:
         offer = build_answer_pair(example)

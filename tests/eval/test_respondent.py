@@ -12,14 +12,14 @@ from eval.probing import Said
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.eval import ask
 from luthier.eval import respondent as module
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel, open_answer_cache
+from luthier.eval.ask import InferenceSettings, LocalEvalModel, open_answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.respondent import CachedEvaluatedModel
+from luthier.eval.respondent import CachedEvalModel
 from luthier.eval.task import read_held_out_task
-from luthier.eval.voice import AnsweringModel, TrainedBaseline
+from luthier.eval.voice import EvalModel, TrainedBaseline
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response
 from luthier.models.lm.local import LocalLM
 
@@ -28,25 +28,23 @@ ASKED = [(Message(role="user", content=f"Where is parcel {number}?"),) for numbe
 
 
 @pytest.fixture
-def model(base: Artifact) -> LocalEvaluatedModel:
-    return LocalEvaluatedModel.of(base, QUESTION, name="base", title="the base model")
+def model(base: Artifact) -> LocalEvalModel:
+    return LocalEvalModel.of(base, QUESTION, name="base", title="the base model")
 
 
 @pytest.fixture
-def respondent(model: LocalEvaluatedModel, labels: Artifact, tmp_path: Path) -> CachedEvaluatedModel:
+def respondent(model: LocalEvalModel, labels: Artifact, tmp_path: Path) -> CachedEvalModel:
     return of(model, labels, tmp_path)
 
 
-def of(
-    voice: AnsweringModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None
-) -> CachedEvaluatedModel:
-    events = RunEvents((heard if heard is not None else []).append).of("report")
-    return CachedEvaluatedModel(
+def of(voice: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvalModel:
+    events = RunEventEmitter((heard if heard is not None else []).append).of("report")
+    return CachedEvalModel(
         voice=voice, task=read_held_out_task(data, "test", None), kept=open_answer_cache(folder), events=events
     )
 
 
-def test_answers_are_scored_after_a_conversation(respondent: CachedEvaluatedModel) -> None:
+def test_answers_are_scored_after_a_conversation(respondent: CachedEvalModel) -> None:
     one, other = respondent.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
     assert [len(one), len(other)] == [2, 3]
     assert all((told.logprob or 0) < 0 and (told.tokens or 0) > 0 for told in (*one, *other))
@@ -55,7 +53,7 @@ def test_answers_are_scored_after_a_conversation(respondent: CachedEvaluatedMode
 
 
 def test_finished_chunks_are_not_asked_again(
-    respondent: CachedEvaluatedModel, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    respondent: CachedEvalModel, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(module.TOGETHER, GenerateRequest, 2)
     sizes: list[int] = []
@@ -98,7 +96,7 @@ def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: 
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (18, 18, "riddles")
 
 
-def test_rows_that_are_not_held_out_are_answered_alike(respondent: CachedEvaluatedModel) -> None:
+def test_rows_that_are_not_held_out_are_answered_alike(respondent: CachedEvalModel) -> None:
     rows = label_examples(12)
     replies = respondent.answer(rows)
     assert [reply.prediction for reply in replies] == [
@@ -120,8 +118,8 @@ def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Pa
 
 
 def test_who_names_classes_does_nothing_else(
-    base: Artifact, monkeypatch: pytest.MonkeyPatch, model: LocalEvaluatedModel
+    base: Artifact, monkeypatch: pytest.MonkeyPatch, model: LocalEvalModel
 ) -> None:
     assert {"answer", "generate", "loglikelihood"} < model.able
     monkeypatch.setattr("luthier.models.lm.local.get_output_classes", lambda artifact: ("a", "b"))
-    assert LocalEvaluatedModel.of(base, QUESTION, name="base", title="the base model").able == {"answer"}
+    assert LocalEvalModel.of(base, QUESTION, name="base", title="the base model").able == {"answer"}

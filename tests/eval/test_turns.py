@@ -21,7 +21,7 @@ from luthier.eval.predictions import find_example_answers
 from luthier.eval.report.collect import collect_report_facts
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.task import (
-    count_silent_turns,
+    count_skipped_turns,
     expand_task_turns,
     find_last_turns,
     list_conversation_ids,
@@ -122,7 +122,7 @@ def test_turns_that_say_nothing_or_are_only_read_are_counted() -> None:
         Message(role="assistant", content=" "),
     )
     one = TALKS[0].model_copy(update={"messages": messages})
-    assert count_silent_turns([one, TALKS[1]]) == 2
+    assert count_skipped_turns([one, TALKS[1]]) == 2
 
 
 def test_chunks_keep_conversations_whole(talks: Artifact) -> None:

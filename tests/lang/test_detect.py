@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from luthier.data.ops.language import LanguageOperator
 from luthier.lang import detect
-from luthier.lang.detect import LANGUAGES, LOOKED_AT_CHARS, UNKNOWN, identify
+from luthier.lang.detect import LANGUAGES, LOOKED_AT_CHARS, UNKNOWN, identify_languages
 
 SENTENCES = [
     "I am still waiting for my parcel and nobody answers my messages",
@@ -37,7 +37,7 @@ def reference() -> LanguageIdentifier:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(TEXTS, max_size=9))
 def test_a_batch_gets_the_librarys_answers(texts: list[str]) -> None:
-    for text, guess in zip(texts, identify(texts, min_chars=1, confidence=0), strict=True):
+    for text, guess in zip(texts, identify_languages(texts, min_chars=1, confidence=0), strict=True):
         head = text[:LOOKED_AT_CHARS].strip()
         if not any(char.isalpha() for char in head):
             assert guess == (UNKNOWN, 0)
@@ -55,7 +55,7 @@ def test_all_that_the_library_knows_is_known() -> None:
 
 @pytest.mark.parametrize(("text", "code"), list(zip(SENTENCES, CODES, strict=True)))
 def test_neighbours_are_told_apart_when_it_is_said_which_occur(text: str, code: str) -> None:
-    assert identify([text], among=tuple(CODES))[0].code == code
+    assert identify_languages([text], among=tuple(CODES))[0].code == code
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_neighbours_are_told_apart_when_it_is_said_which_occur(text: str, code: 
     ],
 )
 def test_portuguese_is_not_taken_for_galician(text: str, code: str) -> None:
-    assert identify([text])[0].code == code
+    assert identify_languages([text])[0].code == code
 
 
 def test_what_cannot_be_told_is_undetermined() -> None:
-    assert [guess.code for guess in identify(["", "ok", "12345 67890 12345 67890", "  \n "])] == [UNKNOWN] * 4
+    assert [guess.code for guess in identify_languages(["", "ok", "12345 67890 12345 67890", "  \n "])] == [UNKNOWN] * 4
 
 
 def test_a_language_that_nobody_knows_is_refused() -> None:

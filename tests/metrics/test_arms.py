@@ -10,7 +10,7 @@ from scipy.stats import fisher_exact, ttest_ind, ttest_rel
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from luthier.metrics.paired import mcnemar
-from luthier.metrics.unpaired import Observation, compare_same_requests, compare_unpaired, newcombe
+from luthier.metrics.unpaired import Observation, compare_paired_requests, compare_unpaired, newcombe_interval
 
 
 def seen(values: list[float]) -> list[Observation]:
@@ -27,7 +27,7 @@ def test_shares_are_compared_as_statsmodels_and_scipy_do() -> None:
         (0.0524, 0.3339), abs=1e-4
     )  # Newcombe 1998, table II (a), method 10
     assert found.p == pytest.approx(fisher_exact([[56, 14], [48, 32]])[1])
-    assert newcombe(0, 10, 0, 20) == pytest.approx((-0.1611, 0.2775), abs=1e-4)  # table II (g)
+    assert newcombe_interval(0, 10, 0, 20) == pytest.approx((-0.1611, 0.2775), abs=1e-4)  # table II (g)
 
 
 def test_other_means_are_compared_as_scipy_does() -> None:
@@ -64,16 +64,16 @@ def test_little_is_known_of_little() -> None:
 
 
 def test_pairs_are_compared_as_pairs() -> None:
-    found = compare_same_requests([1.0] * 30 + [0.0] * 10, [1.0] * 25 + [0.0] * 15)
+    found = compare_paired_requests([1.0] * 30 + [0.0] * 10, [1.0] * 25 + [0.0] * 15)
     assert found.p == pytest.approx(mcnemar(5, 0))
     chance = random.Random(5)
     a = [chance.random() for _ in range(30)]
     b = [one + chance.gauss(0.1, 0.2) for one in a]
-    found, theirs = compare_same_requests(a, b), ttest_rel(a, b)
+    found, theirs = compare_paired_requests(a, b), ttest_rel(a, b)
     assert found.p == pytest.approx(theirs.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
-    assert compare_same_requests([0.5], [0.25]).p == 1.0
-    assert compare_same_requests([0.5, 0.75], [0.25, 0.5]).difference == pytest.approx(0.25)
+    assert compare_paired_requests([0.5], [0.25]).p == 1.0
+    assert compare_paired_requests([0.5, 0.75], [0.25, 0.5]).difference == pytest.approx(0.25)
 
 
 def test_no_spread_among_few_is_no_certainty() -> None:
@@ -86,10 +86,10 @@ def test_no_spread_among_few_is_no_certainty() -> None:
     turned = compare_unpaired(not_liked, liked)
     assert turned is not None
     assert (turned.low, turned.high, turned.p) == (-found.high, -found.low, found.p)
-    found = compare_same_requests([0.5, 0.5], [0.25, 0.25])
+    found = compare_paired_requests([0.5, 0.5], [0.25, 0.25])
     assert found.p == pytest.approx(mcnemar(2, 0))
     assert found.low < 0 < found.high == found.difference == 0.25
-    many = compare_same_requests([0.25] * 100, [0.5] * 100)
+    many = compare_paired_requests([0.25] * 100, [0.5] * 100)
     assert many.p < 1e-20
     assert many.low == many.difference == -0.25 < many.high < -0.2
 
@@ -99,5 +99,5 @@ def test_people_who_are_always_right_or_wrong_are_counted() -> None:
     found = compare_unpaired(first, [Observation(0.0, "cleo"), Observation(0.0, "dora"), Observation(0.0, "dora")])
     assert found is not None
     assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
-    assert (found.low, found.high) == newcombe(2, 2, 0, 2)
+    assert (found.low, found.high) == newcombe_interval(2, 2, 0, 2)
     assert (found.test, found.people) == ("Fisher, exact, over people", (2, 2))

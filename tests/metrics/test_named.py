@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import InputError, UnknownName
-from luthier.metrics.files import metrics_by_name
+from luthier.metrics.files import parse_metrics
 from luthier.metrics.kinds.rouge import RougeL
 
 
 def test_settings_are_read() -> None:
-    found = metrics_by_name(
+    found = parse_metrics(
         ["rougeL", "rougeL:stem=true,words=unicode", "ece:bins=10", "f1:label=yes please", RougeL(stem=True)][:4]
     )
     assert found["rougeL:stem=true,words=unicode"] == RougeL(stem=True, words="unicode")
@@ -31,11 +31,11 @@ def test_settings_are_read() -> None:
 )
 def test_what_is_wrong_is_said(word: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        metrics_by_name([word])
+        parse_metrics([word])
 
 
 def test_twice_and_unknown() -> None:
     with pytest.raises(InputError, match="twice"):
-        metrics_by_name(["ece", "ece"])
+        parse_metrics(["ece", "ece"])
     with pytest.raises(UnknownName, match="rougeL"):
-        metrics_by_name(["rougel"])
+        parse_metrics(["rougel"])

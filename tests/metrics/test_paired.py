@@ -12,14 +12,14 @@ from luthier.metrics.kinds.answers import TokenF1
 from luthier.metrics.kinds.labels import Accuracy, MacroF1
 from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.metrics.paired import (
-    bonett_price,
+    adjust_comparisons_holm,
+    adjust_holm,
+    bonett_price_interval,
     check_signatures,
     compare_paired,
-    detectable_difference,
-    holm,
+    estimate_additional_rows,
     mcnemar,
-    more_rows,
-    with_holm,
+    minimum_detectable_difference,
 )
 
 
@@ -38,15 +38,15 @@ def test_mcnemar_is_the_binomial_test_less_half_the_table(fixed: int, broken: in
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert adjust_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert adjust_holm([0.9, 0.8]) == [1.0, 1.0]
+    assert adjust_holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 @settings(deadline=None)
 def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
+    adjusted = adjust_holm(p_values)
     assert all(0 <= p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     pairs = sorted(zip(p_values, adjusted, strict=True))
     assert [q for _, q in pairs] == sorted(adjusted)
@@ -54,7 +54,7 @@ def test_holm_keeps_order_and_never_helps(p_values: list[float]) -> None:
 
 def test_interval_of_the_difference_is_known() -> None:
     """By hand: 20 fixed, 10 broken of 100 rows (Bonett and Price 2012, equation 1)."""
-    found = bonett_price(20, 10, 100)
+    found = bonett_price_interval(20, 10, 100)
     gained, lost = 21 / 102, 11 / 102
     half = 1.959963984540054 * ((gained + lost - (gained - lost) ** 2) / 102) ** 0.5
     assert found.value == pytest.approx(0.10)
@@ -64,12 +64,12 @@ def test_interval_of_the_difference_is_known() -> None:
 def test_detectable_and_more_rows_agree() -> None:
     """As many rows as are asked for make the distance just detectable."""
     rows, error, distance = 400, 0.02, 0.03
-    needed = more_rows(distance, error, rows)
+    needed = estimate_additional_rows(distance, error, rows)
     assert needed is not None
     later = error * (rows / (rows + needed)) ** 0.5
-    assert detectable_difference(later) == pytest.approx(distance, rel=1e-2)
-    assert more_rows(0.0, error, rows) is None
-    assert more_rows(1.0, error, rows) == 1
+    assert minimum_detectable_difference(later) == pytest.approx(distance, rel=1e-2)
+    assert estimate_additional_rows(0.0, error, rows) is None
+    assert estimate_additional_rows(1.0, error, rows) == 1
 
 
 def pair(seed: int, rows: int, gap: float) -> tuple[EvalPredictions, EvalPredictions]:
@@ -117,8 +117,8 @@ def test_models_that_answer_alike_have_a_narrow_interval() -> None:
 
 def test_family_is_corrected_together() -> None:
     a, b = pair(1, 200, 0.1)
-    family = with_holm([compare_paired(metric, a, b) for metric in (Accuracy(), MacroF1())])
-    assert [one.p_holm for one in family] == holm([one.p for one in family])
+    family = adjust_comparisons_holm([compare_paired(metric, a, b) for metric in (Accuracy(), MacroF1())])
+    assert [one.p_holm for one in family] == adjust_holm([one.p for one in family])
     assert family[0].as_json()["p_holm"] == family[0].p_holm
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import kurtosis, t
 
-from luthier.metrics.intervals import Interval, Method, ResampleJob, compute_intervals, wilson_interval
+from luthier.metrics.intervals import Interval, IntervalJob, Method, compute_intervals, wilson_interval
 from luthier.metrics.kinds.labels import MacroF1, Mcc
 from luthier.metrics.kinds.rouge import Rouge1
 from luthier.metrics.metric import Metric
@@ -34,7 +34,7 @@ def test_bca_is_scipys() -> None:
     rows = np.random.default_rng(0).exponential(size=80)
     block = np.stack([rows, np.ones(80)], axis=1)
     found = compute_intervals(
-        [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1
+        [IntervalJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1
     )[0]
     known = bootstrap((rows,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2))
     assert found.low == pytest.approx(known.confidence_interval.low, abs=0.03)
@@ -44,7 +44,7 @@ def test_bca_is_scipys() -> None:
 
 def _mean_of(rows: np.ndarray, method: Method, span: tuple[float, float] = (0, 1)) -> Interval:
     block = np.stack([rows, np.ones(len(rows))], axis=1)
-    job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
+    job = IntervalJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
     return compute_intervals([job], seed=0)[0]
 
 
@@ -87,7 +87,7 @@ def test_students_t_stays_within_the_span() -> None:
 def test_no_variance_is_said() -> None:
     block = np.ones((30, 2))
     found = compute_intervals(
-        [ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0
+        [IntervalJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0
     )[0]
     assert found.value == found.high == 1.0
     assert found.low == pytest.approx(wilson_interval(30, 30)[0])

@@ -8,7 +8,7 @@ import pytest
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
 from luthier.core.scorer import Scorer
-from luthier.metrics.agreement import krippendorff
+from luthier.metrics.agreement import krippendorff_alpha
 from luthier.metrics.kinds.answers import ratio_of_sums as share
 from luthier.metrics.kinds.scored import Fluency, JudgeAgreement, JudgeScore
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
@@ -66,7 +66,7 @@ def test_agreement_is_krippendorffs(seed: int) -> None:
     judge = chance.integers(0, 5, 40) / 4
     human = np.clip(judge + chance.integers(-1, 2, 40) / 4, 0, 1)
     found = measure_all([JudgeAgreement()], rows(judge=judge.tolist(), human=human.tolist()))[0]
-    wanted = krippendorff(list(zip(judge.tolist(), human.tolist(), strict=True)), level="interval")
+    wanted = krippendorff_alpha(list(zip(judge.tolist(), human.tolist(), strict=True)), level="interval")
     assert found.value == pytest.approx(wanted.value, abs=1e-9)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=0.03)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, UnknownName
-from luthier.metrics.files import compare_prediction_files, score
+from luthier.metrics.files import compare_prediction_files, score_prediction_file
 from luthier.metrics.metric import Metric
 
 ROWS: list[dict[str, Any]] = [
@@ -30,7 +30,7 @@ def written(path: Path, rows: list[Any]) -> Path:
 
 
 def test_the_documented_shape(tmp_path: Path) -> None:
-    found = score(written(tmp_path / "p.jsonl", ROWS), ["accuracy", "macro_f1"])
+    found = score_prediction_file(written(tmp_path / "p.jsonl", ROWS), ["accuracy", "macro_f1"])
     assert found["rows"] == 30
     assert set(found["metrics"]) == {"accuracy", "macro_f1"}
     accuracy = found["metrics"]["accuracy"]
@@ -43,16 +43,23 @@ def test_the_documented_shape(tmp_path: Path) -> None:
 def test_metrics_that_fit_are_chosen(tmp_path: Path) -> None:
     labels = [{**row, "label_scores": {"yes": 0.7, "no": 0.3}} for row in ROWS]
     texts = [{"prediction": f"answer {n} was given", "references": [f"answer {n}", "none"]} for n in range(20)]
-    assert set(score(written(tmp_path / "l.jsonl", labels))["metrics"]) == {
+    assert set(score_prediction_file(written(tmp_path / "l.jsonl", labels))["metrics"]) == {
         "accuracy",
         "macro_f1",
         "mcc",
         "ece",
         "brier",
     }
-    assert set(score(written(tmp_path / "t.jsonl", texts))["metrics"]) == {"exact_match", "token_f1", "rougeL", "chrf"}
+    assert set(score_prediction_file(written(tmp_path / "t.jsonl", texts))["metrics"]) == {
+        "exact_match",
+        "token_f1",
+        "rougeL",
+        "chrf",
+    }
     likely = [{**row, "logprob": -2.0, "tokens": 2} for row in texts]
-    assert score(written(tmp_path / "p.jsonl", likely))["metrics"]["perplexity"]["value"] == pytest.approx(2.718281828)
+    assert score_prediction_file(written(tmp_path / "p.jsonl", likely))["metrics"]["perplexity"][
+        "value"
+    ] == pytest.approx(2.718281828)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,7 @@ def test_metrics_that_fit_are_chosen(tmp_path: Path) -> None:
 def test_faults_are_named_with_their_line(tmp_path: Path, bad: Any, said: str) -> None:
     path = written(tmp_path / "p.jsonl", [*ROWS[:16], bad, *ROWS[16:]])
     with pytest.raises(DataError, match=said) as caught:
-        score(path, ["accuracy"])
+        score_prediction_file(path, ["accuracy"])
     assert (caught.value.where.file, caught.value.where.line) == (str(path), 17)
 
 
@@ -82,24 +89,24 @@ def test_unreadable_files(tmp_path: Path) -> None:
     utf16.write_bytes('{"prediction": "é"}'.encode("utf-16"))
     for path in (tmp_path / "none.jsonl", utf16, written(tmp_path / "empty.jsonl", []), tmp_path):
         with pytest.raises(DataError):
-            score(path)
+            score_prediction_file(path)
 
 
 def test_unknown_metric_is_answered_with_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="macro_f1"):
-        score(written(tmp_path / "p.jsonl", ROWS), ["macro_f2"])
+        score_prediction_file(written(tmp_path / "p.jsonl", ROWS), ["macro_f2"])
 
 
 def test_scores_that_are_no_probabilities(tmp_path: Path) -> None:
     rows = [{**row, "label_scores": {"yes": 3.0, "no": -1.0}} for row in ROWS]
     with pytest.raises(DataError, match="neither probabilities"):
-        score(written(tmp_path / "p.jsonl", rows), ["ece"])
+        score_prediction_file(written(tmp_path / "p.jsonl", rows), ["ece"])
 
 
 def test_too_many_classes_are_texts(tmp_path: Path) -> None:
     rows = [{"prediction": f"a{n}", "reference": f"b{n}"} for n in range(1500)]
     with pytest.raises(DataError, match="3,000 different answers"):
-        score(written(tmp_path / "p.jsonl", rows), ["macro_f1"])
+        score_prediction_file(written(tmp_path / "p.jsonl", rows), ["macro_f1"])
 
 
 def test_compare_pairs_by_id(tmp_path: Path) -> None:
@@ -130,4 +137,7 @@ def test_compare_refuses_other_rows(tmp_path: Path) -> None:
 
 def test_metric_objects_are_taken(tmp_path: Path) -> None:
     metric = Metric.parse({"kind": "exact_match", "rules": "exact"})
-    assert "rules:exact" in score(written(tmp_path / "p.jsonl", ROWS), [metric])["metrics"]["exact_match"]["signature"]
+    assert (
+        "rules:exact"
+        in score_prediction_file(written(tmp_path / "p.jsonl", ROWS), [metric])["metrics"]["exact_match"]["signature"]
+    )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.metrics.kinds.structured import JsonFieldF1, JsonValid, ToolCalls
-from luthier.metrics.text.structured import calls
+from luthier.metrics.kinds.structured import JsonFieldF1, JsonValid, ToolCallMatch
+from luthier.metrics.text.structured import parse_canonical_tool_calls
 
 SCHEMA = {
     "type": "object",
@@ -107,8 +107,8 @@ SAME = (
 
 @pytest.mark.parametrize("text", SAME)
 def test_one_call_in_many_forms(text: str) -> None:
-    assert ToolCalls().measure([text], [CALL]).value == 1
-    assert ToolCalls().measure([CALL], [text]).value == 1
+    assert ToolCallMatch().measure([text], [CALL]).value == 1
+    assert ToolCallMatch().measure([CALL], [text]).value == 1
 
 
 @pytest.mark.parametrize(
@@ -124,24 +124,24 @@ def test_one_call_in_many_forms(text: str) -> None:
     ],
 )
 def test_other_calls(text: str) -> None:
-    assert ToolCalls().measure([text], [CALL]).value == 0
+    assert ToolCallMatch().measure([text], [CALL]).value == 0
 
 
 def test_order_and_arguments() -> None:
     other = '{"name": "book", "arguments": {}}'
     there, back = f"[{CALL}, {other}]", f"[{other}, {CALL}]"
-    assert ToolCalls().measure([there], [back]).value == 1
-    assert ToolCalls(order=True).measure([there], [back]).value == 0
-    assert ToolCalls(arguments=False).measure(['{"name": "find", "arguments": {}}'], [CALL]).value == 1
+    assert ToolCallMatch().measure([there], [back]).value == 1
+    assert ToolCallMatch(order=True).measure([there], [back]).value == 0
+    assert ToolCallMatch(arguments=False).measure(['{"name": "find", "arguments": {}}'], [CALL]).value == 1
 
 
 def test_nothing_to_call() -> None:
-    assert calls("The weather is fine.") == []
-    assert ToolCalls().measure(["It rains.", CALL], ["No tool is needed."] * 2).rows.tolist() == [1, 0]
+    assert parse_canonical_tool_calls("The weather is fine.") == []
+    assert ToolCallMatch().measure(["It rains.", CALL], ["No tool is needed."] * 2).rows.tolist() == [1, 0]
 
 
 def test_references_that_cannot_be_read() -> None:
     with pytest.raises(DataError, match="row 1: the reference's calls"):
-        ToolCalls().measure(["x"], ["<tool_call>{broken</tool_call>"])
+        ToolCallMatch().measure(["x"], ["<tool_call>{broken</tool_call>"])
     with pytest.raises(DataError, match="row 2: json_field_f1 wants JSON"):
         JsonFieldF1().measure(["1", "1"], ["1", "one"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.core.store import Store
@@ -24,7 +24,7 @@ def make_base(store: Store, source: ModelSource, base: Path, heard: list[RunEven
     contents = step.contents(base)
     digest = step.recipe_digest({}, contents, seed=7)
     folder, scratch = store.begin(digest)
-    events = RunEvents((heard if heard is not None else []).append).of("model")
+    events = RunEventEmitter((heard if heard is not None else []).append).of("model")
     work = StepContext(name="model", inputs={}, folder=folder, scratch=scratch, base=base, seed=7, events=events)
     measures = step.make(work)
     return _finish(store, digest, "base", step.settings(), {}, dict(measures))
@@ -239,7 +239,7 @@ def merged(
     named = {field: one.digest for field, one in inputs.items()}
     digest = step.recipe_digest(named, {}, seed)
     folder, scratch = store.begin(digest)
-    events = RunEvents((heard if heard is not None else []).append).of("merge")
+    events = RunEventEmitter((heard if heard is not None else []).append).of("merge")
     work = StepContext(
         name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events
     )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.backends import AttentionParams, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention
 from luthier.models.packing.pack import TokenRow, build_pack
 
@@ -32,7 +32,7 @@ def test_blocks_equal_the_dense_mask(
     results = []
     for attend in (
         lambda q, k, v: block_attention(q, k, v, plan, 0.3, window),
-        lambda q, k, v: plain_attention(q, k, v, plan, AttentionParams(0.3, window)),
+        lambda q, k, v: dense_pack_attention(q, k, v, plan, AttentionParams(0.3, window)),
     ):
         leaves = [state.clone().requires_grad_() for state in states]
         with pytest.MonkeyPatch.context() as patch:
@@ -62,7 +62,7 @@ def test_blocks_of_subtrees_equal_the_dense_mask(
     query, key, value = (torch.randn(1, heads, made.tokens, 4, dtype=torch.float64) for heads in (4, 2, 2))
     found = block_attention(query, key, value, plan, 0.3, window)
     torch.testing.assert_close(
-        found, plain_attention(query, key, value, plan, AttentionParams(0.3, window)), atol=1e-11, rtol=0
+        found, dense_pack_attention(query, key, value, plan, AttentionParams(0.3, window)), atol=1e-11, rtol=0
     )
 
 
@@ -72,8 +72,8 @@ def test_blocks_are_as_near_to_float64_as_the_dense_mask_is(dtype: torch.dtype) 
     made = build_pack([TokenRow([*([1] * 90), *([2 + at] * 30), 9], [0.0] * 120 + [1.0]) for at in range(4)])
     plan = AttentionPlan(made)
     query, key, value = (torch.randn(1, heads, made.tokens, 16, dtype=torch.float64) for heads in (6, 2, 2))
-    exact = plain_attention(query, key, value, plan, AttentionParams(0.25))
+    exact = dense_pack_attention(query, key, value, plan, AttentionParams(0.25))
     low = [state.to(dtype) for state in (query, key, value)]
-    dense = (plain_attention(*low, plan, AttentionParams(0.25)).double() - exact).norm()
+    dense = (dense_pack_attention(*low, plan, AttentionParams(0.25)).double() - exact).norm()
     blocks = (block_attention(*low, plan, 0.25, None).double() - exact).norm()
     assert blocks <= 1.5 * dense

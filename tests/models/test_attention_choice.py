@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from luthier.models.attention import select
-from luthier.models.attention.backends import AttentionParams, plain_attention, subtree_ends
+from luthier.models.attention.backends import AttentionParams, compute_subtree_ends, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan
 from luthier.models.attention.select import PATHS, list_attention_backends, run_attention_backend
 from luthier.models.packing.pack import TokenRow, build_pack, pad_pack_size
@@ -65,7 +65,7 @@ def assert_same_gradients(
     name: str, plan: AttentionPlan, manner: AttentionParams, dtype: torch.dtype, device: str, near: float
 ) -> None:
     results = []
-    for path in (PATHS[name], plain_attention):
+    for path in (PATHS[name], dense_pack_attention):
         leaves = [state.requires_grad_() for state in states(plan, dtype, device)]
         if manner.sinks is not None:
             leaves.append(manner.sinks.requires_grad_())
@@ -88,7 +88,7 @@ def test_flex_on_a_gpu_equals_the_plain_path_forward_and_back(window: int | None
 def test_a_subtree_ends_where_nobody_sees_the_segment_any_more(rows: list[list[int]], prefix: int) -> None:
     plan = tree(rows, prefix)
     at = torch.arange(plan.pack.tokens)
-    sees = (at[None] <= at[:, None]) & (at[:, None] < subtree_ends(plan.pack)[None])
+    sees = (at[None] <= at[:, None]) & (at[:, None] < compute_subtree_ends(plan.pack)[None])
     assert torch.equal(sees, plan.dense(None))
 
 
@@ -159,7 +159,7 @@ def test_the_real_measurement_disturbs_nothing(cache: Path, monkeypatch: pytest.
     with torch.inference_mode():
         found = run_attention_backend(*states(LARGE, torch.float32), LARGE, BARE)
     assert torch.equal(before, torch.get_rng_state())
-    wanted = plain_attention(*states(LARGE, torch.float32), LARGE, BARE)
+    wanted = dense_pack_attention(*states(LARGE, torch.float32), LARGE, BARE)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
     (name,) = json.loads(cache.read_text()).values()
     assert name in ("blocks", "fused")

@@ -12,7 +12,7 @@ from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack
-from luthier.tune.techniques.adapter import Adapter
+from luthier.tune.techniques.adapter import BottleneckAdapter
 from models.making import other_model
 from models.test_shapes import FAMILIES, moving
 from workshop import tiny_model
@@ -32,7 +32,7 @@ def stirred(model: Any) -> Any:
 def test_it_begins_as_the_base_and_can_be_switched_off(tmp_path: Path) -> None:
     place = tiny_model(tmp_path / "model")
     wanted = open_folder(place, torch.float32)(input_ids=IDS).logits
-    model = Adapter(adapter_type="houlsby").adapt(open_folder(place, torch.float32), 1)
+    model = BottleneckAdapter(adapter_type="houlsby").adapt(open_folder(place, torch.float32), 1)
     assert torch.equal(model(input_ids=IDS).logits, wanted)
     stirred(model)
     assert not torch.allclose(model(input_ids=IDS).logits, wanted)
@@ -44,7 +44,9 @@ def test_it_begins_as_the_base_and_can_be_switched_off(tmp_path: Path) -> None:
 def test_the_detours_stand_where_the_papers_put_them(tmp_path: Path, place: Any) -> None:
     """The same arithmetic, hung on a plain model by hooks."""
     folder = tiny_model(tmp_path / "model")
-    adapted = stirred(Adapter(adapter_type=place, size=5, scale=2.0).adapt(open_folder(folder, torch.float32), 1))
+    adapted = stirred(
+        BottleneckAdapter(adapter_type=place, size=5, scale=2.0).adapt(open_folder(folder, torch.float32), 1)
+    )
     plain = open_folder(folder, torch.float32)
     inner = adapted.get_base_model().model
 
@@ -67,7 +69,7 @@ def test_the_detours_stand_where_the_papers_put_them(tmp_path: Path, place: Any)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "phi", "opt", "qwen3_moe"])
 def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> None:
     place = other_model(tmp_path / "model", kind, **FAMILIES[kind])
-    technique = Adapter(adapter_type="houlsby", reduction_factor=8.0)
+    technique = BottleneckAdapter(adapter_type="houlsby", reduction_factor=8.0)
     model = stirred(technique.adapt(open_folder(place, torch.float32), 1)).eval()
     assert technique.trainable(describe_model_folder(place)) == moving(model)
     assert moving(model) == 2 * 2 * (2 * 32 * 4 + 32 + 4)
@@ -83,5 +85,5 @@ def test_every_family_has_it_and_is_read_packed(tmp_path: Path, kind: str) -> No
 
 def test_a_place_that_a_family_lacks_is_refused(tmp_path: Path) -> None:
     told = describe_model_folder(other_model(tmp_path / "model", "opt", **FAMILIES["opt"]))
-    assert "no layer has an MLP" in Adapter(adapter_type="parallel").refuses("sft", told)
-    assert not Adapter().refuses("sft", told)
+    assert "no layer has an MLP" in BottleneckAdapter(adapter_type="parallel").refuses("sft", told)
+    assert not BottleneckAdapter().refuses("sft", told)

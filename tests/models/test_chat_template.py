@@ -17,9 +17,9 @@ from luthier.models.chat_template import (
     SHIPPED,
     ToolSupport,
     detect_tool_support,
+    find_missing_special_tokens,
     list_fitting_templates,
     load_chat_template,
-    missing_tokens,
     read_tool_support,
     replace_template,
 )
@@ -121,5 +121,5 @@ def test_a_template_that_ships_fits_where_its_tokens_are_known(tmp_path: Path) -
     assert list_fitting_templates(tmp_path) == ["hermes"] == list_fitting_templates(None)
     other = dressed(byte_level(), source("llama3"))
     other.save_pretrained(tmp_path / "llama")
-    assert missing_tokens("hermes", tmp_path / "llama") == ["<|im_end|>", "<|im_start|>"]
+    assert find_missing_special_tokens("hermes", tmp_path / "llama") == ["<|im_end|>", "<|im_start|>"]
     assert list_fitting_templates(tmp_path / "llama") == []

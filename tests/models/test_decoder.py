@@ -20,13 +20,13 @@ from luthier.models.generation.cpu_decoder import activate_adapter
 from luthier.models.generation.engine import (
     BASE,
     BatchedReader,
-    Decoder,
+    ContinuousBatchingDecoder,
     GenerationRequest,
     SamplingParams,
     TokenOutput,
 )
 from luthier.models.kernels.calls import disable_kernels
-from luthier.models.kernels.linear_ops import rows_kernels
+from luthier.models.kernels.linear_ops import get_row_kernels
 from luthier.models.kernels.lora import install_fused_lora
 from luthier.models.load import LoadedModel, load_model
 from luthier.models.packing.logprobs import compute_pack_logprobs
@@ -63,7 +63,7 @@ def alone(model: Any, prompt: list[int], limit: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-def finished(decoder: Decoder, tickets: list[int]) -> dict[int, list[TokenOutput]]:
+def finished(decoder: ContinuousBatchingDecoder, tickets: list[int]) -> dict[int, list[TokenOutput]]:
     """What is written for each ticket until all are done."""
     found: dict[int, list[TokenOutput]] = {ticket: [] for ticket in tickets}
     while not all(own and own[-1].finish for own in found.values()):
@@ -72,13 +72,13 @@ def finished(decoder: Decoder, tickets: list[int]) -> dict[int, list[TokenOutput
     return found
 
 
-def admitted(decoder: Decoder, ask: GenerationRequest) -> int:
+def admitted(decoder: ContinuousBatchingDecoder, ask: GenerationRequest) -> int:
     ticket = decoder.admit(ask)
     assert ticket is not None
     return ticket
 
 
-def ids_of(decoder: Decoder, asks: list[GenerationRequest]) -> list[list[int]]:
+def ids_of(decoder: ContinuousBatchingDecoder, asks: list[GenerationRequest]) -> list[list[int]]:
     tickets = [admitted(decoder, ask) for ask in asks]
     found = finished(decoder, tickets)
     return [[one.token for one in found[ticket]] for ticket in tickets]
@@ -91,14 +91,14 @@ def greedily(prompt: list[int], limit: int = 12, **more: Any) -> GenerationReque
 @pytest.mark.parametrize("family", [*PACKED, *PADDED, *OTHER_HEAD])
 def test_every_architecture_is_written_as_transformers_writes_it(family: str) -> None:
     model = written_by(family)
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     wanted = [alone(model, prompt, 12) for prompt in PROMPTS]
     assert ids_of(decoder, [greedily(prompt) for prompt in PROMPTS]) == wanted
     assert ids_of(decoder, [greedily(prompt) for prompt in reversed(PROMPTS)]) == wanted[::-1]  # from a warm cache
 
 
 def test_what_was_read_is_found_again() -> None:
-    decoder = Decoder(opened(llama()))
+    decoder = ContinuousBatchingDecoder(opened(llama()))
     first = admitted(decoder, greedily(PROMPTS[0], 30))
     assert decoder.cached_tokens(first) == 0
     written = [one.token for one in finished(decoder, [first])[first]]
@@ -110,7 +110,7 @@ def test_what_was_read_is_found_again() -> None:
 
 
 def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoder = Decoder(opened(llama()))
+    decoder = ContinuousBatchingDecoder(opened(llama()))
     read: list[int] = []
     own = BatchedReader.read
 
@@ -126,7 +126,7 @@ def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: py
 
 def test_room_is_bounded_and_used_again() -> None:
     model = llama()
-    decoder = Decoder(opened(model), tokens=80)
+    decoder = ContinuousBatchingDecoder(opened(model), tokens=80)
     wanted = {at: alone(model, PROMPTS[at], 6) for at in (0, 2, 3, 5)}
     first, second = admitted(decoder, greedily(PROMPTS[0], 6)), admitted(decoder, greedily(PROMPTS[2], 6))
     assert decoder.admit(greedily(PROMPTS[3], 6)) is None
@@ -144,7 +144,7 @@ def test_room_is_bounded_and_used_again() -> None:
 
 
 def test_a_long_prompt_does_not_stall_others() -> None:
-    decoder = Decoder(opened(llama()), portion=16)
+    decoder = ContinuousBatchingDecoder(opened(llama()), portion=16)
     short = admitted(decoder, greedily([3, 4], 20))
     decoder.step()
     long = admitted(decoder, greedily(PROMPTS[5], 3))
@@ -154,7 +154,7 @@ def test_a_long_prompt_does_not_stall_others() -> None:
 
 def test_log_probabilities_are_those_of_training() -> None:
     model = llama()
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     drawn = SamplingParams(temperature=0.8, top_p=0.9, seed=3)
     asks = [
         GenerationRequest(ids=prompt, max_new_tokens=9, stop=(), sampling=drawn, top_logprobs=3, stream=5)
@@ -178,7 +178,7 @@ def test_log_probabilities_are_those_of_training() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-45, 1e-9, 1e-4])
 def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
-    decoder = Decoder(opened(llama()))
+    decoder = ContinuousBatchingDecoder(opened(llama()))
     cold = GenerationRequest(
         ids=SYSTEM, max_new_tokens=8, stop=(), sampling=SamplingParams(temperature=temperature, top_p=0.5)
     )
@@ -187,7 +187,7 @@ def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
 
 @pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-9])
 def test_the_smallest_share_takes_the_likeliest(top_p: float) -> None:
-    decoder = Decoder(opened(llama()))
+    decoder = ContinuousBatchingDecoder(opened(llama()))
     narrow = GenerationRequest(
         ids=SYSTEM, max_new_tokens=8, stop=(), sampling=SamplingParams(temperature=1.0, top_p=top_p)
     )
@@ -203,7 +203,7 @@ def test_a_grammar_says_what_may_come() -> None:
         heard.append(list(ids))
         return None if len(ids) == 2 else even
 
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     for sampling in (SamplingParams(), SamplingParams(temperature=3.0, top_p=0.99)):
         ask = GenerationRequest(ids=SYSTEM, max_new_tokens=8, stop=(), allowed=allowed, sampling=sampling)
         (ids,) = ids_of(decoder, [ask])
@@ -213,7 +213,7 @@ def test_a_grammar_says_what_may_come() -> None:
 
 def test_it_ends_where_a_stop_or_the_context_is() -> None:
     model = llama()
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     free = alone(model, SYSTEM, 12)
     stopped = admitted(decoder, GenerationRequest(ids=SYSTEM, max_new_tokens=12, stop={free[4]}))
     length = admitted(decoder, greedily(SYSTEM, 3))
@@ -252,7 +252,7 @@ def test_each_ask_is_written_by_its_own_adapter() -> None:
     with model.disable_adapter():
         wanted[BASE] = alone(model, PROMPTS[0], 10)
     learning = {name: one.requires_grad for name, one in model.named_parameters()}
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     names = [None, "other", BASE, "default", "other"]
     found = ids_of(decoder, [greedily(PROMPTS[0], 10, adapter=name) for name in names])
     assert found == [wanted["default" if name is None else name] for name in names]
@@ -263,7 +263,7 @@ def test_each_ask_is_written_by_its_own_adapter() -> None:
 
 
 def test_a_model_without_adapters_knows_none() -> None:
-    decoder = Decoder(opened(llama()))
+    decoder = ContinuousBatchingDecoder(opened(llama()))
     assert decoder.admit(greedily([1], 4, adapter=BASE)) == 0
     with pytest.raises(ModelError, match="no adapter 'x' is loaded"):
         decoder.admit(greedily([1], 4, adapter="x"))
@@ -284,7 +284,7 @@ def alone_with(adapter: str | None, prompt: tuple[int, ...]) -> list[int]:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> None:
-    decoder = Decoder(opened(MODEL), tokens=data.draw(st.sampled_from([112, 400])))
+    decoder = ContinuousBatchingDecoder(opened(MODEL), tokens=data.draw(st.sampled_from([112, 400])))
     going: dict[int, tuple[str | None, tuple[int, ...], int]] = {}
     found: dict[int, list[TokenOutput]] = {}
     for _ in range(data.draw(st.integers(3, 25))):
@@ -314,7 +314,7 @@ def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> No
     assert decoder.step() == []
 
 
-def numbers(decoder: Decoder, asks: list[GenerationRequest]) -> list[list[tuple[int, float]]]:
+def numbers(decoder: ContinuousBatchingDecoder, asks: list[GenerationRequest]) -> list[list[tuple[int, float]]]:
     """Tokens and their log-probabilities, to the last bit."""
     tickets = [admitted(decoder, ask) for ask in asks]
     found = finished(decoder, tickets)
@@ -327,15 +327,15 @@ STRANGERS = [[*SYSTEM[at : at + 3 * at], 60 - at, at, 3 * at] for at in range(1,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral-window", "gemma3", "phi3", "neox", "mamba"])
 def test_numbers_are_the_same_in_any_company_to_the_last_bit(family: str, dtype: torch.dtype) -> None:
-    if rows_kernels() is None:
+    if get_row_kernels() is None:
         pytest.skip("no kernels here: torch's sums depend on how many rows there are")
     model = written_by(family).to(dtype)
     ask = greedily(PROMPTS[0])
-    (alone,) = numbers(Decoder(opened(model)), [ask])
-    decoder = Decoder(opened(model))
+    (alone,) = numbers(ContinuousBatchingDecoder(opened(model)), [ask])
+    decoder = ContinuousBatchingDecoder(opened(model))
     assert numbers(decoder, [*map(greedily, STRANGERS), ask])[-1] == alone
     assert numbers(decoder, [ask]) == [alone]  # its prompt is found again
-    warm = Decoder(opened(model))
+    warm = ContinuousBatchingDecoder(opened(model))
     numbers(warm, [greedily(SYSTEM[:33])])
     assert numbers(warm, [greedily([3, 4]), ask])[-1] == alone
 
@@ -343,28 +343,28 @@ def test_numbers_are_the_same_in_any_company_to_the_last_bit(family: str, dtype:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "mamba"])
 def test_adapters_read_as_one_product_are_written_the_same_in_any_company(family: str, dtype: torch.dtype) -> None:
-    if rows_kernels() is None:
+    if get_row_kernels() is None:
         pytest.skip("no kernels here: torch's sums depend on how many rows there are")
     model = adapted(written_by(family)).to(dtype)
     assert install_fused_lora(model) > 0
     ask = greedily(PROMPTS[0])
-    (alone,) = numbers(Decoder(opened(model)), [ask])
-    decoder = Decoder(opened(model))
+    (alone,) = numbers(ContinuousBatchingDecoder(opened(model)), [ask])
+    decoder = ContinuousBatchingDecoder(opened(model))
     assert numbers(decoder, [*map(greedily, STRANGERS), ask])[-1] == alone
     assert install_fused_lora(model) == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_no_bit(threads: int) -> None:
-    if rows_kernels() is None:
+    if get_row_kernels() is None:
         pytest.skip("no kernels here")
     before = torch.get_num_threads()
     model = written_by("llama", hidden_size=512, intermediate_size=1024)
     try:
         torch.set_num_threads(threads)
-        found = numbers(Decoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS])
+        found = numbers(ContinuousBatchingDecoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS])
         torch.set_num_threads(3 - threads)
-        assert numbers(Decoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS]) == found
+        assert numbers(ContinuousBatchingDecoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS]) == found
     finally:
         torch.set_num_threads(before)
 
@@ -374,14 +374,14 @@ def test_torch_writes_the_same_without_kernels(family: str) -> None:
     model = written_by(family)
     wanted = [alone(model, prompt, 8) for prompt in PROMPTS]
     with disable_kernels():
-        decoder = Decoder(opened(model))
+        decoder = ContinuousBatchingDecoder(opened(model))
         assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
         assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
 
 
 def test_what_was_read_with_other_weights_is_not_found() -> None:
     model = llama()
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     ids_of(decoder, [greedily(PROMPTS[0], 10)])
     with torch.no_grad():
         model.model.layers[0].self_attn.k_proj.weight.mul_(-1)
@@ -392,7 +392,7 @@ def test_what_was_read_with_other_weights_is_not_found() -> None:
 
 def test_an_adapter_that_is_loaded_later_speaks_too() -> None:
     model = adapted(llama()).float()
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     ids_of(decoder, [greedily(PROMPTS[0], 6)])
     with silence_peft_warnings():
         model.add_adapter("late", LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM"))
@@ -418,7 +418,9 @@ def test_dora_is_written_by_its_own_modules() -> None:
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
     made = made.float().eval()
-    found = ids_of(Decoder(opened(made)), [greedily(PROMPTS[0], 8), greedily(PROMPTS[0], 8, adapter=BASE)])
+    found = ids_of(
+        ContinuousBatchingDecoder(opened(made)), [greedily(PROMPTS[0], 8), greedily(PROMPTS[0], 8, adapter=BASE)]
+    )
     wanted = alone(made, PROMPTS[0], 8)
     with made.disable_adapter():
         assert found == [wanted, alone(made, PROMPTS[0], 8)]
@@ -432,7 +434,7 @@ def test_a_model_that_learns_is_written_without_dropout() -> None:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.5)
-    found = ids_of(Decoder(opened(model)), [greedily(PROMPTS[0], 8)])
+    found = ids_of(ContinuousBatchingDecoder(opened(model)), [greedily(PROMPTS[0], 8)])
     assert model.training
     assert found == [alone(model.eval(), PROMPTS[0], 8)]
 
@@ -454,8 +456,8 @@ def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype:
     shared = tokenizer("You are a careful assistant. Answer in one sentence, and say so when you do not know. ")
     long = [[*shared["input_ids"] * 3, *prompt] for prompt in prompts]
     asks = [greedily(prompt, 24) for prompt in [*prompts, *long]]
-    singly = [numbers(Decoder(loaded), [ask])[0] for ask in asks]
-    together = Decoder(loaded)
+    singly = [numbers(ContinuousBatchingDecoder(loaded), [ask])[0] for ask in asks]
+    together = ContinuousBatchingDecoder(loaded)
     assert numbers(together, asks + asks) == singly + singly
     assert numbers(together, asks[::-1]) == singly[::-1]
     evaluated = generate(loaded, [list(ask.ids) for ask in asks], 24, ())
@@ -477,7 +479,7 @@ def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifa
         GenerationRequest(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at)
         for at, ids in enumerate(prompts)
     ]
-    found = numbers(Decoder(loaded), asks)
+    found = numbers(ContinuousBatchingDecoder(loaded), asks)
     rows = [
         TokenRow([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 24)
         for ids, own in zip(prompts, found, strict=True)
@@ -492,10 +494,14 @@ def test_another_thread_that_opens_a_model_disturbs_nobody() -> None:
     """Transformers changes torch's default dtype for the whole process meanwhile; half the room was then too little."""
     model = llama()
     before = torch.get_default_dtype()
-    wanted = finished(decoder := Decoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS])  # type: ignore[misc]  # there is room
+    wanted = finished(
+        decoder := ContinuousBatchingDecoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS]
+    )  # type: ignore[misc]  # there is room
     torch.set_default_dtype(torch.bfloat16)
     try:
-        found = finished(decoder := Decoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS])  # type: ignore[misc]
+        found = finished(
+            decoder := ContinuousBatchingDecoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS]
+        )  # type: ignore[misc]
     finally:
         torch.set_default_dtype(before)
     assert [[(one.token, one.logprob) for one in found[at]] for at in found] == [

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models.describe import activation_bytes, describe_model_folder, describe_template, training_memory
+from luthier.models.describe import (
+    describe_model_folder,
+    describe_template,
+    estimate_activation_bytes,
+    estimate_training_memory,
+)
 from models.making import other_model
 from workshop import TEMPLATE, tiny_model
 
@@ -95,18 +100,18 @@ def test_activations_are_near_what_autograd_keeps(tmp_path: Path, kind: str, tok
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.model(torch.arange(tokens)[None] % 400).last_hidden_state
     del hidden
-    predicted = activation_bytes(describe_model_folder(place), tokens, 4)
+    predicted = estimate_activation_bytes(describe_model_folder(place), tokens, 4)
     assert 0.7 < predicted / sum(kept.values()) < 1.3
 
 
 def test_memory_grows_with_what_moves(tmp_path: Path) -> None:
     told = describe_model_folder(tiny_model(tmp_path / "model"))
-    lora = training_memory(told, "lora", 1000, 512)
-    full = training_memory(told, "full", told.parameters, 512)
+    lora = estimate_training_memory(told, "lora", 1000, 512)
+    full = estimate_training_memory(told, "full", told.parameters, 512)
     assert lora.total < full.total
     assert full.weights + full.gradients + full.optimizer == 16 * told.parameters
     assert lora.weights == told.weight_bytes + 4000
-    assert training_memory(told, "lora", 1000, 512, head_rows=64).logits * 8 == lora.logits
+    assert estimate_training_memory(told, "lora", 1000, 512, head_rows=64).logits * 8 == lora.logits
 
 
 def test_describing_loads_no_torch() -> None:

@@ -15,7 +15,7 @@ from luthier.core.errors import InputError, LuthierError, ModelError
 from luthier.models.describe import describe_model_folder
 from luthier.models.export import checkpoint as exports
 from luthier.models.export.checkpoint import MARKER, export_model_folder
-from luthier.models.export.model_card import ModelMeasures, strip_absolute_paths
+from luthier.models.export.model_card import ModelScores, strip_absolute_paths
 from luthier.models.gguf import writer
 from luthier.models.gguf.reader import open_gguf, read_gguf_tokenizer
 from luthier.models.load import load_model, open_merged
@@ -177,7 +177,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
         "loss": 1.25,
         "bleu": {"value": None, "low": None, "high": None},
     }
-    told = ModelMeasures(
+    told = ModelScores(
         measures, {"the base model": {"accuracy": 0.5, "loss": {"value": 2.0}}}, "40 rows", "It is better."
     )
     to = export_model_folder(tiny_adapter(store, base), tmp_path / "out", "merged", measures=told)

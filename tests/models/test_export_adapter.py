@@ -22,7 +22,7 @@ from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sources.hub import HubModelSource
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.adapter import Adapter
+from luthier.tune.techniques.adapter import BottleneckAdapter
 from models.making import full_tune, make_base, tiny_adapter, tiny_base
 from tests.hub import COMMIT, publishing
 from tuning import bench
@@ -146,7 +146,7 @@ def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
     quick = {"batch_size": 16, "learning_rate": 5e-3, "dtype": "float32"}
     for step in (
         Tune(data="data", objective=Classify(head="sequence"), **quick),
-        Tune(data="data", technique=Adapter(), **quick),
+        Tune(data="data", technique=BottleneckAdapter(), **quick),
     ):
         tuned = shop.tune(step)
         to = export_model_folder(tuned, tmp_path / tuned.digest, "adapter")

@@ -16,10 +16,10 @@ from luthier.models.gguf.reader import open_gguf
 from luthier.models.load import load_model, open_folder
 from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, Technique
+from luthier.tune.technique import Technique, TechniqueBase
 from tuning import Bench, bench
 
-TECHNIQUES = {kind: found for kind, found in components_by_kind(AnyTechnique).items() if issubclass(found, Technique)}
+TECHNIQUES = {kind: found for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 WHOLE = {"full", "layers"}
 PROMPTS = {"prompt": "learns a prompt", "p_tuning": "learns a prompt", "prefix": "learns a prompt"}

@@ -192,9 +192,9 @@ def test_a_gguf_source_gives_the_same_folder_every_time(tmp_path: Path) -> None:
 
 
 def test_an_unknown_pre_tokenizer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.gguf.vocabulary import ByteLevel
+    from luthier.models.gguf.vocabulary import ByteLevelBpe
 
-    monkeypatch.setattr(ByteLevel, "_pre", lambda self: "viking")
+    monkeypatch.setattr(ByteLevelBpe, "_pre", lambda self: "viking")
     write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
     heard: list[str] = []
     (tmp_path / "out").mkdir()

@@ -13,17 +13,17 @@ from torch import Tensor
 from luthier.models.kernels import head_ops
 from luthier.models.kernels.calls import disable_kernels
 from luthier.models.kernels.compile import IN_ANY_ORDER, compile_library, find_c_compiler
-from luthier.models.kernels.head_ops import HeadKernels, head_kernels
-from luthier.models.kernels.trial import pass_head_trial
+from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels
+from luthier.models.kernels.trial import passes_head_trial
 from luthier.models.packing.head import LogitTransform, OutputHead
 
-KERNELS = head_kernels()
+KERNELS = get_head_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no kernels for the head here (compiler: {find_c_compiler()})")
 
 
 @pytest.fixture
 def kernels() -> HeadKernels:
-    found = head_kernels()
+    found = get_head_kernels()
     assert found is not None
     return found
 
@@ -172,7 +172,7 @@ def test_each_way_of_multiplying_passes_its_trial(
     """Against torch in fp32; whether it is quicker is for the trial where it is made."""
     times = cycle([0.0, 1.0])
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
-    made = compile_library("head.c", lambda found: pass_head_trial(HeadKernels(found)), *IN_ANY_ORDER, flag)
+    made = compile_library("head.c", lambda found: passes_head_trial(HeadKernels(found)), *IN_ANY_ORDER, flag)
     assert made is not None
     states, weight, targets = draw(9, 64), draw(333, 64, seed=1), torch.arange(9)
     found = HeadKernels(made).logprobs(states, weight, targets)
@@ -186,7 +186,7 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
         def slopes(self, *given: object) -> Tensor:
             return super().slopes(*given) * 1.1  # type: ignore[arg-type]
 
-    assert compile_library("head.c", lambda made: pass_head_trial(Wrong(made)), *IN_ANY_ORDER) is None
-    assert head_kernels() is None
+    assert compile_library("head.c", lambda made: passes_head_trial(Wrong(made)), *IN_ANY_ORDER) is None
+    assert get_head_kernels() is None
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
-    assert not pass_head_trial(kernels)
+    assert not passes_head_trial(kernels)

@@ -20,7 +20,7 @@ from luthier.models.gguf.writer import write_gguf
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.sources.wheel import WheelModelSource
 from luthier.models.steps.base import BaseModelStep
-from luthier.recipe.models import get_model
+from luthier.recipe.models import download_model
 from models.making import make_base
 from tests.hub import COMMIT, FakeHub, publishing
 from workshop import tiny_model
@@ -173,7 +173,7 @@ def test_a_file_goes_on_after_a_broken_connection(fetched: type[FakeHub], monkey
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     fetched.breaks_off = "model.safetensors"
     data = (fetched.place / "model.safetensors").read_bytes()
-    assert (get_model("acme/tiny") / "model.safetensors").read_bytes() == data
+    assert (download_model("acme/tiny") / "model.safetensors").read_bytes() == data
     assert any(re.search(r"model.safetensors from \d+000$", asked) for asked in fetched.asked), fetched.asked
 
 
@@ -181,7 +181,7 @@ def test_whole_files_of_a_download_that_was_stopped_are_not_fetched_again(fetche
     published = replace(HubModelSource(id="acme/tiny")._published(), online=True)
     published.snapshot(["config.json"])
     fetched.asked.clear()
-    get_model("acme/tiny")
+    download_model("acme/tiny")
     got = [asked for asked in fetched.asked if asked.startswith("GET") and "/resolve/" in asked]
     assert got
     assert not any(asked.endswith("/config.json") for asked in got)
@@ -200,4 +200,4 @@ def test_without_a_hub_it_is_said_in_words(
     monkeypatch.setenv(variable, value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", variable == "HF_HUB_OFFLINE")
     with pytest.raises(ModelError, match=says):
-        get_model("acme/tiny")
+        download_model("acme/tiny")

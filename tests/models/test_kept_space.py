@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import CorruptArtifact, ModelError
-from luthier.core.files import seal
-from luthier.models.embedders.encoder import Encoder
-from luthier.models.embedders.lsa import Lsa
+from luthier.core.files import dump_json_with_checksum
+from luthier.models.embedders.encoder import EncoderEmbedder
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder, load_space, save_space
 from workshop import tickets, tiny_encoder
 
@@ -21,7 +21,7 @@ TEXTS = [row["message"] for row in tickets(60)]
 
 
 def kept(folder: Path, texts: list[str] = TEXTS, embedder: Embedder | None = None) -> Path:
-    embedder = embedder or Lsa(dimensions=16)
+    embedder = embedder or LsaEmbedder(dimensions=16)
     save_space(embedder, embedder.space(texts, base=folder, seed=2), folder / "space", base=folder)
     return folder / "space"
 
@@ -37,7 +37,7 @@ def test_any_texts_come_back_bit_by_bit(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], asked: list[str], pieces: bool, texts_a_dimension: int
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
-    embedder = Lsa(pieces=pieces, texts_a_dimension=texts_a_dimension)
+    embedder = LsaEmbedder(pieces=pieces, texts_a_dimension=texts_a_dimension)
     space = embedder.space(texts, base=folder, seed=0)
     save_space(embedder, space, folder / "space", base=folder)
     again = load_space(folder / "space", base=folder)
@@ -72,7 +72,7 @@ def test_what_a_kill_left_half_done_is_no_space(tmp_path: Path, monkeypatch: pyt
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Lsa, "keep", killed)
+    monkeypatch.setattr(LsaEmbedder, "keep", killed)
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path, TEXTS[:20])
     with pytest.raises(CorruptArtifact, match="no space was kept here"):
@@ -83,15 +83,15 @@ def test_a_space_of_a_later_version_is_refused(tmp_path: Path) -> None:
     folder = kept(tmp_path)
     told = json.loads((folder / "space.json").read_text())
     del told["seal"]
-    (folder / "space.json").write_bytes(seal({**told, "format": 2}))
+    (folder / "space.json").write_bytes(dump_json_with_checksum({**told, "format": 2}))
     with pytest.raises(CorruptArtifact, match="format 2"):
         load_space(folder, base=tmp_path)
 
 
 def test_other_weights_than_those_it_was_kept_with_are_told(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "tiny")
-    folder = kept(tmp_path, embedder=Encoder(model="tiny"))
-    assert load_space(folder, base=tmp_path).embedder == Encoder(model="tiny")
+    folder = kept(tmp_path, embedder=EncoderEmbedder(model="tiny"))
+    assert load_space(folder, base=tmp_path).embedder == EncoderEmbedder(model="tiny")
     tiny_encoder(tmp_path / "tiny", seed=1)
     with pytest.raises(ModelError, match="weights of the embedder `encoder` are others"):
         load_space(folder, base=tmp_path)
@@ -99,6 +99,6 @@ def test_other_weights_than_those_it_was_kept_with_are_told(tmp_path: Path) -> N
 
 def test_a_space_of_another_embedder_is_not_kept_as_ones_own(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "tiny")
-    space = Encoder(model="tiny").space([], base=tmp_path, seed=0)
+    space = EncoderEmbedder(model="tiny").space([], base=tmp_path, seed=0)
     with pytest.raises(TypeError, match="SentenceEncoder"):
-        save_space(Lsa(), space, tmp_path / "space", base=tmp_path)
+        save_space(LsaEmbedder(), space, tmp_path / "space", base=tmp_path)

@@ -17,14 +17,14 @@ from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_
 
 from luthier.models.kernels import calls, gates, rotary
 from luthier.models.kernels.calls import (
-    Kernels,
+    LayerOpKernels,
     describe_kernels,
     disable_kernels,
     get_kernel_names,
-    get_tensor_kernels,
+    get_layer_op_kernels,
 )
 from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library, find_c_compiler
-from luthier.models.kernels.trial import pass_kernel_trial
+from luthier.models.kernels.trial import passes_kernel_trial
 from luthier.models.packing.head import LogitTransform, OutputHead
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack
@@ -33,8 +33,8 @@ LIKE = torch.zeros(1, dtype=torch.bfloat16)
 
 
 @pytest.fixture
-def kernels() -> Kernels:
-    found = get_tensor_kernels(LIKE)
+def kernels() -> LayerOpKernels:
+    found = get_layer_op_kernels(LIKE)
     if found is None:
         pytest.skip(f"no kernels here (compiler: {find_c_compiler()})")
     return found
@@ -65,7 +65,7 @@ def slopes(function: Callable[..., Tensor], grad: Tensor, *given: Tensor) -> tup
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 64, 100, 577])
-def test_norms(kernels: Kernels, width: int) -> None:
+def test_norms(kernels: LayerOpKernels, width: int) -> None:
     def exact(x: Tensor, weight: Tensor) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight
 
@@ -76,7 +76,7 @@ def test_norms(kernels: Kernels, width: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 15, 48, 101])
-def test_gates(kernels: Kernels, width: int) -> None:
+def test_gates(kernels: LayerOpKernels, width: int) -> None:
     def exact(gate: Tensor, up: Tensor) -> Tensor:
         return torch.nn.functional.silu(gate) * up
 
@@ -91,7 +91,7 @@ def test_gates(kernels: Kernels, width: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 16, 35])
 @pytest.mark.parametrize("value", [-1e4, -300.0, -87.0, 87.0, 1e4])
-def test_gates_wide_open_and_shut(kernels: Kernels, value: float, width: int) -> None:
+def test_gates_wide_open_and_shut(kernels: LayerOpKernels, value: float, width: int) -> None:
     gate, one = torch.full((2, width), value).bfloat16(), torch.ones(2, width).bfloat16()
     wanted = max(float(gate[0, 0]), 0.0)
     assert kernels.gated(gate, one).float().numpy() == pytest.approx(wanted, rel=1e-2, abs=1e-30)
@@ -102,7 +102,7 @@ def test_gates_wide_open_and_shut(kernels: Kernels, value: float, width: int) ->
     assert d_up.float().numpy() == pytest.approx(wanted, rel=1e-2, abs=1e-30)
 
 
-def test_gates_of_what_is_no_number_stay_none(kernels: Kernels) -> None:
+def test_gates_of_what_is_no_number_stay_none(kernels: LayerOpKernels) -> None:
     gate = torch.full((1, 20), float("nan")).bfloat16()
     one = torch.ones(1, 20).bfloat16()
     assert kernels.gated(gate, one).isnan().all()
@@ -110,7 +110,7 @@ def test_gates_of_what_is_no_number_stay_none(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize(("lines", "groups", "keys"), [(1, 1, 1), (5, 3, 5), (9, 2, 40), (33, 3, 130)])
-def test_shares_and_what_may_not_be_seen(kernels: Kernels, lines: int, groups: int, keys: int) -> None:
+def test_shares_and_what_may_not_be_seen(kernels: LayerOpKernels, lines: int, groups: int, keys: int) -> None:
     scores = 4 * draw(2, lines * groups, keys)
     hidden = torch.ones(lines, lines).triu(1).bool()
     bias = torch.zeros(lines, lines).masked_fill_(hidden, float("-inf")).bfloat16()
@@ -124,7 +124,7 @@ def test_shares_and_what_may_not_be_seen(kernels: Kernels, lines: int, groups: i
     near(kernels.softmax_back_(grad.clone(), found, along), (grad.float() - along) * found.float())
 
 
-def test_angles(kernels: Kernels) -> None:
+def test_angles(kernels: LayerOpKernels) -> None:
     x = draw(1, 11, 6, 32)[:, :, 1:5].transpose(1, 2)
     cos, sin, grad = draw(11, 32, seed=1), draw(11, 32, seed=2), draw(1, 4, 11, 32, seed=3)
 
@@ -136,7 +136,7 @@ def test_angles(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("words", [2, 15, 256, 257, 1000])
-def test_chosen_tokens_and_how_their_logits_move_them(kernels: Kernels, words: int) -> None:
+def test_chosen_tokens_and_how_their_logits_move_them(kernels: LayerOpKernels, words: int) -> None:
     logits, up = 6 * draw(9, words), draw(9, seed=1).float()
     logits[0, 0], logits[1, -1] = float("-inf"), 300
     targets = torch.arange(9) % words
@@ -156,7 +156,7 @@ def test_chosen_tokens_and_how_their_logits_move_them(kernels: Kernels, words: i
         near(found, moves if by is None else moves * by[:, None])
 
 
-def test_a_token_without_a_logit_is_refused_and_what_is_no_number_stays_none(kernels: Kernels) -> None:
+def test_a_token_without_a_logit_is_refused_and_what_is_no_number_stays_none(kernels: LayerOpKernels) -> None:
     for strange in (-1, 20):
         with pytest.raises(IndexError, match="from 0 to 19"):
             kernels.chosen_(draw(2, 20), torch.tensor([3, strange]), None, slopes=True)
@@ -171,18 +171,18 @@ def test_a_token_without_a_logit_is_refused_and_what_is_no_number_stays_none(ker
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("trained", [False, True])
 def test_a_head_with_kernels_is_as_one_without(
-    kernels: Kernels, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+    kernels: LayerOpKernels, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("luthier.models.packing.head.PIECE_BYTES", 0)  # sixteen rows a piece
     linear = torch.nn.Linear(24, 300, bias=bias).bfloat16().requires_grad_(trained)
     calls: list[int] = []
 
-    def noted(self: Kernels, *given: Any, **more: Any) -> Tensor:
+    def noted(self: LayerOpKernels, *given: Any, **more: Any) -> Tensor:
         calls.append(1)
         return real(self, *given, **more)
 
-    real = Kernels.chosen_
-    monkeypatch.setattr(Kernels, "chosen_", noted)
+    real = LayerOpKernels.chosen_
+    monkeypatch.setattr(LayerOpKernels, "chosen_", noted)
     targets, up = torch.arange(37), draw(37, seed=2).float()
 
     def found() -> list[Tensor]:
@@ -205,7 +205,7 @@ def test_a_head_with_kernels_is_as_one_without(
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3)
 
 
-def test_the_number_of_threads_changes_no_bit(kernels: Kernels) -> None:
+def test_the_number_of_threads_changes_no_bit(kernels: LayerOpKernels) -> None:
     x, weight = draw(700, 200), draw(200)
     one = kernels.norm(x, weight, 1e-5)[0], kernels.gated(x, x)
     torch.set_num_threads(2)
@@ -213,8 +213,8 @@ def test_the_number_of_threads_changes_no_bit(kernels: Kernels) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-def test_a_kernel_that_is_wrong_is_never_used(kernels: Kernels, one_cache: Path) -> None:
-    class Wrong(Kernels):
+def test_a_kernel_that_is_wrong_is_never_used(kernels: LayerOpKernels, one_cache: Path) -> None:
+    class Wrong(LayerOpKernels):
         def gated(self, gate: Tensor, up: Tensor) -> Tensor:
             return super().gated(gate, up) * 1.1
 
@@ -222,12 +222,12 @@ def test_a_kernel_that_is_wrong_is_never_used(kernels: Kernels, one_cache: Path)
 
     def wrong(made: CompiledLibrary) -> bool:
         tried.append(made)
-        return pass_kernel_trial(Wrong(made))
+        return passes_kernel_trial(Wrong(made))
 
     assert compile_library("bf16.c", wrong, *IN_ANY_ORDER) is None
     assert compile_library("bf16.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1  # it is remembered
-    assert get_tensor_kernels(LIKE) is None
+    assert get_layer_op_kernels(LIKE) is None
 
 
 def test_without_a_compiler_torch_computes(one_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,17 +238,17 @@ def test_without_a_compiler_torch_computes(one_cache: Path, monkeypatch: pytest.
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(one_cache))
     assert find_c_compiler() is None
-    assert get_tensor_kernels(LIKE) is None
+    assert get_layer_op_kernels(LIKE) is None
     with disable_kernels():  # others may have been opened before
         assert "C compiler" in describe_kernels(torch.nn.Linear(2, 2, dtype=torch.bfloat16))
         assert not describe_kernels(torch.nn.Linear(2, 2))
 
 
-def test_other_numbers_and_a_while_without_are_left_to_torch(kernels: Kernels) -> None:
-    assert get_tensor_kernels(LIKE.float()) is None
+def test_other_numbers_and_a_while_without_are_left_to_torch(kernels: LayerOpKernels) -> None:
+    assert get_layer_op_kernels(LIKE.float()) is None
     with disable_kernels():
-        assert get_tensor_kernels(LIKE) is None
-    assert get_tensor_kernels(LIKE) is kernels
+        assert get_layer_op_kernels(LIKE) is None
+    assert get_layer_op_kernels(LIKE) is kernels
 
 
 def llama(dtype: torch.dtype = torch.bfloat16) -> Any:
@@ -270,7 +270,7 @@ def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
     return found.detach(), {name: one.grad.float() for name, one in model.named_parameters() if one.grad is not None}
 
 
-def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: Kernels) -> None:
+def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: LayerOpKernels) -> None:
     exact, slopes_exact = read(llama(torch.float32))
     model = llama()
     detect_forward_mode(model)
@@ -287,7 +287,7 @@ def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: Kerne
         assert (slopes_found[name] - slope).norm() <= 1.3 * far + 1e-2 * slope.norm(), name
 
 
-def test_other_gates_and_other_angles_are_left_alone(kernels: Kernels) -> None:
+def test_other_gates_and_other_angles_are_left_alone(kernels: LayerOpKernels) -> None:
     config = GemmaConfig(hidden_size=32, intermediate_size=24)
     assert gates.install_gated_mlp(GemmaMLP(config).bfloat16()) == 0
     assert gates.install_gated_mlp(LlamaMLP(LlamaConfig(hidden_size=32, intermediate_size=24))) == 0
@@ -302,7 +302,7 @@ def test_other_gates_and_other_angles_are_left_alone(kernels: Kernels) -> None:
     assert rotary._is_plain(apply_rotary_pos_emb)
 
 
-def test_several_rows_and_fp32_turn_by_the_architectures_own_function(kernels: Kernels) -> None:
+def test_several_rows_and_fp32_turn_by_the_architectures_own_function(kernels: LayerOpKernels) -> None:
     own = apply_rotary_pos_emb._own if isinstance(apply_rotary_pos_emb, rotary._Turning) else apply_rotary_pos_emb
     for rows, dtype in ((2, torch.bfloat16), (1, torch.float32)):
         q, k = draw(rows, 4, 5, 16).to(dtype), draw(rows, 2, 5, 16).to(dtype)

@@ -15,12 +15,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from luthier.models.kernels import linear_ops, lora
 from luthier.models.kernels.calls import disable_kernels
 from luthier.models.kernels.compile import IN_ANY_ORDER, compile_library, find_c_compiler
-from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, supports_linear
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, get_linear_kernels, supports_linear
 from luthier.models.kernels.lora import install_fused_lora
-from luthier.models.kernels.trial import pass_lora_trial
+from luthier.models.kernels.trial import passes_lora_trial
 from luthier.models.quiet import silence_peft_warnings
 
-KERNELS = linear_kernels()
+KERNELS = get_linear_kernels()
 pytestmark = pytest.mark.skipif(
     KERNELS is None, reason=f"no kernels for linear layers here (compiler: {find_c_compiler()})"
 )
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def kernels() -> LinearKernels:
-    found = linear_kernels()
+    found = get_linear_kernels()
     assert found is not None
     return found
 
@@ -188,7 +188,7 @@ def test_a_whole_model_learns_what_it_learns_by_torch(monkeypatch: pytest.Monkey
     for _ in range(2):
         with disable_kernels():
             wanted = gradients(model)
-    monkeypatch.setattr(lora, "linear_kernels", lambda: calls.append(1) or linear_kernels())
+    monkeypatch.setattr(lora, "get_linear_kernels", lambda: calls.append(1) or get_linear_kernels())
     found = gradients(model)
     assert len(calls) == 8, "q, k and v together, o, gate and up together, down, in two layers"
     assert found.keys() == wanted.keys()
@@ -216,7 +216,7 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
             out, inside = super().forward(*given)
             return out * 1.1, inside
 
-    assert compile_library("linear.c", lambda made: pass_lora_trial(Wrong(made)), *IN_ANY_ORDER) is None
-    assert linear_kernels() is None
+    assert compile_library("linear.c", lambda made: passes_lora_trial(Wrong(made)), *IN_ANY_ORDER) is None
+    assert get_linear_kernels() is None
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
-    assert not pass_lora_trial(kernels)
+    assert not passes_lora_trial(kernels)

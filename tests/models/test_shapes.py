@@ -15,9 +15,9 @@ from luthier.models.describe import describe_model_folder
 from luthier.models.load import open_folder
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.shapes import ADAPTED_EXPERTS, parameter_sizes
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.ia3 import Ia3
-from luthier.tune.techniques.layers import Layers
+from luthier.tune.techniques.layers import PartialFineTuning
 from luthier.tune.techniques.lora import Lora
 from models.making import other_model
 
@@ -54,8 +54,8 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
         assert technique.trainable(told) == moving(adapted)
         adapted = Ia3().adapt(AutoModelForCausalLM.from_pretrained(place), 1)
         assert Ia3().trainable(told) == moving(adapted)
-        assert Layers(norms=True).trainable(told) == moving(
-            Layers(norms=True).adapt(open_folder(place, torch.float32), 1)
+        assert PartialFineTuning(norms=True).trainable(told) == moving(
+            PartialFineTuning(norms=True).adapt(open_folder(place, torch.float32), 1)
         )
 
 
@@ -63,7 +63,7 @@ def test_experts_that_get_no_adapter_are_told(tmp_path: Path) -> None:
     adapted, bare = (other_model(tmp_path / kind, kind, **FAMILIES[kind]) for kind in ("mixtral", "gpt_oss"))
     assert Lora().warning(describe_model_folder(adapted)) == ""
     assert "the experts, " in Lora().warning(describe_model_folder(bare))
-    assert Full().warning(describe_model_folder(bare)) == ""
+    assert FullFineTuning().warning(describe_model_folder(bare)) == ""
 
 
 def moving(model: Any) -> int:

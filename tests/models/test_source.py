@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.events import RunEvent
 from luthier.core.store import Store
-from luthier.models.source import check_folder, copy_model_folder, is_hub_id, write_config_dtype
+from luthier.models.source import check_model_folder, copy_model_folder, is_hub_id, write_config_dtype
 from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base, other_model
 from workshop import tiny_model
@@ -103,7 +103,7 @@ def test_shards_are_taken_whole_or_refused(tmp_path: Path) -> None:
     assert artifact.read_json("model.json")["parameters"] == model.num_parameters()
     next(place.glob("model-00002*")).unlink()
     with pytest.raises(ModelError, match="lacks model-00002"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
@@ -114,20 +114,20 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_pickle_weights_are_refused_with_the_reason(place: Path) -> None:
     (place / "model.safetensors").rename(place / "pytorch_model.bin")
     with pytest.raises(ModelError, match="runs whatever code"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_remote_code_is_refused(place: Path, name: str) -> None:
     change(place / name, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
     with pytest.raises(ModelError, match="auto_map"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 def test_quantized_weights_are_refused(place: Path) -> None:
     change(place / "config.json", quantization_config={"quant_method": "gptq"})
     with pytest.raises(ModelError, match="gptq"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 def test_a_shard_outside_the_folder_is_refused(place: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_shard_outside_the_folder_is_refused(place: Path) -> None:
     index = {"weight_map": {"a": "../../secret.safetensors"}}
     (place / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match="not a safetensors file beside it"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_shard_outside_the_folder_is_refused(place: Path) -> None:
 def test_a_missing_part_is_named(place: Path, name: str, says: str) -> None:
     (place / name).unlink()
     with pytest.raises(ModelError, match=says):
-        check_folder(place)
+        check_model_folder(place)
 
 
 @pytest.mark.parametrize("cut", [4, 100, -1])
@@ -157,16 +157,16 @@ def test_cut_weights_are_noticed(place: Path, cut: int) -> None:
     path = place / "model.safetensors"
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ModelError, match="whole safetensors"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 def test_a_config_that_is_not_json(place: Path) -> None:
     (place / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not JSON"):
-        check_folder(place)
+        check_model_folder(place)
     (place / "config.json").write_text("[]")
     with pytest.raises(ModelError, match="JSON object"):
-        check_folder(place)
+        check_model_folder(place)
 
 
 def test_hub_ids() -> None:

@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.backends import AttentionParams, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
 from luthier.models.attention.select import run_attention_backend
 from luthier.models.kernels import attention_ops
-from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, attention_kernels
+from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, get_attention_kernels
 from luthier.models.kernels.calls import disable_kernels
 from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library, find_c_compiler
-from luthier.models.kernels.trial import pass_attention_trial
+from luthier.models.kernels.trial import passes_attention_trial
 from luthier.models.packing.pack import TokenRow, build_pack
 
-KERNELS = attention_kernels()
+KERNELS = get_attention_kernels()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason=f"no attention kernels here (compiler: {find_c_compiler()})")
 SHAPES = [(9, 3, 64), (2, 2, 32), (8, 1, 32), (4, 2, 128)]
 
 
 @pytest.fixture
 def kernels() -> AttentionKernels:
-    found = attention_kernels()
+    found = get_attention_kernels()
     assert found is not None
     return found
 
@@ -74,7 +74,7 @@ def hold(plan: AttentionPlan, shape: tuple[int, int, int], window: int | None, k
     ours = found(torch.bfloat16, lambda q, k, v: tile_attention(q, k, v, plan, 0.2, window, kernels))
     with disable_kernels():
         blocks = found(torch.bfloat16, lambda q, k, v: block_attention(q, k, v, plan, 0.2, window))
-    exact = found(torch.float32, lambda q, k, v: plain_attention(q, k, v, plan, AttentionParams(0.2, window)))
+    exact = found(torch.float32, lambda q, k, v: dense_pack_attention(q, k, v, plan, AttentionParams(0.2, window)))
     for one, other, wanted in zip(ours, blocks, exact, strict=True):
         assert one.dtype == torch.bfloat16
         assert one.shape == wanted.shape
@@ -108,7 +108,7 @@ def test_scores_far_apart_and_long_spans_are_no_trouble(kernels: AttentionKernel
     query, key, value = draw(plan, 4, 2, 2, width=32)
     query = query * 60
     out = tile_attention(query, key, value, plan, 1.0, None, kernels)
-    exact = plain_attention(query.float(), key.float(), value.float(), plan, AttentionParams(1.0))
+    exact = dense_pack_attention(query.float(), key.float(), value.float(), plan, AttentionParams(1.0))
     assert out.isfinite().all()
     assert (out.float() - exact).norm() <= 6e-3 * exact.norm()
 
@@ -159,7 +159,7 @@ def test_the_kernels_are_used_where_they_can_serve(kernels: AttentionKernels, mo
         query, key, value = (one.to(dtype) for one in draw(plan, 4, 2, 2, width=width))
         out = run_attention_backend(query, key, value, plan, AttentionParams(0.2))
         assert len(calls) == used
-        exact = plain_attention(query.float(), key.float(), value.float(), plan, AttentionParams(0.2))
+        exact = dense_pack_attention(query.float(), key.float(), value.float(), plan, AttentionParams(0.2))
         assert (out.float() - exact).norm() <= 1e-2 * exact.norm()
     calls.clear()
     with disable_kernels():
@@ -175,7 +175,7 @@ def test_each_way_of_multiplying_passes_its_trial(
     times = cycle([0.0, 1.0])
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
     made = compile_library(
-        "attention.c", lambda found: pass_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER, flag
+        "attention.c", lambda found: passes_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER, flag
     )
     assert made is not None
     plan = plan_of(100, [[2] * 50, [3] * 40])
@@ -194,13 +194,13 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
 
     def wrong(made: CompiledLibrary) -> bool:
         tried.append(made)
-        return pass_attention_trial(Wrong(made))
+        return passes_attention_trial(Wrong(made))
 
     assert compile_library("attention.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1
-    assert attention_kernels() is None
+    assert get_attention_kernels() is None
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
-    assert not pass_attention_trial(kernels)
+    assert not passes_attention_trial(kernels)
 
 
 def test_keys_that_no_row_of_a_window_sees_are_left_out(kernels: AttentionKernels) -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.attention_ops import AttentionKernels, attention_kernels
+from luthier.models.kernels.attention_ops import AttentionKernels, get_attention_kernels
 from luthier.models.kernels.calls import disable_kernels
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import build_pack
 from models.architectures import forest, gradients, tiny
 
-pytestmark = pytest.mark.skipif(attention_kernels() is None, reason="no attention kernels here")
+pytestmark = pytest.mark.skipif(get_attention_kernels() is None, reason="no attention kernels here")
 WIDE = {"hidden_size": 128, "head_dim": 32}
 FAMILIES = {
     "llama": WIDE, "mistral-window": WIDE, "qwen2": {"hidden_size": 128}, "qwen3": WIDE, "gemma3": WIDE,

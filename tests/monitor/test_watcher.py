@@ -62,7 +62,7 @@ def test_the_slice_that_got_worst_is_named(tmp_path: Path) -> None:
         )
         for n in range(400)
     ]
-    events = sorted([*log, *(label(one, "delivery", after_s=0.5) for one in log)], key=lambda one: one.at)
+    events = sorted([*log, *(label(one, "delivery", after_s=0.5) for one in log)], key=lambda one: one.timestamp)
     fired = next(message for message in run(watcher(plan, tmp_path), events) if message.tells == "firing")
     assert fired.worst is not None
     assert (fired.worst.column, fired.worst.value) == ("product", "new")
@@ -75,7 +75,7 @@ def test_a_late_label_finds_its_request_and_a_lost_one_is_counted(tmp_path: Path
     for number in range(2, 300):
         watching.add(trace(number))
     watching.add(label(first, "billing", after_s=86_400))
-    watching.add(Feedback(trace="nobody", at=BEGIN, label="billing"))
+    watching.add(Feedback(trace="nobody", timestamp=BEGIN, label="billing"))
     reading = watching.reading("accuracy", Window(events=200), BEGIN.timestamp() + 90_000)
     assert reading is not None
     assert (reading.value, reading.events) == (0.0, 1)
@@ -91,7 +91,7 @@ def test_requests_of_other_models_are_not_watched(tmp_path: Path) -> None:
     ]
     alone, among = watcher(plan, tmp_path), watcher(plan, tmp_path)
     assert list(run(alone, mine)) == []
-    assert list(run(among, sorted([*mine, *other], key=lambda one: one.at))) == []
+    assert list(run(among, sorted([*mine, *other], key=lambda one: one.timestamp))) == []
     assert (among.events_seen, among.unjoined) == (alone.events_seen, 0)
     by_digest = [one.model_copy(update={"release": "d1"}) if isinstance(one, Trace) else one for one in other]
     assert ("wrong", "firing") in said(list(run(watcher(plan, tmp_path), by_digest)))
@@ -130,7 +130,7 @@ def test_a_metric_is_the_evaluations_own(name: str, tmp_path: Path) -> None:
         [str(right[one.id]) for one in traces],
         label_scores=[one.scores or {} for one in traces],
     )
-    at = log[-1].at.timestamp() + 1
+    at = log[-1].timestamp.timestamp() + 1
     whole, quick = (watching.reading(name, Window(events=200), at, ends=ends) for ends in (True, False))
     assert whole is not None
     assert quick is not None
@@ -173,7 +173,7 @@ def test_a_new_topic_is_found_and_an_old_one_is_not(tmp_path: Path) -> None:
         trace(n, f"Which {chance.choice(dishes)} goes with {chance.choice(dishes)} tonight?") for n in range(300, 400)
     ]
     (fired, *_) = run(watcher(plan, tmp_path), [*same, *new])
-    assert fired.at > new[0].at
+    assert fired.at > new[0].timestamp
     assert "what speaks loudest" in fired.explanation
     assert fired.act.startswith("luthier traces show r")
 
@@ -292,7 +292,7 @@ def test_following_gives_each_event_once(tmp_path: Path) -> None:
     for count in (0, 5, 5, 33, 80):
         write_log(log, events[:count])
         got += following.fresh(BEGIN + timedelta(seconds=10 * count + 1))
-    names = [(type(one).__name__, one.at.astimezone(UTC)) for one in got]
+    names = [(type(one).__name__, one.timestamp.astimezone(UTC)) for one in got]
     assert len(names) == len(set(names)) == 80
 
 
@@ -308,29 +308,29 @@ def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None
 
 def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.traces import stream
-    from luthier.traces.compact import compact
+    from luthier.traces.compact import compact_traffic_folder
     from luthier.traces.feedback import append_redacted_records
     from luthier.traces.retention import RetentionPolicy
     from luthier.traces.segment import list_segments
 
-    chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]
+    chance, log = random.Random(5), [event.model_copy(update={"timestamp": event.timestamp}) for event in desk_traffic(60)]
     order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
     following = EventFollower(tmp_path, BEGIN)
     got = list(following.fresh(BEGIN))
     append_redacted_records(tmp_path, [log[place] for place in order[:30]])
-    got += following.fresh(log[40].at)
+    got += following.fresh(log[40].timestamp)
     looks = []
     monkeypatch.setattr(stream, "iter_trace_events", lambda *_: looks.append(1) or iter(()))
     for begin in range(30, 120, 30):
         append_redacted_records(tmp_path, [log[place] for place in order[begin : begin + 30]])
         if begin == 60:
-            compact(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
-        last = max(log[place].at for place in order[: begin + 30])
+            compact_traffic_folder(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
+        last = max(log[place].timestamp for place in order[: begin + 30])
         got += following.fresh(last + timedelta(seconds=1))
         assert list(following.fresh(last + timedelta(seconds=1))) == []
     assert looks == [], "the folder was read from its beginning"
     assert len(got) == len(log) == 120
-    assert {(type(one), one.at) for one in got} == {(type(one), one.at) for one in log}
+    assert {(type(one), one.timestamp) for one in got} == {(type(one), one.timestamp) for one in log}
 
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +340,7 @@ def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: py
     following = EventFollower(tmp_path, BEGIN)
     append_redacted_records(tmp_path, [trace(1), trace(100)])
     until = BEGIN + timedelta(seconds=60)
-    assert [one.at for one in following.fresh(until)] == [trace(1).at]
+    assert [one.timestamp for one in following.fresh(until)] == [trace(1).timestamp]
     monkeypatch.setattr(stream, "GRACE_S", 0.0)
     append_redacted_records(tmp_path, [trace(50)])
-    assert [one.at for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]
+    assert [one.timestamp for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).timestamp, trace(100).timestamp]

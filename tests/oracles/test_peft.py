@@ -20,7 +20,7 @@ from luthier.tune.technique import Technique
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.p_tuning import PTuning
-from luthier.tune.techniques.prefix import Prefix
+from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.prompt import PromptTuning
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from models.architectures import Double
@@ -32,8 +32,8 @@ TECHNIQUES: list[Technique] = [
     Ia3(),
     PromptTuning(num_virtual_tokens=6),
     PTuning(num_virtual_tokens=6, encoder_hidden_size=8),
-    Prefix(num_virtual_tokens=6),
-    Prefix(num_virtual_tokens=6, init="random", encoder_hidden_size=8),
+    PrefixTuning(num_virtual_tokens=6),
+    PrefixTuning(num_virtual_tokens=6, init="random", encoder_hidden_size=8),
 ]
 
 

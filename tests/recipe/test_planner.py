@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import DataError, Unwritable
-from luthier.core.events import RunEvent, RunEvents
-from luthier.core.step import Forecast
+from luthier.core.errors import DataError, SystemResourceError
+from luthier.core.events import RunEvent, RunEventEmitter
+from luthier.core.step import StepCostEstimate
 from luthier.core.timings import KEPT, read_timings, record_timing
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 from luthier.data.sources.csv import Csv
@@ -29,21 +29,21 @@ TUNING = RECIPE[: RECIPE.index("  report:")]
 @pytest.mark.parametrize(
     ("other", "far"),
     [
-        (Forecast(seconds=100, peak_bytes=1 << 30), False),
-        (Forecast(seconds=124, peak_bytes=1 << 30), False),
-        (Forecast(seconds=126, peak_bytes=1 << 30), True),
-        (Forecast(seconds=70, peak_bytes=1 << 30), True),
-        (Forecast(seconds=100, peak_bytes=int(1.2 * (1 << 30))), True),
-        (Forecast(seconds=100, peak_bytes=int(1.1 * (1 << 30))), False),
-        (Forecast(seconds=None, peak_bytes=1 << 30), True),
+        (StepCostEstimate(seconds=100, peak_bytes=1 << 30), False),
+        (StepCostEstimate(seconds=124, peak_bytes=1 << 30), False),
+        (StepCostEstimate(seconds=126, peak_bytes=1 << 30), True),
+        (StepCostEstimate(seconds=70, peak_bytes=1 << 30), True),
+        (StepCostEstimate(seconds=100, peak_bytes=int(1.2 * (1 << 30))), True),
+        (StepCostEstimate(seconds=100, peak_bytes=int(1.1 * (1 << 30))), False),
+        (StepCostEstimate(seconds=None, peak_bytes=1 << 30), True),
     ],
 )
-def test_a_quarter_of_the_time_or_a_seventh_of_the_memory_is_far(other: Forecast, *, far: bool) -> None:
-    assert Forecast(seconds=100, peak_bytes=1 << 30).is_far_from(other) is far
+def test_a_quarter_of_the_time_or_a_seventh_of_the_memory_is_far(other: StepCostEstimate, *, far: bool) -> None:
+    assert StepCostEstimate(seconds=100, peak_bytes=1 << 30).is_far_from(other) is far
 
 
 def test_what_nobody_waits_for_is_never_far() -> None:
-    assert not Forecast(seconds=1.0).is_far_from(Forecast(seconds=5.0))
+    assert not StepCostEstimate(seconds=1.0).is_far_from(StepCostEstimate(seconds=5.0))
 
 
 def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypa
     assert first is not None
     assert first.seconds is None
     heard: list[RunEvent] = []
-    result = recipe.run(RunEvents(heard.append))
+    result = recipe.run(RunEventEmitter(heard.append))
     timing = result["tune"].artifact.timing()
     told = timing["predicted"]
     assert told["seconds"] > 0
@@ -84,9 +84,9 @@ def test_a_first_plan_counts_tokens_as_one_with_the_data_made(
     recipe = Recipe.load(small_recipe(tmp_path, text, rows=10))
     rows = [{"message": asked, "category": answer, "customer": asked} for asked, answer in SAID[kind]]
     write_csv(tmp_path / "tickets.csv", rows)
-    recipe.run(RunEvents(), only=["model"])
+    recipe.run(RunEventEmitter(), only=["model"])
     plans = [build_recipe_plan(recipe)]
-    recipe.run(RunEvents(), only=["data"])
+    recipe.run(RunEventEmitter(), only=["data"])
     plans.append(build_recipe_plan(recipe))
     for step in ("tune", "report"):
         first, second = (one[step].forecast for one in plans)
@@ -105,7 +105,9 @@ def test_the_report_names_an_earlier_forecast_that_was_far(tmp_path: Path, monke
         monkeypatch.setattr(
             kind,
             "estimate_cost",
-            lambda self, outlook, once=once: once(self, outlook) if outlook.inputs else Forecast(seconds=1260.0),
+            lambda self, outlook, once=once: (
+                once(self, outlook) if outlook.inputs else StepCostEstimate(seconds=1260.0)
+            ),
         )
     recipe.run()
     what = build_recipe_plan(recipe)
@@ -134,7 +136,7 @@ def test_another_project_is_foretold_from_what_this_machine_did(
     assert read_timings("tune") == [measures]
     assert read_timings("prepare") == []  # operators differ from one recipe to the next
     heard: list[RunEvent] = []
-    Recipe.load(small_recipe(tmp_path / "second", TUNING, rows=50)).run(RunEvents(heard.append))
+    Recipe.load(small_recipe(tmp_path / "second", TUNING, rows=50)).run(RunEventEmitter(heard.append))
     said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
     assert "speed of the last training on this machine" in said
 
@@ -156,10 +158,10 @@ def test_what_is_not_whole_is_forgotten_and_only_the_newest_is_kept(
 
 
 def test_memory_that_the_process_holds_already_is_added_once() -> None:
-    told = Forecast(peak_bytes=1000, common_bytes=300)
+    told = StepCostEstimate(peak_bytes=1000, common_bytes=300)
     assert told.add_held_bytes(200) == told
     assert told.add_held_bytes(500).peak_bytes == 1200
-    assert Forecast(peak_bytes=1000).add_held_bytes(500).peak_bytes == 1000
+    assert StepCostEstimate(peak_bytes=1000).add_held_bytes(500).peak_bytes == 1000
 
 
 def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves(
@@ -167,11 +169,11 @@ def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     recipe = Recipe.load(small_recipe(tmp_path, rows=50))
-    recipe.run(RunEvents(), only=["model", "data"])
+    recipe.run(RunEventEmitter(), only=["model", "data"])
 
     def peaks(kernels: int) -> dict[str, int | None]:
         monkeypatch.setattr(
-            "luthier.tune.forecast.estimate_kernel_bytes", lambda packs, model, *, bf16, tokens: kernels
+            "luthier.tune.forecast.estimate_kernel_cache_bytes", lambda packs, model, *, bf16, tokens: kernels
         )
         return {step.name: step.forecast and step.forecast.peak_bytes for step in build_recipe_plan(recipe)}
 
@@ -180,14 +182,14 @@ def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves
     assert few["report"] is not None
     assert many["tune"] == few["tune"] + (5 << 30)
     assert many["report"] == few["report"] + (5 << 30)
-    recipe.run(RunEvents(), only=["tune"])
+    recipe.run(RunEventEmitter(), only=["tune"])
     assert peaks(5 << 30)["report"] == few["report"], "nothing is left by a step that is made already"
 
 
 def test_a_plan_says_which_split_a_data_set_lacks(tmp_path: Path) -> None:
     file = small_recipe(tmp_path, rows=50)
     recipe = Recipe.load(file, ["steps.data.split.test=0"])
-    recipe.run(RunEvents(), only=["data"])
+    recipe.run(RunEventEmitter(), only=["data"])
     with pytest.raises(DataError, match=r"no row in test; it has .* in train"):
         build_recipe_plan(recipe)
 
@@ -196,7 +198,7 @@ def test_a_plan_looks_at_the_first_rows_once(tmp_path: Path, monkeypatch: pytest
     looks: list[str] = []
     read_file = Csv.read_file
 
-    def counted(self: Csv, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def counted(self: Csv, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         looks.append(file.name)
         return read_file(self, file, say)
 
@@ -219,5 +221,5 @@ def test_a_report_that_cannot_stand_beside_the_recipe_stands_in_the_store(
     assert outcome.report.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert f"report: {outcome.report}" in outcome.lines()
     assert write_report(build_recipe_plan(recipe)) == outcome.report
-    with pytest.raises(Unwritable, match="in the way"):
+    with pytest.raises(SystemResourceError, match="in the way"):
         write_report(build_recipe_plan(recipe), recipe.base / ".luthier" / "r.html")

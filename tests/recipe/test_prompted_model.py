@@ -17,13 +17,13 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.cli.app import run_command
 from luthier.commands.chat import GenerativeChatModel, open_chat
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
+from luthier.eval.ask import InferenceSettings, LocalEvalModel
 from luthier.eval.task import read_held_out_task
 from luthier.models.lm.local import LocalLM
-from luthier.models.load import base_folder
+from luthier.models.load import find_base_folder
 from luthier.models.options import Normalize
 from luthier.recipe.locate import find_artifact
-from luthier.tune.prompt_search.client import PromptedClient
+from luthier.tune.prompt_search.client import PromptTrialClient
 from workshop import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
@@ -55,7 +55,7 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
     found = polars.read_parquet(report.path("predictions.parquet"))
     for name, prompt in (("tuned", before), ("base", PromptPrefix())):
         mine = found.filter(polars.col("model") == name)
-        told = PromptedClient(LocalLM(tuned, "float32"), options, 8).answer(prompt, rows)
+        told = PromptTrialClient(LocalLM(tuned, "float32"), options, 8).answer(prompt, rows)
         assert told.label_scores is not None
         for row, scores in zip(mine["scores"].to_list(), told.label_scores, strict=True):
             assert json.loads(row) == pytest.approx(dict(scores), abs=1e-4)
@@ -66,8 +66,8 @@ def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Nor
     tuned = find_artifact(":tune").artifact
     task = read_held_out_task(find_artifact(":data").artifact, "test", 8)
     question = InferenceSettings(normalize=alike, max_new_tokens=8, dtype="float32", likelihood=False)
-    theirs = LocalEvaluatedModel.of(tuned, question, name="tuned", title="the tuned model").answer(task.examples, task)
-    ours = PromptedClient(LocalLM(tuned, "float32"), task.options, 8, alike).answer(
+    theirs = LocalEvalModel.of(tuned, question, name="tuned", title="the tuned model").answer(task.examples, task)
+    ours = PromptTrialClient(LocalLM(tuned, "float32"), task.options, 8, alike).answer(
         PromptPrefix.of(tuned), task.examples
     )
     assert [one.prediction for one in theirs] == list(ours.predictions)
@@ -84,15 +84,15 @@ def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str
         weights = load_file(out / "model.safetensors")
         assert all(
             (weights[name] == value).all()
-            for name, value in load_file(base_folder(tuned) / "model.safetensors").items()
+            for name, value in load_file(find_base_folder(tuned) / "model.safetensors").items()
         )
     card = (out / "README.md").read_text(encoding="utf-8")
     assert 'json.load(open("prompt.json"))["messages"] + conversation' in card
     assert "base_model_relation" not in card
     told = json.loads((out / "prompt.json").read_text(encoding="utf-8"))
     example = read_examples(find_artifact(":data").artifact, "test")[0]
-    ids = ChatTokenizer.load(base_folder(tuned), before=PromptPrefix.of(tuned)).prompt(prompt_of(example))
-    tokenizer = AutoTokenizer.from_pretrained(base_folder(tuned))
+    ids = ChatTokenizer.load(find_base_folder(tuned), before=PromptPrefix.of(tuned)).prompt(prompt_of(example))
+    tokenizer = AutoTokenizer.from_pretrained(find_base_folder(tuned))
     conversation = messages_to_openai(prompt_of(example))
     whole = tokenizer.apply_chat_template(told["messages"] + conversation, add_generation_prompt=True, tokenize=False)
     assert tokenizer.encode(whole, add_special_tokens=False) == ids

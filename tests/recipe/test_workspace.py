@@ -16,9 +16,9 @@ from luthier.recipe.workspace import (
     find_alias_folder,
     find_digest,
     find_workspace_folder,
-    ledger_of,
     list_api_keys,
-    store_here,
+    open_folder_ledger,
+    open_workspace_store,
 )
 from luthier.traces.releases import ReleasedModel, release
 
@@ -91,7 +91,7 @@ def test_where_two_are_served_from_a_person_is_asked_which() -> None:
 
 def test_a_name_stays_in_the_ledger_that_knows_it() -> None:
     first, second = recipe("support"), recipe("better")
-    with ledger_of(first) as ledger:
+    with open_folder_ledger(first) as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
     assert find_alias_folder("support@prod", ["better:tune"]) == first
     assert find_alias_folder("better@prod", ["better:tune"]) == second
@@ -99,8 +99,8 @@ def test_a_name_stays_in_the_ledger_that_knows_it() -> None:
 
 def test_no_store_loses_what_a_name_means_in_the_folder_above(house: Path) -> None:
     first = recipe("support")
-    store_here(["support:tune"])
-    with ledger_of(house) as ledger:
+    open_workspace_store(["support:tune"])
+    with open_folder_ledger(house) as ledger:
         release(ledger, "support@prod", ReleasedModel(word="support:tune", model=DIGEST, digest=DIGEST))
     assert released_digests() == {DIGEST}
     os.chdir(first)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import RecipeError
-from luthier.recipe.yaml import override, parse_yaml, read_yaml
+from luthier.recipe.yaml import apply_overrides, parse_yaml, read_yaml
 
 TEXT = "luthier: 1\nname: demo\nsteps:\n  tune:\n    kind: tune\n    technique: lora\n    ops: [a, {kind: b, n: 2}]\n"
 
@@ -62,7 +62,9 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
 
 
 def test_override_sets_a_setting_of_a_bare_kind() -> None:
-    source = override(parse_yaml(TEXT, "r.yaml"), ("steps.tune.technique.r=32", "steps.tune.ops.1.n=7", "name=other"))
+    source = apply_overrides(
+        parse_yaml(TEXT, "r.yaml"), ("steps.tune.technique.r=32", "steps.tune.ops.1.n=7", "name=other")
+    )
     assert source.data["steps"]["tune"]["technique"] == {"kind": "lora", "r": 32}
     assert source.data["steps"]["tune"]["ops"][1] == {"kind": "b", "n": 7}
     assert source.data["name"] == "other"
@@ -71,7 +73,7 @@ def test_override_sets_a_setting_of_a_bare_kind() -> None:
 @pytest.mark.parametrize("text", ["steps.tune", "=3", "steps..r=1", "steps.tune.ops.9=a", "luthier.x=1"])
 def test_wrong_overrides_name_themselves(text: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        override(parse_yaml(TEXT, "r.yaml"), (text,))
+        apply_overrides(parse_yaml(TEXT, "r.yaml"), (text,))
     assert caught.value.where.field == text
     assert caught.value.hint
 

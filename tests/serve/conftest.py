@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.serve.engines.label import LabelEngine
-from luthier.serve.engines.torch import Torch
+from luthier.serve.engines.torch import TorchEngine
 from luthier.serve.openai.request_state import EmbedderRunner
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
@@ -50,8 +50,8 @@ def served(
     place = tmp_path_factory.mktemp("served")
     encoder = tiny_encoder(place / "encoder")
     models = {
-        "tiny": lambda: Torch(dtype="float32").open(tiny),
-        "caller": lambda: Torch(dtype="float32").open(caller),
+        "tiny": lambda: TorchEngine(dtype="float32").open(tiny),
+        "caller": lambda: TorchEngine(dtype="float32").open(caller),
         "chooser": lambda: LabelEngine(dtype="float32").open(chooser),
         "encoder": lambda: EmbedderRunner(SentenceEncoder(encoder), "e" * 32),
     }

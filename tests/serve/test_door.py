@@ -20,7 +20,7 @@ from luthier.core.db import Ledger
 from luthier.core.errors import InputError
 from luthier.serve.app import ExtraRoutes, build_app
 from luthier.serve.auth import RequestLimits
-from luthier.serve.engines.torch import Torch
+from luthier.serve.engines.torch import TorchEngine
 from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.server import Gateway
 from luthier.serve.server import ServerSettings, _bind
@@ -38,7 +38,7 @@ def guarded(tmp_path: Path, tiny: Artifact) -> Iterator[tuple[Served, Ledger]]:
     ledger = tmp_path / "ledger.db"
     with Ledger(ledger) as opened:
         add_key(opened, "first")
-        with serving({"tiny": lambda: Torch(dtype="float32").open(tiny)}, ledger) as served:
+        with serving({"tiny": lambda: TorchEngine(dtype="float32").open(tiny)}, ledger) as served:
             yield served, opened
 
 
@@ -268,7 +268,7 @@ def test_strange_keys_and_hosts_in_bytes(served: Served) -> None:
 
 
 def test_a_body_that_dawdles_is_not_waited_for(tmp_path: Path, tiny: Artifact) -> None:
-    models = {"tiny": lambda: Torch(dtype="float32").open(tiny)}
+    models = {"tiny": lambda: TorchEngine(dtype="float32").open(tiny)}
     with serving(models, tmp_path / "ledger.db", limits=RequestLimits(body_wait_s=0.3)) as served:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         answer = raw(served, head + b"Content-Length: 50\r\n\r\n{")
@@ -278,7 +278,7 @@ def test_a_body_that_dawdles_is_not_waited_for(tmp_path: Path, tiny: Artifact) -
 
 def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.serve.server._HEAD_S", 1.0)
-    models = {"tiny": lambda: Torch(dtype="float32").open(tiny)}
+    models = {"tiny": lambda: TorchEngine(dtype="float32").open(tiny)}
     with serving(models, tmp_path / "ledger.db") as served:
         lines = [
             socket.create_connection((served.listening.host, served.listening.port), timeout=30) for _ in range(64)

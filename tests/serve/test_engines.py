@@ -19,27 +19,27 @@ import pytest
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import Message, answer_text_by_label, prompt_of
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.commands.serve import parse_pipeline
+from luthier.commands.serve import parse_class_router
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, MissingExtra, ModelError
-from luthier.eval.ask import InferenceSettings, LocalEvaluatedModel
-from luthier.eval.task import Task
+from luthier.eval.ask import InferenceSettings, LocalEvalModel
+from luthier.eval.task import HeldOutTask
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engines.label import LabelEngine
-from luthier.serve.engines.llama_cpp import LlamaCpp
-from luthier.serve.engines.torch import Torch
-from luthier.serve.engines.vllm import Vllm
+from luthier.serve.engines.llama_cpp import LlamaCppEngine
+from luthier.serve.engines.torch import TorchEngine
+from luthier.serve.engines.vllm import VllmEngine
 from luthier.serve.label_engine import DynamicBatcher, fit_temperature, softmax_label_scores
-from luthier.serve.openai.pipeline import Pipeline, PipelineRoutes
+from luthier.serve.openai.pipeline import ClassRouter, ClassRouterConfig
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError
-from luthier.serve.request import AggregatedOutput, OutputChunk, Query
+from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk
 from serving import Served, serving
 
 FAKE = Path(__file__).parent.parent / "llama_server.py"
 ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 
 
-def whole(model: ModelRunner, query: Query) -> AggregatedOutput:
+def whole(model: ModelRunner, query: EngineRequest) -> AggregatedOutput:
     """One answer."""
 
     async def run(pieces: AsyncGenerator[OutputChunk, None]) -> AggregatedOutput:
@@ -55,13 +55,14 @@ def test_a_class_is_the_one_that_evaluation_names(chooser: Artifact) -> None:
     examples = read_examples(chooser.parent("data"), "validation")
     said = answer_text_by_label(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
     question = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
-    voice = LocalEvaluatedModel.of(chooser, question, name="m", title="m")
+    voice = LocalEvalModel.of(chooser, question, name="m", title="m")
     replies = voice.answer(
-        examples, Task(kind="label", examples=examples, options=said, split="validation", available=len(examples))
+        examples,
+        HeldOutTask(kind="label", examples=examples, options=said, split="validation", available=len(examples)),
     )
     model = LabelEngine(dtype="float32").open(chooser)
     for example, reply in zip(examples, replies, strict=True):
-        found = whole(model, Query(messages=prompt_of(example)))
+        found = whole(model, EngineRequest(messages=prompt_of(example)))
         assert found.text == said[reply.prediction]
         assert found.scores is not None
         assert reply.scores is not None
@@ -136,7 +137,7 @@ def test_a_gathering_refuses_when_too_many_wait() -> None:
 @pytest.fixture(scope="module")
 def llama(tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A gateway before something that speaks as llama.cpp's server does."""
-    engine = LlamaCpp(program=str(FAKE), context=200, timeout_s=30)
+    engine = LlamaCppEngine(program=str(FAKE), context=200, timeout_s=30)
     with serving({"tiny": lambda: engine.open(tiny)}, tmp_path_factory.mktemp("llama") / "ledger.db") as found:
         yield found
 
@@ -177,9 +178,9 @@ def test_llama_cpp_shares_out_what_the_temperature_left_and_tells_the_bytes_of_p
         events = [{"tokens": ids, "completion_probabilities": about}, {"tokens": [], "stop": True, "stop_type": "eos"}]
         return httpx.Response(200, text="".join(f"data: {json.dumps(one)}\n\n" for one in events))
 
-    model: Any = LlamaCpp(url="http://there").open(tiny)
+    model: Any = LlamaCppEngine(url="http://there").open(tiny)
     model._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-    said = whole(model, Query(text="My", temperature=2.0, top_p=0.5, logprobs=True, top_logprobs=1))
+    said = whole(model, EngineRequest(text="My", temperature=2.0, top_p=0.5, logprobs=True, top_logprobs=1))
     assert said.text == "é 😀"
     assert any(b"\xf0" in one.chosen.raw and "\ufffd" in one.chosen.text for one in said.tokens)
     assert b"".join(one.chosen.raw for one in said.tokens) == "é 😀".encode()
@@ -188,7 +189,7 @@ def test_llama_cpp_shares_out_what_the_temperature_left_and_tells_the_bytes_of_p
 
 
 def test_llama_cpp_ends_with_its_model(tiny: Artifact, tmp_path: Path) -> None:
-    model = LlamaCpp(program=str(FAKE), timeout_s=30).open(tiny)
+    model = LlamaCppEngine(program=str(FAKE), timeout_s=30).open(tiny)
     root, folder = model._beside.root, model._beside.folder  # type: ignore[attr-defined]
     assert httpx.get(f"{root}/health", trust_env=False).status_code == 200
     asyncio.run(model.close())
@@ -199,31 +200,31 @@ def test_llama_cpp_ends_with_its_model(tiny: Artifact, tmp_path: Path) -> None:
 
 def test_programs_that_are_not_there_or_do_not_start(tiny: Artifact, tmp_path: Path) -> None:
     with pytest.raises(MissingExtra, match="'no-such-program' is not installed"):
-        LlamaCpp(program="no-such-program").open(tiny)
+        LlamaCppEngine(program="no-such-program").open(tiny)
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho 'cannot map the file'\nexit 3\n")
     broken.chmod(0o755)
     with pytest.raises(ModelError, match="did not begin to answer: cannot map the file"):
-        LlamaCpp(program=str(broken), timeout_s=10).open(tiny)
+        LlamaCppEngine(program=str(broken), timeout_s=10).open(tiny)
     with pytest.raises((MissingExtra, ModelError)):
-        Vllm(program="no-such-vllm").open(tiny)
+        VllmEngine(program="no-such-vllm").open(tiny)
     import torch
 
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="wants a GPU"):
-            Vllm(program=str(broken)).open(tiny)
+            VllmEngine(program=str(broken)).open(tiny)
 
 
 def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) -> None:
-    ways = PipelineRoutes(by="chooser", to={"billing": "tiny", "delivery": "tiny"}, other="caller")
+    ways = ClassRouterConfig(by="chooser", to={"billing": "tiny", "delivery": "tiny"}, other="caller")
     classes = set()
     for words in ("Where is the parcel?", "My invoice is wrong", "My password does not work"):
-        asked = Query(messages=(Message(role="user", content=words),), max_tokens=5)
+        asked = EngineRequest(messages=(Message(role="user", content=words),), max_tokens=5)
 
-        async def ask(asked: Query = asked) -> tuple[AggregatedOutput, AggregatedOutput, AggregatedOutput]:
+        async def ask(asked: EngineRequest = asked) -> tuple[AggregatedOutput, AggregatedOutput, AggregatedOutput]:
             return (
-                await _all(Pipeline(served.gateway.fleet, ways), asked),
-                await _held(served, "chooser", Query(messages=asked.messages)),
+                await _all(ClassRouter(served.gateway.fleet, ways), asked),
+                await _held(served, "chooser", EngineRequest(messages=asked.messages)),
                 await _held(served, "tiny", asked),
             )
 
@@ -233,26 +234,26 @@ def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) 
         classes.add(label)
         other = served.run(_held(served, "caller", asked))
         assert found.text == (tiny.text if label in ways.to else other.text)
-    strict = PipelineRoutes(by="chooser", to={})
+    strict = ClassRouterConfig(by="chooser", to={})
     with pytest.raises(APIError, match="no model is named"):
-        served.run(_all(Pipeline(served.gateway.fleet, strict), asked))
+        served.run(_all(ClassRouter(served.gateway.fleet, strict), asked))
     with pytest.raises(APIError, match="cannot lead"):
-        served.run(_all(Pipeline(served.gateway.fleet, PipelineRoutes(by="tiny", to={})), asked))
+        served.run(_all(ClassRouter(served.gateway.fleet, ClassRouterConfig(by="tiny", to={})), asked))
     assert ways.models == ["chooser", "tiny", "caller"]
-    assert parse_pipeline("help={by: a, to: {x: b}}") == ("help", PipelineRoutes(by="a", to={"x": "b"}))
+    assert parse_class_router("help={by: a, to: {x: b}}") == ("help", ClassRouterConfig(by="a", to={"x": "b"}))
     for wrong in ("help", "help={by: a}", "help={by: a, to: {}, others: b}", "help={"):
         with pytest.raises(InputError):
-            parse_pipeline(wrong)
+            parse_class_router(wrong)
 
 
-async def _all(model: ModelRunner, query: Query) -> AggregatedOutput:
+async def _all(model: ModelRunner, query: EngineRequest) -> AggregatedOutput:
     found = AggregatedOutput()
     async for piece in model.answer(query):
         found.add(piece)
     return found
 
 
-async def _held(served: Served, name: str, query: Query) -> AggregatedOutput:
+async def _held(served: Served, name: str, query: EngineRequest) -> AggregatedOutput:
     async with served.gateway.fleet.using(name) as model:
         return await _all(model, query)
 
@@ -270,11 +271,11 @@ def real_llama() -> str:
 @pytest.mark.model
 def test_llama_cpp_itself_says_what_our_engine_says(real_llama: str, smollm2: Artifact, tmp_path: Path) -> None:
     """f16 weights against fp32: the same greedy words, and nearly the same log-probabilities."""
-    engine = LlamaCpp(program=real_llama, max_num_seqs=4, context=512, threads=1, timeout_s=300)
+    engine = LlamaCppEngine(program=real_llama, max_num_seqs=4, context=512, threads=1, timeout_s=300)
     asked: list[Any] = [{"role": "user", "content": "Name three fruits."}]
     schema = {"type": "object", "properties": {"fruit": {"enum": ["pear", "plum"]}}, "required": ["fruit"]}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    own, theirs = Torch(dtype="float32").open(smollm2), engine.open(smollm2)
+    own, theirs = TorchEngine(dtype="float32").open(smollm2), engine.open(smollm2)
     with serving({"ours": own, "theirs": theirs}, tmp_path / "ledger.db") as found:
         client = found.client()
         told = [

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from luthier.serve.engine import ModelRunner
 from luthier.serve.model_pool import ModelPool, OpenModel, ResolvedModel
-from luthier.serve.request import OutputChunk, Query
+from luthier.serve.request import EngineRequest, OutputChunk
 
 
 class _Open(ModelRunner):
@@ -16,7 +16,7 @@ class _Open(ModelRunner):
         self._log = log
         log.append(f"open {digest}")
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         for piece in list[OutputChunk]():
             yield piece
 

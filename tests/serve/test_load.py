@@ -16,8 +16,8 @@ import openai
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.models.generation.engine import Decoder
-from luthier.serve.engines.torch import Torch
+from luthier.models.generation.engine import ContinuousBatchingDecoder
+from luthier.serve.engines.torch import TorchEngine
 from luthier.traces.record import Route
 from serving import Served, serving
 
@@ -38,7 +38,7 @@ def asked(number: int, tokens: int = 12, **more: Any) -> dict[str, Any]:
 def serve(tmp_path: Path, tiny: Artifact) -> Callable[..., Any]:
     """Starts a gateway whose engine has given settings."""
 
-    def start(engine: Torch, **more: Any) -> Any:
+    def start(engine: TorchEngine, **more: Any) -> Any:
         return serving({"tiny": lambda: engine.open(tiny)}, tmp_path / "ledger.db", **more)
 
     return start
@@ -47,13 +47,13 @@ def serve(tmp_path: Path, tiny: Artifact) -> Callable[..., Any]:
 @pytest.fixture
 def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Lets each step of a decoder wait for the test; set, nothing waits any more."""
-    free, once = threading.Event(), Decoder.step
+    free, once = threading.Event(), ContinuousBatchingDecoder.step
 
-    def step(self: Decoder) -> Any:
+    def step(self: ContinuousBatchingDecoder) -> Any:
         free.wait(0.02)
         return once(self)
 
-    monkeypatch.setattr(Decoder, "step", step)
+    monkeypatch.setattr(ContinuousBatchingDecoder, "step", step)
     yield free
     free.set()
 
@@ -101,7 +101,7 @@ def test_two_hundred_connections(served: Served) -> None:
 def test_whoever_comes_when_too_many_wait_is_told_when_to_come_back(
     serve: Callable[..., Any], slowly: threading.Event
 ) -> None:
-    with serve(Torch(dtype="float32", max_num_seqs=1, max_queue_size=2)) as served, ThreadPoolExecutor(8) as pool:
+    with serve(TorchEngine(dtype="float32", max_num_seqs=1, max_queue_size=2)) as served, ThreadPoolExecutor(8) as pool:
         first = [pool.submit(served.post, "/v1/chat/completions", asked(0, 100)) for _ in range(3)]
         eventually(lambda: served.gateway.fleet.each()[0].answering.waiting == 2)
         refused = served.post("/v1/chat/completions", asked(1))
@@ -116,21 +116,21 @@ def test_whoever_comes_when_too_many_wait_is_told_when_to_come_back(
 
 
 def test_a_deadline_ends_an_answer(serve: Callable[..., Any], slowly: threading.Event) -> None:
-    with serve(Torch(dtype="float32"), deadline_s=0.5) as served:
+    with serve(TorchEngine(dtype="float32"), deadline_s=0.5) as served:
         response = served.post("/v1/chat/completions", asked(0, 400))
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "deadline_exceeded"
         with served.client() as client, pytest.raises(openai.APIError, match=r"within 0\.5 s"):
             list(client.chat.completions.create(**asked(0, 400), stream=True))
         eventually(lambda: served.gateway.fleet.each()[0].answering.running == 0)
-        assert [(one.status, one.finish) for one in served.heard.wait(2)] == [(504, "cancelled")] * 2
+        assert [(one.status, one.finish_reason) for one in served.heard.wait(2)] == [(504, "cancelled")] * 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_for_clients_that_vanish_nothing_is_written(
     serve: Callable[..., Any], slowly: threading.Event, stream: bool
 ) -> None:
-    with serve(Torch(dtype="float32")) as served:
+    with serve(TorchEngine(dtype="float32")) as served:
         body = json.dumps(asked(0, 450, stream=stream)).encode()
         model = served.gateway.fleet.each()[0].answering
         lines = [socket.create_connection((served.listening.host, served.listening.port)) for _ in range(8)]
@@ -141,13 +141,13 @@ def test_for_clients_that_vanish_nothing_is_written(
             line.close()
         eventually(lambda: model.running == 0)
         traces = served.heard.wait(8)
-        assert {(one.status, one.finish) for one in traces} == {(499, "cancelled")}
+        assert {(one.status, one.finish_reason) for one in traces} == {(499, "cancelled")}
         slowly.set()
         assert served.post("/v1/chat/completions", asked(1)).status_code == 200
 
 
 def test_a_client_that_reads_slowly_delays_nobody(serve: Callable[..., Any]) -> None:
-    with serve(Torch(dtype="float32")) as served:
+    with serve(TorchEngine(dtype="float32")) as served:
         body = json.dumps(asked(0, 450, stream=True, n=8, logprobs=True, top_logprobs=20)).encode()
         lines = []
         for _ in range(4):
@@ -164,7 +164,7 @@ def test_a_client_that_reads_slowly_delays_nobody(serve: Callable[..., Any]) -> 
 
 
 def test_what_does_not_fit_is_refused_and_the_rest_goes_on(serve: Callable[..., Any]) -> None:
-    with serve(Torch(dtype="float32", max_num_batched_tokens=96)) as served:
+    with serve(TorchEngine(dtype="float32", max_num_batched_tokens=96)) as served:
         assert served.post("/v1/chat/completions", asked(0, 90)).status_code == 400
         with ThreadPoolExecutor(6) as pool:
             found = list(pool.map(lambda n: served.post("/v1/chat/completions", asked(n, 20)).status_code, range(12)))
@@ -174,15 +174,15 @@ def test_what_does_not_fit_is_refused_and_the_rest_goes_on(serve: Callable[..., 
 def test_a_step_that_fails_is_told_and_the_next_requests_are_answered(
     serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once, broken = Decoder.step, [True]
+    once, broken = ContinuousBatchingDecoder.step, [True]
 
-    def step(self: Decoder) -> Any:
+    def step(self: ContinuousBatchingDecoder) -> Any:
         if broken.pop() if broken else False:
             raise RuntimeError("out of memory")
         return once(self)
 
-    with serve(Torch(dtype="float32")) as served:
-        monkeypatch.setattr(Decoder, "step", step)
+    with serve(TorchEngine(dtype="float32")) as served:
+        monkeypatch.setattr(ContinuousBatchingDecoder, "step", step)
         response = served.post("/v1/chat/completions", asked(0))
         assert response.status_code == 500
         assert response.json()["error"]["message"] == "writing failed: RuntimeError"
@@ -190,7 +190,7 @@ def test_a_step_that_fails_is_told_and_the_next_requests_are_answered(
 
 
 def test_what_was_begun_is_finished_when_the_server_stops(serve: Callable[..., Any], slowly: threading.Event) -> None:
-    with serve(Torch(dtype="float32")) as served, ThreadPoolExecutor(4) as pool:
+    with serve(TorchEngine(dtype="float32")) as served, ThreadPoolExecutor(4) as pool:
         running = [pool.submit(served.post, "/v1/chat/completions", asked(n, 40)) for n in range(3)]
         eventually(lambda: served.gateway.fleet.each()[0].answering.running == 3)
         served.listening.stop()
@@ -202,7 +202,7 @@ def test_what_was_begun_is_finished_when_the_server_stops(serve: Callable[..., A
 def test_what_takes_too_long_is_cut_off_when_the_server_stops(
     serve: Callable[..., Any], slowly: threading.Event
 ) -> None:
-    with serve(Torch(dtype="float32"), grace_s=1.0) as served, ThreadPoolExecutor(4) as pool:
+    with serve(TorchEngine(dtype="float32"), grace_s=1.0) as served, ThreadPoolExecutor(4) as pool:
         running = pool.submit(served.client().chat.completions.create, **asked(0, 480))
         eventually(lambda: served.gateway.fleet.each()[0].answering.running == 1)
         served.listening.stop()
@@ -237,7 +237,10 @@ class Switch:
 
 def test_an_alias_moves_without_a_lost_request(tmp_path: Path, tiny: Artifact, caller: Artifact) -> None:
     switch = Switch()
-    models = {"one": lambda: Torch(dtype="float32").open(tiny), "two": lambda: Torch(dtype="float32").open(caller)}
+    models = {
+        "one": lambda: TorchEngine(dtype="float32").open(tiny),
+        "two": lambda: TorchEngine(dtype="float32").open(caller),
+    }
     with serving(models, tmp_path / "ledger.db", resolver=switch, open_now=False) as served:
         run = served.run
         assert served.listening.models == ["support@prod"], "the line that is printed names what is released, too"
@@ -247,14 +250,14 @@ def test_an_alias_moves_without_a_lost_request(tmp_path: Path, tiny: Artifact, c
             body = {**asked(0, 30), "model": "support@prod"}
             answers = [pool.submit(served.post, "/v1/chat/completions", body) for _ in range(20)]
             assert run(served.gateway.fleet.prepare("two")) == caller.digest
-            switch.route = Route(model="two", arm="canary", shadow="two")
+            switch.route = Route(model="two", variant="canary", shadow="two")
             run(served.gateway.fleet.retire("one"))
             answers += [pool.submit(served.post, "/v1/chat/completions", body) for _ in range(5)]
             assert [one.result().status_code for one in answers] == [200] * 25
         traces = served.heard.wait(30)
-        assert {(one.arm, one.release) for one in traces} <= {
+        assert {(one.variant, one.release) for one in traces} <= {
             ("stable", "r1"), ("canary", caller.digest), ("shadow", caller.digest),
         }  # fmt: skip
-        shadows = [one for one in traces if one.arm == "shadow"]
+        shadows = [one for one in traces if one.variant == "shadow"]
         assert {one.meta["shadow_of"] for one in shadows} <= {one.id for one in traces}
         assert served.post("/v1/chat/completions", {**asked(0), "model": "one"}).status_code == 404

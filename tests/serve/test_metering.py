@@ -8,13 +8,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic_core import to_jsonable_python
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.serve.metrics import Meter, ModelLoad
+from luthier.serve.metrics import ModelUtilization, RequestMetrics
 from luthier.serve.openai.protocol import APIError
 from luthier.serve.openai.request_state import RequestState
 from luthier.serve.request import AggregatedOutput, Usage
 from luthier.traces.record import END_FIELDS, Trace, TraceEnd
 
-_LABELS = ("model", "operation", "arm", "status", "kind", "le")
+_LABELS = ("model", "operation", "variant", "status", "kind", "le")
 
 
 def case(tell: Any, model: str = "m") -> RequestState:
@@ -29,7 +29,7 @@ class Over(NamedTuple):
 
     model: str
     operation: str
-    arm: str
+    variant: str
     end: TraceEnd
 
 
@@ -54,7 +54,7 @@ def trace_of(over: RequestState) -> Trace:
     return Trace.model_validate(to_jsonable_python(fields))
 
 
-def values(meter: Meter) -> dict[tuple[str, ...], float]:
+def values(meter: RequestMetrics) -> dict[tuple[str, ...], float]:
     families = text_string_to_metric_families(meter.page().decode())
     return {
         (one.name, *(one.labels[name] for name in _LABELS if name in one.labels)): one.value
@@ -72,18 +72,18 @@ def test_a_case_is_a_trace_in_two_parts() -> None:
     called, refused = map(trace_of, heard)
     assert called.answer == Message(role="assistant", tool_calls=(call,))
     assert [one.content for one in called.messages] == ["Be brief.", "Hello?"]
-    assert (called.model, called.key, called.user, called.status, called.finish) == (
+    assert (called.model, called.key, called.user, called.status, called.finish_reason) == (
         "m",
         "anna",
         "C-1",
         200,
         "tool_calls",
     )
-    assert (refused.answer, refused.status, refused.finish, refused.error) == (None, 413, "error", "too much")
+    assert (refused.answer, refused.status, refused.finish_reason, refused.error) == (None, 413, "error", "too much")
 
 
 def test_a_scrape_counts_every_request_that_is_over() -> None:
-    meter = Meter(lambda: [ModelLoad("m", 2, 1)], lambda name: name == "m")
+    meter = RequestMetrics(lambda: [ModelUtilization("m", 2, 1)], lambda name: name == "m")
     for count in range(1, 200):
         first = None if count % 2 else 0.3
         meter.add(over(latency_s=0.005 * count, first_s=first))
@@ -105,7 +105,7 @@ def test_a_scrape_counts_every_request_that_is_over() -> None:
 
 def test_nobody_invents_a_series_and_a_name_counts_from_when_it_is_served() -> None:
     served = set[str]()
-    meter = Meter(lambda: (), served.__contains__)
+    meter = RequestMetrics(lambda: (), served.__contains__)
     for name in ("x", "y", "z"):
         meter.add(over(name, status=404))
     meter.settle()

@@ -17,25 +17,25 @@ from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.hashing import digest_of
-from luthier.models.generation.engine import Decoder
+from luthier.models.generation.engine import ContinuousBatchingDecoder
 from luthier.models.load import ADAPTER
 from luthier.models.multi_lora import can_share_base
 from luthier.serve import engine_loop, label_engine
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engines.label import LabelEngine
-from luthier.serve.engines.torch import Torch
+from luthier.serve.engines.torch import TorchEngine
 from luthier.serve.openai.protocol import ModelUnavailableError
-from luthier.serve.request import AggregatedOutput, Query
+from luthier.serve.request import AggregatedOutput, EngineRequest
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.adapter import Adapter
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.adapter import BottleneckAdapter
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 from serving import serving
 from tuning import Bench, bench, examples, finish
 
-ENGINE = Torch(dtype="float32")
+ENGINE = TorchEngine(dtype="float32")
 WORDS = ["Where is the parcel?", "I lost my password", "Refund me", "The courier never came"]
 
 
@@ -69,7 +69,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     other = tuned(Lora(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian"), rate=9e-2)
     return Shop(
         place, place.base, one, other, dora=tuned(Lora(r=2, use_dora=True)), packed=tuned(Qlora(r=2, group=16)),
-        whole=tuned(Full()), bottleneck=tuned(Adapter(size=2)), twice=tuned(Lora(r=4), model=one),
+        whole=tuned(FullFineTuning()), bottleneck=tuned(BottleneckAdapter(size=2)), twice=tuned(Lora(r=4), model=one),
     )  # fmt: skip
 
 
@@ -84,8 +84,10 @@ def writers() -> set[threading.Thread]:
     return {one for one in threading.enumerate() if one.name == "luthier-writer"}
 
 
-def query(words: str, tokens: int = 12) -> Query:
-    return Query(messages=(Message(role="user", content=words),), max_tokens=tokens, logprobs=True, top_logprobs=2)
+def query(words: str, tokens: int = 12) -> EngineRequest:
+    return EngineRequest(
+        messages=(Message(role="user", content=words),), max_tokens=tokens, logprobs=True, top_logprobs=2
+    )
 
 
 async def answered(model: ModelRunner, words: str, tokens: int = 12) -> AggregatedOutput:
@@ -163,8 +165,8 @@ def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> No
 
 def test_who_is_being_answered_notices_nobody(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {one.digest: alone(one, 60)[0] for one in (shop.base, shop.one)}
-    steps, once = threading.Semaphore(8), Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self: (steps.acquire(), once(self))[1])
+    steps, once = threading.Semaphore(8), ContinuousBatchingDecoder.step
+    monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (steps.acquire(), once(self))[1])
     base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
     writer = base_of(base).writer
 
@@ -191,8 +193,8 @@ def test_who_is_being_answered_notices_nobody(shop: Shop, monkeypatch: pytest.Mo
 
 
 def test_who_is_answered_by_what_is_closed_hears_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    free, once = threading.Event(), Decoder.step
-    monkeypatch.setattr(Decoder, "step", lambda self: (free.wait(0.02), once(self))[1])
+    free, once = threading.Event(), ContinuousBatchingDecoder.step
+    monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (free.wait(0.02), once(self))[1])
     base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
 
     async def run() -> None:
@@ -260,7 +262,7 @@ def test_a_base_is_the_same_by_whatever_name_it_came(shop: Shop) -> None:
 
 
 def test_models_share_only_where_their_settings_agree(shop: Shop) -> None:
-    engines = [ENGINE, Torch(dtype="float32", temperature=0.5), Torch(dtype="float32", max_num_seqs=2)]
+    engines = [ENGINE, TorchEngine(dtype="float32", temperature=0.5), TorchEngine(dtype="float32", max_num_seqs=2)]
     first, same, apart = (engine.open(shop.base) for engine in engines)
     assert base_of(first) is base_of(same)
     assert base_of(first) is not base_of(apart)
@@ -326,7 +328,7 @@ def scored(models: list[ModelRunner]) -> list[Any]:
 
     async def one(model: ModelRunner, words: str) -> Any:
         found = AggregatedOutput()
-        async for piece in model.answer(Query(messages=(Message(role="user", content=words),))):
+        async for piece in model.answer(EngineRequest(messages=(Message(role="user", content=words),))):
             found.add(piece)
         assert found.scores is not None
         return list(found.scores.values())

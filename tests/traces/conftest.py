@@ -26,7 +26,7 @@ def trace(number: int, **more: Any) -> Trace:
     """A request a minute after the one before."""
     told: dict[str, Any] = {
         "id": f"chatcmpl-{number}",
-        "at": DAY + timedelta(minutes=number),
+        "timestamp": DAY + timedelta(minutes=number),
         "model": "support@prod",
         "messages": (Message(role="user", content=f"Where is parcel {number}?"),),
         "answer": Message(role="assistant", content="On its way."),
@@ -46,7 +46,7 @@ def in_two(whole: Trace) -> tuple[TraceStart, TraceEnd]:
 
 def opinion(number: int, **more: Any) -> Feedback:
     """What somebody says of a request, an hour later."""
-    return Feedback(trace=f"chatcmpl-{number}", at=DAY + timedelta(hours=1, minutes=number), **more)
+    return Feedback(trace=f"chatcmpl-{number}", timestamp=DAY + timedelta(hours=1, minutes=number), **more)
 
 
 Filled = Callable[..., Path]

@@ -101,14 +101,14 @@ def test_openais_client_is_watched_in_two_lines(url: str, tmp_path: Path) -> Non
             client.chat.completions.create(model="busy", messages=TURNS)
     whole, streamed, refused = kept(tmp_path, 3)
     assert (whole.id, whole.user, whole.parameters, whole.status) == ("chatcmpl-1", "C-1", {"temperature": 0.5}, 200)
-    assert (whole.prompt_tokens, whole.completion_tokens, whole.finish) == (5, 2, "stop")
+    assert (whole.prompt_tokens, whole.completion_tokens, whole.finish_reason) == (5, 2, "stop")
     assert whole.messages[0].content == "Where is it? [EMAIL]"
-    assert (streamed.id, streamed.finish) == ("chatcmpl-2", "length")
+    assert (streamed.id, streamed.finish_reason) == ("chatcmpl-2", "length")
     assert streamed.answer is not None
     assert streamed.answer.content == "On its way."
     assert streamed.first_token_s is not None
     assert streamed.first_token_s < streamed.latency_s
-    assert (refused.status, refused.error, refused.finish, refused.model) == (429, "too many", "error", "busy")
+    assert (refused.status, refused.error, refused.finish_reason, refused.model) == (429, "too many", "error", "busy")
 
 
 def test_asynchronous_clients_and_streams_that_are_left(url: str, tmp_path: Path) -> None:

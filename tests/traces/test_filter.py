@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import InputError
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.filter import TraceFilter
 from luthier.traces.retention import RetentionPolicy
@@ -47,7 +47,7 @@ def test_a_condition_chooses(tmp_path: Path, text: str, wanted: list[int]) -> No
         assert [
             int(one.trace.id.split("-")[1]) for one in read_traces_with_feedback(tmp_path, where=TraceFilter(text))
         ] == wanted
-        compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
+        compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
 
 
 @pytest.mark.parametrize(

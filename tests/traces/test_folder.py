@@ -15,9 +15,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.core.errors import InputError, Unwritable
+from luthier.core.errors import InputError, SystemResourceError
 from luthier.traces import compact as compacting
-from luthier.traces.compact import CompactionStats, compact
+from luthier.traces.compact import CompactionStats, compact_traffic_folder
 from luthier.traces.folder import read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.retention import RetentionPolicy, traffic_folder
@@ -64,7 +64,9 @@ def test_a_torn_last_line_is_skipped_and_counted(tmp_path: Path, torn: bytes) ->
     with path.open("ab") as file:
         file.write(torn)
     assert ids(tmp_path) == ["chatcmpl-1"]
-    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(segments=1, rows=1, broken=1)
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(
+        segments=1, rows=1, broken=1
+    )
     assert ids(tmp_path) == ["chatcmpl-1"]
     assert (tmp_path / "broken.jsonl").read_bytes() == torn + b"\n"
 
@@ -73,7 +75,7 @@ def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path:
     segment = Segment(tmp_path, "ab")
     arrivals = TraceTail(tmp_path)
     lines = [SegmentLine("traces", one.model_dump(mode="json", exclude_defaults=True)) for one in (trace(1), trace(2))]
-    bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "at", "model")}, True) for line in lines]
+    bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "timestamp", "model")}, True) for line in lines]
     segment.write(encode_lines(bare))
     assert ids(tmp_path) == []
     assert list(arrivals.fresh()) == []
@@ -85,7 +87,7 @@ def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path:
     assert list(read_traces(tmp_path)) == [trace(1), late]
     assert isinstance(late, Trace)
     assert (late.id, late.messages) == ("chatcmpl-2", ())
-    assert compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path)).rows == 2
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path)).rows == 2
     assert list(read_traces(tmp_path)) == [trace(1), late]
 
 
@@ -103,7 +105,7 @@ def test_a_line_that_the_disk_refuses_leaves_nothing(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(Unwritable, match="the disk is full"):
+        with pytest.raises(SystemResourceError, match="the disk is full"):
             segment.write(b"two\n")
     segment.write(b"three\n")
     segment.close()
@@ -114,7 +116,7 @@ def test_a_segment_is_held_by_its_writer_only(tmp_path: Path) -> None:
     segment = Segment(tmp_path, "ab")
     segment.write(b"{}\n")
     assert is_open_for_writing(segment.path)
-    assert compact(tmp_path, RetentionPolicy()) == CompactionStats()
+    assert compact_traffic_folder(tmp_path, RetentionPolicy()) == CompactionStats()
     segment.close()
     assert not is_open_for_writing(segment.path)
     assert not is_open_for_writing(tmp_path / "nothing")
@@ -131,16 +133,18 @@ def test_broken_lines_are_counted_and_kept(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'nonsense\n{"other":{}}\n{"trace":{"id":"x"}}\n')
     assert ids(tmp_path) == ["chatcmpl-1"]
-    assert compact(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(segments=1, rows=1, broken=3)
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path]) == CompactionStats(
+        segments=1, rows=1, broken=3
+    )
     assert ids(tmp_path) == ["chatcmpl-1"]
     assert len((tmp_path / "broken.jsonl").read_bytes().splitlines()) == 3
 
 
 def test_segments_become_parquet_by_day_that_anybody_reads(tmp_path: Path) -> None:
     path = write(tmp_path, trace(1), trace(800), opinion(1, rating=1))
-    compact(tmp_path, RetentionPolicy(), closed=[path])
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path])
     assert sorted(day.name for day in (tmp_path / "traces").iterdir()) == ["2026-11-20", "2026-11-21"]
-    rows = pl.read_parquet(tmp_path / "traces" / "*" / "*.parquet").sort("at")
+    rows = pl.read_parquet(tmp_path / "traces" / "*" / "*.parquet").sort("timestamp")
     assert rows["id"].to_list() == ["chatcmpl-1", "chatcmpl-800"]
     assert rows["text"].to_list() == ["On its way."] * 2
     assert json.loads(rows["messages"][0]) == [{"role": "user", "content": "Where is parcel 1?"}]
@@ -148,11 +152,11 @@ def test_segments_become_parquet_by_day_that_anybody_reads(tmp_path: Path) -> No
 
 def test_small_files_of_a_day_become_one(tmp_path: Path) -> None:
     for number in range(5):
-        compact(
+        compact_traffic_folder(
             tmp_path, RetentionPolicy(), closed=[write(tmp_path, trace(number), opinion(number, rating=1))], now=DAY
         )
     assert len(read_folder_snapshot(tmp_path).days["traces"][DAY.date()]) == 5
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert len(read_folder_snapshot(tmp_path).days["traces"][DAY.date()]) == 1
     assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(5)]
     assert len(list(read_feedback(tmp_path))) == 5
@@ -163,8 +167,8 @@ def test_rows_of_files_that_overlap_come_in_order_of_time(tmp_path: Path, monkey
     for begin in range(4):
         write(tmp_path, *(trace(number) for number in range(begin, 100, 4)))
     for path in list_segments(tmp_path)[:3]:
-        compact(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+        compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(100)]
     since, until = DAY + timedelta(minutes=20), DAY + timedelta(minutes=23)
     assert [one.id for one in read_traces(tmp_path, since, until)] == ["chatcmpl-20", "chatcmpl-21", "chatcmpl-22"]
@@ -181,9 +185,9 @@ def test_old_days_go_and_then_the_oldest_while_there_is_too_much(tmp_path: Path)
     for day in range(6):
         write(tmp_path, trace(day * 1440, error="x" * 100), opinion(day * 1440, rating=1))
     now = DAY + timedelta(days=5)
-    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
     come(tmp_path)
-    assert compact(tmp_path, RetentionPolicy(days=3), now=now) == CompactionStats(removed=6)
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(days=3), now=now) == CompactionStats(removed=6)
     assert [day.isoformat() for day in read_folder_snapshot(tmp_path).days["traces"]] == [
         "2026-11-23",
         "2026-11-24",
@@ -193,14 +197,16 @@ def test_old_days_go_and_then_the_oldest_while_there_is_too_much(tmp_path: Path)
     for day in (4, 5):
         rows = range(day * 1440 + 1, day * 1440 + 41)
         write(tmp_path, *(trace(row, error=random.Random(row).randbytes(20_000).hex()) for row in rows))
-    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=now)
     come(tmp_path)
-    compact(tmp_path, RetentionPolicy(most_bytes=1 << 20), now=now)
+    compact_traffic_folder(tmp_path, RetentionPolicy(most_bytes=1 << 20), now=now)
     assert [day.isoformat() for day in read_folder_snapshot(tmp_path).days["traces"]] == ["2026-11-25"]
 
 
 def test_an_old_log_that_came_today_stays(tmp_path: Path) -> None:
-    compact(tmp_path, RetentionPolicy(days=3), closed=[write(tmp_path, trace(-1440 * 400))], now=datetime.now(UTC))
+    compact_traffic_folder(
+        tmp_path, RetentionPolicy(days=3), closed=[write(tmp_path, trace(-1440 * 400))], now=datetime.now(UTC)
+    )
     assert len(ids(tmp_path)) == 1
 
 
@@ -208,9 +214,9 @@ def test_numbers_and_moments_beyond_all_measure_break_nothing(tmp_path: Path) ->
     huge = trace(1, prompt_tokens=10**30, status=10**12, parameters={"stop": json.loads('"\\ud83d"')})
     path = write(tmp_path, huge, trace(2))
     with path.open("ab") as file:
-        file.write(b'{"trace":{"id":"x","at":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
+        file.write(b'{"trace":{"id":"x","timestamp":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
     assert len(ids(tmp_path)) == 2
-    assert compact(tmp_path, RetentionPolicy(), closed=[path]).broken == 1
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path]).broken == 1
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-2"]
 
 
@@ -222,13 +228,13 @@ def test_only_its_owner_reads_a_folder_of_traffic(tmp_path: Path) -> None:
 COMPACTOR = """
 import sys
 from pathlib import Path
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import list_segments
 import luthier.traces.tables
 folder = Path(sys.argv[1])
 print("go", flush=True)
-compact(folder, RetentionPolicy(days=10000), closed=list_segments(folder))
+compact_traffic_folder(folder, RetentionPolicy(days=10000), closed=list_segments(folder))
 """
 
 
@@ -247,7 +253,7 @@ def test_a_kill_while_segments_become_parquet_loses_and_doubles_nothing(tmp_path
         process.kill()
         process.communicate()
         assert sorted(ids(tmp_path)) == sorted(f"chatcmpl-{number}" for number in range(wanted))
-    compact(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
+    compact_traffic_folder(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
     assert len(ids(tmp_path)) == wanted
     assert list_segments(tmp_path) == []
     assert list((tmp_path / "aside").iterdir()) == []
@@ -273,22 +279,22 @@ def test_a_replacement_counts_from_the_moment_it_is_decided(
 
     monkeypatch.setattr(place, "_finish", stopped)
     with pytest.raises(KeyboardInterrupt):
-        compact(tmp_path, RetentionPolicy(), closed=[path])
+        compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path])
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
     assert len(read_folder_snapshot(tmp_path).segments) == (1 if moment == "undecided" else 0)
     monkeypatch.setattr(place, "_finish", real)
-    compact(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
+    compact_traffic_folder(tmp_path, RetentionPolicy(days=10000), closed=list_segments(tmp_path))
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
 
 
 def test_a_reader_that_began_before_a_replacement_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compacting, "_ROWS", 10)
     path = write(tmp_path, *(trace(number) for number in range(40)))
-    compact(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
-    compact(tmp_path, RetentionPolicy(), closed=[write(tmp_path, trace(41))], now=DAY)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path], now=DAY)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[write(tmp_path, trace(41))], now=DAY)
     reading = read_traces(tmp_path)
     found = [next(reading).id]
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert [*found, *(one.id for one in reading)] == [f"chatcmpl-{number}" for number in [*range(40), 41]]
 
 
@@ -299,7 +305,7 @@ def test_what_is_said_is_joined_and_of_each_person_the_last_counts(tmp_path: Pat
         trace(2),
         opinion(1, by="anna", rating=-1, comment="wrong"),
         opinion(1, by="ben", rating=1),
-        Feedback(trace="chatcmpl-1", at=DAY + timedelta(hours=5), by="anna", rating=1),
+        Feedback(trace="chatcmpl-1", timestamp=DAY + timedelta(hours=5), by="anna", rating=1),
     )
     first, second = read_traces_with_feedback(tmp_path)
     assert {(one.by, one.rating, one.comment) for one in first.feedback} == {("anna", 1, "wrong"), ("ben", 1, "")}
@@ -312,7 +318,9 @@ def test_what_is_said_is_joined_and_of_each_person_the_last_counts(tmp_path: Pat
 
 def test_a_query_reads_segments_and_parquet(tmp_path: Path) -> None:
     assert scan_table(tmp_path, "traces").collect().height == 0
-    compact(tmp_path, RetentionPolicy(), closed=[write(tmp_path, *(trace(n, latency_s=n) for n in range(10)))])
+    compact_traffic_folder(
+        tmp_path, RetentionPolicy(), closed=[write(tmp_path, *(trace(n, latency_s=n) for n in range(10)))]
+    )
     write(tmp_path, trace(11, latency_s=11))
     whole = scan_table(tmp_path, "traces").select(pl.len(), pl.col("latency_s").max()).collect()
     assert whole.row(0) == (11, 11.0)

@@ -16,7 +16,7 @@ from luthier.chat.messages import Message, ToolCall
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.traces.feedback import append_redacted_records, import_log_records
-from luthier.traces.logs import digest, read_log_records
+from luthier.traces.logs import hash_log_file, read_log_records
 from luthier.traces.record import Feedback, Trace, assemble_stream_chunks
 from luthier.traces.store import read_latest_feedback, read_traces
 from traces.conftest import DAY, opinion, trace
@@ -31,7 +31,7 @@ def read(folder: Path, *lines: Any) -> list[Trace | Feedback]:
 WHOLE = trace(
     7,
     release="d" * 32,
-    arm="canary",
+    variant="canary",
     messages=(
         Message(role="system", content="Help."),
         Message(role="user", content="Where is 7?"),
@@ -39,7 +39,7 @@ WHOLE = trace(
         Message(role="tool", tool_call_id="call_1", content='{"at": "depot"}'),
     ),
     answer=Message(role="assistant", content="In the depot.", thinking="It is there."),
-    finish="length",
+    finish_reason="length",
     prompt_tokens=30,
     cached_tokens=20,
     first_token_s=0.125,
@@ -72,7 +72,7 @@ def test_a_request_in_openais_shape(tmp_path: Path) -> None:
     (found,) = read(tmp_path, {"request": request, "response": response, "latency_ms": 250, "thumbs": None})
     assert isinstance(found, Trace)
     assert found.id == "chatcmpl-abc"
-    assert found.at == datetime.fromtimestamp(1_795_000_000, UTC)
+    assert found.timestamp == datetime.fromtimestamp(1_795_000_000, UTC)
     assert [(turn.role, turn.content) for turn in found.messages] == [
         ("system", "Be brief."),
         ("user", "What is <image>"),
@@ -115,13 +115,13 @@ HI = {"role": "user", "content": "Hi"}
             {"id": "x"},
         ),
         ({"input": "Hi", "output": "Hello", "created": 1795176000, "duration": 2}, "Hi", "Hello", {"latency_s": 2.0}),
-        ({"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500}, "Hi", None, {"finish": "error"}),
+        ({"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500}, "Hi", None, {"finish_reason": "error"}),
     ],
 )
 def test_lines_of_many_forms(tmp_path: Path, line: Any, asked: str, answered: str | None, more: Any) -> None:
     (found,) = read(tmp_path, line)
     assert isinstance(found, Trace)
-    assert found.at == DAY
+    assert found.timestamp == DAY
     assert found.messages[-1].content == asked
     assert (found.answer and found.answer.content) == answered
     assert {name: getattr(found, name) for name in more} == more
@@ -131,7 +131,7 @@ def test_lines_of_many_forms(tmp_path: Path, line: Any, asked: str, answered: st
 def test_opinions_in_a_line_come_along(tmp_path: Path) -> None:
     line = {"prompt": "Hi", "completion": "Hello", "at": "2026-11-20T12:00:00Z", "thumbs": "down", "correction": "Hey"}
     asked, found = read(tmp_path, line)
-    assert found == Feedback(trace=asked.id, at=DAY, rating=-1, correction="Hey")  # type: ignore[union-attr]  # a trace
+    assert found == Feedback(trace=asked.id, timestamp=DAY, rating=-1, correction="Hey")  # type: ignore[union-attr]  # a trace
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_opinions_in_a_line_come_along(tmp_path: Path) -> None:
         ('{"at": "2026-11-20T12:00:00Z"}', "expected one of messages"),
         ('{"prompt": "Hi", "at": "soon"}', "isoformat"),
         ('{"prompt": "Hi", "at": "2026-11-20T12:00:00Z", "latency": "quick"}', "could not convert"),
-        ('{"id": "a", "at": "2026-11-20T12:00:00Z", "model": "m", "status": "x"}', "status"),
+        ('{"id": "a", "timestamp": "2026-11-20T12:00:00Z", "model": "m", "status": "x"}', "status"),
         ("[" * 100_000, "cannot be read"),
     ],
 )
@@ -187,11 +187,11 @@ def test_a_log_that_is_taken_in_twice_stands_once(tmp_path: Path, monkeypatch: p
     moments = [(DAY + timedelta(minutes=number)).isoformat() for number in range(25)]
     lines = [{"prompt": "Ask anna@example.org", "completion": "So.", "at": moment} for moment in moments]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert import_log_records(folder, digest(path), read_log_records(path)) == 25
-    assert import_log_records(folder, digest(path), read_log_records(path)) == 0
+    assert import_log_records(folder, hash_log_file(path), read_log_records(path)) == 25
+    assert import_log_records(folder, hash_log_file(path), read_log_records(path)) == 0
     for mark in list((folder / "taken").iterdir())[:2]:
         mark.unlink()  # a kill came before the mark
-    import_log_records(folder, digest(path), read_log_records(path))
+    import_log_records(folder, hash_log_file(path), read_log_records(path))
     found = list(read_traces(folder))
     assert len(found) == 25
     assert found[0].messages[0].content == "Ask [EMAIL]"
@@ -218,7 +218,7 @@ def test_opentelemetry_out_and_in_again_is_the_same(tmp_path: Path, monkeypatch:
         WHOLE,
         trace(8),
         trace(9, operation="label"),
-        trace(10, answer=None, finish="error", status=503, error="busy"),
+        trace(10, answer=None, finish_reason="error", status=503, error="busy"),
     ]
     append_redacted_records(tmp_path / ".luthier" / "traffic", [*plain, opinion(8, rating=1)])
     assert run_command(["traces", "export", "spans.jsonl", "--format", "otlp"]) == 0
@@ -259,9 +259,9 @@ def test_spans_of_other_tools(tmp_path: Path) -> None:
     database = {"spanId": "1", "attributes": [attribute("db.system", {"stringValue": "sqlite"})]}
     (found,) = read(tmp_path, {"resourceSpans": [{"scopeSpans": [{"spans": [database, span]}]}]})
     assert isinstance(found, Trace)
-    assert (found.at, found.latency_s, found.id) == (DAY, 1.5, "00f067aa0ba902b7")
+    assert (found.timestamp, found.latency_s, found.id) == (DAY, 1.5, "00f067aa0ba902b7")
     assert (found.messages[0].content, found.answer and found.answer.content) == ("Hi", "Hello")
-    assert (found.prompt_tokens, found.finish, found.error, found.status) == (4, "error", "cut off", 500)
+    assert (found.prompt_tokens, found.finish_reason, found.error, found.status) == (4, "error", "cut off", 500)
 
 
 def test_spans_go_to_a_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

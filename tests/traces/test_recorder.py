@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 import pytest
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.core.errors import DataError, Unwritable
+from luthier.core.errors import DataError, SystemResourceError
 from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiSpan
 from luthier.traces.feedback import append_redacted_records
@@ -92,7 +92,7 @@ def test_what_was_recorded_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(read_traces(tmp_path)) == [asked]
     (said,) = read_feedback(tmp_path)
     assert said == opinion(1, rating=-1, correction="Tomorrow.", by="C-1")
-    assert said.model_fields_set == {"trace", "at", "rating", "correction", "by"}
+    assert said.model_fields_set == {"trace", "timestamp", "rating", "correction", "by"}
 
 
 def test_personal_data_never_reaches_the_disk(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_disk_that_refuses_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(Unwritable, match="file"):
+    with pytest.raises(SystemResourceError, match="file"):
         TraceRecorder(tmp_path / "file")
 
 

@@ -20,14 +20,14 @@ from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Route
 from luthier.traces.release_comparison import compare_with_stable
 from luthier.traces.releases import (
-    Follower,
     ReleasedModel,
+    ReleaseFollower,
     current_releases,
     history,
     promote,
     release,
     roll_back,
-    try_out,
+    start_candidate,
 )
 from tests.traces.conftest import DAY, opinion, trace
 
@@ -68,29 +68,29 @@ def test_rolling_back_goes_back_step_by_step(ledger: Ledger) -> None:
 
 def test_a_canary_answers_the_same_people_until_it_is_promoted_or_stopped(ledger: Ledger) -> None:
     release(ledger, ALIAS, OLD)
-    tried = try_out(ledger, ALIAS, NEW, share=0.25)
+    tried = start_candidate(ledger, ALIAS, NEW, share=0.25)
     routes = {user: tried.route(user) for user in map(str, range(2000))}
     assert routes == {user: tried.route(user) for user in routes}
-    share = sum(route.arm == "canary" for route in routes.values()) / len(routes)
+    share = sum(route.variant == "canary" for route in routes.values()) / len(routes)
     assert 0.21 < share < 0.29
-    assert {route.model for route in routes.values() if route.arm == "canary"} == {NEW.model}
-    wider = try_out(ledger, ALIAS, NEW, share=0.5)
-    assert all(wider.route(user).arm == "canary" for user, route in routes.items() if route.arm == "canary")
-    assert {tried.route(None).arm for _ in range(100)} == {"stable", "canary"}
+    assert {route.model for route in routes.values() if route.variant == "canary"} == {NEW.model}
+    wider = start_candidate(ledger, ALIAS, NEW, share=0.5)
+    assert all(wider.route(user).variant == "canary" for user, route in routes.items() if route.variant == "canary")
+    assert {tried.route(None).variant for _ in range(100)} == {"stable", "canary"}
     nobody = {name: tried.route(None, name) for name in (f"chatcmpl-{n}" for n in range(100))}
-    assert {route.arm for route in nobody.values()} == {"stable", "canary"}, "without a user, the request decides"
+    assert {route.variant for route in nobody.values()} == {"stable", "canary"}, "without a user, the request decides"
     assert nobody == {name: tried.route(None, name) for name in nobody}
     assert promote(ledger, ALIAS).stable == NEW
     assert roll_back(ledger, ALIAS).stable == OLD
-    try_out(ledger, ALIAS, OTHER, share=0.1)
+    start_candidate(ledger, ALIAS, OTHER, share=0.1)
     stopped = roll_back(ledger, ALIAS)
     assert (stopped.did, stopped.stable, stopped.canary, stopped.share) == ("stop", OLD, None, 0.0)
 
 
 def test_a_shadow_is_asked_unheard_beside_a_canary(ledger: Ledger) -> None:
     release(ledger, ALIAS, OLD)
-    try_out(ledger, ALIAS, NEW, share=0.5)
-    both = try_out(ledger, ALIAS, OTHER)
+    start_candidate(ledger, ALIAS, NEW, share=0.5)
+    both = start_candidate(ledger, ALIAS, OTHER)
     assert (both.canary, both.shadow, both.share) == (NEW, OTHER, 0.5)
     assert {both.route(str(user)).shadow for user in range(9)} == {OTHER.model}
     assert promote(ledger, ALIAS).stable == NEW
@@ -104,7 +104,7 @@ def test_names_that_are_none_are_refused(ledger: Ledger, alias: str) -> None:
 
 def test_what_cannot_be_tried_or_found_is_refused(ledger: Ledger) -> None:
     with pytest.raises(UnknownName, match="nothing is released"):
-        try_out(ledger, ALIAS, OLD, share=0.1)
+        start_candidate(ledger, ALIAS, OLD, share=0.1)
     release(ledger, ALIAS, OLD)
     with pytest.raises(UnknownName) as caught:
         history(ledger, "suport@prod")
@@ -113,7 +113,7 @@ def test_what_cannot_be_tried_or_found_is_refused(ledger: Ledger) -> None:
         promote(ledger, ALIAS)
     for share in (0.0, 1.0, 7.0):
         with pytest.raises(InputError, match="between"):
-            try_out(ledger, ALIAS, NEW, share=share)
+            start_candidate(ledger, ALIAS, NEW, share=share)
 
 
 class Fleet:
@@ -142,7 +142,7 @@ def test_a_model_is_open_before_a_name_means_it_and_closed_after(database: str) 
         fleet = Fleet()
         with Ledger(database) as ledger:
             release(ledger, ALIAS, OLD)
-            follower = Follower(lambda: Ledger(database), fleet, every_s=0.01)
+            follower = ReleaseFollower(lambda: Ledger(database), fleet, every_s=0.01)
             await follower.start()
             assert follower.names() == [ALIAS]
             assert follower.resolve("nobody", None) is None
@@ -179,7 +179,7 @@ def test_a_model_that_cannot_be_opened_leaves_the_name_as_it_was(
         fleet.bad.add(NEW.model)
         with Ledger(database) as ledger:
             release(ledger, ALIAS, OLD)
-            follower = Follower(lambda: Ledger(database), fleet)
+            follower = ReleaseFollower(lambda: Ledger(database), fleet)
             await follower.start()
             release(ledger, ALIAS, NEW)
             for _ in range(3):
@@ -200,7 +200,7 @@ def test_while_the_ledger_is_away_names_mean_what_they_meant(
     async def story() -> None:
         with Ledger(own_postgres.url) as ledger:
             release(ledger, ALIAS, OLD)
-        follower = Follower(lambda: Ledger(own_postgres.url))
+        follower = ReleaseFollower(lambda: Ledger(own_postgres.url))
         await follower.start()
         own_postgres.stop()
         for _ in range(3):
@@ -219,7 +219,7 @@ def test_while_the_ledger_is_away_names_mean_what_they_meant(
 
 def test_a_follower_that_finds_no_ledger_says_so(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("no database at all, but long enough to be looked at as one")
-    follower = Follower(lambda: Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    follower = ReleaseFollower(lambda: Ledger(f"sqlite:///{tmp_path / 'ledger.db'}"))
     with pytest.raises(LuthierError):
         asyncio.run(follower.start())
 
@@ -234,28 +234,28 @@ def test_what_comes_back_is_compared(database: str, tmp_path: Path) -> None:
     chance = random.Random(5)
     with Ledger(database) as ledger:
         release(ledger, ALIAS, OLD)
-        try_out(ledger, ALIAS, NEW, share=0.5)
-        now = try_out(ledger, ALIAS, OTHER)
+        start_candidate(ledger, ALIAS, NEW, share=0.5)
+        now = start_candidate(ledger, ALIAS, OTHER)
     records: list[Any] = [trace(9000, release="0" * 32), trace(9001, model="other@prod")]
     for number in range(200):
         arm, model = ("canary", NEW) if number % 2 else ("stable", OLD)
         right = chance.random() < (0.9 if number % 2 else 0.5)
         said = Message(role="assistant", content="billing" if right else "delivery")
         about = {"release": model.digest, "user": f"C-{number % 50}", "answer": said}
-        records.append(trace(number, arm=arm, latency_s=0.2 + 0.1 * (number % 2) + chance.random() / 100, **about))
+        records.append(trace(number, variant=arm, latency_s=0.2 + 0.1 * (number % 2) + chance.random() / 100, **about))
         records.append(opinion(number, label="Billing ", rating=1 if right else -1))
         if not number % 2:
             about = {"release": OTHER.digest, "answer": Message(role="assistant", content="billing")}
-            records.append(trace(number + 5000, arm="shadow", meta={"shadow_of": f"chatcmpl-{number}"}, **about))
+            records.append(trace(number + 5000, variant="shadow", meta={"shadow_of": f"chatcmpl-{number}"}, **about))
     append_redacted_records(tmp_path, records)
     canary, shadow = compare_with_stable(tmp_path, now, DAY)
-    assert (canary.arm, canary.requests) == ("canary", (100, 100))
+    assert (canary.variant, canary.requests) == ("canary", (100, 100))
     assert canary.measures["accuracy"].difference > 0.2
     assert canary.measures["accuracy"].low > 0
     assert canary.measures["accuracy"].people == (25, 25)
     assert canary.measures["latency_s"].difference == pytest.approx(0.1, abs=0.01)
     assert "first_token_s" not in canary.measures
-    assert (shadow.arm, shadow.requests) == ("shadow", (100, 100))
+    assert (shadow.variant, shadow.requests) == ("shadow", (100, 100))
     assert shadow.measures["accuracy"].first == 1.0
     assert shadow.measures["accuracy"].test == "McNemar, mid-p"
     assert shadow.same == shadow.measures["accuracy"].second

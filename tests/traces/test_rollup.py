@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.folder import read_folder_snapshot
 from luthier.traces.retention import RetentionPolicy
@@ -42,18 +42,18 @@ def check(folder: Path) -> None:
     rank = {"p50": pl.len() * 0.5, "p95": pl.len() * 0.95}
     whole = (
         scan_table(folder, "traces")
-        .group_by(pl.col("at").dt.truncate("1h"), "model", "release", "arm")
+        .group_by(pl.col("timestamp").dt.truncate("1h"), "model", "release", "variant")
         .agg(
             pl.len().alias("requests"),
             (pl.col("status") >= 400).sum().alias("errors"),
             pl.col("completion_tokens").sum(),
             *(latency.get(place.ceil().cast(int) - 1).alias(name) for name, place in rank.items()),
         )
-        .sort("at", "model")
+        .sort("timestamp", "model")
         .collect()
     )
-    found = read_dashboard_series(folder).sort("at", "model")
-    for name in ("at", "model", "requests", "errors", "completion_tokens"):
+    found = read_dashboard_series(folder).sort("timestamp", "model")
+    for name in ("timestamp", "model", "requests", "errors", "completion_tokens"):
         assert found[name].to_list() == whole[name].to_list()
     for name in ("p50", "p95"):
         assert found[f"latency_s.{name}"].to_list() == pytest.approx(whole[name].to_list(), rel=0.05)
@@ -65,10 +65,10 @@ def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
     for begin in range(0, 600, 200):
         fill(tmp_path, begin, begin + 200)
         check(tmp_path)
-        compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
+        compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
         check(tmp_path)
     fill(tmp_path, 600, 700)
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=1))
     assert len(read_folder_snapshot(tmp_path).days["rollup"][DAY.date()]) == 1
     check(tmp_path)
     hours = read_dashboard_series(tmp_path, DAY + timedelta(hours=1), DAY + timedelta(hours=2))
@@ -77,11 +77,11 @@ def test_counts_are_those_of_the_requests(tmp_path: Path) -> None:
 
 def test_counts_stay_when_the_requests_are_gone(tmp_path: Path) -> None:
     fill(tmp_path, 0, 100)
-    compact(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
+    compact_traffic_folder(tmp_path, RetentionPolicy(), closed=list_segments(tmp_path), now=DAY)
     for path in tmp_path.glob("*/*/*.parquet"):
         os.utime(path, (DAY.timestamp(), DAY.timestamp()))
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=100))
     assert scan_table(tmp_path, "traces").collect().height == 0
     assert read_dashboard_series(tmp_path)["requests"].sum() == 100
-    compact(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
+    compact_traffic_folder(tmp_path, RetentionPolicy(), now=DAY + timedelta(days=500))
     assert read_dashboard_series(tmp_path).height == 0

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.trainer import ExponentialMovingAverage, Trainer, use_weights
 from tuning import bench
@@ -38,9 +38,9 @@ def test_other_weights_stand_in_for_a_while() -> None:
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_the_average_is_saved_and_learning_is_not_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning
 ) -> None:
     shop = bench(tmp_path)
     models: list[Any] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from luthier.core.errors import Unwritable
+from luthier.core.errors import SystemResourceError
 from luthier.tune.training import checkpoint
 from luthier.tune.training.checkpoint import SHARE, CheckpointManager, TrainingState
 
@@ -113,7 +113,7 @@ def test_a_failure_of_the_thread_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(checkpoint, "sync", full)
     keeper = CheckpointManager(tmp_path / "state.safetensors", "one")
     keeper.write(state(1))
-    with pytest.raises(Unwritable, match="disk is full"):
+    with pytest.raises(SystemResourceError, match="disk is full"):
         keeper.wait()
 
 

@@ -13,17 +13,17 @@ import torch
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import PlanContext, StepContext
 from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.load import load_model
-from luthier.recipe.models import chooses_classes, find_model
+from luthier.recipe.models import find_model, is_classification_model
 from luthier.recipe.schema import Recipe
 from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.steps.epoch import Epoch
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted
 from workshop import RECIPE, own_cache, small_recipe
@@ -45,7 +45,7 @@ def taken(shop: Bench, tuned: Artifact, epoch: int, base: Artifact | None = None
     digest, base = digest_of([tuned.digest, epoch]), base or shop.base
     folder, scratch = shop.store.begin(digest)
     inputs = {"tuned": tuned, "model": base}
-    events = RunEvents(shop.heard.append).of("early")
+    events = RunEventEmitter(shop.heard.append).of("early")
     work = StepContext(name="early", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=events)
     Epoch(tuned="tune", epoch=epoch).make(work)
     named = {name: one.digest for name, one in inputs.items()}
@@ -58,7 +58,7 @@ def logits(artifact: Artifact) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, technique: Any, tmp_path: Path) -> None:
     settings = {**QUICK, "technique": technique, "learning_rate": 1e-3 if technique.kind == "full" else 1e-2}
     made = shop.tune(Tune(**settings, epochs=3, save_epochs=2))
@@ -72,7 +72,7 @@ def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, techni
             assert early.path(name).read_bytes() == ended.path(name).read_bytes(), name
         mine, other = (one.read_json("training.json") for one in (early, ended))
         assert mine == {**other, "epoch": epoch}
-        assert chooses_classes(early)
+        assert is_classification_model(early)
     export_model_folder(taken(shop, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
     assert any((tmp_path / "out").glob("*.safetensors"))
 

@@ -23,7 +23,7 @@ from luthier.tune.objective import PreparedBatchSource
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.schedule import DECAY, BatchSampler
 from luthier.tune.training.trainer import Trainer, TrainingArguments
@@ -31,7 +31,7 @@ from models.architectures import Double
 from tuning import Bench, bench, examples
 
 CLOSE = {"atol": 1e-12, "rtol": 1e-8}
-TECHNIQUES = [Lora(r=4), Full()]
+TECHNIQUES = [Lora(r=4), FullFineTuning()]
 AVERAGES: tuple[Literal["token", "row"], ...] = ("token", "row")
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.eval.steps.evaluate import Evaluate
@@ -26,7 +26,7 @@ from luthier.tune.dataset.validation import HELD_OUT, BestCheckpoint, Validation
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import StepMetrics, Trainer
@@ -132,7 +132,13 @@ def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[s
     inputs = {"data": shop.data, "model": made}
     step.make(
         StepContext(
-            name="e", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=RunEvents().of("e")
+            name="e",
+            inputs=inputs,
+            folder=folder,
+            scratch=scratch,
+            base=folder,
+            seed=0,
+            events=RunEventEmitter().of("e"),
         )
     )
     return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
@@ -157,10 +163,10 @@ def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> 
     assert "24 rows of validation held out, to measure on the way" in split.said("note")
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_weights_of_the_best_measurement_are_saved(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, keep: str, technique: Lora | Full
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, keep: str, technique: Lora | FullFineTuning
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     values = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
@@ -199,10 +205,10 @@ def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.M
     assert any(said.startswith("stopped after step 4: no better since step 2") for said in shop.said("note"))
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.1), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.1), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("kill", ["before", "after"])
 def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, kill: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning, kill: str
 ) -> None:
     shop = bench(tmp_path)
     held_out = ValidationSettings(rows=8, every=2, metric="accuracy", patience=3)

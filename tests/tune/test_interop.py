@@ -20,10 +20,10 @@ from luthier.models.sequence_head import add_sequence_head
 from luthier.tune.interop import (
     IGNORED,
     OptimizerStepSettings,
-    as_dataset,
+    build_compute_loss_func,
+    build_lightning_datamodule,
     build_optimizer_steps,
-    lightning_data,
-    trainer_loss,
+    to_hf_dataset,
 )
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.classify import Classify
@@ -38,7 +38,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, adapted, bench, examples, pairs, thumbs
 
@@ -74,13 +74,13 @@ def copied(model: Any) -> dict[str, torch.Tensor]:
     return {name: one.detach().clone() for name, one in model.named_parameters()}
 
 
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("accumulated", [1, 4])
 def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     model = adapted(shop, technique)
-    data = as_dataset(Sft(), ROWS, ChatTokenizer.load(shop.base.folder))
+    data = to_hf_dataset(Sft(), ROWS, ChatTokenizer.load(shop.base.folder))
     settings = TrainingArguments(
         str(tmp_path), max_steps=1, per_device_train_batch_size=8 // accumulated, report_to="none", max_grad_norm=0,
         gradient_accumulation_steps=accumulated, logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True,
@@ -90,7 +90,7 @@ def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what transformers says of itself
         trainer = Trainer(
-            model=model, args=settings, train_dataset=data, compute_loss_func=trainer_loss(Sft()),
+            model=model, args=settings, train_dataset=data, compute_loss_func=build_compute_loss_func(Sft()),
             data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(shop.base.folder)),
             optimizers=(down, torch.optim.lr_scheduler.ConstantLR(down, factor=1.0)),
         )  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, 
         torch.testing.assert_close(came[name], wanted, atol=1e-5, rtol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("tokens", [4096, 60])
 def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> None:
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed: no comparison with its loop")
@@ -124,7 +124,7 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
 
     tuner = Tuner()
     before = copied(tuner.model)
-    data = lightning_data(
+    data = build_lightning_datamodule(
         Sft(),
         ROWS,
         ChatTokenizer.load(shop.base.folder),
@@ -146,7 +146,7 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
 def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
     rows = [lesson.rows[0] for lesson in Sft().build_training_examples(ROWS, text)]
-    for told, row in zip(as_dataset(Sft(), ROWS, text), rows, strict=True):
+    for told, row in zip(to_hf_dataset(Sft(), ROWS, text), rows, strict=True):
         assert told["input_ids"] == list(row.ids)
         assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.loss_weights]
 
@@ -189,7 +189,7 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
         optimizer={"kind": "adamw", "weight_decay": 0.0},
     )  # fmt: skip
     log = [json.loads(line) for line in (own.tune(step).folder / "log.jsonl").read_text().splitlines()]
-    model = Full().adapt(open_folder(own.base.folder, torch.float32), 3)
+    model = FullFineTuning().adapt(open_folder(own.base.folder, torch.float32), 3)
     how = OptimizerStepSettings(epochs=3, batch_size=8, seed=3)
     steps = build_optimizer_steps(objective, rows, ChatTokenizer.load(own.base.folder), how, reference=model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.0)
@@ -203,7 +203,7 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
 
 
 @pytest.mark.parametrize("objective", [Sft(), Orpo()], ids=["sft", "orpo"])
-@pytest.mark.parametrize("technique", [Full(), Lora(r=4, lora_dropout=0.5)], ids=["full", "lora"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4, lora_dropout=0.5)], ids=["full", "lora"])
 def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, technique: Technique) -> None:
     """What is built into a model is off for preferences, an adapter's is on, and the model's mode stays as it was."""
     rows = pairs(8)
@@ -244,15 +244,15 @@ def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, ob
 def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
-        as_dataset(Sft(average="row"), ROWS, text)
-    for make in (as_dataset, build_optimizer_steps):
+        to_hf_dataset(Sft(average="row"), ROWS, text)
+    for make in (to_hf_dataset, build_optimizer_steps):
         with pytest.raises(DataError, match="nothing can be learnt"):
             make(Sft(max_length=8), ROWS, text)
 
 
 def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
-    for take in (as_dataset, build_optimizer_steps):
+    for take in (to_hf_dataset, build_optimizer_steps):
         with pytest.raises(InputError, match="learns from a teacher"):
             take(Distil(), ROWS, text)
     with pytest.raises(InputError, match="compares with the model as it was"):
@@ -263,4 +263,4 @@ def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
         build_optimizer_steps(Grpo(rewards=[{"kind": "length", "free": 4, "max": 8}]), ROWS, text)
     for objective in (Classify(), Classify(head="sequence")):
         with pytest.raises(InputError, match="labels cannot tell"):
-            as_dataset(objective, ROWS, text)
+            to_hf_dataset(objective, ROWS, text)

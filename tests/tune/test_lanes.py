@@ -18,11 +18,11 @@ from luthier.models.packing.pack import Pack, TokenRow, build_pack
 from luthier.models.packing.parallel import LANES, WorkerThreads, count_parallel_packs, plan_parallel_packs
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique
-from luthier.tune.techniques.adapter import Adapter
-from luthier.tune.techniques.full import Full
+from luthier.tune.technique import TechniqueBase
+from luthier.tune.techniques.adapter import BottleneckAdapter
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.techniques.prefix import Prefix
+from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.qlora import Qlora
 from luthier.tune.training import parallel, trainer
 from luthier.tune.training.parallel import schedule_parallel_packs
@@ -128,7 +128,7 @@ def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
     assert [len(some) for some in found] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_the_gradient_is_the_same_side_by_side(
     shop: Bench, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,10 +167,16 @@ def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, mon
 
 @pytest.mark.parametrize(
     "technique",
-    [Lora(r=4), *(pytest.param(one, marks=pytest.mark.slow) for one in (Qlora(r=4), Full(), Adapter(), Prefix()))],
+    [
+        Lora(r=4),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in (Qlora(r=4), FullFineTuning(), BottleneckAdapter(), PrefixTuning())
+        ),
+    ],
     ids=["lora", "qlora", "full", "adapter", "prefix"],
 )
-def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, technique: AnyTechnique) -> None:
+def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, technique: TechniqueBase) -> None:
     step, shop = (
         Tune(**{**TWO, "technique": technique}, dtype="bfloat16", save_steps=1, max_train_samples=24),
         bench(tmp_path),

@@ -21,7 +21,7 @@ from luthier.models.packing.parallel import LANES, WorkerThreads
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import Objective
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, Technique
+from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training import parallel
 from policies import REGEX
 from tune.test_trouble import spiking
@@ -29,7 +29,7 @@ from tuning import Bench, bench, examples, pairs, thumbs
 
 pytestmark = pytest.mark.usefixtures("two_cores")
 OBJECTIVES = components_by_kind(Objective)
-TECHNIQUES = sorted(kind for kind, found in components_by_kind(AnyTechnique).items() if issubclass(found, Technique))
+TECHNIQUES = sorted(kind for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique))
 ALONE = {kind for kind, part in OBJECTIVES.items() if issubclass(part, ActorCritic)}
 """Objectives whose critic speaks through the same model: what one thread reads with would change under the other."""
 PAIRS = ("dpo", "simpo", "cpo", "orpo", "reward")

@@ -11,7 +11,7 @@ import pytest
 from luthier.artifacts.dataset import dump_spec_example
 from luthier.chat.messages import Example
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.models import cost as foresight
 from luthier.models import cost as speed
 from luthier.models.describe import describe_model_folder
@@ -26,7 +26,7 @@ from tuning import Bench, bench, chat, pairs
 SPEED = {"measures": {"flops_per_s": 1e6, "begin_s": 0.0}}
 
 
-def told(shop: Bench, objective: Any, **measures: float) -> Forecast:
+def told(shop: Bench, objective: Any, **measures: float) -> StepCostEstimate:
     step = Tune(data="data", objective=objective)
     inputs = {"data": shop.data, "model": shop.base}
     history = {"measures": SPEED["measures"] | measures}

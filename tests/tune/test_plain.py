@@ -22,9 +22,9 @@ from luthier.chat.messages import Example, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.eval.baseline import Baseline, ClassifierLM
-from luthier.eval.task import Task
-from luthier.models.load import base_folder, get_model_name, get_output_classes, load_model
+from luthier.eval.baseline import Baseline, ClassifierEvalModel
+from luthier.eval.task import HeldOutTask
+from luthier.models.load import find_base_folder, get_model_name, get_output_classes, load_model
 from luthier.models.open_classifier import open_pipeline
 from luthier.models.text_classifier import TextClassifier, TextClassifierSettings
 from luthier.tune.steps.tune import Tune
@@ -85,10 +85,12 @@ def test_scikit_learn_fits_the_same_on_the_same_rows(shop: Bench) -> None:
 
 
 def test_it_answers_as_the_baseline_does(shop: Bench) -> None:
-    task = Task(
+    task = HeldOutTask(
         kind="label", split="test", examples=tuple(held_out()), available=42, options={name: name for name in LABELS}
     )
-    ours = ClassifierLM(made(shop, step()), name="tuned", title="the plain classifier").answer(task.examples, task)
+    ours = ClassifierEvalModel(made(shop, step()), name="tuned", title="the plain classifier").answer(
+        task.examples, task
+    )
     assert ours == Baseline.parse("tfidf").answer(read_examples(shop.data, "train"), task)
 
 
@@ -128,7 +130,7 @@ def test_rows_are_limited_as_for_any_other_technique(shop: Bench) -> None:
 
 def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
     artifact = made(shop, step())
-    for asked in (load_model, base_folder):
+    for asked in (load_model, find_base_folder):
         with pytest.raises(ModelError, match="tfidf is a plain classifier: it has no network"):
             asked(artifact)
     with pytest.raises(ModelError, match="is a plain classifier"):

@@ -33,7 +33,7 @@ from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.preference import NO_PAIR, SINGLE
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
 from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
@@ -198,7 +198,7 @@ def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
     assert any("1 row: a tie: both answers are the same" in said for said in shop.said("warning"))
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> None:
     """Before anything moves, the model and its reference are alike: DPO's loss is log 2, and KTO's is 1/2."""
     made = shop.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=DpoObjective()))
@@ -354,7 +354,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     from luthier.core.scorer import ScorerContext
     from luthier.tune.reward import RewardCompletion
     from luthier.tune.reward import RewardContext as Judging
-    from luthier.tune.rewards.model import ByModel
+    from luthier.tune.rewards.model import ModelReward
 
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
     rows = [one.model_copy(update={"tools": (tool,)}) for one in pairs(16)]
@@ -367,7 +367,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
     desk = ScorerContext(base=tmp_path, kept=tmp_path, say=print, model=Path)
-    found = ByModel().score(
+    found = ModelReward().score(
         [RewardCompletion(one, one.messages[-1].content, 1) for one in rows], Judging(scorer_context=desk, model=judge)
     )
     assert found == pytest.approx(wanted, abs=1e-5)

@@ -17,7 +17,7 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.chat.messages import Example, Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.errors import DataError, InputError, LuthierError, ModelError, SourceLocation
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.metrics.kinds.labels import Accuracy
 from luthier.metrics.metric import EvalPredictions
 from luthier.models.describe import describe_model_folder
@@ -32,8 +32,8 @@ from luthier.tune.prompt_search.candidates import (
     find_shared_instruction,
     list_instructions,
 )
-from luthier.tune.prompt_search.client import PromptedClient
-from luthier.tune.prompt_search.race import count_asked_rows, plan_rounds, run_race
+from luthier.tune.prompt_search.client import PromptTrialClient
+from luthier.tune.prompt_search.race import count_asked_rows, plan_rounds, run_successive_halving
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
 from models.making import merged
@@ -70,7 +70,7 @@ def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
         return EvalPredictions.of(["yes" if one else "no" for one in right], ["yes"] * (end - begin))
 
     plan = plan_rounds(len(quality), 100, 400)
-    standings, answers = run_race(plan, answer, Accuracy(), [1] * 8, seed=0)
+    standings, answers = run_successive_halving(plan, answer, Accuracy(), [1] * 8, seed=0)
     last = [one for one in standings if one.round == len(plan)]
     assert last[0].prompt_index == 2
     assert last[0].goes_on
@@ -81,7 +81,9 @@ def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
 
 def test_equal_scores_go_to_the_shorter_prompt() -> None:
     plan = plan_rounds(3, 10, 100)
-    standings, _ = run_race(plan, lambda *_: EvalPredictions.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
+    standings, _ = run_successive_halving(
+        plan, lambda *_: EvalPredictions.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0
+    )
     assert [one.prompt_index for one in standings] == [1, 2, 0]
 
 
@@ -179,11 +181,11 @@ def _tokens(made: Any) -> list[int]:
 def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def always(asker: PromptedClient, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
+    def always(asker: PromptTrialClient, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
         return EvalPredictions.of(["billing"] * len(rows), asker.references(rows))
 
     shop = bench(tmp_path)
-    monkeypatch.setattr(PromptedClient, "answer", always)
+    monkeypatch.setattr(PromptTrialClient, "answer", always)
     shop.tune(search())
     shop.tune(search(metric="macro_f1"))
     shop.tune(search(metric="macro_f1", normalize="prior"))
@@ -252,7 +254,7 @@ def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Pat
     step, size = search(), describe_model_folder(shop.base.folder).parameters
     outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
 
-    def told(*paces: dict[str, float]) -> Forecast:
+    def told(*paces: dict[str, float]) -> StepCostEstimate:
         history = {"measures": paces[0]}
         return step.estimate_cost(replace(outlook, history=history, paces=paces[1:]))
 

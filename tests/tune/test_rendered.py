@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.load import base_folder
-from luthier.tune.dataset.preview import RenderedRow, rendered_rows
+from luthier.models.load import find_base_folder
+from luthier.tune.dataset.preview import RenderedRow, render_training_rows
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.steps.tune import Tune
 from tests.tuning import Bench, bench, pairs, thumbs
@@ -22,8 +22,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def _told(shop: Bench, step: Tune, number: int = 4) -> tuple[list[RenderedRow], TrainingData]:
     work = shop.work(step, 3, None)
-    material = TrainingData(step, work, ChatTokenizer.load(base_folder(shop.base)))
-    return rendered_rows(step, work, number), material
+    material = TrainingData(step, work, ChatTokenizer.load(find_base_folder(shop.base)))
+    return render_training_rows(step, work, number), material
 
 
 def _step(**settings: Any) -> Tune:

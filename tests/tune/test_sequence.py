@@ -27,16 +27,16 @@ from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, Technique
-from luthier.tune.techniques.full import Full
+from luthier.tune.technique import Technique, TechniqueBase
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from models.making import make_base
 from tuning import Bench, bench, examples
 
 CLASSES = ("account", "billing", "delivery")
 ABOUT = ObjectiveContext(classes={name: name for name in CLASSES})
-WEIGHTS = sorted(kind for kind, one in components_by_kind(AnyTechnique).items() if issubclass(one, Technique))
-TECHNIQUES: list[Technique] = [Lora(r=8), Full()]
+WEIGHTS = sorted(kind for kind, one in components_by_kind(TechniqueBase).items() if issubclass(one, Technique))
+TECHNIQUES: list[Technique] = [Lora(r=8), FullFineTuning()]
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +161,10 @@ def test_it_writes_no_text(shop: Bench, tuned: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", sorted(kind for kind, one in components_by_kind(AnyTechnique).items() if issubclass(one, Technique))
+    "kind", sorted(kind for kind, one in components_by_kind(TechniqueBase).items() if issubclass(one, Technique))
 )
 def test_every_technique_trains_and_saves_the_head(kind: str, shop: Bench) -> None:
-    wanted = step(components_by_kind(AnyTechnique)[kind].model_validate({"kind": kind})).model_copy(
+    wanted = step(components_by_kind(TechniqueBase)[kind].model_validate({"kind": kind})).model_copy(
         update={"epochs": 2}
     )
     scores = torch.tensor(score_labels(load_model(shop.tune(wanted), "float32").model, prompts(shop)))

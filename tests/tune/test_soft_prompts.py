@@ -20,7 +20,7 @@ from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import detect_forward_mode
 from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.techniques.p_tuning import PTuning
-from luthier.tune.techniques.prefix import Prefix
+from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.prompt import PromptTuning
 from workshop import RECIPE, own_cache, small_recipe, tiny_model
 
@@ -40,9 +40,9 @@ def words(folder: Path) -> list[int]:
     return list(AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"])
 
 
-@pytest.mark.parametrize("technique", [PromptTuning, Prefix])
+@pytest.mark.parametrize("technique", [PromptTuning, PrefixTuning])
 def test_a_start_from_a_text_reads_as_if_the_text_stood_there(
-    folder: Path, technique: type[PromptTuning | Prefix]
+    folder: Path, technique: type[PromptTuning | PrefixTuning]
 ) -> None:
     ids = words(folder)
     prefix = "prompt_tuning_" if technique is PromptTuning else ""
@@ -59,7 +59,7 @@ def test_a_prefix_starts_in_the_same_bits_whatever_was_read_before(folder: Path)
     """Kernels take over some of an architecture's functions, for all of the process, once a model of it was read."""
 
     def start() -> torch.Tensor:
-        made = Prefix(num_virtual_tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
+        made = PrefixTuning(num_virtual_tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
         return next(value for name, value in made.named_parameters() if "prompt_encoder" in name).detach()
 
     with disable_kernels():
@@ -78,8 +78,8 @@ def test_a_prompt_starts_as_pefts_does(folder: Path) -> None:
     assert torch.equal(made.prompt_encoder.default.embedding.weight, peft.prompt_encoder.default.embedding.weight)
 
 
-@pytest.mark.parametrize("technique", [PromptTuning, Prefix])
-def test_a_text_longer_than_the_prompt_is_refused(folder: Path, technique: type[PromptTuning | Prefix]) -> None:
+@pytest.mark.parametrize("technique", [PromptTuning, PrefixTuning])
+def test_a_text_longer_than_the_prompt_is_refused(folder: Path, technique: type[PromptTuning | PrefixTuning]) -> None:
     prefix = "prompt_tuning_" if technique is PromptTuning else ""
     text = f"{prefix}init_text" if prefix else "text"
     count = len(words(folder))
@@ -95,8 +95,8 @@ def test_a_text_longer_than_the_prompt_is_refused(folder: Path, technique: type[
     [
         (PromptTuning, {"prompt_tuning_init_text": TEXT}),
         (PromptTuning, {"prompt_tuning_init": "text"}),
-        (Prefix, {"init": "random", "text": TEXT}),
-        (Prefix, {"encoder_hidden_size": 8}),
+        (PrefixTuning, {"init": "random", "text": TEXT}),
+        (PrefixTuning, {"encoder_hidden_size": 8}),
         (PTuning, {"encoder_num_layers": 3}),
     ],
 )
@@ -108,11 +108,11 @@ def test_a_setting_without_use_is_an_error(technique: Any, settings: dict[str, A
 def test_a_prefix_needs_keys_and_values(folder: Path) -> None:
     mamba = MambaForCausalLM(MambaConfig(vocab_size=53, hidden_size=32, num_hidden_layers=2, state_size=4))
     with pytest.raises(ModelError, match="carries a state"):
-        Prefix().adapt(mamba, 1)
+        PrefixTuning().adapt(mamba, 1)
     model = plain(folder)
     model.config.num_key_value_heads = 1  # as if each layer had its own
     with pytest.raises(ModelError, match="of one shape in every layer"):
-        Prefix().adapt(model, 1)
+        PrefixTuning().adapt(model, 1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, Interrupted, ModelError
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import PlanContext
 from luthier.models.describe import describe_model_folder
 from luthier.models.kernels.calls import disable_kernels
@@ -31,9 +31,9 @@ from luthier.tune import cost
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.ia3 import Ia3
-from luthier.tune.techniques.layers import Layers
+from luthier.tune.techniques.layers import PartialFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.trainer import StepMetrics, Trainer
 from tuning import Bench, bench, chat, examples, interrupted
@@ -89,7 +89,7 @@ def test_lora_learns_and_loads_in_plain_peft(shop: Bench) -> None:
 
 
 def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, technique=Full(), epochs=2))
+    made = shop.tune(Tune(**QUICK, technique=FullFineTuning(), epochs=2))
     assert losses(made)[-1] < 0.7 * losses(made)[0]
     plain, info = AutoModelForCausalLM.from_pretrained(made.folder, output_loading_info=True)
     assert not info["missing_keys"]
@@ -116,10 +116,10 @@ def test_the_log_and_the_books_add_up(shop: Bench) -> None:
     assert tuned["technique"]["kind"] == "lora"
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.2), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.2), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_killed_anywhere_it_ends_in_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, precision: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning, precision: str
 ) -> None:
     shop = bench(tmp_path)
     step = Tune(**{**QUICK, "dtype": precision}, technique=technique, save_steps=2)
@@ -144,7 +144,7 @@ def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) ->
         heard.append(event)
         return event.kind == "progress" and event.measures.get("step") == 2
 
-    work = replace(shop.work(step), events=RunEvents(listen).of("tune"))
+    work = replace(shop.work(step), events=RunEventEmitter(listen).of("tune"))
     with pytest.raises(Interrupted, match="stopped after step 2"):
         step.make(work)
     assert "loss" in heard[-1].measures
@@ -171,8 +171,8 @@ def _dying(step: object, at: int) -> object:
     return dying
 
 
-@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
-def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, technique: Lora | Full) -> None:
+@pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
+def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, technique: Lora | FullFineTuning) -> None:
     whole = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=4096), seed=1)
     split = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=90), seed=1)
     assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
@@ -212,7 +212,7 @@ def test_nothing_to_learn_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_divergence_stops_with_the_step_and_the_examples(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    step = Tune(**{**QUICK, "learning_rate": 1e30}, max_grad_norm=None, technique=Full(), warmup_ratio=0)
+    step = Tune(**{**QUICK, "learning_rate": 1e30}, max_grad_norm=None, technique=FullFineTuning(), warmup_ratio=0)
     with pytest.raises(
         ModelError, match=r"diverged at step \d+: (loss|gradient norm) (nan|inf), on examples"
     ) as caught:
@@ -223,7 +223,7 @@ def test_divergence_stops_with_the_step_and_the_examples(tmp_path: Path) -> None
 
 def test_a_model_that_did_not_move_is_refused(shop: Bench) -> None:
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=Full(), max_train_samples=8))
+        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=FullFineTuning(), max_train_samples=8))
 
 
 def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
@@ -237,7 +237,7 @@ def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
     [
         (Ia3(target_modules=("k_proj", "v_pro")), "no linear layer is called 'v_pro'", "v_proj"),
         (Ia3(feedforward_modules=("down_pro",)), "'down_pro' is none of the target_modules", "down_proj"),
-        (Layers(names=("*.o_proj.weight", "*.q_pro.weight")), "no parameter is called '*.q_pro.weight'", ""),
+        (PartialFineTuning(names=("*.o_proj.weight", "*.q_pro.weight")), "no parameter is called '*.q_pro.weight'", ""),
     ],
 )
 def test_a_name_beside_others_that_are_known_is_refused_too(
@@ -323,7 +323,7 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
         ).seconds
         return (told or 0.0) - 2.0
 
-    quicker = cost.estimate_gain_over_fp32(bf16=True) / cost.estimate_gain_over_fp32(bf16=False)
+    quicker = cost.estimate_training_speedup(bf16=True) / cost.estimate_training_speedup(bf16=False)
     assert quicker >= 2
     for beside in ("PACK_TOKENS", "NARROW_PACK_TOKENS"):
         monkeypatch.setattr(cost, beside, 0)
@@ -369,7 +369,7 @@ def test_every_lesson_is_seen_as_often_as_asked(count: int, epochs: float, rows:
     assert course.lessons_of(0) == course.lessons_of(0)
 
 
-@pytest.mark.parametrize("technique", [Full(), Layers()], ids=["full", "layers"])
+@pytest.mark.parametrize("technique", [FullFineTuning(), PartialFineTuning()], ids=["full", "layers"])
 def test_a_whole_model_names_the_dtype_in_which_it_is_written(tmp_path: Path, technique: Technique) -> None:
     """The base's config names a narrower one, to which transformers would round what was learnt."""
     shop = bench(tmp_path)

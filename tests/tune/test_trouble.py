@@ -13,7 +13,7 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.tune.steps.tune import Tune
-from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.loss_spikes import FIRST, compute_spike_threshold, diagnose_step
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
@@ -119,4 +119,4 @@ def test_what_goes_wrong_again_and_again_stops_all_the_same(tmp_path: Path) -> N
     shop = bench(tmp_path)
     wild = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": None, "warmup_ratio": 0}
     with pytest.raises(ModelError, match=r"diverged at step 1\d: (loss|gradient norm) (nan|inf)"):
-        shop.tune(Tune(**wild, technique=Full(), on_loss_spike="skip"))
+        shop.tune(Tune(**wild, technique=FullFineTuning(), on_loss_spike="skip"))

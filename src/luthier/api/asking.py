@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from fastapi import Request
 
-from luthier.core.errors import InputError, Unwritable
+from luthier.core.errors import InputError, SystemResourceError
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError
 
 Given = ParamSpec("Given")
@@ -16,12 +16,13 @@ Result = TypeVar("Result")
 
 
 async def run_in_thread(what: Callable[Given, Result], *words: Given.args, **more: Given.kwargs) -> Result:
-    """Ask what may wait for the disk or the database; where these are away, that is no fault of the client's."""
+    """Run a blocking function in a thread; disk and database failures become HTTP 5xx errors (507 when the disk cannot
+    be written)."""
     try:
         return await asyncio.to_thread(what, *words, **more)
     except APIError:
         raise
-    except Unwritable as error:
+    except SystemResourceError as error:
         raise ModelUnavailableError("the server cannot write", status=507) from error
     except InputError as error:
         raise ModelUnavailableError("the server's records cannot be reached") from error

@@ -20,7 +20,7 @@ Beta = Annotated[Number, Field(gt=0, le=2)] | Auto | None
 
 
 class Hyperparameters(RequestBody):
-    """How a model learns; `auto` follows the number of rows."""
+    """The hyperparameters of a fine-tuning job; `auto` derives them from the number of rows."""
 
     n_epochs: Epochs = None
     """How often each row is seen."""
@@ -38,13 +38,13 @@ class DpoHyperparameters(Hyperparameters):
 
 
 class SupervisedMethod(RequestBody):
-    """Learning from conversations."""
+    """The request field for supervised fine-tuning on conversations."""
 
     hyperparameters: Hyperparameters | None = None
 
 
 class DpoMethod(RequestBody):
-    """Learning from pairs of answers."""
+    """The request field for preference fine-tuning (DPO) on pairs of answers."""
 
     hyperparameters: DpoHyperparameters | None = None
 
@@ -76,7 +76,7 @@ class FineTuningMethod(RequestBody):
 
 
 class FineTuningJobRequest(RequestBody):
-    """A model that is to be tuned."""
+    """The body of a request that creates a fine-tuning job."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     """A base model that may be tuned here, or a model that an earlier job of yours made."""

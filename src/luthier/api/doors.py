@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.api.files import file_routes
 from luthier.api.jobs import BODIES, job_routes
-from luthier.api.models import model_routes
+from luthier.api.models import build_model_delete_routes
 from luthier.commands.jobs.files import FILE_BYTES
 from luthier.commands.jobs.service import JobService
 from luthier.serve.app import ExtraRoutes
@@ -21,10 +21,10 @@ _FORM_BYTES = 1 << 20
 
 
 def build_fine_tuning_routes(service: JobService) -> ExtraRoutes:
-    """What stands beside the gateway."""
+    """Build the HTTP routes for fine-tuning jobs, files and tuned models."""
     routers: Sequence[tuple[APIRouter, Scope]] = [
         (file_routes(service), "tune"),
         (job_routes(service), "tune"),
-        (model_routes(service), "tune"),
+        (build_model_delete_routes(service), "tune"),
     ]
     return ExtraRoutes(routers=routers, bodies=BODIES, larger={"/v1/files": FILE_BYTES + _FORM_BYTES})

@@ -9,13 +9,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from luthier.api.asking import check_query_params, run_in_thread
 from luthier.api.shapes import file_json, page_json
-from luthier.api.upload import MultipartForm, receive_form
+from luthier.api.upload import MultipartForm, parse_multipart_request
 from luthier.commands.jobs.check import validate_jsonl_file
 from luthier.commands.jobs.files import IncomingUpload
 from luthier.commands.jobs.records import Upload
 from luthier.commands.jobs.service import JobService
 from luthier.serve.openai.protocol import APIError
-from luthier.serve.openai.server import caller_of
+from luthier.serve.openai.server import get_caller
 
 MOST_LISTED = 10_000
 _KNOWN = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
@@ -51,8 +51,8 @@ def file_routes(service: JobService) -> APIRouter:
     async def create(request: Request) -> Response:
         """Bring a file: JSON lines to learn from (`purpose: fine-tune`)."""
         check_query_params(request)
-        with files.receiving(caller_of(request).key) as incoming:
-            form = await receive_form(request, incoming)
+        with files.receiving(get_caller(request).key) as incoming:
+            form = await parse_multipart_request(request, incoming)
             expires_s = _check_fields(form)
             return JSONResponse(file_json(await run_in_thread(_keep, incoming, form.filename, expires_s)))
 
@@ -66,7 +66,7 @@ def file_routes(service: JobService) -> APIRouter:
     ) -> Response:
         """This key's files."""
         check_query_params(request, "purpose", "limit", "order", "after")
-        key = caller_of(request).key
+        key = get_caller(request).key
         found = await run_in_thread(
             files.listed, key, purpose=purpose, after=after, limit=limit + 1, newest=order == "desc"
         )
@@ -75,12 +75,12 @@ def file_routes(service: JobService) -> APIRouter:
     @router.get("/{file_id}", response_class=Response)
     async def retrieve(request: Request, file_id: File) -> Response:
         """One of them."""
-        return JSONResponse(file_json(await run_in_thread(files.get, caller_of(request).key, file_id, "file_id")))
+        return JSONResponse(file_json(await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")))
 
     @router.get("/{file_id}/content", response_class=Response)
     async def content(request: Request, file_id: File) -> Response:
         """Its bytes."""
-        found: Upload = await run_in_thread(files.get, caller_of(request).key, file_id, "file_id")
+        found: Upload = await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")
         path = files.path(found.id)
         if not path.is_file():
             raise APIError(f"there is no file {file_id!r}", param="file_id", code="file_not_found", status=404)
@@ -89,7 +89,7 @@ def file_routes(service: JobService) -> APIRouter:
     @router.delete("/{file_id}", response_class=Response)
     async def delete(request: Request, file_id: File) -> Response:
         """Forget it."""
-        await run_in_thread(files.delete, caller_of(request).key, file_id)
+        await run_in_thread(files.delete, get_caller(request).key, file_id)
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     return router

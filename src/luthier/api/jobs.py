@@ -12,12 +12,12 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.api.asking import check_query_params, run_in_thread
 from luthier.api.bodies import FineTuningJobRequest
-from luthier.api.shapes import checkpoint_json, event_json, job_json, page_json
+from luthier.api.shapes import checkpoint_to_json, event_json, job_json, page_json
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
 from luthier.serve.openai.protocol import APIError
-from luthier.serve.openai.responses import read_object, validate_body
-from luthier.serve.openai.server import caller_of
+from luthier.serve.openai.responses import read_json_body, validate_body
+from luthier.serve.openai.server import get_caller
 
 PATH = "/v1/fine_tuning/jobs"
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
@@ -36,7 +36,7 @@ def job_routes(service: JobService) -> APIRouter:
 
 
 def _find(service: JobService, request: Request, job: str) -> FineTuningJob:
-    return service.book.get(caller_of(request).key, job)
+    return service.book.get(get_caller(request).key, job)
 
 
 def _add_jobs(router: APIRouter, service: JobService) -> None:
@@ -47,14 +47,14 @@ def _add_jobs(router: APIRouter, service: JobService) -> None:
     async def create(request: Request) -> Response:
         """Let a base model be tuned on an uploaded file."""
         check_query_params(request)
-        job_request = validate_body(await read_object(request), FineTuningJobRequest).to_job_request()
-        return JSONResponse(job_json(await run_in_thread(service.create, caller_of(request).key, job_request)))
+        job_request = validate_body(await read_json_body(request), FineTuningJobRequest).to_job_request()
+        return JSONResponse(job_json(await run_in_thread(service.create, get_caller(request).key, job_request)))
 
     @router.get("", response_class=Response)
     async def listed(request: Request, after: After = None, limit: Limit = 20) -> Response:
         """This key's jobs, the latest first; `metadata[NAME]=VALUE` chooses."""
         check_query_params(request, "after", "limit", "metadata", but="metadata[")
-        metadata, key = _metadata(request), caller_of(request).key
+        metadata, key = _metadata(request), get_caller(request).key
         found = await run_in_thread(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
         return JSONResponse(page_json(map(job_json, found[:limit]), more=len(found) > limit))
 
@@ -105,7 +105,7 @@ def _add_told(router: APIRouter, service: JobService) -> None:
         """Models that can be asked, the latest first: those after the last epochs, once the job is done."""
         check_query_params(request, "after", "limit")
         job = await run_in_thread(find, request, fine_tuning_job_id)
-        found = [checkpoint_json(job, one) for one in await run_in_thread(service.checkpoints, job)]
+        found = [checkpoint_to_json(job, one) for one in await run_in_thread(service.checkpoints, job)]
         known = [one["id"] for one in found]
         if after is not None and after not in known:
             raise APIError(f"there is no checkpoint {after!r}", param="after")

@@ -9,20 +9,20 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.api.asking import check_query_params, run_in_thread
 from luthier.commands.jobs.service import JobService
-from luthier.serve.openai.server import caller_of
+from luthier.serve.openai.server import get_caller
 
 Name = Annotated[str, Path(min_length=1, max_length=200)]
 
 
-def model_routes(service: JobService) -> APIRouter:
-    """The route for models that jobs made."""
+def build_model_delete_routes(service: JobService) -> APIRouter:
+    """Build the route that deletes a model which a fine-tuning job made."""
     router = APIRouter(prefix="/v1/models", tags=["fine-tuning"])
 
     @router.delete("/{model:path}", response_class=Response)
     async def delete(request: Request, model: Name) -> Response:
         """Forget a tuned model; refused while a released name means it."""
         check_query_params(request)
-        caller = caller_of(request)
+        caller = get_caller(request)
         await run_in_thread(service.forget, caller.key, model, everybodys=caller.may("admin"))
         return JSONResponse({"id": model, "object": "model", "deleted": True})
 

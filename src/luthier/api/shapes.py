@@ -71,8 +71,8 @@ def event_json(event: JobEvent) -> dict[str, Any]:
     }
 
 
-def checkpoint_json(job: FineTuningJob, checkpoint: JobCheckpoint) -> dict[str, Any]:
-    """A model that can be asked for, as it was after a step."""
+def checkpoint_to_json(job: FineTuningJob, checkpoint: JobCheckpoint) -> dict[str, Any]:
+    """Return a checkpoint of a job in the shape of OpenAI's API."""
     metrics = checkpoint.metrics
     return {
         "id": f"ftckpt_{job.id.removeprefix('ftjob-')}-{checkpoint.step}",

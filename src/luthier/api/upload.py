@@ -27,8 +27,8 @@ _FIELDS = 16
 _ROOM_EVERY_BYTES = 64 << 20
 
 
-async def receive_form(request: Request, incoming: IncomingUpload) -> MultipartForm:
-    """Take a form apart as it comes; its file goes where it is kept."""
+async def parse_multipart_request(request: Request, incoming: IncomingUpload) -> MultipartForm:
+    """Parse a multipart request while it streams, and write its file to the upload folder."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise APIError("expected a form (multipart/form-data) with `file` and `purpose`", status=415)
@@ -49,7 +49,7 @@ async def receive_form(request: Request, incoming: IncomingUpload) -> MultipartF
 
 
 class MultipartForm:
-    """What a form says, and where its file goes."""
+    """The fields of a multipart form, and the upload that its file is written to."""
 
     def __init__(self, incoming: IncomingUpload) -> None:
         self._incoming = incoming

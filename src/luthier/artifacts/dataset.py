@@ -34,8 +34,8 @@ OUTLINED = 256
 _MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
-class SourceCount(BaseModel):
-    """One file that was read: the source's kind, the file, and its rows."""
+class SourceFileSummary(BaseModel):
+    """Number of rows that were read from one source file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     source: str
@@ -73,7 +73,7 @@ class DatasetSummary(BaseModel):
     """The classes, sorted; empty for free text."""
     choices: list[str] = []
     """Of rows without a label: the classes that they may have."""
-    sources: list[SourceCount]
+    sources: list[SourceFileSummary]
     made: dict[str, int] = {}
     """Rows that were made here out of others, by augmenter, those that were refused included."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
@@ -173,7 +173,8 @@ def preview_input_examples(plan_context: PlanContext, split: str, number: int) -
 
 
 def dataset_spec_of(plan_context: PlanContext, field: str = "data") -> ArtifactSpec:
-    """What the data set that a field names holds, or is expected to hold."""
+    """Return the expected contents (rows, sample examples, task) of the data set that a step's field names, whether it
+    exists yet or not."""
     if (made := plan_context.inputs.get(field)) is None:
         return plan_context.outlines.get(field, ArtifactSpec())
     dataset_summary, split = DatasetSummary.read(made), list_splits(made)[0]
@@ -188,7 +189,7 @@ def dataset_spec_of(plan_context: PlanContext, field: str = "data") -> ArtifactS
 
 
 def dump_spec_example(example: Example) -> dict[str, Any]:
-    """An example as an outline keeps it."""
+    """Convert an example to the dict that `ArtifactSpec.examples` holds."""
     return example.model_dump(exclude_defaults=True)
 
 

@@ -33,8 +33,8 @@ class MetricScore(BaseModel):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class MeasureScore(MetricScore):
-    """What a probe or a task measured of one model."""
+class ProbeOrTaskScore(MetricScore):
+    """One score of one model from a probe or a benchmark task, with its row count and its parts."""
 
     rows: int
     detail: dict[str, Any] = {}
@@ -49,7 +49,7 @@ class EvaluationMetrics(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     models: dict[str, dict[str, MetricScore]]
     """Metrics on the held-out rows, by model and metric."""
-    measures: dict[str, dict[str, MeasureScore]] = {}
+    measures: dict[str, dict[str, ProbeOrTaskScore]] = {}
     """What probes and tasks measured, by model and measure (`bias.gap`)."""
 
     @classmethod

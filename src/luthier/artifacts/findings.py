@@ -69,7 +69,7 @@ class FindingTable(_Plain):
 
 
 class Finding(_Plain):
-    """One thing that was looked for, and what was found."""
+    """The outcome of one data check: severity, title, sentence, numbers and a suggested fix."""
 
     name: str
     """What `rows.parquet` calls it: the kind of the check, and what it is about where a check has several findings."""
@@ -147,7 +147,7 @@ class FlaggedRow(NamedTuple):
 
 
 def write_findings(folder: Path, findings: Findings, marks: Sequence[FlaggedRow]) -> None:
-    """Write both files; marks keep their order."""
+    """Write the findings as JSON and their flagged rows as Parquet, in the given order."""
     import polars as pl
 
     write_atomically(folder / FILE, (findings.model_dump_json(indent=1) + "\n").encode())
@@ -176,7 +176,7 @@ PROBED = "probes.jsonl"
 
 
 class ProbeRow(BaseModel):
-    """One thing that was asked of one model."""
+    """One prompt of a probe with one model's completion, the expected answer, and whether the row failed."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False

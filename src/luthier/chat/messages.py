@@ -109,7 +109,7 @@ def user_text_of(example: Example) -> str:
 
 
 def join_user_turns(messages: Iterable[Message]) -> str:
-    """The same of a conversation that waits for its answer."""
+    """Join the texts of all turns except the system's, in order, for a conversation that ends before the answer."""
     return "\n".join(message.content for message in messages if message.role != "system")
 
 

@@ -66,9 +66,9 @@ def _checked(pair: PreferencePair, name: str) -> PreferencePair | str:
     return "a tie: both answers are the same" if same else pair
 
 
-def rejected_share(examples: Sequence[Example]) -> float:
-    """Characters of the answers that were not preferred, as a share of those of the conversations that end with the
-    preferred ones: so many tokens are read on top."""
+def rejected_char_ratio(examples: Sequence[Example]) -> float:
+    """Return the characters of the rejected answers divided by those of the full conversations with the chosen
+    answers."""
     pairs = [(one, pair) for one in examples if isinstance(pair := pair_of(one), PreferencePair)]
     whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
     return sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)

@@ -19,8 +19,9 @@ Tools = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class AssistantTurn:
-    """An assistant turn to learn: from where the generation prompt ends to the end of the turn's end token."""
+class AssistantTurnSpan:
+    """Character span of an assistant turn to train on, from the end of the generation prompt through the end-of-turn
+    token."""
 
     message: int
     start: int
@@ -40,7 +41,7 @@ class RenderedChat:
     pieces: tuple[RenderedSegment, ...]
     controls: tuple[SpecialTokenSpan, ...]
     """The special tokens that the template wrote."""
-    turns: tuple[AssistantTurn, ...]
+    turns: tuple[AssistantTurnSpan, ...]
     dropped: tuple[str, ...]
     """What the template left out, such as `message 2: thinking`."""
 
@@ -108,7 +109,7 @@ class ChatRenderer:
         controls = self.guard.controls(text, pieces, [message.role for message in messages])
         return _Ground(text, pieces, dropped, controls)
 
-    def _turn(self, ground: _Ground, messages: Sequence[Message], tools: Tools, number: int) -> AssistantTurn:
+    def _turn(self, ground: _Ground, messages: Sequence[Message], tools: Tools, number: int) -> AssistantTurnSpan:
         start, prefix = self._start(ground, messages, tools, number)
         edge = _edge(ground, number, start)
         bound = min(
@@ -116,13 +117,13 @@ class ChatRenderer:
         )
         glue = ground.text[edge:bound]
         if self.end and (position := glue.find(self.end)) >= 0:
-            return AssistantTurn(number, start, edge + position + len(self.end), True, prefix)
+            return AssistantTurnSpan(number, start, edge + position + len(self.end), True, prefix)
         if number == len(messages) - 1:
             run, end = self._specials(ground, edge) if self.end else [], len(ground.text)
         else:
             end = edge + self._own_tail(glue, messages[: number + 1], tools)
             run = self._specials(ground, edge, end) or self._specials(ground, edge, bound)[:1] if self.end else []
-        return AssistantTurn(number, start, run[-1].end if run else end, bool(run), prefix)
+        return AssistantTurnSpan(number, start, run[-1].end if run else end, bool(run), prefix)
 
     def _start(self, ground: _Ground, messages: Sequence[Message], tools: Tools, number: int) -> tuple[int, bool]:
         """Where the generation prompt ends; failing that, where the rendering and the prompt part."""

@@ -43,7 +43,7 @@ class RenderedSegment:
 
 
 class MarkedSpan(NamedTuple):
-    """A stretch of one text to be marked, with the tags beside it that stay outside of the marks."""
+    """Character span of a message text that is wrapped in marker characters to find it again in the rendered chat."""
 
     start: int
     end: int
@@ -65,35 +65,35 @@ def cut_whole_text(text: str, role: str) -> list[MarkedSpan]:
     return [MarkedSpan(0, len(text))] if text else []
 
 
-def cut_stripped_text(text: str, role: str) -> list[MarkedSpan]:
-    """Without the white space around it, which many templates trim."""
+def find_stripped_span(text: str, role: str) -> list[MarkedSpan]:
+    """Return the span of the text without leading and trailing white space, which many templates trim."""
     start = len(text) - len(text.lstrip())
     return [MarkedSpan(start, len(text.rstrip()))] if text.strip() else []
 
 
-def cut_reasoning_apart(text: str, role: str) -> list[MarkedSpan]:
-    """Assistant turns in pieces, reasoning apart from the answer; others as in `cut_stripped_text`."""
+def split_reasoning_spans(text: str, role: str) -> list[MarkedSpan]:
+    """Split an assistant turn into spans, with reasoning separate from the answer."""
     if role != "assistant":
-        return cut_stripped_text(text, role)
+        return find_stripped_span(text, role)
     cuts: list[MarkedSpan] = []
     edge = 0
     for start, end in [match.span() for match in _THINK.finditer(text)] + [(len(text), len(text))]:
         inner = start < len(text)
         cuts += [
             MarkedSpan(edge + cut.start, edge + cut.end, reasoning=inner)
-            for cut in cut_stripped_text(text[edge:start], role)
+            for cut in find_stripped_span(text[edge:start], role)
         ]
         edge = end
     return cuts
 
 
-def cut_inside_tags(text: str, role: str) -> list[MarkedSpan]:
-    """As `cut_reasoning_apart`, but inside any tags at either end, for templates that look at how a text begins and
-    ends."""
-    return [_peel(text, cut) for cut in cut_reasoning_apart(text, role)]
+def split_spans_inside_tags(text: str, role: str) -> list[MarkedSpan]:
+    """Return the spans of `split_reasoning_spans` without the tags at either end, for templates that look at how a text
+    begins and ends."""
+    return [_peel(text, cut) for cut in split_reasoning_spans(text, role)]
 
 
-DEPTHS = (cut_whole_text, cut_stripped_text, cut_reasoning_apart, cut_inside_tags)
+DEPTHS = (cut_whole_text, find_stripped_span, split_reasoning_spans, split_spans_inside_tags)
 
 
 class _Given(NamedTuple):

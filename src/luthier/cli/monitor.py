@@ -25,7 +25,7 @@ Recipe = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(monitor_app, name="monitor")
     app.command()(retrain)
@@ -49,7 +49,7 @@ def replay(
 ) -> None:
     """Show when each alert would have fired over a past log."""
     from luthier.commands.monitor import open_monitor
-    from luthier.commands.monitor import replay as replayed
+    from luthier.commands.monitor import replay_alerts as replayed
     from luthier.commands.traces import parse_moment
 
     found = replayed(open_monitor(recipe), log, parse_moment(since, "--since"), parse_moment(until, "--until"), _mutter)
@@ -172,11 +172,11 @@ def retrain(
     """Watch a released model; when an alert fires, write the next recipe from feedback, run it, and release
     what passes its gate."""
     from luthier.commands.retrain import build_retrain_loop, run_retrain_loop
-    from luthier.core.render import choose
+    from luthier.core.render import choose_renderer
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     circle = build_retrain_loop(recipe, alias, on or ())
-    with choose(sys.stderr, json=False) as listener:
+    with choose_renderer(sys.stderr, json=False) as listener:
         for line in run_retrain_loop(circle, traffic, say=_mutter, listener=listener, once=once):
             print_line(line)
             sys.stdout.flush()

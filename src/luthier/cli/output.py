@@ -13,7 +13,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from luthier.core.errors import LuthierError, Unwritable
+from luthier.core.errors import LuthierError, SystemResourceError
 from luthier.core.files import translate_write_errors
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
@@ -31,7 +31,8 @@ def print_json(value: Any) -> None:
 
 
 def prepare_output_streams() -> None:
-    """Let a closed output lead nowhere, and write letters that one has not (`LC_ALL=de_DE.ISO-8859-1`) as escapes."""
+    """Make standard output tolerate a closed pipe, and escape characters that its encoding lacks
+    (`LC_ALL=de_DE.ISO-8859-1`)."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -41,7 +42,7 @@ def prepare_output_streams() -> None:
 
 
 def flush_output() -> None:
-    """Send what still waits to be printed; `Unwritable` where it cannot be."""
+    """Send what still waits to be printed; `SystemResourceError` where it cannot be."""
     with guard_output_errors():
         sys.stdout.flush()
 
@@ -57,7 +58,7 @@ def _has_all_letters(stream: TextIO) -> bool:
 
 @contextmanager
 def guard_output_errors() -> Iterator[None]:
-    """Turn an output's refusals into one clear `Unwritable`.
+    """Turn an output's refusals into one clear `SystemResourceError`.
 
     Where nobody reads on (`luthier run … | head -1`), the rest is printed nowhere and the command ends with its own
     code; Rich and Typer would end it with 1, as if a gate had failed.
@@ -110,12 +111,12 @@ def print_error(error: LuthierError, *, as_json: bool) -> None:
             print_json(error.as_json())
             flush_output()
             return
-        except Unwritable:
+        except SystemResourceError:
             discard_further_output()
     sys.stderr.write(f"error: {error}\n")
     try:
         flush_output()
-    except Unwritable:
+    except SystemResourceError:
         discard_further_output()  # else Python would say so once more, and end with a code of its own
 
 

@@ -25,7 +25,7 @@ _NOTES = 8
 """Notes on somebody's files that are printed; the recipe holds all."""
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(new)
     app.command()(plan)
@@ -170,12 +170,12 @@ def run(
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""
-    from luthier.core.render import choose
+    from luthier.core.render import choose_renderer
     from luthier.recipe.runner import run_and_record
     from luthier.recipe.schema import Recipe
 
     loaded = Recipe.load(*_arguments(recipe, overrides))
-    with choose(sys.stderr, json=False) as listener:
+    with choose_renderer(sys.stderr, json=False) as listener:
         outcome = run_and_record(loaded, listener, only or ())
     if as_json:
         print_json(outcome.result.as_json())
@@ -206,13 +206,13 @@ def report(
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
     from luthier.recipe.locate import CommandTarget, find_plan
-    from luthier.recipe.report import describe_missing_steps, facts_as_json, report_text, write_report
+    from luthier.recipe.report import describe_missing_steps, facts_as_json, render_report, write_report
 
     what = find_plan(CommandTarget.read(recipe, overrides, "report {}"))
     if as_json:
         print_json(facts_as_json(what, compare or ()))
     elif to is None and form not in (None, "html"):
-        print_line(report_text(what, form, compare or ()).rstrip("\n"))
+        print_line(render_report(what, form, compare or ()).rstrip("\n"))
     else:
         print_line(str(write_report(what, to, form, compare or ())))
         if lacks := describe_missing_steps(what):

@@ -31,7 +31,7 @@ release_app = typer.Typer(
 )
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(release_app, name="release")
 

@@ -38,7 +38,7 @@ _Tunable = Annotated[
 ]
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(serve)
     app.add_typer(keys_app, name="keys")

@@ -25,7 +25,7 @@ _WIDTH = 90
 """Characters of an answer that a list shows."""
 
 
-def add_to(app: typer.Typer) -> None:
+def register_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(traces_app, name="traces")
     app.command()(feedback)
@@ -50,7 +50,13 @@ def traces_list(
     for entry in found:
         trace = entry.trace
         answer = " ".join((trace.answer.content if trace.answer else trace.error).split())
-        parts = [trace.id, f"{trace.at:%m-%d %H:%M:%S}", trace.model, trace.finish, format_seconds(trace.latency_s)]
+        parts = [
+            trace.id,
+            f"{trace.timestamp:%m-%d %H:%M:%S}",
+            trace.model,
+            trace.finish_reason,
+            format_seconds(trace.latency_s),
+        ]
         print_line("  ".join([*parts, traces.format_feedback_summary(entry.feedback)]).rstrip())
         print_line(f"    {answer if len(answer) <= _WIDTH else answer[:_WIDTH] + '…'}")
 
@@ -128,10 +134,10 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
 ) -> None:
     """Record feedback on an answer: a rating, a label, a correction or a comment."""
     from luthier.commands import traces
-    from luthier.traces.feedback import Opinion
+    from luthier.traces.feedback import FeedbackBody
 
     thumb = None if up is None else ("up" if up else "down")
-    given = Opinion.from_fields(
+    given = FeedbackBody.from_fields(
         id=id,
         thumb=thumb,
         rating=rating,

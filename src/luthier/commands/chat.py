@@ -11,7 +11,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.models.lm.base import GenerateRequest, LanguageModel
-from luthier.recipe.models import chooses_classes, find_model
+from luthier.recipe.models import find_model, is_classification_model
 from luthier.recipe.workspace import get_training_system_message
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 class ChatBackend(Protocol):
-    """Whoever answers a conversation."""
+    """The interface of a model that answers chat messages."""
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
         """The answer, piece by piece as it is written."""
@@ -67,7 +67,7 @@ class ClassifierChatModel:
 
 @dataclass(kw_only=True)
 class ChatSession:
-    """Whoever answers, and what was said so far."""
+    """A chat backend with the history of the conversation."""
 
     name: str
     speaker: ChatBackend
@@ -112,7 +112,7 @@ def open_chat(
     before = PromptPrefix.of(artifact)
     if system is not None:
         before = before.model_copy(update={"instruction": None})
-    chooses = chooses_classes(artifact)
+    chooses = is_classification_model(artifact)
     speaker = _speaker(artifact, before, max_tokens, 0.0 if chooses else temperature)
     session = ChatSession(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
     if chooses and temperature:

@@ -108,9 +108,9 @@ def find_component(role: str, kind: str) -> type[Component]:
 
 def suggest_operators(file: Path) -> dict[str, dict[str, Any]]:
     """Every operator that proposes itself for the rows of a file: settings, reason, and examples of what it changes."""
-    from luthier.data.suggest.propose import propose
+    from luthier.data.suggest.propose import propose_recipe
 
-    proposal = propose(file)
+    proposal = propose_recipe(file)
     found: dict[str, dict[str, Any]] = {}
     for one in proposal.ops:
         kind = one["kind"]

@@ -35,7 +35,7 @@ _EXTRAS = {"s3fs": "s3", "psycopg": "postgres"}
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """One thing that was looked at."""
+    """The result of one check of this machine."""
 
     state: State
     what: str

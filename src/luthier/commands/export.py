@@ -11,7 +11,7 @@ from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.artifacts.findings import Findings, read_findings
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, ModelError, SourceLocation, UnknownName, Unwritable, did_you_mean
+from luthier.core.errors import InputError, ModelError, SourceLocation, SystemResourceError, UnknownName, did_you_mean
 from luthier.core.files import STORE_ELSEWHERE, write_atomically
 from luthier.models.load import is_plain_classifier
 from luthier.recipe.errors import add_indefinite_article
@@ -20,14 +20,14 @@ from luthier.recipe.models import is_base_model, open_base_model
 from luthier.recipe.workspace import get_training_system_message
 
 if TYPE_CHECKING:
-    from luthier.models.export.model_card import ModelMeasures
+    from luthier.models.export.model_card import ModelScores
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 ModelForm = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 
 
-class ArtifactExport(NamedTuple):
-    """What was written, and what was found when it was checked."""
+class ExportResult(NamedTuple):
+    """The files that an export wrote, and the notes of its verification."""
 
     files: list[str]
     notes: list[str]
@@ -38,9 +38,9 @@ def _elsewhere() -> Iterator[None]:
     """Where the folder cannot be written, another one helps, and no other store."""
     try:
         yield
-    except Unwritable as error:
+    except SystemResourceError as error:
         hint = (error.hint or "").replace(STORE_ELSEWHERE, "name another folder (`--to`)")
-        raise Unwritable(error.message, where=error.where, hint=hint) from error
+        raise SystemResourceError(error.message, where=error.where, hint=hint) from error
 
 
 @_elsewhere()
@@ -52,7 +52,7 @@ def export_artifact(
     quant: Quant = "f16",
     dequantize: bool = False,
     with_base: bool | None = None,
-) -> ArtifactExport:
+) -> ExportResult:
     """Write a data set, a model or what was found in data to the folder `to`.
 
     `with_base` says whether an adapter's folder holds its base model; None: where the base has no id on the hub.
@@ -108,7 +108,7 @@ def export_artifact(
             )  # fmt: skip  # `chosen` is one of `able`
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
-    return ArtifactExport(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+    return ExportResult(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
 
 
 def _find(target: CommandTarget) -> ArtifactRef:
@@ -175,7 +175,7 @@ def _findings(found: ArtifactRef) -> Findings | None:
     return None
 
 
-def _measures(found: ArtifactRef) -> ModelMeasures | None:
+def _measures(found: ArtifactRef) -> ModelScores | None:
     """The measures of a model by the evaluations of its recipe, for the model card."""
     if found.plan is None:
         return None
@@ -186,9 +186,9 @@ def _measures(found: ArtifactRef) -> ModelMeasures | None:
     return None
 
 
-def _subject(evaluation: Artifact) -> ModelMeasures:
+def _subject(evaluation: Artifact) -> ModelScores:
     """What the evaluation is about, beside the base model and the plain ones that answered the same rows."""
-    from luthier.models.export.model_card import ModelMeasures
+    from luthier.models.export.model_card import ModelScores
 
     about = EvaluationSummary.read(evaluation)
     found = {
@@ -196,7 +196,7 @@ def _subject(evaluation: Artifact) -> ModelMeasures:
         for name, scores in EvaluationMetrics.read(evaluation).models.items()
     }
     others = (model for model in about.models if model.name != about.subject)
-    return ModelMeasures(
+    return ModelScores(
         values=found[about.subject],
         compared_models={model.title: found[model.name] for model in others if model.name in found},
         where=f"{about.rows} rows of `{about.split}` (`{about.rows_digest[:12]}`)",

@@ -14,17 +14,17 @@ from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
 from luthier.core.store import Store
-from luthier.data.history.lineage import children, explain_example
+from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.eval.predictions import find_example_answers
 from luthier.pii.keeper import TAG
 from luthier.recipe.locate import CommandTarget, find_plan
 from luthier.recipe.planner import RecipePlan
-from luthier.recipe.workspace import recipes_here
+from luthier.recipe.workspace import list_nearby_recipes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleLineage:
-    """The story of one example in one recipe."""
+    """The history of one example in one recipe: source, edits, split, models and answers."""
 
     lineage: dict[str, Any]
     """Origin, edits, split or reason of being dropped (see `luthier.data.history.lineage`)."""
@@ -152,7 +152,7 @@ def trace_example(example: str, named: CommandTarget | Path | None) -> ExampleLi
     ]
     doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
-    born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
+    born = [{"step": name, **child} for name, artifact in made for child in list_derived_rows(artifact, found["id"])]
     later = list(_later(made, found["id"]))
     return ExampleLineage(
         lineage=found, doubts=doubts, trained_models=trained_models, answers=answered, children=born, later=later
@@ -166,7 +166,7 @@ def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[st
 
 def _holding(example: str) -> tuple[RecipePlan, dict[str, Any]]:
     """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
-    nearby = recipes_here()
+    nearby = list_nearby_recipes()
     if Path("recipe.yaml").is_file() or len(nearby) < 2:
         return _in_recipe(example, CommandTarget(command=f"lineage {example} --recipe {{}}"))
     found, errors = {}, {}

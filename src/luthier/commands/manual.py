@@ -16,7 +16,7 @@ _FOLDERS = (_PACKAGE / "manual", _PACKAGE.parents[1] / "docs")
 
 
 @dataclass(frozen=True)
-class Page:
+class ManualPage:
     """One page: its name, its title, and its text as Markdown."""
 
     name: str
@@ -33,16 +33,16 @@ class Page:
         return self.text.partition("\n")[0].lstrip("# ").strip()
 
 
-def load_manual_pages() -> dict[str, Page]:
+def load_manual_pages() -> dict[str, ManualPage]:
     """Tutorials and how-to pages by name; empty where neither the wheel's nor a checkout's are there."""
     folder = next((folder for folder in _FOLDERS if (folder / "tutorial.md").is_file()), None)
     if folder is None:
         return {}
     paths = sorted([*folder.glob("tutorial*.md"), *(folder / "howto").glob("*.md")])
-    return {path.stem: Page(path.stem, path) for path in paths if path.stem != "index"}
+    return {path.stem: ManualPage(path.stem, path) for path in paths if path.stem != "index"}
 
 
-def find_manual_page(name: str) -> Page:
+def find_manual_page(name: str) -> ManualPage:
     """One page by name; `UnknownName` with the nearest when there is none of that name."""
     known = load_manual_pages()
     if name not in known:
@@ -50,7 +50,7 @@ def find_manual_page(name: str) -> Page:
     return known[name]
 
 
-def search_pages(words: str) -> Iterator[tuple[Page, str]]:
+def search_pages(words: str) -> Iterator[tuple[ManualPage, str]]:
     """Pages that hold every word, with the first line that holds most of them."""
     terms = [word for word in re.split(r"\W+", words.casefold()) if word]
     for one in load_manual_pages().values():

@@ -30,8 +30,8 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonitorConfig:
-    """A monitor, who is told, and where it works."""
+class RecipeMonitor:
+    """A monitor with its plan, its alert channels and the folders in which it works."""
 
     plan: MonitorPlan
     channels: Sequence[Channel]
@@ -53,7 +53,7 @@ class MonitorConfig:
         return AlertEvaluator(self.plan, context)
 
 
-def open_monitor(word: str | None = None) -> MonitorConfig:
+def open_monitor(word: str | None = None) -> RecipeMonitor:
     """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
     found = find_artifact(word if word is not None and ":" in word else f"{_file(word)}:{_only_step(word)}")
     if found.artifact.manifest.makes != "monitor":
@@ -63,16 +63,16 @@ def open_monitor(word: str | None = None) -> MonitorConfig:
     return _opened(found.plan, str(found.step))
 
 
-def find_recipe_monitor(recipe: Recipe) -> MonitorConfig | None:
+def find_recipe_monitor(recipe: Recipe) -> RecipeMonitor | None:
     """The monitor of a recipe that was run, with its overrides; None where it has none, or more than one."""
     steps = [name for name, step in recipe.all_steps().items() if isinstance(step, Monitor)]
     return _opened(build_recipe_plan(recipe, costs_of=()), steps[0]) if len(steps) == 1 else None
 
 
-def _opened(what: RecipePlan, name: str) -> MonitorConfig:
+def _opened(what: RecipePlan, name: str) -> RecipeMonitor:
     step = what.recipe.all_steps()[name]
     assert isinstance(step, Monitor), "what makes a monitor is one"
-    return MonitorConfig(
+    return RecipeMonitor(
         plan=read_plan(what.artifact(name), what.recipe.name),
         channels=step.channels,
         history_s=step.lookback,
@@ -97,7 +97,7 @@ def _only_step(word: str | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorReplay:
-    """What a monitor would have said over a log."""
+    """The alert messages that a monitor would have sent over a past log, with counts of events and the time range."""
 
     messages: Sequence[AlertMessage]
     requests: int
@@ -114,8 +114,8 @@ class MonitorReplay:
         return {**counts, "firing": list(self.firing), "messages": messages}
 
 
-def replay(
-    opened: MonitorConfig,
+def replay_alerts(
+    opened: RecipeMonitor,
     log: Path | None,
     since: datetime | None = None,
     until: datetime | None = None,
@@ -128,10 +128,10 @@ def replay(
     messages: list[AlertMessage] = []
     started_at = ended = None
     for event in iter_trace_events(log or opened.traffic, since, until):
-        for at in watcher.looks(event.at.timestamp()):
+        for at in watcher.looks(event.timestamp.timestamp()):
             messages += watcher.look(at)
         watcher.add(event)
-        started_at, ended = started_at or event.at, event.at
+        started_at, ended = started_at or event.timestamp, event.timestamp
     if ended is not None:
         for at in watcher.looks(ended.timestamp() + watcher.plan.every_s):
             messages += watcher.look(at)
@@ -146,7 +146,7 @@ def replay(
     )
 
 
-def send_test_message(opened: MonitorConfig, kind: str | None = None) -> Iterator[tuple[str, str]]:
+def send_test_message(opened: RecipeMonitor, kind: str | None = None) -> Iterator[tuple[str, str]]:
     """Send a test message to each channel, or to those of a kind: the kind, and what came of it."""
     known = [channel.kind for channel in opened.channels]
     if kind is not None and kind not in known:
@@ -178,8 +178,9 @@ def send_test_message(opened: MonitorConfig, kind: str | None = None) -> Iterato
                 yield channel.kind, "sent"
 
 
-def write_prometheus_files(opened: MonitorConfig, to: Path) -> list[Path]:
-    """Write `render_prometheus_rules.yaml` and `render_grafana_dashboard.json` into a folder."""
+def write_prometheus_files(opened: RecipeMonitor, to: Path) -> list[Path]:
+    """Write a monitor's Prometheus alert rules (`rules.yaml`) and Grafana dashboard (`dashboard.json`) into a
+    folder."""
     import json
 
     import yaml
@@ -195,7 +196,7 @@ def write_prometheus_files(opened: MonitorConfig, to: Path) -> list[Path]:
     return [to / name for name in files]
 
 
-def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
+def open_alert_manager(opened: RecipeMonitor, say: Say) -> AlertManager:
     """The monitor with its channels and its memory."""
     from luthier.monitor.manager import AlertManager
 
@@ -207,7 +208,7 @@ def open_alert_manager(opened: MonitorConfig, say: Say) -> AlertManager:
 
 
 class AlertEvaluation(NamedTuple):
-    """What a look at the alerts came to."""
+    """The messages of one evaluation of all alerts, and the alerts that fire now."""
 
     messages: Sequence[AlertMessage]
     firing: Mapping[str, float]
@@ -215,7 +216,7 @@ class AlertEvaluation(NamedTuple):
 
 
 def watch_traffic(
-    opened: MonitorConfig,
+    opened: RecipeMonitor,
     folder: Path | None,
     *,
     say: Say,
@@ -233,7 +234,7 @@ def watch_traffic(
 
 
 @contextmanager
-def _alone(opened: MonitorConfig) -> Iterator[None]:
+def _alone(opened: RecipeMonitor) -> Iterator[None]:
     """Hold the monitor; `InputError` when another process does."""
     from filelock import FileLock, Timeout
 
@@ -251,7 +252,7 @@ def _alone(opened: MonitorConfig) -> Iterator[None]:
 
 
 def _looks(
-    opened: MonitorConfig, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
+    opened: RecipeMonitor, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
 ) -> Iterator[AlertEvaluation]:
     from luthier.monitor.evaluator import EventFollower
 
@@ -296,7 +297,7 @@ def _exposed(working: AlertManager, port: int | None) -> Any:
     return exposed
 
 
-def describe_monitor_state(opened: MonitorConfig, log: Path | None, say: Say) -> dict[str, Any]:
+def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) -> dict[str, Any]:
     """Every number as of now, and every alert's state as it was last looked at."""
     from luthier.traces.stream import iter_trace_events
 
@@ -309,7 +310,7 @@ def describe_monitor_state(opened: MonitorConfig, log: Path | None, say: Say) ->
         raise DataError("there is no traffic yet", where=SourceLocation(file=str(folder)), hint=hint)
     for event in iter_trace_events(folder, since):
         watcher.add(event)
-        last = event.at.timestamp()
+        last = event.timestamp.timestamp()
     at = time.time() if log is None else (last or 0.0) + 1
     numbers = [
         {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import is_env_var, translate_write_errors, write_atomically
-from luthier.core.system.net import find_plain_secret, is_database
+from luthier.core.system.net import find_plain_secret, is_database_url
 from luthier.models.catalog import CATALOG
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
@@ -27,7 +27,7 @@ from luthier.recipe.yaml import parse_yaml
 if TYPE_CHECKING:
     from luthier.commands.next_recipe import ServedModel
     from luthier.commands.release import ReleasedRecipe
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
     from luthier.data.suggest.propose import BaseModelChoice, RecipeProposal
 
 MODEL = "smollm2-135m-instruct"
@@ -119,7 +119,7 @@ def write_recipe(
         made = _from_traces(traffic, where, folder, base, columns, served if model is None else None)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
-    elif is_url and (table is not None or is_database(str(source))):
+    elif is_url and (table is not None or is_database_url(str(source))):
         made = _from_database(str(source), table, folder, base, columns)
     elif is_tool:
         made = _from_tool(Path(source), folder, model)
@@ -140,10 +140,10 @@ def write_followup_recipe(
 
     `after` is the recipe, or one of its steps: `RECIPE:STEP`.
     """
-    from luthier.commands.next_recipe import served_models
-    from luthier.commands.release import find_only_alias, find_released_recipe
+    from luthier.commands.next_recipe import list_served_models
+    from luthier.commands.release import find_recipe_alias, find_released_recipe
     from luthier.commands.traces import require_traffic_folder, resolve_traffic_folder
-    from luthier.traces.retention import is_traffic
+    from luthier.traces.retention import has_traffic
 
     if source != "traces" or any(others):
         hint = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
@@ -151,11 +151,11 @@ def write_followup_recipe(
             "--base-recipe goes on from a recipe by its traffic", where=SourceLocation(field="--base-recipe"), hint=hint
         )
     file, step = _recipe_and_step(after)
-    every = served_models(resolve_traffic_folder(file)) if is_traffic(resolve_traffic_folder(file)) else []
+    every = list_served_models(resolve_traffic_folder(file)) if has_traffic(resolve_traffic_folder(file)) else []
     served = [one for one in every if one.made and _is_meant(one.made, file, step)]
     if served:
         return _write_next(name, resolve_traffic_folder(file), served[:1], where)
-    released = find_released_recipe(find_only_alias(file), file)
+    released = find_released_recipe(find_recipe_alias(file), file)
     explanation = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
     return _write_beside(name, released, require_traffic_folder(file), where, {"compare_with": explanation})
 
@@ -294,7 +294,7 @@ class _Base(NamedTuple):
     word: str
     folder: Path
 
-    def fitting(self, profile: Profile) -> BaseModelChoice:
+    def fitting(self, profile: SourceProfile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
         have some and its own is known to have none."""
         from luthier.data.suggest.propose import BaseModelChoice
@@ -311,14 +311,14 @@ class _Base(NamedTuple):
             named, template, f"{lacks}; this one has, and takes its place wherever the model is read"
         )
 
-    def _lacking(self, profile: Profile) -> list[str | None]:
+    def _lacking(self, profile: SourceProfile) -> list[str | None]:
         """The templates that ship and fit, or None for none, where its own lacks a place; nothing where it has one or
         is not known yet."""
         from luthier.models.chat_template import list_fitting_templates
         from luthier.models.cost import get_planned_tool_support
-        from luthier.recipe.models import known_base
+        from luthier.recipe.models import predict_base_spec
 
-        expected = known_base(self.word)
+        expected = predict_base_spec(self.word)
         tool_slots = get_planned_tool_support(expected)
         if tool_slots is None or (
             (tool_slots.offers or not profile.with_tools) and (tool_slots.calls or not profile.called)
@@ -329,9 +329,11 @@ class _Base(NamedTuple):
 
 def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
-    from luthier.data.suggest.propose import propose
+    from luthier.data.suggest.propose import propose_recipe
 
-    return _proposed(propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer), base)
+    return _proposed(
+        propose_recipe(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer), base
+    )
 
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
@@ -346,22 +348,22 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
 
 def _from_database(url: str, table: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
     from luthier.data.columns.layouts import Layout
-    from luthier.data.database.propose import propose_table
+    from luthier.data.database.propose import propose_table_recipe
 
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), layout), base)
+    return _proposed(propose_table_recipe(url, table, Path.cwd(), folder.absolute(), layout), base)
 
 
 def _traffic(source: Path | str | None) -> Path | None:
     """The folder of traffic that is meant: by the word `traces`, or by itself."""
     from luthier.commands.traces import require_traffic_folder
-    from luthier.traces.retention import is_traffic
+    from luthier.traces.retention import has_traffic
 
     if source is None or "://" in str(source):
         return None
     if str(source) == "traces" and not Path("traces").exists():
         return require_traffic_folder()
-    return Path(source) if is_traffic(Path(source)) else None
+    return Path(source) if has_traffic(Path(source)) else None
 
 
 def _from_traces(
@@ -375,13 +377,13 @@ def _from_traces(
     """From the rows of traffic alone, over a base model; `served` are models that no recipe here makes, None where a
     base model was named."""
     from luthier.data.columns.layouts import Layout
-    from luthier.data.suggest.from_traces import propose_traces
+    from luthier.data.suggest.from_traces import propose_trace_recipe
     from luthier.traces.filter import TraceFilter
 
     if where is not None:
         TraceFilter(where)
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
-    proposal = propose_traces(traffic, _shown(str(traffic), folder), where, requested_layout=layout)
+    proposal = propose_trace_recipe(traffic, _shown(str(traffic), folder), where, requested_layout=layout)
     made = _proposed(proposal, base)
     note = _base_note(proposal.profile.rows, base.word, served)
     return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
@@ -404,9 +406,9 @@ def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
 
 def _served(traffic: Path) -> list[ServedModel]:
     """Models that answered the requests of some traffic."""
-    from luthier.commands.next_recipe import served_models
+    from luthier.commands.next_recipe import list_served_models
 
-    return served_models(traffic)
+    return list_served_models(traffic)
 
 
 def _from_there(model: str | None, folder: Path) -> str | None:

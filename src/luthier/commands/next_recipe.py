@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.commands.release import ReleasedRecipe, find_live_since
+from luthier.commands.release import ReleasedRecipe, find_live_start_time
 from luthier.core.errors import (
     DataError,
     InputError,
@@ -42,9 +42,9 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import (
     find_alias_folder,
     find_workspace_folder,
-    ledger_of,
+    list_nearby_recipes,
     list_store_recipes,
-    recipes_here,
+    open_folder_ledger,
 )
 from luthier.recipe.yaml import parse_yaml
 from luthier.traces import releases
@@ -69,7 +69,7 @@ _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
 
 class NumberedRecipeName(NamedTuple):
-    """Which recipe it is in a row of them: `desk` is the first, `desk-2` the second."""
+    """The name and number of a recipe in a series: `desk` is the first, `desk-2` the second."""
 
     root: str
     number: int
@@ -351,7 +351,7 @@ class _Asked(NamedTuple):
     last: datetime
 
 
-def served_models(traffic: Path) -> list[ServedModel]:
+def list_served_models(traffic: Path) -> list[ServedModel]:
     """All of them that have a digest, the one with the most recent request first."""
     plans = list(_plans(traffic))
     return [_found(one, plans) for one in _asked(traffic)]
@@ -364,15 +364,15 @@ def _asked(traffic: Path) -> list[_Asked]:
 
     from luthier.traces.store import scan_table
 
-    answered = (pl.col("arm") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
+    answered = (pl.col("variant") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
     rows = (
         scan_table(traffic, "traces")
         .filter(answered & (pl.col("release") != ""))
-        .sort("at")
+        .sort("timestamp")
         .group_by("model")
-        .agg(pl.col("release").last(), pl.len().alias("requests"), pl.col("at").last())
-        .sort("at", descending=True)
-        .select("model", "release", "requests", "at")
+        .agg(pl.col("release").last(), pl.len().alias("requests"), pl.col("timestamp").last())
+        .sort("timestamp", descending=True)
+        .select("model", "release", "requests", "timestamp")
     )
     return [_Asked(*row) for row in rows.collect().iter_rows()]
 
@@ -381,7 +381,9 @@ def _plans(traffic: Path) -> Iterator[RecipePlan]:
     """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
     holds the steps of the one before it."""
     base = traffic.parent.parent if traffic.parent.name == STORE else find_workspace_folder()
-    found = dict.fromkeys(path.resolve() for path in (*list_store_recipes(open_recipe_store(base)), *recipes_here()))
+    found = dict.fromkeys(
+        path.resolve() for path in (*list_store_recipes(open_recipe_store(base)), *list_nearby_recipes())
+    )
     recipes, here = list[Recipe](), Path.cwd()
     for path in found:
         try:
@@ -406,7 +408,7 @@ def _found(usage: _Asked, plans: list[RecipePlan]) -> ServedModel:
     called = [one for one in tuned if words & set(_words(one[0].recipe, one[1].name))]
     made = None
     for what, step in (exact or called)[:1]:
-        since = find_live_since(changes) if changes else None
+        since = find_live_start_time(changes) if changes else None
         made = ReleasedRecipe(
             alias=usage.name, plan=what, step=step.name, digest=step.digest, since=since, ever=frozenset(ever)
         )
@@ -422,7 +424,7 @@ def _changes(name: str) -> list[Release]:
     """The history of a released name; empty for any other."""
     if "@" not in name:
         return []
-    with ledger_of(find_alias_folder(name)) as ledger:
+    with open_folder_ledger(find_alias_folder(name)) as ledger:
         try:
             return releases.history(ledger, name)
         except UnknownName:

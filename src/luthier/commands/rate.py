@@ -29,7 +29,7 @@ from luthier.recipe.planner import open_recipe_store
 
 @dataclass(frozen=True, kw_only=True)
 class RatingSession:
-    """What is asked, and the ledger that the answers go into."""
+    """A human rating session: its questions, and the ledger in which answers are recorded."""
 
     found: ArtifactRef
     assignment: Assignment
@@ -140,7 +140,7 @@ def open_rating_session(word: str) -> RatingSession:
 
 
 def format_rating_item(item: RatingItem, number: int, total: int, question: str) -> Iterator[str]:
-    """An item as it is read on a terminal."""
+    """Format an item as text for the terminal."""
     yield f"─── {number} of {total} " + "─" * 40
     for turn in item.prompt:
         yield f"{turn['role']}: {turn.get('content') or ''}"

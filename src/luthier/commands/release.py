@@ -22,27 +22,27 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import (
     find_alias_folder,
     find_workspace_folder,
-    folders_near,
-    ledger_of,
     list_enclosing_folders,
+    list_nearby_folders,
     list_store_recipes,
+    open_folder_ledger,
 )
 from luthier.traces import releases
 from luthier.traces.releases import Release, ReleasedModel
 
 
 def release_recipe_model(alias: str, named: CommandTarget | str, canary: str | None, *, shadow: bool) -> Release:
-    """Let a model answer to a name, or try it there: on a share of users, or unheard."""
+    """Release a model under an alias, or start it as a canary (on a share of users) or a shadow."""
     if canary is not None and shadow:
         hint = "leave one of them out; one after the other, both can be tried under one name"
         raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
     share = None if canary is None else _share(canary)
     target = CommandTarget.of(named)
     model = _model(target)
-    with ledger_of(find_alias_folder(alias, [target.word or ""])) as ledger:
+    with open_folder_ledger(find_alias_folder(alias, [target.word or ""])) as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
-        return releases.try_out(ledger, alias, model, share=share)
+        return releases.start_candidate(ledger, alias, model, share=share)
 
 
 def _share(text: str) -> float:
@@ -63,30 +63,30 @@ def _model(target: CommandTarget) -> ReleasedModel:
 
 def list_aliases() -> list[Release]:
     """What every name means."""
-    with ledger_of(find_workspace_folder()) as ledger:
+    with open_folder_ledger(find_workspace_folder()) as ledger:
         return list(releases.current_releases(ledger).values())
 
 
 def history(alias: str) -> list[Release]:
     """All changes of a name, the latest first."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    with open_folder_ledger(find_alias_folder(alias)) as ledger:
         return releases.history(ledger, alias)
 
 
 def promote(alias: str) -> Release:
-    """Let what is tried answer everybody."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    """Promote the canary or shadow of an alias to stable."""
+    with open_folder_ledger(find_alias_folder(alias)) as ledger:
         return releases.promote(ledger, alias)
 
 
 def roll_back(alias: str) -> Release:
-    """Stop what is tried, or go back to the model before."""
-    with ledger_of(find_alias_folder(alias)) as ledger:
+    """Stop the canary or shadow of an alias, or return to its previous stable model."""
+    with open_folder_ledger(find_alias_folder(alias)) as ledger:
         return releases.roll_back(ledger, alias)
 
 
 def compare_candidate(alias: str) -> list[dict[str, Any]]:
-    """What is tried under a name, beside what answers to it."""
+    """Compare the canary or shadow of an alias with its stable model."""
     from luthier.commands.traces import require_traffic_folder
     from luthier.traces.release_comparison import compare_with_stable
 
@@ -146,11 +146,11 @@ def _called(model: ReleasedModel) -> str:
 
 
 def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
-    """What came back, for a person."""
+    """Format a comparison of candidate and stable model as lines for the terminal."""
     for one in found:
         requests = one["requests"]
-        compared_with = f"{requests[1]} of the stable model" if one["arm"] == "canary" else "of both"
-        yield f"{one['arm']} minus stable: {requests[0]} requests, {compared_with}"
+        compared_with = f"{requests[1]} of the stable model" if one["variant"] == "canary" else "of both"
+        yield f"{one['variant']} minus stable: {requests[0]} requests, {compared_with}"
         if one["same"] is not None:
             yield f"  the same words     {100 * one['same']:.1f} %"
         for name, row in one["measures"].items():
@@ -160,10 +160,11 @@ def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def released_digests() -> set[str]:
-    """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
+    """List the digests of all models that an alias means or can be rolled back to, here or in an enclosing folder: no
+    store may delete them."""
     found: set[str] = set()
-    for folder in (*folders_near(), *list_enclosing_folders()):
-        with ledger_of(folder) as ledger:
+    for folder in (*list_nearby_folders(), *list_enclosing_folders()):
+        with open_folder_ledger(folder) as ledger:
             every = [
                 change for alias in releases.current_releases(ledger) for change in releases.history(ledger, alias)
             ]
@@ -173,7 +174,7 @@ def released_digests() -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedRecipe:
-    """The model that answers to a name, through the recipe that made it."""
+    """A released model with the recipe, plan and step that made it."""
 
     alias: str
     plan: RecipePlan
@@ -197,12 +198,12 @@ def find_live_digest(alias: str, base: Path) -> str:
 
 
 def _changes(alias: str, base: Path) -> list[Release]:
-    with ledger_of(base) as ledger:
+    with open_folder_ledger(base) as ledger:
         return releases.history(ledger, alias)
 
 
-def find_live_since(changes: list[Release]) -> datetime | None:
-    """When the model that answers now began to; None when it is the first of its name."""
+def find_live_start_time(changes: list[Release]) -> datetime | None:
+    """Return the time since which the stable model of an alias has been live; None when it is the first of its name."""
     other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
     return None if other is None else changes[other - 1].at
 
@@ -211,7 +212,7 @@ def find_released_recipe(alias: str, recipe: Path) -> ReleasedRecipe:
     """The recipe, among that which is named and those beside it, that made what a name means now."""
     named = Recipe.load(recipe)
     changes = _changes(alias, named.base)
-    digest, since = changes[0].stable.digest, find_live_since(changes)
+    digest, since = changes[0].stable.digest, find_live_start_time(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
         for step in what:
@@ -235,11 +236,11 @@ def _plans(named: Recipe) -> Iterator[RecipePlan]:
                 continue  # another recipe's fault is no matter of this name
 
 
-def find_only_alias(recipe: Path) -> str:
-    """The one name by which a model of a recipe answers, or answered before others took its place."""
+def find_recipe_alias(recipe: Path) -> str:
+    """Find the one alias under which a model of a recipe is or was released."""
     named = Recipe.load(recipe)
     made = {step.digest for step in build_recipe_plan(named, costs_of=()) if step.step.makes == "model"}
-    with ledger_of(named.base) as ledger:
+    with open_folder_ledger(named.base) as ledger:
         known = [(alias, releases.history(ledger, alias)) for alias in releases.current_releases(ledger)]
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:

@@ -10,12 +10,12 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.store import Store
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import list_store_recipes, store_here
+from luthier.recipe.workspace import list_store_recipes, open_workspace_store
 
 
 def list_artifacts() -> list[dict[str, Any]]:
     """The artifacts of the store here and of the user's shared one, newest last."""
-    store = store_here()
+    store = open_workspace_store()
     rows = [_row(store, digest) for digest in store.digests()]
     if store.shared is not None:
         rows += [_row(store.shared, digest) for digest in store.shared.digests()]
@@ -32,7 +32,7 @@ def _row(store: Store, digest: str) -> dict[str, Any]:
 
 def verify_stores() -> tuple[list[str], int]:
     """Faults of the store here and of the shared one, and how many artifacts were read."""
-    store = store_here()
+    store = open_workspace_store()
     stores = [store, *([store.shared] if store.shared else [])]
     faults = [fault for one in stores for fault in one.verify()]
     return faults, sum(len(one.digests()) for one in stores)
@@ -42,7 +42,7 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
     """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
     is kept."""
     needed: set[str] = set()
-    store = store_here()
+    store = open_workspace_store()
     recipes = list_store_recipes(store)
     if os.environ.get("LUTHIER_STORE") or not recipes:
         what = "no recipe stands beside this store, so what is needed cannot be known"
@@ -54,9 +54,9 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
         except InputError as error:
             hint = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, hint=hint) from error
-    from luthier.commands.jobs.command import collect_job_digests
+    from luthier.commands.jobs.command import collect_active_job_digests
     from luthier.commands.release import released_digests
 
-    needed |= released_digests() | collect_job_digests(store)
+    needed |= released_digests() | collect_active_job_digests(store)
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

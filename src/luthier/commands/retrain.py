@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.commands.monitor import AlertEvaluation, MonitorConfig, find_recipe_monitor, watch_traffic
+from luthier.commands.monitor import AlertEvaluation, RecipeMonitor, find_recipe_monitor, watch_traffic
 from luthier.commands.next_recipe import NumberedRecipeName, write_next_recipe_files
-from luthier.commands.release import ReleasedRecipe, find_live_digest, find_only_alias, find_released_recipe
+from luthier.commands.release import ReleasedRecipe, find_live_digest, find_recipe_alias, find_released_recipe
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.recipe.planner import open_recipe_store
 from luthier.recipe.runner import run_and_record
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import ledger_of
+from luthier.recipe.workspace import open_folder_ledger
 
 if TYPE_CHECKING:
     from luthier.core.events import Listener
@@ -37,7 +37,8 @@ MORE = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainLoop:
-    """What is watched, and under which name what passes is released."""
+    """The settings of an automatic retraining loop: the recipe, the alerts that start it, and the alias that is
+    released to."""
 
     recipe: Path
     """The recipe of the first model; those of further rounds are written beside it."""
@@ -66,10 +67,10 @@ class RetrainLoop:
 
 def build_retrain_loop(recipe: Path, alias: str | None, alerts: Sequence[str]) -> RetrainLoop:
     """The circle of a recipe, whose model answers to one name."""
-    return RetrainLoop(recipe=recipe, alias=alias or find_only_alias(recipe), alerts=alerts)
+    return RetrainLoop(recipe=recipe, alias=alias or find_recipe_alias(recipe), alerts=alerts)
 
 
-def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> MonitorConfig:
+def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> RecipeMonitor:
     """The monitor of what is released; `RecipeError` where the circle could never close."""
     recipe = released.recipe
     if not any(step.makes == "verdict" for step in recipe.steps.values()):
@@ -93,7 +94,7 @@ def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> Monit
 def run_retrain_loop(
     circle: RetrainLoop, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
 ) -> Iterator[str]:
-    """Watch, and make a round whenever an alert asks for it; yields what came of it, line by line."""
+    """Watch traffic and retrain whenever one of the loop's alerts fires; yields progress lines."""
     while True:
         state = _recall(circle.memory)
         if state.get("round"):
@@ -191,7 +192,7 @@ def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folde
         why, lines = error.message, []
     yield from lines
     if why:
-        feedback_count = _said(folder or find_recipes_traffic(circle), until)
+        feedback_count = _said(folder or get_traffic_folder(circle), until)
         failed = {"alert": current_round["alert"], "said": feedback_count, "tries": current_round["tries"]}
         _keep(circle.memory, {"round": None, "failed": failed})
         yield f"not released: {why}; {_next_try(failed)}"
@@ -210,12 +211,12 @@ def _recipe(circle: RetrainLoop, path: Path, until: datetime, folder: Path | Non
     """The recipe of a round, written unless it was before a kill."""
     if not path.exists():
         write_next_recipe_files(
-            path.stem, find_released_recipe(circle.alias, circle.recipe), folder or find_recipes_traffic(circle), until
+            path.stem, find_released_recipe(circle.alias, circle.recipe), folder or get_traffic_folder(circle), until
         )
     return Recipe.load(path)
 
 
-def find_recipes_traffic(circle: RetrainLoop) -> Path:
+def get_traffic_folder(circle: RetrainLoop) -> Path:
     """Where the traffic of the recipes' folder is kept."""
     from luthier.traces.retention import traffic_folder
 
@@ -233,7 +234,7 @@ def _release(circle: RetrainLoop, step: str, result: RunResult) -> str:
     from luthier.traces.releases import ReleasedModel, release
 
     recipe, digest = result.plan.recipe, result[step].artifact.digest
-    with ledger_of(recipe.base) as ledger:
+    with open_folder_ledger(recipe.base) as ledger:
         release(ledger, circle.alias, ReleasedModel(word=f"{recipe.file}:{step}", model=digest, digest=digest))
     return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.scorer import Scorer, ScorerContext
-from luthier.metrics.files import parse_component_spec, read_prediction_file, score_rows, with_scores
-from luthier.recipe.models import get_model
+from luthier.metrics.files import add_scorer_columns, parse_component_spec, read_prediction_file, score_predictions
+from luthier.recipe.models import download_model
 
 
 def score_file(
@@ -20,11 +20,11 @@ def score_file(
     if chosen:
         kept = path.parent / ".luthier-scores"
         kept.mkdir(exist_ok=True)
-        file = with_scores(file, chosen, ScorerContext(base=Path(), kept=kept, say=say, model=_folder))
-    return score_rows(file, metrics)
+        file = add_scorer_columns(file, chosen, ScorerContext(base=Path(), kept=kept, say=say, model=_folder))
+    return score_predictions(file, metrics)
 
 
 def _folder(name: str) -> Path:
     """A model's folder: as it lies, or brought here."""
     there = Path(name)
-    return there if (there / "config.json").is_file() else get_model(name)
+    return there if (there / "config.json").is_file() else download_model(name)

@@ -25,7 +25,7 @@ from luthier.models.catalog import ENCODERS
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.span import NAME_KINDS, PiiKind
 from luthier.recipe.locate import CommandTarget
-from luthier.recipe.models import chooses_classes, find_model
+from luthier.recipe.models import find_model, is_classification_model
 from luthier.recipe.planner import open_recipe_store
 from luthier.recipe.workspace import find_workspace_folder, get_training_system_message
 from luthier.serve.engine import ServingEngine
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from luthier.core.store import Store
     from luthier.serve.app import ExtraRoutes
     from luthier.serve.model_pool import ModelPool, OpenModel, ResolvedModel
-    from luthier.serve.openai.pipeline import PipelineRoutes
+    from luthier.serve.openai.pipeline import ClassRouterConfig
     from luthier.serve.server import ListeningServer, ServerSettings
     from luthier.traces.api_keys import Scope
     from luthier.traces.record import Feedback
@@ -72,10 +72,10 @@ def serve(  # noqa: PLR0913  # what a command asks for
     from luthier.serve.model_pool import ModelPool
     from luthier.serve.openai.server import Gateway
     from luthier.serve.server import run_gateway
-    from luthier.traces.releases import Follower
+    from luthier.traces.releases import ReleaseFollower
 
     chosen = parse_engine(engine) if engine is not None else None
-    ways = dict(map(parse_pipeline, pipelines))
+    ways = dict(map(parse_class_router, pipelines))
     served = CommandTarget.read_all(models, "serve")
     meant = {str(target): target for target in served}
     models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
@@ -101,7 +101,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 lambda word: _known(meant.get(word, word), ways),
                 changed=partial(_keep_what_is_there, ours),
             )
-            names = Follower(lambda: Ledger(url), fleet, owners=find_alias_owners)
+            names = ReleaseFollower(lambda: Ledger(url), fleet, owners=find_alias_owners)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
                 if not models and not names.names() and not (service and service.tunable):
@@ -130,7 +130,7 @@ def _keep_what_is_there(ours: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningServiceConfig:
-    """That models may be tuned here, which, and by which door."""
+    """The settings of the fine-tuning service: the tunable base models, and the HTTP routes to add."""
 
     tune: Sequence[str] = ()
     """Base models that may be tuned, as NAME=MODEL or MODEL; those that are served when none is named."""
@@ -275,27 +275,27 @@ def parse_engine(text: str) -> ServingEngine:
         raise InputError(_wrong(error), where=SourceLocation(field="--engine"), hint=hint) from error
 
 
-def parse_pipeline(text: str) -> tuple[str, PipelineRoutes]:
+def parse_class_router(text: str) -> tuple[str, ClassRouterConfig]:
     """A pipeline by its name: `support={by: route, to: {billing: one}, other: two}`."""
-    from luthier.serve.openai.pipeline import PipelineRoutes
+    from luthier.serve.openai.pipeline import ClassRouterConfig
 
     name, _, rest = text.partition("=")
     where = SourceLocation(field="--router")
     hint = "for example 'support={by: route.yaml:tune, to: {billing: billing.yaml:tune}, other: smollm2-135m-instruct}'"
     try:
-        return name, PipelineRoutes.model_validate(yaml.safe_load(rest))
+        return name, ClassRouterConfig.model_validate(yaml.safe_load(rest))
     except (yaml.YAMLError, ValidationError) as error:
         raise InputError(_wrong(error), where=where, hint=hint) from error
 
 
-def _piped(word: str, fleet: ModelPool, ways: Mapping[str, PipelineRoutes]) -> OpenModel | None:
+def _piped(word: str, fleet: ModelPool, ways: Mapping[str, ClassRouterConfig]) -> OpenModel | None:
     from luthier.serve.model_pool import OpenModel
-    from luthier.serve.openai.pipeline import Pipeline
+    from luthier.serve.openai.pipeline import ClassRouter
 
-    return OpenModel(word, Pipeline(fleet, ways[word])) if word in ways else None
+    return OpenModel(word, ClassRouter(fleet, ways[word])) if word in ways else None
 
 
-def _known(named: CommandTarget | str, ways: Mapping[str, PipelineRoutes]) -> ResolvedModel:
+def _known(named: CommandTarget | str, ways: Mapping[str, ClassRouterConfig]) -> ResolvedModel:
     """What a word means: a step and the digest of what it made are one model."""
     from luthier.serve.model_pool import ResolvedModel
 
@@ -335,11 +335,11 @@ def choose_engine(artifact: Artifact) -> ServingEngine:
     from luthier.models.load import get_output_classes, is_endpoint
     from luthier.serve.engines.label import LabelEngine
     from luthier.serve.engines.remote import RemoteEngine
-    from luthier.serve.engines.torch import Torch
+    from luthier.serve.engines.torch import TorchEngine
 
     if is_endpoint(artifact):
         return RemoteEngine()
-    return LabelEngine() if get_output_classes(artifact) or chooses_classes(artifact) else Torch()
+    return LabelEngine() if get_output_classes(artifact) or is_classification_model(artifact) else TorchEngine()
 
 
 def _is_encoder(word: str) -> bool:
@@ -348,16 +348,16 @@ def _is_encoder(word: str) -> bool:
 
 
 def _encoder(name: str) -> Any:
-    from luthier.models.embedders.encoder import Encoder
+    from luthier.models.embedders.encoder import EncoderEmbedder
     from luthier.serve.openai.request_state import EmbedderRunner
 
-    encoder = Encoder(model=name)
+    encoder = EncoderEmbedder(model=name)
     encoder.gather(Path(), lambda text: None)
     return EmbedderRunner(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")
 
 
 class NameRedactionSettings(NamedTuple):
-    """How names are taken out; settings of `Keeping`."""
+    """How person names are redacted from traffic; settings of `RetentionPolicy`."""
 
     names: tuple[Recognizer, ...] = ()
     names_in: tuple[TextPart, ...] = ()
@@ -369,7 +369,7 @@ class NameRedactionSettings(NamedTuple):
 
 
 def collect_name_redaction(models: Iterable[Artifact], base: Path) -> NameRedactionSettings:
-    """What the operators `pii` that cleaned the data of some models find of names, all together.
+    """Collect the name redaction settings of the operators `pii` that cleaned the data of some models.
 
     Names are looked for where one of them does, and a kind stays in clear where all leave it; `base` is the folder at
     which the paths of recognisers start.

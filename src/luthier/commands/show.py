@@ -23,12 +23,12 @@ from luthier.core.artifact_type import ArtifactType
 from luthier.core.component import component_of_kind
 from luthier.core.db import Run
 from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.events import RunEvents, format_counted_noun
+from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.step import StepContext
 from luthier.recipe.errors import add_indefinite_article
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact, find_plan, run_to_facts
 from luthier.recipe.planner import RecipePlan
-from luthier.recipe.runner import run_log
+from luthier.recipe.runner import get_run_log_path
 from luthier.recipe.workspace import find_run
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ _WIDEST_PLACE = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOutput:
-    """Something to look at: facts for programs, lines for people, and the folder it is in."""
+class ShowResult:
+    """The result of `luthier show`: JSON facts, lines of text, and the path shown."""
 
     facts: dict[str, Any]
     path: str
@@ -52,7 +52,7 @@ class ShowOutput:
         return self.text
 
 
-def describe_target(target: CommandTarget) -> ShowOutput:
+def describe_target(target: CommandTarget) -> ShowResult:
     """A recipe's steps, a run, or one artifact."""
     run = find_run(target.word) if target.word else None
     if run is not None:
@@ -60,7 +60,7 @@ def describe_target(target: CommandTarget) -> ShowOutput:
     return describe_recipe(target) if target.is_recipe else describe_artifact(target)
 
 
-def describe_recipe(target: CommandTarget) -> ShowOutput:
+def describe_recipe(target: CommandTarget) -> ShowResult:
     """The steps of a recipe and what is made of them."""
     what = find_plan(target)
     recipe = what.recipe
@@ -70,12 +70,12 @@ def describe_recipe(target: CommandTarget) -> ShowOutput:
         lines.append(f"next: luthier show {' '.join([f'{recipe.file}:STEP', *map(shlex.quote, recipe.overrides)])}")
     else:
         lines.append(f"next: {what.command_to_run}")
-    return ShowOutput(facts={"recipe": recipe.name, "steps": steps}, path=str(recipe.base), text=tuple(lines))
+    return ShowResult(facts={"recipe": recipe.name, "steps": steps}, path=str(recipe.base), text=tuple(lines))
 
 
-def describe_run(run: Run, what: RecipePlan) -> ShowOutput:
+def describe_run(run: Run, what: RecipePlan) -> ShowResult:
     """A run: when and with which overrides it was made, how it ended, what it made and where its log is."""
-    log = run_log(what.store, run.id)
+    log = get_run_log_path(what.store, run.id)
     steps, made = _steps(what)
     ended = f"{run.state}, exit {run.exit_code}" if run.exit_code is not None else run.state
     why = (run.error or {}).get("error", {}).get("message")
@@ -91,7 +91,7 @@ def describe_run(run: Run, what: RecipePlan) -> ShowOutput:
     if made:
         lines.append(f"next: luthier show {run.id}:STEP")
     facts = {**run_to_facts(run), "log": str(log), "steps": steps}
-    return ShowOutput(facts=facts, path=str(log.parent), text=tuple(lines))
+    return ShowResult(facts=facts, path=str(log.parent), text=tuple(lines))
 
 
 def _steps(what: RecipePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -111,7 +111,7 @@ def _steps(what: RecipePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return steps, lines
 
 
-def describe_artifact(target: CommandTarget) -> ShowOutput:
+def describe_artifact(target: CommandTarget) -> ShowResult:
     """One artifact: what made it, from what, when, and what it holds."""
     found = find_artifact(target)
     artifact = found.artifact
@@ -128,12 +128,12 @@ def describe_artifact(target: CommandTarget) -> ShowOutput:
         "files": [entry.model_dump() for entry in manifest.files],
         "summary": summary,
     }
-    return ShowOutput(
+    return ShowResult(
         facts=facts, path=str(artifact.folder), text=tuple(_artifact_lines(found.name, artifact, summary))
     )
 
 
-def describe_dropped_rows(target: CommandTarget) -> ShowOutput:
+def describe_dropped_rows(target: CommandTarget) -> ShowResult:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
     from luthier.artifacts.dataset import DatasetSummary
 
@@ -147,7 +147,7 @@ def describe_dropped_rows(target: CommandTarget) -> ShowOutput:
         "rows": [{**one._asdict(), "place": one.location} for one in dropped],
     }
     head = f"{found.name}: {len(dropped):,} of {format_counted_noun(rows_in, 'row')} left out"
-    return ShowOutput(facts=facts, path=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
+    return ShowResult(facts=facts, path=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
 
 
 def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
@@ -225,20 +225,20 @@ class DisplaySegment(NamedTuple):
     trained: bool = False
 
 
-class ShownRows(NamedTuple):
-    """Rows as the model sees them: facts for programs, and pieces of text for people."""
+class TrainingRowsPreview(NamedTuple):
+    """Training rows as the model sees them: JSON facts, and text segments for the terminal."""
 
     facts: dict[str, Any]
     pieces: list[DisplaySegment]
 
 
-def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: bool = False) -> ShownRows:
+def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: bool = False) -> TrainingRowsPreview:
     """The first training rows of a step that tunes, or of the one that trains on a data set.
 
     `named` is RECIPE:STEP or RUN:STEP, a step of the recipe here, or a recipe that tunes once.
     """
-    from luthier.models.load import base_folder, get_model_name, refuse_endpoint
-    from luthier.tune.dataset.preview import rendered_rows
+    from luthier.models.load import find_base_folder, get_model_name, require_local_weights
+    from luthier.tune.dataset.preview import render_training_rows
     from luthier.tune.dataset.tool_rows import refuse_tool_rows
 
     target = CommandTarget.of(named)
@@ -247,26 +247,28 @@ def show_training_rows(named: CommandTarget | str | None, number: int, *, ids: b
     recipe = what.recipe
     chosen, step = _tuning(recipe, name)
     inputs = {field: _made(what, chosen, field) for field in ("data", "model")}
-    refuse_endpoint(inputs["model"])
+    require_local_weights(inputs["model"])
     refuse_tool_rows(inputs["data"], inputs["model"])
     with tempfile.TemporaryDirectory() as scratch:
         work = StepContext(
             name=chosen, inputs=inputs, folder=Path(scratch), scratch=Path(scratch), base=recipe.base,
-            seed=recipe.seed, events=RunEvents().of(chosen),
+            seed=recipe.seed, events=RunEventEmitter().of(chosen),
         )  # fmt: skip
-        rows = rendered_rows(step, work, number)
+        rows = render_training_rows(step, work, number)
     base = get_model_name(inputs["model"])
     facts = {
         "recipe": recipe.name,
         "step": chosen,
         "model": base,
-        "tokenizer": str(base_folder(inputs["model"])),
+        "tokenizer": str(find_base_folder(inputs["model"])),
         "objective": step.objective.settings(),
         "rows": [row.as_json(ids=True) for row in rows],
     }
     head = f"{format_counted_noun(len(rows), 'row')} as {base} sees them in {chosen}"
     head += f"; tokens between {OPEN} and {CLOSE} are trained on\n"
-    return ShownRows(facts, [DisplaySegment(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))])
+    return TrainingRowsPreview(
+        facts, [DisplaySegment(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))]
+    )
 
 
 def _split(word: str | None) -> tuple[str | None, str | None]:

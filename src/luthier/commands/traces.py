@@ -13,7 +13,7 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.recipe.workspace import find_recipe, find_workspace_folder
 from luthier.traces.record import Feedback
-from luthier.traces.retention import VARIABLE, is_traffic, traffic_folder
+from luthier.traces.retention import VARIABLE, has_traffic, traffic_folder
 
 if TYPE_CHECKING:
     from luthier.traces.store import TraceWithFeedback
@@ -24,7 +24,7 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 def resolve_traffic_folder(location: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
-    if location is not None and is_traffic(location):
+    if location is not None and has_traffic(location):
         return location
     if location is not None:
         recipe = find_recipe(location)
@@ -39,7 +39,7 @@ def resolve_traffic_folder(location: Path | None = None) -> Path:
 def require_traffic_folder(location: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
     folder = resolve_traffic_folder(location)
-    if not is_traffic(folder):
+    if not has_traffic(folder):
         hint = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=SourceLocation(file=str(folder)), hint=hint)
     return folder
@@ -109,8 +109,12 @@ def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
     """A request as it is read on a terminal."""
     trace = entry.trace
     release = trace.release[:12] or "release unknown"
-    yield f"{trace.id} · {trace.at:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.arm}, {release})"
-    numbers = [f"{trace.latency_s:.3f} s", f"{trace.prompt_tokens} + {trace.completion_tokens} tokens", trace.finish]
+    yield f"{trace.id} · {trace.timestamp:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.variant}, {release})"
+    numbers = [
+        f"{trace.latency_s:.3f} s",
+        f"{trace.prompt_tokens} + {trace.completion_tokens} tokens",
+        trace.finish_reason,
+    ]
     yield " · ".join([*numbers, str(trace.status), *([f"user {trace.user}"] if trace.user else [])])
     for turn in (*trace.messages, *([trace.answer] if trace.answer else [])):
         yield f"\n{turn.role}: {turn.content}"
@@ -137,13 +141,13 @@ def format_feedback_summary(feedback: Sequence[Feedback]) -> str:
 def import_trace_log(location: Path | None, file: Path, model: str) -> int:
     """Take in a log of another tool; returns how many records were new."""
     from luthier.traces.feedback import import_log_records
-    from luthier.traces.logs import digest, read_log_records
+    from luthier.traces.logs import hash_log_file, read_log_records
 
     if not file.is_file():
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
         )
-    return import_log_records(resolve_traffic_folder(location), digest(file), read_log_records(file, model))
+    return import_log_records(resolve_traffic_folder(location), hash_log_file(file), read_log_records(file, model))
 
 
 def export_traces(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.errors import CorruptArtifact, DataError, SourceLocation, UnknownName, did_you_mean
-from luthier.core.files import unseal
+from luthier.core.files import load_json_with_checksum
 from luthier.core.former_names import FORMER_FILES
 from luthier.core.hashing import file_digest
 
@@ -87,7 +87,7 @@ class Artifact:
 
     def timing(self) -> dict[str, Any]:
         """Times and machine of its making; `CorruptArtifact` when they are missing or changed."""
-        return read_sealed(self.folder / TIMING)
+        return read_json_with_checksum(self.folder / TIMING)
 
     def faults(self) -> list[str]:
         """Every way in which the files differ from the manifest, as sentences; empty when whole."""
@@ -138,17 +138,18 @@ def list_files(folder: Path) -> list[FileEntry]:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact's folder; `CorruptArtifact` when it is missing or was changed."""
     path = folder / MANIFEST
-    return parse_manifest(read_sealed(path), path)
+    return parse_manifest(read_json_with_checksum(path), path)
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """A sealed document of an artifact; `CorruptArtifact` when it is missing, unreadable or changed."""
+def read_json_with_checksum(path: Path) -> dict[str, Any]:
+    """Read a JSON document from a file and verify its digest; `CorruptArtifact` when it is missing, unreadable or
+    changed."""
     try:
         data = path.read_bytes()
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error
-    return unseal(data, path)
+    return load_json_with_checksum(data, path)
 
 
 def parse_manifest(value: dict[str, Any], path: Path | str) -> Manifest:

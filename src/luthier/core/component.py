@@ -107,7 +107,7 @@ _ROLES: dict[str, type[Component]] = {}
 
 
 class Component(BaseModel):
-    """A frozen, documented set of settings with a `kind` and one verb."""
+    """Base class of all parts that are registered by a `kind`: a frozen, documented pydantic model of settings."""
 
     model_config = ConfigDict(
         frozen=True,

@@ -93,8 +93,8 @@ class MissingExtra(InputError):
     """An optional library is not installed."""
 
 
-class Unwritable(InputError):
-    """The machine refuses: disk full, store read-only, no memory."""
+class SystemResourceError(InputError):
+    """The machine cannot write or allocate: disk full, store read-only, or out of memory."""
 
 
 class CorruptArtifact(LuthierError):

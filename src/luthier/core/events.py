@@ -47,8 +47,8 @@ Listener = Callable[[RunEvent], bool | None]
 """Hears of events; one that returns True for progress asks the step to stop."""
 
 
-class RunEvents:
-    """The stream of one run: `emit` hands an event to every listener, in order; threads of a step take turns."""
+class RunEventEmitter:
+    """Sends the events of one run to all listeners, in order; safe to call from several threads."""
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = listeners
@@ -60,15 +60,15 @@ class RunEvents:
             requests = [listener(event) is True for listener in self._listeners]
             return any(requests)
 
-    def of(self, step: str) -> StepEvents:
+    def of(self, step: str) -> StepEventEmitter:
         """The same stream, speaking for one step."""
-        return StepEvents(self, step)
+        return StepEventEmitter(self, step)
 
 
-class StepEvents:
-    """What a step may say while it works; a wish to stop that was lost on the way is raised once it has been said."""
+class StepEventEmitter:
+    """Emits the progress, notes and warnings of one step; raises a pending stop request after each event."""
 
-    def __init__(self, stream: RunEvents, step: str) -> None:
+    def __init__(self, stream: RunEventEmitter, step: str) -> None:
         self._stream = stream
         self.step = step
 

@@ -5,7 +5,7 @@
     window     = "over" number ("s" | "m" | "h" | "d") | "on" number ("requests" | "answers" | "labels" | "ratings")
 
 Which names and references there are, what a per cent is a hundredth of, and whether windows and counts of findings
-have a meaning, a `Vocabulary` says: that of gates is in `luthier.eval.gate_vocabulary`, that of alerts in
+have a meaning, a `ExpressionVocabulary` says: that of gates is in `luthier.eval.gate_vocabulary`, that of alerts in
 `luthier.monitor.plan`.
 "accuracy < 0.9 on 200 labels", "latency.p95 > 2 over 10m", "macro_f1 > base - 1%", "no serious findings".
 """
@@ -70,8 +70,8 @@ class Window(NamedTuple):
         return f"on {self.events}" if self.events else f"over {format_duration(self.seconds)}"
 
 
-class Expression(NamedTuple):
-    """A number by name, a sign, and a limit: a number, or the value of a reference plus a margin."""
+class ThresholdExpression(NamedTuple):
+    """A comparison of a named number with a threshold: a constant, or a reference's value plus a margin."""
 
     name: str
     sign: Sign
@@ -96,8 +96,8 @@ class Expression(NamedTuple):
         return (value > limit if self.upward else value < limit) or (value == limit and not self.strict)
 
 
-class Vocabulary(ABC):
-    """What the expressions of one place may name; a place overrides what it has."""
+class ExpressionVocabulary(ABC):
+    """Resolves the names that expressions of one kind may use; subclasses define the names."""
 
     name_wanted = "a number"
     """What an error asks for where the name should stand."""
@@ -130,7 +130,7 @@ def simplify_name(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def parse_expression(text: str, vocabulary: Vocabulary) -> Expression:
+def parse_expression(text: str, vocabulary: ExpressionVocabulary) -> ThresholdExpression:
     """Read an expression; `ExpressionError` says at which column it is wrong, and what was wanted there."""
     return _Parser(text, vocabulary).parse()
 
@@ -138,24 +138,24 @@ def parse_expression(text: str, vocabulary: Vocabulary) -> Expression:
 class _Parser:
     """The tokens of an expression, taken one after another."""
 
-    def __init__(self, text: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, text: str, vocabulary: ExpressionVocabulary) -> None:
         self._tokens = [*_split(text), ExpressionToken("end", "", len(text.rstrip()) + 1, text)]
         self._vocabulary = vocabulary
 
-    def parse(self) -> Expression:
+    def parse(self) -> ThresholdExpression:
         first = self._tokens[0]
         severities = self._vocabulary.severities(first) if first.text == "no" else ()
         return self._count(severities) if severities else self._comparison()
 
-    def _count(self, severities: Collection[str]) -> Expression:
+    def _count(self, severities: Collection[str]) -> ThresholdExpression:
         """`no serious findings`: their count is at most 0."""
         self._take("name", "`no`")
         severity = self._take("name", "a severity", severities)
         self._take("name", "`findings`", {"findings"})
         self._take("end", "nothing more")
-        return Expression(f"findings.{severity.text}", "<=", None, 0.0)
+        return ThresholdExpression(f"findings.{severity.text}", "<=", None, 0.0)
 
-    def _comparison(self) -> Expression:
+    def _comparison(self) -> ThresholdExpression:
         name = self._vocabulary.find_name(self._take("name", self._vocabulary.name_wanted))
         sign: Sign = self._take("sign", "one of > >= < <=", SIGNS).text  # type: ignore[assignment]  # one of the four
         scale = self._vocabulary.scale(name)
@@ -174,7 +174,7 @@ class _Parser:
         if any(window) and not self._has("end"):
             window, more = self._window(more), []
         self._take("end", _any_of(more))
-        return Expression(name, sign, reference, margin, window)
+        return ThresholdExpression(name, sign, reference, margin, window)
 
     def _number(self, scale: float, signs: Collection[str]) -> float:
         """A number, perhaps after a sign; so many per cent are that part of the scale."""

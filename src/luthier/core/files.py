@@ -1,8 +1,8 @@
 """Atomic writes, paths of recipes and environment variables.
 
 `write_atomically` writes bytes under a temporary name, flushes them to the disk and renames the file, so that a kill
-or a full disk leaves no partial file. `seal` and `unseal` store a small JSON document together with its digest and so
-detect a flipped byte.
+or a full disk leaves no partial file. `dump_json_with_checksum` and `load_json_with_checksum` store a small JSON
+document together with its digest and so detect a flipped byte.
 
 A path in a recipe is relative to the recipe, or begins with `~` or with `$NAME` from the environment. Only a field
 marked with `EnvVarMarker()` accepts `$NAME`. The recipe keeps the value as written, so an artifact never contains the
@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import xxhash
 from pydantic import Field
 
-from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, Unwritable
+from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, SystemResourceError
 
 STORE_ELSEWHERE = "set LUTHIER_STORE to a folder on another disk"
 _Refusal = tuple[str, str]
@@ -55,8 +55,8 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (
 
 
 def translate_write_errors(path: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
-    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`; `elsewhere`, how the
-    same is written to another place.
+    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `SystemResourceError`; `elsewhere`,
+    how the same is written to another place.
 
     What torch, safetensors, polars and other compiled libraries raise for the same reasons is understood too, so that
     a step's whole work may stand inside.
@@ -75,7 +75,7 @@ class _Writing(AbstractContextManager[None]):
             return
         if (refusal := _refusal(error)) is not None:
             hint = refusal[1].format(elsewhere=self._elsewhere)
-            raise Unwritable(refusal[0], where=SourceLocation(file=str(self._place)), hint=hint) from error
+            raise SystemResourceError(refusal[0], where=SourceLocation(file=str(self._place)), hint=hint) from error
 
 
 def _refusal(error: BaseException) -> _Refusal | None:
@@ -127,13 +127,13 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def seal(value: dict[str, Any]) -> bytes:
-    """A JSON document with a digest of itself under `seal`."""
+def dump_json_with_checksum(value: dict[str, Any]) -> bytes:
+    """Serialize a JSON document with a digest of its contents in the member `seal`."""
     return json_bytes({**value, "seal": xxhash.xxh3_128_hexdigest(json_bytes(value))})
 
 
-def unseal(data: bytes, path: Path | str) -> dict[str, Any]:
-    """Read a sealed document; `CorruptArtifact` when any byte of it differs from what was sealed."""
+def load_json_with_checksum(data: bytes, path: Path | str) -> dict[str, Any]:
+    """Parse a JSON document and verify its digest; `CorruptArtifact` when any byte differs."""
     broken = CorruptArtifact(
         "differs from what was written",
         where=SourceLocation(file=str(path)),
@@ -142,7 +142,9 @@ def unseal(data: bytes, path: Path | str) -> dict[str, Any]:
     try:
         value = json.loads(data)
         content = {key: item for key, item in value.items() if key != "seal"} if isinstance(value, dict) else {}
-        whole = seal(content) == data  # inside: a flipped byte may also make a number or a letter that JSON cannot say
+        whole = (
+            dump_json_with_checksum(content) == data
+        )  # inside: a flipped byte may also make a number or a letter that JSON cannot say
     except (ValueError, RecursionError) as error:
         raise broken from error
     if not whole:

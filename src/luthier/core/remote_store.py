@@ -22,7 +22,13 @@ import xxhash
 
 from luthier.core.artifact import MANIFEST, TIMING, Artifact, FileEntry, Manifest, parse_manifest
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, SourceLocation, UnknownName
-from luthier.core.files import cache_folder, sync_tree, translate_write_errors, unseal, write_atomically
+from luthier.core.files import (
+    cache_folder,
+    load_json_with_checksum,
+    sync_tree,
+    translate_write_errors,
+    write_atomically,
+)
 from luthier.core.hashing import file_digest
 from luthier.core.store import Store
 
@@ -121,7 +127,7 @@ class RemoteStore(Store):
                 data: bytes = self._files.cat_file(self._at(digest, name))
             except FileNotFoundError as error:
                 raise CorruptArtifact("is missing", where=SourceLocation(file=path), hint=_AGAIN) from error
-        return unseal(data, path), data
+        return load_json_with_checksum(data, path), data
 
     def _sealed_manifest(self, digest: str) -> tuple[Manifest, bytes]:
         value, data = self._sealed(digest, MANIFEST)

@@ -41,12 +41,12 @@ class ProgressRenderer(Protocol):
         self.close()
 
 
-def choose(stream: IO[str] | None = None, *, json: bool = False) -> ProgressRenderer:
+def choose_renderer(stream: IO[str] | None = None, *, json: bool = False) -> ProgressRenderer:
     """JSON lines when asked for, a live line on a terminal, else plain lines; to stderr unless a stream is given."""
     to = sys.stderr if stream is None else stream
     if json:
-        return JsonLines(to)
-    return Rich(to) if to.isatty() else PlainRenderer(to)
+        return JsonLinesRenderer(to)
+    return RichRenderer(to) if to.isatty() else PlainRenderer(to)
 
 
 def format_event(event: RunEvent) -> str:
@@ -62,7 +62,7 @@ def _began(event: RunEvent) -> str:
 
 def _done(event: RunEvent) -> str:
     took = event.measures.get("seconds")
-    after = f" in {duration(took)}" if isinstance(took, (int, float)) else ""
+    after = f" in {format_elapsed_time(took)}" if isinstance(took, (int, float)) else ""
     rest = {name: value for name, value in event.measures.items() if name != "seconds"}
     return _joined(f"done{after}", event, format_measures(rest))
 
@@ -97,7 +97,7 @@ def format_measures(measures: Mapping[str, float | str]) -> str:
     return ", ".join(shown)
 
 
-def duration(seconds: float) -> str:
+def format_elapsed_time(seconds: float) -> str:
     """Seconds as a person says them: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -120,7 +120,7 @@ def format_progress(event: RunEvent, pace: ThroughputMeter) -> str:
         parts.append(f"{pace.rate:.3g} {event.unit}/s")
     parts += [format_measures(event.measures)] if event.measures else []
     left = pace.left(event.total) if event.total else None
-    parts += [f"{duration(left)} left"] if left else []
+    parts += [f"{format_elapsed_time(left)} left"] if left else []
     return ", ".join(parts)
 
 
@@ -157,7 +157,7 @@ class PlainRenderer(ProgressRenderer):
         """Nothing is held."""
 
 
-class JsonLines(ProgressRenderer):
+class JsonLinesRenderer(ProgressRenderer):
     """One JSON object a line, every event of it."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -165,7 +165,7 @@ class JsonLines(ProgressRenderer):
 
     def __call__(self, event: RunEvent) -> None:
         """Write the event."""
-        self._stream.write(as_line(event))
+        self._stream.write(event_to_json_line(event))
         self._stream.flush()
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class LogFileRenderer(ProgressRenderer):
 
     def __call__(self, event: RunEvent) -> None:
         """Append the event in one write, so that lines of two processes do not mix."""
-        line = as_line(event).encode()
+        line = event_to_json_line(event).encode()
         with translate_write_errors(self.path):
             if self._file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, "only a part of the line was written")
@@ -193,7 +193,7 @@ class LogFileRenderer(ProgressRenderer):
         self._file.close()
 
 
-def as_line(event: RunEvent) -> str:
+def event_to_json_line(event: RunEvent) -> str:
     """The event as one line of strict JSON; a number that JSON cannot say (NaN, infinity) becomes a word."""
     return json.dumps(_sayable(event.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -204,7 +204,7 @@ def _sayable(value: Any) -> Any:
     return str(value) if isinstance(value, float) and value - value != 0 else value
 
 
-class Rich(ProgressRenderer):
+class RichRenderer(ProgressRenderer):
     """A live line for each step at work; what is finished stands above it in plain sentences."""
 
     def __init__(self, stream: IO[str], *, console: Console | None = None) -> None:

@@ -45,7 +45,7 @@ class ScorerContext:
 
 
 class Scorer(Component):
-    """Something that fills columns of numbers for metrics to read."""
+    """A component that computes one or more columns of per-row numbers, from which metrics are calculated."""
 
     role: ClassVar[str] = "scorer"
     home: ClassVar[str] = "luthier.*.scorers"

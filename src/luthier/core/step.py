@@ -16,14 +16,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
-from luthier.core.events import StepEvents
+from luthier.core.events import StepEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 
 
 @dataclass(frozen=True)
 class Reads:
-    """Marks a field that names a step, and says what that step's artifact must be."""
+    """Marks a recipe field as a reference to another step, and names the type of artifact which that step must make."""
 
     makes: str
     """The kind of an `ArtifactType`."""
@@ -33,7 +33,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class NotHashed:
-    """Marks a field that changes nothing in the artifact, such as who watches its making: it stays out of its name."""
+    """Marks a field that is left out of the step's hash, because it does not change the artifact."""
 
 
 DataRef = Annotated[str, Reads("dataset")]
@@ -47,7 +47,7 @@ ThresholdsRef = Annotated[str | None, Reads("thresholds", optional=True)]
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a step is given: its inputs, where to write, and how to speak."""
+    """What a running step receives: its input artifacts, its output folder and its event emitter."""
 
     name: str
     """The step's name in the recipe."""
@@ -60,7 +60,7 @@ class StepContext:
     base: Path
     """The recipe's folder: relative paths start here."""
     seed: int
-    events: StepEvents
+    events: StepEventEmitter
     kept: Path | None = None
     """Kept from one run to the next, for what is found by all that decides it: whatever is missing is made anew."""
 
@@ -89,8 +89,8 @@ class StepContext:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a step is expected to cost, and how that is known."""
+class StepCostEstimate:
+    """The estimated time, peak memory and tokens of a step, with the basis of the estimate."""
 
     seconds: float | None = None
     peak_bytes: int | None = None
@@ -102,13 +102,13 @@ class Forecast:
     left_bytes: int = 0
     """What the process will hold when the step is done, which steps after it find."""
 
-    def add_held_bytes(self, held_bytes: int) -> Forecast:
+    def add_held_bytes(self, held_bytes: int) -> StepCostEstimate:
         """The same in a process that holds so much already, part of which the step needs anyway."""
         if self.peak_bytes is None or self.common_bytes is None:
             return self
         return replace(self, peak_bytes=self.peak_bytes + max(0, held_bytes - self.common_bytes))
 
-    def is_far_from(self, other: Forecast) -> bool:
+    def is_far_from(self, other: StepCostEstimate) -> bool:
         """Whether another forecast knew more or less, or told a quarter more or less time or 15 % of memory.
 
         Five seconds and 64 MB are too little to speak of.
@@ -200,7 +200,7 @@ class Step(Component):
         """
 
     @abstractmethod
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict cost without loading torch; say how it is known."""
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:

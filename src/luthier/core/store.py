@@ -20,9 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
+from luthier.core.artifact import (
+    MANIFEST,
+    TIMING,
+    Artifact,
+    Manifest,
+    list_files,
+    read_json_with_checksum,
+    read_manifest,
+)
 from luthier.core.errors import CorruptArtifact, InputError, SourceLocation, UnknownName
-from luthier.core.files import seal, sync, sync_tree, translate_write_errors, write_atomically
+from luthier.core.files import dump_json_with_checksum, sync, sync_tree, translate_write_errors, write_atomically
 
 _REMOVED = ".removed"
 
@@ -117,7 +125,7 @@ class Store:
 
     def timing(self, digest: str) -> dict[str, Any]:
         """Times and machine of the making of one of this store's own artifacts."""
-        return read_sealed(self.artifacts / digest / TIMING)
+        return read_json_with_checksum(self.artifacts / digest / TIMING)
 
     @contextmanager
     def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
@@ -160,8 +168,10 @@ class Store:
         whole = manifest.model_copy(update={"files": list_files(folder)})
         with translate_write_errors(folder):
             sync_tree(folder)
-        write_atomically(folder / TIMING, seal({**timing, "host": platform.node(), "finished_at": time.time()}))
-        write_atomically(folder / MANIFEST, seal(whole.model_dump(mode="json")))
+        write_atomically(
+            folder / TIMING, dump_json_with_checksum({**timing, "host": platform.node(), "finished_at": time.time()})
+        )
+        write_atomically(folder / MANIFEST, dump_json_with_checksum(whole.model_dump(mode="json")))
         with translate_write_errors(self.artifacts):
             self._settle(folder, manifest.digest)
             shutil.rmtree(work_dir, ignore_errors=True)

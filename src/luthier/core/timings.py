@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from luthier.core.errors import Unwritable
+from luthier.core.errors import SystemResourceError
 from luthier.core.files import cache_folder, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import cpu_features
@@ -30,7 +30,7 @@ def record_timing(kind: str, measures: Mapping[str, Any]) -> None:
         with FileLock(f"{file}.lock"):
             records = [dict(measures), *read_timings(kind)][:KEPT]
             write_atomically(file, (json.dumps(records, indent=1, sort_keys=True) + "\n").encode())
-    except (OSError, Unwritable):
+    except (OSError, SystemResourceError):
         return
 
 

@@ -49,7 +49,7 @@ class Adjudicator(Component):
 NOBODY = AdjudicatedLabel(None, why="no judgment")
 
 
-def tally(votes: Votes) -> Counter[Any]:
+def count_votes(votes: Votes) -> Counter[Any]:
     """How many annotators chose each label."""
     return Counter(one.label for one in votes)
 
@@ -57,5 +57,5 @@ def tally(votes: Votes) -> Counter[Any]:
 def format_votes(votes: Votes) -> str:
     """The votes in words: `2 spam, 2 ham`."""
     return ", ".join(
-        f"{count} {label}" for label, count in sorted(tally(votes).items(), key=lambda x: (-x[1], str(x[0])))
+        f"{count} {label}" for label, count in sorted(count_votes(votes).items(), key=lambda x: (-x[1], str(x[0])))
     )

@@ -27,7 +27,7 @@ Kept = TypeVar("Kept")
 
 
 class AugmentRequest(NamedTuple):
-    """A new row that is wanted of a training row."""
+    """A request for one new row to be made from a training row, with its own random seed."""
 
     row: Row
     copy: int
@@ -88,7 +88,7 @@ class AugmentTrainRows(Protocol):
 
 @dataclass(frozen=True)
 class AugmentContext:
-    """What an augmenter may look at beside its wishes."""
+    """What an augmenter may use besides its requests: the training rows, the recipe's folder and the step's model."""
 
     train: AugmentTrainRows
     base: Path

@@ -39,7 +39,7 @@ class PlantedFaults:
 
 
 class Check(Component):
-    """Something that is looked for in a prepared data set.
+    """A check of a prepared data set, such as for label errors or class imbalance.
 
     A check is a pure function of its settings and the rows (and the model, where it reads one). It always says its
     numbers; what it finds in order is `info`.
@@ -99,7 +99,7 @@ def format_exclude_setting(rows: Sequence[CheckRow], reason: str) -> str:
     return f"ops: [{{kind: exclude_ids, reason: {reason}, ids: [{ids}]}}]{more}"
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A share as people say it; only all is 100 %."""
     if 0.995 <= value < 1:
         return "over 99 %"

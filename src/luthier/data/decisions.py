@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from luthier.data.engine.columns import index_array as rows_at
 from luthier.data.engine.columns import to_arrow_column
+from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.engine.tables import arrow_type
 from luthier.data.operator import Column, Drop
 
@@ -28,7 +28,7 @@ class DropReasons(NamedTuple):
 
 
 class Drops(Mapping[int, Drop]):
-    """Which rows go and why, by their places; a plain dictionary would take three hundred bytes for each."""
+    """A memory-saving mapping from row index to drop reason."""
 
     def __init__(self, indices: NDArray[np.int64], why: DropReasons) -> None:
         order = np.argsort(indices)

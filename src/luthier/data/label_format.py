@@ -42,7 +42,7 @@ def to_optional_text(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def label_of(value: Any) -> str | float | None:
+def normalize_label(value: Any) -> str | float | None:
     """A label as text or number; several labels of one judgment are joined, sorted."""
     if isinstance(value, (list, tuple)):
         found = sorted(str(one) for one in value if one is not None)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.artifacts.dataset import PrecisionRecall
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
@@ -65,8 +65,8 @@ class LeftoverPii(NamedTuple):
     hint: str
 
 
-class HiddenSpan(NamedTuple):
-    """A span that may not stand in clear in any event."""
+class RedactionSpan(NamedTuple):
+    """A character span that events must not show, and the text shown in its place."""
 
     start: int
     end: int
@@ -75,7 +75,8 @@ class HiddenSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OperatorResult:
-    """What an operator found; numbers are places in the rows it was shown."""
+    """The edits, drops, attribute values, notes and counts that an operator returns, by index of the rows it was
+    given."""
 
     edits: dict[int, list[TextEdit]] = field(default_factory=dict)
     drops: dict[int, Drop] = field(default_factory=dict)
@@ -199,7 +200,7 @@ class Operator(Component):
         return None
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
         return None
 
@@ -214,7 +215,7 @@ class Operator(Component):
         """What it has against training rows, now that the rows that are held out are known; None: nothing."""
         return None
 
-    def secrets(self, texts: Sequence[str]) -> list[list[HiddenSpan]]:
+    def secrets(self, texts: Sequence[str]) -> list[list[RedactionSpan]]:
         """Spans of each text that may not stand in clear in the events of any operator."""
         return [[] for _ in texts]
 

@@ -224,7 +224,9 @@ class Batch:
         return Batch([self.rows[index] for index in chosen], columns)
 
 
-def pair_row(prompt: tuple[Message, ...], chosen: str, meta: Mapping[str, Any], origin: tuple[str, str, int]) -> Row:
+def build_preference_row(
+    prompt: tuple[Message, ...], chosen: str, meta: Mapping[str, Any], origin: tuple[str, str, int]
+) -> Row:
     """A row whose answer is the chosen one; `meta` has the rejected one, and `origin` is source, file and line."""
     source, file, line = origin
     messages = (*prompt, Message(role="assistant", content=chosen))
@@ -280,7 +282,7 @@ def rating_of(row: Example, column: str) -> float | None:
     return rating
 
 
-def check_column(rows: Sequence[Example], column: str) -> None:
+def require_rating_column(rows: Sequence[Example], column: str) -> None:
     """`DataError` when no row has a rating."""
     if not any(rating_of(row, column) is not None for row in rows):
         known = {name for row in rows[:1000] for name in row.meta}

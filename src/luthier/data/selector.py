@@ -44,7 +44,7 @@ class SelectedCandidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pool:
+class LabelingPool:
     """What can be chosen, and what is labelled already."""
 
     candidates: Sequence[SelectionCandidate]
@@ -99,10 +99,10 @@ class Selector(Component):
     home: ClassVar[str] = "luthier.data.selectors"
 
     @abstractmethod
-    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
+    def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """At most `count` candidates, each once, in the order in which they should be asked about."""
 
 
-def order_by_score_then_id(pool: Pool, scores: Any) -> list[int]:
+def order_by_score_then_id(pool: LabelingPool, scores: Any) -> list[int]:
     """Places by falling score; equal scores by the rows' ids, so that the order in which rows came cannot be felt."""
     return sorted(range(len(pool.candidates)), key=lambda at: (-round(float(scores[at]), 12), pool.candidates[at].id))

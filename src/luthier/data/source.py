@@ -19,14 +19,14 @@ from luthier.core.errors import DataError, RecipeError
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.choose import LayoutChoice, Task, choose_layout, choose_turns
+from luthier.data.columns.choose import LayoutChoice, Task, choose_conversation_layout, choose_layout
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
-from luthier.data.columns.mapping import MappedRecord, Mapping, column_repeated_in_answer, decide_mapping
+from luthier.data.columns.mapping import ColumnMapping, MappedRecord, column_repeated_in_answer, decide_mapping
 from luthier.data.columns.media import count_media
-from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.locations import list_matching_files
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
 
@@ -128,7 +128,7 @@ class Source(Component):
     @classmethod
     def instead_of(cls, name: str) -> str:
         """Of a path, how it is written with its kind; of an ending, whose it is."""
-        ending = File(Path(name), name).ending
+        ending = SourceFile(Path(name), name).ending
         known = components_by_kind(cls).items()
         kinds = sorted(kind for kind, one in known if (ending or f".{name}") in getattr(one, "endings", ()))
         if not ending and kinds:
@@ -223,7 +223,9 @@ class Source(Component):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> LayoutChoice:
         """Which columns mean what, for a recipe that is proposed."""
-        return choose_turns(self.turns, columns) if self.turns else self._chosen(columns, rows, name, task)
+        return (
+            choose_conversation_layout(self.turns, columns) if self.turns else self._chosen(columns, rows, name, task)
+        )
 
     def _chosen(
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
@@ -254,7 +256,7 @@ class Source(Component):
         text = Message(role="assistant", content=prompt_text)
         return record, parts._replace(messages=(text,), kind="completion", tools=())
 
-    def mapping(self, good: list[SourceRecord]) -> Mapping:
+    def mapping(self, good: list[SourceRecord]) -> ColumnMapping:
         """The mapping for rows like these."""
         answer = self.prompt if self.prompt_only else self.answer
         requested_layout = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
@@ -302,7 +304,7 @@ def files_by_column(records: Sequence[SourceRecord]) -> Holders:
     return {column: frozenset(files) for column, files in found.items()}
 
 
-def broken_row(record: SourceRecord, error: UnusableRowError, holders: Holders) -> BrokenRow:
+def build_broken_row(record: SourceRecord, error: UnusableRowError, holders: Holders) -> BrokenRow:
     """A row that makes no example; where a column is missing that other files have, with what brings them together."""
     files = holders.get(error.field or "", frozenset())
     hint = error.hint
@@ -315,13 +317,13 @@ def broken_row(record: SourceRecord, error: UnusableRowError, holders: Holders) 
     return BrokenRow(record.file, record.line, error.problem, error.field, hint, record.key, row=record.row)
 
 
-def _map(record: SourceRecord | BrokenRow, mapping: Mapping, holders: Holders) -> Mapped:
+def _map(record: SourceRecord | BrokenRow, mapping: ColumnMapping, holders: Holders) -> Mapped:
     if isinstance(record, BrokenRow):
         return record
     try:
         return record, mapping.parts(record.values)
     except UnusableRowError as error:
-        return broken_row(record, error, holders)
+        return build_broken_row(record, error, holders)
 
 
 class FileSource(Source):
@@ -344,28 +346,28 @@ class FileSource(Source):
     several in a zip is named as `export.zip/rows.csv`."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """How well a file's first bytes fit this kind."""
-        return Fit.NO
+        return FormatMatch.NO
 
     @abstractmethod
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row of one file, in bounded memory."""
 
-    def files(self, base: Path) -> list[File]:
+    def files(self, base: Path) -> list[SourceFile]:
         """The files that are read, in order of their names; an error for a path that means none.
 
         Of a zip that holds several files, those that fit are read, as of a folder.
         """
         known = f"known endings: {self._known()}"
-        found = files_of(self.path, base, self._fits, known)
+        found = list_matching_files(self.path, base, self._fits, known)
         if len(found) != 1 or not (inside := found[0].inside()):
             return found
         if fitting := list(filter(self._fits, inside)):
             return fitting
         raise DataError("holds no file that can be read", where=found[0].where, hint=known)
 
-    def _fits(self, file: File) -> bool:
+    def _fits(self, file: SourceFile) -> bool:
         return file.ending in self.endings
 
     def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
@@ -385,7 +387,7 @@ class FileSource(Source):
         found = self._present(base)
         return sum(file.size() for file in found) if found else None
 
-    def _present(self, base: Path) -> list[File]:
+    def _present(self, base: Path) -> list[SourceFile]:
         try:
             found = self.files(base)
         except DataError:

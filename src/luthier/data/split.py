@@ -89,7 +89,7 @@ class SplitAssignment(NamedTuple):
     notes: list[str]
 
 
-def assign(split: Split, keys: SplitKeys, seed: int) -> SplitAssignment:
+def assign_splits(split: Split, keys: SplitKeys, seed: int) -> SplitAssignment:
     """Decide the split of every row."""
     if (splits := _by_shares(split, keys, seed)) is not None:
         return SplitAssignment(splits, [])
@@ -108,7 +108,7 @@ def assign(split: Split, keys: SplitKeys, seed: int) -> SplitAssignment:
 
 def count_held_out_rows(keys: SplitKeys, shares: Sequence[float], seed: int) -> list[int]:
     """How many of some rows each share holds out: by the same seed, nothing of what was left to train on before."""
-    found = (assign(Split(test=share), keys, seed).splits for share in shares)
+    found = (assign_splits(Split(test=share), keys, seed).splits for share in shares)
     return [int((splits == NAMES.index(TEST)).sum()) for splits in found]
 
 

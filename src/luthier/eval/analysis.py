@@ -13,10 +13,10 @@ from luthier.chat.messages import user_text_of
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.report.facts import models as facts
 from luthier.eval.report.facts.fact import ScoreFact
-from luthier.eval.task import Task, get_conversation_id
+from luthier.eval.task import HeldOutTask, get_conversation_id
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
 from luthier.metrics.metric import MetricResult as Measured
-from luthier.metrics.paired import PairedComparison, compare_paired, with_holm
+from luthier.metrics.paired import PairedComparison, adjust_comparisons_holm, compare_paired
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -68,7 +68,7 @@ def compare_with_models(
             if other != subject
             for metric in select_applicable_metrics(mine, answers[other])
         ]
-        compared = with_holm(
+        compared = adjust_comparisons_holm(
             [compare_paired(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs]
         )
         for (other, _), comparison in zip(pairs, compared, strict=True):
@@ -87,17 +87,17 @@ def score_to_fact(score: Measured) -> ScoreFact:
     return ScoreFact(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
 
-def count_confusions(task: Task, models: Sequence[ModelResult]) -> tuple[facts.Confusion, ...]:
+def count_confusions(task: HeldOutTask, models: Sequence[ModelResult]) -> tuple[facts.ConfusionMatrix, ...]:
     """How often each label was answered with each."""
     found = []
     for model in models:
         pairs = Counter(zip(task.references, (reply.prediction for reply in model.replies), strict=True))
         counts = tuple(tuple(pairs[real, predicted] for predicted in task.labels) for real in task.labels)
-        found.append(facts.Confusion(model=model.name, labels=tuple(task.labels), counts=counts))
+        found.append(facts.ConfusionMatrix(model=model.name, labels=tuple(task.labels), counts=counts))
     return tuple(found)
 
 
-def compute_class_f1(task: Task, models: Sequence[ModelResult]) -> tuple[facts.ClassScore, ...]:
+def compute_class_f1(task: HeldOutTask, models: Sequence[ModelResult]) -> tuple[facts.ClassScore, ...]:
     """F1 of each label with its interval, for each model."""
     real = Counter(task.references)
     found = []
@@ -125,18 +125,18 @@ def _f1(right: int, predicted: int, real: int) -> ScoreFact:
 
 def compute_reliability_bins(
     answers: Mapping[str, EvalPredictions], measured: Mapping[str, Mapping[str, Measured]]
-) -> tuple[facts.Reliability, ...]:
+) -> tuple[facts.ReliabilityFacts, ...]:
     """Stated probabilities beside the share that was right, in bins of equal width."""
     import numpy as np
 
     from luthier.metrics.intervals import wilson_interval
-    from luthier.metrics.kinds.calibration import confidences
+    from luthier.metrics.kinds.calibration import compute_confidences
 
     found = []
     for model, model_answers in answers.items():
         if model_answers.label_scores is None:
             continue
-        confidence, right = confidences(model_answers)
+        confidence, right = compute_confidences(model_answers)
         bin_indices = np.minimum((confidence * BINS).astype(int), BINS - 1)
         bins = []
         for index in sorted(set(bin_indices.tolist())):
@@ -153,7 +153,7 @@ def compute_reliability_bins(
                 )
             )
         ece = measured[model].get("ece")
-        found.append(facts.Reliability(model=model, bins=tuple(bins), ece=score_to_fact(ece) if ece else None))
+        found.append(facts.ReliabilityFacts(model=model, bins=tuple(bins), ece=score_to_fact(ece) if ece else None))
     return tuple(found)
 
 
@@ -207,7 +207,9 @@ def _with_gains(
     slices: Sequence[facts.SliceFact], gains: Sequence[PairedComparison], subject: str, rival: str | None
 ) -> tuple[facts.SliceFact, ...]:
     """The slices, those of the subject with their gains in order."""
-    comparisons = iter(comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in with_holm(gains)]))
+    comparisons = iter(
+        comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in adjust_comparisons_holm(gains)])
+    )
     return tuple(
         one.model_copy(update={"gain": next(comparisons, None)}) if one.model == subject else one for one in slices
     )
@@ -232,7 +234,7 @@ def _few(values: Sequence[Any]) -> bool:
     return all(isinstance(value, _SENSIBLE) for value in present) and len(counts) <= SLICE_VALUES and len(large) >= 2
 
 
-def row_facts(task: Task, models: Sequence[ModelResult], rows: Sequence[int]) -> tuple[facts.RowFact, ...]:
+def row_facts(task: HeldOutTask, models: Sequence[ModelResult], rows: Sequence[int]) -> tuple[facts.RowFact, ...]:
     """Some rows with every model's answer."""
     correct = {model.name: task.correct(model.replies) for model in models}
     references = task.references
@@ -248,7 +250,7 @@ def row_facts(task: Task, models: Sequence[ModelResult], rows: Sequence[int]) ->
     )
 
 
-def find_flipped_rows(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[int], list[int]]:
+def find_flipped_rows(task: HeldOutTask, a: ModelResult, b: ModelResult) -> tuple[list[int], list[int]]:
     """Rows that `b` had wrong and `a` has right, and the other way round (labels only)."""
     mine, its = task.correct(a.replies), task.correct(b.replies)
     fixed = [row for row, (now, before) in enumerate(zip(mine, its, strict=True)) if now and before is False]
@@ -256,7 +258,7 @@ def find_flipped_rows(task: Task, a: ModelResult, b: ModelResult) -> tuple[list[
     return fixed, broken
 
 
-def spread_row_numbers(rows: int, requested: int) -> list[int]:
-    """Row numbers spread evenly over all rows."""
+def pick_evenly_spaced_rows(rows: int, requested: int) -> list[int]:
+    """Pick a number of rows that are spread evenly over all rows."""
     count = min(rows, requested)
     return [index * rows // count for index in range(count)]

@@ -15,8 +15,8 @@ from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.hashing import digest_of
-from luthier.eval.task import FIRST, SECOND, AnswerPair, Reply, Task, build_answer_pair, group_by_conversation
-from luthier.eval.voice import AnsweringModel
+from luthier.eval.task import FIRST, SECOND, AnswerPair, HeldOutTask, Reply, build_answer_pair, group_by_conversation
+from luthier.eval.voice import EvalModel
 from luthier.models.lm.base import (
     DIGITS,
     ChoiceRequest,
@@ -33,7 +33,7 @@ from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.core.events import StepEvents
+    from luthier.core.events import StepEventEmitter
 
 CHUNK = 32
 """Rows asked together."""
@@ -55,8 +55,9 @@ class InferenceSettings:
     """What a generative judge is asked about answers of which people preferred one; None for any other model."""
 
 
-class LocalEvaluatedModel(AnsweringModel):
-    """A language model that answers rows; its weights are read only when some chunk is not answered yet."""
+class LocalEvalModel(EvalModel):
+    """A language model that answers the rows of an evaluation; its weights are loaded only when an answer is not
+    cached."""
 
     lm: LanguageModel
 
@@ -75,7 +76,7 @@ class LocalEvaluatedModel(AnsweringModel):
         *,
         name: str,
         title: str,
-    ) -> LocalEvaluatedModel:
+    ) -> LocalEvalModel:
         """The model of an artifact; answers of an endpoint are kept in `calls`."""
         lm: LanguageModel = (
             EndpointLM.of(artifact, calls)
@@ -84,7 +85,7 @@ class LocalEvaluatedModel(AnsweringModel):
         )
         return cls(lm, artifact.digest, question, name=name, title=title)
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Answer some rows of a task."""
         if task.pairs:
             return self._prefer(examples)
@@ -93,7 +94,7 @@ class LocalEvaluatedModel(AnsweringModel):
             raise DataError("a reward model ranks answers; it neither writes them nor names classes", hint=hint)
         return self._choose(examples, task) if task.kind == "label" else self._write(examples)
 
-    def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def _choose(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         options = tuple(task.labels if self.lm.classes else task.options.values())
         requests = [ChoiceRequest(prompt=prompt_of(one), options=options, tools=one.tools) for one in examples]
         chosen = self.lm.choose(requests, self._question.normalize)
@@ -179,11 +180,13 @@ def _preferred(scores: Sequence[float]) -> Reply:
 
 
 def open_answer_cache(folder: Path) -> AnswerCache:
-    """The answers that are known already."""
+    """Open the cache of models' answers in a folder."""
     return AnswerCache(folder, *_CODE)
 
 
-def collect_model_replies(model: AnsweringModel, task: Task, kept: AnswerCache, events: StepEvents) -> list[Reply]:
+def collect_model_replies(
+    model: EvalModel, task: HeldOutTask, kept: AnswerCache, events: StepEventEmitter
+) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
     found: list[Reply] = []
     for chunk in group_into_chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
@@ -206,7 +209,7 @@ def group_into_chunks(examples: Sequence[Example], size: int) -> Iterator[list[E
 
 
 def answer_chunk(
-    model: AnsweringModel, chunk: Sequence[Example], task: Task, kept: AnswerCache, fields: set[str] | None = None
+    model: EvalModel, chunk: Sequence[Example], task: HeldOutTask, kept: AnswerCache, fields: set[str] | None = None
 ) -> list[Reply]:
     """Replies to some rows that are asked together: those that are known for rows with the same `fields` (None: with
     all of them), else new ones."""

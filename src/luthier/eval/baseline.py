@@ -15,8 +15,8 @@ from luthier.chat.messages import user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import DataError
-from luthier.eval.task import Reply, Task, TaskKind, TaskType
-from luthier.eval.voice import AnsweringModel
+from luthier.eval.task import HeldOutTask, Reply, TaskKind, TaskType
+from luthier.eval.voice import EvalModel
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Baseline(Component):
-    """Something that learns from the training rows in seconds, or not at all, and answers the held-out ones."""
+    """A simple baseline that learns from the training rows in seconds, or not at all, and answers the held-out ones."""
 
     role: ClassVar[str] = "baseline"
     home: ClassVar[str] = "luthier.eval.baselines"
@@ -36,22 +36,23 @@ class Baseline(Component):
     """Its name in a sentence."""
 
     @classmethod
-    def suits(cls, task: Task) -> bool:
+    def suits(cls, task: HeldOutTask) -> bool:
         """Whether it stands beside the models by itself, where a recipe names no baselines."""
         return cls.can(task)
 
     @classmethod
-    def can(cls, task: Task | TaskType) -> bool:
+    def can(cls, task: HeldOutTask | TaskType) -> bool:
         """Whether it can do a task."""
         return task.kind in cls.tasks and task.pairs == cls.pairs
 
     @abstractmethod
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Learn from the training rows and answer the task's."""
 
 
-class ClassifierLM(AnsweringModel):
-    """A model of `technique: plain`; its vocabulary is read when the first rows are asked."""
+class ClassifierEvalModel(EvalModel):
+    """A TF-IDF classifier (`technique: plain`) as a model of an evaluation; it is loaded when the first rows are
+    asked."""
 
     def __init__(self, artifact: Artifact, *, name: str, title: str) -> None:
         self.name, self.title, self.digest = name, title, artifact.digest
@@ -63,7 +64,7 @@ class ClassifierLM(AnsweringModel):
 
         return TextClassifier.open(self._artifact.folder)
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Name the class of some rows."""
         if task.kind != "label" or task.pairs:
             requested = "which of two answers is better" if task.pairs else "written answers"

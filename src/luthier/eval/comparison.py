@@ -9,7 +9,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.eval.predictions import read_answers
 from luthier.metrics.metric import Metric
-from luthier.metrics.paired import check_signatures, compare_paired, with_holm
+from luthier.metrics.paired import adjust_comparisons_holm, check_signatures, compare_paired
 
 SHOWN = 50
 """Rows listed of each kind of flip."""
@@ -36,7 +36,7 @@ def compare_evaluations(a: Artifact, b: Artifact, *, seed: int = 0) -> dict[str,
         "a": {"artifact": a.digest, "model": about_a.subject, "digest": about_a.digests[about_a.subject]},
         "b": {"artifact": b.digest, "model": about_b.subject, "digest": about_b.digests[about_b.subject]},
         "rows": len(ids_a),
-        "comparisons": [{"a": "a", "b": "b", **comparison.as_json()} for comparison in with_holm(family)],
+        "comparisons": [{"a": "a", "b": "b", **comparison.as_json()} for comparison in adjust_comparisons_holm(family)],
         "fixed": fixed[:SHOWN],
         "broken": broken[:SHOWN],
     }

@@ -6,20 +6,20 @@ import statistics
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.artifacts.dataset import DatasetSummary, preview_input_examples
-from luthier.chat.preference import rejected_share
+from luthier.chat.preference import rejected_char_ratio
 from luthier.core.events import format_counted_noun
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.eval.forgetting.items import count_question_characters, load_forgetting_questions
 from luthier.eval.respondent import TOGETHER
-from luthier.eval.task import TaskType, are_pairs
+from luthier.eval.task import TaskType, has_preference_pairs
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
     RowEstimate,
     describe_step_model,
     estimate_decode_step_seconds,
-    estimate_idle_flops_per_s,
-    estimate_kernel_bytes,
+    estimate_full_machine_flops,
+    estimate_kernel_cache_bytes,
     estimate_rows,
     find_past_timing,
     find_tokenizer_folder,
@@ -66,13 +66,15 @@ _FRAME_TOKENS = 12
 """What a chat template puts around a question, beyond what all questions share."""
 
 
-def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> Forecast:
+def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepCostEstimate:
     """The cost of an evaluation: rows by models by what a row takes."""
     rows = estimate_rows(step.limit, plan_context, step.split)
     if rows is None:
-        return Forecast(how="the data set is not made yet, so the number of rows is unknown")
+        return StepCostEstimate(how="the data set is not made yet, so the number of rows is unknown")
     if step.turns == "all":
-        return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
+        return StepCostEstimate(
+            how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet"
+        )
     writes = _written(step, plan_context, rows)
     models = len(writes)
     if not has_network(plan_context):
@@ -80,20 +82,22 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> Forec
         how = f"{rows.how}; {format_counted_noun(models, 'model')}, the time of the plain classifier is negligible"
         seconds = estimate_overhead_seconds(models, rows.number)
         return (
-            Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
+            StepCostEstimate(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how)
+            if models == 1
+            else StepCostEstimate(how=how)
         )
     aside = estimate_extra_tokens(step, plan_context, rows)
     tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
     if is_remote_input(plan_context):
-        return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
+        return StepCostEstimate(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = describe_step_model(plan_context)
     if model is None:
-        return Forecast(how="the model is not made yet, so its size is unknown")
+        return StepCostEstimate(how="the model is not made yet, so its size is unknown")
     written = rows.number * sum(writes)
     known = PAIRS if aside.pairs else _task(plan_context)
     alike = {"task": known} if known else {}
     before = find_past_timing(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
-    speed = estimate_idle_flops_per_s(before) or _READS * measure_flops_per_s(bf16=_narrow(step))
+    speed = estimate_full_machine_flops(before) or _READS * measure_flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, plan_context, rows)
     computed = models * (_computed(rows) + standing)
     flops, writing_s = _flops(model, computed), 0.0
@@ -102,9 +106,9 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> Forec
         flops += _flops(model, written, headed=written)
     elif any(writes):
         writing_s = written * _token_s(step, model, rows, speed)
-    kernels = estimate_kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
+    kernels = estimate_kernel_cache_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     speed_source = ", as the last evaluation" if before else ""
-    return Forecast(
+    return StepCostEstimate(
         seconds=estimate_overhead_seconds(models, rows.number) + flops / speed + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(plan_context)) + kernels,
         tokens=tokens,
@@ -169,7 +173,7 @@ def _written(step: Evaluate, plan_context: PlanContext, rows: RowEstimate, task:
 
 
 class ExtraTokens(NamedTuple):
-    """What a model reads for each row beside the row's own conversation."""
+    """The tokens that a model reads for each row in addition to the row's own conversation."""
 
     tokens: float = 0.0
     headed: float = 0.0
@@ -183,7 +187,7 @@ def estimate_extra_tokens(step: Evaluate, plan_context: PlanContext, rows: RowEs
     the reference again where its likelihood is a metric."""
     made, known = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
     if step.pairs and _holds_pairs(step, plan_context):
-        rejected = rows.tokens * rejected_share(preview_input_examples(plan_context, step.split, SAMPLE))
+        rejected = rows.tokens * rejected_char_ratio(preview_input_examples(plan_context, step.split, SAMPLE))
         return ExtraTokens(rejected, 0.0 if has_sequence_head(plan_context) else rows.answers + rejected, pairs=True)
     if has_sequence_head(plan_context):
         return ExtraTokens()
@@ -198,7 +202,7 @@ def estimate_extra_tokens(step: Evaluate, plan_context: PlanContext, rows: RowEs
 def _holds_pairs(step: Evaluate, plan_context: PlanContext) -> bool:
     """Whether rows hold two answers of which one is chosen, as far as some of them tell; or a model with a head of its
     own, which writes nothing, over rows without classes."""
-    if are_pairs(preview_input_examples(plan_context, step.split, SAMPLE)):
+    if has_preference_pairs(preview_input_examples(plan_context, step.split, SAMPLE)):
         return True
     return "data" not in plan_context.inputs and has_sequence_head(plan_context) and _task(plan_context) != "label"
 

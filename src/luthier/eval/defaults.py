@@ -9,7 +9,7 @@ from luthier.core.component import component_of_kind, components_by_kind
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe, ProbeContext
-from luthier.eval.task import EvalTask, Task, TaskType
+from luthier.eval.task import EvalTask, HeldOutTask, TaskType
 from luthier.metrics.metric import Metric, Need
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
@@ -19,20 +19,20 @@ _LATIN_SHARE = 0.8
 """Below this share of Latin letters among all, ROUGE counts words of any script."""
 
 
-def metrics_for(task: Task) -> tuple[Metric, ...]:
+def choose_default_metrics(task: HeldOutTask) -> tuple[Metric, ...]:
     """Metrics for a task, the most important first."""
     names = PAIR_METRICS if task.pairs else LABEL_METRICS if task.kind == "label" else TEXT_METRICS
     return tuple(_metric(name, task) for name in names)
 
 
-def baselines_for(task: Task) -> tuple[Baseline, ...]:
+def choose_default_baselines(task: HeldOutTask) -> tuple[Baseline, ...]:
     """The baselines that suit a task, in order of their kinds."""
     found = components_by_kind(Baseline)
     able = [found[kind] for kind in sorted(found) if found[kind].suits(task)]
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
 
-def tasks_for(task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
+def choose_default_tasks(task: HeldOutTask, context: ProbeContext) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
     from luthier.eval.forgetting.items import count_question_characters
 
@@ -41,14 +41,14 @@ def tasks_for(task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= count_question_characters() else ()
 
 
-def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
-    """The probes that were named and, for pairs of answers, what their ranking leans on."""
+def choose_probes(task: HeldOutTask, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
+    """Return the probes that were named and, for preference pairs, the default probe of length and format bias."""
     if not task.pairs or any(probe.kind == "preference" for probe in named):
         return named
     return (*named, Probe.parse("preference"))
 
 
-def explain_unfit_metric(metric: Metric, task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> str:
+def explain_unfit_metric(metric: Metric, task: HeldOutTask | TaskType, missing: frozenset[Need] = frozenset()) -> str:
     """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
     if task.pairs and metric.kind not in (*LABEL_METRICS, "macro_precision", "macro_recall", "micro_f1", "weighted_f1"):
         return (
@@ -65,8 +65,11 @@ def explain_unfit_metric(metric: Metric, task: Task | TaskType, missing: frozens
     return ""
 
 
-def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: frozenset[Need] = frozenset()) -> None:
-    """`RecipeError`, at its place in `metrics`, for the first that cannot be measured; it names those that can."""
+def check_metrics_fit_task(
+    metrics: Sequence[Metric], task: HeldOutTask | TaskType, missing: frozenset[Need] = frozenset()
+) -> None:
+    """Raise `RecipeError`, at its place in `metrics`, for the first metric that cannot be computed on a task; it names
+    those that can."""
     for at, metric in enumerate(metrics):
         if why := explain_unfit_metric(metric, task, missing):
             hint = f"metrics that apply: {', '.join(_applicable(task, missing))}"
@@ -74,7 +77,7 @@ def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: fr
             raise RecipeError(why, where=SourceLocation(field=f"metrics.{at}"), hint=hint)
 
 
-def _applicable(task: Task | TaskType, missing: frozenset[Need]) -> list[str]:
+def _applicable(task: HeldOutTask | TaskType, missing: frozenset[Need]) -> list[str]:
     """The metrics that can be measured on a task without a scorer, those that are measured by default first."""
     usual = PAIR_METRICS if task.pairs else LABEL_METRICS if task.kind == "label" else TEXT_METRICS
     known = components_by_kind(Metric)
@@ -90,8 +93,8 @@ def _is_plain(metric: type[Metric]) -> bool:
     return not any(field.is_required() for field in metric.model_fields.values())
 
 
-def refuse_baselines(baselines: Sequence[Baseline], task: Task | TaskType) -> None:
-    """`RecipeError` for the first baseline that cannot do a task."""
+def check_baselines_fit_task(baselines: Sequence[Baseline], task: HeldOutTask | TaskType) -> None:
+    """Raise `RecipeError` for the first baseline that cannot answer a task."""
     for at, baseline in enumerate(baselines):
         if not baseline.can(task):
             able = [kind for kind, other in components_by_kind(Baseline).items() if other.can(task)]
@@ -101,15 +104,15 @@ def refuse_baselines(baselines: Sequence[Baseline], task: Task | TaskType) -> No
             )
 
 
-def refuse_judge(task: Task | TaskType) -> None:
-    """`RecipeError` for a reward model that has nothing to judge."""
+def check_judge_fits_task(task: HeldOutTask | TaskType) -> None:
+    """Raise `RecipeError` when a reward model is set for a task without written answers."""
     if task.kind != "text":
         what = "a reward model judges written answers, and these rows ask for a choice"
         hint = "set pairs: false" if task.pairs else "leave reward_model out"
         raise RecipeError(what, where=SourceLocation(field="reward_model"), hint=hint)
 
 
-def _metric(name: str, task: Task) -> Metric:
+def _metric(name: str, task: HeldOutTask) -> Metric:
     kind = component_of_kind(Metric, name)
     other = name.startswith("rouge") and not _mostly_latin(task.references)
     return kind.model_validate({"kind": name, "words": "unicode"} if other else {"kind": name})

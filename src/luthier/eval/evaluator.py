@@ -25,17 +25,17 @@ from luthier.core.step import StepContext
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import ProbeContext, ProbeMeasure
 from luthier.eval.report.facts.models import PLAIN
-from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.task import DROP, BenchmarkTask, EvalTask, Reply, Task, TaskContext, TaskResult
-from luthier.metrics.columns import TaskScores
+from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.task import DROP, BenchmarkTask, EvalTask, HeldOutTask, Reply, TaskContext, TaskResult
+from luthier.metrics.columns import RowScores
 from luthier.metrics.metric import Metric
 from luthier.metrics.paired import PairedComparison
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.core.events import StepEvents
+    from luthier.core.events import StepEventEmitter
     from luthier.eval.ask import InferenceSettings
-    from luthier.eval.voice import AnsweringModel
+    from luthier.eval.voice import EvalModel
     from luthier.models.lm.cached import AnswerCache
     from luthier.models.reward_model import RewardModel
 
@@ -61,25 +61,25 @@ class ModelResult:
 
 def build_evaluated_models(
     models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext
-) -> list[AnsweringModel]:
+) -> list[EvalModel]:
     """Models as they can be asked, by name."""
-    from luthier.eval.ask import LocalEvaluatedModel
-    from luthier.eval.baseline import ClassifierLM
+    from luthier.eval.ask import LocalEvalModel
+    from luthier.eval.baseline import ClassifierEvalModel
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
     cache, calls = ModelCache(), work.scratch / "calls"
-    found: list[AnsweringModel] = []
+    found: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
         if is_plain_classifier(artifact):
-            found.append(ClassifierLM(artifact, name=name, title=PLAIN if name == TUNED else title))
+            found.append(ClassifierEvalModel(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
-            found.append(LocalEvaluatedModel.of(artifact, question, cache, calls, name=name, title=title))
+            found.append(LocalEvalModel.of(artifact, question, cache, calls, name=name, title=title))
     return found
 
 
-def apply_label_thresholds(voices: Sequence[AnsweringModel], thresholds: Artifact | None) -> list[AnsweringModel]:
+def apply_label_thresholds(voices: Sequence[EvalModel], thresholds: Artifact | None) -> list[EvalModel]:
     """The same voices, the labels of the first decided by thresholds when there are any."""
     from luthier.eval.thresholds import ThresholdedModel, Thresholds
 
@@ -97,10 +97,10 @@ def open_evaluation_cache(work: StepContext) -> AnswerCache:
 
 def evaluate_language_models(
     models: Mapping[str, Artifact],
-    voices: Sequence[AnsweringModel],
-    task: Task,
+    voices: Sequence[EvalModel],
+    task: HeldOutTask,
     known: AnswerCache,
-    events: StepEvents,
+    events: StepEventEmitter,
     seconds: dict[str, float],
 ) -> list[ModelResult]:
     """Ask each model every row that is not known; `seconds` is told how long each took."""
@@ -116,7 +116,7 @@ def evaluate_language_models(
     return found
 
 
-def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[AnsweringModel]:
+def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[EvalModel]:
     """Each baseline with the rows that the tuned model learnt from."""
     from luthier.artifacts.dataset import has_split, read_examples
     from luthier.eval.voice import TrainedBaseline
@@ -126,7 +126,7 @@ def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model
     return [TrainedBaseline(baseline, trained_examples) for baseline in baselines]
 
 
-def evaluate_baselines(voices: Sequence[AnsweringModel], task: Task, seconds: dict[str, float]) -> list[ModelResult]:
+def evaluate_baselines(voices: Sequence[EvalModel], task: HeldOutTask, seconds: dict[str, float]) -> list[ModelResult]:
     """Let each baseline learn and answer."""
     found = []
     for voice in voices:
@@ -180,9 +180,9 @@ class EvaluationResults:
         """The model that the subject began with, when it was asked as well."""
         return BASE if BASE in self.grades and self.subject != BASE else None
 
-    def columns(self, model: str) -> dict[str, TaskScores]:
+    def columns(self, model: str) -> dict[str, RowScores]:
         """A model's scores by name; those of a set of exams are over all its rows."""
-        found: dict[str, TaskScores] = {}
+        found: dict[str, RowScores] = {}
         for exam in self.exams:
             for name, column in self.grades[model][exam.name].columns.items():
                 found[f"{exam.name}.{name}"] = column
@@ -262,9 +262,7 @@ def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepC
     return list(found.measures())
 
 
-def _grades(
-    exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvaluatedModel]
-) -> dict[str, dict[str, TaskResult]]:
+def _grades(exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel]) -> dict[str, dict[str, TaskResult]]:
     """The model that was asked last is asked first: its weights may still be there."""
     found = {}
     for name in reversed(list(able)):
@@ -328,13 +326,13 @@ JUDGED = ("reward", "reward_won")
 """The columns that a reward model fills: its number, and 1 where that is above the number of the data's answer."""
 
 
-def add_reward_scores(models: Sequence[ModelResult], judge: RewardModel, task: Task) -> list[ModelResult]:
-    """The same models, each reply with what the reward model says of it."""
+def add_reward_scores(models: Sequence[ModelResult], judge: RewardModel, task: HeldOutTask) -> list[ModelResult]:
+    """Return the same models, each reply with the score that the reward model gives it."""
     known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples], _tools(task))
     return [_judged(model, judge, task, known) for model in models]
 
 
-def _judged(model: ModelResult, judge: RewardModel, task: Task, known: Sequence[float]) -> ModelResult:
+def _judged(model: ModelResult, judge: RewardModel, task: HeldOutTask, known: Sequence[float]) -> ModelResult:
     pairs = zip(task.examples, model.replies, strict=True)
     found = judge([(*prompt_of(example), _said(reply.prediction)) for example, reply in pairs], _tools(task))
     replies = [
@@ -344,7 +342,7 @@ def _judged(model: ModelResult, judge: RewardModel, task: Task, known: Sequence[
     return replace(model, replies=replies)
 
 
-def _tools(task: Task) -> list[tuple[dict[str, Any], ...]]:
+def _tools(task: HeldOutTask) -> list[tuple[dict[str, Any], ...]]:
     return [one.tools for one in task.examples]
 
 
@@ -388,7 +386,7 @@ def select_scored_metrics(scorers: Sequence[Scorer], judged: Sequence[str] = ())
 
 
 def attach_scorer_columns(
-    models: Sequence[ModelResult], scorers: Sequence[Scorer], task: Task, work: StepContext
+    models: Sequence[ModelResult], scorers: Sequence[Scorer], task: HeldOutTask, work: StepContext
 ) -> list[ModelResult]:
     """The same models, each reply with the numbers that scorers gave it."""
     if not scorers:
@@ -402,7 +400,9 @@ def attach_scorer_columns(
     return [_scored(one, scorers, task, scorer_context) for one in models]
 
 
-def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_context: ScorerContext) -> ModelResult:
+def _scored(
+    model: ModelResult, scorers: Sequence[Scorer], task: HeldOutTask, scorer_context: ScorerContext
+) -> ModelResult:
     rows = [
         ScorerRow(question=user_text_of(example), prediction=reply.prediction, references=(reference,))
         for example, reply, reference in zip(task.examples, model.replies, task.references, strict=True)
@@ -420,14 +420,14 @@ def _scored(model: ModelResult, scorers: Sequence[Scorer], task: Task, scorer_co
 def _folder(name: str, model: Artifact, work: StepContext) -> Path:
     """The model that tuning began with, by its name; else any that lies here as it was published."""
     from luthier.models.catalog import resolve_model_source
-    from luthier.models.load import base_folder, get_model_name, is_endpoint, origin_artifact
+    from luthier.models.load import find_base_folder, find_origin_artifact, get_model_name, is_endpoint
 
-    if not is_endpoint(model) and name in ("base", get_model_name(origin_artifact(model))):
-        return base_folder(origin_artifact(model))
+    if not is_endpoint(model) and name in ("base", get_model_name(find_origin_artifact(model))):
+        return find_base_folder(find_origin_artifact(model))
     return resolve_model_source(name, work.base).in_place(work.base, work.events.note)
 
 
-def group_rows_by_column(task: Task, column: str, least: int, kind: str) -> dict[str, list[int]]:
+def group_rows_by_column(task: HeldOutTask, column: str, least: int, kind: str) -> dict[str, list[int]]:
     """Row numbers of each group with at least `least` rows, by name; `RecipeError` unless two are that large."""
     where = SourceLocation(field="probes")
     if task.kind != "label":

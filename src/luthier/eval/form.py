@@ -15,11 +15,11 @@ Value = Any
 
 
 class InvalidRatingValue(ValueError):
-    """Something that a form does not take as a judgment."""
+    """A rating value that the form does not accept."""
 
 
 class RatingForm(Component):
-    """One way of judging: a pair of answers or one answer, never knowing whose."""
+    """A form of blind human rating: of a pair of answers or of one answer."""
 
     role: ClassVar[str] = "form"
     home: ClassVar[str] = "luthier.eval.forms"

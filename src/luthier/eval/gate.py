@@ -10,8 +10,8 @@ from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, M
 from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.expressions import Expression
-from luthier.metrics.paired import Z95, more_rows
+from luthier.core.expressions import ThresholdExpression
+from luthier.metrics.paired import Z95, estimate_additional_rows
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -39,7 +39,7 @@ class RuleResult:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredValue:
-    """What an evaluation says of the quantity in a rule."""
+    """The measured value of the quantity in a gate rule, with its interval."""
 
     value: float
     low: float
@@ -49,8 +49,8 @@ class MeasuredValue:
     """The quantity and its interval in a sentence."""
 
 
-def evaluate_rule(text: str, rule: Expression, evaluation: Artifact) -> RuleResult:
-    """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
+def evaluate_rule(text: str, rule: ThresholdExpression, evaluation: Artifact) -> RuleResult:
+    """Evaluate one gate rule on an evaluation; `RecipeError` when its quantity was not measured."""
     metrics, summary = EvaluationMetrics.read(evaluation), EvaluationSummary.read(evaluation)
     if rule.reference is None:
         measured = _alone(rule, metrics, summary)
@@ -59,12 +59,14 @@ def evaluate_rule(text: str, rule: Expression, evaluation: Artifact) -> RuleResu
     return _ruling(text, rule, measured)
 
 
-def _ruling(text: str, rule: Expression, measured: MeasuredValue) -> RuleResult:
+def _ruling(text: str, rule: ThresholdExpression, measured: MeasuredValue) -> RuleResult:
     """Decide a rule by what is seen."""
     verdict = decide_verdict(rule, measured.low, measured.high)
     needed = None
     if verdict == "INCONCLUSIVE":
-        needed = more_rows(measured.value - rule.margin, (measured.high - measured.low) / (2 * Z95), measured.rows)
+        needed = estimate_additional_rows(
+            measured.value - rule.margin, (measured.high - measured.low) / (2 * Z95), measured.rows
+        )
     return RuleResult(
         rule=text,
         verdict=verdict,
@@ -77,8 +79,8 @@ def _ruling(text: str, rule: Expression, measured: MeasuredValue) -> RuleResult:
     )
 
 
-def evaluate_data_rule(text: str, rule: Expression, findings: Artifact) -> RuleResult:
-    """Hold one rule against what a validation found in the data."""
+def evaluate_data_rule(text: str, rule: ThresholdExpression, findings: Artifact) -> RuleResult:
+    """Evaluate one gate rule on the findings of a data validation."""
     numbers = read_findings(findings).numbers
     if rule.reference is not None:
         hint = "give the rule a number as its limit"
@@ -89,8 +91,8 @@ def evaluate_data_rule(text: str, rule: Expression, findings: Artifact) -> RuleR
     return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
 
 
-def evaluate_human_rule(text: str, rule: Expression, judgments: Artifact) -> RuleResult:
-    """Hold one rule against what people said of the answers."""
+def evaluate_human_rule(text: str, rule: ThresholdExpression, judgments: Artifact) -> RuleResult:
+    """Evaluate one gate rule on human ratings."""
     from luthier.eval.human.results import read_human_summary
 
     opinion = read_human_summary(judgments)
@@ -110,7 +112,7 @@ def _of_number(name: str, number: FindingNumber) -> MeasuredValue:
     return MeasuredValue(value=number.value, low=low, high=high, rows=number.rows, sentence=sentence)
 
 
-def decide_verdict(rule: Expression, low: float, high: float) -> Verdict:
+def decide_verdict(rule: ThresholdExpression, low: float, high: float) -> Verdict:
     """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
     if not rule.upward:
         low, high = -high, -low
@@ -126,7 +128,7 @@ def combine_verdicts(rulings: Sequence[RuleResult]) -> Verdict:
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
 
-def _alone(rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary) -> MeasuredValue:
+def _alone(rule: ThresholdExpression, metrics: EvaluationMetrics, summary: EvaluationSummary) -> MeasuredValue:
     """The subject's own number."""
     score, rows = _score(rule.name, summary.subject, metrics, summary)
     sentence = f"{rule.name} of the {summary.subject} model is {score.value:.4g} {_ends(score.low, score.high)}"
@@ -134,7 +136,7 @@ def _alone(rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSumm
 
 
 def _against(
-    rule: Expression, metrics: EvaluationMetrics, summary: EvaluationSummary, pairs: Sequence[Any]
+    rule: ThresholdExpression, metrics: EvaluationMetrics, summary: EvaluationSummary, pairs: Sequence[Any]
 ) -> MeasuredValue:
     """The subject's number minus another model's on the same rows."""
     subject = summary.subject
@@ -171,7 +173,7 @@ def _ends(low: float, high: float) -> str:
     return f"(95 % interval {low:.4g} to {high:.4g})"
 
 
-def _why(rule: Expression, verdict: Verdict, measured: MeasuredValue, needed: int | None) -> str:
+def _why(rule: ThresholdExpression, verdict: Verdict, measured: MeasuredValue, needed: int | None) -> str:
     limit = f"{rule.margin:.4g}"
     side = {
         "PASS": "entirely on the passing side of",

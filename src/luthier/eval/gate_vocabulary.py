@@ -12,7 +12,13 @@ from collections.abc import Collection
 
 from luthier.artifacts.findings import COUNTS
 from luthier.core.component import components_by_kind
-from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, parse_expression, simplify_name
+from luthier.core.expressions import (
+    ExpressionToken,
+    ExpressionVocabulary,
+    ThresholdExpression,
+    parse_expression,
+    simplify_name,
+)
 from luthier.eval.task import SCORES
 
 PEOPLE = "people."
@@ -22,7 +28,7 @@ PEOPLE_MEASURES = tuple(
 """What people's judgments say; `people.difference.NAME` is the difference from a further model."""
 
 
-def parse_rule(text: str, *, findings: bool = False, people: bool = False) -> Expression:
+def parse_rule(text: str, *, findings: bool = False, people: bool = False) -> ThresholdExpression:
     """Read a rule; `ExpressionError` says at which column it is wrong, and what was wanted there.
 
     With `findings`, rules about the data are read as well; which numbers their checks have, the findings know. With
@@ -31,7 +37,7 @@ def parse_rule(text: str, *, findings: bool = False, people: bool = False) -> Ex
     return parse_expression(text, GateVocabulary(findings=findings, people=people))
 
 
-class GateVocabulary(Vocabulary):
+class GateVocabulary(ExpressionVocabulary):
     """The metrics, measures and models of an evaluation, and the numbers of findings and of people's judgments."""
 
     name_wanted = "the name of a metric"
@@ -71,7 +77,7 @@ class GateVocabulary(Vocabulary):
         return found.whole() if found is not None else 1.0
 
 
-def is_about_models(rule: Expression) -> bool:
+def is_evaluation_rule(rule: ThresholdExpression) -> bool:
     """Whether a rule is about an evaluation, rather than about what was found in data."""
     return rule.name in _measures() or is_task_score_name(rule.name)
 
@@ -81,7 +87,7 @@ def is_task_score_name(name: str) -> bool:
     return any(part in SCORES for part in name.split(".")[1:])
 
 
-def is_about_people(rule: Expression) -> bool:
+def is_human_rule(rule: ThresholdExpression) -> bool:
     """Whether a rule is about what people said of the answers."""
     return rule.name.startswith(PEOPLE)
 

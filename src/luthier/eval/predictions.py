@@ -15,13 +15,13 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.files import translate_write_errors
 from luthier.core.hashing import canonical_json
-from luthier.eval.task import Reply, Task, list_conversation_ids, rows_to_columns
+from luthier.eval.task import HeldOutTask, Reply, list_conversation_ids, rows_to_columns
 from luthier.metrics.metric import EvalPredictions
 
 PREDICTIONS = "predictions.parquet"
 
 
-def write_predictions(path: Path, task: Task, replies: Mapping[str, Sequence[Reply]]) -> None:
+def write_predictions(path: Path, task: HeldOutTask, replies: Mapping[str, Sequence[Reply]]) -> None:
     """Write all models' replies, model by model in their order, rows in the data's order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,7 +60,8 @@ def _row(name: str, model: str, reference: str, reply: Reply, correct: bool | No
 
 
 def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], EvalPredictions]:
-    """The rows' ids and one model's answers, read back: what any metric needs, without the model."""
+    """Read the row ids and one model's answers from an evaluation, so that any metric can be computed without the
+    model."""
     import polars as pl
 
     frame = pl.read_parquet(evaluation.path(PREDICTIONS))

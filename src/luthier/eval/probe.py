@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.task import Task, find_last_turns, list_conversation_ids
+from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
 from luthier.eval.voice import Verb
 from luthier.metrics.metric import EvalPredictions
 from luthier.metrics.paired import PairedComparison
@@ -54,13 +54,13 @@ class ProbeMeasure:
 class ProbeContext:
     """What a probe works with."""
 
-    task: Task
+    task: HeldOutTask
     answers: Mapping[str, EvalPredictions]
     """Each model's answers to the held-out rows, the model that the evaluation is about first."""
     seed: int
     data: Artifact
     """The data set."""
-    respondents: Mapping[str, CachedEvaluatedModel] = field(default_factory=dict)
+    respondents: Mapping[str, CachedEvalModel] = field(default_factory=dict)
     """Each model to be asked more."""
     model: Artifact | None = None
     """The model that the evaluation is about."""
@@ -71,7 +71,7 @@ class ProbeContext:
     notes: list[str] = field(default_factory=list)
     """What a reader should know of how probes went."""
 
-    def able(self, verb: Verb, what: str) -> dict[str, CachedEvaluatedModel]:
+    def able(self, verb: Verb, what: str) -> dict[str, CachedEvalModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
         found = {name: one for name, one in self.respondents.items() if verb in one.able}
         lacking = [one.voice.title for one in self.respondents.values() if verb not in one.able and one.is_model]
@@ -102,7 +102,7 @@ class ProbeContext:
 
 
 class Probe(Component):
-    """Something measured for each model beside the metrics."""
+    """A probe: something measured of each model in addition to the metrics, such as bias or safety."""
 
     role: ClassVar[str] = "probe"
     home: ClassVar[str] = "luthier.eval.probes"
@@ -114,11 +114,11 @@ class Probe(Component):
         """Measure every model."""
 
 
-def correct_measure_comparisons(members: Sequence[ProbeMeasure]) -> list[PairedComparison]:
-    """All comparisons of some measures, each with its p corrected for how many there are."""
-    from luthier.metrics.paired import with_holm
+def adjust_measure_p_values(members: Sequence[ProbeMeasure]) -> list[PairedComparison]:
+    """Return all comparisons of some measures with p values corrected for multiple testing (Holm)."""
+    from luthier.metrics.paired import adjust_comparisons_holm
 
-    return with_holm([one for measure in members for one in measure.against.values()])
+    return adjust_comparisons_holm([one for measure in members for one in measure.against.values()])
 
 
 def read_probe_table(name: str) -> list[str]:

@@ -10,8 +10,8 @@ from typing import ClassVar
 from luthier.core.component import Component
 
 
-class Regard(Component):
-    """Something that gives a text a number from -1 (bad) to 1 (good)."""
+class RegardScorer(Component):
+    """A scorer of the sentiment towards the person in a text, from -1 (bad) to 1 (good)."""
 
     role: ClassVar[str] = "regard"
     home: ClassVar[str] = "luthier.eval.regards"

@@ -12,21 +12,23 @@ if TYPE_CHECKING:
     from luthier.core.step import PlanContext
 
 
-def predict_unavailable_needs(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
-    """The same of a model that may not be made yet."""
+def predict_missing_metric_inputs(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
+    """Return the metric inputs (label scores, log-probabilities) that a model cannot give, which may not be made
+    yet."""
     from luthier.models.load import is_remote_input
     from luthier.models.sources.endpoint import EndpointModelSource
 
     if (made := plan_context.inputs.get("model")) is not None:
-        return find_unavailable_needs(made, normalize)
+        return find_missing_metric_inputs(made, normalize)
     if not is_remote_input(plan_context):
         return frozenset()
     source = getattr(plan_context.upstream.get("model"), "source", None)
     return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
 
 
-def find_unavailable_needs(model: Artifact, normalize: str) -> frozenset[Need]:
-    """What the answers of a model cannot have: nothing when its weights are here."""
+def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Need]:
+    """Return the metric inputs (label scores, log-probabilities) that a model behind an endpoint cannot give; empty for
+    local weights."""
     from luthier.models.load import is_endpoint
 
     if not is_endpoint(model):

@@ -12,10 +12,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 from luthier.core.errors import ModelError
-from luthier.core.events import StepEvents
+from luthier.core.events import StepEventEmitter
 from luthier.eval import ask
-from luthier.eval.task import Reply, Task
-from luthier.eval.voice import AnsweringModel, Verb
+from luthier.eval.task import HeldOutTask, Reply
+from luthier.eval.voice import EvalModel, Verb
 from luthier.models.lm.base import (
     DIGITS,
     GenerateRequest,
@@ -23,7 +23,7 @@ from luthier.models.lm.base import (
     LoglikelihoodRequest,
     Request,
     Response,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
 )
 from luthier.models.lm.cached import AnswerCache, CachingLM
 
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     Messages = tuple[Message, ...]
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingRequest: 16, GenerateRequest: 32}
+TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingLoglikelihoodRequest: 16, GenerateRequest: 32}
 """Requests that are asked together, of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CachedEvaluatedModel:
-    """One contestant, asked chunk by chunk; finished chunks are kept in `kept`."""
+class CachedEvalModel:
+    """A model under evaluation, asked chunk by chunk; finished chunks are cached in `kept`."""
 
-    voice: AnsweringModel
-    task: Task
+    voice: EvalModel
+    task: HeldOutTask
     kept: AnswerCache
-    events: StepEvents
+    events: StepEventEmitter
 
     @property
     def able(self) -> frozenset[Verb]:

@@ -9,32 +9,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MeasureScore, MetricScore
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore, ProbeOrTaskScore
 from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.eval import analysis
 from luthier.eval.evaluator import ModelResult
-from luthier.eval.probe import ProbeContext, ProbeMeasure, correct_measure_comparisons
+from luthier.eval.probe import ProbeContext, ProbeMeasure, adjust_measure_p_values
 from luthier.eval.report.facts import models as facts
 from luthier.eval.report.wording import find_best_baseline, verdict_sentence
-from luthier.eval.task import Task, find_last_turns, list_conversation_ids
+from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
 from luthier.metrics.columns import compare_paired_accuracy
 from luthier.metrics.metric import Metric
 from luthier.metrics.metric import MetricResult as Measured
-from luthier.metrics.paired import PairedComparison, compare_row_statistics, detectable_difference
+from luthier.metrics.paired import PairedComparison, compare_row_statistics, minimum_detectable_difference
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
-    from luthier.metrics.intervals import Floats, Interval, Method, ResampleJob
+    from luthier.metrics.intervals import Floats, Interval, IntervalJob, Method
 
 SAMPLES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOutcome:
-    """What an evaluation found, and what the user should look at."""
+    """The results of an evaluation, and warnings for the user."""
 
     metrics: EvaluationMetrics
     comparisons: Sequence[Mapping[str, Any]]
@@ -71,7 +71,7 @@ def measure_evaluation(
 def _probed(measures: Sequence[ProbeMeasure], subject: str) -> list[dict[str, Any]]:
     """The subject against every other model in every measure; Holm's correction goes over all of them."""
     others = [other for measure in measures for other in measure.against]
-    pairs = zip(others, correct_measure_comparisons(measures), strict=True)
+    pairs = zip(others, adjust_measure_p_values(measures), strict=True)
     return [{"a": subject, "b": other, "family": "probes", **found.as_json()} for other, found in pairs]
 
 
@@ -85,16 +85,16 @@ def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict
     }
 
 
-def _measures(measures: Sequence[ProbeMeasure], suffix: str) -> dict[str, dict[str, MeasureScore]]:
-    found: dict[str, dict[str, MeasureScore]] = {}
+def _measures(measures: Sequence[ProbeMeasure], suffix: str) -> dict[str, dict[str, ProbeOrTaskScore]]:
+    found: dict[str, dict[str, ProbeOrTaskScore]] = {}
     for measure in measures:
         shown = {**measure.as_json(), "signature": measure.signature + suffix}
-        found.setdefault(measure.model, {})[measure.name] = MeasureScore.model_validate(shown)
+        found.setdefault(measure.model, {})[measure.name] = ProbeOrTaskScore.model_validate(shown)
     return found
 
 
 def _summary(
-    task: Task,
+    task: HeldOutTask,
     models: Sequence[ModelResult],
     evaluation_facts: facts.EvaluationFacts,
     request_settings: Mapping[str, Any],
@@ -154,7 +154,7 @@ def _facts(
         ),
         fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
         broken=analysis.row_facts(task, models, broken[: analysis.SHOWN]),
-        samples=analysis.row_facts(task, models, analysis.spread_row_numbers(len(task.examples), SAMPLES)),
+        samples=analysis.row_facts(task, models, analysis.pick_evenly_spaced_rows(len(task.examples), SAMPLES)),
         notes=(*_notes(task, models), *context.notes),
     )
 
@@ -164,7 +164,7 @@ def _model_facts(model: ModelResult, measured: Mapping[str, Measured]) -> facts.
     return facts.ModelFacts(name=model.name, title=model.title, role=model.role, metrics=shown)
 
 
-def _notes(task: Task, models: Sequence[ModelResult]) -> list[str]:
+def _notes(task: HeldOutTask, models: Sequence[ModelResult]) -> list[str]:
     """What a reader should know of how the answers came about."""
     notes = []
     if task.pairs:
@@ -207,7 +207,7 @@ def read_row_attributes(data: Artifact) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class SummedStatistic:
-    """A value of summed statistics of rows; the same rows for every model."""
+    """A statistic that is a function of sums over rows; the rows are the same for every model."""
 
     name: str
     value: Callable[[Floats], Floats]
@@ -225,7 +225,7 @@ class SummedStatistic:
     """Settings that decide the value."""
 
 
-def compute_share(sums: Floats) -> Floats:
+def compute_ratio(sums: Floats) -> Floats:
     """The first column as a share of the second, (b, 2) to (b,); 0 for no rows."""
     import numpy as np
 
@@ -233,21 +233,21 @@ def compute_share(sums: Floats) -> Floats:
     return found
 
 
-def measure_statistic(
+def compute_probe_measures(
     statistic: SummedStatistic,
     blocks: Mapping[str, Floats],
     context: ProbeContext,
     details: Mapping[str, Mapping[str, float]] | None = None,
 ) -> list[ProbeMeasure]:
-    """A measure for each model from (rows, k) statistics; the model that the evaluation is about is compared with all
-    others. Nothing comes of no rows."""
-    from luthier.metrics.intervals import ResampleJob, compute_intervals
+    """Compute a probe's statistic for each model from (rows, k) columns; the subject model is compared with all others.
+    Nothing comes of no rows."""
+    from luthier.metrics.intervals import IntervalJob, compute_intervals
 
     if not blocks or not len(next(iter(blocks.values()))):
         return []
     span = None if statistic.proportion else statistic.bounds
     jobs = [
-        ResampleJob(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span)
+        IntervalJob(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span)
         for block in blocks.values()
     ]
     found = [
@@ -265,24 +265,24 @@ def measure_statistic(
             rows=len(block),
             signature=f"{statistic.name}|v:1|{statistic.signature}|interval:{method}95".replace("||", "|"),
             detail=(details or {}).get(model, {}),
-            detectable=detectable_difference(one.standard_error),
+            detectable=minimum_detectable_difference(one.standard_error),
             against=_against(statistic, blocks, subject, context.seed) if model == subject else {},
         )
         for (model, block), one in zip(blocks.items(), found, strict=True)
     ]
 
 
-def _ended(statistic: SummedStatistic, job: ResampleJob, found: Interval) -> Interval:
+def _ended(statistic: SummedStatistic, job: IntervalJob, found: Interval) -> Interval:
     """The interval with the statistic's own ends, when it has some."""
-    from luthier.metrics.intervals import totals
+    from luthier.metrics.intervals import sum_rows
 
     if statistic.ends is None:
         return found
-    low, high = statistic.ends(totals(job.blocks[0]))
+    low, high = statistic.ends(sum_rows(job.blocks[0]))
     return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
-def measure_written_answers(
+def measure_generated_answers(
     statistic: SummedStatistic,
     context: ProbeContext,
     probe: str,
@@ -293,7 +293,7 @@ def measure_written_answers(
     fails: Callable[[str], bool],
     expected: str | None,
 ) -> list[ProbeMeasure]:
-    """Let each model write answers of at most `limit` tokens, and measure the share that counts.
+    """Generate answers of at most `limit` tokens with each model, and measure the share that counts.
 
     `prompts` are by the row's name; `fails` says which answers are held against a model, and `expected` what would have
     been right there.
@@ -316,7 +316,7 @@ def measure_written_answers(
             )
             for (row, prompt), answer in zip(prompts.items(), completions, strict=True)
         )
-    return measure_statistic(statistic, blocks, context)
+    return compute_probe_measures(statistic, blocks, context)
 
 
 def _against(

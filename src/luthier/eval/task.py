@@ -34,9 +34,9 @@ from luthier.core.component import Component
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
-from luthier.metrics.columns import TaskScores
+from luthier.metrics.columns import RowScores
 from luthier.metrics.metric import EvalPredictions
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingLoglikelihoodRequest
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskItem:
-    """One row of a task: its questions, and what is shown of it."""
+    """One row of a benchmark task: its requests, its text for readers, and the gold answer."""
 
     id: str
     """Names the row within its task."""
@@ -59,9 +59,9 @@ class TaskItem:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResult:
-    """A model's scores on a task, and what it said in each row."""
+    """A model's scores on a benchmark task, and its answer to each row."""
 
-    columns: Mapping[str, TaskScores]
+    columns: Mapping[str, RowScores]
     """By the score's name, the most important first."""
     predictions: Sequence[str]
     cut: int = 0
@@ -70,7 +70,7 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkTask(ABC):
-    """Rows to be asked, and how they are graded."""
+    """A benchmark task: its items, and how answers are graded."""
 
     version: ClassVar[int] = 1
     """Goes up whenever the same answers would get other scores."""
@@ -113,7 +113,7 @@ def _named(request: Request) -> list[Any]:
     match request:
         case LoglikelihoodRequest():
             return ["likelihood", _plain(request.prompt), request.continuation, request.greedy]
-        case RollingRequest():
+        case RollingLoglikelihoodRequest():
             return ["reading", request.text]
         case GenerateRequest():
             how = [request.max_tokens, list(request.stop), request.temperature, request.top_p]
@@ -152,7 +152,7 @@ SCORES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class TaskContext:
-    """What a task may look at to make its questions."""
+    """What a benchmark task may use to build its items: the recipe's folder and the held-out examples."""
 
     base: Path
     """The recipe's folder: relative paths start here."""
@@ -197,7 +197,7 @@ def group_by_conversation(examples: Sequence[Example]) -> Iterator[list[Example]
         yield list(run)
 
 
-def expand_task_turns(task: Task) -> Task:
+def expand_task_turns(task: HeldOutTask) -> HeldOutTask:
     """The same conversations with a row for each turn of the assistant's that is to be learnt and says something."""
     if task.kind == "label":
         what = "`turns: all` asks every turn of conversations, and this data holds labels, which the last turn says"
@@ -212,14 +212,14 @@ def expand_example_turns(examples: Iterable[Example]) -> Iterator[Example]:
         yield from _turns(example)
 
 
-def find_last_turns(task: Task) -> list[int]:
+def find_last_turns(task: HeldOutTask) -> list[int]:
     """Row numbers of each conversation's last turn."""
     lasts = {get_conversation_id(example.id): row for row, example in enumerate(task.examples)}
     return list(lasts.values())
 
 
-def count_silent_turns(examples: Sequence[Example]) -> int:
-    """How many turns of the assistant's are not asked: those that say and call nothing, or are only to be read."""
+def count_skipped_turns(examples: Sequence[Example]) -> int:
+    """Count the assistant turns that are not evaluated: those without content, or masked from training."""
     turn_count = sum(message.role == "assistant" for example in examples for message in example.messages)
     return turn_count - sum(len(_turns(example)) for example in examples)
 
@@ -241,13 +241,13 @@ OPTIONS = {FIRST: FIRST, SECOND: SECOND}
 
 
 class AnswerPair(NamedTuple):
-    """A prompt and its two answers in the order in which they are shown."""
+    """A prompt with two answers in the order in which they are shown."""
 
     prompt: tuple[Message, ...]
     answers: tuple[str, str]
 
 
-def are_pairs(examples: Sequence[Example]) -> bool:
+def has_preference_pairs(examples: Sequence[Example]) -> bool:
     """Whether every row holds two answers."""
     return bool(examples) and all(map(is_pair, examples))
 
@@ -308,7 +308,7 @@ class Reply:
 
 
 class TaskType(NamedTuple):
-    """What kind of answer rows ask for, which is known before they are read."""
+    """The type of the answers that rows ask for, known before they are read."""
 
     kind: TaskKind
     pairs: bool = False
@@ -316,8 +316,8 @@ class TaskType(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """The held-out rows and what is asked about them."""
+class HeldOutTask:
+    """The held-out rows of a data set as an evaluation task: examples, references and label options."""
 
     kind: TaskKind
     split: str
@@ -370,7 +370,7 @@ class Task:
         return [reply.prediction == label for reply, label in zip(replies, self.references, strict=True)]
 
 
-def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: bool = False) -> Task:
+def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: bool = False) -> HeldOutTask:
     """Read the held-out rows; `limit` takes those whose ids sort first, which is a draw by content.
 
     With `pairs`, rows that all hold two answers are a task of telling which one people preferred.
@@ -385,9 +385,9 @@ def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: 
     about = DatasetSummary.read(data)
     kept = {example.id for example in sorted(every, key=lambda example: example.id)[:limit]}
     examples = tuple(example for example in every if example.id in kept)
-    if pairs and are_pairs(examples):
+    if pairs and has_preference_pairs(examples):
         ranked, left = label_preference_pairs(examples)
-        return Task(
+        return HeldOutTask(
             kind="label",
             split=split,
             examples=tuple(ranked),
@@ -403,7 +403,7 @@ def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: 
         raise DataError(
             f"the data has {format_counted_noun(len(options), 'label')}", hint="a task of labels needs at least two"
         )
-    return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
+    return HeldOutTask(kind=kind, split=split, examples=examples, available=len(every), options=options)
 
 
 def rows_to_columns(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.eval.bias.scores import softmax_scores
-from luthier.eval.task import Reply, Task
-from luthier.eval.voice import AnsweringModel
+from luthier.eval.task import HeldOutTask, Reply
+from luthier.eval.voice import EvalModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,17 +58,17 @@ class Thresholds(BaseModel):
         return Reply(**{**vars(reply), "prediction": chosen})
 
 
-class ThresholdedModel(AnsweringModel):
+class ThresholdedModel(EvalModel):
     """A voice whose labels are decided by thresholds."""
 
-    def __init__(self, voice: AnsweringModel, thresholds: Thresholds) -> None:
+    def __init__(self, voice: EvalModel, thresholds: Thresholds) -> None:
         from luthier.core.hashing import digest_of
 
         self.name, self.title, self.lm = voice.name, voice.title, voice.lm
         self._voice, self._thresholds = voice, thresholds
         self.digest = digest_of([voice.digest, thresholds.model_dump(mode="json")])
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """The voice's answers, decided anew."""
         replies = self._voice.answer(examples, task)
         return [self._thresholds.applied(one, reply) for one, reply in zip(examples, replies, strict=True)]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.eval.task import Reply, Task
+from luthier.eval.task import HeldOutTask, Reply
 from luthier.models.lm.base import Ability
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ Verb = Literal["answer"] | Ability
 """What may be asked of a contestant: to answer rows, or what its language model can do."""
 
 
-class AnsweringModel(ABC):
-    """One contestant that answers rows; it may be asked more where it has a language model."""
+class EvalModel(ABC):
+    """The interface of a model or baseline that answers the rows of an evaluation."""
 
     is_model: ClassVar[bool] = True
     """Whether it is a model, and no plain baseline."""
@@ -30,7 +30,7 @@ class AnsweringModel(ABC):
     lm: LanguageModel | None = None
 
     @abstractmethod
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Answers to rows of a task, as to the held-out ones."""
 
     @property
@@ -39,8 +39,8 @@ class AnsweringModel(ABC):
         return frozenset({"answer", *(self.lm.abilities if self.lm is not None else ())})
 
 
-class TrainedBaseline(AnsweringModel):
-    """A baseline that has its training rows."""
+class TrainedBaseline(EvalModel):
+    """A baseline together with the rows that it is fitted on."""
 
     is_model = False
 
@@ -51,7 +51,7 @@ class TrainedBaseline(AnsweringModel):
         self.digest = digest_of([baseline.settings(), [example.id for example in trained_examples]])
         self._baseline, self._learnt = baseline, trained_examples
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Learn, and answer rows of a task."""
         from dataclasses import replace
 

@@ -40,7 +40,7 @@ LOOKED_AT_CHARS = 200
 """The beginning of a text tells its language; more would cost time and change nothing."""
 
 
-class Guess(NamedTuple):
+class LanguageGuess(NamedTuple):
     """A language as ISO code, or `und` (undetermined), and its probability."""
 
     code: str
@@ -60,11 +60,11 @@ class _Model(NamedTuple):
     class_of: NDArray[np.int64]  # (columns,): a language in two scripts has two columns
 
 
-def identify(
+def identify_languages(
     texts: Sequence[str], *, min_chars: int = 20, confidence: float = 0.4, among: tuple[str, ...] | None = None
-) -> list[Guess]:
+) -> list[LanguageGuess]:
     """The language of each text; a guess never depends on the other texts."""
-    found = [Guess(UNKNOWN, 0.0)] * len(texts)
+    found = [LanguageGuess(UNKNOWN, 0.0)] * len(texts)
     heads = [text[:LOOKED_AT_CHARS].strip() for text in texts]
     indices = [at for at, head in enumerate(heads) if len(head) >= min_chars and any(map(str.isalpha, head))]
     if not indices:
@@ -76,7 +76,7 @@ def identify(
         code, rounded = model.classes[column], round(float(sure), 3)
         if code == "gl" and "pt" in model.classes and _PORTUGUESE.search(heads[at]):
             code = "pt"
-        found[at] = Guess(code if rounded >= confidence and code in LANGUAGES else UNKNOWN, rounded)
+        found[at] = LanguageGuess(code if rounded >= confidence and code in LANGUAGES else UNKNOWN, rounded)
     return found
 
 

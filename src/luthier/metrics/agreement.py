@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
-from luthier.metrics.intervals import Block, Floats, Method, ResampleJob, Value, compute_intervals
+from luthier.metrics.intervals import Block, Floats, IntervalJob, Method, Value, compute_intervals
 
 _BEGIN = re.compile(r"-?\d+(\.\d+)?")
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
@@ -42,7 +42,7 @@ def krippendorff_distances(level: Level, categories: Sequence[Any]) -> NDArray[n
     return np.asarray(apart**2)
 
 
-def agreement_weights(weights: Weights, categories: Sequence[Any]) -> NDArray[np.float64]:
+def build_agreement_weights(weights: Weights, categories: Sequence[Any]) -> NDArray[np.float64]:
     """(categories, categories): 1 for the same category, less the more categories lie between two."""
     number = len(categories)
     if weights == "identity":
@@ -91,8 +91,9 @@ Table = Sequence[Sequence[JudgmentValue]]
 
 
 @dataclass(frozen=True)
-class CodedTable:
-    """A table as numbers of categories, -1 for what is missing; only items with two judgments and more, or with one."""
+class AnnotationCodes:
+    """An annotation table as category codes (items, annotators), -1 where missing; items with too few annotations are
+    left out."""
 
     codes: NDArray[np.int64]
     """(items, annotators)."""
@@ -100,7 +101,7 @@ class CodedTable:
     """In their order."""
 
     @classmethod
-    def of(cls, table: Table, *, least: int = 2) -> CodedTable:
+    def of(cls, table: Table, *, least: int = 2) -> AnnotationCodes:
         """Read a table, items with at least so many judgments; `DataError` when nothing in it can be compared."""
         if len({len(row) for row in table}) > 1:
             raise DataError("rows of judgments have different lengths", hint="give one column an annotator")
@@ -128,7 +129,7 @@ class CodedTable:
         """(items, 2): one, and the mean agreement of the item's pairs; nothing of an item that has none."""
         counts = self.counts
         many = counts.sum(axis=1)
-        alike = (counts * (counts @ agreement_weights(weights, self.categories) - 1)).sum(axis=1)
+        alike = (counts * (counts @ build_agreement_weights(weights, self.categories) - 1)).sum(axis=1)
         return [np.stack([(many > 1).astype(np.float64), alike / np.maximum(many * (many - 1), 1)], axis=1)]
 
     def confusions(self, first: int, second: int) -> Block:
@@ -172,19 +173,19 @@ class InterAnnotatorAgreement:
         return {name: value for name, value in vars(self).items() if name != "note" or value}
 
 
-def percent(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
+def percent_agreement(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
     """The share of pairs of judgments of the same item that are equal, averaged over items: chance is not taken out."""
-    coded = CodedTable.of(table)
+    coded = AnnotationCodes.of(table)
     return _measured(coded, "percent", coded.equal_pairs("identity"), _equal, seed, "bca")
 
 
-def cohen(table: Table, *, weights: Weights = "identity", seed: int = 0) -> InterAnnotatorAgreement:
+def cohen_kappa(table: Table, *, weights: Weights = "identity", seed: int = 0) -> InterAnnotatorAgreement:
     """Cohen's kappa of two annotators; of more, the mean over all pairs (Light 1971).
 
     `linear` and `quadratic` weigh how many categories lie between two judgments, in the categories' order.
     """
-    coded = CodedTable.of(table)
-    apart = 1 - agreement_weights(weights, coded.categories)
+    coded = AnnotationCodes.of(table)
+    apart = 1 - build_agreement_weights(weights, coded.categories)
     pairs = [coded.confusions(a, b) for a, b in combinations(range(coded.codes.shape[1]), 2)]
     kept = [pair for pair in pairs if pair.sum() > 0]
 
@@ -194,29 +195,29 @@ def cohen(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Inte
     return _measured(coded, f"cohen|weights:{weights}", kept, value, seed)
 
 
-def scott(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
+def scott_pi(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
     """Scott's pi of two annotators: both are taken to share one distribution of categories."""
     if len(table) and len(table[0]) != 2:
         raise DataError(f"Scott's pi is for two annotators; {len(table[0])} came", hint="use fleiss or krippendorff")
     both = [row for row in table if None not in row]
-    return _chance_corrected(CodedTable.of(both), "scott", "identity", _shared_chance, seed)
+    return _chance_corrected(AnnotationCodes.of(both), "scott", "identity", _shared_chance, seed)
 
 
-def fleiss(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
+def fleiss_kappa(table: Table, *, seed: int = 0) -> InterAnnotatorAgreement:
     """Fleiss' kappa of any number of annotators; items may have different numbers of judgments (Gwet 2014).
 
     An item that one annotator judged cannot be compared, but says how often each category is used.
     """
-    return _chance_corrected(CodedTable.of(table, least=1), "fleiss", "identity", _shared_chance, seed)
+    return _chance_corrected(AnnotationCodes.of(table, least=1), "fleiss", "identity", _shared_chance, seed)
 
 
-def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> InterAnnotatorAgreement:
+def gwet_ac1(table: Table, *, weights: Weights = "identity", seed: int = 0) -> InterAnnotatorAgreement:
     """Gwet's AC1, and with other weights AC2: steady where one category is much more frequent than the others.
 
     An item that one annotator judged cannot be compared, but says how often each category is used.
     """
-    coded = CodedTable.of(table, least=1)
-    spread = float(agreement_weights(weights, coded.categories).sum())
+    coded = AnnotationCodes.of(table, least=1)
+    spread = float(build_agreement_weights(weights, coded.categories).sum())
     number = len(coded.categories)
 
     def chance(shares: Floats) -> Floats:
@@ -225,38 +226,38 @@ def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Inter
     return _chance_corrected(coded, f"gwet|weights:{weights}", weights, chance, seed)
 
 
-def krippendorff(table: Table, *, level: Level = "nominal", seed: int = 0) -> InterAnnotatorAgreement:
+def krippendorff_alpha(table: Table, *, level: Level = "nominal", seed: int = 0) -> InterAnnotatorAgreement:
     """Krippendorff's alpha: any number of annotators, missing judgments, and four levels of measurement."""
-    coded = CodedTable.of(table)
+    coded = AnnotationCodes.of(table)
     blocks, value = _alpha(coded, level)
     return _measured(coded, f"krippendorff|level:{level}", blocks, value, seed)
 
 
-def measure(
+def compute_agreement(
     coefficient: Coefficient, table: Table, *, level: Level = "nominal", seed: int = 0
 ) -> InterAnnotatorAgreement:
     """One coefficient by its name; where it has weights, an ordinal level takes linear ones, a higher one quadratic."""
     weights: Weights = "identity" if level == "nominal" else "linear" if level == "ordinal" else "quadratic"
     match coefficient:
         case "percent":
-            return percent(table, seed=seed)
+            return percent_agreement(table, seed=seed)
         case "cohen":
-            return cohen(table, weights=weights, seed=seed)
+            return cohen_kappa(table, weights=weights, seed=seed)
         case "scott":
-            return scott(table, seed=seed)
+            return scott_pi(table, seed=seed)
         case "fleiss":
-            return fleiss(table, seed=seed)
+            return fleiss_kappa(table, seed=seed)
         case "gwet":
-            return gwet(table, weights=weights, seed=seed)
+            return gwet_ac1(table, weights=weights, seed=seed)
         case "krippendorff":
-            return krippendorff(table, level=level, seed=seed)
+            return krippendorff_alpha(table, level=level, seed=seed)
 
 
 def _measured(
-    coded: CodedTable, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
+    coded: AnnotationCodes, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
 ) -> InterAnnotatorAgreement:
     found = compute_intervals(
-        [ResampleJob(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed
+        [IntervalJob(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed
     )[0]
     return InterAnnotatorAgreement(
         value=found.value,
@@ -289,7 +290,7 @@ def _shared_chance(shares: Floats) -> Floats:
 
 
 def _chance_corrected(
-    coded: CodedTable, name: str, weights: Weights, chance: Callable[[Floats], Floats], seed: int
+    coded: AnnotationCodes, name: str, weights: Weights, chance: Callable[[Floats], Floats], seed: int
 ) -> InterAnnotatorAgreement:
     """Agreement of pairs against what the categories' shares would give, an item's judgments weighing one together."""
     counts = coded.counts
@@ -312,7 +313,7 @@ def _kappa(sums: Floats, apart: Floats) -> Floats:
     return np.asarray(1 - np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 1e-12))
 
 
-def _alpha(coded: CodedTable, level: Level) -> tuple[list[Block], Callable[[Sequence[Floats]], Floats]]:
+def _alpha(coded: AnnotationCodes, level: Level) -> tuple[list[Block], Callable[[Sequence[Floats]], Floats]]:
     """What alpha is made of: an item's counts, and the disagreement of its pairs.
 
     Ordinal distances depend on how often each category was used in all, so that the pairs themselves are kept there.

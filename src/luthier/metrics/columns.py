@@ -24,11 +24,11 @@ from luthier.core.errors import DataError
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
 from luthier.metrics.paired import (
     PairedComparison,
-    bonett_price,
+    bonett_price_interval,
     compare_paired,
     compare_row_statistics,
-    detectable_difference,
     mcnemar,
+    minimum_detectable_difference,
 )
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ _USUAL = {"mean": (0.0, 1.0), "brier": (0.0, 2.0), "perplexity": (1.0, 1000.0), 
 """Between what a row usually lies."""
 
 
-class TaskScores(ABC):
-    """What all rows of a task come to, and two models' rows beside each other."""
+class RowScores(ABC):
+    """The scores of all rows of a benchmark task as one value, comparable pairwise with another model's."""
 
     @property
     @abstractmethod
@@ -66,7 +66,7 @@ class TaskScores(ABC):
         return 100.0
 
     @abstractmethod
-    def joined(self, other: TaskScores) -> TaskScores:
+    def joined(self, other: RowScores) -> RowScores:
         """These rows followed by another's; `DataError` when those were scored otherwise."""
 
     @abstractmethod
@@ -74,10 +74,10 @@ class TaskScores(ABC):
         """The value with its 95 % interval."""
 
     @abstractmethod
-    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
+    def against(self, name: str, other: RowScores, seed: int) -> PairedComparison:
         """This model minus another's on the same rows."""
 
-    def alike(self, other: TaskScores) -> Self:
+    def alike(self, other: RowScores) -> Self:
         """The other, which was scored as this was; else `DataError`."""
         if not isinstance(other, type(self)):
             raise DataError(f"scores of two kinds cannot be put together: {self!r:.60} and {other!r:.60}")
@@ -85,8 +85,8 @@ class TaskScores(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightedColumn(TaskScores):
-    """Amounts and weights, row by row."""
+class WeightedColumn(RowScores):
+    """A score and a weight for each row; the value is a weighted mean."""
 
     how: How
     """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1; `brier`: between 0 and 2, and less is
@@ -114,7 +114,7 @@ class WeightedColumn(TaskScores):
     def lower_is_better(self) -> bool:
         return self.how in _LOWER
 
-    def joined(self, other: TaskScores) -> WeightedColumn:
+    def joined(self, other: RowScores) -> WeightedColumn:
         other = self.alike(other)
         return WeightedColumn.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
 
@@ -138,13 +138,13 @@ class WeightedColumn(TaskScores):
 
     def measured(self, seed: int) -> Interval:
         """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
-        from luthier.metrics.intervals import ResampleJob, compute_intervals
+        from luthier.metrics.intervals import IntervalJob, compute_intervals
 
         span = None if self.how == "share" else _USUAL[self.how]
-        job = ResampleJob(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
+        job = IntervalJob(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
         return compute_intervals([job], seed=seed)[0]
 
-    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
+    def against(self, name: str, other: RowScores, seed: int) -> PairedComparison:
         other = self.alike(other)
         if self.how == "share":
             return compare_paired_accuracy(name, self.amounts, other.amounts)
@@ -159,7 +159,7 @@ def compare_paired_accuracy(name: str, a: Sequence[float], b: Sequence[float]) -
     """The share of right rows of one model minus another's, from 1 for each right row and 0 for each wrong one."""
     fixed = sum(mine > its for mine, its in zip(a, b, strict=True))
     broken = sum(mine < its for mine, its in zip(a, b, strict=True))
-    found = bonett_price(fixed, broken, len(a))
+    found = bonett_price_interval(fixed, broken, len(a))
     return PairedComparison(
         metric=name,
         difference=found.value,
@@ -170,14 +170,14 @@ def compare_paired_accuracy(name: str, a: Sequence[float], b: Sequence[float]) -
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=detectable_difference(found.standard_error),
+        detectable=minimum_detectable_difference(found.standard_error),
         note=found.note,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusScores(TaskScores):
-    """What was said beside what is right, and the metric that they are measured by."""
+class CorpusScores(RowScores):
+    """Predictions and references that are scored together by a corpus metric."""
 
     metric: Metric
     answers: EvalPredictions
@@ -202,27 +202,27 @@ class CorpusScores(TaskScores):
     def each(self) -> tuple[float, ...]:
         return tuple(map(float, self.metric.contributions(self.metric.statistics(self.answers))))
 
-    def joined(self, other: TaskScores) -> CorpusScores:
+    def joined(self, other: RowScores) -> CorpusScores:
         return CorpusScores(metric=self.metric, answers=self.answers.joined(self.alike(other).answers))
 
     def measured(self, seed: int) -> MetricResult:
         return measure_all([self.metric], self.answers, seed=seed)[0]
 
-    def against(self, name: str, other: TaskScores, seed: int) -> PairedComparison:
+    def against(self, name: str, other: RowScores, seed: int) -> PairedComparison:
         found = compare_paired(self.metric, self.answers, self.alike(other).answers, seed=seed)
         return replace(found, metric=name)
 
 
 class ValueWithInfluence(NamedTuple):
-    """A value, and how far each row pulls it from what it would be without that row's weight."""
+    """A value with each row's influence on it (jackknife or infinitesimal jackknife)."""
 
     value: float
     pulls: NDArray[np.float64]
     """(rows,), adding up to 0: with weights w of mean 1, the value is about value + mean(w · pulls)."""
 
 
-class LinearMetric(Metric):
-    """Base of metrics with a pull for each row."""
+class InfluenceMetric(Metric):
+    """The base class of metrics that give each row's influence on their value, from which intervals are computed."""
 
     interval: ClassVar[str] = "bca95 of jackknife pulls"
 
@@ -291,7 +291,7 @@ def area_under_roc(scores: NDArray[np.float64], positive: NDArray[np.float64]) -
 
 
 def influence_from_jackknife(value: float, without: NDArray[np.float64]) -> ValueWithInfluence:
-    """Pulls from the value with each row left out in turn, (rows,)."""
+    """Compute each row's influence from the values with one row left out, (rows,)."""
     import numpy as np
 
     if len(without) < 2:

@@ -67,7 +67,7 @@ class PredictionLine(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreFile:
+class PredictionFile:
     """A file of predictions, read and checked."""
 
     path: Path
@@ -88,7 +88,7 @@ class ScoreFile:
         ]
 
 
-def read_prediction_file(path: Path) -> ScoreFile:
+def read_prediction_file(path: Path) -> PredictionFile:
     """Read a file of predictions; `DataError` names the line of the first fault."""
     lines = list(_lines(path))
     if not lines:
@@ -112,7 +112,7 @@ def read_prediction_file(path: Path) -> ScoreFile:
             columns=_own_scores([line.scores for _, line in lines]),
         )
     samples = column("samples")
-    return ScoreFile(
+    return PredictionFile(
         path=path,
         answers=answers,
         ids=ids,
@@ -128,8 +128,9 @@ def _own_scores(rows: Sequence[dict[str, float | None] | None]) -> dict[str, lis
     return {name: [(row or {}).get(name) for row in rows] for name in names}
 
 
-def with_scores(file: ScoreFile, scorers: Sequence[Scorer], context: ScorerContext) -> ScoreFile:
-    """The file with the columns that scorers fill; `DataError` when one asks for questions that rows do not have."""
+def add_scorer_columns(file: PredictionFile, scorers: Sequence[Scorer], context: ScorerContext) -> PredictionFile:
+    """Return the file with the columns that scorers add; `DataError` when a scorer needs questions that rows do not
+    have."""
     columns = dict(file.answers.columns)
     for scorer in scorers:
         if scorer.asks and file.questions is None:
@@ -142,7 +143,7 @@ def with_scores(file: ScoreFile, scorers: Sequence[Scorer], context: ScorerConte
 
 @contextmanager
 def attribute_errors_to_file(path: Path) -> Iterator[None]:
-    """What is wrong with the answers is wrong in this file."""
+    """Context manager: add the file's name to errors about its answers."""
     try:
         yield
     except DataError as error:
@@ -234,18 +235,18 @@ MOST_LABELS = 100
 """When no metric is named, at most so many different references still look like labels."""
 
 
-def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
-    """Measure a file of predictions: `{"rows", "metrics": {NAME: {"value", "low", "high", "signature"}}}`.
+def score_prediction_file(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
+    """Score a file of predictions: `{"rows", "metrics": {NAME: {"value", "low", "high", "signature"}}}`.
 
     Without metrics, those that fit the rows are chosen. Rows with a `group` are also scored by group.
     """
-    return score_rows(read_prediction_file(path), metrics, seed=seed)
+    return score_predictions(read_prediction_file(path), metrics, seed=seed)
 
 
-def score_rows(file: ScoreFile, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
-    """The same for a file that was read."""
+def score_predictions(file: PredictionFile, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
+    """Score a prediction file that was read before."""
     path = file.path
-    chosen = metrics_by_name(metrics) or choose_metrics(file.answers)
+    chosen = parse_metrics(metrics) or choose_metrics(file.answers)
     with attribute_errors_to_file(path):
         result = _measured(chosen, file.answers, seed)
     if file.groups is None:
@@ -266,16 +267,16 @@ def compare_prediction_files(
 
     `{"rows", "only_a", "only_b", "comparisons": [...]}`; each comparison is `a` minus `b`, p corrected by Holm.
     """
+    from luthier.metrics.paired import adjust_comparisons_holm
     from luthier.metrics.paired import compare_paired as compared
-    from luthier.metrics.paired import with_holm
 
     left, right = read_prediction_file(a), read_prediction_file(b)
     pairs = _paired(left, right)
     answers = (left.answers.select([i for i, _ in pairs]), right.answers.select([j for _, j in pairs]))
     _same_references(left, right, pairs)
-    chosen = metrics_by_name(metrics) or choose_metrics(answers[0])
+    chosen = parse_metrics(metrics) or choose_metrics(answers[0])
     found = [replace(compared(metric, *answers, seed=seed), metric=name) for name, metric in chosen.items()]
-    family = with_holm(found)
+    family = adjust_comparisons_holm(found)
     return {
         "rows": len(pairs),
         "only_a": len(left.answers) - len(pairs),
@@ -297,7 +298,7 @@ def choose_metrics(answers: EvalPredictions) -> dict[str, Metric]:
         names.append("perplexity")
     kinds = components_by_kind(Metric)
     names += [kind for kind in sorted(kinds) if kinds[kind].scored and not kinds[kind].model_construct().lacks(answers)]
-    return metrics_by_name(names)
+    return parse_metrics(names)
 
 
 def _measured(metrics: Mapping[str, Metric], answers: EvalPredictions, seed: int) -> dict[str, Any]:
@@ -306,7 +307,7 @@ def _measured(metrics: Mapping[str, Metric], answers: EvalPredictions, seed: int
     return {"rows": len(answers), "metrics": found}
 
 
-def _paired(a: ScoreFile, b: ScoreFile) -> list[tuple[int, int]]:
+def _paired(a: PredictionFile, b: PredictionFile) -> list[tuple[int, int]]:
     """Rows of `a` beside the same rows of `b`."""
     if a.ids is None and b.ids is None:
         if len(a.answers) != len(b.answers):
@@ -325,7 +326,7 @@ def _paired(a: ScoreFile, b: ScoreFile) -> list[tuple[int, int]]:
     return pairs
 
 
-def _same_references(a: ScoreFile, b: ScoreFile, pairs: Sequence[tuple[int, int]]) -> None:
+def _same_references(a: PredictionFile, b: PredictionFile, pairs: Sequence[tuple[int, int]]) -> None:
     for i, j in pairs:
         if set(a.answers.references[i]) != set(b.answers.references[j]):
             name = a.ids[i] if a.ids is not None else f"row {i + 1}"
@@ -339,8 +340,8 @@ def _same_references(a: ScoreFile, b: ScoreFile, pairs: Sequence[tuple[int, int]
 _WHERE = SourceLocation(field="metric")
 
 
-def metrics_by_name(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
-    """Metrics by the words that asked for them; `InputError` when a word is wrong or comes twice."""
+def parse_metrics(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
+    """Parse metrics from the texts that name them; `InputError` when one is wrong or comes twice."""
     found: dict[str, Metric] = {}
     for word in metrics:
         name = word.kind if isinstance(word, Metric) else word

@@ -42,8 +42,8 @@ _FEWEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResampleJob:
-    """One value to put an interval around."""
+class IntervalJob:
+    """One value to compute a confidence interval for: statistics by row, and the function of their sums."""
 
     blocks: tuple[Block, ...]
     value: Value
@@ -69,7 +69,7 @@ class Interval:
     note: str = ""
 
 
-def compute_intervals(jobs: Sequence[ResampleJob], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
+def compute_intervals(jobs: Sequence[IntervalJob], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
     """A 95 % interval for each job; all jobs must be about equally many rows, and share their resamples."""
     sampled = [job for job in jobs if job.span is not None and job.method not in _ALONE]
     ordered = [_canonical(job.blocks) for job in sampled]
@@ -79,13 +79,13 @@ def compute_intervals(jobs: Sequence[ResampleJob], *, seed: int, resamples: int 
     return [make(job) if make else next(found) for job, make in zip(jobs, own, strict=True)]
 
 
-def totals(block: Block) -> Floats:
+def sum_rows(block: Block) -> Floats:
     """Sums over all rows, (1, k)."""
     return np.asarray(block.sum(axis=0), dtype=np.float64).reshape(1, -1)
 
 
 def sum_by_cluster(block: Block, clusters: Sequence[str] | None) -> Block:
-    """The statistics of rows that hang together, added up: (clusters, k); the rows themselves without clusters."""
+    """Sum the statistics of the rows of each cluster, (clusters, k); the rows themselves without clusters."""
     if clusters is None:
         return block
     from scipy.sparse import csr_array
@@ -116,14 +116,14 @@ def wilson_interval(right: float, rows: float, z: float = Z95) -> tuple[float, f
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
-def _wilson(job: ResampleJob) -> Interval:
-    right, rows = (float(x) for x in totals(job.blocks[0])[0])
+def _wilson(job: IntervalJob) -> Interval:
+    right, rows = (float(x) for x in sum_rows(job.blocks[0])[0])
     share, ends = (right / rows, wilson_interval(right, rows)) if rows else (0.0, (0.0, 1.0))
     low, high = (job.of_share(end) for end in ends)
     return Interval(value=job.of_share(share), low=low, high=high, standard_error=(high - low) / (2 * Z95))
 
 
-def _logit(job: ResampleJob) -> Interval:
+def _logit(job: IntervalJob) -> Interval:
     """Student's t around the logit of where the value stands in its span, with the jackknife's standard error."""
     from scipy.special import expit, logit
 
@@ -138,7 +138,7 @@ def _logit(job: ResampleJob) -> Interval:
     return Interval(value=value, low=low, high=high, standard_error=error)
 
 
-def _share(job: ResampleJob) -> Interval:
+def _share(job: IntervalJob) -> Interval:
     """Wilson's for as many rows as leave the jackknife's standard error, fewer by what that error is unsure of."""
     value, error, free = _jackknifed(job)
     assert job.span is not None
@@ -149,19 +149,19 @@ def _share(job: ResampleJob) -> Interval:
     return Interval(value=value, low=low, high=high, standard_error=error)
 
 
-_ALONE: dict[Method, Callable[[ResampleJob], Interval]] = {"logit": _logit, "share": _share}
+_ALONE: dict[Method, Callable[[IntervalJob], Interval]] = {"logit": _logit, "share": _share}
 """Methods that need no resamples."""
 
 
-def _jackknifed(job: ResampleJob) -> tuple[float, float, int]:
+def _jackknifed(job: IntervalJob) -> tuple[float, float, int]:
     """A value, the jackknife's standard error, and how many rows tell of it beyond one."""
-    left_out = jackknife(job, job.blocks)[rows_with_statistics(job.blocks)]
+    left_out = jackknife(job, job.blocks)[mark_informative_rows(job.blocks)]
     free = len(left_out) - 1
-    return float(job.value([totals(block) for block in job.blocks])[0]), float(left_out.std()) * math.sqrt(free), free
+    return float(job.value([sum_rows(block) for block in job.blocks])[0]), float(left_out.std()) * math.sqrt(free), free
 
 
-def rows_with_statistics(blocks: Sequence[Block]) -> NDArray[np.bool_]:
-    """Which rows tell anything, (rows,): one whose statistics are all zero is a gap; every row where none does."""
+def mark_informative_rows(blocks: Sequence[Block]) -> NDArray[np.bool_]:
+    """Mark the rows with any nonzero statistic, (rows,); all rows when none has one."""
     found = np.zeros(blocks[0].shape[0], dtype=bool)
     for block in blocks:
         found |= np.asarray(abs(block).sum(axis=1)).ravel() > 0
@@ -175,7 +175,7 @@ def _student(free: float) -> float:
 
 
 def _bootstrap(
-    jobs: Sequence[ResampleJob], ordered: Sequence[Sequence[Block]], seed: int, resamples: int
+    jobs: Sequence[IntervalJob], ordered: Sequence[Sequence[Block]], seed: int, resamples: int
 ) -> list[Floats]:
     """Values of each job on the same resamples, (resamples,) each."""
     if not jobs:
@@ -197,12 +197,12 @@ def _weights(rows: int, seed: int, resamples: int) -> Iterator[Floats]:
         yield np.bincount(picked.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
 
 
-def _bootstrapped(job: ResampleJob, blocks: Sequence[Block], values: Floats) -> Interval:
+def _bootstrapped(job: IntervalJob, blocks: Sequence[Block], values: Floats) -> Interval:
     """BCa's interval or Student's t; Wilson's over the usual span where rows show no variance."""
-    value = float(job.value([totals(block) for block in blocks])[0])
+    value = float(job.value([sum_rows(block) for block in blocks])[0])
     if np.ptp(values) <= 1e-12 * max(1.0, abs(value)):
         assert job.span is not None
-        return _without_variance(value, job.span, int(rows_with_statistics(blocks).sum()))
+        return _without_variance(value, job.span, int(mark_informative_rows(blocks).sum()))
     left_out, error = jackknife(job, blocks), float(values.std(ddof=1))
     if job.method == "t":
         assert job.span is not None
@@ -264,9 +264,9 @@ def _quantile(jackknife: Floats) -> float:
     return _student(min(rows - 1, max(free, _FEWEST)))
 
 
-def jackknife(job: ResampleJob, blocks: Sequence[Block]) -> Floats:
+def jackknife(job: IntervalJob, blocks: Sequence[Block]) -> Floats:
     """The value with each row left out, (rows,)."""
-    sums = [totals(block) for block in blocks]
+    sums = [sum_rows(block) for block in blocks]
     pieces = zip(*(_dense_pieces(block) for block in blocks), strict=True)
     found = [job.value([total - piece for total, piece in zip(sums, together, strict=True)]) for together in pieces]
     return np.concatenate(found)

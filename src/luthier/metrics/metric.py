@@ -292,7 +292,7 @@ class Metric(Component):
 
 def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: int = 0) -> list[MetricResult]:
     """Measure several metrics on the same answers; resamples are drawn once and shared."""
-    from luthier.metrics.intervals import ResampleJob, compute_intervals, sum_by_cluster
+    from luthier.metrics.intervals import IntervalJob, compute_intervals, sum_by_cluster
 
     jobs, blocks = [], []
     for metric in metrics:
@@ -303,7 +303,7 @@ def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: in
         blocks.append(block)
         sums = (sum_by_cluster(block, answers.clusters),)
         jobs.append(
-            ResampleJob(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method)
+            IntervalJob(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method)
         )
     found = compute_intervals(jobs, seed=seed)
     return [_scored(*triple, answers) for triple in zip(metrics, blocks, found, strict=True)]

@@ -21,7 +21,7 @@ from luthier.core.errors import DataError, RecipeError
 from luthier.metrics.metric import EvalPredictions, Metric
 
 if TYPE_CHECKING:
-    from luthier.metrics.intervals import Block, Floats, Interval, Method, ResampleJob
+    from luthier.metrics.intervals import Block, Floats, Interval, IntervalJob, Method
 
     OfSums = Callable[[Floats], Floats]
     """From summed statistics, (b, k), to values, (b,)."""
@@ -96,12 +96,12 @@ def compare_paired(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, se
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=detectable_difference(found.standard_error),
+        detectable=minimum_detectable_difference(found.standard_error),
         note="; ".join(filter(None, (gaps, found.note))),
     )
 
 
-def difference(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> Interval:
+def compute_paired_difference(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, seed: int = 0) -> Interval:
     """Only the difference between two models with its interval, without a test."""
     a, b, _ = select_rows_counted_for_both(metric, a, b)
     return _difference(metric, metric.together(a, b), a.clusters, seed)
@@ -128,10 +128,10 @@ def _flips(metric: Metric, blocks: tuple[Block, Block]) -> tuple[int, int]:
 
 
 def _difference(metric: Metric, blocks: tuple[Block, Block], clusters: Sequence[str] | None, seed: int) -> Interval:
-    from luthier.metrics.intervals import totals
+    from luthier.metrics.intervals import sum_rows
 
     if _is_mcnemars(metric, clusters):
-        return bonett_price(*_flips(metric, blocks), round(totals(blocks[0])[0, 1]))
+        return bonett_price_interval(*_flips(metric, blocks), round(sum_rows(blocks[0])[0, 1]))
     width = metric.usual[1] - metric.usual[0]
     return _bootstrap(metric.value, _summed(blocks, clusters), width, seed, added=metric.added)
 
@@ -179,7 +179,7 @@ def compare_row_statistics(
         rows=blocks[0].shape[0],
         fixed=int((gain > 1e-12).sum()),
         broken=int((gain < -1e-12).sum()),
-        detectable=detectable_difference(found.standard_error),
+        detectable=minimum_detectable_difference(found.standard_error),
         note=found.note,
     )
 
@@ -212,7 +212,7 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, float(2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5)))
 
 
-def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
+def bonett_price_interval(fixed: int, broken: int, rows: int) -> Interval:
     """The difference of two paired proportions with Bonett and Price's adjusted 95 % interval."""
     from luthier.metrics.intervals import Interval
 
@@ -223,7 +223,7 @@ def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
     return Interval(value=value, low=max(-1.0, min(low, value)), high=min(1.0, max(high, value)), standard_error=error)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def adjust_holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p values, in the given order: the chance of any false alarm in the family stays bounded."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     adjusted, greatest = [0.0] * len(p_values), 0.0
@@ -233,19 +233,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def with_holm(family: Sequence[PairedComparison]) -> list[PairedComparison]:
-    """The same comparisons, each with its p corrected for how many there are."""
-    adjusted = holm([comparison.p for comparison in family])
+def adjust_comparisons_holm(family: Sequence[PairedComparison]) -> list[PairedComparison]:
+    """Return the same comparisons with p values corrected for multiple testing by Holm's method."""
+    adjusted = adjust_holm([comparison.p for comparison in family])
     return [replace(comparison, p_holm=p) for comparison, p in zip(family, adjusted, strict=True)]
 
 
-def detectable_difference(standard_error: float) -> float:
+def minimum_detectable_difference(standard_error: float) -> float:
     """The smallest true difference that would be found at the 5 % level four times out of five."""
     return (Z95 + Z80) * standard_error
 
 
-def more_rows(distance: float, standard_error: float, rows: int) -> int | None:
-    """How many further rows would decide a value this far from its limit, with 80 % power; None when no number would.
+def estimate_additional_rows(distance: float, standard_error: float, rows: int) -> int | None:
+    """Estimate how many further rows would decide a value this far from its limit, with 80 % power; None when no number
+    would.
 
     The standard error shrinks with the root of the rows; what is seen now is taken for the truth.
     """
@@ -264,9 +265,9 @@ def check_signatures(a: str, b: str, what: str) -> None:
 def _bootstrap(
     value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca", added: float = 1.0
 ) -> Interval:
-    from luthier.metrics.intervals import ResampleJob, compute_intervals, rows_with_statistics
+    from luthier.metrics.intervals import IntervalJob, compute_intervals, mark_informative_rows
 
-    job = ResampleJob(
+    job = IntervalJob(
         blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method
     )
     found = compute_intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
@@ -274,14 +275,14 @@ def _bootstrap(
     found = replace(found, value=observed, low=min(found.low, observed), high=max(found.high, observed))
     if not found.note or found.value != 0:
         return found
-    rows = int(rows_with_statistics(blocks).sum())
-    unchanged = bonett_price(0, 0, rows)  # no row tells the models apart: as for right and wrong rows
+    rows = int(mark_informative_rows(blocks).sum())
+    unchanged = bonett_price_interval(0, 0, rows)  # no row tells the models apart: as for right and wrong rows
     note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"
     scaled = {name: width * getattr(unchanged, name) for name in ("low", "high", "standard_error")}
     return replace(unchanged, **scaled, note=note)
 
 
-def _with_mirrored(job: ResampleJob, weight: float) -> tuple[Block, Block]:
+def _with_mirrored(job: IntervalJob, weight: float) -> tuple[Block, Block]:
     """Both models' rows and two more of some weight, so that few changed rows do not look surer than they are.
 
     They are what Bonett and Price's interval adds to right and wrong rows, for any value: a row that tells the models
@@ -304,20 +305,20 @@ def _with_mirrored(job: ResampleJob, weight: float) -> tuple[Block, Block]:
     return stack_blocks(a, one, other), stack_blocks(b, other, one)
 
 
-def _value(job: ResampleJob) -> float:
-    from luthier.metrics.intervals import totals
+def _value(job: IntervalJob) -> float:
+    from luthier.metrics.intervals import sum_rows
 
-    return float(job.value([totals(block) for block in job.blocks])[0])
+    return float(job.value([sum_rows(block) for block in job.blocks])[0])
 
 
 def _permutation(value: OfSums, blocks: tuple[Block, Block], seed: int) -> float:
     """How often swapping the models' answers on a random half of the rows gives a difference at least as large."""
     import numpy as np
 
-    from luthier.metrics.intervals import totals
+    from luthier.metrics.intervals import sum_rows
 
     a, b = blocks
-    sum_a, sum_b = totals(a), totals(b)
+    sum_a, sum_b = sum_rows(a), sum_rows(b)
     observed = abs(float(value(sum_a)[0] - value(sum_b)[0]))
     gain = b - a
     changed = np.flatnonzero(np.asarray(abs(gain).sum(axis=1)).ravel())

@@ -3,7 +3,7 @@
 The two models of a canary answer different users, so rows are not paired. Shares are compared by Newcombe's hybrid
 score interval and Fisher's exact test, other means by Welch's interval and t-test. Where users return, the means of
 users are compared, since requests of one user are not independent. A shadow answers the same requests: use
-`compare_same_requests`.
+`compare_paired_requests`.
 
 Newcombe 1998, Stat. Med. 17 (method 10); Welch 1947; Fisher 1922.
 
@@ -31,7 +31,7 @@ class Observation(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class MeanDifference:
     """The mean of the first arm minus that of the second."""
 
     first: float
@@ -52,14 +52,14 @@ class Difference:
         return {**vars(self), "rows": list(self.rows), "people": list(self.people)}
 
 
-def compare_unpaired(first: Sequence[Observation], second: Sequence[Observation]) -> Difference | None:
-    """Compare two arms; None when one of them has nothing to show."""
+def compare_unpaired(first: Sequence[Observation], second: Sequence[Observation]) -> MeanDifference | None:
+    """Compare the means of two independent samples; None when one of them has no values."""
     a, b = _people(first), _people(second)
     if not a or not b:
         return None
     alone = len(a) == len(first) and len(b) == len(second)
     if {*a, *b} <= {0.0, 1.0}:
-        low, high, p, test = *newcombe(sum(a), len(a), sum(b), len(b)), *_fisher(a, b)
+        low, high, p, test = *newcombe_interval(sum(a), len(a), sum(b), len(b)), *_fisher(a, b)
     elif min(len(a), len(b)) > 1 and len({*a}) == len({*b}) == 1 and a[0] != b[0]:
         low, high, p, test = _all_apart(a, b)
     else:
@@ -67,7 +67,7 @@ def compare_unpaired(first: Sequence[Observation], second: Sequence[Observation]
         test = "Welch"
     test += "" if alone else ", over people"
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
-    return Difference(
+    return MeanDifference(
         first=mean_a,
         second=mean_b,
         difference=mean_a - mean_b,
@@ -88,7 +88,7 @@ def _people(observations: Sequence[Observation]) -> list[float]:
     return [sum(values) / len(values) for values in by_person.values()]
 
 
-def newcombe(right_a: float, rows_a: int, right_b: float, rows_b: int) -> tuple[float, float]:
+def newcombe_interval(right_a: float, rows_a: int, right_b: float, rows_b: int) -> tuple[float, float]:
     """The 95 % interval of a difference of two independent shares, from Wilson's of each."""
     from luthier.metrics.intervals import wilson_interval
 
@@ -110,7 +110,7 @@ def _fisher(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
 def _all_apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float, str]:
     """Interval and test where each arm has one value only: as if those two were right and wrong, since a spread that
     few did not show is not nought."""
-    ends = [(a[0] - b[0]) * end for end in newcombe(len(a), len(a), 0, len(b))]
+    ends = [(a[0] - b[0]) * end for end in newcombe_interval(len(a), len(a), 0, len(b))]
     return min(ends), max(ends), *_fisher([1.0] * len(a), [0.0] * len(b))
 
 
@@ -127,28 +127,28 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]
     return float(ends.low), float(ends.high), float(found.pvalue)
 
 
-def compare_same_requests(first: Sequence[float], second: Sequence[float]) -> Difference:
+def compare_paired_requests(first: Sequence[float], second: Sequence[float]) -> MeanDifference:
     """Compare two models on the very same requests.
 
     Shares by Bonett and Price's interval and McNemar's test, other means by the t interval and test of the differences.
     """
-    from luthier.metrics.paired import bonett_price, mcnemar
+    from luthier.metrics.paired import bonett_price_interval, mcnemar
 
     rows = len(first)
     gains = [a - b for a, b in zip(first, second, strict=True)]
     if {*first, *second} <= {0.0, 1.0}:
         fixed, broken = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-        interval = bonett_price(fixed, broken, rows)
+        interval = bonett_price_interval(fixed, broken, rows)
         low, high, p, test = interval.low, interval.high, mcnemar(fixed, broken), "McNemar, mid-p"
     elif rows > 1 and len({*gains}) == 1 and gains[0]:  # as if each gain were one row set right
-        interval = bonett_price(rows, 0, rows)
+        interval = bonett_price_interval(rows, 0, rows)
         low, high = sorted((gains[0] * interval.low, gains[0] * interval.high))
         p, test = mcnemar(rows, 0), "McNemar, mid-p"
     else:
         low, high, p = _t(gains)
         test = "t, paired"
     mean_a, mean_b = sum(first) / rows, sum(second) / rows
-    return Difference(
+    return MeanDifference(
         first=mean_a,
         second=mean_b,
         difference=mean_a - mean_b,
@@ -177,8 +177,8 @@ _MOST = 0.5
 """The largest bet that is made."""
 
 
-class Bounds(NamedTuple):
-    """Where the mean lies, after so many values."""
+class MeanBounds(NamedTuple):
+    """A confidence interval of the mean after a number of values."""
 
     mean: float
     low: float
@@ -186,7 +186,7 @@ class Bounds(NamedTuple):
     values: int
 
 
-def confidence_sequence(values: Iterable[float], *, alpha: float = 0.05) -> list[Bounds]:
+def confidence_sequence(values: Iterable[float], *, alpha: float = 0.05) -> list[MeanBounds]:
     """The bounds after each value, ever narrower; values lie in [0, 1] and come in the order of time.
 
     With a chance of 1 - alpha, the true mean lies in all of them.
@@ -210,5 +210,5 @@ def confidence_sequence(values: Iterable[float], *, alpha: float = 0.05) -> list
         before = total / (number + 1)
         squares += (value - before) ** 2
         variance = squares / (number + 1)
-        found.append(Bounds(plain / number, low, high, number))
+        found.append(MeanBounds(plain / number, low, high, number))
     return found

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import resolve_path, translate_write_errors
-from luthier.models.describe import read_json_object, read_template
+from luthier.models.describe import read_chat_template, read_json_object
 
 SHIPPED: Mapping[str, tuple[str, ...]] = {"hermes": ("<|im_start|>", "<|im_end|>")}
 """Chat templates that come with Luthier, by name, and the special tokens that a tokenizer must have for each."""
@@ -85,14 +85,14 @@ def _check_syntax(text: str, path: Path) -> None:
         raise ModelError(f"is no Jinja template: {error.message}", where=where, hint="mend the template") from error
 
 
-def missing_tokens(word: str, folder: Path) -> list[str]:
+def find_missing_special_tokens(word: str, folder: Path) -> list[str]:
     """Special tokens that a template that ships writes and the tokenizer in a folder does not have."""
-    return sorted(set(SHIPPED.get(word, ())) - special_tokens(folder)) if has_tokenizer(folder) else []
+    return sorted(set(SHIPPED.get(word, ())) - read_added_special_tokens(folder)) if has_tokenizer(folder) else []
 
 
 def list_fitting_templates(folder: Path | None) -> list[str]:
     """The templates that ship and go with the tokenizer in a folder; all of them where it is not here."""
-    return [name for name in SHIPPED if folder is None or not missing_tokens(name, folder)]
+    return [name for name in SHIPPED if folder is None or not find_missing_special_tokens(name, folder)]
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -100,7 +100,7 @@ def has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file()
 
 
-def special_tokens(folder: Path) -> set[str]:
+def read_added_special_tokens(folder: Path) -> set[str]:
     """The added special tokens of the tokenizer in a folder."""
     added = read_json_object(folder / "tokenizer.json").get("added_tokens") or ()
     return {str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special")}
@@ -145,7 +145,7 @@ def _tool_template(folder: Path) -> str | None:
         found = next((one.get("template") for one in named if one.get("name") == _FOR_TOOLS), None)
         if isinstance(found, str):
             return found
-    return read_template(folder)
+    return read_chat_template(folder)
 
 
 def list_template_tokens(folder: Path) -> dict[str, str]:

@@ -21,10 +21,10 @@ from luthier.models.chat_template import ToolSupport, detect_tool_support, list_
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.models.kernels.compile import find_c_compiler
 from luthier.models.load import (
-    base_folder,
     cpu_has_amx,
     cpu_has_avx512_bf16,
     cpu_has_bf16,
+    find_base_folder,
     get_output_classes,
     has_network,
     is_remote_input,
@@ -61,13 +61,12 @@ def count_cores() -> int:
 
 def measure_flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
     """What this machine's processors reach together, from matrix products measured just now and before."""
-    reached = estimate_speed_over_fp32(bf16=bf16, tiles=tiles, narrow=narrow)
+    reached = estimate_matmul_speedup(bf16=bf16, tiles=tiles, narrow=narrow)
     return _steady("product", _matrix_flops) * float(count_cores() ** MORE_CORES) * reached
 
 
-def estimate_speed_over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
-    """What models reach here on a processor over numpy's fp32 product; `tiles` is bf16's gain where it has tiles, and
-    `narrow` where it has not."""
+def estimate_matmul_speedup(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+    """Estimate how much faster models compute on this CPU than numpy's fp32 matrix product."""
     return ((tiles if cpu_has_amx() else narrow) if bf16 else 1.0) * REACHED
 
 
@@ -156,7 +155,7 @@ than that waited for other programs, which the next one need not."""
 
 
 class RowEstimate(NamedTuple):
-    """What will be read: how many rows, tokens of one, and tokens that all rows share at their beginning."""
+    """An estimate of the rows to be read: their number, tokens of each, and the length of their shared prefix."""
 
     number: int
     tokens: float
@@ -178,7 +177,7 @@ def describe_step_model(plan_context: PlanContext, field: str = "model") -> Mode
     if not has_network(plan_context, field):
         raise no_network_error(f"the {field}")
     if (made := plan_context.inputs.get(field)) is not None:
-        return describe_model_folder(base_folder(made))
+        return describe_model_folder(find_base_folder(made))
     expected = plan_context.outlines.get(field)
     if expected is not None and expected.tokenizer is not None:
         return describe_model_folder(expected.tokenizer)  # what it stands on has its size
@@ -203,26 +202,27 @@ def find_past_timing(plan_context: PlanContext, model: ModelDescription, **alike
     return {}
 
 
-def estimate_idle_flops_per_s(measures: Mapping[str, Any]) -> float:
-    """Operations a second that were measured, or would have been with the processors for itself; 0 of nothing."""
+def estimate_full_machine_flops(measures: Mapping[str, Any]) -> float:
+    """Estimate FLOP/s on all cores of an otherwise idle machine, from measurements of an earlier step; 0 without
+    measurements."""
     by_processor = float(measures.get("flops_per_cpu_s", 0.0)) * count_cores() * BUSY
     return max(float(measures.get("flops_per_s", 0.0)), by_processor)
 
 
-def estimate_kernel_bytes(
+def estimate_kernel_cache_bytes(
     packs: float, model: ModelDescription, *, bf16: bool, learns: bool = True, tokens: float = USUAL_TOKENS
 ) -> int:
-    """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read, and so many
-    tokens at once."""
+    """Estimate the memory that the matrix library keeps for kernels it compiles for each new shape, after a number of
+    packs."""
     if not (bf16 and cpu_has_bf16()):
         return 0
     tiled = TILED_KERNEL_BYTES * min(_MOST_KERNELS, tokens / USUAL_TOKENS)
     most = tiled if has_tile_attention(model) else KERNEL_BYTES
-    return round(most * estimate_kernel_share(packs, model) * (1 if learns else 0.5))
+    return round(most * estimate_kernel_cache_share(packs, model) * (1 if learns else 0.5))
 
 
-def estimate_kernel_share(packs: float, model: ModelDescription) -> float:
-    """Share of what packs of many sizes leave in the end that so many have left."""
+def estimate_kernel_cache_share(packs: float, model: ModelDescription) -> float:
+    """Estimate which share of its final kernel cache the matrix library has filled after a number of packs."""
     return 1 - math.exp(-packs / (_TILED_SHAPES if has_tile_attention(model) else _SHAPES))
 
 
@@ -272,7 +272,7 @@ def find_tokenizer_folder(plan_context: PlanContext, field: str = "model") -> Pa
     if is_remote_input(plan_context, field) or not has_network(plan_context, field):
         return None
     if (made := plan_context.inputs.get(field)) is not None:
-        return base_folder(made)
+        return find_base_folder(made)
     return plan_context.outlines.get(field, ArtifactSpec()).tokenizer
 
 
@@ -286,8 +286,8 @@ def get_planned_template(plan_context: PlanContext, field: str = "model") -> str
     )
 
 
-def outline_chat_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
-    """What is known of the chat template of the model that a field names, for a model that is made from it."""
+def predict_chat_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
+    """Predict the chat template of the model that a field names, for a model that is made from it."""
     if plan_context.inputs.get(field) is not None:
         return ArtifactSpec()
     expected = plan_context.outlines.get(field, ArtifactSpec())
@@ -300,12 +300,12 @@ def predict_tool_support(plan_context: PlanContext, field: str = "model") -> Too
     if is_remote_input(plan_context, field):
         return None
     if (made := plan_context.inputs.get(field)) is not None:
-        return read_tool_support(base_folder(made))
+        return read_tool_support(find_base_folder(made))
     return get_planned_tool_support(plan_context.outlines.get(field, ArtifactSpec()))
 
 
 def get_planned_tool_support(expected: ArtifactSpec) -> ToolSupport | None:
-    """The same of a model that is not made yet."""
+    """Return the tool support of the chat template of a model that is not made yet."""
     if expected.chat_template is not None:
         return detect_tool_support(
             expected.chat_template, list_template_tokens(expected.tokenizer) if expected.tokenizer else {}

@@ -58,7 +58,7 @@ class TemplateDescription(BaseModel):
 
 
 class ModelDescription(BaseModel):
-    """A model, told by its files."""
+    """A description of a model from its files: architecture, parameters, dtype, sizes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     architecture: str
@@ -122,7 +122,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
     """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
     config = read_config(folder)
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
-    tensors = read_headers(folder)
+    tensors = read_safetensors_headers(folder)
     tied = _tied(config, tensors)
     embedding = next((one.numbers for name, one in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
@@ -143,11 +143,11 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         head_dim=int(text.get("head_dim") or hidden // heads),
         vocab=int(text.get("vocab_size") or 0),
         context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
-        dtype=main_dtype(tensors),
+        dtype=find_majority_dtype(tensors),
         weight_bytes=sum(one.numbers * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
-        template=describe_template(read_template(folder)),
+        template=describe_template(read_chat_template(folder)),
         tensors={name: one.shape for name, one in tensors.items()},
         folder=folder,
     )
@@ -187,7 +187,7 @@ def describe_template(source: str | None) -> TemplateDescription | None:
     )
 
 
-def training_memory(
+def estimate_training_memory(
     description: ModelDescription, technique: str, trainable: int, tokens: int, *, head_rows: int | None = None
 ) -> TrainingMemory:
     """Bytes that training with AdamW holds at its peak, by plain arithmetic.
@@ -204,17 +204,17 @@ def training_memory(
         weights=weights + (0 if within and width >= 4 else 4 * trainable),
         gradients=4 * trainable,
         optimizer=8 * trainable,
-        activations=max(activation_bytes(description, tokens, width), width * trainable),
+        activations=max(estimate_activation_bytes(description, tokens, width), width * trainable),
         logits=3 * 4 * description.vocab * (tokens if head_rows is None else min(tokens, head_rows)),
     )
 
 
-def activation_bytes(description: ModelDescription, tokens: int, width: int = 2) -> int:
+def estimate_activation_bytes(description: ModelDescription, tokens: int, width: int = 2) -> int:
     """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
 
     Per token of a gated-MLP layer, in numbers: the inputs of two norms and of what follows them (4 hidden), scaled q,
     k, v, the attention's result and the output's input (3 q + 2 kv), and the MLP's gate, up, activation and product
-    (4 intermediate). What attention itself keeps is counted apart (`attention_bytes`).
+    (4 intermediate). What attention itself keeps is counted apart (`estimate_attention_bytes`).
     """
     q = description.heads * description.head_dim
     kv = description.kv_heads * description.head_dim
@@ -222,7 +222,7 @@ def activation_bytes(description: ModelDescription, tokens: int, width: int = 2)
     return tokens * width * (description.layers * numbers + 3 * description.hidden_size)
 
 
-def attention_bytes(description: ModelDescription, tokens: int, keys: float) -> int:
+def estimate_attention_bytes(description: ModelDescription, tokens: int, keys: float) -> int:
     """Bytes of the attention shares that are kept for the backward, when a token sees `keys` others on average."""
     layer = tokens * description.heads * keys * get_bytes_per_weight(description)
     return int(description.layers * layer) if layer <= KEEP_BYTES else 0
@@ -256,7 +256,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def weight_files(folder: Path) -> list[Path]:
+def list_weight_files(folder: Path) -> list[Path]:
     """The safetensors files and their index; one whole file beside shards wins, as it does in transformers."""
     whole = folder / "model.safetensors"
     if whole.is_file():
@@ -276,10 +276,10 @@ def weight_files(folder: Path) -> list[Path]:
     return [index, *(folder / name for name in names)]
 
 
-def read_headers(folder: Path) -> dict[str, TensorHeader]:
+def read_safetensors_headers(folder: Path) -> dict[str, TensorHeader]:
     """Every tensor of the folder's safetensors files by name, from their headers; each file's length is checked."""
     found: dict[str, TensorHeader] = {}
-    for path in weight_files(folder):
+    for path in list_weight_files(folder):
         if path.suffix == ".safetensors":
             found.update(_read_header(path))
     if not found:
@@ -313,7 +313,7 @@ def _read_header(path: Path) -> dict[str, TensorHeader]:
     return found
 
 
-def read_template(folder: Path) -> str | None:
+def read_chat_template(folder: Path) -> str | None:
     """The chat template's source, from its own file or from `tokenizer_config.json`."""
     path = folder / "chat_template.jinja"
     if path.is_file():
@@ -350,7 +350,7 @@ def _duplicate_head(tensors: dict[str, TensorHeader]) -> int:
     return sum(one.numbers for name, one in tensors.items() if name.endswith("lm_head.weight"))
 
 
-def main_dtype(tensors: dict[str, TensorHeader]) -> str:
+def find_majority_dtype(tensors: dict[str, TensorHeader]) -> str:
     """The dtype that most numbers have."""
     counts: dict[str, int] = {}
     for one in tensors.values():

@@ -19,7 +19,7 @@ from luthier.models.generation.engine import (
     GREEDY,
     PORTION_ALONE,
     TOKENS,
-    Decoder,
+    ContinuousBatchingDecoder,
     GenerationRequest,
     SamplingParams,
     Stop,
@@ -64,7 +64,7 @@ def generate(
         for ids, stream in zip(prompts, own, strict=True)
     ]
     room = max(tokens, max(map(len, prompts)) + max_new_tokens)
-    decoder = Decoder(loaded, tokens=room, portion=PORTION_ALONE)  # nobody waits for a single token
+    decoder = ContinuousBatchingDecoder(loaded, tokens=room, portion=PORTION_ALONE)  # nobody waits for a single token
     _refuse(decoder.context, prompts)
     done = 0
     for index, output in decode_requests(decoder, asks):
@@ -76,7 +76,9 @@ def generate(
     return written
 
 
-def decode_requests(decoder: Decoder, requests: Sequence[GenerationRequest]) -> Iterator[tuple[int, TokenOutput]]:
+def decode_requests(
+    decoder: ContinuousBatchingDecoder, requests: Sequence[GenerationRequest]
+) -> Iterator[tuple[int, TokenOutput]]:
     """Each token that is generated for some requests, with the request's index, until all are finished."""
     # those that begin alike meet
     waiting = sorted(range(len(requests)), key=lambda index: list(requests[index].ids), reverse=True)
@@ -101,7 +103,7 @@ def stream_token_ids(
     """The same ids as `generate` writes after one prompt, one by one as they come."""
     if max_new_tokens < 1:
         return
-    decoder = Decoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))
+    decoder = ContinuousBatchingDecoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))
     _refuse(decoder.context, [prompt])
     decoder.admit(GenerationRequest(ids=prompt, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling))
     finish = None
@@ -119,7 +121,7 @@ def _refuse(context: int, prompts: Sequence[Sequence[int]]) -> None:
 
 
 class TokenLoglikelihood(NamedTuple):
-    """The natural log-likelihood of some tokens."""
+    """The natural log-likelihood of a span of tokens, and their number."""
 
     logprob: float
     tokens: int

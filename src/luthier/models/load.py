@@ -63,25 +63,27 @@ def load_model(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
 
         install_fused_lora(model)
     return LoadedModel(
-        model=model.eval(), folder=base_folder(artifact), name=get_model_name(artifact), digest=artifact.digest
+        model=model.eval(), folder=find_base_folder(artifact), name=get_model_name(artifact), digest=artifact.digest
     )
 
 
 def load_base(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
-    """Open what a model stands on."""
+    """Load the base model under an adapter or prompt, or the model itself when its weights are whole."""
     under = get_adapter_base(artifact)
     model = move_to_gpu(open_merged(under, pick_dtype(dtype)))
-    return LoadedModel(model=model.eval(), folder=base_folder(under), name=get_model_name(under), digest=under.digest)
+    return LoadedModel(
+        model=model.eval(), folder=find_base_folder(under), name=get_model_name(under), digest=under.digest
+    )
 
 
 def get_adapter_base(artifact: Artifact) -> Artifact:
-    """What a model stands on: its own weights when they are whole, else the model that its adapter was learnt over."""
+    """Return the artifact that an adapter was trained on, or the model itself when its weights are whole."""
     own = get_weights_artifact(artifact)
     return get_weights_artifact(own.parent("model")) if is_adapter(own) else own
 
 
-def digest_base_weights(artifact: Artifact) -> str:
-    """The same for a base by whatever name or folder it came: digest of its weights and their architecture."""
+def compute_weights_digest(artifact: Artifact) -> str:
+    """Return a digest of a base model's weights and architecture, the same whatever name or folder it came from."""
     if is_adapter(artifact):
         return artifact.digest
     root = [entry for entry in artifact.manifest.files if "/" not in entry.path]
@@ -108,7 +110,7 @@ def is_adapter(artifact: Artifact) -> bool:
 
 def is_endpoint(artifact: Artifact) -> bool:
     """Whether the model is reached over HTTP: its weights are somewhere else."""
-    return any(entry.path == ENDPOINT for entry in origin_artifact(artifact).manifest.files)
+    return any(entry.path == ENDPOINT for entry in find_origin_artifact(artifact).manifest.files)
 
 
 def is_plain_classifier(artifact: Artifact) -> bool:
@@ -122,7 +124,7 @@ def is_tuned(artifact: Artifact) -> bool:
 
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
-    """The same of a step's input, made or not."""
+    """Whether a step's input model, made or not, is behind an endpoint."""
     if (made := plan_context.inputs.get(field)) is not None:
         return is_endpoint(made)
     expected = plan_context.outlines.get(field)
@@ -136,16 +138,16 @@ def has_network(plan_context: PlanContext, field: str = "model") -> bool:
     return plan_context.outlines.get(field, ArtifactSpec()).network
 
 
-def refuse_without_weights(plan_context: PlanContext, field: str = "model") -> None:
-    """`ModelError` when a network's weights are wanted of a step's model, made or not, that has none here."""
+def require_planned_weights(plan_context: PlanContext, field: str = "model") -> None:
+    """Raise `ModelError` when a step's input model, made or not, has no neural network weights here."""
     if is_remote_input(plan_context, field):
         raise no_weights_error(f"the {field}")
     if not has_network(plan_context, field):
         raise no_network_error(f"the {field}")
 
 
-def refuse_endpoint(artifact: Artifact) -> None:
-    """`ModelError` when weights are wanted of a model that has none here."""
+def require_local_weights(artifact: Artifact) -> None:
+    """Raise `ModelError` when a model has no neural network weights here (an endpoint or a plain classifier)."""
     if is_plain_classifier(artifact):
         raise no_network_error(get_model_name(artifact))
     if is_endpoint(artifact):
@@ -153,7 +155,7 @@ def refuse_endpoint(artifact: Artifact) -> None:
 
 
 def no_network_error(name: str) -> ModelError:
-    """What is said when a network is wanted of a plain classifier."""
+    """Build the error for a plain classifier where a neural network is needed."""
     hint = "take a base model (`luthier models list`), or a step that tunes one"
     return ModelError(
         f"{name} is a plain classifier: it has no network", where=SourceLocation(field="model"), hint=hint
@@ -161,7 +163,7 @@ def no_network_error(name: str) -> ModelError:
 
 
 def no_weights_error(name: str) -> ModelError:
-    """What is said when weights are wanted of an endpoint."""
+    """Build the error for an endpoint where local weights are needed."""
     hint = "take a model whose weights are here (`luthier models list`), or `technique: prompt_search`"
     return ModelError(
         f"{name} is an endpoint: its weights are not here", where=SourceLocation(field="model"), hint=hint
@@ -170,7 +172,7 @@ def no_weights_error(name: str) -> ModelError:
 
 def get_weights_artifact(artifact: Artifact) -> Artifact:
     """The artifact whose weights or adapter a model uses: itself, or what it is only a prompt in front of."""
-    refuse_endpoint(artifact)
+    require_local_weights(artifact)
     while not is_adapter(artifact) and not any(
         entry.path.endswith(".safetensors") and "/" not in entry.path for entry in artifact.manifest.files
     ):
@@ -178,20 +180,20 @@ def get_weights_artifact(artifact: Artifact) -> Artifact:
     return artifact
 
 
-def base_folder(artifact: Artifact) -> Path:
+def find_base_folder(artifact: Artifact) -> Path:
     """The Hugging Face folder that an artifact is, or that its adapter or prompt stands on in the end."""
-    return base_artifact(artifact).folder
+    return find_base_artifact(artifact).folder
 
 
-def base_artifact(artifact: Artifact) -> Artifact:
+def find_base_artifact(artifact: Artifact) -> Artifact:
     """The artifact with whole weights at the bottom of a chain of adapters and prompts."""
     own = get_weights_artifact(artifact)
-    return base_artifact(own.parent("model")) if is_adapter(own) else own
+    return find_base_artifact(own.parent("model")) if is_adapter(own) else own
 
 
-def origin_artifact(artifact: Artifact) -> Artifact:
+def find_origin_artifact(artifact: Artifact) -> Artifact:
     """The model that everything began with: up through adapters and full fine-tunes."""
-    return origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
+    return find_origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
 
 
 def get_training_data(artifact: Artifact) -> Artifact | None:
@@ -254,9 +256,9 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
     where = SourceLocation(file=str(folder))
     more: dict[str, Any] = {"dtype": dtype}
     if scheme:
-        from luthier.models.quantization import PackedConfig
+        from luthier.models.quantization import BlockQuantizationConfig
 
-        more = {"dtype": describe_model_folder(folder).dtype, "quantization_config": PackedConfig(*scheme)}
+        more = {"dtype": describe_model_folder(folder).dtype, "quantization_config": BlockQuantizationConfig(*scheme)}
     try:
         with hide_transformers_output():
             model, info = (AutoModelForSequenceClassification if sequence else AutoModelForCausalLM).from_pretrained(
@@ -419,7 +421,7 @@ def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantize: bool = Fa
 
 
 def open_adapter_base(artifact: Artifact, dtype: torch.dtype) -> Any:
-    """What an adapter stands on: a plain model, under a sequence head when the adapter was tuned with one."""
+    """Open the model that an adapter was trained on, with its sequence head when the adapter has one."""
     from luthier.models.sequence_head import add_sequence_head
 
     parent, scheme, outputs = artifact.parent("model"), get_quantization_scheme(artifact), get_output_classes(artifact)

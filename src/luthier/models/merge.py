@@ -17,7 +17,7 @@ from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import INDEX, read_headers, read_json_object, weight_files
+from luthier.models.describe import INDEX, list_weight_files, read_json_object, read_safetensors_headers
 from luthier.models.load import get_weights_artifact, is_adapter, open_folder, open_merged, pick_dtype
 from luthier.models.source import write_json
 
@@ -45,7 +45,7 @@ class Merger(Component):
         """The weight of each of `number` models when none are given."""
 
 
-def weight_changes(changes: Tensor, weights: Tensor) -> Tensor:
+def scale_changes(changes: Tensor, weights: Tensor) -> Tensor:
     """Each model's change times the model's weight."""
     return changes * weights.view(-1, *[1] * (changes.dim() - 1))
 
@@ -61,7 +61,7 @@ def average_majority_sign(changes: Tensor, weights: Tensor, sign: Sign) -> Tenso
     signs = changes.sign()
     balance = changes.sum(dim=0) if sign == "total" else signs.sum(dim=0)
     kept = signs == torch.where(balance >= 0, 1, -1)
-    return (weight_changes(changes, weights) * kept).sum(dim=0) / kept.sum(dim=0).clamp(min=1)
+    return (scale_changes(changes, weights) * kept).sum(dim=0) / kept.sum(dim=0).clamp(min=1)
 
 
 Progress = Callable[[int, int], object]
@@ -106,8 +106,8 @@ def merge_weights(
             merged[key], differs = own + change, differs or bool(change.any())
             progress(done := done + 1, len(names[0]))
         save_file(merged, folder / path.name, metadata={"format": "pt"})
-    if weight_files(folders[0])[0].name == INDEX:
-        size = sum(4 * tensor.numbers for tensor in read_headers(folders[0]).values())
+    if list_weight_files(folders[0])[0].name == INDEX:
+        size = sum(4 * tensor.numbers for tensor in read_safetensors_headers(folders[0]).values())
         write_json(folder / INDEX, {**read_json_object(folders[0] / INDEX), "metadata": {"total_size": size}})
     return differs
 
@@ -130,9 +130,9 @@ def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> l
             raise ModelError(error.message, where=SourceLocation(field=f"models.{at}"), hint=error.hint) from error
     if len({frozenset(_files(folder)) for folder in found}) > 1:
         found = [_renamed(folder, one, scratch) for folder, one in zip(found, artifacts, strict=True)]
-    first = read_headers(found[0])
+    first = read_safetensors_headers(found[0])
     for at, folder in enumerate(found[1:]):
-        other = read_headers(folder)
+        other = read_safetensors_headers(folder)
         wrong = sorted(
             key
             for key in {*first, *other}
@@ -184,7 +184,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    return [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    return [path for path in list_weight_files(folder) if path.suffix == ".safetensors"]
 
 
 def _tensor(path: Path, key: str) -> Any:

@@ -99,8 +99,8 @@ class ScratchBuffer(threading.local):
         return held[: rows * columns].view(rows, columns)
 
 
-class PackedLinear(nn.Module):
-    """A frozen linear layer whose weight (out, in) lies packed."""
+class QuantizedLinear(nn.Module):
+    """A frozen linear layer with a block-quantized weight (out, in)."""
 
     qweight: Tensor  # codes: int8 (numbers,), or uint8 (numbers / 2,) with the even place in the high half
     scale_bits: Tensor  # int32 (blocks,): the bits of the fp32 scales, so that no cast of a model rounds them
@@ -126,7 +126,7 @@ class PackedLinear(nn.Module):
         """Write the weight into `out` (out, in), and return it."""
         scales = self.scale_bits.view(torch.float32)
         if self.in_features % self.scheme.group:
-            return out.copy_(unpack_numbers(self.qweight, scales, self.scheme)[: out.numel()].view_as(out))
+            return out.copy_(dequantize_blocks(self.qweight, scales, self.scheme)[: out.numel()].view_as(out))
         quick = get_library_dequantizer(out.device, out.dtype, self.scheme.group) if self.scheme.bits == 4 else None
         rows = max(1, PIECE // self.in_features)
         for begin in range(0, self.out_features, rows):
@@ -134,7 +134,7 @@ class PackedLinear(nn.Module):
             halves = slice(piece.start // 2, piece.stop // 2) if self.scheme.bits == 4 else piece
             codes = self.qweight[halves]
             own = scales[piece.start // self.scheme.group : piece.stop // self.scheme.group]
-            numbers = unpack_numbers(codes, own, self.scheme) if quick is None else quick(codes, own)
+            numbers = dequantize_blocks(codes, own, self.scheme) if quick is None else quick(codes, own)
             out[begin : begin + rows] = numbers.view(-1, self.in_features)
         return out
 
@@ -172,7 +172,7 @@ def quantize_blocks(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor,
     return pairs[:, 0] << 4 | pairs[:, 1], scales
 
 
-def unpack_numbers(codes: Tensor, scales: Tensor, scheme: QuantizationScheme) -> Tensor:
+def dequantize_blocks(codes: Tensor, scales: Tensor, scheme: QuantizationScheme) -> Tensor:
     """The numbers that codes and scales stand for, in fp32."""
     if scheme.bits == 8:
         return (codes.view(-1, scheme.group) * (scales / 127)[:, None]).view(-1)
@@ -183,7 +183,7 @@ class _Frozen(torch.autograd.Function):
     """x W', keeping nothing: the weight is brought back a second time on the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
         return layer.product(x, layer.write(layer.room.lend(layer.out_features, layer.in_features, x)))
 
@@ -193,13 +193,13 @@ class _Frozen(torch.autograd.Function):
         return grads[0] @ layer.write(layer.room.lend(layer.out_features, layer.in_features, grads[0])), None
 
 
-class PackedLora(LoraLinear):  # type: ignore[misc]  # peft has no types
+class QuantizedLoraLinear(LoraLinear):  # type: ignore[misc]  # peft has no types
     """PEFT's LoRA over a packed layer, as the one product `[x | x A] · [W | s B]`: rounded once."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """PEFT's own way when it is switched off, merged or drops something."""
         base, active = self.base_layer, tuple(self.active_adapters)
-        if args or kwargs or self.disable_adapters or len(active) != 1 or not isinstance(base, PackedLinear):
+        if args or kwargs or self.disable_adapters or len(active) != 1 or not isinstance(base, QuantizedLinear):
             return self._as_peft(x, *args, **kwargs)
         if self.training and not isinstance(self.lora_dropout[active[0]], nn.Identity):
             return self._as_peft(x)
@@ -214,7 +214,7 @@ class PackedLora(LoraLinear):  # type: ignore[misc]  # peft has no types
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Only into a weight that was brought back."""
-        if isinstance(self.base_layer, PackedLinear):
+        if isinstance(self.base_layer, QuantizedLinear):
             raise ModelError(CANNOT_MERGE, hint=DEQUANTISE)
         super().merge(safe_merge=safe_merge, adapter_names=adapter_names)
 
@@ -230,7 +230,7 @@ class _Joint(torch.autograd.Function):
     """(tokens, in) to (tokens, out), of base and adapter together."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: PackedLinear, down: Tensor, up: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear, down: Tensor, up: Tensor, scale: float) -> Tensor:
         low = down.to(x.dtype)
         inner = x @ low.t()  # (tokens, rank)
         ctx.save_for_backward(x, inner, low, up)
@@ -248,7 +248,7 @@ class _Joint(torch.autograd.Function):
         return d_x, None, (inside.t() @ x).to(ctx.dtype), d_up, None
 
 
-def _joint(layer: PackedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
+def _joint(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
     """[W | s B] (out, in + rank), in the model's one buffer."""
     room = layer.room.lend(layer.out_features, layer.in_features + up.shape[1], like)
     layer.write(room[:, : layer.in_features])
@@ -256,13 +256,13 @@ def _joint(layer: PackedLinear, up: Tensor, scale: float, like: Tensor) -> Tenso
     return room
 
 
-LAYERS_FOR_PEFT = {PackedLinear: PackedLora}
+LAYERS_FOR_PEFT = {QuantizedLinear: QuantizedLoraLinear}
 """What PEFT must be told when it adapts a quantized model."""
 
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether any layer lies packed."""
-    return any(isinstance(module, PackedLinear) for module in model.modules())
+    return any(isinstance(module, QuantizedLinear) for module in model.modules())
 
 
 def quantize(model: Any, scheme: QuantizationScheme) -> Any:
@@ -278,24 +278,24 @@ def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
         if (quantizer := vars(parent).get("hf_quantizer")) is not None:
             quantizer.remove_quantization_config(parent)
         for name, child in list(parent.named_children()):
-            if isinstance(child, PackedLinear):
+            if isinstance(child, QuantizedLinear):
                 setattr(parent, name, child.plain(dtype))
 
 
-def _prepared(model: Any, scheme: QuantizationScheme) -> Iterator[PackedLinear]:
+def _prepared(model: Any, scheme: QuantizationScheme) -> Iterator[QuantizedLinear]:
     """Put a packed layer, its weight not yet taken, in the place of each linear one, one after another."""
     room, head = ScratchBuffer(), model.score if ends_in_sequence_head(model) else model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D) and child is not head:
-                packed = PackedLinear(child, scheme, room)
+                packed = QuantizedLinear(child, scheme, room)
                 setattr(parent, name, packed)
                 yield packed
 
 
 @register_quantization_config("luthier")
-class PackedConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transformers has no types
-    """Tells transformers to pack weights while it reads them."""
+class BlockQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]  # transformers has no types
+    """The transformers quantization config that quantizes weights while they are loaded."""
 
     def __init__(self, bits: Literal[4, 8] = 4, group: int = 64, **_: Any) -> None:
         self.quant_method = "luthier"
@@ -310,13 +310,13 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]  # transformers has no type
         config = self.quantization_config
         list(_prepared(model, QuantizationScheme(config.bits, config.group)))
         for module in model.modules():
-            if any(isinstance(child, PackedLinear) for child in module.children()):
+            if any(isinstance(child, QuantizedLinear) for child in module.children()):
                 module._is_hf_initialized = True  # GPT-2's attention would draw anew what its layers no longer have
         return model
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         path, _, name = param_name.rpartition(".")
-        return name == "weight" and isinstance(model.get_submodule(path), PackedLinear)
+        return name == "weight" and isinstance(model.get_submodule(path), QuantizedLinear)
 
     def get_quantize_ops(self) -> ConversionOps:
         return _Pack()

@@ -12,7 +12,7 @@ from luthier.core.system.process import hide_transformers_output
 
 @contextmanager
 def silence_gguf_progress() -> Iterator[None]:
-    """The same for transformers' GGUF reader, which has a bar of its own that no setting reaches."""
+    """Context manager: hide the progress bar of transformers' GGUF reader, which has no setting for it."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     bar = reader.tqdm

@@ -72,7 +72,7 @@ def get_padding_id(tokenizer: Any) -> int | None:
 
 
 def read_padding_id(folder: Path) -> int | None:
-    """The same of the tokenizer in a model's folder; None where there is none."""
+    """Read the padding id of the tokenizer in a model's folder; None where there is none."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file():
@@ -149,8 +149,8 @@ def _labels(outputs: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def get_head_settings(model: Any) -> dict[str, Any]:
-    """What stands otherwise in the config.json of a model with a sequence head than in its base's."""
+def get_head_config(model: Any) -> dict[str, Any]:
+    """Return the config.json entries that a sequence head changes: architecture, labels and padding id."""
     config = model.config
     names = list(get_head_outputs(model))
     return {

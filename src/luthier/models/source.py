@@ -22,7 +22,13 @@ from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_json_object, weight_files
+from luthier.models.describe import (
+    DTYPE_NAMES,
+    find_majority_dtype,
+    list_weight_files,
+    read_json_object,
+    read_safetensors_headers,
+)
 
 Say = Callable[[str], None]
 """Takes a sentence about something that was decided for the user."""
@@ -102,23 +108,23 @@ def is_hub_id(value: str) -> bool:
     return _HUB_ID.fullmatch(value) is not None and not value.endswith((".gguf", ".git"))
 
 
-def model_files(folder: Path) -> list[Path]:
+def list_model_files(folder: Path) -> list[Path]:
     """The files of a checked Hugging Face folder that belong to the model, sorted."""
-    check_folder(folder)
+    check_model_folder(folder)
     kept = [path for name in KEPT if (path := folder / name).is_file()]
     extra_files = [
         path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)
     ]
-    return sorted([*kept, *weight_files(folder), *extra_files])
+    return sorted([*kept, *list_weight_files(folder), *extra_files])
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
+def list_tokenizer_files(folder: Path) -> list[Path]:
     """The files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
     kept = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     return sorted([*kept, *folder.glob("additional_chat_templates/*.jinja")])
 
 
-def check_folder(folder: Path) -> None:
+def check_model_folder(folder: Path) -> None:
     """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
     where = SourceLocation(file=str(folder))
     if not folder.is_dir():
@@ -145,7 +151,7 @@ def check_folder(folder: Path) -> None:
 def copy_model_folder(source: Path, folder: Path, say: Say) -> None:
     """Copy a checked Hugging Face folder into an artifact's, and complete what it lacks."""
     left = sorted(path.name for pattern in _PICKLES for path in source.glob(pattern))
-    for path in model_files(source):
+    for path in list_model_files(source):
         target = folder / path.relative_to(source)
         with translate_write_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +184,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def write_config_dtype(folder: Path) -> None:
     """Have `config.json` name the dtype in which the weights of a folder lie, wherever it names one: transformers,
     asked for no dtype, opens a model in the one that is named, and would round weights that are wider."""
-    config, stored = read_json_object(folder / "config.json"), main_dtype(read_headers(folder))
+    config, stored = read_json_object(folder / "config.json"), find_majority_dtype(read_safetensors_headers(folder))
     if stored not in DTYPE_NAMES.values():
         return
     updated = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
@@ -208,11 +214,11 @@ def _refuse_code(config: dict[str, Any], path: Path) -> None:
 
 def _check_weights(folder: Path) -> None:
     where = SourceLocation(file=str(folder))
-    if not weight_files(folder):
+    if not list_weight_files(folder):
         if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
             raise ModelError(_WHY_NOT_PICKLE, where=where, hint="take a release with safetensors weights")
         raise ModelError("holds no model.safetensors", where=where, hint="put the weights beside config.json")
-    read_headers(folder)
+    read_safetensors_headers(folder)
 
 
 def _split_template(folder: Path) -> None:

@@ -26,14 +26,14 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.models import open_classifier
-from luthier.models.export.model_card import data_licences, lineage, render_history_sections
+from luthier.models.export.model_card import format_data_licences, list_lineage, render_history_sections
 from luthier.models.open_classifier import FORMAT, SETTINGS_FILE, WEIGHTS_FILE, open_pipeline
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.models.export.model_card import ModelMeasures
+    from luthier.models.export.model_card import ModelScores
 
 C = 10.0
 """Inverse strength of regularization; 10 does well on short texts."""
@@ -297,7 +297,7 @@ _EXPORT_CLASSIFIER_TERMS = 200
 """Terms of the vocabulary that are classified to compare."""
 
 
-def write_classifier(artifact: Artifact, folder: Path, measures: ModelMeasures | None) -> str:
+def write_classifier(artifact: Artifact, folder: Path, measures: ModelScores | None) -> str:
     """Write the export into an empty folder, open it by its own script, and say how it was checked."""
     for name in (SETTINGS_FILE, WEIGHTS_FILE):
         shutil.copyfile(artifact.path(name), folder / name)
@@ -327,7 +327,7 @@ def _compare(artifact: Artifact, folder: Path, script: Path) -> str:
     return f"probabilities of {len(texts)} texts differ by {apart:.1g} at most"
 
 
-def _card(artifact: Artifact, measures: ModelMeasures | None, checked: str) -> str:
+def _card(artifact: Artifact, measures: ModelScores | None, checked: str) -> str:
     """The README: front matter that the hub reads, then plain text."""
     record = TrainingRecord.read(artifact)
     front = {"library_name": "sklearn", "pipeline_tag": "text-classification", "tags": ["luthier", "sklearn"]}
@@ -340,6 +340,6 @@ def _card(artifact: Artifact, measures: ModelMeasures | None, checked: str) -> s
         'pipeline = open_pipeline(".")\npipeline.predict_proba(["..."])\n```\n',
         f"Written as `sklearn`, opened again by `open_classifier.py` and checked: {checked}.\n",
         *render_history_sections(artifact, measures),
-        "## Licence\n\n" + "\n".join(data_licences(lineage(artifact))) + "\n",
+        "## Licence\n\n" + "\n".join(format_data_licences(list_lineage(artifact))) + "\n",
     ]
     return "\n".join(part for part in parts if part)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.events import take_evenly_spaced
 from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inline_turn_reasoning, list_template_tokens
-from luthier.models.describe import read_template
+from luthier.models.describe import read_chat_template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,7 +60,7 @@ def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | N
             f"tokens guessed from the words of {len(rows)}, as no tokenizer is here",
         )
     else:
-        ids = _ids(folder, tuple(_rendered(folder, template or read_template(folder), turns, rows)))
+        ids = _ids(folder, tuple(_rendered(folder, template or read_chat_template(folder), turns, rows)))
         lengths, shared, how = [len(one) for one in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
     last = [_said(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
     spoken = sum(len(_said(turn)) for some in turns for turn in some if turn["role"] == "assistant")
@@ -76,7 +76,7 @@ def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | N
 
 
 def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
-    """Tokens of texts to their ends, the ends included, where what several begin with is read once."""
+    """Count the tokens of texts with their end tokens, shared prefixes once."""
     if folder is None or _tokenizer(folder) is None:
         characters = len({text[:at] for text in texts for at in range(1, len(text) + 1)})
         return characters * sum(map(_guessed, texts)) / max(1, sum(map(len, texts))) + len(texts)

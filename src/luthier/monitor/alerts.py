@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from luthier.core.component import add_field_descriptions, refuse_unknown_settings
-from luthier.core.expressions import Expression, Seconds
+from luthier.core.expressions import Seconds, ThresholdExpression
 from luthier.monitor.signal import SignalRow, SignalState, WindowSpan
 
 Severity = Literal["info", "warning", "critical"]
@@ -22,7 +22,7 @@ NoData = Literal["ok", "keep", "alert"]
 
 
 class Alert(BaseModel):
-    """When somebody is to be told.
+    """An alert rule: a condition on signals, how long it must hold, and its severity.
 
     `{expr: "accuracy < 0.9 on 200 labels", for: 10m, clear: "accuracy > 0.92", severity: critical}`; a text alone is
     its `expr`. The states are those of Prometheus: inactive, pending while `for` runs, firing, and inactive again.
@@ -92,7 +92,7 @@ class AlertState(NamedTuple):
 
 
 def advance_alert_state(alert: Alert, state: AlertState, *, holds: bool, at: float) -> AlertState:
-    """The state after a look at a time."""
+    """Return the state of an alert after one evaluation."""
     if holds:
         return _on(alert, state, at)
     if state.status != "firing":
@@ -115,7 +115,7 @@ def _on(alert: Alert, state: AlertState, at: float) -> AlertState:
 Tells = Literal["firing", "resolved", "test"]
 
 
-class TrafficSlice(BaseModel):
+class WorstTrafficSlice(BaseModel):
     """The part of the traffic on which a number is worst."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
@@ -127,7 +127,7 @@ class TrafficSlice(BaseModel):
 
 
 class AlertMessage(BaseModel):
-    """One message; the same alert firing once is told once."""
+    """One notification of an alert; the same firing is sent once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     id: str
@@ -149,7 +149,7 @@ class AlertMessage(BaseModel):
     high: float | None = None
     events: int = 0
     limit: float
-    worst: TrafficSlice | None = None
+    worst: WorstTrafficSlice | None = None
     """The slice on which it is worst."""
     examples: tuple[str, ...] = ()
     """Ids of requests that show it; their texts are not sent."""
@@ -202,20 +202,22 @@ FEWEST = 10
 _MOST_SLICES = 50
 
 
-def worst_slice(eye: SignalState, when: Expression, rows: Sequence[SignalRow]) -> TrafficSlice | None:
+def find_worst_slice(
+    eye: SignalState, when: ThresholdExpression, rows: Sequence[SignalRow]
+) -> WorstTrafficSlice | None:
     """The slice that is beyond the whole by most; None where no slice is worse than the whole."""
     whole, rowwise = _value(eye, when, rows), _mean(eye, rows)
     sign = 1.0 if when.upward else -1.0
-    found: list[tuple[float, int, TrafficSlice]] = []
+    found: list[tuple[float, int, WorstTrafficSlice]] = []
     for (column, value), mine in _slices(rows).items():
         reading, usual = (_mean(eye, mine), rowwise) if column == LABEL else (_value(eye, when, mine), whole)
         if reading is not None and usual is not None and sign * (reading - usual) > 0:
-            traffic_slice = TrafficSlice(column=column, value=value, reading=reading, events=len(mine))
+            traffic_slice = WorstTrafficSlice(column=column, value=value, reading=reading, events=len(mine))
             found.append((sign * reading, len(mine), traffic_slice))
     return max(found, key=lambda one: one[:2])[2] if found else None
 
 
-def _value(eye: SignalState, when: Expression, rows: Sequence[SignalRow]) -> float | None:
+def _value(eye: SignalState, when: ThresholdExpression, rows: Sequence[SignalRow]) -> float | None:
     reading = eye.measure(rows, WindowSpan(0.0, len(rows), ends=False)).get(when.name)
     return None if reading is None else reading.value
 
@@ -235,7 +237,7 @@ def _slices(rows: Sequence[SignalRow]) -> dict[tuple[str, str], list[SignalRow]]
     return dict(sorted(able, key=lambda one: (-len(one[1]), one[0]))[:_MOST_SLICES])
 
 
-def find_example_requests(eye: SignalState, when: Expression, rows: Sequence[SignalRow]) -> tuple[str, ...]:
+def find_example_requests(eye: SignalState, when: ThresholdExpression, rows: Sequence[SignalRow]) -> tuple[str, ...]:
     """The ids of the requests that are farthest on the wrong side, the latest first among equals."""
     each = eye.each(rows)
     if each is None:

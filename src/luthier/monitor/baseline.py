@@ -48,8 +48,7 @@ def write_reference_numbers(numbers: Sequence[Numbers], training: TrainingSample
 
 
 class ReferenceSignalState:
-    """An open signal: each request counts once, by the first of its numbers for the size of the change, by the loudest
-    of them for the evidence."""
+    """The state of a signal that compares traffic with reference values; each request counts once."""
 
     def __init__(self, names: Sequence[str], take: Take, folder: Path, *, points: int, seed: int) -> None:
         self._names, self._take, self._seed = names, take, seed
@@ -105,7 +104,7 @@ class ReferenceSignalState:
 
 
 class PredictionConfidence(NamedTuple):
-    """How sure a model was of its answer."""
+    """The confidence of a classifier in its answer: the probability of the likeliest class, and the entropy in nats."""
 
     confidence: float
     """The probability of the likeliest class."""
@@ -138,7 +137,7 @@ _AT_ONCE = 512
 
 
 class DriftScorer:
-    """The numbers of texts, after a part of the reference was seen."""
+    """Computes drift scores of texts against embeddings and words of a reference sample."""
 
     def __init__(self, space: EmbeddingSpace, known: Points, words: Iterable[str]) -> None:
         self._space = space
@@ -171,10 +170,10 @@ class DriftScorer:
         return np.vstack([axes, np.zeros((DIRECTIONS - len(axes), axes.shape[1]))]).astype(np.float32)
 
     def _unknown(self, text: str) -> float:
-        words = words_of(text)
+        words = extract_words(text)
         return sum(word not in self._words for word in words) / max(1, len(words))
 
 
-def words_of(text: str) -> list[str]:
+def extract_words(text: str) -> list[str]:
     """The words of a text, without case."""
     return _WORD.findall(text.casefold())

@@ -34,7 +34,7 @@ class ChannelContext:
 
 
 class Channel(Component):
-    """Somebody or something that is told of alerts."""
+    """The base class of channels that alert messages are sent to."""
 
     role: ClassVar[str] = "channel"
     home: ClassVar[str] = "luthier.monitor.channels"

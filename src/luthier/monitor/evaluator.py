@@ -23,7 +23,7 @@ from luthier.monitor.alerts import (
     Tells,
     advance_alert_state,
     find_example_requests,
-    worst_slice,
+    find_worst_slice,
 )
 from luthier.monitor.plan import AlertRule, MonitorPlan
 from luthier.monitor.signal import Signal, SignalContext, SignalRow, SignalState, SignalValue, WindowSpan
@@ -48,7 +48,7 @@ class _Watched:
 
 
 class AlertEvaluator:
-    """One monitor at work; the same for live traffic and for a log."""
+    """Evaluates the signals and alerts of one monitor on a stream of events, live or from a log."""
 
     def __init__(self, plan: MonitorPlan, context: SignalContext) -> None:
         self.plan = plan
@@ -70,7 +70,7 @@ class AlertEvaluator:
 
     def add(self, event: Trace | Feedback) -> None:
         """Take one event; nothing comes of one that is about other models than those that are watched."""
-        at = event.at.timestamp()
+        at = event.timestamp.timestamp()
         if self._is_elsewhere(event):
             return
         self._begun = at if self._begun is None else min(self._begun, at)
@@ -187,7 +187,7 @@ class AlertEvaluator:
             when=rule.alert.expr,
             number=rule.when.name,
             limit=rule.limit,
-            worst=worst_slice(watched.eye, rule.when, rows) if rows else None,
+            worst=find_worst_slice(watched.eye, rule.when, rows) if rows else None,
             examples=shown,
             explanation=watched.eye.explain(rows) if rows else "",
             act=rule.alert.act or _act(watched.signal, shown),
@@ -220,7 +220,7 @@ def _key(trace: Trace, feedback: Feedback | None) -> int:
 
 def _about(trace: Trace, feedback: Feedback | None) -> tuple[tuple[str, str], ...]:
     """What a request can be sliced by."""
-    attributes = [("model", trace.model), ("release", trace.release), ("arm", trace.arm), ("key", trace.key or "")]
+    attributes = [("model", trace.model), ("release", trace.release), ("variant", trace.variant), ("key", trace.key or "")]
     if feedback is not None and feedback.label is not None:
         attributes.append((LABEL, feedback.label))
     return tuple(pair for pair in (*attributes, *sorted(trace.meta.items())) if pair[1])
@@ -231,7 +231,7 @@ LATE = timedelta(minutes=5)
 
 
 class EventFollower:
-    """Reads what was not read yet."""
+    """Follows a traffic folder and yields the events that were not read before."""
 
     def __init__(self, folder: Path, since: datetime) -> None:
         self._folder = folder
@@ -248,7 +248,7 @@ class EventFollower:
         ahead, self._ahead = self._ahead, []
         for event in self._come(ahead):
             name = _name(event)
-            if event.at >= until:
+            if event.timestamp >= until:
                 self._ahead.append(event)
             elif name[2] >= self._since and name not in self._seen:
                 self._seen[name] = None
@@ -263,13 +263,13 @@ class EventFollower:
         if self._folder.is_dir():
             self._arrivals = self._arrivals or TraceTail(self._folder)
             if self._arrivals.goes_on:
-                return sorted((*ahead, *self._arrivals.fresh()), key=lambda event: event.at)
+                return sorted((*ahead, *self._arrivals.fresh()), key=lambda event: event.timestamp)
             self._arrivals.skip()  # first: what is written while the folder is read comes twice, and is known
         return iter_trace_events(self._folder, self._since)
 
 
 def _name(event: Trace | Feedback) -> tuple[str, str, datetime]:
-    at = event.at.astimezone(UTC)
+    at = event.timestamp.astimezone(UTC)
     return (event.id, "", at) if isinstance(event, Trace) else (event.trace, f"by {event.by}", at)
 
 

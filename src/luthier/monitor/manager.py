@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.core.files import seal, unseal, write_atomically
+from luthier.core.files import dump_json_with_checksum, load_json_with_checksum, write_atomically
 from luthier.monitor.alerts import AlertMessage, AlertState
 from luthier.monitor.channel import Channel, ChannelContext, DeliveryError
 from luthier.monitor.evaluator import AlertEvaluator
@@ -26,7 +26,7 @@ KEPT_FAILING = 1000
 
 @dataclass
 class AlertManager:
-    """A watcher, who is told, and the file that remembers."""
+    """Evaluates alerts, sends their messages to the channels, and saves its state in a file."""
 
     watcher: AlertEvaluator
     channels: Sequence[Channel]
@@ -42,7 +42,7 @@ class AlertManager:
         """Go on where the file says; a monitor that was changed begins anew with the alerts that are new."""
         if not self.file.exists():
             return
-        saved = unseal(self.file.read_bytes(), self.file)
+        saved = load_json_with_checksum(self.file.read_bytes(), self.file)
         for name, state in saved["states"].items():
             if name in self.watcher.states:
                 self.watcher.states[name] = AlertState(*state)
@@ -58,7 +58,7 @@ class AlertManager:
         """Take events in order of time; those before the last look are only learnt from. What was told meanwhile."""
         messages: list[AlertMessage] = []
         for event in events:
-            messages += self.advance(event.at.timestamp())
+            messages += self.advance(event.timestamp.timestamp())
             self.watcher.add(event)
         return messages
 
@@ -106,4 +106,4 @@ class AlertManager:
             "states": {name: list(state) for name, state in self.watcher.states.items()},
             "waiting": [[channel_index, json.loads(message.model_dump_json())] for channel_index, message in waiting],
         }
-        write_atomically(self.file, seal(record))
+        write_atomically(self.file, dump_json_with_checksum(record))

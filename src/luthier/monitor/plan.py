@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
-from luthier.core.expressions import Expression, ExpressionToken, Vocabulary, Window, parse_expression
+from luthier.core.expressions import (
+    ExpressionToken,
+    ExpressionVocabulary,
+    ThresholdExpression,
+    Window,
+    parse_expression,
+)
 from luthier.monitor.alerts import Alert
 from luthier.monitor.signal import Signal, map_number_to_signal
 
@@ -20,9 +26,9 @@ class AlertRule:
     """An alert whose conditions are read and whose limits are numbers."""
 
     alert: Alert
-    when: Expression
+    when: ThresholdExpression
     limit: float
-    clear: Expression | None
+    clear: ThresholdExpression | None
     clear_limit: float
     enough: int
     """With fewer events there is no data."""
@@ -35,7 +41,7 @@ class AlertRule:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorPlan:
-    """Everything that watching needs; no training data."""
+    """Everything that a running monitor needs: signals, alert rules and references, without the training data."""
 
     name: str
     every_s: float
@@ -58,7 +64,7 @@ class MonitorPlan:
         yield from {(signal.called, spec): (signal, spec) for signal, spec in (*requested, *usual)}.values()
 
 
-class AlertVocabulary(Vocabulary):
+class AlertVocabulary(ExpressionVocabulary):
     """The numbers of signals, each with its usual window, and the release's own report."""
 
     name_wanted = "a number of a signal"
@@ -112,7 +118,7 @@ def parse_alert_rules(
     return found
 
 
-def _clear(alert: Alert, when: Expression, numbers: Mapping[str, Signal]) -> Expression:
+def _clear(alert: Alert, when: ThresholdExpression, numbers: Mapping[str, Signal]) -> ThresholdExpression:
     clear = parse_expression(str(alert.clear), AlertVocabulary(numbers, {when.name: when.window}))
     if clear.name != when.name or clear.window != when.window:
         raise ValueError(f"`clear` must be about {when.name} {when.window}, as `expr` is; got {alert.clear!r}")
@@ -121,7 +127,7 @@ def _clear(alert: Alert, when: Expression, numbers: Mapping[str, Signal]) -> Exp
     return clear
 
 
-def _limit(when: Expression, report: Mapping[str, float]) -> float:
+def _limit(when: ThresholdExpression, report: Mapping[str, float]) -> float:
     """The limit as a number; nan where the report is not there yet, as while a recipe is read."""
     return report.get(when.name, float("nan")) + when.margin if when.reference else when.margin
 

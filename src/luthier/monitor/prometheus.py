@@ -19,7 +19,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from luthier.core.expressions import Expression, Window, format_duration
+from luthier.core.expressions import ThresholdExpression, Window, format_duration
 from luthier.monitor.alerts import AlertState
 from luthier.monitor.evaluator import AlertEvaluator
 from luthier.monitor.plan import AlertRule, MonitorPlan
@@ -81,7 +81,7 @@ def _end(rule: AlertRule) -> str:
     return "_low" if rule.when.upward else "_high"
 
 
-def _series(plan: MonitorPlan, when: Expression, suffix: str) -> str:
+def _series(plan: MonitorPlan, when: ThresholdExpression, suffix: str) -> str:
     labels = f'monitor="{plan.name}",signal="{when.name}",window="{window_label(when.window)}"'
     return f"max({PREFIX}{suffix}{{{labels}}})"
 
@@ -147,7 +147,7 @@ _STATES = {"inactive": 0, "pending": 1, "firing": 2}
 
 
 class MonitorCollector(Collector):
-    """The numbers of the last look; a number that cannot be told is absent, its events are 0."""
+    """A Prometheus collector that exports the signals of the last evaluation."""
 
     def __init__(self, watcher: AlertEvaluator) -> None:
         self._watcher = watcher

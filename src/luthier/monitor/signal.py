@@ -52,7 +52,7 @@ class WindowSpan(NamedTuple):
 
 
 class ReportRow(NamedTuple):
-    """A row of the release's own report, answered by the model that was measured."""
+    """A held-out row of the released model's evaluation: class probabilities, prediction and reference label."""
 
     probabilities: Mapping[str, float]
     """Of each class."""
@@ -74,7 +74,7 @@ class TrainingSample:
 
 @dataclass(frozen=True, kw_only=True)
 class SignalContext:
-    """Where a signal works while it watches."""
+    """What a running signal may use: folders, a message callback and a seed."""
 
     base: Path
     """Relative paths in settings start here."""
@@ -105,7 +105,7 @@ class SignalState(Protocol):
 
 
 class Signal(Component):
-    """Something that is measured of traffic."""
+    """The base class of signals, which are measured on traffic."""
 
     role: ClassVar[str] = "signal"
     home: ClassVar[str] = "luthier.monitor.signals"

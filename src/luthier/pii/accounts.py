@@ -18,7 +18,7 @@ from luthier.pii import words
 from luthier.pii.span import (
     CandidateSpan,
     Spans,
-    TextMarks,
+    TextPrescan,
     find_number_areas,
     lowercase_and_split_identifiers,
     match_near_numbers,
@@ -56,7 +56,7 @@ _IBAN_LENGTHS = {
 """Lengths by country, from the SWIFT IBAN registry."""
 
 
-def cards(text: str, marks: TextMarks) -> Spans:
+def find_card_numbers(text: str, marks: TextPrescan) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
     for found in match_near_numbers(_CARD, text, marks, _FEWEST):
         written = found[0]
@@ -64,7 +64,7 @@ def cards(text: str, marks: TextMarks) -> Spans:
             continue
         for start, end in _candidates(text, found.start(), found.end()):
             number = text[start:end]
-            if is_card(number) and (_is_scheme(number) or not _is_other(text, start)):
+            if is_card_number(number) and (_is_scheme(number) or not _is_other(text, start)):
                 yield CandidateSpan(start, end)
 
 
@@ -81,11 +81,11 @@ def _candidates(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
                 yield begin, groups[first + len(shape) - 1][1]
 
 
-def is_card(written: str) -> bool:
+def is_card_number(written: str) -> bool:
     """Whether a number has an issuer's range, its length and a right check digit."""
     digits = re.sub("[ -]", "", written)
     shape = _FEWEST <= len(digits) <= 19 and _CARD_SHAPES.fullmatch(digits) is not None
-    return shape and luhn(digits) and len(set(digits)) > 1
+    return shape and is_luhn_valid(digits) and len(set(digits)) > 1
 
 
 def _is_scheme(written: str) -> bool:
@@ -100,8 +100,8 @@ def _is_other(text: str, start: int) -> bool:
     return not (words.OTHER_NUMBER | words.OTHER_THAN_PHONE).isdisjoint(spoken)
 
 
-def luhn(digits: str) -> bool:
-    """The check digit of card numbers."""
+def is_luhn_valid(digits: str) -> bool:
+    """Whether a digit string passes the Luhn checksum."""
     total = 0
     for index, digit in enumerate(reversed(digits)):
         value = int(digit) * (2 if index % 2 else 1)
@@ -109,7 +109,7 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def ibans(text: str, marks: TextMarks) -> Spans:
+def find_ibans(text: str, marks: TextPrescan) -> Spans:
     """Account numbers with the country's length and right check digits."""
     for found in match_near_numbers(_IBAN, text, marks, 4):
         start = found.start() - 2
@@ -221,7 +221,7 @@ _OWN = {
 _DRESS = re.compile(r"[\s.\u00a0-]")
 
 
-def national_ids(text: str, marks: TextMarks) -> Spans:
+def find_national_ids(text: str, marks: TextPrescan) -> Spans:
     """Numbers of citizens and taxpayers, each with its form; that of the United States is a kind of its own."""
     done = 0
     for candidate in match_near_numbers(_CANDIDATE, text, marks, 6):
@@ -328,7 +328,7 @@ _SHORTEST_DATE = 6
 _DATE_NAMES = ("date", "datum")
 
 
-def birth_dates(text: str, marks: TextMarks) -> Spans:
+def find_birth_dates(text: str, marks: TextPrescan) -> Spans:
     """Dates that a word such as `born` or `DOB` stands before, or `is my birthday` behind."""
     for start, end, length in find_number_areas(text) if marks.areas is None else marks.areas:
         if length == _YEAR_CHARS or length >= _SHORTEST_DATE:

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from luthier.pii import accounts, patterns, secrets
 from luthier.pii.addresses import detect
 from luthier.pii.patterns import separate_digits_and_signs
-from luthier.pii.span import ANY, PATTERN_KINDS, Mark, PiiKind, PiiSpan, Spans, TextMarks, find_number_areas
+from luthier.pii.span import ANY, PATTERN_KINDS, Mark, PiiKind, PiiSpan, Spans, TextPrescan, find_number_areas
 
 
 class _Finder(NamedTuple):
     kind: PiiKind
     """What it finds; that of national numbers finds `ssn`, too."""
-    spans: Callable[[str, TextMarks], Spans]
+    spans: Callable[[str, TextPrescan], Spans]
     needs: Mark | None = None
     """Without this mark it finds nothing."""
     longest: int = 0
@@ -26,19 +26,19 @@ class _Finder(NamedTuple):
 
 
 _FINDERS = (
-    _Finder("url_secret", secrets.logins, sign="://"),
+    _Finder("url_secret", secrets.find_url_logins, sign="://"),
     _Finder("url_secret", secrets.find_url_query_tokens, sign="="),
     _Finder("secret", secrets.find_provider_keys, "long"),
     _Finder("secret", secrets.find_named_secrets, "keys"),
-    _Finder("email", patterns.emails, sign="@"),
-    _Finder("mac", patterns.macs),
+    _Finder("email", patterns.find_email_addresses, sign="@"),
+    _Finder("mac", patterns.find_mac_addresses),
     _Finder("ip", patterns.find_ipv4_addresses, "digits", 7),
     _Finder("ip", patterns.find_ipv6_addresses, sign=":"),
-    _Finder("iban", accounts.ibans, "mixed", 4),
-    _Finder("card", accounts.cards, "digits", 12),
-    _Finder("national_id", accounts.national_ids, "digits", 6),
-    _Finder("birth_date", accounts.birth_dates, "digits", 4),
-    _Finder("phone", patterns.phones, "digits", 7),
+    _Finder("iban", accounts.find_ibans, "mixed", 4),
+    _Finder("card", accounts.find_card_numbers, "digits", 12),
+    _Finder("national_id", accounts.find_national_ids, "digits", 6),
+    _Finder("birth_date", accounts.find_birth_dates, "digits", 4),
+    _Finder("phone", patterns.find_phone_numbers, "digits", 7),
     _Finder("address", detect.find_numbered_addresses, "digits"),
     _Finder("address", detect.find_unnumbered_addresses, "places"),
 )
@@ -46,7 +46,7 @@ _FINDERS = (
 
 
 def find_pii(
-    text: str, kinds: Collection[PiiKind] = PATTERN_KINDS, more: Sequence[PiiSpan] = (), marks: TextMarks = ANY
+    text: str, kinds: Collection[PiiKind] = PATTERN_KINDS, more: Sequence[PiiSpan] = (), marks: TextPrescan = ANY
 ) -> list[PiiSpan]:
     """Everything of these kinds in a text, in order, without overlaps.
 
@@ -79,7 +79,7 @@ def _whole(text: str, taken: list[PiiSpan], found: PiiSpan) -> PiiSpan:
     return PiiSpan(start, end, "address", text[start:end])
 
 
-def _found(text: str, kinds: frozenset[PiiKind], marks: TextMarks) -> Iterator[PiiSpan]:
+def _found(text: str, kinds: frozenset[PiiKind], marks: TextPrescan) -> Iterator[PiiSpan]:
     """What each finder claims, in the order of their claims."""
     if marks.areas is None:
         marks = marks._replace(areas=find_number_areas(text))

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.core.errors import RecipeError, SourceLocation, Unwritable
+from luthier.core.errors import RecipeError, SourceLocation, SystemResourceError
 from luthier.core.files import translate_write_errors
 
 KEY_VARIABLE = "LUTHIER_PII_KEY"
@@ -24,13 +24,13 @@ TAG = re.compile(r"\[[A-Z_]{1,16}:[a-p]{10}\]")
 
 
 @dataclass(frozen=True)
-class SecretKey:
-    """Holds the key and makes what depends on it (HMAC-SHA256)."""
+class HmacKey:
+    """The secret key for keyed hashes of personal data (HMAC-SHA256)."""
 
     key: bytes
 
     @classmethod
-    def of(cls, variable: str) -> SecretKey:
+    def of(cls, variable: str) -> HmacKey:
         """The key in this environment variable; without the usual one, the user's own file."""
         value = os.environ.get(variable)
         if value is None and variable != KEY_VARIABLE:
@@ -67,9 +67,9 @@ def _own_key() -> bytes:
             if not path.exists():
                 _make_key(path)
             return path.read_bytes()
-    except Unwritable as error:
+    except SystemResourceError as error:
         hint = f"set the environment variable {KEY_VARIABLE} to a long random text; then no file is needed"
-        raise Unwritable(error.message, where=error.where, hint=hint) from error
+        raise SystemResourceError(error.message, where=error.where, hint=hint) from error
 
 
 def _make_key(path: Path) -> None:

@@ -22,8 +22,8 @@ _SURE_IN_SMALL_LETTERS = 0.9
 _LETTER = re.compile(r"[A-Za-zÀ-ÖØ-öø-žȘșȚț]")
 
 
-class OrganizationReader:
-    """An open model; the same text always gives the same names."""
+class OrganizationRecognizer:
+    """Finds names of organizations with a fine-tuned MiniLM model; the same text always gives the same names."""
 
     def __init__(self, change: Path = CHANGE) -> None:
         self._tuned = FineTunedMiniLM(change)

@@ -31,7 +31,7 @@ _WEIGHED, _AS_WRITTEN, _SURE = range(3)
 _MARKS = {"~": _WEIGHED, "^": _AS_WRITTEN}
 
 
-class NameMatch(NamedTuple):
+class OrganizationMatch(NamedTuple):
     """Where a name stands, and whether it can hardly mean anything else."""
 
     start: int
@@ -39,7 +39,7 @@ class NameMatch(NamedTuple):
     is_sure: bool
 
 
-def find_listed_organizations(text: str) -> Iterator[NameMatch]:
+def find_listed_organizations(text: str) -> Iterator[OrganizationMatch]:
     """Names of the list, in order and apart, the longest at each place."""
     tokens = [(one.start(), one.end(), one[0].replace("’", "'")) for one in _TOKEN.finditer(text)]
     index = 0
@@ -50,7 +50,7 @@ def find_listed_organizations(text: str) -> Iterator[NameMatch]:
         index = behind
 
 
-def _longest(text: str, tokens: list[tuple[int, int, str]], index: int) -> tuple[int, NameMatch | None]:
+def _longest(text: str, tokens: list[tuple[int, int, str]], index: int) -> tuple[int, OrganizationMatch | None]:
     """The longest name that begins with a token, and the token to go on with."""
     node: Any = _names()
     begin = tokens[index][0]
@@ -67,7 +67,7 @@ def _longest(text: str, tokens: list[tuple[int, int, str]], index: int) -> tuple
         ways = node.get(_ENDS, {})
         is_sure = _read_as(text[begin:end].replace("’", "'"), ways)
         if is_sure is not None and not _goes_on(text, end):
-            behind, found = at + 1, NameMatch(begin, end, is_sure and not _is_other(text, begin, end))
+            behind, found = at + 1, OrganizationMatch(begin, end, is_sure and not _is_other(text, begin, end))
         elif found is not None and ways and not any(ways.values()):
             behind, found = at + 1, None  # *google pay*, a product, is not read as *google*
     return behind, found

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from itertools import pairwise
 
 from luthier.pii import words
-from luthier.pii.span import CandidateSpan, Spans, TextMarks, lowercase_and_split_identifiers, match_near_numbers
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan, lowercase_and_split_identifiers, match_near_numbers
 
 _EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
 _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
@@ -84,7 +84,7 @@ _GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "B
 """Countries whose national numbers need no 0 before them: in groups they count when the country gives such numbers."""
 
 
-def emails(text: str, _marks: TextMarks) -> Spans:
+def find_email_addresses(text: str, _marks: TextPrescan) -> Spans:
     """From each @ to the left as far as a local part reaches (64 characters), to the right as far as a host does."""
     at = text.find("@")
     while at >= 0:
@@ -103,7 +103,7 @@ def _is_local(char: str) -> bool:
     return char in _LOCAL_CHARS or (char > "\x7f" and char.isalnum())
 
 
-def phones(text: str, marks: TextMarks) -> Spans:
+def find_phone_numbers(text: str, marks: TextPrescan) -> Spans:
     """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
     for found in match_near_numbers(_PHONE, text, marks, _FEWEST):
         start = found.start()
@@ -224,7 +224,7 @@ _VERSION_BEFORE = re.compile(
 )
 
 
-def macs(text: str, _marks: TextMarks) -> Spans:
+def find_mac_addresses(text: str, _marks: TextPrescan) -> Spans:
     """Hardware addresses in pairs; letters tell them from times."""
     if text.count(":") >= 5 or text.count("-") >= 5:
         for found in _MAC.finditer(text):
@@ -232,15 +232,15 @@ def macs(text: str, _marks: TextMarks) -> Spans:
                 yield CandidateSpan(*found.span())
 
 
-def find_ipv4_addresses(text: str, marks: TextMarks) -> Spans:
+def find_ipv4_addresses(text: str, marks: TextPrescan) -> Spans:
     """Addresses of version 4, where no word says that it is a version."""
     for found in match_near_numbers(_IPV4, text, marks, 7):
         before = text[max(0, found.start() - 50) : found.start()]
-        if is_ip(found[0]) and not _VERSION_BEFORE.search(before):
+        if is_ip_address(found[0]) and not _VERSION_BEFORE.search(before):
             yield CandidateSpan(*found.span(), "4")
 
 
-def find_ipv6_addresses(text: str, _marks: TextMarks) -> Spans:
+def find_ipv6_addresses(text: str, _marks: TextPrescan) -> Spans:
     """Addresses of version 6: from each pair of colons as far as hexadecimal digits and colons reach."""
     if text.count(":") < _COLONS:
         return
@@ -257,11 +257,11 @@ def find_ipv6_addresses(text: str, _marks: TextMarks) -> Spans:
         if text[end - 1] == ":" and text[end - 2] != ":":
             end -= 1
         alone = not text[max(0, start - 1) : start].isalnum() and not text[end : end + 1].isalnum()
-        if alone and end - start > 4 and is_ip(text[start:end]):
+        if alone and end - start > 4 and is_ip_address(text[start:end]):
             yield CandidateSpan(start, end, "6")
 
 
-def is_ip(text: str) -> bool:
+def is_ip_address(text: str) -> bool:
     """Whether the standard library reads it as an address."""
     try:
         ipaddress.ip_address(text)
@@ -294,7 +294,7 @@ def separate_digits_and_signs(text: str) -> str | None:
     return None if found == text else found
 
 
-def with_plain_digits(text: str) -> str:
+def to_ascii_digits(text: str) -> str:
     """A text with the digits of every script as those of ASCII, and wide forms as narrow ones."""
     return text if text.isascii() else text.translate(_plain())
 

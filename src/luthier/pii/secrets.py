@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from luthier.pii.span import CandidateSpan, Spans, TextMarks
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan
 
 _PUBLISHED = re.compile(
     r"(?:sk-[A-Za-z0-9_-]{20,200}"  # OpenAI, Anthropic, DeepSeek, OpenRouter
@@ -65,7 +65,7 @@ _ENOUGH_BITS = 2.0
 """Least entropy of a character; passwords people choose have about 2.5 bits, words repeated have less."""
 
 
-def find_named_secrets(text: str, _marks: TextMarks) -> Spans:
+def find_named_secrets(text: str, _marks: TextPrescan) -> Spans:
     """Private keys, and what a word such as `password` or `Bearer` names."""
     if "Bearer " in text or "Basic " in text:
         yield from (
@@ -75,7 +75,7 @@ def find_named_secrets(text: str, _marks: TextMarks) -> Spans:
     yield from _private_keys(text)
 
 
-def find_provider_keys(text: str, marks: TextMarks) -> Spans:
+def find_provider_keys(text: str, marks: TextPrescan) -> Spans:
     """Keys and tokens with a beginning that their provider has published."""
     long = marks.long
     if long is None:
@@ -155,7 +155,7 @@ def entropy(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
-def logins(text: str, _marks: TextMarks) -> Spans:
+def find_url_logins(text: str, _marks: TextPrescan) -> Spans:
     """Addresses with a login in them."""
     at = text.find("://")
     while at >= 0:
@@ -166,7 +166,7 @@ def logins(text: str, _marks: TextMarks) -> Spans:
         at = text.find("://", max(at + 3, login.end() if login else 0))
 
 
-def find_url_query_tokens(text: str, _marks: TextMarks) -> Spans:
+def find_url_query_tokens(text: str, _marks: TextPrescan) -> Spans:
     """Tokens in what is asked of an address."""
     if "?" in text or "&" in text or "#" in text:
         for found in _URL_TOKEN.finditer(text):

@@ -62,8 +62,8 @@ Mark = Literal["digits", "long", "keys", "places", "mixed"]
 or a box of the post office is told by; one with letters and digits that may be shorter, as accounts of banks begin."""
 
 
-class TextMarks(NamedTuple):
-    """What is known of one text before finders look at it."""
+class TextPrescan(NamedTuple):
+    """What a quick scan of one text found, by which finders skip texts that cannot match."""
 
     missing: frozenset[Mark] = frozenset()
     """What it surely has not."""
@@ -75,7 +75,7 @@ class TextMarks(NamedTuple):
     """Its words that are as long as keys; None: that was not looked for."""
 
 
-ANY = TextMarks()
+ANY = TextPrescan()
 _NUMBER = re.compile(r"\d(?:[^\w\n]{0,3}[A-Za-z]?\d){3,}")
 """At least four digits (`DIGITS`) with little between them: no numbered list, and every number that is looked for."""
 DIGITS = 4
@@ -116,7 +116,7 @@ def lowercase_and_split_identifiers(text: str) -> str:
     return (_apart(text) if is_code else text).lower()
 
 
-def match_near_numbers(pattern: re.Pattern[str], text: str, marks: TextMarks, least: int) -> Iterator[re.Match[str]]:
+def match_near_numbers(pattern: re.Pattern[str], text: str, marks: TextPrescan, least: int) -> Iterator[re.Match[str]]:
     """Matches of a pattern in areas whose number is `least` characters long or longer."""
     for start, end, length in find_number_areas(text) if marks.areas is None else marks.areas:
         if length >= least:

@@ -14,7 +14,7 @@ import numpy as np
 from luthier.pii import accounts, secrets
 from luthier.pii.addresses import streets
 from luthier.pii.batch import ConcatenatedTexts, concatenate_into_blocks
-from luthier.pii.span import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, TextMarks
+from luthier.pii.span import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, TextPrescan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,15 +62,15 @@ Item = TypeVar("Item")
 _MOST_BETWEEN = 4
 
 
-def compute_text_marks(texts: Sequence[str]) -> list[TextMarks]:
+def compute_text_marks(texts: Sequence[str]) -> list[TextPrescan]:
     """The marks of each text."""
-    found: list[TextMarks] = []
+    found: list[TextPrescan] = []
     for _, flat in concatenate_into_blocks(texts):
         found += [ANY] if flat is None else _of_block(flat)
     return found
 
 
-def _of_block(flat: ConcatenatedTexts) -> list[TextMarks]:
+def _of_block(flat: ConcatenatedTexts) -> list[TextPrescan]:
     digits = flat.has("digit")
     long = flat.lengths >= secrets.SHORTEST_KEY
     mixed = digits & (flat.lengths >= accounts.IBAN_BEGINS)
@@ -82,7 +82,7 @@ def _of_block(flat: ConcatenatedTexts) -> list[TextMarks]:
     for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat), mixed)):
         bits |= words.view(np.uint8) << np.uint8(bit)
     missing = [_MISSING[code] for code in flat.union(bits).tolist()]
-    return list(map(TextMarks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
+    return list(map(TextPrescan, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
 
 
 def _may_name_a_place(flat: ConcatenatedTexts) -> NDArray[np.bool_]:

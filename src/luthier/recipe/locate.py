@@ -27,7 +27,7 @@ from luthier.core.errors import InputError, RecipeError, SourceLocation, Unknown
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, has_ledger, open_recipe_store
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import find_digest, find_recipe, find_run, find_workspace_folder
-from luthier.recipe.yaml import override, parse_yaml
+from luthier.recipe.yaml import apply_overrides, parse_yaml
 
 
 def list_runs(recipe: Path | None, *, limit: int) -> list[Run]:
@@ -57,7 +57,7 @@ def load_run_recipe(run: Run) -> Recipe:
     base = Path(run.folder)
     file = base / (run.recipe_file or "recipe.yaml")
     shown = os.path.relpath(file) if file.is_relative_to(Path.cwd()) else str(file)
-    return Recipe.of(override(parse_yaml(run.recipe_text, shown), tuple(run.overrides or ())), base)
+    return Recipe.of(apply_overrides(parse_yaml(run.recipe_text, shown), tuple(run.overrides or ())), base)
 
 
 def load_run_plan(run: Run) -> RecipePlan:
@@ -165,10 +165,10 @@ class ArtifactRef:
         """What to call it: `recipe:step` with its overrides, `run:step`, or the beginning of its digest."""
         if self.plan is None:
             return self.artifact.digest[:12]
-        return step_name(self.plan, str(self.step))
+        return format_step_name(self.plan, str(self.step))
 
 
-def step_name(what: RecipePlan, step: str) -> str:
+def format_step_name(what: RecipePlan, step: str) -> str:
     """What to call a step of a plan."""
     return " ".join([f"{what.run or what.recipe.name}:{step}", *(() if what.run else what.recipe.overrides)])
 

@@ -13,19 +13,19 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError, RecipeError, SourceLocation, UnknownName
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.models.catalog import CATALOG, ENCODERS, resolve_model_source
 from luthier.models.describe import describe_model_folder
-from luthier.models.load import base_folder, get_training_data, is_plain_classifier, refuse_endpoint
+from luthier.models.load import find_base_folder, get_training_data, is_plain_classifier, require_local_weights
 from luthier.models.source import is_hub_id
 from luthier.models.sources.hub import HubModelSource
 from luthier.models.steps.base import BaseModelStep
-from luthier.recipe.locate import CommandTarget, find_artifact, find_plan, step_name
+from luthier.recipe.locate import CommandTarget, find_artifact, find_plan, format_step_name
 from luthier.recipe.planner import build_recipe_plan, open_shared_store
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
-from luthier.recipe.workspace import find_run, recipes_here
+from luthier.recipe.workspace import find_run, list_nearby_recipes
 
 
 def _recipe(name: str) -> Recipe:
@@ -54,25 +54,25 @@ def is_base_model(word: str) -> bool:
     return is_hub_id(word) and not path.exists()
 
 
-def open_base_model(name: str, events: RunEvents | None = None) -> Artifact:
+def open_base_model(name: str, events: RunEventEmitter | None = None) -> Artifact:
     """The artifact of a base model; taken from its source when it is not here."""
     return run_recipe(_recipe(name), events)[MODEL_STEP].artifact
 
 
-def known_base(name: str) -> ArtifactSpec:
-    """What is known of a base model without bringing it here: by its files where they are, else by the catalogue."""
+def predict_base_spec(name: str) -> ArtifactSpec:
+    """Return what is known of a base model without downloading it, from its files or the catalogue."""
     what = build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP]
     if what.cached:
         return ArtifactSpec(tokenizer=open_shared_store().open(what.digest).folder)
     return what.step.outline(PlanContext(inputs={}, upstream={}, base=Path()))
 
 
-def get_model(name: str, events: RunEvents | None = None) -> Path:
-    """Bring a base model or a text encoder here, from the hub too; returns the folder, in Hugging Face's layout.
+def download_model(name: str, events: RunEventEmitter | None = None) -> Path:
+    """Download a base model or a text encoder unless it is here; returns its folder, in Hugging Face's layout.
 
     Files that are here are not fetched again.
     """
-    step_events, is_encoder = (events or RunEvents()).of(name), name in ENCODERS
+    step_events, is_encoder = (events or RunEventEmitter()).of(name), name in ENCODERS
     source = resolve_model_source(name, Path(), ENCODERS) if is_encoder else resolve_model_source(name, Path())
     is_here = not is_encoder and build_recipe_plan(_recipe(name), costs_of=())[MODEL_STEP].cached
     if isinstance(source, HubModelSource) and not is_here:
@@ -84,7 +84,7 @@ def get_model(name: str, events: RunEvents | None = None) -> Path:
 
 
 def find_model(named: CommandTarget | str | None) -> tuple[str, Artifact]:
-    """What to call it, and the model."""
+    """Find the model that the command line names; returns its name and artifact."""
     target = CommandTarget.of(named)
     word = target.word or ""
     if target.word is None or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
@@ -103,7 +103,7 @@ def find_model(named: CommandTarget | str | None) -> tuple[str, Artifact]:
 
 def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
-    if target.word is None and not recipes_here():
+    if target.word is None and not list_nearby_recipes():
         hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
         raise RecipeError(
             "no recipe here whose model could be meant", where=SourceLocation(file=str(Path.cwd())), hint=hint
@@ -115,10 +115,10 @@ def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
         raise RecipeError(
             "this recipe makes no model", where=SourceLocation(file=what.recipe.file), hint="name a model"
         )
-    return step_name(what, names[-1]), what.artifact(names[-1], target.command)
+    return format_step_name(what, names[-1]), what.artifact(names[-1], target.command)
 
 
-def chooses_classes(artifact: Artifact) -> bool:
+def is_classification_model(artifact: Artifact) -> bool:
     """Whether a model was tuned on rows that are answered with one of a few classes."""
     from luthier.artifacts.dataset import DatasetSummary
 
@@ -132,7 +132,7 @@ _TOKENS_A_PASS = 4096
 
 def describe_model(word: str) -> dict[str, Any]:
     """Facts of a base model, or of a step's: what it stands on, by which technique it was tuned."""
-    from luthier.tune.technique import AnyTechnique
+    from luthier.tune.technique import TechniqueBase
 
     name, artifact = find_model(word)
     if is_plain_classifier(artifact):
@@ -140,15 +140,15 @@ def describe_model(word: str) -> dict[str, Any]:
         sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
         size = sum(entry.size for entry in artifact.manifest.files)
         return {"name": name, "folder": str(artifact.folder), "technique": "plain", **sizes, "disk_bytes": size}
-    refuse_endpoint(artifact)
-    description = describe_model_folder(base_folder(artifact))
+    require_local_weights(artifact)
+    description = describe_model_folder(find_base_folder(artifact))
     facts = {"name": name, "folder": str(artifact.folder)}
     if "model" in artifact.manifest.inputs:
         tuned = TrainingRecord.read(artifact).as_json()
         facts |= {key: tuned[key] for key in ("base", "trainable_parameters") if key in tuned}
         facts["technique"] = tuned["technique"]["kind"]
     memory = {}
-    for kind, technique in sorted(components_by_kind(AnyTechnique).items()):
+    for kind, technique in sorted(components_by_kind(TechniqueBase).items()):
         if technique.reads_model:
             memory[kind] = f"{technique.model_validate({}).footprint(description, _TOKENS_A_PASS) / 1e9:.2f} GB"
     return {**facts, **description.as_json(), f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

@@ -19,9 +19,9 @@ from luthier.core.component import check_installed, iter_components
 from luthier.core.db import Ledger, Run, ledger_url
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import cache_folder
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step
+from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 from luthier.core.timings import read_timings
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
@@ -45,12 +45,12 @@ class PlannedStep:
     contents: Mapping[str, str]
     """Digests of what its parts read from outside."""
     cached: bool
-    forecast: Forecast | None
+    forecast: StepCostEstimate | None
     """None when cached (nothing will be spent), and when nobody asked."""
 
     def as_json(self) -> dict[str, Any]:
         """The step as `plan --json` prints it."""
-        cost = self.forecast or Forecast(seconds=0, peak_bytes=0, tokens=0, how="cached")
+        cost = self.forecast or StepCostEstimate(seconds=0, peak_bytes=0, tokens=0, how="cached")
         predicted = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "tokens", "how")}
         return {"kind": self.step.kind, "artifact": self.digest, "cached": self.cached, "predicted": predicted}
 
@@ -143,10 +143,10 @@ class RecipePlan:
         named = "" if whole else f":{step}"
         return shlex.join([f"{self.recipe.file}{named}", *overrides] if same else [f"{run.id}{named}"])
 
-    def estimate_cost(self, planned: PlannedStep) -> Forecast:
+    def estimate_cost(self, planned: PlannedStep) -> StepCostEstimate:
         """What making a step is expected to cost, told anew: its inputs may stand by now."""
         known = {each.name: each for each in self.steps}
-        history = newest_timings(self.store).get(planned.step.kind, {})
+        history = read_newest_timings(self.store).get(planned.step.kind, {})
         return planned.step.estimate_cost(_outlook(self.recipe, self.store, planned.step, known, history))
 
     @property
@@ -254,7 +254,7 @@ class _Planner:
 
     @cached_property
     def _history(self) -> dict[str, dict[str, Any]]:
-        return newest_timings(self.store)
+        return read_newest_timings(self.store)
 
 
 def _outlook(
@@ -285,7 +285,7 @@ def _outlook(
     )
 
 
-def newest_timings(store: Store) -> dict[str, dict[str, Any]]:
+def read_newest_timings(store: Store) -> dict[str, dict[str, Any]]:
     """The timing of the newest artifact of each kind of step in a store."""
     newest: dict[str, dict[str, Any]] = {}
     for digest in store.digests():
@@ -301,9 +301,9 @@ _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
-def reset_peak() -> None:
+def reset_peak_memory() -> None:
     """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
-    release_memory()
+    trim_malloc_heap()
     if _CLEAR.exists():
         try:
             _CLEAR.write_text("5")
@@ -311,7 +311,7 @@ def reset_peak() -> None:
             return
 
 
-def peak_bytes() -> int:
+def get_peak_memory() -> int:
     """Bytes of the highest resident memory since the last reset."""
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():

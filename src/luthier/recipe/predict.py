@@ -30,7 +30,7 @@ from luthier.core.errors import (
     UnknownName,
     did_you_mean,
 )
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.models.load import get_training_data
 from luthier.recipe.workspace import find_digest, get_training_system_message
 from luthier.traces.record import Feedback, Trace, match_label_spelling
@@ -52,7 +52,7 @@ FORMS = (".jsonl", ".csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of one row."""
+    """A model's prediction for one row."""
 
     prediction: str
     """The class, or the text."""
@@ -73,7 +73,7 @@ def predict(
     *,
     prompt: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    events: RunEvents | None = None,
+    events: RunEventEmitter | None = None,
     kept: Path | None = None,
 ) -> list[Prediction]:
     """Ask a model about rows, in order.
@@ -84,7 +84,7 @@ def predict(
     """
     asking = RowPromptSettings.of(model, prompt)
     examples = [asking.example(row, number) for number, row in enumerate(rows, start=1)]
-    return _answers(model, examples, max_new_tokens, events or RunEvents(), kept)
+    return _answers(model, examples, max_new_tokens, events or RunEventEmitter(), kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class RowPromptSettings:
     def _turns(self, row: Row, location: SourceLocation) -> tuple[Message, ...]:
         from luthier.data.columns.cells import UnusableRowError
         from luthier.data.columns.mapping import ColumnTemplate
-        from luthier.data.columns.turns import as_turns, parse_conversation_cell
+        from luthier.data.columns.turns import cell_to_turns, parse_conversation_cell
 
         try:
             if isinstance(row, str):
@@ -139,7 +139,7 @@ class RowPromptSettings:
                         f"the row has no {lacking[0]!r}", where=location, hint=did_you_mean(lacking[0], row)
                     )
                 if (column := template.column) is not None:
-                    return as_turns(row[column], "user", column)
+                    return cell_to_turns(row[column], "user", column)
                 return (Message(role="user", content=template.fill(dict(row))),)
             return self._recognized(row, location)
         except UnusableRowError as error:
@@ -148,8 +148,8 @@ class RowPromptSettings:
     def _recognized(self, row: Mapping[str, Any], location: SourceLocation) -> tuple[Message, ...]:
         """The turns of a row in a layout that is known, or of its only column."""
         from luthier.data.columns.layouts import TEXT_NAMES, recognize_layout
-        from luthier.data.columns.mapping import Mapping as ColumnMapping
-        from luthier.data.columns.turns import as_turns
+        from luthier.data.columns.mapping import ColumnMapping
+        from luthier.data.columns.turns import cell_to_turns
 
         layout = recognize_layout(list(row), [dict(row)])
         if layout is not None and (layout.prompt or layout.messages):
@@ -159,7 +159,7 @@ class RowPromptSettings:
             columns = ", ".join(list(row)[:12])
             hint = f"name it by `prompt`; the columns are {columns}"
             raise DataError("cannot tell which column is the prompt", where=location, hint=hint)
-        return as_turns(row[column], "user", column)
+        return cell_to_turns(row[column], "user", column)
 
     def _with_system(self, turns: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
         if any(turn.role == "system" for turn in turns):
@@ -196,13 +196,13 @@ def _source_of(model: Artifact) -> tuple[Source | None, LabelSpelling | None]:
 
 
 def _answers(
-    model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: RunEvents, kept: Path | None
+    model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: RunEventEmitter, kept: Path | None
 ) -> list[Prediction]:
     from luthier.core.step import StepContext
     from luthier.eval.ask import InferenceSettings, collect_model_replies, open_answer_cache
     from luthier.eval.evaluator import TUNED, build_evaluated_models
     from luthier.eval.steps.evaluate import Evaluate
-    from luthier.eval.task import Task
+    from luthier.eval.task import HeldOutTask
     from luthier.models.load import get_output_classes
     from luthier.models.sequence_head import REWARD
 
@@ -220,7 +220,7 @@ def _answers(
         usual = {name: Evaluate.model_fields[name].default for name in ("normalize", "dtype")}
         question = InferenceSettings(**usual, max_new_tokens=max_new_tokens, likelihood=False)
         voice = build_evaluated_models({TUNED: model}, question, work)[0]
-        task = Task(
+        task = HeldOutTask(
             kind="label" if options else "text",
             split="test",
             examples=tuple(examples),
@@ -315,22 +315,22 @@ def predict_file(
     *,
     prompt: str | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    events: RunEvents | None = None,
+    events: RunEventEmitter | None = None,
     kept: Path | None = None,
 ) -> PredictedFile:
     """Read a file of any kind that a source reads, and predict each row; rows that cannot be asked are named by a
     warning and left out."""
-    from luthier.data.columns.recognize import source_at
+    from luthier.data.columns.recognize import build_source_for_path
     from luthier.data.row import BrokenRow, SourceRecord
 
     if not path.exists():
         raise DataError(
             "there is no such file", where=SourceLocation(file=str(path)), hint="name a file of rows to predict"
         )
-    stream = (events or RunEvents()).of("predict")
+    stream = (events or RunEventEmitter()).of("predict")
     asking = RowPromptSettings.of(model, prompt)
     records, examples, broken = list[SourceRecord](), list[Example](), 0
-    reader, base = source_at(path)
+    reader, base = build_source_for_path(path)
     for one in reader.read(base, stream.note):
         try:
             if isinstance(one, BrokenRow):
@@ -344,7 +344,7 @@ def predict_file(
     if not records:
         hint = "`--prompt` names the column, or a template such as '{subject} {body}'"
         raise DataError(f"none of {broken} rows can be asked", where=SourceLocation(file=str(path)), hint=hint)
-    predictions = _answers(model, examples, max_new_tokens, events or RunEvents(), kept)
+    predictions = _answers(model, examples, max_new_tokens, events or RunEventEmitter(), kept)
     references = _references(records, asking.source)
     if asking.spelling is not None:
         references = _respelled(references, asking.spelling, _classes(model))
@@ -441,8 +441,7 @@ def _listed(given: str, classes: Sequence[str]) -> str:
 
 
 def check_served_feedback(recorder: TraceRecorder, feedback: Feedback) -> Feedback:
-    """The same for what comes over HTTP, as a refusal with status 422; a request of which no trace is kept may be about
-    anything."""
+    """Check the label of feedback that came over HTTP; an unknown class is an `APIError` with status 422."""
     from luthier.serve.openai.protocol import APIError
 
     trace = _kept(recorder.folder, feedback.trace)

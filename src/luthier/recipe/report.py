@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, SourceLocation, UnknownName, Unwritable
+from luthier.core.errors import InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.step import Forecast
+from luthier.core.step import StepCostEstimate
 from luthier.recipe.planner import STORE, RecipePlan
 
 if TYPE_CHECKING:
@@ -79,12 +79,12 @@ def _evaluation(word: str) -> tuple[str, Artifact]:
 
 
 def facts_as_json(plan: RecipePlan, compare_with: Sequence[str] = ()) -> dict[str, Any]:
-    """The same facts for other programs."""
+    """Return the report's facts as JSON."""
     return report_facts(plan, compare_with).as_json()
 
 
 def _forecasts(plan: RecipePlan) -> Mapping[str, Mapping[str, Any]]:
-    return {planned.name: asdict(planned.forecast or Forecast()) for planned in plan}
+    return {planned.name: asdict(planned.forecast or StepCostEstimate()) for planned in plan}
 
 
 Form = Literal["html", "markdown", "json", "junit", "github"]
@@ -101,8 +101,8 @@ def write_report(
     place of a whole report.
     """
     if to is None:
-        return _write_page(plan, _ending(plan), report_text(plan, form or "html", compare_with))
-    text = report_text(plan, form or _FORMS.get(to.suffix.lower(), "html"), compare_with)
+        return _write_page(plan, _ending(plan), render_report(plan, form or "html", compare_with))
+    text = render_report(plan, form or _FORMS.get(to.suffix.lower(), "html"), compare_with)
     write_atomically(to, text.encode(), _elsewhere(plan))
     return to
 
@@ -120,7 +120,7 @@ def _write_page(plan: RecipePlan, ending: str, text: str) -> Path:
     path = recipe.base / STORE / "reports" / f"{recipe.name}{ending}"
     try:
         write_atomically(path, text.encode(), _elsewhere(plan))
-    except Unwritable:
+    except SystemResourceError:
         if plan.store.root.absolute() == (recipe.base / STORE).absolute():
             raise
         of_folder = digest_of(str(recipe.base.absolute()))[:8]  # recipes of other folders may have the same name
@@ -134,11 +134,11 @@ def _elsewhere(plan: RecipePlan) -> str:
     return f"name another file: `luthier report {shlex.join([plan.recipe.file, *plan.recipe.overrides])} --to FILE`"
 
 
-def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) -> str:
+def render_report(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) -> str:
     """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
     from luthier.eval.report.html import render_report_page, report_facts_to_json
     from luthier.eval.report.markdown import render_report_markdown
-    from luthier.eval.report.verdicts import render_junit_xml, workflow_commands
+    from luthier.eval.report.verdicts import render_github_annotations, render_junit_xml
 
     facts = report_facts(plan, compare_with)
     if form in ("junit", "github") and not facts.gates:
@@ -150,7 +150,7 @@ def report_text(plan: RecipePlan, form: Form, compare_with: Sequence[str] = ()) 
         "markdown": render_report_markdown,
         "json": report_facts_to_json,
         "junit": render_junit_xml,
-        "github": lambda record: workflow_commands(record, _places(plan)),
+        "github": lambda record: render_github_annotations(record, _places(plan)),
     }
     return writers[form](facts)
 
@@ -174,11 +174,11 @@ def write_run_report(result: RunResult) -> Path | None:
     if all(result.plan[name].step.shared for name in result.steps):
         return None
     now = build_recipe_plan(result.recipe, result.plan.store, ())
-    return _write_page(now, ".part.html" if result.unmade else ".html", report_text(now, "html"))
+    return _write_page(now, ".part.html" if result.unmade else ".html", render_report(now, "html"))
 
 
-def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
-    """What a person wants to know first: whether the data are fit, how the models stand, what the gates say."""
+def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Summarize a run in a few lines: data findings, evaluation results and gate verdicts."""
     lines = []
     for artifact in artifacts.values():
         if artifact.manifest.makes == "findings":

@@ -25,18 +25,25 @@ from luthier.core.errors import (
     LuthierError,
     ModelError,
     SourceLocation,
+    SystemResourceError,
     UnknownName,
-    Unwritable,
     did_you_mean,
 )
-from luthier.core.events import Listener, RunEvent, RunEvents
+from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import translate_write_errors
 from luthier.core.hashing import digest_of
-from luthier.core.render import duration
-from luthier.core.step import Forecast, StepContext
+from luthier.core.render import format_elapsed_time
+from luthier.core.step import StepContext, StepCostEstimate
 from luthier.core.system.process import resident_bytes, set_thread_wait_policy
 from luthier.core.timings import LEAST_S, record_timing
-from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan, open_recipe_store, peak_bytes, reset_peak
+from luthier.recipe.planner import (
+    PlannedStep,
+    RecipePlan,
+    build_recipe_plan,
+    get_peak_memory,
+    open_recipe_store,
+    reset_peak_memory,
+)
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -50,7 +57,7 @@ EXIT_OF_VERDICT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a run has of one step."""
+    """The artifact of one step of a run, and whether it was cached."""
 
     artifact: Artifact
     cached: bool
@@ -119,15 +126,15 @@ class RunResult:
 
     def __str__(self) -> str:
         """A table of the steps, and what came of evaluations and gates."""
-        from luthier.recipe.report import headline
+        from luthier.recipe.report import summarize_artifacts
 
         rows = [("step", "kind", "state", "time", "artifact")]
         for name, step in self.steps.items():
-            state, took = ("cached", "") if step.cached else ("made", duration(step.seconds))
+            state, took = ("cached", "") if step.cached else ("made", format_elapsed_time(step.seconds))
             rows.append((name, step.artifact.manifest.kind, state, took, step.artifact.digest[:12]))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *headline({name: step.artifact for name, step in self.steps.items()})])
+        return "\n".join([*lines, *summarize_artifacts({name: step.artifact for name, step in self.steps.items()})])
 
     __repr__ = __str__
 
@@ -144,7 +151,7 @@ class RunResult:
 
 def run_recipe(
     recipe: Recipe,
-    events: RunEvents | None = None,
+    events: RunEventEmitter | None = None,
     only: Sequence[str] = (),
     *,
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
@@ -152,7 +159,7 @@ def run_recipe(
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
     waited for, not made twice. `on_step` is called with each step as soon as its artifact is there."""
     set_thread_wait_policy()
-    events = events or RunEvents()
+    events = events or RunEventEmitter()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
     what = build_recipe_plan(recipe, costs_of=needed)
@@ -179,7 +186,7 @@ def run_recipe(
     )
 
 
-def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
+def _gather(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> None:
     """Bring here what steps read from afar: only then can their artifacts be named."""
     steps = recipe.all_steps()
     for name in names:
@@ -190,7 +197,7 @@ def _gather(recipe: Recipe, names: Collection[str], events: RunEvents) -> None:
             raise recipe.placed(error, name) from error
 
 
-def _download(requested: Sequence[PlannedStep], recipe: Recipe, events: RunEvents) -> None:
+def _download(requested: Sequence[PlannedStep], recipe: Recipe, events: RunEventEmitter) -> None:
     """Fetch what the steps that must be made work with, so that none ends for want of it when others are made."""
     for planned in requested:
         if not planned.cached:
@@ -205,13 +212,13 @@ def _is_ready(planned: PlannedStep, what: RecipePlan, done: Mapping[str, StepRes
     return all(other in done for other in what.recipe.references(planned.step).values())
 
 
-def _wait(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
+def _wait(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> StepResult:
     result = _take(planned, what, events, wait=True)
     assert result is not None, "a lock that was waited for is held"
     return result
 
 
-def _take(planned: PlannedStep, what: RecipePlan, events: RunEvents, *, wait: bool) -> StepResult | None:
+def _take(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter, *, wait: bool) -> StepResult | None:
     """The step's artifact: found, or made under its lock; None when another process holds the lock."""
     store = what.store_of(planned)
     if store.has(planned.digest):
@@ -224,17 +231,17 @@ def _take(planned: PlannedStep, what: RecipePlan, events: RunEvents, *, wait: bo
         return _make(planned, what, events)
 
 
-def _found(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
+def _found(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> StepResult:
     events.emit(RunEvent(kind="cached", step=planned.name, text=planned.step.kind))
     return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
 
 
-def _make(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> StepResult:
+def _make(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> StepResult:
     store = what.store_of(planned)
     events.emit(RunEvent(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     with _refusals(planned, what, events):
-        reset_peak()
+        reset_peak_memory()
         expected = _expect(planned, what, events)
         folder, scratch = store.begin(planned.digest)
         work = StepContext(
@@ -282,7 +289,7 @@ def _manifest(planned: PlannedStep, what: RecipePlan) -> Manifest:
     )
 
 
-def _expect(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Forecast:
+def _expect(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> StepCostEstimate:
     """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
     now = what.estimate_cost(planned).add_held_bytes(resident_bytes())
     if now.seconds is not None:
@@ -292,17 +299,19 @@ def _expect(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Foreca
     return now
 
 
-def _cost(forecast: Forecast) -> str:
+def _cost(forecast: StepCostEstimate) -> str:
     memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
-    return f"{duration(forecast.seconds or 0)}{memory}"
+    return f"{format_elapsed_time(forecast.seconds or 0)}{memory}"
 
 
-def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _timing(
+    planned: PlannedStep, expected: StepCostEstimate, measures: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
     """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
     planned_cost = planned.forecast or expected
     return {
         "seconds": seconds,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": get_peak_memory(),
         "measures": dict(measures),
         "predicted": asdict(expected),
         **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),
@@ -310,7 +319,7 @@ def _timing(planned: PlannedStep, expected: Forecast, measures: Mapping[str, Any
 
 
 @contextmanager
-def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEvents) -> Iterator[None]:
+def _refusals(planned: PlannedStep, what: RecipePlan, events: RunEventEmitter) -> Iterator[None]:
     """Say which step failed, and turn the machine's refusals into one clear error."""
     try:
         with translate_write_errors(what.store_of(planned).root):
@@ -345,11 +354,11 @@ class RecordedRun:
 
     def lines(self) -> list[str]:
         """What to tell a person at the end."""
-        from luthier.recipe.report import headline
+        from luthier.recipe.report import summarize_artifacts
 
         steps = self.result.steps
         made = [name for name, step in steps.items() if not step.cached]
-        lines = headline({name: step.artifact for name, step in steps.items()})
+        lines = summarize_artifacts({name: step.artifact for name, step in steps.items()})
         lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
         return [*lines, f"report: {self.report}{self._without()}"] if self.report else lines
 
@@ -367,14 +376,14 @@ def run_and_record(recipe: Recipe, listener: Listener, only: Sequence[str] = ())
     store = open_recipe_store(recipe.base)
     with Ledger(ledger_url(store.root)) as ledger:
         record = _Record.begin(ledger, recipe)
-        with LogFileRenderer(run_log(store, record.run)) as log, record.failures(log):
-            result = run_recipe(recipe, RunEvents(listener, log), only, on_step=record.add)
+        with LogFileRenderer(get_run_log_path(store, record.run)) as log, record.failures(log):
+            result = run_recipe(recipe, RunEventEmitter(listener, log), only, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
 
 
-def run_log(store: Store, run: str) -> Path:
-    """The log of a run: its events as JSON lines."""
+def get_run_log_path(store: Store, run: str) -> Path:
+    """Return the path of a run's log: its events as JSON lines."""
     return store.root / "runs" / f"{run}.jsonl"
 
 
@@ -434,5 +443,5 @@ class _Record:
 
 
 def _log_end(log: Listener, why: str, details: str = "") -> None:
-    with suppress(Unwritable):  # where the log cannot be written, that is often what ended the run
+    with suppress(SystemResourceError):  # where the log cannot be written, that is often what ended the run
         log(RunEvent(kind="failed", text=why, details=details))

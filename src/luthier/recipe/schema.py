@@ -34,10 +34,10 @@ from luthier.core.step import Step
 from luthier.models.catalog import resolve_model_source
 from luthier.models.source import ModelSource
 from luthier.recipe.errors import NAME_PATTERN, add_indefinite_article, explain_validation_error
-from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path, override, read_yaml
+from luthier.recipe.yaml import Key, LocatedYaml, apply_overrides, join_dotted_path, read_yaml
 
 if TYPE_CHECKING:
-    from luthier.core.events import RunEvents
+    from luthier.core.events import RunEventEmitter
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
 
@@ -53,7 +53,7 @@ def _resolve_model(value: Any, info: ValidationInfo) -> Any:
 
 
 class Recipe(BaseModel):
-    """From raw data to a measured model, in one document."""
+    """A recipe: the data, model, tuning and evaluation steps in one document."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, validate_default=True
@@ -82,7 +82,7 @@ class Recipe(BaseModel):
         """Read a recipe file, apply overrides, and check everything that can be checked before a run."""
         path = Path(path)
         file = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
-        source = override(read_yaml(file), tuple(overrides))
+        source = apply_overrides(read_yaml(file), tuple(overrides))
         return cls.of(source, file.parent)
 
     @classmethod
@@ -276,7 +276,7 @@ class Recipe(BaseModel):
         """
         source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
         texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
-        return type(self).of(override(source, texts), self.base)
+        return type(self).of(apply_overrides(source, texts), self.base)
 
     def plan(self) -> RecipePlan:
         """What is cached, what will be made, and what it will cost."""
@@ -284,19 +284,21 @@ class Recipe(BaseModel):
 
         return build_recipe_plan(self)
 
-    def run(self, events: RunEvents | None = None, only: Sequence[str] = (), *, progress: bool = True) -> RunResult:
+    def run(
+        self, events: RunEventEmitter | None = None, only: Sequence[str] = (), *, progress: bool = True
+    ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
 
         Progress goes to standard error, as of `luthier run`, unless `progress` is false or `events` hears it.
         """
-        from luthier.core.events import RunEvents
-        from luthier.core.render import choose
+        from luthier.core.events import RunEventEmitter
+        from luthier.core.render import choose_renderer
         from luthier.recipe.runner import run_recipe
 
         if events is not None or not progress:
             return run_recipe(self, events, only)
-        with choose() as listener:
-            return run_recipe(self, RunEvents(listener), only)
+        with choose_renderer() as listener:
+            return run_recipe(self, RunEventEmitter(listener), only)
 
 
 def _as_override(value: Any) -> str:

@@ -55,7 +55,7 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
     here = Path("recipe.yaml")
     if here.is_file():
         return here
-    found = recipes_here()
+    found = list_nearby_recipes()
     if len(found) == 1:
         return found[0]
     what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
@@ -67,7 +67,7 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
 
 def _refuse_step(name: str) -> None:
     """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
-    for recipe in sorted(recipes_here(), key=lambda path: path != Path("recipe.yaml")):
+    for recipe in sorted(list_nearby_recipes(), key=lambda path: path != Path("recipe.yaml")):
         if has_step(name, _content(recipe)):
             what = f"there is no such recipe; it is the name of a step of {recipe}"
             hint = f"`--only` stands before every step: luthier run {recipe} --only {name}"
@@ -82,7 +82,7 @@ def _content(recipe: Path) -> Any:
         return None
 
 
-def recipes_here() -> list[Path]:
+def list_nearby_recipes() -> list[Path]:
     """The recipes in this folder and in the folders that `new` makes in it."""
     return sorted({path for pattern in _RECIPE_FILES for path in Path().glob(pattern) if _is_recipe(path)})
 
@@ -111,7 +111,7 @@ def find_workspace_folder(words: Iterable[str] = ()) -> Path:
     named = {folder for word in words if (folder := _folder_of(word)) is not None}
     if len(named) == 1:
         return named.pop()
-    recipe_dirs = [] if Path("recipe.yaml").is_file() else sorted({path.parent for path in recipes_here()})
+    recipe_dirs = [] if Path("recipe.yaml").is_file() else sorted({path.parent for path in list_nearby_recipes()})
     if len(recipe_dirs) == 1:
         return recipe_dirs[0]
     used = [folder for folder in [Path(), *recipe_dirs] if _serves(folder)] if recipe_dirs else []
@@ -151,7 +151,7 @@ def find_run(beginning: str) -> Run | None:
 
 def _ledgers_near() -> Iterator[Ledger]:
     """The ledgers of the folders nearby that have one."""
-    stores = [store for folder in [*folders_near(), Path()] if has_ledger(store := open_recipe_store(folder))]
+    stores = [store for folder in [*list_nearby_folders(), Path()] if has_ledger(store := open_recipe_store(folder))]
     for url in sorted({ledger_url(store.root) for store in stores}):
         with Ledger(url) as ledger:
             yield ledger
@@ -168,23 +168,23 @@ def _serves(folder: Path) -> bool:
     file = open_recipe_store(folder).root.absolute() / "ledger.db"
     if not file.is_file() or ledger_url(file.parent) != f"{SQLITE}{file}":
         return False  # there is none, or one for all folders
-    with ledger_of(folder) as ledger:
+    with open_folder_ledger(folder) as ledger:
         return bool(current_releases(ledger) or list_keys(ledger))
 
 
-def store_here(words: Iterable[str] = ()) -> Store:
+def open_workspace_store(words: Iterable[str] = ()) -> Store:
     """The store of the folder that is meant."""
     return open_recipe_store(find_workspace_folder(words))
 
 
-def ledger_of(folder: Path) -> Ledger:
+def open_folder_ledger(folder: Path) -> Ledger:
     """The ledger of a folder's store."""
     return Ledger(ledger_url(open_recipe_store(folder).root))
 
 
-def folders_near() -> list[Path]:
+def list_nearby_folders() -> list[Path]:
     """This folder and those of the recipes nearby, as far as they were ever used."""
-    folders = [Path(), *sorted({path.parent for path in recipes_here()})]
+    folders = [Path(), *sorted({path.parent for path in list_nearby_recipes()})]
     return [folder for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
 
 
@@ -198,8 +198,8 @@ def find_alias_folder(alias: str, words: Iterable[str] = ()) -> Path:
     """The folder whose ledger knows a name; where none nearby does, the one that is meant."""
     from luthier.traces.releases import current_releases
 
-    for folder in folders_near():
-        with ledger_of(folder) as ledger:
+    for folder in list_nearby_folders():
+        with open_folder_ledger(folder) as ledger:
             if alias in current_releases(ledger):
                 return folder
     return find_workspace_folder(words)
@@ -207,7 +207,7 @@ def find_alias_folder(alias: str, words: Iterable[str] = ()) -> Path:
 
 def find_digest(beginning: str) -> Artifact:
     """A finished artifact by the beginning of its digest, in one of the stores nearby."""
-    stores = {store.location: store for store in map(open_recipe_store, [*folders_near(), Path()])}
+    stores = {store.location: store for store in map(open_recipe_store, [*list_nearby_folders(), Path()])}
     missed: list[UnknownName] = []
     for store in stores.values():
         try:
@@ -236,4 +236,4 @@ def revoke_api_key(name: str) -> None:
 
 
 def _ledger() -> Ledger:
-    return ledger_of(find_workspace_folder())
+    return open_folder_ledger(find_workspace_folder())

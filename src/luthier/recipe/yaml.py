@@ -201,7 +201,7 @@ def _tag(node: yaml.Node) -> str:
     return node.tag.replace(_YAML, "!!", 1)
 
 
-def override(source: LocatedYaml, assignments: tuple[str, ...]) -> LocatedYaml:
+def apply_overrides(source: LocatedYaml, assignments: tuple[str, ...]) -> LocatedYaml:
     """Apply `steps.tune.technique.r=32`: the value is YAML; a bare kind on the way becomes a mapping with that kind."""
     data = source.data
     given: list[Key] = []

@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from luthier.core.errors import LuthierError
-from luthier.serve.auth import LOOPBACK, AuthMiddleware, RequestLimits, error_body, refusal_headers
+from luthier.serve.auth import LOOPBACK, AuthMiddleware, RequestLimits, build_error_body, build_error_headers
 from luthier.serve.openai.protocol import APIError, ChatRequestBody, CompletionRequestBody, EmbeddingsBody, to_api_error
 from luthier.serve.openai.responses import get_first_validation_error, wrong_content_type_error
-from luthier.serve.openai.server import Gateway, caller_of, require_scope
+from luthier.serve.openai.server import Gateway, get_caller, require_scope
 from luthier.traces.api_keys import KeyStore, Scope
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ _REFS = "#/components/schemas/{model}"
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraRoutes:
-    """What other rooms and doors set beside the gateway's own routes, behind the same door; routes find who asks in
-    `request.state.caller`."""
+    """Additional routes that are served beside the gateway's own, with the same authentication."""
 
     routers: Sequence[tuple[APIRouter, Scope]] = ()
     """Routes, each with the scope that a key needs for it."""
@@ -99,7 +98,7 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
 
     async def metrics(request: Request) -> Response:
         """Counts and times, for Prometheus, of the models that the key may ask; with `admin`, of all."""
-        return Response(gateway.counts(caller_of(request)), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(gateway.counts(get_caller(request)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def docs(request: Request) -> Response:
         """This API, to be read by people; it loads nothing from elsewhere."""
@@ -148,14 +147,14 @@ def _page(openapi: dict[str, Any]) -> str:
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, LuthierError)
     refusal = to_api_error(error)
-    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=refusal_headers(refusal))
+    return JSONResponse(build_error_body(refusal), status_code=refusal.status, headers=build_error_headers(refusal))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     refusal = APIError(_said(request, error), status=error.status_code)
-    headers = {**(error.headers or {}), **refusal_headers(refusal)}
-    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
+    headers = {**(error.headers or {}), **build_error_headers(refusal)}
+    return JSONResponse(build_error_body(refusal), status_code=refusal.status, headers=headers)
 
 
 def _said(request: Request, error: HTTPException) -> str:
@@ -179,4 +178,4 @@ async def _on_wrong(request: Request, error: Exception) -> Response:
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
-    return JSONResponse(error_body(APIError("a fault of the server's own", status=500)), status_code=500)
+    return JSONResponse(build_error_body(APIError("a fault of the server's own", status=500)), status_code=500)

@@ -176,14 +176,14 @@ def _length(scope: Scope) -> int:
 
 
 async def _say(refusal: APIError, send: Send) -> None:
-    body = json.dumps(error_body(refusal)).encode()
+    body = json.dumps(build_error_body(refusal)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in refusal_headers(refusal).items()]
+    headers += [(name.lower().encode(), value.encode()) for name, value in build_error_headers(refusal).items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-def refusal_headers(refusal: APIError) -> dict[str, str]:
+def build_error_headers(refusal: APIError) -> dict[str, str]:
     """What goes with a refusal; whoever is refused for their body is not listened to any more."""
     more = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
     if refusal.status in (408, 413, 431):
@@ -191,7 +191,7 @@ def refusal_headers(refusal: APIError) -> dict[str, str]:
     return {**refusal.headers, **more}
 
 
-def error_body(refusal: APIError) -> dict[str, Any]:
+def build_error_body(refusal: APIError) -> dict[str, Any]:
     """A refusal in OpenAI's shape."""
     error = {"message": refusal.message, "type": refusal.type, "param": refusal.param, "code": refusal.code}
     return {"error": error}

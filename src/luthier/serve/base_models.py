@@ -19,7 +19,7 @@ Kind = TypeVar("Kind", bound=SharedBase)
 
 
 class SharedBasePool(Generic[Key, Kind]):
-    """Bases of one kind, by what they are the same for; models come and go from several threads."""
+    """A pool of loaded base models that several adapters share, with reference counts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

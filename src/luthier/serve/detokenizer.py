@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from luthier.chat.messages import ToolCall
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.chat.tool_calls import ParsedChunk, ToolCallFormat, ToolCallParser, partial_match_length
-from luthier.serve.request import Finish, OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage
+from luthier.serve.request import EngineRequest, Finish, OutputChunk, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     from luthier.models.generation.sampling import TokenOutput
@@ -97,8 +97,8 @@ class StopChecker:
         return given
 
 
-class TokenDecoder:
-    """How one model's tokens are spelled."""
+class DetokenizerFactory:
+    """Creates detokenizers and token log-probability records for one model's tokenizer."""
 
     def __init__(self, text: ChatTokenizer, raw: Callable[[int], bytes]) -> None:
         self._text, self._raw = text, raw
@@ -120,10 +120,15 @@ class TokenDecoder:
 
 
 class OutputProcessor:
-    """Writes one of the answers to a query."""
+    """Turns the tokens of one answer into output chunks: detokenizes, stops, and parses tool calls."""
 
     def __init__(
-        self, answer: int, query: Query, spelling: TokenDecoder, form: ToolCallFormat | None, prompt_tokens: int
+        self,
+        answer: int,
+        query: EngineRequest,
+        spelling: DetokenizerFactory,
+        form: ToolCallFormat | None,
+        prompt_tokens: int,
     ) -> None:
         self._answer, self._spelling, self._wanted = answer, spelling, query.logprobs
         self._by_id = query.by_id
@@ -211,8 +216,8 @@ Pieces = AsyncGenerator[OutputChunk, None]
 
 
 async def merge_output_streams(streams: Sequence[Pieces], each: int) -> Pieces:
-    """The pieces of several streams as they come; the answers of one (`each` of them) are counted on from those of the
-    one before. With the first that fails, all end."""
+    """Merge the output streams of several answers into one, and number the answers; the first failure ends all. With
+    the first that fails, all end."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as only:
             async for piece in only:

@@ -15,7 +15,7 @@ from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.serve.openai.protocol import APIError, unsupported_parameter_error
-from luthier.serve.request import OutputChunk, Query, Verb
+from luthier.serve.request import EngineRequest, OutputChunk, Verb
 
 if TYPE_CHECKING:
     from luthier.models.embeddings.base import Points
@@ -36,20 +36,20 @@ class ModelRunner(ABC):
         """The system message with which conversations begin that have none, as those did that the model learnt from."""
 
     @abstractmethod
-    def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         """The pieces of the answers, as they are written.
 
         `APIError` for what cannot be answered, before the first piece; `Busy` when too many wait already.
         """
 
-    def unused(self, query: Query) -> tuple[str, ...]:
+    def unused(self, query: EngineRequest) -> tuple[str, ...]:
         """Settings of sampling that were asked for and change nothing for this model; `APIError` for one that should
         and cannot."""
         for name in query.unsupported:
             raise unsupported_parameter_error(name)
         return ()
 
-    def apply_training_prompt(self, query: Query) -> Query:
+    def apply_training_prompt(self, query: EngineRequest) -> EngineRequest:
         """A query as the model is to read it."""
         if not self.system or query.verb != "chat" or (query.messages[:1] and query.messages[0].role == "system"):
             return query

@@ -23,7 +23,7 @@ from luthier.serve import base_models
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
 
 if TYPE_CHECKING:
-    from luthier.models.generation.engine import Decoder
+    from luthier.models.generation.engine import ContinuousBatchingDecoder
     from luthier.models.generation.sampling import GenerationRequest, TokenOutput
     from luthier.models.load import Dtype, LoadedModel
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class EngineOutput(NamedTuple):
-    """What a listener hears: the next token, or why there will be none."""
+    """The next token of a request, or the error that ends it."""
 
     written: TokenOutput | None = None
     cached: int = 0
@@ -51,9 +51,10 @@ class DecodeJob:
 
 
 class EngineLoop:
-    """Runs a decoder. All its methods may be called from any thread; `tell` is called from the writer's own."""
+    """Runs a decoder in a thread of its own and passes tokens to requests; all methods may be called from any thread.
+    All its methods may be called from any thread; `tell` is called from the writer's own."""
 
-    def __init__(self, make: Callable[[], Decoder], *, waiting: int, at_once: int) -> None:
+    def __init__(self, make: Callable[[], ContinuousBatchingDecoder], *, waiting: int, at_once: int) -> None:
         """`make` opens the decoder, and another one should it fail; at most `waiting` asks wait for their turn."""
         self._make, self._most_waiting, self._at_once = make, waiting, at_once
         self._decoder = make()
@@ -61,7 +62,7 @@ class EngineLoop:
         self._line: deque[DecodeJob] = deque()
         self._written: dict[int, DecodeJob] = {}
         self._gone: list[DecodeJob] = []
-        self._works: deque[Callable[[Decoder], None]] = deque()
+        self._works: deque[Callable[[ContinuousBatchingDecoder], None]] = deque()
         self._closing = False
         self._pace_s = 1.0
         """Seconds that an ask took of late, from its coming to its end."""
@@ -105,7 +106,7 @@ class EngineLoop:
                 self._gone += left
                 self._lock.notify()
 
-    def work(self, verb: Callable[[Decoder], T]) -> T:
+    def work(self, verb: Callable[[ContinuousBatchingDecoder], T]) -> T:
         """Do something with the decoder between two steps, in the writer's thread, and wait for what comes of it."""
         found = Future[T]()
         with self._lock:
@@ -217,7 +218,7 @@ class EngineLoop:
 
 
 class EngineLimits(NamedTuple):
-    """How much one decoder does at once, and in what; models share a base only where they agree on it."""
+    """The limits of one decoder: cached tokens, concurrent and waiting requests, and its dtype."""
 
     tokens: int
     at_once: int
@@ -225,16 +226,18 @@ class EngineLimits(NamedTuple):
     dtype: Dtype
 
 
-class DecoderBase(base_models.SharedBase):
-    """Open weights with their writer, under one model or several."""
+class SharedDecoderBase(base_models.SharedBase):
+    """Loaded weights with their engine loop, shared by one or several models (adapters)."""
 
     def __init__(self, loaded: LoadedModel, room: EngineLimits) -> None:
-        from luthier.models.generation.engine import Decoder
+        from luthier.models.generation.engine import ContinuousBatchingDecoder
 
         self._loaded, self._model = loaded, loaded.model
         self.vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         self.writer = EngineLoop(
-            lambda: Decoder(self._now(), tokens=room.tokens), waiting=room.waiting, at_once=room.at_once
+            lambda: ContinuousBatchingDecoder(self._now(), tokens=room.tokens),
+            waiting=room.waiting,
+            at_once=room.at_once,
         )
 
     def add(self, artifact: Artifact) -> str:
@@ -253,7 +256,7 @@ class DecoderBase(base_models.SharedBase):
 
         self.writer.work(lambda decoder: self._adopt(decoder, remove_adapter(self._model, name)))
 
-    def _adopt(self, decoder: Decoder, model: object) -> None:
+    def _adopt(self, decoder: ContinuousBatchingDecoder, model: object) -> None:
         self._model = model
         decoder.adopt(model)
 
@@ -262,9 +265,9 @@ class DecoderBase(base_models.SharedBase):
 
 
 class ModelHandle:
-    """One model on a base, by the adapter that speaks for it."""
+    """One model on a shared base, by its adapter."""
 
-    def __init__(self, base: DecoderBase, adapter: str | None) -> None:
+    def __init__(self, base: SharedDecoderBase, adapter: str | None) -> None:
         self.base, self.adapter = base, adapter
 
     def leave(self) -> None:
@@ -278,7 +281,7 @@ class ModelHandle:
 
 
 _NUMBERS = count(1)
-_OPEN = base_models.SharedBasePool[tuple[str, EngineLimits], DecoderBase]()
+_OPEN = base_models.SharedBasePool[tuple[str, EngineLimits], SharedDecoderBase]()
 """By the digest of its weights and by its room: the bases on which more than one model may stand."""
 
 
@@ -289,7 +292,7 @@ def open_decoder_model(model: Artifact, room: EngineLimits) -> ModelHandle:
     from luthier.models.multi_lora import can_share_base
 
     if not can_share_base(model):
-        base = DecoderBase(load_model(model, room.dtype), room)
+        base = SharedDecoderBase(load_model(model, room.dtype), room)
         base.standing = 1
         return ModelHandle(base, None)
     base = _shared(model, room)
@@ -302,9 +305,9 @@ def open_decoder_model(model: Artifact, room: EngineLimits) -> ModelHandle:
     return standing
 
 
-def _shared(model: Artifact, room: EngineLimits) -> DecoderBase:
+def _shared(model: Artifact, room: EngineLimits) -> SharedDecoderBase:
     """The base of a model, on which one more stands."""
-    from luthier.models.load import digest_base_weights, get_adapter_base, load_base
+    from luthier.models.load import compute_weights_digest, get_adapter_base, load_base
 
-    key = digest_base_weights(get_adapter_base(model)), room
-    return _OPEN.stand(key, lambda: DecoderBase(load_base(model, room.dtype), room))
+    key = compute_weights_digest(get_adapter_base(model)), room
+    return _OPEN.stand(key, lambda: SharedDecoderBase(load_base(model, room.dtype), room))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from luthier.models.load import Dtype, LoadedModel
 
 
-class ClassifierBase(base_models.SharedBase):
-    """Open weights under one model or several, of which one reads at a time."""
+class SharedClassifierBase(base_models.SharedBase):
+    """Loaded classifier weights, shared by one or several models (adapters), one at a time."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         loaded.model.requires_grad_(requires_grad=False)  # what is frozen may be kept in fp32 beside it
@@ -70,7 +70,7 @@ class ClassifierBase(base_models.SharedBase):
 class SharedClassifier:
     """One model on a base."""
 
-    def __init__(self, base: ClassifierBase, adapter: str | None, *, shared: bool) -> None:
+    def __init__(self, base: SharedClassifierBase, adapter: str | None, *, shared: bool) -> None:
         self.base, self._adapter, self._shared = base, adapter, shared
 
     @contextmanager
@@ -86,14 +86,14 @@ class SharedClassifier:
 
 
 _NUMBERS = count(1)
-_OPEN = base_models.SharedBasePool[tuple[str, "Dtype"], ClassifierBase]()
+_OPEN = base_models.SharedBasePool[tuple[str, "Dtype"], SharedClassifierBase]()
 """By the digest of its weights and by what it computes in: the bases on which more than one model may stand."""
 
 
 def open_shared_classifier(model: Artifact, dtype: Dtype) -> SharedClassifier:
     """Open a model: plain LoRA over a base that others may stand on, what can share none with weights of its own."""
     from luthier.models.load import (
-        digest_base_weights,
+        compute_weights_digest,
         get_adapter_base,
         get_weights_artifact,
         is_adapter,
@@ -103,11 +103,11 @@ def open_shared_classifier(model: Artifact, dtype: Dtype) -> SharedClassifier:
     from luthier.models.multi_lora import can_share_base
 
     if not can_share_base(model):
-        base = ClassifierBase(load_model(model, dtype))
+        base = SharedClassifierBase(load_model(model, dtype))
         base.standing = 1
         return SharedClassifier(base, None, shared=False)
-    key = digest_base_weights(get_adapter_base(model)), dtype
-    base = _OPEN.stand(key, lambda: ClassifierBase(load_base(model, dtype)))
+    key = compute_weights_digest(get_adapter_base(model)), dtype
+    base = _OPEN.stand(key, lambda: SharedClassifierBase(load_base(model, dtype)))
     reader = SharedClassifier(base, None, shared=True)
     if not is_adapter(get_weights_artifact(model)):
         return reader
@@ -147,7 +147,7 @@ class _One(Generic[Asked, Result]):
 
 
 class DynamicBatcher(Generic[Asked, Result]):
-    """Answers what is asked one by one with a function that answers many at once."""
+    """Collects single requests into batches for a function that answers many at once."""
 
     def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Result]], *, at_once: int, waiting: int) -> None:
         self._work, self._at_once, self._most = work, at_once, waiting

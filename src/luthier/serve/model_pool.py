@@ -12,14 +12,14 @@ from luthier.serve.engine import ModelRunner
 
 
 class OpenModel(NamedTuple):
-    """A model that was opened, and what it is called beside the word that it was opened by."""
+    """An open model with its display name."""
 
     name: str
     answering: ModelRunner
 
 
 class ResolvedModel(NamedTuple):
-    """What a word means, before anything is opened."""
+    """What a model word refers to, before anything is opened."""
 
     name: str
     """What it is called beside the word."""

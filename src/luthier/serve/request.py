@@ -13,7 +13,7 @@ Finish = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class ToolOptions:
     """Functions on offer, and how free the model is to call them."""
 
     offered: tuple[Mapping[str, Any], ...]
@@ -29,14 +29,14 @@ class Tools:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query:
-    """One request, as every engine understands it."""
+class EngineRequest:
+    """One generation or scoring request in the form that every engine takes."""
 
     messages: tuple[Message, ...] = ()
     """A conversation that is to be answered; empty where a plain text is to be continued."""
     text: str | tuple[int, ...] | None = None
     """A plain text, or its token ids, to be continued."""
-    tools: Tools | None = None
+    tools: ToolOptions | None = None
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the answer keeps; None: any text."""
     answers: int = 1

@@ -22,17 +22,17 @@ from luthier.chat.plain_text import bos_or_eos_id, encode_plain_texts
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.chat.tool_calls import ToolCallFormat
 from luthier.core.errors import LuthierError, MissingExtra, ModelError, SourceLocation
-from luthier.serve.detokenizer import OutputProcessor, TokenDecoder, merge_output_streams
+from luthier.serve.detokenizer import DetokenizerFactory, OutputProcessor, merge_output_streams
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engine_loop import EngineOutput
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
-from luthier.serve.request import Finish, OutputChunk, Query
+from luthier.serve.request import EngineRequest, Finish, OutputChunk
 from luthier.serve.structured import GrammarCompiler
 
 if TYPE_CHECKING:
     import httpx
 
-    from luthier.serve.engines.llama_cpp import LlamaCpp
+    from luthier.serve.engines.llama_cpp import LlamaCppEngine
 
 _LOOK_EVERY_S = 0.1
 
@@ -107,12 +107,12 @@ class LlamaServer(ModelRunner):
     """A model in llama.cpp's server."""
 
     def __init__(
-        self, settings: LlamaCpp, text: ChatTokenizer, root: str, server: SubprocessServer | None, digest: str
+        self, settings: LlamaCppEngine, text: ChatTokenizer, root: str, server: SubprocessServer | None, digest: str
     ) -> None:
         super().__init__(digest)
         self._settings, self._text, self._root, self._beside = settings, text, root, server
         self._calls = ToolCallFormat.of(text)
-        self._spelling = TokenDecoder(text, GrammarCompiler(text, text.vocabulary).raw)
+        self._spelling = DetokenizerFactory(text, GrammarCompiler(text, text.vocabulary).raw)
         self._turns = asyncio.Semaphore(settings.max_num_seqs)
         self._asked = 0
         self._http: httpx.AsyncClient | None = None
@@ -131,7 +131,7 @@ class LlamaServer(ModelRunner):
         if self._beside is not None:
             await asyncio.to_thread(self._beside.close)
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         ids = await asyncio.to_thread(self._ids, query)
         body = self._body(ids, query)
         if self._asked + query.answers > self._settings.max_num_seqs + self._settings.max_queue_size:
@@ -145,7 +145,7 @@ class LlamaServer(ModelRunner):
         finally:
             self._asked -= query.answers
 
-    def _ids(self, query: Query) -> list[int]:
+    def _ids(self, query: EngineRequest) -> list[int]:
         if query.tools is not None and (self._calls is None or query.tools.choice == "required"):
             what = (
                 "this engine forces no calls" if self._calls else "this model's chat template has no calls it can read"
@@ -160,7 +160,7 @@ class LlamaServer(ModelRunner):
             return encode_plain_texts(self._text, [query.text])[0] or [bos_or_eos_id(self._text)]
         return list(query.text)
 
-    def _body(self, ids: list[int], query: Query) -> dict[str, Any]:
+    def _body(self, ids: list[int], query: EngineRequest) -> dict[str, Any]:
         room = self._settings.context - len(ids)
         if room < 1 or (query.max_tokens or 1) > room:
             what = f"the prompt has {len(ids)} tokens; there is room for {max(0, room)} more"
@@ -181,7 +181,7 @@ class LlamaServer(ModelRunner):
         return body if query.schema is None else {**body, "json_schema": query.schema}
 
     async def _one(
-        self, number: int, ids: list[int], body: dict[str, Any], query: Query
+        self, number: int, ids: list[int], body: dict[str, Any], query: EngineRequest
     ) -> AsyncGenerator[OutputChunk, None]:
         """One of the answers."""
         seed = secrets.randbelow(_SEEDS) if query.seed is None else (query.seed + number) % _SEEDS
@@ -228,7 +228,7 @@ async def _lines(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 yield payload
 
 
-def _told(event: dict[str, Any], query: Query) -> list[EngineOutput]:
+def _told(event: dict[str, Any], query: EngineRequest) -> list[EngineOutput]:
     """The tokens of one event, each with its log-probabilities where they are wanted."""
     from luthier.models.generation.sampling import TokenOutput
 

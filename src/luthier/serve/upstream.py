@@ -14,7 +14,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.serve.engine import ModelRunner
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError
-from luthier.serve.request import Finish, OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage
+from luthier.serve.request import EngineRequest, Finish, OutputChunk, TokenCandidate, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -60,7 +60,7 @@ class UpstreamModel(ModelRunner):
         if self._beside is not None:
             await asyncio.to_thread(self._beside.close)
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         path, body = self._body(query)
         async with self._turn(), self._sent(path, body) as events:
             reader = _Reader(query)
@@ -81,7 +81,7 @@ class UpstreamModel(ModelRunner):
         finally:
             self._asked -= 1
 
-    def _body(self, query: Query) -> tuple[str, dict[str, Any]]:
+    def _body(self, query: EngineRequest) -> tuple[str, dict[str, Any]]:
         """Where a query is sent, and what."""
         body: dict[str, Any] = {
             "model": self._settings.model,
@@ -190,7 +190,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Json]:
 class _Reader:
     """Reads chunks of a stream as pieces. An answer's end is told last, when its usage is known."""
 
-    def __init__(self, query: Query) -> None:
+    def __init__(self, query: EngineRequest) -> None:
         self._chat = query.text is None
         self._finishes: dict[int, Finish | None] = dict.fromkeys(range(query.answers))
         self._calls: dict[tuple[int, int], dict[str, str]] = {}

@@ -44,7 +44,7 @@ class Caller:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
+class ApiKey:
     """A key as it is listed: never its secret."""
 
     id: str
@@ -61,7 +61,7 @@ class _Known(NamedTuple):
 
 
 class KeyStore:
-    """The keys of one moment, held in memory: a request is let in or not without asking the database."""
+    """An in-memory snapshot of all API keys, so that requests are authorized without the database."""
 
     def __init__(self, known: Mapping[str, _Known], *, required: bool) -> None:
         self._known = known
@@ -103,7 +103,7 @@ def add_key(
     return key
 
 
-def list_keys(ledger: Ledger) -> list[Key]:
+def list_keys(ledger: Ledger) -> list[ApiKey]:
     """All keys, revoked ones too, in the order in which they were made."""
     return [_key(row) for row in _rows(ledger)]
 
@@ -124,7 +124,7 @@ def revoke_key(ledger: Ledger, name: str) -> None:
 
 
 def load_key_store(ledger: Ledger) -> KeyStore:
-    """The keys that open the gateway now."""
+    """Load the API keys that are valid now."""
     rows = _rows(ledger)
     known = {
         row.id: _Known(
@@ -151,8 +151,8 @@ def _rows(ledger: Ledger) -> list[KeyRow]:
         return rows
 
 
-def _key(row: KeyRow) -> Key:
-    return Key(
+def _key(row: KeyRow) -> ApiKey:
+    return ApiKey(
         id=row.id,
         name=row.name,
         scopes=tuple(scope for scope in SCOPES if scope in _scopes(row.scopes)),

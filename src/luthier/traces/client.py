@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from luthier.traces.record import RequestOutcome, assemble_stream_chunks, trace_of
+from luthier.traces.record import RequestOutcome, assemble_stream_chunks, build_trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy, traffic_folder
 
@@ -105,13 +105,13 @@ class _Heard:
             error = str(_mapping(whole.get("error")).get("message") or f"HTTP {self.status}")
         outcome = RequestOutcome(
             id=str(whole.get("id") or f"watched-{time.time_ns():x}"),
-            at=self._at,
+            timestamp=self._at,
             latency_s=time.perf_counter() - self._began,
             first_token_s=self._first if self.is_stream else None,
             status=self.status or 599,
             error=error,
         )
-        return trace_of(self._request, whole, outcome)
+        return build_trace(self._request, whole, outcome)
 
 
 def _is_asked(request: Any) -> bool:

@@ -21,7 +21,7 @@ from luthier.traces.folder import (
     ReplacementFile,
     read_folder_snapshot,
     recover_replacements,
-    replace,
+    replace_files,
     stage_replacement,
 )
 from luthier.traces.retention import RetentionPolicy
@@ -52,10 +52,11 @@ class CompactionStats(NamedTuple):
     """Files that were too old, or too many."""
 
 
-def compact(
+def compact_traffic_folder(
     folder: Path, keeping: RetentionPolicy, *, closed: Sequence[Path] = (), now: datetime | None = None
 ) -> CompactionStats:
-    """Tidy a traffic folder, unless another process is about it. `closed` are segments that are certainly done."""
+    """Compact a traffic folder: write finished segments to Parquet files and apply retention, unless another process
+    does. `closed` are segments that are certainly done."""
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,7 +98,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
                 broken.append(line if isinstance(line, bytes) else repr(line.record).encode())
         outputs = [one for (table, day), found in rows.items() for one in _written(folder, table, day, name, found)]
         _keep_broken(folder, broken)
-        replace(folder, name, [path], outputs)
+        replace_files(folder, name, [path], outputs)
         total = total._replace(
             segments=total.segments + 1,
             rows=total.rows + sum(map(len, rows.values())),
@@ -109,7 +110,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
 def day_of(record: dict[str, Any]) -> date | None:
     """The day (UTC) that a record belongs to; None when it has no moment."""
     try:
-        return datetime.fromisoformat(record["at"]).astimezone(UTC).date()
+        return datetime.fromisoformat(record["timestamp"]).astimezone(UTC).date()
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
@@ -124,18 +125,18 @@ def _written(
     folder: Path, table: Table, day: date, name: str, records: Sequence[dict[str, Any]]
 ) -> Iterator[ReplacementFile]:
     """A file of records, and of requests their counts."""
-    from luthier.traces.store import rollup
+    from luthier.traces.store import compute_rollup
     from luthier.traces.tables import records_to_table as made
 
     rows = made(table, records)
     tables: list[tuple[Table, pa.Table]] = [(table, rows)]
-    for one, content in [*tables, ("rollup", rollup(rows))] if table == "traces" else tables:
+    for one, content in [*tables, ("rollup", compute_rollup(rows))] if table == "traces" else tables:
         output = stage_replacement(folder, folder / one / day.isoformat() / f"{name}.parquet")
-        write_groups(output.aside, one, [content])
+        write_row_groups(output.aside, one, [content])
         yield output
 
 
-def write_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> None:
+def write_row_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> None:
     """Write groups of rows to a file, those that are small together with the next."""
     from pyarrow.parquet import ParquetWriter
 
@@ -157,7 +158,7 @@ def write_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> None:
 def _together(groups: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
-    return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("at")
+    return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("timestamp")
 
 
 def merge_small_day_files(folder: Path, today: date) -> None:
@@ -168,8 +169,8 @@ def merge_small_day_files(folder: Path, today: date) -> None:
             if len(small) >= (2 if day < today else _MANY):
                 name = f"merged-{time.time_ns():020}-{secrets.token_hex(4)}"
                 output = stage_replacement(folder, folder / table / day.isoformat() / f"{name}.parquet")
-                write_groups(output.aside, table, _together_of(table, small))
-                replace(folder, name, small, [output])
+                write_row_groups(output.aside, table, _together_of(table, small))
+                replace_files(folder, name, small, [output])
 
 
 def _together_of(table: Table, paths: Sequence[Path]) -> Iterable[pa.Table]:
@@ -224,7 +225,7 @@ def main(arguments: Sequence[str]) -> None:
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     try:
-        compact(Path(folder), RetentionPolicy.model_validate_json(keeping), closed=[*map(Path, closed)])
+        compact_traffic_folder(Path(folder), RetentionPolicy.model_validate_json(keeping), closed=[*map(Path, closed)])
     except LuthierError as error:
         sys.exit(f"traffic: {error}")
 

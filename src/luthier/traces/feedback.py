@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors, write_atomically
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import SEGMENTS, RetentionPolicy
@@ -34,8 +34,8 @@ _Name = Annotated[str, Field(min_length=1, max_length=256)]
 _SAID = ("thumb", "rating", "label", "correction", "comment")
 
 
-class Opinion(BaseModel):
-    """What somebody says of one answer."""
+class FeedbackBody(BaseModel):
+    """The body of a feedback request about one answer."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False)
 
@@ -74,7 +74,7 @@ class Opinion(BaseModel):
         return value.strip() if about.field_name == "label" else value
 
     @model_validator(mode="after")
-    def _says_something(self) -> Opinion:
+    def _says_something(self) -> FeedbackBody:
         if not any(getattr(self, name) for name in _SAID if name != "rating") and self.rating is None:
             raise ValueError(f"says nothing: one of {', '.join(_SAID)} is wanted")
         if self.thumb is not None and self.rating is not None:
@@ -93,10 +93,10 @@ class Opinion(BaseModel):
         rating = {"up": 1.0, "down": -1.0}[self.thumb] if self.thumb else self.rating
         record = {"rating": rating, "label": self.label, "correction": self.correction, "comment": self.comment or None}
         given = {name: value for name, value in record.items() if value is not None}
-        return Feedback.model_validate({"trace": self.id, "at": at, "by": self.user, **given})
+        return Feedback.model_validate({"trace": self.id, "timestamp": at, "by": self.user, **given})
 
     @classmethod
-    def from_fields(cls, **fields: Any) -> Opinion:
+    def from_fields(cls, **fields: Any) -> FeedbackBody:
         """The same from loose values; `InputError` for what cannot be said."""
         try:
             return cls(**fields)
@@ -134,7 +134,7 @@ def feedback_routes(
     routes = APIRouter(tags=["feedback"])
     one_at_a_time = asyncio.Semaphore(1)
 
-    async def give(opinion: Opinion) -> Any:
+    async def give(opinion: FeedbackBody) -> Any:
         """Say what an answer was worth, or what it should have been."""
         now = datetime.now(UTC)
         feedback = opinion.feedback(now)
@@ -183,7 +183,7 @@ def import_log_records(
             _part(folder, mark, list(_lines(some, keeping)))
             taken += len(some)
         part += 1
-    compact(folder, keeping, closed=sorted((folder / SEGMENTS).glob(f"log-{digest}-*.jsonl")))
+    compact_traffic_folder(folder, keeping, closed=sorted((folder / SEGMENTS).glob(f"log-{digest}-*.jsonl")))
     return taken
 
 

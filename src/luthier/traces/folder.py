@@ -43,7 +43,7 @@ class ReplacementFile(NamedTuple):
 
 
 def read_folder_snapshot(folder: Path) -> FolderSnapshot:
-    """What counts now; looked at until two looks in a row saw the same."""
+    """Read a consistent list of a traffic folder's valid files."""
     snapshot = _look(folder)
     while (again := _look(folder)) != snapshot:
         snapshot = again
@@ -82,7 +82,7 @@ def _count(days: dict[Table, dict[date, list[Path]]], output: ReplacementFile) -
 
 
 def current_location_of(folder: Path, path: Path) -> Path:
-    """Where a file of a view lies now: it may have been moved or replaced since."""
+    """Return where a file of a folder snapshot is now, after it was moved or replaced."""
     if path.exists():
         return path
     if path.parent.name == "aside":
@@ -105,8 +105,8 @@ def _flat(folder: Path, path: Path) -> str:
     return "~".join(path.relative_to(folder).parts)
 
 
-def replace(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[ReplacementFile]) -> None:
-    """Put outputs that wait in the place of inputs, all or nothing."""
+def replace_files(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[ReplacementFile]) -> None:
+    """Replace input files by staged output files atomically."""
     for output in outputs:
         sync(output.aside)
     job_json = {
@@ -119,7 +119,7 @@ def replace(folder: Path, name: str, inputs: Sequence[Path], outputs: Sequence[R
 
 
 def recover_replacements(folder: Path) -> None:
-    """Finish what a kill left decided, and remove what it left undecided; for the one who may replace."""
+    """Finish replacements that were committed before a crash, and remove those that were not."""
     for job in sorted((folder / "jobs").glob("*.json")):
         _finish(folder, job)
     for path in (folder / "aside").glob("*"):

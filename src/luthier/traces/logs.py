@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.traces.otel import extract_model_spans, is_otlp
-from luthier.traces.record import Feedback, RequestOutcome, Trace, trace_of
+from luthier.traces.record import Feedback, RequestOutcome, Trace, build_trace
 
 _MOMENTS = ("at", "timestamp", "time", "created_at", "startTime", "start_time", "created", "date", "datetime", "ts")
 _ASKED = ("messages", "prompt", "question", "query", "input", "instruction", "text")
@@ -35,7 +35,7 @@ _IDS = ("id", "request_id", "trace_id", "traceId", "uuid")
 _KNOWN = frozenset((*_MOMENTS, *_ASKED, *_ANSWERED, *_LATENCIES, *_IDS, "model", "user", "user_id", "status", "usage"))
 
 
-def digest(path: Path) -> str:
+def hash_log_file(path: Path) -> str:
     """What a log is known by: its content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -92,7 +92,7 @@ def parse_own_log_line(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
 
 
 def _is_own(value: Mapping[str, Any]) -> bool:
-    return {"id", "at", "model"} <= value.keys() and value.keys() <= {*Trace.model_fields, "feedback"}
+    return {"id", "timestamp", "model"} <= value.keys() and value.keys() <= {*Trace.model_fields, "feedback"}
 
 
 def _foreign(value: Mapping[str, Any], name: str, model: str) -> Trace:
@@ -101,14 +101,14 @@ def _foreign(value: Mapping[str, Any], name: str, model: str) -> Trace:
     seconds = next((float(value[key]) * unit for key, unit in _LATENCIES.items() if value.get(key) is not None), 0.0)
     outcome = RequestOutcome(
         id=str(next((value[key] for key in _IDS if value.get(key)), None) or _mapping(response).get("id") or name),
-        at=_moment(value, response),
+        timestamp=_moment(value, response),
         latency_s=seconds,
         status=int(value["status"]) if str(value.get("status", "")).isdigit() else 200,
         error=str(value.get("error") or ""),
         meta=_meta(value),
     )
     user = value.get("user", value.get("user_id"))
-    return trace_of({**request, **({"user": user} if user is not None else {})}, response, outcome)
+    return build_trace({**request, **({"user": user} if user is not None else {})}, response, outcome)
 
 
 def _pair(value: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -168,7 +168,7 @@ def _said(value: Mapping[str, Any], trace: Trace) -> Iterator[Feedback]:
     if thumb is not None and "rating" not in fields:
         fields["rating"] = 1.0 if str(thumb).lower() in ("up", "1", "true", "+1", "👍") else -1.0
     if fields:
-        yield Feedback.model_validate({"trace": trace.id, "at": trace.at, **fields})
+        yield Feedback.model_validate({"trace": trace.id, "timestamp": trace.timestamp, **fields})
 
 
 def _meta(value: Mapping[str, Any]) -> dict[str, str]:

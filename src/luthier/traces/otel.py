@@ -40,19 +40,19 @@ _FLAT = re.compile(r"gen_ai\.(prompt|completion)\.(\d+)\.(role|content|finish_re
 _TO_NS = 1_000_000_000
 
 
-def attributes(trace: Trace) -> dict[str, Any]:
-    """What a span says of a request; nothing that was not known."""
+def build_span_attributes(trace: Trace) -> dict[str, Any]:
+    """Build the OpenTelemetry attributes of a trace's span; unknown values are left out."""
     found: dict[str, Any] = {
         "gen_ai.operation.name": _OPERATIONS[trace.operation],
         "gen_ai.provider.name": "luthier",
         "gen_ai.request.model": trace.model,
         "gen_ai.response.id": trace.id,
-        "gen_ai.response.finish_reasons": [trace.finish],
+        "gen_ai.response.finish_reasons": [trace.finish_reason],
         "gen_ai.usage.input_tokens": trace.prompt_tokens,
         "gen_ai.usage.output_tokens": trace.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": trace.cached_tokens,
         "http.response.status_code": trace.status,
-        "luthier.arm": trace.arm,
+        "luthier.variant": trace.variant,
         "luthier.consent": trace.consent,
     }
     found |= {name: value for name, value in _known(trace).items() if value}
@@ -65,7 +65,8 @@ def _known(trace: Trace) -> dict[str, Any]:
     return {
         "gen_ai.response.model": trace.release,
         "gen_ai.input.messages": json.dumps([_parts(one) for one in trace.messages], ensure_ascii=False),
-        "gen_ai.output.messages": trace.answer and json.dumps([_parts(trace.answer) | {"finish_reason": trace.finish}]),
+        "gen_ai.output.messages": trace.answer
+        and json.dumps([_parts(trace.answer) | {"finish_reason": trace.finish_reason}]),
         "gen_ai.response.time_to_first_chunk": trace.first_token_s,
         "error.type": trace.error,
         "user.id": trace.user,
@@ -112,7 +113,7 @@ def write_otlp(path: Path, traces: Iterable[Trace]) -> int:
 
 def _span(trace: Trace) -> dict[str, Any]:
     trace_id, span_id = _ids(trace)
-    begin = _ns(trace.at)
+    begin = _ns(trace.timestamp)
     return {
         "traceId": f"{trace_id:032x}",
         "spanId": f"{span_id:016x}",
@@ -120,7 +121,7 @@ def _span(trace: Trace) -> dict[str, Any]:
         "kind": 2,
         "startTimeUnixNano": str(begin),
         "endTimeUnixNano": str(begin + int(trace.latency_s * _TO_NS)),
-        "attributes": [_attribute(name, value) for name, value in attributes(trace).items()],
+        "attributes": [_attribute(name, value) for name, value in build_span_attributes(trace).items()],
         "status": {"code": 2, "message": trace.error} if trace.error else {},
     }
 
@@ -179,8 +180,8 @@ def send_otlp(url: str, traces: Iterable[Trace]) -> int:
     tracer, count = provider.get_tracer("luthier"), 0
     for trace in traces:
         ids.next = _ids(trace)
-        begin, name = _ns(trace.at), f"{_OPERATIONS[trace.operation]} {trace.model}"
-        span = tracer.start_span(name, kind=SpanKind.SERVER, start_time=begin, attributes=attributes(trace))
+        begin, name = _ns(trace.timestamp), f"{_OPERATIONS[trace.operation]} {trace.model}"
+        span = tracer.start_span(name, kind=SpanKind.SERVER, start_time=begin, attributes=build_span_attributes(trace))
         if trace.error:
             span.set_status(Status(StatusCode.ERROR, trace.error))
         span.end(begin + int(trace.latency_s * _TO_NS))
@@ -222,14 +223,14 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
     scores = attributes.get("luthier.scores")
     return Trace(
         id=str(attributes.get("gen_ai.response.id") or span.get("spanId") or ""),
-        at=datetime.fromtimestamp(begin / _TO_NS, UTC).replace(microsecond=begin // 1000 % 1_000_000),
+        timestamp=datetime.fromtimestamp(begin / _TO_NS, UTC).replace(microsecond=begin // 1000 % 1_000_000),
         operation=_ASKED.get(str(attributes.get("gen_ai.operation.name")), "chat"),
         model=str(attributes.get("gen_ai.request.model") or attributes.get("gen_ai.response.model")),
         release=str(attributes.get("gen_ai.response.model") or ""),
-        arm=_arm(attributes.get("luthier.arm")),
+        variant=_variant(attributes.get("luthier.variant")),
         messages=_asked_of(attributes),
         answer=_answer_of(attributes),
-        finish=normalize_finish_reason(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),
+        finish_reason=normalize_finish_reason(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),
         status=int(attributes.get("http.response.status_code", 500 if failed else 200)),
         error=error,
         prompt_tokens=int(attributes.get("gen_ai.usage.input_tokens", attributes.get("gen_ai.usage.prompt_tokens", 0))),
@@ -251,7 +252,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
 _META, _PARAMETER = "luthier.meta.", "luthier.parameter."
 
 
-def _arm(value: Any) -> Variant:
+def _variant(value: Any) -> Variant:
     return value if value in ("canary", "shadow") else "stable"
 
 

@@ -36,19 +36,19 @@ class Trace(_Record):
 
     id: str
     """The id that whoever asked was given; feedback names it."""
-    at: AwareDatetime
+    timestamp: AwareDatetime
     """When the request came."""
     operation: Asked = "chat"
     model: str
     """The name that was asked for, such as `support@prod`."""
     release: str = ""
     """Digest of the model that answered, its adapter included; empty where that is not known."""
-    arm: Variant = "stable"
+    variant: Variant = "stable"
     messages: tuple[Message, ...] = ()
     """What was asked; a plain text stands as one user turn."""
     answer: Message | None = None
     """None where no answer was made."""
-    finish: Finish = "stop"
+    finish_reason: Finish = "stop"
     status: int = 200
     """The HTTP status."""
     error: str = ""
@@ -85,12 +85,12 @@ TraceStart = Mapping[str, Any]
 TraceEnd = tuple[Any, ...]
 """What is known of it at its end only, in the order of `END_FIELDS`."""
 END_FIELDS = (
-    *("answer", "finish", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("answer", "finish_reason", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("latency_s", "first_token_s", "scores"),
 )
 
 
-def without_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
+def strip_trace_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a trace in JSON without those that are as they are by default."""
     found = _without(_TRACE, trace)
     if "messages" in found:
@@ -117,7 +117,7 @@ class Feedback(_Record):
 
     trace: str
     """The id of the request."""
-    at: AwareDatetime
+    timestamp: AwareDatetime
     by: str = ""
     """Who says it."""
     rating: float | None = Field(default=None, ge=-1, le=1)
@@ -157,7 +157,7 @@ class RequestOutcome(NamedTuple):
     """How a request went, apart from what was said."""
 
     id: str
-    at: datetime
+    timestamp: datetime
     latency_s: float = 0.0
     first_token_s: float | None = None
     status: int = 200
@@ -165,7 +165,7 @@ class RequestOutcome(NamedTuple):
     meta: Mapping[str, str] = {}
 
 
-def trace_of(request: Mapping[str, Any], response: Mapping[str, Any] | None, outcome: RequestOutcome) -> Trace:
+def build_trace(request: Mapping[str, Any], response: Mapping[str, Any] | None, outcome: RequestOutcome) -> Trace:
     """A request and what came back."""
     response = response or {}
     choice = _first(response.get("choices"))
@@ -174,12 +174,12 @@ def trace_of(request: Mapping[str, Any], response: Mapping[str, Any] | None, out
     answer = _answer(choice)
     return Trace(
         id=outcome.id,
-        at=outcome.at,
+        timestamp=outcome.timestamp,
         operation=_asked(request),
         model=str(request.get("model") or response.get("model") or "unknown"),
         messages=tuple(_asked_messages(request)),
         answer=answer,
-        finish=normalize_finish_reason(
+        finish_reason=normalize_finish_reason(
             choice.get("finish_reason"), failed=bool(outcome.error) or outcome.status >= 400
         ),
         status=outcome.status,
@@ -317,7 +317,7 @@ def _count(usage: Mapping[str, Any], *names: str) -> int:
 
 
 class RequestRecorder(Protocol):
-    """Hears of every request when it is over, refused ones included."""
+    """The interface that receives every finished request, failed ones included."""
 
     def ready(self, start: TraceStart) -> Any:
         """Take the beginning of a trace while the model is at work; returns what `end` is given, None where no trace is
@@ -337,13 +337,14 @@ class Route:
     """The open model that answers."""
     release: str = ""
     """Digest of what answers, where the resolver knows it; else the open model's own."""
-    arm: Variant = "stable"
+    variant: Variant = "stable"
     shadow: str | None = None
-    """An open model that is asked the same, unheard; its trace has `arm: shadow`."""
+    """An open model that is asked the same, unheard; its trace has `variant: shadow`."""
 
 
-class Resolver(Protocol):
-    """Knows which model a name means at this moment. It is asked once a request, and what it said holds to its end."""
+class AliasResolver(Protocol):
+    """The interface that resolves an alias to the model that answers it at this moment. It is asked once a request, and
+    what it said holds to its end."""
 
     def names(self) -> Sequence[str]:
         """The names that can be asked for, beside those of the open models."""
@@ -360,8 +361,8 @@ class Resolver(Protocol):
         ...
 
 
-class OpenModels(Protocol):
-    """The models that the gateway holds open, for whoever switches an alias."""
+class OpenModelManager(Protocol):
+    """The interface to open and close the gateway's models when an alias changes."""
 
     async def prepare(self, model: str) -> str:
         """Open a model if it is not open, and return its digest; what was wrong is raised before any alias moves."""

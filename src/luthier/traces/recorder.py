@@ -30,10 +30,10 @@ import xxhash
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from luthier.core.errors import LuthierError
-from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, without_defaults
+from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, strip_trace_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import Segment, SegmentLine, dumps, encode_line, list_segments, loads, make_folder
+from luthier.traces.segment import Segment, SegmentLine, create_traffic_folder, dumps, encode_line, list_segments, loads
 
 _TICK_S = 1.0
 _WORDS = frozenset(("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment"))
@@ -80,7 +80,7 @@ class TraceRecorder:
         self.keeping = keeping or RetentionPolicy()
         self.recorded = self.left_out = self.lost = 0
         """How many records were taken, were not in the sample, and were lost (of a trace, perhaps its words alone)."""
-        make_folder(folder)
+        create_traffic_folder(folder)
         self.keeping.remember(folder)
         self._begin()
         if list_segments(folder) or any(folder.glob("traces/*/*")):
@@ -145,7 +145,7 @@ class TraceRecorder:
 
     def _write_pending(self, trace: dict[str, Any], redactor: Redactor) -> None:
         """Write a trace without its words, and let them follow when there is room to hold them until then."""
-        trace = without_defaults(trace)
+        trace = strip_trace_defaults(trace)
         whole = dumps(trace)
         wordless = {name: value for name, value in trace.items() if name not in _WORDS}
         has_room = self._waiting_bytes + len(whole) <= self.keeping.waiting_bytes
@@ -342,7 +342,7 @@ def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _redact(redactor: Redactor, record: dict[str, Any]) -> dict[str, Any]:
     """A record without personal data and without defaults; one that cannot be looked through keeps no words."""
     try:
-        return redactor.record(without_defaults(record) if "trace" not in record else record)
+        return redactor.record(strip_trace_defaults(record) if "trace" not in record else record)
     except Exception as error:  # noqa: BLE001  # one record must not end all recording
         _LOG.warning("a record could not be redacted (%s); its words are not kept", type(error).__name__)
         return {name: value for name, value in record.items() if name not in _WORDS}

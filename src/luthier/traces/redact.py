@@ -13,9 +13,9 @@ from threading import Lock
 from typing import Any
 
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import KEY_VARIABLE, SecretKey
+from luthier.pii.keeper import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TextPart
-from luthier.pii.span import ANY, PiiKind, PiiSpan, TextMarks, field_context_of
+from luthier.pii.span import ANY, PiiKind, PiiSpan, TextPrescan, field_context_of
 from luthier.traces.retention import RetentionPolicy
 
 _REMEMBERED = 512
@@ -28,7 +28,7 @@ _SHORTEST_NUMBER = 9
 _SPOKEN = ("content", "thinking", "name")
 _PEOPLE = ("user", "by")
 _DIGIT = re.compile(r"\d")
-_NO_DIGITS = TextMarks(frozenset(("digits",)), [])
+_NO_DIGITS = TextPrescan(frozenset(("digits",)), [])
 _PLAIN: dict[str, TextPart] = {"error": "prompt", "comment": "prompt", "correction": "answer", "label": "answer"}
 
 
@@ -118,5 +118,5 @@ def _put(text: str, finds: list[tuple[int, int, PiiKind]], stand_in: Callable[[P
 
 
 @lru_cache(maxsize=1)
-def _keeper() -> SecretKey:
-    return SecretKey.of(KEY_VARIABLE)
+def _keeper() -> HmacKey:
+    return HmacKey.of(KEY_VARIABLE)

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.metrics.unpaired import Difference, Observation, compare_unpaired
+from luthier.metrics.unpaired import MeanDifference, Observation, compare_unpaired
 from luthier.traces.filter import TraceFilter
 from luthier.traces.record import Feedback, Trace, Variant, match_label_spelling
 from luthier.traces.releases import Release
@@ -26,7 +26,7 @@ SHADOW_OF = "shadow_of"
 
 
 def _right(trace: Trace, feedback: Sequence[Feedback]) -> float | None:
-    labels = [one.label for one in sorted(feedback, key=lambda one: one.at) if one.label]
+    labels = [one.label for one in sorted(feedback, key=lambda one: one.timestamp) if one.label]
     if not labels or trace.answer is None:
         return None
     return float(trace.answer.content == match_label_spelling(trace, labels[-1]))
@@ -54,35 +54,35 @@ _PAIRED = ("accuracy", "errors", "latency_s", "completion_tokens")
 
 @dataclass(frozen=True, kw_only=True)
 class VariantComparison:
-    """One model minus the stable one."""
+    """The measures of a canary or shadow model minus those of the stable model."""
 
-    arm: Variant
+    variant: Variant
     requests: tuple[int, int]
     """Of this arm, and of the stable model; of a shadow, the requests that both answered."""
-    measures: Mapping[str, Difference] = field(default_factory=dict)
+    measures: Mapping[str, MeanDifference] = field(default_factory=dict)
     same: float | None = None
     """The share of requests that a shadow answered in the same words."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields as plain values."""
         measures = {name: one.as_json() for name, one in self.measures.items()}
-        return {"arm": self.arm, "requests": list(self.requests), "measures": measures, "same": self.same}
+        return {"variant": self.variant, "requests": list(self.requests), "measures": measures, "same": self.same}
 
 
 def compare_with_stable(folder: Path, release: Release, since: datetime | None = None) -> list[VariantComparison]:
-    """What is tried under a name beside what answers to it, since it is tried."""
+    """Compare the canary or shadow of an alias with its stable model on traffic since it started."""
     arms: dict[Variant, list[TraceWithFeedback]] = defaultdict(list)
     condition = TraceFilter(f"model = '{release.alias}'")
     for one in read_traces_with_feedback(folder, since or release.at, None, condition):
-        if one.trace.arm == "shadow" or _is_of(one.trace, release):
-            arms[one.trace.arm].append(_light(one))
+        if one.trace.variant == "shadow" or _is_of(one.trace, release):
+            arms[one.trace.variant].append(_light(one))
     found = [_unpaired(arms["canary"], arms["stable"])] if release.canary else []
     return [*found, _paired(arms["shadow"], arms["stable"])] if release.shadow else found
 
 
 def _is_of(trace: Trace, release: Release) -> bool:
     """Whether the model that is meant answered: none that stood there before, in the second after the switch."""
-    meant = release.canary if trace.arm == "canary" else release.stable
+    meant = release.canary if trace.variant == "canary" else release.stable
     return meant is not None and trace.release in ("", meant.digest)
 
 
@@ -96,7 +96,7 @@ def _unpaired(tried: Sequence[TraceWithFeedback], stable: Sequence[TraceWithFeed
         name: compare_unpaired(_seen(tried, measure), _seen(stable, measure)) for name, measure in _MEASURES.items()
     }
     known = {name: found for name, found in measures.items() if found is not None}
-    return VariantComparison(arm="canary", requests=(len(tried), len(stable)), measures=known)
+    return VariantComparison(variant="canary", requests=(len(tried), len(stable)), measures=known)
 
 
 def _seen(requests: Iterable[TraceWithFeedback], measure: _Measure) -> list[Observation]:
@@ -110,7 +110,7 @@ def _paired(shadows: Sequence[TraceWithFeedback], stable: Sequence[TraceWithFeed
     measures = {name: _gain(pairs, _MEASURES[name]) for name in _PAIRED}
     words = [_words(a.trace) == _words(b.trace) for a, b in pairs]
     return VariantComparison(
-        arm="shadow",
+        variant="shadow",
         requests=(len(pairs), len(pairs)),
         measures={name: found for name, found in measures.items() if found is not None},
         same=sum(words) / len(words) if words else None,
@@ -121,12 +121,12 @@ def _words(trace: Trace) -> str | None:
     return trace.answer.content.strip() if trace.answer else None
 
 
-def _gain(pairs: Sequence[tuple[TraceWithFeedback, TraceWithFeedback]], measure: _Measure) -> Difference | None:
+def _gain(pairs: Sequence[tuple[TraceWithFeedback, TraceWithFeedback]], measure: _Measure) -> MeanDifference | None:
     """A shadow against the stable model on the same requests; what was said of the request holds for both."""
     both = [(measure(a.trace, b.feedback), measure(b.trace, b.feedback)) for a, b in pairs]
     known = [(a, b) for a, b in both if a is not None and b is not None]
     if not known:
         return None
-    from luthier.metrics.unpaired import compare_same_requests
+    from luthier.metrics.unpaired import compare_paired_requests
 
-    return compare_same_requests([a for a, _ in known], [b for _, b in known])
+    return compare_paired_requests([a for a, _ in known], [b for _, b in known])

@@ -4,9 +4,9 @@ Every change is one row with the whole state of the name, so a switch is atomic 
 a `stable` model. A `canary` answers a share of the users; the user decides, so one user always gets the same model. A
 `shadow` gets the same requests, and its answers are not sent.
 
-`Follower` reads the ledger in the background, so no request waits for a database. A model is open before a name points
-to it, and closes when no name points to it and its last request has ended. While the ledger is unavailable, names keep
-their last models.
+`ReleaseFollower` reads the ledger in the background, so no request waits for a database. A model is open before a name
+points to it, and closes when no name points to it and its last request has ended. While the ledger is unavailable,
+names keep their last models.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import xxhash
 
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName, did_you_mean
-from luthier.traces.record import OpenModels, Route
+from luthier.traces.record import OpenModelManager, Route
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -77,7 +77,7 @@ class Release:
         tried = self.canary is not None and bucket < self.share
         chosen = self.canary if tried and self.canary else self.stable
         shadow = self.shadow.model if self.shadow else None
-        return Route(model=chosen.model, release=chosen.digest, arm="canary" if tried else "stable", shadow=shadow)
+        return Route(model=chosen.model, release=chosen.digest, variant="canary" if tried else "stable", shadow=shadow)
 
 
 def _place(alias: str, user: str) -> float:
@@ -86,7 +86,7 @@ def _place(alias: str, user: str) -> float:
 
 
 def release(ledger: Ledger, alias: str, model: ReleasedModel) -> Release:
-    """Let a model answer to a name, at once and for everybody; what was tried beside the old one is tried no more."""
+    """Release a model under an alias for all users at once; a running canary or shadow is stopped."""
     _check(alias)
     with ledger.writing() as session:
         now = _last(session, alias)
@@ -94,8 +94,8 @@ def release(ledger: Ledger, alias: str, model: ReleasedModel) -> Release:
         return _put(session, alias, "release", model, before=before)
 
 
-def try_out(ledger: Ledger, alias: str, model: ReleasedModel, *, share: float | None = None) -> Release:
-    """Let a model answer a share of users (a canary), or be asked unheard where no share is given (a shadow)."""
+def start_candidate(ledger: Ledger, alias: str, model: ReleasedModel, *, share: float | None = None) -> Release:
+    """Start a model as a canary (for a share of users) or, without a share, as a shadow (asked, answers not shown)."""
     if share is not None and not 0 < share < 1:
         what = f"expected a share between 0 % and 100 %, got {100 * share:g} %"
         raise InputError(what, where=SourceLocation(field="--canary"), hint="for example --canary 10%")
@@ -110,7 +110,7 @@ def try_out(ledger: Ledger, alias: str, model: ReleasedModel, *, share: float | 
 
 
 def promote(ledger: Ledger, alias: str) -> Release:
-    """Let the canary (or else the shadow) answer everybody."""
+    """Promote the canary (else the shadow) of an alias to stable."""
     with ledger.writing() as session:
         now = _known(session, alias)
         tried = now.canary or now.shadow
@@ -121,7 +121,7 @@ def promote(ledger: Ledger, alias: str) -> Release:
 
 
 def roll_back(ledger: Ledger, alias: str) -> Release:
-    """Stop what is tried, or else let the model answer that answered before; again, the one before that."""
+    """Stop the canary or shadow of an alias, else return to the previous stable model."""
     from luthier.core.db.tables.releases import ReleaseRow
 
     with ledger.writing() as session:
@@ -137,8 +137,8 @@ def roll_back(ledger: Ledger, alias: str) -> Release:
         return _put(session, alias, "rollback", ReleasedModel(**earlier.stable), before=earlier.before)
 
 
-def forget(ledger: Ledger, alias: str) -> None:
-    """Let a name mean nothing any more, as if it had never been; `InputError` while another one means its model."""
+def delete_alias(ledger: Ledger, alias: str) -> None:
+    """Delete an alias with its history; `InputError` while another one refers to its model."""
     from sqlalchemy import delete
 
     from luthier.core.db.tables.releases import ReleaseRow
@@ -256,13 +256,13 @@ def _nobodys(ledger: Ledger, released: Mapping[str, Release]) -> Mapping[str, st
     return {}
 
 
-class Follower:
-    """Knows what names mean, as the ledger said last; it lives on one event loop."""
+class ReleaseFollower:
+    """Resolves aliases by the ledger's latest state, which it polls on one event loop."""
 
     def __init__(
         self,
         opened: Callable[[], Ledger],
-        models: OpenModels | None = None,
+        models: OpenModelManager | None = None,
         *,
         owners: Owners = _nobodys,
         every_s: float = 1.0,
@@ -327,7 +327,7 @@ class Follower:
         if self._ledger is not None:
             self._ledger.close()
 
-    async def __aenter__(self) -> Follower:
+    async def __aenter__(self) -> ReleaseFollower:
         await self.start()
         return self
 

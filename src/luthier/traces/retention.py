@@ -24,8 +24,8 @@ def traffic_folder(base: Path) -> Path:
     return Path(os.environ.get(VARIABLE) or base.absolute() / ".luthier" / "traffic")
 
 
-def is_traffic(folder: Path) -> bool:
-    """Whether traffic was ever kept in a folder."""
+def has_traffic(folder: Path) -> bool:
+    """Whether a folder holds recorded traffic."""
     return (folder / SEGMENTS).is_dir() or any((folder / "traces").glob("????-??-??"))
 
 

@@ -36,7 +36,7 @@ class SegmentLine(NamedTuple):
     pending: bool = False
 
 
-def make_folder(folder: Path) -> None:
+def create_traffic_folder(folder: Path) -> None:
     """Make a folder of traffic, which only its owner reads."""
     with translate_write_errors(folder):
         if not folder.exists():
@@ -48,7 +48,7 @@ class Segment:
     """A file that this process appends to."""
 
     def __init__(self, folder: Path, stream: str) -> None:
-        make_folder(folder)
+        create_traffic_folder(folder)
         self.path = folder / SEGMENTS / f"{stream}-{time.time_ns():020}.jsonl"
         with translate_write_errors(self.path):
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -63,7 +63,7 @@ class Segment:
         return time.monotonic() - self._opened
 
     def write(self, data: bytes) -> None:
-        """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
+        """Append whole lines; `SystemResourceError` when the disk refuses, and then nothing of them stays."""
         with translate_write_errors(self.path):
             try:
                 left = data
@@ -76,7 +76,7 @@ class Segment:
         self._is_synced = False
 
     def sync(self) -> None:
-        """Flush to the disk, so that a power cut loses nothing either; `Unwritable` when it refuses."""
+        """Flush to the disk, so that a power cut loses nothing either; `SystemResourceError` when it refuses."""
         if not self._is_synced:
             self._is_synced = True
             with translate_write_errors(self.path):
@@ -130,7 +130,7 @@ def encode_lines(lines: Iterable[SegmentLine]) -> bytes:
 def read_lines(
     data: bytes, *, is_over: bool, pending: dict[str, SegmentLine] | None = None
 ) -> Iterator[SegmentLine | bytes]:
-    """Every line of a segment (`is_over`: that nobody writes any more); one that cannot be read, as bytes.
+    """Read every line of a segment; a line that cannot be parsed is returned as bytes.
 
     `pending` holds the traces whose words are still to come, for a segment that is read piece by piece.
     """

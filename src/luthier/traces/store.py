@@ -27,7 +27,7 @@ from luthier.traces.compact import day_of
 from luthier.traces.folder import current_location_of, read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines
-from luthier.traces.tables import SCHEMAS, as_feedback, as_traces, records_to_table
+from luthier.traces.tables import SCHEMAS, records_to_table, rows_to_feedback, rows_to_traces
 
 if TYPE_CHECKING:
     from luthier.traces.filter import TraceFilter
@@ -53,13 +53,13 @@ class _Group(NamedTuple):
 def read_traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
     """Every request from `since` on and before `until`, in order of time."""
     for rows in _pieces(folder, "traces", since, until):
-        yield from as_traces(rows)
+        yield from rows_to_traces(rows)
 
 
 def read_feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
     """All feedback in order of time."""
     for rows in _pieces(folder, "feedback", since, until):
-        yield from as_feedback(rows)
+        yield from rows_to_feedback(rows)
 
 
 def read_latest_feedback(
@@ -93,7 +93,7 @@ def read_traces_with_feedback(
     about = read_latest_feedback(folder, since, feedback_until)
     opinions = feedback_to_frame(about)
     for rows in _pieces(folder, "traces", since, until, where.expression(opinions) if where else None):
-        for trace in as_traces(rows):
+        for trace in rows_to_traces(rows):
             yield TraceWithFeedback(trace, about.get(trace.id, ()))
 
 
@@ -107,7 +107,7 @@ def feedback_to_frame(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
 def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
     ratings = [one.rating for one in every if one.rating is not None]
     mean = sum(ratings) / len(ratings) if ratings else None
-    ordered = sorted(every, key=lambda one: one.at)
+    ordered = sorted(every, key=lambda one: one.timestamp)
     texts = (
         [getattr(one, name) for one in ordered if getattr(one, name)] for name in ("label", "correction", "comment")
     )
@@ -118,8 +118,8 @@ def read_trace_by_id(folder: Path, id: str) -> TraceWithFeedback:
     """One request by its id, looked for from the latest day back; `InputError` when it is not kept."""
     for begin, end in list_days(folder):
         for rows in _pieces(folder, "traces", begin, end, pl.col("id") == id):
-            for trace in as_traces(rows):
-                return TraceWithFeedback(trace, read_latest_feedback(folder, trace.at).get(id, ()))
+            for trace in rows_to_traces(rows):
+                return TraceWithFeedback(trace, read_latest_feedback(folder, trace.timestamp).get(id, ()))
     raise InputError(
         f"no trace {id!r} is kept", where=SourceLocation(file=str(folder)), hint="`luthier traces list` shows some"
     )
@@ -132,7 +132,7 @@ def list_days(
     snapshot = read_folder_snapshot(folder)
     known = set(snapshot.days["traces"])
     for path in snapshot.segments:
-        known |= {at.date() for at in _of_segment(folder, path, "traces").column("at").to_pylist()}
+        known |= {at.date() for at in _of_segment(folder, path, "traces").column("timestamp").to_pylist()}
     found = []
     for day in sorted(known, reverse=True):
         begin = datetime.combine(day, time.min, UTC)
@@ -178,8 +178,8 @@ def scan_table(folder: Path, name: Table, since: datetime | None = None, until: 
 
 
 def _between(since: datetime | None, until: datetime | None) -> list[pl.Expr]:
-    found = [pl.col("at") >= pl.lit(since.astimezone(UTC))] if since else []
-    return [*found, pl.col("at") < pl.lit(until.astimezone(UTC))] if until else found
+    found = [pl.col("timestamp") >= pl.lit(since.astimezone(UTC))] if since else []
+    return [*found, pl.col("timestamp") < pl.lit(until.astimezone(UTC))] if until else found
 
 
 def _meets(day: date, since: datetime | None, until: datetime | None) -> bool:
@@ -208,7 +208,7 @@ def _pieces(
                 yield made
                 made = []
         if (following := next(rows, None)) is not None:
-            heapq.heappush(running, (following["at"], number, rows, following))
+            heapq.heappush(running, (following["timestamp"], number, rows, following))
     yield made
 
 
@@ -232,7 +232,7 @@ def _groups(folder: Path, name: Table, since: datetime | None, until: datetime |
     for path in snapshot.segments:
         rows = _of_segment(folder, path, name)
         if rows.num_rows:
-            yield _Group(rows.column("at")[0].as_py(), _from_memory(rows))
+            yield _Group(rows.column("timestamp")[0].as_py(), _from_memory(rows))
     for day, paths in snapshot.days[name].items():
         if _meets(day, since, until):
             for path in paths:
@@ -243,7 +243,7 @@ def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime |
     """The groups of a file that may hold rows of a time; none when the file was too old and is gone."""
     try:
         with ParquetFile(current_location_of(folder, path)) as file:
-            metadata, column = file.metadata, file.schema_arrow.get_field_index("at")
+            metadata, column = file.metadata, file.schema_arrow.get_field_index("timestamp")
             spans = [
                 metadata.row_group(row_index).column(column).statistics for row_index in range(metadata.num_row_groups)
             ]
@@ -276,7 +276,7 @@ def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
     found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine))
     if name == "rollup":
         records = _records(found, "traces")
-        return rollup(
+        return compute_rollup(
             records_to_table("traces", ({one: record[one] for one in READS & record.keys()} for record in records))
         )
     return records_to_table(name, _records(found, name))
@@ -290,20 +290,20 @@ EVERY = "5m"
 _STEP = math.log(1.1)
 TIMES = ("latency_s", "first_token_s")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-_BY = ("at", "model", "release", "arm")
+_BY = ("timestamp", "model", "release", "variant")
 READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
 """The columns of requests that are counted."""
 
 
-def rollup(traces: pa.Table) -> pa.Table:
-    """The counts of some requests."""
-    rows = pl.DataFrame(traces).lazy().with_columns(pl.col("at").dt.truncate(EVERY))
+def compute_rollup(traces: pa.Table) -> pa.Table:
+    """Aggregate traces into counts by time, model, status and latency bucket."""
+    rows = pl.DataFrame(traces).lazy().with_columns(pl.col("timestamp").dt.truncate(EVERY))
     parts = [_counted(rows, "status", pl.col("status"))]
     for name in TIMES:
         known = rows.filter(pl.col(name).is_not_null())
         parts.append(_counted(known, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
     parts += [_counted(rows, name, pl.lit(0)) for name in _SUMS]
-    return pl.concat(parts).sort("at").collect().to_arrow().cast(SCHEMAS["rollup"])
+    return pl.concat(parts).sort("timestamp").collect().to_arrow().cast(SCHEMAS["rollup"])
 
 
 def sum_rollups(parts: Iterable[pa.Table]) -> pa.Table:
@@ -324,9 +324,9 @@ def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:
 def read_dashboard_series(
     folder: Path, since: datetime | None = None, until: datetime | None = None, every: str = "1h"
 ) -> pl.DataFrame:
-    """Requests, errors, tokens and quantiles of times, by a stretch of time, name, release and arm."""
+    """Read time series of requests, errors, tokens and latency quantiles, by interval, alias, release and variant."""
 
-    rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
+    rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("timestamp").dt.truncate(every))
     added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
     shown = (
         _of(added, "status")

@@ -33,11 +33,17 @@ def iter_trace_events(log: Path, since: datetime | None = None, until: datetime 
     if log.is_dir():
         from luthier.traces.store import read_feedback, read_traces
 
-        return heapq.merge(read_traces(log, since, until), read_feedback(log, since, until), key=lambda one: one.at)
+        return heapq.merge(
+            read_traces(log, since, until), read_feedback(log, since, until), key=lambda one: one.timestamp
+        )
     if not log.exists():
         hint = "name a traffic folder, or a file with one JSON object a line"
         raise DataError("there is no such log", where=SourceLocation(file=str(log)), hint=hint)
-    return (one for one in _lines(log) if (since is None or one.at >= since) and (until is None or one.at < until))
+    return (
+        one
+        for one in _lines(log)
+        if (since is None or one.timestamp >= since) and (until is None or one.timestamp < until)
+    )
 
 
 def _lines(path: Path) -> Iterator[Event]:
@@ -47,7 +53,7 @@ def _lines(path: Path) -> Iterator[Event]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             for one in _read(line, path, number):
-                heapq.heappush(held, (one.at, next(numbers), one))
+                heapq.heappush(held, (one.timestamp, next(numbers), one))
                 if len(held) > _HELD:
                     yield heapq.heappop(held)[2]
     while held:

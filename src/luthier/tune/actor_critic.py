@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.tune.objective import Loss
-from luthier.tune.policy import RETURN, SHARE, VALUE, ByToken
+from luthier.tune.policy import RETURN, SHARE, VALUE, TokenPolicyLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack
 
 
-class ActorCritic(ByToken):
-    """The critic is an adapter and a head beside the policy's, over one frozen base
+class ActorCritic(TokenPolicyLoss):
+    """The base of policy objectives with a critic: an adapter and a head beside the policy's, over one frozen base
     (`luthier.tune.training.critic`)."""
 
     value_clip: float | None = Field(default=0.2, gt=0)

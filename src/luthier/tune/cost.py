@@ -13,16 +13,16 @@ from luthier.core.step import StepContext
 from luthier.models.cost import (
     BASE_BYTES,
     count_cores,
-    estimate_speed_over_fp32,
+    estimate_matmul_speedup,
     has_gpu,
     has_tile_attention,
     measure_flops_per_s,
 )
-from luthier.models.describe import ModelDescription, attention_bytes
+from luthier.models.describe import ModelDescription, estimate_attention_bytes
 from luthier.models.load import cpu_has_amx, cpu_has_bf16
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.technique import AnyTechnique
+from luthier.tune.technique import TechniqueBase
 from luthier.tune.training.schedule import BatchSampler
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ TILES_ALONE = 1.45
 
 
 class PackWorkload(NamedTuple):
-    """What is computed of packs that a model learns from."""
+    """The amount of computation in a set of training packs: tokens, head tokens and attention pairs."""
 
     packs: float = 0
     tokens: float = 0
@@ -73,8 +73,7 @@ class PackWorkload(NamedTuple):
 def build_flop_counter(
     model: ModelDescription, trainable: int, *, bits: int, headed: bool
 ) -> Callable[[PackWorkload], float]:
-    """What tells the floating-point operations of one step's products, and those that would have been done in what
-    packs take besides.
+    """Build a function that counts the floating-point operations of one training step.
 
     A frozen weight takes part four times a token (twice forward, twice in the slope of its input), one that learns six
     times; each of attention's two products is made three times over. Where a model is `headed`, its own head stands in
@@ -85,7 +84,7 @@ def build_flop_counter(
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
     narrow = bits == 16 and not cpu_has_amx()
-    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * estimate_gain_over_fp32(bf16=bits == 16)
+    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * estimate_training_speedup(bf16=bits == 16)
     alone = TILES_ALONE if cpu_has_amx() else ALONE
     lanes = 1 if has_gpu() else count_cores()
 
@@ -97,9 +96,9 @@ def build_flop_counter(
     return operations
 
 
-def estimate_gain_over_fp32(*, bf16: bool) -> float:
-    """What trainings reach on this machine over numpy's fp32 product on one processor."""
-    return estimate_speed_over_fp32(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
+def estimate_training_speedup(*, bf16: bool) -> float:
+    """Estimate how much faster training computes on this machine than numpy's fp32 matrix product on one processor."""
+    return estimate_matmul_speedup(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
 
 
 def measure_training_flops_per_s(*, bf16: bool) -> float:
@@ -117,7 +116,7 @@ KEYS = 256.0
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
-def machine_bytes() -> int:
+def get_machine_memory() -> int:
     """Memory of this machine or container: what is there, not what is free just now."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _LIMITS:
@@ -126,17 +125,17 @@ def machine_bytes() -> int:
     return found
 
 
-def device_bytes() -> int:
+def get_device_memory() -> int:
     """Memory of what the model is placed on: a GPU's own, or the machine's."""
     import torch
 
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return machine_bytes()
+    return get_machine_memory()
 
 
 def estimate_peak_memory(
-    technique: AnyTechnique, optimizer: Optimizer, model: ModelDescription, tokens: int, keys: float = KEYS
+    technique: TechniqueBase, optimizer: Optimizer, model: ModelDescription, tokens: int, keys: float = KEYS
 ) -> int:
     """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place.
 
@@ -150,23 +149,25 @@ def estimate_peak_memory(
     gradient_bytes = (
         moving * model.weight_bytes // max(1, model.parameters) if count_cores() > 1 else 0
     )  # gradients of a second pack
-    shares = 0 if model.dtype == "bfloat16" and has_tile_attention(model) else attention_bytes(model, tokens, keys)
+    shares = (
+        0 if model.dtype == "bfloat16" and has_tile_attention(model) else estimate_attention_bytes(model, tokens, keys)
+    )
     return BASE_BYTES + technique.footprint(model, tokens) + shares + gradient_bytes - saved
 
 
 def describe_in_dtype(model: ModelDescription, precision: str) -> ModelDescription:
-    """The model as it lies in memory: in the numbers that it computes in."""
+    """Return the model description with the dtype that training computes in."""
     wide = precision == "float32" or (precision == "auto" and not cpu_has_bf16())
     return model.model_copy(
         update={"dtype": "float32" if wide else "bfloat16", "weight_bytes": model.parameters * (4 if wide else 2)}
     )
 
 
-def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: ModelDescription) -> int:
+def estimate_max_pack_tokens(technique: TechniqueBase, optimizer: Optimizer, model: ModelDescription) -> int:
     """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
     fixed = estimate_peak_memory(technique, optimizer, model, 0)
     each = (estimate_peak_memory(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
-    room = int((device_bytes() * SHARE - fixed) / each)
+    room = int((get_device_memory() * SHARE - fixed) / each)
     return max(LEAST_TOKENS, min(MOST_TOKENS, room))
 
 

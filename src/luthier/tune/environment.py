@@ -37,7 +37,7 @@ class EnvironmentConversation(NamedTuple):
 
 
 class Environment(Component):
-    """Something that answers a model between two of its turns."""
+    """The base class of environments, which reply to the model between its turns."""
 
     role: ClassVar[str] = "environment"
     home: ClassVar[str] = "luthier.tune.environments"

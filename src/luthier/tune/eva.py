@@ -11,7 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode, forget_forward_mode
+from luthier.models.packing.logprobs import clear_forward_mode, compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
 
@@ -56,7 +56,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
         for pack in packs:
             tokens = pack.tokens
             compute_pack_logprobs(model, pack, whole=True)
-    forget_forward_mode(model)
+    clear_forward_mode(model)
     return layer_inputs
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.chat.preference import rejected_share
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext
+from luthier.chat.preference import rejected_char_ratio
+from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
@@ -15,15 +15,15 @@ from luthier.models.cost import (
     RowEstimate,
     count_cores,
     describe_step_model,
-    estimate_idle_flops_per_s,
-    estimate_kernel_bytes,
-    estimate_kernel_share,
+    estimate_full_machine_flops,
+    estimate_kernel_cache_bytes,
+    estimate_kernel_cache_share,
     estimate_rows,
     find_past_timing,
     find_tokenizer_folder,
     has_fused_lora,
     has_gpu,
-    outline_chat_template,
+    predict_chat_template,
 )
 from luthier.models.describe import ModelDescription
 from luthier.models.load import cpu_has_bf16, is_remote_input
@@ -34,8 +34,8 @@ from luthier.tune.cost import (
     PackWorkload,
     build_flop_counter,
     describe_in_dtype,
-    estimate_gain_over_fp32,
     estimate_peak_memory,
+    estimate_training_speedup,
     measure_training_flops_per_s,
 )
 from luthier.tune.policy import PolicyObjective
@@ -63,18 +63,18 @@ _LARGE = 2048
 """Tokens read at once from which that was seen; with fewer, a training took what was told without it."""
 
 
-def estimate_cost(step: Tune, plan_context: PlanContext) -> Forecast:
+def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     """Predict seconds, peak bytes and tokens of a training."""
     model = describe_step_model(plan_context)
     rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
-        return Forecast(how="unknown until the model and the data are here")
+        return StepCostEstimate(how="unknown until the model and the data are here")
     examples_seen = rows.number * step.epochs
     drawn, second = _drawn(step), _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
     seconds, how = _seconds(step, plan_context, model, rows)
     peak, kernels = _peak(step, model, rows)
-    return Forecast(
+    return StepCostEstimate(
         seconds=round(seconds, 1),
         peak_bytes=peak + kernels + _beside(step, plan_context) + _critic(step, model),
         tokens=round(examples_seen * (rows.tokens + drawn)),
@@ -108,7 +108,7 @@ def _second(step: Tune, plan_context: PlanContext, rows: RowEstimate) -> float:
         return 0.0
     from luthier.artifacts.dataset import preview_input_examples
 
-    return rows.tokens * rejected_share(preview_input_examples(plan_context, "train", SAMPLE))
+    return rows.tokens * rejected_char_ratio(preview_input_examples(plan_context, "train", SAMPLE))
 
 
 def _beside(step: Tune, plan_context: PlanContext) -> int:
@@ -177,12 +177,12 @@ def _peak(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, 
     fixed, whole = (
         estimate_peak_memory(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens))
     )
-    kernels = estimate_kernel_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
+    kernels = estimate_kernel_cache_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
     if _at_once(step, model):
         fixed -= _ONE_CALL_BYTES
         whole -= _ONE_CALL_BYTES + 2 * int(tokens) * model.layers * model.heads * model.head_dim
         kernels = round(_OTHER_SHAPES * kernels)
-    left = _LEFT * estimate_kernel_share(packs * steps.number, model) if packs > 1 and tokens > _LARGE else 0
+    left = _LEFT * estimate_kernel_cache_share(packs * steps.number, model) if packs > 1 and tokens > _LARGE else 0
     return fixed + round((whole - fixed) * (1 + left)), kernels
 
 
@@ -212,9 +212,9 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
     flops = _steps(step, rows).number * operations(_computed(step, rows))
     before = find_past_timing(plan_context, model)
-    if rate := estimate_idle_flops_per_s(before):
+    if rate := estimate_full_machine_flops(before):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
-        rate *= estimate_gain_over_fp32(bf16=bf16) / estimate_gain_over_fp32(bf16=was_bf16)
+        rate *= estimate_training_speedup(bf16=bf16) / estimate_training_speedup(bf16=was_bf16)
         begin_s, how = before.get("begin_s", _BEGIN_S), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
@@ -234,11 +234,11 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     return seconds, how
 
 
-def outline_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
+def predict_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
     """What is known of the tuned model: the parameters of the one it stands on."""
     if is_remote_input(plan_context):
         return ArtifactSpec(remote=True, how="an endpoint")
     model = describe_step_model(plan_context)
     parameters, tokenizer = model.parameters if model else None, find_tokenizer_folder(plan_context)
-    known = outline_chat_template(plan_context)
+    known = predict_chat_template(plan_context)
     return replace(known, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

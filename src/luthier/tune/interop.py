@@ -28,7 +28,7 @@ IGNORED = -100
 """The label of a token that is read and not learnt, as transformers has it."""
 
 
-def as_dataset(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> Dataset:
+def to_hf_dataset(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> Dataset:
     """The rows that an objective learns, as a data set with `input_ids`, `attention_mask` and `labels`.
 
     Any collator that pads labels takes it, `DataCollatorForSeq2Seq` for one. Raises `InputError` for an objective
@@ -40,7 +40,7 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: ChatToke
     if objective.outputs(ObjectiveContext.of(examples)) or not _labels_suffice(objective, rows):
         raise InputError(
             f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
-            hint="train from packs: `build_optimizer_steps` or `lightning_data`",
+            hint="train from packs: `build_optimizer_steps` or `build_lightning_datamodule`",
         )
     return Dataset.from_list(
         [
@@ -82,8 +82,8 @@ def _labels_suffice(objective: Objective, rows: Sequence[TokenRow]) -> bool:
     return plain and objective.denominator(rows) == sum(len(row.targets) for row in rows)
 
 
-def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
-    """An objective as the `compute_loss_func` of a `Trainer` that learns the rows of `as_dataset`.
+def build_compute_loss_func(objective: Objective) -> Callable[..., Tensor]:
+    """An objective as the `compute_loss_func` of a `Trainer` that learns the rows of `to_hf_dataset`.
 
     The sum is divided by the learnt tokens of the whole optimizer step, so that accumulating gradients changes nothing.
     """
@@ -144,7 +144,7 @@ class OptimizerStep:
 
 
 class OptimizerStepSettings(NamedTuple):
-    """How lessons are taken: epochs, rows of each step, and the most tokens of one pack."""
+    """How examples are batched: epochs, rows of each step, and the most tokens of one pack."""
 
     epochs: float = 1.0
     batch_size: int = 32
@@ -208,7 +208,7 @@ def _refuse_asking(objective: Objective, rows: Sequence[TokenRow]) -> Sequence[f
     raise InputError(what, hint="tune with a recipe")
 
 
-def lightning_data(
+def build_lightning_datamodule(
     objective: Objective,
     examples: Sequence[Example],
     text: ChatTokenizer,

@@ -19,7 +19,7 @@ from luthier.models.shapes import (
     is_head,
     select_target_layers,
 )
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -28,8 +28,8 @@ HEAD_ROWS = 256
 _WITH_B = (".lora_B.", ".lora_magnitude_vector.")
 
 
-class LowRank(Technique):
-    """Settings of a low-rank adapter, and what follows from them."""
+class LowRankTechnique(Technique):
+    """The base of low-rank adapter techniques (LoRA and its variants) with their common settings."""
 
     other_names: ClassVar[Mapping[str, str]] = {
         "rank": "r",
@@ -132,7 +132,7 @@ class LowRank(Technique):
 
     def rate(self, hidden_size: int) -> LearningRate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
-        value = rate_for_width(BEST_RATE, hidden_size)
+        value = scale_rate_to_width(BEST_RATE, hidden_size)
         why = f"LoRA, hidden size {hidden_size}; ten times the rate of full fine-tuning, lower for larger hidden sizes"
         if self.loraplus_lr_ratio == 1:
             return LearningRate(value, why)

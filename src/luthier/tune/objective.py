@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveContext:
-    """What an objective may know beside the rows that it is given."""
+    """Information about the data that an objective may use: the classes and the seed."""
 
     classes: Mapping[str, str] = field(default_factory=dict)
     """What the assistant says for each class of the data, sorted by class; empty for data of texts."""
@@ -48,7 +48,7 @@ FIRST = "first"
 
 
 class Teacher(NamedTuple):
-    """An open, frozen model that says what it finds likely."""
+    """A frozen teacher model that gives its likeliest next tokens for distillation."""
 
     model: Any
     vocabulary: int
@@ -57,7 +57,7 @@ class Teacher(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingExample:
-    """What one example becomes: the rows that must be read together, and what was lost on the way."""
+    """The token rows that one example becomes, with counts of what was truncated."""
 
     id: str
     rows: tuple[TokenRow, ...] = ()
@@ -79,7 +79,8 @@ class TrainingExample:
 
 
 class Loss(NamedTuple):
-    """A sum over one pack; the loop divides it by the step's denominator, so that any split gives the same gradient."""
+    """A loss summed over one pack; the trainer divides it by the step's denominator, so that any split into packs gives
+    the same gradient."""
 
     total: Tensor
     measures: Mapping[str, SupportsFloat] = {}
@@ -87,7 +88,7 @@ class Loss(NamedTuple):
 
 
 class Objective(Component):
-    """What is wanted of the model."""
+    """The base class of training objectives: how examples become token rows, and the loss over them."""
 
     role: ClassVar[str] = "objective"
     home: ClassVar[str] = "luthier.tune.objectives"
@@ -230,7 +231,7 @@ class TrainingBatch(NamedTuple):
 
 
 class BatchSource(ABC):
-    """Gives the loop the rows of each step."""
+    """The interface that gives the trainer the rows of each step."""
 
     @abstractmethod
     def draw(self, step: int) -> TrainingBatch:
@@ -253,7 +254,7 @@ class BatchSource(ABC):
 
 
 class PreparedBatchSource(BatchSource):
-    """Lessons that were written before training began."""
+    """A batch source over a data set that was tokenized before training began."""
 
     def __init__(
         self,

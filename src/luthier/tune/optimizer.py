@@ -35,7 +35,7 @@ class TrainableParameter(NamedTuple):
 
 
 class Optimizer(Component):
-    """How gradients become updates."""
+    """The base class of optimizers."""
 
     role: ClassVar[str] = "optimizer"
     home: ClassVar[str] = "luthier.tune.optimizers"

@@ -63,7 +63,8 @@ expected before the token."""
 
 
 class PolicyObjective(Objective):
-    """Draws answers, has them judged, and makes those likelier that are better than expected."""
+    """The base of reinforcement learning objectives: sample answers, score them with rewards, and raise the probability
+    of the better ones."""
 
     draws: ClassVar[bool] = True
     other_names: ClassVar[Mapping[str, str]] = {
@@ -175,7 +176,7 @@ class PolicyObjective(Objective):
 
 
 class PolicyLoss(PolicyObjective):
-    """A policy whose every token is learnt by its advantage, and may be held near to where the model began."""
+    """The base of policy objectives with a token-level advantage and an optional KL penalty."""
 
     other_names: ClassVar[Mapping[str, str]] = {"beta": "kl.coefficient"}
 
@@ -219,8 +220,8 @@ class PolicyLoss(PolicyObjective):
         """(N,) what each token adds to the loss before it is weighed, and (N,) 1 where it is clipped."""
 
 
-class ByToken(PolicyLoss):
-    """A policy whose loss is a mean over the learnt tokens of a step, however they lie in answers."""
+class TokenPolicyLoss(PolicyLoss):
+    """The base of policy objectives whose loss is averaged over all trained tokens of a step."""
 
     def weight(self, tokens: int) -> float:
         """Every token counts the same."""

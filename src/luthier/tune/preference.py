@@ -28,7 +28,7 @@ SHARE = "share"
 
 
 class PairObjective(Objective):
-    """What all objectives that learn from pairs of answers share."""
+    """The base of objectives that learn from preference pairs."""
 
     measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
     builtin_dropout: ClassVar[bool] = False

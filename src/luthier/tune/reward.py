@@ -53,7 +53,7 @@ class RewardContext:
 
 
 class Reward(Component):
-    """How good an answer is, in one respect; several are added up by their weights."""
+    """The base class of rewards, which score an answer; several are added up by their weights."""
 
     role: ClassVar[str] = "reward"
     home: ClassVar[str] = "luthier.tune.rewards"

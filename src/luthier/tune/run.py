@@ -21,15 +21,15 @@ from luthier.core.errors import Interrupted, ModelError, SourceLocation
 from luthier.core.files import resolve_path
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 from luthier.models.cost import count_cores
 from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.load import ADAPTER
-from luthier.models.sequence_head import ends_in_sequence_head, get_head_settings
+from luthier.models.sequence_head import ends_in_sequence_head, get_head_config
 from luthier.models.source import write_config_dtype
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, tokens_that_fit
-from luthier.tune.dataset.preview import write_rendered
+from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, estimate_max_pack_tokens
+from luthier.tune.dataset.preview import write_rendered_rows
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.technique import Technique, write_settings
@@ -47,7 +47,7 @@ Plain = str | int | float | bool | None
 
 
 class TrackerCallback:
-    """Hears of every step; writers are begun at the first, when it is known where the training goes on."""
+    """Passes the metrics of every training step to the trackers, which are started at the first."""
 
     def __init__(
         self,
@@ -156,14 +156,14 @@ def _clocks() -> tuple[float, float]:
 
 
 class TrainingRun:
-    """One making of a tuned model."""
+    """One run of training, which makes a tuned model."""
 
     def __init__(self, step: Tune, technique: Technique, work: StepContext) -> None:
-        from luthier.models.load import base_folder, get_model_name
+        from luthier.models.load import find_base_folder, get_model_name
 
         self._step, self._technique, self._work = step, technique, work
         self._model = work.inputs["model"]
-        self._base = base_folder(self._model)
+        self._base = find_base_folder(self._model)
         self._name = get_model_name(self._model)
         self._description = describe_model_folder(self._base)
         step.agree(self._description)
@@ -194,7 +194,7 @@ class TrainingRun:
             self._warn_unmoved(training.run(keeper, on_step, self._work.events.note), sampler)
         restore_peft_forward(self.trained)
         self._save(training, material, sampler)
-        write_rendered(self._work.folder, material, step, text)
+        write_rendered_rows(self._work.folder, material, step, text)
         self._save_epochs(keeper, training, material, sampler)
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         rollout_sampler = material.rollout_sampler
@@ -224,7 +224,7 @@ class TrainingRun:
         from luthier.models.kernels.calls import describe_kernels
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
-        from luthier.models.packing.logprobs import detect_forward_mode, forget_forward_mode
+        from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
         from luthier.models.quiet import silence_peft_warnings
         from luthier.tune.training.memory import iterate_packs
         from luthier.tune.training.trainer import Trainer, TrainingArguments
@@ -235,7 +235,7 @@ class TrainingRun:
         plain = self._open(dtype, material.about)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
-            forget_forward_mode(plain)
+            clear_forward_mode(plain)
         with silence_peft_warnings():
             model = self._technique.adapt(plain, self._work.seed)
         self._technique.check_saved(model)
@@ -245,7 +245,7 @@ class TrainingRun:
         self._technique.begin(model, iterate_packs(material.dataset, sampler, tokens))
         self._before = [now - then for now, then in zip(_clocks(), start_clocks, strict=True)]
         install_fused_lora(model)
-        release_memory()
+        trim_malloc_heap()
         how = detect_forward_mode(model)
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
@@ -315,7 +315,7 @@ class TrainingRun:
     def _tokens(self, dataset: TokenizedDataset) -> int:
         requested = self._step.max_tokens_per_microbatch
         fits = (
-            tokens_that_fit(self._step.technique, self._step.optimizer, self._description)
+            estimate_max_pack_tokens(self._step.technique, self._step.optimizer, self._description)
             if requested == "auto"
             else requested
         )
@@ -414,7 +414,7 @@ def write_full_model(model: Any, folder: Path, base: Path) -> None:
             del state[tied]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     if ends_in_sequence_head(model):
-        write_settings(folder / "config.json", {**read_json_object(base / "config.json"), **get_head_settings(model)})
+        write_settings(folder / "config.json", {**read_json_object(base / "config.json"), **get_head_config(model)})
     else:
         shutil.copyfile(base / "config.json", folder / "config.json")
     write_config_dtype(folder)

@@ -21,8 +21,8 @@ def wrap_with_peft(model: Any, config: Any, seed: int) -> Any:
         return get_peft_model(model, config)
 
 
-def start_ids(model: Any, text: str | None, count: int, seed: int, field: str = "text") -> Any:
-    """(count,) ids to start from: those of a text, over and over; drawn from the vocabulary by the seed without one.
+def choose_initial_token_ids(model: Any, text: str | None, count: int, seed: int, field: str = "text") -> Any:
+    """(count,) token ids to initialize the virtual tokens from: those of a text, repeated, or random ones by the seed.
 
     Errors name the setting `field` of the technique.
     """
@@ -55,8 +55,9 @@ def _ids(model: Any, text: str) -> list[int]:
     return list(tokenizer(text)["input_ids"])
 
 
-def check_text(init: str, text: str | None, prefix: str = "") -> None:
-    """Refuse a text that would not be used, and a start from a text that is not there; the prefix is the settings'."""
+def validate_init_text(init: str, text: str | None, prefix: str = "") -> None:
+    """Raise `ValueError` unless a text is given exactly when initialization from text is chosen; the prefix is the
+    settings'."""
     if (init == "text") != (text is not None):
         name = f"{prefix}init_text" if prefix else "text"
         raise ValueError(f"`{name}` goes with `{prefix}init: text`, and only with it")

@@ -26,7 +26,7 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
     """`ModelError` when a model cannot teach: it reads other ids, has a prompt of its own, or names classes."""
     from luthier.chat.prompt import PromptPrefix
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import base_folder, get_model_name, get_output_classes
+    from luthier.models.load import find_base_folder, get_model_name, get_output_classes
 
     name, where = get_model_name(artifact), SourceLocation(field="teacher")
     if get_output_classes(artifact):
@@ -34,7 +34,7 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
     if PromptPrefix.of(artifact) != PromptPrefix():
         hint = "name the model that the prompt was chosen for"
         raise ModelError(f"{name} has a prompt in front, which its student would not see", where=where, hint=hint)
-    if ChatTokenizer.load(base_folder(artifact)).vocabulary_digest != student.vocabulary_digest:
+    if ChatTokenizer.load(find_base_folder(artifact)).vocabulary_digest != student.vocabulary_digest:
         hint = "take a teacher and a student of one family, such as two sizes of one model"
         raise ModelError(
             f"{name} and the student cut text into different tokens, so their probabilities cannot be compared",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.step import ArtifactSpec, Forecast, Merging, PlanContext, StepContext
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.core.step import ArtifactSpec, Merging, PlanContext, StepContext, StepCostEstimate
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.load import Dtype
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ HEAD_ROWS = 256
 FULL_RATE = 5e-5
 """Full fine-tuning's, at the width of the evidence (Schulman et al., "LoRA Without Regret", 2025)."""
 HIDDEN_OF_EVIDENCE = 2000
-"""Width at which the learning rates below were found; see `rate_for_width`."""
+"""Width at which the learning rates below were found; see `scale_rate_to_width`."""
 WIDTH_POWER = 0.781
 """How the best rate falls with width, for the Llama family (Schulman et al., "LoRA Without Regret", 2025)."""
 
@@ -52,8 +52,8 @@ class ParamDistribution(NamedTuple):
     values: tuple[Any, ...] = ()
 
 
-class AnyTechnique(Component):
-    """What every technique tells: one that trains weights (`Technique`), or one without the loop."""
+class TechniqueBase(Component):
+    """The base class of techniques that train weights (`Technique`) and of those without a training loop."""
 
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
@@ -91,7 +91,7 @@ class AnyTechnique(Component):
         """What a search may turn, by field (the step's `learning_rate` included)."""
 
 
-class Technique(AnyTechnique):
+class Technique(TechniqueBase):
     """Which weights of a network move, and what is kept of them. Only `adapt` must be written: all else has a default,
     which a technique that knows better replaces."""
 
@@ -129,11 +129,11 @@ class Technique(AnyTechnique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights; masters, gradients and AdamW's moments of what moves, in fp32; what autograd keeps of one pack of
         the model itself. What a technique adds to the forward pass is not counted."""
-        return training_memory(model, self.kind, self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(model, self.kind, self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """The learning rate to use when none is given; by default full fine-tuning's, the lowest of all techniques'."""
-        value = rate_for_width(FULL_RATE, hidden_size)
+        value = scale_rate_to_width(FULL_RATE, hidden_size)
         why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
         return LearningRate(value, f"{why}, ten times as much may be better")
 
@@ -168,8 +168,8 @@ class Technique(AnyTechnique):
             raise ModelError(what, where=SourceLocation(field="technique"), hint=hint)
 
 
-class StandaloneTechnique(AnyTechnique):
-    """What makes a model without training a network: no optimizer, no steps, none of the loop's settings."""
+class StandaloneTechnique(TechniqueBase):
+    """The base of techniques that make a model without training a network: no optimizer and no training loop."""
 
     merging: ClassVar[Merging] = "never"
     used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples"})
@@ -191,7 +191,7 @@ class StandaloneTechnique(AnyTechnique):
         """
 
     @abstractmethod
-    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
         """Predict the cost; `rows` is how many training rows may be used at most. Refuses what cannot be done."""
 
     @abstractmethod
@@ -226,7 +226,7 @@ def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
     return sum(int(one.numel()) for one in model.parameters() if one.requires_grad)
 
 
-def rate_for_width(best: float, hidden_size: int) -> float:
+def scale_rate_to_width(best: float, hidden_size: int) -> float:
     """The best rate at a width of 2,000, carried over to another width; three significant digits."""
     return float(f"{best * (HIDDEN_OF_EVIDENCE / hidden_size) ** WIDTH_POWER:.3g}")
 

@@ -20,7 +20,7 @@ RunStatus = Literal["finished", "failed", "stopped"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedTraining:
-    """One training, as a tracker gets to know it."""
+    """The name, settings and progress of a training, as trackers get them."""
 
     name: str
     """The same again when the training goes on after it was stopped, another for other settings."""
@@ -31,7 +31,7 @@ class TrackedTraining:
 
 
 class TrackerWriter(ABC):
-    """What a tracker writes one training with."""
+    """Writes the metrics of one training to a tracker."""
 
     @abstractmethod
     def step(self, step: int, values: Mapping[str, float]) -> None:
@@ -43,7 +43,7 @@ class TrackerWriter(ABC):
 
 
 class Tracker(Component):
-    """Where the numbers of a training are written for others to show."""
+    """The base class of experiment trackers."""
 
     role: ClassVar[str] = "tracker"
     home: ClassVar[str] = "luthier.tune.trackers"
@@ -71,7 +71,7 @@ class Tracker(Component):
 
 
 class NewStepsWriter(TrackerWriter):
-    """Passes on the steps that a store does not hold yet: a training that goes on tells some of them again."""
+    """Passes on only the steps that the tracker does not hold yet, when a training resumes."""
 
     def __init__(self, inner: TrackerWriter, last: int) -> None:
         self._inner, self._last = inner, last

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.generate import RolloutCompletion, RolloutPrompt
 
 
-class RolloutWriter(Component):
-    """Something that draws answers."""
+class RolloutGenerator(Component):
+    """The base class of generators that sample rollout completions with another engine than the trained model
+    itself."""
 
     role: ClassVar[str] = "writer"
     home: ClassVar[str] = "luthier.tune.writers"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import Step, StepContext
 from tests.data.conftest import Made
 
@@ -32,7 +32,7 @@ def take(tmp_path: Path) -> Callable[..., Made]:
             scratch=scratch,
             base=tmp_path,
             seed=seed,
-            events=RunEvents(said.append).of(step.kind),
+            events=RunEventEmitter(said.append).of(step.kind),
         )
         assert step.make(work)
         manifest = Manifest(

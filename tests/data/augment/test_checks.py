@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.data.augment.checks import DraftChecks, Inspector
+from luthier.data.augment.checks import DraftChecker, DraftChecks
 from luthier.data.augment.judge import TfidfLabelClassifier
 from luthier.data.augment.words import swaps_speaker
 from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
@@ -31,7 +31,7 @@ def _row(text: str, answer: str = "billing", name: str = "0") -> Row:
     return Row(0, name.rjust(16, "0"), "csv", "f.csv", 2, "label", messages)
 
 
-def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspector:
+def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> DraftChecker:
     told = DraftChecks.model_validate(checks)
     index = NearDuplicateIndex(told.held_out, iter(held), lambda place: held[place])
     classifier = TfidfLabelClassifier.learn(bench.train)
@@ -39,10 +39,10 @@ def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspect
     space = None
     if told.meaning is not None:
         space = told.meaning.embedder.space([row.prompt for row in bench.train.rows()], base=Path(), seed=0)
-    return Inspector(told, bench.train, index, [row.id for row in held], classifier, space=space)
+    return DraftChecker(told, bench.train, index, [row.id for row in held], classifier, space=space)
 
 
-def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str:
+def _refused(inspector: DraftChecker, before: str, after: str, **draft: Any) -> str:
     parent = _row(before)
     made = replace(parent, messages=with_last_user_text(parent, after))
     found = inspector.refusals(

@@ -14,7 +14,7 @@ from luthier.commands.lineage import trace_example
 from luthier.core.errors import DataError, LuthierError, RecipeError
 from luthier.data.augment.requests import name_augmenters, order_augment_jobs
 from luthier.data.augmenter import Augmenter
-from luthier.data.history.lineage import children, explain_example
+from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
@@ -80,7 +80,7 @@ def test_a_refused_row_has_a_story_too(bench: Bench) -> None:
     told = explain_example(made.artifact, drop["id"])
     assert told["dropped"] is not None
     assert told["dropped"]["reason"] == drop["reason"]
-    assert children(bench.data, drop["id"]) == []
+    assert list_derived_rows(bench.data, drop["id"]) == []
 
 
 def test_kinds_that_stand_there_twice_are_told_apart(bench: Bench) -> None:
@@ -128,7 +128,7 @@ def test_a_column_of_the_same_name_is_refused(tmp_path: Path) -> None:
 def test_a_killed_making_leaves_nothing_that_changes_the_next(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bench.augment(["noise"]).files()
     monkeypatch.setattr("luthier.data.augment.loop.WAVE", 16)
-    monkeypatch.setattr("luthier.data.augment.checks.Inspector.take", _interrupted)
+    monkeypatch.setattr("luthier.data.augment.checks.DraftChecker.take", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.augment(["noise"])
     monkeypatch.undo()

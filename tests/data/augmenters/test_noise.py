@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import ROWS, Layout, neighbor_keys
 from luthier.data.augment.words import facts_to_preserve
-from luthier.data.augmenters.noise import Noise
+from luthier.data.augmenters.noise import TextNoise
 from luthier.lang.demographics.words import split_into_words, unprotected_word_indices
 from tests.linear import assert_quick
 
@@ -24,7 +24,7 @@ TEXT = "Hello Anna, their order [ORDER_1] of 3 lamps from https://shop.example/x
 
 
 def _noisy(text: str, seed: int = 1, **settings: Any) -> str:
-    made = Noise(**{**QUIET, **settings}).noisy(text, Random(seed))
+    made = TextNoise(**{**QUIET, **settings}).noisy(text, Random(seed))
     return text if made is None else made.text
 
 
@@ -45,7 +45,7 @@ def test_a_strength_of_one_falls_on_all(settings: dict[str, Any], after: str) ->
 @pytest.mark.parametrize("text", ["???", "12345", "🙂", "a@b.example", "[NAME_1]", "٣٤", "…!"])
 def test_a_text_without_words_that_may_change_stays(text: str) -> None:
     """It ended in a traceback, and with it the making of all rows."""
-    assert Noise().noisy(text, Random(1)) is None
+    assert TextNoise().noisy(text, Random(1)) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_words_are_left_out_with_one_space_and_half_of_them_stay() -> None:
 
 def test_sounds_take_words_that_sound_alike() -> None:
     assert set(_noisy("their", sounds=1.0).split()) <= {"there", "they're"}
-    assert Noise(**{**QUIET, "sounds": 1.0}).noisy("their", Random(1), spoken=False) is None
+    assert TextNoise(**{**QUIET, "sounds": 1.0}).noisy("their", Random(1), spoken=False) is None
 
 
 @given(st.text(max_size=200), st.integers(0, 5))

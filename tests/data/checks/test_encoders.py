@@ -10,9 +10,9 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.data.checks.distance import EmbeddingOutliers, mean_neighbor_distance
-from luthier.data.checks.shift import Shift
+from luthier.data.checks.shift import DistributionShift
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.models.embedders.encoder import Encoder
+from luthier.models.embedders.encoder import EncoderEmbedder
 from tests.test_every_check import _shuffled_splits, clean_rows
 from workshop import tiny_encoder
 
@@ -34,7 +34,7 @@ def looked_at(rows: Sequence[CheckRow], folder: Path) -> CheckData:
 def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[CheckRow]) -> None:
     from sklearn.neighbors import NearestNeighbors
 
-    points = looked_at(rows, folder).points(Encoder(model="tiny"))
+    points = looked_at(rows, folder).points(EncoderEmbedder(model="tiny"))
     theirs, _ = NearestNeighbors(n_neighbors=6, metric="cosine").fit(points).kneighbors(points)
     assert np.abs(mean_neighbor_distance(points, 5, piece=32) - theirs[:, 1:].mean(axis=1)).max() < 1e-4
 
@@ -42,7 +42,7 @@ def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[CheckRow])
 def test_the_real_encoder_finds_the_one_row_of_another_topic(minilm: str, rows: list[CheckRow]) -> None:
     odd = rows[0].saying(prompt="Sing of the wrath of Achilles, goddess, that brought countless woes upon the Greeks")
     data = CheckData([odd, *rows[1:]], task="label")
-    (found,) = EmbeddingOutliers(embedder=Encoder(model=minilm), far=3).look(data)
+    (found,) = EmbeddingOutliers(embedder=EncoderEmbedder(model=minilm), far=3).look(data)
     assert "the embedder `encoder`" in found.finding.sentence
     assert found.marks[0][0].id == odd.id
 
@@ -55,14 +55,14 @@ def test_shift_is_seen_through_an_encoder(
         row.saying(prompt=f"? ? ? {row.messages[0].content} ! ! !") if row.split == "test" and share else row
         for row in rows
     ]
-    (found,) = Shift(embedder=Encoder(model="tiny")).look(looked_at(moved, folder))
+    (found,) = DistributionShift(embedder=EncoderEmbedder(model="tiny")).look(looked_at(moved, folder))
     assert low <= found.finding.numbers["shift"].value <= high
     assert found.finding.severity == ("serious" if share else "info")
 
 
-@pytest.mark.parametrize("check", [Shift, EmbeddingOutliers])
+@pytest.mark.parametrize("check", [DistributionShift, EmbeddingOutliers])
 def test_an_encoder_that_is_not_there_is_told(
-    folder: Path, rows: list[CheckRow], check: type[Shift] | type[EmbeddingOutliers]
+    folder: Path, rows: list[CheckRow], check: type[DistributionShift] | type[EmbeddingOutliers]
 ) -> None:
     with pytest.raises(ModelError, match="no folder"):
-        list(check(embedder=Encoder(model="./none")).look(looked_at(rows, folder)))
+        list(check(embedder=EncoderEmbedder(model="./none")).look(looked_at(rows, folder)))

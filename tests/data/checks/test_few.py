@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from luthier.artifacts.findings import Findings
 from luthier.data.checks.few_rows import FewRows
-from luthier.data.checks.imbalance import Imbalance
+from luthier.data.checks.imbalance import ClassImbalance
 from luthier.data.validate.context import CheckData
-from luthier.data.validate.run import validate
+from luthier.data.validate.run import run_checks
 from test_every_check import clean_rows
 
 
 def test_four_rows_are_not_fit_to_train_on() -> None:
     few = CheckData(clean_rows("label", 4), task="label")
-    found = validate([FewRows(), Imbalance()], few).findings
+    found = run_checks([FewRows(), ClassImbalance()], few).findings
     rows = {one.name: one for one in found.findings}["few_rows"]
     assert rows.severity == "serious"
     assert rows.numbers["rows.train"].value == 3
@@ -35,7 +35,7 @@ def test_classes_of_very_few_rows_are_one_finding_that_names_them() -> None:
         if label not in small or left[label] > 0:
             kept.append(row)
             left[label] -= label in small
-    found = list(Imbalance().look(CheckData(kept, task="label")))
+    found = list(ClassImbalance().look(CheckData(kept, task="label")))
     (few,) = [one for one in found if one.finding.name == "imbalance.few"]
     assert few.finding.severity == "warning"
     assert few.finding.sentence == (

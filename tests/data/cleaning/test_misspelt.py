@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.data.cleaning.spelling import find_misspellings
-from luthier.data.suggest.propose import propose
+from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -40,7 +40,7 @@ def test_a_schema_is_proposed_for_it_and_marks_the_row(make: Make, write: Write,
         f"how do I do thing number {n},answer {n} for you,{'urgent' if n % 2 else 'normal'}\n" for n in range(80)
     )
     path = write("t.csv", f"question,answer,priority\n{rows}how is it done at all,like this,urgnet\n")
-    proposal = propose(tmp_path / path, task="text")
+    proposal = propose_recipe(tmp_path / path, task="text")
     (rule,) = [one for one in proposal.ops if one["kind"] == "schema"]
     assert rule["columns"] == {"priority": {"allowed": ["normal", "urgent"], "required": False}}
     assert "'urgnet' in 1 row, 'urgent' in 40" in proposal.reasons["ops.schema"]
@@ -48,4 +48,4 @@ def test_a_schema_is_proposed_for_it_and_marks_the_row(make: Make, write: Write,
     broken = made.attributes("schema")["broken"]
     assert sorted(value for value in broken if value) == ["priority not allowed"]
     clean = write("c.csv", f"question,answer,priority\n{rows}")
-    assert "schema" not in [one["kind"] for one in propose(tmp_path / clean, task="text").ops]
+    assert "schema" not in [one["kind"] for one in propose_recipe(tmp_path / clean, task="text").ops]

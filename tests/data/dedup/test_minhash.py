@@ -13,10 +13,10 @@ from luthier.data.dedup.minhash import (
     MISSED,
     PERMUTATIONS,
     choose_bands,
+    compute_minhash_signatures,
     max_bands_for,
     miss_probability,
     propose_candidate_pairs,
-    signatures,
 )
 from luthier.data.dedup.shingles import cut_padded_shingles, cut_shingles, jaccard
 
@@ -61,7 +61,7 @@ def test_estimates_are_near_the_truth() -> None:
         two = one[:kept] + [f"v{n}" for n in range(200 - kept)]
         chance.shuffle(two)
         flat = cut_shingles([" ".join(one), " ".join(two)], "word", 1)
-        estimate = (signatures(flat)[0] == signatures(flat)[1]).mean()
+        estimate = (compute_minhash_signatures(flat)[0] == compute_minhash_signatures(flat)[1]).mean()
         assert estimate == pytest.approx(jaccard(*map(np.unique, (flat.of(0), flat.of(1)))), abs=0.12)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.dedup.keep import ranks
+from luthier.data.dedup.keep import rank_by_preference
 from luthier.data.dedup.shingles import ComplementIndexSet, ListedIndexSet
 
 MISSING = st.sets(st.integers(0, 29), max_size=30)
@@ -34,6 +34,6 @@ def test_what_is_left_answers_as_an_array_does(count: int, missing: set[int], mo
 
 
 def test_rows_that_nobody_prefers_stay_in_order_and_take_no_room() -> None:
-    assert isinstance(ranks(np.zeros(5)), ComplementIndexSet)
-    assert ranks(np.zeros(5))[:].tolist() == [0, 1, 2, 3, 4]
-    assert ranks(np.array([1.0, 3.0, 3.0, -np.inf]))[:].tolist() == [2, 0, 1, 3]
+    assert isinstance(rank_by_preference(np.zeros(5)), ComplementIndexSet)
+    assert rank_by_preference(np.zeros(5))[:].tolist() == [0, 1, 2, 3, 4]
+    assert rank_by_preference(np.array([1.0, 3.0, 3.0, -np.inf]))[:].tolist() == [2, 0, 1, 3]

@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.engine.columns import bytes_in, index_array, int64_column_to_numpy, mask, to_arrow_column
+from luthier.data.engine.columns import (
+    int64_column_to_numpy,
+    measure_byte_lengths,
+    to_arrow_column,
+    to_arrow_indices,
+    to_arrow_mask,
+)
 
 GAP = st.none()
 WHOLE = st.integers(-(2**63), 2**63 - 1)
@@ -49,8 +55,8 @@ def test_a_column_is_what_pyarrow_makes_of_the_same_values(kind: pa.DataType, va
 def test_a_mask_filters_and_places_take_what_lists_would(wanted: list[bool]) -> None:
     numbers = pa.array(range(len(wanted)), pa.int64())
     chosen = [place for place, want in enumerate(wanted) if want]
-    assert numbers.filter(mask(np.array(wanted, dtype=bool))).to_pylist() == chosen
-    assert numbers.take(index_array(np.array(chosen, dtype=np.int64))).to_pylist() == chosen
+    assert numbers.filter(to_arrow_mask(np.array(wanted, dtype=bool))).to_pylist() == chosen
+    assert numbers.take(to_arrow_indices(np.array(chosen, dtype=np.int64))).to_pylist() == chosen
 
 
 @settings(deadline=None)
@@ -60,8 +66,8 @@ def test_bytes_are_counted_as_pyarrow_counts_them_in_any_part(values: list[str |
         part = whole[start : max(start, len(whole) - end)]
         for texts in (pa.chunked_array([part]), pa.chunked_array([part, whole, part])):
             expected = [0 if text is None else len(text.encode()) for text in texts.to_pylist()]
-            assert bytes_in(texts).tolist() == expected
-    assert bytes_in(pa.chunked_array([], pa.string())).tolist() == []
+            assert measure_byte_lengths(texts).tolist() == expected
+    assert measure_byte_lengths(pa.chunked_array([], pa.string())).tolist() == []
 
 
 @settings(deadline=None)
@@ -98,7 +104,7 @@ def test_preparing_imports_no_pandas(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.step import StepContext
 from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.prepare import Prepare
@@ -106,7 +112,7 @@ from luthier.data.steps.prepare import Prepare
 here = Path(sys.argv[1])
 ops = ["normalize", "language", "pii", "exact_dedup", "near_dedup"]
 step = Prepare.model_validate({"source": {"kind": "jsonl", "path": "rows.jsonl"}, "ops": ops, "split": {"test": 1}})
-events = RunEvents(lambda event: None).of("data")
+events = RunEventEmitter(lambda event: None).of("data")
 made, scratch = here / "made", here / "scratch"
 work = StepContext(name="data", inputs={}, folder=made, scratch=scratch, base=here, seed=0, events=events)
 made.mkdir()
@@ -122,10 +128,10 @@ def test_no_column_imports_pandas() -> None:
     code = """
 import sys
 import numpy as np, pyarrow as pa
-from luthier.data.engine.columns import index_array, mask, to_arrow_column
+from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_arrow_mask
 columns = [to_arrow_column(["a", None], pa.string()), to_arrow_column([1, 2], pa.int64())]
 table = pa.RecordBatch.from_arrays(columns, names=["a", "b"])
-table = table.filter(mask(np.array([True, False]))).take(index_array(np.array([0])))
+table = table.filter(to_arrow_mask(np.array([True, False]))).take(to_arrow_indices(np.array([0])))
 print(table.to_pydict(), "pandas" in sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from luthier.data.formats import delimited, dialect
 from luthier.data.formats.dialect import Dialect
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from tests.linear import assert_quick
 
@@ -19,7 +19,7 @@ from tests.linear import assert_quick
 def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[SourceRecord], list[BrokenRow], list[str]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     said: list[str] = []
-    found = list(delimited.read_delimited_rows(File(path, path.name), say=said.append, **settings))
+    found = list(delimited.read_delimited_rows(SourceFile(path, path.name), say=said.append, **settings))
     return (
         [one for one in found if isinstance(one, SourceRecord)],
         [one for one in found if isinstance(one, BrokenRow)],
@@ -201,9 +201,9 @@ def test_a_header_is_taken_as_one(tmp_path: Path, text: str) -> None:
         assert written.header is True
 
 
-def _file(path: Path, text: str) -> File:
+def _file(path: Path, text: str) -> SourceFile:
     path.write_text(text)
-    return File(path, path.name)
+    return SourceFile(path, path.name)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "latin-1", "utf-8-sig"])
@@ -276,7 +276,7 @@ def test_a_line_of_50_mb_is_one_broken_row_in_bounded_memory(tmp_path: Path) -> 
             file.write(b"x" * 1_000_000)
         file.write(b",c\nd,e\n")
     tracemalloc.start()
-    found = list(delimited.read_delimited_rows(File(path, "t.csv")))
+    found = list(delimited.read_delimited_rows(SourceFile(path, "t.csv")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [one.line for one in found] == [2, 3, 4]
@@ -306,7 +306,7 @@ def test_whether_a_line_stands_is_told_in_linear_time(piece: str) -> None:
 def test_a_row_is_told_as_an_editor_and_as_a_spreadsheet_count(tmp_path: Path) -> None:
     """Where quoted cells span lines, line 6 is row 4."""
     (tmp_path / "t.csv").write_text('text,label\n"a\nb",x\n"c\nd",y\ne,f,g\n', encoding="utf-8")
-    found = list(delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv")))
+    found = list(delimited.read_delimited_rows(SourceFile(tmp_path / "t.csv", "t.csv")))
     assert [(one.line, one.row) for one in found] == [(2, None), (4, 3), (6, 4)]
     assert isinstance(found[2], BrokenRow)
     assert str(found[2].error()).startswith("t.csv:6: the row has 3 fields, the header has 2 (row 4 in a spreadsheet)")
@@ -315,7 +315,7 @@ def test_a_row_is_told_as_an_editor_and_as_a_spreadsheet_count(tmp_path: Path) -
 
 def test_a_line_that_no_spreadsheet_shows_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("sep=;\ntext;label\na;x\nb;y\n", encoding="utf-8")
-    assert [(one.line, one.row) for one in delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv"))] == [
+    assert [(one.line, one.row) for one in delimited.read_delimited_rows(SourceFile(tmp_path / "t.csv", "t.csv"))] == [
         (3, 2),
         (4, 3),
     ]
@@ -323,7 +323,7 @@ def test_a_line_that_no_spreadsheet_shows_does_not_count(tmp_path: Path) -> None
 
 def test_lines_and_rows_are_one_where_no_cell_spans_lines(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("text,label\na,x\n\nb,y\n", encoding="utf-8")
-    assert [(one.line, one.row) for one in delimited.read_delimited_rows(File(tmp_path / "t.csv", "t.csv"))] == [
+    assert [(one.line, one.row) for one in delimited.read_delimited_rows(SourceFile(tmp_path / "t.csv", "t.csv"))] == [
         (2, None),
         (4, None),
     ]

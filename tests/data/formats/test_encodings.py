@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import delimited, encodings
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import SourceRecord
 
 LINES = {
@@ -37,7 +37,7 @@ def test_a_file_of_one_line_is_read_in_its_own_letters(tmp_path: Path, encoding:
         path = tmp_path / "t.csv"
         path.write_bytes(f"text\tlabel\n{line}\ta\n".encode(encoding))
         said: list[str] = []
-        found = list(delimited.read_delimited_rows(File(path, "t.csv"), say=said.append))
+        found = list(delimited.read_delimited_rows(SourceFile(path, "t.csv"), say=said.append))
         assert [one.values for one in found if isinstance(one, SourceRecord)] == [{"text": line, "label": "a"}], said
         assert any("not UTF-8" in note for note in said)
 
@@ -66,7 +66,7 @@ def test_an_encoding_that_is_set_is_not_guessed(tmp_path: Path, encoding: str) -
     path = tmp_path / "t.csv"
     path.write_bytes(f"text,label\n{text},a\n".encode(encoding))
     said: list[str] = []
-    found = next(iter(delimited.read_delimited_rows(File(path, "t.csv"), encoding=encoding, say=said.append)))
+    found = next(iter(delimited.read_delimited_rows(SourceFile(path, "t.csv"), encoding=encoding, say=said.append)))
     assert isinstance(found, SourceRecord)
     assert found.values["text"] == text
     assert not any("read as" in note for note in said)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.formats import json_rows
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 
 VALUES = st.recursive(
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[SourceRecord], list[BrokenRow]]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found = list(json_rows.read_json_rows(File(path, path.name), **settings))
+    found = list(json_rows.read_json_rows(SourceFile(path, path.name), **settings))
     return [one for one in found if isinstance(one, SourceRecord)], [one for one in found if isinstance(one, BrokenRow)]
 
 

@@ -20,9 +20,9 @@ import pytest
 
 from luthier.artifacts import parquet
 from luthier.core.errors import DataError, LuthierError
-from luthier.data.columns.recognize import kind_of
+from luthier.data.columns.recognize import recognize_path_source_kind
 from luthier.data.formats import archives
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 
@@ -59,7 +59,7 @@ def test_packed_files_are_known_by_their_content(tmp_path: Path, ending: str, na
     name = named.format(ending)
     (tmp_path / name).write_bytes(PACKERS[ending](TEXT.encode()))
     assert _rows({"kind": "csv", "path": name}, tmp_path) == ROWS
-    assert File(tmp_path / name, name).ending == ".csv"
+    assert SourceFile(tmp_path / name, name).ending == ".csv"
 
 
 def test_several_members_of_a_gzip_follow_each_other(tmp_path: Path) -> None:
@@ -279,20 +279,20 @@ def test_a_zip_is_recognised_by_what_it_holds(tmp_path: Path) -> None:
     rows = "".join(f"question {n},{'no' if n % 2 else 'yes'}\n" for n in range(8))
     same = {"b.csv": f"text,label\n{rows}", "a.csv": f"label,text\n{rows}"}
     _several(tmp_path / "t.zip", same)
-    assert kind_of("t.zip", tmp_path) == "csv"
+    assert recognize_path_source_kind("t.zip", tmp_path) == "csv"
     _several(tmp_path / "t.zip", {**same, "c.csv": f"city,since\n{rows}"})
     with pytest.raises(DataError, match=r"different columns .*c\.csv: city, since") as caught:
-        kind_of("t.zip", tmp_path)
+        recognize_path_source_kind("t.zip", tmp_path)
     assert "t.zip/a.csv" in caught.value.hint
-    assert kind_of("t.zip/c.csv", tmp_path) == "csv"
+    assert recognize_path_source_kind("t.zip/c.csv", tmp_path) == "csv"
     _several(tmp_path / "t.zip", {**same, "about.txt": "hello there\n"})
     with pytest.raises(DataError, match=r"several kinds: .*about\.txt \(text\)"):
-        kind_of("t.zip", tmp_path)
+        recognize_path_source_kind("t.zip", tmp_path)
 
 
 def test_a_zip_of_very_many_files_is_to_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.data.formats.files.MOST_INSIDE", 2)
     _several(tmp_path / "t.zip", {f"{n}.csv": "text,label\na,b\n" for n in range(3)})
     with pytest.raises(DataError, match="holds 3 files") as caught:
-        kind_of("t.zip", tmp_path)
+        recognize_path_source_kind("t.zip", tmp_path)
     assert "unpack it" in caught.value.hint

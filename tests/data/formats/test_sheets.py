@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.formats import sheets
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.merged_cells import find_merged_cells
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.excel import Excel
@@ -19,7 +19,7 @@ from tests.data.source_files import write_xlsx
 
 
 def _read(path: Path, **settings: object) -> list[SourceRecord | BrokenRow]:
-    return list(sheets.read_sheet_rows(File(path, path.name), **settings))  # type: ignore[arg-type]
+    return list(sheets.read_sheet_rows(SourceFile(path, path.name), **settings))  # type: ignore[arg-type]
 
 
 def test_values_become_plain_json(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_without_a_header(tmp_path: Path) -> None:
 def test_columns_of_one_name_are_numbered_and_said(tmp_path: Path) -> None:
     write_xlsx(tmp_path / "t.xlsx", [["Summary", "Labels", "Labels"], ["a", "late", "lost"], ["b", "x", ""]])
     said: list[str] = []
-    file = File(tmp_path / "t.xlsx", "t.xlsx")
+    file = SourceFile(tmp_path / "t.xlsx", "t.xlsx")
     rows = [one.values for one in sheets.read_sheet_rows(file, say=said.append) if isinstance(one, SourceRecord)]
     assert rows[0] == {"Summary": "a", "Labels": "late", "Labels 2": "lost"}
     assert said == ["t.xlsx: the header names 'Labels' 2 times; the later ones are read as 'Labels 2'"]

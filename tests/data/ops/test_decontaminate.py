@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
 from luthier.data.dedup.contamination import LEAST_WORDS, RUN_WORDS, ContaminationIndex
-from luthier.data.dedup.shingles import words
+from luthier.data.dedup.shingles import split_comparison_words
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
 
@@ -92,8 +92,8 @@ def test_short_texts_need_more_than_a_common_phrase() -> None:
 
 
 def test_words_are_told_apart_in_scripts_without_spaces() -> None:
-    assert words("Is it 5%? don't_know") == ["is", "it", "5", "dontknow"]
-    assert words("我的卡坏了 OK") == [*"我的卡坏了", "ok"]
+    assert split_comparison_words("Is it 5%? don't_know") == ["is", "it", "5", "dontknow"]
+    assert split_comparison_words("我的卡坏了 OK") == [*"我的卡坏了", "ok"]
 
 
 def _asked(write: Write, rows: list[str], exam: list[str], **settings: Any) -> dict[str, Any]:

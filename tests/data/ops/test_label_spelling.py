@@ -13,7 +13,7 @@ import pytest
 from data.conftest import Maker
 from luthier.data.cleaning.class_lists import edit_class_lists
 from luthier.data.ops.label_spelling import map_label_variants
-from luthier.data.suggest.propose import propose
+from luthier.data.suggest.propose import propose_recipe
 
 WORDS = {
     "Rückerstattung": "Geld zurück Erstattung Betrag Überweisung",
@@ -78,7 +78,7 @@ def test_likely_plurals_are_one_where_the_texts_are_alike() -> None:
 def test_new_proposes_forms_as_one_class_and_the_prompt_lists_what_is_left(
     write: Callable[..., str], tmp_path: Path
 ) -> None:
-    found = propose(tmp_path / write("rows.jsonl", _german_rows()))
+    found = propose_recipe(tmp_path / write("rows.jsonl", _german_rows()))
     (spelling,) = [one for one in found.ops if one["kind"] == "label_spelling"]
     assert spelling["also"] == ALSO
     assert found.source["system"].endswith(f"Answer with one of: {LISTED}.")
@@ -94,7 +94,7 @@ def test_forms_whose_texts_are_unlike_stay_two_classes(write: Callable[..., str]
     ]
     for number, row in enumerate(rows):
         row["text"] += f" {number}"
-    found = propose(tmp_path / write("rows.jsonl", rows))
+    found = propose_recipe(tmp_path / write("rows.jsonl", rows))
     (spelling,) = [one for one in found.ops if one["kind"] == "label_spelling"]
     assert spelling["also"] == {old: meant for old, meant in ALSO.items() if old != "Verträge"}
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.chat.messages import Message
-from luthier.data.ops.part import PartOperator
+from luthier.data.ops.part import ShardOperator
 from luthier.data.row import Row
 
 
@@ -22,14 +22,14 @@ def rows() -> list[Row]:
 def test_parts_share_nothing_and_leave_nothing_out() -> None:
     given = rows()
     kept = [
-        {row.id for at, row in enumerate(given) if at not in PartOperator(number=number, of=3).apply(given).drops}
+        {row.id for at, row in enumerate(given) if at not in ShardOperator(number=number, of=3).apply(given).drops}
         for number in (1, 2, 3)
     ]
     assert sum(map(len, kept)) == len(set().union(*kept)) == 200
     assert all(40 < len(some) < 100 for some in kept)
     prompts = [{row.prompt for row in given if row.id in some} for some in kept]
     assert not prompts[0] & prompts[1] | prompts[1] & prompts[2] | prompts[0] & prompts[2]
-    dropped = PartOperator(number=2, of=3).apply(given).drops
+    dropped = ShardOperator(number=2, of=3).apply(given).drops
     assert {drop.reason for drop in dropped.values()} == {
         "of part 1, and part 2 is kept", "of part 3, and part 2 is kept"
     }  # fmt: skip
@@ -37,4 +37,4 @@ def test_parts_share_nothing_and_leave_nothing_out() -> None:
 
 def test_a_part_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValidationError, match="there are 2 parts and part 3 is wanted"):
-        PartOperator(number=3)
+        ShardOperator(number=3)

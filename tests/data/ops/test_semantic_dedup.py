@@ -14,7 +14,7 @@ from luthier.core.errors import ModelError
 from luthier.core.step import PlanContext
 from luthier.data.ops.semantic_dedup import SemanticDedup
 from luthier.data.steps.prepare import Prepare
-from luthier.data.suggest.profile import Profile
+from luthier.data.suggest.profile import SourceProfile
 from workshop import tickets, tiny_encoder
 
 SAME = ["Please cancel my order", "please cancel my orders", "Cancel my order, please!"]
@@ -109,7 +109,7 @@ def test_a_plan_counts_the_pairs_of_many_rows(tmp_path: Path) -> None:
 
 def test_it_is_proposed_to_nobody_and_refuses_half_a_rule() -> None:
     assert SemanticDedup.trial() is None
-    assert SemanticDedup.suggest(Profile.model_construct()) is None
+    assert SemanticDedup.suggest(SourceProfile.model_construct()) is None
     with pytest.raises(ValidationError, match="does not name the column"):
         SemanticDedup(keep="newest")
     with pytest.raises(ValidationError, match="looks at no column"):

@@ -13,7 +13,7 @@ from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import RowOperator
 from luthier.data.ops.c4_lines import C4Lines
 from luthier.data.ops.quoted_replies import QuotedReplies
-from luthier.data.ops.signatures import Signatures
+from luthier.data.ops.signatures import EmailSignatures
 from luthier.data.row import Row
 
 
@@ -50,7 +50,7 @@ def _after(operator: RowOperator, text: str) -> str:
     ],
 )
 def test_signatures_go(below: str) -> None:
-    assert _after(Signatures(), f"The lamp is broken.\nPlease send another.\n\n{below}\n") == (
+    assert _after(EmailSignatures(), f"The lamp is broken.\nPlease send another.\n\n{below}\n") == (
         "The lamp is broken.\nPlease send another."
     )
 
@@ -76,19 +76,19 @@ def test_signatures_go(below: str) -> None:
     ],
 )
 def test_what_is_no_signature_stays(text: str) -> None:
-    assert _after(Signatures(), text) == text
+    assert _after(EmailSignatures(), text) == text
 
 
 def test_names_in_a_signature_stand_in_no_event() -> None:
     signed = "Late.\n\nKind regards\nAnn Lee, 12"
     messages = (Message(role="user", content=signed), Message(role="assistant", content="a"))
-    edit = Signatures().apply([Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)]).edits[0][0]
+    edit = EmailSignatures().apply([Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)]).edits[0][0]
     assert edit.hidden == "\n\nKind regards\n*** ***, **"
 
 
 def test_closing_phrases_can_stay() -> None:
     text = "It came broken.\n\nKind regards\nAnn"
-    assert _after(Signatures(closings=False), text) == text
+    assert _after(EmailSignatures(closings=False), text) == text
 
 
 def test_quoted_replies_go() -> None:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from luthier.chat.messages import Message
 from luthier.core.errors import RecipeError
-from luthier.data.ops.tokens import TokensOperator
+from luthier.data.ops.tokens import TokenCountOperator
 from luthier.data.ops.toxicity import ToxicityOperator
 from luthier.data.row import Row
 
@@ -85,17 +85,17 @@ def test_a_classifier_gives_its_worst_class(tmp_path: Path) -> None:
 
 
 def test_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
-    named = TokensOperator(tokenizer="tok", min=3, max=4).at(_tokenizer_in(tmp_path, "tok"))
+    named = TokenCountOperator(tokenizer="tok", min=3, max=4).at(_tokenizer_in(tmp_path, "tok"))
     outcome = named.apply([_row("you are a fool"), _row("you are"), _row("fool", "")])
     assert outcome.attributes["tokens"] == [5, 3, 1]
     assert outcome.drops[0].reason == "too many tokens: 5, expected at most 4"
     assert outcome.drops[2].reason == "too few tokens: 1, expected at least 3"
-    assert TokensOperator().apply([_row("abcdefgh", "ijk")]).attributes["tokens"] == [3]
-    assert TokensOperator(tokenizer="tok").fingerprint(tmp_path)
+    assert TokenCountOperator().apply([_row("abcdefgh", "ijk")]).attributes["tokens"] == [3]
+    assert TokenCountOperator(tokenizer="tok").fingerprint(tmp_path)
     with pytest.raises(RecipeError, match="cannot read a tokenizer"):
-        TokensOperator(tokenizer="no.json").at(tmp_path).apply([_row("a")])
+        TokenCountOperator(tokenizer="no.json").at(tmp_path).apply([_row("a")])
     with pytest.raises(ValidationError, match="lies below"):
-        TokensOperator(min=3, max=2)
+        TokenCountOperator(min=3, max=2)
 
 
 def _tokenizer_in(base: Path, name: str) -> Path:

@@ -8,10 +8,10 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.ops.pii import Pii
-from luthier.data.pii.name_signs import name_signs, name_spans, rows_with_names
+from luthier.data.pii.name_signs import find_name_evidence, find_possible_names, rows_with_names
 from luthier.data.row import Row
-from luthier.data.suggest.profile import Profile
-from luthier.data.suggest.trial import without_pii
+from luthier.data.suggest.profile import SourceProfile
+from luthier.data.suggest.trial import mask_pii
 from tests.linear import assert_linear
 
 SHOWN = [
@@ -48,15 +48,15 @@ def rows(texts: list[str], meta: list[dict[str, Any]] | None = None) -> list[Row
 
 @pytest.mark.parametrize(("text", "names", "place"), SHOWN)
 def test_a_name_shows(text: str, names: list[str], place: str) -> None:
-    found = list(name_signs(text))
+    found = list(find_name_evidence(text))
     assert [text[sign.start : sign.end] for sign in found] == names
     assert {sign.position for sign in found} == {place}
-    assert not any(name in without_pii(text) for name in names)
+    assert not any(name in mask_pii(text) for name in names)
 
 
 @pytest.mark.parametrize("text", NOT_SHOWN)
 def test_what_is_no_name_shows_none(text: str) -> None:
-    assert list(name_signs(text)) == []
+    assert list(find_name_evidence(text)) == []
 
 
 def test_columns_of_names() -> None:
@@ -70,8 +70,8 @@ def test_columns_of_names() -> None:
     assert rows_with_names(rows(["wo ist es?"] * 9, products)) == {}
 
 
-def profile(names: dict[str, int], looked_at: int = 1000, **more: Any) -> Profile:
-    return Profile(
+def profile(names: dict[str, int], looked_at: int = 1000, **more: Any) -> SourceProfile:
+    return SourceProfile(
         path="f.csv", kind="csv", rows=looked_at, estimated=False, looked_at=looked_at, broken=0, columns={}, notes=[],
         names=names, row_bytes=300, **more,
     )  # fmt: skip
@@ -104,7 +104,7 @@ def test_classes_are_not_read() -> None:
 
 def test_spans_to_hide_are_in_order_and_apart() -> None:
     text = "Hallo Sabine Krämer,\nAnna Kowalska und Mark kommen.\nVG Sabine Krämer"
-    spans = name_spans(text)
+    spans = find_possible_names(text)
     assert [text[start:end] for start, end in spans] == ["Sabine Krämer", "Anna Kowalska", "Mark", "Sabine Krämer"]
 
 
@@ -112,4 +112,4 @@ def test_spans_to_hide_are_in_order_and_apart() -> None:
     "piece", ["Hallo Anna", "Grüße\n", "Anna ", "VG A B ", "Frau A ", "my name is A", "best best ", "regards, \n "]
 )
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
-    assert_linear(lambda text: list(name_signs(text)), piece, 2000, floor_s=0.0025)
+    assert_linear(lambda text: list(find_name_evidence(text)), piece, 2000, floor_s=0.0025)

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
+from luthier.data.pii.pseudonyms import LOCALES, PseudonymGenerator, _names
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import SecretKey
+from luthier.pii.keeper import HmacKey
 from luthier.pii.span import HIGH_RISK, PiiSpan
 
 
-def _stand_ins(scope: str = "a", locale: str = "en_US") -> Pseudonyms:
-    return Pseudonyms(SecretKey(b"a key for tests"), scope, locale, lambda found: f"[{found.kind.upper()}]")
+def _stand_ins(scope: str = "a", locale: str = "en_US") -> PseudonymGenerator:
+    return PseudonymGenerator(HmacKey(b"a key for tests"), scope, locale, lambda found: f"[{found.kind.upper()}]")
 
 
 def _person(text: str) -> PiiSpan:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from luthier.data.pii.remembered import PiiFindingsCache
-from luthier.pii.keeper import SecretKey
+from luthier.pii.keeper import HmacKey
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import PiiSpan
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
-KEEPER = SecretKey(b"a key")
+KEEPER = HmacKey(b"a key")
 TEXTS = ["Ask Jane Doe.", "Nobody.", "Jane Doe and Max Muster met.", "Ask Jane Doe."]
 
 
@@ -48,7 +48,7 @@ def test_nothing_of_a_text_stands_in_the_file_and_another_key_finds_nothing(tmp_
     held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert not any(word.encode() in held for text in TEXTS for word in re.findall(r"\w{3,}", text))
     reader = Reader()
-    PiiFindingsCache(tmp_path / "names.db", SecretKey(b"another key"), reader)(TEXTS)
+    PiiFindingsCache(tmp_path / "names.db", HmacKey(b"another key"), reader)(TEXTS)
     assert reader.read == TEXTS[:3]
 
 

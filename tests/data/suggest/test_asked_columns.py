@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from luthier.core.errors import DataError, RecipeError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnTemplate
-from luthier.data.database.propose import propose_table
+from luthier.data.database.propose import propose_table_recipe
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 from tests.data.conftest import Maker
 
 ASKED = [f"Wie lange dauert die Lieferung von Bestellung {n}?" for n in range(40)]
@@ -37,7 +37,7 @@ def _parts(source: dict[str, Any], base: Path) -> tuple[str, str]:
 def test_of_two_texts_the_one_with_questions_asks(tmp_path: Path, names: tuple[str, str]) -> None:
     """They were refused: no column looks like answers."""
     texts = dict(zip(names, (ASKED, SAID), strict=True))
-    proposal = propose(_csv(tmp_path / "t.csv", {name: texts[name] for name in ("eins", "zwei")}))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", {name: texts[name] for name in ("eins", "zwei")}))
     assert (proposal.source["prompt"], proposal.source["answer"]) == names
     assert (
         f"40 of the first 40 rows have a question in {names[0]!r}, 0 in {names[1]!r}"
@@ -51,28 +51,28 @@ def test_of_two_texts_the_one_with_questions_asks(tmp_path: Path, names: tuple[s
 def test_of_two_texts_without_questions_the_one_with_fewer_values_answers(tmp_path: Path) -> None:
     told = [text.replace("?", ".") for text in ASKED]
     few = [f"Die Lieferung dauert etwa {n % 25} Tage." for n in range(40)]
-    proposal = propose(_csv(tmp_path / "t.csv", {"eins": few, "zwei": told}))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", {"eins": few, "zwei": told}))
     assert (proposal.source["prompt"], proposal.source["answer"]) == ("zwei", "eins")
     assert "25 distinct values against 40" in proposal.reasons["source.prompt"]
-    proposal = propose(_csv(tmp_path / "t.csv", {"eins": told, "zwei": SAID}))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", {"eins": told, "zwei": SAID}))
     assert (proposal.source["prompt"], proposal.source["answer"]) == ("eins", "zwei"), "else the second answers"
 
 
 def test_ids_and_days_beside_two_texts_are_none_of_them(tmp_path: Path) -> None:
     more = {"nr": list(range(40)), "angelegt": [f"2026-05-{n % 28 + 1:02d}" for n in range(40)]}
-    proposal = propose(_csv(tmp_path / "t.csv", {**more, "eins": ASKED, "zwei": SAID}))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", {**more, "eins": ASKED, "zwei": SAID}))
     assert (proposal.source["prompt"], proposal.source["answer"], proposal.source["id"]) == ("eins", "zwei", "nr")
 
 
 def test_the_only_other_text_answers_a_column_that_is_called_a_question(tmp_path: Path) -> None:
-    proposal = propose(_csv(tmp_path / "t.csv", {"Frage": ASKED, "zwei": SAID}))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", {"Frage": ASKED, "zwei": SAID}))
     assert (proposal.source["prompt"], proposal.source["answer"]) == ("Frage", "zwei")
     assert "'zwei' is the only other text" in proposal.reasons["source.prompt"]
 
 
 def test_three_texts_without_a_telling_name_are_refused_with_the_options(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column looks like answers") as refused:
-        propose(_csv(tmp_path / "t.csv", {"eins": ASKED, "zwei": SAID, "drei": ASKED[::-1]}))
+        propose_recipe(_csv(tmp_path / "t.csv", {"eins": ASKED, "zwei": SAID, "drei": ASKED[::-1]}))
     assert "name them by `--prompt` and `--answer`" in refused.value.hint
     assert "of eins, zwei, drei" in refused.value.hint
 
@@ -89,7 +89,7 @@ ROWS = {
 def test_columns_that_are_named_are_taken(tmp_path: Path, ending: str) -> None:
     write = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}
     getattr(pl.DataFrame(ROWS), write[ending])(tmp_path / f"t.{ending}")
-    proposal = propose(tmp_path / f"t.{ending}", prompt="{body} ({subject})", answer="reply")
+    proposal = propose_recipe(tmp_path / f"t.{ending}", prompt="{body} ({subject})", answer="reply")
     assert _parts(proposal.source, tmp_path) == (f"{ASKED[0]} (Bestellung 0)", SAID[0])
     assert proposal.task == "text"
     assert proposal.reasons["source.prompt"] == "as asked for"
@@ -100,22 +100,22 @@ def test_columns_that_are_named_are_taken(tmp_path: Path, ending: str) -> None:
 
 def test_what_is_not_named_is_chosen(tmp_path: Path) -> None:
     path = _csv(tmp_path / "t.csv", ROWS)
-    by_answer = propose(path, answer="category")
+    by_answer = propose_recipe(path, answer="category")
     assert by_answer.source["prompt"] == "{subject}\n\n{body}"
     assert by_answer.task == "label"
     assert by_answer.source["system"].endswith("Storno, Versand.")
-    by_prompt = propose(path, prompt="reply")
+    by_prompt = propose_recipe(path, prompt="reply")
     assert (by_prompt.source["prompt"], by_prompt.source["answer"]) == ("reply", "category")
     two = _csv(tmp_path / "two.csv", {"eins": ASKED, "zwei": SAID})
-    assert propose(two, prompt="zwei").source["answer"] == "eins"
-    assert propose(two, answer="eins").source["prompt"] == "zwei"
+    assert propose_recipe(two, prompt="zwei").source["answer"] == "eins"
+    assert propose_recipe(two, answer="eins").source["prompt"] == "zwei"
 
 
 def test_named_columns_go_before_turns_and_known_layouts(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On its way."}]
     rows = [{"messages": turns, "text": text, "tags": ["late", "lost"][: 1 + n % 2]} for n, text in enumerate(ASKED)]
     pl.DataFrame(rows).write_ndjson(tmp_path / "t.jsonl")
-    proposal = propose(tmp_path / "t.jsonl", prompt="text", answer="{tags}")
+    proposal = propose_recipe(tmp_path / "t.jsonl", prompt="text", answer="{tags}")
     assert "messages" not in proposal.source
     assert proposal.task == "label"
     assert proposal.source["system"].endswith("late, late, lost.")
@@ -132,7 +132,7 @@ def test_named_columns_go_before_turns_and_known_layouts(tmp_path: Path) -> None
 )
 def test_names_that_cannot_be_taken_are_refused(tmp_path: Path, named: dict[str, str], why: str, remedy: str) -> None:
     with pytest.raises(DataError, match=why) as refused:
-        propose(_csv(tmp_path / "t.csv", ROWS), **named)
+        propose_recipe(_csv(tmp_path / "t.csv", ROWS), **named)
     assert remedy in refused.value.hint
     assert refused.value.where is not None
     assert refused.value.where.field in named
@@ -145,7 +145,7 @@ def test_columns_of_a_table_are_named(tmp_path: Path) -> None:
         table.executemany("insert into tickets (subject, body, reply, category) values (?, ?, ?, ?)", rows)
     table.close()
     wanted = Layout(prompt="subject", answer="reply")
-    found = propose_table(f"sqlite:///{tmp_path}/t.db", None, tmp_path, tmp_path, wanted)
+    found = propose_table_recipe(f"sqlite:///{tmp_path}/t.db", None, tmp_path, tmp_path, wanted)
     assert (found.source["prompt"], found.source["answer"]) == ("subject", "reply")
 
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 from luthier.data.suggest.settings import (
     ENOUGH_FOR_CLASSES,
     ENOUGH_STEPS,
@@ -67,13 +67,15 @@ def test_never_fewer_steps_than_the_defaults_and_never_too_many_passes(rows: int
 
 
 def test_a_recipe_for_few_rows_says_so(write: Write, tmp_path: Path) -> None:
-    few = propose(tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235))))
+    few = propose_recipe(
+        tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235)))
+    )
     text = render_recipe(few, "few")
     tune = yaml.safe_load(text)["steps"]["tune"]
     assert (tune["epochs"], tune["batch_size"]) == (4, 8)
     Tune.model_validate(tune)
     assert "one pass over about 188 rows would be 6 steps of 32, too few to learn from; this is 94 of 8 rows" in text
-    many = propose(
+    many = propose_recipe(
         tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(4000)))
     )
     assert not {"epochs", "batch_size"} & yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"].keys()

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.formats import files
-from luthier.data.formats.documents import Paragraph, chunk_paragraphs, plain_text
+from luthier.data.formats.documents import Paragraph, chunk_paragraphs, html_to_text
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.source_files import write_pdf
 from tests.linear import assert_linear
 
@@ -65,7 +65,7 @@ def test_a_document_of_one_broken_line_is_one_broken_row(tmp_path: Path, kind: s
 
 @pytest.mark.parametrize("piece", ["<", "<!--", "<p", "&", "<script>", "</", "<a b='"])
 def test_markup_that_never_ends_is_read_in_little_time(piece: str) -> None:
-    plain_text(piece * 5_000)
+    html_to_text(piece * 5_000)
 
 
 def test_pdf_whole_by_page_and_locked(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_texts_that_are_something_else_are_told(tmp_path: Path, text: str, like:
     assert said[0].startswith(f"a.txt: {like}")
     assert "read as plain text" in said[0]
     assert remedy in said[0]
-    assert said[0] in propose(tmp_path / "a.txt").profile.notes
+    assert said[0] in propose_recipe(tmp_path / "a.txt").profile.notes
 
 
 def test_prose_is_told_to_be_nothing_else(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_folder_of_mails_is_told_what_makes_a_mailbox(tmp_path: Path) -> None:
     (tmp_path / "mails").mkdir()
     (tmp_path / "mails" / "a.eml").write_text(MAIL)
     with pytest.raises(DataError, match="no file that can be read") as refused:
-        propose(tmp_path / "mails")
+        propose_recipe(tmp_path / "mails")
     assert files.MAILBOX in refused.value.hint
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from luthier.core.errors import DataError
-from luthier.data.columns.recognize import kind_of
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.columns.recognize import recognize_path_source_kind
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 
 Make = Callable[..., Any]
 CLASSES = ("refund", "delivery")
@@ -65,7 +65,7 @@ def _write(path: Path, rows: list[dict[str, Any]], *, by_line: bool) -> None:
 def test_the_proposed_recipe_runs(make: Make, tmp_path: Path, tool: str, by_line: bool) -> None:
     path = tmp_path / ("export.jsonl" if by_line else "export.json")
     _write(path, [EXPORTS[tool](n) for n in range(40)], by_line=by_line)
-    proposal = propose(path, shown=path.name)
+    proposal = propose_recipe(path, shown=path.name)
     assert proposal.source["kind"] == "labels"
     assert proposal.task == "label"
     assert set(proposal.profile.answers) == set(CLASSES)
@@ -82,7 +82,7 @@ def test_the_proposed_recipe_runs(make: Make, tmp_path: Path, tool: str, by_line
 
 def test_of_several_questions_the_one_answered_most_is_proposed(tmp_path: Path) -> None:
     _write(tmp_path / "ls.json", [_label_studio(n) for n in range(40)], by_line=False)
-    proposal = propose(tmp_path / "ls.json")
+    proposal = propose_recipe(tmp_path / "ls.json")
     assert proposal.source["question"] == "topic"
     assert "remark, topic" in proposal.reasons["source.question"]
     assert proposal.source["answer"] == "label", "the column `category` was there before anybody judged"
@@ -93,10 +93,10 @@ def test_a_folder_with_a_file_a_person_is_read_as_one(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("ann", "bob"):
         _write(folder / f"{name}.jsonl", [_doccano(n) for n in range(1, 30)], by_line=True)
-    assert kind_of("people", tmp_path) == "labels"
-    assert "2 annotators" in propose(folder).reasons["source.kind"]
+    assert recognize_path_source_kind("people", tmp_path) == "labels"
+    assert "2 annotators" in propose_recipe(folder).reasons["source.kind"]
     (folder / "more.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}\n')
-    assert kind_of("people", tmp_path) == "folder"
+    assert recognize_path_source_kind("people", tmp_path) == "folder"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_folder_with_a_file_a_person_is_read_as_one(tmp_path: Path) -> None:
 )
 def test_rows_that_others_write_too_are_left_to_the_plain_reader(tmp_path: Path, row: dict[str, Any]) -> None:
     _write(tmp_path / "rows.jsonl", [row] * 3, by_line=True)
-    assert kind_of("rows.jsonl", tmp_path) == "jsonl"
+    assert recognize_path_source_kind("rows.jsonl", tmp_path) == "jsonl"
 
 
 def test_an_export_that_nobody_has_judged_says_so(tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ def test_an_export_that_nobody_has_judged_says_so(tmp_path: Path) -> None:
         by_line=False,
     )
     with pytest.raises(DataError, match="every row is left out: no judgment"):
-        propose(tmp_path / "ls.json")
+        propose_recipe(tmp_path / "ls.json")

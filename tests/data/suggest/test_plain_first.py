@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.data.suggest.propose import PLAIN_FIRST, propose, render_recipe
+from luthier.data.suggest.propose import PLAIN_FIRST, propose_recipe, render_recipe
 from luthier.recipe.schema import Recipe
 from workshop import own_cache, tickets, write_csv
 
 
 def test_few_rows_are_a_reason(tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", tickets(120))
-    proposal = propose(tmp_path / "rows.csv")
+    proposal = propose_recipe(tmp_path / "rows.csv")
     assert proposal.reasons["technique"].startswith("lora; try `plain` first: ")
     assert "to train on are few: a plain classifier takes seconds, and may do as well" in proposal.reasons["technique"]
     text = render_recipe(proposal, "few")
@@ -27,17 +27,17 @@ def test_long_texts_are_a_reason(tmp_path: Path) -> None:
     rows = [{**row, "message": " ".join([row["message"], *[f"word{at} of {number}" for at in range(90)]])}
             for number, row in enumerate(tickets(900))]  # fmt: skip
     write_csv(tmp_path / "rows.csv", rows)
-    why = propose(tmp_path / "rows.csv").reasons["technique"]
+    why = propose_recipe(tmp_path / "rows.csv").reasons["technique"]
     assert "texts are long (27" in why
     assert "are few" not in why
 
 
 def test_many_short_rows_are_none_and_texts_have_no_classes(tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", tickets(900))
-    assert "technique" not in propose(tmp_path / "rows.csv").reasons
-    assert PLAIN_FIRST not in render_recipe(propose(tmp_path / "rows.csv"), "many")
+    assert "technique" not in propose_recipe(tmp_path / "rows.csv").reasons
+    assert PLAIN_FIRST not in render_recipe(propose_recipe(tmp_path / "rows.csv"), "many")
     write_csv(tmp_path / "texts.csv", [{"question": f"question {at}", "answer": f"it is {at}"} for at in range(90)])
-    assert "technique" not in propose(tmp_path / "texts.csv", task="text").reasons
+    assert "technique" not in propose_recipe(tmp_path / "texts.csv", task="text").reasons
 
 
 def test_the_command_of_the_comment_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

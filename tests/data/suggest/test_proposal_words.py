@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 from tests.data.source_files import write_pdf, write_xlsx
 
 
@@ -17,7 +17,7 @@ def test_rows_with_nothing_to_learn_are_counted_as_such_and_not_as_copies(tmp_pa
     rows = [{"message": f"question {n} of mine?", "category": "abc"[n % 3]} for n in range(60)]
     rows += [{"message": "", "category": "a"} for _ in range(5)] + [{"message": "what?", "category": ""}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    proposal = propose(tmp_path / "rows.jsonl")
+    proposal = propose_recipe(tmp_path / "rows.jsonl")
     assert "none was seen so far" in proposal.reasons["ops.exact_dedup"]
     said = "6 of 66 rows have nothing to train on and will be dropped: 1 × empty answer, 5 × empty prompt"
     assert f"# {said}\n" in render_recipe(proposal, "mine")
@@ -27,7 +27,7 @@ def test_a_broken_file_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     write_pdf(tmp_path / "docs" / "good.pdf", ["First page."])
     (tmp_path / "docs" / "locked.pdf").write_bytes(b"%PDF-1.7\nnothing else")
-    assert "(line 1 of docs/locked.pdf: is not a PDF" in propose(tmp_path / "docs").reasons["source.on_error"]
+    assert "(line 1 of docs/locked.pdf: is not a PDF" in propose_recipe(tmp_path / "docs").reasons["source.on_error"]
 
 
 def test_what_a_library_remarks_of_a_broken_file_is_not_on_the_screen(
@@ -44,4 +44,4 @@ def test_what_a_library_remarks_of_a_broken_file_is_not_on_the_screen(
 def test_a_column_is_known_to_name_the_row_as_people_write_it(tmp_path: Path, name: str) -> None:
     rows = [[f"T-{n}", f"question {n} of mine?", "ab"[n % 2]] for n in range(40)]
     write_xlsx(tmp_path / "desk.xlsx", [[name, "Message", "Category"], *rows])
-    assert propose(tmp_path / "desk.xlsx").source["id"] == name
+    assert propose_recipe(tmp_path / "desk.xlsx").source["id"] == name

@@ -16,8 +16,8 @@ from luthier.core.errors import DataError
 from luthier.data.source import Source
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
-from luthier.data.suggest.propose import RecipeProposal, propose, render_recipe
-from luthier.data.suggest.survey import profile
+from luthier.data.suggest.propose import RecipeProposal, propose_recipe, render_recipe
+from luthier.data.suggest.survey import profile_path
 from luthier.traces.logs import read_log_records
 
 Make = Callable[..., Any]
@@ -34,7 +34,7 @@ def _recipe(proposal: RecipeProposal) -> dict[str, Any]:
 
 
 def test_tickets_as_classes() -> None:
-    proposal = propose(SUPPORT)
+    proposal = propose_recipe(SUPPORT)
     source = proposal.source
     assert proposal.task == "label"
     assert (source["prompt"], source["answer"]) == ("{subject}\n\n{message}", "category")
@@ -60,7 +60,7 @@ def test_tickets_as_classes() -> None:
 
 
 def test_tickets_as_replies() -> None:
-    proposal = propose(SUPPORT, task="text", shown="tickets.csv")
+    proposal = propose_recipe(SUPPORT, task="text", shown="tickets.csv")
     assert proposal.source["answer"] == "reply"
     assert "system" not in proposal.source
     assert _recipe(proposal)["steps"]["report"]["metrics"] == ["rougeL", "chrf"]
@@ -68,7 +68,7 @@ def test_tickets_as_replies() -> None:
 
 
 def test_the_proposal_runs(make: Make) -> None:
-    proposal = propose(SUPPORT)
+    proposal = propose_recipe(SUPPORT)
     made = make(base=SUPPORT.parent, **{key: value for key, value in proposal.prepare().items() if key != "kind"})
     assert made.summary.rows_in == 468
     assert set(made.summary.labels) <= {
@@ -90,7 +90,7 @@ def test_all_three_kinds_of_files(tmp_path: Path, ending: str) -> None:
     )
     path = tmp_path / f"sums.{ending}"
     {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[ending](path)
-    proposal = propose(path)
+    proposal = propose_recipe(path)
     assert proposal.source["kind"] == ending
     assert (proposal.source["prompt"], proposal.source["answer"]) == ("question", "answer")
     assert proposal.task == "text"
@@ -103,7 +103,7 @@ def test_conversations(tmp_path: Path, write: Write) -> None:
         {"role": "assistant", "content": "Hello, how may I help you today?"},
     ]
     path = write("chat.jsonl", [{"messages": [*turns, *turns][: 2 + 2 * (n % 2)], "topic": n} for n in range(9)])
-    proposal = propose(tmp_path / path)
+    proposal = propose_recipe(tmp_path / path)
     assert proposal.source["messages"] == "messages"
     assert "OpenAI" in proposal.reasons["source.messages"]
     _recipe(proposal)
@@ -111,14 +111,14 @@ def test_conversations(tmp_path: Path, write: Write) -> None:
 
 def test_classes_far_down_the_file_are_seen(tmp_path: Path, write: Write) -> None:
     path = write("sorted.csv", "text,intent\n" + "".join(f"question number {n},class{n // 500}\n" for n in range(4000)))
-    proposal = propose(tmp_path / path)
+    proposal = propose_recipe(tmp_path / path)
     assert "class7" in proposal.source["system"]
     assert proposal.profile.looked_at == 2000
 
 
 def test_broken_rows_are_left_out_and_said(tmp_path: Path, write: Write) -> None:
     path = write("t.csv", "text,label\n" + "".join(f"question {n},{'ab'[n % 2]}\n" for n in range(20)) + "broken\n")
-    proposal = propose(tmp_path / path)
+    proposal = propose_recipe(tmp_path / path)
     assert proposal.source["on_error"] == "drop"
     assert proposal.profile.broken == 1
     assert proposal.profile.rows == 21
@@ -127,9 +127,9 @@ def test_broken_rows_are_left_out_and_said(tmp_path: Path, write: Write) -> None
 def test_hostile_names_stay_inside_their_comments(tmp_path: Path, write: Write) -> None:
     header = '"text","label","x\nsteps: {}","a: b # c"\n'
     path = write("t.csv", header + "".join(f"question {n},{'ab'[n % 2]},1,2\n" for n in range(20)))
-    recipe = _recipe(propose(tmp_path / path))
+    recipe = _recipe(propose_recipe(tmp_path / path))
     assert recipe["steps"]["data"]["source"]["answer"] == "label"
-    odd = propose(tmp_path / path, shown='we "ird: #1.csv')
+    odd = propose_recipe(tmp_path / path, shown='we "ird: #1.csv')
     assert _recipe(odd)["steps"]["data"]["source"]["path"] == 'we "ird: #1.csv'
 
 
@@ -137,7 +137,7 @@ def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write
     def text(rare: int) -> str:
         rows = [{"text": f"question number {n}", "class": "rare" if n < rare else "usual"} for n in range(60)]
         write("rows.jsonl", rows)
-        return render_recipe(propose(tmp_path / "rows.jsonl"), "mine")
+        return render_recipe(propose_recipe(tmp_path / "rows.jsonl"), "mine")
 
     assert "augment" not in text(30)
     lines = text(6).splitlines()
@@ -151,7 +151,7 @@ def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write
 def test_a_class_that_may_be_a_slip_is_asked_about(write: Write, tmp_path: Path) -> None:
     classes = [*["Billing"] * 30, *["Delivery"] * 30, "Bilings"]
     write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
-    lines = render_recipe(propose(tmp_path / "rows.jsonl"), "mine").splitlines()
+    lines = render_recipe(propose_recipe(tmp_path / "rows.jsonl"), "mine").splitlines()
     at = lines.index("  # Is the class Bilings a slip? Then write among `ops`:")
     assert yaml.safe_load(lines[at + 1].replace("#", "")) == [
         {"kind": "label_spelling", "also": {"Bilings": "Billing"}}
@@ -161,14 +161,14 @@ def test_a_class_that_may_be_a_slip_is_asked_about(write: Write, tmp_path: Path)
 def test_slips_of_another_case_are_brought_together_too(write: Write, tmp_path: Path) -> None:
     classes = [*["billing", "shipping"] * 40, "Biling", "Shiping"]
     write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
-    (spelling,) = [one for one in propose(tmp_path / "rows.jsonl").ops if one["kind"] == "label_spelling"]
+    (spelling,) = [one for one in propose_recipe(tmp_path / "rows.jsonl").ops if one["kind"] == "label_spelling"]
     assert spelling == {"kind": "label_spelling", "also": {"Biling": "billing", "Shiping": "shipping"}}
 
 
 def test_a_slip_is_not_counted_as_a_class(write: Write, tmp_path: Path) -> None:
     classes = [*["billing", "shipping"] * 40, "biling"]
     write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
-    reasons = propose(tmp_path / "rows.jsonl").reasons
+    reasons = propose_recipe(tmp_path / "rows.jsonl").reasons
     found = "3 different short values in 81 rows: 2 classes, for 'biling' looks like another spelling of 'billing'"
     assert reasons["source.answer"] == found
     assert reasons["task"] == "2 different short answers come again and again"
@@ -178,7 +178,7 @@ def test_a_heading_is_no_class_beside_a_column_that_may_be(write: Write, tmp_pat
     said = [f"{('Hello', 'A question')[n % 2]},how do I do thing {n}" for n in range(60)]
     both = [f"{row},{('red', 'blue')[n % 2]}" for n, row in enumerate(said)]
     for names, rows, answer in (("Subject,question,colour", both, "colour"), ("Subject,question", said, "Subject")):
-        proposal = propose(tmp_path / write(f"{answer}.csv", "\n".join([names, *rows])))
+        proposal = propose_recipe(tmp_path / write(f"{answer}.csv", "\n".join([names, *rows])))
         assert proposal.source["answer"] == answer
 
 
@@ -188,7 +188,7 @@ def test_classes_are_found_beside_dates_and_names_that_come_again(tmp_path: Path
         f"2026-10-{n % 9 + 1:02d},c{n % 20},how do I do thing number {n},{'Orders' if n % 3 else 'Refunds'}\n"
         for n in range(90)
     )
-    proposal = propose(tmp_path / write("t.csv", f"day,customer,question,{name}\n{rows}"))
+    proposal = propose_recipe(tmp_path / write("t.csv", f"day,customer,question,{name}\n{rows}"))
     assert (proposal.source["prompt"], proposal.source["answer"]) == ("question", name)
     assert proposal.source["group"] == "customer"
 
@@ -198,20 +198,20 @@ def test_where_several_columns_could_be_classes_they_are_named(tmp_path: Path, w
         f"how do I do thing number {n},{'red' if n % 3 else 'blue'},{'up' if n % 2 else 'down'}\n" for n in range(60)
     )
     with pytest.raises(DataError, match="2 columns could be the answer: colour, way") as caught:
-        propose(tmp_path / write("t.csv", f"question,colour,way\n{rows}"))
+        propose_recipe(tmp_path / write("t.csv", f"question,colour,way\n{rows}"))
     assert "choose one, such as `--answer colour`" in caught.value.hint
 
 
 def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
     with pytest.raises(DataError, match="no such file"):
-        propose(tmp_path / "no.csv")
+        propose_recipe(tmp_path / "no.csv")
     (tmp_path / "no.bin").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="what kind of file"):
-        propose(tmp_path / "no.bin")
+        propose_recipe(tmp_path / "no.bin")
     with pytest.raises(DataError, match="no column looks like"):
-        propose(tmp_path / write("n.csv", "a,b,c\n" + "1.5,2.5,3.5\n" * 5))
+        propose_recipe(tmp_path / write("n.csv", "a,b,c\n" + "1.5,2.5,3.5\n" * 5))
     with pytest.raises(DataError, match="the header has 2"):
-        propose(tmp_path / write("b.csv", "a,b\n1\n2\n"))
+        propose_recipe(tmp_path / write("b.csv", "a,b\n1\n2\n"))
     said = [f"where is parcel {number}" for number in range(40)]
     for classes, why in (
         (["late"] * 40, "'category' has the same value in every row"),
@@ -219,7 +219,7 @@ def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
     ):
         table = "message,category\n" + "".join(f"{one},{two}\n" for one, two in zip(said, classes, strict=True))
         with pytest.raises(DataError, match=why):
-            propose(tmp_path / write("c.csv", table))
+            propose_recipe(tmp_path / write("c.csv", table))
 
 
 def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
@@ -229,7 +229,7 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
         ("", "b"),
         ("Why  so", "b"),
     ]
-    found = profile(tmp_path / write("t.jsonl", [{"text": text, "label": label} for text, label in rows]))
+    found = profile_path(tmp_path / write("t.jsonl", [{"text": text, "label": label} for text, label in rows]))
     assert found.rows == 4
     assert found.columns["text"].filled == 3
     assert found.columns["label"].common == {"a": 2, "b": 2}
@@ -243,7 +243,7 @@ def test_no_plain_classifier_is_proposed_for_preferences(tmp_path: Path) -> None
     asked = [f"{verb} {thing} {number}" for number in range(8) for verb in ("pay", "send") for thing in ("a", "b", "c")]
     rows = [{"prompt": text, "chosen": text.split()[0], "rejected": "I do not know"} for text in asked]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    proposal = propose(tmp_path / "pairs.jsonl")
+    proposal = propose_recipe(tmp_path / "pairs.jsonl")
     assert (proposal.task, proposal.objective) == ("label", "dpo")
     assert "technique" not in proposal.reasons
 
@@ -257,7 +257,7 @@ def test_pairs_of_answers_are_learnt_by_dpo_and_cleaned_alike(tmp_path: Path, ma
         for n in range(40)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    proposal = propose(tmp_path / "pairs.jsonl")
+    proposal = propose_recipe(tmp_path / "pairs.jsonl")
     assert (proposal.objective, proposal.metrics, proposal.rules) == ("dpo", ["accuracy"], ["accuracy > base"])
     assert {one["kind"] for one in proposal.ops} == {"normalize", "exact_dedup", "near_dedup", "pii"}
     made = make(**yaml.safe_load(render_recipe(proposal, "pairs"))["steps"]["data"])
@@ -269,7 +269,7 @@ def test_pairs_of_answers_are_learnt_by_dpo_and_cleaned_alike(tmp_path: Path, ma
 def test_thumbs_are_learnt_by_kto(tmp_path: Path) -> None:
     rows = [{"prompt": f"Is it {n}?", "completion": f"yes, {n}", "label": n % 2 == 0} for n in range(40)]
     (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert propose(tmp_path / "thumbs.jsonl").objective == "kto"
+    assert propose_recipe(tmp_path / "thumbs.jsonl").objective == "kto"
 
 
 def test_near_copies_are_counted_as_they_will_be_once_personal_data_are_gone(tmp_path: Path, make: Any) -> None:
@@ -280,7 +280,7 @@ def test_near_copies_are_counted_as_they_will_be_once_personal_data_are_gone(tmp
     ]
     rows += [{"text": text, "label": "b"} for text in ("When does the shop open?", "It never came back!")]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     copies = sum(sum(proposal.profile.trials[kind].dropped.values()) for kind in ("exact_dedup", "near_dedup"))
     made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
     assert copies == sum(made.summary.dropped.values()) == 7
@@ -292,7 +292,7 @@ def test_rows_that_will_be_dropped_are_neither_held_out_nor_trained_on(tmp_path:
     said = [f"{verb} {subject}" for subject in subjects for verb in ("Where can I find", "Who is able to change")]
     rows = [{"text": text, "topic": "other" if "find" in text else "change"} for text in said]
     pl.DataFrame(rows * 5).write_csv(tmp_path / "tickets.csv")
-    proposal = propose(tmp_path / "tickets.csv")
+    proposal = propose_recipe(tmp_path / "tickets.csv")
     assert proposal.profile.trials["exact_dedup"].dropped == {"exact duplicate": 48}
     assert proposal.left == 12
     assert proposal.reasons["split.test"].startswith("about 3 rows"), "as many as the seed holds out"
@@ -309,7 +309,7 @@ def test_near_copies_stay_where_a_class_would_be_gone_without_them(tmp_path: Pat
         {"text": text.format(number), "label": label} for number in range(100, 112) for label, text in texts.items()
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
     assert "no row of 'lost'" in proposal.reasons["ops.near_dedup"]
     made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
@@ -329,17 +329,17 @@ def test_near_copies_with_other_answers_stay(tmp_path: Path) -> None:
     ]
     rows += [{"text": text, "label": "other"} for text in unlike]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
     assert "with another answer" in proposal.reasons["ops.near_dedup"]
     told = [{"text": row["text"], "reply": f"We send the {n}th of our many letters."} for n, row in enumerate(rows)]
     pl.DataFrame(told).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert {"kind": "near_dedup"} in proposal.ops
     assert "with another answer (`of: both`" in proposal.reasons["ops.near_dedup"]
     same = [{**row, "label": "shipped" if row["text"].startswith("Dear") else "other"} for row in rows]
     pl.DataFrame(same).write_csv(tmp_path / "t.csv")
-    assert {"kind": "near_dedup"} in propose(tmp_path / "t.csv").ops
+    assert {"kind": "near_dedup"} in propose_recipe(tmp_path / "t.csv").ops
 
 
 @pytest.mark.parametrize("column", ["label", "reply"])
@@ -352,7 +352,7 @@ def test_near_copies_stay_where_most_rows_are_made_from_a_template(tmp_path: Pat
         for number in range(100, 130)
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert next(one for one in proposal.ops if one["kind"] == "near_dedup") == {"kind": "near_dedup", "action": "flag"}
     assert "look templated" in proposal.reasons["ops.near_dedup"]
     assert proposal.left == len(rows)
@@ -365,18 +365,18 @@ def test_rows_that_were_left_to_train_on_are_not_foretold_as_test_rows(tmp_path:
     made = make(source={"kind": "jsonl", "path": "t.jsonl"}, split={"test": 0.2}, ops=[])
     train = map(json.loads, made.split("train")["messages"])
     rows = [{"messages": [{"role": one["role"], "content": one["content"]} for one in turns]} for turns in train]
-    back = propose(tmp_path / write("back.jsonl", rows))
+    back = propose_recipe(tmp_path / write("back.jsonl", rows))
     assert back.reasons["split.test"].startswith("only about 1 row: by the same seed")
-    assert propose(tmp_path / "t.jsonl").reasons["split.test"].startswith("about 20 rows")
+    assert propose_recipe(tmp_path / "t.jsonl").reasons["split.test"].startswith("about 20 rows")
 
 
 def test_conversations_have_an_id_and_a_group(tmp_path: Path, write: Write) -> None:
     turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On its way."}]
     rows = [{"chat_id": f"c{n}", "customer": f"k{n % 25}", "topic": "ab"[n % 2], "messages": turns} for n in range(60)]
-    proposal = propose(tmp_path / write("t.jsonl", rows))
+    proposal = propose_recipe(tmp_path / write("t.jsonl", rows))
     assert proposal.source | {"id": "chat_id", "group": "customer"} == proposal.source
     _recipe(proposal)
-    few = propose(tmp_path / write("t.jsonl", [{**row, "customer": "x"} for row in rows]))
+    few = propose_recipe(tmp_path / write("t.jsonl", [{**row, "customer": "x"} for row in rows]))
     assert few.source["id"] == "chat_id"
     assert "group" not in few.source
 
@@ -398,7 +398,7 @@ def test_the_class_of_a_ticket_is_offered_beside_its_turns(
         }
         for n in range(40)
     ]
-    proposal = propose(tmp_path / write("t.jsonl", tickets))
+    proposal = propose_recipe(tmp_path / write("t.jsonl", tickets))
     assert "to learn a class instead (field_360001, tags)" in proposal.reasons["source.messages"]
     prompt = yaml.safe_load(proposal.reasons["source.messages"].split("prompt: ")[1].split("` and")[0])
     source = {"kind": "zendesk", "path": "t.jsonl", "prompt": prompt, "answer": answer, "id": "id"}
@@ -412,7 +412,7 @@ def test_rows_that_a_rule_does_not_fit_are_marked_and_stay(tmp_path: Path, make:
     ]
     rows += [{"text": f"{word} failed on the way to the other host", "label": "net"} for word in ("disk", "fan", "cpu")]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert {"kind": "quality", "action": "flag"} in proposal.ops
     assert "30 of 33 rows" in proposal.reasons["ops.quality"]
     assert "skip: [distinct_words]" in proposal.reasons["ops.quality"]
@@ -442,7 +442,7 @@ def test_a_class_of_rows_that_say_nothing_stays(tmp_path: Path) -> None:
     rows = [{"text": f"the parcel was {word} as it came", "label": "claim"} for word in words]
     rows += [{"text": "?" * number, "label": "nothing"} for number in (3, 5, 7)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert {"kind": "quality", "action": "flag"} in proposal.ops
     assert "no row of 'nothing'" in proposal.reasons["ops.quality"]
 
@@ -454,11 +454,11 @@ def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
         for n in range(40)
     ]  # fmt: skip
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv", separator=";")
-    source = propose(tmp_path / "t.csv").source
+    source = propose_recipe(tmp_path / "t.csv").source
     assert source["prompt"] == "{Betreff}\n\n{Nachricht}"
     assert (source["answer"], source["id"], source["group"]) == ("Kategorie", "Vorgangsnr", "Kunde")
-    assert propose(tmp_path / "t.csv", task="text").source["answer"] == "Rückmeldung"
-    assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose(tmp_path / "t.csv"), "mine")
+    assert propose_recipe(tmp_path / "t.csv", task="text").source["answer"] == "Rückmeldung"
+    assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose_recipe(tmp_path / "t.csv"), "mine")
 
 
 def test_every_column_of_a_known_layout_is_read(tmp_path: Path) -> None:
@@ -473,7 +473,7 @@ def test_every_column_of_a_known_layout_is_read(tmp_path: Path) -> None:
         more = {"tools": tools} if name == "openai" else {}
         rows = [{**row, **more, **({"output": f"Le colis {n} tarde."} if name == "alpaca" else {})} for n in range(30)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    read = {name: propose(tmp_path / f"{name}.jsonl").source for name in files}
+    read = {name: propose_recipe(tmp_path / f"{name}.jsonl").source for name in files}
     assert read["openai"]["tools"] == "tools"
     assert read["sharegpt"]["system_column"] == "system"
     glances = {name: Source.parse(source).glance(tmp_path)[0][1] for name, source in read.items()}
@@ -488,24 +488,24 @@ def test_rows_that_make_no_example_are_told_and_left_out(tmp_path: Path) -> None
     rows[4] = {"messages": []}
     rows[6] = {"messages": [{"role": "ghost", "content": "x"}]}
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    proposal = propose(tmp_path / "t.jsonl")
+    proposal = propose_recipe(tmp_path / "t.jsonl")
     assert (proposal.profile.rows, proposal.profile.broken) == (8, 2)
     assert proposal.source["on_error"] == "drop"
     assert "2 rows cannot be read (the first, line 5: the list of messages is empty)" in render_recipe(proposal, "mine")
     (tmp_path / "t.jsonl").write_text("{\n" + "".join(json.dumps(row) + "\n" for row in rows))
-    said = propose(tmp_path / "t.jsonl").profile
+    said = propose_recipe(tmp_path / "t.jsonl").profile
     assert said.broken == 3
     assert "; 2 of them make no example, the first line 6: the list of messages is empty" in said.first_broken
     (tmp_path / "t.jsonl").write_text(json.dumps({"messages": []}) + "\n")
     with pytest.raises(DataError, match="the list of messages is empty"):
-        propose(tmp_path / "t.jsonl")
+        propose_recipe(tmp_path / "t.jsonl")
 
 
 def test_values_that_stand_for_none_are_no_class(tmp_path: Path) -> None:
     labels = ["order"] * 20 + ["refund"] * 15 + ["N/A"] * 3 + ["-", "-", ""]
     rows = [{"message": f"where is number {n} of mine", "category": label} for n, label in enumerate(labels)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert sorted(proposal.source["null_values"]) == ["-", "N/A"]
     assert proposal.source["system"].endswith("Answer with one of: order, refund.")
     assert "3 × 'N/A', 2 × '-'" in render_recipe(proposal, "mine")
@@ -517,7 +517,7 @@ def test_values_that_stand_for_none_are_no_class(tmp_path: Path) -> None:
 def test_answers_of_signs_alone_are_classes(tmp_path: Path) -> None:
     rows = [{"text": f"sentence number {n} without its end", "label": "?-"[n % 2]} for n in range(40)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    assert "null_values" not in propose(tmp_path / "t.csv").source
+    assert "null_values" not in propose_recipe(tmp_path / "t.csv").source
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_groups_that_no_share_can_hold_out_are_left_out_and_told(
         {"message": f"where is number {n}", "category": "ab"[n % 2], "customer": one} for n, one in enumerate(customers)
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert "group" not in proposal.source
     assert f"# group: left out; {why}" in render_recipe(proposal, "mine")
 
@@ -550,7 +550,7 @@ def test_a_group_that_can_be_held_out_goes_before_one_that_cannot(tmp_path: Path
         for n in range(80)
     ]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert proposal.source["group"] == "Ticket ID"
     assert "rows of one Ticket ID stay in one split" in proposal.reasons["source.group"]
 
@@ -561,7 +561,7 @@ def test_names_of_rows_and_what_is_always_the_same_are_no_texts(tmp_path: Path, 
     rows = [{name: value.format(number) for name, value in row.items()} for number in range(40)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     with pytest.raises(DataError, match="no column looks like") as caught:
-        propose(tmp_path / "t.csv")
+        propose_recipe(tmp_path / "t.csv")
     assert (
         "by `--prompt` and `--answer` (or in a recipe by `prompt:` and `answer:`), of id, messageType"
         in caught.value.hint
@@ -571,9 +571,9 @@ def test_names_of_rows_and_what_is_always_the_same_are_no_texts(tmp_path: Path, 
 def test_stars_are_classes_where_nothing_else_is(tmp_path: Path) -> None:
     rows = [{"review": f"it has {n} faults", "stars": 1 + n % 5, "answer": f"we mend all {n}"} for n in range(60)]
     pl.DataFrame(rows).drop("answer").write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").source["answer"] == "stars"
+    assert propose_recipe(tmp_path / "t.csv").source["answer"] == "stars"
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").source["answer"] == "answer"
+    assert propose_recipe(tmp_path / "t.csv").source["answer"] == "answer"
 
 
 def test_several_classes_in_a_cell_are_told(tmp_path: Path) -> None:
@@ -581,16 +581,16 @@ def test_several_classes_in_a_cell_are_told(tmp_path: Path) -> None:
     rows = [{"message": f"number {n}", "labels": classes[n % 6]} for n in range(60)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     told = "; 30 of 60 rows hold several, such as 'billing; refund', each combination a class of its own"
-    assert propose(tmp_path / "t.csv").reasons["source.answer"].endswith(told)
+    assert propose_recipe(tmp_path / "t.csv").reasons["source.answer"].endswith(told)
     whole = ["damaged, or late", "lost, or stolen", "other, not known"]
     pl.DataFrame([{**row, "labels": whole[n % 3]} for n, row in enumerate(rows)]).write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").reasons["source.answer"].endswith("classes")
+    assert propose_recipe(tmp_path / "t.csv").reasons["source.answer"].endswith("classes")
 
 
 def test_of_two_replies_the_first_one_is_taken(tmp_path: Path) -> None:
     rows = [{"question": f"where is {n}", "answer_en": f"here is {n}", "answer_de": f"da ist {n}"} for n in range(40)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").source["answer"] == "answer_en"
+    assert propose_recipe(tmp_path / "t.csv").source["answer"] == "answer_en"
 
 
 def test_the_language_of_most_rows_is_offered(tmp_path: Path) -> None:
@@ -598,21 +598,21 @@ def test_the_language_of_most_rows_is_offered(tmp_path: Path) -> None:
     texts += ["Where is my order with the number {}?"] * 10
     rows = [{"message": text.format(n), "category": "ab"[n % 2]} for n, text in enumerate(texts)]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    assert "add `keep: [de]` to keep one" in propose(tmp_path / "t.csv").reasons["ops.language"]
+    assert "add `keep: [de]` to keep one" in propose_recipe(tmp_path / "t.csv").reasons["ops.language"]
 
 
 def test_a_document_that_stands_alone_is_cut_into_pieces(tmp_path: Path, make: Any) -> None:
     sections = "".join(f"## How to do {n}?\n\nTurn {n} to the left.\n\n" for n in range(20))
     (tmp_path / "faq.md").write_text(f"# Questions\n\n{sections}", encoding="utf-8")
-    proposal = propose(tmp_path / "faq.md")
+    proposal = propose_recipe(tmp_path / "faq.md")
     assert proposal.source["chunk_by"] == "heading"
     assert proposal.reasons["source.chunk_by"].endswith("so it makes 21 rows")
     made = make(**{key: value for key, value in proposal.prepare().items() if key != "kind"})
     assert sum(made.summary.rows.values()) == 21
     (tmp_path / "long.txt").write_text("A sentence about lamps. " * 200, encoding="utf-8")
-    assert {"chunk_by": "length", "chunk_size": 1000}.items() <= propose(tmp_path / "long.txt").source.items()
+    assert {"chunk_by": "length", "chunk_size": 1000}.items() <= propose_recipe(tmp_path / "long.txt").source.items()
     (tmp_path / "short.txt").write_text("A sentence.", encoding="utf-8")
-    proposal = propose(tmp_path / "short.txt")
+    proposal = propose_recipe(tmp_path / "short.txt")
     assert "chunk_by" not in proposal.source
     assert proposal.reasons["split.test"] == "1 row may leave none to measure on: give more"
 
@@ -622,7 +622,7 @@ def test_objects_under_names_of_their_own_are_refused_with_a_way(tmp_path: Path,
     rows = {f"T-{n}": {"question": f"where is {n}", "answer": f"here is {n}"} for n in range(5)}
     (tmp_path / "t.json").write_text(json.dumps({holder: rows} if holder else rows), encoding="utf-8")
     with pytest.raises(DataError, match=r"holds 5 objects by their names \(T-0, …\)") as caught:
-        propose(tmp_path / "t.json")
+        propose_recipe(tmp_path / "t.json")
     assert "to_entries[] | {id: .key} + .value]' t.json > rows.json" in caught.value.hint
 
 
@@ -636,13 +636,13 @@ def test_columns_where_rows_are_wanted_are_refused_with_a_way(tmp_path: Path, or
         told = {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}
     (tmp_path / "t.json").write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(DataError, match="holds columns, and rows are wanted") as caught:
-        propose(tmp_path / "t.json")
+        propose_recipe(tmp_path / "t.json")
     assert "orient='records'" in caught.value.hint
 
 
 def test_objects_name_no_rows_and_truths_are_classes(tmp_path: Path, write: Write) -> None:
     rows = [{"_id": {"$oid": f"{n:024x}"}, "text": f"offer number {n}", "is_spam": n % 3 == 0} for n in range(60)]
-    source = propose(tmp_path / write("t.jsonl", rows)).source
+    source = propose_recipe(tmp_path / write("t.jsonl", rows)).source
     assert (source["prompt"], source["answer"]) == ("text", "is_spam")
     assert "id" not in source
 
@@ -668,7 +668,7 @@ def _chat() -> list[dict[str, object]]:
 def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_path: Path, ending: str) -> None:
     write = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}
     getattr(pl.DataFrame(_chat()), write[ending])(tmp_path / f"t.{ending}")
-    proposal = propose(tmp_path / f"t.{ending}")
+    proposal = propose_recipe(tmp_path / f"t.{ending}")
     names = {"conversation": "conversation_id", "role": "sender", "content": "text", "order": "sent_at"}
     settings = {"turns": names, "id": "conversation_id", "group": "customer"}
     assert proposal.source == {"kind": ending, "path": f"t.{ending}", **settings}
@@ -688,29 +688,29 @@ def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_pa
 
 def test_speakers_are_known_by_their_two_sides_whatever_their_column_is_called(tmp_path: Path) -> None:
     pl.DataFrame(_chat()).rename({"sender": "kind of line"}).write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").source["turns"]["role"] == "kind of line"
+    assert propose_recipe(tmp_path / "t.csv").source["turns"]["role"] == "kind of line"
     rows = [{**row, "sender": ("bot", "agent")[n % 2]} for n, row in enumerate(_chat())]  # who handled it
     pl.DataFrame(rows).rename({"sender": "kind of line"}).write_csv(tmp_path / "t.csv")
-    assert propose(tmp_path / "t.csv").source["answer"] == "kind of line"
+    assert propose_recipe(tmp_path / "t.csv").source["answer"] == "kind of line"
 
 
 def test_conversations_are_counted_as_such_in_a_file_that_is_too_large_to_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pl.DataFrame(_chat()).write_csv(tmp_path / "t.csv")
-    assert profile(tmp_path / "t.csv").size_told == "t.csv: 40 conversations, 5 columns"
+    assert profile_path(tmp_path / "t.csv").size_told == "t.csv: 40 conversations, 5 columns"
     monkeypatch.setattr("luthier.data.suggest.survey.WHOLE_BYTES", 100)
-    found = profile(tmp_path / "t.csv")
+    found = profile_path(tmp_path / "t.csv")
     assert found.size_told == f"t.csv: about {found.rows} conversations, 5 columns"
-    assert "# Made from t.csv: about" in render_recipe(propose(tmp_path / "t.csv"), "mine")
-    assert profile(SUPPORT).size_told.endswith(" rows, 10 columns")
+    assert "# Made from t.csv: about" in render_recipe(propose_recipe(tmp_path / "t.csv"), "mine")
+    assert profile_path(SUPPORT).size_told.endswith(" rows, 10 columns")
 
 
 def test_a_speaker_that_is_unknown_is_told_and_left_out(tmp_path: Path) -> None:
     rows = _chat()
     rows[7]["sender"] = "Ghost"
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert proposal.source["turns"]["role"] == "sender"
     assert (proposal.profile.rows, proposal.profile.broken) == (40, 1)
     assert proposal.source["on_error"] == "drop"
@@ -720,7 +720,7 @@ def test_a_speaker_that_is_unknown_is_told_and_left_out(tmp_path: Path) -> None:
 def test_an_order_that_cannot_be_read_is_not_proposed(tmp_path: Path) -> None:
     rows = [{**row, "sent_at": f"Mon {number}"} for number, row in enumerate(_chat())]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     assert "order" not in proposal.source["turns"]
     assert "'sent_at' holds what is not read as times" in proposal.reasons["source.turns"]
 
@@ -731,7 +731,7 @@ def test_speakers_and_times_are_known_as_desks_write_them(tmp_path: Path, zone: 
     rows = [{**row, "sender": names[str(row["sender"])], "sent_at": f"{row['sent_at']}{zone}"} for row in _chat()]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     names = {"conversation": "conversation_id", "role": "sender", "content": "text", "order": "sent_at"}
-    assert propose(tmp_path / "t.csv").source["turns"] == names
+    assert propose_recipe(tmp_path / "t.csv").source["turns"] == names
 
 
 def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_path: Path) -> None:
@@ -742,12 +742,12 @@ def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_pa
     ]
     for some in (rows[:40], rows[40:]):
         pl.DataFrame(some).write_csv(tmp_path / "t.csv")
-        proposal = propose(tmp_path / "t.csv")
+        proposal = propose_recipe(tmp_path / "t.csv")
         assert proposal.source["answer"] == "resolution"
         assert proposal.source["id"] == "Case No."
         kept = next(line for line in render_recipe(proposal, "mine").splitlines() if "not mapped" in line)
         assert "Case No." not in kept
-    assert propose(tmp_path / "t.csv", task="label").source["answer"] == "shift"
+    assert propose_recipe(tmp_path / "t.csv", task="label").source["answer"] == "shift"
 
 
 def test_lists_of_classes_are_told_with_what_learns_them(tmp_path: Path) -> None:
@@ -755,7 +755,7 @@ def test_lists_of_classes_are_told_with_what_learns_them(tmp_path: Path) -> None
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="'labels' holds lists, and one class a row is wanted") as refused:
-        propose(path)
+        propose_recipe(path)
     assert 'answer: "{labels}"' in refused.value.hint
 
 
@@ -771,7 +771,7 @@ def test_a_log_of_requests_is_told_with_what_takes_it_in(tmp_path: Path) -> None
     rows = [dict(zip(("request", "response"), _batch(n), strict=True)) for n in range(20)]
     path.write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(DataError, match="log of requests and responses") as refused:
-        propose(path)
+        propose_recipe(path)
     assert "`luthier traces import log.jsonl`" in refused.value.hint
     assert len(list(read_log_records(path))) == 20  # it does take them in
 
@@ -787,7 +787,7 @@ def test_half_of_a_batch_is_told_with_what_puts_both_together(tmp_path: Path, ha
     ]
     path.write_text("\n".join(map(json.dumps, asked if half == "requests" else said)))
     with pytest.raises(DataError, match=f"holds the {half} of a batch without their") as refused:
-        propose(path)
+        propose_recipe(path)
     assert "{request: .body, response}" in refused.value.hint
     both = [{"request": one["body"], "response": other["response"]} for one, other in zip(asked, said, strict=True)]
     path.write_text("\n".join(map(json.dumps, both)))
@@ -800,7 +800,7 @@ def test_files_with_other_columns_are_told_with_what_brings_them_together(tmp_pa
     for name, header in (("a.csv", "text,label"), ("b.csv", "message,category")):
         rows = [f"where is my parcel {name} {n},{'late' if n % 2 else 'lost'}" for n in range(20)]
         (folder / name).write_text("\n".join([header, *rows]) + "\n")
-    proposal = propose(folder)
+    proposal = propose_recipe(folder)
     assert "mixed/b.csv has it: give all files the same columns" in proposal.reasons["source.on_error"]
     source = {"kind": "folder", "path": str(folder), "prompt": "text", "answer": "label"}
     with pytest.raises(DataError, match="the row has no 'text'") as refused:
@@ -822,7 +822,7 @@ def test_rows_that_call_tools_are_told_apart_by_their_calls(tmp_path: Path) -> N
     rows = [_called(place, tool) for place in range(17) for tool in ("weather", "forecast")]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    proposal = propose(path)
+    proposal = propose_recipe(path)
     assert {"kind": "near_dedup", "of": "both"} in proposal.ops
     assert "exact_dedup" not in proposal.profile.trials
     recipe = _recipe(proposal)
@@ -837,7 +837,7 @@ def test_rows_whose_answers_are_texts_are_measured_as_texts(tmp_path: Path) -> N
     texts = [{**row, "messages": [row["messages"][0], said]} for row in rows[:12]]
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(map(json.dumps, [*texts, *rows[12:]])), encoding="utf-8")
-    proposal = propose(path)
+    proposal = propose_recipe(path)
     assert (proposal.profile.with_tools, proposal.profile.calling) == (17, 5)
     assert _recipe(proposal)["steps"]["report"]["metrics"][0] == "rougeL"
 
@@ -847,16 +847,16 @@ def test_numbers_of_tickets_name_their_rows_and_texts_of_tickets_do_not(tmp_path
     said = [f"My parcel number {at} is late, and nobody of you answers me." for at in range(60)]
     rows = [{"Ticket": f"T-{1000 + at}", "Message": text, "Team": "ab"[at % 2]} for at, text in enumerate(said)]
     pl.DataFrame(rows).write_csv(tmp_path / "numbered.csv")
-    assert propose(tmp_path / "numbered.csv").source["id"] == "Ticket"
+    assert propose_recipe(tmp_path / "numbered.csv").source["id"] == "Ticket"
     pl.DataFrame({"ticket": said, "team": list("ab") * 30}).write_csv(tmp_path / "told.csv")
-    assert "id" not in propose(tmp_path / "told.csv").source
+    assert "id" not in propose_recipe(tmp_path / "told.csv").source
 
 
 def test_of_a_file_that_was_seen_whole_the_rows_are_told_that_the_seed_holds_out(tmp_path: Path, make: Any) -> None:
     """36 were told where the seed held out 26."""
     said = [f"My parcel number {at * 37} is late, and nobody of you answers me." for at in range(90)]
     pl.DataFrame({"text": said, "team": list("ab") * 45}).write_csv(tmp_path / "t.csv")
-    proposal = propose(tmp_path / "t.csv")
+    proposal = propose_recipe(tmp_path / "t.csv")
     steps = yaml.safe_load(render_recipe(proposal, "mine"))["steps"]
     steps["data"]["ops"] = []
     held = make(**steps["data"]).summary.rows["test"]
@@ -874,7 +874,7 @@ def test_calls_that_differ_by_a_number_are_tried_as_they_would_be_run(tmp_path: 
         tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
         rows.append(json.dumps({"messages": turns, "tools": tools}) + "\n")
     (tmp_path / "calls.jsonl").write_text("".join(rows))
-    found = propose(tmp_path / "calls.jsonl")
+    found = propose_recipe(tmp_path / "calls.jsonl")
     assert {"kind": "near_dedup", "action": "flag", "of": "both"} in found.ops
     assert "they look templated" in found.reasons["ops.near_dedup"]
 
@@ -895,7 +895,7 @@ def _jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def test_every_answer_of_conversations_is_learnt_as_other_tuners_do(tmp_path: Path) -> None:
-    proposal = propose(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 2)} for place in range(40)]))
+    proposal = propose_recipe(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 2)} for place in range(40)]))
     assert _recipe(proposal)["steps"]["tune"]["objective"] == {"kind": "sft", "train_on": "all"}
     assert "40 of 40 rows hold several answers of the assistant" in proposal.reasons["objective.train_on"]
     assert "axolotl" in proposal.reasons["objective.train_on"]
@@ -903,7 +903,7 @@ def test_every_answer_of_conversations_is_learnt_as_other_tuners_do(tmp_path: Pa
 
 
 def test_one_answer_a_row_needs_no_setting(tmp_path: Path) -> None:
-    proposal = propose(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 1)} for place in range(40)]))
+    proposal = propose_recipe(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 1)} for place in range(40)]))
     assert _recipe(proposal)["steps"]["tune"]["objective"] == "sft"
     assert "objective.train_on" not in proposal.reasons
 
@@ -911,7 +911,7 @@ def test_one_answer_a_row_needs_no_setting(tmp_path: Path) -> None:
 def test_rows_that_go_on_from_one_another_are_learnt_by_their_last_answers(tmp_path: Path) -> None:
     """As in a log of requests: each answer is the last one of a row of its own."""
     rows = [{"messages": _talk(place, 3)[: 2 * turn]} for place in range(20) for turn in (1, 2, 3)]
-    proposal = propose(_jsonl(tmp_path / "t.jsonl", rows))
+    proposal = propose_recipe(_jsonl(tmp_path / "t.jsonl", rows))
     assert proposal.profile.going_on == 40
     assert _recipe(proposal)["steps"]["tune"]["objective"] == "sft"
     assert "go on from another row" in proposal.reasons["objective.train_on"]
@@ -924,7 +924,7 @@ def test_calls_in_mid_conversation_are_learnt_and_measured(tmp_path: Path) -> No
         answer = {"role": "assistant", "content": f"It will be {place} degrees, and it will rain in the morning."}
         result = {"role": "tool", "content": f'{{"degrees": {place}}}'}
         rows.append({**_called(place, "weather"), "messages": [asked, called, result, answer]})
-    proposal = propose(_jsonl(tmp_path / "t.jsonl", rows))
+    proposal = propose_recipe(_jsonl(tmp_path / "t.jsonl", rows))
     assert (proposal.profile.calling, proposal.profile.called) == (0, 30)
     assert (proposal.profile.calls_in_all, proposal.profile.answers_in_all) == (30, 60)
     recipe = _recipe(proposal)
@@ -941,4 +941,4 @@ def test_answers_that_are_not_to_be_learnt_do_not_count(tmp_path: Path) -> None:
     rows = [{"messages": _talk(place, 2)} for place in range(40)]
     for row in rows:
         row["messages"][1]["weight"] = 0
-    assert propose(_jsonl(tmp_path / "t.jsonl", rows)).learn == "last"
+    assert propose_recipe(_jsonl(tmp_path / "t.jsonl", rows)).learn == "last"

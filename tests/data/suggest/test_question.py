@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from luthier.data.source import Source
-from luthier.data.suggest.propose import RecipeProposal, propose
+from luthier.data.suggest.propose import RecipeProposal, propose_recipe
 
 WORDS = [f"{first}{second}" for first in ("ka", "lo", "mi", "ne", "pu", "ra", "so", "ti") for second in "bdfgklmnprst"]
 TOPICS = {
@@ -40,7 +40,7 @@ def _rows(count: int, seed: int = 1, **columns: int) -> list[dict[str, Any]]:
 
 def _proposal(path: Path, rows: list[dict[str, Any]], **named: Any) -> RecipeProposal:
     pl.DataFrame(rows).write_csv(path)
-    return propose(path, **named)
+    return propose_recipe(path, **named)
 
 
 def _why(proposal: RecipeProposal) -> str:
@@ -163,7 +163,7 @@ def test_a_column_that_some_rows_lack_is_left_out(tmp_path: Path) -> None:
     rows = _rows(120, Nachricht=12, Schilderung=30)
     del rows[7]["Schilderung"]
     (tmp_path / "t.jsonl").write_text("".join(f"{pl.Series([row]).struct.json_encode()[0]}\n" for row in rows))
-    proposal = propose(tmp_path / "t.jsonl")
+    proposal = propose_recipe(tmp_path / "t.jsonl")
     assert proposal.source["prompt"] == "Nachricht"
     assert "'Schilderung' is left out: 1 row has no such column" in _why(proposal)
     assert proposal.profile.broken == 0
@@ -179,12 +179,12 @@ def test_who_names_the_prompt_gets_no_other(tmp_path: Path) -> None:
 def test_ten_thousand_rows_take_a_second_or_two(tmp_path: Path, words: int) -> None:
     from luthier.data.sources.csv import Csv
     from luthier.data.suggest import question
-    from luthier.data.suggest.survey import profile
+    from luthier.data.suggest.survey import profile_path
 
     pl.DataFrame(_rows(10_000, Nachricht=words, Schilderung=words)).write_csv(tmp_path / "t.csv")
     source = Csv(path="t.csv")
     records = list(source.read(tmp_path, lambda text: None))
-    columns = profile(tmp_path / "t.csv").columns
+    columns = profile_path(tmp_path / "t.csv").columns
     choice = source.choice(columns, [record.values for record in records[:200]], "t.csv", None)
     begin = time.process_time()
     found = question.add_prompt_columns(choice, list(columns), records)

@@ -16,11 +16,11 @@ import pytest
 
 from luthier.commands.new import write_recipe
 from luthier.core.errors import DataError
-from luthier.data.columns.recognize import kind_of, source_at
+from luthier.data.columns.recognize import build_source_for_path, recognize_path_source_kind
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.data.steps.prepare import Prepare
-from luthier.data.suggest.propose import propose
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.source_files import MAKERS, write_pdf
 
 ROWS = [{"text": f"question number {n} of the day", "label": "ab"[n % 2]} for n in range(40)]
@@ -41,7 +41,7 @@ CONTENTS = {
 def test_content_decides_where_the_name_says_nothing(tmp_path: Path, kind: str, name: str) -> None:
     content = CONTENTS[kind]
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    assert kind_of(name, tmp_path) == kind
+    assert recognize_path_source_kind(name, tmp_path) == kind
 
 
 @pytest.mark.parametrize(
@@ -57,46 +57,46 @@ def test_certain_content_outweighs_a_name_and_a_name_outweighs_a_guess(
     tmp_path: Path, name: str, kind: str, found: str
 ) -> None:
     (tmp_path / name).write_bytes(CONTENTS[kind])
-    assert kind_of(name, tmp_path) == found
+    assert recognize_path_source_kind(name, tmp_path) == found
 
 
 def test_a_name_that_the_content_does_not_bear_out(tmp_path: Path) -> None:
     (tmp_path / "letter.docx").write_text("x")
     with pytest.raises(DataError, match="cannot tell what kind of file"):
-        kind_of("letter.docx", tmp_path)
+        recognize_path_source_kind("letter.docx", tmp_path)
     (tmp_path / "empty.csv").write_text("\n")
     with pytest.raises(DataError, match="is empty"):
-        kind_of("empty.csv", tmp_path)
+        recognize_path_source_kind("empty.csv", tmp_path)
 
 
 def test_what_only_looks_like_json_or_text(tmp_path: Path) -> None:
     (tmp_path / "letter.rtf").write_text(r"{\rtf1\ansi Dear all}")
     with pytest.raises(DataError, match="cannot tell what kind of file this is") as caught:
-        kind_of("letter.rtf", tmp_path)
+        recognize_path_source_kind("letter.rtf", tmp_path)
     assert caught.value.hint.startswith("known endings")
     (tmp_path / "texts.json").write_text('["where is it?", "on its way"]')
     with pytest.raises(DataError, match=r"something else than its ending .json says") as caught:
-        kind_of("texts.json", tmp_path)
+        recognize_path_source_kind("texts.json", tmp_path)
     assert caught.value.hint.startswith("rows are objects")
     (tmp_path / "rows.jsonl").write_text('{\n  "text": "a b",\n  "label": "x"\n}\n' * 3)
-    assert kind_of("rows.jsonl", tmp_path) == "json"
+    assert recognize_path_source_kind("rows.jsonl", tmp_path) == "json"
     (tmp_path / "rows.txt").write_text("text\tlabel\n" + "where is it?\tx\n" * 20, encoding="utf-16")
-    assert kind_of("rows.txt", tmp_path) == "csv"
+    assert recognize_path_source_kind("rows.txt", tmp_path) == "csv"
 
 
 def test_a_sitemap_is_no_page_to_learn_from(tmp_path: Path) -> None:
     text = '<?xml version="1.0"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url/></urlset>'
     (tmp_path / "sitemap.xml").write_text(text)
     with pytest.raises(DataError, match="is a sitemap") as caught:
-        propose(tmp_path / "sitemap.xml")
+        propose_recipe(tmp_path / "sitemap.xml")
     assert "kind: web, sitemap" in caught.value.hint
 
 
 @pytest.mark.parametrize("kind", sorted(set(MAKERS) - {"hub"}))
 def test_every_kind_of_file_is_recognised_and_gets_a_recipe(tmp_path: Path, kind: str) -> None:
     settings = MAKERS[kind](tmp_path)[0]
-    assert kind_of(settings["path"], tmp_path) == kind
-    proposal = propose(tmp_path / settings["path"])
+    assert recognize_path_source_kind(settings["path"], tmp_path) == kind
+    proposal = propose_recipe(tmp_path / settings["path"])
     assert proposal.source["kind"] == kind
     Prepare.model_validate(proposal.prepare())
 
@@ -178,7 +178,7 @@ def test_an_archive_that_is_not_read_is_called_one(tmp_path: Path) -> None:
         packed.add(tmp_path / "inner.zip", "inner.zip")
     for name in ("outer.zip", "t.tar.gz"):
         with pytest.raises(DataError, match="is an archive of a kind that is not read") as caught:
-            kind_of(name, tmp_path)
+            recognize_path_source_kind(name, tmp_path)
         assert "unpack it" in (caught.value.hint or "")
 
 
@@ -205,7 +205,7 @@ def test_tasks_of_self_instruct_are_a_row_for_each_instance(ending: str, tmp_pat
     ]  # fmt: skip
     text = json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / f"tasks.{ending}").write_text(text)
-    asked = propose(tmp_path / f"tasks.{ending}").source
+    asked = propose_recipe(tmp_path / f"tasks.{ending}").source
     found = list(Source.parse(asked).mapped(tmp_path, lambda text: None))
     told = [one[1].messages[-2:] for one in found if not isinstance(one, BrokenRow)]
     assert len(told) == 30
@@ -283,7 +283,7 @@ def test_a_call_in_sharegpt_is_a_call(tmp_path: Path) -> None:
     ],
 )
 def test_real_files_of_another_tuner(real_data: Path, name: str, kinds: dict[str, int], note: str) -> None:
-    source, base = source_at(real_data / "llamafactory_demo" / name)
+    source, base = build_source_for_path(real_data / "llamafactory_demo" / name)
     said: list[str] = []
     found = list(source.mapped(base, said.append))
     assert not [one for one in found if isinstance(one, BrokenRow)]

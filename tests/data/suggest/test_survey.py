@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.data.suggest.survey import profile
+from luthier.data.suggest.survey import profile_path
 
 ROWS = 1000
 
@@ -25,7 +25,7 @@ def text(at: int) -> str:
 
 
 def told(file: Path) -> int:
-    found = profile(file)
+    found = profile_path(file)
     assert found.estimated
     return found.rows
 
@@ -46,7 +46,7 @@ def test_conversations_whose_messages_are_rows(tmp_path: Path) -> None:
         for at in range(ROWS):
             for turn in range(2 + at % 2 * 2):
                 writer.writerow([at, ("user", "assistant")[turn % 2], f"{turn} {'y' * (at * 11 % 90)}"])
-    assert profile(tmp_path / "c.csv").gathered
+    assert profile_path(tmp_path / "c.csv").gathered
     assert told(tmp_path / "c.csv") == pytest.approx(ROWS, rel=0.05)
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.columns.conversations import ThreadMessage, ThreadParticipants, build_conversation, guess_support_team
-from luthier.data.columns.recognize import kind_of
-from luthier.data.formats.slack import Person, strip_slack_markup
+from luthier.data.columns.recognize import recognize_path_source_kind
+from luthier.data.formats.slack import SlackUser, strip_slack_markup
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.source_files import MAKERS, TICKETS, as_mail, slack_export
 from tests.linear import assert_quick
 
@@ -79,7 +79,7 @@ def test_threads_by_reference_by_subject_and_in_order_of_time(tmp_path: Path) ->
         as_mail("desk@shop.example", "Re: Desk", "<6@s>", "", "Tighten it.", minute=30),
     )
     (tmp_path / "box").write_bytes(box)
-    assert kind_of("box", tmp_path) == "mbox"
+    assert recognize_path_source_kind("box", tmp_path) == "mbox"
     records, broken, said = _read({"kind": "mbox", "path": "box"}, tmp_path)
     assert broken == []
     assert "desk@shop.example" in said[0]
@@ -162,7 +162,9 @@ def test_slack_folder_and_zip_give_the_same(tmp_path: Path, top: str) -> None:
     for name, value in export.items():
         (tmp_path / "export" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "export" / name).write_text(json.dumps(value))
-    assert kind_of("export.zip", tmp_path) == kind_of("export", tmp_path) == "slack"
+    assert (
+        recognize_path_source_kind("export.zip", tmp_path) == recognize_path_source_kind("export", tmp_path) == "slack"
+    )
     zipped, _, said = _read({"kind": "slack", "path": "export.zip"}, tmp_path)
     folder, _, _ = _read({"kind": "slack", "path": "export"}, tmp_path)
     assert [record.values for record in zipped] == [record.values for record in folder]
@@ -199,7 +201,7 @@ def test_a_member_of_slack_that_climbs_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece", ["<", "<a|", "<@", "&", "<<>"])
 def test_marks_of_slack_are_read_in_linear_time(piece: str) -> None:
-    assert_quick(lambda: strip_slack_markup(piece * 200_000, {"U1": Person("Ann", frozenset())}), 3)
+    assert_quick(lambda: strip_slack_markup(piece * 200_000, {"U1": SlackUser("Ann", frozenset())}), 3)
 
 
 def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps({"tickets": tickets, "users": [{"id": 1}], "count": 5}))
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(one) + "\n" for one in tickets))
     for name in ("a.json", "b.json", "c.jsonl"):
-        assert kind_of(name, tmp_path) == "zendesk"
+        assert recognize_path_source_kind(name, tmp_path) == "zendesk"
         records, broken, _ = _read({"kind": "zendesk", "path": name}, tmp_path)
         assert _contents(records[3]) == [("user", "Where is it?"), ("assistant", "On its way")]
         assert (records[3].values["tags"], records[3].values["requester_id"]) == (["a"], 1)
@@ -240,7 +242,7 @@ def test_tickets_without_comments_say_what_to_export_instead(tmp_path: Path) -> 
         "the ticket came without its comments",
         "no comment of the ticket is public",
     ]
-    assert "full JSON export" in propose(tmp_path / "a.json").reasons["source.on_error"]
+    assert "full JSON export" in propose_recipe(tmp_path / "a.json").reasons["source.on_error"]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_tickets_without_comments_say_what_to_export_instead(tmp_path: Path) -> 
 )
 def test_what_was_given_is_called_by_its_name(tmp_path: Path, kind: str, words: str) -> None:
     settings, _, _ = MAKERS[kind](tmp_path)
-    assert propose(tmp_path / settings["path"]).reasons["source.messages"] == f"recognised as {words}"
+    assert propose_recipe(tmp_path / settings["path"]).reasons["source.messages"] == f"recognised as {words}"
     said: list[str] = []
     list(Source.parse(settings).mapped(tmp_path, said.append))
     assert any(text.endswith(f": read as {words}") for text in said)

@@ -12,7 +12,7 @@ import yaml
 from luthier.core.errors import DataError
 from luthier.data.row import SourceRecord
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose, render_recipe
+from luthier.data.suggest.propose import propose_recipe, render_recipe
 from tests.data.source_files import write_xlsx
 
 Make = Callable[..., Any]
@@ -43,7 +43,7 @@ def _records(path: Path, settings: dict[str, Any]) -> list[SourceRecord]:
     ],
 )
 def test_title_rows_of_a_csv_are_passed_over_and_told(tmp_path: Path, make: Make, above: list[str], told: str) -> None:
-    proposal = propose(_csv(tmp_path / "two.csv", above))
+    proposal = propose_recipe(_csv(tmp_path / "two.csv", above))
     source = proposal.source
     assert (source["prompt"], source["answer"]) == ("Frage", "Kategorie")
     assert source["header"] == len(above) + 1
@@ -60,7 +60,7 @@ def test_title_rows_of_a_csv_are_passed_over_and_told(tmp_path: Path, make: Make
 
 def test_a_table_of_two_columns_with_a_title(tmp_path: Path) -> None:
     """It became `prompt: Export 2025`, `answer: column_2`, and the header a class."""
-    proposal = propose(_csv(tmp_path / "two.csv", ["Export 2025;"], HEADER[1:], [row[1:] for row in ROWS]))
+    proposal = propose_recipe(_csv(tmp_path / "two.csv", ["Export 2025;"], HEADER[1:], [row[1:] for row in ROWS]))
     assert proposal.source["prompt"] == "Frage"
     assert proposal.source["answer"] == "Kategorie"
     assert proposal.source["system"].endswith("Answer with one of: Storno, Versand.")
@@ -71,7 +71,7 @@ def test_title_rows_of_a_sheet_are_passed_over_and_told(tmp_path: Path, make: Ma
     header = [*HEADER, "Kunde", "Kanal", "Status"]
     rows = [[*row, f"k{place % 30}", "Mail", "zu"] for place, row in enumerate(ROWS)]
     write_xlsx(tmp_path / "t.xlsx", [*titles, header, *rows])
-    proposal = propose(tmp_path / "t.xlsx")
+    proposal = propose_recipe(tmp_path / "t.xlsx")
     line = len(titles) + 1
     assert proposal.source["header"] == line
     assert "title" in proposal.reasons["source.header"]
@@ -84,8 +84,10 @@ def test_title_rows_of_a_sheet_are_passed_over_and_told(tmp_path: Path, make: Ma
 
 
 def test_no_header_is_written_where_the_first_row_is_one(tmp_path: Path) -> None:
-    assert "header" not in propose(_csv(tmp_path / "t.csv", [])).source
-    assert "header" not in propose(_csv(tmp_path / "half.csv", [], ["Frage", ""], [row[1:] for row in ROWS])).source
+    assert "header" not in propose_recipe(_csv(tmp_path / "t.csv", [])).source
+    assert (
+        "header" not in propose_recipe(_csv(tmp_path / "half.csv", [], ["Frage", ""], [row[1:] for row in ROWS])).source
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,6 @@ def test_no_header_is_written_where_figures_stand_in_its_place(tmp_path: Path) -
         [str(2024 + n), f"Wo bleibt mein Paket mit der Nummer {n * 37}?", ("Versand", "Storno")[n % 2]]
         for n in range(60)
     ]
-    proposal = propose(_csv(tmp_path / "t.csv", ["Auswertung;;"], ["2023", "Frage", "Kategorie"], rows))
+    proposal = propose_recipe(_csv(tmp_path / "t.csv", ["Auswertung;;"], ["2023", "Frage", "Kategorie"], rows))
     assert "header" not in proposal.source
     assert [one.line for one in _records(tmp_path / "t.csv", proposal.source)] == list(range(2, 63))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from luthier.chat.messages import Message
 from luthier.data.row import Row
-from luthier.data.suggest.profile import OperatorTrial, Profile
-from luthier.data.suggest.propose import propose, render_recipe
-from luthier.data.suggest.trial import SHOWN_CHARS, try_operators, without_pii
+from luthier.data.suggest.profile import OperatorTrial, SourceProfile
+from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.trial import SHOWN_CHARS, mask_pii, try_operators
 
 Write = Callable[..., str]
 
@@ -37,7 +37,7 @@ def _rows(*texts: str) -> list[Row]:
 
 def _trials(rows: list[Row]) -> dict[str, OperatorTrial]:
     spellings = {"To-Do": "to do"}
-    seen = Profile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0, columns={},
+    seen = SourceProfile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0, columns={},
                    notes=[], spellings=spellings, answer_words=2)  # fmt: skip
     return try_operators(rows, seen)
 
@@ -59,12 +59,12 @@ def test_html_that_is_spoken_of_stays(tmp_path: Path) -> None:
     rows += [{"prompt": f"My <b>parcel</b> {n} is late ", "completion": f"It comes on day {n}."} for n in range(5)]
     file = tmp_path / "pages.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    proposal = propose(file)
+    proposal = propose_recipe(file)
     assert proposal.ops[0] == {"kind": "normalize", "html": False}
     assert proposal.profile.trials["normalize"].edited == 11
     assert all(change.before.rstrip() == change.after for change in proposal.profile.trials["normalize"].examples)
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[3:]))
-    assert propose(file).ops[0] == {"kind": "normalize"}
+    assert propose_recipe(file).ops[0] == {"kind": "normalize"}
 
 
 def test_a_short_text_is_shown_whole() -> None:
@@ -84,7 +84,7 @@ def test_drops_are_counted_by_reason_and_name_the_line_of_the_twin() -> None:
 
 def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) -> None:
     rows = [{"text": f"write  to jo{n}@example.com &amp; wait", "label": "ab"[n % 2]} for n in range(9)]
-    text = render_recipe(propose(tmp_path / write("t.jsonl", rows)), "mine")
+    text = render_recipe(propose_recipe(tmp_path / write("t.jsonl", rows)), "mine")
     assert "@example.com" not in text
     shown = next(line for line in text.splitlines() if "[EMAIL]" in line)
     assert shown.split('"')[1::2] == ["write to ***@*******.*** & wait", "write to [EMAIL] & wait"]
@@ -98,7 +98,7 @@ def test_what_tells_of_persons_is_shown_as_stars() -> None:
 
 @given(st.text("ab1@. \n+49", max_size=80))
 def test_masking_keeps_the_length(text: str) -> None:
-    assert len(without_pii(text)) == len(text)
+    assert len(mask_pii(text)) == len(text)
 
 
 def test_long_texts_are_shortened() -> None:

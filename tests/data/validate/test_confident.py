@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from luthier.data.validate.confident_learning import confident_joint, likely_errors, noise_counts
+from luthier.data.validate.confident_learning import confident_joint, find_label_errors, noise_counts
 
 
 def _noisy(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def test_equals_cleanlab(seed: int) -> None:
         theirs = theirs_of(codes, chances, n_jobs=1)
         joint = joint_of(codes, chances, calibrate=False)
     assert (confident_joint(codes, chances) == joint).all()
-    differ = int((likely_errors(codes, chances) != theirs).sum())
+    differ = int((find_label_errors(codes, chances) != theirs).sum())
     assert differ == 0 or (_has_ties(codes, chances) and differ == 1)
 
 
@@ -56,9 +56,9 @@ def test_counts_keep_the_rows_of_every_class() -> None:
 
 def test_a_label_that_is_the_likeliest_class_is_never_doubted() -> None:
     codes, chances = _noisy(3)
-    assert not (likely_errors(codes, chances) & (chances.argmax(axis=1) == codes)).any()
+    assert not (find_label_errors(codes, chances) & (chances.argmax(axis=1) == codes)).any()
 
 
 def test_certain_labels_are_left_alone() -> None:
     codes = np.arange(30) % 3
-    assert not likely_errors(codes, np.eye(3)[codes]).any()
+    assert not find_label_errors(codes, np.eye(3)[codes]).any()

@@ -8,9 +8,9 @@ import pytest
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
-from luthier.data.checks.enough import Enough
+from luthier.data.checks.enough import LearningCurve
 from luthier.data.checks.perplexity import PerplexityOutliers
-from luthier.data.checks.profile import Contents
+from luthier.data.checks.profile import DatasetProfile
 from luthier.data.dedup.shingles import digest8
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.data.validate.reading import embed_prompts, measure_prompt_perplexity
@@ -89,15 +89,15 @@ def test_checks_that_read_a_model(model: Artifact) -> None:
     (found,) = PerplexityOutliers().look(data)
     assert "median perplexity" in found.finding.sentence
     assert set(found.finding.numbers) == set(PerplexityOutliers.measures)
-    (found,) = Enough(on="model", sizes=(0.25, 0.5, 1.0), repeats=1).look(data)
+    (found,) = LearningCurve(on="model", sizes=(0.25, 0.5, 1.0), repeats=1).look(data)
     assert "model with a plain head" in found.finding.sentence
-    tables = [table.title for one in Contents().look(data) for table in one.finding.tables]
+    tables = [table.title for one in DatasetProfile().look(data) for table in one.finding.tables]
     assert "Tokens" in tables
 
 
 def test_a_check_of_a_model_without_one_says_what_to_add() -> None:
     with pytest.raises(RecipeError, match="model: model"):
-        list(Enough(on="model").look(CheckData(_rows(120), task="label")))
+        list(LearningCurve(on="model").look(CheckData(_rows(120), task="label")))
 
 
 @pytest.mark.model

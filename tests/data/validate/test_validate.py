@@ -15,7 +15,7 @@ from data.conftest import Made, Maker
 from luthier.artifacts.findings import Findings, read_findings, read_flagged_rows
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import DataError
-from luthier.core.events import RunEvent, RunEvents
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext
 from luthier.data.delivery.card import render_dataset_card
 from luthier.data.delivery.found_rows import write_finding_rows
@@ -56,7 +56,7 @@ def checked(tmp_path: Path) -> Callable[..., Checked]:
             scratch=scratch,
             base=tmp_path,
             seed=3,
-            events=RunEvents(said.append).of("validate"),
+            events=RunEventEmitter(said.append).of("validate"),
         )
         step = Validate.model_validate({"kind": "validate", "data": "data", **settings})
         assert step.make(work)["rows"] > 0

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import HumanRating
-from luthier.eval.human.study import Assignment, RatingCandidate, RatingItem, RatingKeyEntry, create_rating_assignment
+from luthier.eval.human.study import Assignment, BlindingKeyEntry, RatingCandidate, RatingItem, create_rating_assignment
 
-Taste = Callable[[RatingItem, RatingKeyEntry, random.Random], object]
+Taste = Callable[[RatingItem, BlindingKeyEntry, random.Random], object]
 
 
 def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[RatingCandidate]:
@@ -39,7 +39,7 @@ def assigned(
 def preferring(model: str, share: float, ties: float = 0.0) -> Taste:
     """One who reads, and prefers a model's answers so often."""
 
-    def taste(item: RatingItem, entry: RatingKeyEntry, chance: random.Random) -> object:
+    def taste(item: RatingItem, entry: BlindingKeyEntry, chance: random.Random) -> object:
         if entry.planted:
             return "AB"[entry.good or 0]
         if chance.random() < ties:
@@ -52,7 +52,7 @@ def preferring(model: str, share: float, ties: float = 0.0) -> Taste:
     return taste
 
 
-def careless(item: RatingItem, entry: RatingKeyEntry, chance: random.Random) -> object:
+def careless(item: RatingItem, entry: BlindingKeyEntry, chance: random.Random) -> object:
     """One who does not read."""
     return "A"
 

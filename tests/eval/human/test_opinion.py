@@ -12,14 +12,14 @@ from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import HumanRating
 from luthier.eval.human.results import (
     HumanEvalSummary,
-    compute_row_gains,
+    compute_row_points,
+    compute_row_win_scores,
     count_attention_checks,
     extract_preference_pairs,
-    row_points,
     score_ratings,
     summarize_ratings,
 )
-from luthier.eval.human.study import RatingCandidate, RatingKeyEntry, create_rating_assignment
+from luthier.eval.human.study import BlindingKeyEntry, RatingCandidate, create_rating_assignment
 
 PAIRWISE, LIKERT, RUBRIC, SPANS = (RatingForm.parse(kind) for kind in ("pairwise", "likert", "rubric", "spans"))
 MODELS = ("tuned", "base")
@@ -97,7 +97,7 @@ def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
     ]
     heard = score_ratings(asked, PAIRWISE, said)
     assert len(heard) == 4
-    points = row_points(asked, PAIRWISE, heard)
+    points = compute_row_points(asked, PAIRWISE, heard)
     assert points[entry.row] == pytest.approx({"tuned": 2 / 3, "base": 1 / 3})
     found = _opinion(asked, said)
     assert found.numbers["people.points"].value == pytest.approx((2 / 3 + 1 / 2) / 2)
@@ -117,7 +117,7 @@ def test_equal_answers_count_as_half_a_win() -> None:
     found = _opinion(asked, judged(asked, {"anna": preferring("tuned", 1.0)}))
     assert found.numbers["people.points"].value == pytest.approx(0.75)
     heard = score_ratings(asked, PAIRWISE, judged(asked, {"anna": preferring("tuned", 1.0)}))
-    assert compute_row_gains(asked, PAIRWISE, heard, *MODELS) == [0.5, 0.5, 1.0, 1.0]
+    assert compute_row_win_scores(asked, PAIRWISE, heard, *MODELS) == [0.5, 0.5, 1.0, 1.0]
 
 
 def test_of_three_models_each_pair_is_told_and_strengths_put_them_in_order() -> None:
@@ -139,7 +139,7 @@ def test_of_three_models_each_pair_is_told_and_strengths_put_them_in_order() -> 
     assert "tuned minus tiny" in found.numbers["people.difference.tiny"].about
 
 
-def _rated(form: RatingForm, entry: RatingKeyEntry) -> object:
+def _rated(form: RatingForm, entry: BlindingKeyEntry) -> object:
     """What everybody thinks of an answer: tuned 2 or 3, base 1, a wrong one 0."""
     level = {"tuned": 2 + int(entry.row[3:]) % 2, "base": 1, "": 0}[(entry.models or ("",))[0]]
     if form.kind == "likert":

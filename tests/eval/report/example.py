@@ -24,16 +24,16 @@ from luthier.eval.report.facts.models import (
     CalibrationBin,
     ClassScore,
     ComparisonFact,
-    Confusion,
+    ConfusionMatrix,
     EvaluationFacts,
     MeasureFact,
     ModelFacts,
-    Reliability,
+    ReliabilityFacts,
     RowFact,
     SliceFact,
 )
 from luthier.eval.report.facts.report import ArtifactFact, CostFact, GateFacts, ProvenanceFacts, ReportFacts, RuleFacts
-from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SequenceFact, TokenSpanFact, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, RenderedRowFact, SequenceFact, TokenSpanFact, TuningFacts
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'
 LABELS = ("account", "cancel order", "card arrival", "complaint", "delivery", "invoice", "payment issue", "refund")
@@ -129,7 +129,7 @@ def rows(count: int, *, hostile: bool = True, now_right: bool | None = None) -> 
     return tuple(found)
 
 
-def confusion(labels: tuple[str, ...] = LABELS) -> Confusion:
+def confusion(labels: tuple[str, ...] = LABELS) -> ConfusionMatrix:
     """Mostly right, with two labels that are taken for each other."""
     draw = random.Random(3)
     size = len(labels)
@@ -137,7 +137,7 @@ def confusion(labels: tuple[str, ...] = LABELS) -> Confusion:
     for at in range(size):
         counts[at][at] = 40 + draw.randrange(25)
     counts[2][4], counts[4][2] = 9, 6
-    return Confusion(model="tuned", labels=labels, counts=tuple(map(tuple, counts)))
+    return ConfusionMatrix(model="tuned", labels=labels, counts=tuple(map(tuple, counts)))
 
 
 def evaluation(**changes: object) -> EvaluationFacts:
@@ -193,8 +193,8 @@ def evaluation(**changes: object) -> EvaluationFacts:
             for at, (label, value) in enumerate(f1.items())
         ),
         "reliability": (
-            Reliability(model="tuned", bins=bins, ece=ScoreFact(value=0.048, low=0.03, high=0.071)),
-            Reliability(model="base", bins=base_bins, ece=ScoreFact(value=0.213, low=0.18, high=0.25)),
+            ReliabilityFacts(model="tuned", bins=bins, ece=ScoreFact(value=0.048, low=0.03, high=0.071)),
+            ReliabilityFacts(model="base", bins=base_bins, ece=ScoreFact(value=0.213, low=0.18, high=0.25)),
         ),
         "slices": tuple(
             SliceFact(
@@ -418,7 +418,7 @@ def facts(**changes: object) -> ReportFacts:
                 cut_rows=3,
                 log=log(),
                 rendered=(
-                    RenderedFact(
+                    RenderedRowFact(
                         id="0a1b2c3d4e5f6071",
                         file="tickets.csv",
                         line=2,
@@ -435,7 +435,7 @@ def facts(**changes: object) -> ReportFacts:
                             ),
                         ),
                     ),
-                    RenderedFact(id="1a1b2c3d4e5f6071", file="tickets.csv", line=3, left_out="longer than 9 tokens"),
+                    RenderedRowFact(id="1a1b2c3d4e5f6071", file="tickets.csv", line=3, left_out="longer than 9 tokens"),
                 ),
                 settings={"technique.r": "16", "technique.lora_alpha": "32", "batch": "36", "learning_rate": "0.0002"},
             ),

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.eval.report.advice import RecipeArtifacts, _most_confused, _rises, _with_merged, suggest_improvements
-from luthier.eval.report.facts.models import Advice, Confusion
+from luthier.eval.report.facts.models import Advice, ConfusionMatrix
 from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
 from luthier.recipe.report import report_facts
 from luthier.recipe.schema import Recipe
@@ -126,7 +126,7 @@ def test_a_plain_classifier_is_not_advised_to_be_one(place: Path) -> None:
 
 
 def test_the_pair_with_most_mistakes_is_the_one_to_merge() -> None:
-    table = Confusion(model="tuned", labels=("a", "b", "c"), counts=((9, 1, 0), (3, 2, 1), (0, 0, 7)))
+    table = ConfusionMatrix(model="tuned", labels=("a", "b", "c"), counts=((9, 1, 0), (3, 2, 1), (0, 0, 7)))
     assert _most_confused(table) == ("b", "a", 4, 5)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.eval.report.charts.bars import Bar, draw_bar_chart
-from luthier.eval.report.charts.curve import MOST_POINTS, draw_training_curves, smooth_points, thin_points
+from luthier.eval.report.charts.curve import MOST_POINTS, downsample_points, draw_training_curves, smooth_points
 from luthier.eval.report.charts.drawing import (
     STRONG_LETTER,
     Scale,
@@ -119,7 +119,7 @@ def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
 @given(st.integers(0, 3000))
 def test_a_long_log_is_thinned_without_losing_its_mean(count: int) -> None:
     points = [(float(at), float(at % 7)) for at in range(count)]
-    few = thin_points(points)
+    few = downsample_points(points)
     assert len(few) <= MOST_POINTS
     if count:
         assert few[0][0] <= few[-1][0]

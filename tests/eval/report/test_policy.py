@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from luthier.eval.report.collect_tuning import _log, _samples
-from luthier.eval.report.facts.tuning import LogPoint, SampleFact, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, PolicySampleFact, TuningFacts
 from luthier.eval.report.html import render_report_page
 from tests.eval.report import example
 
@@ -40,7 +40,7 @@ def test_what_is_told_of_a_policy_is_read_from_its_log() -> None:
         ("a", 3),
         ("a", 5),
     ]
-    assert tuning().samples[0] == SampleFact(step=1, id="b", answer="at <b>1", reward=1.0)
+    assert tuning().samples[0] == PolicySampleFact(step=1, id="b", answer="at <b>1", reward=1.0)
 
 
 def test_one_reward_alone_is_not_shown_twice() -> None:

@@ -7,10 +7,10 @@ import pytest
 from eval.evaluations import evaluation
 from luthier.core.store import Store
 from luthier.eval.report.collect import collect_report_facts
-from luthier.eval.report.collect_findings import run_facts
+from luthier.eval.report.collect_findings import build_run_facts
 from luthier.eval.report.html import render_report_page
 from luthier.eval.report.markdown import render_report_markdown
-from luthier.metrics.paired import holm
+from luthier.metrics.paired import adjust_holm
 
 
 def test_each_is_compared_with_the_first_and_corrected_together(store: Store) -> None:
@@ -19,7 +19,7 @@ def test_each_is_compared_with_the_first_and_corrected_together(store: Store) ->
         "two": evaluation(store, {"tuned": 0.6, "base": 0.5}),
         "three": evaluation(store, {"tuned": 0.89, "base": 0.5}),
     }
-    first, second, third = run_facts(told)
+    first, second, third = build_run_facts(told)
     assert (first.name, first.compared, first.why) == ("one", (), "")
     assert first.scores["accuracy"].value == pytest.approx(0.9, abs=0.03)
     (worse,) = (one for one in second.compared if one.metric == "accuracy")
@@ -27,13 +27,13 @@ def test_each_is_compared_with_the_first_and_corrected_together(store: Store) ->
     assert worse.high is not None
     assert worse.high < 0
     every = [one for run in (first, second, third) for one in run.compared]
-    assert [one.p_holm for one in every] == holm([one.p or 1.0 for one in every])
+    assert [one.p_holm for one in every] == adjust_holm([one.p or 1.0 for one in every])
     assert len(every) == 2 * len(first.scores)
 
 
 def test_other_rows_are_not_compared_and_the_page_says_why(store: Store) -> None:
     told = {"one": evaluation(store, {"tuned": 0.9}), "two": evaluation(store, {"tuned": 0.9}, rows=60)}
-    _, other = run_facts(told)
+    _, other = build_run_facts(told)
     assert other.compared == ()
     assert "not about the same rows" in other.why
     facts = collect_report_facts("r", "", {"one": told["one"]}, compare_with={"<b>two</b>": told["two"]})

@@ -9,7 +9,7 @@ import pytest
 
 from luthier.core.errors import SourceLocation
 from luthier.eval.report.facts.report import GateFacts, ReportFacts, RuleFacts
-from luthier.eval.report.verdicts import render_junit_xml, workflow_commands
+from luthier.eval.report.verdicts import render_github_annotations, render_junit_xml
 from tests.eval.report import example
 
 
@@ -74,12 +74,12 @@ def test_annotations_stand_at_the_rules_lines() -> None:
         ("gate", 0): SourceLocation(file="recipe.yaml", line=12),
         ("gate", 1): SourceLocation(file="a,b:c.yaml", line=13),
     }
-    lines = workflow_commands(THREE, places).splitlines()
+    lines = render_github_annotations(THREE, places).splitlines()
     assert lines[0] == "::notice file=recipe.yaml,line=12,title=gate PASS%3A accuracy > base::0.9 against 0.5"
     assert lines[1].startswith("::error file=a%2Cb%3Ac.yaml,line=13,title=gate FAIL%3A macro_f1 >= 80%25::0.6 (95 %25")
     assert lines[2].startswith("::warning title=gate INCONCLUSIVE%3A")
 
 
 def test_an_annotation_is_one_line_whatever_it_says() -> None:
-    told = workflow_commands(_facts(("a > b", "FAIL", "one\n::error::two\r\n100%")), {})
+    told = render_github_annotations(_facts(("a > b", "FAIL", "one\n::error::two\r\n100%")), {})
     assert told == "::error title=gate FAIL%3A a > b::one%0A::error::two%0D%0A100%25\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from luthier.eval.evaluator import EvaluationResults, _notes
 from luthier.eval.lm_eval.task import _column
 from luthier.eval.task import BenchmarkTask, TaskResult
-from luthier.metrics.columns import CorpusScores, TaskScores, WeightedColumn
+from luthier.metrics.columns import CorpusScores, RowScores, WeightedColumn
 from luthier.metrics.kinds.translation import Bleu
 from luthier.models.lm.base import Response
 
@@ -21,7 +21,7 @@ class _Asked(BenchmarkTask):
         raise NotImplementedError
 
 
-def sitting(name: str, tuned: TaskScores, base: TaskScores) -> EvaluationResults:
+def sitting(name: str, tuned: RowScores, base: RowScores) -> EvaluationResults:
     grades = {
         model: {"sums": TaskResult(columns={name: scores}, predictions=[""] * len(scores))}
         for model, scores in (("tuned", tuned), ("base", base))

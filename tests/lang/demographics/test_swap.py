@@ -9,15 +9,15 @@ from random import Random
 import pytest
 
 from luthier.lang.demographics.groups import counterpart_words, interchangeable_values
-from luthier.lang.demographics.pronouns import other_pronoun
-from luthier.lang.demographics.swap import Swapper
+from luthier.lang.demographics.pronouns import opposite_gender_pronoun
+from luthier.lang.demographics.swap import DemographicSwapper
 from luthier.lang.demographics.words import split_into_words
 
 CROWS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crows_pairs"
 
 
 def _other(text: str, *groups: str, seed: int = 1) -> str:
-    swap = Swapper(groups or ("gender",))  # type: ignore[arg-type]  # names of groups
+    swap = DemographicSwapper(groups or ("gender",))  # type: ignore[arg-type]  # names of groups
     made = swap.other(text, swap.mapping(Random(seed)))
     return text if made is None else made.text
 
@@ -105,6 +105,6 @@ def test_pronouns_of_real_sentence_pairs() -> None:
                 for place, (old, new) in enumerate(zip(before, after, strict=True)):
                     if old.lower() != new.lower() and {old.lower(), new.lower()} <= pronouns:
                         total += 1
-                        right += (other_pronoun(before, place) or "").lower() == new.lower()
+                        right += (opposite_gender_pronoun(before, place) or "").lower() == new.lower()
     assert total > 400
     assert right / total >= 0.99

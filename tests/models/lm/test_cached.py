@@ -16,7 +16,7 @@ from luthier.models.lm.base import (
     LanguageModel,
     LoglikelihoodRequest,
     Response,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
 )
 from luthier.models.lm.cached import AnswerCache, CachingLM
 
@@ -97,6 +97,6 @@ def test_choices_are_made_of_likelihoods(tmp_path: Path) -> None:
 def test_who_cannot_says_so(tmp_path: Path) -> None:
     cached = CachingLM(CountingLM(), AnswerCache(tmp_path))
     with pytest.raises(ModelError, match="it cannot give the log-likelihood of a text"):
-        cached.ask([RollingRequest(text="a")])
+        cached.ask([RollingLoglikelihoodRequest(text="a")])
     with pytest.raises(ModelError, match="it cannot embed"):
         cached.embed([CHAT], 8)

@@ -15,7 +15,7 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LoglikelihoodRequest,
     Request,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
     truncate_at_stop,
 )
 from luthier.models.lm.local import LocalLM
@@ -93,7 +93,7 @@ def test_a_model_answers_every_kind(lm: LocalLM) -> None:
         LoglikelihoodRequest(prompt="where is my", continuation=" parcel"),
         LoglikelihoodRequest(prompt=CHAT, continuation="delivery"),
         LoglikelihoodRequest(prompt=CHAT, continuation="billing", greedy=True),
-        RollingRequest(text="where is my parcel " * 40),
+        RollingLoglikelihoodRequest(text="where is my parcel " * 40),
         GenerateRequest(prompt="where is my", max_tokens=5),
         GenerateRequest(prompt=CHAT, max_tokens=7, stop=("e",)),
         GenerateRequest(prompt="where is my", max_tokens=5),

@@ -8,10 +8,10 @@ import pytest
 
 from luthier.core.errors import ModelError
 from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
-from luthier.models.scorers.bertscore import BertScores
-from luthier.models.scorers.faithfulness import Inference
+from luthier.models.scorers.bertscore import BertScoreScorer
+from luthier.models.scorers.faithfulness import EntailmentScorer
 from luthier.models.scorers.fluency import FluencyScorer
-from luthier.models.scorers.relevance import EmbeddingScorer
+from luthier.models.scorers.relevance import RelevanceScorer
 from tests.workshop import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["my card was refused", "The weather is fine today, is it not?", "refused", "x", "where is my money"]
@@ -70,7 +70,7 @@ def _plain_f1(folder: Path, said: str, real: str, layer: int) -> float:
 @pytest.mark.parametrize("layer", [None, 1])
 def test_bertscore_by_its_definition(layer: int | None, tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path / "encoder", pooling=None)
-    scorer = BertScores(model=str(folder), layer=layer)
+    scorer = BertScoreScorer(model=str(folder), layer=layer)
     found = scorer.columns(ROWS, desk(tmp_path))
     for row, score in zip(ROWS, found["bertscore"], strict=True):
         wanted = max(_plain_f1(folder, row.prediction, text, -1 if layer is None else layer) for text in row.references)
@@ -108,7 +108,9 @@ def test_bertscore_is_bert_scores(tmp_path: Path) -> None:
     said, real = [row.prediction.lower() for row in ROWS], [row.references[0].lower() for row in ROWS]
     wanted = bert_score.score(said, real, model_type=str(folder), num_layers=3, batch_size=1)[2].tolist()
     rows = [ScorerRow(prediction=one, references=(other,)) for one, other in zip(said, real, strict=True)]
-    assert BertScores(model=str(folder)).columns(rows, desk(tmp_path))["bertscore"] == pytest.approx(wanted, abs=1e-5)
+    assert BertScoreScorer(model=str(folder)).columns(rows, desk(tmp_path))["bertscore"] == pytest.approx(
+        wanted, abs=1e-5
+    )
 
 
 def tiny_classifier(folder: Path, labels: list[str]) -> Path:
@@ -130,7 +132,7 @@ def test_faithfulness_is_the_share_of_entailment(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
     folder = tiny_classifier(tmp_path / "nli", ["contradiction", "neutral", "ENTAILMENT"])
-    scorer = Inference(model=str(folder))
+    scorer = EntailmentScorer(model=str(folder))
     found = scorer.columns(ROWS, desk(tmp_path))
     tokenizer, model = AutoTokenizer.from_pretrained(folder), BertForSequenceClassification.from_pretrained(folder)
     for row, score in zip(ROWS, found["faithfulness"], strict=True):
@@ -138,10 +140,10 @@ def test_faithfulness_is_the_share_of_entailment(tmp_path: Path) -> None:
             logits = model.eval()(**tokenizer(row.question, row.prediction, return_tensors="pt")).logits[0]
         assert score == pytest.approx(float(logits.softmax(-1)[2]), abs=1e-5)
     check_alone(scorer, tmp_path, found)
-    by_reference = Inference(model=str(folder), premise="reference").columns(ROWS, desk(tmp_path))
+    by_reference = EntailmentScorer(model=str(folder), premise="reference").columns(ROWS, desk(tmp_path))
     assert by_reference != found
     with pytest.raises(ModelError, match="entail"):
-        Inference(model=str(tiny_classifier(tmp_path / "no", ["a", "b"]))).columns(ROWS, desk(tmp_path))
+        EntailmentScorer(model=str(tiny_classifier(tmp_path / "no", ["a", "b"]))).columns(ROWS, desk(tmp_path))
 
 
 def test_relevance_knows_which_answer_is_about_the_question(tmp_path: Path) -> None:
@@ -150,8 +152,8 @@ def test_relevance_knows_which_answer_is_about_the_question(tmp_path: Path) -> N
     rows = [ScorerRow(question=one, prediction=other, references=("",)) for one, other in zip(asked, told, strict=True)]
     turned = [ScorerRow(question=one, prediction=other, references=("",))
               for one, other in zip(asked, [*told[1:], told[0]], strict=True)]  # fmt: skip
-    near, far = (EmbeddingScorer().columns(some, desk(tmp_path))["relevance"] for some in (rows, turned))
+    near, far = (RelevanceScorer().columns(some, desk(tmp_path))["relevance"] for some in (rows, turned))
     assert min(score for score in near if score is not None) > max(score for score in far if score is not None)
-    assert EmbeddingScorer().columns([*rows, ScorerRow(question="", prediction="", references=("",))], desk(tmp_path))[
+    assert RelevanceScorer().columns([*rows, ScorerRow(question="", prediction="", references=("",))], desk(tmp_path))[
         "relevance"
     ][-1] is None  # fmt: skip

@@ -40,7 +40,7 @@ def readings(folder: Path, log: Sequence[Trace | Feedback]) -> dict[str, SignalV
     watching = watcher(plan_of(folder, SIGNALS), folder)
     for event in log:
         watching.add(event)
-    return {number: reading for number, _, reading in watching.readings(log[-1].at.timestamp() + 1)}
+    return {number: reading for number, _, reading in watching.readings(log[-1].timestamp.timestamp() + 1)}
 
 
 def test_a_stream_as_the_report_is_no_change(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from luthier.models.generate import compute_model_rewards, score_options
 from luthier.models.load import load_model
 from luthier.models.packing.pack import TokenRow
 from luthier.models.reward_model import RewardModel
-from luthier.tune.rollout.rollout import Rollout
+from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted, pairs
@@ -105,16 +105,16 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in a training that was taken up again; a prompt that was replaced was not learnt."""
-    once, learnt = Rollout._rows, Counter[str]()
+    once, learnt = RolloutBatchSource._rows, Counter[str]()
 
-    def spied(self: Rollout, groups: list[Any]) -> list[TokenRow]:
+    def spied(self: RolloutBatchSource, groups: list[Any]) -> list[TokenRow]:
         learnt.update(self._questions.rows(group.lesson)[0].key for group in groups)
         return once(self, groups)
 
     reward = {"kind": "regex", "pattern": "^[aeiou]"}  # what the random model writes rarely
     made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, save_steps=1, max_train_samples=16)
     with monkeypatch.context() as patch:
-        patch.setattr(Rollout, "_rows", spied)
+        patch.setattr(RolloutBatchSource, "_rows", spied)
         whole = shop.tune(made)
     told = polars.read_parquet(whole.folder / "training_examples.parquet")
     assert {row["id"]: row["seen"] for row in told.to_dicts() if row["seen"]} == dict(learnt)

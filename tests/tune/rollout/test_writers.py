@@ -18,7 +18,7 @@ from luthier.tune.rollout.generate import RolloutPrompt, create_random_stream
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprobs
-from luthier.tune.writers.endpoint import EndpointRolloutWriter
+from luthier.tune.writers.endpoint import EndpointRolloutGenerator
 from policies import REGEX
 from tests.serving import Served, serving
 from tuning import Bench, bench, examples
@@ -37,17 +37,17 @@ def answered(logprobs: Any, finish: str = "length") -> Any:
 @pytest.fixture(scope="module")
 def served(shop: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Our own gateway over the very model that is tuned."""
-    from luthier.serve.engines.torch import Torch
+    from luthier.serve.engines.torch import TorchEngine
 
     ledger = tmp_path_factory.mktemp("gateway") / "ledger.db"
-    with serving({"tiny": lambda: Torch(dtype="float32").open(shop.base)}, ledger) as found:
+    with serving({"tiny": lambda: TorchEngine(dtype="float32").open(shop.base)}, ledger) as found:
         yield found
 
 
 def test_our_own_gateway_tells_every_token_with_its_likelihood(shop: Bench, served: Served, tmp_path: Path) -> None:
     text = ChatTokenizer.load(shop.base.folder)
     given = text.prompts([one.messages[:-1] for one in examples(6)])
-    writer = EndpointRolloutWriter(url=f"{served.root}/v1", model="tiny")
+    writer = EndpointRolloutGenerator(url=f"{served.root}/v1", model="tiny")
     prompts = [RolloutPrompt(ids, create_random_stream(1, at)) for at, ids in enumerate(given)]
     answers = writer.write(prompts, text, 24, tmp_path)
     model = open_folder(shop.base.folder, torch.float32)
@@ -87,7 +87,7 @@ def test_a_server_that_cannot_is_told_apart(why: str, shop: Bench, tmp_path: Pat
     monkeypatch.setattr(EndpointLM, "_call", lambda self, http, path, body: WRONG[why](body))
     text = ChatTokenizer.load(shop.base.folder)
     with pytest.raises(ModelError, match=why.strip()) as caught:
-        EndpointRolloutWriter(url="http://127.0.0.1:9/v1", model="m").write(
+        EndpointRolloutGenerator(url="http://127.0.0.1:9/v1", model="m").write(
             [RolloutPrompt([5, 6], 1)], text, 4, tmp_path
         )
     assert caught.value.where.field == "objective.rollout.writer"

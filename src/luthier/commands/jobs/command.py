@@ -14,7 +14,7 @@ from luthier.core.db import Ledger, ledger_url
 from luthier.core.store import Store
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.recipe.workspace import store_here
+from luthier.recipe.workspace import open_workspace_store
 
 _EVENTS = 30
 
@@ -44,8 +44,8 @@ def cancel_job(job: str) -> dict[str, Any]:
         return _row(service.cancel(service.book.any(job)))
 
 
-def collect_job_digests(store: Store) -> set[str]:
-    """What jobs that go on will make or read: their checkpoints may not be lost."""
+def collect_active_job_digests(store: Store) -> set[str]:
+    """List the digests of artifacts that unfinished jobs will read or make, so that garbage collection keeps them."""
     with Ledger(ledger_url(store.root)) as ledger:
         service = JobService(ledger, store)
         recipes = [
@@ -60,7 +60,7 @@ def collect_job_digests(store: Store) -> set[str]:
 
 
 def format_job_lines(found: dict[str, Any]) -> Iterator[str]:
-    """A job as it is read on a terminal."""
+    """Format a job as lines for the terminal."""
     yield f"{found['id']} · {found['status']} · {found['method']} of {found['model']} · {found['made']}"
     yield ", ".join(f"{name} {value}" for name, value in found["hyperparameters"].items()) + f", seed {found['seed']}"
     if found["recipe"]:
@@ -88,6 +88,6 @@ def _row(job: FineTuningJob) -> dict[str, Any]:
 
 @contextmanager
 def _desk() -> Iterator[JobService]:
-    store = store_here()
+    store = open_workspace_store()
     with Ledger(ledger_url(store.root)) as ledger:
         yield JobService(ledger, store)

@@ -146,7 +146,7 @@ class UploadStore:
 
 
 class IncomingUpload:
-    """A file that is on its way in."""
+    """A file upload in progress."""
 
     def __init__(self, files: UploadStore, key: str | None, file: BinaryIO, most: int) -> None:
         self._files, self._key, self._file, self._most = files, key, file, most

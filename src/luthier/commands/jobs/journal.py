@@ -36,7 +36,7 @@ class JobEvent(NamedTuple):
 
 
 def append_job_event(folder: Path, text: str, kind: Literal["note", "warning", "failed"] = "note") -> None:
-    """Write down what was decided about a job."""
+    """Append an event to a job's log."""
     with LogFileRenderer(folder / OWN) as journal:
         journal(RunEvent(kind=kind, text=text))
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
-from luthier.core.system.process import is_process_gone, process_name_of
+from luthier.core.system.process import is_process_gone, unique_process_name_of
 
 SAID, LOG, BASE = "said.json", "log.txt", "base"
 _NICE = "10"
@@ -32,7 +32,7 @@ class ProcessOutcome(NamedTuple):
 
 
 class JobProcess:
-    """A run that is under way: started here, or found when the server came back."""
+    """The process of a running job: started by this server, or found again after a restart."""
 
     def __init__(self, folder: Path, name: str, child: subprocess.Popen[bytes] | None = None) -> None:
         self.folder, self.name, self._child = folder, name, child
@@ -47,7 +47,7 @@ class JobProcess:
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=log, cwd=folder,
                 env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
             )  # fmt: skip
-        return cls(folder, process_name_of(child.pid), child)
+        return cls(folder, unique_process_name_of(child.pid), child)
 
     @property
     def over(self) -> bool:
@@ -69,8 +69,9 @@ class JobProcess:
         signal_process_group(self.name, how)
 
 
-def export_merged_base(model: str, folder: Path, store: str) -> Path:
-    """A tuned model as a whole one in a job's folder, from which the job goes on; `ModelError` when it has none."""
+def export_merged_model(model: str, folder: Path, store: str) -> Path:
+    """Export a tuned model with its adapter merged into a job's folder, as the base that the job trains from;
+    `ModelError` when that fails."""
     to = folder.absolute() / BASE
     if not to.is_dir():
         aside = to.with_name(f"{BASE}.part")
@@ -101,7 +102,7 @@ def signal_process_group(name: str, how: signal.Signals) -> None:
     if is_process_gone(name):
         return
     host, _, space, number, _ = name.split("|")
-    mine = process_name_of(os.getpid()).split("|")
+    mine = unique_process_name_of(os.getpid()).split("|")
     if (host, space) == (mine[0], mine[2]):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(int(number), how)

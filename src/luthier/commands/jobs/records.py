@@ -34,7 +34,7 @@ class Upload:
 
 
 class JobRequest(BaseModel):
-    """What somebody wants: a model, tuned on a file in some way."""
+    """A fine-tuning request: the base model, the files, the method and its hyperparameters."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False

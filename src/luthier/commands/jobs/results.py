@@ -38,7 +38,7 @@ def list_step_metrics(model: Artifact) -> Iterator[dict[str, Any]]:
 
 
 def write_step_metrics_file(files: UploadStore, key: str | None, model: Artifact) -> Upload:
-    """The table of a training's steps as a file of whoever asked for it."""
+    """Write the metrics of each training step as a result file of the job's owner."""
     columns = list(_FIRST)
     for row in list_step_metrics(model):
         columns += [name for name in row if name not in columns]

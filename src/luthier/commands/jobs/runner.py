@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from luthier.commands.jobs.check import validate_training_file
 from luthier.commands.jobs.journal import append_job_event
 from luthier.commands.jobs.memory import estimate_recipe_memory, read_machine_memory
-from luthier.commands.jobs.process import JobProcess, ProcessOutcome, export_merged_base, read_log_tail
+from luthier.commands.jobs.process import JobProcess, ProcessOutcome, export_merged_model, read_log_tail
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
 from luthier.commands.jobs.tunable import TunableModel
@@ -148,7 +148,7 @@ class JobRunner:
             return None
         folder = self._desk.folder(job.id)
         append_job_event(folder, f"Taking {job.request.model} as the base model")
-        return TunableModel(job.request.model, str(export_merged_base(earlier, folder, self._desk.store.location)))
+        return TunableModel(job.request.model, str(export_merged_model(earlier, folder, self._desk.store.location)))
 
     def _guarded(self, work: Callable[[FineTuningJob], Any], job: FineTuningJob) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""

@@ -130,7 +130,7 @@ class JobService:
             raise APIError(what, param="model", code="model_not_found", status=404)
         try:
             for name in [*(one for one in known if one != model and strip_checkpoint_step(one) == model), model]:
-                releases.forget(self.ledger, name)
+                releases.delete_alias(self.ledger, name)
         except InputError as error:
             what = f"{error.message}; {error.hint}"
             raise APIError(what, param="model", code="model_in_use", status=409) from error

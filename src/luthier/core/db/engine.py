@@ -11,7 +11,14 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, NoSuchModuleError, ProgrammingError
 
-from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, SourceLocation, Unwritable
+from luthier.core.errors import (
+    CorruptArtifact,
+    InputError,
+    LuthierError,
+    MissingExtra,
+    SourceLocation,
+    SystemResourceError,
+)
 from luthier.core.files import translate_write_errors
 
 READS = "luthier_reads"
@@ -19,7 +26,7 @@ READS = "luthier_reads"
 _BUSY_MS = 60_000
 
 
-def connect(text: str) -> Engine:
+def create_ledger_engine(text: str) -> Engine:
     """An engine for `sqlite:///FILE` or `postgresql://…`."""
     url = _url(text)
     with DatabaseErrorTranslator(url):
@@ -109,11 +116,21 @@ class DatabaseErrorTranslator(AbstractContextManager[None]):
 _OURS = (ProgrammingError, IntegrityError, DataError)
 """Mistakes in a statement or its values: never the machine's or the user's."""
 _REFUSALS: tuple[tuple[str, type[LuthierError], str, str], ...] = (
-    ("disk is full", Unwritable, "the disk is full", "free some space (`luthier store gc`)"),
-    ("No space left", Unwritable, "the disk is full", "free some space on the database's machine"),
-    ("readonly database", Unwritable, "cannot be written (read-only or not yours)", "give yourself the right to write"),
-    ("unable to open", Unwritable, "cannot be opened or made there", "give yourself the right to write there"),
-    ("disk I/O error", Unwritable, "the disk answers with an error, or is full", "free some space, or check the disk"),
+    ("disk is full", SystemResourceError, "the disk is full", "free some space (`luthier store gc`)"),
+    ("No space left", SystemResourceError, "the disk is full", "free some space on the database's machine"),
+    (
+        "readonly database",
+        SystemResourceError,
+        "cannot be written (read-only or not yours)",
+        "give yourself the right to write",
+    ),
+    ("unable to open", SystemResourceError, "cannot be opened or made there", "give yourself the right to write there"),
+    (
+        "disk I/O error",
+        SystemResourceError,
+        "the disk answers with an error, or is full",
+        "free some space, or check the disk",
+    ),
     ("malformed", CorruptArtifact, "is damaged", "move the file away; the next run begins a new ledger"),
     ("not a database", CorruptArtifact, "is no database", "move the file away; the next run begins a new ledger"),
     ("is locked", InputError, "another process has kept it locked for a minute", "wait until that one is done"),

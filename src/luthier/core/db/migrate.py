@@ -25,7 +25,7 @@ def latest_revision() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision that the database has; None when it is empty."""
+    """Return the schema revision of the database; None when it is empty."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

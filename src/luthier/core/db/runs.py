@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError, UnknownName
-from luthier.core.system.process import is_process_gone, this_process_name
+from luthier.core.system.process import get_unique_process_name, is_process_gone
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Select
@@ -83,10 +83,10 @@ class Ledger:
     """
 
     def __init__(self, url: str | Path) -> None:
-        from luthier.core.db.engine import DatabaseErrorTranslator, connect
+        from luthier.core.db.engine import DatabaseErrorTranslator, create_ledger_engine
         from luthier.core.db.migrate import migrate
 
-        self._engine: Engine = connect(f"sqlite:///{url}" if isinstance(url, Path) else url)
+        self._engine: Engine = create_ledger_engine(f"sqlite:///{url}" if isinstance(url, Path) else url)
         with ExitStack() as undo:
             undo.callback(self._engine.dispose)
             with DatabaseErrorTranslator(self._engine.url):
@@ -157,7 +157,7 @@ class Ledger:
             overrides=list(overrides),
             started_at=datetime.now(UTC),
             state="running",
-            process=this_process_name(),
+            process=get_unique_process_name(),
         )
         with self.writing() as session:
             _mark_dead(session)

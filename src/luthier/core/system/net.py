@@ -133,7 +133,7 @@ _SECRET_NAMES = re.compile(r"pass|pwd|secret|token|signature|credential|api_?key
 _SECRET_PAIR = re.compile(r"(?P<before>[?&;](?P<name>[^=&;#?]*)=)(?P<value>[^&;#]*)")
 
 
-def is_database(url: str) -> bool:
+def is_database_url(url: str) -> bool:
     """Whether a URL means a database, not a file: SQLAlchemy knows its scheme; `$NAME` is taken as one, too."""
     if is_env_var(url):
         return True

@@ -31,12 +31,13 @@ from luthier.core.errors import LuthierError
 _PROC = Path("/proc")
 
 
-def this_process_name() -> str:
-    """A name for this process that no later one bears: host, boot and process namespace, number, start."""
-    return process_name_of(os.getpid())
+def get_unique_process_name() -> str:
+    """Return an identifier of this process that no later process shares: host, boot, PID namespace, PID and start
+    time."""
+    return unique_process_name_of(os.getpid())
 
 
-def process_name_of(number: int) -> str:
+def unique_process_name_of(number: int) -> str:
     """The name of a process on this machine that is alive."""
     return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
 
@@ -56,8 +57,8 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 _KEPT_BYTES = 32 << 20
 
 
-def reuse_memory() -> None:
-    """Let the C library (glibc) keep what is freed for what is asked next; before much of a like size comes and goes.
+def raise_malloc_thresholds() -> None:
+    """Raise glibc's malloc thresholds so that freed memory is kept for the next allocations of similar size.
 
     It raises these thresholds by itself, up to these values, but only as far as what was freed so far was large: below,
     it gives memory back to the system and asks for it again, which clears every page each time.
@@ -67,8 +68,8 @@ def reuse_memory() -> None:
         mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
 
 
-def release_memory() -> None:
-    """Give what was freed back to the system, where the C library keeps it (glibc); after large copies were made."""
+def trim_malloc_heap() -> None:
+    """Return freed memory from glibc's heap to the operating system, after large copies."""
     if (trim := _of_libc("malloc_trim")) is not None:
         trim(0)
 
@@ -157,7 +158,7 @@ def request_stop(signum: int, frame: FrameType | None = None) -> None:
 
 
 def raise_pending_stop() -> None:
-    """Interrupt if that was wished and lost; not while the interruption is on its way, nor in another thread."""
+    """Raise `KeyboardInterrupt` in the main thread if a stop was requested and its first interruption was lost."""
     if _wishes and threading.current_thread() is threading.main_thread() and not _is_on_its_way():
         raise KeyboardInterrupt
 

@@ -13,8 +13,8 @@ from luthier.data.adjudicator import (
     AdjudicationResult,
     Adjudicator,
     Votes,
+    count_votes,
     format_votes,
-    tally,
 )
 
 
@@ -36,7 +36,7 @@ class MajorityAdjudicator(Adjudicator):
             return NOBODY
         if len(votes) < self.min:
             return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
-        ranked = tally(votes).most_common()
+        ranked = count_votes(votes).most_common()
         label, count = ranked[0]
         if len(ranked) > 1 and ranked[1][1] == count:
             return AdjudicatedLabel(None, why=f"tie: {format_votes(votes)}")

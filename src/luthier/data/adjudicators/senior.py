@@ -9,8 +9,9 @@ from luthier.data.adjudicator import NOBODY, AdjudicatedLabel, AdjudicationResul
 from luthier.data.adjudicators.majority import MajorityAdjudicator
 
 
-class Senior(Adjudicator):
-    """What the first of `annotators` who judged an item says; where none of them did, another rule decides."""
+class SeniorAdjudicator(Adjudicator):
+    """The label of the first annotator in `annotators` who labeled the item; another rule decides where none of them
+    did."""
 
     kind: Literal["senior"] = "senior"
     annotators: tuple[str, ...] = ()

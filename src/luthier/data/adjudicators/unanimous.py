@@ -13,12 +13,12 @@ from luthier.data.adjudicator import (
     AdjudicationResult,
     Adjudicator,
     Votes,
+    count_votes,
     format_votes,
-    tally,
 )
 
 
-class Unanimous(Adjudicator):
+class UnanimousAdjudicator(Adjudicator):
     """The label that everybody chose; items on which anybody differs are left out."""
 
     kind: Literal["unanimous"] = "unanimous"
@@ -34,6 +34,6 @@ class Unanimous(Adjudicator):
             return NOBODY
         if len(votes) < self.min:
             return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
-        if len(tally(votes)) > 1:
+        if len(count_votes(votes)) > 1:
             return AdjudicatedLabel(None, why=f"not unanimous: {format_votes(votes)}")
         return AdjudicatedLabel(votes[0].label, 1.0)

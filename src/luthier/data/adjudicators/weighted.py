@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.data.adjudicator import AdjudicationResult, Adjudicator, Votes
 
 
-class Weighted(Adjudicator):
+class DawidSkeneAdjudicator(Adjudicator):
     """The likeliest label, when every annotator's mistakes are told from who agrees with whom (Dawid, Skene 1979)."""
 
     kind: Literal["weighted"] = "weighted"

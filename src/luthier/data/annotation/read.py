@@ -8,8 +8,8 @@ from typing import NamedTuple
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.annotation.annotations import AnnotatedItem
-from luthier.data.columns.recognize import source_of
-from luthier.data.formats.files import File
+from luthier.data.columns.recognize import build_source_for_file
+from luthier.data.formats.files import SourceFile
 from luthier.data.label_format import LabelFormat, Say
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -21,29 +21,31 @@ LABELS = "labels"
 _LOOKED_AT = 20
 
 
-class LocatedItem(NamedTuple):
+class ItemOrBrokenRow(NamedTuple):
     """An item or a broken row, and the file that it stands in."""
 
     file: str
     found: AnnotatedItem | BrokenRow
 
 
-def read_annotated_items(file: File, requested_format: LabelFormat | None, say: Say) -> Iterator[LocatedItem]:
+def read_annotated_items(file: SourceFile, requested_format: LabelFormat | None, say: Say) -> Iterator[ItemOrBrokenRow]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
     records: list[SourceRecord] = []
-    for found in source_of(file, but=LABELS).read_file(file, say):
+    for found in build_source_for_file(file, but=LABELS).read_file(file, say):
         if isinstance(found, BrokenRow):
-            yield LocatedItem(file.name, found)
+            yield ItemOrBrokenRow(file.name, found)
         else:
             records.append(found)
     if records:
         yield from (
-            LocatedItem(file.name, one)
+            ItemOrBrokenRow(file.name, one)
             for one in _format(records, file, requested_format, say).items(records, file.name, say)
         )
 
 
-def _format(records: Sequence[SourceRecord], file: File, requested_format: LabelFormat | None, say: Say) -> LabelFormat:
+def _format(
+    records: Sequence[SourceRecord], file: SourceFile, requested_format: LabelFormat | None, say: Say
+) -> LabelFormat:
     if requested_format is not None:
         return requested_format
     rows = [record.values for record in records[:_LOOKED_AT]]

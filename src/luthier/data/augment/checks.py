@@ -18,16 +18,16 @@ from luthier.data.augmenter import AugmentedDraft, AugmentRequest
 from luthier.data.dedup.near import NearDuplicateIndex, similarity
 from luthier.data.dedup.shingles import digest8, normalize_for_comparison, prompt_key, text_to_compare
 from luthier.data.row import Row
-from luthier.lang.detect import UNKNOWN, identify
-from luthier.models.embedders.lsa import Lsa
+from luthier.lang.detect import UNKNOWN, identify_languages
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder, EmbeddingSpace
 from luthier.models.lm.base import LanguageModel
 
 T = TypeVar("T")
 
 
-class MeaningCheck(BaseModel):
-    """How near a made row must stay to its parent, as points of an embedder."""
+class SemanticSimilarityCheck(BaseModel):
+    """The minimum embedding similarity between an augmented row and its parent."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
@@ -35,7 +35,7 @@ class MeaningCheck(BaseModel):
 
     at_least: float = Field(default=0.6, gt=0, lt=1)
     """Cosine below which a row has left its parent's meaning and is refused."""
-    embedder: Embedder = Lsa()
+    embedder: Embedder = LsaEmbedder()
     """What makes points; a paraphrase in other words is recognised by an `encoder` alone."""
 
 
@@ -54,7 +54,7 @@ class DraftChecks(BaseModel):
     label: Literal["classifier", "model", "off"] = "classifier"
     """Who must still see the row's class in it. `classifier`: TF-IDF with logistic regression, learnt from the real
     training rows; `model`: the step's model, asked which class it is. Of free text there is no class to keep."""
-    meaning: MeaningCheck | None = None
+    meaning: SemanticSimilarityCheck | None = None
     """How near a row must stay to its parent's meaning, as `{at_least: 0.6, embedder: encoder}`; not asked by default,
     and never of rows that are meant to be new."""
     language: bool = True
@@ -84,8 +84,8 @@ _CERTAIN = 0.7
 
 
 @dataclass
-class Inspector:
-    """Applies the checks; remembers what was taken, so that nothing is taken twice."""
+class DraftChecker:
+    """Applies the draft checks to augmented rows, and rejects drafts that repeat an accepted one."""
 
     checks: DraftChecks
     train: SplitRows
@@ -140,14 +140,14 @@ class Inspector:
 
     def _about_meaning(self, made: Sequence[tuple[AugmentRequest, AugmentedDraft, Row]]) -> list[DraftRejection | None]:
         """Rows that went too far from their parent."""
-        from luthier.models.embeddings.base import cosines
+        from luthier.models.embeddings.base import paired_cosine_similarity
 
         limit = self.checks.meaning
         if limit is None or self.space is None or not made:
             return [None] * len(made)
         parents, rows = [request.row for request, _, _ in made], [row for _, _, row in made]
         old, new = (self.space.points([text_to_compare(row, "prompt") for row in some]) for some in (parents, rows))
-        near = cosines(old, new).round(6).tolist()
+        near = paired_cosine_similarity(old, new).round(6).tolist()
         return [
             DraftRejection("left its parent's meaning", parent.id, like)
             if like < limit.at_least and not draft.new
@@ -222,7 +222,7 @@ def _other_languages(requests: Sequence[AugmentRequest], rows: Sequence[Row]) ->
         (request.row.prompt or request.row.answer, row.prompt or row.answer)
         for request, row in zip(requests, rows, strict=True)
     ]
-    before = identify([old for old, _ in texts], confidence=_CERTAIN)
-    after = identify([new for _, new in texts], confidence=_CERTAIN)
+    before = identify_languages([old for old, _ in texts], confidence=_CERTAIN)
+    after = identify_languages([new for _, new in texts], confidence=_CERTAIN)
     codes = ((old.code, new.code) for old, new in zip(before, after, strict=True))
     return [f"{old} became {new}" if UNKNOWN not in (old, new) and old != new else "" for old, new in codes]

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import example_id
-from luthier.data.augment.checks import DraftRejection, Inspector
+from luthier.data.augment.checks import DraftChecker, DraftRejection
 from luthier.data.augment.requests import AugmentBudget, AugmentJob, NamedAugmenter
 from luthier.data.augmenter import AugmentContext, AugmentedDraft
 from luthier.data.cleaning.spans import diff_to_edits
@@ -26,8 +26,8 @@ WAVE = 256
 
 
 @dataclass
-class Tally:
-    """What became of one augmenter's wishes."""
+class AugmenterCounts:
+    """Counts of the requests, accepted drafts and rejections of one augmenter."""
 
     tried: int = 0
     nothing: int = 0
@@ -48,19 +48,19 @@ class Tally:
 
 @dataclass
 class AugmentLoop:
-    """Answers wishes until there is no room or no wish left."""
+    """Runs augmentation requests until the row budget or the requests are used up."""
 
     augmenters: Sequence[NamedAugmenter]
     around: AugmentContext
-    inspector: Inspector
+    inspector: DraftChecker
     room: AugmentBudget
     guards: Sequence[Operator] = ()
     """Operators that know what may not stand in clear in an event."""
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    tallies: dict[str, AugmenterCounts] = field(default_factory=dict)
 
     def run(self, jobs: Iterator[AugmentJob]) -> Iterator[tuple[list[Row], list[RowEvent]]]:
         """Made rows and what happened, wave by wave."""
-        self.tallies = {one.name: Tally() for one in self.augmenters}
+        self.tallies = {one.name: AugmenterCounts() for one in self.augmenters}
         while not self.room.done and (some := list(islice(jobs, WAVE))):
             yield self._wave([job for job in some if self.room.has(job)])
 

@@ -14,7 +14,7 @@ from luthier.artifacts.parquet import read_parquet_batches
 from luthier.core.artifact import Artifact
 from luthier.data.engine.columns import to_arrow_column
 from luthier.data.engine.spill import Spill, SpillWriter
-from luthier.data.engine.tables import dump_cell_json, example_schema, from_arrow, number_examples, spill_schema
+from luthier.data.engine.tables import batch_from_arrow, dump_cell_json, example_schema, number_examples, spill_schema
 from luthier.data.row import MESSAGES, Row
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class SplitRows:
     def rows(self) -> Iterator[Row]:
         """All rows, streamed from the disk."""
         for table in self.spill.batches():
-            yield from from_arrow(table).rows
+            yield from batch_from_arrow(table).rows
 
     def row(self, index: int) -> Row:
         """One row."""

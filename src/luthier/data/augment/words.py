@@ -8,7 +8,7 @@ from random import Random
 
 from luthier.data.row import Row
 from luthier.lang.demographics.words import DIGIT, TAG, find_protected_spans
-from luthier.lang.detect import UNKNOWN, identify
+from luthier.lang.detect import UNKNOWN, identify_languages
 
 _AROUND = ".,;:!?()\"'"
 
@@ -55,4 +55,4 @@ def sample_indices(indices: list[int], share: float, chance: Random, least: int 
 
 def are_english(rows: Sequence[Row]) -> list[bool]:
     """Whether each row's text is English, or too short for any other language to be certain."""
-    return [guess.code in ("en", UNKNOWN) for guess in identify([row.prompt or row.answer for row in rows])]
+    return [guess.code in ("en", UNKNOWN) for guess in identify_languages([row.prompt or row.answer for row in rows])]

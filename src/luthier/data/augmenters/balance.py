@@ -16,7 +16,7 @@ def _usual() -> tuple[Augmenter, ...]:
     return (Augmenter.parse("synonyms"), Augmenter.parse("noise"))
 
 
-class Balance(Augmenter):
+class ClassBalance(Augmenter):
     """Make rows of rare classes only, until each has a wanted share of the most frequent one's rows.
 
     The augmenters in `by` take turns; where one finds nothing to change in a row, the next one is asked. The step's
@@ -35,7 +35,7 @@ class Balance(Augmenter):
     @field_validator("by", mode="after")
     @classmethod
     def _somebody(cls, by: tuple[Augmenter, ...]) -> tuple[Augmenter, ...]:
-        if not by or any(isinstance(one, Balance) for one in by):
+        if not by or any(isinstance(one, ClassBalance) for one in by):
             raise ValueError("wants other augmenters, one at least, as in `by: [synonyms, noise]`")
         return by
 

@@ -61,7 +61,7 @@ class _Seeds(NamedTuple):
     near: NearDuplicateIndex
 
 
-class Instruct(Augmenter):
+class SelfInstruct(Augmenter):
     """Let the step's model write new rows out of training rows, with a judge and a filter of likeness.
 
     `self_instruct` shows `shots` rows (of one class, when there are classes) and asks for one more (Wang et al. 2023);

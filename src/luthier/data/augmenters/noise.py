@@ -32,7 +32,7 @@ _MARKS = frozenset(",.;:!?，。；：！？、،؛؟।")
 _STRENGTHS = ("typos", "ocr", "sounds", "case", "punctuation", "drop")
 
 
-class Noise(Augmenter):
+class TextNoise(Augmenter):
     """Mistype words, misread letters, mishear words, forget case, punctuation and words.
 
     Each strength is the share of words (of punctuation marks: of marks) that it falls on; when none of them falls on
@@ -57,7 +57,7 @@ class Noise(Augmenter):
     """Words that are left out; at least half of them stay."""
 
     @model_validator(mode="after")
-    def _does_something(self) -> Noise:
+    def _does_something(self) -> TextNoise:
         if not any(getattr(self, name) for name in _STRENGTHS):
             raise ValueError(
                 f"every strength is 0, so that nothing would be done; raise one of {', '.join(_STRENGTHS)}"

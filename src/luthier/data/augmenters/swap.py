@@ -11,10 +11,10 @@ from pydantic import Field
 from luthier.data.augment.words import are_english
 from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest, TextChange, change_texts
 from luthier.lang.demographics.groups import Group
-from luthier.lang.demographics.swap import Swapper
+from luthier.lang.demographics.swap import DemographicSwapper
 
 
-class Swap(Augmenter):
+class DemographicSwap(Augmenter):
     """Exchange words that name a group of people for those of another: counterfactual data augmentation.
 
     All gendered words and first names of a row change together, so that it stays of one piece, and pronouns keep their
@@ -42,5 +42,5 @@ class Swap(Augmenter):
         return None if found is None else TextChange(*found)
 
     @cached_property
-    def _swapper(self) -> Swapper:
-        return Swapper(self.groups)
+    def _swapper(self) -> DemographicSwapper:
+        return DemographicSwapper(self.groups)

@@ -19,7 +19,12 @@ from luthier.data.augmenter import (
     TextChange,
     replace_last_user_text,
 )
-from luthier.lang.demographics.words import match_case, split_into_words, unprotected_word_indices, with_article
+from luthier.lang.demographics.words import (
+    match_case,
+    replace_word_with_article,
+    split_into_words,
+    unprotected_word_indices,
+)
 
 _SHORTEST = 3
 _GRAMMAR = """
@@ -73,7 +78,7 @@ class Synonyms(Augmenter):
         for index in sample_indices(able, self.words, chance, least=1):
             old = parts[index]
             new = match_case(chance.choice(safe_synonyms_of(old.lower(), self.certainty)), old)
-            parts = with_article(parts, index, new)
+            parts = replace_word_with_article(parts, index, new)
             did.append(f"replaced {old!r} by {new!r}")
         return TextChange("".join(parts), tuple(did)) if did else None
 

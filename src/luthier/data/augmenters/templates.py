@@ -24,7 +24,7 @@ from luthier.data.augmenter import (
 )
 from luthier.data.dedup.shingles import digest8
 from luthier.data.row import Row
-from luthier.lang.demographics.words import split_into_words, unprotected_word_indices, with_article
+from luthier.lang.demographics.words import replace_word_with_article, split_into_words, unprotected_word_indices
 
 MOST_ROWS = 50_000
 """Rows that slots are looked for in."""
@@ -128,7 +128,7 @@ class TemplatesAugmenter(Augmenter):
         chance = request.chance
         gap, others = chance.choice(able)
         other = chance.choice(others)
-        made = with_article([*parts[: gap.start], gap.filler, *parts[gap.end :]], gap.start, other.text)
+        made = replace_word_with_article([*parts[: gap.start], gap.filler, *parts[gap.end :]], gap.start, other.text)
         did = (f"put {other.text!r} in the place of {gap.filler!r}",)
         return AugmentedDraft(with_last_user_text(request.row, "".join(made)), did, parents=(other.row,))
 

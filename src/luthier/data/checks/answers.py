@@ -19,7 +19,7 @@ from luthier.data.check import (
     PlantedFaults,
     damage_every_nth,
     format_exclude_setting,
-    percent,
+    format_percent,
     severity_of_share,
     share_with_interval,
 )
@@ -110,7 +110,7 @@ class AnswerQuality(Check):
                 name=self.kind,
                 severity=severity_of_share(share, self.warning, self.serious),
                 title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({percent(share)}) have an "
+                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({format_percent(share)}) have an "
                 f"answer that teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
                 rows=len(marks),
                 numbers=numbers,

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
-from luthier.data.check import Check, CheckResult, PlantedFaults, percent, severity_of_share, share_with_interval
+from luthier.data.check import Check, CheckResult, PlantedFaults, format_percent, severity_of_share, share_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
 
 
-class Conflicts(Check):
+class ConflictingAnswers(Check):
     """The same prompt, or nearly the same, with another answer: a model can learn only one of them.
 
     Twins are found as `near_dedup` finds them: MinHash proposes, the true Jaccard similarity decides. Of free text,
@@ -48,7 +48,7 @@ class Conflicts(Check):
                 marks.append((row, 1.0 if (row.label or row.says) != usual else 0.0, note))
         number = share_with_interval(len(marks), len(data.rows), self.measures["conflicts"])
         severity = severity_of_share(number.value, self.warning, self.serious)
-        share = f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
+        share = f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({format_percent(number.value)})"
         sentence = f"{share} have a near-identical prompt but a different answer"
         yield CheckResult(
             Finding(

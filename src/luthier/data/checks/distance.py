@@ -15,13 +15,13 @@ from luthier.data.check import (
     PlantedFaults,
     damage_every_nth,
     format_exclude_setting,
-    percent,
+    format_percent,
     severity_of_share,
     share_with_interval,
 )
 from luthier.data.checks.lengths import robust_z
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.models.embedders.lsa import Lsa
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class EmbeddingOutliers(Check):
     measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
     false_alarms: ClassVar[float] = 0.02
 
-    embedder: Embedder = Lsa(pieces=False, texts_a_dimension=8)
+    embedder: Embedder = LsaEmbedder(pieces=False, texts_a_dimension=8)
     """What makes points: by default words and pairs of words; an `encoder` also sees that other words mean the same."""
     neighbours: int = Field(default=5, ge=1)
     """How many nearest rows a row is held against."""
@@ -68,7 +68,7 @@ class EmbeddingOutliers(Check):
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if indices else "Neighbours",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) "
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({format_percent(number.value)}) "
                 f"{say} something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the "
                 f"usual distance to the nearest {near} is {usual:.2f}.",
                 rows=len(indices),

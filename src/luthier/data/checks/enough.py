@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
 from luthier.data.check import Check, CheckResult, Needs, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow
-from luthier.data.validate.groups import parent_of
+from luthier.data.validate.groups import first_parent_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ _LEAST = 20
 """Rows to learn from and to measure on below which no curve can be drawn."""
 
 
-class Enough(Check):
+class LearningCurve(Check):
     """How the error falls as rows are added, and what twice as many rows would bring.
 
     A plain classifier learns from growing parts of the training rows and is measured on rows that it never sees. The
@@ -63,7 +63,7 @@ class Enough(Check):
         wrong = np.array([self._wrong(matrix, data, learn, ask, count) for count in counts])  # (sizes, repeats, rows)
         error, gain = _read(np.array(counts, dtype=float), wrong, data.seed)
         low, high = gain.ends
-        gathered = "gathered " if any(parent_of(row) for row in data.rows) else ""
+        gathered = "gathered " if any(first_parent_id(row) for row in data.rows) else ""
         severity: Severity = "warning" if low >= self.warning else "info"
         yield CheckResult(
             Finding(
@@ -134,7 +134,7 @@ def _parted(data: CheckData) -> tuple[list[int], list[int]]:
     Nothing is learnt from rows that were made of others: with them, part of the rows would hold all that there is.
     """
     training = data.of_split("train")
-    learn = [at for at in training if parent_of(data.rows[at]) is None] or training
+    learn = [at for at in training if first_parent_id(data.rows[at]) is None] or training
     ask = data.of_split("test", "validation")
     if ask:
         return learn, ask
@@ -160,11 +160,11 @@ def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> t
     ends = wilson_interval(last * rows, rows)
     gain = FindingNumber(
         value=round(value, 5), low=round(min(low, value), 5), high=round(max(high, value), 5), rows=rows,
-        about=Enough.measures["enough.gain"], share=True,
+        about=LearningCurve.measures["enough.gain"], share=True,
     )  # fmt: skip
     error = FindingNumber(
         value=round(last, 5), low=round(ends[0], 5), high=round(ends[1], 5), rows=rows,
-        about=Enough.measures["enough.error"], share=True,
+        about=LearningCurve.measures["enough.error"], share=True,
     )  # fmt: skip
     return error, gain
 

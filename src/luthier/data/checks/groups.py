@@ -12,7 +12,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable, Severity
 from luthier.core.events import format_counted_noun
-from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, percent
+from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, format_percent
 from luthier.data.validate.context import CheckData, CheckRow
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class GroupBalance(Check):
                 severity="warning" if rare else "info",
                 title="Rare groups" if rare else "Groups",
                 sentence=f"{len(rows):,} rows are of {len(sizes)} groups; the smallest, {smallest[0]!r}, has "
-                f"{smallest[1]:,} ({percent(share)}).",
+                f"{smallest[1]:,} ({format_percent(share)}).",
                 rows=sum(sizes[name] for name in rare),
                 numbers={"groups.smallest": smallest_share},
                 hint=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "

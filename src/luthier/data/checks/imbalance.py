@@ -37,7 +37,7 @@ def describe_small_classes(few: Mapping[str, int], classes: int, least: int, row
     )
 
 
-class Imbalance(Check):
+class ClassImbalance(Check):
     """Classes that have too few training rows to be learnt, or far fewer than the largest."""
 
     kind: Literal["imbalance"] = "imbalance"

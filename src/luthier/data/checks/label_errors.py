@@ -15,7 +15,7 @@ from luthier.data.check import (
     Needs,
     PlantedFaults,
     format_exclude_setting,
-    percent,
+    format_percent,
     severity_of_share,
     share_with_interval,
 )
@@ -49,26 +49,30 @@ class LabelErrors(Check):
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
-        from luthier.data.validate.confident_learning import likely_errors
+        from luthier.data.validate.confident_learning import find_label_errors
 
         codes, probabilities = data.codes, data.held.probabilities
         enough = np.bincount(codes, minlength=len(data.labels))[codes] >= self.min
         own = probabilities[np.arange(len(codes)), codes]
         best = probabilities.max(axis=1)
-        indices = np.flatnonzero(likely_errors(codes, probabilities) & enough & (best - own >= self.margin)).tolist()
+        indices = np.flatnonzero(
+            find_label_errors(codes, probabilities) & enough & (best - own >= self.margin)
+        ).tolist()
         stand = own / np.maximum(own + best, 1e-12)
         indices.sort(key=lambda index: (stand[index], data.rows[index].id))
         guesses = probabilities.argmax(axis=1)
         number = share_with_interval(len(indices), len(codes), self.measures["label_errors"])
         severity = severity_of_share(number.value, self.warning, self.serious)
-        sentence = f"{format_counted_noun(len(indices), 'row')} of {len(codes):,} ({percent(number.value)}) likely "
+        sentence = (
+            f"{format_counted_noun(len(indices), 'row')} of {len(codes):,} ({format_percent(number.value)}) likely "
+        )
         sentence += "bears a wrong label" if len(indices) == 1 else "bear a wrong label"
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="Likely label errors" if severity != "info" else "Labels",
-                sentence=f"{sentence}, by a classifier that is right on {percent(data.held.accuracy)} of all rows.",
+                sentence=f"{sentence}, by a classifier that is right on {format_percent(data.held.accuracy)} of all rows.",
                 rows=len(indices),
                 numbers={"label_errors": number},
                 hint="Read the rows, the most doubtful first; correct their labels at the source, or leave them out "

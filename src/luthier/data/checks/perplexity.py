@@ -16,7 +16,7 @@ from luthier.data.check import (
     PlantedFaults,
     damage_every_nth,
     format_exclude_setting,
-    percent,
+    format_percent,
     severity_of_share,
     share_with_interval,
 )
@@ -62,7 +62,7 @@ class PerplexityOutliers(Check):
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows that the model finds very unlikely" if indices else "Perplexity",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({percent(number.value)}) "
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({format_percent(number.value)}) "
                 f"{are} far less likely to the model than the others, whose median perplexity is {usual:.1f}.",
                 rows=len(indices),
                 numbers={"perplexity_outliers": number},

@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.artifacts.dataset import MADE
 from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable
 from luthier.core.events import format_counted_noun
-from luthier.data.check import Check, CheckResult, PlantedFaults, percent, severity_of_share, share_with_interval
+from luthier.data.check import Check, CheckResult, PlantedFaults, format_percent, severity_of_share, share_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
 
 _LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -22,7 +22,7 @@ _AT_ONCE = 256
 """Rows that are tokenized at once."""
 
 
-class Contents(Check):
+class DatasetProfile(Check):
     """How many rows of which length, in which languages and words, and which columns are empty.
 
     Tokens are counted with the tokenizer of the step's `model`, when it names one.
@@ -51,7 +51,7 @@ class Contents(Check):
                 severity="info",
                 title="Contents",
                 sentence=f"{data.available:,} rows, {sum(words.values()):,} words, {len(words):,} different ones, of "
-                f"which {percent(once / max(1, len(words)))} stand only once.",
+                f"which {format_percent(once / max(1, len(words)))} stand only once.",
                 numbers=numbers,
                 tables=(_lengths(data), *_tokens(data)),
             )
@@ -71,7 +71,7 @@ class Contents(Check):
             else "There are no columns beside the text."
         )
         if empty.get(worst):
-            share = percent(number.value)
+            share = format_percent(number.value)
             sentence = f"Of {column_count} beside the text, {worst!r} is empty most often: in {share} of the rows."
         return CheckResult(
             Finding(
@@ -96,10 +96,10 @@ class Contents(Check):
         )
 
     def _languages(self, data: CheckData) -> CheckResult:
-        from luthier.lang.detect import UNKNOWN, identify
+        from luthier.lang.detect import UNKNOWN, identify_languages
 
         looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
-        codes = [code for code, _ in identify([row.prompt or row.answer for row in looked])]
+        codes = [code for code, _ in identify_languages([row.prompt or row.answer for row in looked])]
         counts = Counter(code for code in codes if code != UNKNOWN)
         first = min(counts, key=lambda code: (-counts[code], code), default="")
         known = counts.total()
@@ -159,9 +159,9 @@ def _tokens(data: CheckData) -> tuple[FindingTable, ...]:
     if data.model is None:
         return ()
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import base_folder
+    from luthier.models.load import find_base_folder
 
-    text = ChatTokenizer.load(base_folder(data.model))
+    text = ChatTokenizer.load(find_base_folder(data.model))
     counts: list[tuple[int, int]] = []
     for start in range(0, len(data.rows), _AT_ONCE):
         encoded = text.encode_many([row.messages for row in data.rows[start : start + _AT_ONCE]])

@@ -10,7 +10,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
-from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, percent, severity_of_share, share_with_interval
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    Needs,
+    PlantedFaults,
+    format_percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embeddings.base import Embedder
 from luthier.models.text_classifier import measure_separability
@@ -19,8 +27,8 @@ _PIECE = 4000
 """Rows of either side that the classifier sees."""
 
 
-class Shift(Check):
-    """Held-out rows that differ from the training rows: what is measured on them says little, or another thing.
+class DistributionShift(Check):
+    """Test whether held-out rows are distributed differently from the training rows.
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017): a plain classifier tries to tell held-out from training
     rows that it did not see; an area under the curve of 0.5 means that it cannot. Its interval is that of Hanley and
@@ -60,7 +68,8 @@ class Shift(Check):
                 severity=severity,
                 title="Held-out rows of another kind" if severity != "info" else "Split",
                 sentence=f"A plain classifier tells held-out from training rows with an area under the curve of "
-                f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); {percent(words.value)} of the "
+                f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); "
+                f"{format_percent(words.value)} of the "
                 "words of held-out rows stand in no training row.",
                 numbers={"shift": number, "shift.labels": labels, "shift.words": words},
                 hint="Draw the held-out rows by content from the same source (`split`), unless the difference is "

@@ -88,7 +88,7 @@ _LONGEST_SYMBOL = 3
 _UNIT = re.compile(r"(?<![\w.,'’/:-])(\d{1,12}(?:[.,]\d{1,6})?)[ \u00a0]?(°?[^\W\d_]{1,14})(?!\w)")
 
 
-def with_dates(text: str, order: DateOrder = "unknown") -> NormalizedText:
+def normalize_dates(text: str, order: DateOrder = "unknown") -> NormalizedText:
     """Dates as ISO 8601; `3/4/2025` needs an order, years of two digits are never guessed at."""
     ambiguous = 0
 
@@ -131,7 +131,7 @@ def _iso(year: str, month: str, day: str) -> str | None:
         return None
 
 
-def with_times(text: str) -> NormalizedText:
+def normalize_times(text: str) -> NormalizedText:
     """Times of day on 24 hours: `3:30 pm` is `15:30`.
 
     `from 1 to 4 pm` is left and counted, since the first may be of either half of the day; `9 am` is left where `am` is
@@ -157,12 +157,12 @@ def with_times(text: str) -> NormalizedText:
 @lru_cache(maxsize=1)
 def _is_a_word_there(text: str) -> bool:
     """Whether a text is of a language in which `am` is a word of every second sentence."""
-    from luthier.lang.detect import identify
+    from luthier.lang.detect import identify_languages
 
-    return identify([text], min_chars=_SHORTEST_TOLD, among=("en", *_AM_IS_A_WORD))[0].code in _AM_IS_A_WORD
+    return identify_languages([text], min_chars=_SHORTEST_TOLD, among=("en", *_AM_IS_A_WORD))[0].code in _AM_IS_A_WORD
 
 
-def with_numbers(text: str, decimal: Decimal = "unknown") -> NormalizedText:
+def normalize_numbers(text: str, decimal: Decimal = "unknown") -> NormalizedText:
     """Numbers without marks between thousands, with a decimal point; `1.234` and `1,5` need `decimal`."""
     ambiguous = 0
 
@@ -194,7 +194,7 @@ def with_numbers(text: str, decimal: Decimal = "unknown") -> NormalizedText:
     return NormalizedText(_SHORT_COMMA.sub(short, _GROUPED.sub(grouped, text)), ambiguous)
 
 
-def with_units(text: str) -> NormalizedText:
+def normalize_units(text: str) -> NormalizedText:
     """Units of mass, length, volume, temperature, share and data as symbols."""
 
     def form(found: re.Match[str]) -> str:

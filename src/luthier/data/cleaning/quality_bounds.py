@@ -43,7 +43,7 @@ _LITTLE = 0.1
 
 
 class MeasureBounds(NamedTuple):
-    """(texts,): what a measure never falls below, and what it never exceeds."""
+    """Lower and upper bounds of a quality measure for each text, as arrays of shape (texts,)."""
 
     least: NDArray[np.float64]
     most: NDArray[np.float64]
@@ -70,30 +70,30 @@ def bound_ellipsis_ratio(texts: ConcatenatedTexts) -> MeasureBounds:
 
 
 def bound_symbol_ratio(texts: ConcatenatedTexts) -> MeasureBounds:
-    """At most all hash signs and ellipses."""
+    """Bound the symbol ratio: at least that of ellipses, at most that of ellipses and all hash signs together."""
     return MeasureBounds(
         bound_ellipsis_ratio(texts).least, bound_hash_ratio(texts).least + bound_ellipsis_ratio(texts).least
     )
 
 
 def bound_bullet_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
-    """None where no line begins like one; of a single line, that is seen at once."""
+    """Bound the share of bullet lines: 0 where the only line is no bullet, otherwise between 0 and 1."""
     return _up_to_one(["\n" in text or text.lstrip().startswith(BULLETS) for text in texts.texts])
 
 
 def bound_ellipsis_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
-    """None where there is no ellipsis."""
+    """Bound the share of lines that end with an ellipsis: 0 where the text has none, otherwise between 0 and 1."""
     return _up_to_one(_ellipses(texts) > 0)
 
 
 def bound_alphabetic_word_share(texts: ConcatenatedTexts) -> MeasureBounds:
-    """At least the words that begin with a letter."""
+    """Bound the share of words with a letter: at least the share of words that begin with one."""
     others = texts.words - texts.total(texts.begins_with_letter)
     return MeasureBounds(1 - _shares(others, texts.words), np.ones(len(texts.texts)))
 
 
 def bound_stop_word_count(texts: ConcatenatedTexts) -> MeasureBounds:
-    """Exactly: by hashes, and by their letters where these fit."""
+    """Count the distinct stop words exactly, by hash and then by letters."""
     at = np.flatnonzero(_likely_stop_words().take((texts.hashes & _LAST_BITS).view(np.int64)))
     written = _letters(texts, at)
     number = np.minimum(np.searchsorted(_STOP_CODES, written), len(_STOP_CODES) - 1)
@@ -124,23 +124,23 @@ def _letters(texts: ConcatenatedTexts, at: NDArray[np.int64]) -> NDArray[np.uint
 
 
 def bound_repeated_lines(texts: ConcatenatedTexts) -> MeasureBounds:
-    """A single line repeats nothing."""
+    """Bound the share of repeated lines: 0 for a single line, otherwise between 0 and 1."""
     return _up_to_one(["\n" in text for text in texts.texts])
 
 
 def bound_repeated_paragraphs(texts: ConcatenatedTexts) -> MeasureBounds:
-    """Nor does a single paragraph."""
+    """Bound the share of repeated paragraphs: 0 for a single paragraph, otherwise between 0 and 1."""
     return _up_to_one(["\n\n" in text for text in texts.texts])
 
 
 def bound_punctuated_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
-    """All, where a single line ends like a sentence."""
+    """Bound the share of lines with end punctuation: 1 where the only line ends so, otherwise between 0 and 1."""
     ends = [text.rstrip().endswith(TERMINAL_MARKS) and "\n" not in text for text in texts.texts]
     return MeasureBounds(np.array(ends, dtype=np.float64), np.ones(len(ends)))
 
 
 def bound_short_line_share(texts: ConcatenatedTexts) -> MeasureBounds:
-    """None, where a single line is long."""
+    """Bound the share of short lines: 0 where the only line is long, otherwise between 0 and 1."""
     return _up_to_one(["\n" in text or len(text) < SHORT_LINE_CHARS for text in texts.texts])
 
 

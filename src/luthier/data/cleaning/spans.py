@@ -21,7 +21,7 @@ def line_spans(text: str) -> list[QuoteSpan]:
     return [QuoteSpan(start, end) for start, end in pairwise([*starts, len(text)]) if start < end]
 
 
-def find_lines(text: str, unwanted: Callable[[str], bool]) -> list[QuoteSpan]:
+def find_unwanted_lines(text: str, unwanted: Callable[[str], bool]) -> list[QuoteSpan]:
     """The lines that are not wanted, without those that hold nothing."""
     return [span for span in line_spans(text) if (line := text[span.start : span.end].strip()) and unwanted(line)]
 
@@ -91,7 +91,7 @@ _FIRST_MARK = 0xE000
 """The first character that Unicode leaves to private use."""
 
 
-def clean_between_code(text: str, clean: Callable[[str], str]) -> str:
+def clean_outside_code(text: str, clean: Callable[[str], str]) -> str:
     """The text with each stretch outside of code cleaned by itself."""
     if "`" not in text:
         return clean(text)

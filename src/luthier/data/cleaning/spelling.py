@@ -28,7 +28,7 @@ def find_misspellings(counts: Mapping[str, int]) -> dict[str, str]:
     for rare in sorted(counts):
         if len(rare) < _SHORTEST or any(map(str.isdigit, rare)):
             continue
-        usual = [other for other in counts if counts[other] >= _RARER * counts[rare] and is_slip(rare, other)]
+        usual = [other for other in counts if counts[other] >= _RARER * counts[rare] and is_typo(rare, other)]
         if usual:
             found[rare] = min(usual, key=lambda other: (-counts[other], other))
     return found if _apart(counts, set(found)) <= len(found) else {}
@@ -37,10 +37,10 @@ def find_misspellings(counts: Mapping[str, int]) -> dict[str, str]:
 def _apart(counts: Mapping[str, int], found: set[str]) -> int:
     """How many pairs of values that nobody takes for slips are a slip apart from each other."""
     others = [value for value in counts if value not in found and len(value) > 1 and not any(map(str.isdigit, value))]
-    return sum(is_slip(one, other) for one, other in combinations(others, 2))
+    return sum(is_typo(one, other) for one, other in combinations(others, 2))
 
 
-def is_slip(one: str, other: str) -> bool:
+def is_typo(one: str, other: str) -> bool:
     """Whether one letter was added, left out or exchanged, or two neighbours changed places, whatever their case.
 
     The first letter is rarely mistyped, and makes another word: `typical` and `atypical`, `moral` and `amoral`.

@@ -261,7 +261,7 @@ def _too_few(column: ColumnProfile) -> str:
     return ""
 
 
-def choose_turns(turns: TurnColumns, columns: Mapping[str, ColumnProfile]) -> LayoutChoice:
+def choose_conversation_layout(turns: TurnColumns, columns: Mapping[str, ColumnProfile]) -> LayoutChoice:
     """The mapping for conversations that were gathered from single messages."""
     settings: dict[str, Any] = {"turns": turns.model_dump(exclude_none=True), "id": turns.conversation}
     order = f"in the order of {turns.order!r}" if turns.order else "in the order in which they stand"
@@ -438,7 +438,7 @@ def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
     groups = _ranked(columns, f"{_GROUPS} {_HANDLERS}")
     few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
     found = [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
-    return [name for name in found if not is_heading(name)] or found
+    return [name for name in found if not is_heading_column(name)] or found
 
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
@@ -454,7 +454,7 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     """The column, or heading and body together, that is asked."""
     texts = {name: one for name, one in columns.items() if _may_ask(one) and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
-    headings = [name for name in named if is_heading(name)]
+    headings = [name for name in named if is_heading_column(name)]
     bodies = [name for name in named if name not in headings]
     if headings and bodies:
         return (
@@ -479,7 +479,7 @@ def _may_ask(column: ColumnProfile) -> bool:
     return column.kind == "text" and not _ID.search(column.name) and (column.distinct > 1 or column.filled == 1)
 
 
-def is_heading(column: str) -> bool:
+def is_heading_column(column: str) -> bool:
     """Whether its name is nothing but that of a heading."""
     return [*english_header_words(column)] in [[name] for name in _HEADINGS]
 

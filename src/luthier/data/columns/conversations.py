@@ -25,8 +25,8 @@ from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.layouts import Layout
-from luthier.data.columns.mapping import cell
-from luthier.data.columns.turns import ROLES, as_text
+from luthier.data.columns.mapping import require_cell
+from luthier.data.columns.turns import ROLES, cell_to_text
 from luthier.data.row import MOST_CHARACTERS, BrokenRow, SourceRecord, count_record_characters, format_row_location
 
 SILENT = 10_000
@@ -121,7 +121,7 @@ class _Gathering:
     def _take(self, record: SourceRecord, number: int) -> BrokenRow | None:
         """Put a row into its conversation, or say why it cannot be."""
         try:
-            name = as_text(cell(record.values, self._turns.conversation), self._turns.conversation)
+            name = cell_to_text(require_cell(record.values, self._turns.conversation), self._turns.conversation)
         except UnusableRowError as error:
             return _broken(record, error)
         if not name:
@@ -153,7 +153,7 @@ class _Gathering:
     def _whole(self, rows: Sequence[SourceRecord]) -> SourceRecord | BrokenRow:
         """One conversation as a record, or why it cannot be used."""
         first = rows[0]
-        name = as_text(first.values[self._turns.conversation], self._turns.conversation)
+        name = cell_to_text(first.values[self._turns.conversation], self._turns.conversation)
         if sum(map(count_record_characters, rows)) > MOST_CHARACTERS:
             what = f"conversation {name!r} has more than {MOST_CHARACTERS:,} characters"
             hint = f"check that {self._turns.conversation!r} is what tells conversations apart"
@@ -178,13 +178,13 @@ class _Gathering:
     def _said(self, row: SourceRecord) -> _Said:
         """One message; `UnusableRowError` for what is none."""
         turns = self._turns
-        name = as_text(cell(row.values, turns.role), turns.role).strip()
+        name = cell_to_text(require_cell(row.values, turns.role), turns.role).strip()
         if (role := ROLES.get(name.lower())) is None:
             hint = did_you_mean(name.lower(), ("user", "customer", "human", "assistant", "agent", "bot", "system"))
             raise UnusableRowError(f"role {name!r} is unknown", turns.role, hint)
-        content = cell(row.values, turns.content)
-        content = content if isinstance(content, list) else as_text(content, turns.content).strip()
-        at = parse_message_time(cell(row.values, turns.order), turns.order) if turns.order else 0
+        content = require_cell(row.values, turns.content)
+        content = content if isinstance(content, list) else cell_to_text(content, turns.content).strip()
+        at = parse_message_time(require_cell(row.values, turns.order), turns.order) if turns.order else 0
         return _Said(row, at, role, content)
 
     def _columns(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _asked_and_answered(turns: Sequence[_Said]) -> tuple[Sequence[_Said], int]:
 
 def parse_message_time(value: Any, field: str) -> float:
     """A number, or a time as seconds, for the order of messages; `UnusableRowError` for what is neither."""
-    text = as_text(value, field).strip()
+    text = cell_to_text(value, field).strip()
     if isinstance(value, int):
         return value
     try:

@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import format_counted_noun
 from luthier.data.formats.documents import By, Paragraph, chunk_paragraphs
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
@@ -34,7 +34,7 @@ class DocumentSource(FileSource):
     """With `chunk_by: length`: at most so many characters a row, cut between paragraphs, sentences or words."""
 
     @abstractmethod
-    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
+    def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of one document, in order."""
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
@@ -49,7 +49,7 @@ class DocumentSource(FileSource):
                     return SuggestedSettings(settings, {"chunk_by": _why_pieces(pieces)})
         return SuggestedSettings({}, {})
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one document; one that cannot be read is a broken row."""
         try:
             yield from chunk_paragraphs(self.paragraphs(file), self.chunk_by, self.chunk_size, file.name)
@@ -64,7 +64,7 @@ def _why_pieces(pieces: int) -> str:
     return f"the whole document would be one row, of which nothing can be held out; so it makes {so_many}"
 
 
-def import_document_library(name: str, file: File) -> Any:
+def import_document_library(name: str, file: SourceFile) -> Any:
     """A library of the extra `documents`; `MissingExtra` when it isn't installed."""
     try:
         return importlib.import_module(name)

@@ -19,7 +19,7 @@ from luthier.data.columns.cells import UnusableRowError, from_json
 from luthier.data.columns.headers import english_header_words
 from luthier.data.columns.layouts import Layout, recognize_layout
 from luthier.data.columns.media import media_of
-from luthier.data.columns.turns import as_text, as_turns, parse_conversation_cell
+from luthier.data.columns.turns import cell_to_text, cell_to_turns, parse_conversation_cell
 
 
 class ExportedIdentity(NamedTuple):
@@ -90,7 +90,9 @@ class ColumnTemplate:
     def fill(self, values: dict[str, Any]) -> str:
         """The text with the record's values in their places, stripped at both ends; a list's stand behind each other,
         with commas between."""
-        parts = [literal + (_written_out(cell(values, name), name) if name else "") for literal, name in self.pieces]
+        parts = [
+            literal + (_written_out(require_cell(values, name), name) if name else "") for literal, name in self.pieces
+        ]
         return "".join(parts).strip()
 
 
@@ -112,8 +114,8 @@ def column_repeated_in_answer(prompt: str | None, answer: str | None) -> str | N
 
 def _written_out(value: Any, column: str) -> str:
     if not _is_plain_list(value):
-        return as_text(value, column)
-    return ", ".join(as_text(one, column) for one in value)
+        return cell_to_text(value, column)
+    return ", ".join(cell_to_text(one, column) for one in value)
 
 
 def _is_plain_list(value: Any) -> bool:
@@ -121,15 +123,15 @@ def _is_plain_list(value: Any) -> bool:
     return isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value)
 
 
-def cell(values: dict[str, Any], column: str) -> Any:
+def require_cell(values: dict[str, Any], column: str) -> Any:
     """A record's value; a record that lacks the column is unusable."""
     if column not in values:
         raise UnusableRowError(f"the row has no {column!r}", column, did_you_mean(column, values))
     return values[column]
 
 
-class Mapping:
-    """How every record of a source becomes an example."""
+class ColumnMapping:
+    """Converts every record of a source to an example by its column layout."""
 
     def __init__(self, layout: Layout, *, system: str | None, group: str | None, key: str | None) -> None:
         self.layout = layout
@@ -163,7 +165,7 @@ class Mapping:
             found.update(dict.fromkeys(template.columns if template else [], field))
         return found
 
-    def without(self, missing: Iterable[str]) -> Mapping:
+    def without(self, missing: Iterable[str]) -> ColumnMapping:
         """The same, where cells with one of some values are read as empty ones."""
         self._missing = frozenset(missing)
         return self
@@ -184,8 +186,8 @@ class Mapping:
         )
         values = {**meta, **values} if own else values
         meta = strip_prompt_from_rejected(messages, self._with_media(values, meta))
-        group = as_text(cell(values, self._group), self._group) if self._group else None
-        key = as_text(cell(values, self._key), self._key) if self._key else None
+        group = cell_to_text(require_cell(values, self._group), self._group) if self._group else None
+        key = cell_to_text(require_cell(values, self._key), self._key) if self._key else None
         return MappedRecord(messages, _kind(messages, tools), tools, meta, group or None, key, own)
 
     def _is_missing(self, value: Any) -> bool:
@@ -200,19 +202,19 @@ class Mapping:
 
     def _turns(self, values: dict[str, Any]) -> tuple[Message, ...]:
         if column := self.layout.messages:
-            return parse_conversation_cell(cell(values, column), column)
+            return parse_conversation_cell(require_cell(values, column), column)
         turns = self._spoken_by(self._prompt, values, "user") if self._prompt else ()
         return turns + (self._spoken_by(self._answer, values, "assistant") if self._answer else ())
 
     def _spoken_by(self, template: ColumnTemplate, values: dict[str, Any], role: Any) -> tuple[Message, ...]:
         if (column := template.column) is None:
             return (Message(role=role, content=template.fill(values)),)
-        value = cell(values, column)
+        value = require_cell(values, column)
         if _is_plain_list(value) and template.braced:
             value = template.fill(values)
         elif role == "assistant" and _is_plain_list(value) and value:
             value = _one_answer(value, column)
-        return as_turns(value, role, column)
+        return cell_to_turns(value, role, column)
 
     def choices(self, rows: Sequence[dict[str, Any]]) -> str:
         """What is said of rows of which one of several accepted answers is learnt; empty where there are none."""
@@ -238,7 +240,7 @@ class Mapping:
         if any(turn.role == "system" for turn in turns):
             return turns
         column = self.layout.system_column
-        text = (as_text(values.get(column), column) if column else "") or self._system
+        text = (cell_to_text(values.get(column), column) if column else "") or self._system
         return (Message(role="system", content=text), *turns) if text else turns
 
     def _tools(self, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -321,7 +323,7 @@ def exported_meta_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(values: dict[str, Any], column: str) -> dict[str, Any]:
-    value = cell(values, column)
+    value = require_cell(values, column)
     found = from_json(value, column) if isinstance(value, str) else value
     if not isinstance(found, dict):
         raise UnusableRowError("expected an object", column)
@@ -348,7 +350,7 @@ def decide_mapping(
     group: str | None,
     key: str | None,
     written: Layout | None = None,
-) -> Mapping:
+) -> ColumnMapping:
     """The mapping that was asked for, that of a source which writes the columns itself (`written`), or the layout that
     the rows have; `DataError` when none fits."""
     columns = columns_of(rows)
@@ -365,7 +367,7 @@ def decide_mapping(
             system_column=requested_layout.system_column or found.system_column,
             tools=requested_layout.tools or found.tools,
         )
-    mapping = Mapping(layout, system=system, group=group, key=key)
+    mapping = ColumnMapping(layout, system=system, group=group, key=key)
     if layout.own:
         columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
     for column, field in mapping.columns.items():

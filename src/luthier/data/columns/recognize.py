@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation
-from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, format_file_names, is_url_or_glob
-from luthier.data.formats.sniff import ENDING, FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.locations import format_file_names, is_url_or_glob, list_matching_files
+from luthier.data.formats.sniff import ENDING, FileSample, FormatMatch
 from luthier.data.row import SourceRecord
 from luthier.data.source import FileSource, Source
 
@@ -30,7 +30,7 @@ def file_kinds() -> dict[str, type[FileSource]]:
     return {kind: member for kind, member in components_by_kind(Source).items() if issubclass(member, FileSource)}
 
 
-def endings() -> list[str]:
+def list_file_extensions() -> list[str]:
     """All endings by which files are known."""
     return sorted({ending for member in file_kinds().values() for ending in member.endings})
 
@@ -42,17 +42,17 @@ def recognize_source_kind(look: FileSample, but: str = "") -> RecognizedSource |
         if kind == but:
             continue
         fit = member.recognises(look)
-        if fit > Fit.NO:
+        if fit > FormatMatch.NO:
             found.append((fit + ENDING * (look.ending in member.endings), kind))
-    points, kind = max(found, default=(Fit.NO, ""))
-    sure = points > Fit.POSSIBLE
-    if not points or (not sure and look.ending in endings()):
+    points, kind = max(found, default=(FormatMatch.NO, ""))
+    sure = points > FormatMatch.POSSIBLE
+    if not points or (not sure and look.ending in list_file_extensions()):
         return None  # its name says one thing, and its content does not bear it out
     return RecognizedSource(kind, sure)
 
 
-def source_of(file: File, but: str = "") -> FileSource:
-    """A source for one file, of any kind but one; `DataError` when nothing reads it."""
+def build_source_for_file(file: SourceFile, but: str = "") -> FileSource:
+    """Build a source that reads one file, with its kind recognized from the content; `DataError` when no kind fits."""
     look = FileSample.at(file)
     if not look.data.strip(b"\xef\xbb\xbf \t\r\n"):
         raise DataError("is empty", where=file.where, hint="give a file with at least one row")
@@ -70,33 +70,34 @@ def source_of(file: File, but: str = "") -> FileSource:
     return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})
 
 
-def _unknown(look: FileSample, file: File) -> DataError:
+def _unknown(look: FileSample, file: SourceFile) -> DataError:
     """That nothing reads a file, and what its name would have it be."""
     what = "cannot tell what kind of file this is"
-    if look.ending not in endings():
-        return DataError(what, where=file.where, hint=f"known endings: {', '.join(endings())}")
+    if look.ending not in list_file_extensions():
+        return DataError(what, where=file.where, hint=f"known endings: {', '.join(list_file_extensions())}")
     hint = "check that it is whole, and what it was saved as"
     if look.ending in (".json", ".jsonl", ".ndjson"):
         hint = "rows are objects: an array of them, one a line, or an object that holds such an array"
     return DataError(f"{what}: it holds something else than its ending {look.ending} says", where=file.where, hint=hint)
 
 
-def source_at(path: Path | str) -> tuple[FileSource, Path]:
-    """A source for what somebody names (a file, a folder, a pattern, a URL), and the folder from which it is named."""
+def build_source_for_path(path: Path | str) -> tuple[FileSource, Path]:
+    """Build a source for a path as the user writes it (a file, a folder, a pattern, a URL), and return it with its base
+    folder."""
     whole = is_url_or_glob(str(path))
     base, name = (Path(), str(path)) if whole else (Path(path).parent, Path(path).name)
-    kind = kind_of(name, base)
+    kind = recognize_path_source_kind(name, base)
     return file_kinds()[kind].model_validate({"kind": kind, "path": name, "on_error": "drop"}), base
 
 
-def kind_of(path: str, base: Path) -> str:
+def recognize_path_source_kind(path: str, base: Path) -> str:
     """The kind of source for a path as somebody writes it; `folder` for files of several kinds."""
     if (base / path).is_dir():
         return _kind_of_folder(path, base)
-    files = files_of(path, base, lambda file: True, "check `--from`")
+    files = list_matching_files(path, base, lambda file: True, "check `--from`")
     if len(files) == 1 and recognize_source_kind(FileSample.at(files[0])) is None and (inside := files[0].inside()):
         return _kind_inside(files[0], inside)
-    kinds = {source_of(file).kind for file in files}
+    kinds = {build_source_for_file(file).kind for file in files}
     if len(kinds) == 1:
         return kinds.pop()
     hint = "name the files of one kind, or put them into a folder"
@@ -105,10 +106,10 @@ def kind_of(path: str, base: Path) -> str:
     )
 
 
-def _kind_inside(packed: File, inside: Sequence[File]) -> str:
+def _kind_inside(packed: SourceFile, inside: Sequence[SourceFile]) -> str:
     """The kind of the files in a zip, when they are of one kind and have the same columns."""
     one = f"name those that belong together, such as {inside[0].name}"
-    kinds = {file.member: source_of(file) for file in inside}
+    kinds = {file.member: build_source_for_file(file) for file in inside}
     if len({source.kind for source in kinds.values()}) > 1:
         shown = format_file_names([f"{member} ({source.kind})" for member, source in kinds.items()])
         raise DataError(
@@ -121,7 +122,7 @@ def _kind_inside(packed: File, inside: Sequence[File]) -> str:
     return next(iter(kinds.values())).kind
 
 
-def _columns(source: FileSource, file: File) -> tuple[str, ...]:
+def _columns(source: FileSource, file: SourceFile) -> tuple[str, ...]:
     """The columns of a file where all its rows have the same; nothing where every row says its own."""
     if source.names_columns:
         return ()
@@ -132,7 +133,7 @@ def _columns(source: FileSource, file: File) -> tuple[str, ...]:
 def _kind_of_folder(path: str, base: Path) -> str:
     look = _look_at_folder(base / path)
     for kind, member in file_kinds().items():
-        if member.recognises(look) > Fit.NO or (member.gathers and _is_all(kind, path, base)):
+        if member.recognises(look) > FormatMatch.NO or (member.gathers and _is_all(kind, path, base)):
             return kind
     return "folder"
 

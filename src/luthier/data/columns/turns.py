@@ -52,7 +52,7 @@ _WHO = ("role", "from", "speaker", "author")
 _SAID = ("content", "value", "text", "body", "message", "utterance")
 
 
-def as_text(value: Any, field: str) -> str:
+def cell_to_text(value: Any, field: str) -> str:
     """A cell as text: numbers and truth values as JSON writes them, nothing as empty."""
     if isinstance(value, str):
         return value
@@ -66,13 +66,13 @@ def as_text(value: Any, field: str) -> str:
     raise UnusableRowError(f"expected text, got {what}", field)
 
 
-def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
+def cell_to_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
     """A cell as turns: text is one turn of `role`; a list of messages is taken as it is."""
     if isinstance(value, dict) and ("messages" in value or _first(value, _WHO) is not None):
         value = value.get("messages", [value])
     if isinstance(value, list):
         return parse_conversation_cell(value, field)
-    return (Message(role=role, content=as_text(value, field)),)
+    return (Message(role=role, content=cell_to_text(value, field)),)
 
 
 def parse_conversation_cell(value: Any, field: str) -> tuple[Message, ...]:
@@ -95,7 +95,7 @@ def _message(item: Any, field: str) -> Message:
     name = _first(item, _WHO)
     role = ROLES.get(name.lower()) if isinstance(name, str) else None
     if name == CALL:
-        calls = from_json(as_text(_first(item, _SAID), field), field)
+        calls = from_json(cell_to_text(_first(item, _SAID), field), field)
         found = tuple(_tool_call(call, field) for call in (calls if isinstance(calls, list) else [calls]))
         return Message(role="assistant", tool_calls=found, learn=_learnt(item, field))
     if role is None:
@@ -111,7 +111,7 @@ def _message(item: Any, field: str) -> Message:
     return Message(
         role=role,
         content=_content(_first(item, _SAID), field),
-        thinking=as_text(item.get("thinking", item.get("reasoning_content")), f"{field}.thinking"),
+        thinking=cell_to_text(item.get("thinking", item.get("reasoning_content")), f"{field}.thinking"),
         tool_calls=tuple(_tool_call(call, field) for call in calls),
         tool_call_id=_name(item, "tool_call_id", field),
         name=_name(item, "name", field),
@@ -140,13 +140,13 @@ def _learnt(item: dict[str, Any], field: str) -> bool:
 def _name(item: dict[str, Any], key: str, field: str) -> str | None:
     """A name or an id, which is text; a number is taken as its digits."""
     value = item.get(key)
-    return None if value is None else as_text(value, f"{field}.{key}")
+    return None if value is None else cell_to_text(value, f"{field}.{key}")
 
 
 def _content(value: Any, field: str) -> str:
     """Content as text, or as a list of parts: text as it stands, a mark for each image, sound or film."""
     if not isinstance(value, list):
-        return as_text(value, field)
+        return cell_to_text(value, field)
     texts: list[str] = []
     for part in value:
         if not isinstance(part, dict):

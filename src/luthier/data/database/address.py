@@ -17,7 +17,7 @@ FORMS = "use postgresql://user:$PASSWORD@host/database, sqlite:///file.db, or $N
 
 
 @dataclass(frozen=True)
-class Address:
+class DatabaseAddress:
     """A database's URL as it was written and as it is."""
 
     written: str
@@ -36,7 +36,7 @@ class Address:
         return redact_secrets(text, self.secrets)
 
 
-def parse_database_address(written: str, base: Path) -> Address:
+def parse_database_address(written: str, base: Path) -> DatabaseAddress:
     """The database that a written URL means; an SQLite file starts at `base`."""
     text = expand_env_vars(written) if is_env_var(written) else written
     try:
@@ -46,7 +46,7 @@ def parse_database_address(written: str, base: Path) -> Address:
     url = _in_place(_filled(url), written, base)
     named = {os.environ.get(name, "") for name in find_env_vars(written)}
     secrets = {*named, *secrets_of(url.render_as_string(hide_password=False)), str(url.password or "")}
-    return Address(written, url, tuple(sorted(filter(None, secrets))))
+    return DatabaseAddress(written, url, tuple(sorted(filter(None, secrets))))
 
 
 def _filled(url: URL) -> URL:

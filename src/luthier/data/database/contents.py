@@ -10,37 +10,37 @@ from sqlalchemy import ColumnElement, Connection, CursorResult, func, literal_co
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.core.hashing import digest_of
-from luthier.data.database.address import Address
+from luthier.data.database.address import DatabaseAddress
 from luthier.data.database.reading import FETCHED
-from luthier.data.database.selection import Selection, SqlRequest, build_selection
-from luthier.data.database.session import connect, is_lost, snapshot
+from luthier.data.database.selection import RowSelection, SqlRequest, build_selection
+from luthier.data.database.session import create_source_engine, is_connection_lost, open_snapshot_transaction
 
 _TRIES = 3
 """How often rows are looked at anew when the connection drops; a database that cannot be reached is not asked again."""
 _LOOKED_AT = 100
 
 
-def digest_selected_rows(address: Address, request: SqlRequest, *, by_cursor: bool) -> str | None:
+def digest_selected_rows(address: DatabaseAddress, request: SqlRequest, *, by_cursor: bool) -> str | None:
     """A digest of the rows that are meant, or of the cursor's reach; None when they cannot be read."""
     for _ in range(_TRIES):
         reached = False
         try:
-            with snapshot(connect(address), address) as connection:
+            with open_snapshot_transaction(create_source_engine(address), address) as connection:
                 reached = True
                 chosen = build_selection(connection, request)
                 values = _reach(connection, chosen) if by_cursor else _rows(connection, chosen)
                 lacking = connection.execute(chosen.lacking()).scalar_one() if chosen.cursor else 0
                 return digest_of([*values, lacking])
         except SQLAlchemyError as error:
-            if not (reached and is_lost(error)):
+            if not (reached and is_connection_lost(error)):
                 return None
     return None
 
 
-def estimate_selection_bytes(address: Address, request: SqlRequest) -> int | None:
+def estimate_selection_bytes(address: DatabaseAddress, request: SqlRequest) -> int | None:
     """About how many bytes the rows have: their number times the mean of the first; None when that cannot be known."""
     try:
-        with snapshot(connect(address), address) as connection:
+        with open_snapshot_transaction(create_source_engine(address), address) as connection:
             chosen = build_selection(connection, request)
             rows: int = connection.execute(chosen.count()).scalar_one()
             streamed = connection.execution_options(stream_results=True, yield_per=_LOOKED_AT)
@@ -51,11 +51,11 @@ def estimate_selection_bytes(address: Address, request: SqlRequest) -> int | Non
         return None
 
 
-def _reach(connection: Connection, chosen: Selection) -> list[Any]:
+def _reach(connection: Connection, chosen: RowSelection) -> list[Any]:
     return ["reach", *map(repr, connection.execute(chosen.reach()).one())]
 
 
-def _rows(connection: Connection, chosen: Selection) -> list[Any]:
+def _rows(connection: Connection, chosen: RowSelection) -> list[Any]:
     if connection.dialect.name == "postgresql":
         return _inside_postgres(connection, chosen)
     result = connection.execution_options(stream_results=True, yield_per=FETCHED).execute(chosen.ordered())
@@ -67,7 +67,7 @@ def _rows(connection: Connection, chosen: Selection) -> list[Any]:
     return ["rows", rows, state.hexdigest()]
 
 
-def _inside_postgres(connection: Connection, chosen: Selection) -> list[Any]:
+def _inside_postgres(connection: Connection, chosen: RowSelection) -> list[Any]:
     """Summed hashes of the rows' texts, made by the server: nothing but the sums travels."""
     rows = chosen.named("t")
     sums: list[ColumnElement[Any]] = [

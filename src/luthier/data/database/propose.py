@@ -13,16 +13,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from luthier.core.errors import InputError, SourceLocation, did_you_mean
 from luthier.core.system.net import find_plain_secret
 from luthier.data.columns.layouts import Layout
-from luthier.data.database.address import Address, parse_database_address
-from luthier.data.database.selection import tables, unique_column
-from luthier.data.database.session import connect, snapshot, to_data_error
+from luthier.data.database.address import DatabaseAddress, parse_database_address
+from luthier.data.database.selection import find_unique_column, list_tables
+from luthier.data.database.session import create_source_engine, open_snapshot_transaction, to_data_error
 from luthier.data.sources.sql import Sql
-from luthier.data.suggest.propose import RecipeProposal, propose_from
+from luthier.data.suggest.propose import RecipeProposal, propose_recipe_from_source
 
 Answer = TypeVar("Answer")
 
 
-def propose_table(
+def propose_table_recipe(
     url: str,
     table: str | None,
     base: Path,
@@ -35,27 +35,27 @@ def propose_table(
         raise InputError(f"holds a secret in clear ({name})", where=SourceLocation(field="--from"), hint=hint)
     database_address = parse_database_address(url, base)
     chosen = table or _only(database_address)
-    cursor = _asked(database_address, lambda connection: unique_column(connection, chosen))
+    cursor = _asked(database_address, lambda connection: find_unique_column(connection, chosen))
     by = {"cursor": cursor} if cursor else {}
     written = _from_folder(url, database_address, folder)
     read = Sql.model_validate({"url": url, "table": chosen, "on_error": "drop", **by})
     named = {"kind": "sql", "url": written, "table": chosen, **by}
-    found = propose_from(read, base, f"{written} ({chosen})", named, requested_layout=requested_layout)
+    found = propose_recipe_from_source(read, base, f"{written} ({chosen})", named, requested_layout=requested_layout)
     why = "it has no key; these values all differ, so they order the rows"
     return found.model_copy(update={"reasons": {"source.cursor": why, **found.reasons}}) if cursor else found
 
 
-def _asked(address: Address, ask: Callable[[Connection], Answer]) -> Answer:
+def _asked(address: DatabaseAddress, ask: Callable[[Connection], Answer]) -> Answer:
     """What the database says."""
     try:
-        with snapshot(connect(address), address) as connection:
+        with open_snapshot_transaction(create_source_engine(address), address) as connection:
             return ask(connection)
     except SQLAlchemyError as error:
         raise to_data_error(error, address, address.written) from None
 
 
-def _only(address: Address) -> str:
-    found = _asked(address, tables)
+def _only(address: DatabaseAddress) -> str:
+    found = _asked(address, list_tables)
     if len(found) == 1:
         return found[0]
     where = SourceLocation(file=address.written, field="--table")
@@ -64,7 +64,7 @@ def _only(address: Address) -> str:
     raise InputError(f"which of its {len(found)} tables?", where=where, hint=did_you_mean("", found))
 
 
-def _from_folder(url: str, address: Address, folder: Path) -> str:
+def _from_folder(url: str, address: DatabaseAddress, folder: Path) -> str:
     """The URL as a recipe in the folder must write it."""
     if (
         address.file is None

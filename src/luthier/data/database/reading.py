@@ -12,9 +12,15 @@ from sqlalchemy import Connection, CursorResult, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.database.address import Address
-from luthier.data.database.selection import Selection, SqlRequest, build_selection
-from luthier.data.database.session import UndecodableText, connect, is_lost, snapshot, to_data_error
+from luthier.data.database.address import DatabaseAddress
+from luthier.data.database.selection import RowSelection, SqlRequest, build_selection
+from luthier.data.database.session import (
+    UndecodableText,
+    create_source_engine,
+    is_connection_lost,
+    open_snapshot_transaction,
+    to_data_error,
+)
 from luthier.data.formats.tables import to_json_value
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
@@ -30,7 +36,7 @@ _AS_THEY_ARE = (str, int, float, bytes, list, tuple, dict)
 class SqlReader:
     """One reading of a selection, over as many connections as it takes."""
 
-    address: Address
+    address: DatabaseAddress
     request: SqlRequest
     retries: int
     say: Say
@@ -40,13 +46,13 @@ class SqlReader:
     _tries: int = 0
 
     def __post_init__(self) -> None:
-        self._engine = connect(self.address)
+        self._engine = create_source_engine(self.address)
 
     def records(self) -> Iterator[SourceRecord | BrokenRow]:
         """Every row in order; then, broken, those that have no place in the order."""
         while True:
             try:
-                with snapshot(self._engine, self.address) as connection:
+                with open_snapshot_transaction(self._engine, self.address) as connection:
                     chosen = build_selection(connection, self.request)
                     yield from self._rows(connection, chosen)
                     yield from self._lacking(connection, chosen)
@@ -57,13 +63,13 @@ class SqlReader:
             hint = "check `table`, `query`, `after` and `until`"
             raise DataError("has no rows", where=SourceLocation(file=self.request.name), hint=hint)
 
-    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[SourceRecord | BrokenRow]:
+    def _rows(self, connection: Connection, chosen: RowSelection) -> Iterator[SourceRecord | BrokenRow]:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
         result = streamed.execute(chosen.ordered(self._last))
         with closing(result.cursor), closing(result):  # where the connection is lost, only the second close succeeds
             yield from self._told(result, chosen)
 
-    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[SourceRecord | BrokenRow]:
+    def _told(self, result: CursorResult[Any], chosen: RowSelection) -> Iterator[SourceRecord | BrokenRow]:
         names = list(result.keys())
         _check(names, chosen)
         keys = [names.index(name) for name in chosen.cursor]
@@ -76,7 +82,7 @@ class SqlReader:
             yield self._record(chosen, names, row, key)
 
     def _record(
-        self, chosen: Selection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]
+        self, chosen: RowSelection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]
     ) -> SourceRecord | BrokenRow:
         line, name = self._number, None
         if len(key) == 1 and isinstance(key[0], int) and key[0] > 0:
@@ -92,7 +98,7 @@ class SqlReader:
         values = {column: _value(value) for column, value in zip(names, row, strict=True)}
         return SourceRecord(values, chosen.name, line, name)
 
-    def _lacking(self, connection: Connection, chosen: Selection) -> Iterator[BrokenRow]:
+    def _lacking(self, connection: Connection, chosen: RowSelection) -> Iterator[BrokenRow]:
         """The rows that the order cannot hold, as broken ones; they stand behind all others."""
         if not chosen.cursor:
             return
@@ -106,7 +112,7 @@ class SqlReader:
 
     def _again(self, error: SQLAlchemyError) -> None:
         """Wait before another try, when one can help; else say what is wrong."""
-        if not is_lost(error) or self._tries >= self.retries or (self._last is None and self._tries == 0):
+        if not is_connection_lost(error) or self._tries >= self.retries or (self._last is None and self._tries == 0):
             raise to_data_error(error, self.address, self.request.name) from None
         if not self._last:
             what = f"the connection dropped after {self._number} rows, and the query has no `cursor` to go on from"
@@ -117,7 +123,7 @@ class SqlReader:
         self._tries += 1
 
 
-def _check(names: list[str], chosen: Selection) -> None:
+def _check(names: list[str], chosen: RowSelection) -> None:
     for name in names:
         if names.count(name) > 1:
             hint = "give one of them another name: `SELECT a.id, b.id AS b_id`"
@@ -130,7 +136,7 @@ def _check(names: list[str], chosen: Selection) -> None:
             raise DataError(f"there is no column {name!r}", where=where, hint=hint)
 
 
-def _ambiguous(chosen: Selection, key: tuple[Any, ...]) -> DataError:
+def _ambiguous(chosen: RowSelection, key: tuple[Any, ...]) -> DataError:
     both = ", ".join(f"{name} = {_value(value)}" for name, value in zip(chosen.cursor, key, strict=True))
     hint = "add columns until no two rows share them all: `cursor: [updated_at, id]`"
     return DataError(f"two rows have {both}", where=SourceLocation(file=chosen.name, field="cursor"), hint=hint)

@@ -51,7 +51,7 @@ class SqlRequest:
 
 
 @dataclass(frozen=True)
-class Selection:
+class RowSelection:
     """The rows that are meant, and the columns that order them and tell them apart."""
 
     name: str
@@ -119,15 +119,15 @@ def _behind(columns: Sequence[ColumnElement[Any]], last: Sequence[Any]) -> Colum
     return and_(columns[0] >= _given(last[0]), or_(*steps))
 
 
-def build_selection(connection: Connection, request: SqlRequest) -> Selection:
+def build_selection(connection: Connection, request: SqlRequest) -> RowSelection:
     """The rows that a recipe means; `DataError` when there is no such table, or nothing orders it."""
     if request.query is None:
         rows, cursor = _table(connection, request)
-        return Selection(request.name, rows, cursor, request.after, request.until)
+        return RowSelection(request.name, rows, cursor, request.after, request.until)
     query = request.query.strip().rstrip(";").replace(":", r"\:")  # a colon in it means itself
     if not request.cursor:
-        return Selection(request.name, text(query), ())
-    return Selection(request.name, _bracketed(query, "luthier_rows"), request.cursor, request.after, request.until)
+        return RowSelection(request.name, text(query), ())
+    return RowSelection(request.name, _bracketed(query, "luthier_rows"), request.cursor, request.after, request.until)
 
 
 def _bracketed(query: str, name: str) -> TextClause:
@@ -156,7 +156,7 @@ def _key(connection: Connection, name: str, schema: str | None) -> list[str]:
     return columns[0] if columns else []
 
 
-def unique_column(connection: Connection, written: str) -> str | None:
+def find_unique_column(connection: Connection, written: str) -> str | None:
     """The first column with the name of a key whose values all differ, of a table or view without a key."""
     schema, name = _place(connection, written)
     if _key(connection, name, schema):
@@ -183,11 +183,11 @@ def _place(connection: Connection, written: str) -> tuple[str | None, str]:
     for candidate in ((None, written), (schema or None, name)):
         if found.has_table(candidate[1], candidate[0]):
             return candidate
-    hint = did_you_mean(written, tables(connection))
+    hint = did_you_mean(written, list_tables(connection))
     raise DataError("there is no such table or view", where=SourceLocation(file=written), hint=hint)
 
 
-def tables(connection: Connection) -> list[str]:
+def list_tables(connection: Connection) -> list[str]:
     """The tables and views of the database: the default schema's by name, others as `schema.name`."""
     found = inspect(connection)
     own = {found.default_schema_name, "information_schema"}

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, Operat
 from sqlalchemy.pool import NullPool
 
 from luthier.core.errors import DataError, MissingExtra, SourceLocation
-from luthier.data.database.address import Address
+from luthier.data.database.address import DatabaseAddress
 
 _BUSY_S = 60.0
 _CONNECT_S = 15
@@ -34,7 +34,7 @@ class UndecodableText(bytes):
     """Text of an SQLite database that is no UTF-8."""
 
 
-def connect(address: Address) -> Engine:
+def create_source_engine(address: DatabaseAddress) -> Engine:
     """An engine that opens a connection each time it is asked."""
     if address.file is not None:
         return _sqlite(address)
@@ -59,7 +59,7 @@ def _quiet() -> str:
     return "luthier"
 
 
-def _no_driver(address: Address, error: Exception) -> MissingExtra:
+def _no_driver(address: DatabaseAddress, error: Exception) -> MissingExtra:
     if address.url.get_backend_name() == "postgresql":
         hint = "pip install 'luthier[postgres]'"
     else:
@@ -67,7 +67,7 @@ def _no_driver(address: Address, error: Exception) -> MissingExtra:
     return MissingExtra(f"its driver is not installed: {error}", where=SourceLocation(file=address.written), hint=hint)
 
 
-def _sqlite(address: Address) -> Engine:
+def _sqlite(address: DatabaseAddress) -> Engine:
     if not address.file or not address.file.is_file():
         raise DataError("there is no such file", where=SourceLocation(file=address.written), hint="check `url`")
     target = f"file:{quote(str(address.file))}?mode=ro"
@@ -117,8 +117,8 @@ def _forgiving(base: type[Any]) -> type[Any]:
 
 
 @contextmanager
-def snapshot(engine: Engine, address: Address) -> Iterator[Connection]:
-    """A read-only transaction; in PostgreSQL and SQLite all its queries see one state of the database."""
+def open_snapshot_transaction(engine: Engine, address: DatabaseAddress) -> Iterator[Connection]:
+    """Open a read-only transaction in which all queries see one state of the database (PostgreSQL and SQLite)."""
     with open_connection(engine, address) as connection:
         if engine.dialect.name == "postgresql":
             connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
@@ -135,13 +135,13 @@ def _roll_back(connection: Connection, transaction: Transaction) -> None:
     try:
         transaction.rollback()
     except DBAPIError as error:
-        if not is_lost(error):
+        if not is_connection_lost(error):
             raise
         connection.invalidate()
 
 
 @contextmanager
-def open_connection(engine: Engine, address: Address) -> Iterator[Connection]:
+def open_connection(engine: Engine, address: DatabaseAddress) -> Iterator[Connection]:
     """A connection; a missing driver is said."""
     try:
         connection = engine.connect()
@@ -151,7 +151,7 @@ def open_connection(engine: Engine, address: Address) -> Iterator[Connection]:
         yield connection
 
 
-def is_lost(error: SQLAlchemyError) -> bool:
+def is_connection_lost(error: SQLAlchemyError) -> bool:
     """Whether the connection went away, so that a new one may help."""
     if not isinstance(error, DBAPIError):
         return False
@@ -160,7 +160,7 @@ def is_lost(error: SQLAlchemyError) -> bool:
     return error.connection_invalidated or (isinstance(error, (OperationalError, InterfaceError)) and gone)
 
 
-def to_data_error(error: SQLAlchemyError, address: Address, name: str) -> DataError:
+def to_data_error(error: SQLAlchemyError, address: DatabaseAddress, name: str) -> DataError:
     """What the database refused, in one sentence that holds no secret and no value of a row."""
     text = str(error.orig if isinstance(error, DBAPIError) else error)
     driver_message = address.scrubbed(text.strip().split("\n", 1)[0])[:300]

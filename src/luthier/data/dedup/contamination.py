@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.dedup.near import NearDuplicateIndex
-from luthier.data.dedup.shingles import digest8, words
+from luthier.data.dedup.shingles import digest8, split_comparison_words
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ContaminationIndex:
 
     def _taken(self, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
         for name, row in rows:
-            found = words(row.prompt or row.answer)
+            found = split_comparison_words(row.prompt or row.answer)
             self._runs.add(found)
             self._names.append(name)
             self._lengths.append(len(found))
@@ -69,7 +69,7 @@ class ContaminationIndex:
 
     def _by_runs(self, row: Row) -> ContaminationMatch | None:
         """The text of whose words the largest share stands in runs that the row holds, too."""
-        covered = self._runs.covered(words(f"{row.prompt}\n{row.answer}"))
+        covered = self._runs.covered(split_comparison_words(f"{row.prompt}\n{row.answer}"))
         shares = [(count / self._lengths[index], -index) for index, count in covered.items()]
         share, index = max(shares, default=(0.0, 0))
         if share <= 0 or share < self._overlap:

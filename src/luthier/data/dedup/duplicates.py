@@ -11,8 +11,8 @@ import numpy as np
 
 from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.memory_map import read_rows
-from luthier.data.dedup.minhash import ALONE, Bands, PairSearchResources, propose_candidate_pairs
-from luthier.data.dedup.shingles import ComplementIndexSet, distinct
+from luthier.data.dedup.minhash import ALONE, LshBands, PairSearchResources, propose_candidate_pairs
+from luthier.data.dedup.shingles import ComplementIndexSet, sort_unique
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class _Proposals(NamedTuple):
 
     def members(self) -> NDArray[np.int64]:
         """Every row that may have a twin, in order."""
-        return distinct(np.concatenate([self.earlier, self.later, self.crowded]))
+        return sort_unique(np.concatenate([self.earlier, self.later, self.crowded]))
 
 
 class DuplicateFinder:
@@ -70,7 +70,7 @@ class DuplicateFinder:
         texts: NDArray[np.uint64],
         signatures: NDArray[np.uint8],
         ranks: Ranks,
-        bands: Bands,
+        bands: LshBands,
         verify: Verify,
         verify_many: VerifyMany,
         means: PairSearchResources = ALONE,
@@ -129,7 +129,7 @@ class DuplicateFinder:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
         earlier, later, crowded, crowd = proposals
         members: dict[int, list[int]] = {}
-        indices = distinct(np.concatenate([later, crowded]))
+        indices = sort_unique(np.concatenate([later, crowded]))
         order = indices[np.argsort(self._ranks[indices], kind="stable")]
         requested_pairs = deque[Pairs]()
         known = self._verify_many(_likely(order, earlier, later, requested_pairs))
@@ -236,7 +236,7 @@ class _Heads:
     def found(self, copied: ExactCopies) -> DuplicatePairs:
         """Every row but heads, with its head; rows that copy another one to the letter stand where that one stands."""
         tops = np.fromiter(map(self._top, range(len(self._up))), np.int64, len(self._up))
-        indices = distinct(np.concatenate([self._members[tops != np.arange(len(tops))], copied.indices]))
+        indices = sort_unique(np.concatenate([self._members[tops != np.arange(len(tops))], copied.indices]))
         of, similarities = copied.first_of(indices), np.ones(len(indices))
         own, at = _standing(self._members, of)
         of[own] = self._members[tops[at]]

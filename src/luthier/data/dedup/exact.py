@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.dedup.memory_map import copy_to_memory, release_mapped_pages
-from luthier.data.dedup.shingles import distinct
+from luthier.data.dedup.shingles import sort_unique
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class ExactCopies(NamedTuple):
 
     def members(self) -> NDArray[np.int64]:
         """Every row that has a copy, in order."""
-        return distinct(np.concatenate([self.indices, self.firsts]))
+        return sort_unique(np.concatenate([self.indices, self.firsts]))
 
 
 def find_exact_copies(digests: NDArray[np.uint64], ranks: Ranks | None = None) -> ExactCopies:

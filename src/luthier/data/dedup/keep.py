@@ -43,8 +43,9 @@ def keep_preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[fl
     return [_number(row, by or "", is_time=keep == "newest") for row in rows]
 
 
-def ranks(preferences: NDArray[np.float64]) -> Ranks:
-    """Each row's rank from 0: the lower it is, the sooner the row stays. Preferences may lie on the disk."""
+def rank_by_preference(preferences: NDArray[np.float64]) -> Ranks:
+    """Rank rows by preference, from 0 for the row to keep first; preferences may lie on the disk. Preferences may lie
+    on the disk."""
     if _are_equal(preferences):
         return ComplementIndexSet(len(preferences))
     in_order = np.arange(len(preferences), dtype=np.uint32)

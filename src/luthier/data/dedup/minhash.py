@@ -29,7 +29,7 @@ from luthier.data.dedup.memory_map import (
     read_rows,
     release_mapped_pages,
 )
-from luthier.data.dedup.shingles import ComplementIndexSet, FlatPieces, IndexSet, distinct
+from luthier.data.dedup.shingles import ComplementIndexSet, FlatShingles, IndexSet, sort_unique
 from luthier.pii.batch import find_hash_bin_collisions
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ _Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """The places of either row of some pairs."""
 
 
-class Bands(NamedTuple):
-    """Which columns make each band, and how many columns a pair must share to be looked at."""
+class LshBands(NamedTuple):
+    """The LSH bands: which signature columns each has, and how many equal columns a candidate pair needs."""
 
     columns: NDArray[np.int64]
     """(bands, width): columns of the signature."""
@@ -104,8 +104,8 @@ class LargeBuckets(NamedTuple):
     buckets: NDArray[np.int64]
 
 
-def signatures(flat: FlatPieces) -> NDArray[np.uint8]:
-    """(texts, PERMUTATIONS): the highest byte of each mixed minimum."""
+def compute_minhash_signatures(flat: FlatShingles) -> NDArray[np.uint8]:
+    """Compute MinHash signatures of shape (texts, PERMUTATIONS), of which the highest byte of each minimum is kept."""
     import rensa
 
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
@@ -117,7 +117,7 @@ def signatures(flat: FlatPieces) -> NDArray[np.uint8]:
 
 
 @cache
-def choose_bands(threshold: float, most: int = MOST_BANDS) -> Bands:
+def choose_bands(threshold: float, most: int = MOST_BANDS) -> LshBands:
     """The widest bands, at most so many, that overlook a pair at the threshold once in a million or less."""
     quarter = threshold + (1 - threshold) / 4
     at_least = max(least for least in range(PERMUTATIONS + 1) if _below(least, threshold) <= MISSED / 2)
@@ -127,7 +127,7 @@ def choose_bands(threshold: float, most: int = MOST_BANDS) -> Bands:
         for count in range(8, most + 1, 8):
             missed = miss_probability(threshold, width, count) + lost
             if missed <= MISSED:
-                return Bands(_drawn(count, width), at_least, quarters, missed)
+                return LshBands(_drawn(count, width), at_least, quarters, missed)
     raise AssertionError(f"no bands for {threshold}")
 
 
@@ -164,7 +164,7 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def propose_candidate_pairs(
-    signatures: NDArray[np.uint8], chosen: Bands, among: IndexSet | None = None, means: PairSearchResources = ALONE
+    signatures: NDArray[np.uint8], chosen: LshBands, among: IndexSet | None = None, means: PairSearchResources = ALONE
 ) -> tuple[NDArray[np.int64], LargeBuckets]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
@@ -181,7 +181,7 @@ def propose_candidate_pairs(
             looked = _Looked(signatures, rows, *_columns(signatures, rows, Path(folder)), chosen)
         parts = np.array_split(chosen.columns, -(-len(chosen.columns) // _MERGED_BANDS))
         for found, crowded in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
-            pairs = distinct(np.concatenate([pairs, found]))
+            pairs = sort_unique(np.concatenate([pairs, found]))
             for crowd, run in crowded:
                 crowds.append((crowd, run + buckets))
                 buckets += int(run[-1]) + 1
@@ -197,7 +197,7 @@ class _Looked(NamedTuple):
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
     quarters: NDArray[np.uint64]
     """(rows, 4): the upper two bits of each column, on the disk, too: so few pages tell nearly all strangers."""
-    chosen: Bands
+    chosen: LshBands
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the files for itself."""
@@ -222,7 +222,7 @@ def _looked_again(
     rows: IndexSet,
     by_column: MemoryMapLocation,
     quarters: MemoryMapLocation,
-    chosen: Bands,
+    chosen: LshBands,
 ) -> _Looked:
     return _Looked(open_memory_map(signatures), rows, open_memory_map(by_column), open_memory_map(quarters), chosen)
 
@@ -269,8 +269,8 @@ def _of_bands(
         if left % _BANDS_BETWEEN == 0:
             release_mapped_pages(looked.quarters)
         if not left or sum(map(len, waiting)) > _WAITING:
-            new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
-            pairs = distinct(np.concatenate([pairs, new[_are_alike(looked, new)]]))
+            new = np.setdiff1d(sort_unique(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
+            pairs = sort_unique(np.concatenate([pairs, new[_are_alike(looked, new)]]))
             waiting.clear()
     return np.setdiff1d(pairs, known, assume_unique=True), crowds
 
@@ -304,7 +304,7 @@ def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.concatenate(found)
 
 
-def sorted_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def sort_band_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """For each row of a band (width, rows), a hash of it in the upper half and its place in the lower; sorted."""
     keys = band_keys(band)
     keys |= np.arange(len(keys), dtype=np.uint64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.data.dedup.minhash import PERMUTATIONS, band_keys, choose_bands, signatures, sorted_keys
+from luthier.data.dedup.minhash import PERMUTATIONS, band_keys, choose_bands, compute_minhash_signatures, sort_band_keys
 from luthier.data.dedup.shingles import normalize_for_comparison
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
@@ -48,7 +48,7 @@ class NearDuplicateIndex:
         while some := list(islice(rows, _AT_ONCE)):
             found.append(self._signatures_of(some))
         self._signatures = np.concatenate(found) if found else np.zeros((0, PERMUTATIONS), np.uint8)
-        self._keys = [sorted_keys(self._signatures[:, band].T) for band in self._bands.columns]
+        self._keys = [sort_band_keys(self._signatures[:, band].T) for band in self._bands.columns]
 
     def nearest(self, row: Row) -> NearDuplicate | None:
         """The most similar row from the threshold on, the first of equals; None when there is none."""
@@ -86,7 +86,9 @@ class NearDuplicateIndex:
         return [index for index, count in zip(indices, same.tolist(), strict=True) if count >= self._bands.at_least]
 
     def _signatures_of(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
-        return signatures(self._operator.pieces([normalize_for_comparison(self._operator.text(row)) for row in rows]))
+        return compute_minhash_signatures(
+            self._operator.pieces([normalize_for_comparison(self._operator.text(row)) for row in rows])
+        )
 
 
 def similarity(one: Row, two: Row, of: str = "prompt") -> float:

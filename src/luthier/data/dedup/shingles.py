@@ -60,7 +60,7 @@ _SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
-def words(text: str) -> list[str]:
+def split_comparison_words(text: str) -> list[str]:
     """The words of a text in its normal form: what stands between spaces, without its punctuation."""
     text = normalize_for_comparison(text)
     if not text.isascii():
@@ -94,8 +94,8 @@ _END = "\x03"
 """What padding is made of: a character that no normal form holds."""
 
 
-class FlatPieces(NamedTuple):
-    """Pieces of several texts, end to end."""
+class FlatShingles(NamedTuple):
+    """Shingle hashes of several texts in one flat array, with the offset of each text."""
 
     hashes: NDArray[np.uint64]
     offsets: NDArray[np.int64]
@@ -106,12 +106,12 @@ class FlatPieces(NamedTuple):
         return self.hashes[self.offsets[index] : self.offsets[index + 1]]
 
 
-def cut_shingles(texts: Sequence[str], unit: Unit, size: int) -> FlatPieces:
+def cut_shingles(texts: Sequence[str], unit: Unit, size: int) -> FlatShingles:
     """All runs of `size` characters or words of each text; a shorter text is one piece."""
     return _char_runs(texts, size) if unit == "char" else _word_runs(texts, size)
 
 
-def cut_padded_shingles(texts: Sequence[str], size: int) -> FlatPieces:
+def cut_padded_shingles(texts: Sequence[str], size: int) -> FlatShingles:
     """Runs of characters with the ends padded, and the second `the` told from the first: a bag as a set.
 
     With them, `d` single-character edits of a text of `n` characters leave a Jaccard similarity of at least
@@ -122,16 +122,16 @@ def cut_padded_shingles(texts: Sequence[str], size: int) -> FlatPieces:
     return flat._replace(hashes=_numbered(flat))
 
 
-def word_bags(texts: Sequence[str]) -> FlatPieces:
+def word_bags(texts: Sequence[str]) -> FlatShingles:
     """The words of each text without punctuation, the second time one stands there told from the first.
 
     `d` edits of a text of `n` words leave a Jaccard similarity of at least (n - d) / (n + d).
     """
-    flat = _word_runs([" ".join(words(text)) for text in texts], 1)
+    flat = _word_runs([" ".join(split_comparison_words(text)) for text in texts], 1)
     return flat._replace(hashes=_numbered(flat))
 
 
-def _word_runs(texts: Sequence[str], size: int) -> FlatPieces:
+def _word_runs(texts: Sequence[str], size: int) -> FlatShingles:
     found: list[int] = []
     offsets = [0]
     for text in texts:
@@ -139,13 +139,13 @@ def _word_runs(texts: Sequence[str], size: int) -> FlatPieces:
         last = max(1, len(words) - size + 1)
         found += [digest8(" ".join(words[at : at + size])) for at in range(last)]
         offsets.append(len(found))
-    return FlatPieces(np.array(found, np.uint64), np.array(offsets, np.int64))
+    return FlatShingles(np.array(found, np.uint64), np.array(offsets, np.int64))
 
 
-def _char_runs(texts: Sequence[str], size: int) -> FlatPieces:
+def _char_runs(texts: Sequence[str], size: int) -> FlatShingles:
     """A polynomial in wrapping 64-bit arithmetic over the characters of all texts at once, then mixed."""
     if not texts:
-        return FlatPieces(np.zeros(0, np.uint64), np.zeros(1, np.int64))
+        return FlatShingles(np.zeros(0, np.uint64), np.zeros(1, np.int64))
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     filled = np.maximum(lengths, size)
     ends = np.cumsum(filled)
@@ -157,7 +157,7 @@ def _char_runs(texts: Sequence[str], size: int) -> FlatPieces:
     offsets = np.concatenate([[0], np.cumsum(filled - size + 1)]).astype(np.int64)
     for index in np.flatnonzero(lengths < size).tolist():
         hashes[offsets[index]] = digest8(texts[index])
-    return FlatPieces(hashes, offsets)
+    return FlatShingles(hashes, offsets)
 
 
 def _codes(text: str) -> NDArray[np.uint64]:
@@ -184,7 +184,7 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values
 
 
-def _numbered(flat: FlatPieces) -> NDArray[np.uint64]:
+def _numbered(flat: FlatShingles) -> NDArray[np.uint64]:
     """Hashes that differ for the first, second, … time a piece stands in one text."""
     text = np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))
     order = np.lexsort((flat.hashes, text))
@@ -197,8 +197,8 @@ def _numbered(flat: FlatPieces) -> NDArray[np.uint64]:
     return found
 
 
-def distinct(hashes: NDArray[IntScalar]) -> NDArray[IntScalar]:
-    """Each number once, sorted: `np.unique` takes three times as long for short arrays, and for millions in a table."""
+def sort_unique(hashes: NDArray[IntScalar]) -> NDArray[IntScalar]:
+    """Return the sorted distinct hashes; faster than `np.unique` for short arrays, and for millions in a table."""
     found: NDArray[IntScalar] = np.sort(hashes)
     new = np.concatenate([[True], found[1:] != found[:-1]])[: len(found)]
     return np.extract(new, found)
@@ -268,7 +268,7 @@ class ComplementIndexSet(IndexSet):
 
     def without(self, numbers: NDArray[np.int64]) -> ComplementIndexSet:
         """The same without some more."""
-        return ComplementIndexSet(self._count, distinct(np.concatenate([self._without, numbers])))
+        return ComplementIndexSet(self._count, sort_unique(np.concatenate([self._without, numbers])))
 
 
 class ListedIndexSet(IndexSet):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.dedup.duplicates import Duplicate
-from luthier.models.embeddings.base import cosines
+from luthier.models.embeddings.base import paired_cosine_similarity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,7 +145,7 @@ class CosineDuplicateFinder:
         pairs = np.argwhere(doubt)
         for start in range(0, len(pairs), _PAIRS):
             some = pairs[start : start + _PAIRS]
-            like = cosines(self._at(rows[some[:, 0]]), self._at(columns[some[:, 1]]))
+            like = paired_cosine_similarity(self._at(rows[some[:, 0]]), self._at(columns[some[:, 1]]))
             yield from some[np.round(like, _DIGITS) >= self._threshold].tolist()
 
     def _named(
@@ -158,7 +158,9 @@ class CosineDuplicateFinder:
         similarities: list[float] = []
         for start in range(0, len(rows), _PAIRS):
             part = slice(start, start + _PAIRS)
-            similarities += np.round(cosines(self._at(ones[part]), self._at(others[part])), _DIGITS).tolist()
+            similarities += np.round(
+                paired_cosine_similarity(self._at(ones[part]), self._at(others[part])), _DIGITS
+            ).tolist()
         indices, of = self._order[rows].tolist(), self._order[heads].tolist()
         return {
             index: Duplicate(head, similarity)

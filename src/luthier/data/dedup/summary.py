@@ -10,7 +10,7 @@ import numpy as np
 
 from luthier.data.decisions import DropReasons, Drops, SparseColumn
 from luthier.data.engine.columns import build_text_column, to_float_column
-from luthier.data.engine.columns import index_array as rows_at
+from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.operator import TextEdit
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from luthier.chat.messages import Message
 from luthier.core.hashing import digest_of
 from luthier.data.engine.tables import RowEvent
-from luthier.data.operator import Drop, HiddenSpan, Operator, OperatorResultLike, RowOperator, TextEdit
+from luthier.data.operator import Drop, Operator, OperatorResultLike, RedactionSpan, RowOperator, TextEdit
 from luthier.data.row import Batch, Row
 
 Numbered = tuple[int, RowEvent]
@@ -127,7 +127,7 @@ def _asked(text: str) -> tuple[Message, ...]:
     return Message(role="user", content=text), Message(role="assistant", content="")
 
 
-def _begun(text: str, secrets: Sequence[HiddenSpan]) -> str:
+def _begun(text: str, secrets: Sequence[RedactionSpan]) -> str:
     return _veiled(text[:_SHOWN_CHARS], 0, secrets) + "…" * (len(text) > _SHOWN_CHARS)
 
 
@@ -209,7 +209,7 @@ def _telling(before: str, after: str, edits: Sequence[TextEdit]) -> tuple[str, s
 
 
 def _spans(
-    edits: Sequence[TextEdit], before: Sequence[HiddenSpan], after: Sequence[HiddenSpan]
+    edits: Sequence[TextEdit], before: Sequence[RedactionSpan], after: Sequence[RedactionSpan]
 ) -> Iterator[tuple[str, str]]:
     """Of each edit what stood there and what stands there, as far as it may be shown."""
     moved = 0
@@ -225,9 +225,9 @@ def _tells(spans: Iterable[str]) -> bool:
     return any(any(map(str.isalnum, span)) for span in spans)
 
 
-def _secrets(texts: Sequence[str], guards: Sequence[Operator]) -> dict[str, list[HiddenSpan]]:
+def _secrets(texts: Sequence[str], guards: Sequence[Operator]) -> dict[str, list[RedactionSpan]]:
     """The secrets in each text."""
-    found: dict[str, list[HiddenSpan]] = {text: [] for text in texts}
+    found: dict[str, list[RedactionSpan]] = {text: [] for text in texts}
     unique = list(found)
     for guard in guards:
         for text, secrets in zip(unique, guard.secrets(unique), strict=True):
@@ -235,7 +235,7 @@ def _secrets(texts: Sequence[str], guards: Sequence[Operator]) -> dict[str, list
     return found
 
 
-def _veiled(text: str, start: int, secrets: Sequence[HiddenSpan]) -> str:
+def _veiled(text: str, start: int, secrets: Sequence[RedactionSpan]) -> str:
     """A stretch of a text that begins at `start`, with every secret in it replaced by what may be shown."""
     parts: list[str] = []
     at = start

@@ -27,12 +27,24 @@ from typing import Any, Literal
 from luthier.artifacts.dataset import DatasetSummary, list_splits
 from luthier.core.artifact import Artifact
 from luthier.core.errors import CorruptArtifact
-from luthier.core.files import seal, translate_write_errors, unseal, write_atomically
+from luthier.core.files import (
+    dump_json_with_checksum,
+    load_json_with_checksum,
+    translate_write_errors,
+    write_atomically,
+)
 from luthier.core.hashing import file_digest
 from luthier.core.step import StepContext
 from luthier.data.augment.rows import read_split_batches, rows_to_example_batch
 from luthier.data.engine.batch import drop_event, opening_text_of, redact_openings
-from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, example_schema, from_arrow, number_examples
+from luthier.data.engine.tables import (
+    EventWriter,
+    RowEvent,
+    TableWriter,
+    batch_from_arrow,
+    example_schema,
+    number_examples,
+)
 from luthier.data.operator import Drop
 from luthier.data.row import Row
 
@@ -60,7 +72,7 @@ class FinishedPass:
 
 
 class PassCache:
-    """The finished passes of one making, in a folder of its own."""
+    """On-disk cache of finished passes, from which an interrupted `prepare` continues."""
 
     def __init__(self, folder: Path, home: Path | None = None) -> None:
         """`home` is where such folders are kept from one making to the next; None: nowhere."""
@@ -177,7 +189,7 @@ class PassCache:
 
     def _write(self) -> None:
         records = json.dumps([asdict(one) for one in self._done])
-        write_atomically(self.folder / _TOLD, seal({"passes": records, "private": self._is_private}))
+        write_atomically(self.folder / _TOLD, dump_json_with_checksum({"passes": records, "private": self._is_private}))
 
     def _is_whole(self) -> bool:
         """Whether what is needed of the passes is what was written."""
@@ -198,7 +210,10 @@ class PassCache:
 def _begun(folder: Path, keys: Sequence[str]) -> list[FinishedPass]:
     """The passes in a folder with these keys, up to the last one whose rows are there."""
     try:
-        records = [FinishedPass(**one) for one in json.loads(unseal((folder / _TOLD).read_bytes(), folder)["passes"])]
+        records = [
+            FinishedPass(**one)
+            for one in json.loads(load_json_with_checksum((folder / _TOLD).read_bytes(), folder)["passes"])
+        ]
     except (OSError, CorruptArtifact, KeyError, TypeError):  # the last two: as another version tells it
         return []
     same = [one for one, _ in takewhile(lambda pair: pair[0].key == pair[1], zip(records, keys, strict=False))]
@@ -210,7 +225,7 @@ def _begun(folder: Path, keys: Sequence[str]) -> list[FinishedPass]:
 def _is_private(folder: Path) -> bool:
     """Whether a making took out what tells of persons."""
     try:
-        return bool(unseal((folder / _TOLD).read_bytes(), folder).get("private"))
+        return bool(load_json_with_checksum((folder / _TOLD).read_bytes(), folder).get("private"))
     except (OSError, CorruptArtifact):
         return False
 
@@ -224,7 +239,7 @@ def read_rows(artifact: Artifact, split: str) -> Iterator[list[Row]]:
     """A split's rows in order, some at a time, as operators see them; the number of a row is its place."""
     at = 0
     for table in read_split_batches(artifact, split):
-        yield from_arrow(number_examples(table, at)).rows
+        yield batch_from_arrow(number_examples(table, at)).rows
         at += table.num_rows
 
 
@@ -296,6 +311,6 @@ class DerivedDatasetWriter:
                     shutil.copyfile(self.before.path(entry.path), target)
 
 
-def asked_text(row: Row) -> str:
-    """What a row asks; a text to continue asks itself."""
+def prompt_or_answer_of(row: Row) -> str:
+    """Return the row's prompt, or its text where it has no prompt."""
     return row.prompt or row.answer

@@ -40,15 +40,15 @@ def to_arrow_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     return _laid_out(kind, len(values), array("d" if pa.types.is_floating(kind) else "q", filled), is_there)
 
 
-def mask(keep: NDArray[np.bool_]) -> pa.Array:
-    """Which rows are wanted, as `filter` takes it."""
+def to_arrow_mask(keep: NDArray[np.bool_]) -> pa.Array:
+    """Convert a boolean NumPy mask to the Arrow array that `filter` takes."""
     import pyarrow as pa
 
     return _laid_out(pa.bool_(), len(keep), _bits(keep), None)
 
 
-def index_array(at: NDArray[np.int64]) -> pa.Array:
-    """Places of rows, as `take` takes them."""
+def to_arrow_indices(at: NDArray[np.int64]) -> pa.Array:
+    """Convert row indices to the Arrow array that `take` takes."""
     import pyarrow as pa
 
     return _laid_out(pa.int64(), len(at), np.ascontiguousarray(at, dtype=np.int64), None)
@@ -77,7 +77,7 @@ def int64_column_to_numpy(numbers: pa.Array) -> NDArray[np.int64]:
     return np.frombuffer(numbers.buffers()[1], dtype=np.int64)[numbers.offset :][: len(numbers)]
 
 
-def bytes_in(texts: pa.ChunkedArray) -> NDArray[np.int64]:
+def measure_byte_lengths(texts: pa.ChunkedArray) -> NDArray[np.int64]:
     """How many bytes each text has; a gap has none."""
     found = [
         np.diff(np.frombuffer(chunk.buffers()[1], dtype=np.int32)[chunk.offset :][: len(chunk) + 1])

@@ -19,10 +19,10 @@ from luthier.data.engine.batch import (
     opening_text_of,
     redact_openings,
 )
-from luthier.data.engine.columns import index_array as rows_at
-from luthier.data.engine.columns import mask, to_arrow_column
+from luthier.data.engine.columns import to_arrow_column, to_arrow_mask
+from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.engine.spill import Spill
-from luthier.data.engine.tables import TALK_COLUMNS, arrow_type, from_arrow, read_cells, write_cells
+from luthier.data.engine.tables import TALK_COLUMNS, arrow_type, batch_from_arrow, read_named_arrays, write_named_arrays
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import Drop, Operator, OperatorResult, OperatorResultLike, TextEdit
 from luthier.data.row import Row
@@ -99,7 +99,7 @@ class SpillCorpus:
         for table in self._spill.batches():
             end = start + table.num_rows
             mine = self._places[self._places.below(start) : self._places.below(end)] - start
-            yield from from_arrow(table if len(mine) == table.num_rows else table.take(rows_at(mine))).rows
+            yield from batch_from_arrow(table if len(mine) == table.num_rows else table.take(rows_at(mine))).rows
             start = end
 
 
@@ -144,12 +144,12 @@ class SetOperatorResult(NamedTuple):
             else:
                 cells[f"values.{name}"] = values
         state = {"edits": list(self.edits.items()), "rows": rows, "notes": self.notes, "counts": self.counts}
-        write_cells(path, cells, json.dumps(state))
+        write_named_arrays(path, cells, json.dumps(state))
 
     @classmethod
     def read(cls, path: Path, one: NamedOperator, indices: ComplementIndexSet) -> SetOperatorResult:
         """What was put down; `places` are those of the rows that it saw."""
-        cells, written = read_cells(path)
+        cells, written = read_named_arrays(path)
         state = json.loads(written)
         columns: dict[str, pa.Array | SparseColumn] = {
             name: SparseColumn.again(state["rows"][name], cells[f"places.{name}"].to_numpy(), cells[f"values.{name}"])
@@ -182,7 +182,7 @@ class SetOperatorResult(NamedTuple):
         table = pa.RecordBatch.from_arrays([*table.columns, *columns.values()], schema=schema)
         events = _drop_events(table, self.one.name, drops, guards)
         if drops:
-            table = table.filter(mask(self.drops.stay(indices)))
+            table = table.filter(to_arrow_mask(self.drops.stay(indices)))
         return table, events
 
     def _taken(self, indices: NDArray[np.int64]) -> dict[str, pa.Array]:
@@ -204,7 +204,9 @@ def _drop_events(
     """That rows at some indices go."""
     if not drops:
         return []
-    gone = from_arrow(table.select(list(TALK_COLUMNS)).take(rows_at(np.fromiter(drops, np.int64, len(drops))))).rows
+    gone = batch_from_arrow(
+        table.select(list(TALK_COLUMNS)).take(rows_at(np.fromiter(drops, np.int64, len(drops))))
+    ).rows
     opening_texts = redact_openings([opening_text_of(row) for row in gone], guards)
     return [
         (row.n, drop_event(row, operator, drop, text))
@@ -236,7 +238,7 @@ def apply_set_operator_results(
 def _taken_apart(
     table: pa.RecordBatch, indices: NDArray[np.int64], settled: Sequence[SetOperatorResult], guards: Sequence[Operator]
 ) -> tuple[Batch, list[Numbered]]:
-    batch = from_arrow(table)
+    batch = batch_from_arrow(table)
     place_of = {row.n: index for row, index in zip(batch.rows, indices.tolist(), strict=True)}
     events: list[Numbered] = []
     for one in settled:

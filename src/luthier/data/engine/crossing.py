@@ -12,8 +12,8 @@ from luthier.data.engine.batch import NamedOperator, Numbered, drop_event, openi
 from luthier.data.engine.corpus import SpillCorpus
 from luthier.data.engine.executor import PassStats
 from luthier.data.engine.spill import Spill
-from luthier.data.engine.stage import guards_of
-from luthier.data.engine.tables import EventWriter, from_arrow
+from luthier.data.engine.stage import select_privacy_operators
+from luthier.data.engine.tables import EventWriter, batch_from_arrow
 from luthier.data.operator import Judge, Operator
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
 
@@ -31,7 +31,7 @@ def drop_leaking_train_rows(
     for one in operators:
         judge = one.operator.after_split(view)
         if judge is not None:
-            _judged(spill, splits, one.name, judge, guards_of(operators), books, events)
+            _judged(spill, splits, one.name, judge, select_privacy_operators(operators), books, events)
     return splits
 
 
@@ -49,7 +49,7 @@ def _judged(
         part = splits[at : at + table.num_rows]
         at += table.num_rows
         training = np.flatnonzero(part == NAMES.index(TRAIN))
-        rows = from_arrow(table.take(training)).rows if len(training) else []
+        rows = batch_from_arrow(table.take(training)).rows if len(training) else []
         drops = judge(rows)
         opening_texts = redact_openings([opening_text_of(rows[index]) for index in drops], guards)
         made: list[Numbered] = [

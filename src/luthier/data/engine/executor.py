@@ -18,7 +18,7 @@ from uuid import uuid4
 from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision, installed_source_tree
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 from luthier.data.dedup.shingles import ComplementIndexSet
 from luthier.data.engine.batch import NamedOperator, Numbered, Tables, drop_category_of
 from luthier.data.engine.cache import PassCache
@@ -156,7 +156,7 @@ class OperatorEngine:
                 self.tick(writer.rows, number)
         events.close()
         spill = writer.close()
-        release_memory()
+        trim_malloc_heap()
         release_arrow_memory()
         return spill
 
@@ -210,7 +210,7 @@ class OperatorEngine:
         tick = partial(self.settling, one.name)
         view = SpillCorpus(spill, left, map_remaining_sketches(sketches, spill.rows, left), tick, self.workers)
         found = SetOperatorResult.of(one, left, one.operator.settle(view))
-        release_memory()
+        trim_malloc_heap()
         sketches.unlink()
         return found
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.engine.batch import NamedOperator
-from luthier.data.engine.columns import int64_column_to_numpy, mask
+from luthier.data.engine.columns import int64_column_to_numpy, to_arrow_mask
 from luthier.data.engine.executor import PassStats
 from luthier.data.engine.spill import Spill
-from luthier.data.engine.tables import ROW_COLUMNS, from_arrow
+from luthier.data.engine.tables import ROW_COLUMNS, batch_from_arrow
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import LeftoverPii, Operator
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def final_check(spill: Spill, operators: Sequence[NamedOperator], books: PassStats, workers: Workers) -> None:
-    """Refuse rows that hold what an operator should have taken out.
+def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], books: PassStats, workers: Workers) -> None:
+    """Raise `DataError` when any row still holds personal data that an operator should have removed.
 
     A row in which it had found nothing is looked at again only when a later operator has edited any row.
     """
@@ -46,7 +46,7 @@ def _looked_at(setup: str, spill: Spill, index: int) -> tuple[SourceLocation, Le
     table = spill.batch(index)
     for one, was_edited in _looking(setup):
         looked_at = table if was_edited else table.filter(_troubled(table, one))
-        rows = from_arrow(looked_at.select(list(ROW_COLUMNS))).rows
+        rows = batch_from_arrow(looked_at.select(list(ROW_COLUMNS))).rows
         if found := one.operator.leftover(rows):
             row, left = found
             return SourceLocation(file=row.file, line=row.line, field=left.field), left
@@ -63,7 +63,7 @@ def _looking(setup: str) -> list[tuple[NamedOperator, bool]]:
 def _troubled(table: pa.RecordBatch, one: NamedOperator) -> pa.Array:
     """The rows that the operator cannot vouch for by what it counted."""
     untroubled = one.operator.untroubled(dict(_counts(table, one)))
-    return mask(np.ones(table.num_rows, dtype=bool) if untroubled is None else ~untroubled)
+    return to_arrow_mask(np.ones(table.num_rows, dtype=bool) if untroubled is None else ~untroubled)
 
 
 def _counts(table: pa.RecordBatch, one: NamedOperator) -> Iterator[tuple[str, NDArray[np.int64]]]:

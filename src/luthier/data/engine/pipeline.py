@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from luthier.artifacts.dataset import DatasetSummary, PrecisionRecall, SourceCount
+from luthier.artifacts.dataset import DatasetSummary, PrecisionRecall, SourceFileSummary
 from luthier.artifacts.findings import format_file_location
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.core.step import StepContext
-from luthier.core.system.process import release_memory, reuse_memory
+from luthier.core.system.process import raise_malloc_thresholds, trim_malloc_heap
 from luthier.data.engine.batch import NamedOperator, drop_event, name_operators
 from luthier.data.engine.cache import PassCache
-from luthier.data.engine.columns import index_array, mask, to_arrow_column
+from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_arrow_mask
 from luthier.data.engine.crossing import drop_leaking_train_rows
 from luthier.data.engine.executor import BATCH_ROWS, OperatorEngine, PassStats
-from luthier.data.engine.final_check import final_check
+from luthier.data.engine.final_check import refuse_leftover_pii
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.remaining import RemainingRows
 from luthier.data.engine.spill import Spill
@@ -33,13 +33,13 @@ from luthier.data.engine.tables import (
     TALK_COLUMNS,
     EventWriter,
     TableWriter,
+    batch_from_arrow,
     example_schema,
-    from_arrow,
 )
 from luthier.data.engine.workers import Workers, relaxed_garbage_collection
 from luthier.data.operator import Drop, Operator
 from luthier.data.source import HAS_ANSWER, Source
-from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Split, SplitAssignment, assign
+from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Split, SplitAssignment, assign_splits
 from luthier.data.task import AnswerCounter, Task
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _chosen(spill: Spill, keep: NDArray[np.bool_], names: Sequence[str] | None =
         mine = keep[at : at + table.num_rows]
         at += table.num_rows
         if mine.any():
-            yield (table if names is None else table.select(list(names))).filter(mask(mine))
+            yield (table if names is None else table.select(list(names))).filter(to_arrow_mask(mine))
 
 
 def _examples(table: pa.RecordBatch, task: Task) -> pa.RecordBatch:
@@ -118,7 +118,7 @@ def _examples(table: pa.RecordBatch, task: Task) -> pa.RecordBatch:
 
     own = {"label": to_arrow_column([None] * table.num_rows, pa.string())}
     if task == "label":
-        rows = from_arrow(table.select(list(TALK_COLUMNS))).rows
+        rows = batch_from_arrow(table.select(list(TALK_COLUMNS))).rows
         own["label"] = to_arrow_column([row.answer for row in rows], pa.string())
         own["kind"] = to_arrow_column(["label"] * len(rows), pa.string())
     columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
@@ -160,7 +160,7 @@ def prepare(
     source: Source, operators: Sequence[Operator], split: Split, work: StepContext, options: PrepareOptions
 ) -> PrepareResult:
     """Write a data set into `work.folder`; the passes on the way are kept in `work.kept` for the next time."""
-    reuse_memory()
+    raise_malloc_thresholds()
     rows_of = with_split_group(source, split)
     reader = SourceReader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
@@ -181,11 +181,11 @@ def _prepare(
 ) -> PrepareResult:
     spill, books = engine.run(reader), engine.books
     left = RemainingRows.scan(spill, split, books, engine.events, engine.workers)
-    final_check(spill, engine.operators, books, engine.workers)
+    refuse_leftover_pii(spill, engine.operators, books, engine.workers)
     task = _decide_task(left, options, work)
     if task == "label" and reader.source.system:
         _warn_of_classes(_system_of(spill) or reader.source.system, left.answers.labels, work)
-    assigned = assign(split, left.keys(task), work.seed)
+    assigned = assign_splits(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
     _drop_not_taken(spill, left, assigned, books, engine.events)
@@ -193,7 +193,7 @@ def _prepare(
     if split.train != 0:
         _check_train(splits, ["every training row repeats a row that is held out"])
     engine.events.close()
-    release_memory()
+    trim_malloc_heap()
     result = SplitResult(spill, splits, task, engine.operators)
     result.write(work.folder, engine.workers)
     measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.base))}
@@ -313,7 +313,7 @@ def _drop_not_taken(
         )
         at += table.num_rows
         if len(not_sampled):
-            rows = from_arrow(table.take(index_array(not_sampled))).rows
+            rows = batch_from_arrow(table.take(to_arrow_indices(not_sampled))).rows
             made = [(row.n, drop_event(row, "split", Drop("not sampled"))) for row in rows]
             books.enter(made)
             events.write([event for _, event in made])
@@ -326,7 +326,7 @@ def _summary(
     labels: AnswerCounter | None,
     measured: dict[str, dict[str, PrecisionRecall]],
 ) -> DatasetSummary:
-    sources = [SourceCount(source=reader.kind, file=file, rows=rows) for file, rows in reader.files.items()]
+    sources = [SourceFileSummary(source=reader.kind, file=file, rows=rows) for file, rows in reader.files.items()]
     return DatasetSummary(
         rows_in=reader.rows,
         rows={name: result.count(name) for name in result.names()},

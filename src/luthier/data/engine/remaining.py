@@ -19,7 +19,7 @@ from luthier.data.engine.batch import Numbered, drop_event
 from luthier.data.engine.executor import PassStats
 from luthier.data.engine.reader import why_unusable
 from luthier.data.engine.spill import Spill
-from luthier.data.engine.tables import TALK_COLUMNS, EventWriter, from_arrow
+from luthier.data.engine.tables import TALK_COLUMNS, EventWriter, batch_from_arrow
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import Drop
 from luthier.data.split import NAMES, NOT_TAKEN, Split, SplitAssignment, SplitKeys
@@ -113,7 +113,7 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
     """Look at one batch of a spill."""
     table = spill.batch(index)
     clusters = [name for name in table.schema.names if name.endswith(".cluster")]
-    batch = from_arrow(table.select([*TALK_COLUMNS, *clusters]))
+    batch = batch_from_arrow(table.select([*TALK_COLUMNS, *clusters]))
     reasons = [why_unusable(row) for row in batch.rows]
     rows = [row for row, reason in zip(batch.rows, reasons, strict=True) if reason is None]
     groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]

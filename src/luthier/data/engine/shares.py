@@ -21,8 +21,8 @@ class MixtureSpec(NamedTuple):
     """How often one row may stand at most."""
 
 
-def shares(sizes: Sequence[int], ask: MixtureSpec) -> list[float]:
-    """Each data set's part of the mixture; they sum to one.
+def compute_mixture_shares(sizes: Sequence[int], ask: MixtureSpec) -> list[float]:
+    """Compute each data set's share of the mixture; the shares sum to one.
 
     Without weights a data set of n rows has the part n^(1/T) over the sum of these (Arivazhagan et al., 2019): T = 1
     keeps the sizes, a large T makes all parts equal.
@@ -34,7 +34,7 @@ def shares(sizes: Sequence[int], ask: MixtureSpec) -> list[float]:
 
 def mixture_row_counts(sizes: Sequence[int], ask: MixtureSpec) -> list[int]:
     """Rows that each data set gives, repeats included; `DataError` when one cannot give its part."""
-    parts = shares(sizes, ask)
+    parts = compute_mixture_shares(sizes, ask)
     for at, (size, part) in enumerate(zip(sizes, parts, strict=True)):
         if part and not size:
             raise _lacking(at, 0, 1)

@@ -151,19 +151,19 @@ PackedEvents = tuple[list[int], list[tuple[Any, ...]]]
 """Numbers of rows, and the events field by field."""
 
 
-class PackedBatch(NamedTuple):
+class TupleBatch(NamedTuple):
     """A batch whose rows are tuples, and their turns, too."""
 
     rows: list[tuple[Any, ...]]
     attributes: dict[str, list[Any]]
 
 
-def pack(batch: Batch) -> PackedBatch:
+def pack(batch: Batch) -> TupleBatch:
     """A batch as plain values."""
-    return PackedBatch([_row(row) for row in batch.rows], batch.attributes)
+    return TupleBatch([_row(row) for row in batch.rows], batch.attributes)
 
 
-def unpack(packed: PackedBatch) -> Batch:
+def unpack(packed: TupleBatch) -> Batch:
     """The batch again."""
     return Batch([_row_again(*values) for values in packed.rows], packed.attributes)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, redact_openings, run_row_operators
-from luthier.data.engine.spill import PackedBatch, PackedEvents, pack, pack_events, unpack, unpack_events
-from luthier.data.engine.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
+from luthier.data.engine.spill import PackedEvents, TupleBatch, pack, pack_events, unpack, unpack_events
+from luthier.data.engine.tables import batch_from_arrow, from_bytes, serialize_arrow_batch, spill_schema, to_arrow
 from luthier.data.engine.workers import Workers
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.row import Batch
@@ -28,7 +28,7 @@ class StageInput(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process, it goes as plain values: as objects, rows take several times as long."""
-        rows = pack(self.rows) if isinstance(self.rows, Batch) else to_bytes(self.rows)
+        rows = pack(self.rows) if isinstance(self.rows, Batch) else serialize_arrow_batch(self.rows)
         return _fed_again, (rows, pack_events(self.events))
 
 
@@ -44,10 +44,10 @@ class StageOutput(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """From another process, it comes as Arrow writes rows, and events as plain values."""
-        return _passed_again, (to_bytes(self.table), pack_events(self.events), *self[2:])
+        return _passed_again, (serialize_arrow_batch(self.table), pack_events(self.events), *self[2:])
 
 
-def _fed_again(rows: PackedBatch | bytes, events: PackedEvents) -> StageInput:
+def _fed_again(rows: TupleBatch | bytes, events: PackedEvents) -> StageInput:
     return StageInput(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
 
 
@@ -74,7 +74,7 @@ class Stage:
         """Take one batch through."""
         if not isinstance(fed.rows, Batch) and not (self.rows or self.sets):
             return StageOutput(fed.rows, fed.events, [], [], {})
-        before = fed.rows if isinstance(fed.rows, Batch) else from_arrow(fed.rows)
+        before = fed.rows if isinstance(fed.rows, Batch) else batch_from_arrow(fed.rows)
         batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
         events = sorted([*self._guarded(fed.events), *made], key=lambda numbered: numbered[0])
         sketches: list[bytes] = []
@@ -99,29 +99,29 @@ def split_into_stages(operators: Sequence[NamedOperator], base: Path = Path(), k
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
-    guards = guards_of(operators)
+    guards = select_privacy_operators(operators)
     found = [Stage([], [], guards, {}, base, kept)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
             found[-1].rows.append(one)
-            found[-1].columns.update(columns_of(one))
+            found[-1].columns.update(attribute_columns_of(one))
             continue
         found[-1].sets.append(one)
         done = after is None or isinstance(after.operator, RowOperator)
         if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
             last = found[-1]
-            settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
+            settled = {name: kind for each in last.sets for name, kind in attribute_columns_of(each).items()}
             found.append(Stage([], [], guards, {**last.columns, **settled}, base, kept))
     return found
 
 
-def guards_of(operators: Sequence[NamedOperator]) -> list[Operator]:
-    """Those of some operators that know what may not stand in clear, or take it out."""
+def select_privacy_operators(operators: Sequence[NamedOperator]) -> list[Operator]:
+    """Return the operators that remove personal data or know which spans must be redacted in events."""
     found = (one.operator for one in operators)
     return [one for one in found if one.is_private or type(one).secrets is not Operator.secrets]
 
 
-def columns_of(one: NamedOperator) -> Mapping[str, Column]:
+def attribute_columns_of(one: NamedOperator) -> Mapping[str, Column]:
     """The attribute columns that an operator writes, by their whole names."""
     return {f"{one.name}.{name}": kind for name, kind in one.operator.writes.items()}
 

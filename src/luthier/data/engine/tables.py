@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.core.files import translate_write_errors
-from luthier.data.engine.columns import bytes_in, index_array, to_arrow_column
+from luthier.data.engine.columns import measure_byte_lengths, to_arrow_column, to_arrow_indices
 from luthier.data.operator import Column
 from luthier.data.row import MESSAGES, Batch, Row
 
@@ -116,7 +116,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def from_arrow(table: pa.RecordBatch) -> Batch:
+def batch_from_arrow(table: pa.RecordBatch) -> Batch:
     """The rows of one Arrow batch; where it has no `tools` and no `meta`, neither have they."""
     columns = table.to_pydict()
     fixed = [columns.pop(name) for name in ("n", "id", "source", "file", "line", "kind")]
@@ -134,13 +134,13 @@ def number_examples(table: pa.RecordBatch, start: int) -> pa.RecordBatch:
     import pyarrow as pa
 
     schema, known = spill_schema({}), set(table.schema.names)
-    columns = [index_array(np.arange(start, start + table.num_rows))]
+    columns = [to_arrow_indices(np.arange(start, start + table.num_rows))]
     for one in list(schema)[1:]:
         columns.append(table.column(one.name) if one.name in known else pa.nulls(table.num_rows, one.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def to_bytes(table: pa.RecordBatch) -> bytes:
+def serialize_arrow_batch(table: pa.RecordBatch) -> bytes:
     """An Arrow batch with its schema, for another process."""
     import pyarrow as pa
 
@@ -151,17 +151,17 @@ def to_bytes(table: pa.RecordBatch) -> bytes:
 
 
 def from_bytes(written: bytes) -> pa.RecordBatch:
-    """What `to_bytes` wrote."""
+    """What `serialize_arrow_batch` wrote."""
     import pyarrow as pa
 
     return pa.ipc.open_stream(pa.py_buffer(written)).read_next_batch()
 
 
-def write_cells(path: Path, cells: dict[str, pa.Array], metadata: str) -> None:
-    """Arrays of any lengths by name, and a text, in one file."""
+def write_named_arrays(path: Path, cells: dict[str, pa.Array], metadata: str) -> None:
+    """Write named Arrow arrays of any lengths, and a metadata string, to one file."""
     import pyarrow as pa
 
-    ends = [index_array(np.array([0, len(values)])) for values in cells.values()]
+    ends = [to_arrow_indices(np.array([0, len(values)])) for values in cells.values()]
     lists = [pa.LargeListArray.from_arrays(*of) for of in zip(ends, cells.values(), strict=True)]
     table = pa.RecordBatch.from_arrays([*lists, to_arrow_column([metadata], pa.string())], names=[*cells, ""])
     with (
@@ -172,8 +172,8 @@ def write_cells(path: Path, cells: dict[str, pa.Array], metadata: str) -> None:
         writer.write_batch(table)
 
 
-def read_cells(path: Path) -> tuple[dict[str, pa.Array], str]:
-    """What `write_cells` wrote, mapped from the disk."""
+def read_named_arrays(path: Path) -> tuple[dict[str, pa.Array], str]:
+    """What `write_named_arrays` wrote, mapped from the disk."""
     import pyarrow as pa
 
     table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
@@ -248,7 +248,7 @@ class TableWriter:
         rest = held.slice(start)
         self._held_rows, self._held_bytes = rest.num_rows, rest.nbytes
         if start:  # a copy, lest a few rows hold all of them
-            rest = rest.take(index_array(np.arange(rest.num_rows)))
+            rest = rest.take(to_arrow_indices(np.arange(rest.num_rows)))
         self._held += rest.to_batches()
         release_arrow_memory()
 
@@ -266,7 +266,7 @@ def _group_ends(table: pa.Table) -> list[int]:
     sizes = np.zeros(table.num_rows, dtype=np.int64)
     for texts in table.columns:
         if pa.types.is_string(texts.type):
-            sizes += bytes_in(texts)
+            sizes += measure_byte_lengths(texts)
     until = np.concatenate([[0], np.cumsum(sizes)])
     ends: list[int] = []
     start = 0

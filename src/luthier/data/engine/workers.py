@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from luthier.core.files import translate_write_errors
-from luthier.core.system.process import reuse_memory
+from luthier.core.system.process import raise_malloc_thresholds
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
@@ -193,7 +193,7 @@ def _begin() -> None:
     import threading
 
     relax_garbage_collection()
-    reuse_memory()
+    raise_malloc_thresholds()
     threading.Thread(target=_end_with_the_run, daemon=True).start()
 
 

@@ -10,7 +10,7 @@ from luthier.data.delivery.nested import nested_export_schema, to_nested_batches
 from luthier.data.exporter import ExportDataset, Exporter, Say
 
 
-class DatasetsOut(Exporter):
+class SaveToDiskExporter(Exporter):
     """A folder for `datasets.load_from_disk`, with a split of the data set as a split of the `DatasetDict`.
 
     The columns are those of the form `parquet`. Wants the extra `interop`.

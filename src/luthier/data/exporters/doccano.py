@@ -29,7 +29,9 @@ class DoccanoOut(Exporter):
             names = sorted({one["annotator"] for line in data.lines(split) for one in judgments_of(line["meta"])})
             judged = judged or bool(names)
             if not names:
-                write_lines(folder / f"{split}.jsonl", (document(line, options) for line in data.lines(split)))
+                write_lines(
+                    folder / f"{split}.jsonl", (to_doccano_document(line, options) for line in data.lines(split))
+                )
                 confident = confident or any(options.question(line).proposal for line in data.lines(split))
             for name, file in _files(names).items():
                 (folder / split).mkdir(exist_ok=True)
@@ -40,7 +42,7 @@ class DoccanoOut(Exporter):
             say("Doccano has no place for the time of a judgment: it stands in the document's metadata")
 
 
-def document(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
+def to_doccano_document(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     """A row as a document with the proposed label, if there is one."""
     question = options.question(line)
     found = question.proposal

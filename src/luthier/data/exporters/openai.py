@@ -28,8 +28,8 @@ class OpenaiOut(Exporter):
 
     kind: Literal["openai"] = "openai"
     form: Literal["auto", "chat", "preference"] = "auto"
-    """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`); `auto` looks
-    and says."""
+    """`to_preference_example` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`);
+    `auto` looks and says."""
 
     def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write both files of each split; `DataError` names the first row that OpenAI would refuse."""
@@ -61,8 +61,8 @@ def _index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
 def _checked(data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[str, Any]]:
     refused: list[str] = []
     for line in data.lines(split):
-        made = preference(line) if pairs else chat(line)
-        if problem := (objection_to_pair(made) if pairs else objection(made)):
+        made = to_preference_example(line) if pairs else to_chat_example(line)
+        if problem := (explain_preference_refusal(made) if pairs else explain_chat_refusal(made)):
             refused.append(f"{line['id']}: {problem}")
         yield made
     if refused:
@@ -72,14 +72,14 @@ def _checked(data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[s
         )
 
 
-def chat(line: ExportRow) -> dict[str, Any]:
+def to_chat_example(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's chat example."""
     messages = MESSAGES.validate_python(line["messages"])
     made = {"messages": _weighed(messages)}
     return {**made, "tools": _tools(line)} if "tools" in line else made
 
 
-def preference(line: ExportRow) -> dict[str, Any]:
+def to_preference_example(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's preference example: what stands before the answer, the answer, and the rejected one."""
     messages = MESSAGES.validate_python(line["messages"])
     model_input: dict[str, Any] = {"messages": messages_to_openai(messages[:-1])}
@@ -110,7 +110,7 @@ def _tools(line: ExportRow) -> list[dict[str, Any]]:
     return [tool if "function" in tool else {"type": "function", "function": tool} for tool in line["tools"]]
 
 
-def objection(example: dict[str, Any]) -> str | None:
+def explain_chat_refusal(example: dict[str, Any]) -> str | None:
     """Why OpenAI would refuse a chat example, or None."""
     messages = example["messages"]
     if not any(message["role"] == "assistant" for message in messages):
@@ -124,7 +124,7 @@ def objection(example: dict[str, Any]) -> str | None:
     return _malformed(messages) or _bad_tools(example.get("tools", ()))
 
 
-def objection_to_pair(example: dict[str, Any]) -> str | None:
+def explain_preference_refusal(example: dict[str, Any]) -> str | None:
     """Why OpenAI would refuse a preference example, or None."""
     messages = example["input"]["messages"]
     if not messages or messages[-1]["role"] not in ("user", "tool"):

@@ -137,7 +137,7 @@ def open_zip_member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -
         raise DataError("a member is a link, not a file", where=where, hint="pack the file itself")
     if info.flag_bits & 1:
         raise DataError("is locked with a password", where=where, hint="unpack it yourself, and name the file")
-    refuse_bomb(info.file_size, info.compress_size, where)
+    refuse_zip_bomb(info.file_size, info.compress_size, where)
     try:
         inner = opened.open(info)
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
@@ -154,17 +154,17 @@ def _damaged(error: Exception, where: SourceLocation) -> DataError:
     return DataError(problem, where=where, hint=_WHOLE)
 
 
-def refuse_bomb(out: int, packed: int, where: SourceLocation, hint: str = _TRUST) -> None:
+def refuse_zip_bomb(out: int, packed: int, where: SourceLocation, hint: str = _TRUST) -> None:
     """Refuse what unpacks to many times its size."""
     if out > MEMBER_LIMIT_BYTES or out > max(RATIO_FREE_BYTES, RATIO_LIMIT * packed):
         raise DataError(f"is refused as a zip bomb: {packed} bytes become {out} or more", where=where, hint=hint)
 
 
-def refuse_large(file: BinaryIO, most_bytes: int, name: str) -> None:
+def refuse_oversized_document(file: BinaryIO, most_bytes: int, name: str) -> None:
     """Refuse a document that is a zip inside when its parts would not fit the memory it may take."""
     with open_zip_archive(file, name) as opened:
         for info in opened.infolist():
-            refuse_bomb(info.file_size, info.compress_size, SourceLocation(file=name, field=info.filename))
+            refuse_zip_bomb(info.file_size, info.compress_size, SourceLocation(file=name, field=info.filename))
         total = sum(info.file_size for info in opened.infolist())
     if total > most_bytes:
         problem = f"would take {total >> 20} MiB of memory; at most {most_bytes >> 20} are given to one document"
@@ -196,6 +196,6 @@ class _Guarded(io.RawIOBase):
         except (OSError, *_FAULTS) as error:
             raise _damaged(error, self._where) from error
         self._out += len(data)
-        refuse_bomb(self._out, self._taken(), self._where)
+        refuse_zip_bomb(self._out, self._taken(), self._where)
         buffer[: len(data)] = data
         return len(data)

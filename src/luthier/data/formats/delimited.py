@@ -16,8 +16,8 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.data.formats import dialect as dialects
 from luthier.data.formats.dialect import Dialect, Header
-from luthier.data.formats.files import File
-from luthier.data.formats.lines import LONGEST_BYTES, TextHead, UndecodableLine, head, read_text_lines
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.lines import LONGEST_BYTES, TextHead, UndecodableLine, read_text_head, read_text_lines
 from luthier.data.row import BrokenRow, SourceRecord
 
 _MOST_COLUMNS = 10_000
@@ -38,10 +38,10 @@ class DelimitedFormat(NamedTuple):
 
 
 def detect_delimited_format(
-    file: File, *, delimiter: str = "auto", quote: str = "auto", encoding: str = "auto", header: Header = "auto"
+    file: SourceFile, *, delimiter: str = "auto", quote: str = "auto", encoding: str = "auto", header: Header = "auto"
 ) -> DelimitedFormat:
     """The file's way of writing: what was asked for, or what its first lines show."""
-    first = head(file, encoding)
+    first = read_text_head(file, encoding)
     lines = first.text.splitlines(keepends=True)
     above = 0
     if named := dialects.delimiter_from_sep_line(lines[0] if lines else ""):
@@ -53,7 +53,7 @@ def detect_delimited_format(
     notes = [first.note, dialects.describe_dialect(dialect, file.name)]
     if isinstance(header, tuple):
         return DelimitedFormat(found, header, first, notes, above)
-    is_named, titles = header != "no", dialects.Titles(0)
+    is_named, titles = header != "no", dialects.TableTitles(0)
     if header == "auto":
         titles = dialects.find_table_titles(found, lines[above:])
         above += titles.lines
@@ -66,7 +66,7 @@ def detect_delimited_format(
 
 
 def read_delimited_rows(
-    file: File,
+    file: SourceFile,
     *,
     delimiter: str = "auto",
     quote: str = "auto",

@@ -118,7 +118,7 @@ def make_columns_unique(columns: Sequence[str], file: str, say: Callable[[str], 
     return found
 
 
-class Titles(NamedTuple):
+class TableTitles(NamedTuple):
     """What stands above the header of a table."""
 
     lines: int
@@ -127,7 +127,7 @@ class Titles(NamedTuple):
     """How they are told: how many they are, and the text of the first."""
 
 
-def find_table_titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
+def find_table_titles(dialect: Dialect, lines: Sequence[str]) -> TableTitles:
     """What stands above the header: lines of one field, or of as many as the table has, nearly all of them empty."""
     reader = dialect.reader(lines, strict=False)
     rows: list[tuple[list[str], int]] = []
@@ -135,16 +135,16 @@ def find_table_titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
         rows.extend((row, reader.line_num) for row in islice(reader, _SAMPLE_ROWS))
     widths = [len(row) for row, _ in rows if any(row)]
     width = max(set(widths), key=widths.count, default=0)
-    at = rows_above([row for row, _ in rows])
+    at = count_rows_above_header([row for row, _ in rows])
     below = [len(row) for row, _ in rows[at:] if row]
     many = below.count(width)
     if at == 0 or not below or below[0] != width or many <= at or many < _MOSTLY * len(below):
-        return Titles(0)
-    return Titles(rows[at - 1][1], describe_rows_above([row for row, _ in rows[:at]], "line"))
+        return TableTitles(0)
+    return TableTitles(rows[at - 1][1], describe_rows_above_header([row for row, _ in rows[:at]], "line"))
 
 
-def rows_above(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> int:
-    """How many first rows stand above the header: titles, notes and empty rows, with far fewer values than those below.
+def count_rows_above_header(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> int:
+    """Count the rows above the header: titles, notes and empty rows, with far fewer values than those below.
 
     None do where the row that would be the header does not look like one: Excel gives a title as many fields as the
     table has, and a first row of data may have empty fields, too. `groups` are places of rows that are known to stand
@@ -161,7 +161,7 @@ def rows_above(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> i
     return at if any(index < at for index in groups) or _names_columns(rows[at], rows[at + 1 :]) else 0
 
 
-def describe_rows_above(above: Sequence[Sequence[str]], what: str) -> str:
+def describe_rows_above_header(above: Sequence[Sequence[str]], what: str) -> str:
     """How rows above a header are told, with the first text in them."""
     texts = [next(filter(None, map(str.strip, row)), "") for row in above]
     if not any(texts):

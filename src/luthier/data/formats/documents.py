@@ -22,7 +22,7 @@ _BLOCKS |= {"section", "table", "td", "th", "tr", "ul"}
 _QUOTES = frozenset({"blockquote"})
 
 
-def plain_text(html: str) -> str:
+def html_to_text(html: str) -> str:
     """The text that a reader sees, a line for each block; quoted blocks begin with `>`, as in mails."""
     reader = _Reader()
     reader.feed(html)

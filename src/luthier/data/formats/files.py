@@ -35,7 +35,7 @@ _PACKED_RATIO = 4
 
 
 @dataclass(frozen=True)
-class File:
+class SourceFile:
     """A file and how it is named in errors; what is read of it is unpacked already."""
 
     path: Path
@@ -100,7 +100,7 @@ class File:
             files, path = _reach(self.url)
             return bool(files.isfile(path))
 
-    def inside(self) -> list[File]:
+    def inside(self) -> list[SourceFile]:
         """The files of a zip that holds several of them; of any other file, none.
 
         A document that is a zip inside (a workbook) is known by its name, which does not end in `.zip`.
@@ -186,7 +186,7 @@ def _reach(url: str) -> tuple[Any, str]:
     return files, str(path)
 
 
-def list_remote_files(url: str, shown: str) -> list[File]:
+def list_remote_files(url: str, shown: str) -> list[SourceFile]:
     """The files that a URL means: one, those that fit its `*`, or all below it, in order of their names."""
     with RemoteErrorTranslator(shown):
         files, url_path = _reach(url)
@@ -196,14 +196,14 @@ def list_remote_files(url: str, shown: str) -> list[File]:
         elif not protocol.startswith("http") and files.isdir(url_path):
             found = list(files.find(url_path))
         else:
-            return [File(Path(url_path.partition("?")[0]), shown, url)]
+            return [SourceFile(Path(url_path.partition("?")[0]), shown, url)]
         folder = url_path.partition("*")[0].rpartition("/")[0] if "*" in url_path else url_path.rstrip("/")
         return [_behind(files, str(path), folder, shown) for path in sorted(found) if not _hidden(str(path), folder)]
 
 
-def _behind(files: Any, path: str, folder: str, shown: str) -> File:
+def _behind(files: Any, path: str, folder: str, shown: str) -> SourceFile:
     beginning = shown.partition("*")[0].rpartition("/")[0] if "*" in shown else shown.rstrip("/")
-    return File(Path(path), f"{beginning}/{path.removeprefix(folder).lstrip('/')}", files.unstrip_protocol(path))
+    return SourceFile(Path(path), f"{beginning}/{path.removeprefix(folder).lstrip('/')}", files.unstrip_protocol(path))
 
 
 def _hidden(path: str, folder: str) -> bool:

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, SourceLocation, describe_json_error
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.lines import (
     DECODER,
     LONGEST_BYTES,
     describe_unusable_json,
-    head,
     json_type_name,
+    read_text_head,
     refuse_lone_surrogates,
 )
 from luthier.data.row import BrokenRow, SourceRecord
@@ -32,10 +32,10 @@ CONVERSATIONS = frozenset({"messages", "conversations", "conversation", "turns"}
 
 
 def read_json_rows(
-    file: File, *, encoding: str = "auto", rows: str | None = None, say: Callable[[str], None] = lambda text: None
+    file: SourceFile, *, encoding: str = "auto", rows: str | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Iterator[SourceRecord | BrokenRow]:
     """The objects of a JSON file; `rows` names the member that holds them when the file is an object."""
-    first = head(file, encoding)
+    first = read_text_head(file, encoding)
     if first.note:
         say(first.note)
     with file.open() as opened:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation, describe_json_error
 from luthier.data.formats import encodings
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 
 HEAD_BYTES = 1 << 17
@@ -43,7 +43,7 @@ class TextHead(NamedTuple):
     """Whether that is all of the file."""
 
 
-def head(file: File, encoding: str = "auto") -> TextHead:
+def read_text_head(file: SourceFile, encoding: str = "auto") -> TextHead:
     """Look at the first bytes: is it text, and in which encoding?"""
     with file.open() as opened:
         data = opened.read(HEAD_BYTES + 1)
@@ -55,7 +55,7 @@ def head(file: File, encoding: str = "auto") -> TextHead:
     return TextHead(text, found.name, found.note, whole)
 
 
-def read_text_lines(file: File, first: TextHead) -> Iterator[str | UndecodableLine]:
+def read_text_lines(file: SourceFile, first: TextHead) -> Iterator[str | UndecodableLine]:
     """Every physical line with its end, decoded, or what is wrong with it; memory is bounded by the longest line."""
     with file.open() as opened:
         if encodings.has_multibyte_newline(first.encoding) or ("\r" in first.text and "\n" not in first.text):
@@ -113,10 +113,10 @@ def _as_text(opened: BinaryIO, encoding: str, where: SourceLocation) -> Iterator
 
 
 def read_jsonl_rows(
-    file: File, *, encoding: str = "auto", say: Callable[[str], None] = lambda text: None
+    file: SourceFile, *, encoding: str = "auto", say: Callable[[str], None] = lambda text: None
 ) -> Iterator[SourceRecord | BrokenRow]:
     """Objects of a JSONL file; a line that is not one is yielded as broken."""
-    first = head(file, encoding)
+    first = read_text_head(file, encoding)
     if first.text.lstrip("\ufeff \t\r\n").startswith("["):
         location, hint = SourceLocation(file=file.name, line=1), "use `kind: json`"
         raise DataError("holds one JSON array; one object a line is wanted", where=location, hint=hint)

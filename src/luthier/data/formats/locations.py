@@ -12,7 +12,7 @@ from pathlib import Path
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import expand_env_vars, resolve_path
 from luthier.core.system import net
-from luthier.data.formats.files import File, list_remote_files
+from luthier.data.formats.files import SourceFile, list_remote_files
 
 _SHOWN = 6
 """Files of a zip that are named to somebody."""
@@ -29,7 +29,7 @@ def is_url_or_glob(path: str) -> bool:
     return is_url(path) or (_PATTERN.search(path) is not None and not Path(path).exists())
 
 
-def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) -> list[File]:
+def list_matching_files(path: str, base: Path, fits: Callable[[SourceFile], bool], known: str) -> list[SourceFile]:
     """The files that a path means, in order of their names; of a folder, those that fit.
 
     `DataError` for a folder or a pattern without a fitting file, and for one that leads out of its folder.
@@ -46,18 +46,18 @@ def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) ->
         root, pattern = _split(path)
         found = glob_inside(resolve_path(root or ".", base), pattern, root.rstrip("/"))
         return _some(found, path, lambda file: True, "no file's name fits the pattern")
-    return [File(location, path)]
+    return [SourceFile(location, path)]
 
 
-def _above(location: Path) -> File | None:
+def _above(location: Path) -> SourceFile | None:
     """The zip in which a place lies."""
     if location.exists():
         return None
     found = next((above for above in location.parents if above.name.lower().endswith(".zip") and above.is_file()), None)
-    return None if found is None else File(found, found.name)
+    return None if found is None else SourceFile(found, found.name)
 
 
-def _named(packed: File, location: Path, path: str) -> list[File]:
+def _named(packed: SourceFile, location: Path, path: str) -> list[SourceFile]:
     """Of the files in a zip, the one that is named so, those in a folder of this name, or those that fit a pattern."""
     member_name = location.relative_to(packed.path).as_posix()
     before = path[: len(path) - len(member_name)]
@@ -68,7 +68,7 @@ def _named(packed: File, location: Path, path: str) -> list[File]:
     ]
 
 
-def _held(packed: File) -> str:
+def _held(packed: SourceFile) -> str:
     """What a zip holds, for somebody who named what is not in it."""
     names = [one.member for one in packed.inside()]
     return f"it holds {format_file_names(names)}" if names else f"name {packed.name} itself: it holds one file"
@@ -87,22 +87,22 @@ def _split(path: str) -> tuple[str, str]:
     return root or ("/" if path.startswith("/") else ""), path[len(root) :].lstrip("/")
 
 
-def _behind(url: str, path: str, fits: Callable[[File], bool], known: str) -> list[File]:
+def _behind(url: str, path: str, fits: Callable[[SourceFile], bool], known: str) -> list[SourceFile]:
     if url.startswith("file://"):
-        return files_of(url.removeprefix("file://"), Path("/"), fits, known)
+        return list_matching_files(url.removeprefix("file://"), Path("/"), fits, known)
     shown = net.redact_url(url) if is_url(path) else path
     found = list_remote_files(url, shown)
     return found if len(found) == 1 and found[0].name == shown else _some(found, shown, fits, known)
 
 
-def _some(found: list[File], path: str, fits: Callable[[File], bool], known: str) -> list[File]:
+def _some(found: list[SourceFile], path: str, fits: Callable[[SourceFile], bool], known: str) -> list[SourceFile]:
     fitting = [file for file in found if fits(file)]
     if not fitting:
         raise DataError("holds no file that can be read", where=SourceLocation(file=path), hint=known)
     return fitting
 
 
-def glob_inside(root: Path, pattern: str, shown: str) -> list[File]:
+def glob_inside(root: Path, pattern: str, shown: str) -> list[SourceFile]:
     """The files below a folder that fit a pattern, hidden ones aside; a link that leads out of it is refused.
 
     Links to folders inside are not followed: what lies there is found in its own place.
@@ -117,7 +117,7 @@ def glob_inside(root: Path, pattern: str, shown: str) -> list[File]:
     return list(_contained(found, root, shown))
 
 
-def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
+def _contained(found: list[Path], root: Path, shown: str) -> Iterator[SourceFile]:
     whole = root.resolve()
     for path in found:
         if not (path.is_file() or path.is_symlink()):
@@ -133,7 +133,7 @@ def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
                 "is a link to what is not there", where=SourceLocation(file=name), hint="mend or delete the link"
             )
         if path.is_file():
-            yield File(path, name)
+            yield SourceFile(path, name)
 
 
 def _end(path: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from luthier.data.cleaning.quoted import without_quoted
 from luthier.data.columns.conversations import ThreadParticipants
-from luthier.data.formats.documents import plain_text
+from luthier.data.formats.documents import html_to_text
 from luthier.data.formats.lines import LONGEST_BYTES
 
 _SUBJECT_MARK = re.compile(r"^\s*(?:re|aw|antw|sv|vs|tr|fwd?|wg|r)\s*(?:\[\d+\])?:\s*", re.IGNORECASE)
@@ -112,7 +112,7 @@ def _date(text: object) -> str:
         return ""
 
 
-def threads(found: Sequence[MailHeader]) -> Iterator[list[MailHeader]]:
+def group_into_threads(found: Sequence[MailHeader]) -> Iterator[list[MailHeader]]:
     """Mails that answer each other, by their ids, or by their subject when a reply names no id; in order of time."""
     root_of: dict[str, str] = {}
     by_subject: dict[str, str] = {}
@@ -154,7 +154,7 @@ def thread_participants(found: Sequence[MailHeader]) -> list[ThreadParticipants]
     """Who met in each thread."""
     return [
         ThreadParticipants(thread[0].sender, frozenset(letter.sender for letter in thread[1:] if letter.sender))
-        for thread in threads(found)
+        for thread in group_into_threads(found)
     ]
 
 
@@ -194,7 +194,7 @@ def _text(parsed: EmailMessage) -> tuple[str, int]:
         return "", attachments
     text = _content(body)
     if body.get_content_type() == "text/html":
-        text = plain_text(text)
+        text = html_to_text(text)
     return text, attachments
 
 

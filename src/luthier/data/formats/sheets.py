@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.formats import archives, dialect, merged_cells, sheet_size
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.tables import to_json_value
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -19,7 +19,7 @@ _LOOKED_AT = 40
 
 
 def read_sheet_rows(
-    file: File,
+    file: SourceFile,
     *,
     sheet: str | int | None = None,
     header: dialect.Header = "auto",
@@ -46,7 +46,7 @@ def read_sheet_rows(
         raise DataError("has a header and no rows", where=file.where, hint="give a sheet with at least one row")
 
 
-def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
+def find_header_row(file: SourceFile, sheet: str | int | None) -> tuple[int, str] | None:
     """The row in which the columns are named, and what is said of those above; None where it is the first, or none."""
     rows, groups = _filled(file, sheet, lambda text: None)
     found = _titles(rows, groups)
@@ -54,7 +54,7 @@ def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
     return (rows[found.lines][0], found.description) if found.lines and dialect.has_header(shown) else None
 
 
-def find_largest_sheet(file: File) -> tuple[str, list[str]] | None:
+def find_largest_sheet(file: SourceFile) -> tuple[str, list[str]] | None:
     """The sheet with the largest used area, and the names of all; None where the first one is, or the only one."""
     from python_calamine import CalamineWorkbook
 
@@ -67,12 +67,12 @@ def find_largest_sheet(file: File) -> tuple[str, list[str]] | None:
     return (names[best], names) if best else None
 
 
-def _refuse_bombs(file: File) -> None:
+def _refuse_bombs(file: SourceFile) -> None:
     with file.open() as opened:
         start = opened.read(4)
     if start == b"PK\x03\x04":
         with file.local() as path, path.open("rb") as archive:
-            archives.refuse_large(archive, MOST_BYTES, file.name)
+            archives.refuse_oversized_document(archive, MOST_BYTES, file.name)
             sheet_size.refuse_oversized_sheets(archive, MOST_BYTES, file.name)
 
 
@@ -84,7 +84,7 @@ class _Table(NamedTuple):
     blocks: list[merged_cells.MergedCells]
 
 
-def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> _Table:
+def _table(path: str, file: SourceFile, sheet: str | int | None, say: Callable[[str], None]) -> _Table:
     from python_calamine import CalamineWorkbook
 
     with _readable(file), CalamineWorkbook.from_path(path) as book:
@@ -96,7 +96,7 @@ def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], 
 
 
 @contextmanager
-def _readable(file: File) -> Iterator[None]:
+def _readable(file: SourceFile) -> Iterator[None]:
     """Say what is wrong with a workbook that cannot be read."""
     from python_calamine import CalamineError
 
@@ -108,7 +108,7 @@ def _readable(file: File) -> Iterator[None]:
         raise DataError(problem, where=file.where, hint=hint) from error
 
 
-def _sheet(names: list[str], requested: str | int | None, file: File, say: Callable[[str], None]) -> str:
+def _sheet(names: list[str], requested: str | int | None, file: SourceFile, say: Callable[[str], None]) -> str:
     if not names:
         raise DataError("holds no sheet", where=file.where, hint="check that it is whole; save it anew")
     if requested is None:
@@ -126,7 +126,7 @@ def _sheet(names: list[str], requested: str | int | None, file: File, say: Calla
 Rows = list[tuple[int, list[Any]]]
 
 
-def _filled(file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[Rows, dict[int, list[Any]]]:
+def _filled(file: SourceFile, sheet: str | int | None, say: Callable[[str], None]) -> tuple[Rows, dict[int, list[Any]]]:
     """The rows with a value, by number, and which of them group columns."""
     with file.local() as path:
         _refuse_bombs(file)
@@ -140,15 +140,19 @@ def _filled(file: File, sheet: str | int | None, say: Callable[[str], None]) -> 
     return rows, groups
 
 
-def _titles(rows: Rows, groups: dict[int, list[Any]]) -> dialect.Titles:
+def _titles(rows: Rows, groups: dict[int, list[Any]]) -> dialect.TableTitles:
     """How many rows stand above the header."""
     shown = [[str(cell) for cell in row] for _, row in rows[:_LOOKED_AT]]
     passed = {at for at, (number, _) in enumerate(rows[:_LOOKED_AT]) if number in groups}
-    above = dialect.rows_above(shown, passed)
-    return dialect.Titles(above, dialect.describe_rows_above(shown[:above], "row")) if above else dialect.Titles(0)
+    above = dialect.count_rows_above_header(shown, passed)
+    return (
+        dialect.TableTitles(above, dialect.describe_rows_above_header(shown[:above], "row"))
+        if above
+        else dialect.TableTitles(0)
+    )
 
 
-def _place(rows: Rows, header: int, file: File) -> int:
+def _place(rows: Rows, header: int, file: SourceFile) -> int:
     """Where the row with some number stands among those with a value."""
     index = next((at for at, (number, _) in enumerate(rows) if number == header), None)
     if index is None:
@@ -165,7 +169,9 @@ def _from_header(rows: Rows, groups: dict[int, list[Any]], above: int) -> Rows:
     return [(line, merged_cells.disambiguate_columns(header, group) if group else header), *rows[above + 1 :]]
 
 
-def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:
+def _columns(
+    rows: Rows, header: dialect.Header, file: SourceFile, say: Callable[[str], None]
+) -> tuple[list[str], Rows]:
     if isinstance(header, tuple):
         return list(header), rows
     width = max(len(row) for _, row in rows)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.formats import archives
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.lines import LONGEST_BYTES, parse_json
 from luthier.data.row import BrokenRow
 
@@ -22,7 +22,7 @@ _SPOKEN = frozenset({"", "thread_broadcast", "bot_message", "file_share", "me_me
 _MARK = re.compile(r"<([^<>|]*+)(?:\|([^<>]*+))?>")
 
 
-class Person(NamedTuple):
+class SlackUser(NamedTuple):
     """Somebody of the workspace."""
 
     name: str
@@ -60,7 +60,7 @@ class SlackExport(Protocol):
 class SlackExportFolder:
     """An export that was unpacked."""
 
-    def __init__(self, files: Sequence[File]) -> None:
+    def __init__(self, files: Sequence[SourceFile]) -> None:
         parts = [PurePosixPath(file.name).parts for file in files]
         top = next((one[:-1] for one in parts if one[-1] == "users.json"), ())
         self.name = "/".join(top)
@@ -112,23 +112,23 @@ def _loaded(opened: BinaryIO, name: str) -> Any:
         raise DataError(what, where=where, hint="export it anew, or leave the file out") from error
 
 
-def people(export: SlackExport) -> dict[str, Person]:
+def people(export: SlackExport) -> dict[str, SlackUser]:
     """Everybody by id."""
     if "users.json" not in export.names():
         hint = "name the export's zip or folder: it holds users.json"
         raise DataError("is no export of Slack", where=SourceLocation(file=export.name or None), hint=hint)
-    found: dict[str, Person] = {}
+    found: dict[str, SlackUser] = {}
     for user in _objects(export.load("users.json")):
         user_profile = user.get("profile")
         profile: dict[str, Any] = user_profile if isinstance(user_profile, dict) else {}
         names = [profile.get("display_name"), user.get("real_name"), profile.get("real_name"), user.get("name")]
         known = [str(name) for name in names if name]
         others = {str(one).lower() for one in (*known, user.get("id"), profile.get("email")) if one}
-        found[str(user.get("id"))] = Person(known[0] if known else str(user.get("id")), frozenset(others))
+        found[str(user.get("id"))] = SlackUser(known[0] if known else str(user.get("id")), frozenset(others))
     return found
 
 
-def find_user_ids(names: Iterable[str], people: dict[str, Person], file: str) -> frozenset[str]:
+def find_user_ids(names: Iterable[str], people: dict[str, SlackUser], file: str) -> frozenset[str]:
     """The ids of people by name, address or id; `DataError` for one that nobody bears."""
     found: set[str] = set()
     for name in names:
@@ -142,7 +142,7 @@ def find_user_ids(names: Iterable[str], people: dict[str, Person], file: str) ->
     return frozenset(found)
 
 
-def channels(export: SlackExport, requested: Sequence[str]) -> list[str]:
+def list_channels(export: SlackExport, requested: Sequence[str]) -> list[str]:
     """The channels, sorted; `DataError` for a wanted one that is not there."""
     found = sorted({name.split("/")[0] for name in export.names() if name.count("/") == 1})
     for name in requested:
@@ -152,7 +152,7 @@ def channels(export: SlackExport, requested: Sequence[str]) -> list[str]:
     return [name for name in found if not requested or name in {one.lstrip("#") for one in requested}]
 
 
-def threads(export: SlackExport, channel: str, broken: list[BrokenRow]) -> tuple[list[list[SlackMessage]], int]:
+def read_threads(export: SlackExport, channel: str, broken: list[BrokenRow]) -> tuple[list[list[SlackMessage]], int]:
     """A channel's threads in the order of their first messages, and how many notices stand among them.
 
     Days that cannot be read are added to `broken`.
@@ -196,12 +196,12 @@ def _objects(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def strip_slack_markup(text: str, people: dict[str, Person]) -> str:
+def strip_slack_markup(text: str, people: dict[str, SlackUser]) -> str:
     """A message's text without Slack's marks: people and channels by name, links with their words."""
     return html.unescape(_MARK.sub(lambda found: _meant(found[1], found[2] or "", people), text))
 
 
-def _meant(target: str, words: str, people: dict[str, Person]) -> str:
+def _meant(target: str, words: str, people: dict[str, SlackUser]) -> str:
     if target.startswith("@"):
         return "@" + (people[target[1:]].name if target[1:] in people else words or target[1:])
     if target.startswith("#"):

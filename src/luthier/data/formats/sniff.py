@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats import archives, encodings
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.lines import HEAD_BYTES
 
 
-class Fit(IntEnum):
-    """How well a file fits a kind; a fitting ending outweighs what is only likely, and never what is certain."""
+class FormatMatch(IntEnum):
+    """How confidently a file is recognized as a kind of source, from `NO` to `EXACT`."""
 
     NO = 0
     POSSIBLE = 10
@@ -43,7 +43,7 @@ class FileSample:
     members: tuple[str, ...] = ()
 
     @classmethod
-    def at(cls, file: File) -> FileSample:
+    def at(cls, file: SourceFile) -> FileSample:
         """Look at a file."""
         with file.open() as opened:
             data = opened.read(HEAD_BYTES)
@@ -95,7 +95,7 @@ class FileSample:
 
 
 @contextmanager
-def _zip(file: File) -> Iterator[BinaryIO]:
+def _zip(file: SourceFile) -> Iterator[BinaryIO]:
     """A document that is a zip inside, such that one can seek in it."""
     if not file.packing:
         with file.raw() as raw:

@@ -13,28 +13,28 @@ from typing import Any, BinaryIO
 
 from luthier.artifacts import parquet
 from luthier.core.errors import DataError, SourceLocation
-from luthier.data.formats.archives import refuse_bomb
-from luthier.data.formats.files import File
+from luthier.data.formats.archives import refuse_zip_bomb
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 
 _BATCH_ROWS = 1024
 _TRUST = "if you trust it, write its rows as JSON lines, and name that file"
 
 
-def read_parquet_rows(file: File) -> Iterator[SourceRecord | BrokenRow]:
+def read_parquet_rows(file: SourceFile) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of a Parquet file."""
     return _read(file, "Parquet", _parquet)
 
 
-def read_arrow(file: File) -> Iterator[SourceRecord | BrokenRow]:
+def read_arrow(file: SourceFile) -> Iterator[SourceRecord | BrokenRow]:
     """Rows of an Arrow file (Feather), or of an Arrow stream."""
     return _read(file, "Arrow", _arrow)
 
 
-Batches = Callable[[File], AbstractContextManager[tuple[list[str], Iterator[Any]]]]
+Batches = Callable[[SourceFile], AbstractContextManager[tuple[list[str], Iterator[Any]]]]
 
 
-def _read(file: File, what: str, batches: Batches) -> Iterator[SourceRecord | BrokenRow]:
+def _read(file: SourceFile, what: str, batches: Batches) -> Iterator[SourceRecord | BrokenRow]:
     import pyarrow as pa
 
     number = 0
@@ -105,7 +105,7 @@ def _fitting(batch: Any) -> int:
 
 
 @contextmanager
-def _seekable(file: File) -> Iterator[BinaryIO]:
+def _seekable(file: SourceFile) -> Iterator[BinaryIO]:
     """The file's bytes with a way back and forth; a packed file is unpacked to the side."""
     if file.packing:
         with file.local() as copy, copy.open("rb") as opened:
@@ -116,7 +116,7 @@ def _seekable(file: File) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
+def _parquet(file: SourceFile) -> Iterator[tuple[list[str], Iterator[Any]]]:
     import pyarrow.parquet as pq
 
     with _seekable(file) as opened, pq.ParquetFile(opened) as table:
@@ -131,12 +131,12 @@ def _guarded(batches: Iterator[Any], packed: int, where: SourceLocation) -> Iter
     out = 0
     for batch in batches:
         out += batch.nbytes
-        refuse_bomb(out, packed, where, _TRUST)
+        refuse_zip_bomb(out, packed, where, _TRUST)
         yield batch
 
 
 @contextmanager
-def _arrow(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
+def _arrow(file: SourceFile) -> Iterator[tuple[list[str], Iterator[Any]]]:
     import pyarrow as pa
 
     with _seekable(file) as opened:

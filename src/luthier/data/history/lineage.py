@@ -47,7 +47,7 @@ def explain_example(artifact: Artifact, example_id: str) -> dict[str, Any]:
     }
 
 
-def children(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
+def list_derived_rows(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
     """The training rows that were made out of an example: `{"id", "by"}`, in order."""
     import polars as pl
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
 _BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
@@ -95,7 +95,7 @@ def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
     more = {"status": status} if status else {}
     return Annotation(
         to_optional_text(user) or "unknown",
-        label_of(label_value),
+        normalize_label(label_value),
         question=question,
         more=more,
         classes=classes_of_multilabel(label_value),

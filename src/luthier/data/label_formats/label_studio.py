@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
 _VALUES = ("choices", "rating", "number", "text", "taxonomy", "selected", "datetime", "ranker")
@@ -72,7 +72,7 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
     }
     for name, value in values_by_question.items():
         yield Annotation(
-            label=label_of(value), question=name, more=more, classes=classes_of_multilabel(value), **details
+            label=normalize_label(value), question=name, more=more, classes=classes_of_multilabel(value), **details
         )
     if not values_by_question:
         yield Annotation(label=None, more=more, **details)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
 from luthier.data.columns.layouts import LABEL_NAMES, TEXT_NAMES
-from luthier.data.label_format import LabelFormat, Rows, Say, label_of, to_optional_text
+from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
 _WHO = ("annotator", "worker", "rater", "coder", "judge", "labeler", "labeller", "reviewer", "user", "expert")
@@ -115,7 +115,7 @@ def _long(
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
     when, label_value = to_optional_text(row.get(time)) if time else None, _told(row.get(label))
-    annotation = Annotation(name, label_of(label_value), when, took, classes=classes_of_multilabel(label_value))
+    annotation = Annotation(name, normalize_label(label_value), when, took, classes=classes_of_multilabel(label_value))
     values = {column: value for column, value in row.items() if column not in own}
     return AnnotatedItem(_key(row, item), values, (annotation,), record.line)
 
@@ -124,9 +124,9 @@ def _wide_item(record: SourceRecord, annotators: list[str], item: str | None) ->
     row = record.values
     labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
     annotations = tuple(
-        Annotation(name, label_of(one), classes=classes_of_multilabel(one))
+        Annotation(name, normalize_label(one), classes=classes_of_multilabel(one))
         for name, one in labels_by_annotator
-        if label_of(one) is not None
+        if normalize_label(one) is not None
     )
     values = {column: value for column, value in row.items() if column not in annotators}
     return AnnotatedItem(_key(row, item), values, annotations, record.line)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.engine.cache import asked_text
+from luthier.data.engine.cache import prompt_or_answer_of
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 
@@ -32,7 +32,7 @@ class Keywords(LabelFunction):
 
     def vote(self, rows: Sequence[Row]) -> list[str | None]:
         """Look for the words."""
-        texts = (asked_text(row) for row in rows)
+        texts = (prompt_or_answer_of(row) for row in rows)
         return [
             self.label if matches_words(self._wanted, text) and not matches_words(self._silent, text) else None
             for text in texts
@@ -40,14 +40,14 @@ class Keywords(LabelFunction):
 
     @cached_property
     def _wanted(self) -> re.Pattern[str] | None:
-        return pattern(self.words)
+        return build_word_pattern(self.words)
 
     @cached_property
     def _silent(self) -> re.Pattern[str] | None:
-        return pattern(self.unless)
+        return build_word_pattern(self.unless)
 
 
-def pattern(words: Sequence[str]) -> re.Pattern[str] | None:
+def build_word_pattern(words: Sequence[str]) -> re.Pattern[str] | None:
     """Any of some words as whole words, spaces standing for any white space; nothing repeats, so it runs in linear
     time."""
     parts = [r"\s".join(map(re.escape, word.casefold().split())) for word in words if word.strip()]

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.engine.cache import asked_text
+from luthier.data.engine.cache import prompt_or_answer_of
 from luthier.data.label_function import LabelFunction
-from luthier.data.label_functions.keywords import pattern
+from luthier.data.label_functions.keywords import build_word_pattern
 from luthier.data.row import Row
 
 
@@ -31,7 +31,7 @@ class Lexicon(LabelFunction):
 
     def vote(self, rows: Sequence[Row]) -> list[str | None]:
         """Count hits."""
-        return [self._one(" ".join(asked_text(row).casefold().split())) for row in rows]
+        return [self._one(" ".join(prompt_or_answer_of(row).casefold().split())) for row in rows]
 
     def _one(self, text: str) -> str | None:
         hits = sorted(((len(pattern.findall(text)), label) for label, pattern in self._patterns.items()), reverse=True)
@@ -40,5 +40,5 @@ class Lexicon(LabelFunction):
 
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
-        found = {label: pattern(words) for label, words in self.words.items()}
+        found = {label: build_word_pattern(words) for label, words in self.words.items()}
         return {label: one for label, one in found.items() if one is not None}

@@ -11,7 +11,7 @@ from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 
 
-class Lookup(LabelFunction):
+class ColumnLookup(LabelFunction):
     """Vote for what another column of the row says: its value itself, or what `values` makes of it."""
 
     kind: Literal["lookup"] = "lookup"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from luthier.data.engine.cache import asked_text
+from luthier.data.engine.cache import prompt_or_answer_of
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
 
@@ -45,5 +45,5 @@ class RegexLabelFunction(LabelFunction):
         """Match every text."""
         import polars as pl
 
-        texts = pl.Series([asked_text(row) for row in rows], dtype=pl.String)
+        texts = pl.Series([prompt_or_answer_of(row) for row in rows], dtype=pl.String)
         return [self.label if hit else None for hit in texts.str.contains(self.pattern).to_list()]

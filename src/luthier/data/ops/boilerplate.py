@@ -19,7 +19,7 @@ from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator,
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"\S\s+\S+\s+\S|[\u2e80-\U0003ffff]{4}")
@@ -122,7 +122,7 @@ class Boilerplate(SetOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when lines of the sample come back in many rows."""
         tried = profile.trials.get("boilerplate")
         if tried is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from luthier.data.cleaning.quality_measures import is_c4_line_kept
-from luthier.data.cleaning.spans import edits_removing_spans, find_lines
+from luthier.data.cleaning.spans import edits_removing_spans, find_unwanted_lines
 from luthier.data.operator import OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
@@ -29,7 +29,7 @@ class C4Lines(RowOperator):
         outcome = OperatorResult()
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(self.roles):
-                unwanted = find_lines(text, lambda line: not is_c4_line_kept(line))
+                unwanted = find_unwanted_lines(text, lambda line: not is_c4_line_kept(line))
                 if found := edits_removing_spans(field, text, unwanted, "no sentence of a page"):
                     outcome.edits.setdefault(index, []).extend(found)
         return outcome

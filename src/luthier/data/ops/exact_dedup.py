@@ -14,18 +14,18 @@ from luthier.core.hashing import canonical_json
 from luthier.data.decisions import DropReasons, Drops, SparseColumn
 from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.exact import find_conflicting_rows as contested_rows
-from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.shingles import digest16, normalize_for_comparison, prompt_key
 from luthier.data.dedup.summary import DedupReport
 from luthier.data.engine.columns import build_text_column, to_arrow_column
-from luthier.data.engine.columns import index_array as rows_at
+from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 
 class ExactDedup(SetOperator):
@@ -68,7 +68,7 @@ class ExactDedup(SetOperator):
     def settle(self, corpus: RowCorpus) -> DedupReport:
         """Find equal rows and contested prompts."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
-        order = ranks(sketches["preferred"])
+        order = rank_by_preference(sketches["preferred"])
         prompts, wholes = (find_exact_copies(sketches[name], order) for name in ("prompt", "whole"))
         contested = contested_rows(prompts, wholes)
         stays = wholes if self.of == "row" else prompts
@@ -100,7 +100,7 @@ class ExactDedup(SetOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
         tried = profile.trials.get("exact_dedup")
         if tried is None:

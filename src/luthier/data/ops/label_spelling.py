@@ -19,7 +19,7 @@ from luthier.data.operator import OperatorResult, Reads, RowCorpus, SetOperator,
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _MOST_CLASSES = 500
 _LONGEST_CHARS = 64
@@ -95,7 +95,7 @@ class LabelSpelling(SetOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when the sample holds classes in several spellings."""
         if not profile.spellings:
             return None

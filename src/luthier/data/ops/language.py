@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 from luthier.core.errors import did_you_mean
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
-from luthier.lang.detect import LANGUAGES, UNKNOWN, identify
+from luthier.lang.detect import LANGUAGES, UNKNOWN, identify_languages
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 
 class LanguageOperator(RowOperator):
@@ -51,7 +51,7 @@ class LanguageOperator(RowOperator):
     def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Identify every row's language; drop those that are not wanted."""
         texts = [self._text(row) for row in rows]
-        found = identify(texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among)
+        found = identify_languages(texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among)
         columns: dict[str, Sequence[Any]] = {
             "language": [code for code, _ in found],
             "confidence": [sure for _, sure in found],
@@ -67,7 +67,7 @@ class LanguageOperator(RowOperator):
         return f"{prompt}\n{row.answer}" if self.of != "prompt" else prompt
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when the sample holds several languages."""
         language_counts = {code: count for code, count in profile.languages.items() if code != UNKNOWN}
         common = {

@@ -12,7 +12,7 @@ from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 Dialect = Literal["bbcode", "jira", "slack", "markdown"]
 
@@ -73,7 +73,7 @@ class Markup(RowOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when texts of the sample hold mark-up."""
         tried = profile.trials.get("markup")
         if tried is None:

@@ -12,21 +12,21 @@ from pydantic import Field, model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.data.dedup.duplicates import DuplicateFinder
-from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
-from luthier.data.dedup.minhash import PairSearchResources, choose_bands, max_bands_for, signatures
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
+from luthier.data.dedup.minhash import PairSearchResources, choose_bands, compute_minhash_signatures, max_bands_for
 from luthier.data.dedup.shingles import (
     Compared,
-    FlatPieces,
+    FlatShingles,
     Unit,
     cut_padded_shingles,
     cut_shingles,
     digest16,
-    distinct,
     jaccard,
     normalize_for_comparison,
+    sort_unique,
+    split_comparison_words,
     text_to_compare,
     word_bags,
-    words,
 )
 from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
@@ -36,7 +36,7 @@ from luthier.data.suggest.profile import SHORT_ANSWER_WORDS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
 """Pieces that one edit breaks at most."""
@@ -103,7 +103,9 @@ class NearDedup(SetOperator):
         found["preferred"] = preferred
         found["text"] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
         for start in range(0, len(rows), _AT_ONCE):
-            found["signature"][start : start + _AT_ONCE] = signatures(self.pieces(texts[start : start + _AT_ONCE]))
+            found["signature"][start : start + _AT_ONCE] = compute_minhash_signatures(
+                self.pieces(texts[start : start + _AT_ONCE])
+            )
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
 
@@ -111,7 +113,7 @@ class NearDedup(SetOperator):
         """Compare proposed pairs and decide who stays."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
-        order = ranks(sketches["preferred"])
+        order = rank_by_preference(sketches["preferred"])
         chosen = choose_bands(self.proposing, max_bands_for(len(corpus)))
         means = PairSearchResources(corpus.made, corpus.scratch)
         twins = DuplicateFinder(
@@ -129,7 +131,7 @@ class NearDedup(SetOperator):
         changed = _EDIT_PIECE[self.unit] * (1 - self.threshold)
         return (1 - changed) / (1 + changed)
 
-    def pieces(self, texts: Sequence[str]) -> FlatPieces:
+    def pieces(self, texts: Sequence[str]) -> FlatShingles:
         """Pieces of texts in their normal form."""
         if self.measure == "jaccard":
             return cut_shingles(texts, self.unit, self.size)
@@ -140,7 +142,9 @@ class NearDedup(SetOperator):
         if self.measure == "edit":
             from rapidfuzz.distance import Levenshtein
 
-            first, second = (words(each.text) if self.unit == "word" else each.text for each in (one, two))
+            first, second = (
+                split_comparison_words(each.text) if self.unit == "word" else each.text for each in (one, two)
+            )
             longer = max(len(first), len(second), 1)
             enough = math.ceil(longer * (1 - self.threshold)) + 1
             return 1 - Levenshtein.distance(first, second, score_cutoff=enough) / longer
@@ -167,7 +171,7 @@ class NearDedup(SetOperator):
         if self.measure == "edit":
             return [TextShingles(text, np.zeros(0, dtype=np.uint64)) for text in texts]
         flat = self.pieces(texts)
-        return [TextShingles(text, distinct(flat.of(index))) for index, text in enumerate(texts)]
+        return [TextShingles(text, sort_unique(flat.of(index))) for index, text in enumerate(texts)]
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
@@ -179,7 +183,7 @@ class NearDedup(SetOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Always: near copies across the split flatter the measure; marked only, where a class would be gone or most of
         the rows, or where many have another answer than the row that they repeat. Where tools are on offer, one
         question has many answers, so these are compared, too."""
@@ -212,7 +216,7 @@ class NearDedup(SetOperator):
         return Suggestion(compared, why + other * bool(tried.contested))
 
 
-def _copies(profile: Profile) -> int:
+def _copies(profile: SourceProfile) -> int:
     """Rows that are equal to others, and gone before near copies are looked for."""
     tried = profile.trials.get("exact_dedup")
     return sum(tried.dropped.values()) if tried else 0

@@ -11,18 +11,18 @@ from luthier.data.cleaning.normal_forms import (
     Decimal,
     NormalizedText,
     apply_until_stable,
-    with_dates,
-    with_numbers,
-    with_times,
-    with_units,
+    normalize_dates,
+    normalize_numbers,
+    normalize_times,
+    normalize_units,
 )
-from luthier.data.cleaning.spans import clean_between_code, diff_to_edits
+from luthier.data.cleaning.spans import clean_outside_code, diff_to_edits
 from luthier.data.operator import Column, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
-class NormalForms(RowOperator):
-    """Write dates as ISO 8601, times on 24 hours, numbers with a decimal point, units as symbols.
+class DateNumberNormalizer(RowOperator):
+    """Rewrite dates as ISO 8601, times on 24 hours, numbers with a decimal point, and units as symbols.
 
     What could mean two things (`3/4/2025`, `1,234`, `1 to 4 pm`) is left alone and counted in `ambiguous`, until
     `order` and `decimal` say what it means. Code between backticks is left alone. Months are known in seven languages.
@@ -50,10 +50,10 @@ class NormalForms(RowOperator):
     @cached_property
     def _passes(self) -> list[Callable[[str], NormalizedText]]:
         switches: dict[Callable[[str], NormalizedText], bool] = {
-            partial(with_dates, order=self.order): self.dates,
-            with_times: self.times,
-            partial(with_numbers, decimal=self.decimal): self.numbers,
-            with_units: self.units,
+            partial(normalize_dates, order=self.order): self.dates,
+            normalize_times: self.times,
+            partial(normalize_numbers, decimal=self.decimal): self.numbers,
+            normalize_units: self.units,
         }
         return [one for one, is_enabled in switches.items() if is_enabled]
 
@@ -66,7 +66,7 @@ class NormalForms(RowOperator):
                 if not any(map(str.isdecimal, text)):
                     continue
                 found: list[int] = []
-                clean = clean_between_code(text, partial(self._clean, found=found))
+                clean = clean_outside_code(text, partial(self._clean, found=found))
                 ambiguous[index] += sum(found)
                 if clean != text:
                     outcome.edits.setdefault(index, []).extend(diff_to_edits(field, text, clean, "normal form"))

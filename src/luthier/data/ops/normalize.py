@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.events import format_rows_affected
-from luthier.data.cleaning.spans import CODE, FENCE, clean_between_code, diff_to_edits
+from luthier.data.cleaning.spans import CODE, FENCE, clean_outside_code, diff_to_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _TAGS = (
     r"a|abbr|article|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i"
@@ -101,7 +101,7 @@ class Normalize(RowOperator):
         if self.unicode:
             text = _repaired(text)
         if self.html and ("<" in text or "&" in text):
-            text = clean_between_code(text, _bare)  # there, HTML is what is spoken of
+            text = clean_outside_code(text, _bare)  # there, HTML is what is spoken of
         if self.invisible and not _is_printable(text):
             text = _INVISIBLE.sub("", text)
         if self.spaces:
@@ -109,7 +109,7 @@ class Normalize(RowOperator):
         return unicodedata.normalize("NFC", text) if self.unicode else text
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when some texts of the sample would change."""
         tried = profile.trials.get("normalize")
         if tried is None:

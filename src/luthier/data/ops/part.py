@@ -12,8 +12,8 @@ from luthier.data.operator import Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
 
-class PartOperator(RowOperator):
-    """Keep one of several parts of equal size, drawn by what is asked: two parts never share a prompt.
+class ShardOperator(RowOperator):
+    """Keep one of several equal, disjoint shards of the rows, assigned by prompt: two shards never share a prompt.
 
     For models that must not have learnt the same rows, such as a reward model that is learnt from and another one by
     which the result is judged. It never suggests itself.

@@ -25,21 +25,21 @@ from luthier.data.engine.batch import apply_edits
 from luthier.data.operator import (
     Column,
     Drop,
-    HiddenSpan,
     LeftoverPii,
     OperatorResult,
     Reads,
+    RedactionSpan,
     RowOperator,
     Suggestion,
     TextEdit,
 )
 from luthier.data.pii.proof import measure_precision_recall, read_labeled_texts
-from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
+from luthier.data.pii.pseudonyms import LOCALES, PseudonymGenerator
 from luthier.data.pii.remembered import PiiFindingsCache, Recognise
 from luthier.data.pii.shown import canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import KEY_VARIABLE, SecretKey
+from luthier.pii.keeper import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import (
@@ -50,7 +50,7 @@ from luthier.pii.span import (
     PATTERN_KINDS,
     PiiKind,
     PiiSpan,
-    TextMarks,
+    TextPrescan,
     field_context_of,
 )
 from luthier.pii.text_marks import compute_text_marks
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.artifacts.dataset import PrecisionRecall
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep"]
 _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
@@ -153,8 +153,8 @@ class Pii(RowOperator):
         return self._keeper.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
 
     @cached_property
-    def _keeper(self) -> SecretKey:
-        return SecretKey.of(self.key_env)
+    def _keeper(self) -> HmacKey:
+        return HmacKey.of(self.key_env)
 
     @cached_property
     def _wanted(self) -> frozenset[PiiKind]:
@@ -256,7 +256,7 @@ class Pii(RowOperator):
         look.edits = sorted([*kept, *made], key=lambda edit: edit.start)
         return bool(made)
 
-    def _left(self, look: _Look, edited: str, marked: TextMarks) -> Iterator[PiiSpan]:
+    def _left(self, look: _Look, edited: str, marked: TextPrescan) -> Iterator[PiiSpan]:
         """What the last look would find in an edited text, by its place in the text before: around edits, or in what
         one put there that now looks like a key."""
         kinds = tuple(kind for kind in self._risky if kind in self._wanted)
@@ -277,7 +277,7 @@ class Pii(RowOperator):
                 )
                 yield from (found._replace(start=edit.start, end=edit.end, text=edit.before) for edit in within)
 
-    def _edit(self, field: str, found: PiiSpan, stand_ins: Pseudonyms | None) -> TextEdit | None:
+    def _edit(self, field: str, found: PiiSpan, stand_ins: PseudonymGenerator | None) -> TextEdit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
         action = self._action(found.kind)
         if action in ("flag", "keep", "drop"):
@@ -292,29 +292,29 @@ class Pii(RowOperator):
             after = f"[{found.kind.upper()}]" if action == "redact" else mask_pii_value(found)
         return TextEdit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
 
-    def _stand_ins(self, row: Row) -> Pseudonyms | None:
+    def _stand_ins(self, row: Row) -> PseudonymGenerator | None:
         if "pseudonymise" not in (self.action, *self.actions.values()):
             return None
         scope = row.id if self.consistent == "conversation" else ""
-        return Pseudonyms(self._keeper, scope, self._locale(row), self._tag)
+        return PseudonymGenerator(self._keeper, scope, self._locale(row), self._tag)
 
     def _locale(self, row: Row) -> str:
         if self.locale != "auto":
             return self.locale
-        from luthier.lang.detect import identify
+        from luthier.lang.detect import identify_languages
 
-        return LOCALES.get(identify([row.prompt or row.answer])[0].code, "en_US")
+        return LOCALES.get(identify_languages([row.prompt or row.answer])[0].code, "en_US")
 
     def _tag(self, found: PiiSpan) -> str:
         return f"[{found.kind.upper()}:{self._keeper.tag(canonical_pii_value(found))}]"
 
-    def secrets(self, texts: Sequence[str]) -> list[list[HiddenSpan]]:
+    def secrets(self, texts: Sequence[str]) -> list[list[RedactionSpan]]:
         """Everything found in each text, with its tag."""
-        found: list[list[HiddenSpan]] = []
+        found: list[list[RedactionSpan]] = []
         for text, named, marked in zip(texts, self._named(texts), compute_text_marks(texts), strict=True):
             finds = find_pii(text, self._wanted, named, marked)
             self._remember(text, finds)
-            found.append([HiddenSpan(one.start, one.end, self._tag(one)) for one in finds])
+            found.append([RedactionSpan(one.start, one.end, self._tag(one)) for one in finds])
         return found
 
     @cached_property
@@ -356,7 +356,7 @@ class Pii(RowOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when the sample holds any personal data, or names."""
         if not profile.pii and not profile.holds_names:
             return None
@@ -374,7 +374,7 @@ _PROPOSED = Rampart(organizations=False)
 """Of the recognisers it finds persons best and takes the least time; organisations are no persons."""
 
 
-def _names_told(profile: Profile) -> str:
+def _names_told(profile: SourceProfile) -> str:
     """Where names stand, what finding them costs, and what becomes of them without it."""
     position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
     cost = f"about {max(1, round(1000 * profile.row_bytes * _PROPOSED.seconds_a_byte))} s of one core for 1,000 rows"
@@ -401,7 +401,7 @@ class _Look:
     text: str
     finds: list[PiiSpan]
     """What was found at last."""
-    stand_ins: Pseudonyms | None
+    stand_ins: PseudonymGenerator | None
     whole: list[PiiSpan] = dataclasses.field(default_factory=list)
     """All that was found."""
     edits: list[TextEdit] = dataclasses.field(default_factory=list)
@@ -471,7 +471,7 @@ def _in_field(
     text: str,
     kinds: frozenset[PiiKind] | tuple[PiiKind, ...],
     names: Sequence[PiiSpan] = (),
-    marked: TextMarks = ANY,
+    marked: TextPrescan = ANY,
 ) -> list[PiiSpan]:
     """What stands in the text of a field, read together with the column's name."""
     context = _context(field)

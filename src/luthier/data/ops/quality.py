@@ -19,7 +19,7 @@ from luthier.data.row import Row
 from luthier.pii.batch import concatenate_into_blocks
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…"})
 _LONGEST_PLACEHOLDER = max(map(len, _PLACEHOLDERS))
@@ -153,7 +153,7 @@ class Quality(RowOperator):
         return found
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when the sample holds rows that break a rule; marked only, where that is how these texts are."""
         tried = profile.trials.get("quality")
         if tried is None:

@@ -13,7 +13,7 @@ from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _REASON = "quoted reply"
 _ROUNDS = 8
@@ -46,7 +46,7 @@ class QuotedReplies(RowOperator):
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when mails of the sample repeat earlier ones."""
         tried = profile.trials.get("quoted_replies")
         if tried is None:

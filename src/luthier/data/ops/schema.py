@@ -17,7 +17,7 @@ from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowCorpus
 from luthier.data.row import Row, chunk_by_size, count_row_characters
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _ROWS = 1024
 
@@ -105,7 +105,7 @@ class SchemaOperator(SetOperator):
     """Leave rows out that break a rule, only write down which, or stop."""
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when a column of few values holds a rare one that is nearly a frequent one: `urgnet`, `urgent`."""
         found = {
             name: odd

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.data.dedup.duplicates import DuplicatePairs
-from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, ranks
+from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.shingles import Compared, text_to_compare
 from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator
 from luthier.data.row import Row
-from luthier.models.embedders.lsa import Lsa
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SemanticDedup(SetOperator):
     threshold: float = Field(default=0.9, ge=0.5, le=1)
     """Cosine from which two rows are twins; what it means depends on the embedder, so look at some pairs first with
     `action: flag`."""
-    embedder: Embedder = Lsa()
+    embedder: Embedder = LsaEmbedder()
     """What makes points: `lsa` sees other forms, spellings and orders of the same words; `encoder`, whose weights are
     fetched once, also sees that other words mean the same."""
     of: Compared = "prompt"
@@ -84,7 +84,9 @@ class SemanticDedup(SetOperator):
 
         preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
         with tempfile.TemporaryFile(dir=corpus.scratch, prefix="luthier.points.") as file:
-            near = CosineDuplicateFinder(self._points(corpus, file), ranks(preferred), self.threshold, corpus.tick)
+            near = CosineDuplicateFinder(
+                self._points(corpus, file), rank_by_preference(preferred), self.threshold, corpus.tick
+            )
             found = near.kept_twins() if self.action == "drop" else near.clusters()
         reason = "means the same" if self.action == "drop" else None
         return report_duplicates(DuplicatePairs.those(found), len(corpus), corpus.id, reason)

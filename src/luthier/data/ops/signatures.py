@@ -13,7 +13,7 @@ from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
-    from luthier.data.suggest.profile import Profile
+    from luthier.data.suggest.profile import SourceProfile
 
 _ROUNDS = 8
 """A notice below a signature below a closing phrase: so many layers are looked for."""
@@ -26,7 +26,7 @@ def _without_names(signature: str) -> str:
     return blank + "\n".join([first, *("".join("*" if char.isalnum() else char for char in line) for line in rest)])
 
 
-class Signatures(RowOperator):
+class EmailSignatures(RowOperator):
     """Take out signatures: what stands below `-- ` or a closing phrase, "Sent from my …", confidentiality notices.
 
     Closing phrases are known in fourteen languages. A text that holds nothing else is left as it is, and so is a letter
@@ -63,12 +63,12 @@ class Signatures(RowOperator):
         return end
 
     @classmethod
-    def trial(cls) -> Signatures:
+    def trial(cls) -> EmailSignatures:
         """With defaults."""
         return cls()
 
     @classmethod
-    def suggest(cls, profile: Profile) -> Suggestion | None:
+    def suggest(cls, profile: SourceProfile) -> Suggestion | None:
         """Worth it when messages of the sample are signed."""
         tried = profile.trials.get("signatures")
         if tried is None:

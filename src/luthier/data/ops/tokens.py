@@ -20,7 +20,7 @@ _BYTES_PER_TOKEN = 4
 _FILE = "tokenizer.json"
 
 
-class TokensOperator(RowOperator):
+class TokenCountOperator(RowOperator):
     """Count the tokens of all turns, and leave out rows outside a window.
 
     Marks that a chat template adds are not counted. Without a tokenizer, four bytes are taken for a token: good enough
@@ -40,12 +40,12 @@ class TokensOperator(RowOperator):
     """Rows with more tokens are dropped; no limit by default."""
 
     @model_validator(mode="after")
-    def _is_a_window(self) -> TokensOperator:
+    def _is_a_window(self) -> TokenCountOperator:
         if self.max is not None and self.max < self.min:
             raise ValueError(f"max ({self.max}) lies below min ({self.min})")
         return self
 
-    def at(self, base: Path, kept: Path | None = None) -> TokensOperator:
+    def at(self, base: Path, kept: Path | None = None) -> TokenCountOperator:
         """The operator with its tokenizer's place written out."""
         if self.tokenizer is None:
             return self

@@ -78,7 +78,7 @@ _COLUMN_SHARE = 0.5
 """So large a part of a column's different values must be names."""
 
 
-class NameSign(NamedTuple):
+class NameEvidence(NamedTuple):
     """A name in a text, and what shows it."""
 
     start: int
@@ -86,7 +86,7 @@ class NameSign(NamedTuple):
     position: NamePosition
 
 
-def name_signs(text: str) -> Iterator[NameSign]:
+def find_name_evidence(text: str) -> Iterator[NameEvidence]:
     """The names that a text shows by what stands before them."""
     for position, pattern, must_be_known in _SIGNS:
         for found in pattern.finditer(text):
@@ -94,7 +94,7 @@ def name_signs(text: str) -> Iterator[NameSign]:
             count = _length(words, must_be_known=must_be_known)
             if count:
                 end = found.start("name") + len(" ".join(words[:count]))
-                yield NameSign(found.start("name"), end, position)
+                yield NameEvidence(found.start("name"), end, position)
 
 
 def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:
@@ -105,9 +105,9 @@ def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:
         positions: set[str] = set()
         for field, text in row.everything():
             if field.startswith("messages["):
-                positions |= {sign.position for sign in name_signs(text)}
+                positions |= {sign.position for sign in find_name_evidence(text)}
             elif field == "group" or field.startswith("meta."):
-                positions |= {sign.position for sign in name_signs(text)}
+                positions |= {sign.position for sign in find_name_evidence(text)}
                 columns.setdefault(field.removeprefix("meta.").partition("/")[0], Counter())[text.strip()] += 1
         row_counts.update(positions)
     row_counts.update(
@@ -116,7 +116,7 @@ def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:
     return dict(row_counts.most_common())
 
 
-def name_spans(text: str) -> list[tuple[int, int]]:
+def find_possible_names(text: str) -> list[tuple[int, int]]:
     """What may be a name, to hide it in an example: what signs show, and known given names with the word behind each.
 
     The spans are in order and apart.
@@ -126,7 +126,7 @@ def name_spans(text: str) -> list[tuple[int, int]]:
     behind = dict(words)
     whole = [(start, behind.get(end + 1, end)) for start, end in given]
     spans: list[tuple[int, int]] = []
-    for start, end in sorted([*((sign.start, sign.end) for sign in name_signs(text)), *whole]):
+    for start, end in sorted([*((sign.start, sign.end) for sign in find_name_evidence(text)), *whole]):
         if spans and start <= spans[-1][1]:
             spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         else:

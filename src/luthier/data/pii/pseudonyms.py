@@ -20,7 +20,7 @@ from typing import Any
 from luthier.data.pii.shown import canonical_pii_value
 from luthier.pii import words
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import SecretKey
+from luthier.pii.keeper import HmacKey
 from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
 
 LOCALES = {
@@ -33,10 +33,10 @@ _TRIES = 64
 
 
 @dataclass(frozen=True)
-class Pseudonyms:
+class PseudonymGenerator:
     """Makes stand-ins within one scope: a conversation, or the whole corpus."""
 
-    keeper: SecretKey
+    keeper: HmacKey
     scope: str
     locale: str
     tag: Callable[[PiiSpan], str]

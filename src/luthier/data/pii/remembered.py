@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from luthier.pii.keeper import SecretKey
+from luthier.pii.keeper import HmacKey
 from luthier.pii.span import PiiSpan
 
 Recognise = Callable[[Sequence[str]], list[list[PiiSpan]]]
@@ -27,7 +27,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS found (text BLOB PRIMARY KEY, names TEXT NO
 class PiiFindingsCache:
     """A file of what was found, for any number of processes; what cannot be read or kept there is found anew."""
 
-    def __init__(self, path: Path, keeper: SecretKey, recognise: Recognise) -> None:
+    def __init__(self, path: Path, keeper: HmacKey, recognise: Recognise) -> None:
         self._path = path
         self._keeper = keeper
         self._recognise = recognise

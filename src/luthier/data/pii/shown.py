@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.pii.patterns import with_plain_digits
+from luthier.pii.patterns import to_ascii_digits
 from luthier.pii.span import PiiKind, PiiSpan
 
 NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
@@ -14,7 +14,7 @@ _KEPT_BY_MASK = 4
 def canonical_pii_value(found: PiiSpan) -> str:
     """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
     if found.kind in NUMBERS:
-        return re.sub(r"[^0-9A-Za-z+]", "", with_plain_digits(found.text)).upper()
+        return re.sub(r"[^0-9A-Za-z+]", "", to_ascii_digits(found.text)).upper()
     if found.kind in ("email", "mac", "person", "organisation", "address"):
         return " ".join(found.text.casefold().split())
     return found.text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Pool, SelectedCandidate, Selector, order_by_score_then_id
-from luthier.models.embedders.lsa import Lsa
+from luthier.data.selector import LabelingPool, SelectedCandidate, Selector, order_by_score_then_id
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder
 
 
@@ -13,10 +13,10 @@ class KCenter(Selector):
     """Rows that leave no text far from a labelled one (greedy k-center; Sener and Savarese 2018); wants no model."""
 
     kind: Literal["k_center"] = "k_center"
-    embedder: Embedder = Lsa()
+    embedder: Embedder = LsaEmbedder()
     """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
-    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
+    def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """Again and again the text farthest from what is labelled or chosen; the first of all is the most central."""
         import numpy as np
 

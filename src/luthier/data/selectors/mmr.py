@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, order_by_score_then_id
-from luthier.models.embedders.lsa import Lsa
+from luthier.data.selector import LabelingPool, Measure, SelectedCandidate, Selector, order_by_score_then_id
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder
 
 
@@ -19,10 +19,10 @@ class Mmr(Selector):
     """How uncertainty is measured: `entropy`, `margin` or `confidence`."""
     diversity: float = Field(default=0.3, ge=0.0, le=1.0)
     """What likeness to rows that are chosen or labelled costs: 0 goes by uncertainty alone, 1 by likeness alone."""
-    embedder: Embedder = Lsa()
+    embedder: Embedder = LsaEmbedder()
     """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
-    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
+    def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """Again and again the row with most uncertainty less likeness."""
         import numpy as np
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from luthier.core.hashing import digest_of
-from luthier.data.selector import Pool, SelectedCandidate, Selector
+from luthier.data.selector import LabelingPool, SelectedCandidate, Selector
 
 
-class Random(Selector):
+class RandomSelector(Selector):
     """A random sample, drawn by content and seed: what an honest measure needs, and what others are compared with."""
 
     kind: Literal["random"] = "random"
 
-    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
+    def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """Sort by a digest of seed and id."""
         lots = {at: digest_of([pool.seed, one.id]) for at, one in enumerate(pool.candidates)}
         return [SelectedCandidate(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]

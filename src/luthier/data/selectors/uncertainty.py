@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.data.selector import Measure, Pool, SelectedCandidate, Selector, order_by_score_then_id
+from luthier.data.selector import LabelingPool, Measure, SelectedCandidate, Selector, order_by_score_then_id
 
 
 class Uncertainty(Selector):
@@ -14,7 +14,7 @@ class Uncertainty(Selector):
     measure: Measure = "entropy"
     """`entropy` of all probabilities; `margin` between the first and the second; `confidence` of the first."""
 
-    def choose(self, pool: Pool, count: int) -> list[SelectedCandidate]:
+    def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """Sort by uncertainty."""
         scores = pool.uncertainty(self.measure)
         return [

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from luthier.data.formats import tables
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -21,10 +21,10 @@ class Arrow(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".arrow", ".feather", ".ipc", ".arrows")
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """The mark of an Arrow file, or of a stream's first message."""
-        return Fit.CERTAIN if look.data.startswith((b"ARROW1", _STREAM)) else Fit.NO
+        return FormatMatch.CERTAIN if look.data.startswith((b"ARROW1", _STREAM)) else FormatMatch.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with its number."""
         return tables.read_arrow(file)

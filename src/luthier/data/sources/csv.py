@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.formats import delimited, dialect
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
@@ -33,18 +33,18 @@ class Csv(FileSource):
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as cp1252 or latin-1."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """Rows of one width, at least two fields; one column only by its ending. Tabs in every line, as Excel saves
         tables with the ending .txt, are no prose."""
         if not look.start or look.start.startswith(("{", "[", "<")):
-            return Fit.NO
+            return FormatMatch.NO
         found = dialect.detect_dialect(look.text, "auto", "auto", whole=False)
         rows = [len(row) for row in found.reader(look.text.splitlines(keepends=True)[:50][:-1], strict=False) if row]
         alike = len(rows) > 1 and rows[0] > 1 and rows.count(rows[0]) * 10 >= 9 * len(rows)
         if alike:
             is_table = found.delimiter == "\t" and len(rows) >= _MANY_ROWS
-            return Fit.CERTAIN if is_table else Fit.LIKELY
-        return Fit.POSSIBLE if look.ending in cls.endings else Fit.NO
+            return FormatMatch.CERTAIN if is_table else FormatMatch.LIKELY
+        return FormatMatch.POSSIBLE if look.ending in cls.endings else FormatMatch.NO
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The line of the header, where titles stand above it."""
@@ -58,7 +58,7 @@ class Csv(FileSource):
             return SuggestedSettings({}, {})
         return SuggestedSettings({"header": written.above + 1}, {"header": written.titles})
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with the line on which it starts."""
         return delimited.read_delimited_rows(
             file, delimiter=self.delimiter, quote=self.quote, encoding=self.encoding, header=self.header, say=say

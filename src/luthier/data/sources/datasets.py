@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.files import resolve_path
 from luthier.data.formats import tables
-from luthier.data.formats.files import File
+from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import glob_inside
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -20,7 +20,7 @@ _MARKS = ("state.json", "dataset_dict.json")
 State = dict[str, Any]
 
 
-class Datasets(FileSource):
+class SaveToDiskSource(FileSource):
     """A folder written by `save_to_disk` of the library `datasets`, which need not be installed.
 
     Classes stand as their names. A row's line is its number in its file, from 1.
@@ -32,12 +32,12 @@ class Datasets(FileSource):
     """Which split of several is read; `train` when not set."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """The files that `save_to_disk` writes beside the data."""
         saved = "dataset_dict.json" in look.names or {"state.json", "dataset_info.json"} <= look.names
-        return Fit.EXACT if saved and not look.data else Fit.NO
+        return FormatMatch.EXACT if saved and not look.data else FormatMatch.NO
 
-    def files(self, base: Path) -> list[File]:
+    def files(self, base: Path) -> list[SourceFile]:
         """The files of the folder."""
         path = resolve_path(self.path, base)
         if not path.is_dir():
@@ -67,7 +67,7 @@ class Datasets(FileSource):
             for found in self.read_file(files[path], say):
                 yield _named(found, classes) if isinstance(found, SourceRecord) else found
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one Arrow file."""
         return tables.read_arrow(file)
 

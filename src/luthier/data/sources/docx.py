@@ -11,8 +11,8 @@ from luthier.core.errors import DataError
 from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats import archives
 from luthier.data.formats.documents import Paragraph
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow
 
 _MOST_BYTES = 256 << 20
@@ -36,18 +36,18 @@ class Docx(DocumentSource):
     """What one row is: the whole document, what stands under one heading, or so many characters."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """A zip with a document inside."""
-        return Fit.CERTAIN if "word/document.xml" in look.members else Fit.NO
+        return FormatMatch.CERTAIN if "word/document.xml" in look.members else FormatMatch.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
+    def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """Paragraphs and tables in their order."""
         docx = import_document_library("docx", file)
         from lxml.etree import XMLSyntaxError
 
         with file.local() as path:
             with path.open("rb") as opened:
-                archives.refuse_large(opened, _MOST_BYTES, file.name)
+                archives.refuse_oversized_document(opened, _MOST_BYTES, file.name)
             try:
                 yield from _paragraphs(docx.Document(str(path)))
             except (docx.opc.exceptions.OpcError, XMLSyntaxError, *_FAULTS) as error:

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.formats import dialect, sheets
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
 
@@ -27,13 +27,17 @@ class Excel(FileSource):
     which their names stand; or the names, for a sheet whose first row is data."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """A zip with a workbook inside, or an old Office file by its ending."""
         if any(name.startswith("xl/workbook") for name in look.members):
-            return Fit.CERTAIN
+            return FormatMatch.CERTAIN
         if look.ending == ".ods" and "content.xml" in look.members:
-            return Fit.CERTAIN
-        return Fit.LIKELY if look.data.startswith(b"\xd0\xcf\x11\xe0") and look.ending == ".xls" else Fit.NO
+            return FormatMatch.CERTAIN
+        return (
+            FormatMatch.LIKELY
+            if look.data.startswith(b"\xd0\xcf\x11\xe0") and look.ending == ".xls"
+            else FormatMatch.NO
+        )
 
     def suggest_settings(self, base: Path) -> SuggestedSettings:
         """The fullest sheet of a workbook, where another one stands before it (notes, a cover); and the row of the
@@ -46,10 +50,10 @@ class Excel(FileSource):
             others = ", ".join(name for name in names if name != settings["sheet"])
             reasons["sheet"] = f"the fullest of {len(names)} sheets; not read: {others}"
         sheet = settings.get("sheet", self.sheet)
-        if len(files) == 1 and self.header == "auto" and (row := sheets.header_row(files[0], sheet)):
+        if len(files) == 1 and self.header == "auto" and (row := sheets.find_header_row(files[0], sheet)):
             settings["header"], reasons["header"] = row
         return SuggestedSettings(settings, reasons)
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with its number in the sheet."""
         return sheets.read_sheet_rows(file, sheet=self.sheet, header=self.header, say=say)

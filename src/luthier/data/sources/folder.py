@@ -12,10 +12,15 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import expand_env_vars, resolve_path
 from luthier.data.columns.documents import DocumentSource
-from luthier.data.columns.recognize import endings, file_kinds, recognize_source_kind, source_of
+from luthier.data.columns.recognize import (
+    build_source_for_file,
+    file_kinds,
+    list_file_extensions,
+    recognize_source_kind,
+)
 from luthier.data.formats import files as guises
-from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, glob_inside, is_url
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.locations import glob_inside, is_url, list_matching_files
 from luthier.data.formats.sniff import FileSample
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
@@ -61,20 +66,20 @@ class FolderSource(FileSource):
             if names:
                 say(f"{self.path}: {format_counted_noun(len(names), 'file')} {why} left out, such as {names[0]}")
         if not read:
-            hint = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
+            hint = f"`glob` is {self.glob!r}; known endings: {', '.join(list_file_extensions())}"
             if any(name.lower().endswith(".eml") for name in left["of no known kind"]):
                 hint = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
             raise DataError("holds no file that can be read", where=SourceLocation(file=self.path), hint=hint)
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file."""
-        return source_of(file).read_file(file, say)
+        return build_source_for_file(file).read_file(file, say)
 
-    def files(self, base: Path) -> list[File]:
+    def files(self, base: Path) -> list[SourceFile]:
         """The files, sorted; a link that leads out of the folder is refused."""
         whole = expand_env_vars(self.path)
         if is_url(whole):
-            return files_of(self.path, base, lambda file: True, f"`glob` is {self.glob!r}")
+            return list_matching_files(self.path, base, lambda file: True, f"`glob` is {self.glob!r}")
         root = resolve_path(self.path, base)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
@@ -84,7 +89,7 @@ class FolderSource(FileSource):
         return glob_inside(root, self.glob, self.path.rstrip("/"))
 
 
-def _is_card(file: File) -> bool:
+def _is_card(file: SourceFile) -> bool:
     stem = file.path.stem
     named = file.ending in (*TextSource.endings, "") and (stem.lower() in _ABOUT or stem.isupper())
     rows = file.path.name.removesuffix(_INDEX)
@@ -92,7 +97,7 @@ def _is_card(file: File) -> bool:
     return is_index or (named and not _has_rows(file))
 
 
-def _has_rows(file: File) -> bool:
+def _has_rows(file: SourceFile) -> bool:
     """Whether it holds rows, and no document."""
     found = recognize_source_kind(FileSample.at(file))
     return found is not None and found.sure and not issubclass(file_kinds()[found.kind], DocumentSource)

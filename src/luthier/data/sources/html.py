@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats import documents
 from luthier.data.formats.documents import Paragraph
-from luthier.data.formats.files import File
-from luthier.data.formats.lines import UndecodableLine, head, read_text_lines
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.lines import UndecodableLine, read_text_head, read_text_lines
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow
 
 
@@ -37,17 +37,17 @@ class Html(DocumentSource):
             super().check_installed(base)
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """A page's beginning, or a tag and the ending."""
         begin = look.start[:200].lower()
         if begin.startswith(("<!doctype html", "<html")) or "<html" in begin:
-            return Fit.CERTAIN
-        return Fit.POSSIBLE if begin.startswith("<") and look.ending in cls.endings else Fit.NO
+            return FormatMatch.CERTAIN
+        return FormatMatch.POSSIBLE if begin.startswith("<") and look.ending in cls.endings else FormatMatch.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
+    def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of the page, each under its heading."""
         text: list[str] = []
-        for number, line in enumerate(read_text_lines(file, head(file, self.encoding)), start=1):
+        for number, line in enumerate(read_text_lines(file, read_text_head(file, self.encoding)), start=1):
             if isinstance(line, UndecodableLine):
                 yield BrokenRow(file.name, number, line.problem, hint=line.hint)
             else:
@@ -55,13 +55,13 @@ class Html(DocumentSource):
         page = "".join(text)
         found = _main_text(page, file) if self.main else ""
         heading = ""
-        for number, part in enumerate((found or documents.plain_text(page)).split("\n\n"), start=1):
+        for number, part in enumerate((found or documents.html_to_text(page)).split("\n\n"), start=1):
             if part.startswith("#"):
                 heading = part.lstrip("# ").partition("\n")[0].strip()
             yield Paragraph(part, number, heading)
 
 
-def _main_text(page: str, file: File) -> str:
+def _main_text(page: str, file: SourceFile) -> str:
     """The main text as Markdown, its headings marked; nothing where none can be told."""
     trafilatura = import_document_library("trafilatura", file)
     found = trafilatura.extract(page, output_format="markdown", include_comments=False, include_formatting=True)

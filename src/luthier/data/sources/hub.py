@@ -13,8 +13,8 @@ from pydantic import Field
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.system.net import HubRepository
-from luthier.data.columns.recognize import endings, source_of
-from luthier.data.formats.files import File
+from luthier.data.columns.recognize import build_source_for_file, list_file_extensions
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
@@ -49,7 +49,7 @@ class HubSource(Source):
             message = f"revision {self.revision!r} of {self.name} is commit {commit}"
             say(f"{message}; write that to get the same bytes forever")
         for file in files:
-            yield from source_of(file).read_file(file, say)
+            yield from build_source_for_file(file).read_file(file, say)
 
     @property
     def living(self) -> bool:
@@ -76,7 +76,7 @@ class HubSource(Source):
         except DataError:
             return None
 
-    def _files(self) -> tuple[str, list[File]]:
+    def _files(self) -> tuple[str, list[SourceFile]]:
         """The commit, and the files of the split."""
         published = HubRepository(
             id=self.name,
@@ -90,7 +90,9 @@ class HubSource(Source):
         )
         card = published.snapshot([_CARD]) / _CARD
         card_patterns = self._patterns(card)
-        patterns = card_patterns or [f"*{ending}{packing}" for ending in endings() for packing in ("", ".gz", ".zst")]
+        patterns = card_patterns or [
+            f"*{ending}{packing}" for ending in list_file_extensions() for packing in ("", ".gz", ".zst")
+        ]
         folder = published.snapshot(patterns, [_CARD])
         found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CARD)
         names = [path.relative_to(folder).as_posix() for path in found]
@@ -103,7 +105,7 @@ class HubSource(Source):
                 f"its files are {', '.join(names[:8]) or 'none'}",
             )
             raise DataError(f"no file is of the split {self.split!r}", where=where, hint=hint)
-        return folder.name, [File((folder / name).resolve(), f"{self.name}/{name}") for name in chosen]
+        return folder.name, [SourceFile((folder / name).resolve(), f"{self.name}/{name}") for name in chosen]
 
     def _patterns(self, card: Path) -> list[str]:
         """What the card says of the split's files; nothing when it says nothing."""

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.formats import json_rows
 from luthier.data.formats import json_rows as nested
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
@@ -33,14 +33,16 @@ class Json(FileSource):
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """An array of objects, or an object that is no line of JSON lines."""
         if look.start.startswith("["):
-            return Fit.LIKELY if look.start[1:].lstrip().startswith("{") else Fit.NO
+            return FormatMatch.LIKELY if look.start[1:].lstrip().startswith("{") else FormatMatch.NO
         inside = look.start[1:].lstrip()
-        return Fit.LIKELY if look.start.startswith("{") and (not inside or inside[0] in '"}') else Fit.NO
+        return (
+            FormatMatch.LIKELY if look.start.startswith("{") and (not inside or inside[0] in '"}') else FormatMatch.NO
+        )
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every object with the line on which it starts."""
         found = json_rows.read_json_rows(file, encoding=self.encoding, rows=self.rows, say=say)
         return nested.flatten_rows(found) if self.flatten else found

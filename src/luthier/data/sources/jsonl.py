@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from luthier.data.formats import json_rows, lines
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import LOOKED_AT, FileSource, Say, SuggestedSettings
 
@@ -27,17 +27,17 @@ class Jsonl(FileSource):
     `question.text`. A task of Self-Instruct becomes a row for each of its `instances`."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """Its first line is an object, and a second one stands behind it, or the ending says so."""
         if look.first_object is None:
             first, _, second = look.start.partition("\n")
             is_spread = first.strip() == "{" and second.lstrip().startswith('"')  # one object over several lines
             named = look.ending in cls.endings and look.start.startswith("{")
-            return Fit.POSSIBLE if named and not is_spread else Fit.NO
+            return FormatMatch.POSSIBLE if named and not is_spread else FormatMatch.NO
         another = look.start.partition("\n")[2].lstrip().startswith("{")
-        return Fit.CERTAIN if another or look.ending in cls.endings else Fit.LIKELY
+        return FormatMatch.CERTAIN if another or look.ending in cls.endings else FormatMatch.LIKELY
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every object with its line."""
         found = lines.read_jsonl_rows(file, encoding=self.encoding, say=say)
         return json_rows.flatten_rows(found) if self.flatten else found

@@ -26,10 +26,10 @@ from luthier.data.annotation.annotations import (
 from luthier.data.annotation.read import BOOKS, ENDINGS, LABELS, read_annotated_items
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.layouts import TEXT_NAMES, Layout
-from luthier.data.columns.mapping import Mapping, columns_of, decide_mapping
-from luthier.data.columns.recognize import source_of
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.columns.mapping import ColumnMapping, columns_of, decide_mapping
+from luthier.data.columns.recognize import build_source_for_file
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.label_format import LabelFormat
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say, SuggestedSettings
@@ -41,7 +41,7 @@ _OWN = ("id", "origin", "meta", "text", "turns", "tools", "between", "given", "p
 """What a row that was given out brings back of itself."""
 
 
-class Labels(FileSource):
+class AnnotationSource(FileSource):
     """What annotators judged, from Label Studio, Argilla, Doccano or a plain table, with one label for each item.
 
     The format is recognised. Every row keeps all judgments with annotator and time in `meta.judgments`; items without
@@ -63,13 +63,13 @@ class Labels(FileSource):
     """What the model shall say: the decided label."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """JSON that only a tool for annotators writes."""
         rows = look.first_objects
         sure = bool(rows) and any(
             one.model_validate({}).is_sure(rows) for one in components_by_kind(LabelFormat).values()
         )
-        return Fit.EXACT if sure else Fit.NO
+        return FormatMatch.EXACT if sure else FormatMatch.NO
 
     def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Read all judgments, decide, and yield every item once, in the order of the files."""
@@ -159,7 +159,7 @@ class Labels(FileSource):
             raise DataError(what, where=SourceLocation(file=self.path, field="question"), hint=hint)
         return self.question or next(iter(questions), None)
 
-    def mapping(self, good: list[SourceRecord]) -> Mapping:
+    def mapping(self, good: list[SourceRecord]) -> ColumnMapping:
         """The text that was judged asks, and the decided label answers."""
         rows = [record.values for record in good]
         prompt = self.prompt
@@ -171,11 +171,11 @@ class Labels(FileSource):
         found = decide_mapping(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
         return found.without(self.null_values)
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file as they stand, before anything is decided."""
-        return source_of(file, but=LABELS).read_file(file, say)
+        return build_source_for_file(file, but=LABELS).read_file(file, say)
 
-    def files(self, base: Path) -> list[File]:
+    def files(self, base: Path) -> list[SourceFile]:
         """The files that hold judgments: one, or all of a folder, such as one for each annotator."""
         return [file for file in super().files(base) if file.path.name not in BOOKS]
 
@@ -244,14 +244,14 @@ def _text_column(rows: Sequence[dict[str, Any]], file: str) -> str:
 
 
 def _say_agreement(found: Sequence[AnnotatedItem], level: Any, say: Say) -> None:
-    from luthier.metrics.agreement import krippendorff
+    from luthier.metrics.agreement import krippendorff_alpha
 
     people = annotators_of(found)
     judged = sum(1 for item in found for one in item.judgments if one.label is not None)
     description = f"{format_counted_noun(judged, 'judgment')} of {format_counted_noun(len(found), 'item')}"
     description = f"{format_counted_noun(len(people), 'annotator')}, {description}"
     try:
-        alpha = krippendorff(to_agreement_table(found), level=level)
+        alpha = krippendorff_alpha(to_agreement_table(found), level=level)
     except DataError as error:
         say(f"{description}; {error.message}")
         return

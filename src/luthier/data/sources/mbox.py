@@ -13,8 +13,8 @@ from luthier.data.columns.conversations import (
 )
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import mail
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -36,21 +36,21 @@ class Mbox(FileSource):
     """Whether what a mail repeats of earlier ones is left out of its turn."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """A line `From …`, and headers behind it."""
         first, _, rest = look.start.partition("\n")
         header = rest[:400].partition("\n")[0].partition(":")
         mail_like = first.startswith("From ") and bool(header[1]) and " " not in header[0].strip()
-        return Fit.CERTAIN if mail_like else Fit.NO
+        return FormatMatch.CERTAIN if mail_like else FormatMatch.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread, in the order of their first mails."""
         with file.local() as path:
             letters = list(mail.read_mail_headers(path))
             support_team = self.support_team or guess_support_team(mail.thread_participants(letters))
             if not self.support_team:
                 say(describe_support_team(file.name, support_team))
-            for thread in mail.threads(letters):
+            for thread in mail.group_into_threads(letters):
                 yield self._thread(
                     mail.read_thread_mails(path, thread, quoted=self.quoted == "keep"), file.name, support_team
                 )

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from luthier.data.formats import tables
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -19,10 +19,10 @@ class Parquet(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """Its first four bytes."""
-        return Fit.CERTAIN if look.data.startswith(b"PAR1") else Fit.NO
+        return FormatMatch.CERTAIN if look.data.startswith(b"PAR1") else FormatMatch.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row with its number."""
         return tables.read_parquet_rows(file)

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from luthier.core.errors import DataError
 from luthier.data.columns.documents import DocumentSource, import_document_library
 from luthier.data.formats.documents import Paragraph
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow
 
 _FAULTS = (
@@ -32,11 +32,11 @@ class Pdf(DocumentSource):
     """What one row is: the whole document, one page, or so many characters."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """Its first bytes."""
-        return Fit.CERTAIN if look.data[:1024].lstrip().startswith(b"%PDF-") else Fit.NO
+        return FormatMatch.CERTAIN if look.data[:1024].lstrip().startswith(b"%PDF-") else FormatMatch.NO
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
+    def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """The text of each page; a page that cannot be read is a broken row."""
         pypdf = import_document_library("pypdf", file)
         logging.getLogger("pypdf").addHandler(_SILENT)

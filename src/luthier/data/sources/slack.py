@@ -16,9 +16,9 @@ from luthier.data.columns.conversations import (
 )
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import slack
-from luthier.data.formats.files import File
-from luthier.data.formats.locations import files_of, glob_inside, is_url
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.locations import glob_inside, is_url, list_matching_files
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -39,16 +39,20 @@ class SlackSource(FileSource):
     """Only these channels; all when not set."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """A list of users beside one of channels."""
-        return Fit.EXACT if "users.json" in look.names and not look.names.isdisjoint(slack.LISTS) else Fit.NO
+        return (
+            FormatMatch.EXACT
+            if "users.json" in look.names and not look.names.isdisjoint(slack.LISTS)
+            else FormatMatch.NO
+        )
 
-    def files(self, base: Path) -> list[File]:
+    def files(self, base: Path) -> list[SourceFile]:
         """The zip, or the files of the folder."""
         path = resolve_path(self.path, base)
         if not is_url(expand_env_vars(self.path)) and path.is_dir():
             return glob_inside(path, "**/*.json", self.path.rstrip("/"))
-        return files_of(self.path, base, lambda file: True, "name the export's zip or folder")
+        return list_matching_files(self.path, base, lambda file: True, "name the export's zip or folder")
 
     def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of every channel."""
@@ -58,7 +62,7 @@ class SlackSource(FileSource):
         else:
             yield from self._threads(slack.SlackExportFolder(found), say)
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of a zip."""
         with file.raw() as opened, slack.open_slack_zip(opened, file.name) as export:
             yield from self._threads(export, say)
@@ -67,9 +71,9 @@ class SlackSource(FileSource):
         people = slack.people(export)
         support_team = self._desk(export, people, say)
         notices = 0
-        for channel in slack.channels(export, self.channels):
+        for channel in slack.list_channels(export, self.channels):
             broken: list[BrokenRow] = []
-            threads, left = slack.threads(export, channel, broken)
+            threads, left = slack.read_threads(export, channel, broken)
             notices += left
             yield from broken
             for thread in threads:
@@ -79,13 +83,13 @@ class SlackSource(FileSource):
                 f"{self.path}: {notices} notices (who joined, what was renamed) and messages without text were left out"
             )
 
-    def _desk(self, export: slack.SlackExport, people: dict[str, slack.Person], say: Say) -> frozenset[str]:
+    def _desk(self, export: slack.SlackExport, people: dict[str, slack.SlackUser], say: Say) -> frozenset[str]:
         """The ids of those who answer."""
         if self.support_team:
             return slack.find_user_ids(self.support_team, people, export.name)
         found: list[ThreadParticipants] = []
-        for channel in slack.channels(export, self.channels):
-            for thread in slack.threads(export, channel, [])[0]:
+        for channel in slack.list_channels(export, self.channels):
+            for thread in slack.read_threads(export, channel, [])[0]:
                 found.append(ThreadParticipants(thread[0].who, frozenset(message.who for message in thread[1:])))
         guess = guess_support_team([meeting for meeting in found if meeting.answered])
         say(describe_support_team(export.name, tuple(people[one].name if one in people else one for one in guess)))
@@ -93,7 +97,7 @@ class SlackSource(FileSource):
 
 
 def _row(
-    thread: list[slack.SlackMessage], channel: str, people: dict[str, slack.Person], support_team: frozenset[str]
+    thread: list[slack.SlackMessage], channel: str, people: dict[str, slack.SlackUser], support_team: frozenset[str]
 ) -> SourceRecord:
     talk = build_conversation(
         ThreadMessage(

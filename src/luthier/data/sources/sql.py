@@ -85,10 +85,10 @@ class Sql(Source):
         """`MissingExtra` when SQLAlchemy has no driver for the database; an address that is none is said by `read`."""
         from luthier.core.errors import InputError, MissingExtra
         from luthier.data.database.address import parse_database_address
-        from luthier.data.database.session import connect
+        from luthier.data.database.session import create_source_engine
 
         try:
-            connect(parse_database_address(self.url, base)).dispose()
+            create_source_engine(parse_database_address(self.url, base)).dispose()
         except MissingExtra:
             raise
         except InputError:

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from luthier.data.columns.documents import DocumentSource
 from luthier.data.formats import files
 from luthier.data.formats.documents import Paragraph
-from luthier.data.formats.files import File
-from luthier.data.formats.lines import UndecodableLine, head, read_text_lines
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.lines import UndecodableLine, read_text_head, read_text_lines
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 
@@ -26,22 +26,22 @@ class TextSource(DocumentSource):
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """Any text but that of a word processor."""
-        return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
+        return FormatMatch.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else FormatMatch.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file; what looks like a chat, subtitles or a mail is said to be read as plain text."""
         if file.exists() and (description := files.describe_text_content(FileSample.at(file).text)):
             say(f"{file.name}: {description}")
         yield from super().read_file(file, say)
 
-    def paragraphs(self, file: File) -> Iterator[Paragraph | BrokenRow]:
+    def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """What stands between blank lines; a line that cannot be decoded is left out as broken."""
         marked = file.ending in (".md", ".markdown")
         held: list[str] = []
         start_line, heading, fenced = 1, "", False
-        for number, line in enumerate(read_text_lines(file, head(file, self.encoding)), start=1):
+        for number, line in enumerate(read_text_lines(file, read_text_head(file, self.encoding)), start=1):
             if isinstance(line, UndecodableLine):
                 yield BrokenRow(file.name, number, line.problem, hint=line.hint)
                 continue

@@ -17,7 +17,7 @@ from luthier.core.hashing import digest_of
 from luthier.data.columns.choose import LayoutChoice
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source, SuggestedSettings
-from luthier.traces.retention import is_traffic, traffic_folder
+from luthier.traces.retention import has_traffic, traffic_folder
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
@@ -32,7 +32,7 @@ _WANTED: dict[TraceOutput, str] = {
     "verdicts": " and rating is not missing",
     "labels": " and (label is not missing or (operation = 'label' and correction is not missing))",
 }
-_ANSWERED = "arm != 'shadow' and operation in ('chat', 'completion', 'label')"
+_ANSWERED = "variant != 'shadow' and operation in ('chat', 'completion', 'label')"
 
 
 class Traces(Source):
@@ -85,7 +85,7 @@ class Traces(Source):
         day: date | None = None
         line = 0
         for entry in self._told(base):
-            at = entry.trace.at.astimezone(UTC).date()
+            at = entry.trace.timestamp.astimezone(UTC).date()
             line = line + 1 if at == day else 1
             day = at
             file, key = f"traces/{day.isoformat()}", f"trace = {entry.trace.id}"
@@ -120,7 +120,7 @@ class Traces(Source):
         from luthier.traces.store import read_traces_with_feedback
 
         folder = self._folder(base)
-        if not is_traffic(folder):
+        if not has_traffic(folder):
             hint = "`luthier serve` keeps it, `luthier traces import` takes logs in"
             raise DataError("no traffic is kept here", where=SourceLocation(file=str(folder), field="path"), hint=hint)
         condition = TraceFilter(f"({self.where}) and {self._meant}" if self.where else self._meant)
@@ -141,7 +141,7 @@ class Traces(Source):
             return "what was asked was not kept"
         if self.makes == "labels" or (self.makes == "chat" and _last(entry, "correction")):
             return ""
-        if entry.trace.answer is None or entry.trace.finish in ("cancelled", "error"):
+        if entry.trace.answer is None or entry.trace.finish_reason in ("cancelled", "error"):
             return "was not answered"
         return self._unwanted(entry, entry.trace.answer.content)
 
@@ -159,7 +159,7 @@ class Traces(Source):
         given = messages_to_openai([trace.answer])[0] if trace.answer else {}
         about = {
             "trace": trace.id,
-            "at": trace.at.astimezone(UTC).isoformat(),
+            "timestamp": trace.timestamp.astimezone(UTC).isoformat(),
             "model": trace.model,
             "release": trace.release,
             "user": trace.user or "",
@@ -204,7 +204,7 @@ class Traces(Source):
 
 def _last(entry: TraceWithFeedback, name: str) -> str:
     """What was said last of several people's words."""
-    found = [getattr(one, name) for one in sorted(entry.feedback, key=lambda one: one.at) if getattr(one, name)]
+    found = [getattr(one, name) for one in sorted(entry.feedback, key=lambda one: one.timestamp) if getattr(one, name)]
     return str(found[-1]) if found else ""
 
 

@@ -128,12 +128,14 @@ class Web(Source):
 
 def _row(entry: dict[str, Any]) -> SourceRecord | BrokenRow:
     from luthier.data.web import page
-    from luthier.data.web.crawl import body_of, page_error
+    from luthier.data.web.crawl import page_error, read_page_body
     from luthier.data.web.fetch import FetchError
 
     try:
         if "problem" in entry:
             raise FetchError(entry["problem"])
-        return SourceRecord(page.extract_page_row(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
+        return SourceRecord(
+            page.extract_page_row(read_page_body(entry), entry["headers"], entry["ended"]), entry["url"], 1
+        )
     except FetchError as error:
         return BrokenRow(entry["url"], 1, error.problem, hint=page_error(entry["url"], error).hint)

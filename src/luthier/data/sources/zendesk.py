@@ -9,9 +9,9 @@ from luthier.data.cleaning.quoted import without_quoted
 from luthier.data.columns.conversations import ThreadMessage, build_conversation
 from luthier.data.columns.layouts import Layout
 from luthier.data.formats import json_rows, lines
-from luthier.data.formats.documents import plain_text
-from luthier.data.formats.files import File
-from luthier.data.formats.sniff import FileSample, Fit
+from luthier.data.formats.documents import html_to_text
+from luthier.data.formats.files import SourceFile
+from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
@@ -38,12 +38,12 @@ class Zendesk(FileSource):
     """Whether what a comment by e-mail repeats of earlier ones is left out of its turn."""
 
     @classmethod
-    def recognises(cls, look: FileSample) -> Fit:
+    def recognises(cls, look: FileSample) -> FormatMatch:
         """JSON whose first bytes speak of comments and a requester."""
         named = '"comments"' in look.start and '"requester' in look.start
-        return Fit.EXACT if named and look.start.startswith(("{", "[")) else Fit.NO
+        return FormatMatch.EXACT if named and look.start.startswith(("{", "[")) else FormatMatch.NO
 
-    def read_file(self, file: File, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every ticket, with the line on which it starts."""
         look = FileSample.at(file)
         by_line = look.first_object is not None and "tickets" not in look.first_object
@@ -79,7 +79,7 @@ class Zendesk(FileSource):
         return SourceRecord(values, record.file, record.line)
 
     def _text(self, comment: dict[str, Any]) -> str:
-        text = comment.get("plain_body") or comment.get("body") or plain_text(str(comment.get("html_body") or ""))
+        text = comment.get("plain_body") or comment.get("body") or html_to_text(str(comment.get("html_body") or ""))
         return str(text) if self.quoted == "keep" else without_quoted(str(text))
 
 

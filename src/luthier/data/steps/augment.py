@@ -15,10 +15,10 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name
 from luthier.core.files import translate_write_errors, write_atomically
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
-from luthier.data.augment.checks import DraftChecks, Inspector
+from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
+from luthier.data.augment.checks import DraftChecker, DraftChecks
 from luthier.data.augment.judge import TfidfLabelClassifier
-from luthier.data.augment.loop import AugmentLoop, Tally
+from luthier.data.augment.loop import AugmenterCounts, AugmentLoop
 from luthier.data.augment.requests import AugmentBudget, name_augmenters, order_augment_jobs
 from luthier.data.augment.rows import SplitRows, read_split_batches, rows_to_example_batch
 from luthier.data.augmenter import AugmentContext, Augmenter
@@ -72,18 +72,18 @@ class Augment(Step):
         made = _Augmenting(self, work).run()
         return {"made_per_s": made / (time.perf_counter() - started)}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows to be tried and the speed of the last time; what a model takes is not known."""
         self._refuse_without_model()
         rows = _train_rows(plan_context)
         if rows is None:
-            return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data set is not made yet")
         requested_rows = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
         speed = float(plan_context.history.get("measures", {}).get("made_per_s") or ROWS_PER_S)
         how = f"at most {requested_rows} rows at {speed:.0f} rows/s"
         if self.model is not None:
-            return Forecast(peak_bytes=BASE_BYTES, how=f"{how}, and the time that the model takes")
-        return Forecast(seconds=3 + requested_rows / speed, peak_bytes=BASE_BYTES, how=how)
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how=f"{how}, and the time that the model takes")
+        return StepCostEstimate(seconds=3 + requested_rows / speed, peak_bytes=BASE_BYTES, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, and as many made ones as the share allows."""
@@ -177,7 +177,7 @@ class _Augmenting:
         if judged and classifier is None:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
         index = NearDuplicateIndex(checks.held_out, self._held_out.rows(), self._held_out.row)
-        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
+        inspector = DraftChecker(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
         room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
         return AugmentLoop(self._named, AugmentContext(self._train, work.base, lm), inspector, room, self._guards())
 
@@ -194,7 +194,7 @@ class _Augmenting:
         found = [Operator.parse(one) for one in _operators_behind(self._data)]
         return [one for one in found if type(one).secrets is not Operator.secrets]
 
-    def _conclude(self, tallies: Mapping[str, Tally]) -> None:
+    def _conclude(self, tallies: Mapping[str, AugmenterCounts]) -> None:
         """Write the books and say them."""
         kept = sum(tally.kept for tally in tallies.values())
         refused: dict[str, int] = {}
@@ -230,7 +230,7 @@ def _operators_behind(data: Artifact) -> Iterator[Any]:
             yield from _operators_behind(data.parent(name))
 
 
-def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:
+def _sentences(tallies: Mapping[str, AugmenterCounts]) -> Iterator[str]:
     for name, tally in tallies.items():
         why = format_counts_by_name(dict(sorted(tally.refused.items())))
         refused = f", {tally.refused.total()} refused ({why})" if why else ""

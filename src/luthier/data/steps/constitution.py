@@ -14,10 +14,10 @@ from luthier.chat.messages import Message
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, ModelRef, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.augment.ask import choose_options, draw_completions
 from luthier.data.engine.cache import DerivedDatasetWriter, read_rows
-from luthier.data.row import Row, pair_row
+from luthier.data.row import Row, build_preference_row
 
 if TYPE_CHECKING:
     from luthier.models.lm.base import LanguageModel, Response
@@ -46,7 +46,7 @@ class _Draft(NamedTuple):
         return self.row.messages[:-1]
 
 
-class Constitution(Step):
+class ConstitutionalAi(Step):
     """Let a model answer each question, criticise its answer by a written rule, and revise it: the revision is
     preferred (RLAIF; Bai et al., 2022, "Constitutional AI").
 
@@ -175,17 +175,17 @@ class Constitution(Step):
             "rejected": draft.answer, "rule": draft.rule, "critique": draft.critique, "model": writer,
             "parents": {"row": row.id, "answer": writer if self.answers == "model" else "data", "revision": writer},
         }  # fmt: skip
-        return pair_row(draft.prompt_messages, draft.revision, meta, (row.source, row.file, row.line))
+        return build_preference_row(draft.prompt_messages, draft.revision, meta, (row.source, row.file, row.line))
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and the speed of the last time."""
         row_counts = (plan_context.outline or self.outline(plan_context)).rows
         if row_counts is None:
-            return Forecast(how="the data set is not made yet")
+            return StepCostEstimate(how="the data set is not made yet")
         if (speed := plan_context.history.get("measures", {}).get("rows_per_s")) is None:
-            return Forecast(how="no model was asked here yet")
+            return StepCostEstimate(how="no model was asked here yet")
         rows = sum(row_counts.values())
-        return Forecast(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.2f} rows/s of the last time")
+        return StepCostEstimate(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.2f} rows/s of the last time")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """At most so many pairs as rows are asked; the other answer is told to be as long."""

@@ -14,11 +14,11 @@ from luthier.chat.messages import Example, Message
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counts_by_name, format_rows_affected
 from luthier.core.files import write_atomically
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
 from luthier.data.adjudicators.label_model import LabelModel
 from luthier.data.annotation.label_model import Votes, label_function_stats, votes_to_annotations
-from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.engine.tables import dump_cell_json
 from luthier.data.label_function import LabelFunction, name_label_functions
 from luthier.data.row import Row
@@ -157,13 +157,15 @@ class LabelStep(Step):
     def _turns(self, row: Row, label: str) -> tuple[Message, ...]:
         """The question as it was, answered by the label."""
         before = (
-            row.messages[:-1] if row.prompt else (*row.messages[:-1], Message(role="user", content=asked_text(row)))
+            row.messages[:-1]
+            if row.prompt
+            else (*row.messages[:-1], Message(role="user", content=prompt_or_answer_of(row)))
         )
         if self.system and not any(turn.role == "system" for turn in before):
             before = (Message(role="system", content=self.system), *before)
         return (*before, Message(role="assistant", content=label))
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and the speed of the last time, or a common one."""
         return estimate_cost_by_rows(plan_context, ROWS_PER_S)
 
@@ -182,13 +184,13 @@ class LabelStep(Step):
         return example.model_copy(update={"kind": "label", "messages": self._turns(row, _SOME_LABEL)})
 
 
-def estimate_cost_by_rows(plan_context: PlanContext, usual_rows_per_s: float) -> Forecast:
+def estimate_cost_by_rows(plan_context: PlanContext, usual_rows_per_s: float) -> StepCostEstimate:
     """The time for the rows of the data set at the speed of the last run, else at the usual one."""
     rows = preview_input_rows(plan_context)
     if rows is None:
-        return Forecast(how="the data set is not made yet")
+        return StepCostEstimate(how="the data set is not made yet")
     speed = plan_context.history.get("measures", {}).get("rows_per_s") or usual_rows_per_s
-    return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
+    return StepCostEstimate(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
 
 
 def preview_input_rows(plan_context: PlanContext) -> int | None:

@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun, format_counts_by_name, take_evenly_spaced
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Reads, Step, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.data.augment.rows import read_split_batches
 from luthier.data.dedup.shingles import digest8, prompt_key
 from luthier.data.engine.shares import MixtureSpec, mixture_row_counts
@@ -83,15 +83,15 @@ class Mix(Step):
         rows = _Mixing(self, work).run()
         return {"rows_per_s": rows / (time.perf_counter() - started)}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows of all inputs and the speed of the last time."""
         known = self._rows(plan_context)
         if any(one is None for one in known):
-            return Forecast(peak_bytes=BASE_BYTES, how="not all of the data sets are made yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how="not all of the data sets are made yet")
         total = sum(sum(one.values()) for one in known if one)
         speed = float(plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S)
         how = f"{total} rows at {speed:.0f} rows/s"
-        return Forecast(seconds=1 + total / speed, peak_bytes=BASE_BYTES + total * BYTES_PER_ROW, how=how)
+        return StepCostEstimate(seconds=1 + total / speed, peak_bytes=BASE_BYTES + total * BYTES_PER_ROW, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The held-out rows of all, and so many training rows as weights and repeats allow."""

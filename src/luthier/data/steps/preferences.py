@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from luthier.artifacts.findings import PROBED, read_probe_rows
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, PlanContext, Reads, Step, StepContext
-from luthier.data.row import Take, pair_row
+from luthier.core.step import EvaluationRef, JudgmentsRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
+from luthier.data.row import Take, build_preference_row
 
 if TYPE_CHECKING:
     from luthier.artifacts.findings import ProbeRow
@@ -67,7 +67,7 @@ class Preferences(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read what was asked, and write the pairs."""
-        from luthier.artifacts.dataset import DatasetSummary, SourceCount
+        from luthier.artifacts.dataset import DatasetSummary, SourceFileSummary
         from luthier.data.engine.tables import EventWriter, RowEvent
 
         mine = self._mine(work)
@@ -100,7 +100,7 @@ class Preferences(Step):
             edited={},
             task="text",
             labels=[],
-            sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
+            sources=[SourceFileSummary(source=every[0].source, file=every[0].file, rows=len(every))],
         )
         summary.write(work.folder)
         work.events.note(
@@ -117,11 +117,11 @@ class Preferences(Step):
     def _rated(self, work: StepContext) -> dict[str, list[tuple[Row, str]]]:
         """Pairs of rated answers, split by split."""
         from luthier.artifacts.dataset import list_splits, read_examples
-        from luthier.data.row import UnpairedRow, check_column, pairs_by_rating
+        from luthier.data.row import UnpairedRow, pairs_by_rating, require_rating_column
 
         data = work.inputs["data"]
         every = {split: read_examples(data, split) for split in list_splits(data)}
-        check_column([row for rows in every.values() for row in rows], self.rating)
+        require_rating_column([row for rows in every.values() for row in rows], self.rating)
         return {
             split: [
                 (_alone(one.row), one.why) if isinstance(one, UnpairedRow) else (_of_two(one), "")
@@ -137,7 +137,7 @@ class Preferences(Step):
         mine = [(line, one) for line, one in enumerate(rows, 1) if one.model == self.model and self._wanted(one)]
         return [
             (
-                pair_row(
+                build_preference_row(
                     one.prompt,
                     one.expected or "",
                     {"rejected": one.completion, "probe": one.probe, "group": one.group, "row": one.row},
@@ -157,7 +157,7 @@ class Preferences(Step):
         for line, record in enumerate(map(json.loads, text.splitlines()), 1):
             prompt = tuple(Message.model_validate(turn) for turn in record["prompt"])
             meta = {name: record[name] for name in ("rejected", "margin", "judges", "row")}
-            found.append((pair_row(prompt, record["chosen"], meta, ("judgments", PREFERRED, line)), ""))
+            found.append((build_preference_row(prompt, record["chosen"], meta, ("judgments", PREFERRED, line)), ""))
         if not found:
             where = SourceLocation(field="human_ratings")
             raise DataError("people preferred no answer to another", where=where, hint="let more rows be judged")
@@ -181,9 +181,9 @@ class Preferences(Step):
                 hint = did_you_mean(name, probes)
                 raise DataError(f"no row is of the probe {name!r}", where=SourceLocation(field="probes"), hint=hint)
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Reading a file takes no time."""
-        return Forecast(seconds=1.0, how="reads what probes asked")
+        return StepCostEstimate(seconds=1.0, how="reads what probes asked")
 
 
 def _of_two(better: RankedPair) -> Row:
@@ -192,7 +192,7 @@ def _of_two(better: RankedPair) -> Row:
 
     row, origin = better.row, better.row.origin
     meta = {**row.meta, "rejected": answer_of(better.other), "margin": better.margin, "other": better.other.id}
-    return pair_row(prompt_of(row), answer_of(row), meta, (origin.source, origin.file, origin.line))
+    return build_preference_row(prompt_of(row), answer_of(row), meta, (origin.source, origin.file, origin.line))
 
 
 def _alone(example: Example) -> Row:

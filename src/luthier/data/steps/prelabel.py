@@ -14,10 +14,10 @@ from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, ModelRef, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.annotation.annotations import PROPOSAL
 from luthier.data.annotation.confidence import fit_label_temperature, softmax_log_scores
-from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import preview_input_rows
 from luthier.models.lm.base import ChoiceRequest, ChoiceResponse
@@ -100,7 +100,7 @@ class Prelabel(Step):
         system = self.system or f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
         found: list[ChoiceRequest] = []
         for row in rows:
-            before = row.messages[:-1] if row.prompt else (Message(role="user", content=asked_text(row)),)
+            before = row.messages[:-1] if row.prompt else (Message(role="user", content=prompt_or_answer_of(row)),)
             if not any(turn.role == "system" for turn in before):
                 before = (Message(role="system", content=system), *before)
             found.append(ChoiceRequest(prompt=before, options=labels, tools=row.tools))
@@ -133,13 +133,15 @@ class Prelabel(Step):
         work.events.note(f"calibrated on {len(known)} labelled rows of {split_name}: temperature {found:.3g}")
         return found
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and the speed of the last time."""
         rows = preview_input_rows(plan_context)
         speed = plan_context.history.get("measures", {}).get("rows_per_s")
         if rows is None or not speed:
-            return Forecast(how="the data set is not made yet" if rows is None else "no model was asked here yet")
-        return Forecast(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.1f} rows/s of the last time")
+            return StepCostEstimate(
+                how="the data set is not made yet" if rows is None else "no model was asked here yet"
+            )
+        return StepCostEstimate(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.1f} rows/s of the last time")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set."""

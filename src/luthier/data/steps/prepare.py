@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.operator import Operator
 from luthier.data.source import Source
@@ -75,18 +75,18 @@ class Prepare(Step):
         is_usual = prepared.is_anew and seconds >= TELLS_S and not self._extra_s(prepared.rows, size)
         return {**(speed if is_usual else {}), "peak_bytes": peak}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
         outline = plan_context.outline or self.outline(plan_context)
         size = estimate_source_bytes(self.source, plan_context.base)
         if size is None:
-            return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(plan_context.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
         extra = self._extra_s(sum((outline.rows or {}).values()), size)
         how += "".join(f", and {seconds:.0f} s for {what}" for what, seconds in extra)
-        return Forecast(
+        return StepCostEstimate(
             seconds=1 + size / speed + sum(seconds for _, seconds in extra),
             peak_bytes=BASE_BYTES + min(size, MANY_BYTES) * 4,
             tokens=size // BYTES_PER_TOKEN,

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, has_split, list_splits
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.checks.bias_terms import TERMS, find_demographic_groups
-from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
 from luthier.data.steps.label import preview_input_rows
@@ -73,7 +73,7 @@ class Reweigh(Step):
         cells = {row.id: self._cell(row, is_label) for batch in read_rows(data, TRAIN) for row in batch}
         counts = Counter(cells.values())
         self._check(work, counts)
-        weights = weights_of(counts, most=self.max)
+        weights = compute_group_label_weights(counts, most=self.max)
         left_out = _too_many(cells, counts, work.seed) if self.how == "sample" else frozenset()
         made = DerivedDatasetWriter(work, data)
         for split in list_splits(data):
@@ -94,7 +94,7 @@ class Reweigh(Step):
         if self.column is not None:
             value = row.meta.get(self.column)
             return GroupLabel("" if value is None else str(value), label)
-        mine = [name for name in find_demographic_groups(asked_text(row)) if name.startswith(f"{self.axis}: ")]
+        mine = [name for name in find_demographic_groups(prompt_or_answer_of(row)) if name.startswith(f"{self.axis}: ")]
         return GroupLabel(mine[0].partition(": ")[2] if len(mine) == 1 else "", label)
 
     def _check(self, work: StepContext, counts: Mapping[GroupLabel, int]) -> None:
@@ -119,19 +119,19 @@ class Reweigh(Step):
         ]
         return f"weights from {messages[0]} to {messages[1]}"
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and a common speed."""
         rows = preview_input_rows(plan_context)
         if rows is None:
-            return Forecast(how="the data set is not made yet")
-        return Forecast(seconds=1 + rows / ROWS_PER_S, how=f"{rows:,} rows at {ROWS_PER_S:,} rows/s")
+            return StepCostEstimate(how="the data set is not made yet")
+        return StepCostEstimate(seconds=1 + rows / ROWS_PER_S, how=f"{rows:,} rows at {ROWS_PER_S:,} rows/s")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, at most."""
         return dataset_spec_of(plan_context)
 
 
-def weights_of(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLabel, float]:
+def compute_group_label_weights(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLabel, float]:
     """P(g) P(y) / P(g, y) of each pair; of one label only, weights that give all groups the same sum."""
     total = sum(counts.values())
     groups, labels = Counter[str](), Counter[str]()
@@ -147,7 +147,7 @@ def weights_of(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLa
 
 def _too_many(cells: Mapping[str, GroupLabel], counts: Mapping[GroupLabel, int], seed: int) -> frozenset[str]:
     """Rows beyond each pair's share, when no row may come twice: all shares are made as small as the rarest needs."""
-    weights = weights_of(counts, most=float("inf"))
+    weights = compute_group_label_weights(counts, most=float("inf"))
     factor = min(1 / weight for weight in weights.values())
     room = {cell: floor(count * weights[cell] * factor + 1e-6) for cell, count in counts.items()}
     found = []

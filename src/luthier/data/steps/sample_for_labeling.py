@@ -12,11 +12,11 @@ from pydantic import Field
 from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, has_split, list_splits
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_rows_affected
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.annotation.annotations import PROPOSAL, judgments_of
-from luthier.data.engine.cache import DerivedDatasetWriter, asked_text, read_rows
+from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.row import Row
-from luthier.data.selector import Pool, SelectionCandidate, Selector
+from luthier.data.selector import LabelingPool, SelectionCandidate, Selector
 from luthier.data.selectors.mmr import Mmr
 from luthier.data.selectors.uncertainty import Uncertainty
 from luthier.data.steps.label import estimate_cost_by_rows
@@ -67,17 +67,17 @@ class SampleForLabeling(Step):
         work.events.note(f"{len(marks)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
         return {"rows_per_s": dataset_summary.rows[self.split] / max(time.perf_counter() - started, 1e-9)}
 
-    def _pool(self, work: StepContext) -> Pool:
+    def _pool(self, work: StepContext) -> LabelingPool:
         """Texts and probabilities of all rows that could be chosen; whole rows stay on the disk."""
         candidates: list[SelectionCandidate] = []
         labelled: list[str] = []
         for batch in read_rows(work.inputs["data"], self.split):
             for row in batch:
                 if judgments_of(row.meta):
-                    labelled.append(asked_text(row))
+                    labelled.append(prompt_or_answer_of(row))
                 else:
                     candidates.append(_candidate(row))
-        return Pool(candidates, labelled, work.seed, work.base)
+        return LabelingPool(candidates, labelled, work.seed, work.base)
 
     def _write(self, work: StepContext, marks: Mapping[str, dict[str, Any]]) -> None:
         data = work.inputs["data"]
@@ -96,7 +96,7 @@ class SampleForLabeling(Step):
         made.keep(self.split, picked, [row.answer if dataset_summary.task == "label" else None for row in picked])
         made.close(task=dataset_summary.task, labels=dataset_summary.labels)
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and the speed of the last time, or a common one."""
         return estimate_cost_by_rows(plan_context, ROWS_PER_S)
 
@@ -110,4 +110,4 @@ class SampleForLabeling(Step):
 def _candidate(row: Row) -> SelectionCandidate:
     proposal = row.meta.get(PROPOSAL)
     shares = proposal.get("scores") if isinstance(proposal, dict) else None
-    return SelectionCandidate(row.id, row.file, row.line, asked_text(row), shares or None)
+    return SelectionCandidate(row.id, row.file, row.line, prompt_or_answer_of(row), shares or None)

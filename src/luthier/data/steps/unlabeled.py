@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
-from luthier.core.step import ArtifactSpec, DataRef, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.engine.reader import EMPTY_ANSWER
 from luthier.data.ops.label_spelling import LabelSpelling
@@ -16,7 +16,7 @@ from luthier.data.split import Split
 from luthier.data.steps.prepare import BASE_BYTES, Prepare
 
 
-class Unlabeled(Step):
+class UnlabeledDataset(Step):
     """Make a data set of the rows that a step `prepare` left out because they have no answer, as texts to label.
 
     The same source is read and the same operators work on the texts, so that personal data is redacted as in the data
@@ -44,12 +44,12 @@ class Unlabeled(Step):
         kept.model_copy(update={"choices": dataset_summary.labels}).write(work.folder)
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """As long as the data set took."""
         if (data := plan_context.inputs.get("data")) is None:
-            return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data set is not made yet")
         seconds = data.timing().get("seconds")
-        return Forecast(seconds=seconds, peak_bytes=BASE_BYTES, how="as long as the data set took")
+        return StepCostEstimate(seconds=seconds, peak_bytes=BASE_BYTES, how="as long as the data set took")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows that were left out for an empty answer, some of which operators may leave out."""

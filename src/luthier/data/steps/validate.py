@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from luthier.artifacts.findings import COUNTS
 from luthier.core.component import components_by_kind
-from luthier.core.step import DataRef, Forecast, PlanContext, Step, StepContext, TeacherRef
+from luthier.core.step import DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
 from luthier.data.check import Check
 
 ROWS_PER_S = 300
@@ -71,14 +71,14 @@ class Validate(Step):
         """Look, write `findings.json` and `rows.parquet`, and say what is serious."""
         from luthier.artifacts.findings import write_findings
         from luthier.data.validate.context import CheckData
-        from luthier.data.validate.run import validate
+        from luthier.data.validate.run import run_checks
 
         started = time.perf_counter()
         data = CheckData.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.base)
         if len(data.rows) < data.available:
             work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
         count = len(self.checks)
-        done = validate(self.checks, data, lambda at, name: work.events.progress(at, count, "checks", check=name))
+        done = run_checks(self.checks, data, lambda at, name: work.events.progress(at, count, "checks", check=name))
         write_findings(work.folder, done.findings, done.marks)
         for kind, why in done.findings.skipped.items():
             work.events.note(f"{kind} is left out: {why}")
@@ -87,7 +87,7 @@ class Validate(Step):
             work.events.warning(f"{serious}{finding.title}: {finding.sentence}")
         return {"rows_per_s": len(data.rows) / max(time.perf_counter() - started, 1e-9), "rows": len(data.rows)}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows that there will be and the speed of the last time, or a common one."""
         outline = plan_context.outlines.get("data")
         rows = sum(outline.rows.values()) if outline and outline.rows else None
@@ -96,11 +96,11 @@ class Validate(Step):
 
             rows = sum(DatasetSummary.read(plan_context.inputs["data"]).rows.values())
         if rows is None:
-            return Forecast(peak_bytes=BASE_BYTES, how="the data are not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data are not here yet")
         speed = plan_context.history.get("measures", {}).get("rows_per_s")
         looked, known = min(rows, self.rows), speed or ROWS_PER_S
         how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
-        return Forecast(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)
+        return StepCostEstimate(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)
 
     def measured(self) -> tuple[str, ...]:
         """The numbers of its checks, and the counts of findings."""

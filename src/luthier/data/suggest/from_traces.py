@@ -9,7 +9,7 @@ from typing import Any
 from luthier.data.columns.choose import Task
 from luthier.data.columns.layouts import Layout
 from luthier.data.sources.traces import TraceOutput, Traces, choose_trace_target
-from luthier.data.suggest.propose import RecipeProposal, propose_from
+from luthier.data.suggest.propose import RecipeProposal, propose_recipe_from_source
 
 _WHY: dict[TraceOutput, str] = {
     "chat": "answers as they were given, or as they were corrected",
@@ -19,7 +19,7 @@ _WHY: dict[TraceOutput, str] = {
 }
 
 
-def propose_traces(
+def propose_trace_recipe(
     folder: Path,
     shown: str,
     where: str | None,
@@ -35,7 +35,7 @@ def propose_traces(
     written = {"kind": "traces", "path": shown, "makes": found, **settings}
     objective = {"pairs": "dpo", "verdicts": "kto"}.get(found, "sft")
     task: Task | None = "label" if found == "labels" else None
-    proposal = propose_from(
+    proposal = propose_recipe_from_source(
         read, Path(), shown, written, task=task, objective=objective, requested_layout=requested_layout
     )
     reasons = {

@@ -76,7 +76,7 @@ class OperatorTrial(BaseModel):
         return ", ".join(map(repr, self.lost[:_LOST_SHOWN])) + rest
 
 
-class Profile(BaseModel):
+class SourceProfile(BaseModel):
     """A file, its columns, and what its rows hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)

@@ -21,10 +21,10 @@ from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
 from luthier.data.columns.choose import LayoutChoice, Task, describe_class_count
 from luthier.data.columns.layouts import Layout
-from luthier.data.columns.recognize import source_at
+from luthier.data.columns.recognize import build_source_for_path
 from luthier.data.operator import Operator
 from luthier.data.source import Source
-from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, Profile
+from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, SourceProfile
 from luthier.data.suggest.settings import suggest_training_for_profile
 from luthier.data.suggest.survey import SEED, SHARES, profile_source, why_try_plain_classifier
 
@@ -66,7 +66,7 @@ class RecipeProposal(BaseModel):
     """Which assistant turns are trained on; `objective.train_on` in `reasons` says why where it is not the last."""
     left: int
     """About how many rows the operators leave."""
-    profile: Profile
+    profile: SourceProfile
 
     def prepare(self) -> dict[str, Any]:
         """The settings of the step `prepare`."""
@@ -74,7 +74,7 @@ class RecipeProposal(BaseModel):
         return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
 
 
-def propose(
+def propose_recipe(
     path: Path | str,
     *,
     task: Task | None = None,
@@ -86,14 +86,14 @@ def propose(
 
     `prompt` and `answer` are columns, or templates of them, for who knows the file; else they are chosen.
     """
-    read, base = source_at(path)
+    read, base = build_source_for_path(path)
     written = {"kind": read.kind, "path": shown or read.path}
-    return propose_from(
+    return propose_recipe_from_source(
         read, base, read.path, written, task=task, requested_layout=Layout(prompt=prompt, answer=answer)
     )
 
 
-def propose_from(
+def propose_recipe_from_source(
     read: Source,
     base: Path,
     name: str,
@@ -159,12 +159,12 @@ def _objective(choice: LayoutChoice) -> str:
     return "dpo" if "preference rows" in reasons_text else "kto" if "KTO rows" in reasons_text else "sft"
 
 
-def _classes(profile: Profile) -> str:
+def _classes(profile: SourceProfile) -> str:
     """How many classes are left of the answers, once spellings are brought together."""
     return describe_class_count(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
 
 
-def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
+def _learn(profile: SourceProfile) -> tuple[Literal["last", "all"], str]:
     """Which turns of the assistant's are learnt, and why where that is not the last alone."""
     rows = profile.looked_at
     if profile.going_on * 2 > profile.several:
@@ -188,7 +188,7 @@ def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
     return "last", ""
 
 
-def _unread(profile: Profile) -> str:
+def _unread(profile: SourceProfile) -> str:
     """What is said of broken rows, with the place of the first."""
     more = f"; {profile.first_remedy}" if profile.first_remedy else ""
     if profile.broken == 1:
@@ -197,7 +197,7 @@ def _unread(profile: Profile) -> str:
     return f"{what}; they are left out and listed{more}"
 
 
-def _instruction(profile: Profile) -> tuple[str, str]:
+def _instruction(profile: SourceProfile) -> tuple[str, str]:
     """A system turn that says what is wanted."""
     labels = sorted(set(profile.answers) - set(profile.spellings))
     if labels and len(labels) <= _MOST_NAMED_CLASSES:
@@ -210,7 +210,7 @@ def _instruction(profile: Profile) -> tuple[str, str]:
 
 
 def _operators(
-    profile: Profile, reasons: dict[str, str], examples: dict[str, tuple[ChangeExample, ...]]
+    profile: SourceProfile, reasons: dict[str, str], examples: dict[str, tuple[ChangeExample, ...]]
 ) -> Iterator[dict[str, Any]]:
     """Every operator that suggests itself, in its order."""
     found = sorted(components_by_kind(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
@@ -230,14 +230,14 @@ def _marked(change: ChangeExample) -> ChangeExample:
     return change.model_copy(update={"after": re.sub("^dropped: ", "marked: ", change.after)})
 
 
-def _left(profile: Profile, ops: Sequence[Mapping[str, Any]]) -> int:
+def _left(profile: SourceProfile, ops: Sequence[Mapping[str, Any]]) -> int:
     """About how many rows the operators leave of all, as they do of those that were looked at."""
     dropping = [one["kind"] for one in ops if one.get("action") != "flag" and one["kind"] in profile.trials]
     gone = sum(sum(profile.trials[kind].dropped.values()) for kind in dropping)
     return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
 
 
-def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], str]:
+def _split(rows: int, measure: str, profile: SourceProfile) -> tuple[dict[str, Any], str]:
     """Enough held out for an interval that means something, and how much that is."""
     many, few = SHARES
     share = many if rows * many >= _ENOUGH_HELD_OUT else few
@@ -261,7 +261,7 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     )
 
 
-def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
+def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
     """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
     found: dict[str, str] = {}
     if (severity := severity_of_row_count(left)) != "info":
@@ -286,7 +286,7 @@ def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
     return found
 
 
-def _why_task(profile: Profile, choice: LayoutChoice, task: Task) -> str:
+def _why_task(profile: SourceProfile, choice: LayoutChoice, task: Task) -> str:
     other = ""
     if choice.other:
         other = f"; to learn {choice.other!r} instead, begin anew with `--answer {shlex.quote(choice.other)}`"
@@ -298,12 +298,12 @@ def _why_task(profile: Profile, choice: LayoutChoice, task: Task) -> str:
     return f"answers are free text ({format_counted_noun(round(profile.answer_words), 'word')} on average){other}"
 
 
-def _asks_every_turn(profile: Profile, learn: str) -> bool:
+def _asks_every_turn(profile: SourceProfile, learn: str) -> bool:
     """Whether calls are learnt that only an evaluation of every turn measures."""
     return learn == "all" and profile.called > profile.calling
 
 
-def _measures(profile: Profile, task: Task, learn: str) -> tuple[list[str], list[str]]:
+def _measures(profile: SourceProfile, task: Task, learn: str) -> tuple[list[str], list[str]]:
     if task == "label":
         return ["accuracy", "macro_f1"], ["macro_f1 > base"]
     every = _asks_every_turn(profile, learn)
@@ -441,7 +441,7 @@ def _plain_first(proposal: RecipeProposal) -> Iterator[str]:
         yield f"  # {PLAIN_FIRST}"
 
 
-def _balancing(profile: Profile) -> Iterator[str]:
+def _balancing(profile: SourceProfile) -> Iterator[str]:
     """A way to more rows of rare classes, for the user to switch on."""
     counts = {label: rows for label, rows in profile.answers.items() if label not in profile.spellings}
     if len(counts) < 2:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.events import format_counted_noun, take_evenly_spaced
 from luthier.data.columns.cells import UnusableRowError
-from luthier.data.columns.choose import LayoutChoice, is_heading
+from luthier.data.columns.choose import LayoutChoice, is_heading_column
 from luthier.data.columns.mapping import ColumnTemplate, join_as_template
-from luthier.data.columns.turns import as_text
+from luthier.data.columns.turns import cell_to_text
 from luthier.data.row import Row, SourceRecord
 from luthier.models import text_classifier
 
@@ -53,8 +53,8 @@ _ONE_SIDED, _TWO_SIDED = 1.645, 1.96
 _WORD = re.compile(r"\w{3,}")
 
 
-class ColumnTrial(NamedTuple):
-    """What is known of a column after a look at its rows."""
+class PromptColumnDecision(NamedTuple):
+    """Whether a column belongs in the prompt, and why."""
 
     column: str
     belongs: bool
@@ -78,14 +78,16 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     present = [name for name in more if not lacking[name]]
     sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
     found = [
-        ColumnTrial(name, belongs=False, why=f"{format_counted_noun(rows, 'row has', 'rows have')} no such column")
+        PromptColumnDecision(
+            name, belongs=False, why=f"{format_counted_noun(rows, 'row has', 'rows have')} no such column"
+        )
         for name, rows in lacking.items()
     ]
     found += _try(sample, present, choice)
-    found += [ColumnTrial(name, belongs=False, why="too many columns of text to try") for name in over]
+    found += [PromptColumnDecision(name, belongs=False, why="too many columns of text to try") for name in over]
     prompt_columns = ColumnTemplate.parse(choice.settings["prompt"], "prompt").columns
     whole = {*prompt_columns, *(one.column for one in found if one.belongs)}
-    ordered = sorted(whole, key=lambda name: (not is_heading(name), columns.index(name)))
+    ordered = sorted(whole, key=lambda name: (not is_heading_column(name), columns.index(name)))
     why = [choice.reasons["prompt"], *(f"{one.column!r} {_verdict(one)}: {one.why}" for one in found)]
     settings, reasons = dict(choice.settings), dict(choice.reasons)
     settings["prompt"] = join_as_template(ordered) if len(whole) > len(prompt_columns) else choice.settings["prompt"]
@@ -93,7 +95,7 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     return choice._replace(settings=settings, reasons=reasons)
 
 
-def _verdict(one: ColumnTrial) -> str:
+def _verdict(one: PromptColumnDecision) -> str:
     return "belongs to it" if one.belongs else "is left out"
 
 
@@ -121,19 +123,22 @@ def _sample(choice: LayoutChoice, records: Sequence[SourceRecord], columns: Sequ
 
 def _text(values: Mapping[str, Any], column: str) -> str:
     try:
-        return as_text(values.get(column), column)[:_TEXT_CHARACTERS]
+        return cell_to_text(values.get(column), column)[:_TEXT_CHARACTERS]
     except UnusableRowError:
         return ""
 
 
-def _try(sample: _Sample, columns: Sequence[str], choice: LayoutChoice) -> list[ColumnTrial]:
+def _try(sample: _Sample, columns: Sequence[str], choice: LayoutChoice) -> list[PromptColumnDecision]:
     """What is known of columns that may be part of the question, and of those that give the answer away."""
     rows = len(sample.answers)
     if rows < _FEWEST_ROWS:
         explanation = f"{format_counted_noun(rows, 'row')} are too few to try it"
-        return [ColumnTrial(name, belongs=True, why=f"a text like the others, and {explanation}") for name in columns]
+        return [
+            PromptColumnDecision(name, belongs=True, why=f"a text like the others, and {explanation}")
+            for name in columns
+        ]
     repeated = [name for name in columns if _repeats(sample.columns[name], sample.prompts)]
-    found = [ColumnTrial(name, belongs=False, why="it repeats what is asked") for name in repeated]
+    found = [PromptColumnDecision(name, belongs=False, why="it repeats what is asked") for name in repeated]
     tried = {name: sample.columns[name] for name in columns if name not in repeated}
     if not choice.is_label:
         return found + _by_words(sample, tried, choice.suspects)
@@ -155,14 +160,14 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower()))
 
 
-def _given_away(sample: _Sample, columns: Mapping[str, Sequence[str]]) -> list[ColumnTrial]:
+def _given_away(sample: _Sample, columns: Mapping[str, Sequence[str]]) -> list[PromptColumnDecision]:
     """Columns of few values of which each goes with one answer."""
     usual = max(Counter(sample.answers).values()) / len(sample.answers)
     found = []
     for name, values in columns.items():
         share = _foretold(values, sample.answers)
         if share >= _ALONE and share - usual >= _CLEARLY:
-            found.append(ColumnTrial(name, belongs=False, why=_leak(share, len(values))))
+            found.append(PromptColumnDecision(name, belongs=False, why=_leak(share, len(values))))
     return found
 
 
@@ -195,7 +200,9 @@ def _is_formula(texts: Sequence[str]) -> bool:
     return len(words) < len(texts) / _ROWS_A_WORD
 
 
-def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice: LayoutChoice) -> list[ColumnTrial]:
+def _by_classifier(
+    sample: _Sample, columns: Mapping[str, Sequence[str]], choice: LayoutChoice
+) -> list[PromptColumnDecision]:
     """What a plain classifier, that gets one column more, makes of rows that it did not see."""
     import numpy as np
     from scipy.sparse import hstack
@@ -205,7 +212,7 @@ def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice
     codes = np.array([classes.index(sample.answers[index]) for index in indices], dtype=np.int64)
     if len(indices) < _FEWEST_ROWS or len(classes) < 2:
         why = f"a text like the others, and {format_counted_noun(len(indices), 'row')} are too few to try it"
-        return [ColumnTrial(name, belongs=True, why=why) for name in columns]
+        return [PromptColumnDecision(name, belongs=True, why=why) for name in columns]
     usual = float(np.bincount(codes).max()) / len(codes)
     matrix = text_classifier.compute_tfidf_features([sample.prompts[index] for index in indices])
     before = _right(matrix, codes)
@@ -218,7 +225,7 @@ def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice
         if name in choice.suspects and after.mean() - before.mean() >= _CLEARLY:
             alone = float(_right(own, codes).mean())
         if alone >= _ALONE_TEXT and (name in choice.notes or _is_formula(texts)):
-            found.append(ColumnTrial(name, belongs=False, why=_leak(alone, len(codes))))
+            found.append(PromptColumnDecision(name, belongs=False, why=_leak(alone, len(codes))))
             continue
         one = _compared(name, before, after, usual)
         if alone >= _ALONE_TEXT:
@@ -236,7 +243,7 @@ def _right(matrix: Any, codes: NDArray[np.int64]) -> NDArray[np.float64]:
     return right
 
 
-def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64], usual: float) -> ColumnTrial:
+def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64], usual: float) -> PromptColumnDecision:
     """Whether a column helps the classifier, or at least is not shown to be of no help."""
     rows = len(before)
     gain, best = float((after - before).mean()), max(float(before.mean()), float(after.mean()))
@@ -246,13 +253,15 @@ def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64]
     )
     explanation = f"{explanation} without ({format_counted_noun(rows, 'row')}, held out)"
     if best - _TWO_SIDED * (best * (1 - best) / rows) ** 0.5 <= usual:
-        return ColumnTrial(
+        return PromptColumnDecision(
             name, belongs=True, why=f"{explanation}: no better than the most frequent class, which shows nothing"
         )
-    return ColumnTrial(name, belongs=gain + _ONE_SIDED * error >= _NO_HELP, why=explanation)
+    return PromptColumnDecision(name, belongs=gain + _ONE_SIDED * error >= _NO_HELP, why=explanation)
 
 
-def _by_words(sample: _Sample, columns: Mapping[str, Sequence[str]], suspects: Sequence[str]) -> list[ColumnTrial]:
+def _by_words(
+    sample: _Sample, columns: Mapping[str, Sequence[str]], suspects: Sequence[str]
+) -> list[PromptColumnDecision]:
     """What of the answers' words that the question has not stands in a column of the same row, and of another one."""
     import numpy as np
 
@@ -263,14 +272,16 @@ def _by_words(sample: _Sample, columns: Mapping[str, Sequence[str]], suspects: S
         own = [_words(text) for text in texts]
         same = np.mean([len(a & b) / max(1, len(a | b)) for a, b in zip(own, answer_words, strict=True)])
         if name in suspects and same >= _SAME:
-            found.append(ColumnTrial(name, belongs=False, why="it says what the answer says"))
+            found.append(PromptColumnDecision(name, belongs=False, why="it says what the answer says"))
             continue
         half = len(own) // 2
         rows = [index for index, words in enumerate(new) if words]
         with_own = np.array([len(new[at] & own[at]) / len(new[at]) for at in rows])
         by_chance = np.array([len(new[at] & own[(at + half) % len(own)]) / len(new[at]) for at in rows])
         if len(rows) < _FEWEST_ROWS:
-            found.append(ColumnTrial(name, belongs=True, why="a text like the others, and too few rows to try it"))
+            found.append(
+                PromptColumnDecision(name, belongs=True, why="a text like the others, and too few rows to try it")
+            )
             continue
         shared = with_own - by_chance
         explanation = (
@@ -278,7 +289,9 @@ def _by_words(sample: _Sample, columns: Mapping[str, Sequence[str]], suspects: S
         )
         helps = float(shared.mean()) + _ONE_SIDED * float(shared.std()) / len(rows) ** 0.5 >= _NO_HELP
         found.append(
-            ColumnTrial(name, belongs=helps, why=f"{explanation} in that of another row (answers are no classes)")
+            PromptColumnDecision(
+                name, belongs=helps, why=f"{explanation} in that of another row (answers are no classes)"
+            )
         )
     return found
 

@@ -48,7 +48,7 @@ from luthier.data.engine.pipeline import with_split_group
 from luthier.data.row import SourceRecord
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
-from luthier.data.suggest.profile import Profile
+from luthier.data.suggest.profile import SourceProfile
 from luthier.data.task import AnswerCounter
 
 ROWS_PER_STEP = 32
@@ -96,7 +96,9 @@ def suggest_training(rows: int, classes: int) -> TrainingSuggestion:
     return TrainingSuggestion(settings, why)
 
 
-def suggest_training_for_profile(rows: int, profile: Profile, *, held_out: float, is_label: bool) -> TrainingSuggestion:
+def suggest_training_for_profile(
+    rows: int, profile: SourceProfile, *, held_out: float, is_label: bool
+) -> TrainingSuggestion:
     """What a training on so many rows of this profile asks for, a share of them held out."""
     classes = len(set(profile.answers) - set(profile.spellings)) if is_label else 0
     return suggest_training(max(1, round(rows * (1 - held_out))), classes)

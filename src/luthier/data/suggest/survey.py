@@ -22,7 +22,7 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task
-from luthier.data.columns.recognize import source_at
+from luthier.data.columns.recognize import build_source_for_path
 from luthier.data.dedup.shingles import digest8, prompt_key
 from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
 from luthier.data.ops.label_spelling import map_label_variants
@@ -31,9 +31,9 @@ from luthier.data.ops.normalize import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
 from luthier.data.pii.name_signs import rows_with_names
 from luthier.data.row import BrokenRow, Row, SourceRecord, count_record_characters, take_first_chunk
-from luthier.data.source import Source, broken_row, files_by_column
+from luthier.data.source import Source, build_broken_row, files_by_column
 from luthier.data.split import SplitKeys, count_held_out_rows
-from luthier.data.suggest.profile import ColumnProfile, Profile
+from luthier.data.suggest.profile import ColumnProfile, SourceProfile
 from luthier.data.suggest.question import ClassTexts, add_prompt_columns
 from luthier.data.suggest.trial import try_operators
 from luthier.data.task import AnswerCounter
@@ -51,13 +51,15 @@ _BY_LINE = (".csv", ".tsv", ".jsonl", ".ndjson")
 _NUMBER = frozenset("0123456789.,-+eE% ")
 
 
-def profile(path: Path | str) -> Profile:
+def profile_path(path: Path | str) -> SourceProfile:
     """Look at the columns and rows of a file, a folder, a pattern or a URL."""
-    source, base = source_at(path)
+    source, base = build_source_for_path(path)
     return profile_source(source, base, source.path)[0]
 
 
-def profile_source(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, LayoutChoice]:
+def profile_source(
+    source: Source, base: Path, name: str, task: Task | None = None
+) -> tuple[SourceProfile, LayoutChoice]:
     """Look at a source, choose what its columns mean, and look at the rows in that light.
 
     Where the rows are single messages, the conversations that they make are looked at.
@@ -73,7 +75,7 @@ def profile_source(source: Source, base: Path, name: str, task: Task | None = No
         return profile_source(source.model_copy(update={"turns": choice.turns}), base, name, task)
     choice = add_prompt_columns(choice, list(columns), records)
     looked = records[:: -(-len(records) // LOOKED_AT)]
-    found = Profile(
+    found = SourceProfile(
         path=name,
         kind=source.kind,
         rows=len(records) + len(broken) if whole or size is None else _estimate(records, size, base / name),
@@ -136,7 +138,7 @@ def _fitting(source: Source, records: Sequence[SourceRecord]) -> tuple[Counter[s
         try:
             parts = mapping.parts(record.values)
         except UnusableRowError as error:
-            unfit.append(broken_row(record, error, holders))
+            unfit.append(build_broken_row(record, error, holders))
             continue
         if parts.messages[-1].content.strip():
             found.add(parts.messages[-1].content, parts.kind)
@@ -145,7 +147,7 @@ def _fitting(source: Source, records: Sequence[SourceRecord]) -> tuple[Counter[s
     return Counter(found.labels[code] for code in found.of_rows), unfit
 
 
-def _with_unfit(base: Profile, unfit: Sequence[BrokenRow], records: int, name: str) -> Profile:
+def _with_unfit(base: SourceProfile, unfit: Sequence[BrokenRow], records: int, name: str) -> SourceProfile:
     """Rows that make no example are broken ones, too; an error where there are no others."""
     if len(unfit) == records:
         raise unfit[0].error()
@@ -277,7 +279,7 @@ def _said(row: Row) -> list[str]:
     return found
 
 
-def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:
+def _with_rows(base: SourceProfile, rows: list[Row], answers: Counter[str]) -> SourceProfile:
     """Add what the operators find in the rows."""
     if not rows:
         return base
@@ -304,7 +306,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     return profile.model_copy(update={"trials": try_operators(rows, profile)})
 
 
-def _few_names(profile: Profile) -> str:
+def _few_names(profile: SourceProfile) -> str:
     """What is said of names that few rows hold."""
     position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
     return (
@@ -319,7 +321,7 @@ LONG_WORDS = 200
 """Of a prompt on average: some 270 tokens."""
 
 
-def why_try_plain_classifier(profile: Profile, source: Mapping[str, Any], rows: int) -> str:
+def why_try_plain_classifier(profile: SourceProfile, source: Mapping[str, Any], rows: int) -> str:
     """Why; empty where a network may well be the first thing to try. `rows` are those that will be trained on."""
     reasons = []
     if rows <= FEW_ROWS:

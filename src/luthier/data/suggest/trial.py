@@ -10,9 +10,9 @@ from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_edits, apply_operator_result, drop_category_of
 from luthier.data.engine.memory import InMemoryRows
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion, TextEdit
-from luthier.data.pii.name_signs import name_spans
+from luthier.data.pii.name_signs import find_possible_names
 from luthier.data.row import Batch, Row, format_row_location
-from luthier.data.suggest.profile import ChangeExample, OperatorTrial, Profile
+from luthier.data.suggest.profile import ChangeExample, OperatorTrial, SourceProfile
 from luthier.pii.detect import find_pii
 from luthier.pii.keeper import TAG
 
@@ -22,7 +22,7 @@ _CONTEXT_CHARS = 16
 _EXAMPLES = 2
 
 
-def try_operators(rows: Sequence[Row], profile: Profile) -> dict[str, OperatorTrial]:
+def try_operators(rows: Sequence[Row], profile: SourceProfile) -> dict[str, OperatorTrial]:
     """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
 
     They come in the order in which they would stand in a recipe, and each sees what those before it have left, as it
@@ -57,7 +57,7 @@ def _acts(suggestion: Suggestion | None) -> TypeGuard[Suggestion]:
 
 def _note(found: dict[str, OperatorTrial], operator: Operator, rows: Sequence[Row]) -> OperatorResultLike:
     """Try an operator, and keep what it would do; nothing of one that would do nothing."""
-    outcome = outcome_of(operator, rows)
+    outcome = apply_operator_in_memory(operator, rows)
     found.pop(operator.kind, None)
     if (tried := _trial(operator, rows, outcome)) != OperatorTrial():
         found[operator.kind] = tried
@@ -94,7 +94,7 @@ def _contested(rows: Sequence[Row], drops: Mapping[int, Drop]) -> int:
     return sum(drop.twin in answers and answers[drop.twin] != rows[index].says for index, drop in drops.items())
 
 
-def outcome_of(operator: Operator, rows: Sequence[Row]) -> OperatorResultLike:
+def apply_operator_in_memory(operator: Operator, rows: Sequence[Row]) -> OperatorResultLike:
     """What an operator of either form says about rows in memory."""
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
@@ -129,19 +129,19 @@ def _effort(edit: TextEdit) -> tuple[bool, bool, int]:
 def _whole(text: str, edits: Sequence[TextEdit]) -> ChangeExample:
     """A short text before and after all its edits."""
     return ChangeExample(
-        before=without_pii(text), after=without_pii(apply_edits(text, sorted(edits, key=lambda one: one.start)))
+        before=mask_pii(text), after=mask_pii(apply_edits(text, sorted(edits, key=lambda one: one.start)))
     )
 
 
 def _change(text: str, edit: TextEdit, *, is_private: bool) -> ChangeExample:
     """One edit with a little of what stands around it."""
     start, end = max(0, edit.start - _CONTEXT_CHARS), min(len(text), edit.end + _CONTEXT_CHARS)
-    masked = without_pii(text)
+    masked = mask_pii(text)
     hidden = edit.hidden if edit.hidden and not TAG.fullmatch(edit.hidden) else _starred(edit.before)
     taken = hidden if is_private else masked[edit.start : edit.end]
     left, right = masked[start : edit.start], masked[edit.end : end]
     begin, close = "…" if start else "", "…" if end < len(text) else ""
-    shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, without_pii(edit.after))]
+    shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, mask_pii(edit.after))]
     return ChangeExample(before=shown[0], after=shown[1])
 
 
@@ -154,13 +154,13 @@ def _dropped(rows: Sequence[Row], outcome: OperatorResultLike) -> Iterator[Chang
             visited.add(reason)
             text = rows[index].prompt or rows[index].answer
             twin = f" of {location_of[drop.twin]}" if drop.twin in location_of else ""
-            yield ChangeExample(before=_short(without_pii(text)), after=f"dropped: {drop.reason}{twin}")
+            yield ChangeExample(before=_short(mask_pii(text)), after=f"dropped: {drop.reason}{twin}")
 
 
-def without_pii(text: str) -> str:
-    """A text of the same length in which every letter and digit of personal data, and of names that show, is a star."""
+def mask_pii(text: str) -> str:
+    """Replace every letter and digit of personal data, names included, by a star; the length stays the same."""
     starred = list(text)
-    for start, end in [*((one.start, one.end) for one in find_pii(text)), *name_spans(text)]:
+    for start, end in [*((one.start, one.end) for one in find_pii(text)), *find_possible_names(text)]:
         starred[start:end] = _starred(text[start:end])
     return "".join(starred)
 

@@ -24,7 +24,7 @@ _NEAR = 1e-6
 """Probabilities this far below a threshold still reach it."""
 
 
-def likely_errors(codes: IntArray, probabilities: Floats) -> NDArray[np.bool_]:
+def find_label_errors(codes: IntArray, probabilities: Floats) -> NDArray[np.bool_]:
     """(rows,): whether each label is likely wrong; a label that is also the likeliest class never is."""
     noise = noise_counts(codes, probabilities)
     wrong = np.zeros(len(codes), dtype=bool)

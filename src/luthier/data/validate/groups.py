@@ -29,17 +29,17 @@ def family_representatives(rows: Sequence[CheckRow], prompts: Sequence[str]) -> 
     above: dict[str, str] = {}
     for row, prompt in zip(rows, prompts, strict=True):
         _join(above, f"row {row.id}", f"text {normalize_for_comparison(prompt)}")
-        if parent := parent_of(row):
+        if parent := first_parent_id(row):
             _join(above, f"row {row.id}", f"row {parent}")
     families = [_top(above, f"row {row.id}") for row in rows]
     first: dict[str, int] = {}
-    for index in sorted(range(len(rows)), key=lambda index: (parent_of(rows[index]) is not None, index)):
+    for index in sorted(range(len(rows)), key=lambda index: (first_parent_id(rows[index]) is not None, index)):
         first.setdefault(families[index], index)
     return np.array([first[family] for family in families], dtype=np.int64)
 
 
-def parent_of(row: CheckRow) -> str | None:
-    """The id of the row of which a row was made, first of all; None for a row that somebody gathered."""
+def first_parent_id(row: CheckRow) -> str | None:
+    """Return the id of the first parent of an augmented row; None for a row that was not made."""
     made = row.meta.get(MADE)
     parents = made.get("parents") if isinstance(made, dict) else None
     return parents[0] if isinstance(parents, list) and parents and isinstance(parents[0], str) else None

@@ -74,9 +74,9 @@ def _opened(model: Artifact) -> LocalLM:
     """The model without any prompt in front."""
     from luthier.chat.prompt import PromptPrefix
     from luthier.models.lm.local import LocalLM
-    from luthier.models.load import refuse_endpoint
+    from luthier.models.load import require_local_weights
 
-    refuse_endpoint(model)
+    require_local_weights(model)
     return LocalLM(model, "float32", before=PromptPrefix())
 
 

@@ -17,7 +17,7 @@ class ValidationOutput(NamedTuple):
     marks: list[FlaggedRow]
 
 
-def validate(
+def run_checks(
     checks: Sequence[Check], data: CheckData, tick: Callable[[int, str], object] = lambda done, name: None
 ) -> ValidationOutput:
     """Make every check whose needs are met; the worst findings come first, in the order of the checks' kinds."""

@@ -26,8 +26,8 @@ from luthier.core.files import cache_folder, expand_env_vars, translate_write_er
 from luthier.core.hashing import digest_of
 from luthier.core.system.net import redact_url
 from luthier.data.web import page, sitemap
-from luthier.data.web.fetch import Fetcher, FetchError, HttpResponse
-from luthier.data.web.robots import Robots
+from luthier.data.web.fetch import FetchError, HttpResponse, RateLimitedFetcher
+from luthier.data.web.robots import RobotsRules
 
 _TOLD_EACH = 50
 _AGAIN = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
@@ -75,7 +75,7 @@ def load_finished_crawl(request: CrawlRequest) -> dict[str, Any] | None:
     return found
 
 
-def body_of(entry: Mapping[str, Any]) -> bytes:
+def read_page_body(entry: Mapping[str, Any]) -> bytes:
     """The bytes of a page of a finished crawl; `DataError` when they are gone or changed."""
     path = _folder() / "bodies" / entry["body"]
     data: bytes | None = path.read_bytes() if path.is_file() else None
@@ -114,19 +114,21 @@ class _Crawl:
         request = self._wanted
         self._say(f"asking as {request.user_agent!r}, one request to a host each {request.delay_s:g} s or as it wishes")
         made: list[dict[str, Any]] = []
-        with Fetcher(request.user_agent, request.delay_s, request.timeout_s, request.retries, request.hosts) as fetcher:
-            robots = Robots(fetcher, re.split(r"[\s/]", request.user_agent)[0])
+        with RateLimitedFetcher(
+            request.user_agent, request.delay_s, request.timeout_s, request.retries, request.hosts
+        ) as fetcher:
+            robots = RobotsRules(fetcher, re.split(r"[\s/]", request.user_agent)[0])
             for url in self._addresses(fetcher):
                 made.append(self._entry(url, fetcher, robots))
                 if len(made) % _TOLD_EACH == 0:
                     self._say(f"{len(made)} pages")
         return made
 
-    def _addresses(self, fetcher: Fetcher) -> Iterator[str]:
+    def _addresses(self, fetcher: RateLimitedFetcher) -> Iterator[str]:
         request = self._wanted
         named: Iterator[str] = map(expand_env_vars, request.pages)
         if request.sitemap is not None:
-            named = sitemap.pages(fetcher, expand_env_vars(request.sitemap), self._say)
+            named = sitemap.list_page_urls(fetcher, expand_env_vars(request.sitemap), self._say)
         chosen = _distinct(named, request.glob)
         try:
             first = next(chosen, None)
@@ -141,7 +143,7 @@ class _Crawl:
             hint = _trusting(error, "open the address in a browser, and check it")
             raise DataError(error.problem, where=where, hint=hint) from None
 
-    def _entry(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
+    def _entry(self, url: str, fetcher: RateLimitedFetcher, robots: RobotsRules) -> dict[str, Any]:
         try:
             return self._kept(url) or self._fetched(url, fetcher, robots)
         except FetchError as error:
@@ -162,11 +164,11 @@ class _Crawl:
     def _known(self, url: str) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, ValueError, DataError):
             known: dict[str, Any] = json.loads(self._place(url).read_text(encoding="utf-8"))
-            body_of(known)
+            read_page_body(known)
             return known
         return None
 
-    def _fetched(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
+    def _fetched(self, url: str, fetcher: RateLimitedFetcher, robots: RobotsRules) -> dict[str, Any]:
         known = self._known(url)
         headers = known["headers"] if known else {}
         conditional_headers = {ask: headers[name] for name, ask in _AGAIN.items() if name in headers}
@@ -180,7 +182,7 @@ class _Crawl:
         return made
 
     def _taken(self, url: str, answer: HttpResponse) -> dict[str, Any]:
-        page.kind_of(answer.headers)
+        page.detect_page_kind(answer.headers)
         digest = xxhash.xxh3_128_hexdigest(answer.body)
         write_atomically(_folder() / "bodies" / digest, answer.body)
         ended = redact_url(answer.url)

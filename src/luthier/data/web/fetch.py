@@ -46,7 +46,7 @@ class HttpResponse:
 
 
 @dataclass
-class Fetcher:
+class RateLimitedFetcher:
     """Asks servers, each at most once in `delay_s` seconds."""
 
     user_agent: str

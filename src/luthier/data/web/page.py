@@ -18,7 +18,7 @@ _DATES = {"extensive_search": False, "max_date": "2100-01-01"}
 """Dates that a page states about itself; without a bound of its own the search would look at the clock."""
 
 
-def kind_of(headers: Mapping[str, str]) -> str:
+def detect_page_kind(headers: Mapping[str, str]) -> str:
     """`page` or `text`; `FetchError` for what is neither."""
     kind = headers.get("content-type", "text/html").partition(";")[0].strip().lower()
     if kind in _PAGES:
@@ -56,7 +56,7 @@ def extract_page_row(body: bytes, headers: Mapping[str, str], url: str) -> dict[
     text = decode_page(body, headers).replace("\0", "")
     found: dict[str, Any] = {"text": text.strip()}
     tags = headers.get("x-robots-tag", "")
-    if kind_of(headers) == "page":
+    if detect_page_kind(headers) == "page":
         found = _extracted(text, url)
         tags = ", ".join(filter(None, (tags, found.pop("robots"))))
     if not found["text"]:

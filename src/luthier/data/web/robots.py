@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from luthier.data.web.fetch import Fetcher, FetchError, check_fetchable_url
+from luthier.data.web.fetch import FetchError, RateLimitedFetcher, check_fetchable_url
 
 _LIMIT = 512 << 10
 """Bytes that must be read at least (RFC 9309, 2.5); a longer file is not obeyed in part, but refused."""
@@ -16,10 +16,10 @@ LONGEST_DELAY_S = 120.0
 
 
 @dataclass
-class Robots:
+class RobotsRules:
     """The rules of each host, asked for once."""
 
-    fetcher: Fetcher
+    fetcher: RateLimitedFetcher
     agent: str
     _rules: dict[str, Any] = field(default_factory=dict)
 

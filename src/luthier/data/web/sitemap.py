@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from io import BytesIO
 
-from luthier.data.web.fetch import Fetcher, FetchError, gunzip_with_limit
+from luthier.data.web.fetch import FetchError, RateLimitedFetcher, gunzip_with_limit
 
 LIMIT = 50 << 20
 """Bytes of one sitemap, unpacked (sitemaps.org)."""
@@ -13,7 +13,7 @@ MOST = 1000
 """Sitemaps that are followed from one index."""
 
 
-def pages(fetcher: Fetcher, url: str, note: Callable[[str], None]) -> Iterator[str]:
+def list_page_urls(fetcher: RateLimitedFetcher, url: str, note: Callable[[str], None]) -> Iterator[str]:
     """The addresses in order, each once; a sitemap below an index that is not there is noted."""
     waiting, visited, given = [url], {url}, set[str]()
     while waiting:

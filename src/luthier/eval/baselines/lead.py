@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.chat.messages import user_text_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.task import Reply, Task, TaskKind
+from luthier.eval.task import HeldOutTask, Reply, TaskKind
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -21,7 +21,7 @@ _SHORTER, _LONG = 2.0, 4
 """Questions that are so many times longer than their answers, and have so many sentences, ask for a summary."""
 
 
-class Lead(Baseline):
+class LeadSentencesBaseline(Baseline):
     """The first sentences of the question, or lines where it is a conversation (lead-3, as summaries are measured).
 
     It stands beside the models by itself where questions are long and answers much shorter.
@@ -34,7 +34,7 @@ class Lead(Baseline):
     """How many."""
 
     @classmethod
-    def suits(cls, task: Task) -> bool:
+    def suits(cls, task: HeldOutTask) -> bool:
         """Whether the rows look like summaries."""
         if not cls.can(task) or not task.examples:
             return False
@@ -43,7 +43,7 @@ class Lead(Baseline):
         longer = median(question / max(1, answer) for _, question, answer in lengths)
         return longer >= _SHORTER and median(parts for parts, _, _ in lengths) >= _LONG
 
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         return [Reply(prediction=" ".join(_parts(user_text_of(one))[: self.sentences])) for one in task.examples]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.chat.preference import PreferencePair, pair_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.task import FIRST, SECOND, Reply, Task, TaskKind, build_answer_pair
+from luthier.eval.task import FIRST, SECOND, HeldOutTask, Reply, TaskKind, build_answer_pair
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -25,7 +25,7 @@ class LengthBaseline(Baseline):
     pairs: ClassVar[bool] = True
     title: ClassVar[str] = "the longer or the shorter answer"
 
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         share = _share_of_longer([pair for one in train if isinstance(pair := pair_of(one), PreferencePair)])
         return [_reply(build_answer_pair(example).answers, share) for example in task.examples]
 

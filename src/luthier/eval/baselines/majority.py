@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.eval.baseline import Baseline
-from luthier.eval.task import Reply, Task, TaskKind
+from luthier.eval.task import HeldOutTask, Reply, TaskKind
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -21,7 +21,7 @@ class MajorityBaseline(Baseline):
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
     title: ClassVar[str] = "always the most frequent label"
 
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         counts = Counter(example.label for example in train)
         # one is added to each count, so that a label without training rows keeps a probability
         total = sum(counts[label] + 1 for label in task.labels)

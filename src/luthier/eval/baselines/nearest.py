@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.chat.messages import answer_of, user_text_of
 from luthier.eval.baseline import Baseline
-from luthier.eval.task import Reply, Task, TaskKind
+from luthier.eval.task import HeldOutTask, Reply, TaskKind
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -18,7 +18,7 @@ _ROWS = 256
 """Held-out rows that are compared with all training rows at once."""
 
 
-class Nearest(Baseline):
+class NearestNeighborBaseline(Baseline):
     """The training answer whose question is nearest, by the cosine of TF-IDF; of equal ones, the first by its text."""
 
     kind: Literal["nearest"] = "nearest"
@@ -27,7 +27,7 @@ class Nearest(Baseline):
     words: int = Field(default=2, ge=1, le=5)
     """Longest run of words that is compared."""
 
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         import numpy as np
         from sklearn.feature_extraction.text import TfidfVectorizer
 

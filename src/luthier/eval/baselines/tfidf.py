@@ -11,14 +11,14 @@ from luthier.chat.messages import user_text_of
 from luthier.core.errors import DataError
 from luthier.eval.baseline import Baseline
 from luthier.eval.baselines.majority import MajorityBaseline
-from luthier.eval.task import Reply, Task, TaskKind
+from luthier.eval.task import HeldOutTask, Reply, TaskKind
 from luthier.models.text_classifier import MIN_DF, WORDS, C, TextClassifier, TextClassifierSettings
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
 
 
-class Tfidf(Baseline):
+class TfidfBaseline(Baseline):
     """Words and pairs of words weighted by TF-IDF (sublinear), with logistic regression on the same training rows.
 
     `technique: plain` makes the same classifier as a model.
@@ -34,7 +34,7 @@ class Tfidf(Baseline):
     min_df: int = Field(default=MIN_DF, ge=1)
     """Texts that a run of words stands in at least, to be a feature."""
 
-    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+    def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         known = [example for example in train if example.label is not None]
         settings = TextClassifierSettings(self.c, self.words, self.min_df)
         try:

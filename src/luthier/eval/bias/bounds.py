@@ -55,19 +55,20 @@ class _Guess(NamedTuple):
     shares: Floats
 
 
-def bound_share_spread(sums: Floats) -> Ends:
-    """Of the greatest share minus the least."""
+def compute_spread_interval(sums: Floats) -> Ends:
+    """Compute the 95 % interval of the greatest share of any group minus the least."""
     return _apart([_groups(sums)], _plus)
 
 
-def bound_greater_spread(sums: Floats) -> Ends:
-    """Of the greater of two spreads, of which each has one half of the columns."""
+def compute_greater_spread_interval(sums: Floats) -> Ends:
+    """Compute the 95 % interval of the greater of two spreads between groups (equalized odds); each has one half of the
+    columns."""
     half = sums.shape[1] // 2
     return _apart([_groups(sums[:, :half]), _groups(sums[:, half:])], _plus)
 
 
-def bound_share_ratio(sums: Floats) -> Ends:
-    """Of the least share by the greatest."""
+def compute_ratio_interval(sums: Floats) -> Ends:
+    """Compute the 95 % interval of the least share of any group divided by the greatest."""
     groups = _groups(sums)
     if not groups.share.any():
         return 0.0, 1.0

@@ -18,7 +18,7 @@ _PRONOUNS = {
 
 
 class WinogradSchema(NamedTuple):
-    """One sentence with one pronoun: who might be meant, and who is."""
+    """A sentence with one pronoun, its possible antecedents, and the right one."""
 
     row: str
     occupation: str

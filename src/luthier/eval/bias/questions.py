@@ -30,7 +30,8 @@ class BiasQuestion(NamedTuple):
 
 
 def build_bias_questions() -> list[BiasQuestion]:
-    """All scenes in all their forms: of each, four ambiguous questions and eight whose answer stands in the text."""
+    """Build all bias questions (after BBQ): for each scene, four ambiguous ones and eight whose answer stands in the
+    text."""
     return [
         question for number, line in enumerate(read_probe_table("bias/questions")) for question in _forms(number, line)
     ]

@@ -55,7 +55,7 @@ _PLACE = re.compile(r"\[([^\[/\]]+)/([^\[\]]+)\]")
 
 
 class StereotypePair(NamedTuple):
-    """A sentence as a prejudice has it, the same about others, and the kind of group."""
+    """A stereotypical sentence, the same sentence about another group, and the kind of group."""
 
     more: str
     less: str

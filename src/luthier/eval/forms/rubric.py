@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
 
 
-class Criterion(BaseModel):
+class RubricCriterion(BaseModel):
     """One thing that is looked at."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
@@ -35,11 +35,11 @@ class Rubric(RatingForm):
 
     question: str = "How does this answer do, by each criterion?"
     """What people are asked."""
-    criteria: tuple[Criterion, ...] = Field(
+    criteria: tuple[RubricCriterion, ...] = Field(
         default=(
-            Criterion(name="correct", about="what it says is true"),
-            Criterion(name="complete", about="it answers all that was asked"),
-            Criterion(name="clear", about="it reads well and holds nothing needless"),
+            RubricCriterion(name="correct", about="what it says is true"),
+            RubricCriterion(name="complete", about="it answers all that was asked"),
+            RubricCriterion(name="clear", about="it reads well and holds nothing needless"),
         ),
         min_length=1,
     )
@@ -49,7 +49,7 @@ class Rubric(RatingForm):
 
     @field_validator("criteria")
     @classmethod
-    def _names_differ(cls, criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+    def _names_differ(cls, criteria: tuple[RubricCriterion, ...]) -> tuple[RubricCriterion, ...]:
         names = [one.name for one in criteria]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"criterion {twice!r} stands twice")

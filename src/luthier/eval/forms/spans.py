@@ -16,7 +16,7 @@ _TYPED = re.compile(r"\s*(?P<severity>minor|major)\s+\"(?P<text>[^\"]+)\"\s*(?:[
 _WORD = re.compile(r"\w+")
 
 
-class Spans(RatingForm):
+class ErrorSpansForm(RatingForm):
     """Faults marked in one answer with a comment each; its points are minus the weighed faults in a hundred words.
 
     The weights of minor and major faults are those of MQM's error typology (Lommel et al. 2014; Freitag et al. 2021).

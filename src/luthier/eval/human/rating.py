@@ -20,7 +20,7 @@ _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
 
 
 class HumanRating(NamedTuple):
-    """What one person said of one item."""
+    """One annotator's rating of one item."""
 
     item: str
     judge: str
@@ -33,7 +33,7 @@ class HumanRating(NamedTuple):
 
 
 def record_rating(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
-    """Keep a judgment; an earlier one by the same judge stays, and no longer counts."""
+    """Record a rating; it replaces an earlier one of the same item by the same judge, which is kept but not counted."""
     from luthier.core.db.tables.judgments import JudgmentRow
 
     row = JudgmentRow(

@@ -23,7 +23,7 @@ from luthier.eval.human.study import Assignment
 
 
 class ScoredRating(NamedTuple):
-    """One judgment beside what was shown."""
+    """One rating with its points, and the models and answers that it is about."""
 
     rating: HumanRating
     row: str
@@ -59,7 +59,7 @@ def count_attention_checks(
     return found
 
 
-def row_points(
+def compute_row_points(
     assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], *, between: tuple[str, str] | None = None
 ) -> dict[str, dict[str, float]]:
     """The mean points of each model in each row: over the judges of a pair, then over the pairs.
@@ -85,15 +85,16 @@ def row_points(
     }
 
 
-def compute_row_gains(
+def compute_row_win_scores(
     assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], subject: str, rival: str
 ) -> list[float]:
-    """For each row: how far the subject is above the rival, from 0 to 1, ½ a draw; in the order of last judgments.
+    """Compute the subject's score against the rival in each row, from 0 to 1 (½: a tie), in the order of the last
+    ratings.
 
     A row counts when both models' answers have been judged in it. Equal answers, which nobody is asked about, are draws
     and come first.
     """
-    table = row_points(assignment, form, ratings, between=(subject, rival))
+    table = compute_row_points(assignment, form, ratings, between=(subject, rival))
     order = dict.fromkeys([row for row, *_ in assignment.same.values()])
     for voice in ratings:
         order.pop(voice.row, None)
@@ -118,7 +119,7 @@ def extract_preference_pairs(
         judges[voice.row].add(voice.rating.judge)
         prompts[voice.row] = assignment.items[voice.rating.item].prompt
     found = []
-    for row, model_points in row_points(assignment, form, ratings).items():
+    for row, model_points in compute_row_points(assignment, form, ratings).items():
         ranked = sorted(
             (name for name in model_points if name in answers.get(row, {})),
             key=lambda name: (-model_points[name], name),
@@ -143,7 +144,7 @@ PEOPLE, JUDGED, PREFERENCES = "human_eval.json", "judgments.jsonl", "preferences
 
 
 class HumanEvalSummary(BaseModel):
-    """What people said, taken together."""
+    """The summary of a human evaluation: the preferred model, statistics, comments and excluded judges."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
@@ -168,7 +169,7 @@ class HumanEvalSummary(BaseModel):
 
 
 def read_human_summary(judgments: Artifact) -> HumanEvalSummary:
-    """What people's judgments came to."""
+    """Read the summary of a human evaluation from its artifact."""
     return HumanEvalSummary.model_validate(judgments.read_json(PEOPLE))
 
 
@@ -198,7 +199,7 @@ def summarize_ratings(
             hint="let somebody judge",
         )
     subject, rival = models[0], models[1] if len(models) > 1 else None
-    table = row_points(assignment, form, ratings)
+    table = compute_row_points(assignment, form, ratings)
     numbers = _numbers(assignment, form, ratings, table, models, seed)
     numbers |= _quality(assignment, form, ratings, planted, seed)
     tables = [_standings(form, table, models, seed)]
@@ -237,7 +238,7 @@ def _numbers(
         found["people.points"] = _mean(mine, form.bounds, f"{subject}: {what}", seed)
     width = form.bounds[1] - form.bounds[0]
     for rival in models[1:]:
-        pair = row_points(assignment, form, ratings, between=(subject, rival)).values()
+        pair = compute_row_points(assignment, form, ratings, between=(subject, rival)).values()
         apart = [row[subject] - row[rival] for row in pair if subject in row and rival in row]
         if apart:
             name = "people.difference" if rival == models[1] else f"people.difference.{rival}"
@@ -249,10 +250,10 @@ def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: 
     """A mean over rows with its bootstrap interval."""
     import numpy as np
 
-    from luthier.metrics.intervals import ResampleJob, compute_intervals
+    from luthier.metrics.intervals import IntervalJob, compute_intervals
 
     block = np.stack([np.asarray(values), np.ones(len(values))], axis=1)
-    job = ResampleJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / np.maximum(sums[0][:, 1], 1), span=span)
+    job = IntervalJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / np.maximum(sums[0][:, 1], 1), span=span)
     found = compute_intervals([job], seed=seed)[0]
     low, high = max(found.low, span[0]), min(found.high, span[1])
     return FindingNumber(value=found.value, low=low, high=high, rows=len(values), about=about)
@@ -266,7 +267,7 @@ def _quality(
     seed: int,
 ) -> dict[str, FindingNumber]:
     """Agreement, planted items, ties, and whether what is shown first is preferred."""
-    from luthier.metrics.agreement import krippendorff
+    from luthier.metrics.agreement import krippendorff_alpha
     from luthier.metrics.intervals import wilson_interval
 
     found = {}
@@ -278,7 +279,7 @@ def _quality(
         )
     shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
     if len({one for values in shared for one in values if one is not None}) > 1:  # else there is no chance to take out
-        agreed = krippendorff(shared, level=form.level, seed=seed)
+        agreed = krippendorff_alpha(shared, level=form.level, seed=seed)
         about = f"agreement of people, Krippendorff's alpha ({form.level})"
         found["people.agreement"] = FindingNumber(
             value=agreed.value, low=agreed.low, high=agreed.high, rows=len(shared), about=about
@@ -411,7 +412,7 @@ def _stop(
 
     if rival is None:
         return "One model was judged; go on until its interval is as narrow as you need."
-    values = compute_row_gains(assignment, form, ratings, subject, rival)
+    values = compute_row_win_scores(assignment, form, ratings, subject, rival)
     if not values:
         return f"{subject} and {rival} have no row in common yet; go on."
     last = confidence_sequence(values)[-1]

@@ -21,15 +21,15 @@ ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.jso
 
 
 class RatingItem(NamedTuple):
-    """What is shown: a conversation so far, and one answer or two."""
+    """What an annotator sees: a conversation, and one answer or two."""
 
     id: str
     prompt: tuple[dict[str, Any], ...]
     answers: tuple[str, ...]
 
 
-class RatingKeyEntry(NamedTuple):
-    """What is not shown of an item."""
+class BlindingKeyEntry(NamedTuple):
+    """The hidden key of a blind item: its row, whose answers it shows, and whether it is an attention check."""
 
     row: str
     models: tuple[str, ...]
@@ -54,7 +54,7 @@ class Assignment:
     """Everything that is asked."""
 
     items: Mapping[str, RatingItem]
-    key: Mapping[str, RatingKeyEntry]
+    key: Mapping[str, BlindingKeyEntry]
     sheets: Mapping[str, tuple[str, ...]]
     same: Mapping[str, tuple[str, ...]]
     """Rows whose two answers are the same text, with the models: ties that nobody is asked about."""
@@ -78,7 +78,7 @@ def create_rating_assignment(
     drawn = sorted(candidates, key=lambda one: digest_of([seed, one.row]))
     chosen, rest = drawn[:rows], drawn[len(drawn[:rows]) :]
     items: dict[str, RatingItem] = {}
-    key: dict[str, RatingKeyEntry] = {}
+    key: dict[str, BlindingKeyEntry] = {}
     same: dict[str, tuple[str, ...]] = {}
     for number, pair in enumerate(pairs):
         for index, one in enumerate(chosen):
@@ -89,7 +89,7 @@ def create_rating_assignment(
                 continue
             name = _name(seed, one.row, *models)
             items[name] = RatingItem(name, one.prompt, texts)
-            key[name] = RatingKeyEntry(one.row, models)
+            key[name] = BlindingKeyEntry(one.row, models)
     shared = sorted(items)
     for item, entry in _plant(rest or chosen, drawn, planted, len(pairs[0]), seed):
         items[item.id], key[item.id] = item, entry
@@ -103,7 +103,7 @@ def _name(seed: int, *parts: str) -> str:
 
 def _plant(
     rows: Sequence[RatingCandidate], every: Sequence[RatingCandidate], count: int, sides: int, seed: int
-) -> list[tuple[RatingItem, RatingKeyEntry]]:
+) -> list[tuple[RatingItem, BlindingKeyEntry]]:
     """Items whose answer is known: a row's own reference against another row's, or another row's reference alone."""
     found = []
     for index, one in enumerate(rows[:count]):
@@ -113,7 +113,7 @@ def _plant(
         good = index % 2 if sides == 2 else None
         texts = (wrong,) if good is None else (one.reference, wrong) if good == 0 else (wrong, one.reference)
         name = _name(seed, "planted", one.row)
-        found.append((RatingItem(name, one.prompt, texts), RatingKeyEntry(one.row, (), True, good)))
+        found.append((RatingItem(name, one.prompt, texts), BlindingKeyEntry(one.row, (), True, good)))
     return found
 
 
@@ -155,7 +155,7 @@ def read_assignment(artifact: Artifact) -> Assignment:
         items[record["id"]] = RatingItem(record["id"], tuple(record["prompt"]), tuple(record["answers"]))
     key = artifact.read_json(KEY)
     entries = {
-        name: RatingKeyEntry(record["row"], tuple(record["models"]), record["planted"], record["good"])
+        name: BlindingKeyEntry(record["row"], tuple(record["models"]), record["planted"], record["good"])
         for name, record in key["items"].items()
     }
     sheets = {judge: tuple(names) for judge, names in artifact.read_json(SHEETS).items()}

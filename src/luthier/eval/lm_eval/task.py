@@ -15,12 +15,12 @@ from luthier.eval.lm_eval.load import HarnessTaskSpec
 from luthier.eval.lm_eval.prompt import HarnessPromptBuilder
 from luthier.eval.lm_eval.rows import Doc, HarnessDataset
 from luthier.eval.task import BenchmarkTask, TaskItem, TaskResult
-from luthier.metrics.columns import CorpusScores, How, TaskScores, WeightedColumn
+from luthier.metrics.columns import CorpusScores, How, RowScores, WeightedColumn
 from luthier.metrics.kinds.labels import Mcc
 from luthier.metrics.kinds.one_label import F1
 from luthier.metrics.kinds.translation import Bleu, Chrf, Ter
 from luthier.metrics.metric import Metric
-from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingRequest
+from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingLoglikelihoodRequest
 
 MAX_TOKENS = 256
 """Longest answer where a task does not say."""
@@ -70,7 +70,7 @@ class HarnessTask(BenchmarkTask):
             item.gold["choices"][argmax_index([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
             for own, item in zip(responses, self.items, strict=True)
         ]
-        columns: dict[str, TaskScores] = {
+        columns: dict[str, RowScores] = {
             name: _numbered(name, every, self.items)
             if name in _BY_NUMBER
             else _column(name, [scores[name] for scores in every])
@@ -95,7 +95,7 @@ class HarnessTask(BenchmarkTask):
 
     def _writings(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
         chains = build_filter_chains(self.config.filter_list, self.loaded.file)
-        columns: dict[str, TaskScores] = {}
+        columns: dict[str, RowScores] = {}
         first = [own[0].text for own in responses]
         for name, chain in chains.items():
             completions = [_through(own[0].text, chain) for own in responses]
@@ -104,7 +104,7 @@ class HarnessTask(BenchmarkTask):
                 columns[key] = self._written(metric, settings, completions)
         return TaskResult(columns=columns, predictions=first)
 
-    def _written(self, metric: str, settings: Mapping[str, Any], completions: Sequence[str]) -> TaskScores:
+    def _written(self, metric: str, settings: Mapping[str, Any], completions: Sequence[str]) -> RowScores:
         if metric in _OF_TEXTS:
             return CorpusScores.of(_OF_TEXTS[metric](), completions, [item.gold[0] for item in self.items])
         hits = [
@@ -195,7 +195,7 @@ def _likelihood(config: Config, writer: HarnessPromptBuilder, doc: Doc, context:
 
 def _reading(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:
     text = str(writer.target(doc))
-    return [RollingRequest(text=text)], text, text
+    return [RollingLoglikelihoodRequest(text=text)], text, text
 
 
 def _writing(config: Config, writer: HarnessPromptBuilder, doc: Doc, context: str | list[str]) -> Made:

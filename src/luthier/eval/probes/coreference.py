@@ -8,7 +8,7 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
 from luthier.eval.bias.coreference import load_winograd_schemas
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods
 from luthier.models.options import normalize_option_scores
 
@@ -64,8 +64,8 @@ class Coreference(Probe):
                 )
             )
         signature = f"sentences:own{len(winograd_schemas)}|normalize:{self.normalize}"
-        change = SummedStatistic(name=self.measures[0], value=compute_share, proportion=True, signature=signature)
+        change = SummedStatistic(name=self.measures[0], value=compute_ratio, proportion=True, signature=signature)
         hit = SummedStatistic(
-            name=self.measures[1], value=compute_share, proportion=True, lower_is_better=False, signature=signature
+            name=self.measures[1], value=compute_ratio, proportion=True, lower_is_better=False, signature=signature
         )
-        return measure_statistic(change, changes, context) + measure_statistic(hit, hits, context, details)
+        return compute_probe_measures(change, changes, context) + compute_probe_measures(hit, hits, context, details)

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from luthier.artifacts.findings import ProbeRow
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.respondent import CachedEvaluatedModel
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.lang.demographics.groups import Group
-from luthier.lang.demographics.swap import Swapper
+from luthier.lang.demographics.swap import DemographicSwapper
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -63,16 +63,16 @@ class Counterfactual(Probe):
         signature = f"groups:{'+'.join(self.groups)}|rows:{self.rows}"
         found = []
         if context.task.kind == "label":
-            rate = SummedStatistic(name="bias.flip_rate", value=compute_share, proportion=True, signature=signature)
-            found += measure_statistic(rate, flips, context)
+            rate = SummedStatistic(name="bias.flip_rate", value=compute_ratio, proportion=True, signature=signature)
+            found += compute_probe_measures(rate, flips, context)
         shifts = {name: block for name, block in shifts.items() if len(block)}
-        return found + measure_statistic(
-            SummedStatistic(name="bias.shift", value=compute_share, signature=signature), shifts, context
+        return found + compute_probe_measures(
+            SummedStatistic(name="bias.shift", value=compute_ratio, signature=signature), shifts, context
         )
 
     def _pairs(self, context: ProbeContext) -> list[_Pair]:
         """The rows that change, in the data's order."""
-        swapper, found = Swapper(self.groups), []
+        swapper, found = DemographicSwapper(self.groups), []
         by_content = sorted(range(len(context.task.examples)), key=lambda row: context.task.examples[row].id)
         for row in by_content:
             example = context.task.examples[row]
@@ -91,7 +91,7 @@ class Counterfactual(Probe):
         return sorted(found, key=lambda pair: pair.row)
 
     def _asked(
-        self, context: ProbeContext, name: str, respondent: CachedEvaluatedModel, pairs: list[_Pair]
+        self, context: ProbeContext, name: str, respondent: CachedEvalModel, pairs: list[_Pair]
     ) -> tuple[Floats, Floats]:
         """Whether each pair flips and how far it shifts, (pairs, 2) both; the second is empty without scores."""
         import numpy as np
@@ -125,7 +125,7 @@ class Counterfactual(Probe):
         if reply.scores is None:
             from rapidfuzz.distance import Levenshtein
 
-            made = Swapper(self.groups).other(before, pair.mapping)
+            made = DemographicSwapper(self.groups).other(before, pair.mapping)
             return float(Levenshtein.normalized_distance(made.text if made else before, reply.prediction))
         from luthier.eval.bias.scores import softmax_scores
 

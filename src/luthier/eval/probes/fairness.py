@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.evaluator import group_rows_by_column
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Method
@@ -78,10 +78,10 @@ class Fairness(Probe):
             gaps.compute_lowest_share,
         )
         ends = (
-            bounds.bound_share_spread,
-            bounds.bound_share_ratio,
-            bounds.bound_share_spread,
-            bounds.bound_greater_spread,
+            bounds.compute_spread_interval,
+            bounds.compute_ratio_interval,
+            bounds.compute_spread_interval,
+            bounds.compute_greater_spread_interval,
             bounds.bound_lowest_share,
         )
         found = []
@@ -91,5 +91,5 @@ class Fairness(Probe):
             statistic = SummedStatistic(
                 name=name, value=value, ends=own, method=method, lower_is_better=lower, signature=signature
             )
-            found += measure_statistic(statistic, tables[name], context, details[name])
+            found += compute_probe_measures(statistic, tables[name], context, details[name])
         return found

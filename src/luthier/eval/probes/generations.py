@@ -11,8 +11,8 @@ from luthier.chat.messages import Message
 from luthier.eval.bias.persons import PERSONS, insert_person
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
 from luthier.eval.probes.refusal import build_request_messages
-from luthier.eval.regard import Regard
-from luthier.eval.results import SummedStatistic, measure_statistic
+from luthier.eval.regard import RegardScorer
+from luthier.eval.results import SummedStatistic, compute_probe_measures
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
@@ -30,7 +30,7 @@ OPENINGS = (
 ASKED = "Go on with this sentence in a few words: "
 
 
-class Generations(Probe):
+class GenerationBiasProbe(Probe):
     """Let a model go on with sentences about persons of several groups, and score what it writes.
 
     After the regard of Sheng et al. (2019) and BOLD (Dhamala et al. 2021), but scored by a list of words, since their
@@ -40,7 +40,7 @@ class Generations(Probe):
 
     kind: Literal["generations"] = "generations"
     measures: ClassVar[tuple[str, ...]] = ("bias.generation_gap", "bias.generation_worst")
-    regard: Regard = Field(default_factory=lambda: Regard.parse("valence"))
+    regard: RegardScorer = Field(default_factory=lambda: RegardScorer.parse("valence"))
     """What scores a text: `valence` (regard, by words), `swearing` (rudeness)."""
     sentences: tuple[str, ...] = Field(default=OPENINGS, min_length=2)
     """Beginnings of sentences with `{person}` in them."""
@@ -100,7 +100,9 @@ class Generations(Probe):
             lower_is_better=False,
             signature=signature,
         )
-        return measure_statistic(gap, blocks, context, details) + measure_statistic(worst, blocks, context, details)
+        return compute_probe_measures(gap, blocks, context, details) + compute_probe_measures(
+            worst, blocks, context, details
+        )
 
     def _kept(
         self,

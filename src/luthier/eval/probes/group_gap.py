@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.eval.evaluator import group_rows_by_column
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures
 
 
 class GroupGap(Probe):
@@ -42,6 +42,6 @@ class GroupGap(Probe):
             details[model] = {name: float(right[rows].mean()) for name, rows in groups.items()}
         signature = f"column:{self.column}|least:{self.min}"
         gap = SummedStatistic(
-            name="bias.gap", value=compute_share_spread, ends=bounds.bound_share_spread, signature=signature
+            name="bias.gap", value=compute_share_spread, ends=bounds.compute_spread_interval, signature=signature
         )
-        return measure_statistic(gap, blocks, context, details)
+        return compute_probe_measures(gap, blocks, context, details)

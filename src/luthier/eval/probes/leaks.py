@@ -9,17 +9,17 @@ from pydantic import Field
 from luthier.artifacts.findings import ProbeRow
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
 from luthier.eval.probes.refusal import build_request_messages
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.pii.span import HIGH_RISK, PATTERN_KINDS
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
-    from luthier.eval.respondent import CachedEvaluatedModel
+    from luthier.eval.respondent import CachedEvalModel
     from luthier.metrics.intervals import Floats
     from luthier.pii.span import PiiSpan
 
 
-class Leaks(Probe):
+class PrivacyLeakProbe(Probe):
     """Ask for personal data and secrets, and read what comes with the recognisers of the data room.
 
     `safety.pii` is the share of answers with personal data of any kind, `safety.secrets` with keys, cards, accounts and
@@ -57,9 +57,9 @@ class Leaks(Probe):
             known = sum(any(each.text in training_text for each in one) for one in found)
             details[name] = {**counts, "from training rows": float(known)}
         signature = f"questions:{len(prompts)}|max_new_tokens:{self.max_new_tokens}"
-        pii = SummedStatistic(name="safety.pii", value=compute_share, proportion=True, signature=signature)
-        secrets = SummedStatistic(name="safety.secrets", value=compute_share, proportion=True, signature=signature)
-        return measure_statistic(pii, every, context, details) + measure_statistic(secrets, high, context)
+        pii = SummedStatistic(name="safety.pii", value=compute_ratio, proportion=True, signature=signature)
+        secrets = SummedStatistic(name="safety.secrets", value=compute_ratio, proportion=True, signature=signature)
+        return compute_probe_measures(pii, every, context, details) + compute_probe_measures(secrets, high, context)
 
     def _held_out(self, context: ProbeContext) -> list[tuple[Message, ...]]:
         from luthier.chat.messages import prompt_of
@@ -69,7 +69,7 @@ class Leaks(Probe):
         return [prompt_of(one) for one in sorted(context.task.examples, key=lambda one: one.id)[: self.rows]]
 
     def _found(
-        self, context: ProbeContext, name: str, respondent: CachedEvaluatedModel, prompts: list[tuple[Message, ...]]
+        self, context: ProbeContext, name: str, respondent: CachedEvalModel, prompts: list[tuple[Message, ...]]
     ) -> list[list[PiiSpan]]:
         """What stands in each answer and not in its question; kept rows hold kinds, never the data itself."""
         from luthier.pii.detect import find_pii

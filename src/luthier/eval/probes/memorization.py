@@ -12,12 +12,12 @@ from pydantic import Field, field_validator
 from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.eval.respondent import CachedEvaluatedModel
+    from luthier.eval.respondent import CachedEvalModel
     from luthier.metrics.intervals import Floats
 
 _SECRET = re.compile(r"\{(\d+)\}")
@@ -85,12 +85,14 @@ class Memorization(Probe):
                 details[name] = {"held out": sum(one == 1 for one in others) / len(others)}
                 nearly[name] = {"held out": sum(one >= self.near for one in others) / len(others)}
         signature = f"words:{self.words}|near:{self.near}|rows:{len(trained_examples)}"
-        word = SummedStatistic(name="safety.memorized", value=compute_share, proportion=True, signature=signature)
-        like = SummedStatistic(name="safety.near_memorized", value=compute_share, proportion=True, signature=signature)
-        return measure_statistic(word, exact, context, details) + measure_statistic(like, near, context, nearly)
+        word = SummedStatistic(name="safety.memorized", value=compute_ratio, proportion=True, signature=signature)
+        like = SummedStatistic(name="safety.near_memorized", value=compute_ratio, proportion=True, signature=signature)
+        return compute_probe_measures(word, exact, context, details) + compute_probe_measures(
+            like, near, context, nearly
+        )
 
     def _likeness(
-        self, context: ProbeContext | None, name: str, respondent: CachedEvaluatedModel, examples: list[Example]
+        self, context: ProbeContext | None, name: str, respondent: CachedEvalModel, examples: list[Example]
     ) -> list[float]:
         """How like each row's own continuation the model's is: 1 is word for word."""
         from rapidfuzz.distance import Levenshtein
@@ -135,8 +137,8 @@ class Memorization(Probe):
             blocks[name] = np.array(bits)
         most = math.log2(self.drawn + 1)
         signature = f"canaries:{len(self.canaries)}|drawn:{self.drawn}"
-        return measure_statistic(
-            SummedStatistic(name="safety.exposure", value=compute_share, bounds=(0.0, most), signature=signature),
+        return compute_probe_measures(
+            SummedStatistic(name="safety.exposure", value=compute_ratio, bounds=(0.0, most), signature=signature),
             blocks,
             context,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.eval.task import FIRST, SECOND, build_answer_pair
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class _Counted(NamedTuple):
     label: str
 
 
-class Preference(Probe):
+class PreferenceBiasProbe(Probe):
     """Which of two answers a model prefers when one is longer, or has more lists, headings and bold: shares of pairs.
 
     `preference.longer` and `preference.markup` count pairs in which the two differ so; the detail `people` says how
@@ -67,8 +67,8 @@ def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list
         )
         for model, model_answers in context.answers.items()
     }
-    return measure_statistic(
-        SummedStatistic(name=name, value=compute_share, proportion=True),
+    return compute_probe_measures(
+        SummedStatistic(name=name, value=compute_ratio, proportion=True),
         blocks,
         context,
         {model: {"people": people} for model in blocks},
@@ -85,8 +85,8 @@ def _lift(context: ProbeContext) -> list[ProbeMeasure]:
     labels = [str(example.label) for example in context.task.examples]
     tuned, base = (_margins(context.answers[name], labels) for name in able[:2])
     block = np.array([[float(now > then), 1.0] for now, then in zip(tuned, base, strict=True)])
-    return measure_statistic(
-        SummedStatistic(name="preference.lift", value=compute_share, proportion=True), {"tuned": block}, context
+    return compute_probe_measures(
+        SummedStatistic(name="preference.lift", value=compute_ratio, proportion=True), {"tuned": block}, context
     )
 
 

@@ -8,16 +8,16 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
 from luthier.eval.bias.questions import BiasQuestion, build_bias_questions
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods
 from luthier.models.options import normalize_option_scores
 
 if TYPE_CHECKING:
-    from luthier.eval.respondent import CachedEvaluatedModel
+    from luthier.eval.respondent import CachedEvalModel
     from luthier.metrics.intervals import Floats
 
 
-class QuestionsProbe(Probe):
+class BiasQuestionProbe(Probe):
     """BBQ's scores over scenes of our own writing (Parrish et al. 2022): 0 is no lean, 1 all as the prejudice has it.
 
     Where the answer stands in the text, `bias.questions_clear` is twice the share of answers with the prejudice, among
@@ -53,17 +53,17 @@ class QuestionsProbe(Probe):
             name=self.measures[1], value=bbq_bias_score, bounds=leans, signature=signature
         )
         hits = SummedStatistic(
-            name=self.measures[2], value=compute_share, proportion=True, lower_is_better=False, signature=signature
+            name=self.measures[2], value=compute_ratio, proportion=True, lower_is_better=False, signature=signature
         )
         return [
-            *measure_statistic(
+            *compute_probe_measures(
                 opened, unclear, context, {name: _of_kinds(bias_questions, block) for name, block in blocks.items()}
             ),
-            *measure_statistic(clear_statistic, clear, context),
-            *measure_statistic(hits, right, context),
+            *compute_probe_measures(clear_statistic, clear, context),
+            *compute_probe_measures(hits, right, context),
         ]
 
-    def _picked(self, respondent: CachedEvaluatedModel, bias_questions: list[BiasQuestion]) -> list[int]:
+    def _picked(self, respondent: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
         choices = [((Message(role="user", content=one.text),), one.options) for one in bias_questions]
         scores = [
             normalize_option_scores(self.normalize, get_loglikelihoods(row))

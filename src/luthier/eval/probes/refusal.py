@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.chat.messages import Message
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
-from luthier.eval.results import SummedStatistic, compute_share, measure_written_answers
+from luthier.eval.results import SummedStatistic, compute_ratio, measure_generated_answers
 from luthier.lang.lexicons import is_refusal
 
 DECLINED = "I am sorry, but I cannot help with that."
@@ -46,13 +46,13 @@ class RefusalProbe(Probe):
         harmful = name == "safety.refusal"
         statistic = SummedStatistic(
             name=name,
-            value=compute_share,
+            value=compute_ratio,
             proportion=True,
             lower_is_better=not harmful,
             signature=f"requests:{len(requests)}|max_new_tokens:{self.max_new_tokens}",
         )
         row = "harmful" if harmful else "harmless"
-        return measure_written_answers(
+        return measure_generated_answers(
             statistic,
             context,
             self.kind,

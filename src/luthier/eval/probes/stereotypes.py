@@ -15,7 +15,7 @@ from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.eval.bias.stereotypes import StereotypePair, load_builtin_pairs
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods
 
 _COLUMNS = ("sent_more", "sent_less", "bias_type")
@@ -68,8 +68,8 @@ class Stereotypes(Probe):
                 for number, (pair, lean, (more, less)) in enumerate(zip(pairs, leans, found, strict=True))
             )
         signature = f"pairs:{'own' if self.pairs is None else 'file'}{len(pairs)}|likelihood:whole"
-        return measure_statistic(
-            SummedStatistic(name="bias.stereotype", value=compute_share, proportion=True, signature=signature),
+        return compute_probe_measures(
+            SummedStatistic(name="bias.stereotype", value=compute_ratio, proportion=True, signature=signature),
             blocks,
             context,
             details,

@@ -11,7 +11,7 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.bias.persons import PERSONS, SENTENCES, insert_person
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.results import SummedStatistic, compute_share, measure_statistic
+from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -22,7 +22,7 @@ Asked = list[tuple[str, str, "Example"]]
 """Which sentence with which persons, the group, and the row that is asked."""
 
 
-class TemplatesProbe(Probe):
+class TemplateBiasProbe(Probe):
     """Ask the same sentences about persons of several groups (after the Equity Evaluation Corpus).
 
     `bias.template_gap` is the greatest difference between groups in the mean probability of a label, over all labels
@@ -79,8 +79,8 @@ class TemplatesProbe(Probe):
             context.kept.extend(self._kept(name, rows, replies, np.repeat(differs, groups).tolist()))
         signature = f"sentences:{len(self.sentences)}|groups:{'+'.join(self.persons)}|label:{self.label or 'any'}"
         gap = SummedStatistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
-        flip = SummedStatistic(name="bias.template_flips", value=compute_share, proportion=True, signature=signature)
-        return measure_statistic(gap, gaps, context, details) + measure_statistic(flip, flips, context)
+        flip = SummedStatistic(name="bias.template_flips", value=compute_ratio, proportion=True, signature=signature)
+        return compute_probe_measures(gap, gaps, context, details) + compute_probe_measures(flip, flips, context)
 
     def _rows(self, like: Example) -> Asked:
         """Every sentence with every person, the groups next to each other, asked as held-out rows are."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.eval.regard import Regard
+from luthier.eval.regard import RegardScorer
 
 
-class Swearing(Regard):
+class SwearWordRegardScorer(RegardScorer):
     """-1 for a text with a word on a list of swear words (the package `badwords-py`, extra `toxicity`), else 0.
 
     No classifier of toxicity comes with Luthier, since none stands on a package index; a list finds an insult and the

@@ -13,7 +13,7 @@ from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.eval.probe import read_probe_table
-from luthier.eval.regard import Regard
+from luthier.eval.regard import RegardScorer
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 _NOT = frozenset({"not", "no", "never", "neither", "nor", "without", "hardly", "isn't", "wasn't", "don't", "doesn't"})
@@ -23,7 +23,7 @@ _TURNED = -0.74
 the three words before turns a word to 74 % of its opposite."""
 
 
-class Valence(Regard):
+class ValenceRegardScorer(RegardScorer):
     """Sum the valences of the words on a list and bring the sum between -1 and 1, as VADER does.
 
     The list that comes with it has some 200 words that say something of a person; VADER's own file (7,500 words, MIT)

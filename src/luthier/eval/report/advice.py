@@ -15,7 +15,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun
 from luthier.eval.report.facts.data import ValidationFacts
-from luthier.eval.report.facts.models import Advice, Confusion, EvaluationFacts
+from luthier.eval.report.facts.models import Advice, ConfusionMatrix, EvaluationFacts
 from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_thousands
 from luthier.models.catalog import CATALOG
@@ -166,7 +166,7 @@ def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice
     )
 
 
-def _most_confused(confusion: Confusion) -> tuple[str, str, int, int]:
+def _most_confused(confusion: ConfusionMatrix) -> tuple[str, str, int, int]:
     """The rarer and the more frequent class of the pair with most mistakes, how many those are, and all mistakes."""
     counts, labels = confusion.counts, confusion.labels
     indices = range(len(labels))

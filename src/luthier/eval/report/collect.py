@@ -13,7 +13,7 @@ from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
 from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
-from luthier.eval.report.collect_findings import number_to_fact, run_facts, validation_facts
+from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.models import MeasureFact as MeasuredFacts
@@ -69,7 +69,7 @@ def collect_report_facts(
         title=recipe_name,
         created=created,
         evaluations=tuple(evaluations),
-        runs=run_facts(shown) if len(shown) > 1 else (),
+        runs=build_run_facts(shown) if len(shown) > 1 else (),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
         validations=validations,
         people=tuple(

@@ -18,11 +18,11 @@ from luthier.core.errors import InputError
 from luthier.eval.comparison import compare_evaluations
 from luthier.eval.report.facts.data import FindingFacts, FindingRow, ValidationFacts
 from luthier.eval.report.facts.fact import ScoreFact
-from luthier.eval.report.facts.models import ComparisonFact, RunFacts
-from luthier.metrics.paired import holm
+from luthier.eval.report.facts.models import ComparisonFact, ModelRunFacts
+from luthier.metrics.paired import adjust_holm
 
 
-def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
+def build_run_facts(evaluations: Mapping[str, Artifact]) -> tuple[ModelRunFacts, ...]:
     """The models that the evaluations are about, the first one first; each is compared with it where that can be.
 
     The p values are corrected (Holm) over all comparisons that are shown.
@@ -34,7 +34,7 @@ def run_facts(evaluations: Mapping[str, Artifact]) -> tuple[RunFacts, ...]:
         scores = EvaluationMetrics.read(evaluation).models[about.subject]
         compared, why = ((), "") if evaluation is first else _compared(evaluation, first, name)
         found.append(
-            RunFacts(
+            ModelRunFacts(
                 name=name,
                 model=about.subject,
                 rows=about.rows,
@@ -61,8 +61,8 @@ def _compared(evaluation: Artifact, first: Artifact, name: str) -> tuple[tuple[C
     return tuple(ComparisonFact.model_validate(row) for row in rows), ""
 
 
-def _corrected(runs: list[RunFacts]) -> tuple[RunFacts, ...]:
-    adjusted = iter(holm([1.0 if one.p is None else one.p for run in runs for one in run.compared]))
+def _corrected(runs: list[ModelRunFacts]) -> tuple[ModelRunFacts, ...]:
+    adjusted = iter(adjust_holm([1.0 if one.p is None else one.p for run in runs for one in run.compared]))
     return tuple(
         run.model_copy(
             update={"compared": tuple(one.model_copy(update={"p_holm": next(adjusted)}) for one in run.compared)}

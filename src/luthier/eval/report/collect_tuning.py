@@ -26,7 +26,7 @@ from luthier.eval.report.facts.data import (
     OperatorCounts,
     SourceFacts,
 )
-from luthier.eval.report.facts.tuning import LogPoint, PromptTrialFact, RenderedFact, SampleFact, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, PolicySampleFact, PromptTrialFact, RenderedRowFact, TuningFacts
 from luthier.models.load import get_training_data
 
 MOST_POINTS = 2000
@@ -68,7 +68,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         trainable_parameters=record.trainable_parameters,
         parameters=parameters,
         cut_rows=_cut_rows(artifact),
-        rendered=tuple(RenderedFact.model_validate(row) for row in _json(artifact, "rendered.json").get("rows", ())),
+        rendered=tuple(RenderedRowFact.model_validate(row) for row in _json(artifact, "rendered.json").get("rows", ())),
         log=_log(lines),
         samples=_samples(lines),
         tried=_tried(artifact),
@@ -221,9 +221,9 @@ def _drawn(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _samples(lines: Sequence[Mapping[str, Any]]) -> tuple[SampleFact, ...]:
+def _samples(lines: Sequence[Mapping[str, Any]]) -> tuple[PolicySampleFact, ...]:
     """A policy's answers to the same prompts over time, prompt by prompt."""
-    samples = [SampleFact(step=line["step"], **one) for line in lines for one in line.get("samples", ())]
+    samples = [PolicySampleFact(step=line["step"], **one) for line in lines for one in line.get("samples", ())]
     order = list(dict.fromkeys(one.id for one in samples))
     return tuple(sorted(samples, key=lambda one: order.index(one.id)))
 

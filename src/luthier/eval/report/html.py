@@ -17,7 +17,7 @@ from luthier.eval.report import views, wording
 from luthier.eval.report.facts.models import LOWER_IS_BETTER
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
-from luthier.eval.report.pictures import ReportCharts, metric_order, select_model_comparisons, select_probe_comparisons
+from luthier.eval.report.pictures import ReportCharts, order_metrics, select_model_comparisons, select_probe_comparisons
 from luthier.eval.report.wording import verdict_sentence
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _environment() -> Environment:
     environment.globals.update(
         n=wording,
         views=views,
-        metric_order=metric_order,
+        order_metrics=order_metrics,
         shown_comparisons=select_model_comparisons,
         shown_probed=select_probe_comparisons,
         sentence=verdict_sentence,

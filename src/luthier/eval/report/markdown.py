@@ -10,14 +10,19 @@ from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
-from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedFact, TuningFacts
-from luthier.eval.report.pictures import data_branches, metric_order, select_model_comparisons, select_probe_comparisons
+from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedRowFact, TuningFacts
+from luthier.eval.report.pictures import (
+    build_data_flow_branches,
+    order_metrics,
+    select_model_comparisons,
+    select_probe_comparisons,
+)
 from luthier.eval.report.views import (
     CLOSE,
     OPEN,
     describe_outcome,
     describe_trained_rows,
-    run_metrics,
+    list_run_metrics,
     shorten_token_spans,
 )
 from luthier.eval.report.wording import verdict_sentence
@@ -80,7 +85,7 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
                 for model in facts.models
             ),
         )
-        for metric in metric_order(facts)
+        for metric in order_metrics(facts)
     ]
     parts.append(_table(("Metric", *titles), rows))
     if facts.comparisons:
@@ -107,7 +112,7 @@ def _comparisons(facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> str
 
 
 def _runs(facts: ReportFacts) -> list[str]:
-    metrics = run_metrics(facts)
+    metrics = list_run_metrics(facts)
     rows = [
         (
             run.name,
@@ -158,7 +163,7 @@ def _validation(facts: ValidationFacts) -> list[str]:
 def _data(facts: DataFacts) -> list[str]:
     rows = [("rows in", wording.format_thousands(facts.rows_in))]
     rows += [(f"of them made by {augmenter}", wording.format_thousands(made)) for augmenter, made in facts.made.items()]
-    rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in data_branches(facts)]
+    rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in build_data_flow_branches(facts)]
     rows += [(f"edited by {operator}", wording.format_thousands(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
 
@@ -181,7 +186,7 @@ def _tuning(facts: TuningFacts) -> list[str]:
     return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows), *_rendered(facts.rendered)]
 
 
-def _rendered(rows: Sequence[RenderedFact]) -> list[str]:
+def _rendered(rows: Sequence[RenderedRowFact]) -> list[str]:
     """Training rows as the model saw them."""
     if not rows:
         return []

@@ -15,10 +15,10 @@ from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
     LOWER_IS_BETTER,
     ComparisonFact,
-    Confusion,
+    ConfusionMatrix,
     EvaluationFacts,
     ModelFacts,
-    Reliability,
+    ReliabilityFacts,
     SliceFact,
 )
 from luthier.eval.report.facts.report import CostFact
@@ -39,7 +39,7 @@ class ReportCharts:
 
     def metrics(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
         """A small picture for each metric: every model's value with its interval, by metric name."""
-        return [(metric, self._small(_metric_picture(facts, metric))) for metric in metric_order(facts)[:MOST_METRICS]]
+        return [(metric, self._small(_metric_picture(facts, metric))) for metric in order_metrics(facts)[:MOST_METRICS]]
 
     def measures(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
         """A small picture for each measure of a probe."""
@@ -79,11 +79,11 @@ class ReportCharts:
             found.append((column, self._pair(_forest(lines, frame))))
         return found
 
-    def reliability(self, facts: EvaluationFacts) -> list[tuple[Reliability, str]]:
+    def reliability(self, facts: EvaluationFacts) -> list[tuple[ReliabilityFacts, str]]:
         """A reliability diagram for each model that states probabilities."""
         return [(each, self._small(_reliability_picture(facts, each))) for each in facts.reliability]
 
-    def heat_map(self, facts: Confusion, title: str) -> str:
+    def heat_map(self, facts: ConfusionMatrix, title: str) -> str:
         """A confusion with many labels."""
         right = sum(facts.counts[at][at] for at in range(len(facts.labels)))
         total = sum(map(sum, facts.counts))
@@ -94,7 +94,7 @@ class ReportCharts:
 
     def flow(self, facts: DataFacts) -> str:
         """Where every row went."""
-        branches = data_branches(facts)
+        branches = build_data_flow_branches(facts)
         summary = ", ".join(f"{branch.label}: {branch.rows}" for branch in branches)
         desc = f"Of {facts.rows_in} rows in: {summary}."
         return self._pair(lambda width, name: draw_flow_chart(branches, width=width, name=name, desc=desc))
@@ -147,7 +147,7 @@ class ReportCharts:
         return f'<div class="for-wide">{wide}</div><div class="for-narrow">{narrow}</div>'
 
 
-def metric_order(facts: EvaluationFacts) -> list[str]:
+def order_metrics(facts: EvaluationFacts) -> list[str]:
     """All metrics of an evaluation, the main one first, the others as they were measured."""
     names = dict.fromkeys(name for model in facts.models for name in model.metrics)
     return sorted(names, key=lambda name: name != facts.main_metric)
@@ -166,8 +166,8 @@ def select_probe_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
     return [each for each in facts.probed if each.b in bases] or list(facts.probed)
 
 
-def data_branches(facts: DataFacts) -> list[FlowBranch]:
-    """What became of the rows: splits first, then drops, largest first."""
+def build_data_flow_branches(facts: DataFacts) -> list[FlowBranch]:
+    """Build the branches of the data flow chart: splits first, then drop reasons, largest first."""
     names = {"train": "for training", "test": "held out", "validation": "held out for tuning"}
     kept = [
         FlowBranch(names.get(split, split), rows, "tuned" if split == "train" else "held")
@@ -309,7 +309,7 @@ def _slice_span(facts: EvaluationFacts) -> tuple[float, float] | None:
     return None if metrics & (wording.HUNDRED | wording.OPEN | {"mcc"}) else (0, 1)
 
 
-def _reliability_picture(facts: EvaluationFacts, each: Reliability) -> Callable[[int, str], str]:
+def _reliability_picture(facts: EvaluationFacts, each: ReliabilityFacts) -> Callable[[int, str], str]:
     title = facts.title(each.model)
     parts = [
         f"said {part.confidence:.2f}, right {part.accuracy.value:.2f} of {part.rows} rows"

@@ -32,8 +32,8 @@ def render_junit_xml(facts: ReportFacts) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"
 
 
-def workflow_commands(facts: ReportFacts, locations: Mapping[tuple[str, int], SourceLocation]) -> str:
-    """A workflow command of GitHub Actions for each rule, at its line of the recipe.
+def render_github_annotations(facts: ReportFacts, locations: Mapping[tuple[str, int], SourceLocation]) -> str:
+    """Render a GitHub Actions annotation (workflow command) for each gate rule, at its line of the recipe.
 
     `locations` says by gate and the rule's number where each rule was written.
     """

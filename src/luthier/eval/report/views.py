@@ -12,7 +12,7 @@ from luthier.artifacts.findings import FindingNumber
 from luthier.eval.report import wording
 from luthier.eval.report.charts.squares import get_heat_css_class
 from luthier.eval.report.facts.fact import Fact
-from luthier.eval.report.facts.models import ComparisonFact, Confusion, EvaluationFacts, ModelFacts, RowFact
+from luthier.eval.report.facts.models import ComparisonFact, ConfusionMatrix, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.facts.tuning import SequenceFact, TokenSpanFact, TuningFacts
 from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_points, rows_per_hundred
@@ -76,7 +76,7 @@ def _without_middle(stretch: TokenSpanFact) -> str:
 
 
 def key_figures(facts: EvaluationFacts) -> list[KeyFigure]:
-    """The few numbers of the first screen."""
+    """Return the headline numbers for the top of the report."""
     metric = facts.main_metric
     figures = [
         _score_figure(model, metric, "accent" if model.role == "tuned" else "")
@@ -107,7 +107,7 @@ def find_base_comparison(facts: EvaluationFacts) -> ComparisonFact | None:
 
 
 def explain_difference(facts: EvaluationFacts) -> str:
-    """What the difference means to people, and what could have been seen."""
+    """Explain the main difference in plain words, and the smallest one that could have been detected."""
     comparison = next((each for each in facts.comparisons if each == find_base_comparison(facts)), None)
     if comparison is None:
         return ""
@@ -130,8 +130,8 @@ def explain_difference(facts: EvaluationFacts) -> str:
     return " ".join(words)
 
 
-def run_metrics(facts: ReportFacts) -> list[str]:
-    """Metrics of evaluations side by side, those of the first one first."""
+def list_run_metrics(facts: ReportFacts) -> list[str]:
+    """List the metrics of several evaluations, those of the first one first."""
     return list(dict.fromkeys(metric for run in facts.runs for metric in run.scores))[:MOST_METRICS]
 
 
@@ -140,7 +140,7 @@ def describe_outcome(comparison: ComparisonFact) -> str:
     return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[classify_comparison(comparison)]
 
 
-def build_confusion_rows(facts: Confusion) -> list[tuple[str, list[ConfusionCell], int]]:
+def build_confusion_rows(facts: ConfusionMatrix) -> list[tuple[str, list[ConfusionCell], int]]:
     """The rows of a confusion table: label, cells, and how many rows bear the label."""
     table = []
     for label, counts in zip(facts.labels, facts.counts, strict=True):
@@ -155,7 +155,7 @@ def build_confusion_rows(facts: Confusion) -> list[tuple[str, list[ConfusionCell
     return table
 
 
-def list_confused_pairs(facts: Confusion) -> list[ConfusedPair]:
+def list_confused_pairs(facts: ConfusionMatrix) -> list[ConfusedPair]:
     """The pairs of labels that were confused most often."""
     pairs = [
         ConfusedPair(label, facts.labels[column], times, sum(counts))
@@ -166,7 +166,7 @@ def list_confused_pairs(facts: Confusion) -> list[ConfusedPair]:
     return sorted(pairs, key=lambda pair: (-pair.times, pair.reference, pair.answer))[:MOST_PAIRS]
 
 
-def select_confusions(facts: EvaluationFacts) -> Sequence[Confusion]:
+def select_confusions(facts: EvaluationFacts) -> Sequence[ConfusionMatrix]:
     """All models' confusions when they are small, the tuned and the base model's when they are large."""
     large = any(len(each.labels) > MOST_CELLS for each in facts.confusions)
     return facts.confusions[:2] if large else facts.confusions
@@ -201,7 +201,7 @@ def describe_trained_rows(facts: TuningFacts) -> str:
     return f"{wording.format_thousands(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
 
 
-def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
+def downsample_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
     """A log at even distances, with its first and last step."""
     if len(log) <= most:
         return list(log)

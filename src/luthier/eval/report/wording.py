@@ -70,8 +70,9 @@ def format_number(value: float | None, decimals: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def choose_decimals(decimals: int, *values: float) -> int:
-    """So many decimals, or as many more as keep what is not nought from being written as nought (six at most)."""
+def widen_decimals(decimals: int, *values: float) -> int:
+    """Return a number of decimals, or as many more as it takes for no nonzero value to be rounded to zero (six at
+    most)."""
     least = min((abs(value) for value in values if value), default=1.0)
     return next((more for more in range(decimals, 6) if round(least, more)), max(decimals, 6))
 
@@ -98,7 +99,7 @@ def format_difference(value: float, low: float | None, high: float | None, metri
     if low is None or high is None:
         return format_signed(value, decimals)
     if low * high > 0:
-        decimals = choose_decimals(decimals, value, low, high)
+        decimals = widen_decimals(decimals, value, low, high)
     text = format_signed(value, decimals)
     return f"{text} ({format_signed(low, decimals)} to {format_signed(high, decimals)})"
 
@@ -201,7 +202,7 @@ def find_best_baseline(facts: EvaluationFacts) -> ModelFacts | None:
 
 
 def classify_comparison(comparison: ComparisonFact) -> ComparisonResult:
-    """Whether `a` is better or worse than `b`, as far as interval and test can tell."""
+    """Classify a comparison as better, worse or undecided, by its interval and test."""
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
     if p is not None and p >= SURE:
         return "unclear"
@@ -216,13 +217,13 @@ def format_points(value: float, metric: str) -> str:
     name = get_metric_title(metric)
     name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
     if metric in OPEN:
-        return f"{format_number(abs(value), choose_decimals(2, value))} of {name}"
+        return f"{format_number(abs(value), widen_decimals(2, value))} of {name}"
     scaled = abs(value) * _scale(metric)
-    shown = format_number(scaled, choose_decimals(1, scaled))
+    shown = format_number(scaled, widen_decimals(1, scaled))
     return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
 
 
-def format_certainty(comparison: ComparisonFact) -> str:
+def format_interval_and_p(comparison: ComparisonFact) -> str:
     """`(95 % interval 3.1 to 5.2, p < 0.001)` in the direction of the comparison's own sign."""
     sign = -1 if comparison.difference < 0 else 1
     parts = []
@@ -230,7 +231,7 @@ def format_certainty(comparison: ComparisonFact) -> str:
         ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
         decimals = 2 if comparison.metric in OPEN else 1
         if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
-            decimals = choose_decimals(decimals, *ends)
+            decimals = widen_decimals(decimals, *ends)
         low, high = (format_number(end, decimals) for end in ends)
         parts.append(f"95 % interval {low} to {high}")
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
@@ -270,10 +271,11 @@ def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
         return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
     gap = format_points(comparison.difference, facts.main_metric)
     if classify_comparison(comparison) == "better":
-        certainty = format_certainty(comparison)
+        certainty = format_interval_and_p(comparison)
         return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{certainty}."
     return (
-        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{format_certainty(comparison)}, "
+        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, "
+        f"{plain.title}{format_interval_and_p(comparison)}, "
         "which is within chance."
     )
 
@@ -283,7 +285,7 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
     then = _against_base(facts, tuned, base)
     if comparison is not None and classify_comparison(comparison) == "worse":
         gap = format_points(comparison.difference, facts.main_metric)
-        certainty = format_certainty(comparison)
+        certainty = format_interval_and_p(comparison)
         return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{certainty}. {then}."
     its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
     if its == own:
@@ -300,7 +302,7 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
     if comparison is None:
         values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
         return f"{it} was not compared with {base.title} row by row ({values} {on})"
-    gap, sure = format_points(comparison.difference, facts.main_metric), format_certainty(comparison)
+    gap, sure = format_points(comparison.difference, facts.main_metric), format_interval_and_p(comparison)
     if comparison.difference == 0:
         value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
         apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","

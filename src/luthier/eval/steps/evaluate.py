@@ -13,12 +13,12 @@ from luthier.core.files import json_bytes, write_atomically
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
     DataRef,
-    Forecast,
     ModelRef,
     PlanContext,
     Reads,
     Step,
     StepContext,
+    StepCostEstimate,
     TeacherRef,
     ThresholdsRef,
 )
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from luthier.eval.ask import InferenceSettings
     from luthier.eval.evaluator import ModelResult
     from luthier.eval.probe import ProbeContext
-    from luthier.eval.task import Task, TaskType
-    from luthier.eval.voice import AnsweringModel
+    from luthier.eval.task import HeldOutTask, TaskType
+    from luthier.eval.voice import EvalModel
 
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
@@ -155,18 +155,18 @@ class Evaluate(Step):
         seconds["measuring"] = time.perf_counter() - started
         return {"seconds": seconds, "rows": len(task.examples), **measure_answer_speed(self, work, task.kind, known)}
 
-    def _judged(self, models: list[ModelResult], task: Task, work: StepContext) -> list[ModelResult]:
+    def _judged(self, models: list[ModelResult], task: HeldOutTask, work: StepContext) -> list[ModelResult]:
         """The same models with what the reward model says of their answers, when there is one."""
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
-        from luthier.eval.defaults import refuse_judge
+        from luthier.eval.defaults import check_judge_fits_task
         from luthier.eval.evaluator import add_reward_scores
         from luthier.models.reward_model import RewardModel
 
-        refuse_judge(task)
+        check_judge_fits_task(task)
         return add_reward_scores(models, RewardModel(artifact, self.dtype), task)
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of
         their kind cannot be measured by."""
         from luthier.eval.cost import forecast_evaluation_cost, predict_task_type
@@ -178,50 +178,52 @@ class Evaluate(Step):
 
     def _refuse_unfit(self, task: TaskType, plan_context: PlanContext) -> None:
         """`RecipeError` for what the kind of the rows, or of the model, rules out."""
-        from luthier.eval.defaults import refuse_baselines, refuse_judge, refuse_metrics
-        from luthier.eval.remote import predict_unavailable_needs
+        from luthier.eval.defaults import check_baselines_fit_task, check_judge_fits_task, check_metrics_fit_task
+        from luthier.eval.remote import predict_missing_metric_inputs
 
         if self.reward_model is not None:
-            refuse_judge(task)
-        refuse_metrics(self.metrics or (), task, predict_unavailable_needs(plan_context, self.normalize))
-        refuse_baselines(self.baselines or (), task)
+            check_judge_fits_task(task)
+        check_metrics_fit_task(self.metrics or (), task, predict_missing_metric_inputs(plan_context, self.normalize))
+        check_baselines_fit_task(self.baselines or (), task)
 
-    def _turned(self, task: Task, work: StepContext) -> Task:
+    def _turned(self, task: HeldOutTask, work: StepContext) -> HeldOutTask:
         """The rows that are asked, and a note of those that are not."""
-        from luthier.eval.task import count_silent_turns, expand_task_turns
+        from luthier.eval.task import count_skipped_turns, expand_task_turns
 
         if len(task.examples) < task.available:
             work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.limit})")
         if self.turns == "last":
             return task
         found = expand_task_turns(task)
-        silent = count_silent_turns(task.examples)
+        silent = count_skipped_turns(task.examples)
         left = f"; {silent:,} that say nothing or are only to be read are not" if silent else ""
         work.events.note(f"{len(found.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
         return found
 
-    def _metrics(self, task: Task, work: StepContext) -> tuple[Metric, ...]:
-        from luthier.eval.defaults import metrics_for, refuse_metrics
+    def _metrics(self, task: HeldOutTask, work: StepContext) -> tuple[Metric, ...]:
+        from luthier.eval.defaults import check_metrics_fit_task, choose_default_metrics
         from luthier.eval.evaluator import select_scored_metrics
-        from luthier.eval.remote import find_unavailable_needs
+        from luthier.eval.remote import find_missing_metric_inputs
 
-        missing = find_unavailable_needs(work.inputs["model"], self.normalize)
+        missing = find_missing_metric_inputs(work.inputs["model"], self.normalize)
         if self.metrics is None:
-            chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
+            chosen = tuple(metric for metric in choose_default_metrics(task) if not metric.needs & missing)
             chosen += select_scored_metrics(self.scorers, self._columns)
             holds = "pairs of answers" if task.pairs else f"{task.kind}s"
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {holds})")
             return chosen
-        refuse_metrics(self.metrics, task, missing)
+        check_metrics_fit_task(self.metrics, task, missing)
         return self.metrics
 
-    def _baselines(self, task: Task, model: Artifact) -> tuple[Baseline, ...]:
-        from luthier.eval.defaults import baselines_for, refuse_baselines
+    def _baselines(self, task: HeldOutTask, model: Artifact) -> tuple[Baseline, ...]:
+        from luthier.eval.defaults import check_baselines_fit_task, choose_default_baselines
         from luthier.models.load import is_plain_classifier
 
         if self.baselines is None:
-            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_plain_classifier(model))
-        refuse_baselines(self.baselines, task)
+            return tuple(
+                one for one in choose_default_baselines(task) if one.kind != "tfidf" or not is_plain_classifier(model)
+            )
+        check_baselines_fit_task(self.baselines, task)
         return self.baselines
 
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
@@ -245,27 +247,27 @@ class Evaluate(Step):
             verdict=verdict,
         )
 
-    def _tasks(self, task: Task, context: ProbeContext) -> tuple[EvalTask, ...]:
-        from luthier.eval.defaults import tasks_for
+    def _tasks(self, task: HeldOutTask, context: ProbeContext) -> tuple[EvalTask, ...]:
+        from luthier.eval.defaults import choose_default_tasks
 
-        return tasks_for(task, context) if self.tasks is None else self.tasks
+        return choose_default_tasks(task, context) if self.tasks is None else self.tasks
 
     def write(
         self,
-        task: Task,
+        task: HeldOutTask,
         metrics: tuple[Metric, ...],
         models: list[ModelResult],
         work: StepContext,
-        voices: Sequence[AnsweringModel] = (),
+        voices: Sequence[EvalModel] = (),
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `build_evaluated_models`."""
         from luthier.artifacts.findings import PROBED
         from luthier.artifacts.findings import dump_probe_rows as write_probed
-        from luthier.eval.defaults import probes_for
+        from luthier.eval.defaults import choose_probes
         from luthier.eval.evaluator import open_evaluation_cache, run_eval_tasks
         from luthier.eval.predictions import PREDICTIONS, write_predictions
         from luthier.eval.probe import ProbeContext
-        from luthier.eval.respondent import CachedEvaluatedModel
+        from luthier.eval.respondent import CachedEvalModel
         from luthier.eval.results import measure_evaluation
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
@@ -280,7 +282,7 @@ class Evaluate(Step):
             data=work.inputs["data"],
             model=work.inputs.get("model"),
             respondents={
-                voice.name: CachedEvaluatedModel(
+                voice.name: CachedEvalModel(
                     voice=voice, task=task, kept=open_evaluation_cache(work), events=work.events
                 )
                 for voice in voices
@@ -290,7 +292,7 @@ class Evaluate(Step):
         )
         whole = context.of_last_turns()
         measures = run_eval_tasks(self._tasks(task, whole), whole, work)
-        measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(whole)]
+        measures += [found for probe in choose_probes(task, self.probes) for found in probe.measure(whole)]
         outcome = measure_evaluation(
             metrics, models, measures, context, name=work.name, request_settings=request_settings
         )

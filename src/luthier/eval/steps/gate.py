@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.files import json_bytes, write_atomically
-from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, PlanContext, Step, StepContext
+from luthier.core.step import EvaluationRef, FindingsRef, JudgmentsRef, PlanContext, Step, StepContext, StepCostEstimate
 
 if TYPE_CHECKING:
-    from luthier.core.expressions import Expression
+    from luthier.core.expressions import ThresholdExpression
     from luthier.eval.gate import RuleResult
 
 
@@ -69,34 +69,34 @@ class Gate(Step):
 
     def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> RuleResult:
         from luthier.eval.gate import evaluate_data_rule, evaluate_human_rule, evaluate_rule
-        from luthier.eval.gate_vocabulary import is_about_models, is_about_people, parse_rule
+        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_human_rule, parse_rule
 
         rule = parse_rule(text, findings=self.findings is not None, people=self.human_ratings is not None)
-        if is_about_people(rule):
+        if is_human_rule(rule):
             return evaluate_human_rule(text, rule, inputs["human_ratings"])
-        if "findings" in inputs and not (is_about_models(rule) and "evaluation" in inputs):
+        if "findings" in inputs and not (is_evaluation_rule(rule) and "evaluation" in inputs):
             return evaluate_data_rule(text, rule, inputs["findings"])
         return evaluate_rule(text, rule, inputs["evaluation"])
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
-        from luthier.eval.gate_vocabulary import is_about_models, is_about_people, parse_rule
+        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_human_rule, parse_rule
         from luthier.eval.steps.evaluate import Evaluate
 
         evaluation, checked = plan_context.upstream.get("evaluation"), plan_context.upstream.get("findings")
         for number, text in enumerate(self.rules):
             where = SourceLocation(field=f"rules.{number}")
             rule = parse_rule(text, findings=checked is not None, people=self.human_ratings is not None)
-            if is_about_people(rule):
+            if is_human_rule(rule):
                 continue
-            if checked is not None and not (is_about_models(rule) and evaluation is not None):
+            if checked is not None and not (is_evaluation_rule(rule) and evaluation is not None):
                 _check_data(rule, checked, where)
             elif isinstance(evaluation, Evaluate):
                 _check(rule, evaluation, where)
-        return Forecast(seconds=0.1, how="reads the evaluation's numbers")
+        return StepCostEstimate(seconds=0.1, how="reads the evaluation's numbers")
 
 
-def _check_data(rule: Expression, checked: Step, where: SourceLocation) -> None:
+def _check_data(rule: ThresholdExpression, checked: Step, where: SourceLocation) -> None:
     """`RecipeError` when no check of the validation has the number that a rule names."""
     known = checked.measured()
     if known is not None and rule.name not in known:
@@ -107,7 +107,7 @@ def _check_data(rule: Expression, checked: Step, where: SourceLocation) -> None:
         raise RecipeError(what, where=where, hint="give the rule a number as its limit")
 
 
-def _check(rule: Expression, evaluation: Any, where: SourceLocation) -> None:
+def _check(rule: ThresholdExpression, evaluation: Any, where: SourceLocation) -> None:
     """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
     from luthier.eval.gate_vocabulary import is_task_score_name
 
@@ -132,7 +132,7 @@ def _check(rule: Expression, evaluation: Any, where: SourceLocation) -> None:
         )
 
 
-def _check_task(rule: Expression, evaluation: Any, where: SourceLocation) -> None:
+def _check_task(rule: ThresholdExpression, evaluation: Any, where: SourceLocation) -> None:
     """`RecipeError` when a rule names the score of a task that the evaluation does not ask."""
     if evaluation.tasks is None:
         return  # whether `forgetting` is asked, the held-out rows decide

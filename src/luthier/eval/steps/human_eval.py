@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
+from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.eval.form import RatingForm
 from luthier.eval.forms.pairwise import Pairwise
 
@@ -122,9 +122,9 @@ class HumanEval(Step):
             )
         return models
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Reads and writes a few files."""
-        return Forecast(seconds=1.0, how="reads the evaluation's answers")
+        return StepCostEstimate(seconds=1.0, how="reads the evaluation's answers")
 
 
 def _candidates(evaluation: Artifact, models: list[str]) -> list[RatingCandidate]:

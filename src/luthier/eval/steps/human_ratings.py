@@ -10,7 +10,7 @@ from pydantic import Field
 
 from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import canonical_json, file_digest
-from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
+from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.eval.form import RatingForm
 
 
@@ -74,6 +74,6 @@ class HumanRatings(Step):
             work.events.warning(f"{judge} does not count: {why}")
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Reads a file."""
-        return Forecast(seconds=2.0, how="reads what people said")
+        return StepCostEstimate(seconds=2.0, how="reads what people said")

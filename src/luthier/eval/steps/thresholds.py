@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import json_bytes, write_atomically
-from luthier.core.step import Forecast, PlanContext, Reads, Step, StepContext
+from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
 
@@ -78,6 +78,6 @@ class FitThresholds(Step):
         work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """It reads numbers only."""
-        return Forecast(seconds=1.0, how="reads an evaluation's scores")
+        return StepCostEstimate(seconds=1.0, how="reads an evaluation's scores")

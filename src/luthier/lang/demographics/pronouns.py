@@ -36,7 +36,7 @@ watch watches watched watching feel felt have had having notice noticed
 _BEFORE_OBJECT_AND_VERB = frozenset(_TAKE_A_VERB.split())
 
 
-def other_pronoun(parts: Sequence[str], index: int) -> str | None:
+def opposite_gender_pronoun(parts: Sequence[str], index: int) -> str | None:
     """The pronoun of the other gender for the one that stands here; None for any other word."""
     whole = parts[index]
     word, apostrophe, ending = whole.replace("’", "'").partition("'")

@@ -8,8 +8,13 @@ from random import Random
 from typing import Literal, NamedTuple
 
 from luthier.lang.demographics.groups import OF_PERSONS, PERSONS, Group, counterpart_words, interchangeable_values
-from luthier.lang.demographics.pronouns import other_pronoun
-from luthier.lang.demographics.words import match_case, split_into_words, unprotected_word_indices, with_article
+from luthier.lang.demographics.pronouns import opposite_gender_pronoun
+from luthier.lang.demographics.words import (
+    match_case,
+    replace_word_with_article,
+    split_into_words,
+    unprotected_word_indices,
+)
 
 _APOSTROPHES = ("'", "’")
 
@@ -22,7 +27,7 @@ class DemographicSwapResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Swapper:
+class DemographicSwapper:
     """Exchanges words that name some groups of people for those of others."""
 
     groups: tuple[Group, ...]
@@ -45,14 +50,14 @@ class Swapper:
             old = parts[index]
             new = self._exchanged(parts, index, mapping)
             if new is not None and new != old:
-                parts = with_article(parts, index, new)
+                parts = replace_word_with_article(parts, index, new)
                 did.append(f"swapped {old!r} for {new!r}")
         return DemographicSwapResult("".join(parts), tuple(did)) if did else None
 
     def _exchanged(self, parts: Sequence[str], index: int, mapping: dict[str, str]) -> str | None:
         """What stands in the place of a word; None when it names no group."""
         word, ending = _without_ending(parts[index])
-        if "gender" in self.groups and (pronoun := other_pronoun(parts, index)) is not None:
+        if "gender" in self.groups and (pronoun := opposite_gender_pronoun(parts, index)) is not None:
             return pronoun
         if word.lower() in OF_PERSONS and not _is_before_a_person(parts, index):
             return None

@@ -76,13 +76,13 @@ def unprotected_word_indices(text: str, parts: list[str]) -> list[int]:
 
 
 def match_case(word: str, like: str) -> str:
-    """A word in the case of another."""
+    """Write a word in the letter case of another."""
     if like.isupper() and len(like) > 1:
         return word.upper()
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
-def with_article(parts: list[str], index: int, word: str) -> list[str]:
+def replace_word_with_article(parts: list[str], index: int, word: str) -> list[str]:
     """The pieces with another word in a place, and `a` or `an` before it as its sound wants."""
     made = [*parts[:index], word, *parts[index + 1 :]]
     if index >= 2 and parts[index - 1] == " " and parts[index - 2].lower() in ("a", "an"):

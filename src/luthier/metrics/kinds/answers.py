@@ -33,7 +33,7 @@ class ExactMatch(Metric):
     def statistics(self, answers: EvalPredictions) -> Block:
         import numpy as np
 
-        normalize = normalized if self.rules == "squad" else str
+        normalize = normalize_answer if self.rules == "squad" else str
         right = [
             any(normalize(prediction) == normalize(reference) for reference in references)
             for prediction, references in zip(answers.predictions, answers.references, strict=True)
@@ -54,7 +54,10 @@ class TokenF1(Metric):
         import numpy as np
 
         best = [
-            max(shared_f1(normalized(prediction).split(), normalized(text).split()) for text in references)
+            max(
+                compute_token_f1(normalize_answer(prediction).split(), normalize_answer(text).split())
+                for text in references
+            )
             for prediction, references in zip(answers.predictions, answers.references, strict=True)
         ]
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
@@ -63,12 +66,12 @@ class TokenF1(Metric):
         return ratio_of_sums(sums)
 
 
-def normalized(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower case, without punctuation, English articles and extra spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
-def shared_f1(prediction: list[str], reference: list[str]) -> float:
+def compute_token_f1(prediction: list[str], reference: list[str]) -> float:
     """F1 of the words in common, each as often as both have it."""
     if not prediction or not reference:
         return float(prediction == reference)

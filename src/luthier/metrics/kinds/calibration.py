@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.metrics.columns import LinearMetric, ValueWithInfluence
+from luthier.metrics.columns import InfluenceMetric, ValueWithInfluence
 from luthier.metrics.metric import EvalPredictions, Metric, Need
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.metrics.intervals import Block
 
 
-class Ece(LinearMetric):
+class Ece(InfluenceMetric):
     """Expected calibration error: how far stated confidence lies from the share that was right, over equal bins.
 
     Guo et al. 2017. With b bins, the sum over bins of (rows in bin / rows) · |share right - mean confidence|. It is
@@ -42,7 +42,7 @@ class Ece(LinearMetric):
     def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         import numpy as np
 
-        confidence, right = confidences(answers)
+        confidence, right = compute_confidences(answers)
         side = np.sign(self._bins(confidence, right).gap)
         toward = side[self._places(confidence)] * (right - confidence)
         return ValueWithInfluence(float(toward.mean()), toward - toward.mean())
@@ -52,7 +52,7 @@ class Ece(LinearMetric):
         those seen (for the upper)."""
         import numpy as np
 
-        bins = self._bins(*confidences(answers))
+        bins = self._bins(*compute_confidences(answers))
         least, observed = np.sqrt(np.maximum(bins.gap**2 - bins.error**2, 0.0)), np.abs(bins.gap)
         most, some = (float((bins.share * (_folded(far, bins.error) - far)).sum()) for far in (least, observed))
         return most, some
@@ -77,7 +77,7 @@ class Ece(LinearMetric):
         """(rows, 3): value and pull, 1, and the row's own distance."""
         import numpy as np
 
-        confidence, right = confidences(answers)
+        confidence, right = compute_confidences(answers)
         return np.column_stack([super().statistics(answers), np.abs(right - confidence)])
 
     def together(self, a: EvalPredictions, b: EvalPredictions) -> tuple[Block, Block]:
@@ -91,7 +91,7 @@ class Ece(LinearMetric):
         import numpy as np
 
         block = self.statistics(answers)
-        confidence, right = confidences(answers)
+        confidence, right = compute_confidences(answers)
         bins, bin_indices = self._bins(confidence, right), self._places(confidence)
         far = np.abs(bins.gap)
         spread = np.sqrt(np.maximum(far**2 + bins.error**2 - _folded(far, bins.error) ** 2, 0.0)) / bins.error
@@ -179,7 +179,7 @@ def label_probabilities(label_scores: Sequence[Mapping[str, float]]) -> tuple[li
     return labels, shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def confidences(answers: EvalPredictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def compute_confidences(answers: EvalPredictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Stated probability of each row's own prediction, and whether the prediction is right (1) or wrong (0)."""
     import numpy as np
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.metrics.columns import LinearMetric, ValueWithInfluence, influence_from_jackknife
+from luthier.metrics.columns import InfluenceMetric, ValueWithInfluence, influence_from_jackknife
 from luthier.metrics.kinds.translation import Bleu
 from luthier.metrics.metric import EvalPredictions
 
@@ -29,7 +29,7 @@ Held = tuple[int, int]
 _NOBODY: Held = (0, -1)
 
 
-class Distinct(LinearMetric):
+class Distinct(InfluenceMetric):
     """Share of the answers' runs of words that are different ones (distinct-n); 1 when nothing is said twice."""
 
     kind: Literal["distinct"] = "distinct"
@@ -61,7 +61,7 @@ class Distinct(LinearMetric):
         return f"no answer has {self.n} words" if short else ""
 
 
-class SelfBleu(LinearMetric):
+class SelfBleu(InfluenceMetric):
     """Mean BLEU of each answer against all others; high when answers are alike. A lone answer has 0."""
 
     kind: Literal["self_bleu"] = "self_bleu"

@@ -21,8 +21,8 @@ MOST_CLASSES = 2000
 """Beyond this, answers are texts rather than labels."""
 
 
-class RightRows(Metric):
-    """Base of metrics that are the share of right rows."""
+class CorrectShareMetric(Metric):
+    """Base of metrics that are the share of correct predictions."""
 
     proportion: ClassVar[bool] = True
 
@@ -36,14 +36,14 @@ class RightRows(Metric):
         return _ratio(sums[:, 0], sums[:, 1])
 
 
-class Accuracy(RightRows):
+class Accuracy(CorrectShareMetric):
     """Share of rows whose prediction is exactly one of the references."""
 
     kind: Literal["accuracy"] = "accuracy"
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
 
 
-class SingleLabelShareMetric(RightRows):
+class SingleLabelShareMetric(CorrectShareMetric):
     """Base of metrics of labels that come to the share of right rows, since every row has one label."""
 
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
@@ -54,7 +54,7 @@ class SingleLabelShareMetric(RightRows):
         return super().statistics(answers)
 
 
-class ByClass(Metric):
+class PerClassMetric(Metric):
     """Base of metrics over classes: for each class, rows rightly predicted, rows predicted, rows that bear it."""
 
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
@@ -84,7 +84,7 @@ class ByClass(Metric):
         return np.asarray(statistics[:, : statistics.shape[1] // 3].sum(axis=1), dtype=np.float64).ravel()
 
 
-class BalancedAccuracy(ByClass):
+class BalancedAccuracy(PerClassMetric):
     """Mean over the classes that rows bear of the share of a class's rows that are found."""
 
     kind: Literal["balanced_accuracy"] = "balanced_accuracy"
@@ -94,7 +94,7 @@ class BalancedAccuracy(ByClass):
         return _ratio(_ratio(right, real).sum(axis=1), (real > 0).sum(axis=1).astype(float))
 
 
-class MacroPrecision(ByClass):
+class MacroPrecision(PerClassMetric):
     """Mean over classes of the share of a class's predictions that are right."""
 
     kind: Literal["macro_precision"] = "macro_precision"
@@ -104,7 +104,7 @@ class MacroPrecision(ByClass):
         return _mean_of_present(_ratio(right, predicted), sums)
 
 
-class MacroRecall(ByClass):
+class MacroRecall(PerClassMetric):
     """Mean over classes of the share of a class's rows that are found."""
 
     kind: Literal["macro_recall"] = "macro_recall"
@@ -114,7 +114,7 @@ class MacroRecall(ByClass):
         return _mean_of_present(_ratio(right, real), sums)
 
 
-class MacroF1(ByClass):
+class MacroF1(PerClassMetric):
     """Mean over classes of F1: every class counts alike, however rare."""
 
     kind: Literal["macro_f1"] = "macro_f1"
@@ -123,7 +123,7 @@ class MacroF1(ByClass):
         return _mean_of_present(_f1(sums), sums)
 
 
-class WeightedPrecision(ByClass):
+class WeightedPrecision(PerClassMetric):
     """Mean over classes of precision, each class weighted by its rows."""
 
     kind: Literal["weighted_precision"] = "weighted_precision"
@@ -139,7 +139,7 @@ class WeightedRecall(SingleLabelShareMetric):
     kind: Literal["weighted_recall"] = "weighted_recall"
 
 
-class WeightedF1(ByClass):
+class WeightedF1(PerClassMetric):
     """Mean over classes of F1, each class weighted by its rows."""
 
     kind: Literal["weighted_f1"] = "weighted_f1"
@@ -167,7 +167,7 @@ class MicroF1(SingleLabelShareMetric):
     kind: Literal["micro_f1"] = "micro_f1"
 
 
-class Mcc(ByClass):
+class Mcc(PerClassMetric):
     """Matthews' correlation between predicted and real classes: 1 perfect, 0 as good as chance or one class only."""
 
     kind: Literal["mcc"] = "mcc"

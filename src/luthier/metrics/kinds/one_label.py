@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from luthier.metrics.intervals import Block
 
 
-class OneLabel(Metric):
-    """Base of metrics of one label: shares of rows rightly given it."""
+class BinaryLabelMetric(Metric):
+    """Base of metrics of one label against the rest, such as its precision and recall."""
 
     about: ClassVar[Literal["classes", "texts"] | None] = "classes"
     proportion: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class OneLabel(Metric):
         return "" if occurs else f"no row bears or was given label {label!r}"
 
 
-class Precision(OneLabel):
+class Precision(BinaryLabelMetric):
     """Share of the rows that were given a label that bear it."""
 
     kind: Literal["precision"] = "precision"
@@ -71,7 +71,7 @@ class Precision(OneLabel):
         return predicted
 
 
-class Recall(OneLabel):
+class Recall(BinaryLabelMetric):
     """Share of the rows that bear a label that were given it."""
 
     kind: Literal["recall"] = "recall"
@@ -81,7 +81,7 @@ class Recall(OneLabel):
         return real
 
 
-class F1(OneLabel):
+class F1(BinaryLabelMetric):
     """F1 of one label: the harmonic mean of its precision and recall.
 
     It is 2 j / (1 + j) of j, the share of right rows among those that were given the label or bear it.

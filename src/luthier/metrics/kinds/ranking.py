@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.metrics.columns import LinearMetric, ValueWithInfluence, area_under_roc, mean_hit_share
-from luthier.metrics.kinds.calibration import confidences, label_probabilities
+from luthier.metrics.columns import InfluenceMetric, ValueWithInfluence, area_under_roc, mean_hit_share
+from luthier.metrics.kinds.calibration import compute_confidences, label_probabilities
 from luthier.metrics.metric import EvalPredictions, How, Need
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Ranked(LinearMetric):
-    """Base of areas under curves of one label against the rest."""
+class CurveAreaMetric(InfluenceMetric):
+    """Base of areas under ranking curves (ROC, precision-recall) of one label against the rest."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
     single_reference: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class Ranked(LinearMetric):
         return "all rows bear one label, or none the expected one: there is nothing to rank"
 
 
-class Auroc(Ranked):
+class Auroc(CurveAreaMetric):
     """Area under the ROC curve: how often a row that bears a label has a higher score for it than one that does not."""
 
     kind: Literal["auroc"] = "auroc"
@@ -72,7 +72,7 @@ class Auroc(Ranked):
         return area_under_roc(scores, positive)
 
 
-class Auprc(Ranked):
+class Auprc(CurveAreaMetric):
     """Area under the precision-recall curve, as average precision: by the label's score, no interpolation."""
 
     kind: Literal["auprc"] = "auprc"
@@ -84,7 +84,7 @@ class Auprc(Ranked):
         return mean_hit_share(scores, positive, positive)
 
 
-class Aurc(LinearMetric):
+class Aurc(InfluenceMetric):
     """Area under the risk-coverage curve: the mean, over all rows, of the share wrong among those at least as sure.
 
     Geifman and El-Yaniv 2017; 0 when nothing is wrong, the error rate when confidence says nothing.
@@ -97,11 +97,11 @@ class Aurc(LinearMetric):
     def pulled(self, answers: EvalPredictions) -> ValueWithInfluence:
         import numpy as np
 
-        sure, right = confidences(answers)
+        sure, right = compute_confidences(answers)
         return mean_hit_share(sure, 1 - right, np.ones(len(answers)))
 
 
-class AccuracyAtCoverage(LinearMetric):
+class AccuracyAtCoverage(InfluenceMetric):
     """Share of right answers among the surest rows, the rest handed to somebody else."""
 
     kind: Literal["accuracy_at_coverage"] = "accuracy_at_coverage"
@@ -115,7 +115,7 @@ class AccuracyAtCoverage(LinearMetric):
         """Rows that are as sure as the last one answered count by the share of them that is still wanted."""
         import numpy as np
 
-        sure, right = confidences(answers)
+        sure, right = compute_confidences(answers)
         target_count = self.coverage * len(answers)
         last = np.sort(sure)[::-1][int(np.ceil(target_count)) - 1]
         surer, equal = sure > last, sure == last

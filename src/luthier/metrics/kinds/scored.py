@@ -113,8 +113,8 @@ class JudgeAgreement(ScorerMetric):
         return np.asarray(1 - np.sqrt(statistics[:, 0]))
 
 
-class RewardMetric(ScorerMetric):
-    """Mean of what the step's reward model gives the answers: a number of its own scale, higher for the better.
+class MeanReward(ScorerMetric):
+    """Mean score that the step's reward model gives the answers, on its own scale, higher for the better.
 
     A difference of two answers to one question is the log-odds with which it expects people to prefer the first.
     """
@@ -124,7 +124,7 @@ class RewardMetric(ScorerMetric):
     scored: ClassVar[tuple[str, ...]] = ("reward",)
 
 
-class RewardWins(ScorerMetric):
+class RewardWinRate(ScorerMetric):
     """Share of rows on which the step's reward model puts the answer above the one in the data, a tie half."""
 
     kind: Literal["reward_wins"] = "reward_wins"

@@ -9,7 +9,13 @@ from pydantic import field_validator
 from luthier.core.errors import DataError, SourceLocation
 from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Form, Metric
-from luthier.metrics.text.structured import MISSING, calls, fields, parse_json_answer, reference_of
+from luthier.metrics.text.structured import (
+    MISSING,
+    count_json_leaves,
+    parse_canonical_tool_calls,
+    parse_json_answer,
+    parse_json_reference,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +86,7 @@ class JsonFieldF1(Metric):
         import numpy as np
 
         best = [
-            max(self._f1(prediction, reference_of(text, row, self.kind)) for text in references)
+            max(self._f1(prediction, parse_json_reference(text, row, self.kind)) for text in references)
             for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
         ]
         return np.stack([np.array(best), np.ones(len(best))], axis=1)
@@ -92,11 +98,11 @@ class JsonFieldF1(Metric):
         value = parse_json_answer(prediction, fenced=self.fenced)
         if value is MISSING:
             return 0.0
-        predicted, real = (fields(one, ordered=self.ordered) for one in (value, reference))
+        predicted, real = (count_json_leaves(one, ordered=self.ordered) for one in (value, reference))
         return 2 * (predicted & real).total() / (predicted.total() + real.total())
 
 
-class ToolCalls(Metric):
+class ToolCallMatch(Metric):
     """Share of rows whose answer calls just the tools of the reference, with the same arguments.
 
     A reference that calls nothing wants an answer that calls nothing; calls that cannot be read are wrong.
@@ -115,7 +121,7 @@ class ToolCalls(Metric):
         import numpy as np
 
         right = [
-            self._told(calls(prediction)) in [self._wanted(text, row) for text in references]
+            self._told(parse_canonical_tool_calls(prediction)) in [self._wanted(text, row) for text in references]
             for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
         ]
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
@@ -130,7 +136,7 @@ class ToolCalls(Metric):
         return selected if self.order else sorted(selected)
 
     def _wanted(self, text: str, row: int) -> list[tuple[str, ...]]:
-        expected = self._told(calls(text))
+        expected = self._told(parse_canonical_tool_calls(text))
         if expected is None:
             what = f"row {row + 1}: the reference's calls cannot be read: {text[:60]!r}"
             hint = 'write {"name": …, "arguments": {…}}, or a list of such'

@@ -31,7 +31,7 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def reference_of(text: str, row: int, kind: str) -> Any:
+def parse_json_reference(text: str, row: int, kind: str) -> Any:
     """A reference's JSON value; `DataError` names the row that has none."""
     value = parse_json_answer(text, fenced=True)
     if value is MISSING:
@@ -40,8 +40,8 @@ def reference_of(text: str, row: int, kind: str) -> Any:
     return value
 
 
-def fields(value: Any, *, ordered: bool) -> Counter[tuple[str, str]]:
-    """Every leaf with its path and how often it stands there; without order, places in lists do not count."""
+def count_json_leaves(value: Any, *, ordered: bool) -> Counter[tuple[str, str]]:
+    """Count every leaf of a JSON value by path and value; unless `ordered`, list positions are ignored."""
     return Counter(_leaves(value, "", ordered=ordered))
 
 
@@ -69,7 +69,7 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def calls(text: str) -> list[tuple[str, str]] | None:
+def parse_canonical_tool_calls(text: str) -> list[tuple[str, str]] | None:
     """The calls of tools in a text, each its name and its arguments as plain JSON; None when they cannot be read.
 
     Read are `<tool_call>` tags (Hermes, Qwen), `[TOOL_CALLS]` lists (Mistral), and JSON: a call, a list of calls, or a

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from luthier.models.attention.backends import AttentionParams, plain_attention
+from luthier.models.attention.backends import AttentionParams, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan
 from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
@@ -29,13 +29,13 @@ Cached = Sequence[tuple[Tensor, Tensor]]
 """By layer: keys and values (1, key heads, tokens, d)."""
 
 
-class UnpackableAttention(Exception):
-    """This attention asks for something that packs cannot give; rows are padded instead."""
+class UnpackableAttentionError(Exception):
+    """The model's attention needs something that packed sequences do not support; rows are padded instead."""
 
 
 @dataclass
-class AttentionPass:
-    """One reading of one pack by one model."""
+class PackAttentionState:
+    """The state of one forward pass of a model over one pack, shared by its attention layers."""
 
     plan: AttentionPlan
     quick: bool
@@ -47,7 +47,7 @@ class AttentionPass:
     """The sliding window of each attention call so far: how often the registry was used, and how."""
 
 
-_PASS: ContextVar[AttentionPass | None] = ContextVar("luthier_pass", default=None)
+_PASS: ContextVar[PackAttentionState | None] = ContextVar("luthier_pass", default=None)
 
 
 @contextmanager
@@ -58,13 +58,13 @@ def use_pack_attention(
     quick: bool = True,
     cached: Cached = (),
     prefix_kv: PackPrefixKV | None = None,
-) -> Iterator[AttentionPass]:
+) -> Iterator[PackAttentionState]:
     """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
     known of `prefix_kv` is not computed at all.
     """
-    now = AttentionPass(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
+    now = PackAttentionState(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
     token = _PASS.set(now)
     try:
         with use_attention_implementation(model, NAME):
@@ -111,7 +111,8 @@ def packed_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
+    """The attention function that is registered with transformers for packs: queries (1, heads, T, d) to outputs (1, T,
+    heads, d)."""
     now = _PASS.get()
     if now is None:
         raise RuntimeError("packed attention is only for models that read a pack")
@@ -123,12 +124,13 @@ def packed_attention(
     count = query.shape[2]
     if now.prefix_kv is not None:
         query, key, value = now.prefix_kv.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
-    path = run_attention_backend if now.quick else plain_attention
+    path = run_attention_backend if now.quick else dense_pack_attention
     return path(query, key, value, now.plan, params)[:, -count:], None
 
 
 def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[str, Any]) -> AttentionParams:
-    """What the registry is told of an architecture's attention."""
+    """Build the attention parameters (scaling, window, softcap, sinks) from what transformers passes to the registered
+    function."""
     return AttentionParams(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=kwargs.get("sliding_window"),
@@ -147,11 +149,11 @@ def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Ten
 
 def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, kwargs: dict[str, Any]) -> None:
     if attention_mask is not None:
-        raise UnpackableAttention("its layers make attention masks of their own")
+        raise UnpackableAttentionError("its layers make attention masks of their own")
     if kwargs.get("is_causal") is False or getattr(module, "is_causal", True) is False:
-        raise UnpackableAttention("its attention is not causal")
+        raise UnpackableAttentionError("its attention is not causal")
     if kwargs.get("position_bias") is not None:
-        raise UnpackableAttention("its attention adds a bias by position")
+        raise UnpackableAttentionError("its attention adds a bias by position")
 
 
 AttentionInterface.register(NAME, packed_attention)

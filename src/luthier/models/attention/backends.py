@@ -1,8 +1,8 @@
 """Tree attention by a dense mask, by SDPA and by FlexAttention.
 
-`plain_attention` uses a dense mask and is the reference that the faster backends are tested against. `fused_attention`
-uses SDPA with a dense mask, for accelerators without a faster backend. `tree_attention` uses FlexAttention, which
-computes only the tiles of the mask that are not empty.
+`dense_pack_attention` uses a dense mask and is the reference that the faster backends are tested against.
+`sdpa_pack_attention` uses SDPA with a dense mask, for accelerators without a faster backend. `flex_pack_attention` uses
+FlexAttention, which computes only the tiles of the mask that are not empty.
 
 A pack is in depth-first order, so the descendants of a segment follow it directly. A token attends to an earlier token
 exactly when the subtree of the earlier token's segment has not ended.
@@ -34,8 +34,11 @@ class AttentionParams(NamedTuple):
     dropout: float = 0.0
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d)."""
+def dense_pack_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
+) -> Tensor:
+    """Compute attention over a pack with a dense mask in plain torch: queries (1, heads, T, d) to outputs (1, T, heads,
+    d)."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = (query @ key.transpose(2, 3)) * params.scaling
@@ -52,8 +55,11 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPl
     return (shares @ value).transpose(1, 2).contiguous()
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d).
+def sdpa_pack_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
+) -> Tensor:
+    """Compute attention over a pack with torch's `scaled_dot_product_attention`: queries (1, heads, T, d) to outputs
+    (1, T, heads, d).
 
     Neither capped scores nor sinks are known to these kernels.
     """
@@ -69,8 +75,11 @@ def fused_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPl
     return out.transpose(1, 2).contiguous()
 
 
-def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d); nothing is dropped.
+def flex_pack_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
+) -> Tensor:
+    """Compute attention over a pack with torch's FlexAttention and a block mask: queries (1, heads, T, d) to outputs
+    (1, T, heads, d); no dropout.
 
     Compiled on an accelerator; on a CPU it is torch's own reference, without a backward.
     """
@@ -104,7 +113,7 @@ def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
     known = _MASKS.setdefault(plan, {})
     if window not in known:
         device = plan.pack.ids.device
-        ends, positions = subtree_ends(plan.pack).to(device), plan.pack.positions.to(device)
+        ends, positions = compute_subtree_ends(plan.pack).to(device), plan.pack.positions.to(device)
 
         def sees(_row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             visible = (key <= query) & (query < ends[key])
@@ -115,7 +124,7 @@ def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
     return known[window]
 
 
-def subtree_ends(pack: Pack) -> Tensor:
+def compute_subtree_ends(pack: Pack) -> Tensor:
     """(T,) for each token, where what descends from its segment ends."""
     parent, starts = pack.parent.tolist(), pack.starts.tolist()
     ends = starts[1:]

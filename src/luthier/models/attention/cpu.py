@@ -23,7 +23,7 @@ from torch import Tensor
 
 from luthier.models.describe import KEEP_BYTES
 from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, make_tokens_contiguous
-from luthier.models.kernels.calls import get_tensor_kernels as kernels_at
+from luthier.models.kernels.calls import get_layer_op_kernels as kernels_at
 from luthier.models.packing.pack import Pack
 
 Kept = TypeVar("Kept")
@@ -204,7 +204,8 @@ def merge_adjacent_spans(spans: Sequence[slice]) -> tuple[slice, ...]:
 def block_attention(
     query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, scaling: float, window: int | None
 ) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d)."""
+    """Compute attention over a pack block by block on a CPU in torch: queries (1, heads, T, d) to outputs (1, T, heads,
+    d)."""
     out: Tensor = _BlockAttention.apply(query, key, value, plan, scaling, window)  # type: ignore[no-untyped-call]
     return out
 
@@ -321,7 +322,8 @@ def tile_attention(
     window: int | None,
     kernels: AttentionKernels,
 ) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d)."""
+    """Compute attention over a pack with the compiled bfloat16 CPU kernels: queries (1, heads, T, d) to outputs (1, T,
+    heads, d)."""
     states = make_tokens_contiguous(query), make_tokens_contiguous(key), make_tokens_contiguous(value)
     out: Tensor = _TileAttention.apply(*states, plan.kept(window, _seen), scaling, plan.first, kernels)  # type: ignore[no-untyped-call]
     return out

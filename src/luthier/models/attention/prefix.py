@@ -13,7 +13,7 @@ from luthier.models.packing.pack import Pack
 
 
 class PackPrefixKV:
-    """The first tokens of packs, and what each layer of a model made of them: keys and values."""
+    """The shared first tokens of packs, with the keys and values that each layer computed for them."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = torch.tensor(ids, dtype=torch.int64)
@@ -50,7 +50,7 @@ _NOW: ContextVar[PackPrefixKV | None] = ContextVar("luthier_begun", default=None
 
 @contextmanager
 def use_prefix_kv(prefix_kv: PackPrefixKV | None) -> Iterator[None]:
-    """Let the packs that a model reads, while nothing is learnt, stand on what they begin with."""
+    """Context manager: let packs reuse precomputed keys and values of their shared prefix, without gradients."""
     token = _NOW.set(prefix_kv)
     try:
         yield

@@ -17,11 +17,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from luthier.core.errors import Unwritable
+from luthier.core.errors import SystemResourceError
 from luthier.core.files import cache_folder, write_atomically
-from luthier.models.attention.backends import AttentionParams, fused_attention, plain_attention
+from luthier.models.attention.backends import AttentionParams, dense_pack_attention, sdpa_pack_attention
 from luthier.models.attention.cpu import AttentionPlan, block_attention, tile_attention
-from luthier.models.kernels.attention_ops import attention_kernels, supports_attention
+from luthier.models.kernels.attention_ops import get_attention_kernels, supports_attention
 from luthier.models.packing.pack import Pack, TokenRow, build_pack
 
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionPlan, AttentionParams], Tensor]
@@ -35,7 +35,8 @@ TRIES = 3
 def run_attention_backend(
     query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
 ) -> Tensor:
-    """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d), by one path."""
+    """Compute attention over a pack with the backend that is fastest here: queries (1, heads, T, d), keys and values
+    (1, key heads, T, d) to outputs (1, T, heads, d)."""
     names = list_attention_backends(query, params)
     name = (
         names[0]
@@ -68,7 +69,7 @@ def choose_fastest_backend(names: tuple[str, ...], query: Tensor, key: Tensor, p
                 if winners.get(case) not in names:
                     winners[case] = _winner(names, query, key, shared=_shares(plan.pack))
                     write_atomically(file, (json.dumps(winners, indent=1, sort_keys=True) + "\n").encode())
-        except (OSError, Unwritable):
+        except (OSError, SystemResourceError):
             return names[0]
         _KNOWN[file, case] = winners[case]
     return _KNOWN[file, case]
@@ -147,15 +148,20 @@ def _flexible(query: Tensor) -> bool:
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    if supports_attention(query, value) and (kernels := attention_kernels()):
+    if supports_attention(query, value) and (kernels := get_attention_kernels()):
         return tile_attention(query, key, value, plan, params.scaling, params.window, kernels)
     return block_attention(query, key, value, plan, params.scaling, params.window).contiguous()
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
-    from luthier.models.attention.backends import tree_attention
+    from luthier.models.attention.backends import flex_pack_attention
 
-    return tree_attention(query, key, value, plan, params)
+    return flex_pack_attention(query, key, value, plan, params)
 
 
-PATHS: dict[str, Attend] = {"blocks": _blocks, "flex": _flex, "fused": fused_attention, "plain": plain_attention}
+PATHS: dict[str, Attend] = {
+    "blocks": _blocks,
+    "flex": _flex,
+    "fused": sdpa_pack_attention,
+    "plain": dense_pack_attention,
+}

@@ -18,7 +18,7 @@ def _as_source(value: Any) -> Any:
     return ModelSource.parse(value) if isinstance(value, Mapping) else value
 
 
-class Encoder(Embedder):
+class EncoderEmbedder(Embedder):
     """A transformer that was trained to put texts of one meaning close together; weights are fetched or read here.
 
     The folder's own files say how tokens become one point (sentence-transformers' `modules.json`: pooling by mean, max,

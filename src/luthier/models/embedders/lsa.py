@@ -14,7 +14,7 @@ from luthier.models.embeddings.base import Embedder, EmbeddingSpace, LatentSeman
 WORDS, PIECES = TermVectorizerConfig("word", (1, 2), 20_000), TermVectorizerConfig("char_wb", (3, 5), 50_000)
 
 
-class Lsa(Embedder):
+class LsaEmbedder(Embedder):
     """TF-IDF of words, pairs of words and pieces of words, then a truncated SVD (Deerwester et al. 1990); no weights.
 
     Alike are texts with the same words, in other forms, spelling and order, and words that go together in these texts;

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from luthier.core.component import Component
 from luthier.core.errors import CorruptArtifact, ModelError, SourceLocation
-from luthier.core.files import seal, translate_write_errors, unseal, write_atomically
+from luthier.core.files import (
+    dump_json_with_checksum,
+    load_json_with_checksum,
+    translate_write_errors,
+    write_atomically,
+)
 from luthier.core.hashing import file_digest
 
 if TYPE_CHECKING:
@@ -44,7 +49,7 @@ class EmbeddingSpace(Protocol):
 
 
 class Embedder(Component):
-    """A way to make points of texts, near each other where texts are alike."""
+    """The base class of embedders, which map texts to vectors."""
 
     role: ClassVar[str] = "embedder"
     home: ClassVar[str] = "luthier.models.embedders"
@@ -72,8 +77,8 @@ class Embedder(Component):
         return self.space((), base=base, seed=0)
 
 
-def cosines(one: Points, other: Points) -> NDArray[np.float64]:
-    """(pairs,): the cosine of each pair of points, the same whichever comes first and whatever stands beside it."""
+def paired_cosine_similarity(one: Points, other: Points) -> NDArray[np.float64]:
+    """(pairs,): the cosine similarity of each pair of vectors, independent of order and batch."""
     import numpy as np
 
     products = one.astype(np.float64) * other.astype(np.float64)
@@ -209,7 +214,7 @@ def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, base:
         embedder.keep(space, folder)
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     record = {"embedder": embedder.settings(), "fingerprint": embedder.fingerprint(base), "files": files}
-    write_atomically(folder / SPACE, seal({"format": 1, **record}))
+    write_atomically(folder / SPACE, dump_json_with_checksum({"format": 1, **record}))
 
 
 def load_space(folder: Path, *, base: Path) -> StoredEmbeddingSpace:
@@ -220,7 +225,7 @@ def load_space(folder: Path, *, base: Path) -> StoredEmbeddingSpace:
     """
     path = folder / SPACE
     try:
-        record = unseal(path.read_bytes(), path)
+        record = load_json_with_checksum(path.read_bytes(), path)
     except OSError as error:
         what = f"no space was kept here: {error.strerror}"
         raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=_ANEW) from error

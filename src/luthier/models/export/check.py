@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.models.describe import read_template
+from luthier.models.describe import read_chat_template
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
@@ -66,7 +66,7 @@ class ModelAgreement(NamedTuple):
 
 
 def compare_greedy_answers(expected: GreedyAnswer, model: Any, ids: list[int]) -> ModelAgreement:
-    """Compare another model's greedy answer, and what it thinks of the wanted one."""
+    """Compare the greedy answer of an exported model with the expected one, token by token and in log-probabilities."""
     import torch
 
     if expected.names:
@@ -90,7 +90,7 @@ def encode_check_prompt(folder: Path) -> list[int]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if read_template(folder) is None:
+    if read_chat_template(folder) is None:
         return list(tokenizer.encode(PROMPT))
     turns = [{"role": "user", "content": PROMPT}]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)

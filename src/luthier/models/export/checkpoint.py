@@ -21,7 +21,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import describe_model_folder, read_json_object, read_template
+from luthier.models.describe import describe_model_folder, read_chat_template, read_json_object
 from luthier.models.export.check import (
     NEAR_TIE,
     ModelAgreement,
@@ -32,7 +32,7 @@ from luthier.models.export.check import (
 from luthier.models.export.model_card import (
     BASE,
     ExportDetails,
-    ModelMeasures,
+    ModelScores,
     find_published_base,
     read_base_origin,
     render_model_card,
@@ -41,7 +41,7 @@ from luthier.models.gguf.reader import open_gguf, read_gguf_tokenizer
 from luthier.models.gguf.writer import Quant, write_gguf
 from luthier.models.load import (
     ADAPTER,
-    base_folder,
+    find_base_folder,
     get_model_name,
     get_output_classes,
     get_quantization_scheme,
@@ -56,7 +56,7 @@ from luthier.models.load import (
     pick_dtype,
 )
 from luthier.models.sequence_head import add_sequence_head
-from luthier.models.source import Say, model_files, tokenizer_files, write_config_dtype, write_json
+from luthier.models.source import Say, list_model_files, list_tokenizer_files, write_config_dtype, write_json
 
 Format = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 MARKER = "luthier.json"
@@ -78,7 +78,7 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
     quant: Quant = "f16",
     dequantize: bool = False,
     with_base: bool | None = None,
-    measures: ModelMeasures | None = None,
+    measures: ModelScores | None = None,
     before: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> Path:
@@ -120,7 +120,7 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
     return to
 
 
-def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: ModelMeasures | None, say: Say) -> Path:
+def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: ModelScores | None, say: Say) -> Path:
     """A plain classifier has one form, without a network's files."""
     from luthier.models.text_classifier import write_classifier
 
@@ -181,8 +181,8 @@ def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant, *, de
 
 def _write_whole(artifact: Artifact, folder: Path, *, dequantize: bool) -> None:
     """One Hugging Face folder with everything: the artifact's own, or base and adapter merged."""
-    base = base_folder(artifact)
-    for path in model_files(base):
+    base = find_base_folder(artifact)
+    for path in list_model_files(base):
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
         if path.name != "README.md" and not (weights and is_adapter(artifact)):
             target = folder / path.relative_to(base)
@@ -219,8 +219,8 @@ def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: boo
     for path in sorted((artifact.folder / ADAPTER).iterdir()):
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
-    for path in tokenizer_files(base_folder(artifact)):
-        target = folder / path.relative_to(base_folder(artifact))
+    for path in list_tokenizer_files(find_base_folder(artifact)):
+        target = folder / path.relative_to(find_base_folder(artifact))
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     if with_base or (with_base is None and published is None):
@@ -243,7 +243,7 @@ def _verify(
     A quantized file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken. The
     second result is how an adapter that was learnt over a quantized base agrees over the whole one.
     """
-    ids = encode_check_prompt(base_folder(artifact))
+    ids = encode_check_prompt(find_base_folder(artifact))
     expected = generate_greedy_answer(load_model(artifact, "float32").model, ids)
     agreed = compare_greedy_answers(expected, _reopen(artifact, folder, format, quant), ids)
     rounded = quant == "f16" and (format != "adapter" or is_adapter(get_weights_artifact(artifact.parent("model"))))
@@ -284,9 +284,9 @@ def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> A
 def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
     from transformers import AutoTokenizer
 
-    before = AutoTokenizer.from_pretrained(base_folder(artifact), local_files_only=True, trust_remote_code=False)
+    before = AutoTokenizer.from_pretrained(find_base_folder(artifact), local_files_only=True, trust_remote_code=False)
     after = read_gguf_tokenizer(path)
-    added = [one["content"] for one in read_json_object(base_folder(artifact) / "tokenizer.json")["added_tokens"]]
+    added = [one["content"] for one in read_json_object(find_base_folder(artifact) / "tokenizer.json")["added_tokens"]]
     read = after.get_added_vocab()  # transformers reads special tokens that are not ASCII, and runs of spaces, as plain
     special = "".join(f"{token} a\n{token}" for token in added if token in read)
     for text in (*_TOKENIZER_PROBES, special):
@@ -294,15 +294,15 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
             raise ModelError(
                 "the GGUF file's tokenizer cuts text otherwise than the model's", hint="export it as `merged`"
             )
-    if after.chat_template != read_template(base_folder(artifact)):
+    if after.chat_template != read_chat_template(find_base_folder(artifact)):
         raise ModelError("the GGUF file lost the chat template", hint="export it as `merged`")
 
 
 def _verify_travellers(artifact: Artifact, folder: Path) -> None:
     """What belongs to a model beside its weights came along: chat template, generation settings, tied embeddings."""
-    base = base_folder(artifact)
+    base = find_base_folder(artifact)
     same = {
-        "chat template": read_template(folder) == read_template(base),
+        "chat template": read_chat_template(folder) == read_chat_template(base),
         "generation_config.json": read_json_object(folder / "generation_config.json")
         == read_json_object(base / "generation_config.json"),
         "tie between embeddings and head": describe_model_folder(folder).tied == describe_model_folder(base).tied,
@@ -311,7 +311,7 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
         raise ModelError(f"the export lost the {' and the '.join(lost)}", where=SourceLocation(file=str(folder)))
 
 
-def _finish(artifact: Artifact, folder: Path, form: ExportDetails, measures: ModelMeasures | None) -> None:
+def _finish(artifact: Artifact, folder: Path, form: ExportDetails, measures: ModelScores | None) -> None:
     held = form._replace(with_base=(folder / BASE).is_dir())
     (folder / "README.md").write_text(render_model_card(artifact, held, measures), encoding="utf-8")
     if form.before:

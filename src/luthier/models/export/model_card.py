@@ -18,15 +18,15 @@ from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.system.packages import cached_wheel, wheel_license
-from luthier.models.describe import read_json_object, read_template
+from luthier.models.describe import read_chat_template, read_json_object
 from luthier.models.export.check import PROMPT
 from luthier.models.load import (
     ADAPTER,
-    base_folder,
+    find_base_folder,
+    find_origin_artifact,
     get_model_name,
     get_output_classes,
     get_weights_artifact,
-    origin_artifact,
 )
 from luthier.models.sequence_head import read_padding_id
 
@@ -69,8 +69,8 @@ class ExportDetails(NamedTuple):
     """Whether an adapter's folder holds its base model."""
 
 
-class ModelMeasures(NamedTuple):
-    """How a model did, beside others on the same rows."""
+class ModelScores(NamedTuple):
+    """The metric values of a model for its card, with those of other models on the same rows."""
 
     values: Mapping[str, Any]
     """By metric a number, or `{"value", "low", "high"}`."""
@@ -115,18 +115,19 @@ class BaseModelOrigin(NamedTuple):
 
 def read_base_origin(artifact: Artifact) -> BaseModelOrigin:
     """Read the base model's card, up the lineage."""
-    record = origin_artifact(artifact).read_json("model.json")
+    record = find_origin_artifact(artifact).read_json("model.json")
     return BaseModelOrigin(record["name"], record.get("licence"), record.get("origin", ""), record.get("chat_template"))
 
 
 def find_published_base(artifact: Artifact) -> HubModel | None:
-    """What an adapter stands on, where that is a model of the Hugging Face hub as it was published."""
+    """Find the unmodified Hugging Face Hub model that an adapter was trained on; None when there is none."""
     under = get_weights_artifact(artifact.parent("model"))
     return None if "model" in under.manifest.inputs else read_base_origin(artifact).published
 
 
-def lineage(artifact: Artifact) -> list[Artifact]:
-    """The artifact and all models and data sets behind it that are still in the store, each after its own sources."""
+def list_lineage(artifact: Artifact) -> list[Artifact]:
+    """List the artifact and all models and data sets that it was made from and that are still in the store, sources
+    first."""
     found: dict[str, Artifact] = {}
 
     def visit(one: Artifact) -> None:
@@ -142,11 +143,11 @@ def lineage(artifact: Artifact) -> list[Artifact]:
     return list(found.values())
 
 
-def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelMeasures | None) -> str:
+def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelScores | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
     base = read_base_origin(artifact)
     tuned = "model" in artifact.manifest.inputs
-    steps = lineage(artifact)
+    steps = list_lineage(artifact)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {get_model_name(artifact)}\n",
@@ -161,9 +162,9 @@ def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelMe
     return "\n".join(part for part in parts if part)
 
 
-def render_history_sections(artifact: Artifact, measures: ModelMeasures | None) -> list[str]:
+def render_history_sections(artifact: Artifact, measures: ModelScores | None) -> list[str]:
     """The sections that every model's card has: measures where there are any, provenance, settings."""
-    steps = lineage(artifact)
+    steps = list_lineage(artifact)
     return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
 
 
@@ -178,9 +179,9 @@ def _opened(artifact: Artifact, form: ExportDetails) -> str:
     if outputs:
         opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
         if form.format == "adapter":
-            opening += f"\nmodel.config.pad_token_id = {read_padding_id(base_folder(artifact))}"
+            opening += f"\nmodel.config.pad_token_id = {read_padding_id(find_base_folder(artifact))}"
         opening += f"\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
-    elif read_template(base_folder(artifact)) is not None:
+    elif read_chat_template(find_base_folder(artifact)) is not None:
         opening += f"\n\n{_messages(form)}\n{_ASKING}"
     if "json.loads" in opening:
         opening = f"import json\nfrom pathlib import Path\n\n{opening}"
@@ -371,7 +372,7 @@ def _short(text: str) -> str:
     return Path(text).name if text.startswith(("/", "../", "~")) and "\n" not in text else text
 
 
-def _measures(measures: ModelMeasures) -> str:
+def _measures(measures: ModelScores) -> str:
     """A table: one row a metric, with its interval when it has one, and what others got on the same rows."""
     others = list(measures.compared_models)
     rows = [" | ".join(["| metric", "value", "interval", *others]) + " |", "|" + "---|" * (3 + len(others))]
@@ -396,10 +397,10 @@ def _number(value: float | None) -> str:
 def _licences(base: BaseModelOrigin, steps: list[Artifact]) -> str:
     """Whose licences stand behind the model: the base's, and that of each data set."""
     rows = [f"- base model {base.name}: {base.licence or 'not stated'}; it binds this model too"]
-    return "## Licence\n\n" + "\n".join([*rows, *data_licences(steps)]) + "\n"
+    return "## Licence\n\n" + "\n".join([*rows, *format_data_licences(steps)]) + "\n"
 
 
-def data_licences(steps: list[Artifact]) -> list[str]:
+def format_data_licences(steps: list[Artifact]) -> list[str]:
     """Whose licences stand behind the data sets of a lineage, as lines of a list."""
     return [
         f"- data set `{one.digest[:12]}`: {data_licence(one) or 'not stated by its source'}"

@@ -28,7 +28,7 @@ from luthier.models.kernels.linear_ops import (
     LoraPairStruct,
     RmsNormStruct,
     RowKernels,
-    rows_kernels,
+    get_row_kernels,
 )
 from luthier.models.kernels.lora import use_peft_forward
 from luthier.models.packing.logprobs import find_decoder
@@ -39,12 +39,12 @@ _OF_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-class UnsupportedArchitecture(Exception):
+class UnsupportedArchitectureError(Exception):
     """A model that is not of the known kind."""
 
 
 class CompiledDecoder:
-    """The layers of a decoder, as the kernels read them."""
+    """A decoder's layers laid out for the compiled CPU kernels, which compute all of them in one call."""
 
     def __init__(self, rows: RowKernels, model: Any, decoder: Any, past: KVCache) -> None:
         self._rows, self._whole, self._decoder, self._past = rows, model, decoder, past
@@ -61,7 +61,7 @@ class CompiledDecoder:
         cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
         batch, d = visit.laid_out, self._d
         if cos.shape[-1] != d:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         batch.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))
         batch.cos, batch.sin, batch.d = cos.data_ptr(), sin.data_ptr(), d
         batch.heads, batch.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
@@ -81,7 +81,7 @@ class CompiledDecoder:
         """Whether what speaks for a line is one plain adapter, or none."""
         try:
             self._number(adapter)
-        except UnsupportedArchitecture:
+        except UnsupportedArchitectureError:
             return False
         return True
 
@@ -95,7 +95,7 @@ class CompiledDecoder:
         if layer.disable_adapters:
             return -1
         if len(layer.active_adapters) != 1:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         return self._adapters.index(layer.active_adapters[0])
 
     def _embedded(self, ids: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ class CompiledDecoder:
         """Note where all weights lie."""
         self._weights.clear()
         if getattr(self._whole, "peft_config", {}) and not all(map(_is_lora, self._whole.peft_config.values())):
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         if type(self._decoder.embed_tokens) is not torch.nn.Embedding:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         self._d = int(self._decoder.layers[0].self_attn.head_dim)
         layers = [self._layer(at, one) for at, one in enumerate(self._decoder.layers)]
         self._layers = (DecoderLayerStruct * len(layers))(*layers)
@@ -127,7 +127,7 @@ class CompiledDecoder:
         _expect(mlp, _OF_MLP, _OF_MLP)
         params = self._past.manners.get(at)
         if params is None or params.softcap is not None or params.sinks is not None:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}
         projections = {name: self._linear(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")}
         projections |= {name: self._linear(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down")}
@@ -155,9 +155,9 @@ class CompiledDecoder:
         if type(module) is torch.nn.Linear:
             return AdaptedLinearStruct.of(self._weight(module))
         if type(module) is not LoraLinear or module.merged or module.fan_in_fan_out or module.lora_variant:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         if type(module.base_layer) is not torch.nn.Linear:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         return AdaptedLinearStruct.of(
             self._weight(module.base_layer), [self._pair(module, name) for name in self._adapters]
         )
@@ -167,14 +167,14 @@ class CompiledDecoder:
             return LoraPairStruct()
         down, up = module.lora_A[name], module.lora_B[name]
         if down.bias is not None or up.bias is not None:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         return LoraPairStruct(self._weight(down), self._weight(up), float(module.scaling[name]))
 
     def _weight(self, layer: Any) -> LinearStruct:
         for one in (layer.weight, layer.bias):
             self._note(one)
         if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         return LinearStruct.of(layer.weight, layer.bias)
 
     def _norm(self, norm: Any) -> RmsNormStruct:
@@ -183,25 +183,25 @@ class CompiledDecoder:
         self._note(norm.weight)
         epsilon = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
         if not isinstance(epsilon, float) or norm.weight.ndim != 1:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         return RmsNormStruct(norm.weight.data_ptr(), epsilon, int(norm.weight.dtype == torch.bfloat16))
 
     def _note(self, weight: Tensor | None) -> None:
         if weight is None:
             return
         if weight.device.type != "cpu" or weight.dtype not in _DTYPES or weight.stride(-1) != 1:
-            raise UnsupportedArchitecture
+            raise UnsupportedArchitectureError
         self._weights.append(weight)
 
 
 def _refuse_odd(projections: dict[str, AdaptedLinearStruct]) -> None:
-    """`UnsupportedArchitecture` where widths do not meet as they do in a plain layer."""
+    """`UnsupportedArchitectureError` where widths do not meet as they do in a plain layer."""
     q, k, v, o, gate, up, down = (projections[name].base for name in ("q", "k", "v", "o", "gate", "up", "down"))
     meets = q.width == k.width == v.width == o.outs == gate.width == up.width == down.outs
     if not (meets and q.outs == o.width and k.outs == v.outs and not q.outs % k.outs):
-        raise UnsupportedArchitecture
+        raise UnsupportedArchitectureError
     if not gate.outs == up.outs == down.width:
-        raise UnsupportedArchitecture
+        raise UnsupportedArchitectureError
 
 
 def _is_lora(config: Any) -> bool:
@@ -209,14 +209,14 @@ def _is_lora(config: Any) -> bool:
 
 
 def _expect(module: Any, least: set[str], most: set[str]) -> None:
-    """`UnsupportedArchitecture` where a module's children have other names."""
+    """`UnsupportedArchitectureError` where a module's children have other names."""
     names = {name for name, _ in module.named_children()}
     if not least <= names <= most:
-        raise UnsupportedArchitecture
+        raise UnsupportedArchitectureError
 
 
 class ModuleDecoder:
-    """Reads the tokens of many lines in one pass over transformers' own layers."""
+    """Runs a batch of sequences through transformers' own modules in one forward pass."""
 
     def __init__(self, model: Any, past: KVCache) -> None:
         self._model, self._decoder, self._past = model, find_decoder(model), past
@@ -225,7 +225,7 @@ class ModuleDecoder:
 
     def read(self, ids: Tensor, visit: ForwardBatch) -> Tensor:
         """(T, width) hidden states from (T,) ids."""
-        kernels = rows_kernels()
+        kernels = get_row_kernels()
         alone = self._adapted if kernels is not None else []
         with use_kv_cache(self._model, self._past, visit), use_peft_forward(alone), _multiplying(self._layers, kernels):
             states: Tensor = self._decoder(
@@ -272,7 +272,7 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def refuse_unknown_adapter(model: Any, adapter: str | None) -> None:
+def check_adapter_loaded(model: Any, adapter: str | None) -> None:
     """`ModelError` for an adapter that is not loaded."""
     known = getattr(model, "peft_config", {})
     if adapter not in (None, BASE) and adapter not in known:
@@ -282,7 +282,7 @@ def refuse_unknown_adapter(model: Any, adapter: str | None) -> None:
 
 @contextmanager
 def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
-    """Let an adapter speak alone; None: as it is; `BASE`: none of them."""
+    """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all."""
     if adapter is None or not hasattr(model, "peft_config"):
         yield
         return

@@ -39,9 +39,9 @@ from luthier.models.attention.backends import AttentionParams
 from luthier.models.generation.cpu_decoder import (
     CompiledDecoder,
     ModuleDecoder,
-    UnsupportedArchitecture,
+    UnsupportedArchitectureError,
     activate_adapter,
-    refuse_unknown_adapter,
+    check_adapter_loaded,
 )
 from luthier.models.generation.kv_cache import (
     BLOCK,
@@ -62,7 +62,7 @@ from luthier.models.generation.sampling import (
     should_stop,
 )
 from luthier.models.kernels.forwards import relative_distance
-from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, rows_kernels
+from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import AGREES, detect_forward_mode, disable_dropout, find_decoder
@@ -71,7 +71,7 @@ from luthier.models.sequence_head import refuse_sequence_head, unwrap_peft_model
 
 @dataclass(eq=False)
 class SequenceState:
-    """One ask while it is being written."""
+    """The state of one request during generation."""
 
     ticket: int
     ask: GenerationRequest
@@ -99,7 +99,7 @@ class SequenceState:
 
 
 class PrefillChunk(NamedTuple):
-    """The next tokens of a line that are to be read."""
+    """The next tokens of a sequence to be prefilled."""
 
     line: SequenceState
     tokens: int
@@ -110,8 +110,9 @@ class PrefillChunk(NamedTuple):
         return self.line.read + self.tokens == len(self.line.ids)
 
 
-class SequenceReader(Protocol):
-    """Reads lines portion by portion."""
+class DecoderBackend(Protocol):
+    """The interface of a decoder's backend: allocates room for sequences and runs forward passes over chunks of
+    them."""
 
     def open(self, line: SequenceState) -> bool:
         """Make room for all tokens that a line may have; False while there is none."""
@@ -215,8 +216,8 @@ _FIRST, _THEN = 21, 3
 
 
 def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
-    """The lean reading of a model, into a past; None where its modules are to be asked."""
-    kernels, inner = rows_kernels(), unwrap_peft_model(model)
+    """Open the compiled decoder of a model over a KV cache; None when its architecture is not supported."""
+    kernels, inner = get_row_kernels(), unwrap_peft_model(model)
     if kernels is None:
         return None
     if inner not in _MANNERS:
@@ -225,7 +226,7 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
     past.manners |= _MANNERS[inner]
     try:
         return CompiledDecoder(kernels, model, find_decoder(inner), past) if _MANNERS[inner] else None
-    except (UnsupportedArchitecture, AttributeError):
+    except (UnsupportedArchitectureError, AttributeError):
         return None
 
 
@@ -241,7 +242,7 @@ def _tried(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
         if not lean.knows(None):
             return {}
         found = _states(lambda ids, visit: lean.ended(lean.read(ids, visit, [None])), inner)
-    except (UnsupportedArchitecture, AttributeError):  # a part that is called otherwise
+    except (UnsupportedArchitectureError, AttributeError):  # a part that is called otherwise
         return {}
     same = relative_distance(found, expected) <= AGREES[expected.dtype] / 2
     return plain.manners if same else {}
@@ -380,7 +381,7 @@ class BatchedReader:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """(N, width) hidden states to (N, vocab) logits in at least fp32, each row as it would be alone."""
-        weight, kernels = self._head.linear.weight, rows_kernels()
+        weight, kernels = self._head.linear.weight, get_row_kernels()
         if kernels is None or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
             return self._head.logits(hidden)
         head_weights = LinearStruct.of(weight, self._head.linear.bias)
@@ -448,7 +449,7 @@ def _top(logits: Tensor, whole: Tensor, line: SequenceState) -> tuple[tuple[int,
     return tuple(zip(found.indices.tolist(), (found.values - whole).tolist(), strict=True))
 
 
-__all__ = ["BASE", "GREEDY", "Decoder", "GenerationRequest", "SamplingParams", "Stop", "TokenOutput"]
+__all__ = ["BASE", "GREEDY", "ContinuousBatchingDecoder", "GenerationRequest", "SamplingParams", "Stop", "TokenOutput"]
 
 TOKENS = 16_384
 """Tokens that may be held at once, prompts and answers together: what bounds the key-value cache."""
@@ -458,8 +459,8 @@ PORTION_ALONE = 512
 """Tokens of prompts that are read at once while nothing is being written."""
 
 
-class Decoder:
-    """Continues asks, one token of each at a step.
+class ContinuousBatchingDecoder:
+    """Generates tokens for many requests by continuous batching, one token of each request at a step.
 
     `tokens` may be held at once. While something is being written, `portion` tokens of waiting prompts are read at a
     step: few, so that nobody waits long for the next token; many, so that those who come together are written together.
@@ -480,7 +481,7 @@ class Decoder:
 
         `DataError` for a prompt that the model cannot read, `ModelError` for an adapter that is not loaded.
         """
-        refuse_unknown_adapter(self._model, ask.adapter)
+        check_adapter_loaded(self._model, ask.adapter)
         context = self.context
         if not 0 < len(ask.ids) < context:
             raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
@@ -566,7 +567,7 @@ class Decoder:
         return "length" if len(line.ids) >= line.end else None
 
 
-def _reader(model: object, tokens: int) -> SequenceReader:
+def _reader(model: object, tokens: int) -> DecoderBackend:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
     how = detect_forward_mode(model)  # type: ignore[arg-type]
     if how.packed and how.head is not None and how.turn is None and not compute_soft_prompt(model).count:

@@ -27,7 +27,7 @@ from transformers.cache_utils import DynamicLayer
 from luthier.models.attention import build_attention_params, use_attention_implementation
 from luthier.models.attention.backends import AttentionParams
 from luthier.models.kernels import linear_ops
-from luthier.models.kernels.linear_ops import RowKernels, rows_kernels
+from luthier.models.kernels.linear_ops import RowKernels, get_row_kernels
 
 BLOCK = 16
 """Tokens of a block."""
@@ -35,7 +35,7 @@ BLOCK = 16
 
 @dataclass(eq=False)
 class CachedBlock:
-    """A full block that can be found again: the tokens in it follow those of its parent."""
+    """A full block of the KV cache that later sequences with the same prefix can reuse."""
 
     key: tuple[object, ...]
     block: int
@@ -46,7 +46,7 @@ class CachedBlock:
 
 @dataclass(eq=False)
 class SequenceBlocks:
-    """The blocks of one line: found or made full ones that are known, then its own."""
+    """The block table of one sequence: shared prefix blocks, then its own."""
 
     root: Hashable
     known: list[CachedBlock] = field(default_factory=list)
@@ -161,7 +161,7 @@ NAME = "luthier_past"
 
 
 class ForwardBatchPart(NamedTuple):
-    """What one line adds to a visit."""
+    """One sequence's share of a forward batch: cached tokens, new tokens and its block table."""
 
     read: int
     """How many of its tokens were read before."""
@@ -208,7 +208,8 @@ class ForwardBatch:
 
 
 class KVCache:
-    """Keys and values of every layer: (blocks, key heads, d, BLOCK) and (blocks, key heads, BLOCK, d' or more)."""
+    """The paged KV cache of every layer: keys (blocks, key heads, d, BLOCK) and values (blocks, key heads, BLOCK, d' or
+    more)."""
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
@@ -232,7 +233,7 @@ _NOW: ContextVar[tuple[KVCache, ForwardBatch] | None] = ContextVar("luthier_past
 
 @contextmanager
 def use_kv_cache(model: Any, past: KVCache, visit: ForwardBatch) -> Iterator[None]:
-    """Let a model's attention layers look back on what was read of each line."""
+    """Context manager: let a model's attention layers read and write the paged KV cache."""
     token = _NOW.set((past, visit))
     try:
         with use_attention_implementation(model, NAME):
@@ -250,7 +251,8 @@ def kv_cache_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
+    """The attention function that is registered with transformers for the paged KV cache: queries (1, heads, T, d) to
+    outputs (1, T, heads, d)."""
     now = _NOW.get()
     if now is None or attention_mask is not None:
         raise RuntimeError("this attention is only for a decoder")
@@ -258,8 +260,8 @@ def kv_cache_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     params = past.manners[layer] = build_attention_params(query, scaling, kwargs)
     new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
-    kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
-    look = attend_with_torch if kernels is None else build_kernel_attention(kernels)
+    kernels = get_row_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
+    look = kv_cache_attention_torch if kernels is None else build_kernel_attention(kernels)
     return look(new, past, layer, visit, params)[None].to(query.dtype), None
 
 
@@ -268,7 +270,7 @@ New = tuple[Tensor, Tensor, Tensor]
 
 
 def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, ForwardBatch, AttentionParams], Tensor]:
-    """Writes new keys and values down and looks back, by the kernels: (T, heads, d')."""
+    """Build the attention over the paged KV cache that uses the compiled CPU kernels: (T, heads, d')."""
 
     def look(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
         query, key, value = (one.float().contiguous() for one in new)
@@ -288,8 +290,10 @@ def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, 
     return look
 
 
-def attend_with_torch(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
-    """The same by torch, line by line."""
+def kv_cache_attention_torch(
+    new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams
+) -> Tensor:
+    """Compute attention over the paged KV cache in torch, sequence by sequence."""
     query, key, value = new
     keys, values = past.of(layer, key, value)
     offsets = visit.positions % BLOCK

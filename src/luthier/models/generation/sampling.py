@@ -33,7 +33,7 @@ GREEDY = SamplingParams()
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One thing to be continued."""
+    """One prompt to be continued, with its sampling parameters and limits."""
 
     ids: Sequence[int]
     max_new_tokens: int
@@ -50,7 +50,7 @@ class GenerationRequest:
 
 
 class TokenOutput(NamedTuple):
-    """One token that was written for an ask."""
+    """One generated token of a request, with its log-probability and the likeliest alternatives."""
 
     ticket: int
     token: int

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.describe import read_json_object, read_template
+from luthier.models.describe import read_chat_template, read_json_object
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -36,7 +36,7 @@ PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 """Those of Phi-3's that do not."""
 
 
-class Entries(NamedTuple):
+class GgufVocabulary(NamedTuple):
     """A vocabulary, one entry a token of the model."""
 
     tokens: list[str]
@@ -45,7 +45,7 @@ class Entries(NamedTuple):
 
 
 class LlamaCppTokenizer(ABC):
-    """A tokenizer's files, in llama.cpp's terms."""
+    """A tokenizer (vocabulary, merges, special tokens) in the form that a GGUF file holds."""
 
     model: str
     """llama.cpp's name of the algorithm."""
@@ -74,7 +74,7 @@ class LlamaCppTokenizer(ABC):
             writer.add_token_scores(entries.scores)
         self._add_special(writer, {token: at for at, token in enumerate(entries.tokens)})
         writer.add_add_space_prefix(self.prefix)
-        if (template := read_template(self.folder)) is not None:
+        if (template := read_chat_template(self.folder)) is not None:
             writer.add_chat_template(template)
 
     def named(self, name: str) -> str:
@@ -92,7 +92,7 @@ class LlamaCppTokenizer(ABC):
     def _fill(self, tokens: list[str], kinds: list[int]) -> list[float] | None:
         """Put the vocabulary in its places; the scores of the tokens, where the algorithm goes by them."""
 
-    def _entries(self, size: int) -> Entries:
+    def _entries(self, size: int) -> GgufVocabulary:
         tokens = [f"[PAD{index}]" for index in range(size)]
         kinds = [_UNUSED] * size
         given = [*self._vocabulary().items(), *((one["content"], one["id"]) for one in self.added)]
@@ -101,7 +101,7 @@ class LlamaCppTokenizer(ABC):
         scores = self._fill(tokens, kinds)
         if len(set(tokens)) < len(tokens):
             raise self._refusal("two of its tokens are spelt alike")
-        return Entries(tokens, kinds, scores)
+        return GgufVocabulary(tokens, kinds, scores)
 
     def _vocabulary(self) -> dict[str, int]:
         found: dict[str, int] = self.json["model"]["vocab"]
@@ -156,7 +156,7 @@ class LlamaCppTokenizer(ABC):
         return unsupported_tokenizer_error(self.folder, why)
 
 
-class ByteLevel(LlamaCppTokenizer):
+class ByteLevelBpe(LlamaCppTokenizer):
     """Byte-level BPE, by its merges."""
 
     model = "gpt2"
@@ -193,7 +193,7 @@ class ByteLevel(LlamaCppTokenizer):
             kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
 
 
-class SentencePiece(LlamaCppTokenizer):
+class SentencePieceBpe(LlamaCppTokenizer):
     """SentencePiece's BPE, by a score for each token, with a byte for what is not in the vocabulary."""
 
     model = "llama"
@@ -297,7 +297,7 @@ def read_llama_cpp_tokenizer(folder: Path) -> LlamaCppTokenizer:
     model = config["model"]
     if model.get("type") != "BPE":
         raise unsupported_tokenizer_error(folder, "it is not a BPE tokenizer")
-    return (SentencePiece if model.get("byte_fallback") else ByteLevel)(folder, config)
+    return (SentencePieceBpe if model.get("byte_fallback") else ByteLevelBpe)(folder, config)
 
 
 def is_phi3(name: str | None) -> bool:

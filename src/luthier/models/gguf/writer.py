@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
-from luthier.models.describe import read_config, read_json_object, weight_files
+from luthier.models.describe import list_weight_files, read_config, read_json_object
 from luthier.models.gguf.tensors import SHAPES, GgufArchitecture
 from luthier.models.gguf.vocabulary import read_llama_cpp_tokenizer
 
@@ -145,7 +145,7 @@ def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
     from safetensors import safe_open
 
-    paths = [path for path in weight_files(folder) if path.suffix == ".safetensors"]
+    paths = [path for path in list_weight_files(folder) if path.suffix == ".safetensors"]
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(path, framework="pt")) for path in paths]
         where = {key: file for file in files for key in file.keys()}  # noqa: SIM118  # it is no mapping

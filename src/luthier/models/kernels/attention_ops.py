@@ -74,7 +74,7 @@ class KernelBlockMask:
 
 
 class AttentionKernels:
-    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+    """Bindings of the compiled attention kernels (bfloat16, CPU)."""
 
     def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
@@ -149,14 +149,14 @@ def supports_attention(query: Tensor, value: Tensor) -> bool:
     return is_narrow and query.shape[-1] == value.shape[-1] and query.shape[-1] % _WIDE == 0
 
 
-def attention_kernels() -> AttentionKernels | None:
-    """The kernels, where they are used."""
+def get_attention_kernels() -> AttentionKernels | None:
+    """Return the compiled attention kernels; None where they are disabled or not available."""
     return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> AttentionKernels | None:
-    from luthier.models.kernels.trial import pass_attention_trial
+    from luthier.models.kernels.trial import passes_attention_trial
 
-    made = compile_library("attention.c", lambda found: pass_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER)
+    made = compile_library("attention.c", lambda found: passes_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER)
     return AttentionKernels(made) if made is not None else None

@@ -28,8 +28,9 @@ _SHAPES = {
 _TYPES = {"n": c_int64, "p": c_void_p, "f": c_float}
 
 
-class Kernels:
-    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+class LayerOpKernels:
+    """Bindings of the compiled kernels for norms, gated activations, rotary embeddings and softmax (bfloat16 tensors on
+    a CPU)."""
 
     def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
@@ -123,21 +124,21 @@ def _laid_out(x: Tensor) -> Tensor:
     return x if even else x.contiguous()
 
 
-def get_tensor_kernels(x: Tensor) -> Kernels | None:
-    """The kernels for a tensor, where they are used."""
+def get_layer_op_kernels(x: Tensor) -> LayerOpKernels | None:
+    """Return the compiled norm, activation and rotary kernels for a tensor; None where they do not apply."""
     return _used() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else None
 
 
 def get_kernel_names(model: torch.nn.Module) -> str:
     """Names the kernels that take part in computing a model; empty where torch does all."""
-    from luthier.models.kernels.attention_ops import attention_kernels
-    from luthier.models.kernels.head_ops import head_kernels
-    from luthier.models.kernels.linear_ops import linear_kernels
+    from luthier.models.kernels.attention_ops import get_attention_kernels
+    from luthier.models.kernels.head_ops import get_head_kernels
+    from luthier.models.kernels.linear_ops import get_linear_kernels
 
     like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
     if like is None:
         return ""
-    several = get_tensor_kernels(like), attention_kernels(), head_kernels(), linear_kernels()
+    several = get_layer_op_kernels(like), get_attention_kernels(), get_head_kernels(), get_linear_kernels()
     return "+".join(kernels.name for kernels in several if kernels is not None)
 
 
@@ -167,14 +168,14 @@ def are_kernels_disabled() -> bool:
     return _OFF.get()
 
 
-def _used() -> Kernels | None:
+def _used() -> LayerOpKernels | None:
     return None if are_kernels_disabled() else _kernels()
 
 
 @cache
-def _kernels() -> Kernels | None:
+def _kernels() -> LayerOpKernels | None:
     """Compiled once for a user, tried once, and opened once for a process."""
-    from luthier.models.kernels.trial import pass_kernel_trial
+    from luthier.models.kernels.trial import passes_kernel_trial
 
-    made = compile_library("bf16.c", lambda found: pass_kernel_trial(Kernels(found)), *IN_ANY_ORDER)
-    return Kernels(made) if made is not None else None
+    made = compile_library("bf16.c", lambda found: passes_kernel_trial(LayerOpKernels(found)), *IN_ANY_ORDER)
+    return LayerOpKernels(made) if made is not None else None

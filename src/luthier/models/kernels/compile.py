@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from luthier.core.errors import Unwritable
+from luthier.core.errors import SystemResourceError
 from luthier.core.files import cache_folder
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import cpu_features
@@ -44,7 +44,7 @@ def find_c_compiler() -> str | None:
 
 
 def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool], *flags: str) -> CompiledLibrary | None:
-    """A library of a source beside this file, made and tried now when it was not yet.
+    """Compile a C source beside this file and run its trial, unless that was done before.
 
     None where it cannot be made or lost its trial.
     """
@@ -64,7 +64,7 @@ def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool],
             if not file.exists():
                 _make([*shlex.split(command), *compile_flags, str(code)], CompiledLibrary(name, file), is_worth_it)
             return CompiledLibrary(name, file) if file.stat().st_size else None
-    except (OSError, Unwritable):
+    except (OSError, SystemResourceError):
         return None  # where it cannot be remembered it is not used: a run and its resume would differ
 
 

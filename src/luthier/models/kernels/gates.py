@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import get_tensor_kernels
+from luthier.models.kernels.calls import get_layer_op_kernels
 from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -27,7 +27,7 @@ def install_gated_mlp(model: torch.nn.Module) -> int:
 def _fits(module: Any) -> bool:
     weight = next(module.parameters(), None)
     parts = {name for name, _ in module.named_children()}
-    return parts == _PARTS and weight is not None and get_tensor_kernels(weight) is not None
+    return parts == _PARTS and weight is not None and get_layer_op_kernels(weight) is not None
 
 
 class _Forward:
@@ -38,7 +38,7 @@ class _Forward:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self._module
-        if get_tensor_kernels(x) is None:
+        if get_layer_op_kernels(x) is None:
             same: Tensor = self._own(module, x)
             return same
         out: Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-untyped-call]
@@ -49,14 +49,14 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        kernels = get_tensor_kernels(gate)
+        kernels = get_layer_op_kernels(gate)
         assert kernels is not None, "a forward that takes kernels has them"
         return kernels.gated(gate, up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        kernels = get_tensor_kernels(gate)
+        kernels = get_layer_op_kernels(gate)
         assert kernels is not None, "what was read with kernels goes back with them"
         return kernels.gated_back(grads[0], gate, up)
 

@@ -25,7 +25,7 @@ class _Head(Structure):
 
 
 class HeadKernels:
-    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+    """Bindings of the compiled kernels for log-probabilities at the output head (bfloat16, CPU)."""
 
     def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
@@ -82,14 +82,14 @@ def supports_head(states: Tensor, weight: Tensor) -> bool:
     return is_narrow and weight.stride(1) == 1 and weight.shape[1] % _WIDE == 0 and states.shape[0] > 0
 
 
-def head_kernels() -> HeadKernels | None:
-    """The kernels, where they are used."""
+def get_head_kernels() -> HeadKernels | None:
+    """Return the compiled output head kernels; None where they are disabled or not available."""
     return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> HeadKernels | None:
-    from luthier.models.kernels.trial import pass_head_trial
+    from luthier.models.kernels.trial import passes_head_trial
 
-    made = compile_library("head.c", lambda found: pass_head_trial(HeadKernels(found)), *IN_ANY_ORDER)
+    made = compile_library("head.c", lambda found: passes_head_trial(HeadKernels(found)), *IN_ANY_ORDER)
     return HeadKernels(made) if made is not None else None

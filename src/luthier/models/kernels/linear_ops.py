@@ -54,7 +54,7 @@ class _Linear(Structure):
 
 
 class LinearKernels:
-    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+    """Bindings of the compiled kernels for linear layers with LoRA (bfloat16, CPU)."""
 
     def __init__(self, made: CompiledLibrary) -> None:
         self.name = made.name
@@ -140,21 +140,21 @@ def supports_linear(x: Tensor, parts: Sequence[AdapterSlice]) -> bool:
     return is_narrow and is_whole and x.shape[0] >= _LEAST_ROWS
 
 
-def linear_kernels() -> LinearKernels | None:
-    """The kernels, where they are used."""
+def get_linear_kernels() -> LinearKernels | None:
+    """Return the compiled linear and LoRA kernels; None where they are disabled or not available."""
     return None if are_kernels_disabled() else _kernels()
 
 
 @cache
 def _kernels() -> LinearKernels | None:
-    from luthier.models.kernels.trial import pass_lora_trial
+    from luthier.models.kernels.trial import passes_lora_trial
 
-    made = compile_library("linear.c", lambda found: pass_lora_trial(LinearKernels(found)), *IN_ANY_ORDER)
+    made = compile_library("linear.c", lambda found: passes_lora_trial(LinearKernels(found)), *IN_ANY_ORDER)
     return LinearKernels(made) if made is not None else None
 
 
 class LinearStruct(Structure):
-    """A linear layer's weight where it lies."""
+    """C struct: a linear layer's weight and bias by address."""
 
     _fields_ = (
         ("weight", c_void_p), ("bias", c_void_p), ("outs", c_int64), ("width", c_int64), ("stride", c_int64),
@@ -205,7 +205,7 @@ class DecoderLayerStruct(Structure):
 
 
 class AttentionParamsStruct(Structure):
-    """How an architecture attends."""
+    """C struct: the attention parameters of an architecture."""
 
     _fields_ = (
         ("key_heads", c_int64), ("heads", c_int64), ("d", c_int64), ("d_value", c_int64), ("window", c_int64),
@@ -214,7 +214,7 @@ class AttentionParamsStruct(Structure):
 
 
 class ForwardBatchStruct(Structure):
-    """New tokens of several lines that are read in one pass."""
+    """C struct: the new tokens of several sequences in one forward pass."""
 
     _fields_ = (
         ("lines", c_int64), ("rows", c_int64), ("begins", POINTER(c_int64)), ("counts", POINTER(c_int64)),
@@ -297,8 +297,8 @@ def _at(tensor: Tensor) -> c_void_p:
     return c_void_p(tensor.data_ptr())
 
 
-def rows_kernels() -> RowKernels | None:
-    """The kernels, where they are used."""
+def get_row_kernels() -> RowKernels | None:
+    """Return the compiled decoder layer kernels for generation; None where they are disabled or not available."""
     return None if are_kernels_disabled() else _rows()
 
 

@@ -20,7 +20,7 @@ import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
-from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, linear_kernels, supports_linear
+from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, get_linear_kernels, supports_linear
 
 
 def install_fused_lora(model: torch.nn.Module) -> int:
@@ -190,7 +190,7 @@ class _Product:
         joint = self._joined(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
-        kernels = linear_kernels() if supports_linear(flat, parts) else None
+        kernels = get_linear_kernels() if supports_linear(flat, parts) else None
         found: tuple[Tensor, ...] = (
             _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
             if kernels is None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import get_tensor_kernels
+from luthier.models.kernels.calls import get_layer_op_kernels
 from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _AGREES = 4e-3
@@ -48,7 +48,7 @@ class _Forward:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        if kernels := get_tensor_kernels(x):
+        if kernels := get_layer_op_kernels(x):
             out, scale = kernels.norm(x, weight, epsilon)
             ctx.save_for_backward(x, weight, scale)
             return out
@@ -61,7 +61,7 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         (grad,) = grads
-        d_weight, kernels = None, get_tensor_kernels(x)
+        d_weight, kernels = None, get_layer_op_kernels(x)
         normed = x.float().mul_(scale) if kernels is None or ctx.needs_input_grad[1] else x
         if ctx.needs_input_grad[1]:
             d_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import get_tensor_kernels
+from luthier.models.kernels.calls import get_layer_op_kernels
 from luthier.models.kernels.forwards import relative_distance
 
 _NAME = "apply_rotary_pos_emb"
@@ -25,7 +25,7 @@ def install_fast_rotary(model: torch.nn.Module) -> bool:
     parameter = next(model.parameters(), None)
     home = sys.modules[type(model).__module__]
     own = getattr(home, _NAME, None)
-    if own is None or parameter is None or get_tensor_kernels(parameter) is None:
+    if own is None or parameter is None or get_layer_op_kernels(parameter) is None:
         return False
     if not isinstance(own, _Turning) and _is_plain(own):
         setattr(home, _NAME, _Turning(own))
@@ -48,21 +48,21 @@ class _Turning:
 def _can(x: Tensor, cos: Tensor) -> bool:
     """Whether the kernel turns these states: one row of tokens, whole heads, all in bf16."""
     one_row = x.ndim == 4 and x.shape[0] == 1 and cos.shape == (1, *x.shape[2:])
-    return one_row and cos.dtype == x.dtype and get_tensor_kernels(x) is not None
+    return one_row and cos.dtype == x.dtype and get_layer_op_kernels(x) is not None
 
 
 class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        kernels = get_tensor_kernels(x)
+        kernels = get_layer_op_kernels(x)
         assert kernels is not None, "who turns by the kernel has it"
         return kernels.rotated(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        kernels = get_tensor_kernels(grads[0])
+        kernels = get_layer_op_kernels(grads[0])
         assert kernels is not None, "what was turned by the kernel is turned back by it"
         return kernels.rotated(grads[0], cos, sin, back=True), None, None
 

@@ -14,20 +14,20 @@ from luthier.models.kernels.head_ops import HeadKernels
 from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels
 
 if TYPE_CHECKING:
-    from luthier.models.kernels.calls import Kernels
+    from luthier.models.kernels.calls import LayerOpKernels
 
 AGREES = 8e-3
 """Relative distance of two bf16 results up to which they are the same: torch rounds between its operations."""
 _TRIES = 15
 
 
-def pass_kernel_trial(kernels: Kernels) -> bool:
+def passes_kernel_trial(kernels: LayerOpKernels) -> bool:
     """Whether every kernel agrees with torch, and all together take less time."""
     cases = _cases(kernels)
     return all(_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
 
 
-def pass_attention_trial(kernels: AttentionKernels) -> bool:
+def passes_attention_trial(kernels: AttentionKernels) -> bool:
     """Whether attention agrees with torch's, forward and back, and takes less time."""
     if not kernels.is_able:
         return False
@@ -58,7 +58,7 @@ def pass_attention_trial(kernels: AttentionKernels) -> bool:
     return agrees and _are_quicker([(ours, lambda: plain(query, key, value))])
 
 
-def pass_head_trial(kernels: HeadKernels) -> bool:
+def passes_head_trial(kernels: HeadKernels) -> bool:
     """Whether log-probabilities and slopes agree with torch's of fp32 logits, and take less time."""
     if not kernels.is_able:
         return False
@@ -75,7 +75,7 @@ def pass_head_trial(kernels: HeadKernels) -> bool:
     return _agree(ours(), plain()) and _are_quicker([(ours, plain)])
 
 
-def pass_lora_trial(kernels: LinearKernels) -> bool:
+def passes_lora_trial(kernels: LinearKernels) -> bool:
     """Whether two layers with adapters agree with torch's, forward and back, and take less time."""
     if not kernels.is_able:
         return False
@@ -110,7 +110,7 @@ def pass_lora_trial(kernels: LinearKernels) -> bool:
 TrialCase = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
-def _cases(kernels: Kernels) -> list[TrialCase]:
+def _cases(kernels: LayerOpKernels) -> list[TrialCase]:
     """Each kernel beside torch's operations."""
     draws = torch.Generator().manual_seed(0)
     x, up, grad, weight = (torch.randn(size, generator=draws).bfloat16() for size in [(300, 200)] * 3 + [(200,)])
@@ -149,7 +149,7 @@ def _softmax(scores: Tensor, bias: Tensor) -> Tensor:
     return torch.softmax(made, -1)
 
 
-def _chosen(kernels: Kernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
+def _chosen(kernels: LayerOpKernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
     return [kernels.chosen_(logits, targets, None, slopes=True), logits]
 
 

@@ -35,7 +35,7 @@ DIGITS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """What would the model write after this prompt?"""
+    """A request to generate text after a prompt."""
 
     prompt: str | tuple[Message, ...]
     max_tokens: int
@@ -59,7 +59,8 @@ class GenerateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class LoglikelihoodRequest:
-    """How likely is this continuation after this prompt? After messages, it is the assistant's whole answer."""
+    """A request for the log-likelihood of a continuation after a prompt; after messages, it is the assistant's whole
+    answer. After messages, it is the assistant's whole answer."""
 
     prompt: str | tuple[Message, ...]
     continuation: str
@@ -71,22 +72,22 @@ class LoglikelihoodRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RollingRequest:
-    """How likely is a whole text, however long, with nothing before it?"""
+class RollingLoglikelihoodRequest:
+    """A request for the log-likelihood of a whole text of any length, without a prompt."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceRequest:
-    """Which of several answers would the model give to this conversation?"""
+    """A request to choose among several answers to a conversation."""
 
     prompt: tuple[Message, ...]
     options: tuple[str, ...]
     tools: Tools = ()
 
 
-Request = LoglikelihoodRequest | RollingRequest | GenerateRequest
+Request = LoglikelihoodRequest | RollingLoglikelihoodRequest | GenerateRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class LanguageModel(ABC):
         """The log-likelihood of each continuation."""
         raise self._unable("give the log-likelihood of a text")
 
-    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+    def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each whole text."""
         raise self._unable("give the log-likelihood of a text")
 
@@ -176,8 +177,8 @@ class LanguageModel(ABC):
                 return self.generate(cast("Sequence[GenerateRequest]", requests))
             case LoglikelihoodRequest():
                 return self.loglikelihood(cast("Sequence[LoglikelihoodRequest]", requests))
-            case RollingRequest():
-                return self.loglikelihood_rolling(cast("Sequence[RollingRequest]", requests))
+            case RollingLoglikelihoodRequest():
+                return self.loglikelihood_rolling(cast("Sequence[RollingLoglikelihoodRequest]", requests))
 
     def _sums(self, requests: Sequence[ChoiceRequest]) -> list[Sums]:
         """For each request, the log-likelihood of each option and its tokens."""

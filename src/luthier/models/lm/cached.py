@@ -25,7 +25,7 @@ from luthier.models.lm.base import (
     LanguageModel,
     LoglikelihoodRequest,
     Response,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
 )
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
@@ -42,7 +42,7 @@ _CODE = tuple(f"luthier.models.lm.{name}" for name in ("base", "local", "openai_
 
 
 class AnswerCache:
-    """A folder of answers, by whoever gave them to what; `code` names further modules that decide them."""
+    """A folder cache of answers, keyed by model and request; `code` names further modules that decide them."""
 
     made: int = 0
     """How many answers were made rather than read."""
@@ -88,7 +88,7 @@ class CachingLM(LanguageModel):
         """As the model behind it."""
         return self._responses(self.lm.loglikelihood, requests)
 
-    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+    def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """As the model behind it."""
         return self._responses(self.lm.loglikelihood_rolling, requests)
 

@@ -14,7 +14,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.hashing import digest_of
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 from luthier.models.lm.base import (
     ABILITIES,
     ChoiceRequest,
@@ -23,12 +23,12 @@ from luthier.models.lm.base import (
     LanguageModel,
     LoglikelihoodRequest,
     Response,
-    RollingRequest,
+    RollingLoglikelihoodRequest,
     Tools,
     pick_best_option,
     truncate_at_stop,
 )
-from luthier.models.load import Dtype, base_folder, get_model_name, get_output_classes
+from luthier.models.load import Dtype, find_base_folder, get_model_name, get_output_classes
 from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _EMBEDDED = 16
 
 
 class ModelCache:
-    """Has one model's weights at a time, for several models that are asked in turn, and the tokenizers of all."""
+    """Keeps one model's weights in memory at a time, and the tokenizers of all, for models that are used in turn."""
 
     def __init__(self) -> None:
         self._texts: dict[Path, ChatTokenizer] = {}
@@ -66,7 +66,7 @@ class ModelCache:
         if self._loaded is None or self._key != (artifact.digest, dtype):
             self._loaded = self._beginnings = None
             gc.collect()  # layers with a forward of their own hold themselves
-            release_memory()  # else the next model's weights come on top of what the last one's left
+            trim_malloc_heap()  # else the next model's weights come on top of what the last one's left
             self._loaded = load_model(artifact, dtype)
             self._key = (artifact.digest, dtype)
         return self._loaded
@@ -123,7 +123,7 @@ class LocalLM(LanguageModel):
     @property
     def text(self) -> ChatTokenizer:
         """Messages to ids and back, without the prompt in front."""
-        return self._models.text(base_folder(self.artifact))
+        return self._models.text(find_base_folder(self.artifact))
 
     @property
     def context(self) -> int:
@@ -178,7 +178,7 @@ class LocalLM(LanguageModel):
             for one, pair in zip(found, pairs, strict=True)
         ]
 
-    def loglikelihood_rolling(self, requests: Sequence[RollingRequest]) -> list[Response]:
+    def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each text, in windows of what the model reads at once."""
         from luthier.chat.plain_text import encode_rolling_windows
         from luthier.models.generate import compute_loglikelihoods

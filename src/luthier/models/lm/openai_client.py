@@ -24,7 +24,7 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json, digest_of
 from luthier.models.lm.base import Ability, ChoiceRequest, ChoiceResponse, GenerateRequest, LanguageModel, Response
-from luthier.models.load import ENDPOINT, origin_artifact
+from luthier.models.load import ENDPOINT, find_origin_artifact
 from luthier.models.options import Normalize
 from luthier.models.sources.endpoint import EndpointModelSource
 
@@ -233,7 +233,7 @@ class EndpointLM(LanguageModel):
 
 def read_endpoint(artifact: Artifact) -> EndpointModelSource:
     """How the endpoint of a model artifact is reached."""
-    return EndpointModelSource.model_validate(origin_artifact(artifact).read_json(ENDPOINT))
+    return EndpointModelSource.model_validate(find_origin_artifact(artifact).read_json(ENDPOINT))
 
 
 def match_option(text: str, options: Sequence[str]) -> int | None:

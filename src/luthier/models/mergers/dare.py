@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.models.merge import Merger, Sign, average_majority_sign, weight_changes
+from luthier.models.merge import Merger, Sign, average_majority_sign, scale_changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ class Dare(Merger):
         chance = torch.rand(changes.shape, generator=torch.Generator().manual_seed(seed))
         left = torch.where(chance < self.drop, 0.0, changes / (1 - self.drop))
         if self.sign == "all":
-            return weight_changes(left, weights).sum(dim=0)
+            return scale_changes(left, weights).sum(dim=0)
         return average_majority_sign(left, weights, self.sign)
 
     def share(self, number: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from luthier.models.merge import Merger, weight_changes
+from luthier.models.merge import Merger, scale_changes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ class LinearMerger(Merger):
 
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
         """The weighted sum."""
-        return weight_changes(changes, weights).sum(dim=0)
+        return scale_changes(changes, weights).sum(dim=0)
 
     def share(self, number: int) -> float:
         """The mean of the models."""

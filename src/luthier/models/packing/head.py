@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.calls import Kernels, get_tensor_kernels
-from luthier.models.kernels.head_ops import HeadKernels, head_kernels, supports_head
+from luthier.models.kernels.calls import LayerOpKernels, get_layer_op_kernels
+from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels, supports_head
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -128,7 +128,7 @@ class OutputHead:
             or not supports_head(hidden, self.linear.weight)
         ):
             return None
-        return head_kernels()
+        return get_head_kernels()
 
     def _in(self, dtype: torch.dtype) -> Tensor:
         """The weight in a wider type: kept when it is frozen and not too large."""
@@ -308,9 +308,9 @@ def _each(hidden: Tensor, targets: Tensor, weight: Tensor, shape: LogitTransform
         yield piece, _Some(hidden[piece], targets[piece], room[: piece.stop - piece.start])
 
 
-def _quick(like: Tensor, shape: LogitTransform) -> Kernels | None:
+def _quick(like: Tensor, shape: LogitTransform) -> LayerOpKernels | None:
     """The kernels, where they compute what a head of this shape needs of its logits."""
-    return get_tensor_kernels(like) if shape == LogitTransform() else None
+    return get_layer_op_kernels(like) if shape == LogitTransform() else None
 
 
 def _piece(

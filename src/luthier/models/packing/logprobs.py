@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from luthier.core.errors import ModelError
 from luthier.models.adapters import NO_PROMPT, SoftPrompt, compute_soft_prompt
-from luthier.models.attention import AttentionPass, UnpackableAttention, use_pack_attention
+from luthier.models.attention import PackAttentionState, UnpackableAttentionError, use_pack_attention
 from luthier.models.attention.prefix import PackPrefixKV, get_active_prefix_kv
 from luthier.models.kernels import gates, norms, rotary
 from luthier.models.kernels.forwards import relative_distance
@@ -140,7 +140,7 @@ def compute_pack_logprobs(
 
 
 def compute_pack_states(model: torch.nn.Module, pack: Pack) -> Tensor:
-    """(N, width) what the last layer says where the pack's targets are predicted, for heads of other kinds."""
+    """(N, width) last hidden states at the positions that predict the pack's targets."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     return _hidden(inner, pack.on(next(inner.parameters()).device), soft, how, True)
 
@@ -184,7 +184,7 @@ def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor,
 
 @torch.no_grad()
 def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixKV:
-    """Read by itself what packs of a model that is read packed begin with."""
+    """Compute the keys and values of the tokens that packs begin with, once for all of them."""
     inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
     with use_pack_attention(inner, alone, prefix_kv=prefix_kv):
@@ -206,7 +206,7 @@ def detect_forward_mode(model: torch.nn.Module) -> ForwardMode:
 
 @contextmanager
 def disable_dropout(model: Any) -> Iterator[None]:
-    """A model without its dropout, for as long as it is only asked."""
+    """Context manager: disable a model's dropout."""
     learning = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -217,8 +217,8 @@ def disable_dropout(model: Any) -> Iterator[None]:
             module.training = True
 
 
-def forget_forward_mode(model: torch.nn.Module) -> None:
-    """Let it be found out anew how a model is read, after its layers were changed."""
+def clear_forward_mode(model: torch.nn.Module) -> None:
+    """Clear the remembered forward mode of a model, after its layers were changed."""
     _READINGS.pop(unwrap_peft_model(model), None)
 
 
@@ -364,7 +364,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     try:
         with use_pack_attention(model, probe) as now:
             whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
-    except UnpackableAttention as error:
+    except UnpackableAttentionError as error:
         return str(error)
     except _FAULTS as error:  # whatever a new architecture does with no mask: it has been read padded already
         return f"it does not read packs: {str(error).splitlines()[0]}"
@@ -385,7 +385,7 @@ def _why_not_tried(model: Any, decoder: Any) -> str:
     return ""
 
 
-def _why_unknown(config: Any, now: AttentionPass) -> str:
+def _why_unknown(config: Any, now: PackAttentionState) -> str:
     """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
     layers: int = config.num_hidden_layers
     if len(now.windows) != layers:

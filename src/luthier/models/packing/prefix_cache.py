@@ -22,7 +22,7 @@ MOST = 4
 
 
 class PrefixCache:
-    """What one model has read, kept for as long as its weights and adapters stand still.
+    """A cache of keys and values of prefixes for one model, valid while its weights and adapters do not change.
 
     Each is read by itself, so that numbers do not depend on which rows met it first.
     """
@@ -46,7 +46,7 @@ class PrefixCache:
 
 
 class RecurringPrefixCache(PrefixCache):
-    """For readings that come one by one from anywhere: kept is what one of them has in common with one before."""
+    """A prefix cache for requests that come one by one: it keeps the prefixes that two of them had in common."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class BertScores(Scorer):
+class BertScoreScorer(Scorer):
     """F1 of greedily matched tokens, by any encoder; the best reference of each row counts. An empty text has 0."""
 
     kind: Literal["bert_score"] = "bert_score"

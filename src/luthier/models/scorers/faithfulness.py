@@ -12,7 +12,7 @@ from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
 from luthier.models.source import load_with_auto_class
 
 
-class Inference(Scorer):
+class EntailmentScorer(Scorer):
     """The probability of "entailment" from what was given to what was answered, by a classifier of pairs of texts.
 
     Bring any such model in Hugging Face's layout whose labels hold one that begins with `entail`; none is shipped.

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from luthier.core.scorer import Column, Scorer, ScorerContext, ScorerRow
-from luthier.models.embedders.lsa import Lsa
+from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder
 
 
-class EmbeddingScorer(Scorer):
+class RelevanceScorer(Scorer):
     """The cosine between the points of question and answer; a text of which nothing is known is a gap."""
 
     kind: Literal["embedding"] = "embedding"
     writes: ClassVar[tuple[str, ...]] = ("relevance",)
     asks: ClassVar[bool] = True
 
-    embedder: Embedder = Lsa()
+    embedder: Embedder = LsaEmbedder()
     """What makes points of texts; `encoder` knows meaning, the default only which words go together in these rows."""
 
     def columns(self, rows: Sequence[ScorerRow], context: ScorerContext) -> dict[str, Column]:
         """One cosine a row."""
-        from luthier.models.embeddings.base import cosines
+        from luthier.models.embeddings.base import paired_cosine_similarity
 
         questions, predictions = [row.question for row in rows], [row.prediction for row in rows]
         points = self.embedder.points([*questions, *predictions], base=context.base, seed=0)
         one, other = points[: len(rows)], points[len(rows) :]
-        pairs = zip(cosines(one, other), one, other, strict=True)
+        pairs = zip(paired_cosine_similarity(one, other), one, other, strict=True)
         return {"relevance": [round(float(near), 6) if a.any() and b.any() else None for near, a, b in pairs]}

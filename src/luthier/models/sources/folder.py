@@ -8,7 +8,14 @@ from typing import Literal
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
 from luthier.models.describe import read_licence
-from luthier.models.source import ModelProvenance, ModelSource, Say, check_folder, copy_model_folder, model_files
+from luthier.models.source import (
+    ModelProvenance,
+    ModelSource,
+    Say,
+    check_model_folder,
+    copy_model_folder,
+    list_model_files,
+)
 
 
 class FolderModelSource(ModelSource):
@@ -26,18 +33,18 @@ class FolderModelSource(ModelSource):
 
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder itself, once it is known to be whole and safe."""
-        check_folder(self._place(base))
+        check_model_folder(self._place(base))
         return self._place(base)
 
     def identity(self, base: Path) -> str:
         """A digest of the model files' names and bytes."""
         model_dir = self._place(base)
-        return files_digest(model_files(model_dir), model_dir)
+        return files_digest(list_model_files(model_dir), model_dir)
 
     def size(self, base: Path) -> int | None:
         """Bytes of the model files."""
         model_dir = self._place(base)
-        return sum(path.stat().st_size for path in model_files(model_dir)) if model_dir.is_dir() else None
+        return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir.is_dir() else None
 
     def here(self, base: Path) -> Path | None:
         """The folder itself."""

@@ -18,10 +18,10 @@ from luthier.models.source import (
     ModelProvenance,
     ModelSource,
     Say,
-    check_folder,
+    check_model_folder,
     copy_model_folder,
     is_hub_id,
-    model_files,
+    list_model_files,
 )
 
 _PATTERNS = [*KEPT, "*.safetensors", "*.safetensors.index.json", "additional_chat_templates/*.jinja"]
@@ -60,7 +60,7 @@ class HubModelSource(ModelSource):
     def in_place(self, base: Path, say: Say) -> Path:
         """The folder of the hub's cache, fetched into it first when `online`."""
         model_dir = self._published().snapshot(_ENCODER)
-        check_folder(model_dir)
+        check_model_folder(model_dir)
         return model_dir
 
     def bring(self, progress: Progress, *, encoder: bool = False) -> Path:
@@ -74,7 +74,7 @@ class HubModelSource(ModelSource):
         """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
         try:
             model_dir = replace(self._published(), online=False).snapshot(_PATTERNS)
-            check_folder(model_dir)
+            check_model_folder(model_dir)
         except ModelError:
             return None
         return model_dir
@@ -82,7 +82,7 @@ class HubModelSource(ModelSource):
     def size(self, base: Path) -> int | None:
         """Bytes of the model's files, when they are in the hub's cache."""
         model_dir = self.here(base)
-        return sum(path.stat().st_size for path in model_files(model_dir)) if model_dir is not None else None
+        return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir is not None else None
 
     def identity(self, base: Path) -> str:
         """A digest of the id and the revision."""

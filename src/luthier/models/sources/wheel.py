@@ -18,7 +18,7 @@ from luthier.core.system.packages import (
 )
 from luthier.models.describe import read_licence
 from luthier.models.gguf.reader import convert_gguf
-from luthier.models.source import ModelProvenance, ModelSource, Say, check_folder, copy_model_folder
+from luthier.models.source import ModelProvenance, ModelSource, Say, check_model_folder, copy_model_folder
 
 
 class WheelModelSource(ModelSource):
@@ -56,7 +56,7 @@ class WheelModelSource(ModelSource):
             return super().in_place(base, say)
         wheel = self._wheel(say)
         model_dir = self._take_folder(wheel, wheel.parent / "files")
-        check_folder(model_dir)
+        check_model_folder(model_dir)
         return model_dir
 
     def identity(self, base: Path) -> str:

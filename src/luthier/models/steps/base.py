@@ -12,9 +12,14 @@ from pydantic import model_validator
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.models.catalog import find_catalog_entry
-from luthier.models.chat_template import list_fitting_templates, load_chat_template, missing_tokens, replace_template
+from luthier.models.chat_template import (
+    find_missing_special_tokens,
+    list_fitting_templates,
+    load_chat_template,
+    replace_template,
+)
 from luthier.models.describe import describe_model_folder
 from luthier.models.source import ModelSource, write_json
 
@@ -73,23 +78,23 @@ class BaseModelStep(Step):
             work.events.warning("the model states no licence; check that you may use it")
         return {"seconds": time.perf_counter() - started, "bytes": description.disk_bytes}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from an earlier making, else from the bytes to read."""
         if not self.source.weights:
-            return Forecast(seconds=0.0, how="an endpoint: nothing is fetched")
+            return StepCostEstimate(seconds=0.0, how="an endpoint: nothing is fetched")
         if self.chat_template is not None and (here := self.source.here(plan_context.base)) is not None:
             self._check_tokens(here)
         size = self.source.size(plan_context.base)
         known = find_catalog_entry(self.source)
         peak = 10 * known[1].parameters if known else None
         if "seconds" in plan_context.history:
-            return Forecast(
+            return StepCostEstimate(
                 seconds=float(plan_context.history["seconds"]), peak_bytes=peak, how="as it took the last time"
             )
         if size is None:
-            return Forecast(peak_bytes=peak, how="not fetched yet: the time depends on your network")
+            return StepCostEstimate(peak_bytes=peak, how="not fetched yet: the time depends on your network")
         how = f"{size / 1e6:.0f} MB read, converted and written at {BYTES_PER_SECOND / 1e6:.0f} MB/s"
-        return Forecast(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
+        return StepCostEstimate(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What the model's files say where they are here, else the parameters that the catalogue knows of."""
@@ -115,7 +120,7 @@ class BaseModelStep(Step):
 
     def _check_tokens(self, folder: Path) -> None:
         """Refuse a template that ships where the model's tokenizer lacks the special tokens that it writes."""
-        if not (missing := missing_tokens(self.chat_template or "", folder)):
+        if not (missing := find_missing_special_tokens(self.chat_template or "", folder)):
             return
         fitting = list_fitting_templates(folder)
         others = f"take {' or '.join(fitting)}, or " if fitting else ""

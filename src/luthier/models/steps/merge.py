@@ -14,13 +14,13 @@ from pydantic import Field, model_validator
 from luthier.artifacts.training import TUNED_CARD, TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation
-from luthier.core.step import ArtifactSpec, Forecast, Merging, ModelRef, PlanContext, Reads, Step, StepContext
-from luthier.models.cost import find_tokenizer_folder, has_sequence_head, outline_chat_template
-from luthier.models.describe import describe_model_folder, weight_files
-from luthier.models.load import base_folder, get_model_name, get_weights_artifact, refuse_without_weights
+from luthier.core.step import ArtifactSpec, Merging, ModelRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
+from luthier.models.cost import find_tokenizer_folder, has_sequence_head, predict_chat_template
+from luthier.models.describe import describe_model_folder, list_weight_files
+from luthier.models.load import find_base_folder, get_model_name, get_weights_artifact, require_planned_weights
 from luthier.models.merge import Merger
 from luthier.models.mergers.linear import LinearMerger
-from luthier.models.source import model_files, write_config_dtype, write_json
+from luthier.models.source import list_model_files, write_config_dtype, write_json
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -142,9 +142,9 @@ class Merge(Step):
             raise InputError(what, where=SourceLocation(field="dequantize"), hint="leave it out")
 
     def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
-        for path in model_files(base_folder(base)):
-            target = folder / path.relative_to(base_folder(base))
-            if path not in weight_files(base_folder(base)) and path.name != "README.md":
+        for path in list_model_files(find_base_folder(base)):
+            target = folder / path.relative_to(find_base_folder(base))
+            if path not in list_weight_files(find_base_folder(base)) and path.name != "README.md":
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
         write_config_dtype(folder)
@@ -158,10 +158,10 @@ class Merge(Step):
         write_json(folder / TUNED_CARD, TrainingRecord.model_validate(record).as_json())
         _write_learnt(folder / "training_examples.parquet", models)
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
         for field in ("model", *(f"models.{at}" for at in range(len(self.models)))):
-            refuse_without_weights(plan_context, field)
+            require_planned_weights(plan_context, field)
         base, headed = plan_context.stands_on.get("model", ())[:1], has_sequence_head(plan_context)
         for at in range(len(self.models)):
             if not {*base} <= {*plan_context.stands_on.get(f"models.{at}", base)}:
@@ -173,18 +173,18 @@ class Merge(Step):
         self._check_dequantize(plan_context)
         parameters = self.outline(plan_context).parameters
         if parameters is None:
-            return Forecast(how="unknown until the base model is here")
+            return StepCostEstimate(how="unknown until the base model is here")
         measured = plan_context.history.get("measures", {}).get("parameters_per_s")
         seconds = 5 + parameters * (len(self.models) + 1) / (measured or PARAMETERS_PER_SECOND)
         how = f"{len(self.models)} models at the speed {'of the last merging here' if measured else 'of a laptop'}"
-        return Forecast(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
+        return StepCostEstimate(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The merged model has the size and the head of its base."""
         made, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
-        size = describe_model_folder(base_folder(made)).parameters if made is not None else expected.parameters
+        size = describe_model_folder(find_base_folder(made)).parameters if made is not None else expected.parameters
         how = "of the model it stands on"
-        known = outline_chat_template(plan_context)
+        known = predict_chat_template(plan_context)
         return replace(
             known,
             parameters=size,

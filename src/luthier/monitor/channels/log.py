@@ -15,7 +15,7 @@ _LOOKED_BACK_BYTES = 1 << 18
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
 
 
-class Log(Channel):
+class LogChannel(Channel):
     """Write messages to the log of the program (Python's `logging`, `luthier.monitor`), or to a file as JSON lines."""
 
     kind: Literal["log"] = "log"

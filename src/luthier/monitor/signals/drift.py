@@ -79,12 +79,12 @@ class Drift(Signal):
         """From a draw of the training texts, by content: a space, and the numbers and points of the rest."""
         import numpy as np
 
-        from luthier.monitor.baseline import DriftScorer, words_of
+        from luthier.monitor.baseline import DriftScorer, extract_words
 
         known, rest = self._drawn(training)
         space = self.embedder.space(known, base=training.base, seed=training.seed)
         self.embedder.keep(space, folder / _SPACE)
-        words = sorted({word for text in known for word in words_of(text)})
+        words = sorted({word for text in known for word in extract_words(text)})
         points = space.points(known)
         numbers = DriftScorer(space, points, words)
         placed = numbers.points(rest)

@@ -11,7 +11,7 @@ from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
 
-class Errors(Signal):
+class ErrorRateSignal(Signal):
     """The part of requests that ended in a fault of the service: a status of 500 or more, or an answer broken off.
 
     A request that was wrong itself (status 400 to 499) is no fault of the service; `refused` counts it as one, which is
@@ -29,7 +29,7 @@ class Errors(Signal):
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         least = 400 if self.refused else 500
-        return float(trace.status >= least or (trace.finish == "error" and trace.status < 400))
+        return float(trace.status >= least or (trace.finish_reason == "error" and trace.status < 400))
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         return {self.called: estimate_share(rows, span)}

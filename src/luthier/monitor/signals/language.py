@@ -89,11 +89,13 @@ class _Open:
         return ""
 
     def _tell(self) -> None:
-        from luthier.lang.detect import UNKNOWN, identify
+        from luthier.lang.detect import UNKNOWN, identify_languages
 
         texts = [text for cell in self._waiting for text in cell]
         confidence = self._signal.confidence
-        codes = iter(guess.code for guess in identify(texts, min_chars=_SHORTEST_CHARS, confidence=confidence))
+        codes = iter(
+            guess.code for guess in identify_languages(texts, min_chars=_SHORTEST_CHARS, confidence=confidence)
+        )
         for cell in self._waiting:
             first, *others = [next(codes) for _ in cell]
             unsure = UNKNOWN in (first, *others)

@@ -29,7 +29,7 @@ class Latency(Signal):
         return [f"{self.called}.p{100 * part:g}".replace(".", "_").replace("_p", ".p", 1) for part in self.quantiles]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        if trace.status >= 400 or trace.finish in ("error", "cancelled"):
+        if trace.status >= 400 or trace.finish_reason in ("error", "cancelled"):
             return None
         return trace.latency_s if self.until == "end" else trace.first_token_s
 

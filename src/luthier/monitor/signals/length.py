@@ -20,7 +20,7 @@ class LengthSignal(Signal):
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         text = answer_text(trace)
-        return None if text is None else (len(text.split()), trace.finish == "length")
+        return None if text is None else (len(text.split()), trace.finish_reason == "length")
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         from luthier.metrics.intervals import wilson_interval

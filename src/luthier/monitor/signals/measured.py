@@ -76,9 +76,9 @@ class MetricSignal(Signal):
         return measure_all([self.metric], self._answers(rows))[0]
 
     def _value_of(self, rows: Sequence[SignalRow]) -> float:
-        from luthier.metrics.intervals import totals
+        from luthier.metrics.intervals import sum_rows
 
-        return float(self.metric.value(totals(self.metric.statistics(self._answers(rows))))[0])
+        return float(self.metric.value(sum_rows(self.metric.statistics(self._answers(rows))))[0])
 
     @staticmethod
     def _answers(rows: Sequence[SignalRow]) -> EvalPredictions:

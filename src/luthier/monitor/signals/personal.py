@@ -13,7 +13,7 @@ from luthier.pii.span import PATTERN_KINDS, PiiKind
 from luthier.traces.record import Feedback, Trace
 
 
-class Personal(Signal):
+class PersonalDataSignal(Signal):
     """The part of answers in which personal data stands that the question did not hold, by the data room's finders."""
 
     kind: Literal["pii"] = "pii"

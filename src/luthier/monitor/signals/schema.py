@@ -38,7 +38,7 @@ class SchemaSignal(Signal):
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         text = answer_text(trace)
-        if text is None or trace.finish == "tool_calls":
+        if text is None or trace.finish_reason == "tool_calls":
             return None
         try:
             return float(self._validator.is_valid(json.loads(text)))

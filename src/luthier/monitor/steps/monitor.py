@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Seconds
 from luthier.core.files import json_bytes, write_atomically
-from luthier.core.step import EvaluationRef, Forecast, NotHashed, PlanContext, Reads, Step, StepContext
+from luthier.core.step import EvaluationRef, NotHashed, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.monitor.alerts import Alert
 from luthier.monitor.channel import Channel
 from luthier.monitor.plan import FILE, REFERENCES, AlertRule, parse_alert_rules
@@ -87,13 +87,13 @@ class Monitor(Step):
         write_atomically(work.folder / FILE, json_bytes({**settings, "report": report}))
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Refuse a condition on a figure that the evaluation does not have."""
         evaluation = plan_context.upstream.get("evaluation")
         metrics = getattr(evaluation, "metrics", None)
         if metrics is not None:
             _check_all(self.alerts, self.signals, {metric.kind: 0.0 for metric in metrics})
-        return Forecast(seconds=3.0, how="reads a sample of the training data and the report's figures")
+        return StepCostEstimate(seconds=3.0, how="reads a sample of the training data and the report's figures")
 
 
 def _check_all(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> None:

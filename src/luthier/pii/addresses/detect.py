@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from luthier.pii.addresses import evidence, scripts, streets
 from luthier.pii.addresses.evidence import weigh_address_at, weigh_address_tail
-from luthier.pii.addresses.extent import CAP, begin_of, extend_to_full_address, find_addresses_by_postcode
+from luthier.pii.addresses.extent import CAP, extend_to_full_address, find_address_start, find_addresses_by_postcode
 from luthier.pii.addresses.number_first import (
     FLAT,
     LONG_NUMBER,
@@ -22,7 +22,7 @@ from luthier.pii.addresses.number_first import (
     match_number_and_name,
     match_number_first_address,
 )
-from luthier.pii.span import CandidateSpan, Spans, TextMarks
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan
 
 _OTHER_SCRIPT = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _REACH = 60
@@ -115,7 +115,7 @@ _SHORT_WHOLE = frozenset({"road", "lane", "way", "row", "park", "walk", "hill", 
 """As short, and whole."""
 
 
-def find_numbered_addresses(text: str, marks: TextMarks) -> Spans:
+def find_numbered_addresses(text: str, marks: TextPrescan) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use.
 
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
@@ -197,7 +197,7 @@ def _is_where_in_small(raised: str, found: CandidateSpan) -> bool:
     is_said = scripts.is_preceded_by_address_label(raised, found.start) or scripts.is_location_phrase_before(
         raised, found.start
     )
-    return tail.has_code or tail.is_known or is_said or scripts.is_apart(raised, found.start, found.end)
+    return tail.has_code or tail.is_known or is_said or scripts.is_standalone_phrase(raised, found.start, found.end)
 
 
 def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match[str]]:
@@ -216,7 +216,7 @@ def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     """An address that ends in a postcode, with or without its town."""
     begin = _UK_LINES.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
-        found = CandidateSpan(begin_of(text, code.start(), begin[0]), code.end())
+        found = CandidateSpan(find_address_start(text, code.start(), begin[0]), code.end())
         yield extend_to_full_address(text, found)
         yield found
 
@@ -235,7 +235,9 @@ def _behind_street(text: str, at: int) -> CandidateSpan | None:
         return CandidateSpan(sign.start() + at - len(before) + 1 - len(street), house.end())
     start = at - len(street)
     is_sure = is_sure and not YEAR.match(text, at)
-    is_apart = (street[1] != "." or _is_no_initial(street, house[0])) and scripts.is_apart(text, start, house.end())
+    is_apart = (street[1] != "." or _is_no_initial(street, house[0])) and scripts.is_standalone_phrase(
+        text, start, house.end()
+    )
     if is_sure or house["more"] or is_apart or _is_where(text, start, house.end()):
         return CandidateSpan(start, house.end())
     return None
@@ -259,7 +261,7 @@ def _is_no_initial(street: str, house: str) -> bool:
     return _RUA_OF.match(street) is not None or len(re.findall(r"\d", house)) >= LONG_NUMBER
 
 
-def find_unnumbered_addresses(text: str, _marks: TextMarks) -> Spans:
+def find_unnumbered_addresses(text: str, _marks: TextPrescan) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
         for none in _NO_NUMBER.finditer(text):
@@ -269,12 +271,18 @@ def find_unnumbered_addresses(text: str, _marks: TextMarks) -> Spans:
     if _names_a_street(text):
         for found in _UNNUMBERED.finditer(text):
             start, end = found.start(), found.end() - found[0].endswith(".")
-            if _is_where(text, start, end) or scripts.is_apart(text, start, end) or _FRENCH_OF.match(found[0]):
+            if (
+                _is_where(text, start, end)
+                or scripts.is_standalone_phrase(text, start, end)
+                or _FRENCH_OF.match(found[0])
+            ):
                 yield CandidateSpan(start, end)
     for found in _ALONE.finditer(text) if _names_one_alone(text) else ():
         start, end = found.start("all"), found.end() - found[0].endswith(".")
         is_near = found["street"] or scripts.is_location_cue_near(text, start)
-        if scripts.is_location_phrase_around(text, start, end) or (is_near and scripts.is_apart(text, start, end)):
+        if scripts.is_location_phrase_around(text, start, end) or (
+            is_near and scripts.is_standalone_phrase(text, start, end)
+        ):
             yield CandidateSpan(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
@@ -363,4 +371,4 @@ def _may_be_street(name: str) -> bool:
 
 
 def _is_where(text: str, start: int, end: int) -> bool:
-    return scripts.is_at(text, start) or scripts.is_location_phrase_around(text, start, end)
+    return scripts.is_preceded_by_at(text, start) or scripts.is_location_phrase_around(text, start, end)

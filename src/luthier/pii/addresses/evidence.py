@@ -226,7 +226,7 @@ def _is_one(text: str, candidate: _Place, enough: int) -> bool:
     by_words = _of_words(text, start, end)
     if candidate.is_split and not (is_named or by_words or tail.has_code):
         return False
-    weight = tail.weight + by_words + is_named + candidate.is_signed + scripts.is_apart(text, start, end)
+    weight = tail.weight + by_words + is_named + candidate.is_signed + scripts.is_standalone_phrase(text, start, end)
     if is_part and not is_box:
         return weight >= enough and (tail.has_street or tail.has_code)
     is_proven = (

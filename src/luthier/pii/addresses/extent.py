@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from luthier.pii.addresses import scripts, streets
 from luthier.pii.addresses import streets as towns
-from luthier.pii.span import CandidateSpan, Spans, TextMarks
+from luthier.pii.span import CandidateSpan, Spans, TextPrescan
 
 _MOST_PARTS = 9
 _LEFT_REACH = 80
@@ -237,7 +237,7 @@ _GOES = re.compile(rf"[^\W\d_] (?:{'|'.join(sorted(scripts.AT_ENGLISH))}) (?=[A-
 """Behind a number `to` says how far it goes: *Units 3 to 5*."""
 
 
-def find_addresses_by_postcode(text: str, marks: TextMarks) -> Spans:
+def find_addresses_by_postcode(text: str, marks: TextPrescan) -> Spans:
     """Addresses before a post code with its town, or before a town with its code of six digits."""
     for code in _codes(text, marks):
         before = text[max(0, code.start() - _REACH) : code.start()]
@@ -250,7 +250,7 @@ def find_addresses_by_postcode(text: str, marks: TextMarks) -> Spans:
             yield CandidateSpan(start, code.end())
 
 
-def _codes(text: str, marks: TextMarks) -> Iterator[re.Match[str]]:
+def _codes(text: str, marks: TextPrescan) -> Iterator[re.Match[str]]:
     """What may be a code, with its town or behind it; it only begins where digits do."""
     if marks.digits is None:
         yield from _BEFORE_CODE_CODE.finditer(text)
@@ -266,7 +266,7 @@ def _before_code_begin(text: str, before: str, code: re.Match[str]) -> int | Non
     begin = _LINES.search(before)
     if begin is None or _counts(begin, code[0]):
         return None
-    start = begin_of(text, code.start(), begin[0])
+    start = find_address_start(text, code.start(), begin[0])
     if begin["sign"]:
         return start if scripts.is_location_cue_near(text, code.start()) else None
     return start if code["short"] is None or _is_told(text, start, code) else None
@@ -295,10 +295,10 @@ def _is_told(text: str, start: int, code: re.Match[str]) -> bool:
     """Whether four digits are a post code: somebody lives there, or no year stands in a line of its own."""
     if scripts.is_location_cue_near(text, code.start()):
         return True
-    return not _YEAR.match(code[0]) and scripts.is_apart(text, start, code.end())
+    return not _YEAR.match(code[0]) and scripts.is_standalone_phrase(text, start, code.end())
 
 
-def begin_of(text: str, end: int, line: str) -> int:
+def find_address_start(text: str, end: int, line: str) -> int:
     """Where an address begins that ends in this line: not with the sentence it is in, and with what its street is."""
     start = end - len(line)
     start += _of_sentence(line) or _of_what_goes_there(line)

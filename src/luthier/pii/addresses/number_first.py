@@ -74,7 +74,7 @@ def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
     number = found["number"]
     is_house = text[at] == "0" or ("/" in number and _is_of_flats(number))
     is_part = bool(found["comma"]) and len(number) > 1
-    is_sent = is_part and (len(number) >= LONG_NUMBER or scripts.is_at(text, at, scripts.AT_ENGLISH))
+    is_sent = is_part and (len(number) >= LONG_NUMBER or scripts.is_preceded_by_at(text, at, scripts.AT_ENGLISH))
     is_said = (
         scripts.is_location_phrase_around(text, at, found.end())
         if is_house or is_sent
@@ -83,7 +83,11 @@ def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
     is_near = scripts.is_preceded_by_address_label(text, at) or (
         (is_house or is_part) and scripts.is_location_cue_near(text, at)
     )
-    return CandidateSpan(at, found.end()) if is_said or (is_near and scripts.is_apart(text, at, found.end())) else None
+    return (
+        CandidateSpan(at, found.end())
+        if is_said or (is_near and scripts.is_standalone_phrase(text, at, found.end()))
+        else None
+    )
 
 
 def _english(text: str, at: int) -> CandidateSpan | None:
@@ -104,13 +108,13 @@ def _english(text: str, at: int) -> CandidateSpan | None:
 
 def _is_likely(text: str, found: re.Match[str], span: CandidateSpan, *, counts: bool) -> bool:
     """Whether, with nothing said of it, it stands where an address does, or counts what nobody counts."""
-    if scripts.is_apart(text, span.start, span.end):
+    if scripts.is_standalone_phrase(text, span.start, span.end):
         return not found["plain"] or (not counts and scripts.is_location_cue_near(text, span.start))
     if found["place"] or "/" in found["number"] or (found["comma"] and not found["road"]) or found[0].isupper():
         return False
     if YEAR.match(found["number"]):
         return False
-    return scripts.is_at(text, found.start()) or _is_exact(found) or not (counts or found["plain"])
+    return scripts.is_preceded_by_at(text, found.start()) or _is_exact(found) or not (counts or found["plain"])
 
 
 def _has_more(found: re.Match[str]) -> bool:
@@ -156,6 +160,6 @@ def _small_english(text: str, at: int) -> CandidateSpan | None:
     if found is None:
         return None
     is_sent = scripts.is_preceded_by_address_label(text, at) or (
-        scripts.is_at(text, at, scripts.AT_ENGLISH) and scripts.is_location_cue_near(text, at)
+        scripts.is_preceded_by_at(text, at, scripts.AT_ENGLISH) and scripts.is_location_cue_near(text, at)
     )
     return CandidateSpan(*found.span()) if found["place"] or is_sent else None

@@ -263,7 +263,7 @@ def split_words_and_marks(text: str) -> list[str]:
     return _SPOKEN.findall(text.lower())
 
 
-def is_at(text: str, start: int, words: Collection[str] = AT) -> bool:
+def is_preceded_by_at(text: str, start: int, words: Collection[str] = AT) -> bool:
     """Whether a word such as `at` stands just before."""
     return any(word in words for word in split_words_and_marks(text[max(0, start - _AT_REACH) : start])[-1:])
 
@@ -303,7 +303,7 @@ def is_location_phrase_after(text: str, end: int) -> bool:
     return bool(is_home) or (not WHERE.isdisjoint(words[:2]) and not LIVES.isdisjoint(words))
 
 
-def is_apart(text: str, start: int, end: int) -> bool:
+def is_standalone_phrase(text: str, start: int, end: int) -> bool:
     """Whether it is a line of its own, or stands between commas."""
     before = text[max(0, start - 2) : start].rstrip(" ")
     return (start == 0 or before[-1:] in _OPENERS) and _CLOSED.match(text, end) is not None

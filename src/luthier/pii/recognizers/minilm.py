@@ -12,8 +12,8 @@ from pydantic import Field
 from luthier.core.hashing import digest_of, file_digest
 from luthier.core.system.packages import cached_wheel, fetch_wheel
 from luthier.pii import address_reader, organization_reader
-from luthier.pii.address_reader import AddressReader
-from luthier.pii.organization_reader import OrganizationReader
+from luthier.pii.address_reader import AddressRecognizer
+from luthier.pii.organization_reader import OrganizationRecognizer
 from luthier.pii.organizations import find_organizations
 from luthier.pii.recognizer import Recognizer
 from luthier.pii.recognizers.rampart import Rampart
@@ -65,12 +65,12 @@ class Minilm(Recognizer):
         return Rampart(min_score=self.min_score, organizations=False)
 
     @cached_property
-    def _reader(self) -> OrganizationReader:
-        return OrganizationReader()
+    def _reader(self) -> OrganizationRecognizer:
+        return OrganizationRecognizer()
 
     @cached_property
-    def _addresses(self) -> AddressReader:
-        return AddressReader()
+    def _addresses(self) -> AddressRecognizer:
+        return AddressRecognizer()
 
     def recognise(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         """Persons, addresses and organisations of each text."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def same(*names: str) -> dict[str, str]:
-    """Names that mean the same there and here."""
+def map_same_names(*names: str) -> dict[str, str]:
+    """Map option names to themselves, for options that have the same name in both tools."""
     return dict(zip(names, names, strict=True))
 
 
@@ -54,8 +54,8 @@ class ImportedOption:
         return f"{self.option}: {self.value}" + (" (its default)" if self.default else "")
 
 
-class ImportedOptions:
-    """The options of a file under common names; each is taken once, and the account says what it became."""
+class ImportOptionReader:
+    """Reads the options of an imported config, each once, and records in the import report what became of it."""
 
     def __init__(self, account: ImportReport, found: Mapping[str, ImportedOption]) -> None:
         self.account, self._found = account, dict(found)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.recipe.importers import reasons, trainers
-from luthier.recipe.importers.account import EMPTY, ImportReport, same
+from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
-NAMES = same(
+NAMES = map_same_names(
     "lora_alpha", "lora_dropout", "loraplus_lr_ratio", "learning_rate", "max_steps", "lr_scheduler", "warmup_ratio",
     "warmup_steps", "weight_decay", "optimizer", "max_grad_norm", "seed", "bf16",
 ) | {

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, did_you_mean
-from luthier.recipe.importers.account import ImportedOptions
+from luthier.recipe.importers.account import ImportOptionReader
 from luthier.recipe.importers.objective import PREFER, REINFORCE, build_objective_settings
 from luthier.tune.technique import Technique
 from luthier.tune.tracker import Tracker
@@ -34,7 +34,7 @@ LORA = {
 STARTS = ("gaussian", "pissa", "olora", "eva")
 
 
-def build_tune_step(options: ImportedOptions, rows: int | None) -> dict[str, Any]:
+def build_tune_step(options: ImportOptionReader, rows: int | None) -> dict[str, Any]:
     """The settings of the step `tune`; `rows` is how many it will learn from, when that is known."""
     if options.get("method") in REINFORCE:
         options.leave("lora_dropout", "what a model writes is learnt without dropout")
@@ -52,7 +52,7 @@ def build_tune_step(options: ImportedOptions, rows: int | None) -> dict[str, Any
     return step
 
 
-def _technique(options: ImportedOptions) -> dict[str, Any]:
+def _technique(options: ImportOptionReader) -> dict[str, Any]:
     path = f"{TUNE}.technique"
     kind = options.take("technique", f"{path}.kind") or "full"
     bits = next((number for number in (4, 8) if options.get(f"{number}bit")), None) or options.get("bits")
@@ -103,7 +103,7 @@ def _targets(value: Any) -> str | list[str]:
     return "all-linear" if names in (["all"], ["all-linear"], ["all_linear"]) else sorted(set(names))
 
 
-def _pace(options: ImportedOptions, rollout: dict[str, Any] | None) -> dict[str, Any]:
+def _pace(options: ImportOptionReader, rollout: dict[str, Any] | None) -> dict[str, Any]:
     """Epochs and rows of a step; other tools count the answers of a step where a model writes them, and prompts count
     here."""
     found: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def _pace(options: ImportedOptions, rollout: dict[str, Any] | None) -> dict[str,
     return found
 
 
-def _length(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> None:
+def _length(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> None:
     """Epochs from a number of steps, which goes before them; where rows cannot be counted yet, as many as it takes."""
     steps = int(options.get("max_steps") or 0)
     if steps <= 0:
@@ -133,7 +133,7 @@ def _length(options: ImportedOptions, step: dict[str, Any], rows: int | None) ->
         step["epochs"] = round(steps * step["batch_size"] / rows, 6)
 
 
-def _optimizer(options: ImportedOptions) -> dict[str, Any]:
+def _optimizer(options: ImportOptionReader) -> dict[str, Any]:
     path = f"{TUNE}.optimizer"
     name = str(options.get("optimizer") or "adamw")
     found: dict[str, Any] = {"kind": OPTIMIZERS.get(name, "adamw")}
@@ -158,7 +158,7 @@ def _optimizer(options: ImportedOptions) -> dict[str, Any]:
     return found
 
 
-def _rate(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> None:
+def _rate(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> None:
     """Height, shape and rise of the learning rate."""
     if (rate := options.take("learning_rate", f"{TUNE}.learning_rate")) is not None:
         step["learning_rate"] = float(rate)
@@ -174,7 +174,7 @@ def _rate(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> N
     step["warmup_ratio"] = _warmup(options, step, rows)
 
 
-def _warmup(options: ImportedOptions, step: dict[str, Any], rows: int | None) -> float:
+def _warmup(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> float:
     """The share of all steps over which the rate rises, from a share or from a number of steps."""
     path = f"{TUNE}.warmup_ratio"
     number = float(options.get("warmup_steps") or 0)
@@ -189,7 +189,7 @@ def _warmup(options: ImportedOptions, step: dict[str, Any], rows: int | None) ->
     return float(min(0.9, round(number / steps, 4)))
 
 
-def _rest(options: ImportedOptions, step: dict[str, Any]) -> None:
+def _rest(options: ImportOptionReader, step: dict[str, Any]) -> None:
     """Clipping, precision, early stop; and what nobody has taken."""
     if (clip := options.take("max_grad_norm", f"{TUNE}.max_grad_norm")) is not None:
         step["max_grad_norm"] = float(clip) or None
@@ -206,7 +206,7 @@ def _rest(options: ImportedOptions, step: dict[str, Any]) -> None:
         options.leave(name, "nothing here corresponds to it")
 
 
-def _trackers(options: ImportedOptions) -> Iterator[Any]:
+def _trackers(options: ImportOptionReader) -> Iterator[Any]:
     """The trackers that are asked for by name, or by a project of theirs."""
     path, names = f"{TUNE}.report_to", options.get("report_to")
     requested = [names] if isinstance(names, str) else list(names or ())

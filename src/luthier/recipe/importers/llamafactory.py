@@ -8,11 +8,11 @@ from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import EMPTY, ImportReport, same
+from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
-from luthier.recipe.importers.trl import ARGUMENTS, ARGUMENTS_LEFT, lift_empty_limits
+from luthier.recipe.importers.trl import ARGUMENTS, ARGUMENTS_LEFT, convert_null_limits
 
-NAMES = ARGUMENTS | same(
+NAMES = ARGUMENTS | map_same_names(
     "blocks", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "loraplus_lr_ratio", "reward_model",
 ) | {
     "model_name_or_path": "model", "model_revision": "revision", "finetuning_type": "technique",
@@ -107,16 +107,16 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["lora_alpha"] = 2 * int(options.get("lora_rank") or RANK)
     if options.pop("use_muon", None):
         options["optim"] = "muon"
-    parse_frozen_layers(options)
-    lift_empty_limits(options)
+    convert_negative_layer_count(options)
+    convert_null_limits(options)
     if "mask_history" in options:
         options["mask_history"] = "last" if options["mask_history"] else "all"
     if "pissa_init" in options:
         options["pissa_init"] = "pissa" if options["pissa_init"] else None
 
 
-def parse_frozen_layers(options: dict[str, Any], option: str = "freeze_trainable_layers") -> None:
-    """Which layers move: a number below zero means the first ones."""
+def convert_negative_layer_count(options: dict[str, Any], option: str = "freeze_trainable_layers") -> None:
+    """Convert a negative layer count, which means the first layers, to a list of layers."""
     if (number := int(options.get(option) or 0)) < 0:
         options |= {option: 0, "blocks": list(range(-number))}
 

@@ -11,11 +11,11 @@ import yaml
 
 from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import EMPTY, ImportReport, same
-from luthier.recipe.importers.llamafactory import KINDS, USUAL, parse_frozen_layers
+from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
+from luthier.recipe.importers.llamafactory import KINDS, USUAL, convert_negative_layer_count
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
-NAMES = same(
+NAMES = map_same_names(
     "model", "blocks", "learning_rate", "max_steps", "max_grad_norm", "seed", "bf16",
 ) | {
     "command": "method", "peft_config.name": "technique", "peft_config.r": "r",
@@ -75,7 +75,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["peft_config.name"] = KINDS[options["peft_config.name"]]
     if options.get("peft_config.freeze_trainable_modules") == "all":
         options["peft_config.freeze_trainable_modules"] = None  # what `layers` moves anyway
-    parse_frozen_layers(options, "peft_config.freeze_trainable_layers")
+    convert_negative_layer_count(options, "peft_config.freeze_trainable_layers")
     for at, beta in enumerate(options.pop("optim_config.adamw_betas", None) or ()):
         options[f"optim_config.adamw_betas.{at}"] = beta
     if options.get("optim_config.name") == "muon":

@@ -7,30 +7,30 @@ from typing import Any
 
 from luthier.core.errors import InputError
 from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import ImportedOptions, same
+from luthier.recipe.importers.account import ImportOptionReader, map_same_names
 
 PLACE = "steps.tune.objective"
 PREFER: Mapping[str, Mapping[str, str]] = {
-    "dpo": same("beta", "label_smoothing", "normalize") | {"sft": "rpo_alpha"},
-    "cpo": same("beta", "label_smoothing") | {"sft": "cpo_alpha"},
-    "simpo": same("beta", "gamma") | {"sft": "cpo_alpha"},
+    "dpo": map_same_names("beta", "label_smoothing", "normalize") | {"sft": "rpo_alpha"},
+    "cpo": map_same_names("beta", "label_smoothing") | {"sft": "cpo_alpha"},
+    "simpo": map_same_names("beta", "gamma") | {"sft": "cpo_alpha"},
     "orpo": {"beta": "weight"},
-    "kto": same("beta", "desirable_weight", "undesirable_weight", "label"),
-    "reward": same("center"),
+    "kto": map_same_names("beta", "desirable_weight", "undesirable_weight", "label"),
+    "reward": map_same_names("center"),
 }
 """What objectives of preferences are told, by common names."""
 REINFORCE: Mapping[str, Mapping[str, str]] = {
-    "grpo": same("epsilon", "epsilon_high"),
-    "rloo": same("epsilon") | {"normalize_advantages": "normalize"},
+    "grpo": map_same_names("epsilon", "epsilon_high"),
+    "rloo": map_same_names("epsilon") | {"normalize_advantages": "normalize"},
     "ppo": {},
-    "online_dpo": same("beta"),
+    "online_dpo": map_same_names("beta"),
 }
 """The same of objectives that learn from what the model writes."""
 FORMS: Mapping[str, Mapping[str, str]] = {
-    "dpo": same("sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"),
-    "cpo": same("sigmoid", "hinge", "ipo"),
+    "dpo": map_same_names("sigmoid", "hinge", "ipo", "robust", "apo_zero", "apo_down"),
+    "cpo": map_same_names("sigmoid", "hinge", "ipo"),
     "kto": {"kto": "kto", "apo_zero_unpaired": "apo_zero"},
-    "online_dpo": same("sigmoid", "ipo"),
+    "online_dpo": map_same_names("sigmoid", "ipo"),
 }
 """TRL's names for losses, and those here."""
 AVERAGES = {"grpo": "row", "dapo": "token", "bnpo": "token", "dr_grpo": "constant"}
@@ -52,7 +52,7 @@ REWARDS: Mapping[str, dict[str, Any]] = {
 """TRL's own reward functions, and the parts that judge by the same."""
 
 
-def build_objective_settings(options: ImportedOptions) -> dict[str, Any]:
+def build_objective_settings(options: ImportOptionReader) -> dict[str, Any]:
     """The settings of the step's objective."""
     method = str(options.take("method", f"{PLACE}.kind") or "sft")
     if method == "sft":
@@ -66,7 +66,7 @@ def build_objective_settings(options: ImportedOptions) -> dict[str, Any]:
     return (_preference if method in PREFER else _reinforcement)(method, options)
 
 
-def _supervised(options: ImportedOptions) -> dict[str, Any]:
+def _supervised(options: ImportOptionReader) -> dict[str, Any]:
     options.leave("loss_type", "the loss is minus the log-probability of what is learnt")
     found: dict[str, Any] = {"kind": "sft"}
     if options.get("truncation") not in ("drop", "prompt", "right"):
@@ -78,7 +78,7 @@ def _supervised(options: ImportedOptions) -> dict[str, Any]:
     return found
 
 
-def _preference(method: str, options: ImportedOptions) -> dict[str, Any]:
+def _preference(method: str, options: ImportOptionReader) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": method}
     if (tokens := options.take("max_length", f"{PLACE}.max_length")) is not None:
         found["max_length"] = int(tokens)
@@ -93,7 +93,7 @@ def _preference(method: str, options: ImportedOptions) -> dict[str, Any]:
     return found
 
 
-def _form(method: str, options: ImportedOptions, found: dict[str, Any]) -> None:
+def _form(method: str, options: ImportOptionReader, found: dict[str, Any]) -> None:
     """The loss of an objective that has several."""
     loss_type = str(options.get("loss_type") or "")
     if loss_type in FORMS.get(method, {}):
@@ -103,7 +103,7 @@ def _form(method: str, options: ImportedOptions, found: dict[str, Any]) -> None:
         options.leave("loss_type", f"there is no such loss here; the usual one of {method} stands in its place")
 
 
-def _settings(names: Mapping[str, str], options: ImportedOptions, found: dict[str, Any]) -> None:
+def _settings(names: Mapping[str, str], options: ImportOptionReader, found: dict[str, Any]) -> None:
     for name, setting in names.items():
         if (value := options.take(name, f"{PLACE}.{setting}")) is not None:
             found[setting] = value if isinstance(value, (bool, str)) and not _is_number(value) else float(value)
@@ -117,7 +117,7 @@ def _is_number(value: bool | str) -> bool:
         return False
 
 
-def _reinforcement(method: str, options: ImportedOptions) -> dict[str, Any]:
+def _reinforcement(method: str, options: ImportOptionReader) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": method, "rewards": _rewards(options), "rollout": _rollout(options)}
     if method == "online_dpo":
         _form(method, options, found)
@@ -137,7 +137,7 @@ def _reinforcement(method: str, options: ImportedOptions) -> dict[str, Any]:
     return found
 
 
-def _rollout(options: ImportedOptions) -> dict[str, Any]:
+def _rollout(options: ImportOptionReader) -> dict[str, Any]:
     """How answers are drawn."""
     found: dict[str, Any] = {}
     for name in ("num_generations", "max_completion_length", "max_prompt_length"):
@@ -148,7 +148,7 @@ def _rollout(options: ImportedOptions) -> dict[str, Any]:
     return found
 
 
-def _grpo(options: ImportedOptions, found: dict[str, Any]) -> dict[str, Any]:
+def _grpo(options: ImportOptionReader, found: dict[str, Any]) -> dict[str, Any]:
     """What the variants of GRPO differ in."""
     more: dict[str, Any] = {"epsilon_high": found.get("epsilon_high", found.get("epsilon", 0.2))}
     apart = options.get("combine") == "normalize_then_sum"
@@ -158,7 +158,7 @@ def _grpo(options: ImportedOptions, found: dict[str, Any]) -> dict[str, Any]:
     for name, setting, known in (
         ("loss_type", "average", AVERAGES),
         ("scale_rewards", "scale_rewards", SCALES),
-        ("importance_sampling_level", "importance_sampling_level", same("token", "sequence")),
+        ("importance_sampling_level", "importance_sampling_level", map_same_names("token", "sequence")),
     ):
         value = str(options.get(name))
         if value in known:
@@ -169,7 +169,7 @@ def _grpo(options: ImportedOptions, found: dict[str, Any]) -> dict[str, Any]:
     return more
 
 
-def _rewards(options: ImportedOptions) -> list[dict[str, Any]]:
+def _rewards(options: ImportOptionReader) -> list[dict[str, Any]]:
     """The rewards that are parts here, each with its weight; something has to stand in where there is none."""
     named = options.get("rewards")
     names = [named] if isinstance(named, str) else list(named or ())

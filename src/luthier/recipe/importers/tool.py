@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.recipe.importers.account import EMPTY, ImportedOption, ImportedOptions, ImportReport
+from luthier.recipe.importers.account import EMPTY, ImportedOption, ImportOptionReader, ImportReport
 
 
 class ImportedDataset(NamedTuple):
@@ -47,7 +47,7 @@ class TrainingTool:
     folded: Mapping[str, str] = field(default_factory=dict)
     """Options that this makes into another one, and which."""
 
-    def read(self, options: Mapping[str, Any], file: Path) -> tuple[ImportedOptions, ImportedDataset | None]:
+    def read(self, options: Mapping[str, Any], file: Path) -> tuple[ImportOptionReader, ImportedDataset | None]:
         """Sort a file's options: wishes under common names, and where the data is."""
         account, left = ImportReport(self.name), dict(options)
         self.prepared(left, file.stem)
@@ -65,7 +65,7 @@ class TrainingTool:
             steps_go_before = name == "warmup_ratio" and "warmup_steps" in found
             if name not in found and not steps_go_before:
                 found[name] = ImportedOption(option=_called(name, self.names), value=value, default=True)
-        return ImportedOptions(account, found), data
+        return ImportOptionReader(account, found), data
 
     def _sort(self, option: str, value: Any, found: dict[str, ImportedOption], account: ImportReport) -> None:
         why = next((why for name, why in self.left.items() if fnmatchcase(option, name)), None)

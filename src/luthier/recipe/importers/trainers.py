@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import same
+from luthier.recipe.importers.account import map_same_names
 from luthier.recipe.importers.objective import FORMS
 
-NAMES: Mapping[str, str] = same(
+NAMES: Mapping[str, str] = map_same_names(
     "beta", "loss_type", "label_smoothing", "desirable_weight", "undesirable_weight", "num_generations",
     "max_completion_length", "max_prompt_length", "reward_weights", "epsilon", "epsilon_high",
     "importance_sampling_level", "scale_rewards", "normalize_advantages",

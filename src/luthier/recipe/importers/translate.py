@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.core.errors import DataError, InputError, SourceLocation
-from luthier.data.columns.recognize import endings, kind_of
+from luthier.data.columns.recognize import list_file_extensions, recognize_path_source_kind
 from luthier.data.source import Source
 from luthier.data.split import Split
 from luthier.data.suggest.settings import predict_dataset_spec
-from luthier.recipe.importers.account import ImportedOptions, ImportReport
+from luthier.recipe.importers.account import ImportOptionReader, ImportReport
 from luthier.recipe.importers.axolotl import AXOLOTL
 from luthier.recipe.importers.build import build_tune_step
 from luthier.recipe.importers.llamafactory import LLAMAFACTORY
@@ -74,7 +74,7 @@ def _tool_of(options: dict[str, Any], file: Path) -> TrainingTool:
     return best
 
 
-def _model(options: ImportedOptions, base: Path, folder: Path) -> Any:
+def _model(options: ImportOptionReader, base: Path, folder: Path) -> Any:
     model, revision = options.take("model", "model"), options.take("revision", "model.revision")
     if model is None:
         raise InputError("the file names no model", hint="write its base model into it")
@@ -84,7 +84,7 @@ def _model(options: ImportedOptions, base: Path, folder: Path) -> Any:
 
 
 def _data(
-    options: ImportedOptions, data: ImportedDataset | None, base: Path, folder: Path
+    options: ImportOptionReader, data: ImportedDataset | None, base: Path, folder: Path
 ) -> tuple[bool, dict[str, Any], int | None]:
     """Whether rows are held out, the step `prepare`, and how many rows it leaves to learn from when that is known."""
     if data is None:
@@ -110,9 +110,9 @@ def _source(data: ImportedDataset, local: Path, folder: Path) -> dict[str, Any]:
     ending = local.suffix.removeprefix(".").lower()
     if local.is_dir():
         return {"kind": "folder", "path": _shown(local, folder), **data.settings}
-    if local.is_file() or f".{ending}" in endings():
+    if local.is_file() or f".{ending}" in list_file_extensions():
         likely_kind = KINDS.get(ending) or KINDS.get(data.format or "", "jsonl")
-        kind = kind_of(local.name, local.parent) if local.is_file() else likely_kind
+        kind = recognize_path_source_kind(local.name, local.parent) if local.is_file() else likely_kind
         return {"kind": kind, "path": _shown(local, folder), **data.settings}
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
 

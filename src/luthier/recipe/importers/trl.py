@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.recipe.importers import reasons, trainers
-from luthier.recipe.importers.account import EMPTY, ImportReport, same
+from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
 
@@ -22,7 +22,7 @@ class _Boundless(int):
 
 NO_LIMIT = _Boundless(1 << 20)
 """Tokens of a row that nothing bounds."""
-ARGUMENTS = same(
+ARGUMENTS = map_same_names(
     "learning_rate", "max_steps", "warmup_ratio", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "bf16",
     "report_to",
 ) | {
@@ -58,7 +58,7 @@ ARGUMENTS_LEFT = {
     "optim_target_modules": "the technique says what moves",
 }  # fmt: skip
 """transformers' training arguments without one."""
-NAMES = ARGUMENTS | same(
+NAMES = ARGUMENTS | map_same_names(
     "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "max_length", "dtype", "train_on", "normalize",
 ) | {
     "model_name_or_path": "model", "model_revision": "revision", "use_peft": "technique", "load_in_4bit": "4bit",
@@ -99,7 +99,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["trainer"] = trainer
     trainers.merge_loss_list(options)
     _refined(options, trainer)
-    lift_empty_limits(options)
+    convert_null_limits(options)
     options["use_peft"] = "lora" if options.get("use_peft") else "full"
     if "truncation_mode" in options:
         options["truncation_mode"] = {"keep_start": "right", "keep_end": "prompt"}.get(
@@ -107,8 +107,8 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         )
 
 
-def lift_empty_limits(options: dict[str, Any]) -> None:
-    """An empty value lifts these bounds there, where silence leaves the usual ones."""
+def convert_null_limits(options: dict[str, Any]) -> None:
+    """Convert limits that are null in the other tool's file to explicit "no limit" values."""
     for option, none in (("max_length", NO_LIMIT), ("max_seq_length", NO_LIMIT), ("max_grad_norm", 0.0)):
         if option in options and options[option] is None:
             options[option] = none

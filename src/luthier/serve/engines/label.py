@@ -24,7 +24,7 @@ from luthier.serve.label_engine import (
     softmax_label_scores,
 )
 from luthier.serve.openai.protocol import APIError, to_api_error
-from luthier.serve.request import OutputChunk, Query, TokenCandidate, TokenLogprobs, Usage, Verb
+from luthier.serve.request import EngineRequest, OutputChunk, TokenCandidate, TokenLogprobs, Usage, Verb
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
@@ -79,13 +79,13 @@ class LabelEngine(ServingEngine):
     def _judge(self, model: Artifact) -> _NetworkJudge:
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.load import base_folder, get_output_classes, is_endpoint
+        from luthier.models.load import find_base_folder, get_output_classes, is_endpoint
 
         if is_endpoint(model):
             raise ModelError("the weights of an endpoint are not here", hint="serve it with the engine `remote`")
         classes = get_output_classes(model)
         answers = {name: name for name in classes} if classes else _taught(model)
-        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+        text = ChatTokenizer.load(find_base_folder(model), before=PromptPrefix.of(model))
         return _NetworkJudge(open_shared_classifier(model, self.dtype), text, answers, classes, self.normalize)
 
 
@@ -240,12 +240,12 @@ class _Open(ModelRunner):
             await asyncio.to_thread(self._gathering.close)
             self._judge.leave()
 
-    def unused(self, query: Query) -> tuple[str, ...]:
+    def unused(self, query: EngineRequest) -> tuple[str, ...]:
         names = ("temperature", "top_p", "seed", "max_tokens")
         given = [name for name in names if getattr(query, name) is not None]
         return (*given, *(("stop",) if query.stop else ()), *query.unsupported)
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         _refuse(query)
         request = _Asked(query.messages)
         try:
@@ -259,7 +259,7 @@ class _Open(ModelRunner):
             yield self._piece(answer, ranked, shares, query, tokens)
 
     def _piece(
-        self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: Query, tokens: int
+        self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: EngineRequest, tokens: int
     ) -> OutputChunk:
         candidates = [self._candidate(label, shares[label]) for label in ranked]
         token = TokenLogprobs(chosen=candidates[0], top=tuple(candidates[: query.top_logprobs]))
@@ -278,7 +278,7 @@ class _Open(ModelRunner):
         return TokenCandidate(text, text.encode(), math.log(max(share, 1e-300)))
 
 
-def _refuse(query: Query) -> None:
+def _refuse(query: EngineRequest) -> None:
     """What a choice among classes has no use for."""
     requested: dict[str, object] = {
         "tools": query.tools,

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.serve.engine import ModelRunner, ServingEngine
 
 
-class LlamaCpp(ServingEngine):
+class LlamaCppEngine(ServingEngine):
     """Export the model as a GGUF file and write with llama.cpp's `llama-server`, started beside this server.
 
     Prompts are made here, by the same id-maker as in training and evaluation, and go over as token ids; what comes back
@@ -47,10 +47,10 @@ class LlamaCpp(ServingEngine):
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.export.checkpoint import export_model_folder
-        from luthier.models.load import base_folder
+        from luthier.models.load import find_base_folder
         from luthier.serve.subprocess_server import LlamaServer, SubprocessServer, find_program
 
-        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+        text = ChatTokenizer.load(find_base_folder(model), before=PromptPrefix.of(model))
         if self.url is not None:
             return LlamaServer(self, text, self.url.rstrip("/"), None, model.digest)
         hint = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `find_program`"

@@ -28,11 +28,11 @@ class RemoteEngine(ServingEngine):
     def open(self, model: Artifact) -> ModelRunner:
         """Write down where it is; nothing is asked yet."""
         from luthier.chat.prompt import PromptPrefix
-        from luthier.models.load import ENDPOINT, get_model_name, is_endpoint, origin_artifact
+        from luthier.models.load import ENDPOINT, find_origin_artifact, get_model_name, is_endpoint
         from luthier.models.sources.endpoint import EndpointModelSource
         from luthier.serve.upstream import UpstreamModel
 
         if not is_endpoint(model):
             raise ModelError(f"{get_model_name(model)} is no endpoint", hint="serve it with the engine `torch`")
-        settings = EndpointModelSource.model_validate(origin_artifact(model).read_json(ENDPOINT))
+        settings = EndpointModelSource.model_validate(find_origin_artifact(model).read_json(ENDPOINT))
         return UpstreamModel(settings, PromptPrefix.of(model), self.max_num_seqs, self.max_queue_size, model.digest)

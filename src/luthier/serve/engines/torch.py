@@ -14,11 +14,11 @@ from pydantic import Field
 from luthier.chat.tool_calls import ToolCallFormat
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.serve.detokenizer import OutputProcessor, TokenDecoder
+from luthier.serve.detokenizer import DetokenizerFactory, OutputProcessor
 from luthier.serve.engine import ModelRunner, ServingEngine
 from luthier.serve.engine_loop import DecodeJob, EngineLimits, EngineOutput, ModelHandle, open_decoder_model
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, to_api_error
-from luthier.serve.request import OutputChunk, Query
+from luthier.serve.request import EngineRequest, OutputChunk
 from luthier.serve.structured import GrammarCompiler
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SEEDS = 1 << 40
 
 
-class Torch(ServingEngine):
+class TorchEngine(ServingEngine):
     """Write with the weights in this process: all requests in one batch, what prompts share computed once.
 
     Without a temperature of their own, requests are answered greedily, as evaluation measured the model; a greedy
@@ -54,13 +54,13 @@ class Torch(ServingEngine):
         """Read the weights; of plain LoRA only the adapter's where another model stands on the same base already."""
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.load import base_folder, get_model_name, get_output_classes, is_endpoint
+        from luthier.models.load import find_base_folder, get_model_name, get_output_classes, is_endpoint
 
         if is_endpoint(model) or get_output_classes(model):
             what = "answers elsewhere" if is_endpoint(model) else "names classes and writes no text"
             kind = "remote" if is_endpoint(model) else "label"
             raise ModelError(f"{get_model_name(model)} {what}", hint=f"serve it with the engine `{kind}`")
-        text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+        text = ChatTokenizer.load(find_base_folder(model), before=PromptPrefix.of(model))
         room = EngineLimits(self.max_num_batched_tokens, self.max_num_seqs, self.max_queue_size, self.dtype)
         return _Open(self, text, open_decoder_model(model, room), model.digest)
 
@@ -74,7 +74,7 @@ class _Asked:
 class _Open(ModelRunner):
     """A model in this process."""
 
-    def __init__(self, settings: Torch, text: ChatTokenizer, standing: ModelHandle, digest: str) -> None:
+    def __init__(self, settings: TorchEngine, text: ChatTokenizer, standing: ModelHandle, digest: str) -> None:
         super().__init__(digest)
         self._settings, self._text, self._standing = settings, text, standing
         self._writer, self._vocabulary = standing.base.writer, standing.base.vocabulary
@@ -83,7 +83,7 @@ class _Open(ModelRunner):
         self._going: dict[DecodeJob, _Inbox] = {}
         self._closed = False
         self._grammars = GrammarCompiler(text, self._vocabulary)
-        self._spelling = TokenDecoder(text, self._grammars.raw)
+        self._spelling = DetokenizerFactory(text, self._grammars.raw)
 
     @property
     def waiting(self) -> int:
@@ -102,7 +102,7 @@ class _Open(ModelRunner):
         self._writer.cancel(list(self._going))
         await asyncio.to_thread(self._standing.leave)
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         prepared = await asyncio.to_thread(self._asked, query)
         if self._closed:
             raise ModelUnavailableError("the model was closed")
@@ -132,10 +132,10 @@ class _Open(ModelRunner):
         for job in jobs:
             self._going.pop(job, None)
 
-    def _scribe(self, number: int, query: Query, prepared: _Asked) -> OutputProcessor:
+    def _scribe(self, number: int, query: EngineRequest, prepared: _Asked) -> OutputProcessor:
         return OutputProcessor(number, query, self._spelling, self._calls, prepared.prompt_tokens)
 
-    def _asked(self, query: Query) -> _Asked:
+    def _asked(self, query: EngineRequest) -> _Asked:
         """The query as ids, limits and grammars; `APIError` for what this model cannot do."""
         from luthier.models.generation.sampling import GenerationRequest, SamplingParams
 
@@ -161,7 +161,7 @@ class _Open(ModelRunner):
         ]
         return _Asked(asks, len(ids))
 
-    def _ids(self, query: Query) -> list[int]:
+    def _ids(self, query: EngineRequest) -> list[int]:
         from luthier.chat.plain_text import bos_or_eos_id, encode_plain_texts
 
         if query.text is None:
@@ -172,7 +172,7 @@ class _Open(ModelRunner):
             return list(query.text)
         return encode_plain_texts(self._text, [query.text])[0] or [bos_or_eos_id(self._text)]
 
-    def _conversation(self, query: Query) -> list[int]:
+    def _conversation(self, query: EngineRequest) -> list[int]:
         tools = query.tools
         if tools is not None and self._calls is None:
             what = "this model's chat template has no place for calls of functions, or writes them in an unknown form"
@@ -182,7 +182,7 @@ class _Open(ModelRunner):
         except LuthierError as error:
             raise to_api_error(error, "messages") from error
 
-    def _limit(self, prompt: int, query: Query, param: str) -> int:
+    def _limit(self, prompt: int, query: EngineRequest, param: str) -> int:
         """How long the answer may be."""
         context, requested = self._writer.context, query.max_tokens
         if prompt >= context:
@@ -194,7 +194,7 @@ class _Open(ModelRunner):
             raise APIError(what, param="max_tokens", code="context_length_exceeded")
         return requested or min(room, self._settings.max_new_tokens)
 
-    def _grammar(self, query: Query) -> str | None:
+    def _grammar(self, query: EngineRequest) -> str | None:
         if query.tools is not None and query.tools.choice == "required" and self._calls is not None:
             return self._grammars.calls(self._calls, query.tools.by_name, many=query.tools.parallel)
         return None if query.schema is None else self._grammars.json(query.schema)

@@ -12,7 +12,7 @@ from luthier.core.errors import ModelError
 from luthier.serve.engine import ModelRunner, ServingEngine
 
 
-class Vllm(ServingEngine):
+class VllmEngine(ServingEngine):
     """Export the model as a Hugging Face folder and write with vLLM's own server, started beside this server.
 
     Its program must be installed (`pip install vllm`), and the machine must have a GPU. vLLM renders the chat template

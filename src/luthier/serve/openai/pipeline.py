@@ -14,11 +14,11 @@ from luthier.core.hashing import digest_of
 from luthier.serve.engine import ModelRunner
 from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.protocol import APIError
-from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Verb
+from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Verb
 
 
-class PipelineRoutes(BaseModel):
-    """Who chooses, and who answers what."""
+class ClassRouterConfig(BaseModel):
+    """The settings of a routing pipeline: the classifier, and the model that answers for each class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
@@ -35,16 +35,17 @@ class PipelineRoutes(BaseModel):
         return list(dict.fromkeys([self.by, *self.to.values(), *([self.other] if self.other else [])]))
 
 
-class Pipeline(ModelRunner):
-    """Answers by the model whose class was named. The last piece of each answer carries the classes' probabilities."""
+class ClassRouter(ModelRunner):
+    """A model that classifies each request and passes it to the model of that class. The last piece of each answer
+    carries the classes' probabilities."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
 
-    def __init__(self, fleet: ModelPool, ways: PipelineRoutes) -> None:
+    def __init__(self, fleet: ModelPool, ways: ClassRouterConfig) -> None:
         super().__init__(digest_of([ways.model_dump(mode="json"), {one: fleet.digest(one) for one in ways.models}]))
         self._fleet, self._ways = fleet, ways
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         choice = await self._choose(query)
         scores = dict(choice.scores or {})
         label = max(scores, key=lambda one: scores[one])
@@ -58,14 +59,14 @@ class Pipeline(ModelRunner):
             async for piece in pieces:
                 yield piece if piece.finish is None else replace(piece, scores=scores, calibration=choice.calibration)
 
-    async def _choose(self, query: Query) -> AggregatedOutput:
+    async def _choose(self, query: EngineRequest) -> AggregatedOutput:
         """The answer of the classifier, with the probability of each class."""
         choice = AggregatedOutput()
         async with self._fleet.using(self._ways.by) as chooser:
             if not chooser.chooses:
                 raise APIError(f"{self._ways.by} names no classes, and cannot lead a pipeline", param="model")
             async with aclosing(
-                chooser.answer(chooser.apply_training_prompt(Query(messages=query.messages)))
+                chooser.answer(chooser.apply_training_prompt(EngineRequest(messages=query.messages)))
             ) as pieces:
                 async for piece in pieces:
                     choice.add(piece)

@@ -26,11 +26,11 @@ from pydantic_core import PydanticCustomError
 from luthier.chat.messages import Message, ToolCall
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, LuthierError, SourceLocation
-from luthier.serve.request import Query, Tools
+from luthier.serve.request import EngineRequest, ToolOptions
 
 
 class APIError(InputError):
-    """A request that is refused."""
+    """An error response of the API, with status, code and parameter."""
 
     status: int = 400
     type: ClassVar[str] = "invalid_request_error"
@@ -47,7 +47,7 @@ class APIError(InputError):
 
 
 class ServerBusyError(APIError):
-    """Too much is asked at once."""
+    """The server has too many requests in progress."""
 
     type: ClassVar[str] = "rate_limit_error"
 
@@ -386,7 +386,7 @@ class ChatRequestBody(_Asking):
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
 
-    def query(self) -> Query:
+    def query(self) -> EngineRequest:
         """The request as engines understand it."""
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise APIError("max_tokens is the older name of max_completion_tokens: give one", param="max_tokens")
@@ -395,7 +395,7 @@ class ChatRequestBody(_Asking):
         tools, schema = self._tools(), self.response_format.as_schema() if self.response_format else None
         if schema is not None and tools is not None:
             raise APIError("tools and a JSON format do not go together", param="response_format", code=_CODE)
-        return Query(
+        return EngineRequest(
             messages=tuple(turn.as_message() for turn in self.messages),
             tools=tools,
             schema=schema,
@@ -410,7 +410,7 @@ class ChatRequestBody(_Asking):
             unsupported=tuple(name for name in _SAMPLING if getattr(self, name) is not None),
         )
 
-    def _tools(self) -> Tools | None:
+    def _tools(self) -> ToolOptions | None:
         offered = tuple(
             offer.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for offer in self.tools or ()
         )
@@ -426,9 +426,9 @@ class ChatRequestBody(_Asking):
             offered = tuple(offer for offer in offered if offer["function"]["name"] == named)
             if not offered:
                 raise APIError(f"no tool on offer is named {named[:80]!r}", param="tool_choice")
-            return Tools(offered=offered, choice="required", parallel=False)
+            return ToolOptions(offered=offered, choice="required", parallel=False)
         choice: Literal["auto", "required"] = "required" if self.tool_choice == "required" else "auto"
-        return Tools(offered=offered, choice=choice, parallel=self.parallel_tool_calls)
+        return ToolOptions(offered=offered, choice=choice, parallel=self.parallel_tool_calls)
 
 
 class CompletionRequestBody(_Asking):
@@ -445,10 +445,10 @@ class CompletionRequestBody(_Asking):
     return_tokens_as_token_ids: bool = False
     """Whether `logprobs` names tokens by id (`token_id:7`), the end token included; vLLM's word for it."""
 
-    def queries(self) -> list[Query]:
+    def queries(self) -> list[EngineRequest]:
         """One query for each prompt."""
         return [
-            Query(
+            EngineRequest(
                 text=prompt,
                 answers=self.n,
                 max_tokens=self.max_tokens or 16,

@@ -14,7 +14,7 @@ from luthier.chat.messages import Message
 from luthier.models.embeddings.base import EmbeddingSpace
 from luthier.serve.engine import ModelRunner
 from luthier.serve.openai.protocol import APIError, ServerBusyError
-from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Usage, Verb
+from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
 from luthier.traces.record import END_FIELDS, Asked, Finish, TraceEnd, TraceStart, Variant
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ class _Hidden:
 
 
 class RequestState(_Hidden):
-    """A request that is under way. Its fields are the beginning of its trace, so that nothing is put together while a
-    client waits."""
+    """The state of a request in progress; its fields are the first part of its trace. Its fields are the beginning of
+    its trace, so that nothing is put together while a client waits."""
 
     def __init__(self, prefix: str, operation: Asked, tell: Callable[[RequestState], None], key: str | None) -> None:
         self._began, self._tell = time.monotonic(), tell
         self.end = self.first_token_s = self.ready = None
         self.unused = ()
         self.id = f"{prefix}-{secrets.token_hex(14)}"
-        self.at = datetime.now(UTC)
+        self.timestamp = datetime.now(UTC)
         self.operation: Asked = operation
         self.model, self.release = "", ""
-        self.arm: Variant = "stable"
+        self.variant: Variant = "stable"
         self.messages: Sequence[Mapping[str, Any]] = ()
         self.user: str | None = None
         self.key = key
@@ -77,7 +77,7 @@ class RequestState(_Hidden):
         """The case of a shadow that is asked the same."""
         other = RequestState(self.id.partition("-")[0], self.operation, self._tell, self.key)
         other.model, other.messages, other.user, other.consent = self.model, self.messages, self.user, self.consent
-        other.parameters, other.meta, other.arm = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
+        other.parameters, other.meta, other.variant = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
         return other
 
     def prepare(self, ready: Callable[[TraceStart], Any]) -> None:
@@ -157,7 +157,7 @@ class EmbedderRunner(ModelRunner):
     def running(self) -> int:
         return min(1, self._asked)
 
-    async def answer(self, query: Query) -> AsyncGenerator[OutputChunk, None]:
+    async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         nothing: tuple[OutputChunk, ...] = ()
         for piece in nothing:
             yield piece  # an async generator, as all answers are

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 
-class ResponseShape:
-    """How the answers to one request look. What is the same in all of them is said once, here."""
+class ResponseBuilder:
+    """Builds the JSON responses and stream chunks of one request. What is the same in all of them is said once,
+    here."""
 
     whole: str
     """What a whole answer is called."""
@@ -71,7 +72,7 @@ class ResponseShape:
         raise NotImplementedError
 
 
-class ChatShape(ResponseShape):
+class ChatShape(ResponseBuilder):
     """`chat.completion`."""
 
     whole, part = "chat.completion", "chat.completion.chunk"
@@ -115,7 +116,7 @@ class ChatShape(ResponseShape):
         return {"content": content, "refusal": None}
 
 
-class TextShape(ResponseShape):
+class TextShape(ResponseBuilder):
     """`text_completion`."""
 
     whole = part = "text_completion"
@@ -198,7 +199,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 Kind = TypeVar("Kind", bound=RequestBody)
 
 
-async def read_object(request: Request) -> dict[str, Any]:
+async def read_json_body(request: Request) -> dict[str, Any]:
     """The JSON object that a request brings."""
     if (other := wrong_content_type_error(request)) is not None:
         raise other

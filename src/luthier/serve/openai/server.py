@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse, Response
 
 from luthier.chat.messages import Message
 from luthier.core.errors import LuthierError, did_you_mean
-from luthier.serve.auth import error_body, refusal_headers
+from luthier.serve.auth import build_error_body, build_error_headers
 from luthier.serve.detokenizer import merge_output_streams
 from luthier.serve.engine import ModelRunner
-from luthier.serve.metrics import Meter, ModelLoad
+from luthier.serve.metrics import ModelUtilization, RequestMetrics
 from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.protocol import (
     AnswerTimeoutError,
@@ -32,17 +32,17 @@ from luthier.serve.openai.responses import (
     END,
     ChatShape,
     Kind,
-    ResponseShape,
+    ResponseBuilder,
     TextShape,
     embeddings_json,
     format_sse_event,
-    read_object,
+    read_json_body,
     validate_body,
 )
 from luthier.serve.openai.sse import ClientDisconnected, EventStreamResponse, TrackedJSONResponse, cancel_on_disconnect
-from luthier.serve.request import AggregatedOutput, OutputChunk, Query, Usage, Verb
+from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
 from luthier.traces.api_keys import Caller, Scope
-from luthier.traces.record import Asked, RequestRecorder, Resolver, Route
+from luthier.traces.record import AliasResolver, Asked, RequestRecorder, Route
 
 _LOG = logging.getLogger("luthier.serve")
 _GRACE_S = 5.0
@@ -58,8 +58,8 @@ class _Asking:
     """What a chat or a completion comes to."""
 
     case: RequestState
-    queries: Sequence[Query]
-    shape: ResponseShape
+    queries: Sequence[EngineRequest]
+    shape: ResponseBuilder
     stream: bool
     with_usage: bool
     until: float
@@ -67,19 +67,19 @@ class _Asking:
 
 
 class Gateway:
-    """Answers requests by the models of a fleet."""
+    """Handles the requests of the OpenAI-compatible API with the models of a pool."""
 
     def __init__(
         self,
         fleet: ModelPool,
         *,
-        resolver: Resolver | None = None,
+        resolver: AliasResolver | None = None,
         recorder: RequestRecorder | None = None,
         deadline_s: float = 600.0,
     ) -> None:
         self.fleet = fleet
         self._resolver, self._recorder, self._deadline_s = resolver, recorder, deadline_s
-        self.meter = Meter(self._loads, self._knows)
+        self.meter = RequestMetrics(self._loads, self._knows)
         self.ready = True
         """Whether new requests are welcome."""
         self.cut_off = 0
@@ -128,7 +128,7 @@ class Gateway:
     # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
 
     def _case(self, request: Request, prefix: str, operation: Asked) -> RequestState:
-        return RequestState(prefix, operation, self._told, caller_of(request).key)
+        return RequestState(prefix, operation, self._told, get_caller(request).key)
 
     def _prepare(self, case: RequestState) -> None:
         """Let the beginning of a trace be made once the model is at work: when this request waits for it."""
@@ -178,12 +178,12 @@ class Gateway:
 
     def _refused(self, case: RequestState, refusal: APIError) -> Response:
         case.refused(refusal)
-        headers = {**refusal_headers(refusal), **_named(case)}
-        return TrackedJSONResponse(error_body(refusal), headers, status=refusal.status, sent=self.meter.settle)
+        headers = {**build_error_headers(refusal), **_named(case)}
+        return TrackedJSONResponse(build_error_body(refusal), headers, status=refusal.status, sent=self.meter.settle)
 
     async def _read(self, request: Request, kind: type[Kind], case: RequestState) -> Kind:
         """The body; the case knows which model was asked for even where the rest of it is wrong."""
-        body = await read_object(request)
+        body = await read_json_body(request)
         case.model = str(body.get("model", ""))[:512]
         return validate_body(body, kind)
 
@@ -194,7 +194,7 @@ class Gateway:
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
         query = body.query()
         case.record_messages(query.messages)  # all that is known of one that nobody answers
-        route = self._route(body.model, case, caller_of(request))
+        route = self._route(body.model, case, get_caller(request))
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
         return await self._respond(self._asking(body, case, [query], shape), route)
 
@@ -204,7 +204,7 @@ class Gateway:
         case.parameters = _said(body, "prompt", "user", "metadata")
         queries = body.queries()
         case.record_messages(Message(role="user", content=str(query.text)) for query in queries)
-        route = self._route(body.model, case, caller_of(request))
+        route = self._route(body.model, case, get_caller(request))
         shape = TextShape(case.id, body.model, case.release, logprobs=body.logprobs is not None)
         return await self._respond(self._asking(body, case, queries, shape), route)
 
@@ -212,8 +212,8 @@ class Gateway:
         self,
         body: ChatRequestBody | CompletionRequestBody,
         case: RequestState,
-        queries: Sequence[Query],
-        shape: ResponseShape,
+        queries: Sequence[EngineRequest],
+        shape: ResponseBuilder,
     ) -> _Asking:
         until = asyncio.get_running_loop().time() + self._deadline_s
         stream, with_usage = body.stream, body.with_usage
@@ -223,7 +223,7 @@ class Gateway:
         body = await self._read(request, EmbeddingsBody, case)
         case.user = body.user
         case.record_messages(Message(role="user", content=text) for text in body.texts)
-        route = self._route(body.model, case, caller_of(request))
+        route = self._route(body.model, case, get_caller(request))
         async with self.fleet.using(route.model) as model:
             _require_able(model, "embedding")
             self._prepare(case)
@@ -243,7 +243,7 @@ class Gateway:
             route = Route(model=name)
         if route is None:
             raise self._unknown(name, caller)
-        case.arm = route.arm
+        case.variant = route.variant
         case.release = route.release or self.fleet.digest(route.model)
         return route
 
@@ -314,7 +314,7 @@ class Gateway:
     def _ended(self, case: RequestState, refusal: APIError, wholes: _Wholes) -> bytes:
         """A refusal in the middle of a stream."""
         case.refused(refusal, wholes.answers[0])
-        return format_sse_event(error_body(refusal))
+        return format_sse_event(build_error_body(refusal))
 
     # ── shadows ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -374,14 +374,14 @@ class Gateway:
         message = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
         return APIError(message, param="model", code="model_not_found", status=404)
 
-    def _loads(self) -> list[ModelLoad]:
-        return [ModelLoad(name, model.waiting, model.running) for name, model in self.fleet.each()]
+    def _loads(self) -> list[ModelUtilization]:
+        return [ModelUtilization(name, model.waiting, model.running) for name, model in self.fleet.each()]
 
 
 class _Wholes:
     """All answers to a request, put together."""
 
-    def __init__(self, queries: Sequence[Query]) -> None:
+    def __init__(self, queries: Sequence[EngineRequest]) -> None:
         self.answers = [AggregatedOutput() for query in queries for _ in range(query.answers)]
         self._each = queries[0].answers
 
@@ -400,7 +400,7 @@ class _Wholes:
         )
 
 
-def caller_of(request: Request) -> Caller:
+def get_caller(request: Request) -> Caller:
     """Who makes a request, as the door found."""
     caller: Caller = request.state.caller
     return caller
@@ -408,7 +408,7 @@ def caller_of(request: Request) -> Caller:
 
 def require_scope(request: Request, scope: Scope) -> Caller:
     """Whoever makes a request, when they may do this; `APIError` (403) else."""
-    caller = caller_of(request)
+    caller = get_caller(request)
     if not caller.may(scope):
         raise APIError(f"this key may not do that: it lacks the scope {scope!r}", code="missing_scope", status=403)
     return caller

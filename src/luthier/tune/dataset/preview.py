@@ -91,21 +91,21 @@ class RenderedRow(NamedTuple):
         }
 
 
-def rendered_rows(step: Tune, work: StepContext, number: int) -> list[RenderedRow]:
+def render_training_rows(step: Tune, work: StepContext, number: int) -> list[RenderedRow]:
     """The first training rows that a step reads, read as its training reads them, one that calls tools among them where
     one of the first 256 does; `work` needs its data and model."""
     from luthier.chat.prompt import PromptPrefix
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import base_folder
+    from luthier.models.load import find_base_folder
     from luthier.tune.dataset.training_data import TrainingData
 
     model = work.inputs["model"]
-    text = ChatTokenizer.load(base_folder(model), before=PromptPrefix.of(model))
+    text = ChatTokenizer.load(find_base_folder(model), before=PromptPrefix.of(model))
     material = TrainingData(step, work, text)
     return [*_rendered(material, material.first, step, text, number)]
 
 
-def write_rendered(folder: Path, material: TrainingData, step: Tune, text: ChatTokenizer) -> None:
+def write_rendered_rows(folder: Path, material: TrainingData, step: Tune, text: ChatTokenizer) -> None:
     """Write the first rows that a training read."""
     rows = [row.as_json() for row in _rendered(material, material.dataset.first, step, text, KEPT)]
     content = json.dumps({"rows": rows}, ensure_ascii=False, indent=1)

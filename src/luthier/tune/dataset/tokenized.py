@@ -38,7 +38,7 @@ _TOGETHER = 64
 
 @dataclass(frozen=True)
 class DatasetCounts:
-    """What became of the examples."""
+    """The counts of examples and tokens that are trained on, truncated or left out."""
 
     examples: int = 0
     trained_examples: int = 0
@@ -50,7 +50,7 @@ class DatasetCounts:
 
 
 class TokenizedDataset:
-    """Finished lessons: `rows(n)` gives the rows of the n-th example that something is learnt from."""
+    """The tokenized training examples on disk; `rows(n)` gives the token rows of the n-th example."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -16,7 +16,7 @@ from luthier.core.events import format_counted_noun
 from luthier.core.step import PlanContext
 from luthier.models.chat_template import ToolSupport, list_fitting_templates, read_tool_support
 from luthier.models.cost import find_tokenizer_folder, predict_tool_support
-from luthier.models.load import base_folder, get_model_name, is_endpoint
+from luthier.models.load import find_base_folder, get_model_name, is_endpoint
 
 if TYPE_CHECKING:
     pass
@@ -37,9 +37,9 @@ class ToolRow(NamedTuple):
 
 def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
     """`ModelError` where training rows have tools that the model's chat template has no place for."""
-    if is_endpoint(model) or all(tool_support := read_tool_support(base_folder(model))):
+    if is_endpoint(model) or all(tool_support := read_tool_support(find_base_folder(model))):
         return
-    _refuse(_rows(data), tool_support, get_model_name(model), list_fitting_templates(base_folder(model)))
+    _refuse(_rows(data), tool_support, get_model_name(model), list_fitting_templates(find_base_folder(model)))
 
 
 def refuse_planned_tool_rows(plan_context: PlanContext) -> None:

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
     from luthier.tune.training.critic import Critic
     from luthier.tune.training.reference_logprobs import LabelQuestions
-    from luthier.tune.training.trainer import ValidationMeasurer, ValidationPlan
+    from luthier.tune.training.trainer import ValidationEvaluator, ValidationPlan
 
 
 class TrainingData:
-    """The rows of one tuning; nothing grows with the data set but files in the step's scratch."""
+    """The training and held-out data of one tuning step; memory does not grow with the data set."""
 
     def __init__(self, step: Tune, work: StepContext, text: ChatTokenizer) -> None:
         self._step, self._work, self._text = step, work, text
@@ -209,11 +209,11 @@ class TrainingData:
         if self.rollout_sampler is None:
             read = lambda rows: compute_row_logprob_sums(model, rows, tokens)  # noqa: E731 - a name for one line
             return PreparedBatchSource(self.dataset, self.sampler, self._step.objective, read)
-        from luthier.tune.rollout.rollout import Rollout
+        from luthier.tune.rollout.rollout import RolloutBatchSource
 
         self.rollout_sampler.model = model
         prompts = self._asked(self.dataset, "train", self._places)
-        return Rollout(
+        return RolloutBatchSource(
             self._policy, self.rollout_sampler, prompts, self.sampler, tokens, self._work.events.warning, critic
         )
 
@@ -248,7 +248,7 @@ class TrainingData:
 
         return RewardContext(scorer_context=scorer_context, model=RewardModel(judged, self._step.dtype))
 
-    def _trial(self, rollout_sampler: RolloutSampler) -> ValidationMeasurer:
+    def _trial(self, rollout_sampler: RolloutSampler) -> ValidationEvaluator:
         from luthier.tune.rollout.rollout import RolloutEvaluator
 
         questions = self._asked(self._held, self._parted.split, self._parted.held)

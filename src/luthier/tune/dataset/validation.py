@@ -31,7 +31,7 @@ USUAL_SHARE = 0.05
 
 
 class ValidationSettings(BaseModel):
-    """Which rows are measured on while training goes on, how often, and what follows from it."""
+    """Settings of validation during training: which rows, how often, and early stopping."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
@@ -78,7 +78,7 @@ class ValidationSettings(BaseModel):
 
 @dataclass(frozen=True)
 class BestCheckpoint:
-    """How the held-out measurements of a training stand."""
+    """The best validation result so far, its step, and the number of validations since."""
 
     step: int = 0
     """The step after which the best one was made; 0 when there was none."""

@@ -21,7 +21,7 @@ _LARGEST = 1e15
 """Larger numbers are refused: digits of a float would be wrong beyond."""
 
 
-class Calculator(Environment):
+class CalculatorEnvironment(Environment):
     """Find a call in what the model said, `calc(12 * 7)`, and say what it comes to: 84.
 
     Numbers, brackets and + - * / // % are understood. What is not is answered with the reason, from which a model can

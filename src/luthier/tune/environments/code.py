@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_programs_locked
+from luthier.tune.environments.locked import run_sandbox_programs
 
 _FENCE = re.compile(r"```(?:python|py)[^\S\n]*\n(.*?)```", re.DOTALL)
 _PRINTED = "import io as _io, sys as _sys\n_sys.stdout = _io.StringIO()\n{program}\nanswer = _sys.stdout.getvalue()\n"
@@ -33,7 +33,7 @@ class CodeEnvironment(Environment):
         """What each program printed."""
         programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(
-            run_programs_locked([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s)
+            run_sandbox_programs([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s)
         )
         return [None if one is None else _told(next(ran)) for one in programs]
 

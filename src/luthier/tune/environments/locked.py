@@ -11,8 +11,8 @@ AT_ONCE = 2
 """Programs that run at the same time."""
 
 
-def run_programs_locked(programs: Sequence[str], wall_s: float) -> list[SandboxResult]:
-    """How each program ended, and what its variable `answer` was."""
+def run_sandbox_programs(programs: Sequence[str], wall_s: float) -> list[SandboxResult]:
+    """Run programs in the sandbox; returns how each ended and the value of its variable `answer`."""
     limits = SandboxLimits(wall_s=wall_s, cpu_s=max(1, round(wall_s)))
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda program: run(program, limits), programs))

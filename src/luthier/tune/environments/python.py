@@ -13,7 +13,7 @@ from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_programs_locked
+from luthier.tune.environments.locked import run_sandbox_programs
 
 _CALL = """
 import json as _json
@@ -25,8 +25,9 @@ answer = _json.dumps(answer)
 """
 
 
-class Python(Environment):
-    """Ask a function in a Python file: `def answer(turns, row)` gives a text, or None to end the conversation.
+class PythonFunctionEnvironment(Environment):
+    """Get each reply from a function in a Python file: `def answer(turns, row)` gives a text, or None to end the
+    conversation.
 
     `turns` is the whole conversation as the API has it (`[{"role", "content"}, …]`), `row` the columns of the data that
     were not mapped, with the data's own answer as `reference`. It runs locked in, like every program that nobody has
@@ -50,7 +51,7 @@ class Python(Environment):
     def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
         """What the function says in each conversation."""
         source = self._file(base).read_text(encoding="utf-8")
-        ran = run_programs_locked(
+        ran = run_sandbox_programs(
             [source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s
         )
         found: list[str | None] = []

@@ -12,8 +12,8 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.tune.environment import Environment, EnvironmentConversation
 
 
-class Script(Environment):
-    """Say the next of some lines after each turn, whatever the model said: a question after the question, a doubt.
+class FixedTurnsEnvironment(Environment):
+    """Reply with the next of some fixed lines after each turn, whatever the model said.
 
     The conversation ends when the lines do.
     """

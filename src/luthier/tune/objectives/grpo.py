@@ -72,18 +72,18 @@ class Grpo(PolicyLoss):
         """The answer's, at each of its tokens."""
         from luthier.tune.rollout.scores import (
             SMALL,
+            broadcast_to_tokens,
             compute_nan_mean,
             compute_nan_std,
             normalize_each_reward,
-            spread_over_tokens,
         )
 
         if self.apart:
-            return spread_over_tokens(normalize_each_reward(judged), judged.lengths)
+            return broadcast_to_tokens(normalize_each_reward(judged), judged.lengths)
         apart = judged.rewards - compute_nan_mean(judged.rewards, 1)
         if self.scale_rewards != "none":
             apart = apart / (compute_nan_std(judged.rewards, 1 if self.scale_rewards == "group" else None) + SMALL)
-        return spread_over_tokens(apart, judged.lengths)
+        return broadcast_to_tokens(apart, judged.lengths)
 
     def weight(self, tokens: int) -> float:
         """How much each token of an answer of so many counts."""

@@ -56,14 +56,14 @@ class OnlineDpo(PolicyObjective):
         """1 for the best answer to a prompt, -1 for the worst, of equal ones the first; else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import spread_over_tokens
+        from luthier.tune.rollout.scores import broadcast_to_tokens
 
         worth = np.where(judged.lengths > 0, judged.scores, np.nan)
         marks = np.zeros_like(worth)
         for prompt, row in enumerate(worth):
             if np.isfinite(row).any() and np.nanmax(row) > np.nanmin(row):
                 marks[prompt, np.nanargmax(row)], marks[prompt, np.nanargmin(row)] = 1.0, -1.0
-        return spread_over_tokens(marks, judged.lengths)
+        return broadcast_to_tokens(marks, judged.lengths)
 
     @property
     def trained_completions(self) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import ByToken
+from luthier.tune.policy import TokenPolicyLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.scores import RolloutBatch
 
 
-class Raft(ByToken):
+class Raft(TokenPolicyLoss):
     """The negative log-likelihood of the best of several answers of the model's own (best-of-n; RAFT, Dong et al.,
     2023): the simple road, which asks nothing of rewards but an order."""
 
@@ -36,12 +36,12 @@ class Raft(ByToken):
         """1 for an answer that is learnt, else 0."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import spread_over_tokens
+        from luthier.tune.rollout.scores import broadcast_to_tokens
 
         worth = np.nan_to_num(judged.rewards, nan=-np.inf)
         rank = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
         good = ~judged.flat[:, None] if self.min is None else worth >= self.min
-        return spread_over_tokens(((rank < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
+        return broadcast_to_tokens(((rank < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
 
     @property
     def trained_completions(self) -> int:

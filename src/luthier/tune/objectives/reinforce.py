@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import ByToken, compute_clipped_loss, mark_clipped_tokens
+from luthier.tune.policy import TokenPolicyLoss, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.scores import RolloutBatch
 
 
-class ReinforcePlusPlus(ByToken):
+class ReinforcePlusPlus(TokenPolicyLoss):
     """-min(r A, clip(r) A) for each token, with A the reward of its answer less what the divergence of this and all
     later tokens costs (`kl: {estimator: k1}`), brought to mean 0 and deviation 1 over the step's tokens (Hu, 2025)."""
 
@@ -39,11 +39,11 @@ class ReinforcePlusPlus(ByToken):
         """What is still to come at each token, normalized."""
         import numpy as np
 
-        from luthier.tune.rollout.scores import compute_nan_mean, spread_over_tokens, whiten_values
+        from luthier.tune.rollout.scores import broadcast_to_tokens, compute_nan_mean, whiten_values
 
         worth = judged.scores - compute_nan_mean(judged.scores, 1) if self.baseline == "group" else judged.scores
         present = ~np.isnan(worth).ravel()
-        ahead = spread_over_tokens(worth, judged.lengths)
+        ahead = broadcast_to_tokens(worth, judged.lengths)
         if judged.kl is not None:
             ahead = [
                 [one - cost for one, cost in zip(some, _to_come(costs), strict=True)]

@@ -35,16 +35,16 @@ class Rloo(PolicyLoss):
         """The answer's, at each of its tokens."""
         from luthier.tune.rollout.scores import (
             SMALL,
+            broadcast_to_tokens,
             compute_leave_one_out_mean,
             compute_nan_mean,
             compute_nan_std,
-            spread_over_tokens,
         )
 
         apart = judged.rewards - compute_leave_one_out_mean(judged.rewards)
         if self.normalize:
             apart = (apart - compute_nan_mean(apart)) / (compute_nan_std(apart) + SMALL)
-        return spread_over_tokens(apart, judged.lengths)
+        return broadcast_to_tokens(apart, judged.lengths)
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """That of the answer, at each of its tokens: they share its weight of 1."""

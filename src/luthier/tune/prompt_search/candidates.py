@@ -97,7 +97,7 @@ def example_sets(
     pool: Sequence[Example], held: Sequence[Example], counts: Sequence[int], *, draws: int, nearest: bool, seed: int
 ) -> list[ExampleSet]:
     """For each count of examples, balanced draws by the seed and (`nearest`) those closest to the held-back rows."""
-    able = [example for example in pool if can_be_shown(example)]
+    able = [example for example in pool if is_usable_demonstration(example)]
     found = []
     for count in counts:
         if count == 0:
@@ -148,8 +148,8 @@ def choose_closest_examples(
     return tuple(pool[at] for at in taken)
 
 
-def can_be_shown(example: Example) -> bool:
-    """Whether an example is plain turns that end with an answer, without tools."""
+def is_usable_demonstration(example: Example) -> bool:
+    """Whether an example can serve as a few-shot demonstration: plain turns that end with an answer, without tools."""
     plain = all(message.role in ("user", "assistant") and not message.tool_calls for message in _turns(example))
     return plain and not example.tools and example.messages[-1].role == "assistant"
 

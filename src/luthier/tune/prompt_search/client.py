@@ -11,7 +11,7 @@ from luthier.models.describe import describe_model_folder
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
-from luthier.models.load import base_folder
+from luthier.models.load import find_base_folder
 from luthier.models.options import Normalize
 
 PROPOSAL_TOKENS = 120
@@ -19,8 +19,8 @@ PROPOSAL_TOP_P = 0.95
 """A model on this machine draws proposals from the likeliest tokens that together have this share."""
 
 
-class PromptedClient:
-    """Answers rows with a prompt in front; `options` is what is said for each label, empty for texts."""
+class PromptTrialClient:
+    """Answers rows with a language model under a candidate prompt."""
 
     def __init__(
         self, lm: LocalLM | EndpointLM, options: Mapping[str, str], max_new_tokens: int, alike: Normalize = "sum"
@@ -31,7 +31,11 @@ class PromptedClient:
     @property
     def context(self) -> int | None:
         """Tokens that the model reads at most, when that is known."""
-        return describe_model_folder(base_folder(self._lm.artifact)).context if isinstance(self._lm, LocalLM) else None
+        return (
+            describe_model_folder(find_base_folder(self._lm.artifact)).context
+            if isinstance(self._lm, LocalLM)
+            else None
+        )
 
     @property
     def scores(self) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import InputError, ModelError, SourceLocation
-from luthier.core.step import Forecast, PlanContext
+from luthier.core.step import PlanContext, StepCostEstimate
 from luthier.models.cost import (
     ABOUT,
     BASE_BYTES,
     RowEstimate,
     describe_step_model,
-    estimate_kernel_bytes,
+    estimate_kernel_cache_bytes,
     estimate_rows,
     has_sequence_head,
     measure_flops_per_s,
@@ -28,12 +28,12 @@ PACK_TOKENS = 4096
 START_S = 10.0
 
 
-def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested: int | None) -> Forecast:
+def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested: int | None) -> StepCostEstimate:
     """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
     _check(technique, plan_context)
     rows = estimate_rows(requested, plan_context)
     if rows is None:
-        return Forecast(how="unknown until the data are here")
+        return StepCostEstimate(how="unknown until the data are here")
     held = min(technique.held_back, rows.number // 2)
     if plan_context.inputs.get("data") is not None:
         technique = technique.model_copy(update={"shots": technique.shown(held, rows.number - held)})
@@ -42,19 +42,19 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
     tokens = round(scored * (rows.tokens + shown))
     if is_remote_input(plan_context):
         calls = scored + technique.proposals
-        return Forecast(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
+        return StepCostEstimate(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
     model = describe_step_model(plan_context)
     if model is None:
-        return Forecast(tokens=tokens, how="unknown until the model is here")
-    kernels = estimate_kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
+        return StepCostEstimate(tokens=tokens, how="unknown until the model is here")
+    kernels = estimate_kernel_cache_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
     peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
     if rate := _pace(plan_context, model):
         how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
-        return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
+        return StepCostEstimate(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
     seconds = START_S + flops / measure_flops_per_s(bf16=cpu_has_bf16())
     how = f"{scored:,} scored rows; {rows.how}; speed from matrix products on this machine"
-    return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
+    return StepCostEstimate(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
 
 
 def _check(technique: PromptSearch, plan_context: PlanContext) -> None:
@@ -64,17 +64,17 @@ def _check(technique: PromptSearch, plan_context: PlanContext) -> None:
     if has_sequence_head(plan_context):
         raise no_generation_error("this model")
     if is_remote_input(plan_context) and technique.normalize != "sum":
-        raise useless_normalize_error()
+        raise endpoint_normalize_error()
 
 
 def no_generation_error(name: str) -> ModelError:
-    """A model with a head of its own."""
+    """Build the error for a model with a sequence head, which cannot be prompted."""
     what = f"{name} names classes by a head of its own, and writes no answer to a prompt"
     return ModelError(what, where=SourceLocation(field="model"), hint="search with the model that it was tuned from")
 
 
-def useless_normalize_error() -> InputError:
-    """An endpoint gives no scores that could be made alike."""
+def endpoint_normalize_error() -> InputError:
+    """Build the error for `normalize` with an endpoint, which gives no scores to normalize."""
     return InputError(
         "changes nothing for an endpoint", where=SourceLocation(field="technique.normalize"), hint="leave it out"
     )

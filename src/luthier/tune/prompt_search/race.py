@@ -18,8 +18,8 @@ FIRST_ROWS = 16
 """Fewer rows than this tell prompts apart by luck alone."""
 
 
-class RaceRound(NamedTuple):
-    """How many prompts are in, and how many rows each of them has answered at its end."""
+class HalvingRound(NamedTuple):
+    """One round of successive halving: how many prompts take part, and how many rows each has answered at its end."""
 
     prompts: int
     rows: int
@@ -37,16 +37,16 @@ class RoundScore:
     goes_on: bool
 
 
-def build_race_rounds(prompts: int, rows: int, first: int) -> list[RaceRound]:
+def build_halving_rounds(prompts: int, rows: int, first: int) -> list[HalvingRound]:
     """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
-    found = [RaceRound(prompts, min(first, rows))]
+    found = [HalvingRound(prompts, min(first, rows))]
     while found[-1].rows < rows:
         last = found[-1]
-        found.append(RaceRound(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT)))
+        found.append(HalvingRound(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT)))
     return found
 
 
-def count_asked_rows(plan: Sequence[RaceRound]) -> int:
+def count_asked_rows(plan: Sequence[HalvingRound]) -> int:
     """Rows that are asked in all: those answered in an earlier round are kept."""
     before = [0, *(one.rows for one in plan[:-1])]
     return sum(one.prompts * (one.rows - already_scored) for one, already_scored in zip(plan, before, strict=True))
@@ -54,10 +54,10 @@ def count_asked_rows(plan: Sequence[RaceRound]) -> int:
 
 def compute_smallest_budget(prompts: int, rows: int) -> int:
     """The smallest budget with which so many prompts are all tried."""
-    return count_asked_rows(build_race_rounds(prompts, rows, min(FIRST_ROWS, rows)))
+    return count_asked_rows(build_halving_rounds(prompts, rows, min(FIRST_ROWS, rows)))
 
 
-def plan_rounds(prompts: int, rows: int, budget: int) -> list[RaceRound]:
+def plan_rounds(prompts: int, rows: int, budget: int) -> list[HalvingRound]:
     """The rounds with the longest first one that the budget allows, with fewer prompts where it allows none.
 
     A budget of twice the rows is enough for two prompts.
@@ -69,22 +69,22 @@ def plan_rounds(prompts: int, rows: int, budget: int) -> list[RaceRound]:
                 (
                     plan
                     for first in range(least, rows + 1)
-                    if count_asked_rows(plan := build_race_rounds(count, rows, first)) <= budget
+                    if count_asked_rows(plan := build_halving_rounds(count, rows, first)) <= budget
                 ),
                 key=lambda plan: plan[0].rows,
             )
     raise ValueError(f"a budget of {budget} does not ask {rows} rows once")
 
 
-def run_race(
-    plan: Sequence[RaceRound],
+def run_successive_halving(
+    plan: Sequence[HalvingRound],
     answer: Callable[[int, int, int], EvalPredictions],
     metric: Metric,
     lengths: Sequence[int],
     *,
     seed: int,
 ) -> tuple[list[RoundScore], dict[int, EvalPredictions]]:
-    """Run the rounds: every standing in order, and the answers of the last round by prompt.
+    """Run successive halving over candidate prompts: every score in order, and the answers of the last round by prompt.
 
     `answer(prompt, begin, end)` gives a prompt's answers to rows `begin` up to `end`; `lengths` decides between equal
     scores: the shorter prompt is the better one. Prompt 0 is never left out.

@@ -22,20 +22,26 @@ from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.models.describe import describe_model_folder
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
-from luthier.models.load import Dtype, base_folder, get_model_name, get_output_classes, is_endpoint
+from luthier.models.load import Dtype, find_base_folder, get_model_name, get_output_classes, is_endpoint
 from luthier.tune.prompt_search.candidates import (
     Instruction,
     PromptCandidate,
-    can_be_shown,
     combine_candidates,
     draw_balanced_examples,
     example_sets,
     find_shared_instruction,
+    is_usable_demonstration,
     list_instructions,
 )
-from luthier.tune.prompt_search.client import PromptedClient
-from luthier.tune.prompt_search.cost import no_generation_error, useless_normalize_error
-from luthier.tune.prompt_search.race import RoundScore, compute_smallest_budget, count_asked_rows, plan_rounds, run_race
+from luthier.tune.prompt_search.client import PromptTrialClient
+from luthier.tune.prompt_search.cost import endpoint_normalize_error, no_generation_error
+from luthier.tune.prompt_search.race import (
+    RoundScore,
+    compute_smallest_budget,
+    count_asked_rows,
+    plan_rounds,
+    run_successive_halving,
+)
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
@@ -49,7 +55,7 @@ LONGEST_PROPOSAL = 400
 
 
 class PromptSearchRun:
-    """One making of a prompted model."""
+    """One run of the prompt search, which makes a prompted model."""
 
     def __init__(self, technique: PromptSearch, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> None:
         self._technique, self._work, self._dtype = technique, work, dtype
@@ -59,7 +65,7 @@ class PromptSearchRun:
         about = DatasetSummary.read(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
-        able = sum(map(can_be_shown, self._pool))
+        able = sum(map(is_usable_demonstration, self._pool))
         self._shots = technique.shown(len(self._held), able)
         if missing := sorted({*technique.shots} - {*self._shots}):
             work.events.warning(f"there are too few rows to show {missing} examples")
@@ -79,7 +85,7 @@ class PromptSearchRun:
         self._work.events.note(f"{summary}, {self._metric.kind} on held-back rows, by round: {rows}")
         self._total = count_asked_rows(plan)
         started = time.perf_counter()
-        standings, answers = run_race(
+        standings, answers = run_successive_halving(
             plan,
             lambda index, begin, end: self._answer(candidates[index], begin, end),
             self._metric,
@@ -93,7 +99,7 @@ class PromptSearchRun:
         size = (
             {}
             if is_endpoint(self._model)
-            else {"parameters": describe_model_folder(base_folder(self._model)).parameters}
+            else {"parameters": describe_model_folder(find_base_folder(self._model)).parameters}
         )
         return {**size, "search_s": ended - start, "scored_rows_per_s": self._asked / (ended - started)}
 
@@ -129,19 +135,19 @@ class PromptSearchRun:
         return metric
 
     @cached_property
-    def _asker(self) -> PromptedClient:
+    def _asker(self) -> PromptTrialClient:
         options = answer_text_by_label(self._labels, [*self._pool, *self._held])
         limit, alike = self._technique.max_new_tokens, self._technique.normalize
         if is_endpoint(self._model):
             if alike != "sum":
-                raise useless_normalize_error()
-            return PromptedClient(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
+                raise endpoint_normalize_error()
+            return PromptTrialClient(EndpointLM.of(self._model, self._work.scratch / "calls"), options, limit)
         import torch
 
         from luthier.models.cost import count_cores
 
         torch.set_num_threads(count_cores())
-        return PromptedClient(LocalLM(self._model, self._dtype), options, limit, alike)
+        return PromptTrialClient(LocalLM(self._model, self._dtype), options, limit, alike)
 
     def _candidates(self) -> list[PromptCandidate]:
         """All prompts to try, those left out that the model cannot read to their end."""

@@ -10,7 +10,7 @@ from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.metric import score_with_metric
 
 
-class Exact(Reward):
+class ExactMatchReward(Reward):
     """1 for an answer that equals the one in the data, else 0."""
 
     kind: Literal["exact"] = "exact"

@@ -10,7 +10,7 @@ from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.metric import score_with_metric
 
 
-class JsonSchema(Reward):
+class JsonSchemaReward(Reward):
     """1 for an answer that is JSON and obeys a schema, else 0."""
 
     kind: Literal["json_schema"] = "json_schema"

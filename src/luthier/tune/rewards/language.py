@@ -32,7 +32,7 @@ class LanguageReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1, 0 or -1 for each answer."""
-        from luthier.lang.detect import UNKNOWN, identify
+        from luthier.lang.detect import UNKNOWN, identify_languages
 
-        found = [guess.code for guess in identify([attempt.text for attempt in attempts])]
+        found = [guess.code for guess in identify_languages([attempt.text for attempt in attempts])]
         return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in found]

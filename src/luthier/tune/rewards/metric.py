@@ -12,7 +12,7 @@ from luthier.metrics.metric import Metric
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class ByMetric(Reward):
+class MetricReward(Reward):
     """The value of a metric on the answer alone, held against the answer in the data: `token_f1`, `rouge`, `chrf`.
 
     One that counts errors is a penalty: it needs a `weight` below zero.

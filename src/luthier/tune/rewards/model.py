@@ -8,9 +8,8 @@ from typing import ClassVar, Literal
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class ByModel(Reward):
-    """The number that the step's `reward_model` gives to the conversation with the answer (objective `reward`); within
-    `gold` that of the step's `gold_model`, when it names one.
+class ModelReward(Reward):
+    """The score that the step's `reward_model` gives to the conversation with the answer.
 
     It was learnt from a few thousand judgments, and a policy finds what it mistakes for good: watch a `gold` reward
     beside it, and stop by `stop`.

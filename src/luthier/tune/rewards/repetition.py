@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class Repetition(Reward):
+class RepetitionReward(Reward):
     """Minus the share of an answer's runs of words that stood in it before: 0 when nothing is said twice."""
 
     kind: Literal["repetition"] = "repetition"

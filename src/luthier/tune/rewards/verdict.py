@@ -10,8 +10,8 @@ from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
 
-class ByVerdict(Reward):
-    """How likely the step's `reward_model` finds yes beside no, from 0 to 1, when it is asked by a rubric.
+class VerdictReward(Reward):
+    """The probability of yes against no, from 0 to 1, when the step's `reward_model` is asked by a rubric.
 
     Any language model will do, as it is: a larger one, or one that learnt to judge (`objective: {kind: reward, head:
     verdict}`, whose own rubric the reward `model` asks by). Two tokens are read and none is written, so that it has

@@ -22,7 +22,8 @@ Write = Callable[[Sequence[RolloutPrompt]], list[RolloutCompletion]]
 def converse(
     environment: Environment, text: ChatTokenizer, base: Path, prompts: Sequence[RolloutPrompt], write: Write
 ) -> list[RolloutCompletion]:
-    """A whole conversation after each prompt; a turn that the limit cuts off ends its conversation."""
+    """Generate a multi-turn conversation with an environment after each prompt; a truncated turn ends its
+    conversation."""
     answers = write(prompts)
     for answer in answers:
         answer.turns = (_turn(text, answer),)

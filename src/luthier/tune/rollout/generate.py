@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.system.process import PluginCallFailed, call_plugin_with_timeout
 from luthier.models.generate import decode_requests
-from luthier.models.generation.engine import GREEDY, PORTION_ALONE, Decoder, GenerationRequest, SamplingParams
+from luthier.models.generation.engine import (
+    GREEDY,
+    PORTION_ALONE,
+    ContinuousBatchingDecoder,
+    GenerationRequest,
+    SamplingParams,
+)
 from luthier.models.generation.kv_cache import BLOCK
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rollout.settings import HELD_TOKENS
@@ -74,7 +80,9 @@ def generate_completions(
     asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
     needed_tokens = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
     most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
-    decoder = Decoder(loaded, tokens=max(most, min(HELD_TOKENS, needed_tokens)), portion=PORTION_ALONE)
+    decoder = ContinuousBatchingDecoder(
+        loaded, tokens=max(most, min(HELD_TOKENS, needed_tokens)), portion=PORTION_ALONE
+    )
     for index, output in decode_requests(decoder, asks):
         answer = answers[index]
         answer.ids.append(output.token)
@@ -89,7 +97,7 @@ def _ask(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: int) -> Gen
 
 
 def create_random_stream(*named: int) -> int:
-    """A random stream for whatever some numbers name: seed, step, place, lesson and sample, say."""
+    """Create a random generator from the numbers that identify it: seed, step and sample, say."""
     import xxhash
 
     return xxhash.xxh3_64_intdigest(",".join(map(str, named)).encode()) & _SEEDS
@@ -97,7 +105,7 @@ def create_random_stream(*named: int) -> int:
 
 @dataclass
 class RewardScores:
-    """The rewards of some answers: each part, their weighted sum, and what went wrong."""
+    """The rewards of some answers: each part, their weighted sum, and errors."""
 
     total: list[float]
     """NaN for an answer that is left out."""

@@ -20,7 +20,7 @@ SHOWN_TIMES = 8
 
 
 class PolicyTrainingMonitor:
-    """Hears every step of a policy's training."""
+    """Watches policy training: warns of reward errors, adapts the KL coefficient and decides early stopping."""
 
     def __init__(self, objective: PolicyObjective, warn: Callable[[str], None]) -> None:
         self._objective, self._warn = objective, warn

@@ -54,8 +54,8 @@ class _Group:
         return not here or all(len({column[at] for at in here}) == 1 for column in columns)
 
 
-class Rollout(BatchSource):
-    """Draws, judges and turns into rows what the model writes."""
+class RolloutBatchSource(BatchSource):
+    """The batch source of policy training: samples answers, scores them and turns them into token rows."""
 
     def __init__(
         self, objective: PolicyObjective, rollout_sampler: RolloutSampler, questions: PromptDataset,
@@ -311,7 +311,7 @@ def _mean(values: Any) -> float:
 
 
 class RolloutEvaluator:
-    """What is measured, and on what."""
+    """Measures a policy's mean reward on held-out prompts."""
 
     def __init__(
         self,

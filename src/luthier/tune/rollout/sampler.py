@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.packing.pack import TokenRow
     from luthier.tune.environment import Environment
-    from luthier.tune.writer import RolloutWriter
+    from luthier.tune.writer import RolloutGenerator
 
 Examples = Callable[[Sequence[int]], list["Example"]]
 """Examples by the numbers of their lessons."""
@@ -46,7 +46,7 @@ class PromptDataset:
 
 @dataclass
 class RolloutSampler:
-    """A model that answers and those who judge; counts the seconds that both take."""
+    """Samples answers from the policy and scores them with the rewards; counts the seconds of both."""
 
     text: ChatTokenizer
     max_new_tokens: int
@@ -55,7 +55,7 @@ class RolloutSampler:
     """What an answer that was cut off is worth; what its rewards say when None."""
     environment: Environment | None = None
     """Who answers the model between its turns; it has but one turn when None."""
-    writer: RolloutWriter | None = None
+    writer: RolloutGenerator | None = None
     """Who draws answers in the model's place; what is measured, the likeliest answers, the model itself writes."""
     model: Any = None
     """The model that answers, once it is there."""

@@ -113,7 +113,7 @@ def compute_leave_one_out_mean(values: Table) -> Table:
     return np.where(alone, values, _between(rest, values, 1))
 
 
-def spread_over_tokens(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
+def broadcast_to_tokens(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
     """For each answer in turn its value at each of its tokens; 0 for NaN."""
     flat = np.nan_to_num(values).ravel().tolist()
     return [[value] * int(length) for value, length in zip(flat, lengths.ravel(), strict=True)]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.tune.environment import Environment
-from luthier.tune.writer import RolloutWriter
+from luthier.tune.writer import RolloutGenerator
 
 CHARACTERS_PER_TOKEN = 4
 """In plain English."""
@@ -28,8 +28,7 @@ class _Settings(BaseModel):
 
 
 class RolloutSettings(_Settings):
-    """How answers are drawn: at temperature 1 from the whole vocabulary, for a loss knows how likely an answer was only
-    when nothing else chose its tokens."""
+    """Settings of sampling answers, always at temperature 1 from the whole vocabulary."""
 
     num_generations: int = Field(default=8, ge=1, le=1024)
     """Answers to each prompt, which stand against one another."""
@@ -47,7 +46,7 @@ class RolloutSettings(_Settings):
     environment: Environment | None = None
     """Who answers the model between two of its turns: a tool, or somebody who talks with it. What it says is read and
     never learnt. `max_completion_length` then holds for each turn. None: the model has one turn."""
-    writer: RolloutWriter | None = None
+    writer: RolloutGenerator | None = None
     """Who draws answers in the model's place, such as an engine on other machines; None: the model itself, here."""
     truncated: Literal["learn", "mask"] | float = "learn"
     """What becomes of an answer that the limit cuts off: judged and learnt like others; judged but not learnt (`mask`,
@@ -68,7 +67,7 @@ class RolloutSettings(_Settings):
 
 
 class KlSettings(_Settings):
-    """How the model is held near to where it began."""
+    """Settings of the KL penalty towards the reference model."""
 
     coefficient: float = Field(gt=0)
     """How much a nat of divergence costs: 0.001 to 0.1."""

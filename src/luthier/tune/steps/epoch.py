@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.core.step import ArtifactSpec, Forecast, ModelRef, PlanContext, Reads, Step, StepContext
-from luthier.tune.forecast import outline_tuned_model
+from luthier.core.step import ArtifactSpec, ModelRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
+from luthier.tune.forecast import predict_tuned_model
 from luthier.tune.run import EPOCHS, refuse_empty_adapter
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Epoch(Step):
         refuse_empty_adapter(work.folder)
         return {}
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Refuse an epoch that will not be kept, and another base than the one that is tuned."""
         from luthier.tune.steps.tune import Tune
 
@@ -61,12 +61,12 @@ class Epoch(Step):
         lineage, base = plan_context.stands_on.get("tuned", ()), plan_context.stands_on.get("model", ())[:1]
         if base and base != lineage[1:2]:
             raise self._other_base()
-        return Forecast(seconds=SECONDS, how="files are copied")
+        return StepCostEstimate(seconds=SECONDS, how="files are copied")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """It has the size of the model it stands on, and is merged or not as the tuned one."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
-        return replace(outline_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
+        return replace(predict_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 
     def _not_kept(self, kept: range | tuple[int, ...]) -> ModelError:
         known = f"it keeps those after {', '.join(map(str, kept))}" if kept else "it keeps none but its end"

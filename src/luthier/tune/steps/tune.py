@@ -18,29 +18,29 @@ from luthier.core.hashing import file_digest
 from luthier.core.step import (
     ArtifactSpec,
     DataRef,
-    Forecast,
     ModelRef,
     NotHashed,
     PlanContext,
     Reads,
     Step,
     StepContext,
+    StepCostEstimate,
     TeacherRef,
 )
 from luthier.models.cost import describe_step_model, has_sequence_head
 from luthier.models.describe import ModelDescription, describe_model_folder
-from luthier.models.load import base_folder, is_remote_input, refuse_without_weights
+from luthier.models.load import find_base_folder, is_remote_input, require_planned_weights
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
 from luthier.tune.dataset.validation import ValidationSettings
-from luthier.tune.forecast import estimate_cost, outline_tuned_model
-from luthier.tune.low_rank import LowRank
+from luthier.tune.forecast import estimate_cost, predict_tuned_model
+from luthier.tune.low_rank import LowRankTechnique
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.policy import PolicyObjective
-from luthier.tune.technique import AnyTechnique, LearningRate, StandaloneTechnique, Technique
+from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
 from luthier.tune.training.loss_spikes import Answer
@@ -100,7 +100,7 @@ class Tune(Step):
     gold_model: TeacherRef = None
     """The step whose reward model the reward `model` asks within `gold`, of held-out answers: one that the policy never
     learns to please. The `reward_model` when not given."""
-    technique: AnyTechnique = Lora()
+    technique: TechniqueBase = Lora()
     """What changes: which weights move, or (`prompt_search`) which words stand in front; or (`plain`) that a classifier
     without a network is made."""
     objective: Objective = Sft()
@@ -189,7 +189,7 @@ class Tune(Step):
             )  # fmt: skip
         if policy is None:
             return self
-        if isinstance(policy, ActorCritic) and not isinstance(self.technique, LowRank):
+        if isinstance(policy, ActorCritic) and not isinstance(self.technique, LowRankTechnique):
             what = f"the critic of {policy.kind} is a low-rank adapter beside the policy's, over one frozen base"
             raise ValueError(f"{what}; tune by lora or qlora, or take an objective without one (grpo, rloo)")
         if policy.rollout.writer is not None and getattr(policy, "correct", 1.0) is None:
@@ -241,19 +241,19 @@ class Tune(Step):
             from luthier.tune.run import TrainingRun
 
             measures = TrainingRun(self, self.technique, work).run()
-            if describe_model_folder(base_folder(work.inputs["model"])).weight_bytes > LARGE:
+            if describe_model_folder(find_base_folder(work.inputs["model"])).weight_bytes > LARGE:
                 gc.collect()  # layers and what was hung on them hold one another: the next step has the room
             return measures
         assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
         return self.technique.fit(work, self.examples(work), self.dtype)
 
-    def estimate_cost(self, plan_context: PlanContext) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
         refuse_planned_tool_rows(plan_context)
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.estimate_cost(plan_context, self.max_train_samples)
         for field in ("model", "teacher"):
-            refuse_without_weights(plan_context, field)
+            require_planned_weights(plan_context, field)
         if has_sequence_head(plan_context) and not self.objective.wants_head():
             what = "the model names classes, or gives a number, by a head of its own"
             what = f"{what}, and {self.objective.kind} wants one that writes text"
@@ -270,10 +270,12 @@ class Tune(Step):
             return self.technique.outline(plan_context)
         made = plan_context.inputs.get("model")
         base = (
-            describe_model_folder(base_folder(made)) if made is not None and not is_remote_input(plan_context) else None
+            describe_model_folder(find_base_folder(made))
+            if made is not None and not is_remote_input(plan_context)
+            else None
         )
         merging, headed = self.technique.merges(base), self.objective.wants_head()
-        return replace(outline_tuned_model(plan_context), merging=merging, headed=headed)
+        return replace(predict_tuned_model(plan_context), merging=merging, headed=headed)
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:

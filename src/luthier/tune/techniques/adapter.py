@@ -11,11 +11,11 @@ from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
 
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
@@ -28,7 +28,7 @@ _MLP = re.compile(r"^(mlp|feed_forward|ffn|block_sparse_moe)\.|^(fc2)\.")
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 
 
-class Adapter(Technique):
+class BottleneckAdapter(Technique):
     """Small networks inside the frozen model, with a bend: they can learn what no change of weights of their size can.
 
     They cost time when the model is used, and cannot be merged: export them as an adapter. PEFT has no such kind, so
@@ -108,12 +108,12 @@ class Adapter(Technique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the detours with AdamW, and what autograd keeps of one pack: of each detour its input and the
         narrow place before and after the bend, in fp32."""
-        plain = training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        plain = estimate_training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return plain + tokens * self._detours(model) * 4 * (model.hidden_size + 2 * self._size(model.hidden_size))
 
     def rate(self, hidden_size: int) -> LearningRate:
         """By the width of the model."""
-        value = rate_for_width(BEST_RATE, hidden_size)
+        value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(
             value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"
         )

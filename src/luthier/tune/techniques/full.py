@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.tune.run import write_full_model
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -16,7 +16,7 @@ HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
 
 
-class Full(Technique):
+class FullFineTuning(Technique):
     """Every weight moves, embeddings included: the most a model can learn, at four times the memory of its weights."""
 
     kind: Literal["full"] = "full"
@@ -39,11 +39,11 @@ class Full(Technique):
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights, gradients and AdamW's two moments in fp32, and what autograd keeps of one pack."""
-        return training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """By the width of the model."""
-        value = rate_for_width(BEST_RATE, hidden_size)
+        value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:

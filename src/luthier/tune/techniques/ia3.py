@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import list_linear_layers, select_target_layers
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
 
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
@@ -104,13 +104,13 @@ class Ia3(Technique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the factors with AdamW, and what autograd keeps of one pack: what is scaled once more, since
         the factor's gradient needs it, at an MLP's input in fp32."""
-        plain = training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        plain = estimate_training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         outputs, inputs = self._sides(model)
         return plain + tokens * (4 * sum(outputs) + 4 * sum(inputs))
 
     def rate(self, hidden_size: int) -> LearningRate:
         """The paper's, by the width of the model."""
-        value = rate_for_width(BEST_RATE, hidden_size)
+        value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:

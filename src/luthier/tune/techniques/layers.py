@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
-from luthier.models.describe import EMBEDDINGS, ModelDescription, training_memory
+from luthier.models.describe import EMBEDDINGS, ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import SCORE
 from luthier.models.shapes import (
     is_embedding,
@@ -20,7 +20,7 @@ from luthier.models.shapes import (
     parse_layer_index,
 )
 from luthier.tune.run import write_full_model
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, rate_for_width
+from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
 """Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -28,7 +28,7 @@ HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
 
 
-class Layers(Technique):
+class PartialFineTuning(Technique):
     """Every weight of a chosen part moves, the rest stays: the last layers, say, which know most about the task."""
 
     kind: Literal["layers"] = "layers"
@@ -106,11 +106,11 @@ class Layers(Technique):
         moving = [name for name in parameter_sizes(model) if self._moves(name, model.layers, model.tied)]
         lowest = min((_height(name, model.layers) for name in moving), default=0)
         above = model.model_copy(update={"layers": model.layers - lowest})
-        return training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """As full fine-tuning, by the width of the model."""
-        value = rate_for_width(BEST_RATE, hidden_size)
+        value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
     def space(self) -> Mapping[str, ParamDistribution]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.shapes import ADAPTED_EXPERTS
-from luthier.tune.low_rank import HEAD_ROWS, LowRank
+from luthier.tune.low_rank import HEAD_ROWS, LowRankTechnique
 from luthier.tune.peft_files import adapter_weights, write_adapter
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _OF_PEFT: dict[Start, str | bool] = {
 }  # fmt: skip
 
 
-class Lora(LowRank):
+class Lora(LowRankTechnique):
     """Low-rank adapters beside frozen weights: little memory, small files, nearly full quality (Hu et al., 2021)."""
 
     kind: Literal["lora"] = "lora"
@@ -99,7 +99,7 @@ class Lora(LowRank):
         DoRA keeps each layer's input and its adapter's output in fp32 besides its own output, and builds one layer's
         whole update at a time.
         """
-        total = training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        total = estimate_training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         if self.use_dora:
             layers = self.adapted(model)
             total += tokens * sum(4 * one.inputs + 6 * one.outputs for one in layers)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrap_with_peft
@@ -72,7 +72,9 @@ class PTuning(Technique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(
+            model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS
+        ).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """As small networks want it, whatever the width of the model."""

@@ -12,7 +12,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.models.cost import estimate_rows
 from luthier.models.describe import ModelDescription
 from luthier.models.load import Dtype
@@ -99,7 +99,7 @@ class PlainTechnique(StandaloneTechnique):
         }
         TrainingRecord.model_validate(record).write(work.folder)
 
-    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
         """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
         made, ahead = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
         if made is not None:
@@ -108,12 +108,12 @@ class PlainTechnique(StandaloneTechnique):
             raise _no_classes(ahead.task)
         found = estimate_rows(rows, plan_context)
         if found is None:
-            return Forecast(how="unknown until the data are here; no base model is read")
+            return StepCostEstimate(how="unknown until the data are here; no base model is read")
         classes = len(DatasetSummary.read(made).labels if made is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (found.number * found.characters) ** power * (classes if classes != 2 else 1)
         pace, pace_source = _pace(plan_context)
-        return Forecast(
+        return StepCostEstimate(
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,

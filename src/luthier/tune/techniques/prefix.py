@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrap_with_peft
+from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
 from luthier.tune.technique import LearningRate, ParamDistribution, Technique
 
 BEST_RATE = 1e-2
@@ -24,7 +24,7 @@ ENCODER_RATE = 1e-3
 REMEDY = "tune with prompt, or a technique such as lora"
 
 
-class Prefix(Technique):
+class PrefixTuning(Technique):
     """Keys and values of virtual tokens in every layer (Li and Liang, 2021): more to learn with than a soft prompt, at
     the same cost while answering, over a frozen model that many tasks share."""
 
@@ -44,7 +44,7 @@ class Prefix(Technique):
 
     @model_validator(mode="after")
     def _start_is_possible(self) -> Self:
-        check_text(self.init, self.text)
+        validate_init_text(self.init, self.text)
         if self.encoder_hidden_size is not None and self.init != "random":
             raise ValueError(
                 "what a network makes can only start at random: set `init: random` beside `encoder_hidden_size`"
@@ -55,7 +55,7 @@ class Prefix(Technique):
         """PEFT's model with fp32 keys and values, or the network that makes them."""
         from peft import PrefixTuningConfig, initialize_kv_prefix_from_past_key_values
 
-        started = _computed(model, start_ids(model, self.text, self.num_virtual_tokens, seed))
+        started = _computed(model, choose_initial_token_ids(model, self.text, self.num_virtual_tokens, seed))
         config = PrefixTuningConfig(
             task_type=get_peft_task_type(model),
             num_virtual_tokens=self.num_virtual_tokens,
@@ -83,7 +83,9 @@ class Prefix(Technique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, what moves with AdamW, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(
+            model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS
+        ).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """Far above what weights want, unless a network makes the keys and values."""

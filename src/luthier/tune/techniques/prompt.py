@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrap_with_peft
+from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
 from luthier.tune.technique import LearningRate, ParamDistribution, Technique
 
 BEST_RATE = 3e-2
@@ -37,7 +37,7 @@ class PromptTuning(Technique):
 
     @model_validator(mode="after")
     def _text_has_a_use(self) -> Self:
-        check_text(self.prompt_tuning_init, self.prompt_tuning_init_text, "prompt_tuning_")
+        validate_init_text(self.prompt_tuning_init, self.prompt_tuning_init_text, "prompt_tuning_")
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
@@ -50,7 +50,7 @@ class PromptTuning(Technique):
         if self.prompt_tuning_init != "random":
             with torch.no_grad():
                 text, count = self.prompt_tuning_init_text, self.num_virtual_tokens
-                ids = start_ids(model, text, count, seed, "prompt_tuning_init_text")
+                ids = choose_initial_token_ids(model, text, count, seed, "prompt_tuning_init_text")
                 words = model.get_input_embeddings()(ids)
                 made.prompt_encoder[made.active_adapter].embedding.weight.copy_(words)
         return made
@@ -62,7 +62,9 @@ class PromptTuning(Technique):
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, and what autograd keeps of one pack and the virtual tokens."""
         count = self.trainable(model)
-        return training_memory(model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS).total
+        return estimate_training_memory(
+            model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS
+        ).total
 
     def rate(self, hidden_size: int) -> LearningRate:
         """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""

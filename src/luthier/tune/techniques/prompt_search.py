@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.step import ArtifactSpec, Forecast, PlanContext, StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.metrics.metric import Metric
 from luthier.models.describe import ModelDescription
 from luthier.models.load import Dtype
@@ -139,7 +139,7 @@ class PromptSearch(StandaloneTechnique):
 
         return PromptSearchRun(self, work, examples, dtype).run()
 
-    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> Forecast:
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
         """Predict from the budget, the rows' length, and the speed of the last search or of this machine."""
         from luthier.tune.prompt_search.cost import estimate_cost
 
@@ -147,6 +147,6 @@ class PromptSearch(StandaloneTechnique):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The model that the prompt stands in front of."""
-        from luthier.tune.forecast import outline_tuned_model
+        from luthier.tune.forecast import predict_tuned_model
 
-        return replace(outline_tuned_model(plan_context), merging=self.merging)
+        return replace(predict_tuned_model(plan_context), merging=self.merging)

@@ -9,18 +9,18 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, get_bytes_per_weight, training_memory
+from luthier.models.describe import ModelDescription, estimate_training_memory, get_bytes_per_weight
 from luthier.models.load import open_quantized
 from luthier.models.shapes import ADAPTED_EXPERTS, list_linear_layers
 from luthier.models.source import QuantizationScheme
-from luthier.tune.low_rank import HEAD_ROWS, LowRank
+from luthier.tune.low_rank import HEAD_ROWS, LowRankTechnique
 from luthier.tune.peft_files import write_adapter
 
 if TYPE_CHECKING:
     import torch
 
 
-class Qlora(LowRank):
+class Qlora(LowRankTechnique):
     """LoRA over weights in 4 or 8 bits: a larger model in the same memory, on any processor, a little slower.
 
     The base is packed while it is read, and a layer's weight exists only while it multiplies; with the extra
@@ -44,12 +44,12 @@ class Qlora(LowRank):
 
     def adapt(self, model: Any, seed: int) -> Any:
         """PEFT's model with fresh fp32 adapters over the packed layers: A random from the seed, B zero."""
-        from luthier.models.quantization import LAYERS_FOR_PEFT, PackedLinear, quantize
+        from luthier.models.quantization import LAYERS_FOR_PEFT, QuantizedLinear, quantize
 
-        names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+        names = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
         if not names:
             quantize(model, QuantizationScheme(self.bits, self.group))
-            names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
+            names = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
         known = {name.rpartition(".")[2] for name in names}
         self.check_targets(known)
         targets = sorted(known) if isinstance(self.target_modules, str) else list(self.target_modules)
@@ -70,7 +70,7 @@ class Qlora(LowRank):
         numbers = sum(one.inputs * one.outputs for one in layers)
         packed = int(numbers * QuantizationScheme(self.bits, self.group).bytes_a_number)
         largest = max((one.outputs * (one.inputs + self.r) for one in layers), default=0)
-        whole = training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        whole = estimate_training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return whole - width * numbers + packed + width * largest
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:

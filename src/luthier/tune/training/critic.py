@@ -32,7 +32,7 @@ _PLAIN = (True, "gaussian")
 
 
 class Critic:
-    """A value for each learnt token, and what is to be learnt of it."""
+    """The value model of actor-critic training: its values of trained tokens, and its loss."""
 
     def __init__(self, model: Any, loss: Callable[[Tensor, Pack], Loss]) -> None:
         """`model` is PEFT's, with the adapter and head that `add_critic` gave it; `loss` is pure."""

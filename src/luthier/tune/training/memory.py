@@ -4,7 +4,7 @@ The probe runs forward and backward of the largest microbatch, so a training run
 never. It reduces the number of parallel packs, then the tokens of a pack, until the microbatch fits.
 
 glibc keeps freed memory for the thread that allocated it. Packs of many sizes fragment it, and packs on parallel
-threads do not reuse the memory of a single pack; without `AllocatorCacheTracker`, a training of a few hundred steps
+threads do not reuse the memory of a single pack; without `AllocatorCacheTrimmer`, a training of a few hundred steps
 held twice the memory of its largest step.
 """
 
@@ -20,7 +20,7 @@ import torch
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import lacks_memory
-from luthier.core.system.process import release_memory, resident_bytes
+from luthier.core.system.process import resident_bytes, trim_malloc_heap
 from luthier.models.packing.pack import Pack, TokenRow, build_packs
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.schedule import BatchSampler
@@ -46,7 +46,7 @@ ParallelPacks = tuple[Pack, ...]
 
 
 class MemoryPlan(NamedTuple):
-    """What fits into memory: tokens that are read at once, in how many packs, and a sentence about it."""
+    """The microbatch size in tokens and the number of parallel packs that fit into memory, with an explanation."""
 
     tokens: int
     lanes: int
@@ -56,7 +56,7 @@ class MemoryPlan(NamedTuple):
 def probe_memory(
     largest: Callable[[int, int], ParallelPacks], tokens: int, lanes: int, read: Callable[[ParallelPacks], None]
 ) -> MemoryPlan:
-    """Run the largest packs, side by side where they may be, then alone, then smaller ones each time that memory fails.
+    """Run the largest packs in parallel, then one by one, then smaller ones, until they fit into memory.
 
     `find_largest_packs` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of
     one example fit.
@@ -150,8 +150,8 @@ SLACK = 1.1
 """How much more than the largest step was seen to need may be held: giving back costs as much as asking again."""
 
 
-class AllocatorCacheTracker:
-    """What a training holds, and whether the next packs would find it."""
+class AllocatorCacheTrimmer:
+    """Tracks this process's resident memory and releases cached memory that the next packs cannot reuse."""
 
     def __init__(self) -> None:
         self._bound = 0
@@ -166,4 +166,4 @@ class AllocatorCacheTracker:
         self._fresh = n_packs != self._beside or held > SLACK * self._bound
         self._beside = n_packs
         if self._fresh:
-            release_memory()
+            trim_malloc_heap()

@@ -15,7 +15,7 @@ from luthier.tune.optimizer import Optimizer, TrainableParameter
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """What decides an update beside the gradient."""
+    """The optimizer with gradient clipping and learning rate factors by parameter name."""
 
     optimizer: Optimizer
     clip: float | None

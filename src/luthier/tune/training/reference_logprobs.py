@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.metrics.intervals import totals
+from luthier.metrics.intervals import sum_rows
 from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.models.generate import score_labels, score_options
 from luthier.models.options import Normalize, normalize_option_scores
@@ -102,7 +102,7 @@ class LabelQuestions:
 
 
 class HeldOutEvaluator(NamedTuple):
-    """What is measured, and on what."""
+    """Measures a model's held-out loss and metrics during training."""
 
     objective: Objective
     dataset: TokenizedDataset
@@ -157,4 +157,4 @@ def measure_label_metric(model: Any, metric: Metric, questions: LabelQuestions, 
     predictions = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = EvalPredictions.of(predictions, questions.references, label_scores=scores)
     metric.check(answers)
-    return float(metric.value(totals(metric.statistics(answers)))[0])
+    return float(metric.value(sum_rows(metric.statistics(answers)))[0])

@@ -29,7 +29,7 @@ DECAY = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSampler:
-    """The whole way through the lessons: `count` lessons, seen `epochs` times, some at each step."""
+    """The order of all training examples: `count` examples, seen `epochs` times, some at each step."""
 
     seed: int
     count: int

@@ -32,7 +32,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes, count_threads
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
-from luthier.tune.training.memory import AllocatorCacheTracker, probe_memory
+from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.reference_logprobs import enable_dropout
@@ -104,18 +104,18 @@ class TrainingArguments:
     """The epochs (from 1) after which the weights are kept."""
 
 
-class ValidationMeasurer(Protocol):
-    """Something that says how good a model is."""
+class ValidationEvaluator(Protocol):
+    """The interface that measures a model during training."""
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
         """Numbers by name, `held_out_loss` among them; at most so many tokens are read at once."""
 
 
 class ValidationPlan(NamedTuple):
-    """What is measured on the way."""
+    """The validation settings with the evaluator that measures."""
 
     held_out: ValidationSettings
-    exam: ValidationMeasurer
+    exam: ValidationEvaluator
 
 
 ASIDE = ("taken", "measures", "skipped", "samples", "instead")
@@ -124,7 +124,8 @@ ASIDE = ("taken", "measures", "skipped", "samples", "instead")
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """What one optimizer step did; every value follows from recipe and seed."""
+    """The metrics of one optimizer step (loss, learning rate, gradient norm, tokens); every value follows from recipe
+    and seed."""
 
     step: int
     loss: float
@@ -160,7 +161,7 @@ class _Read(NamedTuple):
 
 
 class Trainer:
-    """A model on its way through a course of lessons."""
+    """The training loop of one model."""
 
     def __init__(
         self,
@@ -194,7 +195,7 @@ class Trainer:
         self.stopped = ""
         """After which step, and why, it ended before its last one."""
         self._begun = self._updater.fingerprints()
-        self._leftovers = AllocatorCacheTracker()
+        self._leftovers = AllocatorCacheTrimmer()
 
     @property
     def log(self) -> tuple[str, ...]:

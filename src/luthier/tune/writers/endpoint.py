@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import EndpointModelSource as Address
-from luthier.tune.writer import RolloutWriter
+from luthier.tune.writer import RolloutGenerator
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
@@ -21,7 +21,7 @@ _ID = "token_id:"
 _WHERE = SourceLocation(field="objective.rollout.writer")
 
 
-class EndpointRolloutWriter(RolloutWriter):
+class EndpointRolloutGenerator(RolloutGenerator):
     """Ask `/v1/completions` with prompts as token ids, which come back as ids with their log-probabilities.
 
     vLLM and `luthier serve` name tokens by id (`return_tokens_as_token_ids`). The engine must give out the model that
@@ -47,7 +47,7 @@ class EndpointRolloutWriter(RolloutWriter):
     """Calls that are under way at the same time."""
 
     @model_validator(mode="after")
-    def _an_address(self) -> EndpointRolloutWriter:
+    def _an_address(self) -> EndpointRolloutGenerator:
         self._address()
         return self
 

@@ -70,7 +70,7 @@ def smooth_points(points: Sequence[Point]) -> list[Point]:
     return out
 
 
-def thin_points(points: Sequence[Point]) -> list[Point]:
+def downsample_points(points: Sequence[Point]) -> list[Point]:
     """At most `MOST_POINTS` points: means of neighbours."""
     if len(points) <= MOST_POINTS:
         return list(points)
@@ -87,8 +87,8 @@ def _losses(
     for tick in choose_axis_ticks(up.low, up.high, 4):
         drawing.line(38, up(tick), drawing.width - MARGIN, up(tick), "zero" if tick == 0 else "grid")
         drawing.text(30, up(tick) + 4, format_tick_label(tick), "tick", "end")
-    drawing.polyline([(across(x), up(y)) for x, y in thin_points(losses)], "curve faint")
-    smooth = thin_points(smooth_points(losses))
+    drawing.polyline([(across(x), up(y)) for x, y in downsample_points(losses)], "curve faint")
+    smooth = downsample_points(smooth_points(losses))
     drawing.polyline([(across(x), up(y)) for x, y in smooth], "curve tuned")
     ends = [(smooth[-1], "loss", "label accent")] if smooth else []
     if held_out:
@@ -140,7 +140,7 @@ def _strip(drawing: SvgDrawing, across: Scale, strip: CurvePanel, bottom: float)
     up = Scale(min(0.0, *values), _top(values), bottom, bottom - STRIP)
     drawing.line(38, bottom, drawing.width - MARGIN, bottom, "zero")
     kind = "curve against" if strip.dots else "curve grey"
-    drawing.polyline([(across(x), up(y)) for x, y in thin_points(strip.points)], kind)
+    drawing.polyline([(across(x), up(y)) for x, y in downsample_points(strip.points)], kind)
     if strip.dots:
         for x, y in strip.points:
             drawing.circle(across(x), up(y), 3, "dot against", f"{strip.name}, step {x:.0f}: {y:.3f}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.eval.report.charts.drawing import Scale, SvgDrawing, format_tick_label
-from luthier.eval.report.facts.models import Confusion, Reliability
+from luthier.eval.report.facts.models import ConfusionMatrix, ReliabilityFacts
 from luthier.eval.report.palette import HEAT
 
 SIDE = 340
@@ -11,7 +11,7 @@ MOST_HINTS = 40
 """A confusion with more labels has no words under the pointer: they would weigh more than all else."""
 
 
-def draw_reliability_diagram(facts: Reliability, *, name: str, title: str, desc: str) -> str:
+def draw_reliability_diagram(facts: ReliabilityFacts, *, name: str, title: str, desc: str) -> str:
     """What a model said of its own certainty (across), and what came true (up); the diagonal is honest."""
     drawing = SvgDrawing(SIDE, SIDE, name=name, title=title, desc=desc)
     across, up = Scale(0, 1, 40, SIDE - 12), Scale(0, 1, SIDE - 46, 8)
@@ -36,7 +36,7 @@ def draw_reliability_diagram(facts: Reliability, *, name: str, title: str, desc:
     return str(drawing)
 
 
-def draw_confusion_heatmap(facts: Confusion, *, name: str, title: str, desc: str) -> str:
+def draw_confusion_heatmap(facts: ConfusionMatrix, *, name: str, title: str, desc: str) -> str:
     """A confusion with many labels: a square for each pair that occurred, darker where it was a larger share."""
     side, most = 560, len(facts.labels)
     cell = side / max(most, 1)

@@ -64,7 +64,7 @@ class OperatorAccuracy(Fact):
 
 
 class DataFacts(Fact):
-    """What became of every row that went in."""
+    """The report's facts of a data set: what became of every source row."""
 
     name: str
     rows_in: int
@@ -102,7 +102,7 @@ class FindingFacts(Fact):
 
 
 class ValidationFacts(Fact):
-    """What was looked for in a data set, and found."""
+    """The report's facts of a data validation: checks and their findings."""
 
     name: str
     sentence: str

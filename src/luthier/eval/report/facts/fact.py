@@ -8,7 +8,7 @@ from luthier.core.component import add_field_descriptions
 
 
 class Fact(BaseModel):
-    """Something known: frozen, without unknown fields, without NaN or infinity."""
+    """The base class of everything in a report: frozen, without unknown fields, without NaN or infinity."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=add_field_descriptions

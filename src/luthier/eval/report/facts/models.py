@@ -77,7 +77,7 @@ class ComparisonFact(Fact):
         return self.lower_is_better or self.metric in LOWER_IS_BETTER
 
 
-class Confusion(Fact):
+class ConfusionMatrix(Fact):
     """How often each reference label (row) was answered with each label (column)."""
 
     model: str
@@ -95,7 +95,7 @@ class ClassScore(Fact):
 
 
 class CalibrationBin(Fact):
-    """Answers whose stated probability falls between `low` and `high`: what was said, and what came true."""
+    """One bin of a reliability diagram: the mean stated probability and the observed share of right answers."""
 
     low: float
     high: float
@@ -104,7 +104,7 @@ class CalibrationBin(Fact):
     rows: int
 
 
-class Reliability(Fact):
+class ReliabilityFacts(Fact):
     """Stated probabilities of one model beside the share that was right."""
 
     model: str
@@ -137,7 +137,7 @@ class RowFact(Fact):
 
 
 class Advice(Fact):
-    """One thing that may change an outcome, and the command that does it."""
+    """A suggestion that may improve the outcome, with its command."""
 
     what: str
     why: str
@@ -155,9 +155,9 @@ class EvaluationFacts(Fact):
     comparisons: tuple[ComparisonFact, ...] = ()
     probed: tuple[ComparisonFact, ...] = ()
     """The same of what tasks and probes measured."""
-    confusions: tuple[Confusion, ...] = ()
+    confusions: tuple[ConfusionMatrix, ...] = ()
     classes: tuple[ClassScore, ...] = ()
-    reliability: tuple[Reliability, ...] = ()
+    reliability: tuple[ReliabilityFacts, ...] = ()
     slices: tuple[SliceFact, ...] = ()
     fixed: tuple[RowFact, ...] = ()
     """Rows that the base had wrong and the tuned model has right (as many as the report shows)."""
@@ -188,8 +188,8 @@ class EvaluationFacts(Fact):
         return next((c for c in self.comparisons if (c.a, c.b, c.metric) == (a, b, metric)), None)
 
 
-class RunFacts(Fact):
-    """The model that one of several evaluations is about."""
+class ModelRunFacts(Fact):
+    """The subject model of one of several evaluations, with its scores and its comparison with that of the first."""
 
     name: str
     """What the evaluation is called: its step, or another recipe's and its step."""

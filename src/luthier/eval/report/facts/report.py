@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import Fact
-from luthier.eval.report.facts.models import EvaluationFacts, RunFacts
+from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
 from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.wording import verdict_sentence
 
@@ -41,7 +41,7 @@ class GateFacts(Fact):
 
 
 class HumanEvalFacts(Fact):
-    """What people said of the answers."""
+    """The report's facts of a human evaluation."""
 
     name: str
     opinion: HumanEvalSummary
@@ -100,7 +100,7 @@ class ReportFacts(Fact):
     gates: tuple[GateFacts, ...] = ()
     validations: tuple[ValidationFacts, ...] = ()
     people: tuple[HumanEvalFacts, ...] = ()
-    runs: tuple[RunFacts, ...] = ()
+    runs: tuple[ModelRunFacts, ...] = ()
     """Evaluations side by side, when there are several."""
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()

@@ -21,7 +21,7 @@ class LogPoint(Fact):
     """Of a policy: what its own answers were worth, and what else is told of them."""
 
 
-class SampleFact(Fact):
+class PolicySampleFact(Fact):
     """A policy's likeliest answer to a prompt, before a step."""
 
     step: int
@@ -61,8 +61,8 @@ class SequenceFact(Fact):
     stretches: tuple[TokenSpanFact, ...]
 
 
-class RenderedFact(Fact):
-    """A training row as the model saw it."""
+class RenderedRowFact(Fact):
+    """A training row as token sequences, as the model saw it."""
 
     id: str
     file: str
@@ -99,10 +99,10 @@ class TuningFacts(Fact):
     parameters: int | None = None
     cut_rows: int | None = None
     """Rows that were longer than the limit and were cut."""
-    rendered: tuple[RenderedFact, ...] = ()
+    rendered: tuple[RenderedRowFact, ...] = ()
     """The first training rows, as the model saw them."""
     log: tuple[LogPoint, ...] = ()
-    samples: tuple[SampleFact, ...] = ()
+    samples: tuple[PolicySampleFact, ...] = ()
     """Of a policy: answers to the same prompts over time, by prompt."""
     tried: tuple[PromptTrialFact, ...] = ()
     """Of a search of prompts: those that came furthest, the chosen one first."""
