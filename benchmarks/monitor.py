@@ -505,10 +505,10 @@ def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) 
     latency = chance.lognormal(-0.7, 0.6, _SEGMENT)
     columns: dict[str, Any] = {
         "id": np.full(_SEGMENT, "chatcmpl"),
-        "at": pa.array(at).cast(schema.field("at").type),
+        "timestamp": pa.array(at).cast(schema.field("timestamp").type),
         "model": np.where(chance.random(_SEGMENT) < 0.8, "support@prod", "triage@prod"),
         "release": np.full(_SEGMENT, "d" * 32),
-        "arm": np.full(_SEGMENT, "stable"),
+        "variant": np.full(_SEGMENT, "stable"),
         "status": np.where(chance.random(_SEGMENT) < 0.01, 500, 200),
         "prompt_tokens": chance.integers(20, 800, _SEGMENT),
         "cached_tokens": chance.integers(0, 20, _SEGMENT),
@@ -527,7 +527,7 @@ def _open_segment(folder: Path, at: datetime) -> int:
     from luthier.traces.segment import Segment, SegmentLine, encode_lines
 
     count = _SEGMENT // 2
-    lines = (request(number).model_copy(update={"at": at}) for number in range(count))
+    lines = (request(number).model_copy(update={"timestamp": at}) for number in range(count))
     segment = Segment(folder, "open")
     segment.write(encode_lines(SegmentLine("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
     segment.close()

@@ -35,7 +35,7 @@ NEEDED: dict[str, dict[str, Any]] = {
 """Settings without which a signal cannot be, or would be slow here."""
 BAD: dict[str, tuple[dict[str, Any], ...]] = {
     "latency": ({"latency_s": 30.0},),
-    "error_rate": ({"status": 503, "answer": None, "finish": "error"},),
+    "error_rate": ({"status": 503, "answer": None, "finish_reason": "error"},),
     "refusal_rate": ({"answer": "I'm sorry, but I can't help with that."},),
     "tokens": ({"completion_tokens": 900},),
     "cost": ({"completion_tokens": 90_000},),
@@ -67,11 +67,11 @@ TEXTS = [row["message"] for row in tickets(200, seed=4)]
 HARD = (
     {"question": "", "answer": ""},
     {"answer": None},
-    {"answer": None, "status": 500, "finish": "error", "error": "broken"},
+    {"answer": None, "status": 500, "finish_reason": "error", "error": "broken"},
     {"answer": "\u200b\ud7ff", "question": "ß" * 4000},
     {"status": 429, "answer": None},
     {"first_token_s": None, "latency_s": 0.0, "prompt_tokens": 0, "completion_tokens": 0},
-    {"finish": "cancelled", "answer": "half an"},
+    {"finish_reason": "cancelled", "answer": "half an"},
     {"question": "a\nb\tc\x00", "answer": "[1, 2"},
 )
 
@@ -191,7 +191,7 @@ def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Pa
         watching.add(event)
         watching.add(label(event, "delivery", after_s=0.1, rating=-1.0 if event.id == "r17" else 1.0))
     watched = watching._watched[signal_of(plan).called]
-    at = traces[-1].at.timestamp() + 1
+    at = traces[-1].timestamp.timestamp() + 1
     rows = next(iter(watched.windows.values())).rows(at)
     watched.eye.measure(rows, WindowSpan(60, len(rows)))
     each = watched.eye.each(rows)
@@ -262,7 +262,7 @@ def test_a_class_is_meant_however_a_person_spells_it(metric: str, by: str, tmp_p
     log: list[Trace | Feedback] = []
     for number, (answer, right) in enumerate(said):
         one = trace(number, answer=answer, scores=scores)
-        log += [one, Feedback.model_validate({"trace": one.id, "at": one.at, by: right})]
+        log += [one, Feedback.model_validate({"trace": one.id, "timestamp": one.timestamp, by: right})]
     signal = plan_of(tmp_path, [{"kind": "metric", "metric": metric}]).signals[0]
     rows = [signal.row(one, told) for one, told in zip(log[::2], log[1::2], strict=True)]
     assert [row[1] for row in rows] == ["Delivery", "billing", "billing", "Delivery"]

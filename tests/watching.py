@@ -24,9 +24,9 @@ LABELS = ("account", "billing", "delivery")
 
 
 def trace(number: int, question: str = "Where is my parcel?", answer: str | None = "delivery", **more: Any) -> Trace:
-    """A request: `number` is its id and, unless `at` is given, the second at which it came."""
+    """A request: `number` is its id and, unless `timestamp` is given, the second at which it came."""
     told: dict[str, Any] = {
-        "at": BEGIN + timedelta(seconds=number),
+        "timestamp": BEGIN + timedelta(seconds=number),
         "model": "support@prod",
         "release": "a1",
         "messages": (Turn(role="user", content=question),),
@@ -59,7 +59,7 @@ def desk_traffic(
         at = BEGIN + timedelta(seconds=number * every_s)
         meta = {"product": chance.choice(["app", "shop"])}
         one = trace(
-            number, row["message"], said, at=at, scores=sure, meta=meta, latency_s=chance.lognormvariate(-1, 0.3)
+            number, row["message"], said, timestamp=at, scores=sure, meta=meta, latency_s=chance.lognormvariate(-1, 0.3)
         )
         found += [one, label(one, row["category"], after_s=every_s * 0.5)]
     return sorted(found, key=lambda event: event.timestamp)

@@ -133,8 +133,8 @@ def test_export_writes_rules_and_a_dashboard(made: Path, capsys: pytest.CaptureF
 def _live(folder: Path, minutes: float) -> list[Trace]:
     """The log, moved so that it ends some minutes ago."""
     log = desk_traffic(260, wrong=[range(150, 260)], every_s=2)
-    shift = datetime.now(UTC) - log[-1].at - timedelta(minutes=minutes)
-    moved = [one.model_copy(update={"at": one.at + shift}) for one in log]
+    shift = datetime.now(UTC) - log[-1].timestamp - timedelta(minutes=minutes)
+    moved = [one.model_copy(update={"timestamp": one.timestamp + shift}) for one in log]
     write_log(folder / "live.jsonl", moved)
     return [one for one in moved if isinstance(one, Trace)]
 
@@ -215,7 +215,7 @@ def test_no_monitor_and_no_log_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(capsys, "replay", "nothing.jsonl", code=2)["error"]["message"] == "there is no such log"
-    (tmp_path / "log.jsonl").write_text('{"id": "a", "at": "2026-01-01T00:00:00Z"}\n')
+    (tmp_path / "log.jsonl").write_text('{"id": "a", "timestamp": "2026-01-01T00:00:00Z"}\n')
     error = told(capsys, "replay", str(tmp_path / "log.jsonl"), code=2)["error"]
     assert error["where"]["line"] == 1
     monkeypatch.chdir(tmp_path)

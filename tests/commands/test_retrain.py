@@ -63,7 +63,7 @@ def hours_pass(folder: Path, hours: int) -> None:
 def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int, asked: str = "desk@prod") -> None:
     """Traffic that ended so many seconds ago, in a part of which every second answer was wrong."""
     log = desk_traffic(count, wrong=[wrong], every_s=2, seed=len(name))
-    shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].at
+    shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].timestamp
     append_redacted_records(folder / ".luthier" / "traffic", [_named(one, name, shift, asked) for one in log])
 
 

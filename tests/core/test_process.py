@@ -13,8 +13,8 @@ from luthier.core.system.process import get_unique_process_name, is_process_gone
 
 SAY = """
 import sys
-from luthier.core.system.process import this_process_name
-print(this_process_name(), flush=True)
+from luthier.core.system.process import get_unique_process_name
+print(get_unique_process_name(), flush=True)
 sys.stdin.read()
 """
 
@@ -50,14 +50,14 @@ def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
 
 HOLES = """
 from pathlib import Path
-from luthier.core.system.process import release_memory
+from luthier.core.system.process import trim_malloc_heap
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 held_back = [b"x" * 60_000 for _ in range(2_000)]
 last = held_back.pop()
 held_back.clear()
 before = held()
-release_memory()
+trim_malloc_heap()
 print(before - held())
 """
 
@@ -70,7 +70,7 @@ def test_freed_memory_goes_back_although_something_stands_behind_it() -> None:
 
 FAULTS = """
 import resource
-from luthier.core.system.process import reuse_memory
+from luthier.core.system.process import raise_malloc_thresholds
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -79,7 +79,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 before = faults()
-reuse_memory()
+raise_malloc_thresholds()
 faults()
 print(before, faults())
 """

@@ -76,10 +76,10 @@ def test_what_may_not_or_cannot_be_learnt_from_is_left_out_with_its_reason(here:
     fill(
         here,
         trace(1, consent=False),
-        trace(2, answer=None, finish="error", status=500),
-        trace(3, finish="cancelled"),
+        trace(2, answer=None, finish_reason="error", status=500),
+        trace(3, finish_reason="cancelled"),
         trace(4, messages=()),
-        trace(5, arm="shadow"),
+        trace(5, variant="shadow"),
         trace(6, operation="embedding"),
         trace(7),
         opinion(7, rating=0),

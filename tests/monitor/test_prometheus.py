@@ -211,9 +211,9 @@ def _side_by_side(watching: Any, exposed: MonitorCollector, port: int) -> tuple[
     here, there = list[set[str]](), list[set[str]]()
     log = desk_traffic(900, wrong=[range(300, 600)], every_s=1)
     for part in range(3):
-        end = log[0].at.timestamp() + 300 * (part + 1)
+        end = log[0].timestamp.timestamp() + 300 * (part + 1)
         for event in log:
-            if end - 300 <= event.at.timestamp() < end:
+            if end - 300 <= event.timestamp.timestamp() < end:
                 watching.add(event)
         watching.look(end)
         exposed.take(end)

@@ -63,7 +63,7 @@ def test_the_slice_that_got_worst_is_named(tmp_path: Path) -> None:
         )
         for n in range(400)
     ]
-    events = sorted([*log, *(label(one, "delivery", after_s=0.5) for one in log)], key=lambda one: one.at)
+    events = sorted([*log, *(label(one, "delivery", after_s=0.5) for one in log)], key=lambda one: one.timestamp)
     fired = next(message for message in run(watcher(plan, tmp_path), events) if message.tells == "firing")
     assert fired.worst is not None
     assert (fired.worst.column, fired.worst.value) == ("product", "new")
@@ -92,7 +92,7 @@ def test_requests_of_other_models_are_not_watched(tmp_path: Path) -> None:
     ]
     alone, among = watcher(plan, tmp_path), watcher(plan, tmp_path)
     assert list(run(alone, mine)) == []
-    assert list(run(among, sorted([*mine, *other], key=lambda one: one.at))) == []
+    assert list(run(among, sorted([*mine, *other], key=lambda one: one.timestamp))) == []
     assert (among.events_seen, among.unjoined) == (alone.events_seen, 0)
     by_digest = [one.model_copy(update={"release": "d1"}) if isinstance(one, Trace) else one for one in other]
     assert ("wrong", "firing") in said(list(run(watcher(plan, tmp_path), by_digest)))
@@ -131,7 +131,7 @@ def test_a_metric_is_the_evaluations_own(name: str, tmp_path: Path) -> None:
         [str(right[one.id]) for one in traces],
         label_scores=[one.scores or {} for one in traces],
     )
-    at = log[-1].at.timestamp() + 1
+    at = log[-1].timestamp.timestamp() + 1
     whole, quick = (watching.reading(name, Window(events=200), at, ends=ends) for ends in (True, False))
     assert whole is not None
     assert quick is not None
@@ -174,7 +174,7 @@ def test_a_new_topic_is_found_and_an_old_one_is_not(tmp_path: Path) -> None:
         trace(n, f"Which {chance.choice(dishes)} goes with {chance.choice(dishes)} tonight?") for n in range(300, 400)
     ]
     (fired, *_) = run(watcher(plan, tmp_path), [*same, *new])
-    assert fired.at > new[0].at
+    assert fired.at > new[0].timestamp
     assert "what speaks loudest" in fired.explanation
     assert fired.act.startswith("luthier traces show r")
 
@@ -315,12 +315,12 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
     from luthier.traces.retention import RetentionPolicy
     from luthier.traces.segment import list_segments
 
-    chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]
+    chance, log = random.Random(5), [event.model_copy(update={"timestamp": event.timestamp}) for event in desk_traffic(60)]
     order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
     following = EventFollower(tmp_path, BEGIN)
     got = list(following.fresh(BEGIN))
     append_redacted_records(tmp_path, [log[place] for place in order[:30]])
-    got += following.fresh(log[40].at)
+    got += following.fresh(log[40].timestamp)
     looks = []
     monkeypatch.setattr(stream, "iter_trace_events", lambda *_: looks.append(1) or iter(()))
     for begin in range(30, 120, 30):

@@ -42,7 +42,7 @@ import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact_type import ArtifactType
-from luthier.core.step import DataRef, Forecast, Reads, Step
+from luthier.core.step import DataRef, StepCostEstimate, Reads, Step
 from luthier.artifacts.dataset import read_examples
 
 
@@ -70,8 +70,8 @@ class CountWords(Step):
         (work.folder / "words.json").write_text(json.dumps(words, sort_keys=True))
         return {}
 
-    def estimate_cost(self, plan_context: Any) -> Forecast:
-        return Forecast(seconds=1.0)
+    def estimate_cost(self, plan_context: Any) -> StepCostEstimate:
+        return StepCostEstimate(seconds=1.0)
 
 
 class CommonWords(CountWords):

@@ -458,9 +458,9 @@ def test_every_request_leaves_a_trace(served: Served, client: openai.OpenAI) -> 
     assert first.messages == (Message(role="user", content="Where is the parcel?"),)
     assert first.answer == Message(role="assistant", content=said.choices[0].message.content or "")
     assert first.parameters == {"temperature": 0.5, "max_tokens": 3, "seed": 1}
-    assert (first.finish, first.status, first.completion_tokens) == ("length", 200, 3)
+    assert (first.finish_reason, first.status, first.completion_tokens) == ("length", 200, 3)
     assert first.first_token_s is not None
     assert 0 < first.first_token_s <= first.latency_s
-    assert (second.model, second.status, second.finish, second.answer) == ("tiny", 400, "error", None)
+    assert (second.model, second.status, second.finish_reason, second.answer) == ("tiny", 400, "error", None)
     assert third.status == 200
     assert third.completion_tokens == 3

@@ -123,7 +123,7 @@ def test_a_deadline_ends_an_answer(serve: Callable[..., Any], slowly: threading.
         with served.client() as client, pytest.raises(openai.APIError, match=r"within 0\.5 s"):
             list(client.chat.completions.create(**asked(0, 400), stream=True))
         eventually(lambda: served.gateway.fleet.each()[0].answering.running == 0)
-        assert [(one.status, one.finish) for one in served.heard.wait(2)] == [(504, "cancelled")] * 2
+        assert [(one.status, one.finish_reason) for one in served.heard.wait(2)] == [(504, "cancelled")] * 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -141,7 +141,7 @@ def test_for_clients_that_vanish_nothing_is_written(
             line.close()
         eventually(lambda: model.running == 0)
         traces = served.heard.wait(8)
-        assert {(one.status, one.finish) for one in traces} == {(499, "cancelled")}
+        assert {(one.status, one.finish_reason) for one in traces} == {(499, "cancelled")}
         slowly.set()
         assert served.post("/v1/chat/completions", asked(1)).status_code == 200
 
@@ -255,9 +255,9 @@ def test_an_alias_moves_without_a_lost_request(tmp_path: Path, tiny: Artifact, c
             answers += [pool.submit(served.post, "/v1/chat/completions", body) for _ in range(5)]
             assert [one.result().status_code for one in answers] == [200] * 25
         traces = served.heard.wait(30)
-        assert {(one.arm, one.release) for one in traces} <= {
+        assert {(one.variant, one.release) for one in traces} <= {
             ("stable", "r1"), ("canary", caller.digest), ("shadow", caller.digest),
         }  # fmt: skip
-        shadows = [one for one in traces if one.arm == "shadow"]
+        shadows = [one for one in traces if one.variant == "shadow"]
         assert {one.meta["shadow_of"] for one in shadows} <= {one.id for one in traces}
         assert served.post("/v1/chat/completions", {**asked(0), "model": "one"}).status_code == 404

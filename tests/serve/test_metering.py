@@ -14,7 +14,7 @@ from luthier.serve.openai.request_state import RequestState
 from luthier.serve.request import AggregatedOutput, Usage
 from luthier.traces.record import END_FIELDS, Trace, TraceEnd
 
-_LABELS = ("model", "operation", "arm", "status", "kind", "le")
+_LABELS = ("model", "operation", "variant", "status", "kind", "le")
 
 
 def case(tell: Any, model: str = "m") -> RequestState:
@@ -29,7 +29,7 @@ class Over(NamedTuple):
 
     model: str
     operation: str
-    arm: str
+    variant: str
     end: TraceEnd
 
 

@@ -26,7 +26,7 @@ def trace(number: int, **more: Any) -> Trace:
     """A request a minute after the one before."""
     told: dict[str, Any] = {
         "id": f"chatcmpl-{number}",
-        "at": DAY + timedelta(minutes=number),
+        "timestamp": DAY + timedelta(minutes=number),
         "model": "support@prod",
         "messages": (Message(role="user", content=f"Where is parcel {number}?"),),
         "answer": Message(role="assistant", content="On its way."),

@@ -113,7 +113,7 @@ def test_feedback_comes_over_http(client: Any, heard: list[Feedback]) -> None:
     assert {**answer.json(), "created": 0} == {"id": "chatcmpl-1", "object": "feedback", "created": 0}
     (said,) = heard
     assert (said.trace, said.rating, said.correction, said.by) == ("chatcmpl-1", -1, "No.", "C-1")
-    assert said.model_fields_set == {"trace", "at", "by", "rating", "correction"}
+    assert said.model_fields_set == {"trace", "timestamp", "by", "rating", "correction"}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_feedback_that_says_nothing_or_too_much_is_refused(client: Any, heard: l
 def test_what_nobody_filled_in_is_no_correction(client: Any, heard: list[Feedback]) -> None:
     told = {"id": "chatcmpl-1", "thumb": "down", "correction": " \n", "label": "", "comment": ""}
     assert client.post("/v1/feedback", json=told).status_code == 200
-    assert heard[0].model_fields_set == {"trace", "at", "by", "rating"}
+    assert heard[0].model_fields_set == {"trace", "timestamp", "by", "rating"}
     assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "label": " billing\n"}).status_code == 200
     assert heard[1].label == "billing"
     assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "correction": " "}).status_code == 422

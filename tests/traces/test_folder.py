@@ -75,7 +75,7 @@ def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path:
     segment = Segment(tmp_path, "ab")
     arrivals = TraceTail(tmp_path)
     lines = [SegmentLine("traces", one.model_dump(mode="json", exclude_defaults=True)) for one in (trace(1), trace(2))]
-    bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "at", "model")}, True) for line in lines]
+    bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "timestamp", "model")}, True) for line in lines]
     segment.write(encode_lines(bare))
     assert ids(tmp_path) == []
     assert list(arrivals.fresh()) == []
@@ -144,7 +144,7 @@ def test_segments_become_parquet_by_day_that_anybody_reads(tmp_path: Path) -> No
     path = write(tmp_path, trace(1), trace(800), opinion(1, rating=1))
     compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path])
     assert sorted(day.name for day in (tmp_path / "traces").iterdir()) == ["2026-11-20", "2026-11-21"]
-    rows = pl.read_parquet(tmp_path / "traces" / "*" / "*.parquet").sort("at")
+    rows = pl.read_parquet(tmp_path / "traces" / "*" / "*.parquet").sort("timestamp")
     assert rows["id"].to_list() == ["chatcmpl-1", "chatcmpl-800"]
     assert rows["text"].to_list() == ["On its way."] * 2
     assert json.loads(rows["messages"][0]) == [{"role": "user", "content": "Where is parcel 1?"}]
@@ -214,7 +214,7 @@ def test_numbers_and_moments_beyond_all_measure_break_nothing(tmp_path: Path) ->
     huge = trace(1, prompt_tokens=10**30, status=10**12, parameters={"stop": json.loads('"\\ud83d"')})
     path = write(tmp_path, huge, trace(2))
     with path.open("ab") as file:
-        file.write(b'{"trace":{"id":"x","at":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
+        file.write(b'{"trace":{"id":"x","timestamp":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
     assert len(ids(tmp_path)) == 2
     assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[path]).broken == 1
     assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-2"]
@@ -228,13 +228,13 @@ def test_only_its_owner_reads_a_folder_of_traffic(tmp_path: Path) -> None:
 COMPACTOR = """
 import sys
 from pathlib import Path
-from luthier.traces.compact import compact
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import list_segments
 import luthier.traces.tables
 folder = Path(sys.argv[1])
 print("go", flush=True)
-compact(folder, RetentionPolicy(days=10000), closed=list_segments(folder))
+compact_traffic_folder(folder, RetentionPolicy(days=10000), closed=list_segments(folder))
 """
 
 

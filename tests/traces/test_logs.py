@@ -31,7 +31,7 @@ def read(folder: Path, *lines: Any) -> list[Trace | Feedback]:
 WHOLE = trace(
     7,
     release="d" * 32,
-    arm="canary",
+    variant="canary",
     messages=(
         Message(role="system", content="Help."),
         Message(role="user", content="Where is 7?"),
@@ -39,7 +39,7 @@ WHOLE = trace(
         Message(role="tool", tool_call_id="call_1", content='{"at": "depot"}'),
     ),
     answer=Message(role="assistant", content="In the depot.", thinking="It is there."),
-    finish="length",
+    finish_reason="length",
     prompt_tokens=30,
     cached_tokens=20,
     first_token_s=0.125,
@@ -115,7 +115,7 @@ HI = {"role": "user", "content": "Hi"}
             {"id": "x"},
         ),
         ({"input": "Hi", "output": "Hello", "created": 1795176000, "duration": 2}, "Hi", "Hello", {"latency_s": 2.0}),
-        ({"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500}, "Hi", None, {"finish": "error"}),
+        ({"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500}, "Hi", None, {"finish_reason": "error"}),
     ],
 )
 def test_lines_of_many_forms(tmp_path: Path, line: Any, asked: str, answered: str | None, more: Any) -> None:
@@ -143,7 +143,7 @@ def test_opinions_in_a_line_come_along(tmp_path: Path) -> None:
         ('{"at": "2026-11-20T12:00:00Z"}', "expected one of messages"),
         ('{"prompt": "Hi", "at": "soon"}', "isoformat"),
         ('{"prompt": "Hi", "at": "2026-11-20T12:00:00Z", "latency": "quick"}', "could not convert"),
-        ('{"id": "a", "at": "2026-11-20T12:00:00Z", "model": "m", "status": "x"}', "status"),
+        ('{"id": "a", "timestamp": "2026-11-20T12:00:00Z", "model": "m", "status": "x"}', "status"),
         ("[" * 100_000, "cannot be read"),
     ],
 )
@@ -218,7 +218,7 @@ def test_opentelemetry_out_and_in_again_is_the_same(tmp_path: Path, monkeypatch:
         WHOLE,
         trace(8),
         trace(9, operation="label"),
-        trace(10, answer=None, finish="error", status=503, error="busy"),
+        trace(10, answer=None, finish_reason="error", status=503, error="busy"),
     ]
     append_redacted_records(tmp_path / ".luthier" / "traffic", [*plain, opinion(8, rating=1)])
     assert run_command(["traces", "export", "spans.jsonl", "--format", "otlp"]) == 0

@@ -92,7 +92,7 @@ def test_what_was_recorded_comes_back_as_it_was(tmp_path: Path) -> None:
     assert list(read_traces(tmp_path)) == [asked]
     (said,) = read_feedback(tmp_path)
     assert said == opinion(1, rating=-1, correction="Tomorrow.", by="C-1")
-    assert said.model_fields_set == {"trace", "at", "rating", "correction", "by"}
+    assert said.model_fields_set == {"trace", "timestamp", "rating", "correction", "by"}
 
 
 def test_personal_data_never_reaches_the_disk(tmp_path: Path) -> None:

@@ -242,11 +242,11 @@ def test_what_comes_back_is_compared(database: str, tmp_path: Path) -> None:
         right = chance.random() < (0.9 if number % 2 else 0.5)
         said = Message(role="assistant", content="billing" if right else "delivery")
         about = {"release": model.digest, "user": f"C-{number % 50}", "answer": said}
-        records.append(trace(number, arm=arm, latency_s=0.2 + 0.1 * (number % 2) + chance.random() / 100, **about))
+        records.append(trace(number, variant=arm, latency_s=0.2 + 0.1 * (number % 2) + chance.random() / 100, **about))
         records.append(opinion(number, label="Billing ", rating=1 if right else -1))
         if not number % 2:
             about = {"release": OTHER.digest, "answer": Message(role="assistant", content="billing")}
-            records.append(trace(number + 5000, arm="shadow", meta={"shadow_of": f"chatcmpl-{number}"}, **about))
+            records.append(trace(number + 5000, variant="shadow", meta={"shadow_of": f"chatcmpl-{number}"}, **about))
     append_redacted_records(tmp_path, records)
     canary, shadow = compare_with_stable(tmp_path, now, DAY)
     assert (canary.variant, canary.requests) == ("canary", (100, 100))

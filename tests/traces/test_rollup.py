@@ -42,18 +42,18 @@ def check(folder: Path) -> None:
     rank = {"p50": pl.len() * 0.5, "p95": pl.len() * 0.95}
     whole = (
         scan_table(folder, "traces")
-        .group_by(pl.col("at").dt.truncate("1h"), "model", "release", "arm")
+        .group_by(pl.col("timestamp").dt.truncate("1h"), "model", "release", "variant")
         .agg(
             pl.len().alias("requests"),
             (pl.col("status") >= 400).sum().alias("errors"),
             pl.col("completion_tokens").sum(),
             *(latency.get(place.ceil().cast(int) - 1).alias(name) for name, place in rank.items()),
         )
-        .sort("at", "model")
+        .sort("timestamp", "model")
         .collect()
     )
-    found = read_dashboard_series(folder).sort("at", "model")
-    for name in ("at", "model", "requests", "errors", "completion_tokens"):
+    found = read_dashboard_series(folder).sort("timestamp", "model")
+    for name in ("timestamp", "model", "requests", "errors", "completion_tokens"):
         assert found[name].to_list() == whole[name].to_list()
     for name in ("p50", "p95"):
         assert found[f"latency_s.{name}"].to_list() == pytest.approx(whole[name].to_list(), rel=0.05)

@@ -9,8 +9,8 @@ import pytest
 
 CHILD = """
 from concurrent.futures import ThreadPoolExecutor
-from luthier.core.system.process import release_memory, resident_bytes
-from luthier.tune.training.memory import AllocatorCacheTracker
+from luthier.core.system.process import trim_malloc_heap, resident_bytes
+from luthier.tune.training.memory import AllocatorCacheTrimmer
 
 MB = 1 << 20
 kept = []
@@ -21,7 +21,7 @@ def work(number):
     kept.extend(pieces[::100])
 
 with ThreadPoolExecutor(1) as thread:
-    leftovers = AllocatorCacheTracker()
+    leftovers = AllocatorCacheTrimmer()
     leftovers.before(1)
     bare = resident_bytes()
     thread.submit(work, 200).result()

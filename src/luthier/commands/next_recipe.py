@@ -360,15 +360,15 @@ def _asked(traffic: Path) -> list[_Asked]:
 
     from luthier.traces.store import scan_table
 
-    answered = (pl.col("arm") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
+    answered = (pl.col("variant") == "stable") & (pl.col("status") < 400) & (pl.col("operation") != "embedding")
     rows = (
         scan_table(traffic, "traces")
         .filter(answered & (pl.col("release") != ""))
-        .sort("at")
+        .sort("timestamp")
         .group_by("model")
-        .agg(pl.col("release").last(), pl.len().alias("requests"), pl.col("at").last())
-        .sort("at", descending=True)
-        .select("model", "release", "requests", "at")
+        .agg(pl.col("release").last(), pl.len().alias("requests"), pl.col("timestamp").last())
+        .sort("timestamp", descending=True)
+        .select("model", "release", "requests", "timestamp")
     )
     return [_Asked(*row) for row in rows.collect().iter_rows()]
 

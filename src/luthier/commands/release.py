@@ -139,8 +139,8 @@ def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
     """Format a comparison of candidate and stable model as lines for the terminal."""
     for one in found:
         requests = one["requests"]
-        compared_with = f"{requests[1]} of the stable model" if one["arm"] == "canary" else "of both"
-        yield f"{one['arm']} minus stable: {requests[0]} requests, {compared_with}"
+        compared_with = f"{requests[1]} of the stable model" if one["variant"] == "canary" else "of both"
+        yield f"{one['variant']} minus stable: {requests[0]} requests, {compared_with}"
         if one["same"] is not None:
             yield f"  the same words     {100 * one['same']:.1f} %"
         for name, row in one["measures"].items():

@@ -22,7 +22,7 @@ FORMER_FILES: Mapping[str, str] = {
 }  # fmt: skip
 """Former names of artifacts' files."""
 _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
-    "Adapter": {"reduction": "reduction_factor", "bend": "non_linearity", "place": "adapter_type"},
+    "BottleneckAdapter": {"reduction": "reduction_factor", "bend": "non_linearity", "place": "adapter_type"},
     "Alert": {"when": "expr", "certain": "significant"},
     "HumanEval": {"report": "evaluation", "judges": "annotators", "planted": "attention_checks"},
     "BiasTerms": {"least": "min"},
@@ -33,7 +33,7 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "DocumentSource": {"piece": "chunk_by", "length": "chunk_size"},
     "DpoObjective": {"form": "loss_type", "sft": "rpo_alpha", "normalise": "normalize"},
     "EndpointModelSource": {"at_once": "max_concurrency"},
-    "EndpointRolloutWriter": {"at_once": "max_concurrency"},
+    "EndpointRolloutGenerator": {"at_once": "max_concurrency"},
     "Evaluate": {"rows": "limit", "against": "compare_with", "normalise": "normalize"},
     "Fairness": {"least": "min"},
     "FitThresholds": {"least": "min", "report": "evaluation"},
@@ -48,7 +48,7 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     },
     "LmEvalTask": {"shots": "num_fewshot", "rows": "limit"},
     "Ia3": {"targets": "target_modules", "feedforward": "feedforward_modules"},
-    "Imbalance": {"least": "min"},
+    "ClassImbalance": {"least": "min"},
     "JudgeScorer": {"least": "min", "most": "max", "at_once": "max_concurrency"},
     "HumanRatings": {"planted_right": "min_attention_checks"},
     "Kto": {"form": "loss_type", "good": "desirable_weight", "bad": "undesirable_weight", "max_tokens": "max_length"},
@@ -58,9 +58,9 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "LanguageSignal": {"wanted": "languages"},
     "LengthOperator": {"at_least": "min", "at_most": "max"},
     "LengthReward": {"most": "max"},
-    "LlamaCpp": {"at_once": "max_num_seqs", "waiting": "max_queue_size"},
+    "LlamaCppEngine": {"at_once": "max_num_seqs", "waiting": "max_queue_size"},
     "Lora": {"dora": "use_dora", "start": "init_lora_weights"},
-    "LowRank": {
+    "LowRankTechnique": {
         "alpha": "lora_alpha",
         "targets": "target_modules",
         "rslora": "use_rslora",
@@ -88,11 +88,11 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Pii": {"names": "ner", "last_look": "final_check"},
     "Ppo": {"clip_low": "epsilon", "clip_high": "epsilon_high"},
     "Preferences": {"report": "evaluation", "judgments": "human_ratings"},
-    "Prefix": {"tokens": "num_virtual_tokens", "encoder_size": "encoder_hidden_size"},
+    "PrefixTuning": {"tokens": "num_virtual_tokens", "encoder_size": "encoder_hidden_size"},
     "PromptSearch": {"normalise": "normalize"},
     "PromptTuning": {"tokens": "num_virtual_tokens", "init": "prompt_tuning_init", "text": "prompt_tuning_init_text"},
     "Prelabel": {"normalise": "normalize"},
-    "QuestionsProbe": {"normalise": "normalize"},
+    "BiasQuestionProbe": {"normalise": "normalize"},
     "Raft": {"at_least": "min"},
     "Rampart": {"at_least": "min_score", "organisations": "organizations"},
     "ReinforcePlusPlus": {"clip_low": "epsilon", "clip_high": "epsilon_high"},
@@ -110,10 +110,10 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Simpo": {"sft": "cpo_alpha"},
     "SlackSource": {"desk": "support_team"},
     "Source": {"missing": "null_values", "first": "limit"},
-    "Spans": {"most": "max"},
+    "ErrorSpansForm": {"most": "max"},
     "Stereotypes": {"least": "min"},
-    "TokensOperator": {"at_least": "min", "at_most": "max"},
-    "Torch": {"tokens": "max_num_batched_tokens", "at_once": "max_num_seqs", "waiting": "max_queue_size"},
+    "TokenCountOperator": {"at_least": "min", "at_most": "max"},
+    "TorchEngine": {"tokens": "max_num_batched_tokens", "at_once": "max_num_seqs", "waiting": "max_queue_size"},
     "ToxicityOperator": {"at_most": "max"},
     "Tune": {
         "rows": "max_train_samples",
@@ -131,10 +131,10 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
         "spike": "loss_spike",
         "trackers": "report_to",
     },
-    "Unanimous": {"at_least": "min"},
+    "UnanimousAdjudicator": {"at_least": "min"},
     "UnitTestScorer": {"at_once": "max_concurrency"},
     "UnknownWords": {"most": "max"},
-    "Vllm": {"at_once": "max_num_seqs", "waiting": "max_queue_size"},
+    "VllmEngine": {"at_once": "max_num_seqs", "waiting": "max_queue_size"},
 }
 """Former settings by the name of the class that has them."""
 

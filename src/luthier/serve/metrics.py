@@ -39,7 +39,7 @@ class FinishedRequest(Protocol):
         ...
 
     @property
-    def arm(self) -> str:
+    def variant(self) -> str:
         """Which of a released name's models answered."""
         ...
 
@@ -116,7 +116,7 @@ class RequestMetrics:
     def _count(self, over: FinishedRequest) -> None:
         assert over.end is not None, "what is over has an end"
         _, _, status, _, prompt, cached, completion, latency_s, first_s, _ = over.end
-        found = self._found.get((over.model, over.operation, over.arm, status)) or self._new(over, status)
+        found = self._found.get((over.model, over.operation, over.variant, status)) or self._new(over, status)
         found.requests += 1
         found.seconds.add(latency_s)
         if first_s is not None:
@@ -127,7 +127,7 @@ class RequestMetrics:
 
     def _new(self, over: FinishedRequest, status: int) -> _Counts:
         model = over.model if self._knows(over.model) else _UNKNOWN
-        return self._found.setdefault((model, over.operation, over.arm, status), _Counts())
+        return self._found.setdefault((model, over.operation, over.variant, status), _Counts())
 
     def page(self, shown: Callable[[str], bool] = lambda _: True) -> bytes:
         """Everything of the models that are shown, to the last request that is over, in Prometheus' text format."""
@@ -148,7 +148,7 @@ class _Finished(Collector):
     def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
         """Requests, both times, and tokens."""
         names = ["model", "operation"]
-        requests = CounterMetricFamily("luthier_requests", "Requests.", labels=[*names, "arm", "status"])
+        requests = CounterMetricFamily("luthier_requests", "Requests.", labels=[*names, "variant", "status"])
         for kind, counts in self._found.items():
             requests.add_metric([*map(str, kind)], counts.requests)
         yield requests

@@ -110,7 +110,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
 def day_of(record: dict[str, Any]) -> date | None:
     """The day (UTC) that a record belongs to; None when it has no moment."""
     try:
-        return datetime.fromisoformat(record["at"]).astimezone(UTC).date()
+        return datetime.fromisoformat(record["timestamp"]).astimezone(UTC).date()
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
@@ -158,7 +158,7 @@ def write_row_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> No
 def _together(groups: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
-    return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("at")
+    return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("timestamp")
 
 
 def merge_small_day_files(folder: Path, today: date) -> None:

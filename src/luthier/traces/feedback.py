@@ -93,7 +93,7 @@ class FeedbackBody(BaseModel):
         rating = {"up": 1.0, "down": -1.0}[self.thumb] if self.thumb else self.rating
         record = {"rating": rating, "label": self.label, "correction": self.correction, "comment": self.comment or None}
         given = {name: value for name, value in record.items() if value is not None}
-        return Feedback.model_validate({"trace": self.id, "at": at, "by": self.user, **given})
+        return Feedback.model_validate({"trace": self.id, "timestamp": at, "by": self.user, **given})
 
     @classmethod
     def from_fields(cls, **fields: Any) -> FeedbackBody:

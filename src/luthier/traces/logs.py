@@ -92,7 +92,7 @@ def parse_own_log_line(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
 
 
 def _is_own(value: Mapping[str, Any]) -> bool:
-    return {"id", "at", "model"} <= value.keys() and value.keys() <= {*Trace.model_fields, "feedback"}
+    return {"id", "timestamp", "model"} <= value.keys() and value.keys() <= {*Trace.model_fields, "feedback"}
 
 
 def _foreign(value: Mapping[str, Any], name: str, model: str) -> Trace:

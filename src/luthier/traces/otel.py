@@ -252,7 +252,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
 _META, _PARAMETER = "luthier.meta.", "luthier.parameter."
 
 
-def _arm(value: Any) -> Variant:
+def _variant(value: Any) -> Variant:
     return value if value in ("canary", "shadow") else "stable"
 
 

@@ -85,7 +85,7 @@ TraceStart = Mapping[str, Any]
 TraceEnd = tuple[Any, ...]
 """What is known of it at its end only, in the order of `END_FIELDS`."""
 END_FIELDS = (
-    *("answer", "finish", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
+    *("answer", "finish_reason", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
     *("latency_s", "first_token_s", "scores"),
 )
 
@@ -339,7 +339,7 @@ class Route:
     """Digest of what answers, where the resolver knows it; else the open model's own."""
     variant: Variant = "stable"
     shadow: str | None = None
-    """An open model that is asked the same, unheard; its trace has `arm: shadow`."""
+    """An open model that is asked the same, unheard; its trace has `variant: shadow`."""
 
 
 class AliasResolver(Protocol):

@@ -76,7 +76,7 @@ class Segment:
         self._is_synced = False
 
     def sync(self) -> None:
-        """Flush to the disk, so that a power cut loses nothing either; `Unwritable` when it refuses."""
+        """Flush to the disk, so that a power cut loses nothing either; `SystemResourceError` when it refuses."""
         if not self._is_synced:
             self._is_synced = True
             with translate_write_errors(self.path):

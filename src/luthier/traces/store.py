@@ -132,7 +132,7 @@ def list_days(
     snapshot = read_folder_snapshot(folder)
     known = set(snapshot.days["traces"])
     for path in snapshot.segments:
-        known |= {at.date() for at in _of_segment(folder, path, "traces").column("at").to_pylist()}
+        known |= {at.date() for at in _of_segment(folder, path, "traces").column("timestamp").to_pylist()}
     found = []
     for day in sorted(known, reverse=True):
         begin = datetime.combine(day, time.min, UTC)
@@ -178,8 +178,8 @@ def scan_table(folder: Path, name: Table, since: datetime | None = None, until: 
 
 
 def _between(since: datetime | None, until: datetime | None) -> list[pl.Expr]:
-    found = [pl.col("at") >= pl.lit(since.astimezone(UTC))] if since else []
-    return [*found, pl.col("at") < pl.lit(until.astimezone(UTC))] if until else found
+    found = [pl.col("timestamp") >= pl.lit(since.astimezone(UTC))] if since else []
+    return [*found, pl.col("timestamp") < pl.lit(until.astimezone(UTC))] if until else found
 
 
 def _meets(day: date, since: datetime | None, until: datetime | None) -> bool:
@@ -208,7 +208,7 @@ def _pieces(
                 yield made
                 made = []
         if (following := next(rows, None)) is not None:
-            heapq.heappush(running, (following["at"], number, rows, following))
+            heapq.heappush(running, (following["timestamp"], number, rows, following))
     yield made
 
 
@@ -232,7 +232,7 @@ def _groups(folder: Path, name: Table, since: datetime | None, until: datetime |
     for path in snapshot.segments:
         rows = _of_segment(folder, path, name)
         if rows.num_rows:
-            yield _Group(rows.column("at")[0].as_py(), _from_memory(rows))
+            yield _Group(rows.column("timestamp")[0].as_py(), _from_memory(rows))
     for day, paths in snapshot.days[name].items():
         if _meets(day, since, until):
             for path in paths:
@@ -243,7 +243,7 @@ def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime |
     """The groups of a file that may hold rows of a time; none when the file was too old and is gone."""
     try:
         with ParquetFile(current_location_of(folder, path)) as file:
-            metadata, column = file.metadata, file.schema_arrow.get_field_index("at")
+            metadata, column = file.metadata, file.schema_arrow.get_field_index("timestamp")
             spans = [
                 metadata.row_group(row_index).column(column).statistics for row_index in range(metadata.num_row_groups)
             ]
@@ -290,7 +290,7 @@ EVERY = "5m"
 _STEP = math.log(1.1)
 TIMES = ("latency_s", "first_token_s")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens")
-_BY = ("at", "model", "release", "arm")
+_BY = ("timestamp", "model", "release", "variant")
 READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
 """The columns of requests that are counted."""
 
@@ -303,7 +303,7 @@ def compute_rollup(traces: pa.Table) -> pa.Table:
         known = rows.filter(pl.col(name).is_not_null())
         parts.append(_counted(known, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
     parts += [_counted(rows, name, pl.lit(0)) for name in _SUMS]
-    return pl.concat(parts).sort("at").collect().to_arrow().cast(SCHEMAS["rollup"])
+    return pl.concat(parts).sort("timestamp").collect().to_arrow().cast(SCHEMAS["rollup"])
 
 
 def sum_rollups(parts: Iterable[pa.Table]) -> pa.Table:
@@ -326,7 +326,7 @@ def read_dashboard_series(
 ) -> pl.DataFrame:
     """Read time series of requests, errors, tokens and latency quantiles, by interval, alias, release and variant."""
 
-    rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("at").dt.truncate(every))
+    rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("timestamp").dt.truncate(every))
     added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
     shown = (
         _of(added, "status")

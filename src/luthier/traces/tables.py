@@ -17,12 +17,12 @@ SCHEMAS: dict[Table, pa.Schema] = {
     "traces": pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
-            pa.field("at", _AT, nullable=False),
+            pa.field("timestamp", _AT, nullable=False),
             ("operation", pa.string()),
             ("model", pa.string()),
             ("release", pa.string()),
-            ("arm", pa.string()),
-            ("finish", pa.string()),
+            ("variant", pa.string()),
+            ("finish_reason", pa.string()),
             ("status", pa.int32()),
             ("error", pa.string()),
             ("prompt_tokens", pa.int64()),
@@ -44,7 +44,7 @@ SCHEMAS: dict[Table, pa.Schema] = {
     "feedback": pa.schema(
         [
             pa.field("trace", pa.string(), nullable=False),
-            pa.field("at", _AT, nullable=False),
+            pa.field("timestamp", _AT, nullable=False),
             ("by", pa.string()),
             ("rating", pa.float64()),
             ("label", pa.string()),
@@ -54,10 +54,10 @@ SCHEMAS: dict[Table, pa.Schema] = {
     ),
     "rollup": pa.schema(
         [
-            pa.field("at", _AT, nullable=False),
+            pa.field("timestamp", _AT, nullable=False),
             ("model", pa.string()),
             ("release", pa.string()),
-            ("arm", pa.string()),
+            ("variant", pa.string()),
             ("measure", pa.string()),
             ("bucket", pa.int32()),
             ("count", pa.int64()),
@@ -77,7 +77,7 @@ _JSON = ("messages", "answer", "scores", "parameters", "meta")
 
 def records_to_table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Records as columns, in order of time."""
-    rows = sorted((_flat(name, record) for record in records), key=lambda row: row["at"])
+    rows = sorted((_flat(name, record) for record in records), key=lambda row: row["timestamp"])
     schema = SCHEMAS[name]
     return pa.Table.from_arrays([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema=schema)
 
@@ -98,7 +98,7 @@ def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
     for one, most in _COUNTS[name]:
         if isinstance(found[one], int) and found[one] > most:
             found[one] = most
-    found["at"] = datetime.fromisoformat(record["at"]).astimezone(UTC)
+    found["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone(UTC)
     if name == "traces":
         found["text"] = (record.get("answer") or {}).get("content")
         for column in _JSON:

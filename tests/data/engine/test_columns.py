@@ -104,7 +104,7 @@ def test_preparing_imports_no_pandas(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.core.step import StepContext
 from luthier.data.engine.pipeline import PrepareOptions, prepare
 from luthier.data.steps.prepare import Prepare
@@ -112,7 +112,7 @@ from luthier.data.steps.prepare import Prepare
 here = Path(sys.argv[1])
 ops = ["normalize", "language", "pii", "exact_dedup", "near_dedup"]
 step = Prepare.model_validate({"source": {"kind": "jsonl", "path": "rows.jsonl"}, "ops": ops, "split": {"test": 1}})
-events = RunEvents(lambda event: None).of("data")
+events = RunEventEmitter(lambda event: None).of("data")
 made, scratch = here / "made", here / "scratch"
 work = StepContext(name="data", inputs={}, folder=made, scratch=scratch, base=here, seed=0, events=events)
 made.mkdir()
@@ -128,10 +128,10 @@ def test_no_column_imports_pandas() -> None:
     code = """
 import sys
 import numpy as np, pyarrow as pa
-from luthier.data.engine.columns import index_array, mask, to_arrow_column
+from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_arrow_mask
 columns = [to_arrow_column(["a", None], pa.string()), to_arrow_column([1, 2], pa.int64())]
 table = pa.RecordBatch.from_arrays(columns, names=["a", "b"])
-table = table.filter(mask(np.array([True, False]))).take(index_array(np.array([0])))
+table = table.filter(to_arrow_mask(np.array([True, False]))).take(to_arrow_indices(np.array([0])))
 print(table.to_pydict(), "pandas" in sys.modules)
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

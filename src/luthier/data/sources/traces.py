@@ -32,7 +32,7 @@ _WANTED: dict[TraceOutput, str] = {
     "verdicts": " and rating is not missing",
     "labels": " and (label is not missing or (operation = 'label' and correction is not missing))",
 }
-_ANSWERED = "arm != 'shadow' and operation in ('chat', 'completion', 'label')"
+_ANSWERED = "variant != 'shadow' and operation in ('chat', 'completion', 'label')"
 
 
 class Traces(Source):

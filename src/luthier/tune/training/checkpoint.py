@@ -135,7 +135,7 @@ class CheckpointManager:
         self._rate = max(1.0, size / max(took, 1e-6))
 
     def wait(self) -> None:
-        """Wait until what was taken is on the disk; `Unwritable` when it could not be written."""
+        """Wait until what was taken is on the disk; `SystemResourceError` when it could not be written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
