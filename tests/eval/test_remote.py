@@ -66,3 +66,27 @@ def test_labels_by_first_tokens_have_scores(store: Store, labels: Artifact, serv
     assert measures["accuracy"]["value"] == 1.0
     assert 0.0 < measures["brier"]["value"] < 0.2
     assert len(server.asked) == 30
+
+
+def test_tasks_of_the_harness_are_asked_by_echo(store: Store, texts: Artifact, server: Server, tmp_path: Path) -> None:
+    """A server whose tokens are characters, and which finds two of the digits less likely."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed (`lm-eval`)")
+    from eval.lm_eval.test_harness import write
+
+    def answer(body: Body) -> Reply | str:
+        if "messages" in body:
+            return "I do not know"
+        tokens = ["<s>", *body["prompt"]]
+        logprobs = [None, *(-1.0 - (token in "48") for token in tokens[1:])]
+        told = {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": [None] * len(tokens)}
+        return Reply({"choices": [{"text": body["prompt"], "logprobs": told}]})
+
+    server.answer = answer
+    file = write(tmp_path / "task")
+    source = EndpointModelSource.model_validate({"url": server.url, "model": "tiny", "echo": True})
+    step = Evaluate(
+        data="data", baselines=(), tasks=({"kind": "lm_eval", "path": str(file), "data": str(file.parent)},)
+    )
+    found = made(store, step, {"data": texts, "model": make_base(store, source, tmp_path)})
+    assert found.read_json("metrics.json")["measures"]["base"]["sums.acc"]["value"] == 4 / 6
+    assert pl.read_parquet(found.path("tasks.parquet")).height == 6
