@@ -2,7 +2,7 @@
 
 From a street with its number, parts of addresses are taken to the right, one after another, and flats and floors once
 to the left. A post code also identifies an address without a street word: a name, a number, flats, then the code and
-its town. A code of four digits needs words of residence, for years and counts look alike.
+its town. A code of four digits, or of six behind its town, needs words of residence, for years and counts look alike.
 """
 
 from __future__ import annotations
@@ -85,15 +85,16 @@ def _known_town(text: str, at: int) -> re.Match[str] | None:
 
 
 def find_addresses_by_postcode(text: str, marks: TextPrescan) -> Spans:
-    """Addresses before a post code with its town."""
+    """Addresses before a post code with its town, or before a town with its code of six digits."""
     for code in _codes(text, marks):
-        start = _begin_of_lines(text, text[max(0, code.start() - _REACH) : code.start()], code)
+        before = text[max(0, code.start() - _REACH) : code.start()]
+        start = _begin_of_six(text, before, code) if code["six"] is not None else _begin_of_lines(text, before, code)
         if start is not None:
             yield CandidateSpan(start, code.end())
 
 
 def _codes(text: str, marks: TextPrescan) -> Iterator[re.Match[str]]:
-    """What may be a code with its town; it only begins where digits do."""
+    """What may be a code, with its town or behind it; it only begins where digits do."""
     pattern = PATTERNS["code_with_town"]
     if marks.digits is None:
         yield from pattern.finditer(text)
@@ -110,6 +111,15 @@ def _begin_of_lines(text: str, before: str, code: re.Match[str]) -> int | None:
     is_told = (begin["sign"] is None and code["short"] is None) or context.is_cue_near(text, code.start())
     is_code = begin["sign"] is None and not PATTERNS["year"].match(code[0])
     return start if is_told or (is_code and context.is_apart(text, start, code.end())) else None
+
+
+def _begin_of_six(text: str, before: str, code: re.Match[str]) -> int | None:
+    """Where an address begins that a town and its code of six digits end."""
+    begin = PATTERNS["lines_before_six"].search(before)
+    if begin is None:
+        return None
+    start = code.start() - len(begin[0])
+    return start if PATTERNS["says_house"].match(begin[0]) or context.is_cue_near(text, start) else None
 
 
 def _counts(begin: re.Match[str], code: str) -> bool:

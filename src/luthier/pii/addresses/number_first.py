@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 
 from luthier.pii.addresses import context
-from luthier.pii.addresses.context import PATTERNS
+from luthier.pii.addresses.context import PATTERNS, RULES
 from luthier.pii.span import CandidateSpan
 
 FLAT_REACH, LONG_NUMBER = 16, 3
 _MONTHS, _BEFORE_REACH = 12, 25
+_MEASURES = RULES.words("measures")
 
 
 def match_number_first_address(text: str, at: int) -> CandidateSpan | None:
     """A number, names and what the street is; the number begins at this place."""
     if found := _english(text, at):
         return found
-    match = PATTERNS["romance"].match(text, at)
-    return CandidateSpan(*match.span()) if match else None
+    if match := PATTERNS["romance"].match(text, at):
+        return CandidateSpan(*match.span())
+    match = PATTERNS["small_english"].match(text, at)
+    if match is None:
+        return None
+    is_sent = context.is_labelled(text, at) or (
+        context.is_at(text, at, context.AT_ENGLISH) and context.is_cue_near(text, at)
+    )
+    return CandidateSpan(*match.span()) if match["place"] or is_sent else None
 
 
 def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
@@ -37,19 +45,19 @@ def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
 
 
 def _english(text: str, at: int) -> CandidateSpan | None:
-    """Of a year, or of a word that names much else, with a proof."""
+    """Of a year, of a measure, or of a word that names much else, with a proof."""
     found = PATTERNS["english"].match(text, at)
     if found is None or (found["road"] is None and not (found["ground"] or found["plain"])[0].isupper()):
         return None
     flat = PATTERNS["flat"].search(text[max(0, at - FLAT_REACH) : at])
     span = CandidateSpan(at - len(flat[0]) if flat else at, found.end())
-    is_year = PATTERNS["year"].match(text, at) is not None
-    if found["road"] is not None and not is_year and not found["comma"]:
+    is_odd = PATTERNS["year"].match(text, at) is not None or found[0].split(" ", 2)[1].lower() in _MEASURES
+    if found["road"] is not None and not is_odd and not found["comma"]:
         return span
     has_more = found["unit"] or "," in found["place"] or any(map(str.isdigit, found["place"]))
     if flat or has_more or context.is_said_around(text, span.start, span.end) or _is_of_flats(found["number"]):
         return span
-    return span if _is_likely(text, found, span, counts=is_year or _may_count(text, found)) else None
+    return span if _is_likely(text, found, span, counts=is_odd or _may_count(text, found)) else None
 
 
 def _is_likely(text: str, found: re.Match[str], span: CandidateSpan, *, counts: bool) -> bool:
