@@ -22,7 +22,7 @@ from luthier.core.files import cache_folder
 from luthier.core.step import ArtifactSpec, Forecast, PlanContext, Step
 from luthier.core.store import Store
 from luthier.core.system.process import release_memory
-from luthier.core.timings import read_timings
+from luthier.core.timings import read_machine_timings
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
 STORE = ".luthier"
@@ -281,7 +281,7 @@ def _outlook(
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,
-        paces=read_timings(step.kind) if step.tells_of_machine else (),
+        paces=read_machine_timings(step.kind) if step.tells_of_machine else (),
     )
 
 
