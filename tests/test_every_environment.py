@@ -254,7 +254,8 @@ def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path
         call = talk(3 * at, f"{a} * {b}?", f"calc({a} * {b})", str(a * b), str(a * b))
         rows += [call, *(talk(3 * at + more, f"{a} * {b}?", str(10 + at)) for more in (1, 2))]
     shop = bench(tmp_path / "shown", rows)
-    shown = Tune(data="data", technique=FullFineTuning(), objective={"kind": "sft", "train_on": "all"}, batch_size=8, epochs=80.0,
+    shown = Tune(data="data", technique=FullFineTuning(), objective={"kind": "sft", "train_on": "all"},
+        batch_size=8, epochs=80.0,
                  learning_rate=3e-3, dtype="float32")  # fmt: skip
     start = shop.tune(shown)
     asked = bench(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])

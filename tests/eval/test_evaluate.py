@@ -28,7 +28,7 @@ from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.eval.task import HeldOutTask, read_held_out_task
 from luthier.metrics.paired import adjust_holm
-from luthier.models.cost import estimate_rows
+from luthier.models.cost import estimate_matmul_speedup, estimate_rows
 from luthier.models.describe import describe_model_folder
 from luthier.models.lm import local
 from luthier.models.load import find_base_folder
@@ -331,7 +331,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     later = step.estimate_cost(
         PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
     )
-    assert later.how.endswith("1 model at 0 GFLOP/s, as the last evaluation")
+    assert later.how.endswith("1 model at 0 GFLOP/s, as the last such step on this machine")
     assert later.seconds is not None
     rows = estimate_rows(None, outlook, "test")
     assert rows is not None
@@ -363,7 +363,7 @@ def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stan
 def test_pairs_that_are_not_made_yet_are_not_written(
     store: Store, base: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e9)
+    monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 1e9)
     some = [dump_spec_example(one) for one in read_examples(pairs_of(store), "test")]
     outlines = {"data": ArtifactSpec(rows={"test": 40}, examples=some)}
     outlook = PlanContext(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
@@ -376,7 +376,7 @@ def test_writing_is_foreseen_token_by_token(
 ) -> None:
     """A base model writes as much as it may, a tuned one as much as rows do; classes are not written."""
     monkeypatch.setattr("luthier.eval.cost.estimate_decode_step_seconds", lambda *sizes, bf16: float(sizes[2]))
-    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e15)
+    monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 1e15)
 
     def seconds(data: Artifact | ArtifactSpec, *, tuned: bool = False, **settings: Any) -> float:
         """Of 12 rows by one model or two, where a token takes a second."""
@@ -406,7 +406,7 @@ def test_writing_is_foreseen_token_by_token(
 
 def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every class is read for every row, but by a model that has a head of classes, or where text is written."""
-    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 1e6)
+    monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 1e6)
 
     def seconds(classes: int, **more: Any) -> float:
         """Of what is computed for 12 rows whose data set is not made yet."""
@@ -430,8 +430,8 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
-    monkeypatch.setattr("luthier.eval.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_cache_bytes", lambda packs, model, *, bf16, learns: 0)
+    monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
+    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_bytes", lambda packs, model, *, bf16, learns: 0)
     outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
@@ -442,10 +442,12 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     reading = _ALONE_READING_BYTES - _READING_BYTES
     assert wide.peak_bytes - narrow.peak_bytes == describe_model_folder(find_base_folder(base)).parameters + reading
     size = describe_model_folder(find_base_folder(base)).parameters
-    paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
+    paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True, "step": "tune"}]
     later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
-    assert Evaluate(data="data", dtype="float32").estimate_cost(later).seconds == wide.seconds
-    assert "as the last" in Evaluate(data="data").estimate_cost(later).how
+    wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(later) for dtype in ("float32", "auto"))
+    gain = estimate_matmul_speedup(bf16=True) / estimate_matmul_speedup(bf16=False)
+    assert (wide.seconds or 0) - beside == pytest.approx(gain * ((narrow.seconds or 0) - beside))
+    assert "as the last tune step on this machine" in narrow.how
 
 
 def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, base: Artifact) -> None:

@@ -239,7 +239,7 @@ def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact
     pace = {"task": task, "flops_per_s": 1e9, "bf16": cpu_has_bf16(), "writes": False}
     outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
     assert (
-        "as the last evaluation" in forecast_evaluation_cost(Evaluate(data="data", model="tune"), outlook).how
+        "as the last such step" in forecast_evaluation_cost(Evaluate(data="data", model="tune"), outlook).how
     ) == is_known
 
 

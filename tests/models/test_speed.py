@@ -20,7 +20,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def told(monkeypatch: pytest.MonkeyPatch, probe: float) -> float:
     """Operations a second as they are told when a probe comes to so many."""
     monkeypatch.setattr(cost, "_matrix_flops", lambda: probe)
-    return cost.measure_flops_per_s(bf16=False) / cost.REACHED
+    return cost.measure_flops_per_s(bf16=False) / cost.FP32_GAIN
 
 
 def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,12 +45,17 @@ def test_what_is_no_probe_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> Non
     assert told(monkeypatch, 300.0) == pytest.approx(300.0)
 
 
-@pytest.mark.parametrize(("has_tiles", "gain"), [(True, 4.0), (False, 3.0)])
+@pytest.mark.parametrize(("has_tiles", "gain"), [(True, cost.TILES_GAIN), (False, cost.BF16_GAIN)])
 def test_narrow_products_gain_by_what_the_processor_has(
     monkeypatch: pytest.MonkeyPatch, has_tiles: bool, gain: float
 ) -> None:
     """On an AMD EPYC without tiles, a training was told to take one and a half times as long as it took."""
     monkeypatch.setattr(cost, "cpu_has_amx", lambda: has_tiles)
     monkeypatch.setattr(cost, "_matrix_flops", lambda: 100.0)
-    told = cost.measure_flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
-    assert told == pytest.approx(gain * cost.measure_flops_per_s(bf16=False, tiles=4.0, narrow=3.0))
+    told = cost.measure_flops_per_s(bf16=True)
+    assert told == pytest.approx(gain / cost.FP32_GAIN * cost.measure_flops_per_s(bf16=False))
+
+
+def test_a_gpu_is_assumed_to_be_quicker_until_a_step_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "has_gpu", lambda: True)
+    assert cost.measure_flops_per_s(bf16=True) == cost.GPU_FLOPS_PER_S

@@ -315,7 +315,8 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
     from luthier.traces.retention import RetentionPolicy
     from luthier.traces.segment import list_segments
 
-    chance, log = random.Random(5), [event.model_copy(update={"timestamp": event.timestamp}) for event in desk_traffic(60)]
+    chance = random.Random(5)
+    log = [event.model_copy(update={"timestamp": event.timestamp}) for event in desk_traffic(60)]
     order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
     following = EventFollower(tmp_path, BEGIN)
     got = list(following.fresh(BEGIN))

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import DataError, SystemResourceError
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import StepCostEstimate
-from luthier.core.timings import KEPT, read_timings, record_timing
+from luthier.core.timings import KEPT, read_machine_timings, read_timings, record_timing
 from luthier.data.formats.files import SourceFile
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
@@ -140,7 +140,7 @@ def test_another_project_is_foretold_from_what_this_machine_did(
     heard: list[RunEvent] = []
     Recipe.load(small_recipe(tmp_path / "second", TUNING, rows=50)).run(RunEventEmitter(heard.append))
     said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
-    assert "speed of the last training on this machine" in said
+    assert "speed as the last tune step on this machine" in said
 
 
 def test_what_is_not_whole_is_forgotten_and_only_the_newest_is_kept(
@@ -155,6 +155,16 @@ def test_what_is_not_whole_is_forgotten_and_only_the_newest_is_kept(
     assert read_timings("tune") == []
     record_timing("tune", {"flops_per_s": 1.0})
     assert len(read_timings("tune")) == 1
+    record_timing("evaluate", {"flops_per_s": 2.0})
+    both = [("tune", 1.0), ("evaluate", 2.0)]
+    for kind, expected in (("tune", both), ("evaluate", both[::-1])):
+        assert [(one["step"], one["flops_per_s"]) for one in read_machine_timings(kind)] == expected
+    gpu = tmp_path / "gpus" / "0000:01:00.0" / "information"
+    gpu.parent.mkdir(parents=True)
+    gpu.write_text("Model: \t\t NVIDIA H100\nIRQ: 7\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("luthier.core.timings._GPUS", tmp_path / "gpus")
+        assert read_machine_timings("tune") == [], "another device is another machine"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert read_timings("tune") == [], "another number of processors is another machine"
 

@@ -75,7 +75,8 @@ def test_a_trace_counts_once_its_words_are_there_or_can_no_longer_come(tmp_path:
     segment = Segment(tmp_path, "ab")
     arrivals = TraceTail(tmp_path)
     lines = [SegmentLine("traces", one.model_dump(mode="json", exclude_defaults=True)) for one in (trace(1), trace(2))]
-    bare = [SegmentLine("traces", {name: line.record[name] for name in ("id", "timestamp", "model")}, True) for line in lines]
+    names = ("id", "timestamp", "model")
+    bare = [SegmentLine("traces", {name: line.record[name] for name in names}, True) for line in lines]
     segment.write(encode_lines(bare))
     assert ids(tmp_path) == []
     assert list(arrivals.fresh()) == []

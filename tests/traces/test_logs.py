@@ -115,7 +115,12 @@ HI = {"role": "user", "content": "Hi"}
             {"id": "x"},
         ),
         ({"input": "Hi", "output": "Hello", "created": 1795176000, "duration": 2}, "Hi", "Hello", {"latency_s": 2.0}),
-        ({"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500}, "Hi", None, {"finish_reason": "error"}),
+        (
+            {"text": "Hi", "at": "2026-11-20T12:00:00Z", "error": "boom", "status": 500},
+            "Hi",
+            None,
+            {"finish_reason": "error"},
+        ),
     ],
 )
 def test_lines_of_many_forms(tmp_path: Path, line: Any, asked: str, answered: str | None, more: Any) -> None:

@@ -55,7 +55,7 @@ def test_what_is_told_before_is_what_is_counted_after(shop: Bench, batch_size: i
     step = Tune(data="data", batch_size=batch_size, epochs=2, dtype="float32", learning_rate=1e-3)
     measures = step.make(shop.work(step))
     counted = measures["flops_per_s"] * (measures["train_s"] - measures["held_out_s"] - measures["checkpoint_s"])
-    pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bits_a_number": 32}
+    pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
     inputs = {"data": shop.data, "model": shop.base}
     look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
     assert (step.estimate_cost(look).seconds or 0) * 1e6 == pytest.approx(counted, rel=0.1)
@@ -63,7 +63,7 @@ def test_what_is_told_before_is_what_is_counted_after(shop: Bench, batch_size: i
 
 def test_many_small_steps_take_longer_than_a_few_large_ones(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pace that was measured in one kind foretells the other."""
-    pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bits_a_number": 32}
+    pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
     inputs = {"data": shop.data, "model": shop.base}
     look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
 

@@ -15,7 +15,6 @@ from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.models import cost as foresight
 from luthier.models import cost as speed
 from luthier.models.describe import describe_model_folder
-from luthier.tune import cost
 from luthier.tune import forecast as outlook
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.dpo import DpoObjective
@@ -177,21 +176,6 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
     most = foresight.KERNEL_BYTES
     assert 0 < few < most / 3 < many < more <= most
     assert peak(300, narrow=True, precision="float32") == peak(300, narrow=False, precision="float32")
-
-
-def test_layers_that_are_read_in_one_call_are_told_to_be_quicker(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as nothing is known of an earlier training, which knows it by itself."""
-    monkeypatch.setattr(outlook, "measure_training_flops_per_s", lambda *, bf16: 1e6)
-
-    def learning_s(*, whole: bool, precision: Any = "bfloat16") -> float:
-        monkeypatch.setattr(outlook, "has_fused_lora", lambda model: whole)
-        step = Tune(data="data", objective=Sft(), dtype=precision)
-        inputs = {"data": shop.data, "model": shop.base}
-        seconds = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).seconds
-        return (seconds or 0.0) - outlook._BEGIN_S
-
-    assert learning_s(whole=False) == pytest.approx(cost.AT_ONCE * learning_s(whole=True), rel=0.01)
-    assert learning_s(whole=False, precision="float32") == learning_s(whole=True, precision="float32")
 
 
 def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

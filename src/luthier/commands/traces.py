@@ -111,7 +111,7 @@ def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
     """A request as it is read on a terminal."""
     trace = entry.trace
     release = trace.release[:12] or "release unknown"
-    yield f"{trace.id} · {trace.at:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.arm}, {release})"
+    yield f"{trace.id} · {trace.timestamp:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.variant}, {release})"
     numbers = [
         f"{trace.latency_s:.3f} s",
         f"{trace.prompt_tokens} + {trace.completion_tokens} tokens",

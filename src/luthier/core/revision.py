@@ -35,7 +35,6 @@ UNDECIDING = (
     "luthier.models.cost",
     "luthier.models.export.model_card",
     "luthier.tune.forecast",
-    "luthier.tune.rollout.cost",
 )
 """Modules, and packages with all they hold, that no bytes of an artifact follow from: errors, progress, forecasts, the
 schema, settings (which are part of the name as they are), files and the store. What they import counts only where

@@ -18,6 +18,7 @@ from luthier.core.system.process import cpu_features
 
 LEAST_S = 10.0
 """A step that was over sooner tells of its beginning, not of this machine; so does a training that learnt for less."""
+_GPUS = Path("/proc/driver/nvidia/gpus")
 KEPT = 16
 """So many of a kind are remembered, the newest."""
 
@@ -43,7 +44,20 @@ def read_timings(kind: str) -> list[dict[str, Any]]:
     return [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
 
 
+def read_machine_timings(kind: str) -> list[dict[str, Any]]:
+    """What steps of all kinds measured here, each with its `step`: one kind first, and of each the newest first."""
+    others = sorted(path.stem for path in _file(kind).parent.glob("*.json") if path.stem != kind)
+    return [{**one, "step": name} for name in (kind, *others) for one in read_timings(name)]
+
+
 def _file(kind: str) -> Path:
-    """Processors of another kind or number have a file of their own, wherever the cache moves."""
-    machine = digest_of([platform.machine(), cpu_features(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
+    """Processors of another kind or number, and other GPUs, have a file of their own, wherever the cache moves."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    machine = digest_of([platform.machine(), cpu_features(), os.cpu_count(), threads, *_list_gpus()])
     return cache_folder() / "paces" / machine[:12] / f"{kind}.json"
+
+
+def _list_gpus() -> list[str]:
+    """The models of this machine's NVIDIA GPUs, as the driver names them."""
+    lines = [line for path in sorted(_GPUS.glob("*/information")) for line in path.read_text().splitlines()]
+    return [line for line in lines if line.startswith("Model:")]

@@ -18,14 +18,12 @@ from luthier.models.cost import (
     RowEstimate,
     describe_step_model,
     estimate_decode_step_seconds,
-    estimate_full_machine_flops,
     estimate_kernel_cache_bytes,
     estimate_rows,
-    find_past_timing,
+    find_model_speed,
     find_tokenizer_folder,
     has_gpu,
     has_sequence_head,
-    measure_flops_per_s,
 )
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.load import cpu_has_bf16, has_network, is_remote_input
@@ -40,8 +38,6 @@ _PLAIN_S = 2.0
 """Plain baselines."""
 _OPENING_S = 2.0
 """What it takes to open a model, and to lay its weights out: seen 2 and 3.5 on a quiet AMD EPYC."""
-_READS = 1.25
-"""How much quicker packs are that are only read: 1.26 on an AMD EPYC, 1.0 to 1.4 with AMX."""
 _MEASURED_S = 0.002
 """Intervals and tests, for each row: classes take next to nothing, texts by six metrics so much."""
 _READING_BYTES = 100_000_000
@@ -96,23 +92,21 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
     written = rows.number * sum(writes)
     known = PAIRS if aside.pairs else _task(plan_context)
     alike = {"task": known} if known else {}
-    before = find_past_timing(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
-    speed = estimate_full_machine_flops(before) or _READS * measure_flops_per_s(bf16=_narrow(step))
+    speed = find_model_speed(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
     standing = _asked_anyway(step, plan_context, rows)
     computed = models * (_computed(rows) + standing)
     flops, writing_s = _flops(model, computed), 0.0
     flops += rows.number * models * _flops(model, aside.tokens, headed=aside.headed)
-    if any(writes) and before:
+    if any(writes) and "writes" in speed.measures:
         flops += _flops(model, written, headed=written)
     elif any(writes):
-        writing_s = written * _token_s(step, model, rows, speed)
+        writing_s = written * _token_s(step, model, rows, speed.flops_per_s)
     kernels = estimate_kernel_cache_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
-    speed_source = ", as the last evaluation" if before else ""
     return StepCostEstimate(
-        seconds=estimate_overhead_seconds(models, rows.number) + flops / speed + writing_s,
+        seconds=estimate_overhead_seconds(models, rows.number) + flops / speed.flops_per_s + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(plan_context)) + kernels,
         tokens=tokens,
-        how=f"{rows.how}; {format_counted_noun(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{speed_source}",
+        how=f"{rows.how}; {format_counted_noun(models, 'model')} at {speed.flops_per_s / 1e9:.0f} GFLOP/s, {speed.how}",
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )

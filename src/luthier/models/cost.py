@@ -32,14 +32,11 @@ from luthier.models.load import (
 )
 from luthier.models.token_counts import count_row_tokens
 
-BF16_OVER_FP32 = 2.0
-"""How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
-TILES_OVER_FP32 = 2.0
-"""The same where it multiplies whole tiles at once (AMX), as far as evaluations show it: its products alone gain far
-more."""
-REACHED = 0.65
-"""Share of a machine's own matrix speed that models reach: fitted to the demo's training on two machines, one with
-tiles of bf16 and one with AVX2 alone, before packs were read side by side."""
+FP32_GAIN, BF16_GAIN, TILES_GAIN = 0.65, 1.6, 2.1
+"""What models are assumed to reach of numpy's fp32 product: in fp32, in bf16, and in bf16 where a processor multiplies
+tiles (AMX). Once a step with a model has run on this machine, its speed takes their place."""
+GPU_FLOPS_PER_S = 2e13
+"""What models are assumed to reach on a GPU until a step has run there."""
 MORE_CORES = 0.9
 """Exponent of the number of cores: two are 1.87 times as quick as one, since packs are read side by side."""
 
@@ -59,15 +56,17 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure_flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
-    """What this machine's processors reach together, from matrix products measured just now and before."""
-    reached = estimate_matmul_speedup(bf16=bf16, tiles=tiles, narrow=narrow)
-    return _steady("product", _matrix_flops) * float(count_cores() ** MORE_CORES) * reached
+def measure_flops_per_s(*, bf16: bool) -> float:
+    """What models are assumed to reach on this machine, from matrix products measured just now and before."""
+    if has_gpu():
+        return GPU_FLOPS_PER_S
+    cores = float(count_cores() ** MORE_CORES)
+    return _steady("product", _matrix_flops) * cores * estimate_matmul_speedup(bf16=bf16)
 
 
-def estimate_matmul_speedup(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
-    """Estimate how much faster models compute on this CPU than numpy's fp32 matrix product."""
-    return ((tiles if cpu_has_amx() else narrow) if bf16 else 1.0) * REACHED
+def estimate_matmul_speedup(*, bf16: bool) -> float:
+    """What models are assumed to reach on a processor over numpy's fp32 product."""
+    return (TILES_GAIN if cpu_has_amx() else BF16_GAIN) if bf16 else FP32_GAIN
 
 
 def measure_memory_bandwidth() -> float:
@@ -191,9 +190,31 @@ def has_sequence_head(plan_context: PlanContext, field: str = "model") -> bool:
     return plan_context.outlines.get(field, ArtifactSpec()).headed
 
 
+class ModelSpeed(NamedTuple):
+    """How quickly steps compute with a model on this machine."""
+
+    flops_per_s: float
+    how: str
+    measures: Mapping[str, Any] = {}
+    """Of the step that told it; empty where the speed is assumed."""
+
+
+def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16: bool, **alike: Any) -> ModelSpeed:
+    """The speed of the last step with such a model on this machine and device, of the same kind if there was one; else
+    what a matrix product that is measured now lets assume."""
+    measures = find_past_timing(plan_context, model, **alike)
+    if not measures:
+        return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")
+    was_bf16 = bool(measures.get("bf16", bf16))
+    gain = estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
+    kind = measures.get("step")
+    how = f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
+    return ModelSpeed(estimate_full_machine_flops(measures) * gain, how, measures)
+
+
 def find_past_timing(plan_context: PlanContext, model: ModelDescription, **alike: Any) -> Mapping[str, Any]:
-    """What a step of this kind measured with a model of about this size and with what is alike: the last one of this
-    project's, else the newest of any on this machine; empty where there was none."""
+    """What a step measured with a model of about this size and with what is alike: the last one of this project's, else
+    the newest on this machine, those of its own kind first; empty where there was none."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         size = float(measures.get("parameters", model.parameters)) / model.parameters
         fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())

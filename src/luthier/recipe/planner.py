@@ -20,7 +20,7 @@ from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_y
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
 from luthier.core.system.process import trim_malloc_heap
-from luthier.core.timings import read_timings
+from luthier.core.timings import read_machine_timings
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
 MOST_RUNS = 3
@@ -250,7 +250,7 @@ def _outlook(
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,
-        paces=read_timings(step.kind) if step.tells_of_machine else (),
+        paces=read_machine_timings(step.kind) if step.tells_of_machine else (),
     )
 
 

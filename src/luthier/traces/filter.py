@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _TEXT, _NUMBER, _YES, _MOMENT = "a quoted string", "a number", "true or false", 'a moment such as "2026-11-01"'
 SAID = {"rating": _NUMBER, "label": _TEXT, "correction": _TEXT, "comment": _TEXT}
 NAMES = {
-    **dict.fromkeys(("id", "operation", "model", "release", "variant", "finish_reason", "error", "user", "key", "text"), _TEXT),
+    **dict.fromkeys(("id", "operation", "model", "release", "variant", "finish_reason"), _TEXT),
+    **dict.fromkeys(("error", "user", "key", "text"), _TEXT),
     **dict.fromkeys(
         ("status", "prompt_tokens", "cached_tokens", "completion_tokens", "latency_s", "first_token_s"), _NUMBER
     ),

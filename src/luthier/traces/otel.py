@@ -227,7 +227,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
         operation=_ASKED.get(str(attributes.get("gen_ai.operation.name")), "chat"),
         model=str(attributes.get("gen_ai.request.model") or attributes.get("gen_ai.response.model")),
         release=str(attributes.get("gen_ai.response.model") or ""),
-        variant=_arm(attributes.get("luthier.arm")),
+        variant=_variant(attributes.get("luthier.arm")),
         messages=_asked_of(attributes),
         answer=_answer_of(attributes),
         finish_reason=normalize_finish_reason(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),

@@ -16,10 +16,9 @@ from luthier.models.cost import (
     estimate_matmul_speedup,
     has_gpu,
     has_tile_attention,
-    measure_flops_per_s,
 )
 from luthier.models.describe import ModelDescription, estimate_attention_bytes
-from luthier.models.load import cpu_has_amx, cpu_has_bf16
+from luthier.models.load import cpu_has_bf16
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import TechniqueBase
@@ -29,24 +28,13 @@ if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack
     from luthier.tune.training.trainer import StepMetrics
 
-TILES_LEARNING = 3.85
-"""How much quicker trainings are in bf16 where the processor multiplies tiles (AMX) than numpy's fp32 products: fitted
-to packs of 190 to 4,200 tokens, of rows of 50 to 1,040, of which few or nearly all were learnt."""
-NARROW_LEARNING = 2.42
-"""The same where it multiplies bf16 without tiles (AVX512-BF16): on an AMD EPYC, packs of 70 to 1,700 tokens."""
-AT_ONCE = 1.12
-"""How much quicker trainings are whose layers with adapters are read in one call."""
-PACK_TOKENS = 120
+PACK_TOKENS = 90
 """A pack takes as long, beside its tokens, as numpy's product takes for so many of them: weights that are laid out
-anew, the calls of every layer, and lanes that wait for one another. Fitted to the same packs in two lanes; 105 in fp32
-on the EPYC."""
-NARROW_PACK_TOKENS = 60
-"""The same of bf16 without tiles."""
-ALONE = 1.2
-"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.15 in
-bf16 without tiles, 1.2 and 1.3 in fp32."""
-TILES_ALONE = 1.45
-"""The same on a processor with tiles, whose products are over sooner: up to 1.6 seen."""
+anew, the calls of every layer, and lanes that wait for one another. Seen in two lanes: 60 to 120, by processor and
+dtype."""
+ALONE = 1.3
+"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.15 to
+1.6."""
 
 
 class PackWorkload(NamedTuple):
@@ -83,27 +71,15 @@ def build_flop_counter(
     layers = moving * (model.parameters - model.embedding_parameters)
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
-    narrow = bits == 16 and not cpu_has_amx()
-    overhead_tokens = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * estimate_training_speedup(bf16=bits == 16)
-    alone = TILES_ALONE if cpu_has_amx() else ALONE
+    overhead_tokens = PACK_TOKENS * estimate_matmul_speedup(bf16=bits == 16)
     lanes = 1 if has_gpu() else count_cores()
 
     def operations(computed: PackWorkload) -> float:
         read = layers * (computed.tokens + overhead_tokens * computed.packs)
         whole = read + head * computed.head_tokens + attention * computed.keys
-        return whole * alone if computed.packs <= 1 < lanes else whole
+        return whole * ALONE if computed.packs <= 1 < lanes else whole
 
     return operations
-
-
-def estimate_training_speedup(*, bf16: bool) -> float:
-    """Estimate how much faster training computes on this machine than numpy's fp32 matrix product on one processor."""
-    return estimate_matmul_speedup(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
-
-
-def measure_training_flops_per_s(*, bf16: bool) -> float:
-    """Operations a second of trainings on this machine, from matrix products measured just now and before."""
-    return measure_flops_per_s(bf16=bf16, tiles=TILES_LEARNING, narrow=NARROW_LEARNING)
 
 
 SHARE = 0.5

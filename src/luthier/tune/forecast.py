@@ -12,14 +12,15 @@ from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
     LengthLimit,
+    ModelSpeed,
     RowEstimate,
     count_cores,
     describe_step_model,
-    estimate_full_machine_flops,
+    estimate_decode_step_seconds,
     estimate_kernel_cache_bytes,
     estimate_kernel_cache_share,
     estimate_rows,
-    find_past_timing,
+    find_model_speed,
     find_tokenizer_folder,
     has_fused_lora,
     has_gpu,
@@ -30,18 +31,15 @@ from luthier.models.load import cpu_has_bf16, is_remote_input
 from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (
-    AT_ONCE,
     MOST_TOKENS,
     PackWorkload,
     build_flop_counter,
     describe_in_dtype,
     estimate_peak_memory,
-    estimate_training_speedup,
-    measure_training_flops_per_s,
 )
 from luthier.tune.policy import PolicyObjective
 from luthier.tune.preference import PairObjective
-from luthier.tune.rollout.cost import estimate_rollout_seconds
+from luthier.tune.rollout.settings import HELD_TOKENS, RolloutSettings
 from luthier.tune.techniques.lora import Lora
 
 if TYPE_CHECKING:
@@ -210,27 +208,35 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     trainable, headed = step.technique.trainable(model), step.objective.wants_head()
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
     flops = _steps(step, rows).number * operations(_computed(step, rows))
-    before = find_past_timing(plan_context, model)
-    if rate := estimate_full_machine_flops(before):
-        was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
-        rate *= estimate_training_speedup(bf16=bf16) / estimate_training_speedup(bf16=was_bf16)
-        begin_s, how = before.get("begin_s", _BEGIN_S), "speed of the last training on this machine"
-        begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
-    else:
-        rate, begin_s, how = (
-            measure_training_flops_per_s(bf16=bf16),
-            _BEGIN_S,
-            "speed from matrix products on this machine",
-        )
-        rate *= AT_ONCE if _at_once(step, model) else 1.0
-        if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
-            flops *= 1 + min(1.0, 1 / step.epochs) / 2
-    seconds = flops / rate + begin_s + step.technique.before_s(model)
+    speed = find_model_speed(plan_context, model, bf16=bf16)
+    begin_s, how = speed.measures.get("begin_s", _BEGIN_S), f"speed {speed.how}"
+    begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work
+    if "begin_s" not in speed.measures and step.objective.needs_reference:
+        flops *= (
+            1 + min(1.0, 1 / step.epochs) / 2
+        )  # once a row; an earlier training tells it as a part of its beginning
+    seconds = flops / speed.flops_per_s + begin_s + step.technique.before_s(model)
     if isinstance(step.objective, PolicyObjective):
-        drawing, prompts = step.objective.rollout, rows.number * step.epochs
-        seconds += estimate_rollout_seconds(drawing, model, rows, prompts, step.batch_size, rate, before, bf16=bf16)
-        how += "; answers of another engine come when they come" if drawing.writer is not None else ""
+        seconds += _drawing_seconds(step.objective.rollout, step, model, rows, speed)
+        how += "; answers of another engine come when they come" if step.objective.rollout.writer is not None else ""
     return seconds, how
+
+
+def _drawing_seconds(
+    drawing: RolloutSettings, step: Tune, model: ModelDescription, rows: RowEstimate, speed: ModelSpeed
+) -> float:
+    """Seconds in which answers of the longest length are drawn to each prompt, those of a step's prompts at once."""
+    if drawing.writer is not None:
+        return 0.0
+    prompts, parameters = rows.number * step.epochs, model.parameters
+    written = prompts * drawing.num_generations * drawing.written
+    if measured := speed.measures.get("drawing_flops_per_s"):
+        return written * 2 * parameters / float(measured)
+    lines = step.batch_size * drawing.steps_per_generation * drawing.num_generations
+    held = max(1.0, min(lines, HELD_TOKENS / (rows.tokens + drawing.longest)))
+    rate = speed.flops_per_s
+    writing = written / held * estimate_decode_step_seconds(parameters, model.layers, held, rate, bf16=_narrow(step))
+    return writing + prompts * rows.tokens * 2 * parameters / rate
 
 
 def predict_tuned_model(plan_context: PlanContext) -> ArtifactSpec:

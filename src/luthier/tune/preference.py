@@ -53,6 +53,22 @@ class PairObjective(Objective):
         """The objective that fits other data."""
         return suggest_pair_fix(reasons)
 
+    @property
+    def sft_weight(self) -> float:
+        """Weight of the plain loss of the preferred answers (mean over their tokens)."""
+        return 0.0
+
+    def prepared(
+        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
+    ) -> list[TokenRow]:
+        """The rows with the factors of the plain loss, where it has a weight."""
+        return add_sft_weights(rows, self.sft_weight) if self.sft_weight else list(rows)
+
+    def pair_terms(self, values: Tensor, logp: Tensor, pack: Pack, weight: float = 1.0) -> list[LossTerms]:
+        """(pairs,) values as terms, and the plain loss of the preferred answers by token."""
+        plain = [LossTerms.of_tokens(-logp, pack.token_values[SHARE].to(logp), pack)] if self.sft_weight else []
+        return [LossTerms.of_examples(values, weight), *plain]
+
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many pairs there are."""
         return sum(1.0 / row.group_size for row in rows)
@@ -127,11 +143,6 @@ def add_sft_weights(rows: Sequence[TokenRow], weight: float) -> list[TokenRow]:
         replace(row, token_values={**row.token_values, SHARE: [0.0 if number % 2 else factor] * len(row.targets)})
         for number, row in enumerate(rows)
     ]
-
-
-def compute_sft_terms(logp: Tensor, pack: Pack) -> LossTerms:
-    """The plain loss of the preferred answers, by the factors that `add_sft_weights` wrote."""
-    return LossTerms.of_tokens(-logp, pack.token_values[SHARE].to(logp), pack)
 
 
 def split_chosen_rejected(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:

@@ -211,7 +211,7 @@ class TrainingRun:
             drawn["drawing_flops_per_s"] = (
                 rollout_sampler.drawn * 2 * self._description.parameters / rollout_sampler.drawing_s
             )
-        sizes = {"parameters": self._description.parameters, "bits_a_number": bits}
+        sizes = {"parameters": self._description.parameters, "bf16": bits == 16}
         return {**rates, **aside, **drawn, **begin, **sizes}
 
     def _warn_unmoved(self, names: list[str], sampler: BatchSampler) -> None:

@@ -37,7 +37,8 @@ def _rows(*texts: str) -> list[Row]:
 
 def _trials(rows: list[Row]) -> dict[str, OperatorTrial]:
     spellings = {"To-Do": "to do"}
-    seen = SourceProfile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0, columns={},
+    seen = SourceProfile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0,
+        columns={},
                    notes=[], spellings=spellings, answer_words=2)  # fmt: skip
     return try_operators(rows, seen)
 

@@ -110,7 +110,8 @@ class AnswerQuality(Check):
                 name=self.kind,
                 severity=severity_of_share(share, self.warning, self.serious),
                 title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({format_percent(share)}) have an "
+                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} "
+                f"({format_percent(share)}) have an "
                 f"answer that teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
                 rows=len(marks),
                 numbers=numbers,

@@ -68,7 +68,8 @@ class EmbeddingOutliers(Check):
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if indices else "Neighbours",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({format_percent(number.value)}) "
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
+                f"({format_percent(number.value)}) "
                 f"{say} something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the "
                 f"usual distance to the nearest {near} is {usual:.2f}.",
                 rows=len(indices),

@@ -72,7 +72,8 @@ class LabelErrors(Check):
                 name=self.kind,
                 severity=severity,
                 title="Likely label errors" if severity != "info" else "Labels",
-                sentence=f"{sentence}, by a classifier that is right on {format_percent(data.held.accuracy)} of all rows.",
+                sentence=f"{sentence}, by a classifier that is right on "
+                f"{format_percent(data.held.accuracy)} of all rows.",
                 rows=len(indices),
                 numbers={"label_errors": number},
                 hint="Read the rows, the most doubtful first; correct their labels at the source, or leave them out "

@@ -61,7 +61,8 @@ class LengthOutliers(Check):
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Unusual lengths" if indices else "Lengths",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(lengths):,} ({format_percent(number.value)}) "
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(lengths):,} "
+                f"({format_percent(number.value)}) "
                 f"{are} far from the usual length: {len(long):,} much longer and {len(indices) - len(long):,} much "
                 f"shorter than {middle:,} characters.",
                 rows=len(indices),

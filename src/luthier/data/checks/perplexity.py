@@ -62,7 +62,8 @@ class PerplexityOutliers(Check):
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
                 title="Rows that the model finds very unlikely" if indices else "Perplexity",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} ({format_percent(number.value)}) "
+                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
+                f"({format_percent(number.value)}) "
                 f"{are} far less likely to the model than the others, whose median perplexity is {usual:.1f}.",
                 rows=len(indices),
                 numbers={"perplexity_outliers": number},

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
-from luthier.tune.preference import (
-    RATE_SHARE,
-    PairObjective,
-    add_sft_weights,
-    compute_sft_terms,
-    measure_rankings,
-    split_chosen_rejected,
-)
+from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.models.packing.pack import Pack
 
 
 class Cpo(PairObjective):
@@ -49,20 +41,19 @@ class Cpo(PairObjective):
             raise ValueError(f"label_smoothing changes nothing under {self.loss_type}; use sigmoid, or leave it out")
         return self
 
-    def prepared(
-        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
-    ) -> list[TokenRow]:
-        """The rows with the factors of the plain loss."""
-        return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
+    @property
+    def sft_weight(self) -> float:
+        """What is set."""
+        return self.cpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """One term a pair, and the plain loss by token."""
         sums = row_sums(logp, pack)
         better, worse = split_chosen_rejected(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
-        parts = [LossTerms.of_examples(self._each(better - worse))]
-        if self.cpo_alpha:
-            parts.append(compute_sft_terms(logp, pack))
-        return Loss(parts, measure_rankings(self.beta * better, self.beta * worse))
+        return Loss(
+            self.pair_terms(self._each(better - worse), logp, pack),
+            measure_rankings(self.beta * better, self.beta * worse),
+        )
 
     def _each(self, apart: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) differences."""

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
-from luthier.tune.preference import (
-    RATE_SHARE,
-    PairObjective,
-    add_sft_weights,
-    compute_sft_terms,
-    measure_rankings,
-    split_chosen_rejected,
-)
+from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.models.packing.pack import Pack
 
 SMOOTHED = ("sigmoid", "robust")
 """Losses that know of labels that are wrong."""
@@ -68,11 +60,10 @@ class DpoObjective(PairObjective):
             raise ValueError("robust is sigmoid without a label_smoothing; give the share of wrong labels, such as 0.1")
         return self
 
-    def prepared(
-        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
-    ) -> list[TokenRow]:
-        """The rows with the factors of the plain loss."""
-        return add_sft_weights(rows, self.rpo_alpha) if self.rpo_alpha else list(rows)
+    @property
+    def sft_weight(self) -> float:
+        """What is set."""
+        return self.rpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """One term a pair; as measures, whether it is ranked right by the model's own reward, and the margin."""
@@ -81,10 +72,10 @@ class DpoObjective(PairObjective):
         if self.normalize == "mean" or (self.normalize == "auto" and self.loss_type == "ipo"):
             ratios = ratios / row_tokens(pack)
         chosen, rejected = split_chosen_rejected(ratios, pack)
-        parts = [LossTerms.of_examples(self._each(chosen, rejected))]
-        if self.rpo_alpha:
-            parts.append(compute_sft_terms(logp, pack))
-        return Loss(parts, measure_rankings(self.beta * chosen, self.beta * rejected))
+        return Loss(
+            self.pair_terms(self._each(chosen, rejected), logp, pack),
+            measure_rankings(self.beta * chosen, self.beta * rejected),
+        )
 
     def _each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
         """(pairs,) losses from (pairs,) log-ratios."""

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
-from luthier.tune.preference import (
-    RATE_SHARE,
-    PairObjective,
-    add_sft_weights,
-    compute_sft_terms,
-    measure_rankings,
-    split_chosen_rejected,
-)
+from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.models.packing.pack import Pack
 
 
 class Orpo(PairObjective):
@@ -38,11 +30,10 @@ class Orpo(PairObjective):
     weight: float = Field(default=0.1, gt=0)
     """λ, the weight of the odds ratio: 0.1 to 0.25 in the paper (TRL calls it `beta`)."""
 
-    def prepared(
-        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
-    ) -> list[TokenRow]:
-        """The rows with the factors of the plain loss."""
-        return add_sft_weights(rows, 1.0)
+    @property
+    def sft_weight(self) -> float:
+        """The preferred answers are learnt as they stand."""
+        return 1.0
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The plain loss by token, and one term a pair."""
@@ -50,8 +41,9 @@ class Orpo(PairObjective):
 
         odds = _log_odds(row_sums(logp, pack) / row_tokens(pack))
         better, worse = split_chosen_rejected(odds, pack)
-        pairs = LossTerms.of_examples(-logsigmoid(better - worse), self.weight)
-        return Loss([compute_sft_terms(logp, pack), pairs], measure_rankings(better, worse))
+        return Loss(
+            self.pair_terms(-logsigmoid(better - worse), logp, pack, self.weight), measure_rankings(better, worse)
+        )
 
 
 def _log_odds(logp: Tensor) -> Tensor:

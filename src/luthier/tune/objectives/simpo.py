@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.tune.objective import Loss, LossTerms, row_sums, row_tokens
-from luthier.tune.preference import (
-    RATE_SHARE,
-    PairObjective,
-    add_sft_weights,
-    compute_sft_terms,
-    measure_rankings,
-    split_chosen_rejected,
-)
+from luthier.tune.objective import Loss, row_sums, row_tokens
+from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.packing.pack import Pack, TokenRow
+    from luthier.models.packing.pack import Pack
 
 
 class Simpo(PairObjective):
@@ -40,18 +32,16 @@ class Simpo(PairObjective):
     cpo_alpha: float = Field(default=0.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens): SimPO with CPO's term."""
 
-    def prepared(
-        self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
-    ) -> list[TokenRow]:
-        """The rows with the factors of the plain loss."""
-        return add_sft_weights(rows, self.cpo_alpha) if self.cpo_alpha else list(rows)
+    @property
+    def sft_weight(self) -> float:
+        """What is set."""
+        return self.cpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """One term a pair, and the plain loss by token."""
         from torch.nn.functional import logsigmoid
 
         better, worse = split_chosen_rejected(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
-        parts = [LossTerms.of_examples(-logsigmoid(better - worse - self.gamma))]
-        if self.cpo_alpha:
-            parts.append(compute_sft_terms(logp, pack))
-        return Loss(parts, measure_rankings(better, worse))
+        return Loss(
+            self.pair_terms(-logsigmoid(better - worse - self.gamma), logp, pack), measure_rankings(better, worse)
+        )

@@ -13,8 +13,8 @@ from luthier.models.cost import (
     describe_step_model,
     estimate_kernel_cache_bytes,
     estimate_rows,
+    find_model_speed,
     has_sequence_head,
-    measure_flops_per_s,
 )
 from luthier.models.describe import ModelDescription
 from luthier.models.load import cpu_has_bf16, has_network, is_remote_input, no_network_error
@@ -52,8 +52,9 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
         how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
         return StepCostEstimate(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
-    seconds = START_S + flops / measure_flops_per_s(bf16=cpu_has_bf16())
-    how = f"{scored:,} scored rows; {rows.how}; speed from matrix products on this machine"
+    speed = find_model_speed(plan_context, model, bf16=cpu_has_bf16())
+    seconds = START_S + flops / speed.flops_per_s
+    how = f"{scored:,} scored rows; {rows.how}; speed {speed.how}"
     return StepCostEstimate(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
 
 
