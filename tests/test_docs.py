@@ -133,14 +133,16 @@ def _write_database(path: Path) -> None:
         database.executemany(put, tickets(60))
 
 
-def _served_a_moment(models: Sequence[str], place: Any, *, tell: Callable[[Any], None], **more: Any) -> int:
+def _served_a_moment(
+    workspace: Any, models: Sequence[str], place: Any, *, tell: Callable[[Any], None], **more: Any
+) -> int:
     """Serve until it listens, on any free port."""
 
     def told(listening: Any) -> None:
         tell(listening)
         listening.stop()
 
-    return _SERVE(models, replace(place, port=0), tell=told, **more)
+    return _SERVE(workspace, models, replace(place, port=0), tell=told, **more)
 
 
 def _first_id() -> str:

@@ -14,6 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.predictions import read_answers
 from luthier.eval.steps.evaluate import Evaluate
+from luthier.recipe.workspace import Workspace
 from tests.endpoint import serving
 
 
@@ -62,7 +63,7 @@ def test_a_command_scores_with_a_judge(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with serving(lambda body: str(1 + 4 * ("a5" in body["messages"][1]["content"]))) as server:
         word = f"judge:url={server.url},retries=0"
-        found = score_file(path, ["judge_score", "judge_agreement"], [word], say=print)["metrics"]
+        found = score_file(Workspace(tmp_path), path, ["judge_score", "judge_agreement"], [word], say=print)["metrics"]
     assert found["judge_score"]["value"] == pytest.approx(1 / 6)
     assert 0 < found["judge_agreement"]["value"] < 1
     assert any((tmp_path / ".luthier-scores").iterdir())

@@ -11,6 +11,7 @@ import pytest
 from luthier.core.errors import InputError
 from luthier.metrics.paired import adjust_holm
 from luthier.recipe.compare import compare_many, compare_two
+from tests.targets import target
 
 
 def written(folder: Path, name: str, share: float, rows: int = 120) -> str:
@@ -27,9 +28,12 @@ def written(folder: Path, name: str, share: float, rows: int = 120) -> str:
 
 def test_the_first_stands_against_each(tmp_path: Path) -> None:
     good, bad, same = (written(tmp_path, name, share) for name, share in (("a", 0.9), ("b", 0.5), ("c", 0.88)))
-    found = compare_many(good, [bad, same], ["accuracy", "macro_f1"])
+    found = compare_many(target(good), [target(bad), target(same)], ["accuracy", "macro_f1"])
     assert list(found.facts["others"]) == [bad, same]
-    alone = {other: compare_two(good, other, ["accuracy", "macro_f1"]).facts["comparisons"] for other in (bad, same)}
+    alone = {
+        other: compare_two(target(good), target(other), ["accuracy", "macro_f1"]).facts["comparisons"]
+        for other in (bad, same)
+    }
     rows = [row for other in (bad, same) for row in found.facts["others"][other]["comparisons"]]
     before = [row for other in (bad, same) for row in alone[other]]
     assert [row["difference"] for row in rows] == [row["difference"] for row in before]
@@ -41,13 +45,13 @@ def test_the_first_stands_against_each(tmp_path: Path) -> None:
 
 
 def test_a_file_against_itself_is_remarked_on(tmp_path: Path) -> None:
-    one, other = written(tmp_path, "a", 0.5), written(tmp_path, "b", 0.6)
+    one, other = target(written(tmp_path, "a", 0.5)), target(written(tmp_path, "b", 0.6))
     assert next(compare_two(one, one, ["accuracy"]).lines()) == "both are the same file: nothing can differ"
     assert "identical" not in compare_two(one, other, ["accuracy"]).facts
 
 
 def test_each_is_named_once(tmp_path: Path) -> None:
-    one, other = written(tmp_path, "a", 0.5), written(tmp_path, "b", 0.5)
+    one, other = target(written(tmp_path, "a", 0.5)), target(written(tmp_path, "b", 0.5))
     for others in ([other, other], [one, other]):
         with pytest.raises(InputError, match="named twice"):
             compare_many(one, others)

@@ -127,7 +127,7 @@ def test_another_project_is_foretold_from_what_this_machine_did(
         (tmp_path / name).mkdir()
     Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=50)).run()
     assert read_timings("tune") == []  # it was over at once
-    monkeypatch.setattr("luthier.recipe.runner.LEAST_S", 0.0)
+    monkeypatch.setattr("luthier.recipe.executors.local.LEAST_S", 0.0)
     with monkeypatch.context() as brief:
         make = Tune.make
         brief.setattr(Tune, "make", lambda step, work: {**make(step, work), "train_s": -1.0})

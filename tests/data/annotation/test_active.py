@@ -21,6 +21,7 @@ from luthier.data.steps.prelabel import Prelabel, _with_proposal
 from luthier.data.steps.sample_for_labeling import SampleForLabeling
 from luthier.recipe.schema import Recipe
 from tests.data.conftest import Made
+from tests.targets import target
 from tests.workshop import small_recipe
 
 Take = Callable[..., Made]
@@ -210,7 +211,7 @@ def test_costs_are_foretold(made: dict[str, Artifact], tmp_path: Path) -> None:
 
 def test_a_trace_goes_on_through_later_data_sets(made: dict[str, Artifact]) -> None:
     row = next(row for row in _rows(made["weak"]) if "given" in row["meta"] and row["meta"]["given"] != row["label"])
-    told = trace_example(row["id"], FOLDER[0] / "recipe.yaml")
+    told = trace_example(row["id"], target(str(FOLDER[0] / "recipe.yaml")))
     later = {one["step"]: one for one in told.facts["later"]}
     assert set(later) == {"guess", "next", "weak"}
     assert later["weak"]["label"] == row["label"]

@@ -19,6 +19,7 @@ from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from tests.augmenting import Bench, rows
+from tests.targets import target
 from tests.workshop import RECIPE as WORKSHOP
 from tests.workshop import small_recipe, write_csv
 
@@ -61,11 +62,11 @@ def test_a_recipe_runs_is_cached_and_tells_each_rows_story(recipe: Path) -> None
     frame = result["more"].frame("examples/train.parquet")
     made = frame.filter(pl.col("meta").str.contains(MADE)).row(0, named=True)
     parent = json.loads(made["meta"])[MADE]["parents"][0]
-    told = trace_example(made["id"], recipe)
+    told = trace_example(made["id"], target(str(recipe)))
     assert told.lineage["made"]["parents"] == [parent]
     assert any(f"out of {parent}" in line for line in told.lines())
     assert any(event["action"] == "make" and event["before"] is not None for event in told.lineage["events"])
-    up = trace_example(parent, recipe)
+    up = trace_example(parent, target(str(recipe)))
     assert made["id"] in [child["id"] for child in up.children]
     assert any(made["id"] in line for line in up.lines())
     assert up.lineage["made"] is None
@@ -190,7 +191,7 @@ def test_a_tuning_learns_made_rows_and_a_report_compares_on_real_ones(tmp_path: 
     made = result["more"].frame("examples/train.parquet").filter(pl.col("meta").str.contains(MADE))
     learnt = result["tune"].frame("training_examples.parquet")
     assert set(made["id"]) <= set(learnt.filter(pl.col("seen") > 0)["id"])
-    told = trace_example(made["id"][0], path)
+    told = trace_example(made["id"][0], target(str(path)))
     assert told.trained_models
     assert told.lineage["made"]
     assert result["report"].frame("predictions.parquet").height
