@@ -39,7 +39,7 @@ from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_traces
 
 GOAL_US = 50.0
-"""A request waits for the redaction of its answer, and for one line that is appended."""
+"""A request waits for one line that is appended."""
 GOAL_CPU = 0.02
 GOAL_QUERY_S = 1.0
 A_DAY = 10_000_000
@@ -102,7 +102,7 @@ def recording(*, quick: bool) -> Iterator[Figure]:
     with TraceRecorder(folder) as recorder:
         recorder.record(request(count))
         recorder.flush()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = _beside_s(recorder)
         span, end = _peer()
         for number in range(count):
             trace = request(number)
@@ -111,7 +111,8 @@ def recording(*, quick: bool) -> Iterator[Figure]:
             time.sleep(0.001)
         lost = recorder.lost
         end()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        recorder.flush()
+        beside = _beside_s(recorder) - before
     assert lost == 0
     assert sum(1 for _ in read_traces(folder)) == count + 1
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) or None
@@ -125,11 +126,10 @@ def recording(*, quick: bool) -> Iterator[Figure]:
         mine, its = (_p99(sorted(one[place] * 1e6 for one in values)) for values in (ours, theirs))
         note = {"value": round(mine, 1), "goal": GOAL_US, "unit": "us", "peer": peer, "peer_value": round(its, 1)}
         yield {"figure": f"recording_p99_{kind}", **note}
-    begun = _begin_s()
-    print(
-        f"compaction takes {begun:.2f} s of a processor to begin and end, each time; the shares below are without them"
-    )
-    spent = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun) / count
+    begun = _begin_s() if size else 0.0
+    if size:
+        print(f"compaction takes {begun:.2f} s of a processor to begin and end, each time; the shares are without them")
+    spent = (beside - begun) / count
     own = statistics.mean(one[1] for one in ours)
     yield {"figure": "recording_cpu_per_request", "value": round(1e6 * (spent + own)), "unit": "us", "size": size}
     share = (spent + own) * A_DAY / 86400 / (os.cpu_count() or 1)

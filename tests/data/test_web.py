@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, InputError, LuthierError
-from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend, is_public
+from luthier.core.system.public_http import PrivateAddressError, PublicOnlyBackend, is_public
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.web import Web
 from luthier.data.web import crawl, fetch, page, sitemap

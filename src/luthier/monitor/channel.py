@@ -55,7 +55,7 @@ def post_json(
     """
     import httpcore
 
-    from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend
+    from luthier.core.system.public_http import PrivateAddressError, PublicOnlyBackend
 
     address = _address(url)
     host = urlsplit(address).hostname or ""

@@ -149,8 +149,8 @@ def read_lines(
         elif line.pending:
             pending[str(line.record.get("id"))] = line
         else:
-            begun = pending.pop(str(line.record.get("id")), None) if line.table == "traces" else None
-            yield line if begun is None else line._replace(record=begun.record | line.record)
+            first = pending.pop(str(line.record.get("id")), None) if line.table == "traces" else None
+            yield line if first is None else line._replace(record=first.record | line.record)
     if is_over:
         if torn:
             yield torn

@@ -12,7 +12,8 @@ from urllib.parse import urljoin, urlsplit
 
 import httpcore
 
-from luthier.core.system.net import PrivateAddressError, PublicOnlyBackend, redact_url, seconds_until
+from luthier.core.system.net import redact_url
+from luthier.core.system.public_http import PrivateAddressError, PublicOnlyBackend, seconds_until
 
 REDIRECTS = 5
 _MOVED = frozenset({301, 302, 303, 307, 308})
