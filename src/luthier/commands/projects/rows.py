@@ -94,7 +94,8 @@ def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
     tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), has_events)
     choices = _list_choices(tables)
     frame = _meant(tables, chosen)
-    page = max(1, chosen.page)
+    total = sum(choices.splits.values())
+    page = max(1, min(chosen.page, -(-total // PAGE)))
     rows, found = _take(frame, page, _known_count(choices, chosen))
     if not rows.height and found:
         page = -(-found // PAGE)
@@ -102,7 +103,7 @@ def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
     return RowsPage(
         rows=[_row(values) for values in rows.iter_rows(named=True)],
         found=found,
-        total=sum(choices.splits.values()),
+        total=total,
         splits=choices.splits,
         labels=choices.labels,
         reasons=choices.reasons,
