@@ -43,6 +43,7 @@ def test_the_lists_above_hold_every_address(browser: Browser) -> None:
     from starlette.routing import compile_path
 
     routes = _routes(browser.app)
+    assert len(routes) > 30
     for method, addresses in (("GET", GETS), ("POST", POSTS)):
         for route in routes:
             if method in route.methods and route.path not in ("/health", "/open", "/static/{name}"):

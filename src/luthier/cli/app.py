@@ -133,6 +133,7 @@ _OTHER_NAMES = {
     **dict.fromkeys(("pull", "download", "fetch"), "models get NAME"),
     **dict.fromkeys(("validate", "check", "dry-run"), "plan RECIPE"),
     **dict.fromkeys(("trace", "explain"), "lineage ID"),
+    **dict.fromkeys(("ui", "webui", "gui", "board", "dashboard"), "studio"),
     "judge": "rate RECIPE:STEP",
     "parts": "components ROLE",
     "watch": "retrain RECIPE",

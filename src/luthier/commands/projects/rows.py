@@ -94,13 +94,16 @@ def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
     tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), has_events)
     choices = _list_choices(tables)
     frame = _meant(tables, chosen)
-    found = _count(frame)
-    page = max(1, min(chosen.page, -(-found // PAGE) or 1))
-    rows = frame.slice((page - 1) * PAGE, PAGE).collect()
+    total = sum(choices.splits.values())
+    page = max(1, min(chosen.page, -(-total // PAGE)))
+    rows, found = _take(frame, page, _known_count(choices, chosen))
+    if not rows.height and found:
+        page = -(-found // PAGE)
+        rows, found = _take(frame, page, found)
     return RowsPage(
         rows=[_row(values) for values in rows.iter_rows(named=True)],
         found=found,
-        total=sum(choices.splits.values()),
+        total=total,
         splits=choices.splits,
         labels=choices.labels,
         reasons=choices.reasons,
@@ -139,9 +142,9 @@ def _meant(tables: _Tables, chosen: RowFilter) -> pl.LazyFrame:
     if chosen.reason:
         frame = frame.filter(pl.col("reason").str.split(": ").list.first() == chosen.reason)
     if chosen.search:
-        words = json.dumps(chosen.search, ensure_ascii=False)[1:-1].lower()
-        texts = pl.concat_str("messages", "id", pl.col("label").fill_null(""), separator="\n")
-        frame = frame.filter(texts.str.to_lowercase().str.contains(words, literal=True))
+        words = json.dumps(chosen.search, ensure_ascii=False)[1:-1]
+        pattern = f"(?i){pl.escape_regex(words)}"
+        frame = frame.filter(pl.any_horizontal(pl.col("messages", "id", "label").str.contains(pattern)))
     return frame
 
 
@@ -186,6 +189,24 @@ def _count(frame: pl.LazyFrame) -> int:
     import polars as pl
 
     return int(frame.select(pl.len()).collect().item())
+
+
+def _known_count(choices: _Choices, chosen: RowFilter) -> int | None:
+    """How many rows are meant, where that is known without a look at them."""
+    if chosen.label or chosen.reason or chosen.search:
+        return None
+    return choices.splits.get(chosen.split, 0) if chosen.split else sum(choices.splits.values())
+
+
+def _take(frame: pl.LazyFrame, page: int, count: int | None) -> tuple[pl.DataFrame, int]:
+    """A page of rows, and how many there are; both in one pass where that is not known."""
+    import polars as pl
+
+    rows = frame.slice((page - 1) * PAGE, PAGE)
+    if count is not None:
+        return rows.collect(), count
+    taken, counted = pl.collect_all([rows, frame.select(pl.len())])
+    return taken, int(counted.item())
 
 
 def _row(values: dict[str, Any]) -> DatasetRow:
