@@ -195,7 +195,7 @@ def ending(*, quick: bool) -> Iterator[Figure]:
     reading one takes time, too.
     """
     found, beside, page = asyncio.run(_ends(1_000 if quick else 5_000))
-    assert 'luthier_requests_total{arm="stable",model="m",operation="chat",status="200"}' in page
+    assert 'luthier_requests_total{model="m",operation="chat",status="200",variant="stable"}' in page
     said = {"ready": "us, the model at work", "ended": "us on the request's path", "counted": "us, its answer sent"}
     for (part, kind), times in found.items():
         times.sort()

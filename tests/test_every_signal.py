@@ -157,7 +157,7 @@ def test_no_traffic_is_no_number(plan: MonitorPlan, tmp_path: Path) -> None:
 
 def test_hard_traffic_is_taken(plan: MonitorPlan, tmp_path: Path) -> None:
     traces = [trace(number, **more) for number, more in enumerate(HARD * 6)]
-    said = [Feedback(trace=one.id, timestamp=one.at, rating=-1, label="x", correction="") for one in traces]
+    said = [Feedback(trace=one.id, timestamp=one.timestamp, rating=-1, label="x", correction="") for one in traces]
     for reading in fed(plan, tmp_path, [*traces, *said]).values():
         assert all(math.isfinite(value) for value in reading)
 
@@ -267,4 +267,6 @@ def test_a_class_is_meant_however_a_person_spells_it(metric: str, by: str, tmp_p
     rows = [signal.row(one, told) for one, told in zip(log[::2], log[1::2], strict=True)]
     assert [row[1] for row in rows] == ["Delivery", "billing", "billing", "Delivery"]
     plain = trace(9, answer="delivery")
-    assert signal.row(plain, Feedback(trace=plain.id, timestamp=plain.at, correction=" Delivery"))[1] == " Delivery"
+    assert (
+        signal.row(plain, Feedback(trace=plain.id, timestamp=plain.timestamp, correction=" Delivery"))[1] == " Delivery"
+    )

@@ -431,7 +431,7 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_bytes", lambda packs, model, *, bf16, learns: 0)
+    monkeypatch.setattr("luthier.eval.cost.estimate_kernel_cache_bytes", lambda packs, model, *, bf16, learns: 0)
     outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how

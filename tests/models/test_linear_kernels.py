@@ -188,7 +188,7 @@ def test_a_whole_model_learns_what_it_learns_by_torch(monkeypatch: pytest.Monkey
     for _ in range(2):
         with disable_kernels():
             wanted = gradients(model)
-    monkeypatch.setattr(lora, "linear_kernels", lambda: calls.append(1) or get_linear_kernels())
+    monkeypatch.setattr(lora, "get_linear_kernels", lambda: calls.append(1) or get_linear_kernels())
     found = gradients(model)
     assert len(calls) == 8, "q, k and v together, o, gate and up together, down, in two layers"
     assert found.keys() == wanted.keys()

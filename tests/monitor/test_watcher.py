@@ -328,12 +328,12 @@ def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pyte
         append_redacted_records(tmp_path, [log[place] for place in order[begin : begin + 30]])
         if begin == 60:
             compact_traffic_folder(tmp_path, RetentionPolicy(days=10_000), closed=list_segments(tmp_path), now=BEGIN)
-        last = max(log[place].at for place in order[: begin + 30])
+        last = max(log[place].timestamp for place in order[: begin + 30])
         got += following.fresh(last + timedelta(seconds=1))
         assert list(following.fresh(last + timedelta(seconds=1))) == []
     assert looks == [], "the folder was read from its beginning"
     assert len(got) == len(log) == 120
-    assert {(type(one), one.timestamp) for one in got} == {(type(one), one.at) for one in log}
+    assert {(type(one), one.timestamp) for one in got} == {(type(one), one.timestamp) for one in log}
 
 
 def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +343,10 @@ def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: py
     following = EventFollower(tmp_path, BEGIN)
     append_redacted_records(tmp_path, [trace(1), trace(100)])
     until = BEGIN + timedelta(seconds=60)
-    assert [one.timestamp for one in following.fresh(until)] == [trace(1).at]
+    assert [one.timestamp for one in following.fresh(until)] == [trace(1).timestamp]
     monkeypatch.setattr(stream, "GRACE_S", 0.0)
     append_redacted_records(tmp_path, [trace(50)])
-    assert [one.timestamp for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]
+    assert [one.timestamp for one in following.fresh(until + timedelta(seconds=60))] == [
+        trace(50).timestamp,
+        trace(100).timestamp,
+    ]

@@ -221,7 +221,12 @@ def _key(trace: Trace, feedback: Feedback | None) -> int:
 
 def _about(trace: Trace, feedback: Feedback | None) -> tuple[tuple[str, str], ...]:
     """What a request can be sliced by."""
-    attributes = [("model", trace.model), ("release", trace.release), ("arm", trace.variant), ("key", trace.key or "")]
+    attributes = [
+        ("model", trace.model),
+        ("release", trace.release),
+        ("variant", trace.variant),
+        ("key", trace.key or ""),
+    ]
     if feedback is not None and feedback.label is not None:
         attributes.append((LABEL, feedback.label))
     return tuple(pair for pair in (*attributes, *sorted(trace.meta.items())) if pair[1])

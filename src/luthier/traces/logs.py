@@ -168,7 +168,7 @@ def _said(value: Mapping[str, Any], trace: Trace) -> Iterator[Feedback]:
     if thumb is not None and "rating" not in fields:
         fields["rating"] = 1.0 if str(thumb).lower() in ("up", "1", "true", "+1", "👍") else -1.0
     if fields:
-        yield Feedback.model_validate({"trace": trace.id, "at": trace.timestamp, **fields})
+        yield Feedback.model_validate({"trace": trace.id, "timestamp": trace.timestamp, **fields})
 
 
 def _meta(value: Mapping[str, Any]) -> dict[str, str]:

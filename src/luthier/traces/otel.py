@@ -52,7 +52,7 @@ def build_span_attributes(trace: Trace) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": trace.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": trace.cached_tokens,
         "http.response.status_code": trace.status,
-        "luthier.arm": trace.variant,
+        "luthier.variant": trace.variant,
         "luthier.consent": trace.consent,
     }
     found |= {name: value for name, value in _known(trace).items() if value}
@@ -227,7 +227,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
         operation=_ASKED.get(str(attributes.get("gen_ai.operation.name")), "chat"),
         model=str(attributes.get("gen_ai.request.model") or attributes.get("gen_ai.response.model")),
         release=str(attributes.get("gen_ai.response.model") or ""),
-        variant=_variant(attributes.get("luthier.arm")),
+        variant=_variant(attributes.get("luthier.variant")),
         messages=_asked_of(attributes),
         answer=_answer_of(attributes),
         finish_reason=normalize_finish_reason(reasons[0] if isinstance(reasons, list) else reasons, failed=bool(error)),

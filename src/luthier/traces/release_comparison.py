@@ -66,7 +66,7 @@ class VariantComparison:
     def as_json(self) -> dict[str, Any]:
         """All fields as plain values."""
         measures = {name: one.as_json() for name, one in self.measures.items()}
-        return {"arm": self.variant, "requests": list(self.requests), "measures": measures, "same": self.same}
+        return {"variant": self.variant, "requests": list(self.requests), "measures": measures, "same": self.same}
 
 
 def compare_with_stable(folder: Path, release: Release, since: datetime | None = None) -> list[VariantComparison]:

@@ -63,7 +63,7 @@ class Segment:
         return time.monotonic() - self._opened
 
     def write(self, data: bytes) -> None:
-        """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
+        """Append whole lines; `SystemResourceError` when the disk refuses, and then nothing of them stays."""
         left = data
         try:
             while left:

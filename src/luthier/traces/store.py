@@ -297,7 +297,7 @@ READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
 
 def compute_rollup(traces: pa.Table) -> pa.Table:
     """Aggregate traces into counts by time, model, status and latency bucket."""
-    rows = pl.DataFrame(traces).lazy().with_columns(pl.col("at").dt.truncate(EVERY))
+    rows = pl.DataFrame(traces).lazy().with_columns(pl.col("timestamp").dt.truncate(EVERY))
     parts = [_counted(rows, "status", pl.col("status"))]
     for name in TIMES:
         known = rows.filter(pl.col(name).is_not_null())

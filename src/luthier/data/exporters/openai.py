@@ -28,7 +28,7 @@ class OpenaiOut(Exporter):
 
     kind: Literal["openai"] = "openai"
     form: Literal["auto", "chat", "preference"] = "auto"
-    """`to_preference_example` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`);
+    """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`);
     `auto` looks and says."""
 
     def write(self, data: ExportDataset, folder: Path, say: Say) -> None:

@@ -159,7 +159,7 @@ class Traces(Source):
         given = messages_to_openai([trace.answer])[0] if trace.answer else {}
         about = {
             "trace": trace.id,
-            "at": trace.timestamp.astimezone(UTC).isoformat(),
+            "timestamp": trace.timestamp.astimezone(UTC).isoformat(),
             "model": trace.model,
             "release": trace.release,
             "user": trace.user or "",

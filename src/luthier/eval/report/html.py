@@ -53,7 +53,7 @@ def _environment() -> Environment:
     environment.globals.update(
         n=wording,
         views=views,
-        metric_order=order_metrics,
+        order_metrics=order_metrics,
         shown_comparisons=select_model_comparisons,
         shown_probed=select_probe_comparisons,
         sentence=verdict_sentence,
