@@ -28,7 +28,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.core.artifact_type import ArtifactType
 from luthier.core.errors import DataError, Interrupted, SourceLocation
-from luthier.core.step import Forecast, Step
+from luthier.core.step import StepCostEstimate, Step
 
 
 class ToyResult(ArtifactType):
@@ -73,15 +73,15 @@ class Toy(Step):
         (work.folder / "result.json").write_text(f'{{"seed": {work.seed}, "base": "{work.base.name}"}}')
         return {"went_on": goes_on}
 
-    def estimate_cost(self, plan_context: Any) -> Forecast:
-        return Forecast(seconds=1.0, how="a guess")
+    def estimate_cost(self, plan_context: Any) -> StepCostEstimate:
+        return StepCostEstimate(seconds=1.0, how="a guess")
 """
 DRIVER = """
 import json, sys
 from pathlib import Path
 
 from luthier.core.errors import LuthierError
-from luthier.core.events import RunEvents
+from luthier.core.events import RunEventEmitter
 from luthier.recipe.executor import parse_executor
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
@@ -98,7 +98,7 @@ for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again"):
         return name == "stop" and event.kind == "progress" and event.done == 2
 
     try:
-        made = run_recipe(recipe, RunEvents(listen), executor=executor)["toy"].artifact
+        made = run_recipe(recipe, RunEventEmitter(listen), executor=executor)["toy"].artifact
         files = {entry.path: entry.digest for entry in made.manifest.files}
         outcome = {"digest": made.digest, "files": files, "timing": made.timing()}
     except LuthierError as error:

@@ -327,7 +327,7 @@ AFTER = (
         ("export", "recipe.yaml:data", "--to", "out"),
         files={"out": "mine"},
         made=True,
-        kind="Unwritable",
+        kind="SystemResourceError",
     ),
     Case(
         "two digests",
@@ -346,7 +346,7 @@ AFTER = (
         "move it away",
         ("report", "recipe.yaml", "--to", "tickets.csv/r.html"),
         made=True,
-        kind="Unwritable",
+        kind="SystemResourceError",
         as_json=False,
     ),
     Case(
@@ -500,7 +500,7 @@ STORES = (
         "move it away",
         ("run",),
         environment={"LUTHIER_STORE": "{folder}/tickets.csv"},
-        kind="Unwritable",
+        kind="SystemResourceError",
     ),
     Case(
         "a store below a file",
@@ -509,7 +509,7 @@ STORES = (
         "move it away",
         ("run",),
         environment={"LUTHIER_STORE": "{folder}/tickets.csv/store"},
-        kind="Unwritable",
+        kind="SystemResourceError",
     ),
     Case(
         "ledger of no kind",

@@ -90,7 +90,7 @@ def test_a_limit_of_the_machine_is_one_clear_error(
     process = chain(tmp_path / "store", *options)
     told, _ = process.communicate()
     assert process.returncode == 2
-    assert json.loads(told)["error"]["kind"] == "Unwritable"
+    assert json.loads(told)["error"]["kind"] == "SystemResourceError"
     assert json.loads(told)["error"]["message"] == message
     store = Store(tmp_path / "store")
     assert store.digests() == []

@@ -150,20 +150,20 @@ def _is_one(text: str, candidate: _Place, enough: int) -> bool:
     is_year = PATTERNS["year"].match(candidate.number) is not None
     if is_year and (tail.weight < 2 or PATTERNS["any_year"].search(behind) or "-" in candidate.number):
         return False
-    said = _weight_of_words(text, start, end)
-    is_torn = candidate.is_split and not (is_named or said or tail.has_code)
-    weight = tail.weight + said + is_named + candidate.is_signed + context.is_apart(text, start, end)
+    words_weight = _weight_of_words(text, start, end)
+    is_torn = candidate.is_split and not (is_named or words_weight or tail.has_code)
+    weight = tail.weight + words_weight + is_named + candidate.is_signed + context.is_apart(text, start, end)
     if is_torn or weight < enough:
         return False
     if not is_box and all(len(word) == 1 or PATTERNS["part_of_house"].fullmatch(word) for word in words):
         return tail.has_street or tail.has_code
     is_line = text[start - 1 : start] == "\n" and text[end : end + 1] in ("", "\n")
-    is_proven = is_named or said > 1 or tail.has_code or tail.has_street
-    return bool(is_proven or (tail.is_known and (said or is_line)))
+    is_proven = is_named or words_weight > 1 or tail.has_code or tail.has_street
+    return bool(is_proven or (tail.is_known and (words_weight or is_line)))
 
 
 def _weight_of_words(text: str, start: int, end: int) -> int:
-    """What is said of it weighs so much."""
+    """What is words_weight of it weighs so much."""
     if context.is_labelled(text, start):
         return 3
     if context.is_said_before(text, start) or context.is_said_after(text, end):

@@ -40,19 +40,19 @@ def _with_parts(text: str, script: str) -> Iterator[CandidateSpan]:
 def _japanese(text: str) -> Iterator[CandidateSpan]:
     for found in PATTERNS["japanese"].finditer(text):
         head = found["head"]
-        place = PATTERNS["japanese_place"].search(head)
-        part = PATTERNS["japanese_part"].search(head if place else head[1:])
-        if part and (place or PATTERNS["part_of_town"].search(found["number"])):
-            start = found.end("head") - len(place[0] if place else head)
+        town = PATTERNS["japanese_place"].search(head)
+        part = PATTERNS["japanese_part"].search(head if town else head[1:])
+        if part and (town or PATTERNS["part_of_town"].search(found["number"])):
+            start = found.end("head") - len(town[0] if town else head)
             yield CandidateSpan(_with_code(text, start), found.end())
 
 
 def _chinese(text: str) -> Iterator[CandidateSpan]:
     for found in PATTERNS["chinese"].finditer(text):
         head = found["head"]
-        place = PATTERNS["chinese_place"].search(head)
+        town = PATTERNS["chinese_place"].search(head)
         begins = [one.end() for one in PATTERNS["chinese_begin"].finditer(head)]
-        at = place.start() if place else max((one for one in begins if one < len(head) - 2), default=0)
+        at = town.start() if town else max((one for one in begins if one < len(head) - 2), default=0)
         yield CandidateSpan(_with_code(text, found.start() + at), found.end())
 
 
