@@ -236,7 +236,7 @@ def test_opentelemetry_out_and_in_again_is_the_same(tmp_path: Path, monkeypatch:
 def test_our_own_lines_out_and_in_again_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     append_redacted_records(tmp_path / ".luthier" / "traffic", [WHOLE, trace(8), opinion(8, rating=1, by="anna")])
-    assert run_command(["traces", "export", "all.jsonl", "--where", "at >= '2026-11-20'"]) == 0
+    assert run_command(["traces", "export", "all.jsonl", "--where", "timestamp >= '2026-11-20'"]) == 0
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "other"))
     assert run_command(["traces", "import", "all.jsonl"]) == 0
     assert run_command(["traces", "import", "all.jsonl"]) == 0

@@ -4,7 +4,7 @@
     test      = name ("=" | "!=" | "<" | "<=" | ">" | ">=") value | name ["not"] "in" "(" value ("," value)* ")"
               | name "contains" text | name "is" ["not"] "missing"
 
-`rating < 0`, `label is not missing and model = "support@prod"`, `latency_s > 2 or finish != "stop"`,
+`rating < 0`, `label is not missing and model = "support@prod"`, `latency_s > 2 or finish_reason != "stop"`,
 `meta.language in ("de", "nl")`. A name is a column of the traces, what people said (`rating`, `label`, `correction`,
 `comment`), or `meta.NAME`. A comparison with something that is missing does not hold, and neither does its opposite.
 

@@ -163,7 +163,7 @@ def _is_one(text: str, candidate: _Place, enough: int) -> bool:
 
 
 def _weight_of_words(text: str, start: int, end: int) -> int:
-    """What is words_weight of it weighs so much."""
+    """The text around it supports an address."""
     if context.is_labelled(text, start):
         return 3
     if context.is_said_before(text, start) or context.is_said_after(text, end):
