@@ -58,7 +58,7 @@ def prepare(
         inputs={},
         folder=folder / "made",
         scratch=folder / "scratch",
-        base=folder,
+        recipe_dir=folder,
         seed=0,
         events=events,
         kept=kept,

@@ -74,7 +74,7 @@ def requests() -> tuple[list[str], list[str]]:
 
 def numbers_of(known: list[str]) -> DriftScorer:
     """What is looked at of a text, learnt from known ones, as the signal `drift` does."""
-    space = LsaEmbedder().space(known, base=Path(), seed=0)
+    space = LsaEmbedder().space(known, recipe_dir=Path(), seed=0)
     return DriftScorer(space, space.points(known), {word for text in known for word in extract_words(text)})
 
 

@@ -121,7 +121,7 @@ def answer(body: Body) -> Reply:
 
 
 def endpoint_model(folder: Path, url: str) -> Artifact:
-    """The artifact of a model behind an endpoint, as the step `base` makes it."""
+    """The artifact of a model behind an endpoint, as the step `recipe_dir` makes it."""
     source = EndpointModelSource(url=url, model="helpful")
     source.fetch(folder, folder, lambda text: None)
     (folder / "model.json").write_text(json.dumps({"name": "helpful", "licence": None, "origin": "here"}))
@@ -169,7 +169,7 @@ class Bench:
 
     def around(self) -> AugmentContext:
         lm = open_lm(self.model, self.folder / "asked") if self.model is not None else None
-        return AugmentContext(base=self.folder, train=self.train, lm=lm)
+        return AugmentContext(recipe_dir=self.folder, train=self.train, lm=lm)
 
     def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[AugmentRequest]:
         return [AugmentRequest(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]
@@ -199,7 +199,7 @@ class Bench:
         scratch.mkdir(exist_ok=True)
         events = RunEventEmitter(said.append).of("more")
         return StepContext(
-            name="more", inputs=inputs, folder=folder, scratch=scratch, base=self.folder, seed=seed, events=events
+            name="more", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=self.folder, seed=seed, events=events
         )
 
     def _artifact(self, step: Any, work: StepContext, inputs: dict[str, Artifact]) -> Artifact:

@@ -200,7 +200,7 @@ def test_it_stands_in_the_reference(bench: Bench) -> None:
 
 @pytest.mark.parametrize("tells", ["firing", "resolved", "test"])
 def test_a_message_arrives_with_what_matters(bench: Bench, tells: str, tmp_path: Path) -> None:
-    bench.channel.send(message(tells=tells), RunContext(base=tmp_path))
+    bench.channel.send(message(tells=tells), RunContext(recipe_dir=tmp_path))
     (text,) = bench.told()
     for word in ("wrong", "support", "accuracy", "0.81", "r2", "luthier monitor show"):
         assert word in text
@@ -208,7 +208,8 @@ def test_a_message_arrives_with_what_matters(bench: Bench, tells: str, tmp_path:
 
 def test_odd_texts_arrive(bench: Bench, tmp_path: Path) -> None:
     bench.channel.send(
-        message(monitor="süd\r\nBcc: x@example.com", explanation="日本語 🎻 <!channel>"), RunContext(base=tmp_path)
+        message(monitor="süd\r\nBcc: x@example.com", explanation="日本語 🎻 <!channel>"),
+        RunContext(recipe_dir=tmp_path),
     )
     (text,) = bench.told()
     assert "süd" in text or "s\\u00fcd" in text
@@ -238,7 +239,7 @@ def test_a_web_hook_is_signed_as_the_standards_own_library_checks(
     from standardwebhooks import Webhook, WebhookVerificationError
 
     monkeypatch.setenv("SECRET", secret)
-    webhook(receiver, secret_env="SECRET").send(message(), RunContext(base=tmp_path))
+    webhook(receiver, secret_env="SECRET").send(message(), RunContext(recipe_dir=tmp_path))
     (_, headers, body) = receiver.came[0]
     assert Webhook(secret).verify(body, headers)["alert"] == "wrong"
     assert headers["webhook-id"] == "m1"
@@ -264,7 +265,7 @@ def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path, monk
     monkeypatch.setenv("HOOK", url)
     channel = Channel.parse({"kind": kind, "url": "$HOOK"})
     with pytest.raises(DeliveryError, match=r"private network.*`allow`"):
-        channel.send(message(), RunContext(base=tmp_path))
+        channel.send(message(), RunContext(recipe_dir=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path, monk
 )
 def test_addresses_that_are_none_are_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match=r"https://|NOT_SET"):
-        Channel.parse({"kind": "webhook", "url": url}).send(message(), RunContext(base=tmp_path))
+        Channel.parse({"kind": "webhook", "url": url}).send(message(), RunContext(recipe_dir=tmp_path))
 
 
 @pytest.mark.parametrize("status", [301, 307, 400, 404, 500, 503])
@@ -281,7 +282,7 @@ def test_any_answer_but_success_is_told_and_no_redirect_followed(
 ) -> None:
     receiver.status = status
     with pytest.raises(DeliveryError, match=str(status)):
-        webhook(receiver).send(message(), RunContext(base=tmp_path))
+        webhook(receiver).send(message(), RunContext(recipe_dir=tmp_path))
     assert len(receiver.came) == 1
 
 
@@ -292,7 +293,7 @@ def test_an_error_does_not_tell_the_address(
     receiver.status = 403
     with pytest.raises(DeliveryError) as error:
         Channel.parse({"kind": "slack", "url": "$HOOK", "allow": ["127.0.0.1"]}).send(
-            message(), RunContext(base=tmp_path)
+            message(), RunContext(recipe_dir=tmp_path)
         )
     assert "verysecret" not in str(error.value)
 
@@ -308,7 +309,7 @@ def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_told(tmp_pat
             {"kind": "webhook", "url": f"http://127.0.0.1:{port}/", "allow": ["127.0.0.1"], "timeout_s": 0.3}
         )
         with pytest.raises(DeliveryError, match=r"0\.3 s"):
-            slow.send(message(), RunContext(base=tmp_path))
+            slow.send(message(), RunContext(recipe_dir=tmp_path))
 
 
 def mail(mailbox: Mailbox, **more: Any) -> Channel:
@@ -324,7 +325,7 @@ def mail(mailbox: Mailbox, **more: Any) -> Channel:
 
 def test_a_mail_bears_the_messages_id_and_goes_to_all(mailbox: Mailbox, tmp_path: Path) -> None:
     mail(mailbox, to=["b@example.com", "c@example.com"]).send(
-        message(monitor="x\nBcc: evil@example.com"), RunContext(base=tmp_path)
+        message(monitor="x\nBcc: evil@example.com"), RunContext(recipe_dir=tmp_path)
     )
     (came,) = mailbox.mails
     assert came["Message-ID"] == "<m1@example.com>"
@@ -335,21 +336,21 @@ def test_a_mail_bears_the_messages_id_and_goes_to_all(mailbox: Mailbox, tmp_path
 
 def test_a_mail_server_is_logged_in_to(mailbox: Mailbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAIL_PASSWORD", "right")
-    mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), RunContext(base=tmp_path))
+    mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), RunContext(recipe_dir=tmp_path))
     assert mailbox.logins == [("me", "right")]
     monkeypatch.setenv("MAIL_PASSWORD", "wrong")
     with pytest.raises(DeliveryError, match="535") as error:
-        mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), RunContext(base=tmp_path))
+        mail(mailbox, user="me", password_env="MAIL_PASSWORD").send(message(), RunContext(recipe_dir=tmp_path))
     assert "wrong" not in str(error.value).replace("wrong)", "")
     with pytest.raises(DeliveryError, match="NOT_SET"):
-        mail(mailbox, user="me", password_env="NOT_SET").send(message(), RunContext(base=tmp_path))
+        mail(mailbox, user="me", password_env="NOT_SET").send(message(), RunContext(recipe_dir=tmp_path))
 
 
 def test_a_mail_server_without_tls_is_refused_where_tls_is_wanted(mailbox: Mailbox, tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match="did not take the mail"):
-        mail(mailbox, security="starttls").send(message(), RunContext(base=tmp_path))
+        mail(mailbox, security="starttls").send(message(), RunContext(recipe_dir=tmp_path))
     with pytest.raises(DeliveryError, match="did not take the mail"):
-        mail(mailbox, security="tls", timeout_s=2).send(message(), RunContext(base=tmp_path))
+        mail(mailbox, security="tls", timeout_s=2).send(message(), RunContext(recipe_dir=tmp_path))
     assert mailbox.mails == []
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED
 
@@ -357,21 +358,21 @@ def test_a_mail_server_without_tls_is_refused_where_tls_is_wanted(mailbox: Mailb
 def test_a_log_file_holds_a_message_once_however_often_it_is_sent(tmp_path: Path) -> None:
     log = Channel.parse({"kind": "log", "path": "logs/alerts.jsonl"})
     for name in ("m1", "m2", "m1", "m2"):
-        log.send(message(id=name), RunContext(base=tmp_path))
+        log.send(message(id=name), RunContext(recipe_dir=tmp_path))
     lines = (tmp_path / "logs" / "alerts.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["m1", "m2"]
 
 
 def test_the_programs_log_says_the_whole_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="luthier.monitor"):
-        Channel.parse("log").send(message(), RunContext(base=tmp_path))
+        Channel.parse("log").send(message(), RunContext(recipe_dir=tmp_path))
     assert caplog.records[0].levelno == logging.CRITICAL
     assert "worst where product is <app> & shop: 0.6 of 50 events" in caplog.text
 
 
 def test_slack_shows_signs_as_they_are(receiver: Receiver, tmp_path: Path) -> None:
     Channel.parse({"kind": "slack", "url": receiver.url, "allow": ["127.0.0.1"]}).send(
-        message(), RunContext(base=tmp_path)
+        message(), RunContext(recipe_dir=tmp_path)
     )
     told = json.loads(receiver.came[0][2])
     assert "&lt;app&gt; &amp; shop" in told["attachments"][0]["text"]

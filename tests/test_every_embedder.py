@@ -32,7 +32,7 @@ def embedder(request: pytest.FixtureRequest) -> Embedder:
 
 @pytest.fixture(scope="module")
 def space(embedder: Embedder, folder: Path) -> EmbeddingSpace:
-    return embedder.space(TEXTS, base=folder, seed=3)
+    return embedder.space(TEXTS, recipe_dir=folder, seed=3)
 
 
 def test_it_is_documented_and_its_settings_come_back(embedder: Embedder) -> None:
@@ -72,7 +72,7 @@ def test_neither_order_nor_company_changes_a_bit(space: EmbeddingSpace) -> None:
 def test_the_space_is_the_same_whatever_the_order_of_what_it_is_learnt_from(
     embedder: Embedder, folder: Path, space: EmbeddingSpace
 ) -> None:
-    turned = embedder.space(TEXTS[::-1], base=folder, seed=3)
+    turned = embedder.space(TEXTS[::-1], recipe_dir=folder, seed=3)
     assert np.array_equal(turned.points(TEXTS), space.points(TEXTS))
 
 
@@ -84,7 +84,7 @@ def test_a_text_is_nearest_to_itself_with_one_word_more(space: EmbeddingSpace) -
 
 def test_a_space_of_few_texts_and_of_none(embedder: Embedder, folder: Path) -> None:
     for texts in ([], [""], ["one"], ["one two", "two three"]):
-        points = embedder.points(texts, base=folder, seed=0)
+        points = embedder.points(texts, recipe_dir=folder, seed=0)
         assert len(points) == len(texts)
         assert np.isfinite(points).all()
 
@@ -92,11 +92,11 @@ def test_a_space_of_few_texts_and_of_none(embedder: Embedder, folder: Path) -> N
 def test_a_kept_space_makes_the_same_points(
     embedder: Embedder, folder: Path, space: EmbeddingSpace, tmp_path: Path
 ) -> None:
-    save_space(embedder, space, tmp_path / "space", base=folder)
-    again = load_space(tmp_path / "space", base=folder)
+    save_space(embedder, space, tmp_path / "space", recipe_dir=folder)
+    again = load_space(tmp_path / "space", recipe_dir=folder)
     assert again.embedder == embedder
     assert again.space.width == space.width
     assert np.array_equal(again.space.points([*TEXTS, *HARD]), space.points([*TEXTS, *HARD]))
     before = {path.name: path.read_bytes() for path in (tmp_path / "space").iterdir()}
-    save_space(again.embedder, again.space, tmp_path / "space", base=folder)
+    save_space(again.embedder, again.space, tmp_path / "space", recipe_dir=folder)
     assert {path.name: path.read_bytes() for path in (tmp_path / "space").iterdir()} == before

@@ -176,7 +176,7 @@ class Told(RolloutSampler):
 
 def told(shop: Bench, environment: Environment, base: Path) -> Told:
     text = ChatTokenizer.load(shop.base.folder)
-    return Told(text, 40, Judging(base=base, kept=base, models=Path), environment=environment)
+    return Told(text, 40, Judging(recipe_dir=base, kept=base, models=Path), environment=environment)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -273,14 +273,14 @@ def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path
 class Broken(Environment):
     """Fails."""
 
-    def answer(self, talks: Any, base: Path) -> list[str | None]:
+    def answer(self, talks: Any, recipe_dir: Path) -> list[str | None]:
         raise RuntimeError("out of order")
 
 
 class Short(Environment):
     """Forgets somebody."""
 
-    def answer(self, talks: Any, base: Path) -> list[str | None]:
+    def answer(self, talks: Any, recipe_dir: Path) -> list[str | None]:
         return []
 
 
@@ -295,7 +295,7 @@ def test_an_environment_that_fails_is_named(kind: Any, why: str, shop: Bench, pl
 class Slow(Environment):
     """Is done in time with one conversation, and not with several."""
 
-    def answer(self, talks: Any, base: Path) -> list[str | None]:
+    def answer(self, talks: Any, recipe_dir: Path) -> list[str | None]:
         if len(talks) > 1:
             raise TimeoutError("no end after 60 s")
         return [f"heard {talks[0].example.id}"]

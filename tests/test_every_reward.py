@@ -80,7 +80,7 @@ class Wordy:
 def place(tmp_path: Path) -> RewardContext:
 
     wordy: Any = Wordy()  # it stands in a model's place
-    return RewardContext(base=tmp_path, kept=tmp_path, models=Path, model=wordy)
+    return RewardContext(recipe_dir=tmp_path, kept=tmp_path, models=Path, model=wordy)
 
 
 def made(kind: str, **fields: Any) -> Reward:

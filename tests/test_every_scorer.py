@@ -33,7 +33,7 @@ def test_what_it_cannot_reach_is_said(kind: str, tmp_path: Path) -> None:
     told = {"url": "http://127.0.0.1:9/v1", "retries": 0} if kind == "judge" else {}
     scorer = SCORERS[kind].model_validate({"kind": kind, **told})
     rows = [ScorerRow(question="what is it", prediction="it is this", references=("pass",))] * 2
-    desk = RunContext(base=tmp_path, kept=tmp_path, models=lambda name: tmp_path / name)
+    desk = RunContext(recipe_dir=tmp_path, kept=tmp_path, models=lambda name: tmp_path / name)
     if kind not in ("unit_tests", "embedding"):
         with pytest.raises(InputError) as caught:
             scorer.columns(rows, desk)

@@ -133,7 +133,7 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
 def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
     technique, model = step(kind).technique, describe_model_folder(shop.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > 4 * model.parameters
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
     told = step(kind).estimate_cost(outlook)
     assert told.how
     assert None not in (told.seconds, told.peak_bytes, told.tokens)

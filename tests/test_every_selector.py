@@ -68,7 +68,7 @@ def test_an_encoder_can_make_the_points(selector: Selector, tmp_path: Path) -> N
         pytest.skip("looks at no points")
     tiny_encoder(tmp_path / "tiny")
     other = type(selector).model_validate({"embedder": {"kind": "encoder", "model": "tiny"}})
-    whole = replace(pool(), base=tmp_path)
+    whole = replace(pool(), recipe_dir=tmp_path)
     assert [one.candidate_index for one in other.choose(whole, 12)] != [
         one.candidate_index for one in selector.choose(whole, 12)
     ]

@@ -226,11 +226,11 @@ def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> N
 def test_a_reference_is_written_alike_twice(plan: MonitorPlan, tmp_path: Path) -> None:
     signal = signal_of(plan)
     told, mixed = measured(200), random.Random(1)
-    training = TrainingSample(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3, measured=told)
+    training = TrainingSample(prompts=TEXTS, answers=TEXTS, recipe_dir=tmp_path, seed=3, measured=told)
     shuffled = TrainingSample(
         prompts=mixed.sample(TEXTS, len(TEXTS)),
         answers=TEXTS,
-        base=tmp_path,
+        recipe_dir=tmp_path,
         seed=3,
         measured=mixed.sample(told, len(told)),
     )

@@ -24,7 +24,7 @@ def task(kind: str) -> EvalTask:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_questions_are_the_same_again(kind: str, tmp_path: Path) -> None:
     write(tmp_path)
-    brief = TaskContext(base=tmp_path, examples=text_examples())
+    brief = TaskContext(recipe_dir=tmp_path, examples=text_examples())
     first, again = task(kind).exams(brief), task(kind).exams(brief)
     assert [exam.signature for exam in first] == [exam.signature for exam in again]
     for exam in first:

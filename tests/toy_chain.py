@@ -125,7 +125,7 @@ def make(store: Store, step: Toy, digest: str, inputs: Mapping[str, Artifact], l
     checked = {field: artifact.check() for field, artifact in inputs.items()}
     events = RunEventEmitter().of(step.kind)
     work = StepContext(
-        name=step.kind, inputs=checked, folder=folder, scratch=scratch, base=Path(), seed=7, events=events
+        name=step.kind, inputs=checked, folder=folder, scratch=scratch, recipe_dir=Path(), seed=7, events=events
     )
     with translate_write_errors(folder):
         measures = step.make(work)

@@ -89,7 +89,7 @@ class Bench:
         if step.teacher is not None:
             inputs["teacher"] = self.teacher
         return StepContext(
-            name="tune", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events
+            name="tune", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=seed, events=events
         )
 
     @cached_property

@@ -101,7 +101,7 @@ def plan_of(
 ) -> MonitorPlan:
     """What a step `monitor` would keep, without a recipe."""
     made = [Signal.parse(one) for one in signals]
-    training = TrainingSample(prompts=texts, answers=texts, base=folder, seed=0, measured=measured(200))
+    training = TrainingSample(prompts=texts, answers=texts, recipe_dir=folder, seed=0, measured=measured(200))
     for signal in made:
         if signal.learns or signal.needs_report:
             signal.learn(training, folder / "references" / signal.called)
@@ -114,7 +114,7 @@ def plan_of(
 
 def watcher(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
     """A watcher that works in a folder."""
-    return AlertEvaluator(plan, RunContext(base=folder, kept=folder / "kept"))
+    return AlertEvaluator(plan, RunContext(recipe_dir=folder, kept=folder / "kept"))
 
 
 def run(watching: AlertEvaluator, events: Iterable[Trace | Feedback], *, further_s: float = 60) -> Iterator[Any]:

@@ -40,7 +40,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
 
 def _pairs(kind: str, texts: list[str], intents: Any) -> Iterator[dict[str, Any]]:
     before = time.process_time()
-    points = Embedder.parse(kind).points(texts, base=Path(), seed=0)
+    points = Embedder.parse(kind).points(texts, recipe_dir=Path(), seed=0)
     read = time.process_time() - before
     before = time.process_time()
     CosineDuplicateFinder(points, np.arange(len(texts)), 0.9).kept_twins()
@@ -57,7 +57,7 @@ def _beside_peer(texts: list[str]) -> Iterator[dict[str, Any]]:
     from sentence_transformers import SentenceTransformer
 
     encoder = EncoderEmbedder()
-    ours = encoder.space([], base=Path(), seed=0)
+    ours = encoder.space([], recipe_dir=Path(), seed=0)
     theirs = SentenceTransformer(str(encoder._folder(Path(), print)), device="cpu")
     spent = {"ours": 0.0, "theirs": 0.0}
     apart = 0.0

@@ -23,9 +23,9 @@ class Reader(Component):
     path: str = "in.txt"
     """What to read."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The file's digest."""
-        return file_digest(base / self.path)
+        return file_digest(recipe_dir / self.path)
 
 
 class Words(Reader):
@@ -101,7 +101,9 @@ def test_who_listens_to_a_steps_numbers_may_ask_it_to_stop(tmp_path: Path) -> No
         return float(event.measures["loss"]) < 1
 
     events = RunEventEmitter(listen, lambda event: None).of("tune")
-    work = StepContext(name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, base=tmp_path, seed=0, events=events)
+    work = StepContext(
+        name="tune", inputs={}, folder=tmp_path, scratch=tmp_path, recipe_dir=tmp_path, seed=0, events=events
+    )
     assert work.report(1, {"loss": 2.0}, total=9) is False
     assert work.report(2, {"loss": 0.5}, done=8, total=36, unit="rows") is True
     assert [(one.done, one.total, one.unit) for one in heard] == [(1, 9, "steps"), (8, 36, "rows")]

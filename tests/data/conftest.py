@@ -98,7 +98,7 @@ def make(tmp_path: Path) -> Maker:
             inputs={},
             folder=folder,
             scratch=scratch,
-            base=base or tmp_path,
+            recipe_dir=base or tmp_path,
             seed=seed,
             events=RunEventEmitter(said.append).of("data"),
             kept=kept,

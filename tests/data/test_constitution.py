@@ -128,7 +128,7 @@ def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) ->
         "data": ArtifactSpec(rows={"train": 800, "test": 100}, examples=[row], task="label", answers=["Because."])
     }
     history = {"measures": {"rows_per_s": 2.0}}
-    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path, outlines=outlines, history=history)
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, outlines=outlines, history=history)
     step = ConstitutionalAi(data="data", rules=["Be kind."], rows=50)
     assert step.estimate_cost(outlook).seconds == 50.0
     found = step.outline(outlook)

@@ -288,7 +288,7 @@ def test_what_rows_are_expected_to_hold_is_that_of_all_in_their_shares() -> None
     ]
     outlines = {f"data.{at}": one for at, one in enumerate(told)}
     found = Mix(data=["one", "other", "unseen"]).outline(
-        PlanContext(inputs={}, upstream={}, base=Path(), outlines=outlines)
+        PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines=outlines)
     )
     assert Counter(one["of"] for one in found.examples) == {"one": 30, "other": 10}
 

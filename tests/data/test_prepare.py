@@ -293,15 +293,15 @@ def test_a_twice_used_operator_is_told_apart(make: Make, write: Write) -> None:
 
 def test_foresee_and_measures(make: Make, write: Write, tmp_path: Path) -> None:
     step = Prepare(source={"kind": "csv", "path": write("t.csv", "text,label\na,b\n")})
-    forecast = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
+    forecast = step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path))
     assert forecast.seconds
     assert forecast.tokens == 3
     assert "typical" in forecast.how
-    again = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 15.0}))
+    again = step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, history={"bytes_per_s": 15.0}))
     assert again.seconds == 2
     missing = Prepare(source={"kind": "csv", "path": "no.csv"})
     with pytest.raises(DataError, match="there is no such file"):
-        missing.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
+        missing.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path))
     assert set(step.contents(tmp_path)) == {"source.csv.0"}
 
 
@@ -328,7 +328,7 @@ def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Wri
     """A recogniser of names takes two hundred times as long as all the rest: a minute for 1 MB, not a second."""
     rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
-    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path)
     plain, named = (Prepare(source=source, ops=[one]) for one in ("pii", {"kind": "pii", "ner": "rampart"}))
     cores = min(8, len(os.sched_getaffinity(0)))
     more = (named.estimate_cost(outlook).seconds or 0) - (plain.estimate_cost(outlook).seconds or 0)
@@ -358,7 +358,7 @@ def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_re
             inputs={},
             folder=folder,
             scratch=scratch,
-            base=tmp_path,
+            recipe_dir=tmp_path,
             seed=7,
             events=RunEventEmitter(lambda event: None).of("data"),
         )
@@ -370,7 +370,7 @@ def test_of_a_source_that_ends_early_only_that_is_foreseen(write: Write, tmp_pat
     rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer", "limit": 20}
     told = Prepare(source=source, ops=[{"kind": "pii", "ner": "rampart"}]).estimate_cost(
-        PlanContext(inputs={}, upstream={}, base=tmp_path)
+        PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path)
     )
     assert told.seconds is not None
     assert told.seconds < 3

@@ -154,7 +154,7 @@ def work_of(
     folder, scratch = store.begin(digest)
     events = RunEventEmitter((heard if heard is not None else []).append).of(step.kind)
     return digest, StepContext(
-        name="report", inputs=inputs, folder=folder, scratch=scratch, base=Path(), seed=seed, events=events
+        name="report", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=Path(), seed=seed, events=events
     )
 
 

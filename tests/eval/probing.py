@@ -104,7 +104,7 @@ def bench_of(
     return ProbeContext(
         task=task,
         answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
-        base=folder,
+        recipe_dir=folder,
         seed=seed,
         data=data,
         model=model,

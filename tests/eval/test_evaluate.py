@@ -272,7 +272,7 @@ def test_what_rows_rule_out_is_refused_before_anything_is_made(
 ) -> None:
     step = Evaluate.model_validate({"data": "data", "model": "tune", **settings})
     outlook = PlanContext(
-        inputs={}, upstream={}, base=Path(), outlines={"data": ArtifactSpec(task=task, rows={"test": 4})}
+        inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": ArtifactSpec(task=task, rows={"test": 4})}
     )
     with pytest.raises(RecipeError, match=says) as caught:
         step.estimate_cost(outlook)
@@ -284,13 +284,13 @@ def test_what_rows_rule_out_is_refused_before_anything_is_made(
 
 def test_what_an_endpoint_does_not_tell_is_refused_before_it_is_asked() -> None:
     outlines = {"data": ArtifactSpec(task="text", rows={"test": 4}), "model": ArtifactSpec(remote=True)}
-    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines=outlines)
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines=outlines)
     with pytest.raises(RecipeError, match="perplexity needs logprobs, which this endpoint's answers do not have"):
         Evaluate(data="data", metrics=("perplexity",)).estimate_cost(outlook)
     Evaluate(data="data", metrics=("chrf",)).estimate_cost(outlook)
     by_text = BaseModelStep(source=EndpointModelSource(url="http://127.0.0.1:1/v1", model="theirs", labels="text"))
     outlines = {"data": ArtifactSpec(task="label", rows={"test": 4}), "model": ArtifactSpec(remote=True)}
-    outlook = PlanContext(inputs={}, upstream={"model": by_text}, base=Path(), outlines=outlines)
+    outlook = PlanContext(inputs={}, upstream={"model": by_text}, recipe_dir=Path(), outlines=outlines)
     with pytest.raises(RecipeError, match="brier needs label_scores, which this endpoint's answers do not have"):
         Evaluate(data="data", metrics=("accuracy", "brier")).estimate_cost(outlook)
 
@@ -316,7 +316,7 @@ def test_one_label_is_refused(store: Store, base: Artifact) -> None:
 
 def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact) -> None:
     step = Evaluate(data="data")
-    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path())
     first = step.estimate_cost(outlook)
     assert first.seconds is not None
     assert first.tokens is not None
@@ -329,7 +329,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
         {"flops_per_s": 1e6, "parameters": 2 * model.parameters, "task": "label"},
     ]
     later = step.estimate_cost(
-        PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
+        PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path(), paces=paces)
     )
     assert later.how.endswith("1 model at 0 GFLOP/s, as the last such step on this machine")
     assert later.seconds is not None
@@ -340,7 +340,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     others = count_branch_tokens(DatasetSummary.read(labels).labels, find_base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(estimate_overhead_seconds(1, 30) + flops / 1e6)
-    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=Path())).seconds is None
+    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path())).seconds is None
 
 
 def asked(answer: str) -> dict[str, Any]:
@@ -351,12 +351,12 @@ def asked(answer: str) -> dict[str, Any]:
 def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stands_on(
     labels: Artifact, base: Artifact
 ) -> None:
-    outlines = {"model": Tune(data="data").outline(PlanContext(inputs={"model": base}, upstream={}, base=Path()))}
+    outlines = {"model": Tune(data="data").outline(PlanContext(inputs={"model": base}, upstream={}, recipe_dir=Path()))}
     first = estimate_rows(
-        None, PlanContext(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test"
+        None, PlanContext(inputs={"data": labels}, upstream={}, recipe_dir=Path(), outlines=outlines), "test"
     )
     assert first == estimate_rows(
-        None, PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test"
+        None, PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path()), "test"
     )
 
 
@@ -366,7 +366,7 @@ def test_pairs_that_are_not_made_yet_are_not_written(
     monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 1e9)
     some = [dump_spec_example(one) for one in read_examples(pairs_of(store), "test")]
     outlines = {"data": ArtifactSpec(rows={"test": 40}, examples=some)}
-    outlook = PlanContext(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
+    outlook = PlanContext(inputs={"model": base}, upstream={}, recipe_dir=Path(), outlines=outlines)
     few, many = (Evaluate(data="data", max_new_tokens=most).estimate_cost(outlook).seconds for most in (1, 900))
     assert few == many
 
@@ -383,12 +383,12 @@ def test_writing_is_foreseen_token_by_token(
         made = {"data": data} if isinstance(data, Artifact) else {}
         told = {"data": data} if isinstance(data, ArtifactSpec) else {}
         upstream = {"model": Tune(data="data")} if tuned else {}
-        outlook = PlanContext(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
+        outlook = PlanContext(inputs={**made, "model": base}, upstream=upstream, recipe_dir=Path(), outlines=told)
         found = Evaluate(data="data", limit=12, **settings).estimate_cost(outlook).seconds
         assert found is not None
         return found - estimate_overhead_seconds(1 + tuned, 12)
 
-    rows = estimate_rows(12, PlanContext(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
+    rows = estimate_rows(12, PlanContext(inputs={"data": texts, "model": base}, upstream={}, recipe_dir=Path()), "test")
     assert rows is not None
     assert 4 < rows.answers < 64
     assert seconds(texts, max_new_tokens=64) == pytest.approx(12 * 64, abs=0.01)
@@ -414,7 +414,7 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
         told = ArtifactSpec(
             rows={"test": 40}, examples=[asked(names[-1] if names else "none")], answers=names, task="label"
         )
-        outlook = PlanContext(inputs=more.pop("made", {"model": base}), upstream={}, base=Path(),
+        outlook = PlanContext(inputs=more.pop("made", {"model": base}), upstream={}, recipe_dir=Path(),
                           outlines={"data": told, **more})  # fmt: skip
         found = Evaluate(data="data", limit=12, compare_base=False).estimate_cost(outlook).seconds
         assert found is not None
@@ -432,7 +432,7 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     monkeypatch.setattr("luthier.eval.cost.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("luthier.models.cost.measure_flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
     monkeypatch.setattr("luthier.eval.cost.estimate_kernel_cache_bytes", lambda packs, model, *, bf16, learns: 0)
-    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
     assert wide.seconds is not None
@@ -443,7 +443,7 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     assert wide.peak_bytes - narrow.peak_bytes == describe_model_folder(find_base_folder(base)).parameters + reading
     size = describe_model_folder(find_base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True, "step": "tune"}]
-    later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
+    later = PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path(), paces=paces)
     wide, narrow = (Evaluate(data="data", dtype=dtype).estimate_cost(later) for dtype in ("float32", "auto"))
     gain = estimate_matmul_speedup(bf16=True) / estimate_matmul_speedup(bf16=False)
     assert (wide.seconds or 0) - beside == pytest.approx(gain * ((narrow.seconds or 0) - beside))
@@ -467,7 +467,7 @@ def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, bas
 
 
 def test_turns_are_not_forecast_by_rows(labels: Artifact, base: Artifact) -> None:
-    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": labels, "model": base}, upstream={}, recipe_dir=Path())
     told = Evaluate(data="data", turns="all").estimate_cost(outlook)
     assert told.seconds is None
     assert "30 conversations" in told.how

@@ -142,7 +142,7 @@ def test_what_was_not_measured_is_refused(store: Store, evaluated: Artifact, rul
 )
 def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str) -> None:
     upstream = {"evaluation": Evaluate.model_validate({"data": "data", **settings})}
-    outlook = PlanContext(inputs={}, upstream=upstream, base=Path())
+    outlook = PlanContext(inputs={}, upstream=upstream, recipe_dir=Path())
     with pytest.raises(RecipeError, match=said):
         Gate(evaluation="report", rules=(rule,)).estimate_cost(outlook)
     assert Gate(evaluation="report", rules=("accuracy > 0.1",)).estimate_cost(outlook).seconds is not None
@@ -217,10 +217,12 @@ def test_wrong_rules_about_data(settings: dict[str, object], said: str) -> None:
 def test_what_the_checks_leave_out_is_refused_before_anything_runs(found: Artifact) -> None:
     upstream = {"findings": SimpleNamespace(measured=lambda: ("label_errors", "findings.serious"))}
     Gate(findings="f", rules=("label_errors < 2%",)).estimate_cost(
-        PlanContext(inputs={}, upstream=upstream, base=Path())
+        PlanContext(inputs={}, upstream=upstream, recipe_dir=Path())
     )
     for text, said in (("label_eror < 2%", "did you mean 'label_errors'"), ("label_errors > base", "no base")):
         with pytest.raises(RecipeError, match=said):
-            Gate(findings="f", rules=(text,)).estimate_cost(PlanContext(inputs={}, upstream=upstream, base=Path()))
+            Gate(findings="f", rules=(text,)).estimate_cost(
+                PlanContext(inputs={}, upstream=upstream, recipe_dir=Path())
+            )
         with pytest.raises(RecipeError):
             evaluate_data_rule(text, parse_rule(text, findings=True), found)

@@ -18,7 +18,7 @@ FLIPS = SummedStatistic(name="bias.flip_rate", value=compute_ratio, proportion=T
 def bench(labels: Artifact) -> ProbeContext:
     answers = EvalPredictions.of(["a"], ["a"])
     return ProbeContext(
-        base=labels.folder,
+        recipe_dir=labels.folder,
         task=read_held_out_task(labels, "test", None),
         answers={"tuned": answers, "base": answers},
         seed=3,

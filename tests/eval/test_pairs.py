@@ -213,7 +213,9 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
     held: Artifact, tuned: Artifact, rewarding: Artifact
 ) -> None:
     step = Evaluate(data="data", model="tune", tasks=())
-    outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, base=Path())
+    outlook = PlanContext(
+        inputs={"data": held, "model": tuned}, upstream={"model": Tune(data="data")}, recipe_dir=Path()
+    )
     text = ChatTokenizer.load(find_base_folder(tuned))
     read = scored = 0
     for example in read_held_out_task(held, "test", None, pairs=True).examples:
@@ -228,7 +230,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
     assert rows is not None
     aside = estimate_extra_tokens(step, outlook, rows)
     assert rows.number * aside.headed == pytest.approx(scored, rel=0.25)
-    by_head = PlanContext(inputs={"data": held, "model": rewarding}, upstream={}, base=Path())
+    by_head = PlanContext(inputs={"data": held, "model": rewarding}, upstream={}, recipe_dir=Path())
     assert estimate_extra_tokens(step, by_head, rows) == (aside.tokens, 0.0, True)
     single = estimate_extra_tokens(step.model_copy(update={"pairs": False}), outlook, rows)
     assert single == (0.0, 0.0, False)
@@ -237,7 +239,7 @@ def test_what_is_foretold_counts_both_answers_and_the_head_that_scores_them(
 @pytest.mark.parametrize(("task", "is_known"), [("pairs", True), ("label", False), ("text", False)])
 def test_paces_of_pairs_are_those_of_pairs_alone(held: Artifact, tuned: Artifact, task: str, *, is_known: bool) -> None:
     pace = {"task": task, "flops_per_s": 1e9, "bf16": cpu_has_bf16(), "writes": False}
-    outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={}, base=Path(), paces=[pace])
+    outlook = PlanContext(inputs={"data": held, "model": tuned}, upstream={}, recipe_dir=Path(), paces=[pace])
     assert (
         "as the last such step" in forecast_evaluation_cost(Evaluate(data="data", model="tune"), outlook).how
     ) == is_known

@@ -25,7 +25,7 @@ def make_base(store: Store, source: ModelSource, base: Path, heard: list[RunEven
     digest = step.recipe_digest({}, contents, seed=7)
     folder, scratch = store.begin(digest)
     events = RunEventEmitter((heard if heard is not None else []).append).of("model")
-    work = StepContext(name="model", inputs={}, folder=folder, scratch=scratch, base=base, seed=7, events=events)
+    work = StepContext(name="model", inputs={}, folder=folder, scratch=scratch, recipe_dir=base, seed=7, events=events)
     measures = step.make(work)
     return _finish(store, digest, "base", step.settings(), {}, dict(measures))
 
@@ -241,7 +241,7 @@ def merged(
     folder, scratch = store.begin(digest)
     events = RunEventEmitter((heard if heard is not None else []).append).of("merge")
     work = StepContext(
-        name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events
+        name="merge", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=seed, events=events
     )
     return _finish(store, digest, "merge", step.settings(), named, dict(step.make(work)))
 

@@ -31,16 +31,16 @@ def test_foresight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     tiny_model(tmp_path / "a")
     near = BaseModelStep(source=FolderModelSource(path="a")).estimate_cost(
-        PlanContext(inputs={}, upstream={}, base=tmp_path)
+        PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path)
     )
     assert near.seconds is not None
     assert "MB" in near.how
     far = BaseModelStep(source=resolve_model_source("smollm2-135m-instruct", tmp_path))
-    unknown = far.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path))
+    unknown = far.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path))
     assert unknown.seconds is None
     assert "network" in unknown.how
     assert unknown.peak_bytes is not None
-    known = far.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path, history={"seconds": 9.0}))
+    known = far.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, history={"seconds": 9.0}))
     assert known.seconds == 9.0
 
 
@@ -64,7 +64,7 @@ def test_the_real_model_is_what_its_publisher_says(smollm2: Artifact) -> None:
 def test_a_folder_is_known_before_it_is_taken_over(tmp_path: Path) -> None:
     """A first plan tells what a training costs by the folder's own files, as it does once the model is made."""
     tiny_model(tmp_path / "a")
-    outlook = PlanContext(inputs={}, upstream={}, base=tmp_path)
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path)
     outline = BaseModelStep(source=FolderModelSource(path="a")).outline(outlook)
     assert outline.parameters == describe_model_folder(tmp_path / "a").parameters
     assert describe_step_model(replace(outlook, outlines={"model": outline})) == describe_model_folder(tmp_path / "a")

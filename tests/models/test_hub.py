@@ -59,7 +59,7 @@ def test_a_plan_knows_what_is_in_the_cache_and_asks_nobody(hub: type[FakeHub], t
     place = source.here(tmp_path)
     assert place is not None
     assert (source.size(tmp_path) or 0) > (place / "model.safetensors").stat().st_size
-    outline = BaseModelStep(source=source).outline(PlanContext(inputs={}, upstream={}, base=tmp_path))
+    outline = BaseModelStep(source=source).outline(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path))
     assert outline.parameters == describe_model_folder(tmp_path / "made").parameters
     assert hub.asked == []
 

@@ -22,7 +22,7 @@ TEXTS = [row["message"] for row in tickets(60)]
 
 def kept(folder: Path, texts: list[str] = TEXTS, embedder: Embedder | None = None) -> Path:
     embedder = embedder or LsaEmbedder(dimensions=16)
-    save_space(embedder, embedder.space(texts, base=folder, seed=2), folder / "space", base=folder)
+    save_space(embedder, embedder.space(texts, recipe_dir=folder, seed=2), folder / "space", recipe_dir=folder)
     return folder / "space"
 
 
@@ -38,9 +38,9 @@ def test_any_texts_come_back_bit_by_bit(
 ) -> None:
     folder = tmp_path_factory.mktemp("any")
     embedder = LsaEmbedder(pieces=pieces, texts_a_dimension=texts_a_dimension)
-    space = embedder.space(texts, base=folder, seed=0)
-    save_space(embedder, space, folder / "space", base=folder)
-    again = load_space(folder / "space", base=folder)
+    space = embedder.space(texts, recipe_dir=folder, seed=0)
+    save_space(embedder, space, folder / "space", recipe_dir=folder)
+    again = load_space(folder / "space", recipe_dir=folder)
     assert np.array_equal(again.space.points([*asked, *texts]), space.points([*asked, *texts]))
 
 
@@ -59,11 +59,11 @@ def test_a_changed_or_missing_file_is_told(tmp_path: Path, name: str) -> None:
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
     with pytest.raises(CorruptArtifact, match="differs") as told:
-        load_space(folder, base=tmp_path)
+        load_space(folder, recipe_dir=tmp_path)
     assert name in str(told.value)
     (folder / name).unlink()
     with pytest.raises(CorruptArtifact, match=r"missing|No such file"):
-        load_space(folder, base=tmp_path)
+        load_space(folder, recipe_dir=tmp_path)
 
 
 def test_what_a_kill_left_half_done_is_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_what_a_kill_left_half_done_is_no_space(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         kept(tmp_path, TEXTS[:20])
     with pytest.raises(CorruptArtifact, match="no space was kept here"):
-        load_space(folder, base=tmp_path)
+        load_space(folder, recipe_dir=tmp_path)
 
 
 def test_a_space_of_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_a_space_of_a_later_version_is_refused(tmp_path: Path) -> None:
     del told["seal"]
     (folder / "space.json").write_bytes(dump_json_with_checksum({**told, "format": 2}))
     with pytest.raises(CorruptArtifact, match="format 2"):
-        load_space(folder, base=tmp_path)
+        load_space(folder, recipe_dir=tmp_path)
 
 
 def test_other_weights_than_those_it_was_kept_with_are_told(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "tiny")
     folder = kept(tmp_path, embedder=EncoderEmbedder(model="tiny"))
-    assert load_space(folder, base=tmp_path).embedder == EncoderEmbedder(model="tiny")
+    assert load_space(folder, recipe_dir=tmp_path).embedder == EncoderEmbedder(model="tiny")
     tiny_encoder(tmp_path / "tiny", seed=1)
     with pytest.raises(ModelError, match="weights of the embedder `encoder` are others"):
-        load_space(folder, base=tmp_path)
+        load_space(folder, recipe_dir=tmp_path)
 
 
 def test_a_space_of_another_embedder_is_not_kept_as_ones_own(tmp_path: Path) -> None:
     tiny_encoder(tmp_path / "tiny")
-    space = EncoderEmbedder(model="tiny").space([], base=tmp_path, seed=0)
+    space = EncoderEmbedder(model="tiny").space([], recipe_dir=tmp_path, seed=0)
     with pytest.raises(TypeError, match="SentenceEncoder"):
-        save_space(LsaEmbedder(), space, tmp_path / "space", base=tmp_path)
+        save_space(LsaEmbedder(), space, tmp_path / "space", recipe_dir=tmp_path)

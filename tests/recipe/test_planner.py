@@ -226,7 +226,7 @@ def test_a_report_that_cannot_stand_beside_the_recipe_stands_in_the_store(
     """After hours of work the run ended with an error although everything was made."""
     monkeypatch.setenv("LUTHIER_STORE", str(tmp_path / "store"))
     recipe = Recipe.load(small_recipe(tmp_path, RECIPE[: RECIPE.index("  tune:")], rows=50))
-    (recipe.base / ".luthier").write_text("no folder can be made here")
+    (recipe.recipe_dir / ".luthier").write_text("no folder can be made here")
     outcome = run_and_record(recipe, lambda event: None)
     assert outcome.report is not None
     assert outcome.report.parent == tmp_path / "store" / "reports"
@@ -234,7 +234,7 @@ def test_a_report_that_cannot_stand_beside_the_recipe_stands_in_the_store(
     assert f"report: {outcome.report}" in outcome.lines()
     assert write_report(build_recipe_plan(recipe)) == outcome.report
     with pytest.raises(SystemResourceError, match="in the way"):
-        write_report(build_recipe_plan(recipe), recipe.base / ".luthier" / "r.html")
+        write_report(build_recipe_plan(recipe), recipe.recipe_dir / ".luthier" / "r.html")
 
 
 @pytest.mark.parametrize(

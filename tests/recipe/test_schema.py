@@ -49,7 +49,7 @@ def test_overrides_from_python_are_those_of_the_command_line(folder: Path) -> No
     texts = ["steps.tune.technique.r=32", "steps.tune.learning_rate=1.0e-05", "steps.gate.rules=[accuracy > base]"]
     assert changed.overrides == ("seed=9", *texts, 'name="other"')
     assert changed == Recipe.load(folder, changed.overrides)
-    assert (changed.base, changed.file) == (first.base, first.file)
+    assert (changed.recipe_dir, changed.file) == (first.recipe_dir, first.file)
     assert changed.with_overrides({"seed": 0, "name": first.name}).seed == 0
     assert first.steps["tune"].model_dump()["technique"]["r"] == 4
     with pytest.raises(LuthierError, match="there is no step 'tun'"):

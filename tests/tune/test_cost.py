@@ -57,7 +57,7 @@ def test_what_is_told_before_is_what_is_counted_after(shop: Bench, batch_size: i
     counted = measures["flops_per_s"] * (measures["train_s"] - measures["held_out_s"] - measures["checkpoint_s"])
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
     inputs = {"data": shop.data, "model": shop.base}
-    look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
+    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history={"measures": pace})
     assert (step.estimate_cost(look).seconds or 0) * 1e6 == pytest.approx(counted, rel=0.1)
 
 
@@ -65,7 +65,7 @@ def test_many_small_steps_take_longer_than_a_few_large_ones(shop: Bench, monkeyp
     """A pace that was measured in one kind foretells the other."""
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
     inputs = {"data": shop.data, "model": shop.base}
-    look = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history={"measures": pace})
+    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history={"measures": pace})
 
     def seconds(batch_size: int) -> float:
         return Tune(data="data", batch_size=batch_size, dtype="float32").estimate_cost(look).seconds or 0.0

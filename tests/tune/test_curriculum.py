@@ -84,7 +84,9 @@ def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
         quiet = shop.work(Tune(**QUICK)).events
         scratch = root / "scratch"
         scratch.mkdir()
-        step.make(StepContext(name="data", inputs={}, folder=folder, scratch=scratch, base=root, seed=1, events=quiet))
+        step.make(
+            StepContext(name="data", inputs={}, folder=folder, scratch=scratch, recipe_dir=root, seed=1, events=quiet)
+        )
 
     return shop, made(shop.store, "rated", "dataset", fill)
 

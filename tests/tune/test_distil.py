@@ -205,6 +205,6 @@ def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
 
 def test_an_open_teacher_is_counted_in_the_forecast(shop: Bench) -> None:
     inputs = {"data": shop.data, "model": shop.base, "teacher": shop.teacher}
-    outlook = PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)
+    outlook = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)
     stored, live = (step(logits=logits).estimate_cost(outlook).peak_bytes or 0 for logits in ("stored", "live"))
     assert live - stored == 4 * describe_model_folder(shop.teacher.folder).parameters

@@ -21,7 +21,7 @@ from luthier.models.load import load_model
 from luthier.recipe.models import find_model, is_classification_model
 from luthier.recipe.schema import Recipe
 from luthier.tune.dataset.validation import ValidationSettings
-from luthier.tune.steps.epoch import Epoch
+from luthier.tune.steps.epoch import SelectCheckpoint
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
@@ -47,8 +47,10 @@ def taken(shop: Bench, tuned: Artifact, epoch: int, base: Artifact | None = None
     folder, scratch = shop.store.begin(digest)
     inputs = {"tuned": tuned, "model": base}
     events = RunEventEmitter(shop.heard.append).of("early")
-    work = StepContext(name="early", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=events)
-    Epoch(tuned="tune", epoch=epoch).make(work)
+    work = StepContext(
+        name="early", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=0, events=events
+    )
+    SelectCheckpoint(tuned="tune", epoch=epoch).make(work)
     named = {name: one.digest for name, one in inputs.items()}
     return finish(shop.store, digest, "epoch", "model", named)
 
@@ -121,9 +123,9 @@ def test_another_base_is_refused(shop: Bench) -> None:
 
 @pytest.mark.parametrize(("kept", "epoch"), [(0, 1), (1, 1), (2, 3)])
 def test_what_will_not_be_kept_is_refused_before_anything_is_made(shop: Bench, kept: int, epoch: int) -> None:
-    outlook = PlanContext(inputs={}, upstream={"tuned": Tune(**QUICK, epochs=3, save_epochs=kept)}, base=Path())
+    outlook = PlanContext(inputs={}, upstream={"tuned": Tune(**QUICK, epochs=3, save_epochs=kept)}, recipe_dir=Path())
     with pytest.raises(ModelError, match=f"keeps no model after epoch {epoch}"):
-        Epoch(tuned="tune", epoch=epoch).estimate_cost(outlook)
+        SelectCheckpoint(tuned="tune", epoch=epoch).estimate_cost(outlook)
 
 
 @pytest.mark.parametrize(("epochs", "most"), [(1.0, 0), (2.5, 2)])

@@ -113,7 +113,9 @@ def test_a_plan_tells_what_looking_for_directions_takes(tmp_path: Path) -> None:
         inputs = {"data": shop.data, "model": shop.base}
         history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
         return (
-            step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds
+            step.estimate_cost(
+                PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history)
+            ).seconds
             or 0.0
         )
 

@@ -136,7 +136,7 @@ def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[s
             inputs=inputs,
             folder=folder,
             scratch=scratch,
-            base=folder,
+            recipe_dir=folder,
             seed=0,
             events=RunEventEmitter().of("e"),
         )

@@ -127,7 +127,7 @@ def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench)
     assert technique.trainable(described) == moving > 0
     assert technique.footprint(described, 2000) > technique.footprint(described, 1000) > moving
     told = step(technique).estimate_cost(
-        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
     )
     assert None not in (told.seconds, told.peak_bytes, told.tokens)
     rate = technique.rate(576)

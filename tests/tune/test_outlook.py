@@ -29,7 +29,7 @@ def told(shop: Bench, objective: Any, **measures: float) -> StepCostEstimate:
     step = Tune(data="data", objective=objective)
     inputs = {"data": shop.data, "model": shop.base}
     history = {"measures": SPEED["measures"] | measures}
-    return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history))
 
 
 def grpo(**rollout: Any) -> Objective:
@@ -71,7 +71,9 @@ def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> PlanContext
         rows={"train": 24}, examples=[dump_spec_example(one) for one in examples], how="as told", **known
     )
     inputs = {"model": shop.base}
-    return PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, outlines={"data": outline}, history=SPEED)
+    return PlanContext(
+        inputs=inputs, upstream={}, recipe_dir=shop.base.folder, outlines={"data": outline}, history=SPEED
+    )
 
 
 @pytest.mark.parametrize("objective", [Sft(), DpoObjective()])
@@ -170,7 +172,7 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
         monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: narrow)
         step = Tune(data="data", objective=Sft(), epochs=epochs, batch_size=8, dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)).peak_bytes or 0
 
     few, many, more = (peak(epochs, narrow=True) - peak(epochs, narrow=False) for epochs in (1, 30, 300))
     most = foresight.KERNEL_BYTES
@@ -188,7 +190,7 @@ def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.M
             monkeypatch.setattr(f"{room}.has_tile_attention", lambda model: tiles)
         step = Tune(data="data", objective=Sft(), epochs=300, batch_size=8, dtype=precision)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)).peak_bytes or 0
 
     kernels = foresight.KERNEL_BYTES - foresight.TILED_KERNEL_BYTES
     assert peak(tiles=False) - peak(tiles=True) > kernels
@@ -231,7 +233,7 @@ def test_layers_with_adapters_in_one_call_need_less_memory(
 
     def peak(*, at_once: bool) -> int:
         monkeypatch.setattr(outlook, "has_fused_lora", lambda model: at_once)
-        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)).peak_bytes or 0
 
     assert peak(at_once=True) < peak(at_once=False) if less else peak(at_once=True) == peak(at_once=False)
 
@@ -263,7 +265,7 @@ def test_few_steps_meet_no_step_far_above_the_mean(shop: Bench, monkeypatch: pyt
     def peak(epochs: float) -> int:
         step = Tune(data="data", objective=Sft(), epochs=epochs, batch_size=24)
         inputs = {"data": shop.data, "model": shop.base}
-        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)).peak_bytes or 0
 
     one, five, twelve, many, more = (peak(epochs) for epochs in (1, 5, 12, 99, 300))
     assert one < five < twelve < many == more

@@ -136,7 +136,7 @@ def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
     with pytest.raises(ModelError, match="is a plain classifier"):
         Tune(data="data", model="plain").estimate_cost(_outlook(shop, model=artifact))
     ahead = PlanContext(
-        inputs={"data": shop.data}, upstream={}, base=Path(), outlines={"model": step().outline(_outlook(shop))}
+        inputs={"data": shop.data}, upstream={}, recipe_dir=Path(), outlines={"model": step().outline(_outlook(shop))}
     )
     with pytest.raises(ModelError, match="is a plain classifier"):
         Tune(data="data", model="plain").estimate_cost(ahead)
@@ -148,7 +148,7 @@ def test_its_cost_is_told_without_a_model(shop: Bench) -> None:
     assert told.seconds is not None
     assert told.peak_bytes is not None
     assert "48 rows of 3 classes; no base model is read" in told.how
-    more = step().estimate_cost(PlanContext(inputs={}, upstream={}, base=Path(), outlines={"data": _many(shop)}))
+    more = step().estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": _many(shop)}))
     assert more.seconds is not None
     assert more.seconds > told.seconds
 
@@ -160,7 +160,7 @@ def test_data_without_classes_are_refused_at_plan(is_made: bool, tmp_path: Path)
         _outlook(shop)
         if is_made
         else PlanContext(
-            inputs={}, upstream={}, base=Path(), outlines={"data": ArtifactSpec(task="text", rows={"train": 9})}
+            inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": ArtifactSpec(task="text", rows={"train": 9})}
         )
     )
     with pytest.raises(DataError, match="technique plain chooses one of a few classes, and the rows hold texts"):
@@ -218,7 +218,7 @@ def test_what_is_saved_answers_as_what_was_fitted(
 
 
 def _outlook(shop: Bench, **more: Artifact) -> PlanContext:
-    return PlanContext(inputs={"data": shop.data, **more}, upstream={}, base=Path())
+    return PlanContext(inputs={"data": shop.data, **more}, upstream={}, recipe_dir=Path())
 
 
 def _many(shop: Bench) -> ArtifactSpec:

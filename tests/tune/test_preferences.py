@@ -365,7 +365,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows[:1]]
     wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
-    context = Judging(base=tmp_path, kept=tmp_path, models=Path, model=judge)
+    context = Judging(recipe_dir=tmp_path, kept=tmp_path, models=Path, model=judge)
     found = ModelReward().score([RewardCompletion(one, one.messages[-1].content, 1) for one in rows], context)
     assert found == pytest.approx(wanted, abs=1e-5)
 

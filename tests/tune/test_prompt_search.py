@@ -201,7 +201,7 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
 
 def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> None:
     shop = bench(tmp_path, examples()[:20])
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
     small = {"variations": False, "instructions": ("Mine.",), "shots": (0, 2), "draws": 1, "budget": 2000}
     step = search(**small)
     assert step.estimate_cost(outlook).how.startswith("70 scored rows; 20 rows"), "7 prompts of 10 held-back rows"
@@ -236,7 +236,7 @@ def test_prompts_that_a_budget_leaves_out_are_counted_with_what_would_try_them(t
 
 def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -> None:
     shop = bench(tmp_path, examples()[:14])
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
     step = search(shots=(0, 4, 8, 64))
     for refused in (lambda: step.estimate_cost(outlook), lambda: shop.tune(step)):
         with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, got 8, 64") as caught:
@@ -252,7 +252,7 @@ def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -
 def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     step, size = search(), describe_model_folder(shop.base.folder).parameters
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
 
     def told(*paces: dict[str, float]) -> StepCostEstimate:
         history = {"measures": paces[0]}
@@ -277,7 +277,7 @@ def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Pat
 def test_what_a_model_cannot_be_asked_is_refused_before_it_is_made(
     outline: ArtifactSpec, fields: dict[str, Any], field: str
 ) -> None:
-    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines={"model": outline})
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines={"model": outline})
     with pytest.raises(LuthierError) as caught:
         search(**fields).estimate_cost(outlook)
     assert caught.value.where.field == field
@@ -293,7 +293,7 @@ def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize("field", ["model", "teacher"])
 def test_weights_of_an_endpoint_are_refused_before_it_is_made(field: str) -> None:
     step = Tune(data="data", teacher="far", objective=Distil())
-    outlook = PlanContext(inputs={}, upstream={}, base=Path(), outlines={field: ArtifactSpec(remote=True)})
+    outlook = PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines={field: ArtifactSpec(remote=True)})
     with pytest.raises(ModelError, match=f"the {field} is an endpoint: its weights are not here"):
         step.estimate_cost(outlook)
 

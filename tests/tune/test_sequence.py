@@ -16,7 +16,7 @@ from luthier.core.errors import ModelError
 from luthier.core.step import StepContext
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.export.checkpoint import export_model_folder
-from luthier.models.generate import generate, score_labels, score_options
+from luthier.models.generate import generate, score_options, score_with_sequence_head
 from luthier.models.load import get_output_classes, load_model, open_folder, open_merged
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_pack
@@ -66,7 +66,7 @@ def test_one_step_teaches_the_head_alone_and_is_kept(shop: Bench) -> None:
     made = shop.tune(step(Lora(r=8)).model_copy(update={"epochs": 1.0, "batch_size": 48}))
     model = load_model(made, "float32").model
     assert not any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
-    scores = torch.tensor(score_labels(model, prompts(shop)))
+    scores = torch.tensor(score_with_sequence_head(model, prompts(shop)))
     assert scores.std(1).min() > 0.01  # it began at zero, with all classes alike
 
 
@@ -89,7 +89,7 @@ def test_log_probabilities_and_gradients_are_transformers_own(shop: Bench) -> No
     model, asked = headed(shop, torch.float64), prompts(shop)
     numbers = torch.tensor([0, 1, 2, 2, 1, 0])
     rows = [TokenRow([*ids, int(n)], [0.0] * len(ids) + [1.0]) for ids, n in zip(asked, numbers, strict=True)]
-    torch.testing.assert_close(torch.tensor(score_labels(model, asked)).double(), own(model, asked))
+    torch.testing.assert_close(torch.tensor(score_with_sequence_head(model, asked)).double(), own(model, asked))
     loss = (
         Classify(head="sequence").loss(compute_pack_logprobs(model, build_pack(rows)), build_pack(rows), None).total / 6
     )
@@ -120,7 +120,7 @@ def test_it_loads_in_plain_peft_and_in_plain_transformers(shop: Bench, tuned: An
 
     assert get_output_classes(tuned) == CLASSES
     loaded = load_model(tuned, "float32")
-    scores = torch.tensor(score_labels(loaded.model, prompts(shop)))
+    scores = torch.tensor(score_with_sequence_head(loaded.model, prompts(shop)))
     if (tuned.folder / "adapter").is_dir():
         base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)
         with silence_peft_warnings():
@@ -143,7 +143,7 @@ def test_it_learns_its_classes_and_is_evaluated_by_them(shop: Bench, tuned: Any,
     inputs = {"data": shop.data, "model": tuned}
     evaluate.make(
         StepContext(
-            name="report", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=work.events
+            name="report", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=0, events=work.events
         )
     )
     models = json.loads((folder / "metrics.json").read_text())["models"]
@@ -167,7 +167,7 @@ def test_every_technique_trains_and_saves_the_head(kind: str, shop: Bench) -> No
     wanted = step(components_by_kind(TechniqueBase)[kind].model_validate({"kind": kind})).model_copy(
         update={"epochs": 2}
     )
-    scores = torch.tensor(score_labels(load_model(shop.tune(wanted), "float32").model, prompts(shop)))
+    scores = torch.tensor(score_with_sequence_head(load_model(shop.tune(wanted), "float32").model, prompts(shop)))
     assert (scores - torch.log(torch.tensor(1 / 3))).abs().max() > 1e-2
 
 
@@ -196,7 +196,7 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
     folder = export_model_folder(tuned, tmp_path / "hf", "hf", say=said.append)
     whole = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     assert whole.config.id2label == dict(enumerate(CLASSES))
-    wanted = torch.tensor(score_labels(load_model(tuned, "float32").model, prompts(shop)))
+    wanted = torch.tensor(score_with_sequence_head(load_model(tuned, "float32").model, prompts(shop)))
     torch.testing.assert_close(own(whole, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
     assert "names the same class" in said[0]
     assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
@@ -220,5 +220,5 @@ def test_its_accuracy_is_measured_on_the_way(shop: Bench) -> None:
     found = [line["held_out_accuracy"] for line in log if "held_out_accuracy" in line]
     assert len(found) == 3
     assert all(0 <= one <= 1 for one in found)
-    scores = torch.tensor(score_labels(load_model(made, "float32").model, prompts(shop, 48)))
+    scores = torch.tensor(score_with_sequence_head(load_model(made, "float32").model, prompts(shop, 48)))
     assert scores.exp().sum(1) == pytest.approx(torch.ones(48), abs=1e-5)

@@ -295,7 +295,7 @@ def test_an_adapter_can_be_tuned_over_an_adapter(shop: Bench) -> None:
 def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     step = Tune(**QUICK, epochs=2)
     told = step.estimate_cost(
-        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder)
+        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=shop.base.folder)
     )
     assert told.seconds is not None
     assert told.seconds > 0
@@ -305,9 +305,9 @@ def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     assert "matrix product" in told.how
     history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
     inputs = {"data": shop.data, "model": shop.base}
-    later = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    later = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history))
     assert "last such step on this machine" in later.how
-    nothing = step.estimate_cost(PlanContext(inputs={}, upstream={}, base=shop.base.folder))
+    nothing = step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=shop.base.folder))
     assert nothing.seconds is None
 
 
@@ -319,7 +319,7 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
         step = Tune.model_validate({"data": "data", "dtype": precision})
         inputs = {"data": shop.data, "model": shop.base}
         told = step.estimate_cost(
-            PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history)
+            PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history)
         ).seconds
         return (told or 0.0) - 2.0
 
@@ -341,7 +341,7 @@ def test_a_technique_may_begin_with_the_first_packs_and_refuse_an_objective(
     monkeypatch.setattr(Lora, "refuses", lambda self, objective, model: f"no {objective} on {model.layers} layers")
     inputs = {"data": shop.data, "model": shop.base}
     with pytest.raises(ModelError, match="lora and sft do not go together: no sft on 2 layers"):
-        step.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder))
+        step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder))
     with pytest.raises(ModelError, match="do not go together"):
         step.make(shop.work(step))
 

@@ -34,7 +34,7 @@ def test_ticket_numbers_are_counted_and_may_be_required() -> None:
 
 
 def test_a_reward_is_the_share_of_phrases(tmp_path: Path) -> None:
-    bench = RewardContext(base=tmp_path, kept=tmp_path, models=Path)
+    bench = RewardContext(recipe_dir=tmp_path, kept=tmp_path, models=Path)
     answers = ["Thank you. Please wait.", "Please wait.", "Wait."]
     attempts = [RewardCompletion(_example("Where is it?"), text, tokens=4) for text in answers]
     assert Polite().score(attempts, bench) == [1.0, 0.5, 0.0]

@@ -37,20 +37,22 @@ class RecipeMonitor:
     plan: MonitorPlan
     channels: Sequence[Channel]
     history_s: float
-    base: Path
+    recipe_dir: Path
     kept: Path
     """The folder in which it remembers where it stands."""
 
     @property
     def traffic(self) -> Path:
         """Where the traffic of the recipe's folder is kept."""
-        return traffic_folder(self.base)
+        return traffic_folder(self.recipe_dir)
 
     def watcher(self, say: Say) -> AlertEvaluator:
         """The monitor at its beginning."""
         from luthier.monitor.evaluator import AlertEvaluator
 
-        context = RunContext(base=self.base, kept=self.kept, events=StepEventEmitter.saying(say), seed=self.plan.seed)
+        context = RunContext(
+            recipe_dir=self.recipe_dir, kept=self.kept, events=StepEventEmitter.saying(say), seed=self.plan.seed
+        )
         return AlertEvaluator(self.plan, context)
 
 
@@ -77,7 +79,7 @@ def _opened(what: RecipePlan, name: str) -> RecipeMonitor:
         plan=read_plan(what.artifact(name), what.recipe.name),
         channels=step.channels,
         history_s=step.lookback,
-        base=what.recipe.base,
+        recipe_dir=what.recipe.recipe_dir,
         kept=what.recipe.workspace.open_store().root / "monitor" / f"{what.recipe.name}.{name}",
     )
 
@@ -169,7 +171,7 @@ def send_test_message(opened: RecipeMonitor, kind: str | None = None) -> Iterato
     for channel in opened.channels:
         if kind in (None, channel.kind):
             try:
-                channel.send(message, RunContext(base=opened.base))
+                channel.send(message, RunContext(recipe_dir=opened.recipe_dir))
             except DeliveryError as error:
                 yield channel.kind, f"not sent: {error}"
             else:
@@ -199,7 +201,7 @@ def open_alert_manager(opened: RecipeMonitor, say: Say) -> AlertManager:
     from luthier.monitor.manager import AlertManager
 
     made = AlertManager(
-        opened.watcher(say), opened.channels, RunContext(base=opened.base), opened.kept / "state.json", say
+        opened.watcher(say), opened.channels, RunContext(recipe_dir=opened.recipe_dir), opened.kept / "state.json", say
     )
     made.recall()
     return made

@@ -229,7 +229,7 @@ def _write_beside(
         raise InputError(
             f"{name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint=f"such as support-2; {stands}"
         )
-    data = released.recipe.base / f"{name}.jsonl"
+    data = released.recipe.recipe_dir / f"{name}.jsonl"
     if data.exists():
         raise InputError(
             "is there already; it was not touched", where=SourceLocation(file=str(data)), hint="take another name"

@@ -112,8 +112,8 @@ def write_next_recipe_files(
     `where` chooses among the requests. With `from_model`, tuning starts from the served model where its technique can
     be merged into weights; otherwise from what that model was tuned from.
     """
-    base = released.recipe.base
-    path, feedback_file = base / f"{name}.yaml", base / f"{name}.jsonl"
+    recipe_dir = released.recipe.recipe_dir
+    path, feedback_file = recipe_dir / f"{name}.yaml", recipe_dir / f"{name}.jsonl"
     if path.exists():
         raise InputError(
             "there is a recipe already; it was not touched",

@@ -43,8 +43,8 @@ class RatingSession:
         recipe = self.found.plan.recipe
         for planned in self.found.plan:
             if isinstance(planned.step, HumanRatings) and planned.step.assignment == self.found.step:
-                return resolve_path(planned.step.file, recipe.base)
-        return recipe.base / "judgments.jsonl"
+                return resolve_path(planned.step.file, recipe.recipe_dir)
+        return recipe.recipe_dir / "judgments.jsonl"
 
     def judge(self, name: str | None) -> str:
         """Who judges: the name given, or the only one there is."""

@@ -121,7 +121,11 @@ def run_retrain_loop(
 def _begun(released: ReleasedRecipe) -> dict[str, Any]:
     """Which recipe a round will write, after which model."""
     recipe = released.recipe
-    return {"name": NumberedRecipeName.of(recipe.name).after(recipe.base), "of": released.digest, "step": released.step}
+    return {
+        "name": NumberedRecipeName.of(recipe.name).after(recipe.recipe_dir),
+        "of": released.digest,
+        "step": released.step,
+    }
 
 
 def _due(

@@ -34,7 +34,7 @@ def score_file(
             file,
             chosen,
             RunContext(
-                base=workspace.folder,
+                recipe_dir=workspace.folder,
                 kept=kept,
                 events=StepEventEmitter.saying(say),
                 models=partial(_folder, workspace),

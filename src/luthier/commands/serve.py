@@ -222,10 +222,10 @@ class _Kept:
             self.recorder.close()
 
 
-def _try(names: Recognizer, base: Path) -> None:
+def _try(names: Recognizer, recipe_dir: Path) -> None:
     """Have a recogniser read a name, so that what it lacks is said now."""
     try:
-        names.check_installed(base)
+        names.check_installed(recipe_dir)
         names.download(_LOG.warning)
         names.find_names(["Ada Lovelace"])
     except LuthierError as error:
@@ -354,7 +354,7 @@ def _encoder(target: CommandTarget) -> Any:
 
     encoder, base = EncoderEmbedder(model=str(target)), target.workspace.folder
     encoder.gather(base, lambda text: None)
-    return EmbedderRunner(encoder.space([], base=base, seed=0), encoder.fingerprint(base) or "")
+    return EmbedderRunner(encoder.space([], recipe_dir=base, seed=0), encoder.fingerprint(base) or "")
 
 
 class NameRedactionSettings(NamedTuple):
@@ -369,17 +369,17 @@ class NameRedactionSettings(NamedTuple):
         return self._asdict() if self.names else {}
 
 
-def collect_name_redaction(models: Iterable[Artifact], base: Path) -> NameRedactionSettings:
+def collect_name_redaction(models: Iterable[Artifact], recipe_dir: Path) -> NameRedactionSettings:
     """Collect the name redaction settings of the operators `pii` that cleaned the data of some models.
 
-    Names are looked for where one of them does, and a kind stays in clear where all leave it; `base` is the folder at
-    which the paths of recognisers start.
+    Names are looked for where one of them does, and a kind stays in clear where all leave it; `recipe_dir` is the
+    folder at which the paths of recognisers start.
     """
     visited: dict[str, Artifact] = {}
     for model in models:
         _collect(model, visited)
     found = [ops for artifact in visited.values() for ops in _operators(artifact) if ops.get("ner")]
-    names = dict.fromkeys(Recognizer.parse(ops["ner"]).at(base) for ops in found)
+    names = dict.fromkeys(Recognizer.parse(ops["ner"]).at(recipe_dir) for ops in found)
     parts = {part for ops in found for part in ops.get("names_in", TEXT_PARTS)}
     left = [{kind for kind in NAME_KINDS if _stays(ops, kind)} for ops in found]
     kept = set.intersection(*left) if left else set()

@@ -68,7 +68,7 @@ def describe_recipe(target: CommandTarget) -> ShowResult:
         lines.append(f"next: luthier show {' '.join([f'{recipe.file}:STEP', *map(shlex.quote, recipe.overrides)])}")
     else:
         lines.append(f"next: {what.command_to_run}")
-    return ShowResult(facts={"recipe": recipe.name, "steps": steps}, path=str(recipe.base), text=tuple(lines))
+    return ShowResult(facts={"recipe": recipe.name, "steps": steps}, path=str(recipe.recipe_dir), text=tuple(lines))
 
 
 def describe_run(run: Run, what: RecipePlan) -> ShowResult:
@@ -248,7 +248,7 @@ def show_training_rows(target: CommandTarget, number: int, *, ids: bool = False)
     refuse_tool_rows(inputs["data"], inputs["model"])
     with tempfile.TemporaryDirectory() as scratch:
         work = StepContext(
-            name=chosen, inputs=inputs, folder=Path(scratch), scratch=Path(scratch), base=recipe.base,
+            name=chosen, inputs=inputs, folder=Path(scratch), scratch=Path(scratch), recipe_dir=recipe.recipe_dir,
             seed=recipe.seed, events=RunEventEmitter().of(chosen),
         )  # fmt: skip
         rows = render_training_rows(step, work, number)

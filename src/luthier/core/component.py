@@ -198,8 +198,9 @@ class Component(BaseModel):
         """All settings as plain JSON values, defaults included: what the digest is made of."""
         return self.model_dump(mode="json")
 
-    def fingerprint(self, base: Path) -> str | None:
-        """A digest of what this part reads from outside the recipe (`base` is the recipe's folder), if it does."""
+    def fingerprint(self, recipe_dir: Path) -> str | None:
+        """A digest of what this part reads from outside the recipe (`recipe_dir` is the recipe's folder), if it
+        does."""
         return None
 
     @property
@@ -210,12 +211,12 @@ class Component(BaseModel):
         """
         return False
 
-    def gather(self, base: Path, say: Callable[[str], None]) -> None:
+    def gather(self, recipe_dir: Path, say: Callable[[str], None]) -> None:
         """Bring here what is far away and not here yet; a run does this before it names anything, a plan never."""
         return
 
-    def check_installed(self, base: Path) -> None:
-        """`MissingExtra` when a library that it needs is not installed; `base` is the recipe's folder.
+    def check_installed(self, recipe_dir: Path) -> None:
+        """`MissingExtra` when a library that it needs is not installed; `recipe_dir` is the recipe's folder.
 
         A plan asks every part of the steps that must be made, so that no run ends for want of a library.
         """
@@ -247,7 +248,7 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
     for name, value in data.items():
         field = cls.model_fields.get(name)
         if field is None:
-            hint = hint_own_setting_name(cls, str(name)) or did_you_mean(str(name), cls.model_fields)
+            hint = hint_for_foreign_setting(cls, str(name)) or did_you_mean(str(name), cls.model_fields)
             context = {"name": str(name), "hint": hint}
             raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
         if (
@@ -263,7 +264,7 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
     return data
 
 
-def hint_own_setting_name(cls: type[BaseModel], name: str) -> str:
+def hint_for_foreign_setting(cls: type[BaseModel], name: str) -> str:
     """What a setting is called here that another tool calls `name`; empty where it has no such setting."""
     own = setting_aliases(cls).get(name)
     return f"{CALLED_HERE} `{own}`" if own else ""
@@ -367,11 +368,11 @@ def iter_components_with_paths(part: BaseModel, path: str = "") -> Iterator[tupl
         yield from _located_value(getattr(part, name), f"{path}.{name}".lstrip("."))
 
 
-def check_installed(part: BaseModel, base: Path) -> None:
+def check_installed(part: BaseModel, recipe_dir: Path) -> None:
     """`MissingExtra`, with the place in the part, when a library is not installed that the part or one inside needs."""
     for path, one in iter_components_with_paths(part):
         try:
-            one.check_installed(base)
+            one.check_installed(recipe_dir)
         except MissingExtra as error:
             field = ".".join(filter(None, (path, error.where.field))) or None
             where = replace(error.where, field=field)

@@ -21,7 +21,7 @@ def _no_model(name: str) -> Path:
 class RunContext:
     """Where a part works, by which seed, and how it reports."""
 
-    base: Path
+    recipe_dir: Path
     """The recipe's folder: relative paths in settings start here."""
     seed: int = 0
     events: StepEventEmitter = field(default_factory=lambda: RunEventEmitter().of(""))

@@ -171,9 +171,9 @@ PathText = Annotated[str, _NonEmpty(), EnvVarMarker()]
 """A path; a relative one starts at the recipe's folder, and `~` and `$NAME` are understood."""
 
 
-def resolve_path(path: str, base: Path) -> Path:
+def resolve_path(path: str, recipe_dir: Path) -> Path:
     """Where a written path lies; `InputError` names a variable that is not set."""
-    return base / Path(expand_env_vars(path)).expanduser()
+    return recipe_dir / Path(expand_env_vars(path)).expanduser()
 
 
 def expand_env_vars(text: str) -> str:

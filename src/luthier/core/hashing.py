@@ -41,9 +41,9 @@ def file_digest(path: Path) -> str:
     return state.hexdigest()
 
 
-def files_digest(paths: Iterable[Path], base: Path) -> str:
-    """One digest of several files: their names below `base` and their contents."""
-    return digest_of(sorted((path.relative_to(base).as_posix(), file_digest(path)) for path in paths))
+def files_digest(paths: Iterable[Path], recipe_dir: Path) -> str:
+    """One digest of several files: their names below `recipe_dir` and their contents."""
+    return digest_of(sorted((path.relative_to(recipe_dir).as_posix(), file_digest(path)) for path in paths))
 
 
 @cache

@@ -142,7 +142,7 @@ class PlanContext:
     inputs: Mapping[str, Artifact]
     upstream: Mapping[str, Step]
     """Step settings behind each input field, made or not."""
-    base: Path
+    recipe_dir: Path
     outlines: Mapping[str, ArtifactSpec] = field(default_factory=dict)
     """What the inputs are expected to hold, by field."""
     outline: ArtifactSpec | None = None
@@ -224,11 +224,11 @@ class Step(Component):
         parts = iter_components(self.model_copy(update=usual))
         return code_revision(*sorted({type(part).__module__ for part in parts}))
 
-    def contents(self, base: Path) -> dict[str, str]:
+    def contents(self, recipe_dir: Path) -> dict[str, str]:
         """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of
         those that other packages bring."""
         found = {f"code.{name}": digest for name, digest in digest_plugin_code(self).items()}
         for part in iter_components(self):
-            if (digest := part.fingerprint(base)) is not None:
+            if (digest := part.fingerprint(recipe_dir)) is not None:
                 found[f"{part.role}.{part.kind}.{len(found)}"] = digest
         return found

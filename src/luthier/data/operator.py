@@ -204,7 +204,7 @@ class Operator(Component):
         """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
         return None
 
-    def at(self, base: Path, kept: Path | None = None) -> Operator:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> Operator:
         """The operator as it works for a recipe in this folder: where it reads files, their paths start there.
 
         `kept` is a folder in which it finds again what a model answered; None: nothing is kept.
@@ -238,8 +238,9 @@ class Operator(Component):
         """Seconds that it is expected to take of one core, where they grow faster than the rows do."""
         return 0.0
 
-    def prove(self, base: Path) -> dict[str, PrecisionRecall]:
-        """How right it is, by kind, on a labelled sample that its settings name; `base` is the recipe's folder."""
+    def prove(self, recipe_dir: Path) -> dict[str, PrecisionRecall]:
+        """How right it is, by kind, on a labelled sample that its settings name; `recipe_dir` is the recipe's
+        folder."""
         return {}
 
 

@@ -51,7 +51,7 @@ class LabelingPool:
     labelled: Sequence[str]
     """Texts that people have judged: no more of the same is wanted."""
     seed: int
-    base: Path = Path()
+    recipe_dir: Path = Path()
     """The recipe's folder, where relative paths start."""
 
     def points(self, embedder: Embedder) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -59,7 +59,7 @@ class LabelingPool:
         import numpy as np
 
         texts = [*(one.text for one in self.candidates), *self.labelled]
-        found = embedder.points(texts, base=self.base, seed=self.seed).astype(np.float64)
+        found = embedder.points(texts, recipe_dir=self.recipe_dir, seed=self.seed).astype(np.float64)
         return found[: len(self.candidates)], found[len(self.candidates) :]
 
     @property

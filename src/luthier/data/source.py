@@ -158,31 +158,31 @@ class Source(Component):
         return self
 
     @abstractmethod
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row in order, in bounded memory; `say` tells the user what was decided on the way."""
 
     @abstractmethod
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes to read, for forecasts; None when that cannot be known yet."""
 
-    def here(self, base: Path) -> Source | None:
+    def here(self, recipe_dir: Path) -> Source | None:
         """What reads the same rows without the network, where they are on this machine already: a plan fetches nothing.
 
         By default the source itself.
         """
         return self
 
-    def glance(self, base: Path) -> list[tuple[SourceRecord, MappedRecord]]:
+    def glance(self, recipe_dir: Path) -> list[tuple[SourceRecord, MappedRecord]]:
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
-        return self.look(base, 0.0).rows
+        return self.look(recipe_dir, 0.0).rows
 
-    def look(self, base: Path, seconds: float) -> SourceSample:
+    def look(self, recipe_dir: Path, seconds: float) -> SourceSample:
         """The first rows, and those that can be read in so many seconds more.
 
         `DataError` for what is wrong with the first rows; what is wrong further on is told when all are read.
         """
-        here = self.here(base)
-        found = here.mapped(base, lambda text: None) if here is not None else iter(())
+        here = self.here(recipe_dir)
+        found = here.mapped(recipe_dir, lambda text: None) if here is not None else iter(())
         looked = take_first_chunk(found, LOOKED_AT, _size)
         for one in looked:
             if isinstance(one, BrokenRow) and self.on_error == "stop" and not one.left_out:
@@ -191,16 +191,16 @@ class Source(Component):
         rows = [one for one in (*looked, *more) if not isinstance(one, BrokenRow)]
         return SourceSample(rows, len(looked) + len(more) - len(rows), whole)
 
-    def records(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def records(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """What `read` yields, or the conversations that it makes, as far as `limit` allows."""
-        found = self.read(base, say)
+        found = self.read(recipe_dir, say)
         if self.turns:
             found = self.turns.gathered(found, say)
         return islice(found, self.limit) if self.limit is not None else found
 
-    def mapped(self, base: Path, say: Say) -> Iterator[Mapped]:
+    def mapped(self, recipe_dir: Path, say: Say) -> Iterator[Mapped]:
         """Every row with what it became, or why it is broken."""
-        found = self.records(base, say)
+        found = self.records(recipe_dir, say)
         looked = take_first_chunk(found, LOOKED_AT, count_record_characters)
         good = [record for record in looked if isinstance(record, SourceRecord)]
         if not good:
@@ -215,7 +215,7 @@ class Source(Component):
         for record in chain(looked, found):
             yield self._without_label(self._without_media(_map(record, mapping, holders)))
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
         return SuggestedSettings({}, {})
 
@@ -354,13 +354,13 @@ class FileSource(Source):
     def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row of one file, in bounded memory."""
 
-    def files(self, base: Path) -> list[SourceFile]:
+    def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The files that are read, in order of their names; an error for a path that means none.
 
         Of a zip that holds several files, those that fit are read, as of a folder.
         """
         known = f"known endings: {self._known()}"
-        found = list_matching_files(self.path, base, self._fits, known)
+        found = list_matching_files(self.path, recipe_dir, self._fits, known)
         if len(found) != 1 or not (inside := found[0].inside()):
             return found
         if fitting := list(filter(self._fits, inside)):
@@ -370,26 +370,26 @@ class FileSource(Source):
     def _fits(self, file: SourceFile) -> bool:
         return file.ending in self.endings
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of every file, one file after the other."""
-        for file in self.files(base):
+        for file in self.files(recipe_dir):
             yield from self.read_file(file, say)
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the files' names and contents; None when there is no such file (`read` says why)."""
-        found = self._present(base)
+        found = self._present(recipe_dir)
         if len(found) == 1 and found[0].name == self.path:
             return found[0].fingerprint()
         return digest_of([(file.name, file.fingerprint()) for file in found]) if found else None
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """About how many bytes there are to read; None when there is no such file."""
-        found = self._present(base)
+        found = self._present(recipe_dir)
         return sum(file.size() for file in found) if found else None
 
-    def _present(self, base: Path) -> list[SourceFile]:
+    def _present(self, recipe_dir: Path) -> list[SourceFile]:
         try:
-            found = self.files(base)
+            found = self.files(recipe_dir)
         except DataError:
             return []
         return found if all(file.exists() for file in found) else []

@@ -119,7 +119,7 @@ def estimate_overhead_seconds(models: int, rows: int) -> float:
 
 def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> dict[str, Any]:
     """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
-    plan_context = PlanContext(inputs=work.inputs, upstream={}, base=work.base)
+    plan_context = PlanContext(inputs=work.inputs, upstream={}, recipe_dir=work.recipe_dir)
     if known.made < _TELLING or step.turns == "all" or is_remote_input(plan_context) or not has_network(plan_context):
         return {}
     model, rows = describe_step_model(plan_context), estimate_rows(known.made, plan_context, step.split)

@@ -278,7 +278,7 @@ def _grades(exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel])
 
 
 def _exams(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
-    brief = TaskContext(base=work.base, seed=work.seed, events=work.events, examples=context.task.examples)
+    brief = TaskContext(recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, examples=context.task.examples)
     exams = [exam for one in tasks for exam in one.exams(brief)]
     names = [exam.name for exam in exams]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -426,7 +426,7 @@ def _folder(name: str, model: Artifact, work: StepContext) -> Path:
 
     if not is_endpoint(model) and name in ("base", get_model_name(find_origin_artifact(model))):
         return find_base_folder(find_origin_artifact(model))
-    return resolve_model_source(name, work.base).in_place(work.base, work.events.note)
+    return resolve_model_source(name, work.recipe_dir).in_place(work.recipe_dir, work.events.note)
 
 
 def group_rows_by_column(task: HeldOutTask, column: str, least: int, kind: str) -> dict[str, list[int]]:

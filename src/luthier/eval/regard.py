@@ -17,5 +17,5 @@ class RegardScorer(Component):
     home: ClassVar[str] = "luthier.eval.regards"
 
     @abstractmethod
-    def score(self, texts: Sequence[str], base: Path) -> list[float]:
-        """A number for each text; relative paths start at `base`, the recipe's folder."""
+    def score(self, texts: Sequence[str], recipe_dir: Path) -> list[float]:
+        """A number for each text; relative paths start at `recipe_dir`, the recipe's folder."""

@@ -80,12 +80,12 @@ ENCODERS: Mapping[str, CatalogEntry] = {
 
 
 def resolve_model_source(
-    value: str | Mapping[str, Any] | ModelSource, base: Path, known: Mapping[str, CatalogEntry] = CATALOG
+    value: str | Mapping[str, Any] | ModelSource, recipe_dir: Path, known: Mapping[str, CatalogEntry] = CATALOG
 ) -> ModelSource:
     """The source that a recipe's `model` means, by the names of one of the catalogues.
 
-    A text is, in this order: a catalog name, a folder or `.gguf` file that is there (below `base`), `OWNER/NAME` on
-    the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest name.
+    A text is, in this order: a catalog name, a folder or `.gguf` file that is there (below `recipe_dir`), `OWNER/NAME`
+    on the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest name.
     """
     if isinstance(value, ModelSource):
         return value
@@ -93,7 +93,7 @@ def resolve_model_source(
         return _parse(value)
     if value in known:
         return _parse(known[value].source)
-    path = resolve_path(value, base)
+    path = resolve_path(value, recipe_dir)
     if value.endswith(".gguf") or (value and path.is_dir()):
         return _local(value, path)
     if is_hub_id(value) and not value.startswith((".", "~")):

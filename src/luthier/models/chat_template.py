@@ -54,11 +54,12 @@ _TOOL: Row = {
 }
 
 
-def load_chat_template(word: str, base: Path) -> str:
-    """The text of a chat template: one that ships, by its name, or a Jinja file; relative paths start at `base`."""
+def load_chat_template(word: str, recipe_dir: Path) -> str:
+    """The text of a chat template: one that ships, by its name, or a Jinja file; relative paths start at
+    `recipe_dir`."""
     if word in SHIPPED:
         return (_SHIPPED / f"{word}.jinja").read_text(encoding="utf-8")
-    path = resolve_path(word, base)
+    path = resolve_path(word, recipe_dir)
     if not path.is_file():
         if "/" not in word and not word.endswith((".jinja", ".jinja2", ".j2")):
             hint = f"{did_you_mean(word, SHIPPED)}, or give a Jinja file"

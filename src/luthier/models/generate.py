@@ -190,7 +190,7 @@ def score_options(
     return [[next(found).logprob for _ in own] for own in options]
 
 
-def score_labels(
+def score_with_sequence_head(
     model: torch.nn.Module,
     prompts: Sequence[Sequence[int]],
     *,

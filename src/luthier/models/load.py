@@ -329,7 +329,7 @@ def open_adapter(model: Any, folder: Path) -> Any:
 
     with check_adapter_fits(folder):
         warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-        config = adapter_config(model, folder)
+        config = build_adapter_config(model, folder)
         return PeftModel.from_pretrained(model, folder, config=config, is_trainable=False).eval()
 
 
@@ -349,7 +349,7 @@ def check_adapter_fits(folder: Path) -> Iterator[None]:
         raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error
 
 
-def adapter_config(model: Any, folder: Path) -> Any:
+def build_adapter_config(model: Any, folder: Path) -> Any:
     """An adapter's settings, with what PEFT must be told about a quantized model's layers."""
     from peft import PeftConfig
 

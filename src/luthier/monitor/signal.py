@@ -67,7 +67,7 @@ class TrainingSample:
 
     prompts: Sequence[str]
     answers: Sequence[str]
-    base: Path
+    recipe_dir: Path
     seed: int
     measured: Sequence[ReportRow] = ()
     """The report's rows, where the model chose among classes."""

@@ -26,7 +26,7 @@ class Recognizer(Component):
     seconds_a_byte: ClassVar[float] = 0.0
     """About what it takes of one core of a common server."""
 
-    def at(self, base: Path) -> Recognizer:
+    def at(self, recipe_dir: Path) -> Recognizer:
         """The recogniser as it works for a recipe in this folder, where the path of its model starts."""
         return self
 

@@ -66,7 +66,7 @@ class StepTask(BaseModel):
         """The task of a planned step."""
         recipe = plan.recipe
         return cls(
-            folder=recipe.base.absolute(),
+            folder=recipe.recipe_dir.absolute(),
             store=recipe.workspace.store,
             database=recipe.workspace.database,
             file=recipe.file,

@@ -38,7 +38,7 @@ def list_runs(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[
     with meant.open_ledger() as ledger:
         if loaded is None:
             return ledger.runs(limit=limit)
-        return ledger.runs_of(loaded.name, str(loaded.base.absolute()), limit=limit)
+        return ledger.runs_of(loaded.name, str(loaded.recipe_dir.absolute()), limit=limit)
 
 
 def run_to_facts(run: Run) -> dict[str, Any]:

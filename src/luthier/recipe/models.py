@@ -66,7 +66,7 @@ def predict_base_spec(workspace: Workspace, name: str) -> ArtifactSpec:
     what = build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP]
     if what.cached:
         return ArtifactSpec(tokenizer=open_shared_store().open(what.digest).folder)
-    return what.step.outline(PlanContext(inputs={}, upstream={}, base=workspace.folder))
+    return what.step.outline(PlanContext(inputs={}, upstream={}, recipe_dir=workspace.folder))
 
 
 def download_model(workspace: Workspace, name: str, events: RunEventEmitter | None = None) -> Path:
@@ -75,14 +75,14 @@ def download_model(workspace: Workspace, name: str, events: RunEventEmitter | No
     Files that are here are not fetched again.
     """
     step_events, is_encoder = (events or RunEventEmitter()).of(name), name in ENCODERS
-    base = workspace.folder
-    source = resolve_model_source(name, base, ENCODERS) if is_encoder else resolve_model_source(name, base)
+    recipe_dir = workspace.folder
+    source = resolve_model_source(name, recipe_dir, ENCODERS) if is_encoder else resolve_model_source(name, recipe_dir)
     is_here = not is_encoder and build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP].cached
     if isinstance(source, HubModelSource) and not is_here:
         step_events.note(f"fetching {source.id} (revision {source.revision}) from the hub")
         source.bring(lambda done, total: step_events.progress(done / 1e6, total / 1e6, "MB"), encoder=is_encoder)
     if is_encoder:
-        return source.in_place(base, step_events.note)
+        return source.in_place(recipe_dir, step_events.note)
     return open_base_model(workspace, name, events).folder
 
 

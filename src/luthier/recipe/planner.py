@@ -117,7 +117,7 @@ class RecipePlan:
         if not self.recipe.workspace.has_ledger():
             return []
         with self.recipe.workspace.open_ledger() as ledger:
-            runs = ledger.runs_of(self.recipe.name, str(self.recipe.base.absolute()))
+            runs = ledger.runs_of(self.recipe.name, str(self.recipe.recipe_dir.absolute()))
         found: dict[str, Run] = {}
         for run in runs:
             for made in run.steps:
@@ -198,12 +198,12 @@ class _Planner:
         step = self._steps[name]
         references = self.recipe.references(step)
         inputs = {field: self.planned[other].digest for field, other in references.items()}
-        contents = step.contents(self.recipe.base)
+        contents = step.contents(self.recipe.recipe_dir)
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
         forecast, is_asked = None, name in self._costs_of
         if is_asked and not cached:
-            check_installed(step, self.recipe.base)
+            check_installed(step, self.recipe.recipe_dir)
         if is_asked and (
             not cached or step.makes == "model"
         ):  # a model's files do not tell all, such as how to merge it
@@ -246,7 +246,7 @@ def _outlook(
     return PlanContext(
         inputs={field: store.open(digest) for field, digest in digests.items() if store.has(digest)},
         upstream={field: steps[name] for field, name in references.items()},
-        base=recipe.base,
+        recipe_dir=recipe.recipe_dir,
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,

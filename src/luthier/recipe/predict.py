@@ -216,7 +216,13 @@ def _answers(
     with tempfile.TemporaryDirectory(prefix="luthier.predict.") as scratch:
         folder = Path(scratch)
         work = StepContext(
-            name="predict", inputs={}, folder=folder, scratch=folder, base=folder, seed=0, events=events.of("predict")
+            name="predict",
+            inputs={},
+            folder=folder,
+            scratch=folder,
+            recipe_dir=folder,
+            seed=0,
+            events=events.of("predict"),
         )
         usual = {name: Evaluate.model_fields[name].default for name in ("normalize", "dtype")}
         question = InferenceSettings(**usual, max_new_tokens=max_new_tokens, likelihood=False)

@@ -120,13 +120,13 @@ def _ending(plan: RecipePlan) -> str:
 def _write_page(plan: RecipePlan, ending: str, text: str) -> Path:
     """Write a page beside the recipe, or into the store where that folder cannot be written; returns the file."""
     recipe = plan.recipe
-    path = recipe.base / STORE / "reports" / f"{recipe.name}{ending}"
+    path = recipe.recipe_dir / STORE / "reports" / f"{recipe.name}{ending}"
     try:
         write_atomically(path, text.encode(), _elsewhere(plan))
     except SystemResourceError:
-        if plan.store.root.absolute() == (recipe.base / STORE).absolute():
+        if plan.store.root.absolute() == (recipe.recipe_dir / STORE).absolute():
             raise
-        of_folder = digest_of(str(recipe.base.absolute()))[:8]  # recipes of other folders may have the same name
+        of_folder = digest_of(str(recipe.recipe_dir.absolute()))[:8]  # recipes of other folders may have the same name
         page = plan.store.root / "reports" / f"{recipe.name}-{of_folder}{ending}"
         write_atomically(page, text.encode(), _elsewhere(plan))
         return page

@@ -185,7 +185,7 @@ def _gather(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> 
     for name in names:
         try:
             for part in iter_components(steps[name]):
-                part.gather(recipe.base, events.of(name).note)
+                part.gather(recipe.recipe_dir, events.of(name).note)
         except LuthierError as error:
             raise recipe.placed(error, name) from error
 
@@ -327,7 +327,7 @@ class _Record:
         run = ledger.start_run(
             recipe.name,
             digest,
-            str(recipe.base.absolute()),
+            str(recipe.recipe_dir.absolute()),
             file=Path(recipe.file).name,
             text=recipe.written,
             overrides=recipe.overrides,

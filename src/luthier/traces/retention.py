@@ -19,9 +19,9 @@ KEEPING = "keeping.json"
 SEGMENTS = "segments"
 
 
-def traffic_folder(base: Path) -> Path:
+def traffic_folder(recipe_dir: Path) -> Path:
     """`LUTHIER_TRAFFIC`, else `.luthier/traffic` in a recipe's folder."""
-    return Path(os.environ.get(VARIABLE) or base.absolute() / ".luthier" / "traffic")
+    return Path(os.environ.get(VARIABLE) or recipe_dir.absolute() / ".luthier" / "traffic")
 
 
 def has_traffic(folder: Path) -> bool:

@@ -53,6 +53,6 @@ class Environment(Component):
     hang add up), and more for one is a fault, which ends training."""
 
     @abstractmethod
-    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """What it says in each conversation, from that conversation alone; None where it has nothing to say, which ends
-        it. Relative paths start at `base`."""
+        it. Relative paths start at `recipe_dir`."""

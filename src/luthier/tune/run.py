@@ -56,7 +56,7 @@ class TrackerCallback:
         settings: Mapping[str, Any],
         on_log: Callable[[StepMetrics], None],
     ) -> None:
-        self._trackers, self._base = trackers, work.base
+        self._trackers, self._base = trackers, work.recipe_dir
         self._name = f"{work.name}-{work.digest[:8]}"
         self._settings, self._told = dict(flatten_tracked_settings(settings)), on_log
         self._writers: list[TrackerWriter] = []
@@ -308,7 +308,7 @@ class TrainingRun:
         from luthier.tune.training.checkpoint import CheckpointManager
 
         step, path = self._step, self._work.scratch / "checkpoint.safetensors"
-        start = resolve_path(step.resume_from, self._work.base) if step.resume_from is not None else None
+        start = resolve_path(step.resume_from, self._work.recipe_dir) if step.resume_from is not None else None
         key = digest_of(["1", step.technique.settings(), step.optimizer.settings()])
         return CheckpointManager(path, key, start, step.save_steps)
 

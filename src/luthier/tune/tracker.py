@@ -53,14 +53,14 @@ class Tracker(Component):
     folder: PathText = "runs"
     """Where it writes: a path beside the recipe, or an absolute one."""
 
-    def check_installed(self, base: Path) -> None:
+    def check_installed(self, recipe_dir: Path) -> None:
         """`MissingExtra` when its library is not installed."""
         require(self.package, self.kind, f"the tracker {self.kind}", otherwise="leave the tracker out")
 
-    def begin(self, tracked: TrackedTraining, base: Path) -> TrackerWriter:
-        """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
-        self.check_installed(base)
-        folder = resolve_path(self.folder, base).absolute()
+    def begin(self, tracked: TrackedTraining, recipe_dir: Path) -> TrackerWriter:
+        """Start to write, or go on where an earlier writing of the same name ended; paths start at `recipe_dir`."""
+        self.check_installed(recipe_dir)
+        folder = resolve_path(self.folder, recipe_dir).absolute()
         with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             return self.open(tracked, folder)

@@ -30,7 +30,7 @@ def take(tmp_path: Path) -> Callable[..., Made]:
             inputs=inputs,
             folder=folder,
             scratch=scratch,
-            base=tmp_path,
+            recipe_dir=tmp_path,
             seed=seed,
             events=RunEventEmitter(said.append).of(step.kind),
         )

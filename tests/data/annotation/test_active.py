@@ -194,15 +194,15 @@ def test_proposals_vote_beside_rules(made: dict[str, Artifact]) -> None:
 
 
 def test_costs_are_foretold(made: dict[str, Artifact], tmp_path: Path) -> None:
-    outlook = PlanContext(inputs={"data": made["data"]}, upstream={}, base=tmp_path)
+    outlook = PlanContext(inputs={"data": made["data"]}, upstream={}, recipe_dir=tmp_path)
     assert Prelabel(data="data").estimate_cost(outlook).how == "no model was asked here yet"
     known = PlanContext(
-        inputs={"data": made["data"]}, upstream={}, base=tmp_path, history={"measures": {"rows_per_s": 9}}
+        inputs={"data": made["data"]}, upstream={}, recipe_dir=tmp_path, history={"measures": {"rows_per_s": 9}}
     )
     assert Prelabel(data="data").estimate_cost(known).seconds == 10
     assert SampleForLabeling(data="data").estimate_cost(known).seconds == 11
     ahead = PlanContext(
-        inputs={}, upstream={}, base=tmp_path, outlines={"data": ArtifactSpec(rows={"train": 50, "test": 9})}
+        inputs={}, upstream={}, recipe_dir=tmp_path, outlines={"data": ArtifactSpec(rows={"train": 50, "test": 9})}
     )
     assert SampleForLabeling(data="data", count=10).outline(ahead).rows == {"train": 10}
     assert SampleForLabeling(data="data", count=80).outline(ahead).rows == {"train": 50}

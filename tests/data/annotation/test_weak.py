@@ -229,18 +229,20 @@ def test_functions_that_never_speak_are_warned_of(texts: Any, take: Callable[...
 
 def test_foresee_and_outline(texts: Any, tmp_path: Any) -> None:
     step = LabelStep(data="data", functions=FUNCTIONS)
-    outlook = PlanContext(inputs={"data": texts.artifact}, upstream={}, base=tmp_path)
+    outlook = PlanContext(inputs={"data": texts.artifact}, upstream={}, recipe_dir=tmp_path)
     assert step.estimate_cost(outlook).how.startswith("24 rows at")
-    expected = PlanContext(inputs={}, upstream={}, base=tmp_path, outlines={"data": ArtifactSpec(rows={"train": 9})})
+    expected = PlanContext(
+        inputs={}, upstream={}, recipe_dir=tmp_path, outlines={"data": ArtifactSpec(rows={"train": 9})}
+    )
     assert step.estimate_cost(expected).how.startswith("9 rows at")
     assert step.outline(expected).rows == {"train": 9}
-    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=tmp_path)).seconds is None
+    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path)).seconds is None
 
 
 def test_rows_are_told_with_a_class_for_their_answer(texts: Any, take: Callable[..., Any], tmp_path: Any) -> None:
     """They were told with the answers that the classes replace, and an evaluation as one that writes."""
     step = LabelStep(data="data", functions=FUNCTIONS, system="Which queue?")
-    outlook = PlanContext(inputs={"data": texts.artifact}, upstream={}, base=tmp_path)
+    outlook = PlanContext(inputs={"data": texts.artifact}, upstream={}, recipe_dir=tmp_path)
     told = step.outline(outlook)
     assert (told.task, told.answers) == ("label", ())
     made = [dump_spec_example(one) for one in read_examples(take(step, data=texts.artifact).artifact, "train")]

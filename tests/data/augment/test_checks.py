@@ -38,7 +38,7 @@ def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> DraftCh
     assert classifier is not None
     space = None
     if told.meaning is not None:
-        space = told.meaning.embedder.space([row.prompt for row in bench.train.rows()], base=Path(), seed=0)
+        space = told.meaning.embedder.space([row.prompt for row in bench.train.rows()], recipe_dir=Path(), seed=0)
     return DraftChecker(told, bench.train, index, [row.id for row in held], classifier, space=space)
 
 

@@ -366,7 +366,7 @@ def replace_image(bench: Bench, value: str) -> Any:
     ],
 )
 def test_a_bad_image_is_said_with_its_row(bench: Bench, value: str, settings: dict[str, Any], what: str) -> None:
-    round_and_round = bench.around().base / "round"
+    round_and_round = bench.around().recipe_dir / "round"
     if not round_and_round.is_symlink():
         round_and_round.symlink_to("round")
     augmenter = Augmenter.parse({"kind": "image_noise", **settings})

@@ -28,7 +28,7 @@ def rows() -> list[CheckRow]:
 
 
 def looked_at(rows: Sequence[CheckRow], folder: Path) -> CheckData:
-    return CheckData(rows, task="label", seed=0, base=folder)
+    return CheckData(rows, task="label", seed=0, recipe_dir=folder)
 
 
 def test_distances_are_those_of_scikit_learn(folder: Path, rows: list[CheckRow]) -> None:

@@ -54,7 +54,7 @@ def checked(tmp_path: Path) -> Callable[..., Checked]:
             inputs={"data": data},
             folder=folder,
             scratch=scratch,
-            base=tmp_path,
+            recipe_dir=tmp_path,
             seed=3,
             events=RunEventEmitter(said.append).of("validate"),
         )
@@ -128,14 +128,14 @@ def test_rows_of_marks_are_a_table_that_others_read(prepared: Made, checked: Cal
 def test_the_forecast_says_how_it_is_known(prepared: Made) -> None:
     step = Validate.model_validate({"kind": "validate", "data": "data"})
     ahead = PlanContext(
-        inputs={}, upstream={}, base=Path(), outlines={"data": ArtifactSpec(rows={"train": 900, "test": 100})}
+        inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": ArtifactSpec(rows={"train": 900, "test": 100})}
     )
     assert "1,000 rows" in step.estimate_cost(ahead).how
     made = PlanContext(
-        inputs={"data": prepared.artifact}, upstream={}, base=Path(), history={"measures": {"rows_per_s": 50.0}}
+        inputs={"data": prepared.artifact}, upstream={}, recipe_dir=Path(), history={"measures": {"rows_per_s": 50.0}}
     )
     assert step.estimate_cost(made).seconds == 2 + 200 / 50
-    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, base=Path())).seconds is None
+    assert step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path())).seconds is None
     assert {"label_errors", "findings.serious"} <= set(step.measured() or ())
 
 

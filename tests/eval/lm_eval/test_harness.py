@@ -42,7 +42,7 @@ def write(folder: Path, name: str = "sums", **changes: Any) -> Path:
 
 def exams(file: Path, **settings: Any) -> list[BenchmarkTask]:
     settings = {"data": str(file.parent), **settings}
-    return LmEvalTask(path=str(file), **settings).exams(TaskContext(base=file.parent, examples=()))
+    return LmEvalTask(path=str(file), **settings).exams(TaskContext(recipe_dir=file.parent, examples=()))
 
 
 def refused(file: Path, **settings: Any) -> str:
@@ -131,7 +131,7 @@ def test_include_may_not_go_round(tmp_path: Path) -> None:
 
 def test_a_task_by_its_name(tmp_path: Path) -> None:
     write(tmp_path)
-    brief = TaskContext(base=tmp_path, examples=())
+    brief = TaskContext(recipe_dir=tmp_path, examples=())
     (exam,) = LmEvalTask(task="sums", include_path=".", data="test.jsonl").exams(brief)
     assert exam.name == "sums"
     with pytest.raises(ValueError, match="name either a `task`"):

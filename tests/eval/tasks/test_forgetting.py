@@ -35,7 +35,7 @@ def test_questions_are_sound() -> None:
 
 
 def test_grading(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(TaskContext(base=tmp_path, examples=()))
+    (exam,) = Forgetting().exams(TaskContext(recipe_dir=tmp_path, examples=()))
     wrong = [Response(logprob=-4.0 - at, tokens=1) for at in range(3)]
     told = [[Response(logprob=-9.0, tokens=2), *wrong] for _ in exam.items]
     told[0][0] = Response(logprob=-3.5, tokens=2)
@@ -46,7 +46,7 @@ def test_grading(tmp_path: Path) -> None:
 
 
 def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(TaskContext(base=tmp_path, examples=()))
+    (exam,) = Forgetting().exams(TaskContext(recipe_dir=tmp_path, examples=()))
     graded = exam.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
     assert not any(graded.columns["acc"].each)
     assert graded.predictions[0] == load_forgetting_questions()[0].wrong[-1]
@@ -104,5 +104,5 @@ def test_a_rule_about_what_is_not_asked_is_refused_before_the_run(tasks: Any, ru
     evaluation = Evaluate(data="data", model="tune", tasks=tasks)
     with pytest.raises(RecipeError, match="does not measure"):
         Gate(evaluation="report", rules=(rule,)).estimate_cost(
-            PlanContext(inputs={}, upstream={"evaluation": evaluation}, base=Path())
+            PlanContext(inputs={}, upstream={"evaluation": evaluation}, recipe_dir=Path())
         )

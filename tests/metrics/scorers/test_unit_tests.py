@@ -21,7 +21,7 @@ FENCED = f"Here you are:\n```python\n{RIGHT}\n```\nIt adds."
 
 
 def desk(folder: Path) -> RunContext:
-    return RunContext(base=folder, kept=folder, models=Path)
+    return RunContext(recipe_dir=folder, kept=folder, models=Path)
 
 
 @pytest.mark.skipif((platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="needs Linux on x86_64")

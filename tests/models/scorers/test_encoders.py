@@ -23,7 +23,7 @@ ROWS = [
 
 
 def desk(folder: Path) -> RunContext:
-    return RunContext(base=folder, kept=folder, models=Path)
+    return RunContext(recipe_dir=folder, kept=folder, models=Path)
 
 
 def check_alone(scorer: Scorer, folder: Path, found: dict[str, Column]) -> None:

@@ -23,7 +23,7 @@ ROWS = [
 
 def desk(folder: Path, heard: list[str] | None = None) -> RunContext:
     return RunContext(
-        base=folder,
+        recipe_dir=folder,
         kept=folder,
         events=StepEventEmitter.saying((heard if heard is not None else []).append),
         models=Path,

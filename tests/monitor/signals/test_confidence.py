@@ -117,7 +117,7 @@ def test_a_request_of_which_several_speak_counts_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signal", [Confidence(), Calibration()])
 def test_too_small_a_report_is_refused(signal: Any, tmp_path: Path) -> None:
-    training = TrainingSample(prompts=[], answers=[], base=tmp_path, seed=0, measured=measured(FEWEST - 1))
+    training = TrainingSample(prompts=[], answers=[], recipe_dir=tmp_path, seed=0, measured=measured(FEWEST - 1))
     with pytest.raises(DataError, match=f"{FEWEST} are needed"):
         signal.learn(training, tmp_path / "reference")
     with pytest.raises(ValueError, match="compared with a report"):

@@ -85,7 +85,7 @@ def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> No
     assert 0 < drawing_s < 6 * measures["writing_s"]
     inputs = {"data": shop.data, "model": shop.base}
     history = {"measures": {**measures, "drawing_flops_per_s": measures["drawing_flops_per_s"] / 1e6}}
-    later = asked.estimate_cost(PlanContext(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    later = asked.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history))
     assert later.seconds == pytest.approx(drawing_s * 1e6, rel=0.1)
 
 

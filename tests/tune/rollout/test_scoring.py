@@ -45,7 +45,7 @@ class Moody:
 
 @pytest.fixture
 def place(tmp_path: Path) -> RewardContext:
-    return RewardContext(base=tmp_path, kept=tmp_path, models=Path)
+    return RewardContext(recipe_dir=tmp_path, kept=tmp_path, models=Path)
 
 
 def said(*texts: str) -> list[RewardCompletion]:

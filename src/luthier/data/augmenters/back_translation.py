@@ -81,9 +81,9 @@ class BackTranslation(Augmenter):
         """Unless folders are named."""
         return self.there is None
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The contents of the models' folders."""
-        folders = [resolve_path(path, base) for path in (self.there, self.back) if path is not None]
+        folders = [resolve_path(path, recipe_dir) for path in (self.there, self.back) if path is not None]
         return digest_of([_contents(folder) for folder in folders]) if folders else None
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
@@ -126,8 +126,8 @@ class BackTranslation(Augmenter):
         around: AugmentContext,
     ) -> list[MachineTranslation]:
         def opened(train: AugmentTrainRows) -> tuple[Translator, Translator]:
-            return Translator(resolve_path(self.there or "", around.base)), Translator(
-                resolve_path(self.back or "", around.base)
+            return Translator(resolve_path(self.there or "", around.recipe_dir)), Translator(
+                resolve_path(self.back or "", around.recipe_dir)
             )
 
         there, back = around.once(self, opened)

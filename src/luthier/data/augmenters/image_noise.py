@@ -57,33 +57,33 @@ class ImageNoise(Augmenter):
             raise ValueError("every strength is 0, so that nothing would be done; raise blur, jpeg, brightness or crop")
         return self
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The contents of the folder of images."""
         if self.folder is None:
             return None
-        folder = resolve_path(self.folder, base)
+        folder = resolve_path(self.folder, recipe_dir)
         return files_digest(sorted(path for path in folder.rglob("*") if path.is_file()), folder)
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with another image."""
-        return [self._noisy(request, around.base) for request in requests]
+        return [self._noisy(request, around.recipe_dir) for request in requests]
 
-    def _noisy(self, request: AugmentRequest, base: Path) -> AugmentedDraft | None:
+    def _noisy(self, request: AugmentRequest, recipe_dir: Path) -> AugmentedDraft | None:
         value = request.row.meta.get(self.column)
         if not value:
             return None
         if not isinstance(value, list):
-            url, did = self._other(request, str(value), base)
+            url, did = self._other(request, str(value), recipe_dir)
             return AugmentedDraft(request.row.messages, did, meta={self.column: url}) if did else None
-        made = [self._other(request, str(one), base) for one in value]
+        made = [self._other(request, str(one), recipe_dir) for one in value]
         every = tuple(f"{number}: {one}" for number, (_, did) in enumerate(made, 1) for one in did)
         return (
             AugmentedDraft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
         )
 
-    def _other(self, request: AugmentRequest, value: str, base: Path) -> tuple[str, tuple[str, ...]]:
+    def _other(self, request: AugmentRequest, value: str, recipe_dir: Path) -> tuple[str, tuple[str, ...]]:
         """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
-        before = _opened(self._bytes(request.row, value, base), request.row, self.column)
+        before = _opened(self._bytes(request.row, value, recipe_dir), request.row, self.column)
         after, did = self.noisy(before, request.chance)
         if not did or after.tobytes() == before.tobytes():
             return value, ()
@@ -113,7 +113,7 @@ class ImageNoise(Augmenter):
             did.append(f"JPEG of quality {quality}")
         return image, tuple(did)
 
-    def _bytes(self, row: Row, value: str, base: Path) -> bytes:
+    def _bytes(self, row: Row, value: str, recipe_dir: Path) -> bytes:
         """What stands in the column, as the bytes of a file."""
         where = SourceLocation(file=row.file, line=row.line, field=self.column)
         if value.startswith(_DATA) or self.folder is None:
@@ -124,7 +124,7 @@ class ImageNoise(Augmenter):
                 what = f"expected an image as a data URL or base64, got {value[:40]!r}"
                 raise DataError(what, where=where, hint=hint) from error
         try:
-            folder = resolve_path(self.folder, base).resolve()
+            folder = resolve_path(self.folder, recipe_dir).resolve()
             path = (folder / value).resolve()
             if path.is_relative_to(folder):
                 return path.read_bytes()

@@ -37,13 +37,13 @@ class DocumentSource(FileSource):
     def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of one document, in order."""
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """Pieces of a document that stands alone: as one row, nothing of it could be held out."""
-        if self.chunk_by != "document" or len(self.files(base)) != 1:
+        if self.chunk_by != "document" or len(self.files(recipe_dir)) != 1:
             return SuggestedSettings({}, {})
         for settings in ({"chunk_by": "heading"}, {"chunk_by": "page"}, {"chunk_by": "length"}, _SHORT):
             if settings["chunk_by"] in get_args(type(self).model_fields["chunk_by"].annotation):
-                found = self.model_copy(update=settings).read(base, lambda text: None)
+                found = self.model_copy(update=settings).read(recipe_dir, lambda text: None)
                 pieces = sum(isinstance(one, SourceRecord) for one in islice(found, _MANY_PIECES))
                 if pieces >= _ENOUGH_PIECES or (settings is _SHORT and pieces > 1):
                     return SuggestedSettings(settings, {"chunk_by": _why_pieces(pieces)})

@@ -90,11 +90,11 @@ def build_source_for_path(path: Path | str) -> tuple[FileSource, Path]:
     return file_kinds()[kind].model_validate({"kind": kind, "path": name, "on_error": "drop"}), base
 
 
-def recognize_path_source_kind(path: str, base: Path) -> str:
+def recognize_path_source_kind(path: str, recipe_dir: Path) -> str:
     """The kind of source for a path as somebody writes it; `folder` for files of several kinds."""
-    if (base / path).is_dir():
-        return _kind_of_folder(path, base)
-    files = list_matching_files(path, base, lambda file: True, "check `--from`")
+    if (recipe_dir / path).is_dir():
+        return _kind_of_folder(path, recipe_dir)
+    files = list_matching_files(path, recipe_dir, lambda file: True, "check `--from`")
     if len(files) == 1 and recognize_source_kind(FileSample.at(files[0])) is None and (inside := files[0].inside()):
         return _kind_inside(files[0], inside)
     kinds = {build_source_for_file(file).kind for file in files}
@@ -130,18 +130,18 @@ def _columns(source: FileSource, file: SourceFile) -> tuple[str, ...]:
     return next((tuple(record.values) for record in records), ())
 
 
-def _kind_of_folder(path: str, base: Path) -> str:
-    look = _look_at_folder(base / path)
+def _kind_of_folder(path: str, recipe_dir: Path) -> str:
+    look = _look_at_folder(recipe_dir / path)
     for kind, member in file_kinds().items():
-        if member.recognises(look) > FormatMatch.NO or (member.gathers and _is_all(kind, path, base)):
+        if member.recognises(look) > FormatMatch.NO or (member.gathers and _is_all(kind, path, recipe_dir)):
             return kind
     return "folder"
 
 
-def _is_all(kind: str, path: str, base: Path) -> bool:
+def _is_all(kind: str, path: str, recipe_dir: Path) -> bool:
     """Whether every file that this kind would read of a folder is of this kind."""
     try:
-        found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(base)
+        found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(recipe_dir)
         recognitions = (recognize_source_kind(FileSample.at(file)) for file in found)
         return all(one is not None and one.kind == kind for one in recognitions)
     except DataError:

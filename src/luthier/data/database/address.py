@@ -36,14 +36,14 @@ class DatabaseAddress:
         return redact_secrets(text, self.secrets)
 
 
-def parse_database_address(written: str, base: Path) -> DatabaseAddress:
-    """The database that a written URL means; an SQLite file starts at `base`."""
+def parse_database_address(written: str, recipe_dir: Path) -> DatabaseAddress:
+    """The database that a written URL means; an SQLite file starts at `recipe_dir`."""
     text = expand_env_vars(written) if is_env_var(written) else written
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         raise DataError("is no database URL", where=SourceLocation(file=written), hint=FORMS) from None
-    url = _in_place(_filled(url), written, base)
+    url = _in_place(_filled(url), written, recipe_dir)
     named = {os.environ.get(name, "") for name in find_env_vars(written)}
     secrets = {*named, *secrets_of(url.render_as_string(hide_password=False)), str(url.password or "")}
     return DatabaseAddress(written, url, tuple(sorted(filter(None, secrets))))
@@ -57,7 +57,7 @@ def _filled(url: URL) -> URL:
     return url.set(**parts, query=query)  # type: ignore[arg-type]  # a mapping of parts by their names
 
 
-def _in_place(url: URL, written: str, base: Path) -> URL:
+def _in_place(url: URL, written: str, recipe_dir: Path) -> URL:
     name = url.get_backend_name()
     if name in ("postgresql", "postgres") and url.drivername in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
@@ -65,4 +65,4 @@ def _in_place(url: URL, written: str, base: Path) -> URL:
         return url
     if not url.database or url.database == ":memory:":
         raise DataError("names no file", where=SourceLocation(file=written), hint="write sqlite:///file.db")
-    return url.set(database=str(resolve_path(url.database, base)), query={})
+    return url.set(database=str(resolve_path(url.database, recipe_dir)), query={})

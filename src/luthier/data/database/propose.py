@@ -25,7 +25,7 @@ Answer = TypeVar("Answer")
 def propose_table_recipe(
     url: str,
     table: str | None,
-    base: Path,
+    recipe_dir: Path,
     folder: Path,
     requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
 ) -> RecipeProposal:
@@ -33,14 +33,16 @@ def propose_table_recipe(
     if (name := find_plain_secret(url)) is not None:
         hint = "export it, and write its name: 'postgresql://user:$NAME@host/database', in single quotes"
         raise InputError(f"holds a secret in clear ({name})", where=SourceLocation(field="--from"), hint=hint)
-    database_address = parse_database_address(url, base)
+    database_address = parse_database_address(url, recipe_dir)
     chosen = table or _only(database_address)
     cursor = _asked(database_address, lambda connection: find_unique_column(connection, chosen))
     by = {"cursor": cursor} if cursor else {}
     written = _from_folder(url, database_address, folder)
     read = Sql.model_validate({"url": url, "table": chosen, "on_error": "drop", **by})
     named = {"kind": "sql", "url": written, "table": chosen, **by}
-    found = propose_recipe_from_source(read, base, f"{written} ({chosen})", named, requested_layout=requested_layout)
+    found = propose_recipe_from_source(
+        read, recipe_dir, f"{written} ({chosen})", named, requested_layout=requested_layout
+    )
     why = "it has no key; these values all differ, so they order the rows"
     return found.model_copy(update={"reasons": {"source.cursor": why, **found.reasons}}) if cursor else found
 

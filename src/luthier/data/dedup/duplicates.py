@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.memory_map import read_rows
-from luthier.data.dedup.minhash import ALONE, LshBands, PairSearchResources, propose_candidate_pairs
+from luthier.data.dedup.minhash import ALONE, LshBandLayout, PairSearchResources, propose_candidate_pairs
 from luthier.data.dedup.shingles import ComplementIndexSet, sort_unique
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class DuplicateFinder:
         texts: NDArray[np.uint64],
         signatures: NDArray[np.uint8],
         ranks: Ranks,
-        bands: LshBands,
+        bands: LshBandLayout,
         verify: Verify,
         verify_many: VerifyMany,
         means: PairSearchResources = ALONE,

@@ -84,7 +84,7 @@ _Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """The places of either row of some pairs."""
 
 
-class LshBands(NamedTuple):
+class LshBandLayout(NamedTuple):
     """The LSH bands: which signature columns each has, and how many equal columns a candidate pair needs."""
 
     columns: NDArray[np.int64]
@@ -117,7 +117,7 @@ def compute_minhash_signatures(flat: FlatShingles) -> NDArray[np.uint8]:
 
 
 @cache
-def choose_bands(threshold: float, most: int = MOST_BANDS) -> LshBands:
+def choose_bands(threshold: float, most: int = MOST_BANDS) -> LshBandLayout:
     """The widest bands, at most so many, that overlook a pair at the threshold once in a million or less."""
     quarter = threshold + (1 - threshold) / 4
     at_least = max(least for least in range(PERMUTATIONS + 1) if _below(least, threshold) <= MISSED / 2)
@@ -127,7 +127,7 @@ def choose_bands(threshold: float, most: int = MOST_BANDS) -> LshBands:
         for count in range(8, most + 1, 8):
             missed = miss_probability(threshold, width, count) + lost
             if missed <= MISSED:
-                return LshBands(_drawn(count, width), at_least, quarters, missed)
+                return LshBandLayout(_drawn(count, width), at_least, quarters, missed)
     raise AssertionError(f"no bands for {threshold}")
 
 
@@ -164,7 +164,10 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def propose_candidate_pairs(
-    signatures: NDArray[np.uint8], chosen: LshBands, among: IndexSet | None = None, means: PairSearchResources = ALONE
+    signatures: NDArray[np.uint8],
+    chosen: LshBandLayout,
+    among: IndexSet | None = None,
+    means: PairSearchResources = ALONE,
 ) -> tuple[NDArray[np.int64], LargeBuckets]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
@@ -197,7 +200,7 @@ class _Looked(NamedTuple):
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
     quarters: NDArray[np.uint64]
     """(rows, 4): the upper two bits of each column, on the disk, too: so few pages tell nearly all strangers."""
-    chosen: LshBands
+    chosen: LshBandLayout
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the files for itself."""
@@ -222,7 +225,7 @@ def _looked_again(
     rows: IndexSet,
     by_column: MemoryMapLocation,
     quarters: MemoryMapLocation,
-    chosen: LshBands,
+    chosen: LshBandLayout,
 ) -> _Looked:
     return _Looked(open_memory_map(signatures), rows, open_memory_map(by_column), open_memory_map(quarters), chosen)
 

@@ -87,7 +87,7 @@ class OperatorEngine:
     """Where passes meet, and stay for the next time."""
     events: EventWriter
     workers: Workers = field(default_factory=Workers)
-    base: Path = Path()
+    recipe_dir: Path = Path()
     """The recipe's folder, for operators that read files."""
     answers: Path | None = None
     """Where operators find again what models answered."""
@@ -103,7 +103,7 @@ class OperatorEngine:
 
     def run(self, reader: SourceReader) -> Spill:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
-        cut = split_into_stages(self.operators, self.base, self.answers)
+        cut = split_into_stages(self.operators, self.recipe_dir, self.answers)
         keys = self._keys(cut, reader.identity or uuid4().hex)
         may_stay = [_may_stay(cut[n + 1 :]) for n in range(len(cut))]
         kept_state = self.kept.begin([key.rows for key in keys], may_stay, is_private=not _may_stay(cut))
@@ -140,7 +140,7 @@ class OperatorEngine:
         own = code_revision(*sorted({type(part).__module__ for part in iter_components(operator)}))
         return [
             operator.settings(),
-            external_fingerprints(operator, self.base) or uuid4().hex,
+            external_fingerprints(operator, self.recipe_dir) or uuid4().hex,
             own,
             digest_plugin_code(operator),
         ]

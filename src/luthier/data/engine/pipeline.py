@@ -162,15 +162,17 @@ def prepare(
     """Write a data set into `work.folder`; the passes on the way are kept in `work.kept` for the next time."""
     raise_malloc_thresholds()
     rows_of = with_split_group(source, split)
-    reader = SourceReader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
+    reader = SourceReader(
+        rows_of, work.recipe_dir, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch
+    )
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
     kept = PassCache(work.scratch / "passes", home)
-    chosen = name_operators([operator.at(work.base, work.kept) for operator in operators])
+    chosen = name_operators([operator.at(work.recipe_dir, work.kept) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
         with relaxed_garbage_collection(), Workers(options.workers, kept.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
-            engine = OperatorEngine(chosen, kept, events, workers, work.base, work.kept, ticker, ticker.settling)
+            engine = OperatorEngine(chosen, kept, events, workers, work.recipe_dir, work.kept, ticker, ticker.settling)
             return _prepare(engine, reader, split, work, options)
     finally:
         kept.put_back()
@@ -196,7 +198,7 @@ def _prepare(
     trim_malloc_heap()
     result = SplitResult(spill, splits, task, engine.operators)
     result.write(work.folder, engine.workers)
-    measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.base))}
+    measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.recipe_dir))}
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     summary.write(work.folder)
     if (broken := reader.first_broken) is not None:

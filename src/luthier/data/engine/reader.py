@@ -34,7 +34,7 @@ class SourceReader:
     def __init__(
         self,
         source: Source,
-        base: Path,
+        recipe_dir: Path,
         say: Callable[[str], None],
         *,
         batch_rows: int,
@@ -42,7 +42,7 @@ class SourceReader:
     ) -> None:
         """`scratch` is where files may lie while rows are read; None: where the system keeps such files."""
         self.source = source
-        self._base = base
+        self._base = recipe_dir
         self._tell = say
         self._said: list[str] = []
         self._batch_rows = batch_rows
@@ -173,10 +173,10 @@ class SourceReader:
         return RowEvent(name, broken.file, broken.line, SOURCE, "drop", reason, row=broken.row)
 
 
-def external_fingerprints(part: BaseModel, base: Path) -> list[str | None] | None:
+def external_fingerprints(part: BaseModel, recipe_dir: Path) -> list[str | None] | None:
     """Digests of what a part and those inside of it read from outside; None where that may change on the way."""
     parts = list(iter_components(part))
-    return None if any(one.living for one in parts) else [one.fingerprint(base) for one in parts]
+    return None if any(one.living for one in parts) else [one.fingerprint(recipe_dir) for one in parts]
 
 
 def _size(numbered: tuple[int, Row | RowEvent]) -> int:

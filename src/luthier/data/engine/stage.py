@@ -65,7 +65,7 @@ class Stage:
     """Operators of the whole recipe that know what may not stand in clear."""
     columns: dict[str, Column]
     """Attributes of rows that leave it."""
-    base: Path = Path()
+    recipe_dir: Path = Path()
     """The recipe's folder, for operators that read files."""
     kept: Path | None = None
     """Where operators find again what models answered."""
@@ -94,13 +94,15 @@ class Stage:
         return found
 
 
-def split_into_stages(operators: Sequence[NamedOperator], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
+def split_into_stages(
+    operators: Sequence[NamedOperator], recipe_dir: Path = Path(), kept: Path | None = None
+) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
     guards = select_privacy_operators(operators)
-    found = [Stage([], [], guards, {}, base, kept)]
+    found = [Stage([], [], guards, {}, recipe_dir, kept)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
             found[-1].rows.append(one)
@@ -111,7 +113,7 @@ def split_into_stages(operators: Sequence[NamedOperator], base: Path = Path(), k
         if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
             last = found[-1]
             settled = {name: kind for each in last.sets for name, kind in attribute_columns_of(each).items()}
-            found.append(Stage([], [], guards, {**last.columns, **settled}, base, kept))
+            found.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept))
     return found
 
 
@@ -131,7 +133,7 @@ def run_stage(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iter
     if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)
     parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
-    paths = [str(stage.base), None if stage.kept is None else str(stage.kept)]
+    paths = [str(stage.recipe_dir), None if stage.kept is None else str(stage.kept)]
     setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
     return workers.map(_run, ((setup, one) for one in fed))
 

@@ -29,7 +29,9 @@ def is_url_or_glob(path: str) -> bool:
     return is_url(path) or (_PATTERN.search(path) is not None and not Path(path).exists())
 
 
-def list_matching_files(path: str, base: Path, fits: Callable[[SourceFile], bool], known: str) -> list[SourceFile]:
+def list_matching_files(
+    path: str, recipe_dir: Path, fits: Callable[[SourceFile], bool], known: str
+) -> list[SourceFile]:
     """The files that a path means, in order of their names; of a folder, those that fit.
 
     `DataError` for a folder or a pattern without a fitting file, and for one that leads out of its folder.
@@ -37,14 +39,14 @@ def list_matching_files(path: str, base: Path, fits: Callable[[SourceFile], bool
     whole = expand_env_vars(path)
     if is_url(whole):
         return _behind(whole, path, fits, known)
-    location = resolve_path(path, base)
+    location = resolve_path(path, recipe_dir)
     if (packed := _above(location)) is not None:
         return _some(_named(packed, location, path), path, fits, _held(packed))
     if location.is_dir():
         return _some(glob_inside(location, "**/*", path.rstrip("/")), path, fits, known)
     if _PATTERN.search(path) and not location.exists():
         root, pattern = _split(path)
-        found = glob_inside(resolve_path(root or ".", base), pattern, root.rstrip("/"))
+        found = glob_inside(resolve_path(root or ".", recipe_dir), pattern, root.rstrip("/"))
         return _some(found, path, lambda file: True, "no file's name fits the pattern")
     return [SourceFile(location, path)]
 

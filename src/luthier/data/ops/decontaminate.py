@@ -46,12 +46,12 @@ class Decontaminate(RowOperator):
 
     _base: Path = PrivateAttr(default=Path())
 
-    def at(self, base: Path, kept: Path | None = None) -> Decontaminate:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> Decontaminate:
         """The operator with benchmarks read below this folder; what is wrong with one is said at once."""
         for source in self.against:
-            source.glance(base)
+            source.glance(recipe_dir)
         placed = self.model_copy()
-        placed._base = base
+        placed._base = recipe_dir
         return placed
 
     @cached_property

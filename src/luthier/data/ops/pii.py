@@ -131,14 +131,14 @@ class Pii(RowOperator):
     _recognise: Recognise | None = PrivateAttr(default=None)
     """Reads names; None: as the recogniser does it where this process works."""
 
-    def at(self, base: Path, kept: Path | None = None) -> Pii:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> Pii:
         """The operator as it remembers what a recogniser found, if it has one."""
         if self.ner is None:
             return self
         placed = self.model_copy()
-        placed._recognise = self.ner.at(base).find_names
+        placed._recognise = self.ner.at(recipe_dir).find_names
         if kept is not None:
-            identity = [self.ner.settings(), self.ner.fingerprint(base), digest_plugin_code(self.ner)]
+            identity = [self.ner.settings(), self.ner.fingerprint(recipe_dir), digest_plugin_code(self.ner)]
             by = digest_of([*identity, code_revision(type(self.ner).__module__)])
             placed._recognise = PiiFindingsCache(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
@@ -147,9 +147,13 @@ class Pii(RowOperator):
         """What a recogniser takes."""
         return size * self.ner.seconds_a_byte if self.ner else 0.0
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the key, since it decides the tags, and of the labelled sample."""
-        sample = (base / self.labelled).read_bytes() if self.labelled and (base / self.labelled).is_file() else b""
+        sample = (
+            (recipe_dir / self.labelled).read_bytes()
+            if self.labelled and (recipe_dir / self.labelled).is_file()
+            else b""
+        )
         return self._keeper.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
 
     @cached_property
@@ -341,11 +345,11 @@ class Pii(RowOperator):
                 return row, LeftoverPii(name, kind, hint)
         return None
 
-    def prove(self, base: Path) -> dict[str, PrecisionRecall]:
+    def prove(self, recipe_dir: Path) -> dict[str, PrecisionRecall]:
         """Recall and precision of each kind on the labelled sample."""
         if self.labelled is None:
             return {}
-        sample = read_labeled_texts(base, self.labelled)
+        sample = read_labeled_texts(recipe_dir, self.labelled)
         named = self._named([one.text for one in sample])
         finds = [find_pii(one.text, self._wanted, names) for one, names in zip(sample, named, strict=True)]
         return measure_precision_recall(sample, finds)

@@ -66,10 +66,10 @@ class SemanticDedup(SetOperator):
         check_keep_column(self.keep, self.by)
         return self
 
-    def at(self, base: Path, kept: Path | None = None) -> SemanticDedup:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> SemanticDedup:
         """The operator with an embedder's folder looked for below this one."""
         placed = self.model_copy()
-        placed._base = base
+        placed._base = recipe_dir
         return placed
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
@@ -97,7 +97,7 @@ class SemanticDedup(SetOperator):
 
     def _points(self, corpus: RowCorpus, file: IO[bytes]) -> Points:
         """(rows, width): the points of all rows, on the disk."""
-        space = self.embedder.space(self._texts(corpus), base=self._base, seed=0)
+        space = self.embedder.space(self._texts(corpus), recipe_dir=self._base, seed=0)
         points: Any = np.zeros((0, space.width), dtype=np.float32)
         if len(corpus):
             points = np.memmap(file, dtype=np.float32, mode="w+", shape=(len(corpus), space.width))

@@ -45,17 +45,17 @@ class TokenCountOperator(RowOperator):
             raise ValueError(f"max ({self.max}) lies below min ({self.min})")
         return self
 
-    def at(self, base: Path, kept: Path | None = None) -> TokenCountOperator:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> TokenCountOperator:
         """The operator with its tokenizer's place written out."""
         if self.tokenizer is None:
             return self
-        return self.model_copy(update={"tokenizer": str(_place(self.tokenizer, base))})
+        return self.model_copy(update={"tokenizer": str(_place(self.tokenizer, recipe_dir))})
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the tokenizer's file."""
         if self.tokenizer is None:
             return None
-        path = _place(self.tokenizer, base)
+        path = _place(self.tokenizer, recipe_dir)
         return file_digest(path) if path.is_file() else None
 
     @cached_property
@@ -98,6 +98,6 @@ def _unreadable(path: Path, why: str) -> RecipeError:
     )
 
 
-def _place(tokenizer: str, base: Path) -> Path:
-    path = resolve_path(tokenizer, base)
+def _place(tokenizer: str, recipe_dir: Path) -> Path:
+    path = resolve_path(tokenizer, recipe_dir)
     return path / _FILE if path.is_dir() else path

@@ -59,18 +59,20 @@ class ToxicityOperator(RowOperator):
                 raise ValueError(f"there is no list for language {code!r}; {did_you_mean(code, LANGUAGES)}")
         return value
 
-    def check_installed(self, base: Path) -> None:
+    def check_installed(self, recipe_dir: Path) -> None:
         """Only the lists are a library."""
         if self.model is None:
-            super().check_installed(base)
+            super().check_installed(recipe_dir)
 
-    def at(self, base: Path, kept: Path | None = None) -> ToxicityOperator:
+    def at(self, recipe_dir: Path, kept: Path | None = None) -> ToxicityOperator:
         """The operator with its model's place written out."""
-        return self if self.model is None else self.model_copy(update={"model": str(resolve_path(self.model, base))})
+        return (
+            self if self.model is None else self.model_copy(update={"model": str(resolve_path(self.model, recipe_dir))})
+        )
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the classifier's files."""
-        folder = resolve_path(self.model, base) if self.model is not None else None
+        folder = resolve_path(self.model, recipe_dir) if self.model is not None else None
         if folder is None or not folder.is_dir():
             return None
         files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))

@@ -24,10 +24,10 @@ class LabeledPiiText(NamedTuple):
     spans: tuple[PiiSpan, ...]
 
 
-def read_labeled_texts(base: Path, file: str) -> list[LabeledPiiText]:
+def read_labeled_texts(recipe_dir: Path, file: str) -> list[LabeledPiiText]:
     """Read `{"text", "spans": [{"start", "end", "kind"}]}`, one a line."""
     try:
-        lines = (base / file).read_text(encoding="utf-8").splitlines()
+        lines = (recipe_dir / file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         where = SourceLocation(file=file, field="labelled")
         raise DataError(f"the labelled sample cannot be read: {error.strerror}", where=where) from error

@@ -46,9 +46,9 @@ class Csv(FileSource):
             return FormatMatch.CERTAIN if is_table else FormatMatch.LIKELY
         return FormatMatch.POSSIBLE if look.ending in cls.endings else FormatMatch.NO
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The line of the header, where titles stand above it."""
-        files = self.files(base)
+        files = self.files(recipe_dir)
         if self.header != "auto" or len(files) != 1:
             return SuggestedSettings({}, {})
         written = delimited.detect_delimited_format(

@@ -37,9 +37,9 @@ class SaveToDiskSource(FileSource):
         saved = "dataset_dict.json" in look.names or {"state.json", "dataset_info.json"} <= look.names
         return FormatMatch.EXACT if saved and not look.data else FormatMatch.NO
 
-    def files(self, base: Path) -> list[SourceFile]:
+    def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The files of the folder."""
-        path = resolve_path(self.path, base)
+        path = resolve_path(self.path, recipe_dir)
         if not path.is_dir():
             what = "is a file, not a folder" if path.exists() else "there is no such folder"
             raise DataError(
@@ -51,10 +51,10 @@ class SaveToDiskSource(FileSource):
             raise DataError("is no folder of `datasets`", where=SourceLocation(file=self.path), hint=hint)
         return found
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of the split."""
-        files = {file.path: file for file in self.files(base)}
-        folder = self._split(resolve_path(self.path, base), say)
+        files = {file.path: file for file in self.files(recipe_dir)}
+        folder = self._split(resolve_path(self.path, recipe_dir), say)
         state = _state(folder / "state.json", self.path)
         info = folder / "dataset_info.json"
         classes = _classes(_state(info, self.path)) if info.is_file() else {}

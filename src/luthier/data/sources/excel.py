@@ -39,12 +39,12 @@ class Excel(FileSource):
             else FormatMatch.NO
         )
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The fullest sheet of a workbook, where another one stands before it (notes, a cover); and the row of the
         header, where titles stand above it."""
         settings: dict[str, Any] = {}
         reasons: dict[str, str] = {}
-        files = self.files(base)
+        files = self.files(recipe_dir)
         if len(files) == 1 and self.sheet is None and (found := sheets.find_largest_sheet(files[0])):
             settings["sheet"], names = found
             others = ", ".join(name for name in names if name != settings["sheet"])

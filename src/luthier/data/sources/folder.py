@@ -45,11 +45,11 @@ class FolderSource(FileSource):
     glob: str = Field(default="**/*", min_length=1)
     """Which files are read, such as `*.jsonl` or `2024/**/*.csv`."""
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of every file, one file after the other; files that nothing reads are named."""
         left: dict[str, list[str]] = {_CARDS: [], "of no known kind": [], "without content": []}
         read = False
-        files = self.files(base)
+        files = self.files(recipe_dir)
         rows = any(map(_is_card, files)) and any(map(_has_rows, files))
         for file in files:
             look = FileSample.at(file)
@@ -75,12 +75,12 @@ class FolderSource(FileSource):
         """Yield the rows of one file."""
         return build_source_for_file(file).read_file(file, say)
 
-    def files(self, base: Path) -> list[SourceFile]:
+    def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The files, sorted; a link that leads out of the folder is refused."""
         whole = expand_env_vars(self.path)
         if is_url(whole):
-            return list_matching_files(self.path, base, lambda file: True, f"`glob` is {self.glob!r}")
-        root = resolve_path(self.path, base)
+            return list_matching_files(self.path, recipe_dir, lambda file: True, f"`glob` is {self.glob!r}")
+        root = resolve_path(self.path, recipe_dir)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
             raise DataError(

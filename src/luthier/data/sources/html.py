@@ -31,10 +31,10 @@ class Html(DocumentSource):
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
 
-    def check_installed(self, base: Path) -> None:
+    def check_installed(self, recipe_dir: Path) -> None:
         """Only the main text is found by a library."""
         if self.main:
-            super().check_installed(base)
+            super().check_installed(recipe_dir)
 
     @classmethod
     def recognises(cls, look: FileSample) -> FormatMatch:

@@ -42,7 +42,7 @@ class HubSource(Source):
     online: bool = False
     """Whether the hub may be asked. Otherwise the data set must already be in the local hub cache."""
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Fetch what is not here yet, and yield the rows of every file of the split."""
         commit, files = self._files()
         if self.revision != commit:
@@ -56,11 +56,11 @@ class HubSource(Source):
         """Only a commit names the same bytes forever."""
         return _COMMIT.fullmatch(self.revision) is None
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The name, the revision and what is read of it: a commit never changes."""
         return digest_of([self.name, self.revision, self.subset, self.split])
 
-    def here(self, base: Path) -> Source | None:
+    def here(self, recipe_dir: Path) -> Source | None:
         """The same without asking the hub, when the files are here already."""
         offline = self.model_copy(update={"online": False})
         try:
@@ -69,7 +69,7 @@ class HubSource(Source):
             return None
         return offline
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """The bytes of the files, when they are here already."""
         try:
             return sum(file.size() for file in self.model_copy(update={"online": False})._files()[1])

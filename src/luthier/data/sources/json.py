@@ -47,18 +47,18 @@ class Json(FileSource):
         found = json_rows.read_json_rows(file, encoding=self.encoding, rows=self.rows, say=say)
         return nested.flatten_rows(found) if self.flatten else found
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The array inside that holds the rows, and whether their texts lie in objects."""
         settings: dict[str, Any] = {}
         reasons = {}
-        rows = _first_rows(self, base)
+        rows = _first_rows(self, recipe_dir)
         inner = (
             nested.find_inner_array(rows[0], json_rows.CONVERSATIONS) if self.rows is None and len(rows) == 1 else None
         )
         if inner is not None:
             settings["rows"] = inner
             reasons["rows"] = "the only array of objects in the file"
-            rows = _first_rows(self.model_copy(update={"rows": inner}), base)
+            rows = _first_rows(self.model_copy(update={"rows": inner}), recipe_dir)
         if len(rows) == 1 and nested.is_columnar_object(rows[0]):
             hint = "write one object a row; in pandas: df.to_json('rows.json', orient='records')"
             raise DataError("holds columns, and rows are wanted", where=SourceLocation(file=self.path), hint=hint)
@@ -79,6 +79,6 @@ def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
     return DataError(what, where=SourceLocation(file=path), hint=hint)
 
 
-def _first_rows(source: Json, base: Path) -> list[dict[str, Any]]:
-    found = islice(source.read(base, lambda text: None), LOOKED_AT)
+def _first_rows(source: Json, recipe_dir: Path) -> list[dict[str, Any]]:
+    found = islice(source.read(recipe_dir, lambda text: None), LOOKED_AT)
     return [one.values for one in found if isinstance(one, SourceRecord)]

@@ -42,9 +42,9 @@ class Jsonl(FileSource):
         found = lines.read_jsonl_rows(file, encoding=self.encoding, say=say)
         return json_rows.flatten_rows(found) if self.flatten else found
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """Whether texts lie in objects inside of the rows."""
-        found = islice(self.read(base, lambda text: None), LOOKED_AT)
+        found = islice(self.read(recipe_dir, lambda text: None), LOOKED_AT)
         if self.flatten or not json_rows.has_nested_texts(
             [one.values for one in found if isinstance(one, SourceRecord)]
         ):

@@ -71,9 +71,9 @@ class AnnotationSource(FileSource):
         )
         return FormatMatch.EXACT if sure else FormatMatch.NO
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Read all judgments, decide, and yield every item once, in the order of the files."""
-        found, broken = self._items(base, say)
+        found, broken = self._items(recipe_dir, say)
         yield from broken
         if not found:
             return
@@ -90,9 +90,9 @@ class AnnotationSource(FileSource):
                 yield SourceRecord(values, decided.file, decided.item.line)
         _say_agreement([item for item, _ in found], self.level, say)  # last: a glance at the first rows needs none
 
-    def _items(self, base: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[BrokenRow]]:
+    def _items(self, recipe_dir: Path, say: Say) -> tuple[list[tuple[AnnotatedItem, str]], list[BrokenRow]]:
         """Every item with its file, judgments on the one question only; and what cannot be read."""
-        whole, where, broken = self._given(base, say)
+        whole, where, broken = self._given(recipe_dir, say)
         question = self._question(whole, say)
         kept = [
             item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
@@ -100,13 +100,13 @@ class AnnotationSource(FileSource):
         ]
         return [(item, where[item.key]) for item in kept], broken
 
-    def _given(self, base: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[BrokenRow]]:
+    def _given(self, recipe_dir: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[BrokenRow]]:
         """Every item with all its judgments, the file of each by its key, and what cannot be read."""
         broken: list[BrokenRow] = []
         given: list[AnnotatedItem] = []
         where: dict[str, str] = {}
         first: dict[str, AnnotatedItem] = {}
-        for file in self.files(base):
+        for file in self.files(recipe_dir):
             for name, found in read_annotated_items(file, self.format, say):
                 if isinstance(found, BrokenRow):
                     broken.append(found)
@@ -117,10 +117,10 @@ class AnnotationSource(FileSource):
                 where.setdefault(found.key, name)
         return merge_items_by_key(given), where, broken
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The question that is judged most often, where annotators were asked several."""
         messages: list[str] = []
-        found, _, _ = self._given(base, messages.append)
+        found, _, _ = self._given(recipe_dir, messages.append)
         people = len(annotators_of(found))
         content = messages[0].rpartition(": read as ")[2] if messages else "judgments"
         description = f"{content} of {format_counted_noun(people, 'annotator')}"
@@ -175,9 +175,9 @@ class AnnotationSource(FileSource):
         """Yield the rows of one file as they stand, before anything is decided."""
         return build_source_for_file(file, but=LABELS).read_file(file, say)
 
-    def files(self, base: Path) -> list[SourceFile]:
+    def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The files that hold judgments: one, or all of a folder, such as one for each annotator."""
-        return [file for file in super().files(base) if file.path.name not in BOOKS]
+        return [file for file in super().files(recipe_dir) if file.path.name not in BOOKS]
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,16 @@ class SlackSource(FileSource):
             else FormatMatch.NO
         )
 
-    def files(self, base: Path) -> list[SourceFile]:
+    def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The zip, or the files of the folder."""
-        path = resolve_path(self.path, base)
+        path = resolve_path(self.path, recipe_dir)
         if not is_url(expand_env_vars(self.path)) and path.is_dir():
             return glob_inside(path, "**/*.json", self.path.rstrip("/"))
-        return list_matching_files(self.path, base, lambda file: True, "name the export's zip or folder")
+        return list_matching_files(self.path, recipe_dir, lambda file: True, "name the export's zip or folder")
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of every channel."""
-        found = self.files(base)
+        found = self.files(recipe_dir)
         if len(found) == 1 and found[0].ending != ".json":
             yield from self.read_file(found[0], say)
         else:

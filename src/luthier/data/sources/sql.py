@@ -81,32 +81,32 @@ class Sql(Source):
         cursor = (self.cursor,) if isinstance(self.cursor, str) else self.cursor
         return SqlRequest(table=self.table, query=self.query, cursor=cursor, after=self.after, until=self.until)
 
-    def check_installed(self, base: Path) -> None:
+    def check_installed(self, recipe_dir: Path) -> None:
         """`MissingExtra` when SQLAlchemy has no driver for the database; an address that is none is said by `read`."""
         from luthier.core.errors import InputError, MissingExtra
         from luthier.data.database.address import parse_database_address
         from luthier.data.database.session import create_source_engine
 
         try:
-            create_source_engine(parse_database_address(self.url, base)).dispose()
+            create_source_engine(parse_database_address(self.url, recipe_dir)).dispose()
         except MissingExtra:
             raise
         except InputError:
             return
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every row in order; a row's line is its key when that is one number, else its number from 1."""
         from luthier.data.database.address import parse_database_address
         from luthier.data.database.reading import SqlReader
 
-        return SqlReader(parse_database_address(self.url, base), self.sql_request, self.retries, say).records()
+        return SqlReader(parse_database_address(self.url, recipe_dir), self.sql_request, self.retries, say).records()
 
     @property
     def living(self) -> bool:
         """Rows come and change while others are read."""
         return True
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the rows, or of the cursor's reach; None when they cannot be read (`read` says why)."""
         from luthier.core.errors import LuthierError
         from luthier.data.database.address import parse_database_address
@@ -114,18 +114,18 @@ class Sql(Source):
 
         try:
             return digest_selected_rows(
-                parse_database_address(self.url, base), self.sql_request, by_cursor=self.changed_by == "cursor"
+                parse_database_address(self.url, recipe_dir), self.sql_request, by_cursor=self.changed_by == "cursor"
             )
         except LuthierError:
             return None
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """The number of rows times the mean length of the first ones."""
         from luthier.core.errors import LuthierError
         from luthier.data.database.address import parse_database_address
         from luthier.data.database.contents import estimate_selection_bytes
 
         try:
-            return estimate_selection_bytes(parse_database_address(self.url, base), self.sql_request)
+            return estimate_selection_bytes(parse_database_address(self.url, recipe_dir), self.sql_request)
         except LuthierError:
             return None

@@ -80,11 +80,11 @@ class Traces(Source):
             raise ValueError("`since` is not before `until`")
         return self
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every request in order of time; a row's file is its day, and its line the number on that day."""
         day: date | None = None
         line = 0
-        for entry in self._told(base):
+        for entry in self._told(recipe_dir):
             at = entry.trace.timestamp.astimezone(UTC).date()
             line = line + 1 if at == day else 1
             day = at
@@ -94,11 +94,11 @@ class Traces(Source):
             else:
                 yield SourceRecord(self._values(entry), file, line, key)
 
-    def suggest_settings(self, base: Path) -> SuggestedSettings:
+    def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The system turn under which classes were chosen is that of the rows."""
         if self.makes != "labels":
-            return super().suggest_settings(base)
-        rows = (one.values for one in self.read(base, lambda text: None) if isinstance(one, SourceRecord))
+            return super().suggest_settings(recipe_dir)
+        rows = (one.values for one in self.read(recipe_dir, lambda text: None) if isinstance(one, SourceRecord))
         if not any("system" in row for row in rows):
             return SuggestedSettings({}, {})
         return SuggestedSettings(
@@ -114,12 +114,12 @@ class Traces(Source):
         reasons = {"prompt": "what was asked", "answer": "the true class, as people said it"}
         return LayoutChoice({"prompt": "text", "answer": "label"}, reasons, is_label=True)
 
-    def _told(self, base: Path) -> Iterator[TraceWithFeedback]:
+    def _told(self, recipe_dir: Path) -> Iterator[TraceWithFeedback]:
         """Requests that are meant; `DataError` when no traffic is kept."""
         from luthier.traces.filter import TraceFilter
         from luthier.traces.store import read_traces_with_feedback
 
-        folder = self._folder(base)
+        folder = self._folder(recipe_dir)
         if not has_traffic(folder):
             hint = "`luthier serve` keeps it, `luthier traces import` takes logs in"
             raise DataError("no traffic is kept here", where=SourceLocation(file=str(folder), field="path"), hint=hint)
@@ -130,8 +130,8 @@ class Traces(Source):
     def _meant(self) -> str:
         return _ANSWERED + _WANTED[self.makes]
 
-    def _folder(self, base: Path) -> Path:
-        return resolve_path(self.path, base) if self.path else traffic_folder(base)
+    def _folder(self, recipe_dir: Path) -> Path:
+        return resolve_path(self.path, recipe_dir) if self.path else traffic_folder(recipe_dir)
 
     def _why_not(self, entry: TraceWithFeedback) -> str:
         """Why nothing can be learnt from a request; empty when something can."""
@@ -187,17 +187,17 @@ class Traces(Source):
         """Requests come while rows are read."""
         return True
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the rows; None when no traffic is kept (`read` says so)."""
         try:
-            return digest_of([json.dumps(record, default=str) for record in self.read(base, lambda text: None)])
+            return digest_of([json.dumps(record, default=str) for record in self.read(recipe_dir, lambda text: None)])
         except LuthierError:
             return None
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """The characters of all rows."""
         try:
-            return sum(len(json.dumps(record, default=str)) for record in self.read(base, lambda text: None))
+            return sum(len(json.dumps(record, default=str)) for record in self.read(recipe_dir, lambda text: None))
         except LuthierError:
             return None
 
@@ -221,13 +221,13 @@ def _system(messages: tuple[Message, ...]) -> str:
     return "\n".join(turn.content for turn in messages if turn.role == "system")
 
 
-def choose_trace_target(base: Path, settings: Mapping[str, Any]) -> TraceOutput:
+def choose_trace_target(recipe_dir: Path, settings: Mapping[str, Any]) -> TraceOutput:
     """What requests say most about: corrections, true classes, or else whole answers."""
     found: dict[TraceOutput, int] = {}
     makes: TraceOutput
     for makes in ("labels", "pairs", "chat"):
         source = Traces.model_validate({**settings, "kind": "traces", "makes": makes})
-        found[makes] = sum(isinstance(one, SourceRecord) for one in source.read(base, lambda text: None))
+        found[makes] = sum(isinstance(one, SourceRecord) for one in source.read(recipe_dir, lambda text: None))
     if not any(found.values()):
         what = "no request that is meant can be learnt from"
         hint = "`luthier traces list --where …` shows which are meant; corrections, ratings and labels come as feedback"

@@ -89,14 +89,14 @@ class Web(Source):
             stops=self.on_error == "stop",
         )
 
-    def gather(self, base: Path, say: Say) -> None:
+    def gather(self, recipe_dir: Path, say: Say) -> None:
         """Fetch the pages that are not here yet."""
         from luthier.data.web.crawl import crawl, load_finished_crawl
 
         if load_finished_crawl(self.crawl_request) is None:
             crawl(self.crawl_request, say)
 
-    def read(self, base: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
+    def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the text of every page in order, fetched first when it is not here; a page is its own file."""
         from luthier.data.web.crawl import crawl
 
@@ -105,20 +105,20 @@ class Web(Source):
         for entry in found["pages"]:
             yield _row(entry)
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the fetched pages; None when they are not here."""
         from luthier.data.web.crawl import load_finished_crawl
 
         found = load_finished_crawl(self.crawl_request)
         return None if found is None else digest_of(found["pages"])
 
-    def here(self, base: Path) -> Source | None:
+    def here(self, recipe_dir: Path) -> Source | None:
         """The source itself, when the pages are here already."""
         from luthier.data.web.crawl import load_finished_crawl
 
         return self if load_finished_crawl(self.crawl_request) is not None else None
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """The pages' bytes, when they are here."""
         from luthier.data.web.crawl import load_finished_crawl
 

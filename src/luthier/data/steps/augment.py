@@ -179,7 +179,9 @@ class _Augmenting:
         index = NearDuplicateIndex(checks.held_out, self._held_out.rows(), self._held_out.row)
         inspector = DraftChecker(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
         room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
-        context = AugmentContext(base=work.base, seed=work.seed, events=work.events, train=self._train, lm=lm)
+        context = AugmentContext(
+            recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, train=self._train, lm=lm
+        )
         return AugmentLoop(self._named, context, inspector, room, self._guards())
 
     def _space(self) -> EmbeddingSpace | None:
@@ -188,7 +190,7 @@ class _Augmenting:
         if meaning is None:
             return None
         texts = (text_to_compare(row, "prompt") for row in self._train.rows())
-        return meaning.embedder.space(texts, base=self._work.base, seed=self._work.seed)
+        return meaning.embedder.space(texts, recipe_dir=self._work.recipe_dir, seed=self._work.seed)
 
     def _guards(self) -> list[Operator]:
         """The operators of the recipes behind the data set that know what may not stand in clear."""

@@ -65,7 +65,7 @@ class Prepare(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Run the pipeline; returns memory, and the speed of all but models and pairs of rows, where it is that."""
         start = time.perf_counter()
-        size = estimate_source_bytes(self.source, work.base) or 0
+        size = estimate_source_bytes(self.source, work.recipe_dir) or 0
         options = PrepareOptions(workers=self._workers(size), task=self.task, min_classes=self.min_classes)
         prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
@@ -78,7 +78,7 @@ class Prepare(Step):
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
         outline = plan_context.outline or self.outline(plan_context)
-        size = estimate_source_bytes(self.source, plan_context.base)
+        size = estimate_source_bytes(self.source, plan_context.recipe_dir)
         if size is None:
             return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(plan_context.history, "bytes_per_s")
@@ -109,7 +109,7 @@ class Prepare(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
-        found = predict_dataset_spec(self.source, self.split, plan_context.base)
+        found = predict_dataset_spec(self.source, self.split, plan_context.recipe_dir)
         return found if self.task == "auto" else replace(found, task=self.task)
 
 

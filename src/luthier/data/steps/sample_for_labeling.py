@@ -77,7 +77,7 @@ class SampleForLabeling(Step):
                     labelled.append(prompt_or_answer_of(row))
                 else:
                     candidates.append(_candidate(row))
-        return LabelingPool(candidates, labelled, work.seed, work.base)
+        return LabelingPool(candidates, labelled, work.seed, work.recipe_dir)
 
     def _write(self, work: StepContext, marks: Mapping[str, dict[str, Any]]) -> None:
         data = work.inputs["data"]

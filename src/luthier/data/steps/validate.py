@@ -74,7 +74,7 @@ class Validate(Step):
         from luthier.data.validate.run import run_checks
 
         started = time.perf_counter()
-        data = CheckData.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.base)
+        data = CheckData.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.recipe_dir)
         if len(data.rows) < data.available:
             work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
         count = len(self.checks)

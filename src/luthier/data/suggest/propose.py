@@ -109,7 +109,7 @@ def propose_recipe(
 
 def propose_recipe_from_source(
     read: Source,
-    base: Path,
+    recipe_dir: Path,
     name: str,
     written: Mapping[str, Any],
     *,
@@ -117,11 +117,11 @@ def propose_recipe_from_source(
     objective: str | None = None,
     requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
 ) -> RecipeProposal:
-    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it, and `wanted`
-    has the prompt and the answer that are asked for."""
-    suggestion = read.suggest_settings(base)
+    """Propose a recipe for a source that can be read from `recipe_dir`; `written` is how the recipe names it, and
+    `wanted` has the prompt and the answer that are asked for."""
+    suggestion = read.suggest_settings(recipe_dir)
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
-    profile, choice = profile_source(read, base, name, task)
+    profile, choice = profile_source(read, recipe_dir, name, task)
     reasons = {f"source.{name}": why for name, why in {**suggestion.reasons, **choice.reasons}.items()}
     values, colon, explanation = reasons.get("source.answer", "").partition(": ")
     if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in explanation:

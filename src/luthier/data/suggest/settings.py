@@ -112,10 +112,10 @@ _NAME_CHARS = 5
 """The same around a column's name where every row says it."""
 
 
-def predict_dataset_spec(source: Source, split: Split, base: Path) -> ArtifactSpec:
+def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> ArtifactSpec:
     """Rows by split, some of them, and what their answers are; what cannot be known is None."""
-    sample = with_split_group(source, split).look(base, _LOOKING_S)
-    rows = _split(split, len(sample.rows) if sample.whole else _rows(sample, source.size(base), source))
+    sample = with_split_group(source, split).look(recipe_dir, _LOOKING_S)
+    rows = _split(split, len(sample.rows) if sample.whole else _rows(sample, source.size(recipe_dir), source))
     if not sample.rows:
         return ArtifactSpec(rows=rows or None, how="as the split says" if rows else "")
     answers = AnswerCounter()
@@ -131,10 +131,10 @@ def predict_dataset_spec(source: Source, split: Split, base: Path) -> ArtifactSp
     )
 
 
-def estimate_source_bytes(source: Source, base: Path) -> int | None:
+def estimate_source_bytes(source: Source, recipe_dir: Path) -> int | None:
     """About how many bytes of a source are read, which may end with one of its first rows; None: it is not here."""
-    size = source.size(base)
-    if size is None or source.limit is None or not (rows := source.look(base, 0).rows):
+    size = source.size(recipe_dir)
+    if size is None or source.limit is None or not (rows := source.look(recipe_dir, 0).rows):
         return size
     return min(size, round(source.limit * _mean(rows, source)))
 

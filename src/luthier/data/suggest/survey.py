@@ -58,27 +58,27 @@ def profile_path(path: Path | str) -> SourceProfile:
 
 
 def profile_source(
-    source: Source, base: Path, name: str, task: Task | None = None
+    source: Source, recipe_dir: Path, name: str, task: Task | None = None
 ) -> tuple[SourceProfile, LayoutChoice]:
     """Look at a source, choose what its columns mean, and look at the rows in that light.
 
     Where the rows are single messages, the conversations that they make are looked at.
     """
     notes: list[str] = []
-    size = source.size(base)
+    size = source.size(recipe_dir)
     whole = size is not None and size <= WHOLE_BYTES
-    records, broken = _read(source, base, name, None if whole else LOOKED_AT, notes)
+    records, broken = _read(source, recipe_dir, name, None if whole else LOOKED_AT, notes)
     first = broken[0] if broken else None
     columns = _columns(records)
     choice = source.choice(columns, [record.values for record in records[:200]], name, task)
     if choice.turns:
-        return profile_source(source.model_copy(update={"turns": choice.turns}), base, name, task)
+        return profile_source(source.model_copy(update={"turns": choice.turns}), recipe_dir, name, task)
     choice = add_prompt_columns(choice, list(columns), records)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = SourceProfile(
         path=name,
         kind=source.kind,
-        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size, base / name),
+        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size, recipe_dir / name),
         estimated=not whole,
         gathered=source.turns is not None,
         looked_at=len(looked),
@@ -110,10 +110,10 @@ def _place(broken: BrokenRow, name: str) -> str:
 
 
 def _read(
-    source: Source, base: Path, name: str, limit: int | None, notes: list[str]
+    source: Source, recipe_dir: Path, name: str, limit: int | None, notes: list[str]
 ) -> tuple[list[SourceRecord], list[BrokenRow]]:
     """Good records and broken rows, as far as the limit."""
-    rows = source.records(base, notes.append)
+    rows = source.records(recipe_dir, notes.append)
     found = list(rows) if limit is None else take_first_chunk(rows, limit, count_record_characters)
     records = [record for record in found if isinstance(record, SourceRecord)]
     broken = [each for each in found if isinstance(each, BrokenRow) and not each.left_out]

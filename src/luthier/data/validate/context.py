@@ -77,7 +77,7 @@ class CheckData:
         seed: int = 0,
         available: int | None = None,
         model: Artifact | None = None,
-        base: Path = Path(),
+        recipe_dir: Path = Path(),
     ) -> None:
         self.rows: tuple[CheckRow, ...] = tuple(sorted(rows, key=lambda row: row.id))
         self.task = task
@@ -85,20 +85,20 @@ class CheckData:
         self.available = len(self.rows) if available is None else available
         """Rows of the data set, of which `rows` may be a part."""
         self.model = model
-        self.base = base
+        self.recipe_dir = recipe_dir
         """The recipe's folder, where relative paths start."""
         self._points: dict[str, Points] = {}
 
     @classmethod
     def of(
-        cls, artifact: Artifact, limit: int, seed: int, model: Artifact | None = None, base: Path = Path()
+        cls, artifact: Artifact, limit: int, seed: int, model: Artifact | None = None, recipe_dir: Path = Path()
     ) -> CheckData:
         """Read a data set; of more rows than `limit`, those whose ids hash lowest, which is a draw by content."""
         dataset_summary = DatasetSummary.read(artifact)
         available = sum(dataset_summary.rows.values())
         below = _bound(artifact, limit) if available > limit else None
         rows = (row for split in list_splits(artifact) for row in _read(artifact, split, below))
-        return cls(rows, task=dataset_summary.task, seed=seed, available=available, model=model, base=base)
+        return cls(rows, task=dataset_summary.task, seed=seed, available=available, model=model, recipe_dir=recipe_dir)
 
     def of_split(self, *names: str) -> list[int]:
         """Places of the rows of some splits."""
@@ -164,7 +164,7 @@ class CheckData:
         """Each prompt as a point; checks that ask for the same embedder share them."""
         key = embedder.model_dump_json()
         if key not in self._points:
-            self._points[key] = embedder.points(self.prompts, base=self.base, seed=self.seed)
+            self._points[key] = embedder.points(self.prompts, recipe_dir=self.recipe_dir, seed=self.seed)
         return self._points[key]
 
     @cached_property

@@ -74,7 +74,7 @@ class GenerationBiasProbe(Probe):
             completions = [
                 one.strip() for one in respondent.generate([one for *_, one in prompts], self.max_new_tokens)
             ]
-            scores = self.regard.score(completions, context.base)
+            scores = self.regard.score(completions, context.recipe_dir)
             table = np.array(scores).reshape(-1, len(self.persons))
             blocks[name] = np.stack([table, np.ones_like(table)], axis=2).reshape(len(table), -1)
             means = compute_group_shares(blocks[name].sum(axis=0, keepdims=True))[0][0]

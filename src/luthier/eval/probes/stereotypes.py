@@ -36,15 +36,15 @@ class Stereotypes(Probe):
     min: int = Field(default=5, ge=1)
     """Kinds of group with fewer pairs are not told apart in the detail."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the file."""
-        path = None if self.pairs is None else resolve_path(self.pairs, base)
+        path = None if self.pairs is None else resolve_path(self.pairs, recipe_dir)
         return file_digest(path) if path is not None and path.is_file() else None
 
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        pairs = load_builtin_pairs() if self.pairs is None else _read(resolve_path(self.pairs, context.base))
+        pairs = load_builtin_pairs() if self.pairs is None else _read(resolve_path(self.pairs, context.recipe_dir))
         kinds = sorted({pair.kind for pair in pairs})
         blocks, details = {}, {}
         for name, respondent in context.able("loglikelihood", "bias.stereotype").items():

@@ -21,7 +21,7 @@ class SwearWordRegardScorer(RegardScorer):
     languages: tuple[str, ...] = ("en",)
     """Languages whose lists are used."""
 
-    def score(self, texts: Sequence[str], base: Path) -> list[float]:
+    def score(self, texts: Sequence[str], recipe_dir: Path) -> list[float]:
         """Whether each text has such a word."""
         from luthier.lang.lexicons import count_swear_words
 

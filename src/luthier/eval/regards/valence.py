@@ -34,14 +34,14 @@ class ValenceRegardScorer(RegardScorer):
     words: PathText | None = None
     """A file with a word and its valence on each line, a tab between, such as `vader_lexicon.txt`."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the file."""
-        path = None if self.words is None else resolve_path(self.words, base)
+        path = None if self.words is None else resolve_path(self.words, recipe_dir)
         return file_digest(path) if path is not None and path.is_file() else None
 
-    def score(self, texts: Sequence[str], base: Path) -> list[float]:
+    def score(self, texts: Sequence[str], recipe_dir: Path) -> list[float]:
         """Each text's sum, between -1 and 1; 0 for none of the words."""
-        known = _own() if self.words is None else _read(resolve_path(self.words, base))
+        known = _own() if self.words is None else _read(resolve_path(self.words, recipe_dir))
         return [_score(text, known) for text in texts]
 
 

@@ -287,7 +287,7 @@ class Evaluate(Step):
                 )
                 for voice in voices
             },
-            base=work.base,
+            recipe_dir=work.recipe_dir,
             events=work.events,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )

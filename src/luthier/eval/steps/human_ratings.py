@@ -32,9 +32,9 @@ class HumanRatings(Step):
     margin: float = Field(default=0.0, ge=0)
     """Points by which an answer must be above another to be written as preferred."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The file's contents; a file that nobody has written yet is no judgments."""
-        path = resolve_path(self.file, base)
+        path = resolve_path(self.file, recipe_dir)
         return file_digest(path) if path.is_file() else "none yet"
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
@@ -53,7 +53,7 @@ class HumanRatings(Step):
         assignment = read_assignment(work.inputs["assignment"])
         about = work.inputs["assignment"].read_json(ABOUT)
         form = RatingForm.parse(about["form"])
-        judgments = read_judgments(resolve_path(self.file, work.base), assignment, form)
+        judgments = read_judgments(resolve_path(self.file, work.recipe_dir), assignment, form)
         found = summarize_ratings(
             assignment, form, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )

@@ -52,35 +52,35 @@ class LmEvalTask(EvalTask):
             raise ValueError("name either a `task` of the library's or the `path` of a YAML file")
         return self
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the library's version, the YAML files, code beside them, and the rows."""
-        self.check_installed(base)
+        self.check_installed(recipe_dir)
         from importlib.metadata import version
 
         from luthier.eval.lm_eval.load import list_fetched, list_files, needs_hub_cache
 
-        source = self._source(base)
+        source = self._source(recipe_dir)
         files = sorted({(path.name, file_digest(path)) for path in list_files(source)})
         fetched = list_fetched() if needs_hub_cache(source) else []
         return digest_of([version("lm_eval"), files, *([fetched] if fetched else [])])
 
     def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
         """The questions of each task that is named."""
-        self.check_installed(brief.base)
+        self.check_installed(brief.recipe_dir)
         from luthier.eval.lm_eval.load import load_tasks
         from luthier.eval.lm_eval.task import build_harness_task
 
-        source, chat = self._source(brief.base), self.apply_chat_template
+        source, chat = self._source(brief.recipe_dir), self.apply_chat_template
         return [
             build_harness_task(one, source, limit=self.limit, seed=self.seed, chat=chat, say=brief.events.note)
             for one in load_tasks(source)
         ]
 
-    def _source(self, base: Path) -> TaskSource:
+    def _source(self, recipe_dir: Path) -> TaskSource:
         from luthier.eval.lm_eval.load import TaskSource
 
         file, include_path, data = (
-            None if one is None else resolve_path(one, base).resolve()
+            None if one is None else resolve_path(one, recipe_dir).resolve()
             for one in (self.path, self.include_path, self.data)
         )
         if file is not None and not file.is_file():

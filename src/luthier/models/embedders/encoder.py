@@ -36,23 +36,25 @@ class EncoderEmbedder(Embedder):
     prompt: str | None = None
     """What is put before each text, as `"query: "` for E5 models; by default, what the model's own files say."""
 
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
+    def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
         """Read the model; nothing is learnt from texts."""
-        return _opened(self._folder(base, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(base))
+        return _opened(
+            self._folder(recipe_dir, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(recipe_dir)
+        )
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The identity of the model's source."""
-        return self._source(base).identity(base)
+        return self._source(recipe_dir).identity(recipe_dir)
 
-    def gather(self, base: Path, say: Callable[[str], None]) -> None:
+    def gather(self, recipe_dir: Path, say: Callable[[str], None]) -> None:
         """Fetch the model, when it is not here and its source fetches."""
-        self._folder(base, say)
+        self._folder(recipe_dir, say)
 
-    def _source(self, base: Path) -> ModelSource:
-        return resolve_model_source(self.model, base, ENCODERS)
+    def _source(self, recipe_dir: Path) -> ModelSource:
+        return resolve_model_source(self.model, recipe_dir, ENCODERS)
 
-    def _folder(self, base: Path, say: Callable[[str], None]) -> Path:
-        return self._source(base).in_place(base, say)
+    def _folder(self, recipe_dir: Path, say: Callable[[str], None]) -> Path:
+        return self._source(recipe_dir).in_place(recipe_dir, say)
 
 
 @lru_cache(maxsize=2)

@@ -33,7 +33,7 @@ class LsaEmbedder(Embedder):
     """How many texts there are to a number at least. With 1, few texts keep all that tells them apart, as duplicates
     want it; with 8, what only an odd text has is left out and the text lies nowhere, as outliers want it."""
 
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
+    def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
         """Learn from texts; of more than 20,000, from those whose digests are lowest, which is a draw by content."""
         import xxhash
 
@@ -51,7 +51,7 @@ class LsaEmbedder(Embedder):
             raise TypeError(f"expected a space of `lsa`, got {type(space).__name__}")
         space.save(folder)
 
-    def kept(self, folder: Path, *, base: Path) -> EmbeddingSpace:
+    def kept(self, folder: Path, *, recipe_dir: Path) -> EmbeddingSpace:
         """Read what was learnt."""
         return LatentSemanticProjection.load(folder, self._terms())
 

@@ -57,24 +57,24 @@ class Embedder(Component):
     """How many texts it learns from at most; None: from none, and the same text is the same point in every space."""
 
     @abstractmethod
-    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> EmbeddingSpace:
+    def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
         """Open the space; one that is learnt is learnt from these texts, in whatever order they come.
 
-        They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `base`, the
-        recipe's folder.
+        They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `recipe_dir`,
+        the recipe's folder.
         """
 
-    def points(self, texts: Sequence[str], *, base: Path, seed: int) -> Points:
+    def points(self, texts: Sequence[str], *, recipe_dir: Path, seed: int) -> Points:
         """The points of texts in the space that is learnt from them."""
-        return self.space(texts, base=base, seed=seed).points(texts)
+        return self.space(texts, recipe_dir=recipe_dir, seed=seed).points(texts)
 
     def keep(self, space: EmbeddingSpace, folder: Path) -> None:
         """Write what a space of this embedder learnt from texts into a folder; what learns nothing writes nothing."""
         return
 
-    def kept(self, folder: Path, *, base: Path) -> EmbeddingSpace:
+    def kept(self, folder: Path, *, recipe_dir: Path) -> EmbeddingSpace:
         """Open the space whose learning `keep` wrote into this folder."""
-        return self.space((), base=base, seed=0)
+        return self.space((), recipe_dir=recipe_dir, seed=0)
 
 
 def paired_cosine_similarity(one: Points, other: Points) -> NDArray[np.float64]:
@@ -206,22 +206,22 @@ class StoredEmbeddingSpace(NamedTuple):
     space: EmbeddingSpace
 
 
-def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, base: Path) -> None:
+def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, recipe_dir: Path) -> None:
     """Keep a space of this embedder in a folder that holds nothing else; `space.json` is written last."""
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPACE).unlink(missing_ok=True)
         embedder.keep(space, folder)
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
-    record = {"embedder": embedder.settings(), "fingerprint": embedder.fingerprint(base), "files": files}
+    record = {"embedder": embedder.settings(), "fingerprint": embedder.fingerprint(recipe_dir), "files": files}
     write_atomically(folder / SPACE, dump_json_with_checksum({"format": 1, **record}))
 
 
-def load_space(folder: Path, *, base: Path) -> StoredEmbeddingSpace:
+def load_space(folder: Path, *, recipe_dir: Path) -> StoredEmbeddingSpace:
     """Open a space again: its points are those that it made before, bit by bit on the same machine.
 
     `CorruptArtifact` when a file is missing or changed, `ModelError` when the weights that it reads from outside are
-    others by now. Relative paths of weights start at `base`.
+    others by now. Relative paths of weights start at `recipe_dir`.
     """
     path = folder / SPACE
     try:
@@ -235,10 +235,10 @@ def load_space(folder: Path, *, base: Path) -> StoredEmbeddingSpace:
     for name, digest in record["files"].items():
         _check(folder / name, digest)
     embedder = Embedder.parse(record["embedder"])
-    if embedder.fingerprint(base) != record["fingerprint"]:
+    if embedder.fingerprint(recipe_dir) != record["fingerprint"]:
         what = f"the weights of the embedder `{embedder.kind}` are others than those that this space was kept with"
         raise ModelError(what, where=SourceLocation(file=str(path)), hint=f"bring the old weights back, or {_ANEW}")
-    return StoredEmbeddingSpace(embedder, embedder.kept(folder, base=base))
+    return StoredEmbeddingSpace(embedder, embedder.kept(folder, recipe_dir=recipe_dir))
 
 
 def _check(path: Path, digest: str) -> None:

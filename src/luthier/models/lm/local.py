@@ -229,9 +229,11 @@ class LocalLM(LanguageModel):
 
     def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
         """The log-probability of each of `classes` after each conversation, with the tools on offer in it."""
-        from luthier.models.generate import score_labels
+        from luthier.models.generate import score_with_sequence_head
 
-        return score_labels(self.loaded.model, self._chat_ids(prompts), tokens=PACK_TOKENS, kept=self._beginnings)
+        return score_with_sequence_head(
+            self.loaded.model, self._chat_ids(prompts), tokens=PACK_TOKENS, kept=self._beginnings
+        )
 
     def reward(self, conversations: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[float]:
         """The reward of each conversation that ends with an answer, with the tools on offer in it."""

@@ -26,7 +26,7 @@ class RelevanceScorer(Scorer):
         from luthier.models.embeddings.base import paired_cosine_similarity
 
         questions, predictions = [row.question for row in rows], [row.prediction for row in rows]
-        points = self.embedder.points([*questions, *predictions], base=context.base, seed=0)
+        points = self.embedder.points([*questions, *predictions], recipe_dir=context.recipe_dir, seed=0)
         one, other = points[: len(rows)], points[len(rows) :]
         pairs = zip(paired_cosine_similarity(one, other), one, other, strict=True)
         return {"relevance": [round(float(near), 6) if a.any() and b.any() else None for near, a, b in pairs]}

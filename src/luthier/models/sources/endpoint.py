@@ -65,16 +65,16 @@ class EndpointModelSource(ModelSource):
             raise ValueError("expected the name of an environment variable in capitals, never the key itself")
         return name
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
         """Write down how the endpoint is reached; it is not asked anything yet."""
         write_json(folder / ENDPOINT, self.settings())
         say(f"{self.model} is asked at {self.url}; what it answers may change from day to day")
         return ModelProvenance(self.model, None, f"endpoint {self.url}, model {self.model}")
 
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of the address and the model's name: what answers there cannot be known."""
         return digest_of([self.url, self.model])
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Nothing is read."""
         return 0

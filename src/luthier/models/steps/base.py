@@ -50,13 +50,13 @@ class BaseModelStep(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the Hugging Face folder and `model.json`."""
         started = time.perf_counter()
-        found = self.source.fetch(work.folder, work.base, work.events.note)
+        found = self.source.fetch(work.folder, work.recipe_dir, work.events.note)
         if not self.source.weights:
             write_json(work.folder / "model.json", {**found._asdict(), "parameters": None})
             return {"seconds": time.perf_counter() - started}
         if self.chat_template is not None:
             self._check_tokens(work.folder)
-            replace_template(work.folder, load_chat_template(self.chat_template, work.base))
+            replace_template(work.folder, load_chat_template(self.chat_template, work.recipe_dir))
             work.events.note(f"the chat template {self.chat_template} takes the place of the model's own")
         description = describe_model_folder(work.folder)
         known = find_catalog_entry(self.source)
@@ -82,9 +82,9 @@ class BaseModelStep(Step):
         """Predict from an earlier making, else from the bytes to read."""
         if not self.source.weights:
             return StepCostEstimate(seconds=0.0, how="an endpoint: nothing is fetched")
-        if self.chat_template is not None and (here := self.source.here(plan_context.base)) is not None:
+        if self.chat_template is not None and (here := self.source.here(plan_context.recipe_dir)) is not None:
             self._check_tokens(here)
-        size = self.source.size(plan_context.base)
+        size = self.source.size(plan_context.recipe_dir)
         known = find_catalog_entry(self.source)
         peak = 10 * known[1].parameters if known else None
         if "seconds" in plan_context.history:
@@ -100,9 +100,9 @@ class BaseModelStep(Step):
         """What the model's files say where they are here, else the parameters that the catalogue knows of."""
         if not self.source.weights:
             return ArtifactSpec(remote=True, how="an endpoint")
-        headed = self.source.headed(plan_context.base)
-        template = self.chat_template and load_chat_template(self.chat_template, plan_context.base)
-        if (here := self.source.here(plan_context.base)) is not None:
+        headed = self.source.headed(plan_context.recipe_dir)
+        template = self.chat_template and load_chat_template(self.chat_template, plan_context.recipe_dir)
+        if (here := self.source.here(plan_context.recipe_dir)) is not None:
             size = describe_model_folder(here).parameters
             return ArtifactSpec(
                 parameters=size, tokenizer=here, chat_template=template, headed=headed, how="of its files"
@@ -114,9 +114,9 @@ class BaseModelStep(Step):
             parameters=parameters, chat_template=template, tools=tools, headed=headed, how="as the catalogue says"
         )
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The chat template that is set, by its contents."""
-        return None if self.chat_template is None else digest_of(load_chat_template(self.chat_template, base))
+        return None if self.chat_template is None else digest_of(load_chat_template(self.chat_template, recipe_dir))
 
     def _check_tokens(self, folder: Path) -> None:
         """Refuse a template that ships where the model's tokenizer lacks the special tokens that it writes."""

@@ -28,7 +28,7 @@ class LogChannel(Channel):
         if self.path is None:
             logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())
             return
-        path = resolve_path(self.path, post.base)
+        path = resolve_path(self.path, post.recipe_dir)
         with translate_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as file:

@@ -82,7 +82,7 @@ class Drift(Signal):
         from luthier.monitor.baseline import DriftScorer, extract_words
 
         known, rest = self._drawn(training)
-        space = self.embedder.space(known, base=training.base, seed=training.seed)
+        space = self.embedder.space(known, recipe_dir=training.recipe_dir, seed=training.seed)
         self.embedder.keep(space, folder / _SPACE)
         words = sorted({word for text in known for word in extract_words(text)})
         points = space.points(known)
@@ -160,7 +160,7 @@ class _Open:
 
         self._signal, self._seed = signal, context.seed
         known, rest, self._points = (np.load(folder / f"{name}.npy") for name in ("known", "rest", "points"))
-        space = signal.embedder.kept(folder / _SPACE, base=context.base)
+        space = signal.embedder.kept(folder / _SPACE, recipe_dir=context.recipe_dir)
         self._numbers = DriftScorer(space, known, json.loads((folder / _WORDS).read_bytes()))
         self.evidence = ConformalMartingale(rest, points=signal.requests)
         self._pending: list[_Text] = []

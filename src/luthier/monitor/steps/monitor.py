@@ -120,7 +120,7 @@ def _training(work: StepContext) -> TrainingSample:
     return TrainingSample(
         prompts=[prompt for prompt, _ in pairs],
         answers=[answer for _, answer in pairs],
-        base=work.base,
+        recipe_dir=work.recipe_dir,
         seed=work.seed,
         measured=_measured(work.inputs["evaluation"]) if "evaluation" in work.inputs else (),
     )

@@ -43,10 +43,10 @@ class Minilm(Recognizer):
     addresses_min_score: float = Field(default=0.5, gt=0, lt=1)
     """The least probability of the surest word of an address; higher finds fewer, and fewer numbers that are none."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of both models and of what was tuned."""
         changes = [file_digest(reader.CHANGE) for reader in (organization_reader, address_reader)]
-        return digest_of([self._others.fingerprint(base), SHA256, *changes])
+        return digest_of([self._others.fingerprint(recipe_dir), SHA256, *changes])
 
     def download_bytes(self) -> int:
         """The size of the packages that are not here."""

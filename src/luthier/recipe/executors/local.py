@@ -36,7 +36,7 @@ class LocalExecutor(Executor):
                 inputs={field: plan.store.open(digest).check() for field, digest in planned.inputs.items()},
                 folder=folder,
                 scratch=scratch,
-                base=plan.recipe.base,
+                recipe_dir=plan.recipe.recipe_dir,
                 seed=plan.recipe.seed,
                 events=events.of(planned.name),
                 kept=store.kept,
@@ -53,7 +53,7 @@ def _check_still(planned: PlannedStep, plan: RecipePlan) -> None:
     """What was read must be what the artifact is named by."""
     if not any(part.living for part in iter_components(planned.step)):
         return
-    if planned.step.contents(plan.recipe.base) != planned.contents:
+    if planned.step.contents(plan.recipe.recipe_dir) != planned.contents:
         hint = "run it again; for a table that always grows, read below a bound: `until`"
         message = "what was read changed on the way, so nothing was kept"
         raise DataError(message, where=SourceLocation(field="source"), hint=hint)

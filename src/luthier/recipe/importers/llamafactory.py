@@ -121,7 +121,7 @@ def convert_negative_layer_count(options: dict[str, Any], option: str = "freeze_
         options |= {option: 0, "blocks": list(range(-number))}
 
 
-def _dataset(options: dict[str, Any], account: ImportReport, base: Path) -> ImportedDataset | None:
+def _dataset(options: dict[str, Any], account: ImportReport, recipe_dir: Path) -> ImportedDataset | None:
     """The first of `dataset`, as dataset_info.json describes it."""
     named = options.pop("dataset", None)
     folder = str(options.pop("dataset_dir", None) or "data")
@@ -131,7 +131,7 @@ def _dataset(options: dict[str, Any], account: ImportReport, base: Path) -> Impo
     for other in names[1:]:
         account.left[f"dataset: {other}"] = "a data set has one source; put the files into one folder"
     account.taken[f"dataset: {names[0]}, dataset_dir: {folder}"] = "steps.data.source"
-    entry = _told(base / folder / "dataset_info.json", names[0])
+    entry = _told(recipe_dir / folder / "dataset_info.json", names[0])
     if entry is None:
         return ImportedDataset(f"{folder}/{names[0]}.jsonl", {})
     _judged(entry, options, account)

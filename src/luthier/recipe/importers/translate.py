@@ -74,25 +74,25 @@ def _tool_of(options: dict[str, Any], file: Path) -> TrainingTool:
     return best
 
 
-def _model(options: ImportOptionReader, base: Path, folder: Path) -> Any:
+def _model(options: ImportOptionReader, recipe_dir: Path, folder: Path) -> Any:
     model, revision = options.take("model", "model"), options.take("revision", "model.revision")
     if model is None:
         raise InputError("the file names no model", hint="write its base model into it")
-    if (base / str(model)).is_dir():
-        return _shown(base / str(model), folder)
+    if (recipe_dir / str(model)).is_dir():
+        return _shown(recipe_dir / str(model), folder)
     return {"kind": "hub", "id": model, "revision": revision} if revision else str(model)
 
 
 def _data(
-    options: ImportOptionReader, data: ImportedDataset | None, base: Path, folder: Path
+    options: ImportOptionReader, data: ImportedDataset | None, recipe_dir: Path, folder: Path
 ) -> tuple[bool, dict[str, Any], int | None]:
     """Whether rows are held out, the step `prepare`, and how many rows it leaves to learn from when that is known."""
     if data is None:
         raise InputError("the file names no data set", hint="name one in it, or make a recipe from your data itself")
-    local = base / data.path
+    local = recipe_dir / data.path
     source = _source(data, local, folder)
     if options.get("method") in REINFORCE and local.is_file():
-        source |= _asked_alone(source, data, base)
+        source |= _asked_alone(source, data, recipe_dir)
     for name, setting in (("system", "system"), ("limit", "limit")):
         if (value := options.take(name, f"steps.data.source.{setting}")) is not None:
             source[setting] = value
@@ -103,7 +103,7 @@ def _data(
         split["validation"] = held
         place_of += " and steps.data.split.validation (watched while tuning)"
     options.take("held", place_of)
-    return bool(held), {"kind": "prepare", "source": source, "split": split}, _rows(source, data, base, split)
+    return bool(held), {"kind": "prepare", "source": source, "split": split}, _rows(source, data, recipe_dir, split)
 
 
 def _source(data: ImportedDataset, local: Path, folder: Path) -> dict[str, Any]:
@@ -117,12 +117,12 @@ def _source(data: ImportedDataset, local: Path, folder: Path) -> dict[str, Any]:
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
 
 
-def _asked_alone(source: dict[str, Any], data: ImportedDataset, base: Path) -> dict[str, Any]:
+def _asked_alone(source: dict[str, Any], data: ImportedDataset, recipe_dir: Path) -> dict[str, Any]:
     """How TRL's rows of prompts alone are read, to be answered by the model itself; nothing where others are seen."""
     tried: tuple[dict[str, Any], ...] = ({}, {"messages": "prompt"}, {"prompt": "prompt", "prompt_only": True})
     for more in tried:
         try:
-            Source.parse({**source, **more, "path": data.path}).glance(base)
+            Source.parse({**source, **more, "path": data.path}).glance(recipe_dir)
         except (DataError, ValueError):
             continue
         return more
@@ -134,15 +134,15 @@ def _shown(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
-def _rows(source: dict[str, Any], data: ImportedDataset, base: Path, split: dict[str, Any]) -> int | None:
+def _rows(source: dict[str, Any], data: ImportedDataset, recipe_dir: Path, split: dict[str, Any]) -> int | None:
     """Rows to learn from: counted, or in a large file told from its size; None when it is not here."""
-    if not (base / data.path).exists():
+    if not (recipe_dir / data.path).exists():
         return None
     read = Source.parse({**source, "path": data.path})
-    if (read.size(base) or 0) > MANY_BYTES:
-        return (predict_dataset_spec(read, Split.model_validate(split), base).rows or {}).get("train")
-    read.glance(base)  # says what is wrong with the first rows
-    number = min(sum(1 for _ in read.read(base, lambda message: None)), source.get("limit") or MANY_BYTES)
+    if (read.size(recipe_dir) or 0) > MANY_BYTES:
+        return (predict_dataset_spec(read, Split.model_validate(split), recipe_dir).rows or {}).get("train")
+    read.glance(recipe_dir)  # says what is wrong with the first rows
+    number = min(sum(1 for _ in read.read(recipe_dir, lambda message: None)), source.get("limit") or MANY_BYTES)
     return max(1, number - sum(round(part * number) if part < 1 else int(part) for part in split.values()))
 
 

@@ -196,11 +196,11 @@ class _NetworkJudge:
         ]
 
     def _named(self, requests: Sequence[_Asked]) -> list[list[float]]:
-        from luthier.models.generate import score_labels
+        from luthier.models.generate import score_with_sequence_head
 
         ids = self._text.prompts([one.messages for one in requests], [one.tools for one in requests])
         with self._reader.turn() as model:
-            return score_labels(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
+            return score_with_sequence_head(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
     def _sums(self, requests: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options

@@ -246,7 +246,9 @@ class TrainingData:
 
             model = RewardModel(judged, self._step.dtype)
         work = self._work
-        return RewardContext(base=work.base, seed=work.seed, events=work.events, kept=kept, models=Path, model=model)
+        return RewardContext(
+            recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, kept=kept, models=Path, model=model
+        )
 
     def _trial(self, rollout_sampler: RolloutSampler) -> ValidationEvaluator:
         from luthier.tune.rollout.rollout import RolloutEvaluator

@@ -46,7 +46,7 @@ class CalculatorEnvironment(Environment):
             raise ValueError("expected a group in brackets around what is to be calculated")
         return call
 
-    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """The result of each call."""
         return [self._one(talk.completion) for talk in talks]
 

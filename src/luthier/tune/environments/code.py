@@ -29,7 +29,7 @@ class CodeEnvironment(Environment):
     wall_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds that a program may take."""
 
-    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """What each program printed."""
         programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(

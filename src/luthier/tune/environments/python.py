@@ -44,13 +44,13 @@ class PythonFunctionEnvironment(Environment):
     wall_s: float = Field(default=5.0, gt=0, le=600)
     """Seconds that a call may take."""
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The file's contents."""
-        return file_digest(self._file(base))
+        return file_digest(self._file(recipe_dir))
 
-    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """What the function says in each conversation."""
-        source = self._file(base).read_text(encoding="utf-8")
+        source = self._file(recipe_dir).read_text(encoding="utf-8")
         ran = run_sandbox_programs(
             [source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s
         )
@@ -64,8 +64,8 @@ class PythonFunctionEnvironment(Environment):
             found.append(json.loads(one.answer))
         return found
 
-    def _file(self, base: Path) -> Path:
-        path = resolve_path(self.path, base)
+    def _file(self, recipe_dir: Path) -> Path:
+        path = resolve_path(self.path, recipe_dir)
         if not path.is_file():
             raise RecipeError(f"there is no file {self.path}", where=SourceLocation(field="rollout.environment.path"))
         return path

@@ -31,7 +31,7 @@ class FixedTurnsEnvironment(Environment):
             raise ValueError("expected either `lines`, the same for all rows, or a `column` that has them")
         return self
 
-    def answer(self, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+    def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """The line after those that were said."""
         return [self._next(talk) for talk in talks]
 

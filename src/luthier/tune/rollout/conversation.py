@@ -20,7 +20,7 @@ Write = Callable[[Sequence[RolloutPrompt]], list[RolloutCompletion]]
 
 
 def converse(
-    environment: Environment, text: ChatTokenizer, base: Path, prompts: Sequence[RolloutPrompt], write: Write
+    environment: Environment, text: ChatTokenizer, recipe_dir: Path, prompts: Sequence[RolloutPrompt], write: Write
 ) -> list[RolloutCompletion]:
     """Generate a multi-turn conversation with an environment after each prompt; a truncated turn ends its
     conversation."""
@@ -31,7 +31,7 @@ def converse(
     for turn in range(1, environment.turns):
         going = [at for at in going if answers[at].ended]
         talks = [_talk(prompts[at], answers[at]) for at in going]
-        replies = _asked(environment, talks, base) if talks else []
+        replies = _asked(environment, talks, recipe_dir) if talks else []
         going = [at for at, reply in zip(going, replies, strict=True) if reply is not None]
         for at, reply in zip(going, (one for one in replies if one is not None), strict=True):
             _hear(answers[at], prompts[at], environment, reply[: environment.longest], text)
@@ -46,14 +46,14 @@ def _talk(prompt: RolloutPrompt, answer: RolloutCompletion) -> EnvironmentConver
     return EnvironmentConversation(prompt.example, answer.turns)
 
 
-def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], base: Path) -> list[str | None]:
+def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
     """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
     names it."""
     try:
-        found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, base))
+        found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
     except PluginCallFailed as failed:
         if len(talks) > 1:
-            return [reply for talk in talks for reply in _asked(environment, [talk], base)]
+            return [reply for talk in talks for reply in _asked(environment, [talk], recipe_dir)]
         what = f"the environment {environment.kind} failed: {failed}"
         hint = f"mend it; it was asked after {talks[0].completion[:60]!r} (example {talks[0].example.id})"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint) from failed

@@ -72,7 +72,7 @@ class RolloutSampler:
         if self.environment is None:
             found = self._write(prompts)
         else:
-            found = converse(self.environment, self.text, self.reward_context.base, prompts, self._write)
+            found = converse(self.environment, self.text, self.reward_context.recipe_dir, prompts, self._write)
         seconds = time.perf_counter() - start
         self.writing_s += seconds
         if all(prompt.stream is not None for prompt in prompts):
@@ -84,7 +84,7 @@ class RolloutSampler:
         """One turn after each prompt."""
         if self.writer is not None and all(prompt.stream is not None for prompt in prompts):
             return self.writer.write(prompts, self.text, self.max_new_tokens, self.reward_context.cache_dir)
-        loaded = LoadedModel(model=self.model, folder=self.reward_context.base, name="policy", digest="")
+        loaded = LoadedModel(model=self.model, folder=self.reward_context.recipe_dir, name="policy", digest="")
         return generate_completions(loaded, self.text, prompts, self.max_new_tokens)
 
     def judge(

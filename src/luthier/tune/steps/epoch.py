@@ -21,7 +21,7 @@ SECONDS = 1.0
 """Files are copied."""
 
 
-class Epoch(Step):
+class SelectCheckpoint(Step):
     """Take the model as it was after an earlier epoch of a training that kept it (`save_epochs`).
 
     It is evaluated, served and exported like any other: so one sees which epoch was the best.

@@ -293,9 +293,9 @@ class Tune(Step):
         """A technique that reads no base model leaves the recipe's own unread."""
         return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.reads_model}
 
-    def fingerprint(self, base: Path) -> str | None:
+    def fingerprint(self, recipe_dir: Path) -> str | None:
         """The state that is gone on from, by its contents."""
-        return file_digest(resolve_path(self.resume_from, base)) if self.resume_from is not None else None
+        return file_digest(resolve_path(self.resume_from, recipe_dir)) if self.resume_from is not None else None
 
     def rate_for(self, technique: Technique, model: ModelDescription) -> LearningRate:
         """The learning rate, and why."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from luthier.metrics.intervals import sum_rows
 from luthier.metrics.metric import EvalPredictions, Metric
-from luthier.models.generate import score_labels, score_options
+from luthier.models.generate import score_options, score_with_sequence_head
 from luthier.models.options import Normalize, normalize_option_scores
 from luthier.models.packing.logprobs import compute_pack_logprobs, disable_dropout
 from luthier.models.packing.pack import Pack, TokenRow
@@ -147,7 +147,7 @@ def measure_label_metric(model: Any, metric: Metric, questions: LabelQuestions, 
     for begin in range(0, len(questions.prompts), TOGETHER):
         some = slice(begin, begin + TOGETHER)
         if named:
-            found = score_labels(model, questions.prompts[some], tokens=tokens)
+            found = score_with_sequence_head(model, questions.prompts[some], tokens=tokens)
         else:
             choices = questions.choices[some]
             sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
