@@ -70,7 +70,7 @@ class Toy(Step):
             time.sleep(600)
         if self.ends == "second" and not goes_on:
             raise DataError("not yet")
-        (work.folder / "result.json").write_text(f'{{"seed": {work.seed}, "base": "{work.base.name}"}}')
+        (work.folder / "result.json").write_text(f'{{"seed": {work.seed}, "base": "{work.recipe_dir.name}"}}')
         return {"went_on": goes_on}
 
     def estimate_cost(self, plan_context: Any) -> StepCostEstimate:

@@ -70,7 +70,9 @@ def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int,
 def _named(event: Trace | Feedback, name: str, shift: timedelta, model: str) -> Trace | Feedback:
     field = "id" if isinstance(event, Trace) else "trace"
     asked = {"model": model} if isinstance(event, Trace) else {}
-    return event.model_copy(update={**asked, field: f"{name}-{getattr(event, field)}", "at": event.timestamp + shift})
+    return event.model_copy(
+        update={**asked, field: f"{name}-{getattr(event, field)}", "timestamp": event.timestamp + shift}
+    )
 
 
 def steps_of(file: Path) -> dict[str, Any]:

@@ -252,7 +252,7 @@ from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
 plan = plan_of(folder, [{{"kind": "metric", "metric": "accuracy"}}], {alerts!r})
 channel = Channel.parse({{"kind": "log", "path": "told.jsonl"}})
-desk = AlertManager(watcher(plan, folder), [channel], RunContext(base=folder), folder / "state.json", print)
+desk = AlertManager(watcher(plan, folder), [channel], RunContext(recipe_dir=folder), folder / "state.json", print)
 desk.recall()
 desk.send()
 print("begun", flush=True)

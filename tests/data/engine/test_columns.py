@@ -114,7 +114,7 @@ ops = ["normalize", "language", "pii", "exact_dedup", "near_dedup"]
 step = Prepare.model_validate({"source": {"kind": "jsonl", "path": "rows.jsonl"}, "ops": ops, "split": {"test": 1}})
 events = RunEventEmitter(lambda event: None).of("data")
 made, scratch = here / "made", here / "scratch"
-work = StepContext(name="data", inputs={}, folder=made, scratch=scratch, base=here, seed=0, events=events)
+work = StepContext(name="data", inputs={}, folder=made, scratch=scratch, recipe_dir=here, seed=0, events=events)
 made.mkdir()
 scratch.mkdir()
 prepare(step.source, step.ops, step.split, work, PrepareOptions(task="text"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -12,6 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from luthier.commands.projects.intake import list_drafts
 from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
 from luthier.core.errors import LuthierError, UnknownName
+from luthier.recipe.workspace import Workspace
 from luthier.studio.pages import render, static_file
 from luthier.studio.report_policy import report_headers
 from luthier.studio.sessions import COOKIE, LIFE
@@ -59,7 +58,7 @@ def workspace(request: Request, studio: StudioDep) -> Response:
     """The projects of the workspace."""
     projects, drafts = list_projects(studio.queue), list_drafts()
     waiting = studio.queue.all(("running", "queued"))
-    here = Path.cwd()
+    here = Workspace.open_current().folder.absolute()
     return render(request, "workspace.html.jinja", projects=projects, drafts=drafts, waiting=waiting, here=here)
 
 
