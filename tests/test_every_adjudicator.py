@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from documented import undescribed
+from luthier.artifacts.annotation import Annotation
 from luthier.core.component import components_by_kind
 from luthier.data.adjudicator import AdjudicationResult, Adjudicator
-from luthier.data.annotation.annotations import Annotation
 
 KINDS = sorted(components_by_kind(Adjudicator))
 VOTES = st.lists(

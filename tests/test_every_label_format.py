@@ -68,7 +68,7 @@ def test_every_judgment_is_read(kind: str) -> None:
     assert all(isinstance(one, AnnotatedItem) for one in items)
     found = [one for one in items if isinstance(one, AnnotatedItem)]
     assert [(one.key, one.values["text"], one.line) for one in found] == [("one", "one", 1), ("two", "two", 2)]
-    assert [(said.annotator, said.label) for one in found for said in one.judgments] == [("ann", "a"), ("ann", "b")]
+    assert [(said.annotator, said.value) for one in found for said in one.judgments] == [("ann", "a"), ("ann", "b")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,1 +1,1 @@
-"""The formats of artifacts that several packages read: datasets and findings."""
+"""The formats of artifacts that several packages read: datasets, annotations and findings."""

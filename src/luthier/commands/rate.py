@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import resolve_path
 from luthier.eval.form import InvalidRatingValue, RatingForm
 from luthier.eval.human.rating import (
-    HumanRating,
     read_judgments,
     read_recorded_ratings,
     record_rating,
@@ -60,23 +60,23 @@ class RatingSession:
             raise UnknownName(what, where=SourceLocation(field="--as"), hint=hint)
         return name
 
-    def list_ratings(self) -> list[HumanRating]:
+    def list_ratings(self) -> list[Annotation]:
         """The judgments that count, in the order in which they were made."""
         with Ledger(self.ledger) as ledger:
             return read_recorded_ratings(ledger, self.found.artifact.digest)
 
     def left(self, judge: str) -> list[RatingItem]:
         """What a judge has not judged yet, in order."""
-        done = {one.item for one in self.list_ratings() if one.judge == judge}
+        done = {one.item for one in self.list_ratings() if one.annotator == judge}
         return [self.assignment.items[name] for name in self.assignment.sheets[judge] if name not in done]
 
-    def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> HumanRating:
+    def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> Annotation:
         """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `InvalidRatingValue` when it says
         nothing."""
         text, _, comment = typed.partition("//")
         text = text.strip()
         value = None if text.lower() in ("s", "skip") else self.form.check(self.form.typed(text), item.answers)
-        made = HumanRating(item.id, judge, value, comment.strip(), seconds, datetime.now(UTC).isoformat())
+        made = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
         with Ledger(self.ledger) as ledger:
             record_rating(ledger, self.found.artifact.digest, made)
         return made
@@ -95,8 +95,8 @@ class RatingSession:
     def take(self, path: Path) -> int:
         """Read judgments from a file into the ledger; those that stand there as they are stay single."""
         came = read_judgments(path, self.assignment, self.form)
-        known = {(one.judge, one.item): (one.value, one.comment) for one in self.list_ratings()}
-        new = [one for one in came if known.get((one.judge, one.item)) != (one.value, one.comment)]
+        known = {(one.annotator, one.item): (one.value, one.comment) for one in self.list_ratings()}
+        new = [one for one in came if known.get((one.annotator, one.item)) != (one.value, one.comment)]
         with Ledger(self.ledger) as ledger:
             for one in new:
                 record_rating(ledger, self.found.artifact.digest, one)
@@ -112,7 +112,7 @@ class RatingSession:
 
         ratings = self.list_ratings()
         annotators = {
-            judge: {"judged": sum(one.judge == judge for one in ratings), "of": len(items)}
+            judge: {"judged": sum(one.annotator == judge for one in ratings), "of": len(items)}
             for judge, items in self.assignment.sheets.items()
         }
         summary: dict[str, Any] = {"annotators": annotators}
@@ -156,7 +156,7 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
 
     `read` takes a prompt and returns a line, or None at the end; `write` prints one.
     """
-    left, made = sitting.left(judge), list[HumanRating]()
+    left, made = sitting.left(judge), list[Annotation]()
     total = len(sitting.assignment.sheets[judge])
     index = 0
     while index < len(left):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from luthier.artifacts.annotation import Annotation
 from luthier.core.component import Component
-from luthier.data.annotation.annotations import Annotation
 
 Votes = Sequence[Annotation]
 """The judgments of one item that have a label, the last one of each annotator."""
@@ -51,7 +51,7 @@ NOBODY = AdjudicatedLabel(None, why="no judgment")
 
 def count_votes(votes: Votes) -> Counter[Any]:
     """How many annotators chose each label."""
-    return Counter(one.label for one in votes)
+    return Counter(one.value for one in votes)
 
 
 def format_votes(votes: Votes) -> str:

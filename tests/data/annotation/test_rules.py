@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from luthier.artifacts.annotation import Annotation
 from luthier.core.errors import DataError
 from luthier.data.adjudicator import Adjudicator
 from luthier.data.annotation.aggregate import VoteMatrix, dawid_skene, fit_one_accuracy_per_voter
 from luthier.data.annotation.annotations import (
     AnnotatedItem,
-    Annotation,
     last_judgment_by_annotator,
     to_agreement_table,
 )
@@ -122,12 +122,13 @@ def test_the_last_word_of_an_annotator_counts() -> None:
 
 
 def test_the_last_word_is_told_by_the_time_where_each_is_known() -> None:
-    later, earlier = Annotation("x", "b", "2025-02-03T10:00:00+01:00"), Annotation("x", "a", "2025-02-03T08:30:00Z")
+    later = Annotation("x", "b", time="2025-02-03T10:00:00+01:00")
+    earlier = Annotation("x", "a", time="2025-02-03T08:30:00Z")
     for said in ((later, earlier), (earlier, later)):
         assert last_judgment_by_annotator(said) == [later]
         assert to_agreement_table([AnnotatedItem("1", {}, said, 1)]) == [["b"]]
-    assert last_judgment_by_annotator((later, earlier._replace(time="yesterday")))[0].label == "a"
-    assert last_judgment_by_annotator((later, earlier._replace(time=None)))[0].label == "a"
+    assert last_judgment_by_annotator((later, earlier._replace(time="yesterday")))[0].value == "a"
+    assert last_judgment_by_annotator((later, earlier._replace(time=None)))[0].value == "a"
 
 
 def test_a_voter_that_stands_alone_is_neither_believed_more_nor_less() -> None:

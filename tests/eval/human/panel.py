@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from luthier.artifacts.annotation import Annotation
 from luthier.eval.form import RatingForm
-from luthier.eval.human.rating import HumanRating
 from luthier.eval.human.study import Assignment, BlindingKeyEntry, RatingCandidate, RatingItem, create_rating_assignment
 
 Taste = Callable[[RatingItem, BlindingKeyEntry, random.Random], object]
@@ -57,11 +57,11 @@ def careless(item: RatingItem, entry: BlindingKeyEntry, chance: random.Random) -
     return "A"
 
 
-def judged(asked: Assignment, tastes: dict[str, Taste], seed: int = 0) -> list[HumanRating]:
+def judged(asked: Assignment, tastes: dict[str, Taste], seed: int = 0) -> list[Annotation]:
     """Everybody's judgments, item after item in the order of their sheets."""
     chance = random.Random(seed)
     return [
-        HumanRating(name, judge, tastes[judge](asked.items[name], asked.key[name], chance), seconds=float(place))
+        Annotation(judge, tastes[judge](asked.items[name], asked.key[name], chance), name, seconds=float(place))
         for judge in tastes
         for place, name in enumerate(asked.sheets[judge])
     ]

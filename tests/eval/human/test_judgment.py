@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from eval.human.panel import assigned, judged, preferring
+from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError
 from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import (
-    HumanRating,
     keep_last_ratings,
     read_judgments,
     read_recorded_ratings,
@@ -31,10 +31,10 @@ ITEM, OTHER = sorted(ASKED.items)[:2]
 
 def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: Path) -> None:
     said = [
-        HumanRating(ITEM, "anna", "A", "clearer", 3.5, "2026-01-02T10:00:00+00:00"),
-        HumanRating(OTHER, "anna", None, "", None, "2026-01-02T10:01:00+00:00"),
-        HumanRating(ITEM, "ben", {"text": "ä", "n": [1]}, "", None, "2026-01-02T10:02:00+00:00"),
-        HumanRating(ITEM, "anna", "B", "", 1.0, "2026-01-02T10:03:00+00:00"),
+        Annotation("anna", "A", ITEM, "clearer", "2026-01-02T10:00:00+00:00", 3.5),
+        Annotation("anna", None, OTHER, time="2026-01-02T10:01:00+00:00"),
+        Annotation("ben", {"text": "ä", "n": [1]}, ITEM, time="2026-01-02T10:02:00+00:00"),
+        Annotation("anna", "B", ITEM, time="2026-01-02T10:03:00+00:00", seconds=1.0),
     ]
     with Ledger(tmp_path / "ledger.db") as ledger:
         for one in said:
@@ -48,23 +48,23 @@ def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: 
 @pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])
 def test_files_give_back_what_was_written(tmp_path: Path, name: str) -> None:
     said = judged(ASKED, dict.fromkeys(ASKED.sheets, preferring("tuned", 0.7, ties=0.2)))
-    said[0] = said[0]._replace(comment='Ünïcode, "quoted"\nand two lines', at="2026-01-02T10:00:00+00:00")
+    said[0] = said[0]._replace(comment='Ünïcode, "quoted"\nand two lines', time="2026-01-02T10:00:00+00:00")
     write_judgments(tmp_path / name, said)
     assert read_judgments(tmp_path / name, ASKED, PAIRWISE) == said
     spans = assigned(SPANS, 12)
     item = sorted(spans.items)[0]
     marked = SPANS.check([{"text": "says", "severity": "major", "comment": "why"}], ("tuned says 1",))
     if spans.items[item].answers[0].startswith(("tuned says", "base says")):
-        write_judgments(tmp_path / name, [HumanRating(item, "anna", [])])
+        write_judgments(tmp_path / name, [Annotation("anna", [], item)])
         assert read_judgments(tmp_path / name, spans, SPANS)[0].value == []
     assert marked[0] == {"start": 6, "end": 10, "text": "says", "severity": "major", "comment": "why"}
 
 
 def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path) -> None:
-    write_judgments(tmp_path / "j.jsonl", [HumanRating(ITEM, "anna", None)])
-    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [HumanRating(ITEM, "anna", None)]
+    write_judgments(tmp_path / "j.jsonl", [Annotation("anna", None, ITEM)])
+    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [Annotation("anna", None, ITEM)]
     (tmp_path / "j.csv").write_text(f"item,judge,value,comment\n{ITEM},anna,,\n{OTHER},anna,b,\n")
-    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [HumanRating(OTHER, "anna", "B")]
+    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [Annotation("anna", "B", OTHER)]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said:
 )
 def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str, between: str) -> None:
     """Also where a spreadsheet writes a table as its country does."""
-    done = [HumanRating(ASKED.sheets["anna"][0], "anna", "A")]
+    done = [Annotation("anna", "A", ASKED.sheets["anna"][0])]
     assert write_rating_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
     text = (tmp_path / name).read_text(encoding="utf-8-sig")
     assert "planted" not in text
@@ -144,10 +144,10 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
     write_rating_sheet(tmp_path / "s.csv", asked, "anna", [])
     (told,) = csv.DictReader((tmp_path / "s.csv").read_text("utf-8-sig").splitlines())
     assert {told["answer_a"], told["answer_b"]} == {"'=1+1", "'@SUM(A1)"}
-    write_judgments(tmp_path / "j.csv", [HumanRating(next(iter(asked.items)), "anna", "A", "=cmd()")])
+    write_judgments(tmp_path / "j.csv", [Annotation("anna", "A", next(iter(asked.items)), "=cmd()")])
     assert "'=cmd()" in (tmp_path / "j.csv").read_text()
 
 
 def test_last_words_keep_the_order_of_what_counts() -> None:
-    said = [HumanRating("i", "a", 1), HumanRating("j", "a", 2), HumanRating("i", "b", 3), HumanRating("i", "a", 4)]
+    said = [Annotation("a", 1, "i"), Annotation("a", 2, "j"), Annotation("b", 3, "i"), Annotation("a", 4, "i")]
     assert keep_last_ratings(said) == [said[1], said[2], said[3]]

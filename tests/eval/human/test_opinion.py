@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from eval.human.panel import assigned, candidates, careless, judged, preferring
+from luthier.artifacts.annotation import Annotation
 from luthier.core.errors import DataError
 from luthier.eval.form import RatingForm
-from luthier.eval.human.rating import HumanRating
 from luthier.eval.human.results import (
     HumanEvalSummary,
     compute_row_points,
@@ -26,7 +26,7 @@ MODELS = ("tuned", "base")
 
 
 def _opinion(
-    asked: object, said: list[HumanRating], form: RatingForm = PAIRWISE, models: tuple[str, ...] = MODELS
+    asked: object, said: list[Annotation], form: RatingForm = PAIRWISE, models: tuple[str, ...] = MODELS
 ) -> HumanEvalSummary:
     return summarize_ratings(asked, form, models, said, least_right=0.7, seed=1)  # type: ignore[arg-type]
 
@@ -51,7 +51,7 @@ def test_people_may_all_be_of_one_mind() -> None:
     assert found.sentence.startswith("People prefer tuned to base: tuned is preferred in 100% of the rows")
     assert "people.agreement" not in found.numbers
     asked = assigned(LIKERT, 30, planted=0)
-    same = [HumanRating(item, judge, 4) for judge, sheet in asked.sheets.items() for item in sheet]
+    same = [Annotation(judge, 4, item) for judge, sheet in asked.sheets.items() for item in sheet]
     assert _opinion(asked, same, LIKERT).numbers["people.points"].value == 4.0
 
 
@@ -64,7 +64,7 @@ def test_one_who_does_not_read_does_not_count() -> None:
     assert right < 0.7 * seen
     found = _opinion(asked, said)
     assert list(found.left_out) == ["ben"]
-    assert found.judgments == sum(one.judge != "ben" and not asked.key[one.item].planted for one in said)
+    assert found.judgments == sum(one.annotator != "ben" and not asked.key[one.item].planted for one in said)
     assert "1 of the judges failed" in found.sentence
     first = found.numbers["people.first_shown"]
     assert (first.low or 0) < 0.5 < (first.high or 1)
@@ -89,11 +89,11 @@ def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
     (one, entry), (other, _) = sorted(asked.key.items())
     tuned, base = ("AB"[entry.models.index(name)] for name in MODELS)
     said = [
-        HumanRating(one, "anna", tuned),
-        HumanRating(one, "ben", tuned),
-        HumanRating(one, "cleo", base),
-        HumanRating(other, "anna", "tie"),
-        HumanRating(other, "ben", None),
+        Annotation("anna", tuned, one),
+        Annotation("ben", tuned, one),
+        Annotation("cleo", base, one),
+        Annotation("anna", "tie", other),
+        Annotation("ben", None, other),
     ]
     heard = score_ratings(asked, PAIRWISE, said)
     assert len(heard) == 4
@@ -153,7 +153,7 @@ def _rated(form: RatingForm, entry: BlindingKeyEntry) -> object:
 def test_answers_alone_are_compared_on_the_same_rows(form: RatingForm) -> None:
     asked = assigned(form, 120)
     said = [
-        HumanRating(name, judge, form.check(_rated(form, asked.key[name]), asked.items[name].answers))
+        Annotation(judge, form.check(_rated(form, asked.key[name]), asked.items[name].answers), name)
         for judge, sheet in asked.sheets.items()
         for name in sheet
     ]
@@ -181,7 +181,7 @@ def test_preferences_are_whole_rows_and_clear_the_margin() -> None:
         assert one["judges"] == 2
     rated = assigned(LIKERT, 5, planted=0)
     told = [
-        HumanRating(name, judge, 5 if rated.key[name].models == ("tuned",) else 2)
+        Annotation(judge, 5 if rated.key[name].models == ("tuned",) else 2, name)
         for judge, sheet in rated.sheets.items()
         for name in sheet
     ]

@@ -36,4 +36,4 @@ class UnanimousAdjudicator(Adjudicator):
             return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         if len(count_votes(votes)) > 1:
             return AdjudicatedLabel(None, why=f"not unanimous: {format_votes(votes)}")
-        return AdjudicatedLabel(votes[0].label, 1.0)
+        return AdjudicatedLabel(votes[0].value, 1.0)

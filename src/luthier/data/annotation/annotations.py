@@ -10,35 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from luthier.artifacts.annotation import Annotation
+
 _ID = re.compile(r"[0-9a-f]{16}")
 JUDGMENTS = "judgments"
 """The column of `meta` that keeps every judgment of a row."""
 PROPOSAL = "proposal"
 """The column of `meta` that keeps what a model proposes: label, confidence, a score for each label, the model."""
-
-
-class Annotation(NamedTuple):
-    """What one annotator said about one item."""
-
-    annotator: str
-    label: str | float | None
-    """None where the annotator looked and did not decide (skipped, discarded, cancelled)."""
-    time: str | None = None
-    """When, in ISO 8601 as the file has it."""
-    seconds: float | None = None
-    """How long it took."""
-    question: str | None = None
-    """Which of several questions it answers."""
-    more: Mapping[str, Any] = {}
-    """What else the tool kept: spans, comments, status, ids."""
-    classes: tuple[str, ...] = ()
-    """The classes, where there are several; the label is all of them together."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Every field that says something."""
-        return {name: value for name, value in self._asdict().items() if value not in (None, {}, ())} | {
-            "label": self.label
-        }
+_JUDGMENT_KEYS = ("annotator", "label", "time", "seconds", "question", "more", "classes")
 
 
 class AnnotatedItem(NamedTuple):
@@ -61,6 +40,19 @@ class AnnotatedItem(NamedTuple):
         return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
 
 
+def judgment_to_json(annotation: Annotation) -> dict[str, Any]:
+    """A judgment as a row keeps it: every key that says something, and the label in any case."""
+    fields = {**annotation._asdict(), "label": annotation.value}
+    return {name: fields[name] for name in _JUDGMENT_KEYS if fields[name] not in (None, {}, ())} | {
+        "label": annotation.value
+    }
+
+
+def _judgment_from_json(judgment: Mapping[str, Any]) -> Annotation:
+    known = {name: judgment[name] for name in _JUDGMENT_KEYS if name in judgment}
+    return Annotation(value=known.pop("label", None), **known)
+
+
 def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The judgments that a row keeps."""
     found = meta.get(JUDGMENTS)
@@ -78,12 +70,12 @@ def to_agreement_table(items: Sequence[AnnotatedItem]) -> list[list[str | float 
     Labels that are all numbers are compared as numbers.
     """
     names = {name: at for at, name in enumerate(annotators_of(items))}
-    number = all(_is_number(one.label) for item in items for one in item.judgments)
+    number = all(_is_number(one.value) for item in items for one in item.judgments)
     rows: list[list[str | float | None]] = []
     for item in items:
         row: list[str | float | None] = [None] * len(names)
         for one in sort_by_time(item.judgments):
-            row[names[one.annotator]] = float(one.label) if number and one.label is not None else one.label
+            row[names[one.annotator]] = float(one.value) if number and one.value is not None else one.value
         rows.append(row)
     return rows
 
@@ -112,8 +104,7 @@ def sort_by_time(judgments: Iterable[Annotation]) -> list[Annotation]:
 
 def last_judgment_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The last of some judgments that a row keeps."""
-    known = [{name: one[name] for name in Annotation._fields if name in one} for one in judgments]
-    return sort_by_time([Annotation(**{"label": None, **one}) for one in known])[-1].as_json()
+    return judgment_to_json(sort_by_time(map(_judgment_from_json, judgments))[-1])
 
 
 def _moment(time: str | None) -> datetime | None:
@@ -128,7 +119,7 @@ def _moment(time: str | None) -> datetime | None:
 def last_judgment_by_annotator(judgments: Iterable[Annotation]) -> list[Annotation]:
     """The judgments that have a label, the last of each annotator, by annotator."""
     found = {one.annotator: one for one in sort_by_time(judgments)}
-    return [found[name] for name in sorted(found) if found[name].label is not None]
+    return [found[name] for name in sorted(found) if found[name].value is not None]
 
 
 def merge_items_by_key(items: Iterable[AnnotatedItem]) -> list[AnnotatedItem]:

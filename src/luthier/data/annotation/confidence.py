@@ -54,7 +54,7 @@ def decide_labels(
 
     The items are fitted in an order of their content, so that the one in which they came cannot be felt.
     """
-    votes_by_item = [[(one.annotator, one.label) for one in votes] for votes in items]
+    votes_by_item = [[(one.annotator, one.value) for one in votes] for votes in items]
     order = sorted(
         (index for index, votes in enumerate(votes_by_item) if votes),
         key=lambda index: sorted(map(repr, votes_by_item[index])),

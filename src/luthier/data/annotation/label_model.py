@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.artifacts.annotation import Annotation
 from luthier.data.adjudicator import AdjudicationResult
-from luthier.data.annotation.annotations import Annotation
 
 Votes = list[list[str | None]]
 """By function, a vote for each row."""

@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
+from luthier.artifacts.annotation import Annotation
+from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 

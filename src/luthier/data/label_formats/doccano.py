@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, annotator_file_name, classes_of_multilabel
+from luthier.artifacts.annotation import Annotation
+from luthier.data.annotation.annotations import AnnotatedItem, annotator_file_name, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -72,7 +73,9 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[A
         for one in row["annotations"]:
             time = to_optional_text(one.get("created_at"))
             yield Annotation(
-                to_optional_text(one.get("user")) or person, normalize_label(one.get("label", one.get("text"))), time
+                to_optional_text(one.get("user")) or person,
+                normalize_label(one.get("label", one.get("text"))),
+                time=time,
             )
         return
     spans = [one for one in given if isinstance(one, (list, dict))]
@@ -83,4 +86,4 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[A
     times = [one for one in before if one.get("annotator") == person]
     time = to_optional_text(times[0].get("time")) if times else None
     labels = [one for one in given if isinstance(one, (str, int, float))]
-    yield Annotation(person, normalize_label(labels), time, more=more, classes=classes_of_multilabel(labels))
+    yield Annotation(person, normalize_label(labels), time=time, more=more, classes=classes_of_multilabel(labels))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
+from luthier.artifacts.annotation import Annotation
+from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -72,10 +73,10 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
     }
     for name, value in values_by_question.items():
         yield Annotation(
-            label=normalize_label(value), question=name, more=more, classes=classes_of_multilabel(value), **details
+            value=normalize_label(value), question=name, more=more, classes=classes_of_multilabel(value), **details
         )
     if not values_by_question:
-        yield Annotation(label=None, more=more, **details)
+        yield Annotation(value=None, more=more, **details)
 
 
 def _flat(paths: Any) -> list[str]:

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
+from luthier.artifacts.annotation import Annotation
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.annotation.annotations import AnnotatedItem, Annotation, classes_of_multilabel
+from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel
 from luthier.data.columns.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
@@ -115,7 +116,8 @@ def _long(
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
     when, label_value = to_optional_text(row.get(time)) if time else None, _told(row.get(label))
-    annotation = Annotation(name, normalize_label(label_value), when, took, classes=classes_of_multilabel(label_value))
+    classes = classes_of_multilabel(label_value)
+    annotation = Annotation(name, normalize_label(label_value), time=when, seconds=took, classes=classes)
     values = {column: value for column, value in row.items() if column not in own}
     return AnnotatedItem(_key(row, item), values, (annotation,), record.line)
 

@@ -19,6 +19,7 @@ from luthier.data.annotation.annotations import (
     AnnotatedItem,
     ClassSeparator,
     annotators_of,
+    judgment_to_json,
     last_judgment_by_annotator,
     merge_items_by_key,
     to_agreement_table,
@@ -127,8 +128,8 @@ class AnnotationSource(FileSource):
         reasons = {"kind": f"{description}; each row gets one label, by {self.rule.kind} (`rule`)"}
         answers: dict[str, list[Any]] = {}
         for one in (one for item in found for one in item.judgments):
-            if one.question is not None and one.label is not None:
-                answers.setdefault(one.question, []).append(one.label)
+            if one.question is not None and one.value is not None:
+                answers.setdefault(one.question, []).append(one.value)
         if len(answers) < 2:
             return SuggestedSettings({}, reasons)
         best = min(answers, key=lambda name: (-len(answers[name]), len(set(answers[name])), name))
@@ -194,7 +195,7 @@ class _Decided:
     def _kept(self) -> dict[str, Any]:
         """What goes into `meta`."""
         decision = {"rule": self.rule, "confidence": self.confidence}
-        return {JUDGMENTS: [one.as_json() for one in self.item.judgments], "adjudication": decision}
+        return {JUDGMENTS: [judgment_to_json(one) for one in self.item.judgments], "adjudication": decision}
 
     def as_columns(self) -> dict[str, Any]:
         """A row of the item's own columns; one that is in the way is renamed."""
@@ -247,7 +248,7 @@ def _say_agreement(found: Sequence[AnnotatedItem], level: Any, say: Say) -> None
     from luthier.metrics.agreement import krippendorff_alpha
 
     people = annotators_of(found)
-    judged = sum(1 for item in found for one in item.judgments if one.label is not None)
+    judged = sum(1 for item in found for one in item.judgments if one.value is not None)
     description = f"{format_counted_noun(judged, 'judgment')} of {format_counted_noun(len(found), 'item')}"
     description = f"{format_counted_noun(len(people), 'annotator')}, {description}"
     try:

@@ -7,49 +7,43 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError, SourceLocation, describe_json_error, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
-from luthier.eval.form import InvalidRatingValue, RatingForm, Value
+from luthier.eval.form import InvalidRatingValue, RatingForm
 from luthier.eval.human.study import Assignment
 
 _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
 
 
-class HumanRating(NamedTuple):
-    """One annotator's rating of one item."""
-
-    item: str
-    judge: str
-    value: Value
-    """As the form keeps it; None where the judge passed."""
-    comment: str = ""
-    seconds: float | None = None
-    at: str = ""
-    """When, in ISO 8601."""
+def rating_to_json(rating: Annotation) -> dict[str, Any]:
+    """A rating by the names that files of ratings have, in the order of their columns."""
+    fields = (rating.item, rating.annotator, rating.value, rating.comment, rating.seconds, rating.time or "")
+    return dict(zip(_FIELDS, fields, strict=True))
 
 
-def record_rating(ledger: Ledger, assignment: str, rating: HumanRating) -> None:
+def record_rating(ledger: Ledger, assignment: str, rating: Annotation) -> None:
     """Record a rating; it replaces an earlier one of the same item by the same judge, which is kept but not counted."""
     from luthier.core.db.tables.judgments import JudgmentRow
 
     row = JudgmentRow(
         assignment=assignment,
         item=rating.item,
-        judge=rating.judge,
+        judge=rating.annotator,
         value=rating.value,
         comment=rating.comment or None,
         seconds=rating.seconds,
-        at=datetime.fromisoformat(rating.at) if rating.at else datetime.now(UTC),
+        at=datetime.fromisoformat(rating.time) if rating.time else datetime.now(UTC),
     )
     with ledger.writing() as session:
         session.add(row)
 
 
-def read_recorded_ratings(ledger: Ledger, assignment: str) -> list[HumanRating]:
+def read_recorded_ratings(ledger: Ledger, assignment: str) -> list[Annotation]:
     """The judgments that count, in the order in which they were made."""
     from sqlalchemy import select
 
@@ -60,29 +54,29 @@ def read_recorded_ratings(ledger: Ledger, assignment: str) -> list[HumanRating]:
             select(JudgmentRow).where(JudgmentRow.assignment == assignment).order_by(JudgmentRow.at, JudgmentRow.id)
         )
         found = [
-            HumanRating(row.item, row.judge, row.value, row.comment or "", row.seconds, row.at.isoformat())
+            Annotation(row.judge, row.value, row.item, row.comment or "", row.at.isoformat(), row.seconds)
             for row in rows
         ]
     return keep_last_ratings(found)
 
 
-def keep_last_ratings(judgments: Iterable[HumanRating]) -> list[HumanRating]:
+def keep_last_ratings(judgments: Iterable[Annotation]) -> list[Annotation]:
     """The last judgment of each judge on each item, in the order of the last ones."""
-    last: dict[tuple[str, str], HumanRating] = {}
+    last: dict[tuple[str, str], Annotation] = {}
     for one in judgments:
-        last.pop((one.judge, one.item), None)
-        last[one.judge, one.item] = one
+        last.pop((one.annotator, one.item), None)
+        last[one.annotator, one.item] = one
     return list(last.values())
 
 
-def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
+def write_judgments(path: Path, judgments: Sequence[Annotation]) -> None:
     """Write JSON lines, or a table when the name ends in .csv."""
     if path.suffix.lower() != ".csv":
         lines = [
             canonical_json(
                 {
                     name: field_value
-                    for name, field_value in one._asdict().items()
+                    for name, field_value in rating_to_json(one).items()
                     if name == "value" or field_value not in ("", None)
                 }
             )
@@ -97,11 +91,12 @@ def write_judgments(path: Path, judgments: Sequence[HumanRating]) -> None:
     table.writerow(_FIELDS)
     for one in judgments:
         value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical_json(one.value)
-        table.writerow([one.item, one.judge, value, _harmless(one.comment), one.seconds, one.at])
+        cells = {**rating_to_json(one), "value": value, "comment": _harmless(one.comment)}
+        table.writerow(cells.values())
     write_atomically(path, text.getvalue().encode())
 
 
-def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list[HumanRating]:
+def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list[Annotation]:
     """Judgments of a file (JSON lines or CSV), each checked against what was asked; `DataError` names file and line."""
     found = []
     for line, fields in _read(path):
@@ -152,7 +147,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 def _judgment(
     fields: dict[str, Any], assignment: Assignment, form: RatingForm, where: SourceLocation
-) -> HumanRating | None:
+) -> Annotation | None:
     """One judgment; None for a row of a sheet that was left empty."""
     at = SourceLocation(file=where.file, line=where.line, field="item")
     item = assignment.items.get(str(fields.get("item")))
@@ -173,8 +168,8 @@ def _judgment(
         kept = None if value is None else form.check(value, item.answers)
     except InvalidRatingValue as error:
         raise DataError(str(error), where=at) from error
-    return HumanRating(
-        item.id, judge, kept, str(fields.get("comment") or ""), _seconds(fields, where), _time(fields, where)
+    return Annotation(
+        judge, kept, item.id, str(fields.get("comment") or ""), _time(fields, where), _seconds(fields, where)
     )
 
 
@@ -194,10 +189,10 @@ def _seconds(fields: dict[str, Any], where: SourceLocation) -> float | None:
         raise DataError(f"expected a number, got {value!r}", where=at) from error
 
 
-def _time(fields: dict[str, Any], where: SourceLocation) -> str:
+def _time(fields: dict[str, Any], where: SourceLocation) -> str | None:
     value = fields.get("at")
     if value is None:
-        return ""
+        return None
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError as error:
@@ -211,12 +206,12 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
 
 
-def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[HumanRating]) -> int:
+def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[Annotation]) -> int:
     """A judge's items to be filled in elsewhere: a CSV with an empty `value`, or JSON lines; returns how many.
 
     Items that the judge has judged are left out.
     """
-    judged = {one.item for one in done if one.judge == judge}
+    judged = {one.item for one in done if one.annotator == judge}
     rows = []
     for name in (name for name in assignment.sheets[judge] if name not in judged):
         item = assignment.items[name]

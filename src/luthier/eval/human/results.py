@@ -13,26 +13,26 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.artifacts.annotation import Annotation
 from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError
 from luthier.eval.form import RatingForm
-from luthier.eval.human.rating import HumanRating
 from luthier.eval.human.study import Assignment
 
 
 class ScoredRating(NamedTuple):
     """One rating with its points, and the models and answers that it is about."""
 
-    rating: HumanRating
+    rating: Annotation
     row: str
     models: tuple[str, ...]
     answers: tuple[str, ...]
     points: tuple[float, ...]
 
 
-def score_ratings(assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]) -> list[ScoredRating]:
+def score_ratings(assignment: Assignment, form: RatingForm, judgments: Sequence[Annotation]) -> list[ScoredRating]:
     """The judgments of items that were not planted, without those in which the judge passed."""
     found = []
     for rating in judgments:
@@ -44,18 +44,18 @@ def score_ratings(assignment: Assignment, form: RatingForm, judgments: Sequence[
 
 
 def count_attention_checks(
-    assignment: Assignment, form: RatingForm, judgments: Sequence[HumanRating]
+    assignment: Assignment, form: RatingForm, judgments: Sequence[Annotation]
 ) -> dict[str, tuple[int, int]]:
     """For each judge, how many planted items were judged rightly, and how many judged."""
     found: dict[str, tuple[int, int]] = {}
     for rating in judgments:
         entry = assignment.key[rating.item]
         if entry.planted:
-            right, rated = found.get(rating.judge, (0, 0))
+            right, rated = found.get(rating.annotator, (0, 0))
             passed = rating.value is not None and form.passes(
                 rating.value, assignment.items[rating.item].answers, entry.good
             )
-            found[rating.judge] = right + passed, rated + 1
+            found[rating.annotator] = right + passed, rated + 1
     return found
 
 
@@ -116,7 +116,7 @@ def extract_preference_pairs(
     prompts: dict[str, Any] = {}
     for voice in ratings:
         answers[voice.row] |= dict(zip(voice.models, voice.answers, strict=True))
-        judges[voice.row].add(voice.rating.judge)
+        judges[voice.row].add(voice.rating.annotator)
         prompts[voice.row] = assignment.items[voice.rating.item].prompt
     found = []
     for row, model_points in compute_row_points(assignment, form, ratings).items():
@@ -177,7 +177,7 @@ def summarize_ratings(
     assignment: Assignment,
     form: RatingForm,
     models: Sequence[str],
-    judgments: Sequence[HumanRating],
+    judgments: Sequence[Annotation],
     *,
     least_right: float,
     seed: int,
@@ -192,7 +192,7 @@ def summarize_ratings(
         for judge, (right, rated) in sorted(planted.items())
         if right < least_right * rated
     }
-    ratings = [voice for voice in score_ratings(assignment, form, judgments) if voice.rating.judge not in left_out]
+    ratings = [voice for voice in score_ratings(assignment, form, judgments) if voice.rating.annotator not in left_out]
     if not ratings and not assignment.same:
         raise DataError(
             "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
@@ -271,10 +271,10 @@ def _quality(
     from luthier.metrics.intervals import wilson_interval
 
     found = {}
-    names = sorted({voice.rating.judge for voice in ratings})
+    names = sorted({voice.rating.annotator for voice in ratings})
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
     for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.judge] = form.to_comparable(
+        values_by_item[voice.rating.item][voice.rating.annotator] = form.to_comparable(
             voice.rating.value, voice.answers, voice.models
         )
     shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
@@ -337,18 +337,18 @@ def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: 
 def _judges(
     form: RatingForm,
     ratings: Sequence[ScoredRating],
-    judgments: Sequence[HumanRating],
+    judgments: Sequence[Annotation],
     planted: Mapping[str, tuple[int, int]],
 ) -> FindingTable:
     """Each judge: how many judgments, how long, planted items, and how often as the others said."""
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
     for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.judge] = form.to_comparable(
+        values_by_item[voice.rating.item][voice.rating.annotator] = form.to_comparable(
             voice.rating.value, voice.answers, voice.models
         )
     rows = []
-    for judge in sorted({one.judge for one in judgments}):
-        mine = [one for one in judgments if one.judge == judge]
+    for judge in sorted({one.annotator for one in judgments}):
+        mine = [one for one in judgments if one.annotator == judge]
         took = [one.seconds for one in mine if one.seconds is not None]
         alike = [
             sum(values[judge] == other for name, other in values.items() if name != judge) / (len(values) - 1)
@@ -416,7 +416,7 @@ def _stop(
     if not values:
         return f"{subject} and {rival} have no row in common yet; go on."
     last = confidence_sequence(values)[-1]
-    judged = {(voice.rating.judge, voice.rating.item) for voice in ratings}
+    judged = {(voice.rating.annotator, voice.rating.item) for voice in ratings}
     counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in left_out}
     expected = [
         (judge, item) for judge, sheet in counting.items() for item in sheet if not assignment.key[item].planted

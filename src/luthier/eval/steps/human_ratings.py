@@ -39,7 +39,7 @@ class HumanRatings(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Read, check, weigh, and write what it comes to."""
-        from luthier.eval.human.rating import read_judgments
+        from luthier.eval.human.rating import rating_to_json, read_judgments
         from luthier.eval.human.results import (
             JUDGED,
             PEOPLE,
@@ -58,11 +58,17 @@ class HumanRatings(Step):
             assignment, form, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )
         ratings = [
-            voice for voice in score_ratings(assignment, form, judgments) if voice.rating.judge not in found.left_out
+            voice
+            for voice in score_ratings(assignment, form, judgments)
+            if voice.rating.annotator not in found.left_out
         ]
         preferred = extract_preference_pairs(assignment, form, ratings, self.margin)
         lines = [
-            {**one._asdict(), "row": assignment.key[one.item].row, "models": list(assignment.key[one.item].models)}
+            {
+                **rating_to_json(one),
+                "row": assignment.key[one.item].row,
+                "models": list(assignment.key[one.item].models),
+            }
             for one in judgments
         ]
         write_atomically(work.folder / PEOPLE, (found.model_dump_json(indent=1) + "\n").encode())
