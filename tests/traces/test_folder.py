@@ -329,3 +329,21 @@ def test_a_query_reads_segments_and_parquet(tmp_path: Path) -> None:
         "chatcmpl-9",
         "chatcmpl-11",
     ]
+
+
+def test_traces_of_an_earlier_version_are_refused_and_stay(tmp_path: Path) -> None:
+    former = {"trace": {"id": "a", "at": "2026-11-20T12:00:00Z", "model": "m", "arm": "stable", "finish": "stop"}}
+    segment = write(tmp_path, trace(1))
+    segment.write_text(json.dumps(former) + "\n")
+    assert compact_traffic_folder(tmp_path, RetentionPolicy(), closed=[segment]).segments == 0
+    assert json.loads(segment.read_text()) == former
+    with pytest.raises(InputError, match="`at` is `timestamp` now"):
+        ids(tmp_path)
+    segment.unlink()
+    day = tmp_path / "traces" / "2026-11-20"
+    day.mkdir(parents=True)
+    pl.DataFrame({"id": ["a"], "at": [DAY], "model": ["m"]}).write_parquet(day / "part.parquet")
+    with pytest.raises(InputError, match="`at` is `timestamp` now"):
+        ids(tmp_path)
+    with pytest.raises(InputError, match="`at` is `timestamp` now"):
+        scan_table(tmp_path, "traces")

@@ -25,7 +25,7 @@ from luthier.traces.folder import (
     stage_replacement,
 )
 from luthier.traces.retention import RetentionPolicy
-from luthier.traces.segment import TABLES, SegmentLine, Table, is_open_for_writing, read_lines
+from luthier.traces.segment import TABLES, SegmentLine, Table, has_former_columns, is_open_for_writing, read_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,7 +91,10 @@ def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
         name = f"{path.stem}-{secrets.token_hex(4)}"
         rows: dict[tuple[Table, date], list[dict[str, Any]]] = defaultdict(list)
         broken: list[bytes] = []
-        for line in read_lines(path.read_bytes(), is_over=True):
+        lines = list(read_lines(path.read_bytes(), is_over=True))
+        if any(isinstance(line, SegmentLine) and has_former_columns(line.record.keys()) for line in lines):
+            continue  # it stays as it is, and whoever reads it learns why
+        for line in lines:
             if isinstance(line, SegmentLine) and (day := day_of(line.record)):
                 rows[line.table, day].append(line.record)
             else:

@@ -14,18 +14,35 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.traces.retention import SEGMENTS
 
 Table = Literal["traces", "feedback", "rollup"]
 TABLES: tuple[Table, ...] = get_args(Table)
 _NAMES: dict[str, Table] = {"trace": "traces", "feedback": "feedback"}
+
+
+def has_former_columns(names: Collection[str]) -> bool:
+    """Whether a record or a table has the columns of an earlier version."""
+    return "at" in names and "timestamp" not in names
+
+
+def refuse_former_columns(names: Collection[str], file: Path) -> None:
+    """Raise `InputError` for traces that an earlier version wrote; they stay where they are."""
+    if has_former_columns(names):
+        raise InputError(
+            "an earlier version wrote these traces: `at` is `timestamp` now, `finish` is `finish_reason`, and `arm` is "
+            "`variant`",
+            where=SourceLocation(file=str(file)),
+            hint="move the folder of traces away; new requests start another one",
+        )
 
 
 class SegmentLine(NamedTuple):

@@ -26,7 +26,7 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.traces.compact import day_of
 from luthier.traces.folder import current_location_of, read_folder_snapshot
 from luthier.traces.record import Feedback, Trace
-from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines
+from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines, refuse_former_columns
 from luthier.traces.tables import SCHEMAS, records_to_table, rows_to_feedback, rows_to_traces
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def scan_table(folder: Path, name: Table, since: datetime | None = None, until: 
     lines = [found for path in snapshot.segments if (found := _of_segment(folder, path, name)).num_rows]
     empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
     parts = [pl.scan_parquet(paths)] if paths else []
+    if parts:
+        refuse_former_columns(parts[0].collect_schema().names(), paths[0])
     parts += [pl.DataFrame(one).lazy() for one in lines]
     whole = pl.concat([empty, *parts]) if parts else empty
     return whole.filter(*_between(since, until))
@@ -244,6 +246,7 @@ def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime |
     try:
         with ParquetFile(current_location_of(folder, path)) as file:
             metadata, column = file.metadata, file.schema_arrow.get_field_index("timestamp")
+            refuse_former_columns(file.schema_arrow.names, path)
             spans = [
                 metadata.row_group(row_index).column(column).statistics for row_index in range(metadata.num_row_groups)
             ]
@@ -273,7 +276,9 @@ def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
         data = current_location_of(folder, path).read_bytes()
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
-    found = (line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine))
+    found = [line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine)]
+    if found:
+        refuse_former_columns(found[0].record.keys(), path)
     if name == "rollup":
         records = _records(found, "traces")
         return compute_rollup(
