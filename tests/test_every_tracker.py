@@ -257,7 +257,7 @@ def test_trackers_decide_neither_name_nor_bytes(shop: Bench, tmp_path: Path) -> 
     assert watched.recipe_digest({}, {}, 3) == step().recipe_digest({}, {}, 3)
     plain = {entry.path: entry.digest for entry in shop.tune(step()).manifest.files}
     assert {entry.path: entry.digest for entry in shop.tune(watched).manifest.files} == plain
-    assert not (shop.work(step()).base / "runs").exists()
+    assert not (shop.work(step()).recipe_dir / "runs").exists()
 
 
 def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

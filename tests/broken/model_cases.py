@@ -243,7 +243,7 @@ CASES = (
     ),
     Case(
         "describe a pickle",
-        "{folder}/tiny-model",
+        "tiny-model",
         "runs whatever code",
         "safetensors",
         ("models", "describe", "tiny-model"),

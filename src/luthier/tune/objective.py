@@ -102,10 +102,10 @@ class LossTerms(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """A loss summed over one pack; the trainer divides it by the step's denominator, so that any split into packs gives
-    the same gradient.
+    """The terms of a loss over one pack.
 
-    The loop sums them and divides by the denominator of the whole step, so that any split gives the same gradient.
+    The trainer sums them and divides by the denominator of the whole step, so that any split into packs gives the same
+    gradient.
     """
 
     parts: Sequence[LossTerms]
