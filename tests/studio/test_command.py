@@ -21,12 +21,12 @@ from studio.conftest import write_rows
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "studio.example"])  # that is refused
 def test_it_is_not_opened_to_others(workspace: Path, capsys: pytest.CaptureFixture[str], host: str) -> None:
     assert run_command(["studio", "--host", host]) == 2
-    assert "no logins for others" in capsys.readouterr().err
+    assert "no user accounts" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["studio", "nowhere"]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_it_listens_says_where_and_stops(workspace: Path) -> None:

@@ -186,7 +186,7 @@ def run(
     ] = None,
     on: Annotated[
         str,
-        typer.Option(metavar="EXECUTOR", help="Where steps are made: local (this process), or process (one each)."),
+        typer.Option(metavar="EXECUTOR", help="Where steps run: local (this process) or process (one for each step)."),
     ] = "local",
     as_json: Json = False,
 ) -> int:

@@ -35,7 +35,7 @@ def studio(
     from luthier.studio.server import run_studio
 
     if not folder.is_dir():
-        raise InputError("is no folder", where=SourceLocation(file=str(folder)), hint=f"mkdir {folder}")
+        raise InputError("is not a folder", where=SourceLocation(file=str(folder)), hint=f"mkdir {folder}")
     os.chdir(folder)
     run_studio(ServerSettings(host=host, port=port), lambda address: _tell(address, as_json=as_json))
 

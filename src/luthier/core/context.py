@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from luthier.core.errors import ModelError
 from luthier.core.events import RunEventEmitter, StepEventEmitter
 
 
 def _no_model(name: str) -> Path:
-    raise NotImplementedError(f"no models are here; {name} was asked for")
+    raise ModelError(f"the model {name!r} is not available here", hint="use this scorer in an evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)

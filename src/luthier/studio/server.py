@@ -34,7 +34,7 @@ def run_studio(settings: ServerSettings, tell: Callable[[StudioAddress], None]) 
     """Serve the workspace in the current folder until told to stop; `InputError` beyond this machine."""
     if not is_loopback(settings.host):
         hint = "open it from elsewhere by `ssh -L 8100:127.0.0.1:8100 MACHINE`, and keep --host 127.0.0.1"
-        what = f"{settings.host} can be reached from elsewhere, and the studio has no logins for others"
+        what = f"{settings.host} is reachable from other machines, and the studio has no user accounts"
         raise InputError(what, where=SourceLocation(field="--host"), hint=hint)
     bound = bind(settings)
     store = workspace_store()
