@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.core.db import Ledger
+from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
@@ -52,11 +53,11 @@ class Browser(TestClient):
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with no project."""
-    monkeypatch.chdir(tmp_path)
+    """A folder with no project; it is not the current one."""
     for name in ("LUTHIER_STORE", "LUTHIER_LEDGER"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    (tmp_path / "projects").mkdir()
+    return tmp_path / "projects"
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def project(workspace: Path) -> Path:
 def studio(workspace: Path) -> Iterator[Studio]:
     """What all pages share; nothing runs the queue."""
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
-        yield Studio(ledger=ledger, folder=workspace / ".luthier/queue")
+        yield Studio(ledger=ledger, workspace=Workspace.open(workspace))
 
 
 @pytest.fixture

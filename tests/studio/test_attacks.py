@@ -12,6 +12,7 @@ import pytest
 
 from luthier.commands.projects.intake import create_draft, find_draft, safe_filename
 from luthier.core.errors import InputError, LuthierError
+from luthier.recipe.workspace import Workspace
 from luthier.studio.report_policy import report_headers
 from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
@@ -240,7 +241,7 @@ def test_what_is_there_is_not_written_over(browser: Browser, project: Path) -> N
 )
 def test_a_file_that_is_not_what_it_says_leaves_nothing(workspace: Path, filename: str, content: bytes) -> None:
     with pytest.raises(LuthierError):
-        create_draft("mine", filename, io.BytesIO(content))
+        create_draft(Workspace.open(workspace), "mine", filename, io.BytesIO(content))
     assert not (workspace / "mine").exists()
 
 
@@ -268,7 +269,7 @@ def test_a_mark_that_leads_out_of_the_folder_is_no_draft(browser: Browser, works
     (workspace / "mine/.luthier/upload.json").write_text('{"source": "../../../etc/passwd"}')
     assert browser.get("/new/mine").status_code == 404
     with pytest.raises(InputError):
-        find_draft("../mine")
+        find_draft(Workspace.open(workspace), "../mine")
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fetc", "%2e%2e%2fx", "tickets%2frecipe.yaml", "~root", "tickets%00"])

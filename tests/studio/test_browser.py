@@ -20,13 +20,13 @@ from studio.conftest import write_rows
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium is not installed")
-_PATIENCE_MS = 240_000
+_PATIENCE_MS = 90_000
 
 
 @pytest.fixture
 def link(workspace: Path) -> Iterator[str]:
     """A studio in a process of its own."""
-    command = [sys.executable, "-m", "luthier", "studio", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
         assert server.stdout is not None

@@ -30,8 +30,7 @@ def test_a_folder_that_is_not_there_is_said(workspace: Path, capsys: pytest.Capt
 
 
 def test_it_listens_says_where_and_stops(workspace: Path) -> None:
-    (workspace / "projects").mkdir()
-    command = [sys.executable, "-m", "luthier", "studio", "projects", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
     path = os.pathsep.join(sys.path)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
         assert server.stdout is not None
@@ -43,12 +42,13 @@ def test_it_listens_says_where_and_stops(workspace: Path) -> None:
         assert urllib.request.urlopen(told["link"], timeout=60).status == 200
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0
-    assert (workspace / "projects/.luthier/ledger.db").is_file()
+    assert (workspace / ".luthier/ledger.db").is_file()
 
 
 def test_a_proposed_operator_is_left_out_and_a_plain_classifier_is_made(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(workspace)
     write_rows(workspace / "rows.csv")
     assert run_command(["new", "all", "--from", "rows.csv"]) == 0
     assert run_command(["new", "some", "--from", "rows.csv", "--without", "exact_dedup", "--technique", "plain"]) == 0

@@ -164,7 +164,7 @@ def test_a_run_from_the_button_to_the_report(browser: Browser, made: Path, studi
     """All steps are made already: the run only takes a moment."""
     page = browser.submit("/projects/tickets/run")
     run = page.url.path.removeprefix("/runs/")
-    runner = QueueRunner(studio.queue, studio.folder)
+    runner = QueueRunner(studio.queue, studio.workspace, studio.folder)
     studio.folder.mkdir(parents=True, exist_ok=True)
     while not studio.queue.get(run).ended:
         runner.advance()
@@ -248,10 +248,11 @@ import time
 from pathlib import Path
 from studio.conftest import Browser, URL
 from luthier.core.db import Ledger
+from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
 with Ledger(Path(".luthier/ledger.db")) as ledger:
-    studio = Studio(ledger=ledger, folder=Path(".luthier/queue"))
+    studio = Studio(ledger=ledger, workspace=Workspace.open(Path().absolute()))
     browser = Browser(build_app(studio), base_url=URL)
     browser.get("/open?token=" + studio.sessions.create_link_token())
     for page in sys.argv[1:]:
@@ -265,6 +266,6 @@ assert not heavy, heavy
     path = os.pathsep.join([str(here), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", code, *PAGES], env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True,
-        text=True,
+        text=True, cwd=workspace,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from luthier.core.db import Ledger
 from luthier.core.errors import InputError, UnknownName
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
+from luthier.recipe.workspace import Workspace
 
 RECIPE = """\
 luthier: 1
@@ -41,6 +42,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunQueue]
         yield RunQueue(ledger)
 
 
+def _runner(queue: RunQueue) -> QueueRunner:
+    return QueueRunner(queue, Workspace.open(Path().absolute()), Path("kept"))
+
+
 def follow(queue: RunQueue, runner: QueueRunner, run: QueuedRun, until: Callable[[QueuedRun], bool]) -> QueuedRun:
     end = time.monotonic() + 120
     while time.monotonic() < end:
@@ -52,7 +57,7 @@ def follow(queue: RunQueue, runner: QueueRunner, run: QueuedRun, until: Callable
 
 
 def test_a_run_goes_from_the_queue_to_its_artifacts(queue: RunQueue) -> None:
-    runner = QueueRunner(queue, Path("kept"))
+    runner = _runner(queue)
     run = queue.add(Path("rows/recipe.yaml"))
     assert queue.add(Path("rows/recipe.yaml")).id == run.id, "the same run is not queued twice"
     done = follow(queue, runner, run, lambda one: one.ended)
@@ -66,7 +71,7 @@ def test_a_run_goes_from_the_queue_to_its_artifacts(queue: RunQueue) -> None:
 
 
 def test_a_restarted_server_goes_on_with_the_run_that_is_under_way(queue: RunQueue) -> None:
-    first, second = QueueRunner(queue, Path("kept")), QueueRunner(queue, Path("kept"))
+    first, second = _runner(queue), _runner(queue)
     run = queue.add(Path("rows/recipe.yaml"))
     follow(queue, first, run, lambda one: one.state == "running")
     second.advance()
@@ -79,7 +84,7 @@ def test_a_restarted_server_goes_on_with_the_run_that_is_under_way(queue: RunQue
 
 def test_what_is_wrong_with_a_recipe_is_said(queue: RunQueue) -> None:
     Path("rows/recipe.yaml").write_text(RECIPE.replace("normalize", "normalise_it_all"))
-    runner = QueueRunner(queue, Path("kept"))
+    runner = _runner(queue)
     failed = follow(queue, runner, queue.add(Path("rows/recipe.yaml")), lambda one: one.ended)
     assert failed.state == "failed"
     assert "normalise_it_all" in failed.message
@@ -87,7 +92,7 @@ def test_what_is_wrong_with_a_recipe_is_said(queue: RunQueue) -> None:
 
 
 def test_a_run_is_stopped_and_gone_on_with(queue: RunQueue) -> None:
-    runner = QueueRunner(queue, Path("kept"))
+    runner = _runner(queue)
     run, waiting = queue.add(Path("rows/recipe.yaml")), queue.add(Path("rows/recipe.yaml"), ["seed=3"])
     follow(queue, runner, run, lambda one: one.state == "running")
     with pytest.raises(InputError, match="not over"):

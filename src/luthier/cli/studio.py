@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,13 +30,14 @@ def studio(
     as_json: Json = False,
 ) -> None:
     """Open the studio: projects, recipes, runs and data in a browser. Prints a link that opens it once."""
+    from luthier.recipe.workspace import Workspace
     from luthier.serve.server import ServerSettings
     from luthier.studio.server import run_studio
 
     if not folder.is_dir():
         raise InputError("is not a folder", where=SourceLocation(file=str(folder)), hint=f"mkdir {folder}")
-    os.chdir(folder)
-    run_studio(ServerSettings(host=host, port=port), lambda address: _tell(address, as_json=as_json))
+    workspace = Workspace.open(folder.resolve())
+    run_studio(workspace, ServerSettings(host=host, port=port), lambda address: _tell(address, as_json=as_json))
 
 
 def _tell(address: StudioAddress, *, as_json: bool) -> None:

@@ -64,6 +64,10 @@ class Workspace:
         """A path as messages have it: from the folder on where that is the working directory, else as it is."""
         return path.relative_to(Path.cwd()) if self.folder == Path() and path.is_relative_to(Path.cwd()) else path
 
+    def shorten(self, path: Path) -> Path:
+        """A path from the folder on where it lies in it, as a person in that folder types it; else as it is."""
+        return path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
+
     @property
     def environment(self) -> dict[str, str]:
         """The variables by which another process finds the same store and database."""

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
+from luthier.studio.translation import choose_language, current_language, install, use_language
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,6 +28,7 @@ _STATIC = ("studio.css", "studio.js", "scheme.js", "htmx.min.js", "icon.svg")
 
 def render(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
     """One page, or the piece of one that htmx asked for."""
+    use_language(choose_language(request))
     found = _environment().get_template(template)
     return HTMLResponse(found.render(token=request.state.token, **facts), status)
 
@@ -83,7 +85,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(static=_address, command=_command, curve=_curve)
+    install(environment)
+    environment.globals.update(language=current_language, static=_address, command=_command, curve=_curve)
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
         thousands=lambda value: f"{value:,}",

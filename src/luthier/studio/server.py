@@ -14,6 +14,7 @@ import uvicorn
 from luthier.commands.projects.workspace import workspace_store
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import InputError, SourceLocation
+from luthier.recipe.workspace import Workspace
 from luthier.serve.server import ServerSettings, bind, is_loopback
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
@@ -30,17 +31,17 @@ class StudioAddress:
     """Opens it once, in one browser."""
 
 
-def run_studio(settings: ServerSettings, tell: Callable[[StudioAddress], None]) -> None:
-    """Serve the workspace in the current folder until told to stop; `InputError` beyond this machine."""
+def run_studio(workspace: Workspace, settings: ServerSettings, tell: Callable[[StudioAddress], None]) -> None:
+    """Serve the projects of a workspace until told to stop; `InputError` beyond this machine."""
     if not is_loopback(settings.host):
         hint = "open it from elsewhere by `ssh -L 8100:127.0.0.1:8100 MACHINE`, and keep --host 127.0.0.1"
         what = f"{settings.host} is reachable from other machines, and the studio has no user accounts"
         raise InputError(what, where=SourceLocation(field="--host"), hint=hint)
     bound = bind(settings)
-    store = workspace_store()
+    store = workspace_store(workspace)
     try:
         with Ledger(ledger_url(store)) as ledger:
-            serve_studio(Studio(ledger=ledger, folder=store / "queue"), bound, tell)
+            serve_studio(Studio(ledger=ledger, workspace=workspace), bound, tell)
     finally:
         bound.close()
 

@@ -20,6 +20,7 @@ from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
 from luthier.commands.projects.trial import TrialServer
+from luthier.commands.projects.workspace import find_project_file, project_id, workspace_store
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
 from luthier.recipe.runner import get_run_log_path
@@ -37,8 +38,8 @@ class Studio:
     """A workspace's queue, sessions and caches."""
 
     ledger: Ledger
-    folder: Path
-    """Where the queue keeps what its processes print."""
+    workspace: Workspace
+    """The folder of projects that it shows."""
     proposals: ProposalCache = field(default_factory=ProposalCache)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -47,7 +48,23 @@ class Studio:
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
-        self.trial = TrialServer(self.folder / "trial")
+        self.trial = TrialServer(self.workspace, self.folder / "trial")
+
+    @property
+    def folder(self) -> Path:
+        """Where the queue keeps what its processes print."""
+        return workspace_store(self.workspace) / "queue"
+
+    def find_recipe(self, project: str) -> Path:
+        """The recipe of a project by its id; `UnknownName` where there is none."""
+        return find_project_file(self.workspace, project)
+
+    def project_of(self, run: QueuedRun) -> str:
+        """The id of the project whose recipe a run is of."""
+        return project_id(self.workspace, self.workspace.resolve(run.recipe_file))
+
+    def _workspace_of(self, run: QueuedRun) -> Workspace:
+        return self.workspace.with_folder(self.workspace.resolve(run.recipe_file).parent)
 
     def watch(self, run: QueuedRun) -> RunLog | None:
         """What a run has said so far; None before it began. However many watch it, its log is read twice a second."""
@@ -56,7 +73,7 @@ class Studio:
         with self._turn:
             log = self._logs.get(run.run)
             if log is None:
-                log = RunLog(get_run_log_path(Workspace.open(Path(run.recipe_file).parent).open_store(), run.run))
+                log = RunLog(get_run_log_path(self._workspace_of(run).open_store(), run.run))
                 self._logs = dict([*self._logs.items(), (run.run, log)][-_WATCHED:])
             now = time.monotonic()
             if run.ended or now - self._looked.get(run.run, 0.0) > _EVERY_S:
@@ -68,7 +85,7 @@ class Studio:
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Work through the queue for as long as the server runs; runs that are under way outlive it, a model that is
         tried does not."""
-        runner = QueueRunner(self.queue, self.folder)
+        runner = QueueRunner(self.queue, self.workspace, self.folder)
         self.trial.end_leftover()
         task = asyncio.create_task(_again_and_again(runner, self.trial))
         try:

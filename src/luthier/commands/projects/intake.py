@@ -36,9 +36,14 @@ _COPIED = 1 << 20
 class Draft:
     """A project without a recipe yet: rows that were uploaded."""
 
-    name: str
+    folder: Path
     source: Path
-    """The file, from the workspace's folder."""
+    """The file that came in."""
+
+    @property
+    def name(self) -> str:
+        """The project's name."""
+        return self.folder.name
 
     @property
     def bytes(self) -> int:
@@ -58,7 +63,7 @@ class IntakeChoices:
 
     def words(self, draft: Draft) -> list[str]:
         """The command that does the same."""
-        words = ["new", draft.name, "--from", draft.source.as_posix()]
+        words = ["new", draft.name, "--from", draft.source.relative_to(draft.folder.parent).as_posix()]
         if self.prompt:
             words += ["--prompt", self.prompt.replace("\n", "\\n")]
         if self.answer:
@@ -69,26 +74,28 @@ class IntakeChoices:
         return [*words, *(["--model", self.model] if self.model else [])]
 
 
-def create_draft(name: str, filename: str, content: IO[bytes]) -> Draft:
+def create_draft(workspace: Workspace, name: str, filename: str, content: IO[bytes]) -> Draft:
     """Keep a file in a new project's folder; `InputError` for a name that is taken, and for what is no such file."""
-    _check_name(name)
-    target = Path(name) / "data" / safe_filename(filename)
-    with _new_folder(Path(name)), translate_write_errors(target):
+    _check_name(workspace, name)
+    folder = workspace.folder / name
+    target = folder / "data" / safe_filename(filename)
+    with _new_folder(folder), translate_write_errors(target):
         target.parent.mkdir()
         with target.open("xb") as file:
             shutil.copyfileobj(content, file, _COPIED)
         _check_content(target)
-        source = target.relative_to(name).as_posix()
-        write_atomically(Path(name) / _MARK, (json.dumps({"source": source}) + "\n").encode())
-    return Draft(name=name, source=target)
+        source = target.relative_to(folder).as_posix()
+        write_atomically(folder / _MARK, (json.dumps({"source": source}) + "\n").encode())
+    return Draft(folder=folder, source=target)
 
 
-def _check_name(name: str) -> None:
+def _check_name(workspace: Workspace, name: str) -> None:
     where = SourceLocation(field="name")
     if not re.fullmatch(NAME_PATTERN, name):
         hint = "use small letters, digits, - and _, such as support-tickets"
         raise InputError(f"{name[:80]!r} cannot name a project", where=where, hint=hint)
-    if Path(name).exists() or Path(name).is_symlink():
+    folder = workspace.folder / name
+    if folder.exists() or folder.is_symlink():
         raise InputError(
             f"there is a folder {name!r} already; it was not touched", where=where, hint="take another name"
         )
@@ -132,15 +139,15 @@ def _check_content(path: Path) -> None:
         raise DataError(f"is no {path.suffix} file", where=where, hint="give it the ending of what it is")
 
 
-def list_drafts() -> list[Draft]:
+def list_drafts(workspace: Workspace) -> list[Draft]:
     """The uploads here that have no recipe yet."""
-    found = (_draft(path.parent.parent) for path in sorted(Path().glob(f"*/{_MARK}")))
+    found = (_draft(path.parent.parent) for path in sorted(workspace.folder.glob(f"*/{_MARK}")))
     return [draft for draft in found if draft is not None]
 
 
-def find_draft(name: str) -> Draft:
+def find_draft(workspace: Workspace, name: str) -> Draft:
     """An upload by its project's name; `UnknownName` where there is none."""
-    draft = _draft(Path(name)) if re.fullmatch(NAME_PATTERN, name) else None
+    draft = _draft(workspace.folder / name) if re.fullmatch(NAME_PATTERN, name) else None
     if draft is None:
         raise UnknownName(f"there is no new project {name[:80]!r}", hint="it may have a recipe already")
     return draft
@@ -151,12 +158,12 @@ def _draft(folder: Path) -> Draft | None:
         return None
     source = folder / json.loads((folder / _MARK).read_text(encoding="utf-8"))["source"]
     inside = source.resolve().is_relative_to(folder.resolve())
-    return Draft(name=folder.name, source=source) if inside and source.is_file() else None
+    return Draft(folder=folder, source=source) if inside and source.is_file() else None
 
 
 def discard_draft(draft: Draft) -> None:
     """Remove an upload that has no recipe."""
-    folder = Path(draft.name)
+    folder = draft.folder
     for path in (draft.source, folder / _MARK):
         path.unlink(missing_ok=True)
     for path in (draft.source.parent, folder / _MARK.parent, folder):
@@ -178,18 +185,18 @@ class ProposalCache:
         about = draft.source.stat()
         key = (draft.source, about.st_mtime_ns, about.st_size, choices.prompt, choices.answer)
         if key not in self._kept:
-            shown = draft.source.relative_to(draft.name).as_posix()
+            shown = draft.source.relative_to(draft.folder).as_posix()
             made = propose_recipe(str(draft.source), shown=shown, prompt=choices.prompt, answer=choices.answer)
             self._kept = dict([*self._kept.items(), (key, made)][-self.most :])
         return self._kept[key]
 
 
-def write_draft_recipe(draft: Draft, choices: IntakeChoices) -> NewRecipe:
+def write_draft_recipe(workspace: Workspace, draft: Draft, choices: IntakeChoices) -> NewRecipe:
     """Write the recipe of an upload, as `luthier new --from` does."""
     from luthier.commands.new import ProposalChoices, write_recipe
 
     return write_recipe(
-        Workspace.open_current(), draft.name,
+        workspace, draft.name,
         str(draft.source), template=None, model=choices.model, prompt=choices.prompt,
         answer=choices.answer, choices=ProposalChoices(choices.without, choices.technique),
     )  # fmt: skip

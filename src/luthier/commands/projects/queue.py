@@ -154,9 +154,9 @@ class RunQueue:
 class QueueRunner:
     """Runs what waits. Of several servers over one workspace, one does."""
 
-    def __init__(self, queue: RunQueue, folder: Path) -> None:
+    def __init__(self, queue: RunQueue, workspace: Workspace, folder: Path) -> None:
         """`folder` is where locks and what the processes print are kept."""
-        self._queue, self._folder = queue, folder
+        self._queue, self._workspace, self._folder = queue, workspace, folder
         self._lock = FileLock(folder / ".lock", thread_local=False)
         self._processes: dict[str, JobProcess] = {}
 
@@ -186,10 +186,13 @@ class QueueRunner:
 
     def _start(self, run: QueuedRun) -> None:
         """Begin a run; what keeps it from beginning ends it."""
-        recipe, now = Path(run.recipe_file), datetime.now(UTC)
+        recipe, now = self._workspace.resolve(run.recipe_file), datetime.now(UTC)
         try:
             started = JobProcess.start(
-                recipe, Workspace.open(recipe.parent).store_location, folder=self._output(run), overrides=run.overrides
+                recipe,
+                self._workspace.with_folder(recipe.parent).store_location,
+                folder=self._output(run),
+                overrides=run.overrides,
             )
         except LuthierError as error:
             self._queue.update(run.id, state="failed", finished_at=now, error=error.as_json()["error"], exit_code=2)
@@ -204,7 +207,7 @@ class QueueRunner:
             return
         process = self._processes.get(run.id) or JobProcess(self._output(run), run.process)
         over = process.over  # asked first: what it wrote before its end is then there
-        recorded = _recorded(run)
+        recorded = self._recorded(run)
         if recorded is not None and run.run is None:
             self._queue.update(run.id, run=recorded.id)
         if over:
@@ -230,15 +233,14 @@ class QueueRunner:
     def _output(self, run: QueuedRun) -> Path:
         return self._folder / run.id
 
-
-def _recorded(run: QueuedRun) -> Run | None:
-    """What the ledger of the recipe has of a run; None before it begins, or while that ledger is away."""
-    workspace = Workspace.open(Path(run.recipe_file).parent)
-    with suppress(LuthierError):
-        if run.process is not None and workspace.has_ledger():
-            with workspace.open_ledger() as ledger:
-                return ledger.find_run_of_process(run.process)
-    return None
+    def _recorded(self, run: QueuedRun) -> Run | None:
+        """What the ledger of the recipe has of a run; None before it begins, or while that ledger is away."""
+        workspace = self._workspace.with_folder(self._workspace.resolve(run.recipe_file).parent)
+        with suppress(LuthierError):
+            if run.process is not None and workspace.has_ledger():
+                with workspace.open_ledger() as ledger:
+                    return ledger.find_run_of_process(run.process)
+        return None
 
 
 def _select(session: Session, states: Sequence[QueueState]) -> Sequence[QueuedRunRow]:

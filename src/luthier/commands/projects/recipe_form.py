@@ -96,22 +96,22 @@ class RecipeForm:
         return self.error.where.line if self.error is not None else None
 
 
-def build_recipe_form(text: str, file: Path) -> RecipeForm:
+def build_recipe_form(workspace: Workspace, text: str, file: Path) -> RecipeForm:
     """The form of a recipe's text; without settings where the text is no YAML."""
     try:
-        source = parse_yaml(text, str(file))
+        source = parse_yaml(text, str(workspace.shorten(file)))
     except RecipeError as not_yaml:
         return RecipeForm(text=text, error=not_yaml)
-    recipe, error = _read(source, file)
+    recipe, error = _read(source, workspace.with_folder(file.parent))
     builder = _FormBuilder(source, error)
     return RecipeForm(
         text=text, top=tuple(builder.top()), steps=tuple(builder.steps()), error=error, recipe=recipe
     )  # fmt: skip
 
 
-def _read(source: LocatedYaml, file: Path) -> tuple[Recipe | None, LuthierError | None]:
+def _read(source: LocatedYaml, workspace: Workspace) -> tuple[Recipe | None, LuthierError | None]:
     try:
-        return Recipe.of(source, Workspace.open(file.parent)), None
+        return Recipe.of(source, workspace), None
     except LuthierError as error:
         return None, error
 
@@ -278,14 +278,14 @@ def _sentence(text: str) -> str:
     return first if end < 0 else first[: end + 1]
 
 
-def change_setting(text: str, file: Path, path: str, value: str) -> str:
+def change_setting(workspace: Workspace, text: str, file: Path, path: str, value: str) -> str:
     """The text with one setting of its form changed; an empty value takes the setting out.
 
     Raises:
         UnknownName: the form has no such setting.
         RecipeError: the value is no YAML.
     """
-    form = build_recipe_form(text, file)
+    form = build_recipe_form(workspace, text, file)
     found = next((one for one in _all_fields(form) if one.path == path), None)
     if found is None:
         raise UnknownName(f"there is no setting {path[:200]!r} in this recipe")
@@ -295,12 +295,12 @@ def change_setting(text: str, file: Path, path: str, value: str) -> str:
     return _set(text, file, key, _typed(found, value))
 
 
-def change_part(text: str, file: Path, path: str, kind: str) -> str:
+def change_part(workspace: Workspace, text: str, file: Path, path: str, kind: str) -> str:
     """The text with another kind of part at a path, without the settings of the one before; an empty kind takes it out.
 
     A path that ends in `+` adds to the list before it.
     """
-    form = build_recipe_form(text, file)
+    form = build_recipe_form(workspace, text, file)
     parts = {part.path: part for part in _all_parts(form.steps)}
     if path.endswith(".+"):
         owner = next((part for part in parts.values() if path[:-2] in part.lists), None)

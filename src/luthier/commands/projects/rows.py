@@ -141,8 +141,8 @@ def _meant(tables: _Tables, chosen: RowFilter) -> pl.LazyFrame:
         frame = frame.filter(pl.col("label") == chosen.label)
     if chosen.reason:
         frame = frame.filter(pl.col("reason").str.split(": ").list.first() == chosen.reason)
-    if chosen.search:
-        words = json.dumps(chosen.search, ensure_ascii=False)[1:-1]
+    if chosen.search.strip():
+        words = json.dumps(chosen.search.strip(), ensure_ascii=False)[1:-1]
         pattern = f"(?i){pl.escape_regex(words)}"
         frame = frame.filter(pl.any_horizontal(pl.col("messages", "id", "label").str.contains(pattern)))
     return frame
@@ -193,7 +193,7 @@ def _count(frame: pl.LazyFrame) -> int:
 
 def _known_count(choices: _Choices, chosen: RowFilter) -> int | None:
     """How many rows are meant, where that is known without a look at them."""
-    if chosen.label or chosen.reason or chosen.search:
+    if chosen.label or chosen.reason or chosen.search.strip():
         return None
     return choices.splits.get(chosen.split, 0) if chosen.split else sum(choices.splits.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, ModelError
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.system.process import unique_process_name_of
+from luthier.recipe.workspace import Workspace
 
 TrialState = Literal["off", "starting", "ready", "failed"]
 _IDLE_S = 900.0
@@ -40,9 +42,9 @@ class TrialAnswer(NamedTuple):
     seconds: float
 
 
-def list_trial_models(file: Path) -> list[TrialModel]:
+def list_trial_models(workspace: Workspace, file: Path) -> list[TrialModel]:
     """The tuned models of a recipe that are made, each with the base model that it can be compared with."""
-    plan, word = load_made_plan(file, "model")
+    plan, word = load_made_plan(workspace, file, "model")
     recipe = plan.recipe
     found = []
     for planned in plan:
@@ -56,8 +58,9 @@ def list_trial_models(file: Path) -> list[TrialModel]:
 class TrialServer:
     """One server at a time: it ends when nobody asked for a while, when another is tried, and with the studio."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, workspace: Workspace, folder: Path) -> None:
+        """`folder` is where its process prints."""
+        self._workspace, self._folder = workspace, folder
         self._process: subprocess.Popen[bytes] | None = None
         self._asked_at = 0.0
         self.words: list[str] = []
@@ -95,7 +98,8 @@ class TrialServer:
             with (self._folder / "output").open("wb") as output, (self._folder / "log").open("wb") as log:
                 self._process = subprocess.Popen(  # noqa: S603  # this very program
                     [sys.executable, "-P", "-m", "luthier", *serve], stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=log, start_new_session=True,
+                    stderr=log, start_new_session=True, cwd=self._workspace.folder,
+                    env={**os.environ, **self._workspace.environment},
                 )  # fmt: skip
         write_atomically(self._mark, unique_process_name_of(self._process.pid).encode())
         self.words, self._asked_at = model.words, time.monotonic()

@@ -42,6 +42,8 @@ class Project:
 
     id: str
     file: Path
+    shown: Path
+    """The file, from the workspace's folder."""
     name: str
     steps: tuple[tuple[str, str], ...]
     """Name and kind of each step, as they are written."""
@@ -77,75 +79,82 @@ class Project:
         return max((moment for moment in moments if moment is not None), default=None)
 
 
-def list_projects(queue: RunQueue) -> list[Project]:
+def list_projects(workspace: Workspace, queue: RunQueue) -> list[Project]:
     """The projects here, those with something new first."""
     queued = queue.all()
-    found = [_project(name, file, queued) for name, file in _files().items()]
+    found = [_project(workspace, name, file, queued) for name, file in _files(workspace).items()]
     return sorted(found, key=lambda one: (one.changed_at is None, -_seconds(one.changed_at), one.id))
 
 
-def find_project(name: str, queue: RunQueue) -> Project:
+def find_project(workspace: Workspace, name: str, queue: RunQueue) -> Project:
     """A project by its id. It is looked up among those that are here: an id is never a path."""
-    return _project(name, find_project_file(name), queue.all())
+    return _project(workspace, name, find_project_file(workspace, name), queue.all())
 
 
-def find_project_file(name: str) -> Path:
+def find_project_file(workspace: Workspace, name: str) -> Path:
     """The recipe of a project; `UnknownName` where there is none."""
-    files = _files()
+    files = _files(workspace)
     if name not in files:
         raise UnknownName(f"there is no project {name!r}", hint=did_you_mean(name, files))
     return files[name]
 
 
-def _files() -> dict[str, Path]:
-    return {project_id(file): file for file in _here().list_recipes()}
+def _files(workspace: Workspace) -> dict[str, Path]:
+    return {project_id(workspace, file): file for file in workspace.list_recipes()}
 
 
-def _here() -> Workspace:
-    return Workspace.open_current()
-
-
-def project_id(file: Path) -> str:
+def project_id(workspace: Workspace, file: Path) -> str:
     """What a recipe's file is called in addresses: its folder's name, or its own beside others."""
-    own = file.parent if file.name == "recipe.yaml" and file.parent != Path() else file
+    inside = workspace.shorten(file)
+    own = inside.parent if inside.name == "recipe.yaml" and inside.parent != Path() else inside
     return own.as_posix().replace("/", "~")
 
 
-def _project(name: str, file: Path, queued: Sequence[QueuedRun]) -> Project:
-    runs = [run for run in queued if run.recipe_file == str(file)]
+def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[QueuedRun]) -> Project:
+    shown = workspace.shorten(file)
+    runs = [run for run in queued if run.recipe_file == str(shown)]
     latest = max(runs, key=lambda run: run.requested_at, default=None)
     try:
         data = read_yaml(file).data
     except LuthierError as error:
-        return Project(id=name, file=file, name=name, steps=(), error=error, queued=latest)
+        return Project(id=name, file=file, shown=shown, name=name, steps=(), error=error, queued=latest)
     title, steps = str(data.get("name") or name), data.get("steps")
     kinds = tuple((str(key), _kind(step)) for key, step in steps.items()) if isinstance(steps, dict) else ()
-    recorded = _recorded(file.parent, title)
+    own = workspace.with_folder(file.parent)
+    recorded = _recorded(own, title)
     run = recorded[0] if recorded else None
     done = next((one for one in recorded if one.state == "done"), None)
-    results = _results(file.parent, done) if done else ()
-    return Project(id=name, file=file, name=title, steps=kinds, queued=latest, run=run, results=results)
+    results = _results(own, done) if done else ()
+    return Project(
+        id=name,
+        file=file,
+        shown=shown,
+        name=title,
+        steps=kinds,
+        queued=latest,
+        run=run,
+        results=results,
+    )
 
 
 def _kind(step: Any) -> str:
     return str(step.get("kind", "?")) if isinstance(step, dict) else str(step)
 
 
-def _recorded(folder: Path, recipe: str) -> list[Run]:
+def _recorded(workspace: Workspace, recipe: str) -> list[Run]:
     """The latest runs of a recipe; none where its ledger is away."""
     try:
-        workspace = Workspace.open(folder)
         if not workspace.has_ledger():
             return []
         with workspace.open_ledger() as ledger:
-            return ledger.runs_of(recipe, str(folder.absolute()), limit=20)
+            return ledger.runs_of(recipe, str(workspace.folder.absolute()), limit=20)
     except LuthierError:
         return []
 
 
-def _results(folder: Path, run: Run) -> tuple[str, ...]:
+def _results(workspace: Workspace, run: Run) -> tuple[str, ...]:
     """What a run found; what is no longer in the store says nothing."""
-    store = Workspace.open(folder).open_store()
+    store = workspace.open_store()
     made: dict[str, Artifact] = {step.name: store.open(step.artifact) for step in run.steps if store.has(step.artifact)}
     try:
         return tuple(summarize_artifacts(made))
@@ -157,9 +166,11 @@ def _seconds(moment: datetime | None) -> float:
     return moment.timestamp() if moment is not None else 0.0
 
 
-def load_plan(file: Path, overrides: Sequence[str] = (), *, costs: bool = True) -> RecipePlan:
+def load_plan(workspace: Workspace, file: Path, overrides: Sequence[str] = (), *, costs: bool = True) -> RecipePlan:
     """The plan of a recipe, with what it costs; without, where only what is made is asked."""
-    return build_recipe_plan(Recipe.load(file, overrides), costs_of=None if costs else ())
+    return build_recipe_plan(
+        Recipe.load(file, overrides, workspace.with_folder(file.parent)), costs_of=None if costs else ()
+    )
 
 
 class MadePlan(NamedTuple):
@@ -174,15 +185,15 @@ class MadePlan(NamedTuple):
         return self.plan.run is None
 
 
-def load_made_plan(file: Path, makes: str) -> MadePlan:
+def load_made_plan(workspace: Workspace, file: Path, makes: str) -> MadePlan:
     """The recipe's plan; where no such artifact of it is made, that of the latest run which has one: the recipe, its
     data or Luthier changed since."""
-    current = MadePlan(load_plan(file, costs=False), str(file))
+    current = MadePlan(load_plan(workspace, file, costs=False), str(workspace.shorten(file)))
     if _has_made(current.plan, makes):
         return current
-    for run in _recorded(file.parent, current.plan.recipe.name):
+    for run in _recorded(workspace.with_folder(file.parent), current.plan.recipe.name):
         try:
-            earlier = MadePlan(find_plan(CommandTarget(_here(), run.id)), run.id)
+            earlier = MadePlan(find_plan(CommandTarget(workspace, run.id)), run.id)
         except LuthierError:
             continue  # the recipe as it was cannot be read by this version
         if _has_made(earlier.plan, makes):
@@ -205,25 +216,25 @@ def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
     ]  # fmt: skip
 
 
-def read_report(word: str) -> str:
+def read_report(workspace: Workspace, word: str) -> str:
     """The report of what a recipe, or a run by its id, made: as a page."""
-    return render_report(find_plan(CommandTarget(_here(), word)), "html")
+    return render_report(find_plan(CommandTarget(workspace, word)), "html")
 
 
-def save_recipe(file: Path, text: str) -> Recipe:
+def save_recipe(workspace: Workspace, file: Path, text: str) -> Recipe:
     """Write a recipe's text once it is one; `RecipeError` else, with file and line, and nothing is written."""
-    recipe = check_recipe(file, text)
+    recipe = check_recipe(workspace, file, text)
     write_atomically(file, text.encode())
     return recipe
 
 
-def check_recipe(file: Path, text: str) -> Recipe:
+def check_recipe(workspace: Workspace, file: Path, text: str) -> Recipe:
     """The recipe that a text is; `RecipeError` with file and line where it is none."""
     from luthier.recipe.yaml import parse_yaml
 
-    return Recipe.of(parse_yaml(text, str(file)), Workspace.open(file.parent))
+    return Recipe.of(parse_yaml(text, str(file)), workspace.with_folder(file.parent))
 
 
-def workspace_store() -> Path:
+def workspace_store(workspace: Workspace) -> Path:
     """Where the workspace keeps its queue: `.luthier` in its folder, or `LUTHIER_STORE`."""
-    return _here().open_store().root
+    return workspace.open_store().root

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
 from luthier.commands.lineage import trace_example
 from luthier.commands.projects.rows import RowFilter, read_rows_page
-from luthier.commands.projects.workspace import find_project_file, load_made_plan
+from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import UnknownName
 from luthier.recipe.locate import CommandTarget
-from luthier.recipe.workspace import Workspace
 from luthier.studio.pages import render
+from luthier.studio.state import StudioDep
 
 router = APIRouter()
 
 
 @router.get("/projects/{name}/data")
 def rows(
-    request: Request, name: str, step: str = "", split: str = "", label: str = "", reason: str = "", search: str = "",
-    page: int = 1,
+    request: Request, studio: StudioDep, name: str, chosen: Annotated[RowFilter, Depends()], step: str = ""
 ) -> Response:  # fmt: skip
     """The rows of a data set, a page at a time."""
-    file = find_project_file(name)
-    made_plan = load_made_plan(file, "dataset")
+    file = studio.find_recipe(name)
+    made_plan = load_made_plan(studio.workspace, file, "dataset")
     plan = made_plan.plan
     steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
     made = [one for one in steps if plan[one].cached]
-    chosen = RowFilter(split=split, label=label, reason=reason, search=search.strip(), page=page)
     if step and step not in steps:
         raise UnknownName(f"there is no data set {step[:80]!r}", hint="choose another step")
     step = step or next(iter(made), "")
     shown = read_rows_page(plan.artifact(step), chosen) if step in made else None
     return render(
-        request, "data.html.jinja", name=name, file=file, steps=steps, step=step, chosen=chosen, shown=shown,
-        of=made_plan,
+        request, "data.html.jinja", name=name, file=studio.workspace.shorten(file), steps=steps, step=step,
+        chosen=chosen, shown=shown, of=made_plan,
     )  # fmt: skip
 
 
 @router.get("/projects/{name}/data/{step}/rows/{row}")
-def row(request: Request, name: str, step: str, row: str) -> Response:
+def row(request: Request, studio: StudioDep, name: str, step: str, row: str) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
-    file = find_project_file(name)
-    word = load_made_plan(file, "dataset").word
-    lineage = trace_example(row, CommandTarget(Workspace.open_current(), word))
-    return render(request, "row.html.jinja", name=name, file=file, step=step, lineage=lineage, word=word)
+    file = studio.find_recipe(name)
+    word = load_made_plan(studio.workspace, file, "dataset").word
+    lineage = trace_example(row, CommandTarget(studio.workspace, word))
+    return render(
+        request, "row.html.jinja", name=name, file=studio.workspace.shorten(file), step=step, lineage=lineage, word=word
+    )

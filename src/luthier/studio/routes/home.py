@@ -10,7 +10,6 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from luthier.commands.projects.intake import list_drafts
 from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
 from luthier.core.errors import LuthierError, UnknownName
-from luthier.recipe.workspace import Workspace
 from luthier.studio.pages import render, static_file
 from luthier.studio.report_policy import report_headers
 from luthier.studio.sessions import COOKIE, LIFE
@@ -56,26 +55,26 @@ def close(request: Request, studio: StudioDep, form: FormDep) -> Response:
 @router.get("/")
 def workspace(request: Request, studio: StudioDep) -> Response:
     """The projects of the workspace."""
-    projects, drafts = list_projects(studio.queue), list_drafts()
+    projects, drafts = list_projects(studio.workspace, studio.queue), list_drafts(studio.workspace)
     waiting = studio.queue.all(("running", "queued"))
-    here = Workspace.open_current().folder.absolute()
+    here = studio.workspace.folder.absolute()
     return render(request, "workspace.html.jinja", projects=projects, drafts=drafts, waiting=waiting, here=here)
 
 
 @router.get("/projects/{name}")
 def project(request: Request, studio: StudioDep, name: str) -> Response:
     """One project: how it stands, what its steps cost, its runs."""
-    found = find_project(name, studio.queue)
-    runs = studio.queue.of(found.file)[:20]
+    found = find_project(studio.workspace, name, studio.queue)
+    runs = studio.queue.of(found.shown)[:20]
     return render(request, "project.html.jinja", project=found, runs=runs)
 
 
 @router.get("/projects/{name}/plan")
 def plan(request: Request, studio: StudioDep, name: str) -> Response:
     """What a project's steps took, and what those that are to be made will take."""
-    found = find_project(name, studio.queue)
+    found = find_project(studio.workspace, name, studio.queue)
     try:
-        made = load_plan(found.file)
+        made = load_plan(studio.workspace, found.file)
     except LuthierError as error:
         return render(request, "plan.html.jinja", project=found, steps=[], error=error, notes=[])
     steps = list_plan_steps(made)
@@ -85,18 +84,18 @@ def plan(request: Request, studio: StudioDep, name: str) -> Response:
 @router.get("/projects/{name}/report")
 def report(request: Request, studio: StudioDep, name: str) -> Response:
     """The report of what a project's recipe made, in a frame of its own."""
-    found = find_project(name, studio.queue)
-    return render(request, "report.html.jinja", project=found, word=str(found.file), frame=f"{request.url.path}/page")
+    found = find_project(studio.workspace, name, studio.queue)
+    return render(request, "report.html.jinja", project=found, word=str(found.shown), frame=f"{request.url.path}/page")
 
 
 @router.get("/projects/{name}/report/page")
 def report_page(studio: StudioDep, name: str) -> Response:
     """The report itself."""
-    found = find_project(name, studio.queue)
+    found = find_project(studio.workspace, name, studio.queue)
     try:
-        return report_headers(read_report(str(found.file)))
+        return report_headers(read_report(studio.workspace, str(found.shown)))
     except UnknownName:
         done = found.run is not None and found.run.state == "done"
         if not done or found.run is None:
             raise
-        return report_headers(read_report(found.run.id))
+        return report_headers(read_report(studio.workspace, found.run.id))

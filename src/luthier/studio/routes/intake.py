@@ -42,14 +42,14 @@ def _new_page(request: Request, error: LuthierError | None, name: str = "", past
 
 
 @router.post("/new")
-def upload(request: Request, form: FormDep) -> Response:
+def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
     """Keep the rows, and go on to what they hold."""
     name, pasted, file = text_of(form, "name").strip(), text_of(form, "pasted"), form.get("file")
     try:
         if isinstance(file, UploadFile) and file.filename:
-            draft = create_draft(name, file.filename, file.file)
+            draft = create_draft(studio.workspace, name, file.filename, file.file)
         elif pasted.strip():
-            draft = create_draft(name, _pasted_name(pasted), io.BytesIO(pasted.encode()))
+            draft = create_draft(studio.workspace, name, _pasted_name(pasted), io.BytesIO(pasted.encode()))
         else:
             raise InputError("there are no rows", where=SourceLocation(field="file"), hint="choose a file, or paste")
     except LuthierError as error:
@@ -66,16 +66,16 @@ def _pasted_name(text: str) -> str:
 
 
 @router.get("/new/{name}")
-def draft(request: Request, name: str, prompt: str = "", answer: str = "") -> Response:
+def draft(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
     """What came in; the look at its rows, which may take a while, follows."""
-    found = find_draft(name)
+    found = find_draft(studio.workspace, name)
     return render(request, "draft.html.jinja", draft=found, prompt=prompt, answer=answer)
 
 
 @router.get("/new/{name}/proposal")
 def proposal(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
     """What the rows hold, and what is proposed for them."""
-    found = find_draft(name)
+    found = find_draft(studio.workspace, name)
     choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer))
     try:
         made = studio.proposals.propose(found, choices)
@@ -93,16 +93,16 @@ def _column(text: str) -> str | None:
 
 
 @router.post("/new/{name}/command")
-def command(request: Request, form: FormDep, name: str) -> Response:
+def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The command that does what is chosen."""
-    found = find_draft(name)
+    found = find_draft(studio.workspace, name)
     return render(request, "command.html.jinja", words=_choices(form).words(found))
 
 
 @router.post("/new/{name}")
-def write(form: FormDep, name: str) -> Response:
+def write(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Write the recipe, and go to its project."""
-    write_draft_recipe(find_draft(name), _choices(form))
+    write_draft_recipe(studio.workspace, find_draft(studio.workspace, name), _choices(form))
     return RedirectResponse(f"/projects/{name}", 303)
 
 
@@ -122,7 +122,7 @@ def _choices(form: FormData) -> IntakeChoices:
 
 
 @router.post("/new/{name}/discard")
-def discard(form: FormDep, name: str) -> Response:
+def discard(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Remove what came in."""
-    discard_draft(find_draft(name))
+    discard_draft(find_draft(studio.workspace, name))
     return RedirectResponse("/", 303)

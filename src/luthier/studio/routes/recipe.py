@@ -7,25 +7,29 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.commands.projects.recipe_form import RecipeForm, build_recipe_form, change_part, change_setting
-from luthier.commands.projects.workspace import find_project_file, save_recipe
+from luthier.commands.projects.workspace import save_recipe
 from luthier.core.errors import LuthierError
 from luthier.studio.pages import render
-from luthier.studio.state import FormDep, text_of
+from luthier.studio.state import FormDep, StudioDep, text_of
 
 router = APIRouter()
 
 
 @router.get("/projects/{name}/recipe")
-def recipe(request: Request, name: str, saved: bool = False) -> Response:
+def recipe(request: Request, studio: StudioDep, name: str, saved: bool = False) -> Response:
     """The recipe as it is written."""
-    file = find_project_file(name)
+    file = studio.find_recipe(name)
     text = file.read_text(encoding="utf-8", errors="replace")
-    return _page(request, name, build_recipe_form(text, file), saved=saved)
+    return _page(request, studio, name, build_recipe_form(studio.workspace, text, file), saved=saved)
 
 
-def _page(request: Request, name: str, form: RecipeForm, *, status: int = 200, saved: bool = False) -> Response:
-    file = find_project_file(name)
-    return render(request, "recipe.html.jinja", status, name=name, file=file, form=form, saved=saved)
+def _page(
+    request: Request, studio: StudioDep, name: str, form: RecipeForm, *, status: int = 200, saved: bool = False
+) -> Response:
+    file = studio.find_recipe(name)
+    return render(
+        request, "recipe.html.jinja", status, name=name, file=studio.workspace.shorten(file), form=form, saved=saved
+    )
 
 
 def _panes(request: Request, name: str, form: RecipeForm, problem: LuthierError | None = None) -> Response:
@@ -33,41 +37,41 @@ def _panes(request: Request, name: str, form: RecipeForm, problem: LuthierError 
 
 
 @router.post("/projects/{name}/recipe/check")
-def check(request: Request, form: FormDep, name: str) -> Response:
+def check(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The form of a text that is being written."""
-    return _panes(request, name, build_recipe_form(text_of(form, "text"), find_project_file(name)))
+    return _panes(request, name, build_recipe_form(studio.workspace, text_of(form, "text"), studio.find_recipe(name)))
 
 
 @router.post("/projects/{name}/recipe/setting")
-def setting(request: Request, form: FormDep, name: str) -> Response:
+def setting(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with one setting changed."""
-    file, text = find_project_file(name), text_of(form, "text")
+    file, text = studio.find_recipe(name), text_of(form, "text")
     problem: LuthierError | None = None
     try:
-        text = change_setting(text, file, text_of(form, "path"), text_of(form, "value"))
+        text = change_setting(studio.workspace, text, file, text_of(form, "path"), text_of(form, "value"))
     except LuthierError as error:
         problem = error
-    return _panes(request, name, build_recipe_form(text, file), problem)
+    return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)
 
 
 @router.post("/projects/{name}/recipe/part")
-def part(request: Request, form: FormDep, name: str) -> Response:
+def part(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with another kind of part, one more, or one less."""
-    file, text = find_project_file(name), text_of(form, "text")
+    file, text = studio.find_recipe(name), text_of(form, "text")
     problem: LuthierError | None = None
     try:
-        text = change_part(text, file, text_of(form, "path"), text_of(form, "value"))
+        text = change_part(studio.workspace, text, file, text_of(form, "path"), text_of(form, "value"))
     except LuthierError as error:
         problem = error
-    return _panes(request, name, build_recipe_form(text, file), problem)
+    return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)
 
 
 @router.post("/projects/{name}/recipe")
-def save(request: Request, form: FormDep, name: str) -> Response:
+def save(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """Write the recipe once it is one."""
-    file, text = find_project_file(name), text_of(form, "text")
+    file, text = studio.find_recipe(name), text_of(form, "text")
     try:
-        save_recipe(file, text)
+        save_recipe(studio.workspace, file, text)
     except LuthierError:
-        return _page(request, name, build_recipe_form(text, file), status=400)
+        return _page(request, studio, name, build_recipe_form(studio.workspace, text, file), status=400)
     return RedirectResponse(f"{request.url.path}?saved=true", 303)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from luthier.commands.projects.workspace import find_project_file, project_id, read_report
+from luthier.commands.projects.workspace import read_report
 from luthier.core.errors import UnknownName
 from luthier.studio.pages import render
 from luthier.studio.report_policy import report_headers
@@ -25,14 +24,14 @@ _QUIET_S = 15.0
 @router.get("/runs")
 def runs(request: Request, studio: StudioDep) -> Response:
     """The queue, and what is over."""
-    found = [(run, project_id(Path(run.recipe_file))) for run in studio.queue.all()]
+    found = [(run, studio.project_of(run)) for run in studio.queue.all()]
     return render(request, "runs.html.jinja", runs=found)
 
 
 @router.post("/projects/{name}/run")
 def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     """Ask for a run of a project's recipe."""
-    added = studio.queue.add(find_project_file(name))
+    added = studio.queue.add(studio.workspace.shorten(studio.find_recipe(name)))
     return RedirectResponse(f"/runs/{added.id}", 303)
 
 
@@ -40,7 +39,7 @@ def start(studio: StudioDep, form: FormDep, name: str) -> Response:
 def show(request: Request, studio: StudioDep, run: str) -> Response:
     """One run."""
     found = studio.queue.get(run)
-    project = project_id(Path(found.recipe_file))
+    project = studio.project_of(found)
     return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
 
 
@@ -118,4 +117,4 @@ def report_page(studio: StudioDep, run: str) -> Response:
     found = studio.queue.get(run)
     if found.run is None:
         raise UnknownName("this run has not begun yet", hint="wait until it has made something")
-    return report_headers(read_report(found.run))
+    return report_headers(read_report(studio.workspace, found.run))

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.commands.projects.trial import TrialModel, TrialServer, list_trial_models
-from luthier.commands.projects.workspace import find_project_file
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.studio.pages import render
 from luthier.studio.state import FormDep, StudioDep, text_of
@@ -18,11 +17,12 @@ router = APIRouter()
 @router.get("/projects/{name}/try")
 def show(request: Request, studio: StudioDep, name: str) -> Response:
     """The models that can be tried, and the one that is."""
-    file = find_project_file(name)
-    models = list_trial_models(file)
+    file = studio.find_recipe(name)
+    models = list_trial_models(studio.workspace, file)
     chosen = _served(studio.trial, models)
     return render(
-        request, "try.html.jinja", name=name, file=file, models=models, chosen=chosen, trial=studio.trial
+        request, "try.html.jinja", name=name, file=studio.workspace.shorten(file), models=models, chosen=chosen,
+        trial=studio.trial,
     )  # fmt: skip
 
 
@@ -33,14 +33,14 @@ def _served(trial: TrialServer, models: list[TrialModel]) -> TrialModel | None:
 @router.get("/projects/{name}/try/state")
 def state(request: Request, studio: StudioDep, name: str) -> Response:
     """The same, without the page around it, for a page that waits for the model."""
-    file = find_project_file(name)
-    return render(request, "try_state.html.jinja", name=name, file=file, trial=studio.trial)
+    file = studio.find_recipe(name)
+    return render(request, "try_state.html.jinja", name=name, file=studio.workspace.shorten(file), trial=studio.trial)
 
 
 @router.post("/projects/{name}/try/start")
 def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     """Serve a model."""
-    models = {model.step: model for model in list_trial_models(find_project_file(name))}
+    models = {model.step: model for model in list_trial_models(studio.workspace, studio.find_recipe(name))}
     step = text_of(form, "step")
     if step not in models:
         raise UnknownName(f"there is no model {step[:80]!r}", hint="run the project first")
@@ -51,7 +51,7 @@ def start(studio: StudioDep, form: FormDep, name: str) -> Response:
 @router.post("/projects/{name}/try/stop")
 def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
     """End it."""
-    find_project_file(name)
+    studio.find_recipe(name)
     studio.trial.stop()
     return RedirectResponse(f"/projects/{name}/try", 303)
 
@@ -59,7 +59,7 @@ def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
 @router.post("/projects/{name}/try/ask")
 def ask(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """What each model answers."""
-    find_project_file(name)
+    studio.find_recipe(name)
     text = text_of(form, "text")
     try:
         answers, error = studio.trial.ask(text), None

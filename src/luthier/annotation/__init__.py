@@ -1,0 +1,1 @@
+"""People's answers to questions about items: the questions, the queue of items, answers, agreement."""

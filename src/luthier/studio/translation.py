@@ -1,0 +1,84 @@
+"""The languages of pages: texts come from `locale/LANGUAGE.po`, and English is what templates say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cache
+from gettext import NullTranslations
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch", "fr": "Français"}
+COOKIE = "luthier_language"
+_language: ContextVar[str] = ContextVar("language", default="en")
+
+
+def choose_language(request: Request) -> str:
+    """The language that a browser chose on a page; else the first of those that it accepts and the studio has."""
+    chosen = request.cookies.get(COOKIE, "")
+    if chosen in LANGUAGES:
+        return chosen
+    accepted = request.headers.get("accept-language", "")
+    weighted = [_weight(one) for one in accepted.split(",")]
+    for _, code in sorted(weighted, key=lambda one: -one[0]):
+        if code in LANGUAGES:
+            return code
+    return "en"
+
+
+def _weight(text: str) -> tuple[float, str]:
+    name, _, weight = text.partition(";q=")
+    try:
+        return float(weight or 1), name.strip().lower()[:2]
+    except ValueError:
+        return 0.0, ""
+
+
+def use_language(code: str) -> None:
+    """Write this request's page in a language."""
+    _language.set(code)
+
+
+def current_language() -> str:
+    """The language of this request's page."""
+    return _language.get()
+
+
+def gettext(text: str) -> str:
+    """A text of the studio in the language of this request's page."""
+    return _load(_language.get()).gettext(text)
+
+
+def ngettext(one: str, many: str, count: int) -> str:
+    """The same for a number of things."""
+    return _load(_language.get()).ngettext(one, many, count)
+
+
+def install(environment: Environment) -> None:
+    """Let templates write `_("…")` and `{% trans %}`."""
+    environment.add_extension("jinja2.ext.i18n")
+    environment.install_gettext_callables(gettext, ngettext, newstyle=True)  # type: ignore[attr-defined]
+
+
+@cache
+def _load(code: str) -> NullTranslations:
+    path = files("luthier.studio") / "locale" / f"{code}.po"
+    if not path.is_file():
+        return NullTranslations()
+    import io
+
+    from babel.messages.mofile import write_mo
+    from babel.messages.pofile import read_po
+    from babel.support import Translations
+
+    packed = io.BytesIO()
+    with path.open("rb") as file:
+        write_mo(packed, read_po(file, locale=code))
+    packed.seek(0)
+    return Translations(packed)
