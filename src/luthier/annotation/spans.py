@@ -1,9 +1,8 @@
-"""Labelled places in texts: read from answers, and turned into what extraction is trained to answer."""
+"""Labelled places in texts, as answers tell them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from luthier.annotation.question import InvalidAnswer, QuestionItem
@@ -24,17 +23,3 @@ def find_span(one: Any, item: QuestionItem, expected: str) -> dict[str, Any]:
     if not whole or not 0 <= start < end <= len(shown):
         raise InvalidAnswer(f"the text has no place {text or (start, end)!r}")
     return {"start": start, "end": end, "text": shown[start:end]}
-
-
-def spans_to_answer(spans: Iterable[Mapping[str, Any]]) -> str:
-    """The texts of spans by their labels as JSON, each once, in the order of the text; `{}` where there is none.
-
-    Each span has `start`, `end`, `text` and `label`. The metric `json_field_f1` with `ordered: false` measures how much
-    of it was found.
-    """
-    found: dict[str, list[str]] = {}
-    for one in sorted(spans, key=lambda one: (one["start"], one["end"])):
-        texts = found.setdefault(str(one["label"]), [])
-        if one["text"] not in texts:
-            texts.append(one["text"])
-    return json.dumps(found, ensure_ascii=False)
