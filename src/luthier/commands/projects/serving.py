@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from luthier.commands.projects.command_process import CommandProcess, ProcessState
@@ -56,7 +57,7 @@ class ProjectServer:
         """Serve on a port of this machine; nothing happens where it serves already."""
         if self.state in ("starting", "ready"):
             return
-        if not port.isdigit() or len(port) > 5 or not FIRST_PORT <= int(port) <= LAST_PORT:
+        if not re.fullmatch("[0-9]{4,5}", port) or not FIRST_PORT <= int(port) <= LAST_PORT:
             raise InputError(f"expected a port, got {port[:20]!r}", hint=f"a number from {FIRST_PORT} to {LAST_PORT}")
         self._process.start(self._workspace, ["serve", "--port", port, "--no-jobs", "--json"])
 
