@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-TICKETS = r"""\
+TICKETS = """\
 # Which team should answer a ticket?
 luthier: 1
 name: tickets
@@ -34,7 +34,7 @@ seed: 11
 steps:
   data:
     kind: prepare
-    source: {kind: csv, path: tickets.csv, prompt: "{subject}\n\n{message}", answer: category}
+    source: {kind: csv, path: tickets.csv, prompt: "{subject}\\n\\n{message}", answer: category}
     ops: [normalize, label_spelling, {kind: pii, action: mask}, exact_dedup]
     split: {test: 0.25}
     task: label
