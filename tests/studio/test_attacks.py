@@ -39,7 +39,8 @@ GETS = (
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
     "/projects/tickets/models", "/projects/tickets/models/server", "/projects/tickets/models/x/report",
-    "/projects/tickets/models/x/report/page", "/projects/tickets/release?did=x", "/projects/tickets/watch",
+    "/projects/tickets/models/x/report/page", "/projects/tickets/release?did=x",
+    "/projects/tickets/release/comparison?alias=x", "/projects/tickets/watch",
     "/projects/tickets/watch/signals", "/projects/tickets/watch/requests/x",
 )  # fmt: skip
 

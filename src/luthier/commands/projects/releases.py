@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from luthier.commands import release as commands
 from luthier.commands.projects.models import ProjectModel, find_project_model, list_project_releases
-from luthier.core.errors import InputError, UnknownName
+from luthier.core.errors import DataError, InputError, UnknownName
 from luthier.recipe.locate import CommandTarget
 from luthier.recipe.workspace import Workspace
 from luthier.traces.releases import Release
 
 Change = Literal["release", "canary", "shadow", "promote", "rollback"]
 CHANGES: tuple[Change, ...] = ("release", "canary", "shadow", "promote", "rollback")
+_PATIENCE_S = 120
 _USERS = "of users, always the same ones"
 
 
@@ -124,3 +129,21 @@ def suggest_alias(file: Path, releases: Sequence[Release]) -> str:
     name = file.parent.name if file.name == "recipe.yaml" else file.stem
     plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in name)
     return f"{plain.strip('._-')[:60] or 'model'}@prod"
+
+
+def read_candidate_comparison(workspace: Workspace, alias: str) -> list[dict[str, Any]]:
+    """What `luthier release compare` finds, computed in a process of its own; `LuthierError` says why there is none."""
+    failed = DataError("the models could not be compared", hint=f"luthier release compare {alias}")
+    try:
+        done = subprocess.run(  # noqa: S603  # this very program
+            [sys.executable, "-P", "-m", "luthier", "release", "compare", "--json", "--", alias], cwd=workspace.folder,
+            stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S,
+            env={**os.environ, **workspace.environment},
+        )  # fmt: skip
+        told = json.loads(done.stdout)
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        raise failed from error
+    if isinstance(told, list):
+        return told
+    why = told.get("error", {})
+    raise DataError(str(why.get("message", "")), hint=str(why.get("hint") or ""))

@@ -12,7 +12,7 @@ from luthier.commands.projects.models import (
     list_project_releases,
     read_model_report,
 )
-from luthier.commands.projects.releases import plan_release_change, suggest_alias
+from luthier.commands.projects.releases import plan_release_change, read_candidate_comparison, suggest_alias
 from luthier.commands.release import history
 from luthier.core.errors import LuthierError
 from luthier.studio.pages import render
@@ -99,6 +99,18 @@ def prepare(
     return render(
         request, "release.html.jinja", name=name, change=change, sentences=sentences, error=error, releases=releases
     )
+
+
+@router.get("/projects/{name}/release/comparison", dependencies=[Depends(allow("view"))])
+def comparison(request: Request, studio: StudioDep, name: str, alias: str = "") -> Response:
+    """How the model that is tried under a name does beside the one that answers."""
+    own = studio.workspace.with_folder(studio.find_recipe(name).parent)
+    found, error = [], None
+    try:
+        found = read_candidate_comparison(own, alias)
+    except LuthierError as problem:
+        error = problem
+    return render(request, "release_comparison.html.jinja", alias=alias, found=found, error=error)
 
 
 @router.post("/projects/{name}/release", dependencies=[Depends(allow("edit"))])
