@@ -155,8 +155,8 @@ def history(
         if values:
             ends = f"{values[0]:.4g} to {values[-1]:.4g}, between {min(values):.4g} and {max(values):.4g}"
             print_line(f"{one['number']} {one['window']}: {ends}")
-    for told in found["messages"]:
-        print_line(f"{told['at'][:19]} {told['tells']}: {told['alert']}: {told['when']}")
+    for message in found["messages"]:
+        print_line(f"{message['at'][:19]} {message['tells']}: {message['alert']}: {message['when']}")
     print_line(f"{found['events']:,} events")
 
 

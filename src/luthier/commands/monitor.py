@@ -207,8 +207,8 @@ def _number(plan: MonitorPlan, number: str, spec: str, points: list[list[float]]
 
 def _alert(rule: AlertRule, state: AlertState) -> dict[str, Any]:
     since = None if state.active_at is None else datetime.fromtimestamp(state.active_at, UTC).isoformat()
-    told = {"alert": rule.name, "when": rule.alert.expr, "for": rule.alert.hold, "clear": rule.alert.clear}
-    return {**told, "severity": rule.alert.severity, "limit": rule.limit, "state": state.status, "since": since}
+    facts = {"alert": rule.name, "when": rule.alert.expr, "for": rule.alert.hold, "clear": rule.alert.clear}
+    return {**facts, "severity": rule.alert.severity, "limit": rule.limit, "state": state.status, "since": since}
 
 
 def send_test_message(opened: RecipeMonitor, kind: str | None = None) -> Iterator[tuple[str, str]]:

@@ -53,7 +53,7 @@ class ProjectModel:
     """Bytes of its files; those of its base model are not among them."""
     seconds: float | None = None
     record: TrainingRecord = field(default_factory=TrainingRecord)
-    told: str = ""
+    verdict_sentence: str = ""
     """What its evaluation says, in a sentence."""
     rows: int = 0
     """Held-out rows that it was measured on."""
@@ -172,29 +172,30 @@ def _title(file: Path) -> str:
 
 
 def _model(
-    artifact: Artifact, word: str, is_current: bool, at: datetime | None, beside: Mapping[str, Artifact]
+    artifact: Artifact, word: str, is_current: bool, at: datetime | None, artifacts: Mapping[str, Artifact]
 ) -> ProjectModel:
     manifest = artifact.manifest
     is_recorded = any(entry.path == TUNED_CARD for entry in manifest.files)
     evaluations = [
         (summary, one)
-        for one in beside.values()
+        for one in artifacts.values()
         if one.manifest.makes == "evaluation"
         and artifact.digest in (summary := EvaluationSummary.read(one)).digests.values()
     ]
-    told, rows, scores = "", 0, tuple[ModelScore, ...]()
+    sentence, rows, scores = "", 0, tuple[ModelScore, ...]()
     for summary, evaluation in evaluations[:1]:
         name = next(name for name, digest in summary.digests.items() if digest == artifact.digest)
-        told = summary.verdict_sentence if summary.subject == name else ""
+        sentence = summary.verdict_sentence if summary.subject == name else ""
         rows, scores = summary.rows, _scores(EvaluationMetrics.read(evaluation), name)
     measured = {one.digest for _, one in evaluations}
     return ProjectModel(
         step=word.rpartition(":")[2], word=word, digest=artifact.digest, is_current=is_current, made_at=at,
         size=sum(entry.size for entry in manifest.files), seconds=artifact.timing().get("seconds"),
-        record=TrainingRecord.read(artifact) if is_recorded else TrainingRecord(), told=told, rows=rows, scores=scores,
+        record=TrainingRecord.read(artifact) if is_recorded else TrainingRecord(), verdict_sentence=sentence,
+        rows=rows, scores=scores,
         gates=tuple(
             GateOutcome(step, verdict["verdict"], verdict["rules"])
-            for step, one in beside.items()
+            for step, one in artifacts.items()
             if one.manifest.makes == "verdict" and measured & set(one.manifest.inputs.values())
             for verdict in [one.read_json("gate.json")]
         ),

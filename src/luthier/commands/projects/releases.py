@@ -140,10 +140,10 @@ def read_candidate_comparison(workspace: Workspace, alias: str) -> list[dict[str
             stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S,
             env={**os.environ, **workspace.environment},
         )  # fmt: skip
-        told = json.loads(done.stdout)
+        result = json.loads(done.stdout)
     except (ValueError, subprocess.TimeoutExpired) as error:
         raise failed from error
-    if isinstance(told, list):
-        return told
-    why = told.get("error", {})
+    if isinstance(result, list):
+        return result
+    why = result.get("error", {})
     raise DataError(str(why.get("message", "")), hint=str(why.get("hint") or ""))

@@ -174,16 +174,16 @@ def _read_piece(model: str, line: str) -> TrialPiece | None:
     if "error" in chunk:
         raise ModelError(f"{model} did not answer: {chunk['error']['message']}", hint="ask something else")
     for choice in chunk["choices"]:
-        told = (choice.get("logprobs") or {}).get("content") or ()
+        tokens = (choice.get("logprobs") or {}).get("content") or ()
         text = choice["delta"].get("content") or ""
-        if text or told:
-            return TrialPiece(text, [_token(one) for one in told])
+        if text or tokens:
+            return TrialPiece(text, [_token(one) for one in tokens])
     return None
 
 
-def _token(told: Mapping[str, Any]) -> TrialToken:
-    others = [(str(one["token"]), math.exp(one["logprob"])) for one in told.get("top_logprobs") or ()]
-    return TrialToken(str(told["token"]), math.exp(told["logprob"]), others)
+def _token(token: Mapping[str, Any]) -> TrialToken:
+    others = [(str(one["token"]), math.exp(one["logprob"])) for one in token.get("top_logprobs") or ()]
+    return TrialToken(str(token["token"]), math.exp(token["logprob"]), others)
 
 
 def _refusal(model: str, body: bytes) -> LuthierError:

@@ -179,8 +179,8 @@ class SignalReader:
             write_atomically(process.folder / _RESULT, json.dumps(output).encode())
             self._errors.pop(period, None)
             return
-        told = output.get("error", {})
-        message, hint = told.get("message") or process_said, told.get("hint")
+        problem = output.get("error", {})
+        message, hint = problem.get("message") or process_said, problem.get("hint")
         self._errors[period] = DataError(str(message), where=SourceLocation(), hint=hint and str(hint))
 
     def _kept(self, period: str) -> tuple[Mapping[str, Any] | None, datetime | None]:

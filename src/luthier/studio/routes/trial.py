@@ -84,5 +84,5 @@ async def _relay(trial: TrialServer, question: TrialQuestion) -> AsyncIterator[s
     yield _event("end", {"seconds": time.perf_counter() - began})
 
 
-def _event(name: str, told: object) -> str:
-    return f"event: {name}\ndata: {json.dumps(told)}\n\n"
+def _event(name: str, content: object) -> str:
+    return f"event: {name}\ndata: {json.dumps(content)}\n\n"

@@ -87,13 +87,13 @@ def signals(request: Request, studio: StudioDep, name: str, period: str = "7d") 
     )  # fmt: skip
 
 
-def _signal(told: dict[str, Any]) -> Chart | None:
+def _signal(number: dict[str, Any]) -> Chart | None:
     """One number over time, with its limits and what the report measured."""
-    marks = [ChartMark(one["alert"], one["limit"], is_limit=True) for one in told["limits"]]
-    if told["report"] is not None:
-        marks.append(ChartMark(_("report"), told["report"]))
-    title = f"{told['number']} {told['window']}"
-    return build_chart(title, told["points"], axis="time", across=_("At"), marks=marks)
+    marks = [ChartMark(one["alert"], one["limit"], is_limit=True) for one in number["limits"]]
+    if number["report"] is not None:
+        marks.append(ChartMark(_("report"), number["report"]))
+    title = f"{number['number']} {number['window']}"
+    return build_chart(title, number["points"], axis="time", across=_("At"), marks=marks)
 
 
 @router.get("/projects/{name}/watch/requests/{id}", dependencies=[Depends(allow("view"))])
