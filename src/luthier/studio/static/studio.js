@@ -73,12 +73,35 @@ function showLine(number) {
   text.scrollIntoView({ block: "center" });
 }
 
+// Whatever can be scrolled can be reached by keys.
+function reachScrolled() {
+  for (const place of document.querySelectorAll(".scroll, pre, .terminal code, .log ol, .alternatives")) {
+    const scrolls = place.scrollWidth > place.clientWidth || place.scrollHeight > place.clientHeight + 1;
+    if (scrolls) place.tabIndex = 0;
+    else if (!place.hasAttribute("data-copy")) place.removeAttribute("tabindex");
+  }
+}
+
+let waits = false;
+function look() {
+  if (waits) return;
+  waits = true;
+  requestAnimationFrame(() => { waits = false; reachScrolled(); });
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && event.target.matches("[data-copy]")) copy(event.target);
+});
 document.addEventListener("click", (event) => {
   const code = event.target.closest("[data-copy]");
   if (code) copy(code);
   const button = event.target.closest("[data-line]");
   if (button) showLine(Number(button.dataset.line));
 });
+document.querySelector(".tabs [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+addEventListener("resize", look);
+look();
 scheme();
 watch();
 drop();

@@ -1,0 +1,108 @@
+"""axe-core finds nothing serious on any page, in the light and in the dark, on a desk and on a phone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from studio.conftest import write_rows
+from studio.test_models import WATCHED, _write_traffic
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium is not installed")
+PAGES = (
+    "/", "/new", "/new/draft", "/runs", "/nothing",
+    "/projects/tickets", "/projects/tickets/recipe", "/projects/tickets/data", "/projects/tickets/report",
+    "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/release?model={model}",
+    "/projects/tickets/release?did=rollback&alias=tickets@prod", "/projects/tickets/watch",
+    "/projects/tickets/watch?where=wrong", "/projects/tickets/watch/requests/r1",
+    "/projects/empty", "/projects/empty/data", "/projects/empty/models", "/projects/empty/try", "/projects/empty/watch",
+    "/projects/broken", "/projects/broken/recipe",
+)  # fmt: skip
+"""Every page, in a workspace with one project that was run and released, one that was not, and one with a mistake."""
+LOOKS: tuple[tuple[str, int, list[str]], ...] = (
+    ("light", 1280, []),
+    ("dark", 1280, ["color-contrast", "link-in-text-block"]),
+    ("light", 390, ["color-contrast", "scrollable-region-focusable", "target-size"]),
+)
+"""Schemes and widths, with the rules of axe-core that they may break anew; none: all rules."""
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A studio in a process of its own: its link, and the digest of a model."""
+    work = tmp_path_factory.mktemp("pages")
+    for name in ("tickets", "empty", "broken"):
+        (work / name).mkdir()
+        write_rows(work / name / "rows.csv")
+        (work / name / "recipe.yaml").write_text(WATCHED.replace("name: tickets", f"name: {name}"))
+    (work / "broken/recipe.yaml").write_text(WATCHED.replace("[accuracy]", "[acuracy]"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-m", "luthier"]
+    done = subprocess.run(
+        [*words, "run", "tickets/recipe.yaml", "--json"], cwd=work, check=True, capture_output=True, env=environment
+    )
+    subprocess.run(
+        [*words, "release", "tickets@prod", "tickets/recipe.yaml:tune"], cwd=work, check=True, capture_output=True,
+        env=environment,
+    )  # fmt: skip
+    _write_traffic(work / "tickets")
+    with subprocess.Popen(
+        [*words, "studio", str(work), "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        opened = json.loads(server.stdout.readline())["link"]
+        yield opened, json.loads(done.stdout)["steps"]["tune"]["artifact"]
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+def test_nothing_serious_is_found(link: tuple[str, str]) -> None:
+    opened, model = link
+    base = opened.partition("/open")[0]
+    found: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_context(bypass_csp=True).new_page()
+        page.set_default_timeout(20_000)
+        page.goto(opened)
+        page.wait_for_url("**/")
+        page.goto(f"{base}/new")
+        page.locator("input[name=name]").fill("draft")
+        page.get_by_text("Or paste rows").click()
+        page.locator("textarea[name=pasted]").fill("text,label\n" + "where is it,a\ngive it back,b\n" * 9)
+        page.get_by_role("button", name="Look at the rows").click()
+        page.get_by_text("What should be cleaned").wait_for()
+        for address in PAGES:
+            page.set_viewport_size({"width": 1280, "height": 900})
+            page.goto(base + address.format(model=model))
+            page.wait_for_function("!document.querySelector('.loading')")
+            for scheme, width, rules in LOOKS:
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                found += [f"{address} in {scheme} at {width} px: {line}" for line in _look(page, rules)]
+        browser.close()
+    assert not found, "\n".join(found)
+
+
+def _look(page: Any, rules: list[str]) -> list[str]:
+    """What axe-core calls serious or critical, and whether the page is wider than the window."""
+    only = {"runOnly": rules} if rules else {}
+    report = axe.Axe().run(page, options={"iframes": False, **only}).response
+    lines = [
+        f"{one['id']}: {one['nodes'][0]['html'][:160]}"
+        for one in report["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):
+        lines.append("it is wider than the window")
+    return lines
