@@ -30,13 +30,16 @@ POSTS = (
     "/new", "/close", "/projects/tickets/run", "/projects/tickets/recipe", "/projects/tickets/recipe/check",
     "/projects/tickets/try/start", "/projects/tickets/try/stop", "/projects/tickets/try/ask",
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
-    "/new/x", "/new/x/command", "/new/x/discard",
+    "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/data/data/rows/x",
+    "/projects/tickets/findings/validate/x",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
     "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
-    "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
+    "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state", "/compare",
+    "/compare/paired", "/projects/tickets/findings", "/projects/tickets/findings/validate/x",
+    "/projects/tickets/versions", "/projects/tickets/versions/difference",
 )  # fmt: skip
 
 

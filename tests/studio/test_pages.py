@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,32 +16,10 @@ from luthier.recipe.schema import Recipe
 from luthier.studio.state import Studio
 from studio.conftest import RECIPE, Browser, write_rows
 
-PAGES = ["/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe"]
-
-
-@pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that was run, made once."""
-    folder = tmp_path_factory.mktemp("made") / "tickets"
-    folder.mkdir()
-    write_rows(folder / "rows.csv")
-    (folder / "recipe.yaml").write_text(RECIPE)
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def made(_made: Path, workspace: Path) -> Path:
-    """The project in this test's workspace, with all that it made."""
-    shutil.copytree(_made, workspace / "tickets")
-    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
-        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
-    ledger.close()
-    return workspace / "tickets"
+PAGES = [
+    "/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
+    "/projects/tickets/data", "/projects/tickets/findings", "/projects/tickets/versions",
+]  # fmt: skip
 
 
 def test_an_empty_workspace_says_what_to_bring(browser: Browser) -> None:

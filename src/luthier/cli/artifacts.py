@@ -147,9 +147,7 @@ def lineage(
 def correct(
     example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, its beginning, or FILE:LINE.")],
     recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help="The recipe; else the one here.")] = None,
-    answer: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What its answer says from now on.")
-    ] = None,
+    answer: Annotated[str | None, typer.Option(metavar="TEXT", help="What its answer says from now on.")] = None,
     drop: Annotated[bool, typer.Option("--drop", help="Leave the row out.")] = False,
     restore: Annotated[bool, typer.Option("--restore", help="Take back what was decided about it.")] = False,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, as the row's story says it.")] = "",

@@ -121,7 +121,7 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
     title, steps = str(data.get("name") or name), data.get("steps")
     kinds = tuple((str(key), _kind(step)) for key, step in steps.items()) if isinstance(steps, dict) else ()
     own = workspace.with_folder(file.parent)
-    recorded = _recorded(own, title)
+    recorded = list_recipe_runs(own, title)
     run = recorded[0] if recorded else None
     done = next((one for one in recorded if one.state == "done"), None)
     results = _results(own, done) if done else ()
@@ -141,8 +141,8 @@ def _kind(step: Any) -> str:
     return str(step.get("kind", "?")) if isinstance(step, dict) else str(step)
 
 
-def _recorded(workspace: Workspace, recipe: str) -> list[Run]:
-    """The latest runs of a recipe; none where its ledger is away."""
+def list_recipe_runs(workspace: Workspace, recipe: str) -> list[Run]:
+    """The latest runs of a recipe in a folder, wherever they were started; none where its ledger is away."""
     try:
         if not workspace.has_ledger():
             return []
@@ -191,7 +191,7 @@ def load_made_plan(workspace: Workspace, file: Path, makes: str) -> MadePlan:
     current = MadePlan(load_plan(workspace, file, costs=False), str(workspace.shorten(file)))
     if _has_made(current.plan, makes):
         return current
-    for run in _recorded(workspace.with_folder(file.parent), current.plan.recipe.name):
+    for run in list_recipe_runs(workspace.with_folder(file.parent), current.plan.recipe.name):
         try:
             earlier = MadePlan(find_plan(CommandTarget(workspace, run.id)), run.id)
         except LuthierError:
