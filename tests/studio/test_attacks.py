@@ -29,13 +29,15 @@ BREAKS = (
 POSTS = (
     "/new", "/close", "/projects/tickets/run", "/projects/tickets/recipe", "/projects/tickets/recipe/check",
     "/projects/tickets/try/start", "/projects/tickets/try/stop", "/projects/tickets/try/ask",
-    "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
+    "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again",
+    "/runs/x/move",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/data/data/rows/x",
     "/projects/tickets/findings/validate/x",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
-    "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
+    "/runs/x/report", "/runs/x/report/page", "/runs/x/costs", "/projects/tickets/run",
+    "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state", "/compare",
     "/compare/paired", "/projects/tickets/findings", "/projects/tickets/findings/validate/x",
