@@ -32,7 +32,7 @@ POSTS = (
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again",
     "/runs/x/move",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/data/data/rows/x",
-    "/projects/tickets/findings/validate/x",
+    "/projects/tickets/findings/validate/x", "/new/x/table",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -41,7 +41,7 @@ GETS = (
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state", "/compare",
     "/compare/paired", "/projects/tickets/findings", "/projects/tickets/findings/validate/x",
-    "/projects/tickets/versions", "/projects/tickets/versions/difference",
+    "/projects/tickets/versions", "/projects/tickets/versions/difference", "/new/x/costs",
 )  # fmt: skip
 
 
