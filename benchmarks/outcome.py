@@ -38,7 +38,8 @@ import yaml
 
 from luthier.core.files import cache_folder
 from luthier.core.system.packages import extract_wheel_member, fetch_wheel
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.commands.recipe_text import render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from luthier.recipe.schema import Recipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.commands.recipe_text import render_recipe
+from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.data

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +72,31 @@ def project(workspace: Path) -> Path:
     write_rows(folder / "rows.csv")
     (folder / "recipe.yaml").write_text(RECIPE)
     return folder
+
+
+@pytest.fixture(scope="session")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was run, made once."""
+    folder = tmp_path_factory.mktemp("made") / "tickets"
+    folder.mkdir()
+    write_rows(folder / "rows.csv")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    done = subprocess.run(
+        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def made(_made: Path, workspace: Path) -> Path:
+    """The project in this test's workspace, with all that it made."""
+    shutil.copytree(_made, workspace / "tickets")
+    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
+        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
+    ledger.close()
+    return workspace / "tickets"
 
 
 @pytest.fixture

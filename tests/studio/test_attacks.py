@@ -32,16 +32,24 @@ POSTS = (
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/models/serve", "/projects/tickets/models/unserve",
     "/projects/tickets/release", "/projects/tickets/watch/start", "/projects/tickets/watch/stop",
+    "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again",
+    "/runs/x/move",
+    "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/data/data/rows/x",
+    "/projects/tickets/findings/validate/x", "/new/x/table",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
-    "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
+    "/runs/x/report", "/runs/x/report/page", "/runs/x/costs", "/projects/tickets/run",
+    "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
     "/projects/tickets/models", "/projects/tickets/models/server", "/projects/tickets/models/x/report",
     "/projects/tickets/models/x/report/page", "/projects/tickets/release?did=x",
     "/projects/tickets/release/comparison?alias=x", "/projects/tickets/watch",
     "/projects/tickets/watch/signals", "/projects/tickets/watch/requests/x",
+    "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state", "/compare",
+    "/compare/paired", "/projects/tickets/findings", "/projects/tickets/findings/validate/x",
+    "/projects/tickets/versions", "/projects/tickets/versions/difference", "/new/x/costs",
 )  # fmt: skip
 
 

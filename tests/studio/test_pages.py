@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -23,32 +21,7 @@ PAGES = [
     "/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/watch",
     "/projects/tickets/watch/signals",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that was run, made once."""
-    folder = tmp_path_factory.mktemp("made") / "tickets"
-    folder.mkdir()
-    write_rows(folder / "rows.csv")
-    (folder / "recipe.yaml").write_text(RECIPE)
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def made(_made: Path, workspace: Path) -> Path:
-    """The project in this test's workspace, with all that it made."""
-    shutil.copytree(_made, workspace / "tickets")
-    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
-        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
-    ledger.close()
-    return workspace / "tickets"
+    "/projects/tickets/data", "/projects/tickets/findings", "/projects/tickets/versions",
 
 
 def test_an_empty_workspace_says_what_to_bring(browser: Browser) -> None:
@@ -157,12 +130,33 @@ def test_a_run_is_queued_moved_and_cancelled(browser: Browser, project: Path, st
     assert "It waits for its turn" in page.text
     run = studio.queue.all()[0]
     other = studio.queue.add(Path("tickets/recipe.yaml"), ["seed=1"])
-    browser.submit(f"/runs/{other.id}/up")
+    browser.submit(f"/runs/{other.id}/move", where="up")
     assert [one.id for one in studio.queue.all()] == [other.id, run.id]
     assert "waiting" in browser.get("/").text
     assert "cancelled" in browser.submit(f"/runs/{run.id}/stop").text
     again = browser.submit(f"/runs/{run.id}/again")
     assert again.url.path != f"/runs/{run.id}"
+
+
+def test_a_run_is_duplicated_with_changes_once_they_are_right(browser: Browser, project: Path, studio: Studio) -> None:
+    first = studio.queue.add(Path("tickets/recipe.yaml"), ["seed=1"])
+    page = browser.get("/projects/tickets/run", params={"like": first.id}).text
+    assert "seed=1" in page
+    assert "steps.data.source.path" in page
+    wrong = browser.submit("/projects/tickets/run", overrides="seed=1\nsteps.tune.epoks=<b>")
+    assert wrong.status_code == 400
+    assert "&lt;b&gt;" in wrong.text, "what was written is not lost"
+    assert len(studio.queue.all()) == 1
+    page = browser.submit("/projects/tickets/run", overrides=" seed=2 \r\n\r\nsteps.data.split.test=0.3\n")
+    assert page.url.path.startswith("/runs/")
+    second = studio.queue.all()[1]
+    assert second.overrides == ["seed=2", "steps.data.split.test=0.3"]
+    third = studio.queue.add(Path("tickets/recipe.yaml"))
+    browser.submit(f"/runs/{third.id}/move", where="front")
+    assert [one.id for one in studio.queue.all()] == [third.id, first.id, second.id]
+    browser.submit(f"/runs/{first.id}/move", where="down")
+    assert [one.id for one in studio.queue.all()] == [third.id, second.id, first.id]
+    assert "Time planned" in browser.get(f"/runs/{second.id}/costs").text
 
 
 def test_a_run_from_the_button_to_the_report(browser: Browser, made: Path, studio: Studio) -> None:
@@ -181,6 +175,9 @@ def test_a_run_from_the_button_to_the_report(browser: Browser, made: Path, studi
     page = browser.get(f"/runs/{run}").text
     assert "Open the report" in page
     assert "made already" in page
+    costs = browser.get(f"/runs/{run}/costs").text
+    assert "Memory at its peak" in costs
+    assert re.search(r'class="number">[0-9.]+ [MG]B<', costs)
     report = browser.get(f"/runs/{run}/report/page")
     assert report.status_code == 200
     assert "Luthier" in report.text

@@ -109,9 +109,9 @@ def test_a_run_is_stopped_and_gone_on_with(queue: RunQueue) -> None:
 
 def test_those_that_wait_change_places(queue: RunQueue) -> None:
     runs = [queue.add(Path("rows/recipe.yaml"), [f"seed={seed}"]).id for seed in range(3)]
-    queue.move_up(runs[2])
+    queue.move(runs[2], "up")
     assert [run.id for run in queue.all(("queued",))] == [runs[0], runs[2], runs[1]]
-    queue.move_up(runs[0])
+    queue.move(runs[0], "up")
     assert queue.all()[0].id == runs[0]
     with pytest.raises(UnknownName):
         queue.stop("../../etc/passwd")

@@ -33,6 +33,7 @@ def register_commands(app: typer.Typer) -> None:
     app.command()(show)
     app.command()(runs)
     app.command()(lineage)
+    app.command()(correct)
     app.command()(compare)
     app.command()(chat)
     app.command()(rate)
@@ -141,6 +142,30 @@ def lineage(
         return
     for line in lineage.lines():
         print_line(line)
+
+
+def correct(
+    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, its beginning, or FILE:LINE.")],
+    recipe: Annotated[str | None, typer.Option(metavar="RECIPE", help="The recipe; else the one here.")] = None,
+    answer: Annotated[str | None, typer.Option(metavar="TEXT", help="What its answer says from now on.")] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="Leave the row out.")] = False,
+    restore: Annotated[bool, typer.Option("--restore", help="Take back what was decided about it.")] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, as the row's story says it.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Correct a row's answer or leave it out; the decision is kept beside the recipe, with who and when."""
+    import getpass
+
+    from luthier.commands.correct import decide
+    from luthier.recipe.locate import CommandTarget
+
+    target = CommandTarget(current_workspace(), recipe)
+    made = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=getpass.getuser())
+    if as_json:
+        print_json({"file": str(made.path), **made.correction.model_dump(mode="json", exclude_defaults=True)})
+        return
+    print_line(f"written to {made.path}: {made.correction.action} {made.correction.row}")
+    print_line("next: luthier run makes the data set with it")
 
 
 def compare(

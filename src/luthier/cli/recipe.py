@@ -102,12 +102,16 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
         Literal["lora", "plain"],
         typer.Option(help="With --from: an adapter of a base model, or a plain classifier of words (seconds)."),
     ] = "lora",
+    want: Annotated[
+        Literal["answer", "classify", "extract", "rewrite", "prefer"] | None,
+        typer.Option(help="With --from: what is wanted of the model. What fits the rows when not given."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
     from luthier.commands.new import ProposalChoices, require_single_source, write_followup_recipe, write_recipe
 
-    choices = ProposalChoices(tuple(without or ()), technique)
+    choices = ProposalChoices(tuple(without or ()), technique, want)
     source = require_single_source(sources or ())
     if base_recipe is not None:
         written = write_followup_recipe(

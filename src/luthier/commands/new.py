@@ -26,9 +26,10 @@ from luthier.recipe.yaml import parse_yaml
 
 if TYPE_CHECKING:
     from luthier.commands.next_recipe import ServedModel
+    from luthier.commands.recipe_text import BaseModelChoice
     from luthier.commands.release import ReleasedRecipe
     from luthier.data.suggest.profile import SourceProfile
-    from luthier.data.suggest.propose import BaseModelChoice, RecipeProposal
+    from luthier.data.suggest.propose import RecipeProposal, Want
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
@@ -54,6 +55,7 @@ class ProposalChoices(NamedTuple):
     without: tuple[str, ...] = ()
     """Operators that are left out, by kind."""
     technique: Literal["lora", "plain"] = "lora"
+    want: Want | None = None
 
 
 class _Text(NamedTuple):
@@ -125,7 +127,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
     if choices is not None and choices != ProposalChoices() and source is None:
         hint = "leave them out, or give your data by --from"
-        raise InputError("--without and --technique change what is proposed for data", hint=hint)
+        raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
@@ -322,7 +324,7 @@ class _Base(NamedTuple):
     def fitting(self, profile: SourceProfile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
         have some and its own is known to have none."""
-        from luthier.data.suggest.propose import BaseModelChoice
+        from luthier.commands.recipe_text import BaseModelChoice
 
         named = _from_there(self.workspace, self.word, self.folder) or self.word
         if not (profile.with_tools or profile.called) or not (fitting := self._lacking(profile)):
@@ -358,12 +360,16 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 
     path = source if "://" in source else str(base.workspace.resolve(source))
     shown = _shown(base.workspace, source, base.folder)
-    return _proposed(propose_recipe(path, shown=shown, prompt=columns.prompt, answer=columns.answer), base)
+    made = propose_recipe(
+        path, shown=shown, prompt=columns.prompt, answer=columns.answer, want=base.choices.want
+    )  # fmt: skip
+    return _proposed(made, base)
 
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
-    from luthier.data.suggest.propose import exclude_operators, render_recipe
+    from luthier.commands.recipe_text import render_recipe
+    from luthier.data.suggest.propose import exclude_operators
 
     found = base.fitting(proposal.profile)
     proposal = exclude_operators(proposal, base.choices.without)
@@ -384,7 +390,10 @@ def _from_database(url: str, table: str | None, base: _Base, columns: _Columns) 
 
     layout = Layout(prompt=columns.prompt, answer=columns.answer)
     return _proposed(
-        propose_table_recipe(url, table, base.workspace.folder.absolute(), base.folder.absolute(), layout), base
+        propose_table_recipe(
+            url, table, base.workspace.folder.absolute(), base.folder.absolute(), layout, base.choices.want
+        ),
+        base,
     )
 
 

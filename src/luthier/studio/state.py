@@ -17,6 +17,7 @@ from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
+from luthier.commands.projects.comparison import ComparisonCache
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
@@ -60,6 +61,7 @@ class Studio:
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
+        self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
         self.trial = TrialServer(self.workspace, self.folder / "trial")
 
     @property

@@ -11,12 +11,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.core.errors import DataError, RecipeError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnTemplate
 from luthier.data.database.propose import propose_table_recipe
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.conftest import Maker
 
 ASKED = [f"Wie lange dauert die Lieferung von Bestellung {n}?" for n in range(40)]

@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.commands.recipe_text import render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from luthier.data.suggest.settings import (
     ENOUGH_FOR_CLASSES,
     ENOUGH_STEPS,

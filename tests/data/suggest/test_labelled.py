@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.core.errors import DataError
 from luthier.data.columns.recognize import recognize_path_source_kind
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]
 CLASSES = ("refund", "delivery")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
-from luthier.data.suggest.propose import PLAIN_FIRST, propose_recipe, render_recipe
+from luthier.commands.recipe_text import PLAIN_FIRST, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from luthier.recipe.schema import Recipe
 from workshop import own_cache, tickets, write_csv
 

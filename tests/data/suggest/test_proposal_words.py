@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.source_files import write_pdf, write_xlsx
 
 

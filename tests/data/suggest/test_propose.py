@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 import yaml
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.core.errors import DataError
 from luthier.data.source import Source
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
-from luthier.data.suggest.propose import RecipeProposal, propose_recipe, render_recipe
+from luthier.data.suggest.propose import RecipeProposal, propose_recipe
 from luthier.data.suggest.survey import profile_path
 from luthier.traces.logs import read_log_records
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.commands.recipe_text import render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from workshop import tickets
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.core.errors import DataError
 from luthier.data.row import SourceRecord
 from luthier.data.source import Source
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from tests.data.source_files import write_xlsx
 
 Make = Callable[..., Any]

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.chat.messages import Message
+from luthier.commands.recipe_text import render_recipe
 from luthier.data.row import Row
 from luthier.data.suggest.profile import OperatorTrial, SourceProfile
-from luthier.data.suggest.propose import propose_recipe, render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from luthier.data.suggest.trial import SHOWN_CHARS, mask_pii, try_operators
 
 Write = Callable[..., str]

@@ -7,19 +7,20 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal, NamedTuple
 
-from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName
+from luthier.commands.projects.databases import check_database_url
+from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
     from luthier.commands.new import NewRecipe
-    from luthier.data.suggest.propose import RecipeProposal
+    from luthier.data.suggest.propose import RecipeProposal, Want
 
 MOST_BYTES = 500_000_000
 """The largest file that is taken over HTTP; a larger one is put into a folder and named to `luthier new`."""
@@ -34,11 +35,15 @@ _COPIED = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A project without a recipe yet: rows that were uploaded."""
+    """A project without a recipe yet: rows that were uploaded, or a database that holds them."""
 
     folder: Path
-    source: Path
+    source: Path | None = None
     """The file that came in."""
+    database: str = ""
+    """The URL of the database, with names in place of secrets."""
+    table: str = ""
+    """Which table or view of it; empty before one is chosen."""
 
     @property
     def name(self) -> str:
@@ -46,9 +51,16 @@ class Draft:
         return self.folder.name
 
     @property
-    def bytes(self) -> int:
+    def shown(self) -> str:
+        """Where the rows come from, in words."""
+        if self.source is not None:
+            return self.source.name
+        return f"{self.database} ({self.table})" if self.table else self.database
+
+    @property
+    def bytes(self) -> int | None:
         """How large the file is."""
-        return self.source.stat().st_size
+        return self.source.stat().st_size if self.source is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +72,19 @@ class IntakeChoices:
     without: tuple[str, ...] = ()
     technique: Literal["lora", "plain"] = "lora"
     model: str | None = None
+    want: Want | None = None
 
     def words(self, draft: Draft) -> list[str]:
         """The command that does the same."""
-        words = ["new", draft.name, "--from", draft.source.relative_to(draft.folder.parent).as_posix()]
+        source = draft.source.relative_to(draft.folder.parent).as_posix() if draft.source else draft.database
+        words = ["new", draft.name, "--from", source, *(["--table", draft.table] if draft.table else [])]
         if self.prompt:
             words += ["--prompt", self.prompt.replace("\n", "\\n")]
         if self.answer:
             words += ["--answer", self.answer]
         for kind in self.without:
             words += ["--without", kind]
+        words += ["--want", self.want] if self.want is not None else []
         words += ["--technique", self.technique] if self.technique != "lora" else []
         return [*words, *(["--model", self.model] if self.model else [])]
 
@@ -87,6 +102,62 @@ def create_draft(workspace: Workspace, name: str, filename: str, content: IO[byt
         source = target.relative_to(folder).as_posix()
         write_atomically(folder / _MARK, (json.dumps({"source": source}) + "\n").encode())
     return Draft(folder=folder, source=target)
+
+
+def create_database_draft(workspace: Workspace, name: str, url: str) -> Draft:
+    """A new project from a database; `InputError` for a name that is taken, and for a URL that a form may not name."""
+    _check_name(workspace, name)
+    check_database_url(workspace, url)
+    draft = Draft(folder=workspace.folder / name, database=url)
+    with _new_folder(draft.folder):
+        _mark_database(draft)
+    return draft
+
+
+def list_draft_tables(workspace: Workspace, draft: Draft) -> list[str]:
+    """The tables and views of a draft's database; `DataError` where it cannot be reached."""
+    from luthier.data.database.propose import list_database_tables
+
+    check_database_url(workspace, draft.database)
+    return list_database_tables(draft.database, workspace.folder.absolute())
+
+
+def choose_draft_table(workspace: Workspace, draft: Draft, table: str) -> Draft:
+    """The draft with one of its tables chosen; `UnknownName` for one that there is not."""
+    known = list_draft_tables(workspace, draft)
+    if table not in known:
+        raise UnknownName(f"there is no table {table[:80]!r}", hint=did_you_mean(table, known))
+    chosen = replace(draft, table=table)
+    _mark_database(chosen)
+    return chosen
+
+
+def _mark_database(draft: Draft) -> None:
+    mark = json.dumps({"database": draft.database, "table": draft.table})
+    with translate_write_errors(draft.folder):
+        (draft.folder / _MARK).parent.mkdir(exist_ok=True)
+    write_atomically(draft.folder / _MARK, f"{mark}\n".encode())
+
+
+def list_traffic_projects(workspace: Workspace) -> list[str]:
+    """The projects whose models were asked something that is kept, by id."""
+    from luthier.commands.projects.workspace import project_id
+    from luthier.commands.traces import resolve_traffic_folder
+    from luthier.traces.retention import has_traffic
+
+    files = workspace.list_recipes()
+    return [project_id(workspace, file) for file in files if has_traffic(resolve_traffic_folder(workspace, file))]
+
+
+def write_traffic_recipe(workspace: Workspace, name: str, project: str, where: str) -> NewRecipe:
+    """Write a recipe from what a project's models were asked, as `luthier new --from traces` does."""
+    from luthier.commands.new import write_recipe
+    from luthier.commands.projects.workspace import find_project_file
+    from luthier.commands.traces import require_traffic_folder
+
+    _check_name(workspace, name)
+    folder = require_traffic_folder(workspace, find_project_file(workspace, project))
+    return write_recipe(workspace, name, folder, template=None, model=None, where=where.strip() or None)
 
 
 def _check_name(workspace: Workspace, name: str) -> None:
@@ -156,7 +227,10 @@ def find_draft(workspace: Workspace, name: str) -> Draft:
 def _draft(folder: Path) -> Draft | None:
     if (folder / "recipe.yaml").exists() or not (folder / _MARK).is_file():
         return None
-    source = folder / json.loads((folder / _MARK).read_text(encoding="utf-8"))["source"]
+    mark = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    if mark.get("database"):
+        return Draft(folder=folder, database=str(mark["database"]), table=str(mark.get("table", "")))
+    source = folder / mark["source"]
     inside = source.resolve().is_relative_to(folder.resolve())
     return Draft(folder=folder, source=source) if inside and source.is_file() else None
 
@@ -164,9 +238,9 @@ def _draft(folder: Path) -> Draft | None:
 def discard_draft(draft: Draft) -> None:
     """Remove an upload that has no recipe."""
     folder = draft.folder
-    for path in (draft.source, folder / _MARK):
+    for path in (*([draft.source] if draft.source else []), folder / _MARK):
         path.unlink(missing_ok=True)
-    for path in (draft.source.parent, folder / _MARK.parent, folder):
+    for path in (*([draft.source.parent] if draft.source else []), folder / _MARK.parent, folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
@@ -178,17 +252,82 @@ class ProposalCache:
     most: int = 8
     _kept: dict[tuple[object, ...], RecipeProposal] = field(default_factory=dict)
 
-    def propose(self, draft: Draft, choices: IntakeChoices) -> RecipeProposal:
-        """What is proposed for the rows, with the columns that are chosen; `DataError` where they cannot be read."""
-        from luthier.data.suggest.propose import propose_recipe
-
-        about = draft.source.stat()
-        key = (draft.source, about.st_mtime_ns, about.st_size, choices.prompt, choices.answer)
+    def propose(self, workspace: Workspace, draft: Draft, choices: IntakeChoices) -> RecipeProposal:
+        """What is proposed for the rows, with the columns that are chosen; `DataError` where they cannot be read, and
+        `InputError` where they are none for what is wanted."""
+        about = draft.source.stat() if draft.source else None
+        version = (about.st_mtime_ns, about.st_size) if about else (draft.database, draft.table)
+        key = (draft.folder, version, choices.prompt, choices.answer, choices.want)
         if key not in self._kept:
-            shown = draft.source.relative_to(draft.folder).as_posix()
-            made = propose_recipe(str(draft.source), shown=shown, prompt=choices.prompt, answer=choices.answer)
+            made = _propose(workspace, draft, choices)
             self._kept = dict([*self._kept.items(), (key, made)][-self.most :])
         return self._kept[key]
+
+
+def _propose(workspace: Workspace, draft: Draft, choices: IntakeChoices) -> RecipeProposal:
+    from luthier.data.columns.layouts import Layout
+    from luthier.data.database.propose import propose_table_recipe
+    from luthier.data.suggest.propose import propose_recipe
+
+    if draft.source is None:
+        check_database_url(workspace, draft.database)
+        layout = Layout(prompt=choices.prompt, answer=choices.answer)
+        here = workspace.folder.absolute()
+        return propose_table_recipe(draft.database, draft.table, here, draft.folder.absolute(), layout, choices.want)
+    shown = draft.source.relative_to(draft.folder).as_posix()
+    return propose_recipe(
+        str(draft.source), shown=shown, prompt=choices.prompt, answer=choices.answer, want=choices.want
+    )
+
+
+class TechniqueCost(NamedTuple):
+    """What it costs to make a model in one way, the measuring of it included."""
+
+    technique: Literal["lora", "plain"]
+    model: str
+    seconds: float | None
+    peak_bytes: int
+    fetches: bool
+    """Whether the base model must be fetched first."""
+
+
+_MODELS = ("smollm2-135m-instruct", "smollm2-360m-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct")
+"""Base models whose cost is shown."""
+
+
+def estimate_technique_costs(workspace: Workspace, draft: Draft, proposal: RecipeProposal) -> list[TechniqueCost]:
+    """What each technique costs for a draft, the quickest first; those that cannot be planned are left out."""
+    ways: list[tuple[Literal["lora", "plain"], str]] = [("lora", model) for model in _MODELS]
+    if proposal.task == "label":
+        ways.insert(0, ("plain", ""))
+    found = []
+    for technique, model in ways:
+        with suppress(LuthierError):
+            found.append(_technique_cost(workspace, draft, proposal, technique, model))
+    return sorted(found, key=lambda one: (one.seconds is None, one.seconds or 0, one.peak_bytes))
+
+
+def _technique_cost(
+    workspace: Workspace, draft: Draft, proposal: RecipeProposal, technique: Literal["lora", "plain"], model: str
+) -> TechniqueCost:
+    from luthier.commands.recipe_text import DEFAULT_BASE, BaseModelChoice, render_recipe
+    from luthier.recipe.planner import build_recipe_plan
+    from luthier.recipe.schema import Recipe
+    from luthier.recipe.yaml import parse_yaml
+
+    base = BaseModelChoice(model) if model else DEFAULT_BASE
+    text = render_recipe(proposal.model_copy(update={"technique": technique}), draft.name, base)
+    own = workspace.with_folder(draft.folder)
+    plan = build_recipe_plan(Recipe.of(parse_yaml(text, str(draft.folder / "recipe.yaml")), own))
+    costs = [(one.step.kind, one.forecast) for one in plan if one.forecast is not None]
+    seconds = [cost.seconds for kind, cost in costs if kind != "base"]
+    return TechniqueCost(
+        technique,
+        model,
+        None if None in seconds else sum(one for one in seconds if one is not None),
+        max((cost.peak_bytes or 0 for _, cost in costs), default=0),
+        any(kind == "base" for kind, _ in costs),
+    )
 
 
 def write_draft_recipe(workspace: Workspace, draft: Draft, choices: IntakeChoices) -> NewRecipe:
@@ -197,6 +336,7 @@ def write_draft_recipe(workspace: Workspace, draft: Draft, choices: IntakeChoice
 
     return write_recipe(
         workspace, draft.name,
-        str(draft.source), template=None, model=choices.model, prompt=choices.prompt,
-        answer=choices.answer, choices=ProposalChoices(choices.without, choices.technique),
+        str(draft.source or draft.database), template=None, model=choices.model, table=draft.table or None,
+        prompt=choices.prompt, answer=choices.answer,
+        choices=ProposalChoices(choices.without, choices.technique, choices.want),
     )  # fmt: skip

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.core.db.tables.studio import QueuedRunRow
 
 QueueState = Literal["queued", "running", "done", "failed", "interrupted", "cancelled"]
+Move = Literal["up", "down", "front"]
 ENDED: frozenset[QueueState] = frozenset({"done", "failed", "interrupted", "cancelled"})
 _PATIENCE = timedelta(seconds=20)
 """How long a run may take to keep its state and end, when it is told to."""
@@ -134,13 +135,22 @@ class RunQueue:
             raise InputError(f"the run {run} is not over yet", hint="stop it first")
         return self.add(Path(before.recipe_file), before.overrides)
 
-    def move_up(self, run: str) -> None:
-        """Let a run that waits change places with the one before it."""
+    def move(self, run: str, where: Move) -> None:
+        """Let a run that waits change places with the one before or behind it, or be the next."""
         with self._ledger.writing() as session:
             row = _row(session, run)
-            before = [one for one in _select(session, ("queued",)) if one.position < row.position]
-            if row.state == "queued" and before:
+            others = [one for one in _select(session, ("queued",)) if one.id != row.id]
+            before = [one for one in others if one.position < row.position]
+            after = [one for one in others if one.position > row.position]
+            if row.state != "queued":
+                return
+            if where == "front" and before:
+                row.position = min(one.position for one in before) - 1
+            elif where == "up" and before:
                 other = max(before, key=lambda one: one.position)
+                row.position, other.position = other.position, row.position
+            elif where == "down" and after:
+                other = min(after, key=lambda one: one.position)
                 row.position, other.position = other.position, row.position
 
     def update(self, queued: str, **values: Any) -> None:

@@ -278,6 +278,11 @@ def _sentence(text: str) -> str:
     return first if end < 0 else first[: end + 1]
 
 
+def list_first_settings(form: RecipeForm) -> list[FormField]:
+    """The settings of steps and parts that come first, in the recipe's order: those that runs are tried with."""
+    return [one for part in _all_parts(form.steps) for one in part.fields if one.widget != "yaml"]
+
+
 def change_setting(workspace: Workspace, text: str, file: Path, path: str, value: str) -> str:
     """The text with one setting of its form changed; an empty value takes the setting out.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
 
 from luthier.artifacts.dataset import list_splits
 from luthier.artifacts.findings import EVENTS, format_file_location
@@ -20,11 +21,19 @@ PAGE = 50
 """Rows of a page."""
 _SHOWN_CHARS = 400
 _MOST_CHOICES = 200
+_MOST_VALUES = 24
+"""A column of more different values makes no slices."""
+_SAMPLE = 1_000
+"""Rows in which columns of few values are looked for."""
+LENGTHS: Mapping[str, tuple[int, int]] = {
+    "0-200": (0, 200), "200-1000": (200, 1_000), "1000-5000": (1_000, 5_000), "5000-": (5_000, 1 << 60),
+}  # fmt: skip
+"""Bands of lengths, in characters of all turns as they are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowFilter:
-    """Which rows are meant; empty texts mean all."""
+    """Which rows are meant, and in which order; empty texts mean all."""
 
     split: str = ""
     """A split, or `dropped`."""
@@ -33,7 +42,17 @@ class RowFilter:
     """Of dropped rows, what they are counted under."""
     search: str = ""
     """Text that stands in the row, in small or capital letters."""
+    slices: tuple[str, ...] = ()
+    """Each `NAME=VALUE`, such as `file=rows.csv`, `length=0-200`, `meta.channel=mail` or `language.language=de`."""
+    sort: str = ""
+    """`length`, `label`, or a number that an operator wrote (`quality.words`); the largest first after a `-`."""
     page: int = 1
+
+    def query(self, **changes: str | int) -> str:
+        """The same as the query of an address, with some of it changed."""
+        plain = {name: value for name, value in vars(self).items() if name != "slices"} | changes
+        kept = [(name, str(value)) for name, value in plain.items() if value not in ("", 1)]
+        return urlencode([*kept, *(("slice", one) for one in self.slices)])
 
 
 class DatasetRow(NamedTuple):
@@ -58,6 +77,9 @@ class RowsPage:
     splits: dict[str, int]
     labels: list[str]
     reasons: dict[str, int]
+    slices: dict[str, list[str]]
+    """Values that can be chosen of each slice, by its name."""
+    sorts: list[str]
     page: int
 
     @property
@@ -72,6 +94,14 @@ class _Tables(NamedTuple):
     folder: Path
     splits: tuple[str, ...]
     has_events: bool
+    attributes: tuple[str, ...]
+    """The operators that wrote columns about the rows."""
+
+    def scan_attributes(self, operator: str) -> pl.LazyFrame:
+        """The columns that an operator wrote."""
+        import polars as pl
+
+        return pl.scan_parquet(self.folder / f"attributes/{operator}.parquet")
 
     def kept(self) -> dict[str, pl.LazyFrame]:
         """The rows of each split."""
@@ -86,20 +116,31 @@ class _Choices(NamedTuple):
     splits: dict[str, int]
     labels: list[str]
     reasons: dict[str, int]
+    slices: dict[str, list[str]]
+    sorts: list[str]
 
 
-def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
-    """One page of the rows that are meant, in source order; columns that it does not show are not read."""
-    has_events = any(entry.path == EVENTS for entry in dataset.manifest.files)
-    tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), has_events)
+def read_rows_page(dataset: Artifact, chosen: RowFilter, named: Mapping[str, Sequence[str]] | None = None) -> RowsPage:
+    """One page of the rows that are meant; columns that it does not show are not read.
+
+    `named` are further slices by ids: of each `NAME=VALUE`, the rows that it means.
+    """
+    paths = [entry.path for entry in dataset.manifest.files]
+    operators = sorted(path[len("attributes/") : -len(".parquet")] for path in paths if path.startswith("attributes/"))
+    tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), EVENTS in paths, tuple(operators))
     choices = _list_choices(tables)
-    frame = _meant(tables, chosen)
+    by_id = named or {}
+    ids = tuple((one, tuple(by_id[one])) for one in chosen.slices if one in by_id)
+    is_sorted = chosen.sort.removeprefix("-") in choices.sorts
+    order = _order(tables, replace(chosen, page=1), ids) if is_sorted else None
+    count = _known_count(choices, chosen) if order is None else len(order)
     total = sum(choices.splits.values())
-    page = max(1, min(chosen.page, -(-total // PAGE)))
-    rows, found = _take(frame, page, _known_count(choices, chosen))
+    page = max(1, min(chosen.page, -(-(total if count is None else count) // PAGE)))
+    frame = _meant(tables, chosen, ids)
+    rows, found = _take(frame, page, count, order)
     if not rows.height and found:
         page = -(-found // PAGE)
-        rows, found = _take(frame, page, found)
+        rows, found = _take(frame, page, found, order)
     return RowsPage(
         rows=[_row(values) for values in rows.iter_rows(named=True)],
         found=found,
@@ -107,6 +148,8 @@ def read_rows_page(dataset: Artifact, chosen: RowFilter) -> RowsPage:
         splits=choices.splits,
         labels=choices.labels,
         reasons=choices.reasons,
+        slices=choices.slices,
+        sorts=choices.sorts,
         page=page,
     )
 
@@ -116,20 +159,55 @@ def _list_choices(tables: _Tables) -> _Choices:
     kept, reasons = tables.kept(), _reasons(_dropped(tables))
     splits = {name: _count(frame) for name, frame in kept.items()}
     dropped = {"dropped": sum(reasons.values())} if reasons else {}
-    return _Choices({**splits, **dropped}, _labels(list(kept.values())), reasons)
+    slices, numbers = _list_slices(tables, kept)
+    labels = _labels(list(kept.values()))
+    sorts = ["length", *(["label"] if labels else []), *numbers]
+    return _Choices({**splits, **dropped}, labels, reasons, slices, sorts)
+
+
+def _list_slices(tables: _Tables, kept: Mapping[str, pl.LazyFrame]) -> tuple[dict[str, list[str]], list[str]]:
+    """The slices that rows fall into with their values, and the numbers that operators wrote about them."""
+    import polars as pl
+
+    found: dict[str, list[str]] = {}
+    numbers: list[str] = []
+    files = pl.concat([frame.select("file") for frame in kept.values()]).unique().sort("file").collect()["file"]
+    if 1 < len(files) <= _MOST_VALUES:
+        found["file"] = files.to_list()
+    for operator in tables.attributes:
+        frame = tables.scan_attributes(operator)
+        for name, kind in frame.collect_schema().items():
+            if kind.is_numeric():
+                numbers.append(f"{operator}.{name}")
+            elif name != "id":
+                values = frame.select(pl.col(name).cast(pl.String)).drop_nulls().unique().sort(name).collect()[name]
+                if 1 < len(values) <= _MOST_VALUES:
+                    found[f"{operator}.{name}"] = values.to_list()
+    found["length"] = list(LENGTHS)
+    metas = [json.loads(one) for one in next(iter(kept.values())).select("meta").head(_SAMPLE).collect()["meta"]]
+    for name in sorted({name for meta in metas for name in meta}):
+        texts = {meta[name] for meta in metas if isinstance(meta.get(name), str)}
+        if 1 < len(texts) <= _MOST_VALUES and all(len(text) <= _MOST_CHOICES for text in texts):
+            found[f"meta.{name}"] = sorted(texts)
+    return found, numbers
 
 
 _COLUMNS = ("id", "file", "line", "split", "label", "messages", "reason")
+_READ = (*_COLUMNS, "meta")
 
 
-def _meant(tables: _Tables, chosen: RowFilter) -> pl.LazyFrame:
+_Ids = tuple[tuple[str, tuple[str, ...]], ...]
+"""Slices by ids."""
+
+
+def _meant(tables: _Tables, chosen: RowFilter, ids: _Ids) -> pl.LazyFrame:
     """The rows that are meant, of whichever tables they lie in."""
     import polars as pl
 
     dropped = _dropped(tables)
     frames = [
         frame.select(
-            "id", "file", "line", pl.lit(split).alias("split"), "label", "messages", pl.lit("").alias("reason")
+            "id", "file", "line", pl.lit(split).alias("split"), "label", "messages", pl.lit("").alias("reason"), "meta"
         )
         for split, frame in tables.kept().items()
         if chosen.split in ("", split) and not chosen.reason
@@ -145,13 +223,58 @@ def _meant(tables: _Tables, chosen: RowFilter) -> pl.LazyFrame:
         words = json.dumps(chosen.search.strip(), ensure_ascii=False)[1:-1]
         pattern = f"(?i){pl.escape_regex(words)}"
         frame = frame.filter(pl.any_horizontal(pl.col("messages", "id", "label").str.contains(pattern)))
+    return _sliced(tables, frame, chosen, dict(ids))
+
+
+def _sliced(
+    tables: _Tables, frame: pl.LazyFrame, chosen: RowFilter, named: Mapping[str, Sequence[str]]
+) -> pl.LazyFrame:
+    """The rows of all slices that are chosen; of one that there is not, none."""
+    import polars as pl
+
+    for one in chosen.slices:
+        name, _, value = one.partition("=")
+        operator, _, column = name.partition(".")
+        if one in named:
+            frame = frame.filter(pl.col("id").is_in(list(named[one])))
+        elif name == "file":
+            frame = frame.filter(pl.col("file") == value)
+        elif name == "length" and value in LENGTHS:
+            low, high = LENGTHS[value]
+            frame = frame.filter(pl.col("messages").str.len_chars().is_between(low, high, closed="left"))
+        elif operator == "meta":
+            written = f"{json.dumps(column, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+            frame = frame.filter(pl.col("meta").str.contains(written, literal=True))
+        elif operator in tables.attributes and column in tables.scan_attributes(operator).collect_schema():
+            meant = tables.scan_attributes(operator).filter(pl.col(column).cast(pl.String) == value).select("id")
+            frame = frame.join(meant, on="id", how="semi", maintain_order="left")
+        else:
+            frame = frame.filter(pl.lit(value=False))
     return frame
+
+
+@lru_cache(maxsize=4)
+def _order(tables: _Tables, chosen: RowFilter, ids: _Ids) -> pl.Series:
+    """The places of the rows that are meant, in the order that is asked for; those without the value come last."""
+    import polars as pl
+
+    frame, name = _meant(tables, chosen, ids), chosen.sort.removeprefix("-")
+    operator, _, column = name.partition(".")
+    if column:
+        values = tables.scan_attributes(operator).select("id", pl.col(column).alias("key")).unique("id", keep="any")
+        frame = frame.join(values, on="id", how="left", maintain_order="left")
+    else:
+        key = pl.col("messages").str.len_chars() if name == "length" else pl.col("label")
+        frame = frame.with_columns(key=key)
+    keys = frame.select("key").collect()["key"]
+    found: pl.Series = keys.arg_sort(descending=chosen.sort.startswith("-"), nulls_last=True)
+    return found
 
 
 def _none() -> pl.LazyFrame:
     import polars as pl
 
-    return pl.LazyFrame({name: pl.Series([], dtype=pl.String) for name in _COLUMNS})
+    return pl.LazyFrame({name: pl.Series([], dtype=pl.String) for name in _READ})
 
 
 def _dropped(tables: _Tables) -> pl.LazyFrame | None:
@@ -165,6 +288,7 @@ def _dropped(tables: _Tables) -> pl.LazyFrame | None:
     return events.filter(pl.col("action") == "drop").select(
         "id", "file", "line", pl.lit("dropped").alias("split"), pl.lit(None, dtype=pl.String).alias("label"),
         text.fill_null("").alias("messages"), pl.col("reason").fill_null("").alias("reason"),
+        pl.lit(None, dtype=pl.String).alias("meta"),
     )  # fmt: skip
 
 
@@ -193,19 +317,25 @@ def _count(frame: pl.LazyFrame) -> int:
 
 def _known_count(choices: _Choices, chosen: RowFilter) -> int | None:
     """How many rows are meant, where that is known without a look at them."""
-    if chosen.label or chosen.reason or chosen.search.strip():
+    if chosen.label or chosen.reason or chosen.search.strip() or chosen.slices:
         return None
     return choices.splits.get(chosen.split, 0) if chosen.split else sum(choices.splits.values())
 
 
-def _take(frame: pl.LazyFrame, page: int, count: int | None) -> tuple[pl.DataFrame, int]:
+def _take(frame: pl.LazyFrame, page: int, count: int | None, order: pl.Series | None) -> tuple[pl.DataFrame, int]:
     """A page of rows, and how many there are; both in one pass where that is not known."""
     import polars as pl
 
-    rows = frame.slice((page - 1) * PAGE, PAGE)
+    start = (page - 1) * PAGE
+    frame = frame.select(_COLUMNS)
+    if order is not None:
+        places = order.slice(start, PAGE).alias("at")
+        rows = frame.with_row_index("at").filter(pl.col("at").is_in(places.implode())).collect()
+        return pl.DataFrame({"at": places}).join(rows, on="at", how="left", maintain_order="left"), len(order)
+    shown = frame.slice(start, PAGE)
     if count is not None:
-        return rows.collect(), count
-    taken, counted = pl.collect_all([rows, frame.select(pl.len())])
+        return shown.collect(), count
+    taken, counted = pl.collect_all([shown, frame.select(pl.len())])
     return taken, int(counted.item())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -121,7 +122,7 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
     title, steps = str(data.get("name") or name), data.get("steps")
     kinds = tuple((str(key), _kind(step)) for key, step in steps.items()) if isinstance(steps, dict) else ()
     own = workspace.with_folder(file.parent)
-    recorded = _recorded(own, title)
+    recorded = list_recipe_runs(own, title)
     run = recorded[0] if recorded else None
     done = next((one for one in recorded if one.state == "done"), None)
     results = _results(own, done) if done else ()
@@ -141,8 +142,8 @@ def _kind(step: Any) -> str:
     return str(step.get("kind", "?")) if isinstance(step, dict) else str(step)
 
 
-def _recorded(workspace: Workspace, recipe: str) -> list[Run]:
-    """The latest runs of a recipe; none where its ledger is away."""
+def list_recipe_runs(workspace: Workspace, recipe: str) -> list[Run]:
+    """The latest runs of a recipe in a folder, wherever they were started; none where its ledger is away."""
     try:
         if not workspace.has_ledger():
             return []
@@ -191,7 +192,7 @@ def load_made_plan(workspace: Workspace, file: Path, makes: str) -> MadePlan:
     current = MadePlan(load_plan(workspace, file, costs=False), str(workspace.shorten(file)))
     if _has_made(current.plan, makes):
         return current
-    for run in _recorded(workspace.with_folder(file.parent), current.plan.recipe.name):
+    for run in list_recipe_runs(workspace.with_folder(file.parent), current.plan.recipe.name):
         try:
             earlier = MadePlan(find_plan(CommandTarget(workspace, run.id)), run.id)
         except LuthierError:
@@ -214,6 +215,34 @@ def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
         )
         for one in plan
     ]  # fmt: skip
+
+
+def load_queued_plan(workspace: Workspace, queued: QueuedRun) -> RecipePlan:
+    """The steps of a run that was asked for: of one that is over, what it made; else what it will take, too."""
+    if queued.ended and queued.run is not None:
+        return find_plan(CommandTarget(workspace, queued.run))
+    return load_plan(workspace, workspace.resolve(queued.recipe_file), queued.overrides)
+
+
+_TRAINING_LOG = "log.jsonl"
+_SAMPLES = 60
+
+
+def read_training_samples(plan: RecipePlan) -> dict[str, list[dict[str, Any]]]:
+    """What models answered to the same prompts while they were trained, by step: of objectives that write answers."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for planned in plan:
+        if planned.step.kind != "tune" or not planned.cached:
+            continue
+        artifact = plan.artifact(planned.name)
+        if not any(entry.path == _TRAINING_LOG for entry in artifact.manifest.files):
+            continue
+        with artifact.path(_TRAINING_LOG).open(encoding="utf-8") as file:
+            lines = (json.loads(line) for line in file if '"samples"' in line)
+            samples = [{"step": line["step"], **one} for line in lines for one in line.get("samples", ())]
+        if samples:
+            found[planned.name] = sorted(samples, key=lambda one: (str(one["id"]), one["step"]))[:_SAMPLES]
+    return found
 
 
 def read_report(workspace: Workspace, word: str) -> str:

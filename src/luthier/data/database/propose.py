@@ -17,7 +17,7 @@ from luthier.data.database.address import DatabaseAddress, parse_database_addres
 from luthier.data.database.selection import find_unique_column, list_tables
 from luthier.data.database.session import create_source_engine, open_snapshot_transaction, to_data_error
 from luthier.data.sources.sql import Sql
-from luthier.data.suggest.propose import RecipeProposal, propose_recipe_from_source
+from luthier.data.suggest.propose import RecipeProposal, Want, propose_recipe_from_source
 
 Answer = TypeVar("Answer")
 
@@ -28,6 +28,7 @@ def propose_table_recipe(
     recipe_dir: Path,
     folder: Path,
     requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
+    want: Want | None = None,
 ) -> RecipeProposal:
     """Propose a recipe in `folder` for a table; `InputError` asks which when there are several."""
     if (name := find_plain_secret(url)) is not None:
@@ -41,7 +42,7 @@ def propose_table_recipe(
     read = Sql.model_validate({"url": url, "table": chosen, "on_error": "drop", **by})
     named = {"kind": "sql", "url": written, "table": chosen, **by}
     found = propose_recipe_from_source(
-        read, recipe_dir, f"{written} ({chosen})", named, requested_layout=requested_layout
+        read, recipe_dir, f"{written} ({chosen})", named, requested_layout=requested_layout, want=want
     )
     why = "it has no key; these values all differ, so they order the rows"
     return found.model_copy(update={"reasons": {"source.cursor": why, **found.reasons}}) if cursor else found
@@ -54,6 +55,11 @@ def _asked(address: DatabaseAddress, ask: Callable[[Connection], Answer]) -> Ans
             return ask(connection)
     except SQLAlchemyError as error:
         raise to_data_error(error, address, address.written) from None
+
+
+def list_database_tables(url: str, recipe_dir: Path) -> list[str]:
+    """The tables and views of a database, by name; `DataError` where it cannot be reached."""
+    return _asked(parse_database_address(url, recipe_dir), list_tables)
 
 
 def _only(address: DatabaseAddress) -> str:

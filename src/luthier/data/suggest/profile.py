@@ -136,6 +136,12 @@ class SourceProfile(BaseModel):
     """Different answers of the whole file with their counts, when they are classes; empty for large files."""
     held_out: dict[str, int] = {}
     """Of the rows looked at, those that the seed of a proposed recipe holds out, by the share that is asked for."""
+    json_answers: int = 0
+    """Rows looked at whose answer is a JSON object or list."""
+    json_keys: tuple[str, ...] = ()
+    """The keys of such objects, the most frequent first."""
+    alike_answers: int = 0
+    """Rows looked at whose answer has most of its words from what was asked, and as many."""
     answer_words: float = 0
     """Mean length of an answer."""
 

@@ -298,12 +298,36 @@ def _with_rows(base: SourceProfile, rows: list[Row], answers: Counter[str]) -> S
         "spellings": map_label_variants(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
+        **_answer_forms(rows),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
     }
     profile = base.model_copy(update=update)
     if profile.names and not profile.holds_names:
         profile = profile.model_copy(update={"notes": [*profile.notes, _few_names(profile)]})
     return profile.model_copy(update={"trials": try_operators(rows, profile)})
+
+
+_ALIKE = 0.6
+"""The share of an answer's words that come from what was asked, from which it is the same text in another form."""
+_FEWEST_WORDS = 4
+
+
+def _answer_forms(rows: Sequence[Row]) -> dict[str, Any]:
+    """How many answers are JSON, with their keys, and how many say again what was asked."""
+    keys, found, alike = Counter[str](), 0, 0
+    for row in rows:
+        if row.answer.lstrip()[:1] in ("{", "["):
+            try:
+                value = json.loads(row.answer)
+            except ValueError:
+                continue
+            found += 1
+            keys.update(value.keys() if isinstance(value, dict) else ())
+            continue
+        words, given = row.answer.lower().split(), set(row.prompt.lower().split())
+        same = sum(word in given for word in words)
+        alike += len(words) >= _FEWEST_WORDS and same >= _ALIKE * max(len(words), _ALIKE * len(given))
+    return {"json_answers": found, "json_keys": tuple(name for name, _ in keys.most_common()), "alike_answers": alike}
 
 
 def _few_names(profile: SourceProfile) -> str:

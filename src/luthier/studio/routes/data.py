@@ -1,27 +1,43 @@
-"""A project's data: the rows of a prepared data set, and the lineage of each."""
+"""A project's data: the rows of a prepared data set, the lineage of each, and what people decide about them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
+from luthier.commands.correct import correct_rows, read_step_decisions
 from luthier.commands.lineage import trace_example
+from luthier.commands.projects.comparison import compare_versions, list_dataset_versions
+from luthier.commands.projects.remedies import list_flagged_ids
 from luthier.commands.projects.rows import RowFilter, read_rows_page
-from luthier.commands.projects.workspace import load_made_plan
-from luthier.core.errors import UnknownName
+from luthier.commands.projects.workspace import MadePlan, list_recipe_runs, load_made_plan
+from luthier.core.errors import InputError, LuthierError, UnknownName
+from luthier.data.history.corrections import RowCorrection, RowDecision
 from luthier.recipe.locate import CommandTarget
 from luthier.studio.pages import render
-from luthier.studio.state import StudioDep
+from luthier.studio.people import Person, PersonDep, allow
+from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 
 
-@router.get("/projects/{name}/data")
+def _chosen_rows(request: Request) -> RowFilter:
+    """Which rows an address asks for."""
+    asked = request.query_params
+    texts = {name: asked.get(name, "") for name in ("split", "label", "reason", "search", "sort")}
+    page = asked.get("page", "1")
+    slices = tuple(sorted({one for one in asked.getlist("slice") if "=" in one}))
+    return RowFilter(**texts, slices=slices, page=int(page) if page.isascii() and page.isdigit() else 1)
+
+
+@router.get("/projects/{name}/data", dependencies=[Depends(allow("view"))])
 def rows(
-    request: Request, studio: StudioDep, name: str, chosen: Annotated[RowFilter, Depends()], step: str = ""
+    request: Request, studio: StudioDep, name: str, chosen: Annotated[RowFilter, Depends(_chosen_rows)], step: str = ""
 ) -> Response:  # fmt: skip
     """The rows of a data set, a page at a time."""
     file = studio.find_recipe(name)
@@ -32,19 +48,123 @@ def rows(
     if step and step not in steps:
         raise UnknownName(f"there is no data set {step[:80]!r}", hint="choose another step")
     step = step or next(iter(made), "")
-    shown = read_rows_page(plan.artifact(step), chosen) if step in made else None
+    decisions = read_step_decisions(file, step) if step in made else {}
+    named = {"decided=yes": sorted(decisions)} if decisions else {}
+    for one in chosen.slices:
+        if one.startswith("finding="):
+            named[one] = list_flagged_ids(plan, one.removeprefix("finding="))
+    shown = read_rows_page(plan.artifact(step), chosen, named) if step in made else None
+    has_findings = any(planned.step.makes == "findings" for planned in plan)
     return render(
         request, "data.html.jinja", name=name, file=studio.workspace.shorten(file), steps=steps, step=step,
-        chosen=chosen, shown=shown, of=made_plan,
+        chosen=chosen, shown=shown, of=made_plan, decisions=decisions, has_findings=has_findings,
     )  # fmt: skip
 
 
-@router.get("/projects/{name}/data/{step}/rows/{row}")
-def row(request: Request, studio: StudioDep, name: str, step: str, row: str) -> Response:
+@router.get("/projects/{name}/data/{step}/rows/{row}", dependencies=[Depends(allow("view"))])
+def row(request: Request, studio: StudioDep, name: str, step: str, row: str, saved: bool = False) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
+    return _row_page(request, studio, name, step, row, saved=saved)
+
+
+def _row_page(
+    request: Request, studio: Studio, name: str, step: str, row: str, *, saved: bool = False,
+    error: LuthierError | None = None,
+) -> Response:  # fmt: skip
     file = studio.find_recipe(name)
-    word = load_made_plan(studio.workspace, file, "dataset").word
-    lineage = trace_example(row, CommandTarget(studio.workspace, word))
+    made = load_made_plan(studio.workspace, file, "dataset")
+    lineage = trace_example(row, CommandTarget(studio.workspace, made.word))
+    decision = read_step_decisions(file, step).get(lineage.lineage["id"], RowDecision())
     return render(
-        request, "row.html.jinja", name=name, file=studio.workspace.shorten(file), step=step, lineage=lineage, word=word
-    )
+        request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made.word,
+        decision=decision, texts=_texts(lineage.lineage, decision), labels=_labels(made, step), saved=saved,
+        error=error, is_prepared=_is_prepared(made, step),
+    )  # fmt: skip
+
+
+def _is_prepared(made: MadePlan, step: str) -> bool:
+    return any(one.name == step and one.step.kind == "prepare" for one in made.plan)
+
+
+def _labels(made: MadePlan, step: str) -> list[str]:
+    if not any(one.name == step and one.cached for one in made.plan):
+        return []
+    from luthier.artifacts.dataset import DatasetSummary
+
+    return DatasetSummary.read(made.plan.artifact(step)).labels
+
+
+def _texts(row: dict[str, Any], decision: RowDecision) -> list[tuple[str, str, str]]:
+    """Of each turn that has a text: its field, its role, and what it will say."""
+    found = []
+    for at, message in enumerate(row["messages"] or ()):
+        field = f"messages[{at}].content"
+        if message.get("content") or field in decision.edits:
+            edit = decision.edits.get(field)
+            found.append((field, message["role"], str(edit.text) if edit else message["content"]))
+    return found
+
+
+@router.post("/projects/{name}/data/{step}/rows/{row}", dependencies=[Depends(allow("edit"))])
+def correct(
+    request: Request, studio: StudioDep, form: FormDep, person: PersonDep, name: str, step: str, row: str
+) -> Response:
+    """Change a row's texts, leave it out, or take back what was decided about it."""
+    file = studio.find_recipe(name)
+    made = load_made_plan(studio.workspace, file, "dataset")
+    story = trace_example(row, CommandTarget(studio.workspace, made.word)).lineage
+    before = read_step_decisions(file, step).get(story["id"], RowDecision())
+    try:
+        written = [(field, text, text_of(form, field)) for field, _role, text in _texts(story, before)]
+        texts = {field: after for field, text, after in written if text != after}
+        decided = _decided(text_of(form, "action"), story["id"], texts, text_of(form, "reason"), person)
+        correct_rows(studio.workspace, file, step, decided)
+    except LuthierError as error:
+        return _row_page(request, studio, name, step, row, error=error)
+    return RedirectResponse(f"{request.url.path}?saved=true", 303)
+
+
+def _decided(action: str, row: str, texts: dict[str, str], reason: str, person: Person) -> list[RowCorrection]:
+    known: dict[str, Any] = {"row": row, "reason": reason.strip()[:2_000], "by": person.id, "at": datetime.now(UTC)}
+    if action in ("drop", "restore"):
+        return [RowCorrection(action="drop" if action == "drop" else "restore", **known)]
+    if action != "edit" or not texts:
+        raise InputError(_("nothing was changed"), hint=_("change a text, or leave the row out"))
+    if empty := [field for field, text in texts.items() if not text.strip()]:
+        raise InputError(_("a text cannot be empty") + f" ({empty[0]})", hint=_("leave the row out instead"))
+    return [RowCorrection(action="edit", field=field, text=text, **known) for field, text in texts.items()]
+
+
+@router.get("/projects/{name}/versions", dependencies=[Depends(allow("view"))])
+def versions(
+    request: Request, studio: StudioDep, name: str, step: str = "", before: str = "", after: str = ""
+) -> Response:
+    """The versions of a data set that runs made, two of which are compared."""
+    file = studio.find_recipe(name)
+    plan = load_made_plan(studio.workspace, file, "dataset").plan
+    steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
+    step = step or next(iter(steps), "")
+    own = studio.workspace.with_folder(file.parent)
+    found = list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)
+    if not (before and after) and len(found) > 1:
+        before, after = found[1].digest, found[0].digest
+    return render(
+        request, "versions.html.jinja", name=name, steps=steps, step=step, versions=found, before=before, after=after,
+        file=studio.workspace.shorten(file),
+    )  # fmt: skip
+
+
+@router.get("/projects/{name}/versions/difference", dependencies=[Depends(allow("view"))])
+def difference(
+    request: Request, studio: StudioDep, name: str, step: str = "", before: str = "", after: str = ""
+) -> Response:
+    """What became of the rows from one version to another; it may take a while."""
+    file = studio.find_recipe(name)
+    own = studio.workspace.with_folder(file.parent)
+    plan = load_made_plan(studio.workspace, file, "dataset").plan
+    known = {one.digest for one in list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)}
+    if not {before, after} <= known:
+        raise UnknownName("there is no such version of this data set", hint="choose two of those that are listed")
+    store = own.open_store()
+    made = compare_versions(studio.comparisons, store.open(before), store.open(after))
+    return render(request, "versions_difference.html.jinja", name=name, step=step, difference=made)

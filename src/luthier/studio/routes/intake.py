@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Literal
+from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,46 +16,67 @@ from starlette.responses import RedirectResponse, Response
 from luthier.commands.projects.intake import (
     KINDS,
     MOST_BYTES,
+    Draft,
     IntakeChoices,
+    choose_draft_table,
+    create_database_draft,
     create_draft,
     discard_draft,
+    estimate_technique_costs,
     find_draft,
+    list_draft_tables,
+    list_traffic_projects,
     write_draft_recipe,
+    write_traffic_recipe,
 )
+from luthier.commands.projects.workspace import project_id
 from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.data.suggest.propose import WANTS, Want
 from luthier.models.catalog import CATALOG
 from luthier.studio.pages import render
-from luthier.studio.state import FormDep, StudioDep, text_of
+from luthier.studio.people import allow
+from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 
 router = APIRouter()
 
 
-@router.get("/new")
-def new(request: Request) -> Response:
-    """Where rows are dropped or pasted."""
-    return _new_page(request, None)
+@router.get("/new", dependencies=[Depends(allow("edit"))])
+def new(request: Request, studio: StudioDep) -> Response:
+    """Where rows are dropped or pasted, a database is named, or traffic is taken."""
+    return _new_page(request, studio, None, {})
 
 
-def _new_page(request: Request, error: LuthierError | None, name: str = "", pasted: str = "") -> Response:
-    status = 200 if error is None else 400
+_FIELDS = ("name", "pasted", "database", "traffic", "where")
+
+
+def _new_page(request: Request, studio: Studio, error: LuthierError | None, written: Mapping[str, str]) -> Response:
+    fields = {name: written.get(name, "") for name in _FIELDS}
     return render(
-        request, "new.html.jinja", status, kinds=KINDS, most=MOST_BYTES, error=error, name=name, pasted=pasted
+        request, "new.html.jinja", 200 if error is None else 400, kinds=KINDS, most=MOST_BYTES, error=error,
+        traffic_projects=list_traffic_projects(studio.workspace), written=fields,
     )  # fmt: skip
 
 
-@router.post("/new")
+@router.post("/new", dependencies=[Depends(allow("edit"))])
 def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
-    """Keep the rows, and go on to what they hold."""
-    name, pasted, file = text_of(form, "name").strip(), text_of(form, "pasted"), form.get("file")
+    """Keep the rows, or where they are, and go on to what they hold."""
+    written = {name: text_of(form, name) for name in _FIELDS}
+    name, file = written["name"].strip(), form.get("file")
     try:
         if isinstance(file, UploadFile) and file.filename:
             draft = create_draft(studio.workspace, name, file.filename, file.file)
-        elif pasted.strip():
-            draft = create_draft(studio.workspace, name, _pasted_name(pasted), io.BytesIO(pasted.encode()))
+        elif written["pasted"].strip():
+            rows = written["pasted"]
+            draft = create_draft(studio.workspace, name, _pasted_name(rows), io.BytesIO(rows.encode()))
+        elif written["database"].strip():
+            draft = create_database_draft(studio.workspace, name, written["database"].strip())
+        elif written["traffic"]:
+            made = write_traffic_recipe(studio.workspace, name, written["traffic"], written["where"])
+            return RedirectResponse(f"/projects/{quote(project_id(studio.workspace, made.path), safe='~')}", 303)
         else:
             raise InputError("there are no rows", where=SourceLocation(field="file"), hint="choose a file, or paste")
     except LuthierError as error:
-        return _new_page(request, error, name, pasted)
+        return _new_page(request, studio, error, written)
     return RedirectResponse(f"/new/{draft.name}", 303)
 
 
@@ -65,41 +88,84 @@ def _pasted_name(text: str) -> str:
     return "pasted.jsonl" if first == "{" else "pasted.csv"
 
 
-@router.get("/new/{name}")
-def draft(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
+@router.get("/new/{name}", dependencies=[Depends(allow("edit"))])
+def draft(
+    request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "", want: str = ""
+) -> Response:
     """What came in; the look at its rows, which may take a while, follows."""
     found = find_draft(studio.workspace, name)
-    return render(request, "draft.html.jinja", draft=found, prompt=prompt, answer=answer)
+    if found.database and not found.table:
+        return _tables_page(request, studio, found)
+    asked = urlencode({"prompt": prompt, "answer": answer, "want": want})
+    return render(request, "draft.html.jinja", draft=found, asked=asked)
 
 
-@router.get("/new/{name}/proposal")
-def proposal(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
+def _tables_page(request: Request, studio: Studio, found: Draft, error: LuthierError | None = None) -> Response:
+    tables: list[str] = []
+    try:
+        tables = list_draft_tables(studio.workspace, found)
+    except LuthierError as unreached:
+        error = unreached
+    return render(request, "draft_tables.html.jinja", 400 if error else 200, draft=found, tables=tables, error=error)
+
+
+@router.post("/new/{name}/table", dependencies=[Depends(allow("edit"))])
+def table(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Choose a table of a database."""
+    found = find_draft(studio.workspace, name)
+    try:
+        choose_draft_table(studio.workspace, found, text_of(form, "table"))
+    except LuthierError as error:
+        return _tables_page(request, studio, found, error)
+    return RedirectResponse(f"/new/{name}", 303)
+
+
+@router.get("/new/{name}/proposal", dependencies=[Depends(allow("edit"))])
+def proposal(
+    request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "", want: str = ""
+) -> Response:
     """What the rows hold, and what is proposed for them."""
     found = find_draft(studio.workspace, name)
-    choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer))
+    choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer), want=_want(want))
     try:
-        made = studio.proposals.propose(found, choices)
+        made = studio.proposals.propose(studio.workspace, found, choices)
     except LuthierError as error:
-        return render(request, "draft_error.html.jinja", draft=found, error=error)
-    words = choices.words(found)
+        return render(request, "draft_error.html.jinja", draft=found, error=error, is_choice=want != "")
     return render(
         request, "proposal.html.jinja", draft=found, proposal=made, profile=made.profile, choices=choices,
-        catalog=CATALOG, words=words,
+        catalog=CATALOG, words=choices.words(found),
+        asked=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
+
+
+@router.get("/new/{name}/costs", dependencies=[Depends(allow("edit"))])
+def costs(
+    request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "", want: str = ""
+) -> Response:
+    """What each technique costs, the quickest first."""
+    found = find_draft(studio.workspace, name)
+    choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer), want=_want(want))
+    made = studio.proposals.propose(studio.workspace, found, choices)
+    ranked = estimate_technique_costs(studio.workspace, found, made)
+    return render(request, "draft_costs.html.jinja", costs=ranked)
+
+
+def _want(text: str) -> Want | None:
+    return next((want for want in WANTS if want == text), None)
 
 
 def _column(text: str) -> str | None:
     return text.replace("\\n", "\n").strip(" ") or None
 
 
-@router.post("/new/{name}/command")
+@router.post("/new/{name}/command", dependencies=[Depends(allow("edit"))])
 def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The command that does what is chosen."""
     found = find_draft(studio.workspace, name)
     return render(request, "command.html.jinja", words=_choices(form).words(found))
 
 
-@router.post("/new/{name}")
+@router.post("/new/{name}", dependencies=[Depends(allow("edit"))])
 def write(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Write the recipe, and go to its project."""
     write_draft_recipe(studio.workspace, find_draft(studio.workspace, name), _choices(form))
@@ -117,11 +183,12 @@ def _choices(form: FormData) -> IntakeChoices:
         answer=_column(text_of(form, "answer")),
         without=tuple(str(kind) for kind in shown if kind not in on),
         technique=technique,
+        want=_want(text_of(form, "want")),
         model=text_of(form, "model") if technique == "lora" and text_of(form, "model") in CATALOG else None,
     )
 
 
-@router.post("/new/{name}/discard")
+@router.post("/new/{name}/discard", dependencies=[Depends(allow("edit"))])
 def discard(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Remove what came in."""
     discard_draft(find_draft(studio.workspace, name))

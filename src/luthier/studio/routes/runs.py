@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from luthier.commands.projects.workspace import read_report
-from luthier.core.errors import UnknownName
+from luthier.commands.projects.recipe_form import build_recipe_form, list_first_settings
+from luthier.commands.projects.workspace import (
+    list_plan_steps,
+    load_queued_plan,
+    read_report,
+    read_training_samples,
+)
+from luthier.core.errors import LuthierError, UnknownName
+from luthier.recipe.schema import Recipe
 from luthier.studio.pages import render
+from luthier.studio.people import allow
 from luthier.studio.report_policy import report_headers
-from luthier.studio.state import FormDep, Studio, StudioDep
+from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 
 router = APIRouter()
 _EVERY_S = 1.0
@@ -21,21 +29,46 @@ _QUIET_S = 15.0
 """A watcher hears something at least so often, so that a connection that is gone is noticed."""
 
 
-@router.get("/runs")
+@router.get("/runs", dependencies=[Depends(allow("view"))])
 def runs(request: Request, studio: StudioDep) -> Response:
     """The queue, and what is over."""
     found = [(run, studio.project_of(run)) for run in studio.queue.all()]
     return render(request, "runs.html.jinja", runs=found)
 
 
-@router.post("/projects/{name}/run")
-def start(studio: StudioDep, form: FormDep, name: str) -> Response:
-    """Ask for a run of a project's recipe."""
-    added = studio.queue.add(studio.workspace.shorten(studio.find_recipe(name)))
+@router.get("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
+def changes(request: Request, studio: StudioDep, name: str, like: str = "") -> Response:
+    """Where a run with changes is asked for, like an earlier one."""
+    overrides = studio.queue.get(like).overrides if like else []
+    return _changes_page(request, studio, name, "\n".join(overrides))
+
+
+def _changes_page(
+    request: Request, studio: Studio, name: str, overrides: str, error: LuthierError | None = None
+) -> Response:
+    file = studio.find_recipe(name)
+    form = build_recipe_form(studio.workspace, file.read_text(encoding="utf-8", errors="replace"), file)
+    return render(
+        request, "run_changes.html.jinja", 400 if error else 200, name=name, file=studio.workspace.shorten(file),
+        overrides=overrides, error=error, settings=list_first_settings(form),
+    )  # fmt: skip
+
+
+@router.post("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
+def start(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Ask for a run of a project's recipe, with changes that are checked first."""
+    file, written = studio.find_recipe(name), text_of(form, "overrides")
+    overrides = [line.strip() for line in written.splitlines() if line.strip()]
+    if overrides:
+        try:
+            Recipe.load(file, overrides, studio.workspace)
+        except LuthierError as error:
+            return _changes_page(request, studio, name, written, error)
+    added = studio.queue.add(studio.workspace.shorten(file), overrides)
     return RedirectResponse(f"/runs/{added.id}", 303)
 
 
-@router.get("/runs/{run}")
+@router.get("/runs/{run}", dependencies=[Depends(allow("view"))])
 def show(request: Request, studio: StudioDep, run: str) -> Response:
     """One run."""
     found = studio.queue.get(run)
@@ -43,14 +76,14 @@ def show(request: Request, studio: StudioDep, run: str) -> Response:
     return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
 
 
-@router.get("/runs/{run}/progress")
+@router.get("/runs/{run}/progress", dependencies=[Depends(allow("view"))])
 def progress(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, without the page around it."""
     found = studio.queue.get(run)
     return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
 
 
-@router.get("/runs/{run}/events")
+@router.get("/runs/{run}/events", dependencies=[Depends(allow("view"))])
 async def events(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, again and again until it is over (server-sent events)."""
     await asyncio.to_thread(studio.queue.get, run)
@@ -85,33 +118,47 @@ def _event(name: str, text: str) -> str:
     return f"event: {name}\n{lines}\n"
 
 
-@router.post("/runs/{run}/stop")
+@router.post("/runs/{run}/stop", dependencies=[Depends(allow("edit"))])
 def stop(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Stop a run, or take it out of the queue."""
     return RedirectResponse(f"/runs/{studio.queue.stop(run).id}", 303)
 
 
-@router.post("/runs/{run}/again")
+@router.post("/runs/{run}/again", dependencies=[Depends(allow("edit"))])
 def again(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Run it again: what was finished is kept."""
     return RedirectResponse(f"/runs/{studio.queue.again(run).id}", 303)
 
 
-@router.post("/runs/{run}/up")
-def move_up(studio: StudioDep, form: FormDep, run: str) -> Response:
-    """Let it change places with the one before it."""
-    studio.queue.move_up(run)
+@router.post("/runs/{run}/move", dependencies=[Depends(allow("edit"))])
+def move(studio: StudioDep, form: FormDep, run: str) -> Response:
+    """Let it be earlier, later or the next."""
+    where = text_of(form, "where")
+    studio.queue.move(run, "front" if where == "front" else "down" if where == "down" else "up")
     return RedirectResponse("/runs", 303)
 
 
-@router.get("/runs/{run}/report")
+@router.get("/runs/{run}/costs", dependencies=[Depends(allow("view"))])
+def costs(request: Request, studio: StudioDep, run: str) -> Response:
+    """What each step was expected to take and took, and what models said while they were trained."""
+    found = studio.queue.get(run)
+    try:
+        plan = load_queued_plan(studio.workspace, found)
+    except LuthierError as error:
+        return render(request, "run_costs.html.jinja", steps=[], error=error, samples={})
+    return render(
+        request, "run_costs.html.jinja", steps=list_plan_steps(plan), error=None, samples=read_training_samples(plan)
+    )  # fmt: skip
+
+
+@router.get("/runs/{run}/report", dependencies=[Depends(allow("view"))])
 def report(request: Request, studio: StudioDep, run: str) -> Response:
     """The report of what a run made, in a frame of its own."""
     found = studio.queue.get(run)
     return render(request, "report.html.jinja", project=None, word=found.run or "", frame=f"{request.url.path}/page")
 
 
-@router.get("/runs/{run}/report/page")
+@router.get("/runs/{run}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, run: str) -> Response:
     """The report itself."""
     found = studio.queue.get(run)

@@ -1,0 +1,133 @@
+"""Decisions of people about single rows: written beside the recipe, which names the file from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import resolve_path, write_atomically
+from luthier.data.history.corrections import RowCorrection, RowDecision, append_correction, read_row_decisions
+from luthier.recipe.edit import set_value
+from luthier.recipe.locate import CommandTarget
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
+from luthier.recipe.yaml import Key, parse_yaml
+
+_KIND = "corrections"
+
+
+class CorrectionsFile(NamedTuple):
+    """The file of decisions of a step, and the recipe's text with the operator that reads it."""
+
+    path: Path
+    recipe_text: str
+    is_named: bool
+    """Whether the recipe as it is names the file already."""
+
+
+def find_corrections_file(file: Path, step: str) -> CorrectionsFile:
+    """Where decisions about the rows of a step `prepare` stand; `InputError` for another kind of step."""
+    text = file.read_text(encoding="utf-8")
+    settings = _settings(text, file, step)
+    ops = settings.get("ops") or []
+    for at, op in enumerate(ops if isinstance(ops, list) else []):
+        if (op.get("kind") if isinstance(op, dict) else op) == _KIND:
+            written = op.get("path") if isinstance(op, dict) else None
+            if written:
+                return CorrectionsFile(resolve_path(str(written), file.parent), text, is_named=True)
+            return _named(file, text, ("steps", step, "ops", at, "path"))
+    key: Key = ("steps", step, "ops", len(ops)) if ops else ("steps", step, "ops")
+    return _named(file, text, key)
+
+
+def _named(file: Path, text: str, key: Key) -> CorrectionsFile:
+    name = "corrections.jsonl" if file.name == "recipe.yaml" else f"{file.stem}.corrections.jsonl"
+    operator: Any = {"kind": _KIND, "path": name}
+    value = name if key[-1] == "path" else operator if isinstance(key[-1], int) else [operator]
+    return CorrectionsFile(file.parent / name, set_value(text, str(file), key, value), is_named=False)
+
+
+def _settings(text: str, file: Path, step: str) -> dict[str, Any]:
+    steps = parse_yaml(text, str(file)).data.get("steps")
+    settings = steps.get(step) if isinstance(steps, dict) else None
+    if not isinstance(settings, dict) or settings.get("kind") != "prepare":
+        hint = "correct them in the step `prepare` that they come from"
+        where = SourceLocation(file=str(file), field=f"steps.{step}")
+        raise InputError("rows are corrected where they are prepared, and this step does not", where=where, hint=hint)
+    return settings
+
+
+def read_step_decisions(file: Path, step: str) -> dict[str, RowDecision]:
+    """What was decided about rows of a step; nothing where it prepares none."""
+    try:
+        return read_row_decisions(find_corrections_file(file, step).path)
+    except InputError:
+        return {}
+
+
+def correct_rows(workspace: Workspace, file: Path, step: str, corrections: Sequence[RowCorrection]) -> Path:
+    """Write decisions down, and name their file in the recipe where it does not yet; returns the file.
+
+    Raises:
+        InputError: the step prepares no rows.
+        RecipeError: the recipe is none, or cannot be changed in its layout; then nothing is written.
+    """
+    found = find_corrections_file(file, step)
+    Recipe.of(parse_yaml(found.recipe_text, str(file)), workspace.with_folder(file.parent))
+    if not found.path.resolve().is_relative_to(workspace.folder.resolve()):
+        hint = "decisions are written into the workspace alone: name a file there"
+        raise InputError("lies outside the workspace", where=SourceLocation(file=str(found.path)), hint=hint)
+    for correction in corrections:
+        append_correction(found.path, correction)
+    if not found.is_named:
+        write_atomically(file, found.recipe_text.encode())
+    return found.path
+
+
+def decide(
+    row: str,
+    target: CommandTarget,
+    *,
+    answer: str | None,
+    drop: bool,
+    restore: bool,
+    reason: str,
+    by: str,
+) -> DecidedRow:
+    """Write down one decision about a row of a recipe, which may be named by the beginning of its id."""
+    from luthier.commands.lineage import trace_example
+
+    if (answer is not None) + drop + restore != 1:
+        hint = "give one of --answer TEXT, --drop and --restore"
+        raise InputError("expected one decision", where=SourceLocation(field=row), hint=hint)
+    file = target.workspace.find_recipe(target.word)
+    story = trace_example(row, target).lineage
+    step = _preparing_step(file)
+    known = {"row": story["id"], "reason": reason, "by": by, "at": datetime.now(UTC)}
+    if answer is None:
+        correction = RowCorrection(action="drop" if drop else "restore", **known)
+    elif not story["messages"]:
+        raise InputError("is left out: it has no answer to correct", where=SourceLocation(field=row), hint="--restore")
+    else:
+        field = f"messages[{len(story['messages']) - 1}].content"
+        correction = RowCorrection(action="edit", field=field, text=answer, **known)
+    return DecidedRow(correction, correct_rows(target.workspace, file, step, [correction]))
+
+
+class DecidedRow(NamedTuple):
+    """A decision, and the file that it was written to."""
+
+    correction: RowCorrection
+    path: Path
+
+
+def _preparing_step(file: Path) -> str:
+    steps = parse_yaml(file.read_text(encoding="utf-8"), str(file)).data.get("steps") or {}
+    found = [name for name, step in steps.items() if isinstance(step, dict) and step.get("kind") == "prepare"]
+    if len(found) != 1:
+        hint = "add the operator `corrections` to the step that the row comes from"
+        raise InputError(f"{len(found)} of its steps prepare rows", where=SourceLocation(file=str(file)), hint=hint)
+    return str(found[0])

@@ -1,0 +1,130 @@
+"""What a validation found in a project's data, and the change of the recipe that answers a finding."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+
+from luthier.artifacts.findings import Finding, Findings, read_findings, read_flagged_rows
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, UnknownName, did_you_mean
+from luthier.recipe.edit import set_value
+from luthier.recipe.planner import RecipePlan
+from luthier.recipe.yaml import parse_yaml
+
+_SHOWN_ROWS = 20
+
+
+class FlaggedIds(NamedTuple):
+    """The first rows that a finding is about, with what is said of each."""
+
+    rows: list[tuple[str, str]]
+    total: int
+
+
+class StepFindings(NamedTuple):
+    """What one step found."""
+
+    step: str
+    data: str
+    """The step whose rows it looked at."""
+    findings: Findings
+    flagged: dict[str, FlaggedIds]
+
+
+class RecipeChange(NamedTuple):
+    """A recipe's text before and after a change."""
+
+    before: str
+    after: str
+
+    def diff(self) -> list[tuple[Literal["same", "added", "removed"], str]]:
+        """The lines around what changes, in order, each with what becomes of it."""
+        lines = difflib.unified_diff(self.before.splitlines(), self.after.splitlines(), lineterm="", n=2)
+        kinds: Mapping[str, Literal["same", "added", "removed"]] = {" ": "same", "+": "added", "-": "removed"}
+        shown = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        return [(kinds[line[:1]], line[1:]) for line in shown if line[:1] in kinds]
+
+
+def list_step_findings(plan: RecipePlan) -> Iterator[StepFindings]:
+    """What the steps of a plan that validate have found, as far as they are made."""
+    for planned in plan:
+        if planned.step.makes == "findings" and planned.cached:
+            artifact = plan.artifact(planned.name)
+            found = read_findings(artifact)
+            yield StepFindings(
+                planned.name, plan.recipe.references(planned.step).get("data", ""), found, _flagged(artifact)
+            )
+
+
+def _flagged(artifact: Artifact) -> dict[str, FlaggedIds]:
+    found: dict[str, FlaggedIds] = {}
+    for mark in read_flagged_rows(artifact):
+        before = found.get(mark.finding, FlaggedIds([], 0))
+        rows = [*before.rows, (mark.id, mark.note)] if before.total < _SHOWN_ROWS else before.rows
+        found[mark.finding] = FlaggedIds(rows, before.total + 1)
+    return found
+
+
+def list_flagged_ids(plan: RecipePlan, finding: str) -> list[str]:
+    """The ids of the rows that a finding is about, in any step of a plan that is made."""
+    made = [plan.artifact(one.name) for one in plan if one.step.makes == "findings" and one.cached]
+    return [mark.id for artifact in made for mark in read_flagged_rows(artifact) if mark.finding == finding]
+
+
+def build_remedy(file: Path, plan: RecipePlan, step: str, finding: str) -> RecipeChange:
+    """The recipe with a finding's remedy; `InputError` where no setting can mend what was found."""
+    found = {one.step: one for one in list_step_findings(plan)}
+    if step not in found:
+        raise UnknownName(f"the step {step[:80]!r} has found nothing", hint=did_you_mean(step, found))
+    named = {one.name: one for one in found[step].findings.findings}
+    if finding not in named:
+        raise UnknownName(f"there is no finding {finding[:80]!r}", hint=did_you_mean(finding, named))
+    text = file.read_text(encoding="utf-8")
+    return RecipeChange(text, _mended(text, file, found[step].data, _settings(plan, step, named[finding])))
+
+
+def _settings(plan: RecipePlan, step: str, finding: Finding) -> dict[str, Any]:
+    """The settings of the data's step that mend it: where they name some of the rows, all of them."""
+    settings = yaml.safe_load(finding.mend) if finding.mend else None
+    if not isinstance(settings, dict):
+        raise InputError("no setting can mend this", hint=finding.hint or "read the rows, and correct them")
+    for operator in settings.get("ops") or ():
+        if isinstance(operator, dict) and operator.get("kind") == "exclude_ids":
+            artifact = plan.artifact(step)
+            ids = [mark.id for mark in read_flagged_rows(artifact) if mark.finding == finding.name]
+            if set(operator["ids"]) <= set(ids):
+                operator["ids"] = ids
+    return settings
+
+
+def _mended(text: str, file: Path, step: str, settings: Mapping[str, Any]) -> str:
+    for name, value in settings.items():
+        if isinstance(value, list):
+            for item in value:
+                text = _with_item(text, file, ("steps", step, name), item)
+        elif isinstance(value, dict):
+            for inner, one in value.items():
+                text = set_value(text, str(file), ("steps", step, name, str(inner)), one)
+        else:
+            text = set_value(text, str(file), ("steps", step, name), value)
+    return text
+
+
+def _with_item(text: str, file: Path, key: tuple[str, ...], item: Any) -> str:
+    """The text with one part more in a list; of ids that are left out for the same reason, those that are new."""
+    data: Any = parse_yaml(text, str(file)).data
+    for part in key:
+        data = data.get(part) if isinstance(data, dict) else None
+    there: Sequence[Any] = data if isinstance(data, list) else ()
+    if item in there:
+        return text
+    for at, one in enumerate(there):
+        if isinstance(one, dict) and isinstance(item, dict) and {**one, "ids": 0} == {**item, "ids": 0}:
+            ids = [*one["ids"], *(name for name in item["ids"] if name not in one["ids"])]
+            return set_value(text, str(file), (*key, at, "ids"), ids)
+    return set_value(text, str(file), (*key, len(there)) if there else key, item if there else [item])

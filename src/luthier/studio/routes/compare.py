@@ -1,0 +1,65 @@
+"""Two to five runs side by side: their recipes, their numbers, and the rows on which they differ."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from luthier.commands.projects.comparison import (
+    ComparedRun,
+    find_compared_runs,
+    list_flipped_rows,
+    list_setting_differences,
+    pair_runs,
+)
+from luthier.core.errors import InputError, LuthierError, UnknownName
+from luthier.studio.pages import render
+from luthier.studio.people import allow
+from luthier.studio.state import Studio, StudioDep
+from luthier.studio.translation import gettext as _
+
+router = APIRouter()
+
+
+def _runs(request: Request, studio: Studio) -> list[ComparedRun]:
+    """The runs of an address: entries of the queue, or recorded runs by their ids."""
+    asked = request.query_params
+    names = [*asked.getlist("run"), *(one for text in asked.getlist("runs") for one in text.split(",") if one)]
+    return find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
+
+
+def _recorded(studio: Studio, name: str) -> str:
+    try:
+        queued = studio.queue.get(name)
+    except UnknownName:
+        return name
+    if queued.run is None:
+        raise InputError(_("this run has not begun yet") + f" ({name})", hint=_("choose runs that came to their end"))
+    return queued.run
+
+
+@router.get("/compare", dependencies=[Depends(allow("view"))])
+def compare(request: Request, studio: StudioDep) -> Response:
+    """What differs in recipes and numbers; what needs longer follows."""
+    runs = _runs(request, studio)
+    metrics = list(dict.fromkeys(name for run in runs for name in run.scores))
+    return render(
+        request, "compare.html.jinja", runs=runs, settings=list_setting_differences(runs), metrics=metrics,
+        letters="ABCDE",
+    )  # fmt: skip
+
+
+@router.get("/compare/paired", dependencies=[Depends(allow("view"))])
+def paired(request: Request, studio: StudioDep) -> Response:
+    """The first run against each of the others on the same rows, and the rows that changed sides."""
+    runs = _runs(request, studio)
+    try:
+        pairs = pair_runs(studio.comparisons, runs)
+    except LuthierError as error:
+        return render(request, "compare_paired.html.jinja", pairs=[], error=error)
+    by_id = {run.id: run for run in runs}
+    shown = [
+        (index, pair, list_flipped_rows(runs[0], by_id[pair.other], pair.facts)) for index, pair in enumerate(pairs, 1)
+    ]
+    return render(request, "compare_paired.html.jinja", pairs=shown, error=None, letters="ABCDE")
