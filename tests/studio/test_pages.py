@@ -22,6 +22,7 @@ PAGES = [
     "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/watch",
     "/projects/tickets/watch/signals",
     "/projects/tickets/data", "/projects/tickets/findings", "/projects/tickets/versions",
+]  # fmt: skip
 
 
 def test_an_empty_workspace_says_what_to_bring(browser: Browser) -> None:
