@@ -212,5 +212,6 @@ def _gone(folder: Path, path: Path) -> Iterator[Path]:
 def _lines(records: Iterable[Trace | Feedback], keeping: RetentionPolicy) -> Iterator[SegmentLine]:
     redactor = Redactor(keeping)
     for record in records:
-        value = redactor.record(record.model_dump(mode="json", exclude_defaults=True))
-        yield SegmentLine("traces" if isinstance(record, Trace) else "feedback", value)
+        is_trace = isinstance(record, Trace)  # of feedback, an empty field takes back what the person said before
+        value = record.model_dump(mode="json", exclude_defaults=is_trace, exclude_unset=not is_trace)
+        yield SegmentLine("traces" if is_trace else "feedback", redactor.record(value))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from pyarrow.parquet import ParquetFile
 from luthier.core.errors import InputError, SourceLocation
 from luthier.traces.compact import day_of
 from luthier.traces.folder import current_location_of, read_folder_snapshot
-from luthier.traces.record import Feedback, Trace, list_decisive
+from luthier.traces.record import ROLES, Feedback, FeedbackRole, Trace, list_decisive
 from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines, refuse_former_columns
 from luthier.traces.tables import SCHEMAS, records_to_table, rows_to_feedback, rows_to_traces
 
@@ -63,11 +63,17 @@ def read_feedback(folder: Path, since: datetime | None = None, until: datetime |
 
 
 def read_latest_feedback(
-    folder: Path, since: datetime | None = None, until: datetime | None = None
+    folder: Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    roles: Collection[FeedbackRole] = ROLES,
 ) -> dict[str, tuple[Feedback, ...]]:
-    """What counts of all feedback, by request: what each person said last, field by field."""
+    """What counts of all feedback of some roles, by request: what each person said last, field by field."""
     found: dict[str, dict[str, Feedback]] = {}
     for one in read_feedback(folder, since, until):
+        if one.role not in roles:
+            continue
         people = found.setdefault(one.trace, {})
         people[one.by] = _after(people.get(one.by), one)
     return {trace: tuple(people.values()) for trace, people in found.items()}

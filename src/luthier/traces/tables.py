@@ -117,7 +117,8 @@ def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
         found["text"] = (record.get("answer") or {}).get("content")
     for column in {"traces": _JSON, "feedback": _JSON_OF_FEEDBACK}.get(name, ()):
         value = record.get(column)
-        found[column] = dumps(value).decode() if value else None
+        is_kept = bool(value) if name == "traces" else value is not None
+        found[column] = dumps(value).decode() if is_kept else None
     return found
 
 
