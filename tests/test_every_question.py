@@ -47,7 +47,19 @@ GOOD_WORDS: dict[str, list[str]] = {
 }
 TAKES_ANY_TEXT = ("text", "correction")
 RUBBISH = ["", "better", "99", "-1", "1.5 x", '"', "major", "a b"]
-RUBBISH_IN_FILES = [None, True, 99, -1, 2.5, {"x": 1}, [{"severity": "major"}], [1], float("nan"), [[]], {"spans": [3]}]
+RUBBISH_IN_FILES: list[Any] = [
+    None,
+    True,
+    99,
+    -1,
+    2.5,
+    {"x": 1},
+    [{"severity": "major"}],
+    [1],
+    float("nan"),
+    [[]],
+    {"spans": [3]},
+]
 CHANGES: dict[str, dict[str, Any]] = {
     "choice": {"question": "Which is true?", "labels": ["Billing", "Other"]},
     "choices": {"question": "Which is true?", "labels": ["Billing", "Other"], "min": 1, "max": 1},
@@ -154,14 +166,17 @@ def test_two_people_compare_and_who_says_the_same_is_alike(question: Question) -
 
 def test_each_setting_changes_something_that_people_see_or_teach(question: Question) -> None:
     def seen(one: Question) -> list[Any]:
-        item, taught = item_for(one), []
+        item = item_for(one)
+        taught: list[Any] = []
         for word in [*GOOD_WORDS[one.kind], 'thing "parcel"; day "parcel is"']:
             try:
                 value = one.check(one.typed(word, item), item)
             except InvalidAnswer:
                 taught.append(None)
             else:
-                taught.append((one.teaches(value, item), one.points(value, item) if one.kind in RATINGS else ()))
+                taught.append(
+                    (one.teaches(value, item), one.points(value, item) if isinstance(one, RatingQuestion) else ())
+                )
         return [one.question_text, one.legend, one.bounds if isinstance(one, RatingQuestion) else (), taught]
 
     told = CHANGES[question.kind]
