@@ -31,6 +31,8 @@ POSTS = (
     "/projects/tickets/try/start", "/projects/tickets/try/stop", "/projects/tickets/try/ask",
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard",
+    "/review", "/review/x/answer", "/review/x/diff", "/review/x/fill", "/review/x/close", "/review/x/next-round",
+    "/review/x/items/1/second", "/review/x/items/1/decide", "/review/x/rounds/x.yaml/run",
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
 )  # fmt: skip
 GETS = (
@@ -38,6 +40,8 @@ GETS = (
     "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
+    "/review", "/review/x", "/review/x/items", "/review/x/items/1", "/review/x/items/1/alike", "/review/x/results",
+    "/review/x/rounds/x.yaml",
     "/label", "/label/x", "/label/x/guidelines",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from luthier.annotation.label_question import LabelOption
 from luthier.annotation.project import (
@@ -23,9 +23,11 @@ from luthier.annotation.questions.choices import ChoicesQuestion
 from luthier.annotation.questions.spans import SpansQuestion
 from luthier.annotation.questions.text import TextQuestion
 from luthier.annotation.queue import AnnotationQueue, QueueProgress
+from luthier.commands.projects.workspace import find_project_file, project_id
 from luthier.core.component import add_field_descriptions
 from luthier.core.db import Ledger
-from luthier.core.errors import InputError, UnknownName
+from luthier.core.errors import InputError, SourceLocation, UnknownName
+from luthier.recipe.workspace import Workspace
 from luthier.traces.filter import TraceFilter
 
 if TYPE_CHECKING:
@@ -125,6 +127,32 @@ def build_rules(
         ReviewRule(name="chance", share=chance) if chance else None,
     ]
     return tuple(rule for rule in found if rule is not None)
+
+
+def build_settings(*, only: str = "", since: datetime, **rules: Any) -> ReviewSettings:
+    """The settings of a queue from what a form or a command says; `InputError` for what is no rule."""
+    try:
+        return ReviewSettings(rules=build_rules(**rules), where=only, since=since)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "too_short":
+            what, hint = "no requests are meant to be drawn", "draw some by chance, such as 0.02, or by a condition"
+        else:
+            what, _, hint = str(first["msg"]).removeprefix("Value error, ").partition("; ")
+        where = SourceLocation(field=str(first["loc"][-1]) if first["loc"] else "rules")
+        raise InputError(what, where=where, hint=hint) from error
+
+
+def find_review_project(workspace: Workspace, name: str | None) -> str:
+    """The id of the project that is named; the only one of the workspace where none is."""
+    if name is not None:
+        find_project_file(workspace, name)
+        return name
+    every = [project_id(workspace, file) for file in workspace.list_recipes()]
+    if len(every) != 1:
+        what = f"{len(every)} recipes are here" if every else "there is no recipe here"
+        raise InputError(what, where=SourceLocation(field="--project"), hint=f"name one: {', '.join(every[:10])}")
+    return every[0]
 
 
 @dataclass(frozen=True)
@@ -229,3 +257,14 @@ def list_review_queues(ledger: Ledger, *, project: str | None = None, only_open:
 def close_review_queue(ledger: Ledger, queue_id: str, *, again: bool = False) -> None:
     """Fill a queue no more and give nothing of it out; or, `again`, go on."""
     set_project_state(ledger, get_review_queue(ledger, queue_id).id, "open" if again else "closed")
+
+
+def find_review_queue(ledger: Ledger, word: str | None) -> ReviewQueue:
+    """A queue by its id or its name; the only open one where none is named."""
+    found = list_review_queues(ledger, only_open=word is None)
+    meant = [one for one in found if word is None or word in (one.id, one.name)]
+    if len(meant) == 1:
+        return meant[0]
+    known = ", ".join(f"{one.id} ({one.name})" for one in found) or "none; `luthier review create NAME` makes one"
+    what = f"there is no review queue {word!r}" if word and not meant else f"{len(meant)} review queues are meant"
+    raise UnknownName(what, hint=f"name one of {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from luthier.commands.projects.workspace import find_project_file
@@ -165,3 +165,23 @@ def list_fed_alerts(workspace: Workspace, queue: ReviewQueue) -> list[FedAlert]:
             rules = parse_alert_rules(step.alerts, step.signals, {})
             found += [FedAlert(one.name, one.alert.expr, one.when.name) for one in rules if one.when.name in names]
     return found
+
+
+def format_result_lines(found: ReviewResults) -> Iterator[str]:
+    """The figures as a terminal shows them."""
+    yield f"{found.answered:,} of {found.drawn:,} requests reviewed; {found.unsure} unsure, {found.disputed} disputed"
+    if not found.speaks_of_all:
+        yield "no request is drawn by chance: the figures speak of the requests that the rules mean, not of all"
+    if found.accuracy is not None:
+        yield f"right: {format_share(found.accuracy)} of about {found.accuracy.size:,.0f} requests"
+        if found.accuracy.unseen > 0:
+            yield f"nothing is known of {100 * found.accuracy.unseen:.0f} % of them yet"
+    for name, share in found.failures:
+        yield f"{name}: {format_share(share)}"
+    for one in (*found.releases, *found.slices):
+        yield f"{one.column} {one.value}: {format_share(one.accuracy)} right, {one.accuracy.answered} reviewed"
+
+
+def format_share(share: ShareEstimate) -> str:
+    """A share in percent with its interval."""
+    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.annotation.project import item_from_json
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, SubmitOutcome
-from luthier.commands.review.fill import find_queue_traffic
+from luthier.commands.review.fill import FillResult, Say, fill_review_queue, find_queue_traffic
 from luthier.commands.review.queues import ReviewQueue, add_failure_types, get_review_queue
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, SourceLocation, UnknownName
@@ -105,6 +105,13 @@ def submit_verdict(
     add_failure_types(ledger, queue, [*new_types], by=by)
     found = AnnotationQueue(ledger, queue_id).submit(by, submission)
     write_verdicts(ledger, workspace, queue, items=[submission.item])
+    return found
+
+
+def refresh_review_queue(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, say: Say = print) -> FillResult:
+    """Fill a queue, and write verdicts into the traffic that are not there yet, or whose request's chance rose."""
+    found = fill_review_queue(ledger, workspace, queue, say)
+    write_verdicts(ledger, workspace, queue)
     return found
 
 
