@@ -41,6 +41,7 @@ BAD: dict[str, tuple[dict[str, Any], ...]] = {
     "cost": ({"completion_tokens": 90_000},),
     "metric": ({"answer": "nonsense"},),
     "rating": ({},),
+    "reviewed": ({},),
     "length": ({"answer": "word " * 300},),
     "language": ({"answer": "Ihr Paket liegt beim Nachbarn und kann dort abgeholt werden."},),
     "toxicity": ({"answer": "you stupid fucking idiot"},),
@@ -53,7 +54,7 @@ BAD: dict[str, tuple[dict[str, Any], ...]] = {
     "calibration": ({"scores": {"account": 0.97, "billing": 0.01, "delivery": 0.02}, "answer": "account"},),
 }
 """What makes the first number move, for each signal that holds of single requests."""
-FALLS = {"metric", "rating", "schema_validity", "judge"}
+FALLS = {"metric", "rating", "reviewed", "schema_validity", "judge"}
 """Signals whose first number falls when it is bad."""
 SURE = {"account": 0.05, "billing": 0.05, "delivery": 0.9}
 USUAL: dict[str, dict[str, Any]] = {
@@ -107,7 +108,9 @@ def signal_of(plan: MonitorPlan) -> Signal:
 
 def events(plan: MonitorPlan, traces: Sequence[Trace]) -> list[Trace | Feedback]:
     """Requests, each with what is said of it later."""
-    return [one for trace in traces for one in (trace, label(trace, "delivery", after_s=0.5, rating=1.0))]
+    return [
+        one for trace in traces for one in (trace, label(trace, "delivery", after_s=0.5, rating=1.0, probability=0.5))
+    ]
 
 
 def fed(plan: MonitorPlan, folder: Path, log: Sequence[Trace | Feedback]) -> dict[tuple[str, Window], SignalValue]:
@@ -171,7 +174,11 @@ def test_what_it_looks_for_moves_its_first_number(kind: str, plan: MonitorPlan, 
         question = made.pop("question", None)
         traces = [trace(number, question or TEXTS[number], **{**USUAL.get(kind, {}), **made}) for number in range(60)]
         rating = -1.0 if bad else 1.0
-        log = [one for each in traces for one in (each, label(each, "delivery", after_s=0.5, rating=rating))]
+        log = [
+            one
+            for each in traces
+            for one in (each, label(each, "delivery", after_s=0.5, rating=rating, probability=0.5))
+        ]
         first = signal_of(plan).numbers()[0]
         found.append(next(reading for (number, _), reading in fed(plan, tmp_path, log).items() if number == first))
     good, bad_one = found
@@ -189,7 +196,7 @@ def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Pa
     watching = watcher(plan, tmp_path)
     for event in traces:
         watching.add(event)
-        watching.add(label(event, "delivery", after_s=0.1, rating=-1.0 if event.id == "r17" else 1.0))
+        watching.add(label(event, "delivery", after_s=0.1, probability=0.5, rating=-1.0 if event.id == "r17" else 1.0))
     watched = watching._watched[signal_of(plan).called]
     at = traces[-1].timestamp.timestamp() + 1
     rows = next(iter(watched.windows.values())).rows(at)
@@ -270,3 +277,26 @@ def test_a_class_is_meant_however_a_person_spells_it(metric: str, by: str, tmp_p
     assert (
         signal.row(plain, Feedback(trace=plain.id, timestamp=plain.timestamp, correction=" Delivery"))[1] == " Delivery"
     )
+
+
+def test_verdicts_count_by_the_chance_with_which_their_requests_were_drawn(tmp_path: Path) -> None:
+    """All that was complained of is reviewed, and a tenth of the rest: most verdicts are bad, and few answers."""
+    plan = plan_of(tmp_path, [{"kind": "reviewed"}, {"kind": "reviewed", "failure": "tone", "name": "tone"}])
+    log: list[Trace | Feedback] = []
+    for number in range(80):
+        one, complained = trace(number), number < 60
+        word = Feedback(
+            trace=one.id, timestamp=one.timestamp, by="rita", role="reviewer", rating=-1 if complained else 1,
+            probability=1 if complained else 0.1, types=("tone",) if number < 30 else (),
+        )  # fmt: skip
+        log += [one, word]
+    unknown = trace(90)
+    log += [unknown, label(unknown, "x", rating=-1.0)]
+    found = {number: reading for (number, _), reading in fed(plan, tmp_path, log).items()}
+    assert found["reviewed"].value == pytest.approx(200 / 260)
+    assert found["reviewed"].low < 200 / 260 < found["reviewed"].high
+    assert found["tone"].value == pytest.approx(30 / 260)
+    again = log[1].model_copy(update={"by": "olga", "role": "owner", "rating": 1.0, "types": ()})
+    assert isinstance(again, Feedback)
+    changed = fed(plan, tmp_path, [*log, again.model_copy(update={"timestamp": unknown.timestamp})])
+    assert {number: reading.value for (number, _), reading in changed.items()}["reviewed"] == pytest.approx(201 / 260)

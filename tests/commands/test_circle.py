@@ -13,10 +13,16 @@ import httpx
 import pytest
 import yaml
 
+from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
+from luthier.commands.review.fill import fill_review_queue
+from luthier.commands.review.queues import ReviewSettings, build_rules, create_review_queue
+from luthier.commands.review.rounds import read_next_round, write_next_round
+from luthier.core.errors import UnknownName
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.store import read_latest_feedback
@@ -246,3 +252,49 @@ def test_the_circle_over_http(desk: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "goes on from support/recipe.yaml:tune" in capsys.readouterr().out
     (row,) = [json.loads(line) for line in (desk / "support" / "better.jsonl").read_text().splitlines()]
     assert row["label"] == "Legal", "the last that was said counts"
+
+
+def test_failures_that_reviewers_corrected_become_a_standing_test(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of them is held out in every round from now on, and the gate asks for more than the served model knows."""
+    workspace = Workspace.open(desk)
+    asked = answered(60, digest())
+    keep(asked)
+    with workspace.open_ledger() as ledger:
+        rules = ReviewSettings(rules=build_rules(chance=1), since=datetime.now(UTC) - timedelta(days=1))
+        queue = create_review_queue(ledger, "All", rules, project="support", by="olga")
+        fill_review_queue(ledger, workspace, queue)
+        people = AnnotationQueue(ledger, queue.id)
+        while (item := people.next_item("rita")) is not None:
+            values = {"verdict": "wrong", "label": ("delivery", "account")[item.id % 2], "types": ["incorrect"]}
+            people.submit("rita", AnswerSubmission(id=f"rita-{item.id}", item=item.id, values=values))
+        written = write_next_round(ledger, workspace, queue)
+        assert written.path.name == "support-2.yaml"
+        assert 10 <= written.standing <= 26
+        assert written.rows == 60 - written.standing
+        shown = read_next_round(workspace, queue, "support-2.yaml")
+        assert (shown.row_count, shown.tested_count) == (written.rows, written.standing)
+        assert {row["trace"] for row in shown.rows}.isdisjoint({row["trace"] for row in shown.tested})
+        with pytest.raises(UnknownName):
+            read_next_round(workspace, queue, "../support/recipe.yaml")
+    steps = steps_of("support/support-2.yaml")
+    assert steps["data"] == {"kind": "mix", "data": ["data-1", "said-2", "failures-2"]}
+    assert steps["failures-2"]["split"] == {"test": 0, "validation": 1_000_000, "train": 0}
+    assert steps["failures-report"]["split"] == "validation"
+    assert steps["failures-report"]["compare_with"] == "tune-1"
+    assert steps["failures-gate"] == {
+        "kind": "gate", "evaluation": "failures-report", "rules": ["accuracy > against"],
+    }  # fmt: skip
+    assert run_command(["run", "support/support-2.yaml"]) in (0, 1, 3)
+    capsys.readouterr()
+    assert run_command(["show", "support/support-2.yaml:failures-report", "--json"]) == 0
+    assert f'"rows": {written.standing}' in capsys.readouterr().out
+    asked = answered(4, digest("support/support-2.yaml"), "support-2:tune", hours_ago=0.5)
+    keep(asked, labelled(asked, "account"))
+    assert run_command(["new", "support-3", "--from", "traces"]) == 0
+    steps = steps_of("support/support-3.yaml")
+    assert {"data-2", "failures-2", "failures-report", "failures-gate"} <= {*steps}, "the test goes on"
+    assert steps["failures-report"]["compare_with"] == "tune-2"
+    for left in (desk / "support").glob("support-*"):
+        left.unlink()

@@ -36,6 +36,10 @@ POSTS = (
     "/runs/x/move",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/data/data/rows/x",
     "/projects/tickets/findings/validate/x", "/new/x/table",
+    "/new/x", "/new/x/command", "/new/x/discard",
+    "/review", "/review/x/answer", "/review/x/diff", "/review/x/fill", "/review/x/close", "/review/x/next-round",
+    "/review/x/items/1/second", "/review/x/items/1/decide", "/review/x/rounds/x.yaml/run",
+    "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -50,6 +54,9 @@ GETS = (
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state", "/compare",
     "/compare/paired", "/projects/tickets/findings", "/projects/tickets/findings/validate/x",
     "/projects/tickets/versions", "/projects/tickets/versions/difference", "/new/x/costs",
+    "/review", "/review/x", "/review/x/items", "/review/x/items/1", "/review/x/items/1/alike", "/review/x/results",
+    "/review/x/rounds/x.yaml",
+    "/label", "/label/x", "/label/x/guidelines",
 )  # fmt: skip
 
 

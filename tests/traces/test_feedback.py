@@ -12,9 +12,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from luthier.cli.app import run_command
+from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.feedback import append_redacted_records, feedback_routes
+from luthier.traces.filter import TraceFilter
 from luthier.traces.record import Feedback
-from luthier.traces.store import read_latest_feedback
+from luthier.traces.retention import RetentionPolicy
+from luthier.traces.segment import list_segments
+from luthier.traces.store import read_latest_feedback, read_traces_with_feedback, scan_table
 from traces.conftest import opinion, trace
 
 
@@ -143,3 +147,55 @@ def test_what_nobody_filled_in_is_no_correction(client: Any, heard: list[Feedbac
     assert heard[1].label == "billing"
     assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "correction": " "}).status_code == 422
     assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "rating": True}).status_code == 422
+
+
+def test_failure_types_marks_and_roles_come_over_http(client: Any, heard: list[Feedback]) -> None:
+    told = {
+        "id": "chatcmpl-1", "thumb": "down", "types": ["wrong tone", "made up"], "role": "reviewer",
+        "spans": [{"start": 0, "end": 2, "type": "made up"}],
+    }  # fmt: skip
+    assert client.post("/v1/feedback", json=told).status_code == 200
+    (said,) = heard
+    assert said.types == ("wrong tone", "made up")
+    assert said.spans[0].end == 2
+    assert said.role == "reviewer"
+    for bad in ({"types": [""]}, {"spans": [{"start": 2, "end": 2}]}, {"role": "judge"}, {"probability": 0.5}):
+        assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "thumb": "up", **bad}).status_code == 422
+
+
+def test_requests_are_found_by_failure_type_and_by_confidence(tmp_path: Path) -> None:
+    sure = [trace(at, scores={"a:0.9": 0.5 + at / 10, "b": 0.5 - at / 10}) for at in range(3)]
+    said = [opinion(3, types=("tone", "mail anna@example.org"), by="a"), opinion(4, types=("facts",))]
+    append_redacted_records(tmp_path, [*sure, trace(3), trace(4), *said])
+
+    def found(where: str) -> list[str]:
+        every = read_traces_with_feedback(tmp_path, where=TraceFilter(where))
+        return [one.trace.id.removeprefix("chatcmpl-") for one in every]
+
+    assert found("types = 'tone'") == ["3"]
+    assert found("types in ('tone', 'facts')") == ["3", "4"]
+    assert found("types contains '[EMAIL]'") == ["3"]
+    assert found("types is missing") == ["0", "1", "2"]
+    assert found("types is not missing and not types = 'tone'") == ["4"]
+    assert found("not types = 'tone'") == ["4"]
+    assert found("confidence < 0.65") == ["0", "1"]
+
+
+def test_files_of_an_earlier_version_are_read_and_merged(tmp_path: Path) -> None:
+    from pyarrow.parquet import read_table, write_table
+
+    keeping = RetentionPolicy(days=100_000)
+    append_redacted_records(tmp_path, [trace(1), opinion(1, rating=1, by="old")])
+    compact_traffic_folder(tmp_path, keeping, closed=list_segments(tmp_path))
+    (old,) = (tmp_path / "feedback").glob("*/*.parquet")
+    write_table(read_table(old).drop_columns(["types", "spans", "role", "probability"]), old)
+    append_redacted_records(tmp_path, [opinion(1, rating=-1, by="new", types=("tone",), role="reviewer")])
+    compact_traffic_folder(tmp_path, keeping, closed=list_segments(tmp_path))
+    assert scan_table(tmp_path, "feedback").collect().height == 2
+    compact_traffic_folder(tmp_path, keeping)  # the day is over: its files become one
+    assert len([*(tmp_path / "feedback").glob("*/*.parquet")]) == 1
+    old_word, new_word = read_latest_feedback(tmp_path)["chatcmpl-1"]
+    assert (old_word.by, old_word.role, old_word.types) == ("old", "user", ())
+    assert (new_word.role, new_word.types) == ("reviewer", ("tone",))
+    (entry,) = read_traces_with_feedback(tmp_path, where=TraceFilter("rating < 0"))
+    assert entry.trace.id == "chatcmpl-1", "what a reviewer says counts before what users say"

@@ -5,6 +5,9 @@ artifacts. It mixes the data set with the feedback since the release. It repeats
 the training (from the served model or from the model that this one was trained from), the evaluation (paired with the
 served model), the gate and the monitor.
 
+Failures that reviewers corrected can be held out as a standing test: no round trains on them, each is evaluated on them
+apart from the other held-out rows, and a gate asks that the new model does better on them than the served one.
+
 The module also finds the models that answered the requests of a traffic folder, and the recipes that made them.
 """
 
@@ -13,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +50,10 @@ from luthier.tune.steps.tune import Tune
 
 HELD_OUT = 0.2
 """The share of what was said that is held out, where the recipe counts rows instead."""
+FEWEST_TESTED = 10
+"""Rows of a standing test from which a gate asks for something: fewer cannot tell two models apart."""
+STANDING = "validation"
+"""The split of the standing test, which nothing else is held out in."""
 FEWEST_APART = 20
 """Rows (those of one user count once) from which some are held out: of fewer, the share that is drawn may be all."""
 _SAID: dict[TraceOutput, str | None] = {
@@ -95,6 +102,8 @@ class NextRecipe(NamedTuple):
     """How many rows the served model's data set holds, which stay."""
     goes_on: bool
     """Whether tuning starts from the served model."""
+    standing: int = 0
+    """How many rows are held out as a standing test."""
 
 
 def write_next_recipe_files(
@@ -105,12 +114,14 @@ def write_next_recipe_files(
     *,
     where: str | None = None,
     from_model: bool = False,
+    held_out: Collection[str] = (),
 ) -> NextRecipe:
     """Write `NAME.jsonl`, what people said before a moment, and `NAME.yaml`, which learns from it, beside the recipe of
     the served model.
 
     `where` chooses among the requests. With `from_model`, tuning starts from the served model where its technique can
-    be merged into weights; otherwise from what that model was tuned from.
+    be merged into weights; otherwise from what that model was tuned from. `held_out` are ids of requests that are a
+    standing test (`NAME-failures.jsonl`) and are not trained on.
     """
     recipe_dir = released.recipe.recipe_dir
     path, feedback_file = recipe_dir / f"{name}.yaml", recipe_dir / f"{name}.jsonl"
@@ -121,10 +132,14 @@ def write_next_recipe_files(
             hint="take another name",
         )
     training_set = _Learnt.of(released.plan, released.step)
-    rows = _write_said(feedback_file, traffic, training_set.makes, released, until, where)
+    said = _read_said(traffic, training_set.makes, released, until, where)
+    rows, tested = _set_apart(said, frozenset(held_out), training_set.makes)
+    _write_rows(feedback_file, rows)
+    if tested:
+        _write_rows(recipe_dir / f"{name}{_FAILURES}", tested)
     strange = _strange((row["label"] for row in rows), training_set.classes) if training_set.makes == "labels" else []
     goes_on = from_model and _can_be_tuned_on(released)
-    following = _next(released, training_set, name, rows, from_model=goes_on)
+    following = _next(released, training_set, name, rows, from_model=goes_on, tested=len(tested))
     recipe_data = json.loads(json.dumps(following, default=str))  # YAML marks what is the same object
     text = yaml.safe_dump(recipe_data, sort_keys=False, allow_unicode=True, width=110)
     head = (
@@ -132,10 +147,12 @@ def write_next_recipe_files(
         f"({released.digest[:12]}), which answered as {released.alias}:\n"
         f"# its data, and {len(rows)} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
     )
+    if tested:
+        head += f"# {len(tested)} rows that reviewers corrected are a standing test: no round trains on them.\n"
     if strange:
         head += f"# {NEW_CLASSES}: {', '.join(strange)}.\n"
     write_atomically(path, (head + text).encode())
-    return NextRecipe(path, len(rows), strange, sum(training_set.rows.values()), goes_on)
+    return NextRecipe(path, len(rows), strange, sum(training_set.rows.values()), goes_on, len(tested))
 
 
 def _can_be_tuned_on(released: ReleasedRecipe) -> bool:
@@ -200,10 +217,10 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
     return found
 
 
-def _write_said(
-    path: Path, traffic: Path, makes: TraceOutput, released: ReleasedRecipe, until: datetime, where: str | None
+def _read_said(
+    traffic: Path, makes: TraceOutput, released: ReleasedRecipe, until: datetime, where: str | None
 ) -> list[dict[str, Any]]:
-    """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
+    """The rows that people's words of a name's answers come to."""
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
     conditions = [f'(model = "{released.alias}" or release in ({means}))', _SAID[makes], where and f"({where})"]
     source = Traces(
@@ -217,8 +234,22 @@ def _write_said(
             where=SourceLocation(file=str(traffic)),
             hint=hint,
         )
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
     return found
+
+
+def _set_apart(
+    rows: list[dict[str, Any]], held_out: frozenset[str], makes: TraceOutput
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows to train on, and those of the standing test; all are trained on where none would be left."""
+    tested = [] if makes == "verdicts" else [row for row in rows if row["trace"] in held_out]
+    if not tested or len(tested) == len(rows):
+        return rows, []
+    return [row for row in rows if row["trace"] not in held_out], tested
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a file that stays when the traffic is gone."""
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def _needed(recipe_data: dict[str, Any], ends: list[str], workspace: Workspace) -> dict[str, Any]:
@@ -229,7 +260,13 @@ def _needed(recipe_data: dict[str, Any], ends: list[str], workspace: Workspace) 
 
 
 def _next(
-    released: ReleasedRecipe, training_set: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
+    released: ReleasedRecipe,
+    training_set: _Learnt,
+    name: str,
+    rows: list[dict[str, Any]],
+    *,
+    from_model: bool,
+    tested: int,
 ) -> dict[str, Any]:
     """The next recipe as plain data."""
     recipe = released.recipe
@@ -244,7 +281,8 @@ def _next(
     again = [one for one in (*fresh, training_set.data) if one in old]
     number = _free_number(recipe, again, NumberedRecipeName.of(recipe.name).number)
     was = {one: f"{one}-{number}" for one in again}
-    feedback_step = f"said-{_free_number(recipe, ['said'], max(NumberedRecipeName.of(name).number, number))}"
+    round_number = _free_number(recipe, ["said", "failures"], max(NumberedRecipeName.of(name).number, number))
+    feedback_step, failures_step = f"said-{round_number}", f"failures-{round_number}"
 
     def kept(one: str) -> dict[str, Any]:
         return _renamed(recipe, one, written["steps"][one], was)
@@ -257,10 +295,57 @@ def _next(
 
     steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
     steps[feedback_step] = _said(recipe, training_set, written, f"{name}.jsonl", rows)
-    steps[training_set.data] = {"kind": "mix", "data": [was[training_set.data], feedback_step]}
-    whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
+    mixed = [was[training_set.data], feedback_step]
+    if tested:
+        steps[failures_step] = _standing_test(steps[feedback_step], f"{name}{_FAILURES}", recipe)
+        mixed.append(failures_step)
+    steps[training_set.data] = {"kind": "mix", "data": mixed}
+    again_steps = {one: renewed(one) for one in fresh}
+    tests = _tests_of(again_steps, recipe, released.step, tested) if tested and not _uses_standing(recipe) else {}
+    whole = {**written, "name": name, "steps": steps | again_steps | tests}
+    fresh = [*fresh, *tests]
     below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
     return _needed(whole, [one for one in fresh if one not in below], recipe.workspace)
+
+
+_FAILURES = "-failures.jsonl"
+_METRIC = re.compile(r"\s*([a-zA-Z]\w*)")
+
+
+def _uses_standing(recipe: Recipe) -> bool:
+    """Whether some step holds rows out in that split already, or reads it: those of the first round do for all."""
+    steps = recipe.all_steps().values()
+    used = (isinstance(step, Prepare) and step.split.validation for step in steps)
+    read = (isinstance(step, Evaluate) and step.split == STANDING for step in steps)
+    return any((*used, *read, *(isinstance(step, Tune) and step.validation is not None for step in steps)))
+
+
+def _standing_test(feedback: Mapping[str, Any], file: str, recipe: Recipe) -> dict[str, Any]:
+    """Failures, prepared as what else people said, and all held out: apart where that split is free, or reads them."""
+    steps = recipe.all_steps().values()
+    is_taken = any(
+        (isinstance(step, Prepare) and step.split.validation and step.split.train != 0)
+        or (isinstance(step, Tune) and step.validation is not None)
+        for step in steps
+    )
+    split = {"test": 1_000_000} if is_taken else {"test": 0, STANDING: 1_000_000}
+    return {**feedback, "source": {**feedback["source"], "path": file}, "split": {**split, "train": 0}}
+
+
+def _tests_of(steps: Mapping[str, Any], recipe: Recipe, model: str, rows: int) -> dict[str, Any]:
+    """The evaluation of a model on the standing test, and what a gate asks of it; nothing where none is evaluated."""
+    evaluations = {name: recipe.steps[name] for name in steps if isinstance(recipe.steps[name], Evaluate)}
+    name = next((name for name, step in evaluations.items() if getattr(step, "model", None) == model), None)
+    if name is None:
+        return {}
+    report = {**steps[name], "split": STANDING, "baselines": [], "tasks": [], "probes": []}
+    found: dict[str, Any] = {"failures-report": report}
+    rules = [rule for step in steps.values() for rule in step.get("rules", ()) if step.get("evaluation") == name]
+    metrics = [metric if isinstance(metric, str) else metric["kind"] for metric in steps[name].get("metrics", ())]
+    first = next((match[1] for rule in rules if (match := _METRIC.match(rule))), None) or next(iter(metrics), None)
+    if rows >= FEWEST_TESTED and first is not None:
+        found["failures-gate"] = {"kind": "gate", "evaluation": "failures-report", "rules": [f"{first} > against"]}
+    return found
 
 
 def _free_number(recipe: Recipe, names: list[str], least: int) -> int:

@@ -133,6 +133,7 @@ def format_feedback_summary(feedback: Sequence[Feedback]) -> str:
     """What was said, in few words."""
     found = []
     for record in feedback:
+        found += [f"failure {name!r}" for name in record.types]
         found += [f"rating {record.rating:g}"] if record.rating is not None else []
         found += [
             f"{name} {value!r}" for name in ("label", "correction", "comment") if (value := getattr(record, name))

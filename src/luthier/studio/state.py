@@ -25,6 +25,7 @@ from luthier.commands.projects.serving import ProjectServer
 from luthier.commands.projects.trial import TrialServer
 from luthier.commands.projects.watch import MonitorRunner, SignalReader
 from luthier.commands.projects.workspace import find_project_file, project_id, workspace_store
+from luthier.commands.review.filler import ReviewFiller
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
 from luthier.recipe.runner import get_run_log_path
@@ -63,6 +64,7 @@ class Studio:
         self.sessions = BrowserSessions(self.ledger)
         self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
         self.trial = TrialServer(self.workspace, self.folder / "trial")
+        self.review = ReviewFiller(self.ledger, self.workspace, self.folder)
 
     @property
     def folder(self) -> Path:
@@ -125,7 +127,7 @@ class Studio:
         tried does not."""
         runner = QueueRunner(self.queue, self.workspace, self.folder)
         await asyncio.to_thread(self.trial.stop)
-        task = asyncio.create_task(_again_and_again(runner, self.trial))
+        task = asyncio.create_task(_again_and_again(runner, self.trial, self.review))
         try:
             yield
         finally:
@@ -134,15 +136,17 @@ class Studio:
                 await task
             runner.close()
             await asyncio.to_thread(self.trial.stop)
+            await asyncio.to_thread(self.review.close)
 
 
-async def _again_and_again(runner: QueueRunner, trial: TrialServer) -> None:
+async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: ReviewFiller) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
         try:
             await asyncio.to_thread(runner.advance)
             await asyncio.to_thread(trial.end_when_idle)
+            await asyncio.to_thread(review.advance)
             away = False
         except LuthierError as error:
             if not away:

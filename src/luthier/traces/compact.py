@@ -178,10 +178,11 @@ def merge_small_day_files(folder: Path, today: date) -> None:
 
 def _together_of(table: Table, paths: Sequence[Path]) -> Iterable[pa.Table]:
     """What some files of a table hold: requests one group after another, counts added up."""
-    if table != "rollup":
-        return _groups(paths)
     from luthier.traces.store import sum_rollups
+    from luthier.traces.tables import add_missing_columns
 
+    if table != "rollup":
+        return (add_missing_columns(table, group) for group in _groups(paths))
     return [sum_rollups(_groups(paths))]
 
 

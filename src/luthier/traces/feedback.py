@@ -1,6 +1,6 @@
 """Receive feedback over HTTP, and write feedback and logs from the command line.
 
-Feedback is a thumb, a rating, a label, a correction or a comment.
+Feedback is a thumb, a rating, a label, a correction, failure types, marks on parts of the answer, or a comment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.traces.compact import compact_traffic_folder
-from luthier.traces.record import Feedback, Trace
+from luthier.traces.record import FailureSpan, Feedback, FeedbackRole, Trace
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import SEGMENTS, RetentionPolicy
 from luthier.traces.segment import Segment, SegmentLine, encode_lines
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LONGEST = 1 << 20
 _Text = Annotated[str, Field(max_length=_LONGEST)]
 _Name = Annotated[str, Field(min_length=1, max_length=256)]
-_SAID = ("thumb", "rating", "label", "correction", "comment")
+_SAID = ("thumb", "rating", "label", "correction", "comment", "types", "spans")
 
 
 class FeedbackBody(BaseModel):
@@ -50,6 +50,12 @@ class FeedbackBody(BaseModel):
     correction: _Text | None = None
     """What the answer should have been."""
     comment: _Text = ""
+    types: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(max_length=20)] = ()
+    """The types of failure that the answer shows."""
+    spans: Annotated[tuple[FailureSpan, ...], Field(max_length=100)] = ()
+    """Parts of the answer that are wrong."""
+    role: FeedbackRole = "user"
+    """What an owner says counts before what reviewers say, and that before what users say."""
     new_class: bool = False
     """Whether the label is a class that the model does not know yet. Otherwise a label that is none of its classes is
     refused."""
@@ -91,8 +97,9 @@ class FeedbackBody(BaseModel):
     def feedback(self, at: datetime) -> Feedback:
         """The same as a record."""
         rating = {"up": 1.0, "down": -1.0}[self.thumb] if self.thumb else self.rating
-        record = {"rating": rating, "label": self.label, "correction": self.correction, "comment": self.comment or None}
-        given = {name: value for name, value in record.items() if value is not None}
+        named = {"rating": rating, **{name: getattr(self, name) for name in _SAID if name not in ("thumb", "rating")}}
+        given = {name: value for name, value in named.items() if value not in (None, "", ())}
+        given |= {} if self.role == "user" else {"role": self.role}
         return Feedback.model_validate({"trace": self.id, "timestamp": at, "by": self.user, **given})
 
     @classmethod
@@ -205,5 +212,6 @@ def _gone(folder: Path, path: Path) -> Iterator[Path]:
 def _lines(records: Iterable[Trace | Feedback], keeping: RetentionPolicy) -> Iterator[SegmentLine]:
     redactor = Redactor(keeping)
     for record in records:
-        value = redactor.record(record.model_dump(mode="json", exclude_defaults=True))
-        yield SegmentLine("traces" if isinstance(record, Trace) else "feedback", value)
+        is_trace = isinstance(record, Trace)  # of feedback, an empty field takes back what the person said before
+        value = record.model_dump(mode="json", exclude_defaults=is_trace, exclude_unset=not is_trace)
+        yield SegmentLine("traces" if is_trace else "feedback", redactor.record(value))

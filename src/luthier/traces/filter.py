@@ -5,8 +5,10 @@
               | name "contains" text | name "is" ["not"] "missing"
 
 `rating < 0`, `label is not missing and model = "support@prod"`, `latency_s > 2 or finish_reason != "stop"`,
-`meta.language in ("de", "nl")`. A name is a column of the traces, what people said (`rating`, `label`, `correction`,
-`comment`), or `meta.NAME`. A comparison with something that is missing does not hold, and neither does its opposite.
+`meta.language in ("de", "nl")`, `types = "wrong tone"`. A name is a column of the traces, what people said (`rating`,
+`label`, `correction`, `comment`, `types` of failure, any of which may be meant), `confidence` (the probability of the
+likeliest class), or `meta.NAME`. A comparison with something that is missing does not hold, and neither does its
+opposite.
 
 It is not polars' SQL: `polars.sql_expr` opens the files and addresses that a text names (a subquery with
 `read_parquet('…')`) while it reads the text, before anybody can refuse its expression, and its errors say neither what
@@ -15,6 +17,7 @@ was expected nor where.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _TEXT, _NUMBER, _YES, _MOMENT = "a quoted string", "a number", "true or false", 'a moment such as "2026-11-01"'
-SAID = {"rating": _NUMBER, "label": _TEXT, "correction": _TEXT, "comment": _TEXT}
+SAID = {"rating": _NUMBER, "label": _TEXT, "correction": _TEXT, "comment": _TEXT, "types": _TEXT}
 NAMES = {
     **dict.fromkeys(("id", "operation", "model", "release", "variant", "finish_reason"), _TEXT),
     **dict.fromkeys(("error", "user", "key", "text"), _TEXT),
@@ -37,6 +40,7 @@ NAMES = {
         ("status", "prompt_tokens", "cached_tokens", "completion_tokens", "latency_s", "first_token_s"), _NUMBER
     ),
     "timestamp": _MOMENT,
+    "confidence": _NUMBER,
     "consent": _YES,
     **SAID,
 }
@@ -215,7 +219,19 @@ def _opposite(condition: _Condition) -> _Condition:
 
 
 def _on_column(name: str, test: Callable[[pl.Expr], pl.Expr]) -> _Condition:
-    return lambda opinions: test(_column(name, opinions))
+    return (lambda opinions: _any_type(test, opinions)) if name == "types" else lambda o: test(_column(name, o))
+
+
+def _any_type(test: Callable[[pl.Expr], pl.Expr], opinions: pl.DataFrame) -> pl.Expr:
+    """The requests of which one failure type passes a test; those without any have a type that is missing."""
+    import polars as pl
+
+    every = opinions.select("id", pl.col("types").list.drop_nulls()).explode("types")
+    named = every.filter(pl.col("types").is_not_null())["id"].unique()
+    passed = every.filter(test(pl.col("types")))["id"].unique()
+    missing = pl.DataFrame({"types": [None]}, schema={"types": pl.String}).select(test(pl.col("types"))).item()
+    is_named, is_passed = (pl.col("id").is_in(ids.to_list()) for ids in (named, passed))
+    return pl.when(is_named).then(is_passed).otherwise(pl.lit(missing, pl.Boolean))
 
 
 def _is_null(column: pl.Expr) -> pl.Expr:
@@ -226,12 +242,18 @@ def _is_missing(column: pl.Expr) -> pl.Expr:
     return column.is_null() | (column == "")
 
 
+def _likeliest(scores: str) -> float | None:
+    return max(json.loads(scores).values(), default=None)
+
+
 def _column(name: str, opinions: pl.DataFrame) -> pl.Expr:
     import polars as pl
 
     if name in SAID:
         kind = opinions.schema[name]
         return pl.col("id").replace_strict(opinions["id"], opinions[name], default=None, return_dtype=kind)
+    if name == "confidence":
+        return pl.col("scores").map_elements(_likeliest, return_dtype=pl.Float64)
     if name.startswith("meta."):
         return pl.col("meta").str.json_path_match(f"$['{name.removeprefix('meta.')}']")
     return pl.col(name)

@@ -13,9 +13,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
 from luthier.chat.messages import Message, Role, ToolCall
@@ -112,6 +112,28 @@ def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
 _TRACE, _MESSAGE = _defaults(Trace), _defaults(Message)
 
 
+FeedbackRole = Literal["user", "reviewer", "owner"]
+"""Who says it: somebody who used the answer, a reviewer, or whoever decides between several reviewers."""
+ROLES: tuple[FeedbackRole, ...] = get_args(FeedbackRole)
+
+
+class FailureSpan(_Record):
+    """A part of an answer that is wrong."""
+
+    start: int = Field(ge=0)
+    """The first character, counted from the beginning of the answer."""
+    end: int = Field(ge=1)
+    """The character after the last."""
+    type: str = Field(default="", max_length=100)
+    """What is wrong with it."""
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> FailureSpan:
+        if self.start >= self.end:
+            raise ValueError("`start` is not before `end`")
+        return self
+
+
 class Feedback(_Record):
     """What somebody said about one answer; several may say something, and of one person the last counts."""
 
@@ -127,6 +149,22 @@ class Feedback(_Record):
     correction: str | None = None
     """What the answer should have been."""
     comment: str = ""
+    types: tuple[str, ...] = ()
+    """The types of failure that the answer shows, such as `wrong tone`."""
+    spans: tuple[FailureSpan, ...] = ()
+    """Parts of the answer that are wrong."""
+    role: FeedbackRole = "user"
+    """What an owner says counts before what reviewers say, and that before what users say."""
+    probability: float | None = Field(default=None, gt=0, le=1)
+    """The chance with which the request was drawn for review; None for what nobody drew."""
+
+
+def list_decisive(feedback: Iterable[Feedback], field: str) -> list[Any]:
+    """What was said of one field by those whose word counts most, in order of time; empty where nobody spoke of it."""
+    said = [one for one in feedback if getattr(one, field) not in (None, "", ())]
+    highest = max((ROLES.index(one.role) for one in said), default=0)
+    decisive = [one for one in said if ROLES.index(one.role) == highest]
+    return [getattr(one, field) for one in sorted(decisive, key=lambda one: one.timestamp)]
 
 
 _ROLES: dict[str, Role] = {

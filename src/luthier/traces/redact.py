@@ -51,6 +51,10 @@ class Redactor:
         for name, part in _PLAIN.items():
             if made.get(name):
                 made[name] = self.text(made[name], part)
+        if made.get("types"):
+            made["types"] = [self.text(one) for one in made["types"]]
+        if made.get("spans"):
+            made["spans"] = [{**one, "type": self.text(one.get("type", ""))} for one in made["spans"]]
         for name in _PEOPLE:
             if made.get(name):
                 made[name] = self._person(made[name])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.metrics.unpaired import MeanDifference, Observation, compare_unpaired
 from luthier.traces.filter import TraceFilter
-from luthier.traces.record import Feedback, Trace, Variant, match_label_spelling
+from luthier.traces.record import Feedback, Trace, Variant, list_decisive, match_label_spelling
 from luthier.traces.releases import Release
 from luthier.traces.store import TraceWithFeedback, read_traces_with_feedback
 
@@ -26,14 +26,14 @@ SHADOW_OF = "shadow_of"
 
 
 def _right(trace: Trace, feedback: Sequence[Feedback]) -> float | None:
-    labels = [one.label for one in sorted(feedback, key=lambda one: one.timestamp) if one.label]
+    labels = list_decisive(feedback, "label")
     if not labels or trace.answer is None:
         return None
     return float(trace.answer.content == match_label_spelling(trace, labels[-1]))
 
 
 def _rating(trace: Trace, feedback: Sequence[Feedback]) -> float | None:
-    ratings = [one.rating for one in feedback if one.rating is not None]
+    ratings = list_decisive(feedback, "rating")
     return sum(ratings) / len(ratings) if ratings else None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +25,7 @@ from pyarrow.parquet import ParquetFile
 from luthier.core.errors import InputError, SourceLocation
 from luthier.traces.compact import day_of
 from luthier.traces.folder import current_location_of, read_folder_snapshot
-from luthier.traces.record import Feedback, Trace
+from luthier.traces.record import ROLES, Feedback, FeedbackRole, Trace, list_decisive
 from luthier.traces.segment import SegmentLine, Table, is_open_for_writing, read_lines, refuse_former_columns
 from luthier.traces.tables import SCHEMAS, records_to_table, rows_to_feedback, rows_to_traces
 
@@ -63,11 +63,17 @@ def read_feedback(folder: Path, since: datetime | None = None, until: datetime |
 
 
 def read_latest_feedback(
-    folder: Path, since: datetime | None = None, until: datetime | None = None
+    folder: Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    roles: Collection[FeedbackRole] = ROLES,
 ) -> dict[str, tuple[Feedback, ...]]:
-    """What counts of all feedback, by request: what each person said last, field by field."""
+    """What counts of all feedback of some roles, by request: what each person said last, field by field."""
     found: dict[str, dict[str, Feedback]] = {}
     for one in read_feedback(folder, since, until):
+        if one.role not in roles:
+            continue
         people = found.setdefault(one.trace, {})
         people[one.by] = _after(people.get(one.by), one)
     return {trace: tuple(people.values()) for trace, people in found.items()}
@@ -98,20 +104,22 @@ def read_traces_with_feedback(
 
 
 def feedback_to_frame(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
-    """Feedback as one row a request: the mean rating, the last label, correction and comment."""
+    """Feedback as one row a request, of those whose word counts most: the mean rating, the failure types, and the last
+    label, correction and comment."""
     rows = [_summed(trace, every) for trace, every in about.items()]
-    columns = {"id": pl.String, "rating": pl.Float64, "label": pl.String, "correction": pl.String, "comment": pl.String}
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    columns: list[tuple[str, Any]] = [("id", pl.String), ("rating", pl.Float64), ("types", pl.List(pl.String))]
+    return pl.DataFrame(rows, schema=[*columns, *((name, pl.String) for name in _WORDS)], orient="row")
+
+
+_WORDS = ("label", "correction", "comment")
 
 
 def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
-    ratings = [one.rating for one in every if one.rating is not None]
+    ratings = list_decisive(every, "rating")
     mean = sum(ratings) / len(ratings) if ratings else None
-    ordered = sorted(every, key=lambda one: one.timestamp)
-    texts = (
-        [getattr(one, name) for one in ordered if getattr(one, name)] for name in ("label", "correction", "comment")
-    )
-    return (trace, mean, *(found[-1] if found else None for found in texts))
+    types = sorted({one for types in list_decisive(every, "types") for one in types})
+    last = ((list_decisive(every, name) or [None])[-1] for name in _WORDS)
+    return (trace, mean, types, *last)
 
 
 def read_trace_by_id(folder: Path, id: str) -> TraceWithFeedback:
@@ -171,9 +179,10 @@ def scan_table(folder: Path, name: Table, since: datetime | None = None, until: 
     ]
     lines = [found for path in snapshot.segments if (found := _of_segment(folder, path, name)).num_rows]
     empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
-    parts = [pl.scan_parquet(paths)] if paths else []
-    if parts:
-        refuse_former_columns(parts[0].collect_schema().names(), paths[0])
+    if paths:
+        refuse_former_columns(pl.read_parquet_schema(paths[0]), paths[0])
+    columns = empty.collect_schema()
+    parts = [pl.scan_parquet(paths, schema=columns, missing_columns="insert")] if paths else []
     parts += [pl.DataFrame(one).lazy() for one in lines]
     whole = pl.concat([empty, *parts]) if parts else empty
     return whole.filter(*_between(since, until))

@@ -50,6 +50,10 @@ SCHEMAS: dict[Table, pa.Schema] = {
             ("label", pa.string()),
             ("correction", pa.string()),
             ("comment", pa.string()),
+            ("types", pa.string()),
+            ("spans", pa.string()),
+            ("role", pa.string()),
+            ("probability", pa.float64()),
         ]
     ),
     "rollup": pa.schema(
@@ -70,9 +74,19 @@ _DEFAULTS: dict[str, Any] = {
     name: field.get_default()
     for record in (Trace, Feedback)
     for name, field in record.model_fields.items()
-    if not field.is_required() and name not in ("messages", "scores", "parameters", "meta", "answer", "comment")
+    if not field.is_required()
+    and name not in ("messages", "scores", "parameters", "meta", "answer", "comment", "types", "spans", "role")
 }
 _JSON = ("messages", "answer", "scores", "parameters", "meta")
+_JSON_OF_FEEDBACK = ("types", "spans")
+
+
+def add_missing_columns(name: Table, table: pa.Table) -> pa.Table:
+    """A table of an earlier version with the columns that it had not, empty."""
+    for field in SCHEMAS[name]:
+        if field.name not in table.schema.names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table.select(SCHEMAS[name].names)
 
 
 def records_to_table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -101,9 +115,10 @@ def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
     found["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone(UTC)
     if name == "traces":
         found["text"] = (record.get("answer") or {}).get("content")
-        for column in _JSON:
-            value = record.get(column)
-            found[column] = dumps(value).decode() if value else None
+    for column in {"traces": _JSON, "feedback": _JSON_OF_FEEDBACK}.get(name, ()):
+        value = record.get(column)
+        is_kept = bool(value) if name == "traces" else value is not None
+        found[column] = dumps(value).decode() if is_kept else None
     return found
 
 
@@ -114,7 +129,12 @@ def rows_to_traces(rows: Iterable[Mapping[str, Any]]) -> list[Trace]:
 
 def rows_to_feedback(rows: Iterable[Mapping[str, Any]]) -> list[Feedback]:
     """Rows of the table `feedback` as records; what was not said is not set."""
-    return [Feedback.model_validate({name: value for name, value in row.items() if value is not None}) for row in rows]
+    return [Feedback.model_validate(_said(row)) for row in rows]
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: value for name, value in row.items() if value is not None}
+    return {name: json.loads(value) if name in _JSON_OF_FEEDBACK else value for name, value in found.items()}
 
 
 def _deep(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, Any]:

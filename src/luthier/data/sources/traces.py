@@ -17,6 +17,7 @@ from luthier.core.hashing import digest_of
 from luthier.data.columns.choose import LayoutChoice
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source, SuggestedSettings
+from luthier.traces.record import list_decisive
 from luthier.traces.retention import has_traffic, traffic_folder
 
 if TYPE_CHECKING:
@@ -203,13 +204,13 @@ class Traces(Source):
 
 
 def _last(entry: TraceWithFeedback, name: str) -> str:
-    """What was said last of several people's words."""
-    found = [getattr(one, name) for one in sorted(entry.feedback, key=lambda one: one.timestamp) if getattr(one, name)]
+    """What was said last of several people's words that count alike."""
+    found = list_decisive(entry.feedback, name)
     return str(found[-1]) if found else ""
 
 
 def _rating(entry: TraceWithFeedback) -> float | None:
-    ratings = [one.rating for one in entry.feedback if one.rating is not None]
+    ratings = list_decisive(entry.feedback, "rating")
     return sum(ratings) / len(ratings) if ratings else None
 
 

@@ -68,7 +68,7 @@ class Calibration(Signal):
         from luthier.monitor.baseline import undo_temperature
 
         found, answer = undo_temperature(trace), answer_text(trace)
-        if feedback is None or feedback.label is None or found is None or answer is None:
+        if feedback is None or not feedback.label or found is None or answer is None:
             return None
         return _missed(found, answer, right=answer == match_label_spelling(trace, feedback.label))
 

@@ -52,8 +52,8 @@ class MetricSignal(Signal):
         answer = answer_text(trace)
         if feedback is None or answer is None:
             return None
-        right = feedback.label if feedback.label is not None else feedback.correction
-        if right is not None and (feedback.label is not None or trace.scores):  # then a correction is a class, too
+        right = feedback.label or feedback.correction or None
+        if right is not None and (feedback.label or trace.scores):  # then a correction is a class, too
             right = match_label_spelling(trace, right)
         if right is None or (self.metric.needs and (trace.scores is None or len(trace.scores) < 2)):
             return None

@@ -14,7 +14,8 @@ from luthier.traces.record import Feedback, Trace
 class Ratings(Signal):
     """The mean rating, from -1 (bad) to 1 (good), of the answers that somebody rated; thumbs are -1 and 1.
 
-    Few people rate, and those who are angry rate more often: hold it against itself over time.
+    Few people rate, and those who are angry rate more often: hold it against itself over time. What reviewers say is
+    the signal `reviewed`.
     """
 
     kind: Literal["rating"] = "rating"
@@ -25,7 +26,7 @@ class Ratings(Signal):
         return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        return None if feedback is None else feedback.rating
+        return None if feedback is None or feedback.role != "user" else feedback.rating
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         found = estimate_mean([row.value for row in rows], span)

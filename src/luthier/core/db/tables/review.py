@@ -1,0 +1,36 @@
+"""Queues of requests that are reviewed, and which verdicts stand in the traffic already."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from luthier.core.db.tables.base import LedgerBase
+
+
+class ReviewQueueRow(LedgerBase):
+    """How one review queue is filled; its items and answers are those of its annotation project."""
+
+    __tablename__ = "review_queues"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("annotation_projects.id"), primary_key=True)
+    settings: Mapped[dict[str, Any]]
+    filled_at: Mapped[datetime | None]
+
+
+class ReviewExportRow(LedgerBase):
+    """A verdict that was written into the traffic as feedback; the digest tells whether it is that of today."""
+
+    __tablename__ = "review_exports"
+    __table_args__ = (Index(None, "project_id"),)
+
+    item_id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), ForeignKey("annotation_items.id"), primary_key=True,
+        autoincrement=False,
+    )  # fmt: skip
+    project_id: Mapped[str] = mapped_column(String(32))
+    digest: Mapped[str] = mapped_column(String(64))
+    exported_at: Mapped[datetime]

@@ -1,0 +1,51 @@
+"""How good reviewers find the answers, of all requests and not only of those that were reviewed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.expressions import Window
+from luthier.metrics.sampling import SampledItem, estimate_weighted_share
+from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan
+from luthier.traces.record import Feedback, Trace
+
+
+class Reviewed(Signal):
+    """The share of right answers as reviewers find it, or of one type of failure; unbiased for all requests.
+
+    A review queue draws requests with known chances (`luthier review`): what is doubtful more often than the rest. Each
+    verdict counts for as many requests as its own stands for, one divided by its chance. This holds where reviewers
+    take what was drawn in an order that has nothing to do with what they find, as a queue deals it; verdicts of
+    requests that no queue drew are left out. `luthier review results` knows what is still to be reviewed, and weighs
+    by that, too.
+    """
+
+    kind: Literal["reviewed"] = "reviewed"
+    of: ClassVar[Events] = "feedback"
+    usual: ClassVar[Window] = Window(events=200)
+
+    failure: str = Field(default="", max_length=100)
+    """The type of failure whose share it is, as reviewers call it; left out, the share of right answers."""
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        if feedback is None or feedback.probability is None or not feedback.rating:
+            return None
+        value = feedback.rating > 0 if not self.failure else self.failure in feedback.types
+        return float(value), feedback.probability, trace.user or ""
+
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
+        latest = {row.trace: row.value for row in rows}  # of several reviewers, whoever decided last
+        found = estimate_weighted_share(
+            SampledItem(probability, value, cluster=user) for value, probability, user in latest.values()
+        )
+        return {} if found is None else {self.called: SignalValue(found.value, found.low, found.high, span.events)}
+
+    def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
+        """What each verdict alone says."""
+        return [float(row.value[0]) for row in rows]
