@@ -59,7 +59,7 @@ class BettingBounds:
         self.count, self.total, self.squares = self.count + 1, self.total + score, self.squares + (score - 0.5) ** 2
         most = self._wealth.max(axis=0)
         wealth = most + np.log(np.exp(self._wealth - most).mean(axis=0))
-        possible = _MEANS[(wealth < self._needed) & (_MEANS > self.low) & (_MEANS < self.high)]
+        possible = _MEANS[(wealth < self._needed) & (self.low < _MEANS) & (self.high > _MEANS)]
         if len(possible):
             step = _MEANS[0]
             self.low = max(self.low, float(possible[0] - step))
@@ -153,6 +153,11 @@ class AnytimeRanking:
             self._bounds[pair][0].add(mine)
         if len(scores) == self._judges > 1:
             self._bounds[pair][1].add(sum(scores) / len(scores))
+
+    @property
+    def rows(self) -> int:
+        """How many rows of pairs were judged."""
+        return len(self._rows)
 
     def standings(self) -> dict[Pair, PairStanding]:
         """Each pair, by the names of its models in their order."""

@@ -155,7 +155,7 @@ def _judgment(
         what = f"there is no item {fields.get('item')!r} in what was asked"
         raise DataError(what, where=at, hint="these judgments belong to another assignment; export it again")
     judge = fields.get("judge")
-    if not isinstance(judge, str) or judge not in assignment.sheets:
+    if not isinstance(judge, str) or not assignment.may_judge(judge):
         at = SourceLocation(file=where.file, line=where.line, field="judge")
         raise DataError(f"{judge!r} is no judge here", where=at, hint=did_you_mean(str(judge), assignment.sheets))
     value = fields.get("value")
