@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from luthier.annotation.project import are_sides_swapped
 from luthier.annotation.question import QuestionItem
 from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
@@ -23,6 +24,7 @@ from luthier.core.errors import DataError
 from luthier.eval.human.study import Assignment
 
 if TYPE_CHECKING:
+    from luthier.eval.human.tally import RatingTally
     from luthier.metrics.bradley_terry import PairwiseComparison, Strength
 
 
@@ -178,6 +180,8 @@ def summarize_ratings(
 
     Points are averaged over the judges of an answer first, so that a row counts once; pairs of equal answers are ties.
     """
+    from luthier.eval.human.tally import RatingTally
+
     planted = count_attention_checks(assignment, question, judgments)
     left_out = {
         judge: f"right in {right} of {rated} planted items"
@@ -192,6 +196,8 @@ def summarize_ratings(
             "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
             hint="let somebody judge",
         )
+    tally = RatingTally(assignment, question, models, min_attention_checks=least_right)
+    tally.extend(judgments)
     subject, rival = models[0], models[1] if len(models) > 1 else None
     table = compute_row_points(assignment, question, ratings)
     numbers = _numbers(assignment, question, ratings, table, models, seed)
@@ -204,7 +210,7 @@ def summarize_ratings(
         kind=question.kind,
         question=question.question_text,
         sentence=_sentence(question, numbers, subject, rival, len(left_out)),
-        stop=_stop(question, judgments, assignment, models, least_right),
+        stop=describe_stop(tally, assignment, models),
         subject=subject,
         rival=rival,
         items=len({voice.rating.item for voice in ratings}),
@@ -282,7 +288,7 @@ def _quality(
             right, rated, wilson_interval(right, rated), "planted items judged rightly"
         )
     if question.sides == 2 and ratings:
-        first = [voice.points[0] for voice in ratings]
+        first = [voice.points[_first_seen(assignment, voice.rating)] for voice in ratings]
         ties, decided = first.count(0.5), len(first) - first.count(0.5)
         found["people.ties"] = _share(ties, len(first), wilson_interval(ties, len(first)), "judgments that are ties")
         if decided:
@@ -290,6 +296,11 @@ def _quality(
             about = "decided judgments that prefer what is shown first; a half is fair"
             found["people.first_shown"] = _share(wins, decided, wilson_interval(wins, decided), about)
     return found
+
+
+def _first_seen(assignment: Assignment, rating: Annotation) -> int:
+    """The place of the answer that the judge saw first; where it is open, each judge has an order of their own."""
+    return int(assignment.is_open and are_sides_swapped(rating.item, rating.annotator))
 
 
 def _comparable(question: RatingQuestion, voice: ScoredRating) -> str | float:
@@ -420,20 +431,12 @@ def _ends(number: FindingNumber) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _stop(
-    question: RatingQuestion,
-    judgments: Sequence[Annotation],
-    assignment: Assignment,
-    models: Sequence[str],
-    min_attention_checks: float,
-) -> str:
+def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[str]) -> str:
     """Whether bounds that hold at every look decide the order, and what is still to come."""
-    from luthier.eval.human.tally import RatingTally, describe_advice
+    from luthier.eval.human.tally import describe_advice
 
     if len(models) < 2:
         return "One model was judged; go on until its interval is as narrow as you need."
-    tally = RatingTally(assignment, question, models, min_attention_checks=min_attention_checks)
-    tally.extend(judgments)
     advice, rows = tally.ranking.advise(), tally.ranking.rows
     if not rows:
         return f"{models[0]} and {models[1]} have no row in common yet; go on."

@@ -47,6 +47,17 @@ class RatingTally:
             for a, b in combinations(pair, 2):
                 self._count(a, b, 0.5, row, times=self._assignment.overlap)
 
+    def remove(self, annotator: str, item: str) -> None:
+        """Take a judgment back."""
+        before = self.ratings.pop((annotator, item), None)
+        if before is None:
+            return
+        self.judged[annotator] -= 1
+        if self._assignment.key[item].planted:
+            right, rated = self.attention_checks[annotator]
+            self.attention_checks[annotator] = right - self._passes(before), rated - 1
+        self.__dict__.pop("_counted", None)
+
     def extend(self, ratings: Iterable[Annotation]) -> None:
         """Take several judgments, in the order in which they were made."""
         for rating in ratings:
