@@ -359,8 +359,9 @@ def list_comparisons(assignment: Assignment, ratings: Sequence[ScoredRating]) ->
     from luthier.metrics.style import style_difference
 
     return [
-        PairwiseComparison(*voice.models, voice.points[0], voice.row, style_difference(*voice.shown.answers))
+        PairwiseComparison(a, b, voice.points[0], voice.row, style_difference(*voice.shown.answers))
         for voice in ratings
+        for a, b in [voice.models]
     ] + [PairwiseComparison(pair[0], pair[1], 0.5, row, (0.0, 0.0)) for row, *pair in assignment.same.values()]
 
 

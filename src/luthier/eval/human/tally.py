@@ -111,7 +111,8 @@ class RatingTally:
         self.asked[entry.row] += 1
         low, high = self._question.bounds
         if len(points) == 2:
-            self._count(*entry.models, (points[0] - low) / (high - low), entry.row)
+            a, b = entry.models
+            self._count(a, b, (points[0] - low) / (high - low), entry.row)
             return
         (model,) = entry.models
         mine = self._points[entry.row, model]
