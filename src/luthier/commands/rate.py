@@ -77,12 +77,15 @@ class RatingSession(AbstractContextManager["RatingSession"]):
             raise UnknownName(what, where=SourceLocation(field="--as"), hint=hint)
         return name
 
-    def refresh(self) -> None:
-        """Count what others have judged since."""
+    def refresh(self) -> bool:
+        """Count what others have judged since; whether there was anything."""
         ratings, withdrawn = self._feed.read_new()
+        before = {(one.annotator, one.item): self.tally.ratings.get((one.annotator, one.item)) for one in ratings}
         for annotator, item in withdrawn:
             self.tally.remove(annotator, item)
-        self.tally.extend(one for one in ratings if one.item in self.assignment.items)
+        new = [one for one in ratings if one.item in self.assignment.items and before[one.annotator, one.item] != one]
+        self.tally.extend(new)
+        return bool(new or withdrawn)
 
     def list_ratings(self) -> list[Annotation]:
         """The judgments that count, in the order in which they were made."""
