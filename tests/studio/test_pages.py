@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,11 @@ from luthier.recipe.schema import Recipe
 from luthier.studio.state import Studio
 from studio.conftest import RECIPE, Browser, write_rows
 
-PAGES = ["/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe"]
+PAGES = [
+    "/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
+    "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/watch",
+    "/projects/tickets/watch/signals",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +218,10 @@ def test_rows_are_searched_filtered_and_told(browser: Browser, made: Path) -> No
 
 def test_a_model_is_tried(browser: Browser, made: Path, studio: Studio) -> None:
     assert "It has no base model" in browser.get("/projects/tickets/try").text
-    assert "no model is served" in browser.submit("/projects/tickets/try/ask", text="where is it?").text
+    talk = json.dumps([{"role": "user", "content": "where is my parcel <b>now</b>"}])
+    assert "no such model" in browser.submit("/projects/tickets/try/ask", model="tune", messages=talk).text
+    for wrong in ("", "[]", "[1]", '[{"role": "user", "content": " "}]', '[{"role": "root", "content": "x"}]'):
+        assert browser.submit("/projects/tickets/try/ask", model="tune", messages=wrong).status_code == 400
     assert browser.submit("/projects/tickets/try/start", step="nothing").status_code == 404
     try:
         assert "Loading the model" in browser.submit("/projects/tickets/try/start", step="tune").text
@@ -222,9 +230,15 @@ def test_a_model_is_tried(browser: Browser, made: Path, studio: Studio) -> None:
             time.sleep(0.2)
         assert studio.trial.state == "ready", studio.trial.message
         assert "Ask it" in browser.get("/projects/tickets/try/state").text
-        answer = browser.submit("/projects/tickets/try/ask", text="where is my parcel <b>now</b>").text
-        assert "delivery" in answer
-        assert "&lt;b&gt;" in answer
+        model = studio.trial.names[0]
+        told = browser.submit("/projects/tickets/try/ask", model=model, messages=talk).text
+        assert told.rstrip().rpartition("event: ")[2].startswith("end")
+        piece = json.loads(told.partition("data: ")[2].partition("\n")[0])
+        assert piece["text"] == "delivery"
+        text, share, others = piece["tokens"][0]
+        assert text == "delivery"
+        assert {one for one, _ in others} == {"delivery", "refund", "account"}
+        assert share == pytest.approx(max(likely for _, likely in others))
     finally:
         stopped = browser.submit("/projects/tickets/try/stop").text
     assert "Start it" in stopped

@@ -1,4 +1,4 @@
-"""Commands that watch a released model: monitor run, replay, show, test, export."""
+"""Commands that watch a released model: monitor run, replay, show, history, test, export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
 
 monitor_app = typer.Typer(
-    help="Watch a released model: run, replay, show, test, export.", no_args_is_help=True, rich_markup_mode=None
+    help="Watch a released model: run, replay, show, history, test, export.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Word = Annotated[
     str | None,
@@ -125,6 +127,36 @@ def show(
             ("alert", "state", "when", "limit"),
             [(one["alert"], one["state"], one["when"], f"{one['limit']:.4g}") for one in found["alerts"]],
         )
+    print_line(f"{found['events']:,} events")
+
+
+@monitor_app.command()
+def history(
+    recipe: Word = None,
+    log: Annotated[Path | None, typer.Option(help="A traffic folder or JSON lines; else the recipe's traffic.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="From then on: 2026-11-01, or so long ago: 30m, 6h, 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show every signal over time, and what alerts would have told."""
+    from luthier.commands.monitor import describe_monitor_history, open_monitor
+    from luthier.commands.traces import parse_moment
+
+    opened = open_monitor(current_workspace(), recipe)
+    moments = parse_moment(since, "--since"), parse_moment(until, "--until")
+    found = describe_monitor_history(opened, log, *moments, _mutter)
+    if as_json:
+        print_json(found)
+        return
+    for one in found["numbers"]:
+        values = [point[1] for point in one["points"]]
+        if values:
+            ends = f"{values[0]:.4g} to {values[-1]:.4g}, between {min(values):.4g} and {max(values):.4g}"
+            print_line(f"{one['number']} {one['window']}: {ends}")
+    for told in found["messages"]:
+        print_line(f"{told['at'][:19]} {told['tells']}: {told['alert']}: {told['when']}")
     print_line(f"{found['events']:,} events")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import StepEventEmitter
-from luthier.monitor.alerts import AlertMessage
+from luthier.monitor.alerts import AlertMessage, AlertState
 from luthier.monitor.channel import Channel, DeliveryError
-from luthier.monitor.plan import MonitorPlan, read_plan
+from luthier.monitor.plan import AlertRule, MonitorPlan, read_plan
 from luthier.monitor.steps.monitor import Monitor
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
@@ -144,6 +146,69 @@ def replay_alerts(
         ended=ended,
         firing=firing,
     )
+
+
+_POINTS = 48
+"""Moments at which the numbers of a past are read."""
+
+
+def describe_monitor_history(
+    opened: RecipeMonitor, log: Path | None, since: datetime | None, until: datetime | None, say: Say
+) -> dict[str, Any]:
+    """Every number at moments of a past, with its interval; what alerts would have told, and how each stands at its
+    end."""
+    from luthier.traces.stream import iter_trace_events
+
+    folder, end = log or opened.traffic, (until or datetime.now(UTC)).timestamp()
+    if not folder.exists():
+        raise _no_traffic(folder)
+    watcher = opened.watcher(say)
+    first = next(iter(iter_trace_events(folder, since, until)), None)
+    begin = end if first is None else first.timestamp.timestamp()
+    moments = deque(begin + (end - begin) * (at + 1) / _POINTS for at in range(_POINTS) if first is not None)
+    messages: list[AlertMessage] = []
+    points: dict[tuple[str, str], list[list[float]]] = {}
+
+    def advance(now: float) -> None:
+        while moments and moments[0] <= now:
+            at = moments.popleft()
+            for due in watcher.looks(at):
+                messages.extend(watcher.look(due))
+            for number, spec, value in watcher.readings(at):
+                points.setdefault((number, str(spec)), []).append([at, *value])
+        for due in watcher.looks(now):
+            messages.extend(watcher.look(due))
+
+    for event in iter_trace_events(folder, since, until):
+        advance(event.timestamp.timestamp())
+        watcher.add(event)
+    advance(end)
+    return {
+        "monitor": opened.plan.name,
+        "from": None if first is None else datetime.fromtimestamp(begin, UTC).isoformat(),
+        "to": datetime.fromtimestamp(end, UTC).isoformat(),
+        "events": watcher.events_seen,
+        "unjoined": watcher.unjoined,
+        "numbers": [_number(opened.plan, number, spec, found) for (number, spec), found in points.items()],
+        "alerts": [_alert(rule, watcher.states[rule.name]) for rule in opened.plan.rules],
+        "messages": [message.model_dump(mode="json") for message in messages],
+    }
+
+
+def _number(plan: MonitorPlan, number: str, spec: str, points: list[list[float]]) -> dict[str, Any]:
+    limits = [
+        {"alert": rule.name, "limit": rule.limit}
+        for rule in plan.rules
+        if rule.when.name == number and str(rule.when.window) == spec
+    ]
+    finite = [point for point in points if all(map(math.isfinite, point))]
+    return {"number": number, "window": spec, "report": plan.report.get(number), "limits": limits, "points": finite}
+
+
+def _alert(rule: AlertRule, state: AlertState) -> dict[str, Any]:
+    since = None if state.active_at is None else datetime.fromtimestamp(state.active_at, UTC).isoformat()
+    told = {"alert": rule.name, "when": rule.alert.expr, "for": rule.alert.hold, "clear": rule.alert.clear}
+    return {**told, "severity": rule.alert.severity, "limit": rule.limit, "state": state.status, "since": since}
 
 
 def send_test_message(opened: RecipeMonitor, kind: str | None = None) -> Iterator[tuple[str, str]]:
@@ -306,8 +371,7 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
     last = None
     folder = log or opened.traffic
     if not folder.exists():
-        hint = "serve with traces, import a log, or name one with --log"
-        raise DataError("there is no traffic yet", where=SourceLocation(file=str(folder)), hint=hint)
+        raise _no_traffic(folder)
     for event in iter_trace_events(folder, since):
         watcher.add(event)
         last = event.timestamp.timestamp()
@@ -321,3 +385,8 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
         for rule in opened.plan.rules
     ]
     return {"events": watcher.events_seen, "numbers": numbers, "alerts": alerts}
+
+
+def _no_traffic(folder: Path) -> DataError:
+    hint = "serve with traces, import a log, or name one with --log"
+    return DataError("there is no traffic yet", where=SourceLocation(file=str(folder)), hint=hint)

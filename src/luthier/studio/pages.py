@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -17,13 +16,18 @@ from starlette.responses import HTMLResponse, Response
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
+from luthier.studio.charts import build_chart
 from luthier.studio.translation import choose_language, current_language, install, use_language
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+<<<<<<< HEAD
 _STATIC = ("studio.css", "studio.js", "scheme.js", "htmx.min.js", "icon.svg", "widgets.js")
+=======
+_STATIC = ("studio.css", "studio.js", "chat.js", "scheme.js", "htmx.min.js", "icon.svg")
+>>>>>>> studio-models
 
 
 def render(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
@@ -86,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     install(environment)
-    environment.globals.update(language=current_language, static=_address, command=_command, curve=_curve)
+    environment.globals.update(language=current_language, static=_address, command=_command, chart=build_chart)
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
         thousands=lambda value: f"{value:,}",
@@ -127,18 +131,3 @@ def _bytes(value: float | None) -> str:
 
 def _duration(seconds: float | None) -> str:
     return "?" if seconds is None else format_elapsed_time(seconds)
-
-
-_WIDTH, _HEIGHT = 320.0, 90.0
-
-
-def _curve(points: Sequence[tuple[float, float]]) -> str:
-    """The points of a curve as an SVG polyline has them, in a box of 320 by 90."""
-    xs, ys = [x for x, _ in points], [y for _, y in points if y == y]  # noqa: PLR0124  # NaN is not itself
-    left, right, low, high = min(xs), max(xs), min(ys, default=0.0), max(ys, default=1.0)
-    across, up = (right - left) or 1.0, (high - low) or 1.0
-    return " ".join(
-        f"{(x - left) / across * _WIDTH:.1f},{_HEIGHT - (y - low) / up * _HEIGHT:.1f}"
-        for x, y in points
-        if y == y  # noqa: PLR0124
-    )

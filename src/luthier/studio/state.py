@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
@@ -19,7 +20,9 @@ from starlette.requests import Request
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
+from luthier.commands.projects.serving import ProjectServer
 from luthier.commands.projects.trial import TrialServer
+from luthier.commands.projects.watch import MonitorRunner, SignalReader
 from luthier.commands.projects.workspace import find_project_file, project_id, workspace_store
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
@@ -33,6 +36,14 @@ _LOG = logging.getLogger("luthier.studio")
 _WATCHED = 32
 
 
+class _Processes(NamedTuple):
+    """The processes of one project."""
+
+    server: ProjectServer
+    signals: SignalReader
+    monitor: MonitorRunner
+
+
 @dataclass(kw_only=True)
 class Studio:
     """A workspace's queue, sessions and caches."""
@@ -41,6 +52,7 @@ class Studio:
     workspace: Workspace
     """The folder of projects that it shows."""
     proposals: ProposalCache = field(default_factory=ProposalCache)
+    _processes: dict[Path, _Processes] = field(default_factory=dict)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _looked: dict[str, float] = field(default_factory=dict)
@@ -58,6 +70,30 @@ class Studio:
     def find_recipe(self, project: str) -> Path:
         """The recipe of a project by its id; `UnknownName` where there is none."""
         return find_project_file(self.workspace, project)
+
+    def server_of(self, file: Path) -> ProjectServer:
+        """The server of a project's released models."""
+        return self._processes_of(file).server
+
+    def signals_of(self, file: Path) -> SignalReader:
+        """What computes a project's signals."""
+        return self._processes_of(file).signals
+
+    def monitor_of(self, file: Path) -> MonitorRunner:
+        """What tells of a project's alerts."""
+        return self._processes_of(file).monitor
+
+    def _processes_of(self, file: Path) -> _Processes:
+        with self._turn:
+            if file not in self._processes:
+                name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
+                kept = self.folder.with_name("processes") / name
+                self._processes[file] = _Processes(
+                    ProjectServer(self.workspace, file, kept / "server"),
+                    SignalReader(self.workspace, file, kept / "signals"),
+                    MonitorRunner(self.workspace, file, kept / "monitor"),
+                )
+            return self._processes[file]
 
     def project_of(self, run: QueuedRun) -> str:
         """The id of the project whose recipe a run is of."""
@@ -86,7 +122,7 @@ class Studio:
         """Work through the queue for as long as the server runs; runs that are under way outlive it, a model that is
         tried does not."""
         runner = QueueRunner(self.queue, self.workspace, self.folder)
-        self.trial.end_leftover()
+        await asyncio.to_thread(self.trial.stop)
         task = asyncio.create_task(_again_and_again(runner, self.trial))
         try:
             yield

@@ -327,36 +327,42 @@ def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:
 
 
 def read_dashboard_series(
-    folder: Path, since: datetime | None = None, until: datetime | None = None, every: str = "1h"
+    folder: Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    every: str = "1h",
+    by: Sequence[str] = _BY[1:],
 ) -> pl.DataFrame:
-    """Read time series of requests, errors, tokens and latency quantiles, by interval, alias, release and variant."""
+    """Read time series of requests, errors, tokens and latency quantiles, by interval and by other columns: alias,
+    release and variant unless `by` names fewer of them."""
 
+    keys = ("timestamp", *by)
     rows = scan_table(folder, "rollup", since, until).with_columns(pl.col("timestamp").dt.truncate(every))
-    added = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
+    added = rows.group_by(*keys, "measure", "bucket").agg(pl.col("count", "sum").sum()).collect()
     shown = (
         _of(added, "status")
-        .group_by(*_BY)
+        .group_by(*keys)
         .agg(
             pl.col("count").sum().alias("requests"),
             pl.col("count").filter(pl.col("bucket") >= 400).sum().alias("errors"),
         )
     )
     for name in _SUMS:
-        shown = shown.join(_of(added, name).group_by(*_BY).agg(pl.col("sum").sum().alias(name)), on=_BY, how="left")
+        shown = shown.join(_of(added, name).group_by(*keys).agg(pl.col("sum").sum().alias(name)), on=keys, how="left")
     for name in TIMES:
-        shown = shown.join(_quantiles(_of(added, name), name), on=_BY, how="left")
-    return shown.sort(_BY)
+        shown = shown.join(_quantiles(_of(added, name), name, keys), on=keys, how="left")
+    return shown.sort(keys)
 
 
 def _of(added: pl.DataFrame, measure: str) -> pl.DataFrame:
     return added.filter(pl.col("measure") == measure)
 
 
-def _quantiles(rows: pl.DataFrame, name: str) -> pl.DataFrame:
+def _quantiles(rows: pl.DataFrame, name: str, keys: Sequence[str]) -> pl.DataFrame:
     """The middle of the bucket in which each share of the values ends."""
     below = pl.col("count").cum_sum() / pl.col("count").sum()
     middle = ((pl.col("bucket") + 0.5) * _STEP).exp()
     expressions = [
         middle.filter(below >= share).first().alias(f"{name}.p{round(100 * share)}") for share in (0.5, 0.95, 0.99)
     ]
-    return rows.sort("bucket").group_by(*_BY).agg(*expressions)
+    return rows.sort("bucket").group_by(*keys).agg(*expressions)

@@ -1,29 +1,24 @@
-"""Trying a model: `luthier serve` in a process of its own, asked the same question as its base model."""
+"""Trying a model: `luthier serve` in a process of its own, asked the same as its base model, token by token."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import math
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from luthier.commands.jobs.process import signal_process_group
+from luthier.commands.projects.command_process import CommandProcess, ProcessState
 from luthier.commands.projects.workspace import load_made_plan
-from luthier.core.errors import InputError, ModelError
-from luthier.core.files import translate_write_errors, write_atomically
-from luthier.core.system.process import unique_process_name_of
+from luthier.core.errors import InputError, LuthierError, ModelError
 from luthier.recipe.workspace import Workspace
 
-TrialState = Literal["off", "starting", "ready", "failed"]
 _IDLE_S = 900.0
-_PATIENCE_S = 10.0
-_TOKENS = 256
 _MOST_CHARS = 20_000
+_MOST_TURNS = 100
+_ALTERNATIVES = 5
 
 
 class TrialModel(NamedTuple):
@@ -34,12 +29,57 @@ class TrialModel(NamedTuple):
     """What is served: the step, and its base model where it has one."""
 
 
-class TrialAnswer(NamedTuple):
-    """What one model answered."""
+class TrialToken(NamedTuple):
+    """A token of an answer with its probability, and the likeliest tokens at its place with theirs."""
+
+    text: str
+    share: float
+    alternatives: Sequence[tuple[str, float]]
+
+
+class TrialPiece(NamedTuple):
+    """What came next of an answer."""
+
+    text: str
+    tokens: Sequence[TrialToken]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialQuestion:
+    """What one model is asked: a conversation that ends with a question, and how it shall answer."""
 
     model: str
-    text: str
-    seconds: float
+    messages: Sequence[Mapping[str, str]]
+    temperature: float = 0.0
+    max_tokens: int = 256
+
+    @classmethod
+    def parse(cls, model: str, conversation: str, temperature: str = "", max_tokens: str = "") -> TrialQuestion:
+        """As a form sends it, the conversation as JSON; `InputError` where it is none."""
+        try:
+            turns = json.loads(conversation)
+            heat, tokens = float(temperature or 0), int(max_tokens or 256)
+        except ValueError as error:
+            raise InputError("the form is not as expected", hint="load the page again") from error
+        good = isinstance(turns, list) and 0 < len(turns) <= _MOST_TURNS and all(map(_is_turn, turns))
+        if not good or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
+            raise InputError("expected a question", hint=f"write at most {_MOST_CHARS:,} letters")
+        if sum(len(turn["content"]) for turn in turns) > _MOST_CHARS:
+            raise InputError("the conversation is too long", hint="begin a new one")
+        if not 0 <= heat <= 2 or not 1 <= tokens <= 4096:
+            raise InputError(
+                "expected a temperature from 0 to 2 and 1 to 4,096 tokens", hint="change them under Settings"
+            )
+        return cls(model=model, messages=turns, temperature=heat, max_tokens=tokens)
+
+
+def _is_turn(turn: Any) -> bool:
+    return (
+        isinstance(turn, dict)
+        and set(turn) == {"role", "content"}
+        and turn["role"] in ("system", "user", "assistant")
+        and isinstance(turn["content"], str)
+    )
 
 
 def list_trial_models(workspace: Workspace, file: Path) -> list[TrialModel]:
@@ -60,110 +100,95 @@ class TrialServer:
 
     def __init__(self, workspace: Workspace, folder: Path) -> None:
         """`folder` is where its process prints."""
-        self._workspace, self._folder = workspace, folder
-        self._process: subprocess.Popen[bytes] | None = None
+        self._workspace = workspace
+        self._process = CommandProcess(folder)
         self._asked_at = 0.0
         self.words: list[str] = []
         """What is served."""
 
     @property
-    def state(self) -> TrialState:
+    def state(self) -> ProcessState:
         """How it stands."""
-        if self._process is None:
-            return "off"
-        if self._process.poll() is not None:
-            return "failed"
-        return "ready" if self._facts() else "starting"
+        return self._process.state
 
     @property
     def names(self) -> list[str]:
         """The models that answer, the tuned one first."""
-        return [str(name) for name in self._facts().get("models", ())]
+        return [str(name) for name in self._process.facts().get("models", ())][: len(self.words)]
 
     @property
     def message(self) -> str:
         """What it said last, when it failed."""
-        lines = (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return " ".join(lines[-2:])[:600] if lines else "it ended without a word"
+        return self._process.message
 
     def start(self, model: TrialModel) -> None:
         """Serve a model and its base; what was served before ends."""
         if self.words == model.words and self.state in ("starting", "ready"):
             return
-        self.stop()
-        self.end_leftover()
-        serve = ["serve", *model.words, "--port", "0", "--json", "--no-traces", "--no-jobs"]
-        with translate_write_errors(self._folder):
-            self._folder.mkdir(0o700, parents=True, exist_ok=True)
-            with (self._folder / "output").open("wb") as output, (self._folder / "log").open("wb") as log:
-                self._process = subprocess.Popen(  # noqa: S603  # this very program
-                    [sys.executable, "-P", "-m", "luthier", *serve], stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=log, start_new_session=True, cwd=self._workspace.folder,
-                    env={**os.environ, **self._workspace.environment},
-                )  # fmt: skip
-        write_atomically(self._mark, unique_process_name_of(self._process.pid).encode())
+        self._process.start(
+            self._workspace, ["serve", *model.words, "--port", "0", "--json", "--no-traces", "--no-jobs"]
+        )
         self.words, self._asked_at = model.words, time.monotonic()
 
-    def ask(self, text: str) -> list[TrialAnswer]:
-        """What each model answers to one question; `ModelError` where one cannot."""
-        if self.state != "ready":
-            raise InputError("no model is served", hint="start one first")
-        if not text.strip() or len(text) > _MOST_CHARS:
-            raise InputError("expected a question", hint=f"write at most {_MOST_CHARS:,} letters")
-        self._asked_at = time.monotonic()
-        return [self._answer(name, text) for name in self.names]
-
-    def _answer(self, model: str, text: str) -> TrialAnswer:
+    async def answer(self, question: TrialQuestion) -> AsyncIterator[TrialPiece]:
+        """An answer as it comes; `ModelError` where there is none."""
         import httpx
 
+        if self.state != "ready" or question.model not in self.names:
+            raise InputError("no such model is served", hint="start one first")
+        self._asked_at = time.monotonic()
         body = {
-            "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": _TOKENS, "temperature": 0,
+            "model": question.model, "messages": question.messages, "temperature": question.temperature,
+            "max_tokens": question.max_tokens, "stream": True, "logprobs": True, "top_logprobs": _ALTERNATIVES,
         }  # fmt: skip
-        began = time.perf_counter()
+        url = f"{self._process.facts()['url']}/chat/completions"
         try:
-            answer = httpx.post(f"{self._facts()['url']}/chat/completions", json=body, timeout=300, trust_env=False)
-            response = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise ModelError(f"{model} did not answer: {error}", hint="start it again") from error
-        if answer.is_error:
-            raise ModelError(f"{model} did not answer: {response['error']['message']}", hint="write another question")
-        content = response["choices"][0]["message"].get("content") or ""
-        return TrialAnswer(model, str(content), time.perf_counter() - began)
+            async with (
+                httpx.AsyncClient(timeout=300, trust_env=False) as client,
+                client.stream("POST", url, json=body) as answer,
+            ):
+                if answer.is_error:
+                    raise _refusal(question.model, await answer.aread())
+                async for line in answer.aiter_lines():
+                    if (piece := _read_piece(question.model, line)) is not None:
+                        yield piece
+        except httpx.HTTPError as error:
+            raise ModelError(f"{question.model} did not answer: {error}", hint="start it again") from error
 
     def end_when_idle(self) -> None:
         """End it when nobody asked for a while: models take memory."""
-        if self._process is not None and time.monotonic() - self._asked_at > _IDLE_S:
+        if self.words and time.monotonic() - self._asked_at > _IDLE_S:
             self.stop()
 
     def stop(self) -> None:
-        """End it, in order if it will."""
-        process, self._process, self.words = self._process, None, []
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(_PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._mark.unlink(missing_ok=True)
+        """End it, also one that a studio which was killed left."""
+        self.words = []
+        self._process.stop()
 
-    def end_leftover(self) -> None:
-        """End what a studio that was killed left."""
-        with suppress(FileNotFoundError):
-            signal_process_group(self._mark.read_text(encoding="utf-8"), signal.SIGTERM)
-            self._mark.unlink(missing_ok=True)
 
-    @property
-    def _mark(self) -> Path:
-        return self._folder / "process"
+def _read_piece(model: str, line: str) -> TrialPiece | None:
+    """What a line of the stream says; None where it says nothing."""
+    if not line.startswith("data: {"):
+        return None
+    chunk = json.loads(line.removeprefix("data: "))
+    if "error" in chunk:
+        raise ModelError(f"{model} did not answer: {chunk['error']['message']}", hint="ask something else")
+    for choice in chunk["choices"]:
+        told = (choice.get("logprobs") or {}).get("content") or ()
+        text = choice["delta"].get("content") or ""
+        if text or told:
+            return TrialPiece(text, [_token(one) for one in told])
+    return None
 
-    def _facts(self) -> dict[str, Any]:
-        """What it printed once it was ready."""
-        try:
-            first = (self._folder / "output").read_bytes().partition(b"\n")[0]
-            found = json.loads(first)
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) and "url" in found else {}
+
+def _token(told: Mapping[str, Any]) -> TrialToken:
+    others = [(str(one["token"]), math.exp(one["logprob"])) for one in told.get("top_logprobs") or ()]
+    return TrialToken(str(told["token"]), math.exp(told["logprob"]), others)
+
+
+def _refusal(model: str, body: bytes) -> LuthierError:
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = body[:200].decode("utf-8", "replace")
+    return ModelError(f"{model} did not answer: {message}", hint="write another question")

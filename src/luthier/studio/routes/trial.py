@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
 
-from luthier.commands.projects.trial import TrialModel, TrialServer, list_trial_models
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from luthier.commands.projects.trial import TrialModel, TrialQuestion, TrialServer, list_trial_models
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.studio.pages import render
+from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep, text_of
 
 router = APIRouter()
 
 
-@router.get("/projects/{name}/try")
+@router.get("/projects/{name}/try", dependencies=[Depends(allow("view"))])
 def show(request: Request, studio: StudioDep, name: str) -> Response:
     """The models that can be tried, and the one that is."""
     file = studio.find_recipe(name)
@@ -30,14 +36,14 @@ def _served(trial: TrialServer, models: list[TrialModel]) -> TrialModel | None:
     return next((model for model in models if model.words == trial.words and trial.state != "off"), None)
 
 
-@router.get("/projects/{name}/try/state")
+@router.get("/projects/{name}/try/state", dependencies=[Depends(allow("view"))])
 def state(request: Request, studio: StudioDep, name: str) -> Response:
     """The same, without the page around it, for a page that waits for the model."""
     file = studio.find_recipe(name)
     return render(request, "try_state.html.jinja", name=name, file=studio.workspace.shorten(file), trial=studio.trial)
 
 
-@router.post("/projects/{name}/try/start")
+@router.post("/projects/{name}/try/start", dependencies=[Depends(allow("view"))])
 def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     """Serve a model."""
     models = {model.step: model for model in list_trial_models(studio.workspace, studio.find_recipe(name))}
@@ -48,7 +54,7 @@ def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     return RedirectResponse(f"/projects/{name}/try", 303)
 
 
-@router.post("/projects/{name}/try/stop")
+@router.post("/projects/{name}/try/stop", dependencies=[Depends(allow("view"))])
 def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
     """End it."""
     studio.find_recipe(name)
@@ -56,13 +62,27 @@ def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
     return RedirectResponse(f"/projects/{name}/try", 303)
 
 
-@router.post("/projects/{name}/try/ask")
-def ask(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
-    """What each model answers."""
-    studio.find_recipe(name)
-    text = text_of(form, "text")
+@router.post("/projects/{name}/try/ask", dependencies=[Depends(allow("view"))])
+async def ask(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """What one model answers to a conversation, piece by piece (server-sent events). It ends when the browser goes."""
+    await asyncio.to_thread(studio.find_recipe, name)
+    question = TrialQuestion.parse(
+        text_of(form, "model"), text_of(form, "messages"), text_of(form, "temperature"), text_of(form, "tokens")
+    )
+    return StreamingResponse(_relay(studio.trial, question), media_type="text/event-stream")
+
+
+async def _relay(trial: TrialServer, question: TrialQuestion) -> AsyncIterator[str]:
+    """Each piece as an event, and at the end how long it took, or why it failed."""
+    began = time.perf_counter()
     try:
-        answers, error = studio.trial.ask(text), None
-    except LuthierError as failed:
-        answers, error = [], failed
-    return render(request, "try_answers.html.jinja", text=text, answers=answers, error=error)
+        async for piece in trial.answer(question):
+            yield _event("piece", {"text": piece.text, "tokens": piece.tokens})
+    except LuthierError as error:
+        yield _event("failed", {"message": error.message, "hint": error.hint})
+        return
+    yield _event("end", {"seconds": time.perf_counter() - began})
+
+
+def _event(name: str, told: object) -> str:
+    return f"event: {name}\ndata: {json.dumps(told)}\n\n"

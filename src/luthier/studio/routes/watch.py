@@ -1,0 +1,124 @@
+"""Watching what a project's models answer: traffic, signals, alerts, and requests one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from luthier.commands.projects.watch import (
+    PERIODS,
+    RequestFilter,
+    RequestPage,
+    TrafficPoint,
+    find_monitor_steps,
+    find_traffic,
+    list_requests,
+    read_traffic_points,
+)
+from luthier.commands.traces import require_traffic_folder
+from luthier.core.errors import LuthierError
+from luthier.studio.charts import Chart, ChartMark, build_chart
+from luthier.studio.pages import render
+from luthier.studio.people import allow
+from luthier.studio.state import FormDep, StudioDep
+from luthier.studio.translation import choose_language, use_language
+from luthier.studio.translation import gettext as _
+
+router = APIRouter()
+
+
+@router.get("/projects/{name}/watch", dependencies=[Depends(allow("view"))])
+def show(
+    request: Request, studio: StudioDep, name: str, chosen: Annotated[RequestFilter, Depends()], period: str = "7d"
+) -> Response:
+    """How it goes: traffic, signals, alerts, requests."""
+    use_language(choose_language(request))
+    file = studio.find_recipe(name)
+    period = period if period in PERIODS else "7d"
+    folder = find_traffic(studio.workspace, file)
+    found, error = RequestPage((), ""), None
+    if folder is not None:
+        try:
+            found = list_requests(folder, chosen)
+        except LuthierError as problem:
+            error = problem
+    return render(
+        request, "watch.html.jinja", name=name, file=studio.workspace.shorten(file), period=period, periods=PERIODS,
+        has_traffic=folder is not None, charts=_traffic(read_traffic_points(folder, period)) if folder else [],
+        monitors=find_monitor_steps(file), chosen=chosen, found=found, error=error, server=studio.server_of(file),
+        runner=studio.monitor_of(file),
+    )  # fmt: skip
+
+
+def _traffic(points: Sequence[TrafficPoint]) -> list[Chart | None]:
+    """Traffic as curves."""
+    time: dict[str, Any] = {"axis": "time", "across": _("From")}
+    latencies = [
+        (_("Latency, half of them (p50)"), "latency_p50"),
+        (_("Latency, all but a twentieth (p95)"), "latency_p95"),
+    ]
+    shares = [[point.at, *(100 * part for part in point.error_share)] for point in points]
+    return [
+        build_chart(_("Requests"), [[point.at, point.requests] for point in points], **time),
+        build_chart(_("Requests that failed"), shares, unit="%", **time),
+        *(
+            build_chart(title, [[one.at, value] for one in points if (value := getattr(one, field))], unit="s", **time)
+            for title, field in latencies
+        ),
+    ]  # fmt: skip
+
+
+@router.get("/projects/{name}/watch/signals", dependencies=[Depends(allow("view"))])
+def signals(request: Request, studio: StudioDep, name: str, period: str = "7d") -> Response:
+    """The signals and alerts, without the page around them; they are computed anew when they are old."""
+    use_language(choose_language(request))
+    file = studio.find_recipe(name)
+    period = period if period in PERIODS else "7d"
+    reader = studio.signals_of(file)
+    reading = reader.read(period)
+    charts = [] if reading.result is None else [_signal(one) for one in reading.result["numbers"]]
+    return render(
+        request, "watch_signals.html.jinja", name=name, period=period, reading=reading, words=reader.words(period),
+        charts=[one for one in charts if one],
+    )  # fmt: skip
+
+
+def _signal(told: dict[str, Any]) -> Chart | None:
+    """One number over time, with its limits and what the report measured."""
+    marks = [ChartMark(one["alert"], one["limit"], is_limit=True) for one in told["limits"]]
+    if told["report"] is not None:
+        marks.append(ChartMark(_("report"), told["report"]))
+    title = f"{told['number']} {told['window']}"
+    return build_chart(title, told["points"], axis="time", across=_("At"), marks=marks)
+
+
+@router.get("/projects/{name}/watch/requests/{id}", dependencies=[Depends(allow("view"))])
+def request_page(request: Request, studio: StudioDep, name: str, id: str) -> Response:
+    """One request: what was asked, what came, how long it took, what people said of it."""
+    from luthier.traces.store import read_trace_by_id
+
+    file = studio.find_recipe(name)
+    folder = require_traffic_folder(studio.workspace.with_folder(file.parent), file)
+    found = read_trace_by_id(folder, id)
+    return render(
+        request, "watch_request.html.jinja", name=name, file=studio.workspace.shorten(file), trace=found.trace,
+        feedback=found.feedback,
+    )  # fmt: skip
+
+
+@router.post("/projects/{name}/watch/start", dependencies=[Depends(allow("edit"))])
+def start(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Let alerts be told to their channels."""
+    studio.monitor_of(studio.find_recipe(name)).start()
+    return RedirectResponse(f"/projects/{name}/watch", 303)
+
+
+@router.post("/projects/{name}/watch/stop", dependencies=[Depends(allow("edit"))])
+def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Tell nobody any more."""
+    studio.monitor_of(studio.find_recipe(name)).stop()
+    return RedirectResponse(f"/projects/{name}/watch", 303)
