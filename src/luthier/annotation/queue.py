@@ -160,6 +160,16 @@ class AnnotationQueue:
                 self._assign(session, item, annotator, expires_at)
             return None if item is None else _leased(item, project, expires_at, annotator)
 
+    def give_item(self, annotator: str, item: int) -> LeasedItem:
+        """Give a person one certain item, also of a closed project; `UnknownName` where there is none."""
+        with self._ledger.writing() as session:
+            project, found = load_project(session, self.project_id), self._item(session, item)
+            expires_at = datetime.now(UTC) + timedelta(minutes=project.settings.lease_minutes)
+            self._person(session, annotator)
+            if self._assignment(session, item, annotator) is None:
+                self._assign(session, found, annotator, expires_at)
+            return _leased(found, project, expires_at, annotator)
+
     def submit(self, annotator: str, submission: AnswerSubmission) -> SubmitOutcome:
         """Keep an answer, on the disk when this returns; `InputError` where the questions do not accept it.
 

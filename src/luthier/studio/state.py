@@ -18,6 +18,7 @@ from starlette.datastructures import FormData
 from starlette.requests import Request
 
 from luthier.commands.projects.intake import ProposalCache
+from luthier.commands.projects.judging import StudyBook
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
 from luthier.commands.projects.serving import ProjectServer
@@ -60,6 +61,7 @@ class Studio:
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
+        self.studies = StudyBook(self.workspace, self.ledger)
         self.trial = TrialServer(self.workspace, self.folder / "trial")
 
     @property
@@ -123,7 +125,7 @@ class Studio:
         tried does not."""
         runner = QueueRunner(self.queue, self.workspace, self.folder)
         await asyncio.to_thread(self.trial.stop)
-        task = asyncio.create_task(_again_and_again(runner, self.trial))
+        task = asyncio.create_task(_again_and_again(runner, self.trial, self.studies))
         try:
             yield
         finally:
@@ -131,16 +133,18 @@ class Studio:
             with suppress(asyncio.CancelledError):
                 await task
             runner.close()
+            self.studies.close()
             await asyncio.to_thread(self.trial.stop)
 
 
-async def _again_and_again(runner: QueueRunner, trial: TrialServer) -> None:
+async def _again_and_again(runner: QueueRunner, trial: TrialServer, studies: StudyBook) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
         try:
             await asyncio.to_thread(runner.advance)
             await asyncio.to_thread(trial.end_when_idle)
+            await asyncio.to_thread(studies.advance)
             away = False
         except LuthierError as error:
             if not away:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import environ
 from pathlib import Path
@@ -50,6 +51,10 @@ _GOLD_SHARE = 0.1
 """At least so many of the items that a person gets are planted ones, where there are any left."""
 
 
+QUESTION_KINDS = ("pair", "rating", "rubric", "faults")
+"""The questions that can be asked, that of pairs first."""
+
+
 class JudgedEvaluation(NamedTuple):
     """An evaluation of a project whose answers people can be asked about."""
 
@@ -86,6 +91,14 @@ def list_judged_evaluations(workspace: Workspace, file: Path) -> list[JudgedEval
         JudgedEvaluation(one.name, EvaluationSummary.read(plan.store.open(one.digest)).order)
         for one in plan
         if one.cached and one.step.makes == "evaluation"
+    ]
+
+
+def list_open_steps(workspace: Workspace, file: Path) -> list[str]:
+    """The steps of a recipe that are made and open to whoever has the link."""
+    plan = load_plan(workspace, file, costs=False)
+    return [
+        one.name for one in plan if isinstance(one.step, HumanEval) and one.step.annotators == "open" and one.cached
     ]
 
 
@@ -205,6 +218,13 @@ class StudyBook:
         studies = [one for one in list_projects(self._ledger, purpose="judging") if one.settings.assignment]
         return [self.progress(study) for study in studies]
 
+    def close(self) -> None:
+        """Give back what studies hold open."""
+        with self._turn:
+            for board in self._boards.values():
+                board.session.__exit__()
+            self._boards.clear()
+
     def find(self, study_id: str) -> AnnotationProject:
         """A study by its id; `UnknownName` where there is none."""
         study = get_project(self._ledger, study_id)
@@ -231,10 +251,17 @@ class StudyBook:
         artifact = own.open_store().open(study.settings.assignment)
         plan = _plan_with(self._workspace, file, study.settings.assignment)
         step = next((one.name for one in plan or () if one.digest == artifact.digest), None)
-        ledgers = [self._ledger]
-        if own.has_ledger() and own.ledger_url != self._ledger.location:
-            ledgers.append(own.open_ledger())
-        return _Board(RatingSession(ArtifactRef(artifact, plan, step), ledgers), artifact, step)
+        with ExitStack() as opened:
+            ledgers = [self._ledger]
+            if own.has_ledger() and own.ledger_url != self._ledger.location:
+                ledgers.append(opened.enter_context(own.open_ledger()))
+            session = RatingSession(ArtifactRef(artifact, plan, step), ledgers, opened.pop_all())
+        return _Board(session, artifact, step)
+
+    def word(self, study: AnnotationProject) -> str:
+        """What commands call it: the recipe's step."""
+        file = self._workspace.shorten(find_project_file(self._workspace, study.project))
+        return f"{file}:{self._board(study).step or 'STEP'}"
 
     def standings(self, study: AnnotationProject) -> StudyStandings:
         """How the models stand by the judgments that there are."""
