@@ -32,6 +32,9 @@ POSTS = (
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/models/serve", "/projects/tickets/models/unserve",
     "/projects/tickets/release", "/projects/tickets/watch/start", "/projects/tickets/watch/stop",
+    "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
+    "/projects/tickets/judge", "/judge/x/use", "/projects/tickets/arena/start", "/projects/tickets/arena/stop",
+    "/projects/tickets/arena/ask", "/projects/tickets/arena/vote",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -41,6 +44,9 @@ GETS = (
     "/projects/tickets/models", "/projects/tickets/models/server", "/projects/tickets/models/x/report",
     "/projects/tickets/models/x/report/page", "/projects/tickets/release?did=x", "/projects/tickets/watch",
     "/projects/tickets/watch/signals", "/projects/tickets/watch/requests/x",
+    "/label", "/label/x", "/label/x/guidelines",
+    "/judge", "/projects/tickets/judge", "/judge/x", "/judge/x/results", "/judge/x/results/now",
+    "/projects/tickets/arena", "/projects/tickets/arena/state", "/projects/tickets/arena/preferences.jsonl",
 )  # fmt: skip
 
 
