@@ -153,7 +153,7 @@ def publish_assignment(
     planted = sum(entry.planted for entry in assignment.key.values())
     settings = ProjectSettings(
         purpose="judging", assignment=artifact.digest, questions={STUDY_QUESTION: question}, order="priority",
-        overlap=assignment.overlap, gold_share=max(_GOLD_SHARE, planted / len(assignment.items) / 2) if planted else 0,
+        overlap=assignment.overlap, gold_share=min(0.5, max(_GOLD_SHARE, planted / len(assignment.items))) if planted else 0,
     )  # fmt: skip
     name = f"{plan.recipe.name}: {step}"
     study = create_project(ledger, name, settings, project=project_id(workspace, file), by=by)

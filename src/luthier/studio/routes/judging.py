@@ -54,7 +54,7 @@ def _new_page(
     file = studio.find_recipe(name)
     found = list_judged_evaluations(studio.workspace, file)
     chosen = next((one for one in found if one.step == evaluation), found[0] if found else None)
-    written = {key: text_of(form, key) for key in ("kind", "question", "rows", "overlap", "checks")} if form else {}
+    written = {key: text_of(form, key) if form else "" for key in ("kind", "question", "rows", "overlap", "checks")}
     return render(
         request, "judge_new.html.jinja", 400 if error else 200, name=name, file=studio.workspace.shorten(file),
         evaluations=found, chosen=chosen, kinds=QUESTION_KINDS, steps=list_open_steps(studio.workspace, file),
