@@ -206,3 +206,4 @@ def test_planted_items_tell_readers_from_those_who_do_not_read(kind: str) -> Non
     values, item = said(question), item_for(question)
     for good in (0, 1) if question.sides == 2 else (None,):
         assert {question.passes(value, item, good) for value in values} == {True, False}
+        assert question.passes(question.check(question.gold(good), item), item, good)

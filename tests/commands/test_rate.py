@@ -69,15 +69,16 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def _total() -> int:
-    return len(open_rating_session(target(":ask")).assignment.sheets["anna"])
+    with open_rating_session(target(":ask")) as sitting:
+        return len(sitting.assignment.sheets["anna"])
 
 
 def _everybody_says(folder: Path, typed: str) -> None:
-    sitting = open_rating_session(target(":ask"))
-    for judge in sitting.assignment.sheets:
-        for item in sitting.left(judge):
-            sitting.say(judge, item, typed, None)
-    sitting.save(folder / "judgments.jsonl")
+    with open_rating_session(target(":ask")) as sitting:
+        for judge in sitting.assignment.sheets:
+            for item in sitting.left(judge):
+                sitting.say(judge, item, typed, None)
+        sitting.save(folder / "judgments.jsonl")
 
 
 def test_before_anybody_judged_the_run_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +130,8 @@ def test_sheets_go_out_and_come_back(capsys: pytest.CaptureFixture[str]) -> None
     told = _json(capsys, "rate", ":ask", "--from", str(sheet))
     assert told["annotators"] == {"anna": {"judged": 0, "of": total}, "ben": {"judged": total, "of": total}}
     assert told["file"].endswith("judgments.jsonl")
-    assert open_rating_session(target(":ask")).take(sheet) == 0
+    with open_rating_session(target(":ask")) as sitting:
+        assert sitting.take(sheet) == 0
     assert "stop" in _json(capsys, "rate", ":ask", "--status")
     assert _json(capsys, "rate", ":ask", "--as", "ben", "--sheet", "rest.csv")["items"] == 0
 

@@ -96,10 +96,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         (folder / "recipe.yaml").write_text(RECIPE.replace("URL", server.url), encoding="utf-8")
         assert run_command(["run", "--only", "ask"]) == 0
-        sitting = open_rating_session(target(":ask"))
-        for item in sitting.left("anna"):
-            sitting.say("anna", item, "a", None)
-        sitting.save(folder / "judgments.jsonl")
+        with open_rating_session(target(":ask")) as sitting:
+            for item in sitting.left("anna"):
+                sitting.say("anna", item, "a", None)
+            sitting.save(folder / "judgments.jsonl")
         assert run_command(["run"]) == 0
         yield folder
 

@@ -40,6 +40,8 @@ POSTS = (
     "/review", "/review/x/answer", "/review/x/diff", "/review/x/fill", "/review/x/close", "/review/x/next-round",
     "/review/x/items/1/second", "/review/x/items/1/decide", "/review/x/rounds/x.yaml/run",
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
+    "/projects/tickets/judge", "/judge/x/use", "/projects/tickets/arena/start", "/projects/tickets/arena/stop",
+    "/projects/tickets/arena/ask", "/projects/tickets/arena/vote",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -57,6 +59,8 @@ GETS = (
     "/review", "/review/x", "/review/x/items", "/review/x/items/1", "/review/x/items/1/alike", "/review/x/results",
     "/review/x/rounds/x.yaml",
     "/label", "/label/x", "/label/x/guidelines",
+    "/judge", "/projects/tickets/judge", "/judge/x", "/judge/x/results", "/judge/x/results/now",
+    "/projects/tickets/arena", "/projects/tickets/arena/state", "/projects/tickets/arena/preferences.jsonl",
 )  # fmt: skip
 
 

@@ -40,6 +40,8 @@ class ProjectSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     purpose: Purpose = "labeling"
+    assignment: str = ""
+    """Of judging: the digest of the artifact that says whose answers the items show; empty where there is none."""
     questions: Annotated[dict[str, Question], Field(min_length=1)]
     """The questions by name, in the order in which they are asked."""
     optional: tuple[str, ...] = ()
@@ -427,6 +429,11 @@ def iterate_batches(values: Iterable[Value], size: int) -> Iterator[list[Value]]
     left = iter(values)
     while batch := list(islice(left, size)):
         yield batch
+
+
+def are_sides_swapped(key: str, annotator: str) -> bool:
+    """Whether a person sees the two candidate answers of an item in the other order; it follows from both names."""
+    return next(_fractions("sides", key, annotator)) < 0.5
 
 
 def item_from_json(shown: Mapping[str, Any]) -> QuestionItem:

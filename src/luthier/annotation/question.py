@@ -82,6 +82,10 @@ class Question(Component):
         """The columns of a training row that this answer gives: `label`, `labels`, `spans`, `chosen` and `rejected`,
         `rating`, `answer`, `messages`."""
 
+    def mirror(self, value: AnswerValue) -> AnswerValue:
+        """The same answer where two candidate answers are shown in the other order."""
+        return value
+
     def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
         """The answer in a form in which two people's can be compared."""
         return str(value)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.annotation.project import (
     AnnotationProject,
+    are_sides_swapped,
     get_project,
     item_from_json,
     item_table,
@@ -157,7 +158,17 @@ class AnnotationQueue:
             if item is None and (item := self._choose(session, person, project)) is not None:
                 person.served += 1
                 self._assign(session, item, annotator, expires_at)
-            return None if item is None else _leased(item, project, expires_at)
+            return None if item is None else _leased(item, project, expires_at, annotator)
+
+    def give_item(self, annotator: str, item: int) -> LeasedItem:
+        """Give a person one certain item, also of a closed project; `UnknownName` where there is none."""
+        with self._ledger.writing() as session:
+            project, found = load_project(session, self.project_id), self._item(session, item)
+            expires_at = datetime.now(UTC) + timedelta(minutes=project.settings.lease_minutes)
+            self._person(session, annotator)
+            if self._assignment(session, item, annotator) is None:
+                self._assign(session, found, annotator, expires_at)
+            return _leased(found, project, expires_at, annotator)
 
     def submit(self, annotator: str, submission: AnswerSubmission) -> SubmitOutcome:
         """Keep an answer, on the disk when this returns; `InputError` where the questions do not accept it.
@@ -187,9 +198,11 @@ class AnnotationQueue:
         project = load_project(session, self.project_id)
         shown, now = item_from_json(item.shown), datetime.now(UTC)
         try:
-            values = project.settings.check(submission.values, shown) if submission.kind == "answer" else {}
+            seen = _shown_to(item, project, person.annotator)
+            values = project.settings.check(submission.values, seen) if submission.kind == "answer" else {}
         except InvalidAnswer as error:
             raise InputError(str(error), where=SourceLocation(field="values")) from error
+        values = _mirror(values, item, project, person.annotator)
         late = assignment.state in ("expired", "released") or (
             assignment.state == "leased" and assignment.expires_at < now
         )
@@ -199,12 +212,12 @@ class AnnotationQueue:
         right = (
             project.settings.agrees(values, item.gold or {}, shown) if is_gold and submission.kind == "answer" else None
         )
-        seen = project.guideline_version if submission.guideline_version is None else submission.guideline_version
+        version = project.guideline_version if submission.guideline_version is None else submission.guideline_version
         session.add(
             AnswerRow(
                 project_id=self.project_id, item_id=item.id, annotator=person.annotator, submission=submission.id,
                 kind=submission.kind, values=values, comment=submission.comment, seconds=submission.seconds,
-                guideline_version=min(max(seen, 1), project.guideline_version), late=late,
+                guideline_version=min(max(version, 1), project.guideline_version), late=late,
                 proposal_shown=item.proposal_shown, gold_right=right, state="kept", given_at=now,
             )
         )  # fmt: skip
@@ -243,7 +256,8 @@ class AnnotationQueue:
             self._take_back(before, person, item, assignment, "undone", now)
             assignment.expires_at = now + timedelta(minutes=project.settings.lease_minutes)
             _requeue(item)
-            return _leased(item, project, assignment.expires_at)._replace(previous=before.values or None)
+            leased = _leased(item, project, assignment.expires_at, annotator)
+            return leased._replace(previous=_mirror(before.values, item, project, annotator) or None)
 
     def _take_back(
         self,
@@ -539,9 +553,30 @@ def _requeue(item: AnnotationItemRow, *, came_back: bool = False) -> None:
         item.state = "returned"
 
 
-def _leased(item: AnnotationItemRow, project: AnnotationProject, expires_at: datetime) -> LeasedItem:
+def _leased(item: AnnotationItemRow, project: AnnotationProject, expires_at: datetime, annotator: str) -> LeasedItem:
     proposal = item.proposal if item.proposal_shown else None
-    return LeasedItem(item.id, item_from_json(item.shown), proposal, project.guideline_version, expires_at)
+    shown = _shown_to(item, project, annotator)
+    return LeasedItem(item.id, shown, proposal, project.guideline_version, expires_at)
+
+
+def _shown_to(item: AnnotationItemRow, project: AnnotationProject, annotator: str) -> QuestionItem:
+    shown = item_from_json(item.shown)
+    mirrored = _is_mirrored(item, project, annotator)
+    return shown._replace(answers=shown.answers[::-1]) if mirrored else shown
+
+
+def _is_mirrored(item: AnnotationItemRow, project: AnnotationProject, annotator: str) -> bool:
+    """Whether a judge sees two answers in the other order than they are kept in."""
+    is_pair = project.settings.purpose == "judging" and len(item.shown["answers"]) == 2
+    return is_pair and are_sides_swapped(item.key, annotator)
+
+
+def _mirror(
+    values: Mapping[str, AnswerValue], item: AnnotationItemRow, project: AnnotationProject, annotator: str
+) -> dict[str, AnswerValue]:
+    """The values as the person saw the answers, from those that are kept; and the other way round."""
+    questions = project.settings.questions if _is_mirrored(item, project, annotator) else {}
+    return {name: questions[name].mirror(value) if name in questions else value for name, value in values.items()}
 
 
 def _to_answer(row: AnswerRow, key: str) -> Answer:

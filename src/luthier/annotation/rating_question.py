@@ -26,6 +26,10 @@ class RatingQuestion(Question):
         `good` is the place of the good answer among two; with one answer shown, which is a wrong one, it is None.
         """
 
+    @abstractmethod
+    def gold(self, good: int | None) -> AnswerValue:
+        """An answer about a planted item that passes."""
+
     def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
         return self.points(value, item)[0]
 

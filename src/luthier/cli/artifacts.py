@@ -15,6 +15,7 @@ from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
 
 if TYPE_CHECKING:
+    from luthier.commands.rate import RatingSession
     from luthier.recipe.locate import CommandTarget
 
 Word = Annotated[
@@ -260,10 +261,25 @@ def rate(
 ) -> None:
     """Rate models' answers blind, one at a time or through files. The recipe's step `human_ratings` takes them
     up."""
-    from luthier.commands.rate import open_rating_session, run_rating_session
+    from luthier.commands.rate import open_rating_session
     from luthier.recipe.locate import CommandTarget
 
-    sitting = open_rating_session(CommandTarget(current_workspace(), what))
+    with open_rating_session(CommandTarget(current_workspace(), what)) as sitting:
+        _rate(sitting, name, sheet, read, to, status=status, as_json=as_json)
+
+
+def _rate(
+    sitting: RatingSession,
+    name: str | None,
+    sheet: Path | None,
+    read: Path | None,
+    to: Path | None,
+    *,
+    status: bool,
+    as_json: bool,
+) -> None:
+    from luthier.commands.rate import run_rating_session
+
     if read is not None:
         sys.stderr.write(f"{format_counted_noun(sitting.take(read), 'judgment')} taken from {read}\n")
     if sheet is not None:

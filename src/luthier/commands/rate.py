@@ -3,73 +3,107 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from luthier.annotation.question import InvalidAnswer
-from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import resolve_path
 from luthier.eval.human.rating import (
+    RatingFeed,
     read_judgments,
-    read_recorded_ratings,
     record_rating,
     write_judgments,
     write_rating_sheet,
 )
-from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment, read_rating_question
+from luthier.eval.human.study import ABOUT, RatingItem, read_assignment, read_rating_question
 from luthier.eval.steps.human_ratings import HumanRatings
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
 
 
-@dataclass(frozen=True, kw_only=True)
-class RatingSession:
-    """A human rating session: its questions, and the ledger in which answers are recorded."""
+class RatingSession(AbstractContextManager["RatingSession"]):
+    """A human rating session: its questions, and the judgments, which are counted as they come."""
 
-    found: ArtifactRef
-    assignment: Assignment
-    question: RatingQuestion
-    ledger: str
+    def __init__(self, found: ArtifactRef, ledgers: Sequence[Ledger], on_close: ExitStack | None = None) -> None:
+        """Judgments are recorded in the first ledger, and read from all of them."""
+        from luthier.eval.human.tally import RatingTally
+
+        self.found, self._ledger, self._on_close = found, ledgers[0], on_close or ExitStack()
+        self.assignment, self.question = read_assignment(found.artifact), read_rating_question(found.artifact)
+        self.models: tuple[str, ...] = tuple(found.artifact.read_json(ABOUT)["models"])
+        self._feed = RatingFeed(ledgers, found.artifact.digest)
+        self.tally = RatingTally(
+            self.assignment, self.question, self.models, min_attention_checks=self._min_attention_checks
+        )
+        """The judgments that were read."""
+
+    def __exit__(self, *error: object) -> None:
+        self._on_close.close()
+
+    @property
+    def _ratings_step(self) -> HumanRatings | None:
+        """The step that takes the judgments together."""
+        for planned in self.found.plan or ():
+            if isinstance(planned.step, HumanRatings) and planned.step.assignment == self.found.step:
+                return planned.step
+        return None
+
+    @property
+    def _min_attention_checks(self) -> float:
+        return (self._ratings_step or HumanRatings(assignment="any")).min_attention_checks
 
     @property
     def file(self) -> Path | None:
         """Where the recipe reads judgments from; None without a recipe."""
         if self.found.plan is None:
             return None
-        recipe = self.found.plan.recipe
-        for planned in self.found.plan:
-            if isinstance(planned.step, HumanRatings) and planned.step.assignment == self.found.step:
-                return resolve_path(planned.step.file, recipe.recipe_dir)
-        return recipe.recipe_dir / "judgments.jsonl"
+        recipe_dir, step = self.found.plan.recipe.recipe_dir, self._ratings_step
+        return resolve_path(step.file, recipe_dir) if step is not None else recipe_dir / "judgments.jsonl"
 
     def judge(self, name: str | None) -> str:
         """Who judges: the name given, or the only one there is."""
-        if name is None and len(self.assignment.sheets) == 1:
-            return next(iter(self.assignment.sheets))
-        if name is None or name not in self.assignment.sheets:
+        sheets = self.assignment.sheets
+        if name is None and len(sheets) == 1:
+            return next(iter(sheets))
+        if name is None or not self.assignment.may_judge(name):
             what = "several people judge; who are you?" if name is None else f"{name!r} is no judge here"
-            hint = (
-                f"--as {' or '.join(self.assignment.sheets)}"
-                if name is None
-                else did_you_mean(name, self.assignment.sheets)
-            )
+            hint = f"--as {' or '.join(sheets) or 'NAME'}" if name is None else did_you_mean(name, sheets)
             raise UnknownName(what, where=SourceLocation(field="--as"), hint=hint)
         return name
 
+    def refresh(self) -> bool:
+        """Count what others have judged since; whether there was anything."""
+        ratings, withdrawn = self._feed.read_new()
+        before = {(one.annotator, one.item): self.tally.ratings.get((one.annotator, one.item)) for one in ratings}
+        for annotator, item in withdrawn:
+            self.tally.remove(annotator, item)
+        new = [one for one in ratings if one.item in self.assignment.items and before[one.annotator, one.item] != one]
+        self.tally.extend(new)
+        return bool(new or withdrawn)
+
     def list_ratings(self) -> list[Annotation]:
         """The judgments that count, in the order in which they were made."""
-        with Ledger(self.ledger) as ledger:
-            return read_recorded_ratings(ledger, self.found.artifact.digest)
+        self.refresh()
+        return list(self.tally.ratings.values())
 
     def left(self, judge: str) -> list[RatingItem]:
-        """What a judge has not judged yet, in order."""
-        done = {one.item for one in self.list_ratings() if one.annotator == judge}
-        return [self.assignment.items[name] for name in self.assignment.sheets[judge] if name not in done]
+        """What a judge has not judged yet, in order; where it is open to all, what fewest have judged comes first."""
+        self.refresh()
+        names: Sequence[str] = self.assignment.sheets.get(judge, ())
+        if self.assignment.is_open:
+            count = Counter(item for _, item in self.tally.ratings)
+            wanted = {
+                name: entry.planted or count[name] < self.assignment.overlap
+                for name, entry in self.assignment.key.items()
+            }
+            names = sorted((name for name in wanted if wanted[name]), key=lambda name: (count[name], name))
+        return [self.assignment.items[name] for name in names if (judge, name) not in self.tally.ratings]
 
     def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> Annotation:
         """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `InvalidAnswer` when it says
@@ -78,8 +112,8 @@ class RatingSession:
         text = text.strip()
         value = None if text.lower() in ("s", "skip") else self.question.typed(text, item.shown)
         made = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
-        with Ledger(self.ledger) as ledger:
-            record_rating(ledger, self.found.artifact.digest, made)
+        record_rating(self._ledger, self.found.artifact.digest, made)
+        self.tally.add(made)
         return made
 
     def save(self, to: Path | None = None) -> Path:
@@ -98,9 +132,8 @@ class RatingSession:
         came = read_judgments(path, self.assignment, self.question)
         known = {(one.annotator, one.item): (one.value, one.comment) for one in self.list_ratings()}
         new = [one for one in came if known.get((one.annotator, one.item)) != (one.value, one.comment)]
-        with Ledger(self.ledger) as ledger:
-            for one in new:
-                record_rating(ledger, self.found.artifact.digest, one)
+        for one in new:
+            record_rating(self._ledger, self.found.artifact.digest, one)
         return len(new)
 
     def sheet(self, judge: str, to: Path) -> int:
@@ -109,19 +142,18 @@ class RatingSession:
 
     def status(self) -> dict[str, Any]:
         """How far each judge is, and what it comes to so far."""
-        from luthier.eval.human.results import summarize_ratings
+        from luthier.eval.human.results import describe_stop
 
-        ratings = self.list_ratings()
-        annotators = {
-            judge: {"judged": sum(one.annotator == judge for one in ratings), "of": len(items)}
-            for judge, items in self.assignment.sheets.items()
-        }
-        summary: dict[str, Any] = {"annotators": annotators}
-        if any(one.value is not None and not self.assignment.key[one.item].planted for one in ratings):
-            models = self.found.artifact.read_json(ABOUT)["models"]
-            found = summarize_ratings(self.assignment, self.question, models, ratings, least_right=0.0, seed=0)
-            summary |= {"stop": found.stop}
-        return summary
+        self.refresh()
+        expected = {judge: len(items) for judge, items in self.assignment.sheets.items()}
+        if self.assignment.is_open:
+            expected = dict.fromkeys(sorted(self.tally.judged), len(self.assignment.items))
+        annotators = {judge: {"judged": self.tally.judged[judge], "of": of} for judge, of in expected.items()}
+        is_judged = any(
+            one.value is not None and not self.assignment.key[one.item].planted for one in self.tally.ratings.values()
+        )
+        stop = {"stop": describe_stop(self.tally, self.assignment, self.models)} if is_judged else {}
+        return {"annotators": annotators, **stop}
 
 
 def open_rating_session(target: CommandTarget) -> RatingSession:
@@ -135,10 +167,10 @@ def open_rating_session(target: CommandTarget) -> RatingSession:
             hint="add a step {kind: human_eval, evaluation: …} to the recipe",
         )
     workspace = found.plan.recipe.workspace if found.plan else target.workspace
-    question = read_rating_question(found.artifact)
-    return RatingSession(
-        found=found, assignment=read_assignment(found.artifact), question=question, ledger=workspace.ledger_url
-    )
+    enclosing = (one.ledger_url for one in workspace.list_enclosing() if one.has_ledger())
+    with ExitStack() as opened:
+        ledgers = [opened.enter_context(Ledger(url)) for url in dict.fromkeys([workspace.ledger_url, *enclosing])]
+        return RatingSession(found, ledgers, opened.pop_all())
 
 
 def format_rating_item(item: RatingItem, number: int, total: int, question: str) -> Iterator[str]:
@@ -158,7 +190,7 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
     `read` takes a prompt and returns a line, or None at the end; `write` prints one.
     """
     left, made = sitting.left(judge), list[Annotation]()
-    total = len(sitting.assignment.sheets[judge])
+    total = len(sitting.assignment.sheets.get(judge, ())) or len(left)
     index = 0
     while index < len(left):
         item = left[index]

@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from luthier.commands.projects.comparison import ComparisonCache
 from luthier.commands.projects.intake import ProposalCache
+from luthier.commands.projects.judging import StudyBook
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
 from luthier.commands.projects.serving import ProjectServer
@@ -63,6 +64,7 @@ class Studio:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
         self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
+        self.studies = StudyBook(self.workspace, self.ledger)
         self.trial = TrialServer(self.workspace, self.folder / "trial")
         self.review = ReviewFiller(self.ledger, self.workspace, self.folder)
 
@@ -127,7 +129,7 @@ class Studio:
         tried does not."""
         runner = QueueRunner(self.queue, self.workspace, self.folder)
         await asyncio.to_thread(self.trial.stop)
-        task = asyncio.create_task(_again_and_again(runner, self.trial, self.review))
+        task = asyncio.create_task(_again_and_again(runner, self.trial, self.review, self.studies))
         try:
             yield
         finally:
@@ -135,11 +137,14 @@ class Studio:
             with suppress(asyncio.CancelledError):
                 await task
             runner.close()
+            self.studies.close()
             await asyncio.to_thread(self.trial.stop)
             await asyncio.to_thread(self.review.close)
 
 
-async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: ReviewFiller) -> None:
+async def _again_and_again(
+    runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook
+) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
@@ -147,6 +152,7 @@ async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: Revi
             await asyncio.to_thread(runner.advance)
             await asyncio.to_thread(trial.end_when_idle)
             await asyncio.to_thread(review.advance)
+            await asyncio.to_thread(studies.advance)
             away = False
         except LuthierError as error:
             if not away:

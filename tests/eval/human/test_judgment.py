@@ -19,9 +19,9 @@ from luthier.core.artifact import Artifact, FileEntry, Manifest
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError
 from luthier.eval.human.rating import (
+    RatingFeed,
     keep_last_ratings,
     read_judgments,
-    read_recorded_ratings,
     record_rating,
     write_judgments,
     write_rating_sheet,
@@ -45,9 +45,13 @@ def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: 
         for one in said:
             record_rating(ledger, "abc", one)
         record_rating(ledger, "other", said[0])
-        assert read_recorded_ratings(ledger, "abc") == said[1:]
-        assert read_recorded_ratings(ledger, "other") == said[:1]
-        assert read_recorded_ratings(ledger, "none") == []
+        assert keep_last_ratings(RatingFeed([ledger], "abc").read_new()[0]) == said[1:]
+        assert RatingFeed([ledger], "other").read_new() == (said[:1], [])
+        feed = RatingFeed([ledger], "none")
+        assert feed.read_new() == ([], [])
+        record_rating(ledger, "none", said[0])
+        assert feed.read_new() == (said[:1], [])
+        assert feed.read_new() == ([], [])
 
 
 @pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])

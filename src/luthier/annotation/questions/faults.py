@@ -82,6 +82,9 @@ class FaultsQuestion(RatingQuestion):
     def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return bool(value)
 
+    def gold(self, good: int | None) -> AnswerValue:
+        return [{"start": 0, "end": 1, "severity": "major"}]
+
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         return {"rating": self.points(value, item)[0]}
 

@@ -53,12 +53,18 @@ class PairQuestion(RatingQuestion):
             raise InvalidAnswer(f"expected {'A, B or tie' if self.ties else 'A or B'}, got {value!r}")
         return found
 
+    def mirror(self, value: AnswerValue) -> AnswerValue:
+        return {"A": "B", "B": "A"}.get(value, value)
+
     def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
         first = {"A": 1.0, "B": 0.0, "tie": 0.5}[value]
         return first, 1 - first
 
     def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return bool(value == "AB"[good or 0])
+
+    def gold(self, good: int | None) -> AnswerValue:
+        return "AB"[good or 0]
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         if value == "tie":

@@ -42,6 +42,9 @@ class RankingQuestion(Question):
             raise InvalidAnswer(f"expected {', '.join(wanted)} in an order, got {value!r}")
         return list(value)
 
+    def mirror(self, value: AnswerValue) -> AnswerValue:
+        return [{"A": "B", "B": "A"}.get(letter, letter) for letter in value]
+
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         best, worst = (item.answers[ascii_uppercase.index(value[at])] for at in (0, -1))
         return {"chosen": best, "rejected": worst}

@@ -64,6 +64,9 @@ class RatingScaleQuestion(RatingQuestion):
     def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return bool(value <= (1 + self.scale) / 2)
 
+    def gold(self, good: int | None) -> AnswerValue:
+        return 1
+
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         return {"rating": value}
 

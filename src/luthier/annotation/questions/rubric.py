@@ -93,6 +93,9 @@ class RubricQuestion(RatingQuestion):
     def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return self.points(value, item)[0] <= self.max / 2
 
+    def gold(self, good: int | None) -> AnswerValue:
+        return {one.name: 0 for one in self.criteria}
+
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         return {"rating": self.points(value, item)[0]}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from luthier.annotation.project import AnnotationProject, list_projects
 from luthier.annotation.question import InvalidAnswer, Question
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
@@ -17,6 +18,10 @@ from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
 from luthier.eval.human.study import Assignment
 
+STUDY_QUESTION = "judgment"
+"""What the question of a study is called in its answers."""
+_OVERLAP, _WINDOW = timedelta(seconds=10), 200
+"""What is read again, since a transaction may end later than one that began after it."""
 _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
 
 
@@ -43,21 +48,80 @@ def record_rating(ledger: Ledger, assignment: str, rating: Annotation) -> None:
         session.add(row)
 
 
-def read_recorded_ratings(ledger: Ledger, assignment: str) -> list[Annotation]:
-    """The judgments that count, in the order in which they were made."""
-    from sqlalchemy import select
+class RatingFeed:
+    """The judgments of an assignment in several ledgers: all of them at first, then what is new since the last call.
 
-    from luthier.core.db.tables.judgments import JudgmentRow
+    They are those that `luthier rate` records, and the answers in studies of the assignment that are open to all.
+    """
 
-    with ledger.reading() as session:
-        rows = session.scalars(
-            select(JudgmentRow).where(JudgmentRow.assignment == assignment).order_by(JudgmentRow.at, JudgmentRow.id)
+    def __init__(self, ledgers: Sequence[Ledger], assignment: str) -> None:
+        self._ledgers, self._assignment = ledgers, assignment
+        self._last: dict[int, tuple[int, int]] = {}
+        self._looked_at = datetime.min.replace(tzinfo=UTC)
+
+    def read_new(self) -> tuple[list[Annotation], list[tuple[str, str]]]:
+        """Judgments in the order in which they were made, and those that were taken back, as (annotator, item)."""
+        now, since = datetime.now(UTC), self._looked_at - _OVERLAP if self._last else self._looked_at
+        found: list[Annotation] = []
+        withdrawn: list[tuple[str, str]] = []
+        for at, ledger in enumerate(self._ledgers):
+            judgment, answer = self._last.get(at, (0, 0))
+            recorded, judgment = self._recorded(ledger, judgment)
+            answered, answer, undone = self._answered(ledger, answer, since)
+            found += recorded + answered
+            withdrawn += undone
+            self._last[at] = judgment, answer
+        self._looked_at = now
+        return sorted(found, key=lambda one: one.time or ""), withdrawn
+
+    def _recorded(self, ledger: Ledger, last: int) -> tuple[list[Annotation], int]:
+        from sqlalchemy import select
+
+        from luthier.core.db.tables.judgments import JudgmentRow
+
+        wanted = select(JudgmentRow).where(JudgmentRow.assignment == self._assignment, JudgmentRow.id > last)
+        with ledger.reading() as session:
+            rows = session.scalars(wanted.order_by(JudgmentRow.id)).all()
+            found = [
+                Annotation(row.judge, row.value, row.item, row.comment or "", row.at.isoformat(), row.seconds)
+                for row in rows
+            ]
+            return found, max([last, *(row.id for row in rows)])
+
+    def _answered(
+        self, ledger: Ledger, last: int, since: datetime
+    ) -> tuple[list[Annotation], int, list[tuple[str, str]]]:
+        from sqlalchemy import select
+        from sqlalchemy.orm import aliased
+
+        from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow
+
+        studies = [one.id for one in list_studies(ledger, self._assignment)]
+        if not studies:
+            return [], last, []
+        row, item, other = AnswerRow, AnnotationItemRow, aliased(AnswerRow)
+        mine = select(row, item.key).join(item, item.id == row.item_id).where(row.project_id.in_(studies))
+        kept = mine.where(row.state == "kept", row.id > last - _WINDOW).order_by(row.id)
+        again = select(other.id).where(
+            other.item_id == row.item_id, other.annotator == row.annotator, other.state == "kept"
         )
-        found = [
-            Annotation(row.judge, row.value, row.item, row.comment or "", row.at.isoformat(), row.seconds)
-            for row in rows
-        ]
-    return keep_last_ratings(found)
+        undone = mine.where(row.state == "undone", row.ended_at > since, ~again.exists())
+        with ledger.reading() as session:
+            rows = session.execute(kept).all()
+            found = [
+                Annotation(
+                    one.annotator, one.values.get(STUDY_QUESTION), key, one.comment, one.given_at.isoformat(),
+                    one.seconds,
+                )
+                for one, key in rows
+            ]  # fmt: skip
+            withdrawn = [(one.annotator, key) for one, key in session.execute(undone)] if last else []
+            return found, max([last, *(one.id for one, _ in rows)]), withdrawn
+
+
+def list_studies(ledger: Ledger, assignment: str) -> list[AnnotationProject]:
+    """The studies in which whoever has the link judges what an assignment asks, the latest first."""
+    return [one for one in list_projects(ledger, purpose="judging") if one.settings.assignment == assignment]
 
 
 def keep_last_ratings(judgments: Iterable[Annotation]) -> list[Annotation]:
@@ -155,7 +219,7 @@ def _judgment(
         what = f"there is no item {fields.get('item')!r} in what was asked"
         raise DataError(what, where=at, hint="these judgments belong to another assignment; export it again")
     judge = fields.get("judge")
-    if not isinstance(judge, str) or judge not in assignment.sheets:
+    if not isinstance(judge, str) or not assignment.may_judge(judge):
         at = SourceLocation(file=where.file, line=where.line, field="judge")
         raise DataError(f"{judge!r} is no judge here", where=at, hint=did_you_mean(str(judge), assignment.sheets))
     value = fields.get("value")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from luthier.annotation.project import are_sides_swapped
 from luthier.annotation.question import QuestionItem
 from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
@@ -21,6 +22,10 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError
 from luthier.eval.human.study import Assignment
+
+if TYPE_CHECKING:
+    from luthier.eval.human.tally import RatingTally
+    from luthier.metrics.bradley_terry import PairwiseComparison, Strength
 
 
 class ScoredRating(NamedTuple):
@@ -90,25 +95,6 @@ def compute_row_points(
         row: {model: sum(found) / len(found) for model, found in sorted(models.items())}
         for row, models in sorted(by_model.items())
     }
-
-
-def compute_row_win_scores(
-    assignment: Assignment, question: RatingQuestion, ratings: Sequence[ScoredRating], subject: str, rival: str
-) -> list[float]:
-    """Compute the subject's score against the rival in each row, from 0 to 1 (½: a tie), in the order of the last
-    ratings.
-
-    A row counts when both models' answers have been judged in it. Equal answers, which nobody is asked about, are draws
-    and come first.
-    """
-    table = compute_row_points(assignment, question, ratings, between=(subject, rival))
-    order = dict.fromkeys([row for row, *_ in assignment.same.values()])
-    for voice in ratings:
-        order.pop(voice.row, None)
-        order[voice.row] = None
-    width = question.bounds[1] - question.bounds[0]
-    rows = (table[row] for row in order if row in table)
-    return [0.5 + (row[subject] - row[rival]) / (2 * width) for row in rows if subject in row and rival in row]
 
 
 def extract_preference_pairs(
@@ -194,6 +180,8 @@ def summarize_ratings(
 
     Points are averaged over the judges of an answer first, so that a row counts once; pairs of equal answers are ties.
     """
+    from luthier.eval.human.tally import RatingTally
+
     planted = count_attention_checks(assignment, question, judgments)
     left_out = {
         judge: f"right in {right} of {rated} planted items"
@@ -208,6 +196,8 @@ def summarize_ratings(
             "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
             hint="let somebody judge",
         )
+    tally = RatingTally(assignment, question, models, min_attention_checks=least_right)
+    tally.extend(judgments)
     subject, rival = models[0], models[1] if len(models) > 1 else None
     table = compute_row_points(assignment, question, ratings)
     numbers = _numbers(assignment, question, ratings, table, models, seed)
@@ -220,7 +210,7 @@ def summarize_ratings(
         kind=question.kind,
         question=question.question_text,
         sentence=_sentence(question, numbers, subject, rival, len(left_out)),
-        stop=_stop(question, ratings, assignment, subject, rival, left_out),
+        stop=describe_stop(tally, assignment, models),
         subject=subject,
         rival=rival,
         items=len({voice.rating.item for voice in ratings}),
@@ -298,7 +288,7 @@ def _quality(
             right, rated, wilson_interval(right, rated), "planted items judged rightly"
         )
     if question.sides == 2 and ratings:
-        first = [voice.points[0] for voice in ratings]
+        first = [voice.points[_first_seen(assignment, voice.rating)] for voice in ratings]
         ties, decided = first.count(0.5), len(first) - first.count(0.5)
         found["people.ties"] = _share(ties, len(first), wilson_interval(ties, len(first)), "judgments that are ties")
         if decided:
@@ -306,6 +296,11 @@ def _quality(
             about = "decided judgments that prefer what is shown first; a half is fair"
             found["people.first_shown"] = _share(wins, decided, wilson_interval(wins, decided), about)
     return found
+
+
+def _first_seen(assignment: Assignment, rating: Annotation) -> int:
+    """The place of the answer that the judge saw first; where it is open, each judge has an order of their own."""
+    return int(assignment.is_open and are_sides_swapped(rating.item, rating.annotator))
 
 
 def _comparable(question: RatingQuestion, voice: ScoredRating) -> str | float:
@@ -334,20 +329,44 @@ def _standings(
 
 
 def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: Sequence[str]) -> list[FindingTable]:
-    """Bradley and Terry's strengths, where more than two models met; of two they say no more than the share does."""
-    from luthier.metrics.bradley_terry import PairwiseComparison, fit_bradley_terry
+    """Bradley and Terry's strengths, plain and among answers of one length and mark-up, and what these two add."""
+    from luthier.metrics.bradley_terry import fit_bradley_terry
+    from luthier.metrics.style import STYLE
 
-    duels = [PairwiseComparison(voice.models[0], voice.models[1], voice.points[0], voice.row) for voice in ratings]
-    duels += [PairwiseComparison(pair[0], pair[1], 0.5, row) for row, *pair in assignment.same.values()]
-    if len({name for duel in duels for name in duel[:2]}) < 3:
+    duels = list_comparisons(assignment, ratings)
+    if len({name for duel in duels for name in duel[:2]}) < 2:
         return []
-    found = fit_bradley_terry(duels, against=models[-1])
-    rows = sorted(
-        ((name, _round(one.value), _round(one.low), _round(one.high)) for name, one in found.of.items()),
-        key=lambda row: (-float(row[1] or 0), row[0]),
+    plain = fit_bradley_terry(duels, against=models[-1])
+    styled = fit_bradley_terry(duels, against=models[-1], covariates=STYLE)
+    names = sorted(plain.of, key=lambda name: (-plain.of[name].value, name))
+    columns = ("log-strength", "low", "high")
+    strengths = FindingTable(
+        title=f"Strengths above {plain.against} (Bradley–Terry, with Davidson's ties)",
+        columns=("model", *columns, *(f"{column}, of answers alike in length and mark-up" for column in columns)),
+        rows=tuple((name, *_strength(plain.of[name]), *_strength(styled.of[name])) for name in names),
     )
-    title = f"Strengths above {found.against} (Bradley–Terry, with Davidson's ties)"
-    return [FindingTable(title=title, columns=("model", "log-strength", "low", "high"), rows=tuple(rows))]
+    effects = FindingTable(
+        title="What length and mark-up add to the log-strength of an answer",
+        columns=("what", "twice as much adds", "low", "high"),
+        rows=tuple((name, *_strength(effect, 1 / 3)) for name, effect in styled.effects.items()),
+    )
+    return [strengths, effects]
+
+
+def list_comparisons(assignment: Assignment, ratings: Sequence[ScoredRating]) -> list[PairwiseComparison]:
+    """Judgments of pairs as strengths are fitted to them; equal answers are ties."""
+    from luthier.metrics.bradley_terry import PairwiseComparison
+    from luthier.metrics.style import style_difference
+
+    return [
+        PairwiseComparison(a, b, voice.points[0], voice.row, style_difference(*voice.shown.answers))
+        for voice in ratings
+        for a, b in [voice.models]
+    ] + [PairwiseComparison(pair[0], pair[1], 0.5, row, (0.0, 0.0)) for row, *pair in assignment.same.values()]
+
+
+def _strength(found: Strength, scale: float = 1.0) -> tuple[float | None, ...]:
+    return tuple(_round(value * scale) for value in (found.value, found.low, found.high))
 
 
 def _judges(
@@ -413,36 +432,30 @@ def _ends(number: FindingNumber) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _stop(
-    question: RatingQuestion,
-    ratings: Sequence[ScoredRating],
-    assignment: Assignment,
-    subject: str,
-    rival: str | None,
-    left_out: Mapping[str, str],
-) -> str:
-    """Whether a sequence of bounds that holds at every look is clear of a draw."""
-    from luthier.metrics.unpaired import confidence_sequence
+def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[str]) -> str:
+    """Whether bounds that hold at every look decide the order, and what is still to come."""
+    from luthier.eval.human.tally import describe_advice
 
-    if rival is None:
+    if len(models) < 2:
         return "One model was judged; go on until its interval is as narrow as you need."
-    values = compute_row_win_scores(assignment, question, ratings, subject, rival)
-    if not values:
-        return f"{subject} and {rival} have no row in common yet; go on."
-    last = confidence_sequence(values)[-1]
-    judged = {(voice.rating.annotator, voice.rating.item) for voice in ratings}
-    counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in left_out}
-    expected = [
-        (judge, item) for judge, sheet in counting.items() for item in sheet if not assignment.key[item].planted
-    ]
-    left = sum(one not in judged for one in expected)
-    if last.low > 0.5 or last.high < 0.5:
-        better = subject if last.low > 0.5 else rival
-        return f"You may stop: {better} is better by bounds that hold however often one looks ({len(values)} rows)."
+    advice, rows = tally.ranking.advise(), tally.ranking.rows
+    if not rows:
+        return f"{models[0]} and {models[1]} have no row in common yet; go on."
+    if advice.stop:
+        return describe_advice(advice, rows)
+    counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in tally.left_out}
+    left = sum(
+        (judge, item) not in tally.ratings
+        for judge, sheet in counting.items()
+        for item in sheet
+        if not assignment.key[item].planted
+    )
     more = f"{left} judgments are still to come" if left > 0 else "assign more rows to decide"
-    if not counting:
+    if assignment.is_open:
+        more = "let more people judge"
+    elif not counting:
         more = "nobody's judgments count, for every judge failed the planted items: let others judge"
-    return f"Not decided after {len(values)} rows by bounds that hold however often one looks; {more}."
+    return f"{describe_advice(advice, rows)}; {more}."
 
 
 def _comments(ratings: Sequence[ScoredRating]) -> list[tuple[str, str, str]]:

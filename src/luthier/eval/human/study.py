@@ -21,6 +21,7 @@ from luthier.core.files import write_atomically
 from luthier.core.former_names import FORMER_FORM_KINDS
 from luthier.core.hashing import canonical_json, digest_of
 
+JUDGE_NAME = r"^[\w.@-]{1,64}$"
 ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.json"
 
 
@@ -67,6 +68,17 @@ class Assignment:
     sheets: Mapping[str, tuple[str, ...]]
     same: Mapping[str, tuple[str, ...]]
     """Rows whose two answers are the same text, with the models: ties that nobody is asked about."""
+    overlap: int = 1
+    """How many people judge each item."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether whoever has the link judges: nobody has a sheet of their own."""
+        return not self.sheets
+
+    def may_judge(self, name: str) -> bool:
+        """Whether somebody of this name is asked."""
+        return name in self.sheets or (self.is_open and 0 < len(name) <= 128)
 
 
 def create_rating_assignment(
@@ -82,7 +94,7 @@ def create_rating_assignment(
     """Draw rows, turn them into items, and give each item to `overlap` of the judges.
 
     `pairs` are the models whose answers are shown together: two names each, or one where answers are shown alone.
-    Every judge has all planted items.
+    Every judge has all planted items. Without judges, it is open: whoever comes is dealt items then.
     """
     drawn = sorted(candidates, key=lambda one: digest_of([seed, one.row]))
     chosen, rest = drawn[:rows], drawn[len(drawn[:rows]) :]
@@ -102,8 +114,8 @@ def create_rating_assignment(
     shared = sorted(items)
     for item, entry in _plant(rest or chosen, drawn, planted, len(pairs[0]), seed):
         items[item.id], key[item.id] = item, entry
-    sheets = _deal(shared, sorted(set(items) - set(shared)), judges, overlap, seed)
-    return Assignment(items=items, key=key, sheets=sheets, same=same)
+    sheets = _deal(shared, sorted(set(items) - set(shared)), judges, overlap, seed) if judges else {}
+    return Assignment(items=items, key=key, sheets=sheets, same=same, overlap=overlap)
 
 
 def _name(seed: int, *parts: str) -> str:
@@ -150,6 +162,7 @@ def write_assignment(folder: Path, made: Assignment, about: Mapping[str, Any]) -
     lines = [canonical_json(made.items[name]._asdict()) for name in sorted(made.items)]
     write_atomically(folder / ITEMS, "".join(line + "\n" for line in lines).encode())
     key = {name: entry._asdict() for name, entry in made.key.items()}
+    about = {**about, "overlap": made.overlap}
     for name, value in ((KEY, {"items": key, "same": made.same}), (SHEETS, made.sheets), (ABOUT, about)):
         write_atomically(
             folder / name, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -169,8 +182,9 @@ def read_assignment(artifact: Artifact) -> Assignment:
     }
     sheets = {judge: tuple(names) for judge, names in artifact.read_json(SHEETS).items()}
     return Assignment(
-        items=items, key=entries, sheets=sheets, same={name: tuple(record) for name, record in key["same"].items()}
-    )
+        items=items, key=entries, sheets=sheets, same={name: tuple(record) for name, record in key["same"].items()},
+        overlap=artifact.read_json(ABOUT).get("overlap", 1),  # assignments of earlier versions do not say
+    )  # fmt: skip
 
 
 def read_rating_question(artifact: Artifact) -> RatingQuestion:

@@ -14,12 +14,13 @@ from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
+from luthier.eval.human.study import JUDGE_NAME, check_gives_points
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
     from luthier.eval.human.study import RatingCandidate
 
-JudgeName = Annotated[str, Field(pattern=r"^[\w.@-]{1,64}$")]
+JudgeName = Annotated[str, Field(pattern=JUDGE_NAME)]
 
 
 class HumanEval(Step):
@@ -39,8 +40,9 @@ class HumanEval(Step):
     """Whose answers are judged; left out, the tuned model's and its base's. Of more than two, all pairs are."""
     rows: int | None = Field(default=100, ge=1)
     """How many held-out rows, drawn by content; left out (null), all."""
-    annotators: int | tuple[JudgeName, ...] = Field(default=1)
-    """How many people judge, or their names."""
+    annotators: int | tuple[JudgeName, ...] | Literal["open"] = Field(default=1)
+    """How many people judge, or their names; `open`: whoever has the link of the study in the studio, and each is dealt
+    what tells most then."""
     overlap: int = Field(default=1, ge=1)
     """How many people judge each item; with two or more, how far they agree is measured."""
     attention_checks: int = Field(default=0, ge=0)
@@ -49,13 +51,11 @@ class HumanEval(Step):
     @field_validator("question")
     @classmethod
     def _gives_points(cls, question: Question) -> Question:
-        from luthier.eval.human.study import check_gives_points
-
         return check_gives_points(question)
 
     @field_validator("annotators")
     @classmethod
-    def _somebody(cls, judges: int | tuple[str, ...]) -> int | tuple[str, ...]:
+    def _somebody(cls, judges: int | tuple[str, ...] | str) -> int | tuple[str, ...] | str:
         if judges in (0, ()) or (isinstance(judges, int) and judges < 0):
             raise ValueError("nobody judges; name at least one person")
         if isinstance(judges, tuple) and len(set(judges)) < len(judges):
@@ -64,7 +64,7 @@ class HumanEval(Step):
 
     @model_validator(mode="after")
     def _enough_people(self) -> HumanEval:
-        if self.overlap > len(self.names):
+        if self.annotators != "open" and self.overlap > len(self.names):
             raise ValueError(f"{self.overlap} people judge each item (overlap), and there are {len(self.names)} judges")
         if self.models is not None and len(set(self.models)) < max(len(self.models), self.question.sides):
             raise ValueError(f"a {self.question.kind} judgment needs {self.question.sides} different models")
@@ -72,7 +72,9 @@ class HumanEval(Step):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Who judges."""
+        """Who judges; nobody is named where it is open."""
+        if self.annotators == "open":
+            return ()
         if isinstance(self.annotators, tuple):
             return self.annotators
         return tuple(f"judge-{number + 1}" for number in range(self.annotators))
@@ -105,12 +107,11 @@ class HumanEval(Step):
             work.events.note(
                 f"{format_counted_noun(len(made.same), 'pair')} of answers with the same text: ties, unasked"
             )
-        each = max(map(len, made.sheets.values()))
-        work.events.note(
-            f"{format_counted_noun(item_count, 'item')} and {planted} planted for "
-            f"{format_counted_noun(len(self.names), 'judge')}, "
-            f"{each} for each"
-        )
+        dealt = "whoever has the link: `luthier studio`, or `luthier rate`"
+        if made.sheets:
+            each = max(map(len, made.sheets.values()))
+            dealt = f"{format_counted_noun(len(self.names), 'judge')}, {each} for each"
+        work.events.note(f"{format_counted_noun(item_count, 'item')} and {planted} planted for {dealt}")
         about = {"question": self.question.settings(), "models": models, "subject": models[0]}
         write_assignment(work.folder, made, about)
         return {}

@@ -1,0 +1,258 @@
+"""How a study stands while people judge: strengths, the order and its bounds, agreement of people and judging models.
+
+It needs no SciPy, since a web server computes it again and again. The report has more (`results.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from statistics import median
+from typing import TYPE_CHECKING
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError
+from luthier.eval.human.results import compute_row_points, list_comparisons, score_ratings
+from luthier.eval.human.tally import RatingTally, describe_advice
+
+if TYPE_CHECKING:
+    from luthier.annotation.rating_question import RatingQuestion
+    from luthier.eval.human.results import ScoredRating
+    from luthier.eval.human.study import Assignment
+    from luthier.metrics.anytime_ranking import PairStanding, RankingAdvice
+    from luthier.metrics.bradley_terry import PairwiseComparison, Strength
+
+JUDGE_COLUMNS = {"judge": "a judging model", "reward": "a reward model"}
+"""What models that judge write beside each answer of an evaluation, and what they are."""
+JudgeScores = Mapping[str, Mapping[tuple[str, str], float]]
+"""For each such column, the score of each row and model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaterAgreement:
+    """How often two raters, or two groups of them, say the same; intervals are 95 % ones, with rows as clusters."""
+
+    name: str
+    share: float
+    low: float
+    high: float
+    kappa: float | None
+    """Cohen's: the share beyond chance; None where one category alone was ever said."""
+    kappa_low: float | None
+    kappa_high: float | None
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStanding:
+    """One model's strength above the last one's, plain and among answers of one length and mark-up."""
+
+    name: str
+    plain: Strength
+    styled: Strength
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeStanding:
+    """What one person did."""
+
+    name: str
+    judged: int
+    seconds: float | None
+    attention_checks: tuple[int, int] | None
+    """How many planted items were judged rightly, and how many judged."""
+    agreement: float | None
+    """How often others say the same of the same item."""
+    counts: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStandings:
+    """All of it."""
+
+    stop: str
+    """Whether more judgments are needed, in a sentence."""
+    advice: RankingAdvice | None
+    pairs: tuple[PairStanding, ...]
+    strengths: tuple[ModelStanding, ...]
+    """The strongest first; empty before all models were compared."""
+    effects: Mapping[str, Strength]
+    """What each covariate adds to the log-strength of an answer that has twice as much of it."""
+    judges: tuple[JudgeStanding, ...]
+    agreement: tuple[RaterAgreement, ...]
+    """People with each other, and judging models with people."""
+    judgments: int
+
+
+def compute_study_standings(
+    tally: RatingTally,
+    assignment: Assignment,
+    question: RatingQuestion,
+    models: Sequence[str],
+    judge_scores: JudgeScores,
+) -> StudyStandings:
+    """What the judgments that count come to."""
+    counting = [one for one in tally.ratings.values() if one.annotator not in tally.left_out]
+    scored = score_ratings(assignment, question, counting)
+    strengths: tuple[ModelStanding, ...] = ()
+    effects: dict[str, Strength] = {}
+    if question.sides == 2:
+        strengths, effects = fit_strengths(list_comparisons(assignment, scored), models)
+    ranking = tally.ranking if len(models) > 1 else None
+    advice = ranking.advise() if ranking is not None else None
+    if ranking is None or advice is None:
+        stop = "One model is judged; go on until its interval is as narrow as you need."
+    else:
+        stop = describe_advice(advice, ranking.rows) if ranking.rows else "Nothing is judged yet."
+    said = _categories(question, scored)
+    people = compare_raters(
+        "people with each other",
+        [
+            (item, one, other)
+            for item, by_judge in said.items()
+            for one, other in permutations(by_judge.values(), 2)
+        ],
+    )  # fmt: skip
+    machines = (
+        compare_raters(
+            f"{JUDGE_COLUMNS[column]} with people", _compare_with_people(assignment, question, scored, models, scores)
+        )
+        for column, scores in judge_scores.items()
+    )
+    return StudyStandings(
+        stop=stop if stop.endswith(".") else f"{stop}.",
+        advice=advice,
+        pairs=tuple(ranking.standings().values()) if ranking is not None else (),
+        strengths=strengths,
+        effects=effects,
+        judges=tuple(_judge(tally, name, said) for name in sorted(tally.judged) if tally.judged[name]),
+        agreement=tuple(one for one in (people, *machines) if one is not None),
+        judgments=len(scored),
+    )
+
+
+def fit_strengths(
+    duels: Sequence[PairwiseComparison], models: Sequence[str]
+) -> tuple[tuple[ModelStanding, ...], dict[str, Strength]]:
+    """The models' strengths above the last one's, the strongest first, and what length and mark-up add; nothing while
+    some were not compared."""
+    from luthier.metrics.bradley_terry import Strength, fit_bradley_terry
+    from luthier.metrics.style import STYLE
+
+    if {name for duel in duels for name in duel[:2]} != set(models):
+        return (), {}
+    try:
+        plain = fit_bradley_terry(duels, against=models[-1])
+        styled = fit_bradley_terry(duels, against=models[-1], covariates=STYLE)
+    except DataError:  # groups that never met
+        return (), {}
+    found = [ModelStanding(name=name, plain=plain.of[name], styled=styled.of[name]) for name in models]
+    twice = {
+        name: Strength(value=one.value / 3, low=one.low / 3, high=one.high / 3) for name, one in styled.effects.items()
+    }
+    return tuple(sorted(found, key=lambda one: -one.plain.value)), twice
+
+
+def _categories(question: RatingQuestion, scored: Sequence[ScoredRating]) -> dict[str, dict[str, str | float]]:
+    """By item and judge, what was said, in a form that two people's can be compared in."""
+    said: dict[str, dict[str, str | float]] = defaultdict(dict)
+    for one in scored:
+        category = question.to_comparable(one.rating.value, one.shown)
+        said[one.rating.item][one.rating.annotator] = category
+    return said
+
+
+def _judge(tally: RatingTally, name: str, said: Mapping[str, Mapping[str, str | float]]) -> JudgeStanding:
+    mine = [one for one in tally.ratings.values() if one.annotator == name]
+    took = [one.seconds for one in mine if one.seconds is not None]
+    alike = [
+        category == by_judge[name]
+        for by_judge in said.values()
+        if name in by_judge
+        for other, category in by_judge.items()
+        if other != name
+    ]
+    return JudgeStanding(
+        name=name,
+        judged=tally.judged[name],
+        seconds=median(took) if took else None,
+        attention_checks=tally.attention_checks.get(name),
+        agreement=sum(alike) / len(alike) if alike else None,
+        counts=name not in tally.left_out,
+    )
+
+
+def _compare_with_people(
+    assignment: Assignment,
+    question: RatingQuestion,
+    scored: Sequence[ScoredRating],
+    models: Sequence[str],
+    scores: Mapping[tuple[str, str], float],
+) -> list[tuple[str, Hashable, Hashable]]:
+    """Of each row and pair of models: the row, whom people prefer, and whom the judging model does."""
+    found: list[tuple[str, Hashable, Hashable]] = []
+    for a, b in combinations(models, 2):
+        for row, points in compute_row_points(assignment, question, scored, between=(a, b)).items():
+            if a in points and b in points and (row, a) in scores and (row, b) in scores:
+                gaps = points[a] - points[b], scores[row, a] - scores[row, b]
+                people, machine = (a if gap > 0 else b if gap < 0 else "tie" for gap in gaps)
+                found.append((row, people, machine))
+    return found
+
+
+def compare_raters(name: str, pairs: Sequence[tuple[str, Hashable, Hashable]]) -> RaterAgreement | None:
+    """How far two raters agree; `pairs` has for each comparison its cluster and what each of the two said."""
+    import numpy as np
+
+    from luthier.metrics.intervals import Z95, wilson_interval
+
+    if not pairs:
+        return None
+    categories = {value: at for at, value in enumerate(dict.fromkeys(said for _, *both in pairs for said in both))}
+    clusters = {name: at for at, name in enumerate(dict.fromkeys(cluster for cluster, _, _ in pairs))}
+    counts = np.zeros((len(clusters), len(categories), len(categories)))
+    for cluster, one, other in pairs:
+        counts[clusters[cluster], categories[one], categories[other]] += 1
+    counts /= counts.sum(axis=(1, 2), keepdims=True)  # a row with more judges counts no more than another
+
+    def kappa(sums: np.ndarray) -> np.ndarray:
+        shares = sums / sums.sum(axis=(-2, -1), keepdims=True)
+        chance = (shares.sum(axis=-1) * shares.sum(axis=-2)).sum(axis=-1)
+        same = np.trace(shares, axis1=-2, axis2=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((same - chance) / (1 - chance))
+
+    rows, total = len(clusters), counts.sum(axis=0)
+    share = float(np.trace(total) / rows)
+    low, high = wilson_interval(share * rows, rows)
+    value = float(kappa(total))
+    ends: tuple[float | None, float | None] = (None, None)
+    if rows > 2 and math.isfinite(value):
+        without = kappa(total - counts)
+        error = math.sqrt(max(0.0, (rows - 1) * float(np.nanvar(without))))
+        ends = max(-1.0, value - Z95 * error), min(1.0, value + Z95 * error)
+    return RaterAgreement(
+        name=name, share=share, low=low, high=high, kappa=value if math.isfinite(value) else None,
+        kappa_low=ends[0], kappa_high=ends[1], rows=rows,
+    )  # fmt: skip
+
+
+def read_judge_scores(evaluation: Artifact) -> dict[str, dict[tuple[str, str], float]]:
+    """What models that judge said of each answer of an evaluation; nothing where none was asked."""
+    import polars as pl
+
+    from luthier.eval.predictions import PREDICTIONS
+
+    frame = pl.read_parquet(evaluation.path(PREDICTIONS))
+    found: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
+    if "columns" not in frame.columns:
+        return found
+    for row, model, columns in frame.select("id", "model", "columns").iter_rows():
+        for name, value in json.loads(columns or "{}").items():
+            if name in JUDGE_COLUMNS and isinstance(value, int | float):
+                found[name][row, model] = float(value)
+    return found
