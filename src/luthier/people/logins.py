@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.errors import LuthierError
-from luthier.people.accounts import find_row, roles_of
+from luthier.people.accounts import find_row, insert_person, list_accounts, roles_of
 from luthier.people.audit import add_entry, lock_head
+from luthier.people.invitations import accept_invitation
+from luthier.people.oidc import Identity, OidcSettings
 from luthier.people.passwords import hash_password, needs_rehash, verify_password
-from luthier.people.rights import Person
+from luthier.people.rights import WORKSPACE, Person
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -106,3 +109,36 @@ def _wait_s(session: Session, condition: object, pace: _Pace, now: datetime) -> 
         return 0.0
     last = last if last.tzinfo else last.replace(tzinfo=UTC)
     return float(pace.wait_s(int(failed)) - (now - last).total_seconds())
+
+
+def log_in_identity(ledger: Ledger, identity: Identity, settings: OidcSettings, invitation: str = "") -> Person:
+    """The person of an identity at an OpenID provider; a new account by an invitation, or by the domain of a verified
+    e-mail address. `LoginRefused` else.
+    """
+    from luthier.core.db.tables.people import IdentityRow
+
+    key = identity.issuer, identity.subject
+    with ledger.writing() as session:
+        known = session.get(IdentityRow, key)
+        if known is not None:
+            row = find_row(session, known.person)
+            add_entry(session, row.id, "login", provider=identity.issuer)
+            return Person(row.id, row.name, roles_of(session, row.id))
+    id = _free_name(ledger, identity.handle)
+    name, email = identity.name, identity.email or None
+    if invitation:
+        return accept_invitation(ledger, invitation, id, identity=key, name=name, email=email)
+    if identity.email.rpartition("@")[2].lower() not in {domain.lower() for domain in settings.domains} - {""}:
+        raise LoginRefused("nobody here is known by this login", hint="ask an owner of the workspace for an invitation")
+    with ledger.writing() as session:
+        person = insert_person(session, id, roles={WORKSPACE: settings.role}, by=id, name=name, email=email)
+        session.add(IdentityRow(issuer=key[0], subject=key[1], person=id))
+        add_entry(session, id, "login", provider=identity.issuer)
+        return person
+
+
+def _free_name(ledger: Ledger, handle: str) -> str:
+    """A name like a handle that no account has, or had."""
+    plain = re.sub(r"[^a-z0-9._@-]+", "-", handle.lower()).strip("-._@")[:56] or "person"
+    taken = {one.id for one in list_accounts(ledger, removed=True)}
+    return next(name for name in (plain, *(f"{plain}-{at}" for at in range(2, 10_000))) if name not in taken)

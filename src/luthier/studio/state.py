@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import threading
 import time
@@ -23,14 +24,40 @@ from luthier.commands.projects.trial import TrialServer
 from luthier.commands.projects.workspace import find_project_file, project_id, workspace_store
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
+from luthier.people.oidc import OidcProvider, PendingLogin
 from luthier.recipe.runner import get_run_log_path
 from luthier.recipe.workspace import Workspace
-from luthier.studio.security import read_form
+from luthier.studio.security import StudioNames, read_form
 from luthier.studio.sessions import BrowserSessions
 
 _EVERY_S = 0.5
 _LOG = logging.getLogger("luthier.studio")
 _WATCHED = 32
+_LOGIN_S, _MOST_LOGINS = 600.0, 10_000
+
+
+class PendingLogins:
+    """Logins that people began at an OpenID provider, for as long as that may take; each ends once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, str, PendingLogin, str]] = {}
+        self._turn = threading.Lock()
+
+    def add(self, cookie: str, pending: PendingLogin, then: str) -> None:
+        """Keep one for the browser with a cookie; `then` is where it goes afterwards."""
+        now = time.monotonic()
+        with self._turn:
+            fresh = {state: one for state, one in self._kept.items() if now - one[0] < _LOGIN_S}
+            self._kept = dict([*fresh.items(), (pending.state, (now, cookie, pending, then))][-_MOST_LOGINS:])
+
+    def take(self, cookie: str, state: str) -> tuple[PendingLogin, str] | None:
+        """The one with a state; None where it is over, or another browser began it."""
+        with self._turn:
+            at, own, pending, then = self._kept.get(state, (0.0, "", None, ""))
+            if pending is None or not hmac.compare_digest(own, cookie) or time.monotonic() - at > _LOGIN_S:
+                return None
+            del self._kept[state]
+            return pending, then
 
 
 @dataclass(kw_only=True)
@@ -40,6 +67,10 @@ class Studio:
     ledger: Ledger
     workspace: Workspace
     """The folder of projects that it shows."""
+    names: StudioNames = field(default_factory=StudioNames)
+    """Under which addresses browsers reach it."""
+    oidc: OidcProvider | None = None
+    """Where people may log in instead of by a password."""
     proposals: ProposalCache = field(default_factory=ProposalCache)
     _logs: dict[str, RunLog] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -48,6 +79,7 @@ class Studio:
     def __post_init__(self) -> None:
         self.queue = RunQueue(self.ledger)
         self.sessions = BrowserSessions(self.ledger)
+        self.pending = PendingLogins()
         self.trial = TrialServer(self.workspace, self.folder / "trial")
 
     @property
@@ -62,6 +94,18 @@ class Studio:
     def project_of(self, run: QueuedRun) -> str:
         """The id of the project whose recipe a run is of."""
         return project_id(self.workspace, self.workspace.resolve(run.recipe_file))
+
+    def find_labelling(self, project_id: str) -> tuple[str, ...]:
+        """The projects whose roles count for a set of items that people answer questions about."""
+        return self.projects_above(f"label/{project_id}")
+
+    def list_labellings(self) -> list[str]:
+        """The sets of items that a role can be given in."""
+        return []
+
+    def projects_above(self, project: str) -> tuple[str, ...]:
+        """The projects whose roles count in one."""
+        return (project,)
 
     def _workspace_of(self, run: QueuedRun) -> Workspace:
         return self.workspace.with_folder(self.workspace.resolve(run.recipe_file).parent)

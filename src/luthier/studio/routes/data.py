@@ -14,12 +14,13 @@ from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import UnknownName
 from luthier.recipe.locate import CommandTarget
 from luthier.studio.pages import render
+from luthier.studio.people import allow
 from luthier.studio.state import StudioDep
 
 router = APIRouter()
 
 
-@router.get("/projects/{name}/data")
+@router.get("/projects/{name}/data", dependencies=[Depends(allow("view"))])
 def rows(
     request: Request, studio: StudioDep, name: str, chosen: Annotated[RowFilter, Depends()], step: str = ""
 ) -> Response:  # fmt: skip
@@ -39,7 +40,7 @@ def rows(
     )  # fmt: skip
 
 
-@router.get("/projects/{name}/data/{step}/rows/{row}")
+@router.get("/projects/{name}/data/{step}/rows/{row}", dependencies=[Depends(allow("view"))])
 def row(request: Request, studio: StudioDep, name: str, step: str, row: str) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
     file = studio.find_recipe(name)

@@ -6,7 +6,7 @@ import io
 import json
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -23,12 +23,13 @@ from luthier.commands.projects.intake import (
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.models.catalog import CATALOG
 from luthier.studio.pages import render
+from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep, text_of
 
 router = APIRouter()
 
 
-@router.get("/new")
+@router.get("/new", dependencies=[Depends(allow("edit"))])
 def new(request: Request) -> Response:
     """Where rows are dropped or pasted."""
     return _new_page(request, None)
@@ -41,7 +42,7 @@ def _new_page(request: Request, error: LuthierError | None, name: str = "", past
     )  # fmt: skip
 
 
-@router.post("/new")
+@router.post("/new", dependencies=[Depends(allow("edit", action="project.begin"))])
 def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
     """Keep the rows, and go on to what they hold."""
     name, pasted, file = text_of(form, "name").strip(), text_of(form, "pasted"), form.get("file")
@@ -65,14 +66,14 @@ def _pasted_name(text: str) -> str:
     return "pasted.jsonl" if first == "{" else "pasted.csv"
 
 
-@router.get("/new/{name}")
+@router.get("/new/{name}", dependencies=[Depends(allow("edit"))])
 def draft(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
     """What came in; the look at its rows, which may take a while, follows."""
     found = find_draft(studio.workspace, name)
     return render(request, "draft.html.jinja", draft=found, prompt=prompt, answer=answer)
 
 
-@router.get("/new/{name}/proposal")
+@router.get("/new/{name}/proposal", dependencies=[Depends(allow("edit"))])
 def proposal(request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "") -> Response:
     """What the rows hold, and what is proposed for them."""
     found = find_draft(studio.workspace, name)
@@ -92,14 +93,14 @@ def _column(text: str) -> str | None:
     return text.replace("\\n", "\n").strip(" ") or None
 
 
-@router.post("/new/{name}/command")
+@router.post("/new/{name}/command", dependencies=[Depends(allow("edit", action=""))])
 def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The command that does what is chosen."""
     found = find_draft(studio.workspace, name)
     return render(request, "command.html.jinja", words=_choices(form).words(found))
 
 
-@router.post("/new/{name}")
+@router.post("/new/{name}", dependencies=[Depends(allow("edit", action="project.create"))])
 def write(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Write the recipe, and go to its project."""
     write_draft_recipe(studio.workspace, find_draft(studio.workspace, name), _choices(form))
@@ -121,7 +122,7 @@ def _choices(form: FormData) -> IntakeChoices:
     )
 
 
-@router.post("/new/{name}/discard")
+@router.post("/new/{name}/discard", dependencies=[Depends(allow("edit", action="project.discard"))])
 def discard(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Remove what came in."""
     discard_draft(find_draft(studio.workspace, name))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from luthier.commands.projects.workspace import read_report
 from luthier.core.errors import UnknownName
 from luthier.studio.pages import render
+from luthier.studio.people import PersonDep, allow
 from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep
 
@@ -21,21 +22,22 @@ _QUIET_S = 15.0
 """A watcher hears something at least so often, so that a connection that is gone is noticed."""
 
 
-@router.get("/runs")
-def runs(request: Request, studio: StudioDep) -> Response:
-    """The queue, and what is over."""
+@router.get("/runs", dependencies=[Depends(allow("view", anywhere=True))])
+def runs(request: Request, studio: StudioDep, person: PersonDep) -> Response:
+    """The queue, and what is over, of the projects that a person may see."""
     found = [(run, studio.project_of(run)) for run in studio.queue.all()]
+    found = [(run, project) for run, project in found if person.may("view", project)]
     return render(request, "runs.html.jinja", runs=found)
 
 
-@router.post("/projects/{name}/run")
+@router.post("/projects/{name}/run", dependencies=[Depends(allow("edit", action="run.start"))])
 def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     """Ask for a run of a project's recipe."""
     added = studio.queue.add(studio.workspace.shorten(studio.find_recipe(name)))
     return RedirectResponse(f"/runs/{added.id}", 303)
 
 
-@router.get("/runs/{run}")
+@router.get("/runs/{run}", dependencies=[Depends(allow("view"))])
 def show(request: Request, studio: StudioDep, run: str) -> Response:
     """One run."""
     found = studio.queue.get(run)
@@ -43,14 +45,14 @@ def show(request: Request, studio: StudioDep, run: str) -> Response:
     return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
 
 
-@router.get("/runs/{run}/progress")
+@router.get("/runs/{run}/progress", dependencies=[Depends(allow("view"))])
 def progress(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, without the page around it."""
     found = studio.queue.get(run)
     return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
 
 
-@router.get("/runs/{run}/events")
+@router.get("/runs/{run}/events", dependencies=[Depends(allow("view"))])
 async def events(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, again and again until it is over (server-sent events)."""
     await asyncio.to_thread(studio.queue.get, run)
@@ -85,33 +87,33 @@ def _event(name: str, text: str) -> str:
     return f"event: {name}\n{lines}\n"
 
 
-@router.post("/runs/{run}/stop")
+@router.post("/runs/{run}/stop", dependencies=[Depends(allow("edit", action="run.stop"))])
 def stop(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Stop a run, or take it out of the queue."""
     return RedirectResponse(f"/runs/{studio.queue.stop(run).id}", 303)
 
 
-@router.post("/runs/{run}/again")
+@router.post("/runs/{run}/again", dependencies=[Depends(allow("edit", action="run.again"))])
 def again(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Run it again: what was finished is kept."""
     return RedirectResponse(f"/runs/{studio.queue.again(run).id}", 303)
 
 
-@router.post("/runs/{run}/up")
+@router.post("/runs/{run}/up", dependencies=[Depends(allow("edit", action="run.move"))])
 def move_up(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Let it change places with the one before it."""
     studio.queue.move_up(run)
     return RedirectResponse("/runs", 303)
 
 
-@router.get("/runs/{run}/report")
+@router.get("/runs/{run}/report", dependencies=[Depends(allow("view"))])
 def report(request: Request, studio: StudioDep, run: str) -> Response:
     """The report of what a run made, in a frame of its own."""
     found = studio.queue.get(run)
     return render(request, "report.html.jinja", project=None, word=found.run or "", frame=f"{request.url.path}/page")
 
 
-@router.get("/runs/{run}/report/page")
+@router.get("/runs/{run}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, run: str) -> Response:
     """The report itself."""
     found = studio.queue.get(run)
