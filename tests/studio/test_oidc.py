@@ -144,7 +144,7 @@ def test_a_login_ends_where_it_began_and_once(visitor: Browser, people: Studio) 
 
 
 def test_a_code_of_another_login_is_refused(visitor: Browser) -> None:
-    """The token of a stolen code has another nonce; a provider that checks PKCE, as this one does not, refuses it before."""
+    """Its token has another nonce; a provider that checks PKCE, as this one does not, refuses it before."""
     stolen = parse_qs(urlsplit(go(visitor, "1001")).query)["code"][0]
     own = go(visitor, "1003")
     code = parse_qs(urlsplit(own).query)["code"][0]
