@@ -141,7 +141,7 @@ def test_what_people_said_is_shown_gated_and_reported(capsys: pytest.CaptureFixt
     assert result["exit"] in (0, 1, 3)
     assert _json(capsys, "show", ":people")["summary"]["judgments"] == 2 * total
     ask = _json(capsys, "show", ":ask")["summary"]
-    assert (ask["form"], ask["models"], ask["anna"]) == ("pairwise", "tuned, base", f"{total} items")
+    assert (ask["question"], ask["models"], ask["anna"]) == ("pair", "tuned, base", f"{total} items")
     verdict = json.loads((Path(result["steps"]["release"]["path"]) / "gate.json").read_text())
     assert [rule["rule"] for rule in verdict["rules"]] == ["people.points >= 0.2", "people.agreement > -2"]
     folder = Path(result["steps"]["people"]["path"])

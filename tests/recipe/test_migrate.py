@@ -205,6 +205,28 @@ def test_flow_and_block_style_mean_the_same() -> None:
     assert parse_yaml(text, "recipe.yaml").data == yaml.safe_load(NEW)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("form: pairwise", "question: pair"),
+        ("form: {kind: 'likert', scale: 7}", "question: {kind: 'rating', scale: 7}"),
+        ("form: {kind: spans, most: 9}", "question: {kind: faults, max: 9}"),
+        ("form: {kind: rubric, most: 2}", "question: {kind: rubric, max: 2}"),
+    ],
+)
+def test_what_people_are_asked_was_a_form_with_kinds_of_its_own(tmp_path: Path, old: str, new: str) -> None:
+    recipe = (
+        PLAIN + "  report: {kind: evaluate, data: data, model: tune}\n  ask: {kind: human_eval, evaluation: report,"
+    )
+    text, renamed = migrate_text(f"{recipe} {old}}}\n", "recipe.yaml", Recipe)
+    assert text == f"{recipe} {new}}}\n"
+    assert renamed[0].path == "steps.ask.form"
+    assert migrate_text(text, "recipe.yaml", Recipe) == (text, [])
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert Recipe.load(path)
+
+
 def test_columns_and_values_that_only_look_like_former_names_stay() -> None:
     text = PLAIN.replace("prompt: message", "prompt: rows").replace("name: tickets", "name: normalise")
     assert migrate_text(text, "recipe.yaml", Recipe) == (text, [])

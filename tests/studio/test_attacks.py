@@ -30,36 +30,21 @@ POSTS = (
     "/new", "/close", "/projects/tickets/run", "/projects/tickets/recipe", "/projects/tickets/recipe/check",
     "/projects/tickets/try/start", "/projects/tickets/try/stop", "/projects/tickets/try/ask",
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
-    "/new/x", "/new/x/command", "/new/x/discard", "/account/password", "/account/sessions", "/account/keys",
-    "/people/first", "/people/invite", "/people/withdraw", "/people/role", "/people/remove", "/login", "/invite/x",
-    "/language",
+    "/new/x", "/new/x/command", "/new/x/discard",
+    "/account/password", "/account/sessions", "/account/keys", "/people/first", "/people/invite", "/people/withdraw",
+    "/people/role", "/people/remove", "/login", "/invite/x", "/language",
+    "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
 )  # fmt: skip
 GETS = (
-    "/",
-    "/new",
-    "/new/x",
-    "/new/x/proposal",
-    "/runs",
-    "/runs/x",
-    "/runs/x/progress",
-    "/runs/x/events",
-    "/runs/x/report",
-    "/runs/x/report/page",
-    "/projects/tickets",
-    "/projects/tickets/plan",
-    "/projects/tickets/recipe",
-    "/projects/tickets/data",
-    "/projects/tickets/data/data/rows/x",
-    "/projects/tickets/report",
-    "/projects/tickets/report/page",
-    "/projects/tickets/try",
-    "/projects/tickets/try/state",
-    "/account",
-    "/people",
-    "/audit",
-)
+    "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
+    "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
+    "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
+    "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
+    "/label", "/label/x", "/label/x/guidelines",
+    "/account", "/people", "/audit",
+)  # fmt: skip
 BEFORE = ("/health", "/open", "/static/{name}", "/login", "/invite/{token}", "/oidc/login", "/oidc/return")
-"""Pages that are looked at without a session."""  # fmt: skip
+"""Pages that are looked at without a session."""
 
 
 def test_the_lists_above_hold_every_address(browser: Browser) -> None:

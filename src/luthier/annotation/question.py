@@ -52,7 +52,7 @@ class Question(Component):
     level: ClassVar[Level]
     """How far apart two answers are, for agreement."""
     sides: ClassVar[int] = 0
-    """Candidate answers that must be shown: 2 for a choice between them; 0 where none is needed."""
+    """How many candidate answers must be shown at least: 2 for a choice between them; 0 where none is needed."""
 
     @property
     @abstractmethod
@@ -85,3 +85,7 @@ class Question(Component):
     def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
         """The answer in a form in which two people's can be compared."""
         return str(value)
+
+    def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
+        """How far two people say the same of an item, from 0 to 1: spans by F1, labels by Jaccard."""
+        return float(self.to_comparable(one, item) == self.to_comparable(other, item))

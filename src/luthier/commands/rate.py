@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from luthier.annotation.question import InvalidAnswer
+from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import resolve_path
-from luthier.eval.form import InvalidRatingValue, RatingForm
 from luthier.eval.human.rating import (
     read_judgments,
     read_recorded_ratings,
@@ -21,7 +22,7 @@ from luthier.eval.human.rating import (
     write_judgments,
     write_rating_sheet,
 )
-from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment
+from luthier.eval.human.study import ABOUT, Assignment, RatingItem, read_assignment, read_rating_question
 from luthier.eval.steps.human_ratings import HumanRatings
 from luthier.recipe.locate import ArtifactRef, CommandTarget, find_artifact
 
@@ -32,7 +33,7 @@ class RatingSession:
 
     found: ArtifactRef
     assignment: Assignment
-    form: RatingForm
+    question: RatingQuestion
     ledger: str
 
     @property
@@ -71,11 +72,11 @@ class RatingSession:
         return [self.assignment.items[name] for name in self.assignment.sheets[judge] if name not in done]
 
     def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> Annotation:
-        """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `InvalidRatingValue` when it says
+        """Keep what was typed, `VALUE` or `VALUE // COMMENT`, or `s` to pass; `InvalidAnswer` when it says
         nothing."""
         text, _, comment = typed.partition("//")
         text = text.strip()
-        value = None if text.lower() in ("s", "skip") else self.form.check(self.form.typed(text), item.answers)
+        value = None if text.lower() in ("s", "skip") else self.question.typed(text, item.shown)
         made = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
         with Ledger(self.ledger) as ledger:
             record_rating(ledger, self.found.artifact.digest, made)
@@ -94,7 +95,7 @@ class RatingSession:
 
     def take(self, path: Path) -> int:
         """Read judgments from a file into the ledger; those that stand there as they are stay single."""
-        came = read_judgments(path, self.assignment, self.form)
+        came = read_judgments(path, self.assignment, self.question)
         known = {(one.annotator, one.item): (one.value, one.comment) for one in self.list_ratings()}
         new = [one for one in came if known.get((one.annotator, one.item)) != (one.value, one.comment)]
         with Ledger(self.ledger) as ledger:
@@ -118,7 +119,7 @@ class RatingSession:
         summary: dict[str, Any] = {"annotators": annotators}
         if any(one.value is not None and not self.assignment.key[one.item].planted for one in ratings):
             models = self.found.artifact.read_json(ABOUT)["models"]
-            found = summarize_ratings(self.assignment, self.form, models, ratings, least_right=0.0, seed=0)
+            found = summarize_ratings(self.assignment, self.question, models, ratings, least_right=0.0, seed=0)
             summary |= {"stop": found.stop}
         return summary
 
@@ -134,9 +135,9 @@ def open_rating_session(target: CommandTarget) -> RatingSession:
             hint="add a step {kind: human_eval, evaluation: …} to the recipe",
         )
     workspace = found.plan.recipe.workspace if found.plan else target.workspace
-    form = RatingForm.parse(found.artifact.read_json(ABOUT)["form"])
+    question = read_rating_question(found.artifact)
     return RatingSession(
-        found=found, assignment=read_assignment(found.artifact), form=form, ledger=workspace.ledger_url
+        found=found, assignment=read_assignment(found.artifact), question=question, ledger=workspace.ledger_url
     )
 
 
@@ -161,10 +162,10 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
     index = 0
     while index < len(left):
         item = left[index]
-        for line in format_rating_item(item, total - len(left) + index + 1, total, sitting.form.question_text):
+        for line in format_rating_item(item, total - len(left) + index + 1, total, sitting.question.question_text):
             write(line)
         began = time.monotonic()
-        typed = read(f"{sitting.form.legend} · s pass · u undo · q leave > ")
+        typed = read(f"{sitting.question.legend} · s pass · u undo · q leave > ")
         if typed is None or typed.strip().lower() == "q":
             break
         if typed.strip().lower() == "u":
@@ -172,7 +173,7 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
             continue
         try:
             made.append(sitting.say(judge, item, typed, round(time.monotonic() - began, 1)))
-        except InvalidRatingValue as error:
+        except InvalidAnswer as error:
             write(f"! {error}")
             continue
         index += 1

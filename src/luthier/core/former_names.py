@@ -16,6 +16,9 @@ FORMER_KINDS: Mapping[str, Mapping[str, str]] = {
     "task": {"harness": "lm_eval"},
 }  # fmt: skip
 """Former kinds by role."""
+FORMER_FORM_KINDS: Mapping[str, str] = {"pairwise": "pair", "likert": "rating", "spans": "faults"}
+"""Former kinds of what `human_eval` asks, which stood in its setting `form`; today a question of kind `spans` is
+another one."""
 FORMER_FILES: Mapping[str, str] = {
     "tuned.json": "training.json", "learnt.parquet": "training_examples.parquet", "verdict.json": "gate.json",
     "people.json": "human_eval.json",
@@ -24,7 +27,7 @@ FORMER_FILES: Mapping[str, str] = {
 _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "BottleneckAdapter": {"reduction": "reduction_factor", "bend": "non_linearity", "place": "adapter_type"},
     "Alert": {"when": "expr", "certain": "significant"},
-    "HumanEval": {"report": "evaluation", "judges": "annotators", "planted": "attention_checks"},
+    "HumanEval": {"form": "question", "report": "evaluation", "judges": "annotators", "planted": "attention_checks"},
     "BiasTerms": {"least": "min"},
     "Boilerplate": {"at_least": "min"},
     "Classify": {"max_tokens": "max_length", "normalise": "normalize"},
@@ -38,6 +41,7 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "Fairness": {"least": "min"},
     "FitThresholds": {"least": "min", "report": "evaluation"},
     "Gate": {"report": "evaluation", "people": "human_ratings"},
+    "FaultsQuestion": {"most": "max"},
     "GroupBalance": {"most": "max"},
     "GroupGap": {"least": "min"},
     "Grpo": {
@@ -105,12 +109,11 @@ _FORMER_SETTINGS: Mapping[str, Mapping[str, str]] = {
         "max_prompt_tokens": "max_prompt_length",
         "steps": "steps_per_generation",
     },
-    "Rubric": {"most": "max"},
+    "RubricQuestion": {"most": "max"},
     "Sft": {"max_tokens": "max_length", "too_long": "truncation", "learn": "train_on"},
     "Simpo": {"sft": "cpo_alpha"},
     "SlackSource": {"desk": "support_team"},
     "Source": {"missing": "null_values", "first": "limit"},
-    "ErrorSpansForm": {"most": "max"},
     "Stereotypes": {"least": "min"},
     "TokenCountOperator": {"at_least": "min", "at_most": "max"},
     "TorchEngine": {"tokens": "max_num_batched_tokens", "at_once": "max_num_seqs", "waiting": "max_queue_size"},

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel
 
-from luthier.core.former_names import FORMER_KINDS, former_settings
+from luthier.core.former_names import FORMER_FORM_KINDS, FORMER_KINDS, former_settings
 from luthier.recipe.errors import find_field_at, find_role_at
 from luthier.recipe.yaml import Key, join_dotted_path, parse_yaml
 
@@ -57,6 +57,8 @@ def _edits(node: yaml.Node | None, key: Key, data: Any, model: type[BaseModel]) 
             path = (*key, str(name_node.value))
             if edit := _setting(name_node, path, data, model):
                 yield edit  # what stands below is known once this has its new name
+                if (edit.renamed.old, edit.renamed.new) == ("form", "question"):
+                    yield from _form_kind(value_node, path)
             else:
                 yield from _edits(value_node, path, data, model)
     elif isinstance(node, yaml.SequenceNode):
@@ -82,6 +84,16 @@ def _kind(node: yaml.ScalarNode, key: Key, data: Any, model: type[BaseModel]) ->
     kinds: Mapping[str, str] = FORMER_KINDS.get(getattr(role, "role", ""), {})
     if node.value in kinds:
         yield _edit(node, key, kinds[node.value])
+
+
+def _form_kind(node: yaml.Node, key: Key) -> Iterator[_Edit]:
+    """The former kind of what `human_eval` asks, alone or after `kind:`."""
+    if isinstance(node, yaml.MappingNode):
+        for name_node, value_node in node.value:
+            if name_node.value == "kind":
+                yield from _form_kind(value_node, (*key, "kind"))
+    elif isinstance(node, yaml.ScalarNode) and node.value in FORMER_FORM_KINDS:
+        yield _edit(node, key, FORMER_FORM_KINDS[node.value])
 
 
 def _edit(node: yaml.Node, key: Key, new: str) -> _Edit:

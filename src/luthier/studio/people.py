@@ -42,11 +42,14 @@ class RightCheck:
 
     def __call__(self, request: Request, person: PersonDep) -> None:
         """403 for a person without the right; else, what is changed is written down once it is."""
+        is_written = request.method not in SAFE and self.right in _WRITTEN_DOWN and self._action != ""
+        if not is_written and person.may(self.right):
+            return
         projects = () if self._anywhere else find_projects(request)
-        may = person.may_somewhere(self.right) if self._anywhere else person.may(self.right, *projects)
-        if not may:
+        is_anywhere = self._anywhere or (self.right == "label" and not projects)
+        if not (person.may_somewhere(self.right) if is_anywhere else person.may(self.right, *projects)):
             raise HTTPException(403, "You have no right to do this here. An owner of the project can give it to you.")
-        if request.method not in SAFE and self.right in _WRITTEN_DOWN and self._action != "":
+        if is_written:
             action = self._action or f"{request.method} {request.scope['route'].path}"
             request.state.change = Change(person.id, action, next(iter(projects), ""), request.url.path)
 
@@ -54,7 +57,8 @@ class RightCheck:
 def allow(right: Right, *, anywhere: bool = False, action: str | None = None) -> RightCheck:
     """A dependency of a route: people without this right for the project in the address are refused.
 
-    `anywhere` lets in whoever has it in some project: the page shows what is theirs. What a form of a route changes is
+    `anywhere` lets in whoever has it in some project, as `label` does where the address names none: the page shows what
+    is theirs. What a form of a route changes is
     written into the audit log as `action`, by default its method and path; `""` where it changes nothing.
     """
     return RightCheck(right, anywhere=anywhere, action=action)

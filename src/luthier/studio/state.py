@@ -17,6 +17,8 @@ from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
+from luthier.annotation.project import find_recipe_of
+from luthier.annotation.project import list_projects as list_annotation_projects
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
 from luthier.commands.projects.run_log import RunLog
@@ -30,6 +32,8 @@ from luthier.recipe.workspace import Workspace
 from luthier.studio.security import StudioNames, read_form
 from luthier.studio.sessions import BrowserSessions
 
+LABELLING = "label/"
+"""How the project of a role begins that holds in one set of items alone."""
 _EVERY_S = 0.5
 _LOG = logging.getLogger("luthier.studio")
 _WATCHED = 32
@@ -96,16 +100,19 @@ class Studio:
         return project_id(self.workspace, self.workspace.resolve(run.recipe_file))
 
     def find_labelling(self, project_id: str) -> tuple[str, ...]:
-        """The projects whose roles count for a set of items that people answer questions about."""
-        return self.projects_above(f"label/{project_id}")
+        """The projects whose roles count for a set of items that people answer questions about: it, and its recipe's."""
+        return self.projects_above(f"{LABELLING}{project_id}")
 
-    def list_labellings(self) -> list[str]:
-        """The sets of items that a role can be given in."""
-        return []
+    def list_labellings(self) -> dict[str, str]:
+        """The sets of items that a role can be given in, with their names."""
+        return {f"{LABELLING}{one.id}": one.name for one in list_annotation_projects(self.ledger)}
 
     def projects_above(self, project: str) -> tuple[str, ...]:
         """The projects whose roles count in one."""
-        return (project,)
+        if not project.startswith(LABELLING):
+            return (project,)
+        owner = find_recipe_of(self.ledger, project.removeprefix(LABELLING))
+        return (project, owner) if owner else (project,)
 
     def _workspace_of(self, run: QueuedRun) -> Workspace:
         return self.workspace.with_folder(self.workspace.resolve(run.recipe_file).parent)

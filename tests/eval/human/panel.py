@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
-from luthier.eval.form import RatingForm
 from luthier.eval.human.study import Assignment, BlindingKeyEntry, RatingCandidate, RatingItem, create_rating_assignment
 
 Taste = Callable[[RatingItem, BlindingKeyEntry, random.Random], object]
@@ -26,12 +26,12 @@ def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[Ra
 
 
 def assigned(
-    form: RatingForm, count: int = 40, models: Sequence[str] = ("tuned", "base"), **settings: object
+    question: RatingQuestion, count: int = 40, models: Sequence[str] = ("tuned", "base"), **settings: object
 ) -> Assignment:
     """What is asked about some rows."""
     from itertools import combinations
 
-    pairs = list(combinations(models, 2)) if form.sides == 2 else [(model,) for model in models]
+    pairs = list(combinations(models, 2)) if question.sides == 2 else [(model,) for model in models]
     told = {"rows": None, "judges": ("anna", "ben", "cleo"), "overlap": 2, "planted": 6, "seed": 1, **settings}
     return create_rating_assignment(candidates(count, models), pairs, **told)  # type: ignore[arg-type]
 

@@ -8,14 +8,15 @@ from collections import Counter
 import pytest
 
 from eval.human.panel import assigned, candidates
-from luthier.eval.form import RatingForm
+from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.rating import RatingScaleQuestion
 from luthier.eval.human.study import RatingCandidate, create_rating_assignment
 
-PAIRWISE, LIKERT = RatingForm.parse("pairwise"), RatingForm.parse("likert")
+PAIR, RATING = PairQuestion(), RatingScaleQuestion()
 
 
 def test_every_item_is_judged_by_so_many_and_loads_are_even() -> None:
-    asked = assigned(PAIRWISE, 41, overlap=2)
+    asked = assigned(PAIR, 41, overlap=2)
     shared = [name for name, entry in asked.key.items() if not entry.planted]
     assert len(shared) == 41
     times = Counter(name for sheet in asked.sheets.values() for name in sheet)
@@ -26,7 +27,7 @@ def test_every_item_is_judged_by_so_many_and_loads_are_even() -> None:
 
 
 def test_sides_are_balanced_and_orders_differ() -> None:
-    asked = assigned(PAIRWISE, 60, planted=0, overlap=3)
+    asked = assigned(PAIR, 60, planted=0, overlap=3)
     first = Counter(entry.models[0] for entry in asked.key.values())
     assert first["tuned"] == first["base"] == 30
     sheets = list(asked.sheets.values())
@@ -37,7 +38,7 @@ def test_sides_are_balanced_and_orders_differ() -> None:
 
 
 def test_nothing_that_is_shown_says_whose_it_is() -> None:
-    asked = assigned(PAIRWISE, 30)
+    asked = assigned(PAIR, 30)
     texts = json.dumps([item._asdict() for item in asked.items.values()])
     for name, entry in asked.key.items():
         assert entry.row not in texts
@@ -47,7 +48,7 @@ def test_nothing_that_is_shown_says_whose_it_is() -> None:
 
 
 def test_planted_items_hold_the_rows_own_reference_and_another() -> None:
-    asked = assigned(PAIRWISE, 30, rows=20)
+    asked = assigned(PAIR, 30, rows=20)
     planted = {name: entry for name, entry in asked.key.items() if entry.planted}
     assert len(planted) == 6
     assert {entry.good for entry in planted.values()} == {0, 1}
@@ -57,7 +58,7 @@ def test_planted_items_hold_the_rows_own_reference_and_another() -> None:
         assert asked.items[name].answers[entry.good or 0] == f"the answer is {number}"
         assert asked.items[name].answers[1 - (entry.good or 0)] != f"the answer is {number}"
         assert entry.row not in used
-    for entry in (entry for entry in assigned(LIKERT, 30, rows=20).key.values() if entry.planted):
+    for entry in (entry for entry in assigned(RATING, 30, rows=20).key.values() if entry.planted):
         assert entry.good is None
     places = [
         place / len(sheet) for sheet in asked.sheets.values() for place, name in enumerate(sheet) if name in planted
@@ -88,7 +89,7 @@ def test_equal_answers_are_ties_that_nobody_is_asked_about() -> None:
 
 @pytest.mark.parametrize(("models", "items"), [(("a", "b", "c"), 60), (("a", "b"), 20)])
 def test_all_pairs_of_several_models_are_judged(models: tuple[str, ...], items: int) -> None:
-    asked = assigned(PAIRWISE, 20, models=models, planted=0)
+    asked = assigned(PAIR, 20, models=models, planted=0)
     assert len(asked.items) == items
     assert len({tuple(sorted(entry.models)) for entry in asked.key.values()}) == items // 20
-    assert len(assigned(LIKERT, 20, models=models, planted=0).items) == 20 * len(models)
+    assert len(assigned(RATING, 20, models=models, planted=0).items) == 20 * len(models)

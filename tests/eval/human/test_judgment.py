@@ -8,12 +8,16 @@ from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from eval.human.panel import assigned, judged, preferring
+from luthier.annotation.question import QuestionItem
+from luthier.annotation.questions.faults import FaultsQuestion
+from luthier.annotation.questions.pair import PairQuestion
 from luthier.artifacts.annotation import Annotation
+from luthier.core.artifact import Artifact, FileEntry, Manifest
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError
-from luthier.eval.form import RatingForm
 from luthier.eval.human.rating import (
     keep_last_ratings,
     read_judgments,
@@ -22,10 +26,11 @@ from luthier.eval.human.rating import (
     write_judgments,
     write_rating_sheet,
 )
-from luthier.eval.human.study import RatingCandidate, create_rating_assignment
+from luthier.eval.human.study import RatingCandidate, create_rating_assignment, read_rating_question
+from luthier.eval.steps.human_eval import HumanEval
 
-PAIRWISE, SPANS = RatingForm.parse("pairwise"), RatingForm.parse("spans")
-ASKED = assigned(PAIRWISE, 12)
+PAIR, FAULTS = PairQuestion(), FaultsQuestion()
+ASKED = assigned(PAIR, 12)
 ITEM, OTHER = sorted(ASKED.items)[:2]
 
 
@@ -50,21 +55,23 @@ def test_files_give_back_what_was_written(tmp_path: Path, name: str) -> None:
     said = judged(ASKED, dict.fromkeys(ASKED.sheets, preferring("tuned", 0.7, ties=0.2)))
     said[0] = said[0]._replace(comment='Ünïcode, "quoted"\nand two lines', time="2026-01-02T10:00:00+00:00")
     write_judgments(tmp_path / name, said)
-    assert read_judgments(tmp_path / name, ASKED, PAIRWISE) == said
-    spans = assigned(SPANS, 12)
+    assert read_judgments(tmp_path / name, ASKED, PAIR) == said
+    spans = assigned(FAULTS, 12)
     item = sorted(spans.items)[0]
-    marked = SPANS.check([{"text": "says", "severity": "major", "comment": "why"}], ("tuned says 1",))
+    marked = FAULTS.check(
+        [{"text": "says", "severity": "major", "comment": "why"}], QuestionItem((), ("tuned says 1",))
+    )
     if spans.items[item].answers[0].startswith(("tuned says", "base says")):
         write_judgments(tmp_path / name, [Annotation("anna", [], item)])
-        assert read_judgments(tmp_path / name, spans, SPANS)[0].value == []
+        assert read_judgments(tmp_path / name, spans, FAULTS)[0].value == []
     assert marked[0] == {"start": 6, "end": 10, "text": "says", "severity": "major", "comment": "why"}
 
 
 def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path) -> None:
     write_judgments(tmp_path / "j.jsonl", [Annotation("anna", None, ITEM)])
-    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [Annotation("anna", None, ITEM)]
+    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIR) == [Annotation("anna", None, ITEM)]
     (tmp_path / "j.csv").write_text(f"item,judge,value,comment\n{ITEM},anna,,\n{OTHER},anna,b,\n")
-    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [Annotation("anna", "B", OTHER)]
+    assert read_judgments(tmp_path / "j.csv", ASKED, PAIR) == [Annotation("anna", "B", OTHER)]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: dict[str, ob
     good = {"item": ITEM, "judge": "anna", "value": "A"}
     (tmp_path / "j.jsonl").write_text(f"{json.dumps(good)}\n\n{json.dumps(line)}\n")
     with pytest.raises(DataError) as caught:
-        read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE)
+        read_judgments(tmp_path / "j.jsonl", ASKED, PAIR)
     assert said in str(caught.value)
     assert (caught.value.where.line, caught.value.where.field) == (3, field)
 
@@ -99,9 +106,9 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: dict[str, ob
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(text)
     with pytest.raises(DataError, match=said):
-        read_judgments(tmp_path / name, ASKED, PAIRWISE)
+        read_judgments(tmp_path / name, ASKED, PAIR)
     with pytest.raises(DataError, match="nobody has judged yet"):
-        read_judgments(tmp_path / "none.jsonl", ASKED, PAIRWISE)
+        read_judgments(tmp_path / "none.jsonl", ASKED, PAIR)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +133,7 @@ def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name
     else:
         lines = [{**json.loads(line), "value": "b"} for line in text.splitlines()]
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = read_judgments(tmp_path / name, ASKED, PAIRWISE)
+    found = read_judgments(tmp_path / name, ASKED, PAIR)
     assert [one.item for one in found] == list(ASKED.sheets["anna"][1:])
     assert {one.value for one in found} == {"B"}
 
@@ -151,3 +158,17 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
 def test_last_words_keep_the_order_of_what_counts() -> None:
     said = [Annotation("a", 1, "i"), Annotation("a", 2, "j"), Annotation("b", 3, "i"), Annotation("a", 4, "i")]
     assert keep_last_ratings(said) == [said[1], said[2], said[3]]
+
+
+@pytest.mark.parametrize(("former", "kind"), [("pairwise", "pair"), ("likert", "rating"), ("spans", "faults")])
+def test_an_assignment_of_an_earlier_version_is_still_read(tmp_path: Path, former: str, kind: str) -> None:
+    about = {"form": {"kind": former, "question": "Which is true?"}, "models": ["tuned", "base"]}
+    (tmp_path / "about.json").write_text(json.dumps(about))
+    manifest = Manifest.model_construct(digest="0" * 64, files=(FileEntry(path="about.json", size=2, digest="0" * 32),))
+    asked = read_rating_question(Artifact(tmp_path, manifest, pytest.fail))
+    assert (asked.kind, asked.question_text) == (kind, "Which is true?")
+
+
+def test_a_question_that_gives_no_points_is_refused() -> None:
+    with pytest.raises(ValidationError, match="gives no points; these do: faults, pair, rating, rubric"):
+        HumanEval.model_validate({"evaluation": "report", "question": "text"})

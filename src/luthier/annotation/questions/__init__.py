@@ -1,1 +1,1 @@
-"""The kinds of questions, one file each."""
+"""Questions to people about items, one file each."""

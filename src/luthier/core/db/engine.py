@@ -23,6 +23,8 @@ from luthier.core.files import translate_write_errors
 
 READS = "luthier_reads"
 """Execution option of a transaction that writes nothing."""
+DURABLE = "luthier_durable"
+"""Execution option of a transaction that is on the disk when it ends, the power cut included."""
 _BUSY_MS = 60_000
 
 
@@ -90,8 +92,12 @@ def _prepare(connection: Any, record: object) -> None:
 
 def _begin(connection: Connection) -> None:
     """A writer takes the one write lock at once, so that it never finds out half-way that another was first."""
-    reads = connection.get_execution_options().get(READS, False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if options.get(READS, False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get(DURABLE, False) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 class DatabaseErrorTranslator(AbstractContextManager[None]):

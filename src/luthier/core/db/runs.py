@@ -108,9 +108,9 @@ class Ledger:
         self.close()
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """One transaction that writes: all of it or nothing."""
-        with self._session(reads=False) as session:
+    def writing(self, *, durable: bool = False) -> Iterator[Session]:
+        """One transaction that writes: all of it or nothing; `durable` also outlives a power cut right after it."""
+        with self._session(reads=False, durable=durable) as session:
             yield session
 
     @contextmanager
@@ -120,12 +120,12 @@ class Ledger:
             yield session
 
     @contextmanager
-    def _session(self, *, reads: bool) -> Iterator[Session]:
+    def _session(self, *, reads: bool, durable: bool = False) -> Iterator[Session]:
         from sqlalchemy.orm import Session
 
-        from luthier.core.db.engine import READS, DatabaseErrorTranslator
+        from luthier.core.db.engine import DURABLE, READS, DatabaseErrorTranslator
 
-        engine = self._engine.execution_options(**{READS: reads})
+        engine = self._engine.execution_options(**{READS: reads, DURABLE: durable})
         with DatabaseErrorTranslator(engine.url), Session(engine) as session, session.begin():
             yield session
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from luthier.annotation.question import InvalidAnswer, Question
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError, SourceLocation, describe_json_error, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
-from luthier.eval.form import InvalidRatingValue, RatingForm
 from luthier.eval.human.study import Assignment
 
 _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
@@ -96,7 +96,7 @@ def write_judgments(path: Path, judgments: Sequence[Annotation]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list[Annotation]:
+def read_judgments(path: Path, assignment: Assignment, question: Question) -> list[Annotation]:
     """Judgments of a file (JSON lines or CSV), each checked against what was asked; `DataError` names file and line."""
     found = []
     for line, fields in _read(path):
@@ -104,7 +104,7 @@ def read_judgments(path: Path, assignment: Assignment, form: RatingForm) -> list
         unknown = sorted(set(fields) - {*_FIELDS, "assignment", "sheet", "prompt", "answer", "answer_a", "answer_b"})
         if unknown:
             raise DataError(f"has no column {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], _FIELDS))
-        found.append(_judgment(fields, assignment, form, where))
+        found.append(_judgment(fields, assignment, question, where))
     return keep_last_ratings(one for one in found if one is not None)
 
 
@@ -146,7 +146,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _judgment(
-    fields: dict[str, Any], assignment: Assignment, form: RatingForm, where: SourceLocation
+    fields: dict[str, Any], assignment: Assignment, question: Question, where: SourceLocation
 ) -> Annotation | None:
     """One judgment; None for a row of a sheet that was left empty."""
     at = SourceLocation(file=where.file, line=where.line, field="item")
@@ -165,8 +165,8 @@ def _judgment(
         value = _json(value)
     at = SourceLocation(file=where.file, line=where.line, field="value")
     try:
-        kept = None if value is None else form.check(value, item.answers)
-    except InvalidRatingValue as error:
+        kept = None if value is None else question.check(value, item.shown)
+    except InvalidAnswer as error:
         raise DataError(str(error), where=at) from error
     return Annotation(
         judge, kept, item.id, str(fields.get("comment") or ""), _time(fields, where), _seconds(fields, where)

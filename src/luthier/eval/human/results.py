@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from luthier.annotation.question import QuestionItem
+from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError
-from luthier.eval.form import RatingForm
 from luthier.eval.human.study import Assignment
 
 
@@ -28,23 +29,25 @@ class ScoredRating(NamedTuple):
     rating: Annotation
     row: str
     models: tuple[str, ...]
-    answers: tuple[str, ...]
+    shown: QuestionItem
     points: tuple[float, ...]
 
 
-def score_ratings(assignment: Assignment, form: RatingForm, judgments: Sequence[Annotation]) -> list[ScoredRating]:
+def score_ratings(
+    assignment: Assignment, question: RatingQuestion, judgments: Sequence[Annotation]
+) -> list[ScoredRating]:
     """The judgments of items that were not planted, without those in which the judge passed."""
     found = []
     for rating in judgments:
         entry = assignment.key[rating.item]
         if not entry.planted and rating.value is not None:
-            answers = assignment.items[rating.item].answers
-            found.append(ScoredRating(rating, entry.row, entry.models, answers, form.points(rating.value, answers)))
+            shown = assignment.items[rating.item].shown
+            found.append(ScoredRating(rating, entry.row, entry.models, shown, question.points(rating.value, shown)))
     return found
 
 
 def count_attention_checks(
-    assignment: Assignment, form: RatingForm, judgments: Sequence[Annotation]
+    assignment: Assignment, question: RatingQuestion, judgments: Sequence[Annotation]
 ) -> dict[str, tuple[int, int]]:
     """For each judge, how many planted items were judged rightly, and how many judged."""
     found: dict[str, tuple[int, int]] = {}
@@ -52,21 +55,25 @@ def count_attention_checks(
         entry = assignment.key[rating.item]
         if entry.planted:
             right, rated = found.get(rating.annotator, (0, 0))
-            passed = rating.value is not None and form.passes(
-                rating.value, assignment.items[rating.item].answers, entry.good
+            passed = rating.value is not None and question.passes(
+                rating.value, assignment.items[rating.item].shown, entry.good
             )
             found[rating.annotator] = right + passed, rated + 1
     return found
 
 
 def compute_row_points(
-    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], *, between: tuple[str, str] | None = None
+    assignment: Assignment,
+    question: RatingQuestion,
+    ratings: Sequence[ScoredRating],
+    *,
+    between: tuple[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
     """The mean points of each model in each row: over the judges of a pair, then over the pairs.
 
     With `between`, only what was said of these two models, where answers were judged in pairs.
     """
-    requested = set(between or ()) if form.sides == 2 else set()
+    requested = set(between or ()) if question.sides == 2 else set()
     by_pair: dict[tuple[str, tuple[str, ...], str], list[float]] = defaultdict(list)
     for voice in ratings:
         if requested and set(voice.models) != requested:
@@ -75,7 +82,7 @@ def compute_row_points(
             by_pair[voice.row, tuple(sorted(voice.models)), model].append(points)
     for row, *pair in assignment.same.values():
         for model in pair if not requested or set(pair) == requested else ():
-            by_pair[row, tuple(sorted(pair)), model].append(sum(form.bounds) / 2)
+            by_pair[row, tuple(sorted(pair)), model].append(sum(question.bounds) / 2)
     by_model: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (row, _, model), found in by_pair.items():
         by_model[row][model].append(sum(found) / len(found))
@@ -86,7 +93,7 @@ def compute_row_points(
 
 
 def compute_row_win_scores(
-    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], subject: str, rival: str
+    assignment: Assignment, question: RatingQuestion, ratings: Sequence[ScoredRating], subject: str, rival: str
 ) -> list[float]:
     """Compute the subject's score against the rival in each row, from 0 to 1 (½: a tie), in the order of the last
     ratings.
@@ -94,18 +101,18 @@ def compute_row_win_scores(
     A row counts when both models' answers have been judged in it. Equal answers, which nobody is asked about, are draws
     and come first.
     """
-    table = compute_row_points(assignment, form, ratings, between=(subject, rival))
+    table = compute_row_points(assignment, question, ratings, between=(subject, rival))
     order = dict.fromkeys([row for row, *_ in assignment.same.values()])
     for voice in ratings:
         order.pop(voice.row, None)
         order[voice.row] = None
-    width = form.bounds[1] - form.bounds[0]
+    width = question.bounds[1] - question.bounds[0]
     rows = (table[row] for row in order if row in table)
     return [0.5 + (row[subject] - row[rival]) / (2 * width) for row in rows if subject in row and rival in row]
 
 
 def extract_preference_pairs(
-    assignment: Assignment, form: RatingForm, ratings: Sequence[ScoredRating], margin: float
+    assignment: Assignment, question: RatingQuestion, ratings: Sequence[ScoredRating], margin: float
 ) -> list[dict[str, Any]]:
     """What was preferred to what: for each row and two models whose mean points differ by more than `margin`.
 
@@ -115,11 +122,11 @@ def extract_preference_pairs(
     judges: dict[str, set[str]] = defaultdict(set)
     prompts: dict[str, Any] = {}
     for voice in ratings:
-        answers[voice.row] |= dict(zip(voice.models, voice.answers, strict=True))
+        answers[voice.row] |= dict(zip(voice.models, voice.shown.answers, strict=True))
         judges[voice.row].add(voice.rating.annotator)
         prompts[voice.row] = assignment.items[voice.rating.item].prompt
     found = []
-    for row, model_points in compute_row_points(assignment, form, ratings).items():
+    for row, model_points in compute_row_points(assignment, question, ratings).items():
         ranked = sorted(
             (name for name in model_points if name in answers.get(row, {})),
             key=lambda name: (-model_points[name], name),
@@ -150,7 +157,8 @@ class HumanEvalSummary(BaseModel):
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
     )
 
-    form: str
+    kind: str = Field(validation_alias=AliasChoices("kind", "form"))
+    """The kind of question; files of earlier versions call it `form`."""
     question: str
     sentence: str
     """Whose answers people liked better, and how sure that is."""
@@ -175,7 +183,7 @@ def read_human_summary(judgments: Artifact) -> HumanEvalSummary:
 
 def summarize_ratings(
     assignment: Assignment,
-    form: RatingForm,
+    question: RatingQuestion,
     models: Sequence[str],
     judgments: Sequence[Annotation],
     *,
@@ -186,31 +194,33 @@ def summarize_ratings(
 
     Points are averaged over the judges of an answer first, so that a row counts once; pairs of equal answers are ties.
     """
-    planted = count_attention_checks(assignment, form, judgments)
+    planted = count_attention_checks(assignment, question, judgments)
     left_out = {
         judge: f"right in {right} of {rated} planted items"
         for judge, (right, rated) in sorted(planted.items())
         if right < least_right * rated
     }
-    ratings = [voice for voice in score_ratings(assignment, form, judgments) if voice.rating.annotator not in left_out]
+    ratings = [
+        voice for voice in score_ratings(assignment, question, judgments) if voice.rating.annotator not in left_out
+    ]
     if not ratings and not assignment.same:
         raise DataError(
             "no judgment counts" + (": every judge failed the planted items" if left_out else ""),
             hint="let somebody judge",
         )
     subject, rival = models[0], models[1] if len(models) > 1 else None
-    table = compute_row_points(assignment, form, ratings)
-    numbers = _numbers(assignment, form, ratings, table, models, seed)
-    numbers |= _quality(assignment, form, ratings, planted, seed)
-    tables = [_standings(form, table, models, seed)]
-    if form.sides == 2:
+    table = compute_row_points(assignment, question, ratings)
+    numbers = _numbers(assignment, question, ratings, table, models, seed)
+    numbers |= _quality(assignment, question, ratings, planted, seed)
+    tables = [_standings(question, table, models, seed)]
+    if question.sides == 2:
         tables += _strengths(assignment, ratings, models)
-    tables.append(_judges(form, ratings, judgments, planted))
+    tables.append(_judges(question, ratings, judgments, planted))
     return HumanEvalSummary(
-        form=form.kind,
-        question=form.question_text,
-        sentence=_sentence(form, numbers, subject, rival, len(left_out)),
-        stop=_stop(form, ratings, assignment, subject, rival, left_out),
+        kind=question.kind,
+        question=question.question_text,
+        sentence=_sentence(question, numbers, subject, rival, len(left_out)),
+        stop=_stop(question, ratings, assignment, subject, rival, left_out),
         subject=subject,
         rival=rival,
         items=len({voice.rating.item for voice in ratings}),
@@ -224,7 +234,7 @@ def summarize_ratings(
 
 def _numbers(
     assignment: Assignment,
-    form: RatingForm,
+    question: RatingQuestion,
     ratings: Sequence[ScoredRating],
     table: Mapping[str, Mapping[str, float]],
     models: Sequence[str],
@@ -232,13 +242,13 @@ def _numbers(
 ) -> dict[str, FindingNumber]:
     subject = models[0]
     mine = [row[subject] for row in table.values() if subject in row]
-    what = "share of comparisons won, ties half" if form.sides == 2 else f"points by people ({form.kind})"
+    what = "share of comparisons won, ties half" if question.sides == 2 else f"points by people ({question.kind})"
     found = {}
     if mine:
-        found["people.points"] = _mean(mine, form.bounds, f"{subject}: {what}", seed)
-    width = form.bounds[1] - form.bounds[0]
+        found["people.points"] = _mean(mine, question.bounds, f"{subject}: {what}", seed)
+    width = question.bounds[1] - question.bounds[0]
     for rival in models[1:]:
-        pair = compute_row_points(assignment, form, ratings, between=(subject, rival)).values()
+        pair = compute_row_points(assignment, question, ratings, between=(subject, rival)).values()
         apart = [row[subject] - row[rival] for row in pair if subject in row and rival in row]
         if apart:
             name = "people.difference" if rival == models[1] else f"people.difference.{rival}"
@@ -261,7 +271,7 @@ def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: 
 
 def _quality(
     assignment: Assignment,
-    form: RatingForm,
+    question: RatingQuestion,
     ratings: Sequence[ScoredRating],
     planted: Mapping[str, tuple[int, int]],
     seed: int,
@@ -274,13 +284,11 @@ def _quality(
     names = sorted({voice.rating.annotator for voice in ratings})
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
     for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.annotator] = form.to_comparable(
-            voice.rating.value, voice.answers, voice.models
-        )
+        values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
     shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
     if len({one for values in shared for one in values if one is not None}) > 1:  # else there is no chance to take out
-        agreed = krippendorff_alpha(shared, level=form.level, seed=seed)
-        about = f"agreement of people, Krippendorff's alpha ({form.level})"
+        agreed = krippendorff_alpha(shared, level=question.level, seed=seed)
+        about = f"agreement of people, Krippendorff's alpha ({question.level})"
         found["people.agreement"] = FindingNumber(
             value=agreed.value, low=agreed.low, high=agreed.high, rows=len(shared), about=about
         )
@@ -289,7 +297,7 @@ def _quality(
         found["people.attention_checks"] = _share(
             right, rated, wilson_interval(right, rated), "planted items judged rightly"
         )
-    if form.sides == 2 and ratings:
+    if question.sides == 2 and ratings:
         first = [voice.points[0] for voice in ratings]
         ties, decided = first.count(0.5), len(first) - first.count(0.5)
         found["people.ties"] = _share(ties, len(first), wilson_interval(ties, len(first)), "judgments that are ties")
@@ -300,20 +308,28 @@ def _quality(
     return found
 
 
+def _comparable(question: RatingQuestion, voice: ScoredRating) -> str | float:
+    """What was said in a form that two people's can be compared in, whatever the order they saw: of two, whose."""
+    if question.sides != 2:
+        return question.to_comparable(voice.rating.value, voice.shown)
+    one, other = voice.points
+    return "tie" if one == other else voice.models[one < other]
+
+
 def _share(right: int, rows: int, ends: tuple[float, float], about: str) -> FindingNumber:
     return FindingNumber(value=right / rows, low=ends[0], high=ends[1], rows=rows, about=about, share=True)
 
 
 def _standings(
-    form: RatingForm, table: Mapping[str, Mapping[str, float]], models: Sequence[str], seed: int
+    question: RatingQuestion, table: Mapping[str, Mapping[str, float]], models: Sequence[str], seed: int
 ) -> FindingTable:
     rows = []
     for model in models:
         mine = [row[model] for row in table.values() if model in row]
         if mine:
-            mean = _mean(mine, form.bounds, "", seed)
+            mean = _mean(mine, question.bounds, "", seed)
             rows.append((model, len(mine), _round(mean.value), _round(mean.low), _round(mean.high)))
-    title = "Share of comparisons won, ties half" if form.sides == 2 else "Points"
+    title = "Share of comparisons won, ties half" if question.sides == 2 else "Points"
     return FindingTable(title=title, columns=("model", "rows", "mean", "low", "high"), rows=tuple(rows))
 
 
@@ -335,7 +351,7 @@ def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: 
 
 
 def _judges(
-    form: RatingForm,
+    question: RatingQuestion,
     ratings: Sequence[ScoredRating],
     judgments: Sequence[Annotation],
     planted: Mapping[str, tuple[int, int]],
@@ -343,9 +359,7 @@ def _judges(
     """Each judge: how many judgments, how long, planted items, and how often as the others said."""
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
     for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.annotator] = form.to_comparable(
-            voice.rating.value, voice.answers, voice.models
-        )
+        values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
     rows = []
     for judge in sorted({one.annotator for one in judgments}):
         mine = [one for one in judgments if one.annotator == judge]
@@ -371,7 +385,7 @@ def _judges(
 
 
 def _sentence(
-    form: RatingForm, numbers: Mapping[str, FindingNumber], subject: str, rival: str | None, left_out: int
+    question: RatingQuestion, numbers: Mapping[str, FindingNumber], subject: str, rival: str | None, left_out: int
 ) -> str:
     difference = numbers.get("people.difference")
     without = f" {left_out} of the judges failed the planted items and do not count." if left_out else ""
@@ -381,7 +395,7 @@ def _sentence(
             return f"People have not judged {subject} yet.{without}"
         return f"People give {subject} {mine.value:.2f} points ({_ends(mine)}).{without}"
     sure = difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
-    if form.sides == 2:
+    if question.sides == 2:
         low, high = ((1 + end) / 2 for end in difference.ends)
         won = f"{subject} is preferred in {(1 + difference.value) / 2:.0%} of the rows, ties half"
         range_ = f"95 % interval {low:.0%} to {high:.0%}"
@@ -400,7 +414,7 @@ def _ends(number: FindingNumber) -> str:
 
 
 def _stop(
-    form: RatingForm,
+    question: RatingQuestion,
     ratings: Sequence[ScoredRating],
     assignment: Assignment,
     subject: str,
@@ -412,7 +426,7 @@ def _stop(
 
     if rival is None:
         return "One model was judged; go on until its interval is as narrow as you need."
-    values = compute_row_win_scores(assignment, form, ratings, subject, rival)
+    values = compute_row_win_scores(assignment, question, ratings, subject, rival)
     if not values:
         return f"{subject} and {rival} have no row in common yet; go on."
     last = confidence_sequence(values)[-1]

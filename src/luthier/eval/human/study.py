@@ -13,8 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from luthier.annotation.question import Question, QuestionItem
+from luthier.annotation.rating_question import RatingQuestion
 from luthier.core.artifact import Artifact
+from luthier.core.component import components_by_kind
 from luthier.core.files import write_atomically
+from luthier.core.former_names import FORMER_FORM_KINDS
 from luthier.core.hashing import canonical_json, digest_of
 
 ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.json"
@@ -26,6 +30,11 @@ class RatingItem(NamedTuple):
     id: str
     prompt: tuple[dict[str, Any], ...]
     answers: tuple[str, ...]
+
+    @property
+    def shown(self) -> QuestionItem:
+        """The item as a question is asked about it."""
+        return QuestionItem(self.prompt, self.answers)
 
 
 class BlindingKeyEntry(NamedTuple):
@@ -137,7 +146,7 @@ def _deal(
 
 
 def write_assignment(folder: Path, made: Assignment, about: Mapping[str, Any]) -> None:
-    """Write all four files; `about` holds the form and the question."""
+    """Write all four files; `about` holds the question and the models."""
     lines = [canonical_json(made.items[name]._asdict()) for name in sorted(made.items)]
     write_atomically(folder / ITEMS, "".join(line + "\n" for line in lines).encode())
     key = {name: entry._asdict() for name, entry in made.key.items()}
@@ -162,3 +171,20 @@ def read_assignment(artifact: Artifact) -> Assignment:
     return Assignment(
         items=items, key=entries, sheets=sheets, same={name: tuple(record) for name, record in key["same"].items()}
     )
+
+
+def read_rating_question(artifact: Artifact) -> RatingQuestion:
+    """What an assignment asks; of earlier versions, too, which called it a form."""
+    about = artifact.read_json(ABOUT)
+    if "form" in about:
+        kind = about["form"]["kind"]
+        about = {"question": {**about["form"], "kind": FORMER_FORM_KINDS.get(kind, kind)}}
+    return check_gives_points(Question.parse(about["question"]))
+
+
+def check_gives_points(question: Question) -> RatingQuestion:
+    """The question, which gives points; `ValueError` for one that gives none."""
+    if isinstance(question, RatingQuestion):
+        return question
+    kinds = [kind for kind, one in sorted(components_by_kind(Question).items()) if issubclass(one, RatingQuestion)]
+    raise ValueError(f"a question of kind {question.kind} gives no points; these do: {', '.join(kinds)}")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.annotation.question import Question
+from luthier.annotation.questions.pair import PairQuestion
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
-from luthier.eval.form import RatingForm
-from luthier.eval.forms.pairwise import Pairwise
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
@@ -33,8 +33,8 @@ class HumanEval(Step):
 
     evaluation: Annotated[str, Reads("evaluation")]
     """The step that evaluated the models."""
-    form: RatingForm = Pairwise()
-    """What people are asked."""
+    question: Question = PairQuestion()
+    """What people are asked; a question that gives points."""
     models: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Whose answers are judged; left out, the tuned model's and its base's. Of more than two, all pairs are."""
     rows: int | None = Field(default=100, ge=1)
@@ -45,6 +45,13 @@ class HumanEval(Step):
     """How many people judge each item; with two or more, how far they agree is measured."""
     attention_checks: int = Field(default=0, ge=0)
     """Items of which the answer is known (a row's own reference against another row's), to see who reads."""
+
+    @field_validator("question")
+    @classmethod
+    def _gives_points(cls, question: Question) -> Question:
+        from luthier.eval.human.study import check_gives_points
+
+        return check_gives_points(question)
 
     @field_validator("annotators")
     @classmethod
@@ -59,8 +66,8 @@ class HumanEval(Step):
     def _enough_people(self) -> HumanEval:
         if self.overlap > len(self.names):
             raise ValueError(f"{self.overlap} people judge each item (overlap), and there are {len(self.names)} judges")
-        if self.models is not None and len(set(self.models)) < max(len(self.models), self.form.sides):
-            raise ValueError(f"a {self.form.kind} judgment needs {self.form.sides} different models")
+        if self.models is not None and len(set(self.models)) < max(len(self.models), self.question.sides):
+            raise ValueError(f"a {self.question.kind} judgment needs {self.question.sides} different models")
         return self
 
     @property
@@ -76,7 +83,7 @@ class HumanEval(Step):
 
         evaluation = work.inputs["evaluation"]
         models = self._models(evaluation)
-        pairs = list(combinations(models, 2)) if self.form.sides == 2 else [(model,) for model in models]
+        pairs = list(combinations(models, 2)) if self.question.sides == 2 else [(model,) for model in models]
         made = create_rating_assignment(
             _candidates(evaluation, models),
             pairs,
@@ -104,7 +111,7 @@ class HumanEval(Step):
             f"{format_counted_noun(len(self.names), 'judge')}, "
             f"{each} for each"
         )
-        about = {"form": self.form.settings(), "models": models, "subject": models[0]}
+        about = {"question": self.question.settings(), "models": models, "subject": models[0]}
         write_assignment(work.folder, made, about)
         return {}
 
@@ -115,8 +122,8 @@ class HumanEval(Step):
             if name not in known:
                 what = f"the evaluation has no model {name!r}"
                 raise RecipeError(what, where=SourceLocation(field="models"), hint=did_you_mean(name, known))
-        if len(models) < self.form.sides:
-            what = f"a {self.form.kind} judgment is between two models, and the evaluation has {', '.join(known)}"
+        if len(models) < max(1, self.question.sides):
+            what = f"a {self.question.kind} judgment is between two models, and the evaluation has {', '.join(known)}"
             raise RecipeError(
                 what, where=SourceLocation(field="models"), hint=f"name two in `models`: {', '.join(known)}"
             )

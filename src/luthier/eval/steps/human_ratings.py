@@ -11,7 +11,6 @@ from pydantic import Field
 from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import canonical_json, file_digest
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
-from luthier.eval.form import RatingForm
 
 
 class HumanRatings(Step):
@@ -48,21 +47,21 @@ class HumanRatings(Step):
             score_ratings,
             summarize_ratings,
         )
-        from luthier.eval.human.study import ABOUT, read_assignment
+        from luthier.eval.human.study import ABOUT, read_assignment, read_rating_question
 
         assignment = read_assignment(work.inputs["assignment"])
         about = work.inputs["assignment"].read_json(ABOUT)
-        form = RatingForm.parse(about["form"])
-        judgments = read_judgments(resolve_path(self.file, work.recipe_dir), assignment, form)
+        question = read_rating_question(work.inputs["assignment"])
+        judgments = read_judgments(resolve_path(self.file, work.recipe_dir), assignment, question)
         found = summarize_ratings(
-            assignment, form, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
+            assignment, question, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )
         ratings = [
             voice
-            for voice in score_ratings(assignment, form, judgments)
+            for voice in score_ratings(assignment, question, judgments)
             if voice.rating.annotator not in found.left_out
         ]
-        preferred = extract_preference_pairs(assignment, form, ratings, self.margin)
+        preferred = extract_preference_pairs(assignment, question, ratings, self.margin)
         lines = [
             {
                 **rating_to_json(one),

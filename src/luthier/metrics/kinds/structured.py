@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import field_validator
-
 from luthier.core.errors import DataError, SourceLocation
 from luthier.metrics.kinds.answers import ratio_of_sums
 from luthier.metrics.metric import EvalPredictions, Form, Metric
 from luthier.metrics.text.structured import (
     MISSING,
+    JsonSchema,
     count_json_leaves,
     parse_canonical_tool_calls,
     parse_json_answer,
@@ -33,24 +32,8 @@ class JsonValid(Metric):
     form: ClassVar[Form] = "json"
     fenced: bool = True
     """Whether JSON may stand in a fence (```), with words around it."""
-    obeys: dict[str, Any] | None = None
+    obeys: JsonSchema | None = None
     """A JSON Schema (draft 2020-12 unless it names another); references only within it (`#/…`)."""
-
-    @field_validator("obeys")
-    @classmethod
-    def _a_schema_of_its_own(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
-        if schema is None:
-            return None
-        from jsonschema import SchemaError
-        from jsonschema.validators import validator_for
-
-        try:
-            validator_for(schema).check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"is no JSON Schema: {error.message[:200]}") from error
-        if outside := [name for name in _pointers(schema) if not name.startswith("#")]:
-            raise ValueError(f"points outside itself: {outside[0]!r}; write what it points to into the schema")
-        return schema
 
     def statistics(self, answers: EvalPredictions) -> Block:
         import numpy as np
@@ -142,11 +125,3 @@ class ToolCallMatch(Metric):
             hint = 'write {"name": …, "arguments": {…}}, or a list of such'
             raise DataError(what, where=SourceLocation(field="reference"), hint=hint)
         return expected
-
-
-def _pointers(schema: Any) -> list[str]:
-    """Every `$ref` and `$dynamicRef` in a schema."""
-    if isinstance(schema, dict):
-        own = [str(schema[name]) for name in ("$ref", "$dynamicRef") if isinstance(schema.get(name), str)]
-        return own + [name for inner in schema.values() for name in _pointers(inner)]
-    return [name for inner in schema for name in _pointers(inner)] if isinstance(schema, list) else []

@@ -6,7 +6,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from luthier.core.errors import DataError, SourceLocation
 
@@ -16,6 +18,31 @@ _LIST = "[TOOL_CALLS]"
 """What stands before a list of calls in Mistral's templates."""
 MISSING = object()
 """Stands for what is no JSON, as None is."""
+
+
+def _check_json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"is no JSON Schema: {error.message[:200]}") from error
+    if outside := [name for name in _pointers(schema) if not name.startswith("#")]:
+        raise ValueError(f"points outside itself: {outside[0]!r}; write what it points to into the schema")
+    return schema
+
+
+JsonSchema = Annotated[dict[str, Any], AfterValidator(_check_json_schema)]
+"""A JSON Schema with references only within itself."""
+
+
+def _pointers(schema: Any) -> list[str]:
+    """Every `$ref` and `$dynamicRef` in a schema."""
+    if isinstance(schema, dict):
+        own = [str(schema[name]) for name in ("$ref", "$dynamicRef") if isinstance(schema.get(name), str)]
+        return own + [name for inner in schema.values() for name in _pointers(inner)]
+    return [name for inner in schema for name in _pointers(inner)] if isinstance(schema, list) else []
 
 
 def parse_json_answer(text: str, *, fenced: bool) -> Any:

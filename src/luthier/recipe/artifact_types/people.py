@@ -14,9 +14,11 @@ class AssignmentType(ArtifactType):
     kind: Literal["assignment"] = "assignment"
 
     def describe(self, artifact: Artifact) -> dict[str, Any]:
+        from luthier.eval.human.study import read_rating_question
+
         about = artifact.read_json("about.json")
         sheets = {judge: f"{len(items)} items" for judge, items in artifact.read_json("sheets.json").items()}
-        return {"form": about["form"]["kind"], "models": ", ".join(about["models"]), **sheets}
+        return {"question": read_rating_question(artifact).kind, "models": ", ".join(about["models"]), **sheets}
 
 
 class JudgmentsType(ArtifactType):

@@ -132,7 +132,7 @@ def _invitation_page(
 ) -> Response:
     found = find_invitation(studio.ledger, token)
     return render(
-        request, "invite.html.jinja", status, invitation=found, invited_to=token, error=error, name=name,
+        request, "invite.html.jinja", status, titles=studio.list_labellings(), invitation=found, invited_to=token, error=error, name=name,
         provider=_provider_host(studio),
     )  # fmt: skip
 
@@ -179,7 +179,7 @@ def _account_page(
     sessions = studio.sessions.list_of(person.id, request.state.cookie)
     return render(
         request, "account.html.jinja", 200 if error is None else 400, own=own, keys=keys, sessions=sessions,
-        changed=changed, error=error,
+        changed=changed, error=error, titles=studio.list_labellings(),
     )  # fmt: skip
 
 

@@ -1,13 +1,16 @@
-"""What is wrong in one answer, and where."""
+"""What is wrong in a text, and where."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.form import InvalidRatingValue, RatingForm, Value
+from luthier.annotation.label_question import find_span
+from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
+from luthier.annotation.rating_question import RatingQuestion
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -16,13 +19,14 @@ _TYPED = re.compile(r"\s*(?P<severity>minor|major)\s+\"(?P<text>[^\"]+)\"\s*(?:[
 _WORD = re.compile(r"\w+")
 
 
-class ErrorSpansForm(RatingForm):
+class FaultsQuestion(RatingQuestion):
     """Faults marked in one answer with a comment each; its points are minus the weighed faults in a hundred words.
 
     The weights of minor and major faults are those of MQM's error typology (Lommel et al. 2014; Freitag et al. 2021).
     """
 
-    kind: Literal["spans"] = "spans"
+    kind: Literal["faults"] = "faults"
+    widget: ClassVar[str] = "faults"
     level: ClassVar[Level] = "interval"
 
     question: str = "What is wrong in this answer?"
@@ -46,42 +50,40 @@ class ErrorSpansForm(RatingForm):
     def bounds(self) -> tuple[float, float]:
         return -self.max, 0.0
 
-    def typed(self, text: str) -> Value:
+    def typed(self, text: str, item: QuestionItem) -> AnswerValue:
         if text.strip().lower() in ("ok", "none", "0"):
             return []
         found: list[dict[str, Any]] = []
         for part in (one for one in text.split(";") if one.strip()):
             matched = _TYPED.fullmatch(part.rstrip())
             if matched is None:
-                raise InvalidRatingValue(f"expected {self.legend}; got {part.strip()!r}")
-            kept = {name: value.strip() for name, value in matched.groupdict().items() if value}
-            found.append(kept)
+                raise InvalidAnswer(f"expected {self.legend}; got {part.strip()!r}")
+            found.append({name: value.strip() for name, value in matched.groupdict().items() if value})
         if not found:
-            raise InvalidRatingValue(f"expected {self.legend}; got nothing")
-        return found
+            raise InvalidAnswer(f"expected {self.legend}; got nothing")
+        return self.check(found, item)
 
-    def check(self, value: Value, answers: tuple[str, ...]) -> Value:
+    def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
         if not isinstance(value, list):
-            raise InvalidRatingValue(f"expected a list of faults, got {value!r}")
-        return [self._fault(one, answers[0]) for one in value]
+            raise InvalidAnswer(f"expected a list of faults, got {value!r}")
+        return [self._fault(one, item) for one in value]
 
-    def _fault(self, one: Any, answer: str) -> dict[str, Any]:
-        """A fault with its place; given by its text, or by `start` and `end`."""
+    def _fault(self, one: Any, item: QuestionItem) -> dict[str, Any]:
         if not isinstance(one, dict) or one.get("severity") not in ("minor", "major"):
-            raise InvalidRatingValue(f"expected a fault with severity minor or major, got {one!r}")
-        text = one.get("text")
-        start = one.get("start", answer.find(text) if isinstance(text, str) else -1)
-        end = one.get("end", start + len(text) if isinstance(text, str) else -1)
-        whole = all(isinstance(at, int) and not isinstance(at, bool) for at in (start, end))
-        if not whole or not 0 <= start < end <= len(answer):
-            raise InvalidRatingValue(f"the answer has no place {text or (start, end)!r}")
-        kept = {"start": start, "end": end, "text": answer[start:end], "severity": one["severity"]}
+            raise InvalidAnswer(f"expected a fault with severity minor or major, got {one!r}")
+        kept = {**find_span(one, item, "a fault"), "severity": one["severity"]}
         return {**kept, "comment": str(one["comment"])} if one.get("comment") else kept
 
-    def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
+    def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
         lost = sum(self.major if one["severity"] == "major" else self.minor for one in value)
-        words = max(1, len(_WORD.findall(answers[0])))
+        words = max(1, len(_WORD.findall(item.text)))
         return (-min(self.max, 100 * lost / words),)
 
-    def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
+    def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return bool(value)
+
+    def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
+        return {"rating": self.points(value, item)[0]}
+
+    def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
+        return 1 - abs(self.points(one, item)[0] - self.points(other, item)[0]) / self.max

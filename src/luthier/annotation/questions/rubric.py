@@ -1,14 +1,15 @@
-"""How good one answer is by several criteria."""
+"""How good something is by several criteria."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
+from luthier.annotation.rating_question import RatingQuestion, parse_whole_number
 from luthier.core.component import add_field_descriptions
-from luthier.eval.form import InvalidRatingValue, RatingForm, Value
-from luthier.eval.forms.likert import parse_whole_number
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -27,10 +28,11 @@ class RubricCriterion(BaseModel):
     """How much it counts beside the others."""
 
 
-class Rubric(RatingForm):
-    """One answer by several criteria, each from 0; its points are the weighted mean."""
+class RubricQuestion(RatingQuestion):
+    """One answer, or a text, by several criteria, each from 0; its points are the weighted mean."""
 
     kind: Literal["rubric"] = "rubric"
+    widget: ClassVar[str] = "rubric"
     level: ClassVar[Level] = "interval"
 
     question: str = "How does this answer do, by each criterion?"
@@ -71,22 +73,28 @@ class Rubric(RatingForm):
     def bounds(self) -> tuple[float, float]:
         return 0.0, float(self.max)
 
-    def typed(self, text: str) -> Value:
+    def typed(self, text: str, item: QuestionItem) -> AnswerValue:
         came = text.replace(",", " ").split()
         if len(came) != len(self.criteria):
-            raise InvalidRatingValue(f"expected {len(self.criteria)} numbers, got {len(came)}")
-        return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, ("",))
+            raise InvalidAnswer(f"expected {len(self.criteria)} numbers, got {len(came)}")
+        return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, item)
 
-    def check(self, value: Value, answers: tuple[str, ...]) -> Value:
+    def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
         names = [one.name for one in self.criteria]
         if not isinstance(value, dict) or set(value) != set(names):
             came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
-            raise InvalidRatingValue(f"expected a number for each of {', '.join(names)}; got {came}")
+            raise InvalidAnswer(f"expected a number for each of {', '.join(names)}; got {came}")
         return {name: parse_whole_number(value[name], 0, self.max) for name in names}
 
-    def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
+    def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
         weights = sum(one.weight for one in self.criteria)
         return (sum(one.weight * value[one.name] for one in self.criteria) / weights,)
 
-    def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
-        return self.points(value, answers)[0] <= self.max / 2
+    def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
+        return self.points(value, item)[0] <= self.max / 2
+
+    def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
+        return {"rating": self.points(value, item)[0]}
+
+    def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
+        return 1 - abs(self.points(one, item)[0] - self.points(other, item)[0]) / self.max

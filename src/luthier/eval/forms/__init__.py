@@ -1,1 +1,0 @@
-"""Forms of human evaluation (Likert scale, pairs, rubric, spans), one file each."""
