@@ -185,6 +185,15 @@ def get_project(ledger: Ledger, project_id: str) -> AnnotationProject:
         return load_project(session, project_id)
 
 
+def find_recipe_of(ledger: Ledger, project_id: str) -> str:
+    """The id of the recipe that a project belongs to; empty where it belongs to none, or there is no such project."""
+    from luthier.core.db.tables.annotation import AnnotationProjectRow
+
+    with ledger.reading() as session:
+        row = session.get(AnnotationProjectRow, project_id)
+        return row.project if row is not None else ""
+
+
 def load_project(session: Session, project_id: str) -> AnnotationProject:
     """The same inside a transaction."""
     from luthier.core.db.tables.annotation import GuidelineRow

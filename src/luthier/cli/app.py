@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import artifacts, jobs, models, monitor, recipe, release, review, serve, studio, traces
+from luthier.cli import artifacts, jobs, models, monitor, people, recipe, release, review, serve, studio, traces
 from luthier.cli.output import (
     discard_further_output,
     flush_output,
@@ -52,6 +52,7 @@ jobs.register_commands(app)
 monitor.register_commands(app)
 review.register_commands(app)
 studio.add_to(app)
+people.register_commands(app)
 
 
 def _version(show_version: bool) -> None:

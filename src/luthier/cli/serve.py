@@ -112,12 +112,13 @@ def keys_add(
         list[str] | None, typer.Option(help="infer (the default), tune or admin; may be repeated.")
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
+    person: Annotated[str | None, typer.Option(help="Whose it is: it is revoked when the account is closed.")] = None,
     as_json: Json = False,
 ) -> None:
     """Create an API key and print it once."""
     from luthier.commands.keys import create_api_key
 
-    key = create_api_key(current_workspace(), name, scope or ["infer"], requests_per_minute)
+    key = create_api_key(current_workspace(), name, scope or ["infer"], requests_per_minute, person)
     print_json({"name": name, "key": key}) if as_json else print_line(key)
 
 
@@ -130,8 +131,8 @@ def keys_list(as_json: Json = False) -> None:
     if as_json:
         print_json({"keys": rows})
         return
-    head = ("name", "id", "scopes", "a minute", "made (UTC)", "revoked (UTC)")
-    print_table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
+    head = ("name", "id", "scopes", "a minute", "made (UTC)", "revoked (UTC)", "person")
+    print_table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r), r["owner"] or "") for r in rows])
 
 
 def _shown(row: dict[str, object]) -> tuple[object, ...]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from luthier.commands.people import check_owner_of_key, record_command
 from luthier.recipe.workspace import Workspace
 from luthier.traces.api_keys import Scope, add_key, list_keys, revoke_key
 
 
-def create_api_key(workspace: Workspace, name: str, scopes: Sequence[str], requests_per_minute: int | None) -> str:
-    """Make a key; unknown scopes are refused there."""
-    with workspace.find_meant().open_ledger() as ledger:
-        return add_key(ledger, name, cast("Sequence[Scope]", scopes), requests_per_minute)
+def create_api_key(
+    workspace: Workspace, name: str, scopes: Sequence[str], requests_per_minute: int | None, person: str | None = None
+) -> str:
+    """Make a key; unknown scopes are refused there. That of a person is revoked when the account is closed."""
+    owner = None if person is None else check_owner_of_key(workspace, person)
+    meant = workspace.find_meant()
+    with meant.open_ledger() as ledger:
+        key = add_key(ledger, name, cast("Sequence[Scope]", scopes), requests_per_minute, owner)
+    record_command(meant, "key.add", subject=name, whom=owner or "", scopes=list(scopes))
+    return key
 
 
 def list_api_keys(workspace: Workspace) -> list[dict[str, Any]]:
@@ -23,5 +30,7 @@ def list_api_keys(workspace: Workspace) -> list[dict[str, Any]]:
 
 def revoke_api_key(workspace: Workspace, name: str) -> None:
     """Let a key open nothing any more."""
-    with workspace.find_meant().open_ledger() as ledger:
+    meant = workspace.find_meant()
+    with meant.open_ledger() as ledger:
         revoke_key(ledger, name)
+    record_command(meant, "key.revoke", subject=name)

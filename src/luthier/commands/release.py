@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from luthier.commands.people import record_command
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation
 from luthier.models.catalog import ENCODERS
 from luthier.recipe.locate import CommandTarget
@@ -31,10 +32,14 @@ def release_recipe_model(alias: str, target: CommandTarget, canary: str | None, 
         raise InputError("--canary and --shadow were both given", where=SourceLocation(field="--canary"), hint=hint)
     share = None if canary is None else _share(canary)
     model = _model(target)
-    with target.workspace.find_alias(alias, [target.word or ""]).open_ledger() as ledger:
+    meant = target.workspace.find_alias(alias, [target.word or ""])
+    with meant.open_ledger() as ledger:
         if canary is None and not shadow:
-            return releases.release(ledger, alias, model)
-        return releases.start_candidate(ledger, alias, model, share=share)
+            made = releases.release(ledger, alias, model)
+        else:
+            made = releases.start_candidate(ledger, alias, model, share=share)
+    record_command(meant, "release", subject=alias, model=model.word)
+    return made
 
 
 def _share(text: str) -> float:
@@ -67,14 +72,20 @@ def history(workspace: Workspace, alias: str) -> list[Release]:
 
 def promote(workspace: Workspace, alias: str) -> Release:
     """Promote the canary or shadow of an alias to stable."""
-    with workspace.find_alias(alias).open_ledger() as ledger:
-        return releases.promote(ledger, alias)
+    meant = workspace.find_alias(alias)
+    with meant.open_ledger() as ledger:
+        made = releases.promote(ledger, alias)
+    record_command(meant, "release.promote", subject=alias)
+    return made
 
 
 def roll_back(workspace: Workspace, alias: str) -> Release:
     """Stop the canary or shadow of an alias, or return to its previous stable model."""
-    with workspace.find_alias(alias).open_ledger() as ledger:
-        return releases.roll_back(ledger, alias)
+    meant = workspace.find_alias(alias)
+    with meant.open_ledger() as ledger:
+        made = releases.roll_back(ledger, alias)
+    record_command(meant, "release.rollback", subject=alias)
+    return made
 
 
 def compare_candidate(workspace: Workspace, alias: str) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from luthier.commands.projects.intake import MOST_BYTES
 from luthier.core.errors import LuthierError
 from luthier.studio import routes
 from luthier.studio.pages import render_closed, render_error
+from luthier.studio.people import list_undeclared_routes
 from luthier.studio.security import StudioGuard
 from luthier.studio.state import Studio
 
@@ -33,9 +34,13 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_wrong)
     app.add_exception_handler(Exception, _on_fault)
+    if undeclared := list_undeclared_routes(app):
+        raise RuntimeError(f"these routes say no right: {', '.join(undeclared)}")
     app.add_middleware(
         StudioGuard,
+        ledger=studio.ledger,
         sessions=studio.sessions,
+        names=studio.names,
         upload_bytes=upload_bytes,
         uploads=frozenset({"/new"}),
         closed=render_closed,

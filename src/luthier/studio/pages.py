@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import Scope
 
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
-from luthier.studio.translation import choose_language, current_language, install, use_language
+from luthier.studio.translation import LANGUAGES, choose_language, current_language, install, use_language
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,7 +30,9 @@ def render(request: Request, template: str, /, status: int = 200, **facts: Any) 
     """One page, or the piece of one that htmx asked for."""
     use_language(choose_language(request))
     found = _environment().get_template(template)
-    return HTMLResponse(found.render(token=request.state.token, **facts), status)
+    state = request.state
+    who = {"me": getattr(state, "person", None), "accounts": getattr(state, "accounts", False)}
+    return HTMLResponse(found.render(token=getattr(state, "token", ""), **who, **facts), status)
 
 
 def render_error(request: Request, error: LuthierError, status: int | None = None) -> HTMLResponse:
@@ -39,9 +42,15 @@ def render_error(request: Request, error: LuthierError, status: int | None = Non
     return render(request, template, status=code, error=error)
 
 
-def render_closed() -> Response:
-    """What a browser without a session sees."""
-    return HTMLResponse(_environment().get_template("closed.html.jinja").render(token=""), 401)
+def render_closed(scope: Scope, *, accounts: bool) -> Response:
+    """What a browser without a session sees: where people log in, the form for it."""
+    request = Request(scope)
+    if not accounts:
+        return HTMLResponse(_environment().get_template("closed.html.jinja").render(token=""), 401)
+    address = f"/login?next={quote(request.url.path + (f'?{request.url.query}' if request.url.query else ''), safe='')}"
+    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(address, 303)
+    return PlainTextResponse("Log in first.", 401, headers={"hx-redirect": "/login"})
 
 
 def static_file(name: str) -> Response:
@@ -90,7 +99,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     install(environment)
-    environment.globals.update(language=current_language, static=_address, command=_command, chart=build_chart)
+    environment.globals.update(
+        language=current_language, languages=LANGUAGES, static=_address, command=_command, chart=build_chart
+    )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
         thousands=lambda value: f"{value:,}",

@@ -1,39 +1,113 @@
-"""Who uses the studio, and what they may do."""
+"""Who uses the studio, and what they may do: every route declares the right that it needs."""
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-Right = Literal["view", "label", "review", "edit", "own"]
-"""Look at pages; answer questions; review production output and decide; change recipes, runs and releases; manage
-people."""
+from luthier.core.errors import UnknownName
+from luthier.people.rights import Person, Right
+from luthier.studio.security import SAFE, Change
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from fastapi.dependencies.models import Dependant
 
-class Person(NamedTuple):
-    """Who makes a request."""
+    from luthier.studio.state import Studio
 
-    id: str
-    """What answers and changes are recorded under."""
-    name: str
+__all__ = ["Person", "PersonDep", "Right", "allow", "everybody", "find_person", "member"]
+_WRITTEN_DOWN: frozenset[Right] = frozenset({"review", "edit", "own"})
+"""What needs one of these rights and changes something stands in the audit log."""
 
 
 def find_person(request: Request) -> Person:
-    """Who makes a request: without accounts, the user of this machine, who may do everything."""
-    return Person(getpass.getuser(), getpass.getuser())
+    """Who makes a request; 401 for nobody."""
+    person: Person | None = request.state.person
+    if person is None:
+        raise HTTPException(401, "Log in first.")
+    return person
 
 
 PersonDep = Annotated[Person, Depends(find_person)]
 
 
-def allow(right: Right) -> Callable[[Request, PersonDep], None]:
-    """A dependency of a route: whoever has not this right (for the project in the address) is refused."""
+class RightCheck:
+    """A dependency of a route: it refuses people without a right for the project in the address."""
 
-    def check(request: Request, person: PersonDep) -> None:
-        """One user on this machine needs no rights."""
+    def __init__(self, right: Right, *, anywhere: bool, action: str | None) -> None:
+        self.right, self._anywhere, self._action = right, anywhere, action
 
-    return check
+    def __call__(self, request: Request, person: PersonDep) -> None:
+        """403 for a person without the right; else, what is changed is written down once it is."""
+        is_written = request.method not in SAFE and self.right in _WRITTEN_DOWN and self._action != ""
+        if not is_written and person.may(self.right):
+            return
+        projects = () if self._anywhere else find_projects(request)
+        is_anywhere = self._anywhere or (self.right == "label" and not projects)
+        if not (person.may_somewhere(self.right) if is_anywhere else person.may(self.right, *projects)):
+            raise HTTPException(403, "You have no right to do this here. An owner of the project can give it to you.")
+        if is_written:
+            action = self._action or f"{request.method} {request.scope['route'].path}"
+            request.state.change = Change(person.id, action, next(iter(projects), ""), request.url.path)
+
+
+def allow(right: Right, *, anywhere: bool = False, action: str | None = None) -> RightCheck:
+    """A dependency of a route: people without this right for the project in the address are refused.
+
+    `anywhere` lets in whoever has it in some project, as `label` does where the address names none: the page shows what
+    is theirs. What a form of a route changes is
+    written into the audit log as `action`, by default its method and path; `""` where it changes nothing.
+    """
+    return RightCheck(right, anywhere=anywhere, action=action)
+
+
+def everybody() -> None:
+    """A dependency of a route that needs no session."""
+
+
+def member(person: PersonDep) -> None:
+    """A dependency of a route that needs a session and no right."""
+
+
+def find_projects(request: Request) -> tuple[str, ...]:
+    """The projects that an address is about, by the names of its parameters; none where it is about the workspace."""
+    parts = request.path_params
+    studio: Studio = request.app.state.studio
+    if "name" in parts:
+        return (str(parts["name"]),)
+    if "run" in parts:
+        try:
+            return (studio.project_of(studio.queue.get(str(parts["run"]))),)
+        except UnknownName:
+            return ()  # nobody learns which runs there are but those who may see all
+    if "project_id" in parts:
+        return studio.find_labelling(str(parts["project_id"]))
+    return ()
+
+
+def list_undeclared_routes(app: FastAPI) -> list[str]:
+    """Routes that do not say which right they need."""
+    return [path for path, checks in list_routes(app) if not checks]
+
+
+def list_routes(app: FastAPI) -> list[tuple[str, list[object]]]:
+    """Each route (`POST /projects/{name}/run`), with what it declares."""
+    from fastapi.routing import APIRoute
+
+    found: list[tuple[str, list[object]]] = []
+    for outer in app.routes:
+        router = getattr(outer, "original_router", None)
+        for route in router.routes if router is not None else [outer]:
+            if not isinstance(route, APIRoute):
+                found.append((str(route), []))
+                continue
+            found += [(f"{method} {route.path}", _declared(route.dependant)) for method in sorted(route.methods)]
+    return found
+
+
+def _declared(dependant: Dependant) -> list[object]:
+    calls = [one.call for one in dependant.dependencies]
+    return [call for call in calls if isinstance(call, RightCheck) or call in (everybody, member)]

@@ -1,16 +1,44 @@
-"""Browsers that may use the studio: a one-time link makes one, and the ledger keeps the digest of its cookie."""
+"""Browsers that may use the studio: a one-time link or a login makes one, and the ledger keeps the digest of its
+cookie."""
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import secrets
 import threading
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from luthier.core.db import Ledger
+from luthier.people.accounts import exist_accounts, has_accounts, roles_of
+from luthier.people.rights import WORKSPACE, Person
 
 COOKIE = "luthier_studio"
 LIFE = timedelta(days=14)
+_SHOWN = 16
+
+
+class Visitor(NamedTuple):
+    """Who a cookie is of."""
+
+    person: Person | None
+    accounts: bool
+    """Whether people log in here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowserSession:
+    """A session as its owner sees it."""
+
+    id: str
+    """The beginning of its digest."""
+    browser: str
+    made_at: datetime
+    expires_at: datetime
+    is_own: bool
+    """Whether it is the one that asks."""
 
 
 class BrowserSessions:
@@ -22,37 +50,54 @@ class BrowserSessions:
         self._turn = threading.Lock()
 
     def create_link_token(self) -> str:
-        """A token that opens the studio once."""
+        """A token that opens a studio without accounts once."""
         token = secrets.token_urlsafe(32)
         with self._turn:
             self._links.add(token)
         return token
 
     def open(self, token: str) -> str | None:
-        """The cookie of a new session for a link's token; None where the token is unknown, or used already."""
-        from sqlalchemy import delete
-
-        from luthier.core.db.tables.studio import BrowserSessionRow
-
+        """The cookie of a new session for a link's token; None where the token is unknown, or used already, or people
+        log in here."""
         with self._turn:
-            if token not in self._links:
+            if token not in self._links or has_accounts(self._ledger):
                 return None
             self._links.discard(token)
-        cookie, now = secrets.token_urlsafe(32), datetime.now(UTC)
-        with self._ledger.writing() as session:
-            session.execute(delete(BrowserSessionRow).where(BrowserSessionRow.expires_at < now))
-            session.add(BrowserSessionRow(digest=_digest(cookie), made_at=now, expires_at=now + LIFE))
-        return cookie
+        return self.start(None)
 
-    def is_open(self, cookie: str) -> bool:
-        """Whether a cookie is that of a session that goes on."""
+    def start(self, person: str | None, *, browser: str = "", former: str = "") -> str:
+        """The cookie of a new session; the one that the browser had before ends, so that none can be planted."""
+        from sqlalchemy import delete, or_
+
         from luthier.core.db.tables.studio import BrowserSessionRow
 
-        if not cookie:
-            return False
+        cookie, now = secrets.token_urlsafe(32), datetime.now(UTC)
+        row = BrowserSessionRow(
+            digest=digest_cookie(cookie), made_at=now, expires_at=now + LIFE, person=person, browser=browser[:256]
+        )
+        over = or_(BrowserSessionRow.expires_at < now, BrowserSessionRow.digest == digest_cookie(former))
+        with self._ledger.writing() as session:
+            session.execute(delete(BrowserSessionRow).where(over))
+            session.add(row)
+        return cookie
+
+    def find(self, cookie: str) -> Visitor:
+        """Who a cookie is of: nobody when its session is over, was revoked, or was made by the link before there were
+        accounts."""
+        from luthier.core.db.tables.people import PersonRow
+        from luthier.core.db.tables.studio import BrowserSessionRow
+
         with self._ledger.reading() as session:
-            row = session.get(BrowserSessionRow, _digest(cookie))
-            return row is not None and row.expires_at > datetime.now(UTC)
+            row = session.get(BrowserSessionRow, digest_cookie(cookie)) if cookie else None
+            if row is None or row.expires_at <= datetime.now(UTC):
+                return Visitor(None, exist_accounts(session))
+            if row.person is None:
+                accounts = exist_accounts(session)
+                return Visitor(None if accounts else machine_user(), accounts)
+            found = session.get(PersonRow, row.person)
+            if found is None or found.removed_at is not None:
+                return Visitor(None, accounts=True)
+            return Visitor(Person(found.id, found.name, roles_of(session, found.id)), accounts=True)
 
     def close(self, cookie: str) -> None:
         """End a session."""
@@ -61,7 +106,39 @@ class BrowserSessions:
         from luthier.core.db.tables.studio import BrowserSessionRow
 
         with self._ledger.writing() as session:
-            session.execute(delete(BrowserSessionRow).where(BrowserSessionRow.digest == _digest(cookie)))
+            session.execute(delete(BrowserSessionRow).where(BrowserSessionRow.digest == digest_cookie(cookie)))
+
+    def list_of(self, person: str, cookie: str) -> list[BrowserSession]:
+        """The sessions of a person, the latest first."""
+        from sqlalchemy import select
+
+        from luthier.core.db.tables.studio import BrowserSessionRow
+
+        own = BrowserSessionRow.person == person, BrowserSessionRow.expires_at > datetime.now(UTC)
+        with self._ledger.reading() as session:
+            rows = session.scalars(select(BrowserSessionRow).where(*own).order_by(BrowserSessionRow.made_at.desc()))
+            return [
+                BrowserSession(
+                    id=row.digest[:_SHOWN], browser=row.browser or "", made_at=row.made_at, expires_at=row.expires_at,
+                    is_own=row.digest == digest_cookie(cookie),
+                )
+                for row in rows
+            ]  # fmt: skip
+
+    def revoke(self, person: str, id: str) -> None:
+        """End one of a person's own sessions."""
+        from sqlalchemy import delete
+
+        from luthier.core.db.tables.studio import BrowserSessionRow
+
+        own = BrowserSessionRow.person == person, BrowserSessionRow.digest.startswith(id, autoescape=True)
+        with self._ledger.writing() as session:
+            session.execute(delete(BrowserSessionRow).where(*own))
+
+
+def machine_user() -> Person:
+    """The user of this machine, who may do everything where there are no accounts."""
+    return Person(getpass.getuser(), getpass.getuser(), {WORKSPACE: "owner"})
 
 
 def form_token(cookie: str) -> str:
@@ -69,5 +146,6 @@ def form_token(cookie: str) -> str:
     return hashlib.sha256(f"form:{cookie}".encode()).hexdigest()
 
 
-def _digest(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()
+def digest_cookie(cookie: str) -> str:
+    """What is kept of a cookie."""
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import threading
 import time
@@ -17,6 +18,8 @@ from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
 from starlette.requests import Request
 
+from luthier.annotation.project import find_recipe_of
+from luthier.annotation.project import list_projects as list_annotation_projects
 from luthier.commands.projects.comparison import ComparisonCache
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.judging import StudyBook
@@ -29,14 +32,42 @@ from luthier.commands.projects.workspace import find_project_file, project_id, w
 from luthier.commands.review.filler import ReviewFiller
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
+from luthier.people.oidc import OidcProvider, PendingLogin
 from luthier.recipe.runner import get_run_log_path
 from luthier.recipe.workspace import Workspace
-from luthier.studio.security import read_form
+from luthier.studio.security import StudioNames, read_form
 from luthier.studio.sessions import BrowserSessions
 
+LABELLING = "label/"
+"""How the project of a role begins that holds in one set of items alone."""
 _EVERY_S = 0.5
 _LOG = logging.getLogger("luthier.studio")
 _WATCHED = 32
+_LOGIN_S, _MOST_LOGINS = 600.0, 10_000
+
+
+class PendingLogins:
+    """Logins that people began at an OpenID provider, for as long as that may take; each ends once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, str, PendingLogin, str]] = {}
+        self._turn = threading.Lock()
+
+    def add(self, cookie: str, pending: PendingLogin, then: str) -> None:
+        """Keep one for the browser with a cookie; `then` is where it goes afterwards."""
+        now = time.monotonic()
+        with self._turn:
+            fresh = {state: one for state, one in self._kept.items() if now - one[0] < _LOGIN_S}
+            self._kept = dict([*fresh.items(), (pending.state, (now, cookie, pending, then))][-_MOST_LOGINS:])
+
+    def take(self, cookie: str, state: str) -> tuple[PendingLogin, str] | None:
+        """The one with a state; None where it is over, or another browser began it."""
+        with self._turn:
+            at, own, pending, then = self._kept.get(state, (0.0, "", None, ""))
+            if pending is None or not hmac.compare_digest(own, cookie) or time.monotonic() - at > _LOGIN_S:
+                return None
+            del self._kept[state]
+            return pending, then
 
 
 class _Processes(NamedTuple):
@@ -54,6 +85,10 @@ class Studio:
     ledger: Ledger
     workspace: Workspace
     """The folder of projects that it shows."""
+    names: StudioNames = field(default_factory=StudioNames)
+    """Under which addresses browsers reach it."""
+    oidc: OidcProvider | None = None
+    """Where people may log in instead of by a password."""
     proposals: ProposalCache = field(default_factory=ProposalCache)
     _processes: dict[Path, _Processes] = field(default_factory=dict)
     _logs: dict[str, RunLog] = field(default_factory=dict)
@@ -65,6 +100,7 @@ class Studio:
         self.sessions = BrowserSessions(self.ledger)
         self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
         self.studies = StudyBook(self.workspace, self.ledger)
+        self.pending = PendingLogins()
         self.trial = TrialServer(self.workspace, self.folder / "trial")
         self.review = ReviewFiller(self.ledger, self.workspace, self.folder)
 
@@ -104,6 +140,21 @@ class Studio:
     def project_of(self, run: QueuedRun) -> str:
         """The id of the project whose recipe a run is of."""
         return project_id(self.workspace, self.workspace.resolve(run.recipe_file))
+
+    def find_labelling(self, project_id: str) -> tuple[str, ...]:
+        """The projects whose roles count for a set of items that people answer questions about: it, and its recipe's."""
+        return self.projects_above(f"{LABELLING}{project_id}")
+
+    def list_labellings(self) -> dict[str, str]:
+        """The sets of items that a role can be given in, with their names."""
+        return {f"{LABELLING}{one.id}": one.name for one in list_annotation_projects(self.ledger)}
+
+    def projects_above(self, project: str) -> tuple[str, ...]:
+        """The projects whose roles count in one."""
+        if not project.startswith(LABELLING):
+            return (project,)
+        owner = find_recipe_of(self.ledger, project.removeprefix(LABELLING))
+        return (project, owner) if owner else (project,)
 
     def _workspace_of(self, run: QueuedRun) -> Workspace:
         return self.workspace.with_folder(self.workspace.resolve(run.recipe_file).parent)

@@ -53,6 +53,8 @@ class ApiKey:
     requests_per_minute: int | None
     made_at: datetime
     revoked_at: datetime | None
+    owner: str | None = None
+    """The person whose it is."""
 
 
 class _Known(NamedTuple):
@@ -77,9 +79,13 @@ class KeyStore:
 
 
 def add_key(
-    ledger: Ledger, name: str, scopes: Collection[Scope] = INFER, requests_per_minute: int | None = None
+    ledger: Ledger,
+    name: str,
+    scopes: Collection[Scope] = INFER,
+    requests_per_minute: int | None = None,
+    owner: str | None = None,
 ) -> str:
-    """Make a key, and return it: this is the only time that it is seen."""
+    """Make a key, and return it: this is the only time that it is seen. That of a person stops with the account."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.keys import KeyRow
@@ -94,6 +100,7 @@ def add_key(
         scopes=" ".join(scope for scope in SCOPES if scope in scopes),
         requests_per_minute=requests_per_minute,
         made_at=datetime.now(UTC),
+        owner=owner,
     )
     with ledger.writing() as session:
         if session.scalar(select(KeyRow.id).where(KeyRow.name == name)):
@@ -159,6 +166,7 @@ def _key(row: KeyRow) -> ApiKey:
         requests_per_minute=row.requests_per_minute,
         made_at=row.made_at,
         revoked_at=row.revoked_at,
+        owner=row.owner,
     )
 
 

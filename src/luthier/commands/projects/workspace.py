@@ -104,6 +104,11 @@ def _files(workspace: Workspace) -> dict[str, Path]:
     return {project_id(workspace, file): file for file in workspace.list_recipes()}
 
 
+def list_project_ids(workspace: Workspace) -> list[str]:
+    """The ids of the projects here."""
+    return sorted(_files(workspace))
+
+
 def project_id(workspace: Workspace, file: Path) -> str:
     """What a recipe's file is called in addresses: its folder's name, or its own beside others."""
     inside = workspace.shorten(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -11,39 +11,43 @@ from luthier.commands.projects.intake import list_drafts
 from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.studio.pages import render, static_file
+from luthier.studio.people import PersonDep, allow, everybody, member
 from luthier.studio.report_policy import report_headers
-from luthier.studio.sessions import COOKIE, LIFE
+from luthier.studio.security import set_session_cookie
+from luthier.studio.sessions import COOKIE
 from luthier.studio.state import FormDep, StudioDep
 
 router = APIRouter()
 
 
-@router.get("/health")
+@router.get("/health", dependencies=[Depends(everybody)])
 async def health() -> JSONResponse:
     """The server runs."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get("/static/{name}")
+@router.get("/static/{name}", dependencies=[Depends(everybody)])
 async def static(name: str) -> Response:
     """One of the studio's own files."""
     return static_file(name)
 
 
-@router.get("/open")
+@router.get("/open", dependencies=[Depends(everybody)])
 def open_link(request: Request, studio: StudioDep, token: str = "") -> Response:
     """The link that was printed: it makes this browser's session, once."""
-    if studio.sessions.is_open(request.state.cookie):
+    if request.state.person is not None:
         return RedirectResponse("/", 303)
+    if request.state.accounts:
+        return RedirectResponse("/login", 303)
     cookie = studio.sessions.open(token)
     if cookie is None:
         raise HTTPException(403, "This link was used already. Start `luthier studio` again for a new one.")
-    answer = render(request, "opened.html.jinja")
-    answer.set_cookie(COOKIE, cookie, max_age=int(LIFE.total_seconds()), httponly=True, samesite="strict", path="/")
+    answer = render(request, "opened.html.jinja", then="/")
+    set_session_cookie(answer, cookie, studio.names)
     return answer
 
 
-@router.post("/close")
+@router.post("/close", dependencies=[Depends(member)])
 def close(request: Request, studio: StudioDep, form: FormDep) -> Response:
     """End this browser's session."""
     studio.sessions.close(request.state.cookie)
@@ -52,16 +56,19 @@ def close(request: Request, studio: StudioDep, form: FormDep) -> Response:
     return answer
 
 
-@router.get("/")
-def workspace(request: Request, studio: StudioDep) -> Response:
-    """The projects of the workspace."""
-    projects, drafts = list_projects(studio.workspace, studio.queue), list_drafts(studio.workspace)
-    waiting = studio.queue.all(("running", "queued"))
+@router.get("/", dependencies=[Depends(member)])
+def workspace(request: Request, studio: StudioDep, person: PersonDep) -> Response:
+    """The projects of the workspace that a person may see; whoever only labels goes there."""
+    if not person.may_somewhere("view"):
+        return RedirectResponse("/label" if person.may_somewhere("label") else "/account", 303)
+    projects = [one for one in list_projects(studio.workspace, studio.queue) if person.may("view", one.id)]
+    drafts = [one for one in list_drafts(studio.workspace) if person.may("edit", one.name)]
+    waiting = [run for run in studio.queue.all(("running", "queued")) if person.may("view", studio.project_of(run))]
     here = studio.workspace.folder.absolute()
     return render(request, "workspace.html.jinja", projects=projects, drafts=drafts, waiting=waiting, here=here)
 
 
-@router.get("/projects/{name}")
+@router.get("/projects/{name}", dependencies=[Depends(allow("view"))])
 def project(request: Request, studio: StudioDep, name: str) -> Response:
     """One project: how it stands, what its steps cost, its runs."""
     found = find_project(studio.workspace, name, studio.queue)
@@ -69,7 +76,7 @@ def project(request: Request, studio: StudioDep, name: str) -> Response:
     return render(request, "project.html.jinja", project=found, runs=runs)
 
 
-@router.get("/projects/{name}/plan")
+@router.get("/projects/{name}/plan", dependencies=[Depends(allow("view"))])
 def plan(request: Request, studio: StudioDep, name: str) -> Response:
     """What a project's steps took, and what those that are to be made will take."""
     found = find_project(studio.workspace, name, studio.queue)
@@ -81,14 +88,14 @@ def plan(request: Request, studio: StudioDep, name: str) -> Response:
     return render(request, "plan.html.jinja", project=found, steps=steps, error=None, notes=made.notes)
 
 
-@router.get("/projects/{name}/report")
+@router.get("/projects/{name}/report", dependencies=[Depends(allow("view"))])
 def report(request: Request, studio: StudioDep, name: str) -> Response:
     """The report of what a project's recipe made, in a frame of its own."""
     found = find_project(studio.workspace, name, studio.queue)
     return render(request, "report.html.jinja", project=found, word=str(found.shown), frame=f"{request.url.path}/page")
 
 
-@router.get("/projects/{name}/report/page")
+@router.get("/projects/{name}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, name: str) -> Response:
     """The report itself."""
     found = find_project(studio.workspace, name, studio.queue)

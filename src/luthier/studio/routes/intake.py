@@ -57,7 +57,7 @@ def _new_page(request: Request, studio: Studio, error: LuthierError | None, writ
     )  # fmt: skip
 
 
-@router.post("/new", dependencies=[Depends(allow("edit"))])
+@router.post("/new", dependencies=[Depends(allow("edit", action="project.begin"))])
 def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
     """Keep the rows, or where they are, and go on to what they hold."""
     written = {name: text_of(form, name) for name in _FIELDS}
@@ -158,14 +158,14 @@ def _column(text: str) -> str | None:
     return text.replace("\\n", "\n").strip(" ") or None
 
 
-@router.post("/new/{name}/command", dependencies=[Depends(allow("edit"))])
+@router.post("/new/{name}/command", dependencies=[Depends(allow("edit", action=""))])
 def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The command that does what is chosen."""
     found = find_draft(studio.workspace, name)
     return render(request, "command.html.jinja", words=_choices(form).words(found))
 
 
-@router.post("/new/{name}", dependencies=[Depends(allow("edit"))])
+@router.post("/new/{name}", dependencies=[Depends(allow("edit", action="project.create"))])
 def write(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Write the recipe, and go to its project."""
     write_draft_recipe(studio.workspace, find_draft(studio.workspace, name), _choices(form))
@@ -188,7 +188,7 @@ def _choices(form: FormData) -> IntakeChoices:
     )
 
 
-@router.post("/new/{name}/discard", dependencies=[Depends(allow("edit"))])
+@router.post("/new/{name}/discard", dependencies=[Depends(allow("edit", action="project.discard"))])
 def discard(form: FormDep, studio: StudioDep, name: str) -> Response:
     """Remove what came in."""
     discard_draft(find_draft(studio.workspace, name))

@@ -32,6 +32,7 @@ def projects(request: Request, studio: StudioDep, person: PersonDep) -> Response
     found = [
         (project, queue.progress(), queue.person_progress(person.id))
         for project in list_projects(studio.ledger)
+        if person.may("label", *studio.find_labelling(project.id))
         for queue in [AnnotationQueue(studio.ledger, project.id)]
     ]
     return render(request, "label_projects.html.jinja", projects=found)

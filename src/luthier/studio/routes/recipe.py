@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -10,12 +10,13 @@ from luthier.commands.projects.recipe_form import RecipeForm, build_recipe_form,
 from luthier.commands.projects.workspace import save_recipe
 from luthier.core.errors import LuthierError
 from luthier.studio.pages import render
+from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep, text_of
 
 router = APIRouter()
 
 
-@router.get("/projects/{name}/recipe")
+@router.get("/projects/{name}/recipe", dependencies=[Depends(allow("view"))])
 def recipe(request: Request, studio: StudioDep, name: str, saved: bool = False) -> Response:
     """The recipe as it is written."""
     file = studio.find_recipe(name)
@@ -36,13 +37,13 @@ def _panes(request: Request, name: str, form: RecipeForm, problem: LuthierError 
     return render(request, "recipe_panes.html.jinja", name=name, form=form, problem=problem)
 
 
-@router.post("/projects/{name}/recipe/check")
+@router.post("/projects/{name}/recipe/check", dependencies=[Depends(allow("edit", action=""))])
 def check(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The form of a text that is being written."""
     return _panes(request, name, build_recipe_form(studio.workspace, text_of(form, "text"), studio.find_recipe(name)))
 
 
-@router.post("/projects/{name}/recipe/setting")
+@router.post("/projects/{name}/recipe/setting", dependencies=[Depends(allow("edit", action=""))])
 def setting(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with one setting changed."""
     file, text = studio.find_recipe(name), text_of(form, "text")
@@ -54,7 +55,7 @@ def setting(request: Request, studio: StudioDep, form: FormDep, name: str) -> Re
     return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)
 
 
-@router.post("/projects/{name}/recipe/part")
+@router.post("/projects/{name}/recipe/part", dependencies=[Depends(allow("edit", action=""))])
 def part(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with another kind of part, one more, or one less."""
     file, text = studio.find_recipe(name), text_of(form, "text")
@@ -66,7 +67,7 @@ def part(request: Request, studio: StudioDep, form: FormDep, name: str) -> Respo
     return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)
 
 
-@router.post("/projects/{name}/recipe")
+@router.post("/projects/{name}/recipe", dependencies=[Depends(allow("edit", action="recipe.save"))])
 def save(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """Write the recipe once it is one."""
     file, text = studio.find_recipe(name), text_of(form, "text")

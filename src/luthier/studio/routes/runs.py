@@ -19,7 +19,7 @@ from luthier.commands.projects.workspace import (
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.recipe.schema import Recipe
 from luthier.studio.pages import render
-from luthier.studio.people import allow
+from luthier.studio.people import PersonDep, allow
 from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 
@@ -29,10 +29,11 @@ _QUIET_S = 15.0
 """A watcher hears something at least so often, so that a connection that is gone is noticed."""
 
 
-@router.get("/runs", dependencies=[Depends(allow("view"))])
-def runs(request: Request, studio: StudioDep) -> Response:
-    """The queue, and what is over."""
+@router.get("/runs", dependencies=[Depends(allow("view", anywhere=True))])
+def runs(request: Request, studio: StudioDep, person: PersonDep) -> Response:
+    """The queue, and what is over, of the projects that a person may see."""
     found = [(run, studio.project_of(run)) for run in studio.queue.all()]
+    found = [(run, project) for run, project in found if person.may("view", project)]
     return render(request, "runs.html.jinja", runs=found)
 
 
@@ -54,7 +55,7 @@ def _changes_page(
     )  # fmt: skip
 
 
-@router.post("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
+@router.post("/projects/{name}/run", dependencies=[Depends(allow("edit", action="run.start"))])
 def start(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """Ask for a run of a project's recipe, with changes that are checked first."""
     file, written = studio.find_recipe(name), text_of(form, "overrides")
@@ -118,19 +119,19 @@ def _event(name: str, text: str) -> str:
     return f"event: {name}\n{lines}\n"
 
 
-@router.post("/runs/{run}/stop", dependencies=[Depends(allow("edit"))])
+@router.post("/runs/{run}/stop", dependencies=[Depends(allow("edit", action="run.stop"))])
 def stop(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Stop a run, or take it out of the queue."""
     return RedirectResponse(f"/runs/{studio.queue.stop(run).id}", 303)
 
 
-@router.post("/runs/{run}/again", dependencies=[Depends(allow("edit"))])
+@router.post("/runs/{run}/again", dependencies=[Depends(allow("edit", action="run.again"))])
 def again(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Run it again: what was finished is kept."""
     return RedirectResponse(f"/runs/{studio.queue.again(run).id}", 303)
 
 
-@router.post("/runs/{run}/move", dependencies=[Depends(allow("edit"))])
+@router.post("/runs/{run}/move", dependencies=[Depends(allow("edit", action="run.move"))])
 def move(studio: StudioDep, form: FormDep, run: str) -> Response:
     """Let it be earlier, later or the next."""
     where = text_of(form, "where")

@@ -25,3 +25,5 @@ class KeyRow(LedgerBase):
     requests_per_minute: Mapped[int | None]
     made_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    owner: Mapped[str | None] = mapped_column(String(128))
+    """The person it belongs to: it is revoked when the person is removed."""

@@ -42,10 +42,16 @@ class QueuedRunRow(LedgerBase):
 
 
 class BrowserSessionRow(LedgerBase):
-    """A browser that opened the studio's link; only the digest of its cookie is kept."""
+    """A browser that opened the studio's link, or in which somebody logged in; only the digest of its cookie is
+    kept."""
 
     __tablename__ = "browser_sessions"
+    __table_args__ = (Index(None, "person"),)
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     made_at: Mapped[datetime]
     expires_at: Mapped[datetime]
+    person: Mapped[str | None] = mapped_column(String(64))
+    """Who logged in; None for the link, which opens a studio without accounts."""
+    browser: Mapped[str | None] = mapped_column(String(256))
+    """What the browser calls itself, so that its owner knows it again."""

@@ -1,0 +1,1 @@
+"""Who uses a workspace and what they may do: accounts, roles, invitations, logins, and the audit log."""
