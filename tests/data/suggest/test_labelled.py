@@ -134,8 +134,7 @@ def test_marked_spans_make_a_recipe_that_extracts(make: Make, tmp_path: Path) ->
         rows.append({"id": n, "data": {"text": text}, "annotations": [{"completed_by": 1, "result": marked}]})
     _write(tmp_path / "spans.json", rows, by_line=False)
     proposal = propose_recipe(tmp_path / "spans.json")
-    assert (proposal.task, proposal.reasons["task"]) == ("text", "every answer is JSON")
-    assert proposal.metrics == ["json_valid", "json_field_f1"]
+    assert proposal.task == "text"
     settings = {**proposal.source, "path": str(tmp_path / "spans.json")}
     made = make(source=settings, split={"test": 0.25}, task="text")
     answers = {json.loads(row)[-1]["content"] for row in made.all()["messages"]}

@@ -126,8 +126,6 @@ class SourceProfile(BaseModel):
     their own."""
     answers_in_all: int = 0
     """Turns of the assistant's in the rows looked at."""
-    json_answers: int = 0
-    """Rows whose answer is a JSON object, of the rows looked at."""
     calls_in_all: int = 0
     """Of these, turns that call tools."""
     trials: dict[str, OperatorTrial] = {}

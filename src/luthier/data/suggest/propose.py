@@ -309,8 +309,6 @@ def _why_task(profile: SourceProfile, choice: LayoutChoice, task: Task) -> str:
         if count == 1:
             return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
         return f"{count or 'few'} different short answers come again and again{other}"
-    if profile.json_answers and profile.json_answers == profile.looked_at:
-        return f"every answer is JSON{other}"
     return f"answers are free text ({format_counted_noun(round(profile.answer_words), 'word')} on average){other}"
 
 
@@ -330,8 +328,6 @@ def _measures(profile: SourceProfile, task: Task, learn: str) -> tuple[list[str]
         return ["tool_calls", "rougeL", "chrf"], ["tool_calls > base"]
     if every:
         return ["rougeL", "chrf", "tool_calls"], ["rougeL > base"]
-    if profile.json_answers and profile.json_answers == profile.looked_at:
-        return ["json_valid", "json_field_f1"], ["json_field_f1 > base"]
     if profile.answer_words <= SHORT_ANSWER_WORDS:
         return ["exact_match", "token_f1"], ["token_f1 > base"]
     return ["rougeL", "chrf"], ["rougeL > base"]

@@ -37,7 +37,6 @@ from luthier.data.suggest.profile import ColumnProfile, SourceProfile
 from luthier.data.suggest.question import ClassTexts, add_prompt_columns
 from luthier.data.suggest.trial import try_operators
 from luthier.data.task import AnswerCounter
-from luthier.metrics.text.structured import parse_json_answer
 from luthier.pii.span import KINDS
 
 SEED = 7
@@ -299,7 +298,6 @@ def _with_rows(base: SourceProfile, rows: list[Row], answers: Counter[str]) -> S
         "spellings": map_label_variants(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
-        "json_answers": sum(isinstance(parse_json_answer(row.says, fenced=False), dict) for row in rows),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
     }
     profile = base.model_copy(update=update)
