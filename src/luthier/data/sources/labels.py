@@ -153,7 +153,8 @@ class AnnotationSource(FileSource):
             return LayoutChoice({}, {}, is_label=True)
         prompt, decided = _text_column(rows, name), columns[DECIDED]
         reasons = {"prompt": "the text that was judged", "answer": f"what was decided; {decided.distinct} different"}
-        return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=decided.is_class)
+        is_label = decided.is_class and not any(value.startswith("{") for value in decided.common)
+        return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=is_label)
 
     def _question(self, found: Sequence[AnnotatedItem], say: Say) -> str | None:
         every = [one for item in found for one in item.judgments]
