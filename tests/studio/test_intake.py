@@ -149,6 +149,15 @@ def test_something_else_may_be_wanted(browser: Browser, workspace: Path) -> None
     assert "chrf > base" in (workspace / "mine/recipe.yaml").read_text()
 
 
+@pytest.mark.parametrize("want", ["answer", "rewrite", "extract", "classify"])
+def test_classes_may_be_learnt_as_texts(browser: Browser, workspace: Path, want: str) -> None:
+    browser.submit("/new", name="mine", pasted="text,label\n" + "where is it,x\nwhat is it,y\n" * 20)
+    seen = browser.get("/new/mine/proposal", params={"want": want}).text
+    assert f'value="{want}" checked' in seen
+    assert browser.submit("/new/mine", shown="[]", want=want).url.path == "/projects/mine"
+    assert "answer: label" in (workspace / "mine/recipe.yaml").read_text()
+
+
 def test_traffic_becomes_a_recipe(browser: Browser, workspace: Path) -> None:
     assert "what a served model was asked" not in browser.get("/new").text
     assert browser.submit("/new", name="mine", traffic="nothing").status_code == 400

@@ -145,9 +145,10 @@ def costs(request: Request, studio: StudioDep, run: str) -> Response:
     try:
         plan = load_queued_plan(studio.workspace, found)
     except LuthierError as error:
-        return render(request, "run_costs.html.jinja", steps=[], error=error, samples={})
+        return render(request, "run_costs.html.jinja", run=found, steps=[], error=error, samples={})
     return render(
-        request, "run_costs.html.jinja", steps=list_plan_steps(plan), error=None, samples=read_training_samples(plan)
+        request, "run_costs.html.jinja", run=found, steps=list_plan_steps(plan), error=None,
+        samples=read_training_samples(plan),
     )  # fmt: skip
 
 
