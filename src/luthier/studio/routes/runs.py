@@ -33,7 +33,7 @@ _QUIET_S = 15.0
 def runs(request: Request, studio: StudioDep) -> Response:
     """The queue, and what is over."""
     found = [(run, studio.project_of(run)) for run in studio.queue.all()]
-    return render(request, "runs.html.jinja", runs=found)
+    return render(request, "runs.html.jinja", runs=found, jobs=studio.queue.jobs())
 
 
 @router.get("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
