@@ -82,3 +82,27 @@ def test_from_rows_to_a_report(page: Any, workspace: Path) -> None:
     playwright.expect(page.locator("#rows")).not_to_contain_text("120 of 120", timeout=_PATIENCE_MS)
     page.locator("#rows tbody a").first.click()
     page.get_by_text("Its story").wait_for()
+
+
+def test_a_row_is_edited_and_a_run_with_changes_is_compared(made: Path, page: Any) -> None:
+    here = page.url.rstrip("/")
+    page.goto(f"{here}/projects/tickets")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("link", name="Open the report").wait_for()
+    page.get_by_role("link", name="Run it with changes").click()
+    page.get_by_label("Changes, one a line").fill(
+        "steps.tune={kind: tune, data: data, technique: {kind: plain, c: 0.0001}}"
+    )
+    page.get_by_role("button", name="Queue this run").click()
+    page.get_by_role("link", name="Open the report").wait_for()
+    page.goto(f"{here}/runs")
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    page.get_by_role("button", name="Compare those that are ticked").click()
+    page.get_by_text("A minus B").wait_for()
+    page.goto(f"{here}/projects/tickets/data?split=train")
+    page.locator("#rows tbody a").first.click()
+    page.get_by_label("user").fill("it never came")
+    page.get_by_role("button", name="Save for the next run").click()
+    page.get_by_text("Written down. The next run has it.").wait_for()
+    assert "it never came" in (made / "corrections.jsonl").read_text()

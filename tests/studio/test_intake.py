@@ -15,8 +15,10 @@ from luthier.commands.projects.databases import check_database_url
 from luthier.core.errors import LuthierError
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
+from luthier.traces.feedback import append_redacted_records
 from studio.conftest import Browser
 from studio.test_attacks import BREAKS
+from tests.traces.conftest import trace
 
 
 def _database(path: Path) -> None:
@@ -149,6 +151,29 @@ def test_something_else_may_be_wanted(browser: Browser, workspace: Path) -> None
     assert "chrf > base" in (workspace / "mine/recipe.yaml").read_text()
 
 
-def test_traffic_becomes_a_recipe(browser: Browser, workspace: Path) -> None:
+@pytest.mark.parametrize("want", ["answer", "rewrite", "extract", "classify"])
+def test_classes_may_be_learnt_as_texts(browser: Browser, workspace: Path, want: str) -> None:
+    browser.submit("/new", name="mine", pasted="text,label\n" + "where is it,x\nwhat is it,y\n" * 20)
+    seen = browser.get("/new/mine/proposal", params={"want": want}).text
+    assert f'value="{want}" checked' in seen
+    assert browser.submit("/new/mine", shown="[]", want=want).url.path == "/projects/mine"
+    assert "answer: label" in (workspace / "mine/recipe.yaml").read_text()
+
+
+def test_traffic_becomes_a_recipe(browser: Browser, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_PII_KEY", "for tests")
+    monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
     assert "what a served model was asked" not in browser.get("/new").text
-    assert browser.submit("/new", name="mine", traffic="nothing").status_code == 400
+    assert browser.submit("/new", name="mine", traffic="nothing").status_code in (400, 404)
+    said = [trace(number) for number in range(1, 40)]
+    append_redacted_records(project / ".luthier/traffic", said)
+    page = browser.get("/new").text
+    assert "what a served model was asked" in page
+    assert "<option>tickets</option>" in page
+    wrong = browser.submit("/new", name="mine", traffic="tickets", where="<b> <")
+    assert wrong.status_code == 400
+    assert "&lt;b&gt;" in wrong.text
+    page = browser.submit("/new", name="mine", traffic="tickets")
+    assert page.url.path == "/projects/mine"
+    source = Recipe.load(project.parent / "mine/recipe.yaml").steps["data"].source  # type: ignore[attr-defined]  # a step `prepare`
+    assert source.kind == "traces"

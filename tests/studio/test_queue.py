@@ -138,3 +138,24 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
         assert log.advance()
         assert (step.state, step.seconds) == ("done", 10)
         assert [line.level for line in log.lines] == ["info", "info", "warning", "info"]
+
+
+def test_a_run_and_a_fine_tuning_job_take_turns(queue: RunQueue) -> None:
+    from luthier.commands.jobs.records import JobRequest
+    from luthier.commands.jobs.registry import JobRepository
+    from luthier.core.system.process import get_unique_process_name
+
+    jobs = JobRepository(queue._ledger)
+    jobs.add(None, JobRequest(model="m", training_file="file-x"), "ftjob-1")
+    assert [job.id for job in queue.jobs()] == ["ftjob-1"]
+    runner = _runner(queue)
+    jobs.change("ftjob-1", "running", ("validating_files",), process=get_unique_process_name())
+    run = queue.add(Path("rows/recipe.yaml"))
+    runner.advance()
+    assert queue.get(run.id).state == "queued", "the job has the machine"
+    jobs.change("ftjob-1", "succeeded", ("running",))
+    follow(queue, runner, run, lambda one: one.state == "running")
+    assert queue.is_run_under_way()
+    follow(queue, runner, run, lambda one: one.ended)
+    assert not queue.is_run_under_way()
+    runner.close()

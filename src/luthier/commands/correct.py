@@ -77,8 +77,9 @@ def correct_rows(workspace: Workspace, file: Path, step: str, corrections: Seque
     """
     found = find_corrections_file(file, step)
     Recipe.of(parse_yaml(found.recipe_text, str(file)), workspace.with_folder(file.parent))
-    if not found.path.resolve().is_relative_to(workspace.folder.resolve()):
-        hint = "decisions are written into the workspace alone: name a file there"
+    allowed = (workspace.folder.resolve(), file.parent.resolve())
+    if not any(found.path.resolve().is_relative_to(folder) for folder in allowed):
+        hint = "decisions are written into the workspace and beside the recipe alone: name a file there"
         raise InputError("lies outside the workspace", where=SourceLocation(file=str(found.path)), hint=hint)
     for correction in corrections:
         append_correction(found.path, correction)
@@ -99,12 +100,15 @@ def decide(
 ) -> DecidedRow:
     """Write down one decision about a row of a recipe, which may be named by the beginning of its id."""
     from luthier.commands.lineage import trace_example
+    from luthier.commands.projects.workspace import load_made_plan
 
     if (answer is not None) + drop + restore != 1:
         hint = "give one of --answer TEXT, --drop and --restore"
         raise InputError("expected one decision", where=SourceLocation(field=row), hint=hint)
     file = target.workspace.find_recipe(target.word)
-    story = trace_example(row, target).lineage
+    own = target.workspace.with_folder(file.parent)
+    made = load_made_plan(own, file, "dataset")  # of an earlier run, where decisions since then wait for the next
+    story = trace_example(row, CommandTarget(own, made.word)).lineage
     step = _preparing_step(file)
     known = {"row": story["id"], "reason": reason, "by": by, "at": datetime.now(UTC)}
     if answer is None:

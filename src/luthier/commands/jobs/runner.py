@@ -34,6 +34,7 @@ from luthier.commands.jobs.writing import (
     resolve_auto_hyperparameters,
     write_job_recipe,
 )
+from luthier.commands.projects.queue import RunQueue
 from luthier.core.errors import LuthierError
 from luthier.core.files import translate_write_errors
 from luthier.serve.openai.protocol import APIError
@@ -59,6 +60,7 @@ class JobRunner:
     def __init__(self, service: JobService, released: Callable[[], Awaitable[None]]) -> None:
         """`released` is waited for when a model was released: then it is served."""
         self._desk, self._released = service, released
+        self._runs = RunQueue(service.ledger)
         self._running: JobProcess | None = None
         self._away = False
 
@@ -179,7 +181,7 @@ class JobRunner:
             return _EVERY_S
         running = self._still_running(job)
         if running is None:
-            if not await self._has_room(job):
+            if await asyncio.to_thread(self._runs.is_run_under_way) or not await self._has_room(job):
                 return _LOOK_S
             running = await asyncio.to_thread(self._guarded, self._start, job)
         if running is not None:

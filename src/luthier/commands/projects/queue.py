@@ -6,21 +6,25 @@ restarted server changes anything: the next server finds the process as the ledg
 
 from __future__ import annotations
 
+import platform
 import secrets
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from luthier.commands.jobs.process import JobProcess, read_log_tail, signal_process_group
+from luthier.commands.jobs.records import FineTuningJob
+from luthier.commands.jobs.records import State as JobState
 from luthier.core.db import Ledger, Run
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.core.files import translate_write_errors
+from luthier.core.system.process import is_process_gone
 from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -153,6 +157,22 @@ class RunQueue:
                 other = min(after, key=lambda one: one.position)
                 row.position, other.position = other.position, row.position
 
+    def jobs(self) -> list[FineTuningJob]:
+        """The fine-tuning jobs of the same ledger that are not ended, in the order in which they were asked for."""
+        from luthier.commands.jobs.records import ENDED as JOBS_ENDED
+        from luthier.commands.jobs.registry import JobRepository
+
+        states = [state for state in get_args(JobState) if state not in JOBS_ENDED]
+        return JobRepository(self._ledger).everybody(states=states)[::-1]
+
+    def is_job_running(self) -> bool:
+        """Whether a fine-tuning job of the same ledger has the machine."""
+        return any(_lives_here(one.process) for one in self.jobs())
+
+    def is_run_under_way(self) -> bool:
+        """Whether a run has the machine: its process lives, whatever became of the server that began it."""
+        return any(_lives_here(one.process) for one in self.all(("running",)))
+
     def update(self, queued: str, **values: Any) -> None:
         """Write down what became of a run."""
         with self._ledger.writing() as session:
@@ -177,7 +197,9 @@ class QueueRunner:
         running = self._queue.all(("running",))
         for run in running:
             self._follow(run)
-        if not self._queue.all(("running",)) and (waiting := self._queue.all(("queued",))):
+        if self._queue.all(("running",)) or self._queue.is_job_running():
+            return
+        if waiting := self._queue.all(("queued",)):
             self._start(waiting[0])
 
     def close(self) -> None:
@@ -251,6 +273,11 @@ class QueueRunner:
                 with workspace.open_ledger() as ledger:
                     return ledger.find_run_of_process(run.process)
         return None
+
+
+def _lives_here(process: str | None) -> bool:
+    """Whether a process, by its name, is one of this machine's and not over."""
+    return process is not None and process.partition("|")[0] == platform.node() and not is_process_gone(process)
 
 
 def _select(session: Session, states: Sequence[QueueState]) -> Sequence[QueuedRunRow]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.artifacts.dataset import MADE, list_source_datasets, list_splits, read_split_frame
+from luthier.artifacts.dataset import MADE, list_source_datasets, list_splits
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 
@@ -14,7 +14,8 @@ from luthier.core.component import add_field_descriptions
 class _Seen(NamedTuple):
     split: str
     position: tuple[str, int]
-    content: tuple[str, str | None]
+    content: int
+    """A digest of text and label, for this process alone."""
     is_made: bool
     """Whether it was made of another row: then it stands at that row's place."""
 
@@ -78,11 +79,15 @@ def compare_datasets(first: Artifact, second: Artifact) -> DatasetComparison:
 def _rows(artifact: Artifact) -> dict[str, _Seen]:
     import polars as pl
 
-    columns = ("id", "file", "line", "messages", "label", pl.col("meta").str.contains(f'"{MADE}"', literal=True))
+    content = pl.struct("messages", "label").hash().alias("content")
+    columns = ("id", "file", "line", content, pl.col("meta").str.contains(f'"{MADE}"', literal=True))
     return {
-        name: _Seen(split, (file, line), (messages, label), made)
+        name: _Seen(split, (file, line), digest, made)
         for split in list_splits(artifact)
-        for name, file, line, messages, label, made in read_split_frame(artifact, split).select(*columns).iter_rows()
+        for name, file, line, digest, made in pl.scan_parquet(artifact.path(f"examples/{split}.parquet"))
+        .select(*columns)
+        .collect()
+        .iter_rows()
     }
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.findings import FEWEST_ROWS
 from luthier.core.component import add_field_descriptions, components_by_kind
-from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
@@ -131,7 +131,12 @@ def propose_recipe_from_source(
         task = "label" if want == "classify" else "text"
     suggestion = read.suggest_settings(recipe_dir)
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
-    profile, choice = profile_source(read, recipe_dir, name, task)
+    try:
+        profile, choice = profile_source(read, recipe_dir, name, task)
+    except DataError:
+        if want is None:
+            raise
+        profile, choice = profile_source(read, recipe_dir, name)  # no column looks like it: those that there are
     reasons = {f"source.{name}": why for name, why in {**suggestion.reasons, **choice.reasons}.items()}
     values, colon, explanation = reasons.get("source.answer", "").partition(": ")
     if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in explanation:

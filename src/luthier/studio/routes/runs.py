@@ -34,7 +34,8 @@ def runs(request: Request, studio: StudioDep, person: PersonDep) -> Response:
     """The queue, and what is over, of the projects that a person may see."""
     found = [(run, studio.project_of(run)) for run in studio.queue.all()]
     found = [(run, project) for run, project in found if person.may("view", project)]
-    return render(request, "runs.html.jinja", runs=found)
+    jobs = studio.queue.jobs() if person.may("view") else []
+    return render(request, "runs.html.jinja", runs=found, jobs=jobs)
 
 
 @router.get("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
@@ -146,9 +147,10 @@ def costs(request: Request, studio: StudioDep, run: str) -> Response:
     try:
         plan = load_queued_plan(studio.workspace, found)
     except LuthierError as error:
-        return render(request, "run_costs.html.jinja", steps=[], error=error, samples={})
+        return render(request, "run_costs.html.jinja", run=found, steps=[], error=error, samples={})
     return render(
-        request, "run_costs.html.jinja", steps=list_plan_steps(plan), error=None, samples=read_training_samples(plan)
+        request, "run_costs.html.jinja", run=found, steps=list_plan_steps(plan), error=None,
+        samples=read_training_samples(plan),
     )  # fmt: skip
 
 
