@@ -32,6 +32,7 @@ POSTS = (
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard", "/projects/tickets/models/serve", "/projects/tickets/models/unserve",
     "/projects/tickets/release", "/projects/tickets/watch/start", "/projects/tickets/watch/stop",
+    "/projects/tickets/watch/add",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",

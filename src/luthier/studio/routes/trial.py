@@ -43,7 +43,7 @@ def state(request: Request, studio: StudioDep, name: str) -> Response:
     return render(request, "try_state.html.jinja", name=name, file=studio.workspace.shorten(file), trial=studio.trial)
 
 
-@router.post("/projects/{name}/try/start", dependencies=[Depends(allow("view"))])
+@router.post("/projects/{name}/try/start", dependencies=[Depends(allow("edit"))])
 def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     """Serve a model."""
     models = {model.step: model for model in list_trial_models(studio.workspace, studio.find_recipe(name))}
@@ -54,7 +54,7 @@ def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     return RedirectResponse(f"/projects/{name}/try", 303)
 
 
-@router.post("/projects/{name}/try/stop", dependencies=[Depends(allow("view"))])
+@router.post("/projects/{name}/try/stop", dependencies=[Depends(allow("edit"))])
 def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
     """End it."""
     studio.find_recipe(name)
