@@ -58,19 +58,15 @@ def show(
 def _traffic(points: Sequence[TrafficPoint]) -> list[Chart | None]:
     """Traffic as curves."""
     time: dict[str, Any] = {"axis": "time", "across": _("From")}
-    latencies = [
-        (_("Latency of half of them"), "latency_p50"),
-        (_("Latency of 95 % of them"), "latency_p95"),
-    ]
     shares = [[point.at, *(100 * part for part in point.error_share)] for point in points]
+    half = [[point.at, point.latency_p50] for point in points if point.latency_p50 is not None]
+    most = [[point.at, point.latency_p95] for point in points if point.latency_p95 is not None]
     return [
         build_chart(_("Requests"), [[point.at, point.requests] for point in points], **time),
         build_chart(_("Requests that failed"), shares, unit="%", **time),
-        *(
-            build_chart(title, [[one.at, value] for one in points if (value := getattr(one, field))], unit="s", **time)
-            for title, field in latencies
-        ),
-    ]  # fmt: skip
+        build_chart(_("Latency of half of them"), half, unit="s", **time),
+        build_chart(_("Latency of 95 % of them"), most, unit="s", **time),
+    ]
 
 
 @router.get("/projects/{name}/watch/signals", dependencies=[Depends(allow("view"))])
