@@ -193,6 +193,7 @@ def take_guide(page: Any, base: str, to: Path) -> None:
     page.get_by_role("link", name=re.compile("Release…")).first.click()
     page.get_by_label("Some users (canary)").check()
     page.get_by_text("Both are compared").wait_for()
+    page.locator("#effect").scroll_into_view_if_needed()
     take(page, to / "release.png")
     page.goto(f"{base}/projects/replies/try")
     chat(page)
@@ -200,6 +201,7 @@ def take_guide(page: Any, base: str, to: Path) -> None:
     page.goto(f"{base}/projects/tickets/watch?period=1d")
     settle(page)
     page.locator("#signals .chart").first.wait_for(timeout=60_000)
+    page.set_viewport_size({"width": 1280, "height": 1500})
     take(page, to / "watch.png")
 
 

@@ -24,7 +24,7 @@ PAGES = (
     "/projects/tickets", "/projects/tickets/recipe", "/projects/tickets/data", "/projects/tickets/report",
     "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/release?model={model}",
     "/projects/tickets/release?did=rollback&alias=tickets@prod", "/projects/tickets/watch",
-    "/projects/tickets/watch?where=wrong", "/projects/tickets/watch/requests/r1",
+    "/projects/tickets/watch?where=wrong", "/projects/tickets/watch/requests/r1", "/projects/tickets/watch/requests/r0",
     "/projects/empty", "/projects/empty/data", "/projects/empty/models", "/projects/empty/try", "/projects/empty/watch",
     "/projects/broken", "/projects/broken/recipe",
 )  # fmt: skip
@@ -56,6 +56,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
         env=environment,
     )  # fmt: skip
     _write_traffic(work / "tickets")
+    _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
     with subprocess.Popen(
         [*words, "studio", str(work), "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
     ) as server:

@@ -217,6 +217,19 @@ def test_traffic_signals_and_alerts_are_shown(browser: Browser, made: Path, stud
         assert words in page
     assert "latency.p95" in page
     assert find_monitor_steps(made / "recipe.yaml") == ["monitor"]
+    known = browser.get("/projects/tickets/watch/signals", params={"period": "1d", "known": reader.read("1d").version})
+    assert known.status_code == 204
+
+
+def test_a_monitor_is_added_by_a_button(browser: Browser, project: Path) -> None:
+    _write_traffic(project, 2)
+    assert "Add one to the recipe" in browser.get("/projects/tickets/watch").text
+    page = browser.submit("/projects/tickets/watch/add")
+    assert page.url.path == "/projects/tickets/recipe"
+    assert "This recipe can be run." in page.text
+    assert "# two columns" in (project / "recipe.yaml").read_text(), "comments stay"
+    assert find_monitor_steps(project / "recipe.yaml") == ["monitor"]
+    assert browser.submit("/projects/tickets/watch/add").status_code == 400
 
 
 def test_requests_are_searched_and_paged(browser: Browser, made: Path) -> None:

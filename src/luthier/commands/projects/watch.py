@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.commands.projects.command_process import CommandProcess
+from luthier.commands.projects.workspace import save_recipe
 from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.metrics.intervals import wilson_interval
+from luthier.recipe.edit import set_value
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
 from luthier.traces.retention import has_traffic, traffic_folder
@@ -29,6 +31,14 @@ PERIODS: Mapping[str, timedelta] = {
     "30d": timedelta(days=30),
 }
 """How far back a page looks."""
+_FIRST_MONITOR = {
+    "signals": ["latency", "error_rate", "throughput"],
+    "alerts": [
+        {"expr": "latency.p95 > 2 over 10m", "for": "5m"},
+        {"expr": "error_rate > 5% over 5m", "min_events": 20},
+    ],
+    "channels": ["log"],
+}
 _EVERY: Mapping[str, str] = {"1h": "5m", "1d": "30m", "7d": "3h", "30d": "12h"}
 _FRESH_S = 60.0
 _PAGE = 50
@@ -129,6 +139,14 @@ class SignalReading(NamedTuple):
     error: LuthierError | None
     """Why the last try failed."""
 
+    @property
+    def version(self) -> str:
+        """Changes when there is something new to show."""
+        state = "computing" if self.is_computing and self.result is None else ""
+        return f"{'' if self.at is None else self.at.timestamp()}|{state}|{self.error.message if self.error else ''}"[
+            :300
+        ]
+
 
 def find_monitor_steps(file: Path) -> list[str]:
     """The steps of kind `monitor` of a recipe; none where it cannot be read."""
@@ -138,6 +156,21 @@ def find_monitor_steps(file: Path) -> list[str]:
         return []
     found = steps.items() if isinstance(steps, dict) else ()
     return [str(name) for name, step in found if isinstance(step, dict) and step.get("kind") == "monitor"]
+
+
+def add_monitor(workspace: Workspace, file: Path) -> None:
+    """Write a step of kind `monitor` into a recipe, over its data and its evaluation; `InputError` where it has not
+    both, or has one already."""
+    steps = read_yaml(file).data.get("steps") or {}
+    kinds = {str(one.get("kind")): str(name) for name, one in reversed(steps.items()) if isinstance(one, dict)}
+    if "monitor" in kinds or "monitor" in steps:
+        raise InputError("the recipe has a step monitor already", hint="change it on the page Recipe")
+    if not {"prepare", "evaluate"} <= kinds.keys():
+        hint = "add steps of kind prepare and evaluate first"
+        raise InputError("a monitor holds traffic against data and an evaluation, which this recipe has not", hint=hint)
+    step = {"kind": "monitor", "data": kinds["prepare"], "evaluation": kinds["evaluate"], **_FIRST_MONITOR}
+    text = set_value(file.read_text(encoding="utf-8"), str(file), ("steps", "monitor"), step)
+    save_recipe(workspace, file, text)
 
 
 class SignalReader:

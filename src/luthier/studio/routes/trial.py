@@ -77,7 +77,8 @@ async def _relay(trial: TrialServer, question: TrialQuestion) -> AsyncIterator[s
     began = time.perf_counter()
     try:
         async for piece in trial.answer(question):
-            yield _event("piece", {"text": piece.text, "tokens": piece.tokens})
+            tokens = [(one.text, one.share, one.alternatives) for one in piece.tokens]
+            yield _event("piece", {"text": piece.text, "tokens": tokens})
     except LuthierError as error:
         yield _event("failed", {"message": error.message, "hint": error.hint})
         return

@@ -14,6 +14,7 @@ from luthier.commands.projects.watch import (
     RequestFilter,
     RequestPage,
     TrafficPoint,
+    add_monitor,
     find_monitor_steps,
     find_traffic,
     list_requests,
@@ -57,29 +58,28 @@ def show(
 def _traffic(points: Sequence[TrafficPoint]) -> list[Chart | None]:
     """Traffic as curves."""
     time: dict[str, Any] = {"axis": "time", "across": _("From")}
-    latencies = [
-        (_("Latency, half of them (p50)"), "latency_p50"),
-        (_("Latency, all but a twentieth (p95)"), "latency_p95"),
-    ]
     shares = [[point.at, *(100 * part for part in point.error_share)] for point in points]
+    half = [[point.at, point.latency_p50] for point in points if point.latency_p50 is not None]
+    most = [[point.at, point.latency_p95] for point in points if point.latency_p95 is not None]
     return [
         build_chart(_("Requests"), [[point.at, point.requests] for point in points], **time),
         build_chart(_("Requests that failed"), shares, unit="%", **time),
-        *(
-            build_chart(title, [[one.at, value] for one in points if (value := getattr(one, field))], unit="s", **time)
-            for title, field in latencies
-        ),
-    ]  # fmt: skip
+        build_chart(_("Latency of half of them"), half, unit="s", **time),
+        build_chart(_("Latency of 95 % of them"), most, unit="s", **time),
+    ]
 
 
 @router.get("/projects/{name}/watch/signals", dependencies=[Depends(allow("view"))])
-def signals(request: Request, studio: StudioDep, name: str, period: str = "7d") -> Response:
-    """The signals and alerts, without the page around them; they are computed anew when they are old."""
+def signals(request: Request, studio: StudioDep, name: str, period: str = "7d", known: str = "") -> Response:
+    """The signals and alerts, without the page around them; they are computed anew when they are old. Nothing where the
+    page has them already."""
     use_language(choose_language(request))
     file = studio.find_recipe(name)
     period = period if period in PERIODS else "7d"
     reader = studio.signals_of(file)
     reading = reader.read(period)
+    if known == reading.version:
+        return Response(status_code=204)
     charts = [] if reading.result is None else [_signal(one) for one in reading.result["numbers"]]
     return render(
         request, "watch_signals.html.jinja", name=name, period=period, reading=reading, words=reader.words(period),
@@ -108,6 +108,13 @@ def request_page(request: Request, studio: StudioDep, name: str, id: str) -> Res
         request, "watch_request.html.jinja", name=name, file=studio.workspace.shorten(file), trace=found.trace,
         feedback=found.feedback,
     )  # fmt: skip
+
+
+@router.post("/projects/{name}/watch/add", dependencies=[Depends(allow("edit"))])
+def add(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Write a step that watches into the recipe."""
+    add_monitor(studio.workspace, studio.find_recipe(name))
+    return RedirectResponse(f"/projects/{name}/recipe?saved=true", 303)
 
 
 @router.post("/projects/{name}/watch/start", dependencies=[Depends(allow("edit"))])
