@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,6 +15,7 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedIt
 from luthier.cli.app import run_command
 from luthier.commands.projects.arena import Arena
 from luthier.commands.projects.judging import StudyRequest, open_study
+from luthier.commands.projects.trial import TrialPiece, TrialQuestion
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError
 from luthier.recipe.workspace import Workspace
@@ -280,3 +282,35 @@ def test_the_arena_is_blind_until_the_vote_and_counts_it_once(studio: Studio, br
     assert project.next_item("ben") is None
     refused = browser.submit("/projects/tickets/arena/ask", prompt="hello")
     assert "the models are not served" in refused.text
+
+
+class _Served:
+    """Two models that answer at once, in the place of a server."""
+
+    words: ClassVar = ["tickets/recipe.yaml:tune", "tickets/recipe.yaml:model"]
+    names, state, message = ("good", "bad"), "ready", ""
+
+    async def answer(self, question: TrialQuestion) -> AsyncIterator[TrialPiece]:
+        for text in (f"{'right' if question.model == 'good' else 'wrong'} ", HOSTILE):
+            yield TrialPiece(text, ())
+
+
+def test_two_served_models_answer_a_prompt_on_the_page(studio: Studio, browser: Browser) -> None:
+    assert "Who competes" in browser.get("/projects/tickets/arena").text
+    assert "choose at least two" in browser.submit("/projects/tickets/arena/start", words="nothing").text
+    studio.trial = _Served()  # type: ignore[assignment]
+    assert "Let two of them answer" in browser.get("/projects/tickets/arena").text
+    for number in range(3):
+        battle = browser.submit("/projects/tickets/arena/ask", prompt=f"{number} {HOSTILE}").text
+        assert "right" in battle
+        assert "wrong" in battle
+        assert "good" not in battle.replace("notice good", "")
+        assert "bad" not in battle
+        assert "<script>alert" not in battle
+        key = battle.partition('name="key" value="')[2].partition('"')[0]
+        told = browser.submit("/projects/tickets/arena/vote", key=key, vote="A").text
+        assert "You preferred A: " in told
+        assert browser.submit("/projects/tickets/arena/vote", key=key, vote="C").status_code == 200, "the first counts"
+    assert "3 votes" in browser.get("/projects/tickets/arena").text
+    assert browser.submit("/projects/tickets/arena/vote", key="x", vote="A").status_code == 404
+    assert "expected a question" in browser.submit("/projects/tickets/arena/ask", prompt=" ").text

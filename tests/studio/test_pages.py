@@ -22,7 +22,7 @@ from studio.conftest import RECIPE, Browser, write_rows
 PAGES = [
     "/", "/runs", "/new", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/watch",
-    "/projects/tickets/watch/signals",
+    "/projects/tickets/watch/signals", "/judge", "/projects/tickets/judge", "/projects/tickets/arena",
 ]  # fmt: skip
 
 
