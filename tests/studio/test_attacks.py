@@ -35,6 +35,8 @@ POSTS = (
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
     "/projects/tickets/judge", "/judge/x/use", "/projects/tickets/arena/start", "/projects/tickets/arena/stop",
     "/projects/tickets/arena/ask", "/projects/tickets/arena/vote",
+    "/label/new", "/label/x/guidelines", "/label/x/settings", "/label/x/bulk", "/label/x/flags/1",
+    "/label/x/adjudicate/1", "/label/x/train",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -44,9 +46,10 @@ GETS = (
     "/projects/tickets/models", "/projects/tickets/models/server", "/projects/tickets/models/x/report",
     "/projects/tickets/models/x/report/page", "/projects/tickets/release?did=x", "/projects/tickets/watch",
     "/projects/tickets/watch/signals", "/projects/tickets/watch/requests/x",
-    "/label", "/label/x", "/label/x/guidelines",
     "/judge", "/projects/tickets/judge", "/judge/x", "/judge/x/results", "/judge/x/results/now",
     "/projects/tickets/arena", "/projects/tickets/arena/state", "/projects/tickets/arena/preferences.jsonl",
+    "/label", "/label/x", "/label/x/guidelines", "/label/new", "/label/x/manage", "/label/x/measures",
+    "/label/x/adjudicate",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from luthier.commands.projects.judging import StudyRequest, open_study
 from luthier.commands.projects.trial import TrialPiece, TrialQuestion
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError
+from luthier.eval.human.rating import list_studies
 from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
@@ -219,15 +220,41 @@ def test_answers_are_judged_one_by_one_too(
     assert browser.get(f"/judge/{study.id}/results").status_code == 200
 
 
+def _ranks(studio: Studio, study: AnnotationProject) -> dict[str, float]:
+    from sqlalchemy import select
+
+    from luthier.core.db.tables.annotation import AnnotationItemRow
+
+    item = AnnotationItemRow
+    with studio.ledger.reading() as session:
+        rows = session.execute(select(item.key, item.rank).where(item.project_id == study.id)).all()
+    return {key: rank for key, rank in rows}
+
+
 def test_items_are_put_in_order_as_judgments_come(studio: Studio, workspace: Path) -> None:
     recipe = workspace / "tickets/recipe.yaml"
     assert studio.studies.list_all() == []
     study = _study(studio)
     queue = AnnotationQueue(studio.ledger, study.id)
     assert not studio.studies.reorder(study), "with two models, no pair comes before another"
-    first = queue.next_item("anna")
-    assert first is not None
+    assert queue.next_item("anna") is not None
     assert "annotators: open" in recipe.read_text()
+
+    several = _study(studio, models=("tuned", "base", "nearest"), rows=20)
+    assert len(list_studies(studio.ledger, several.settings.assignment)) == 1
+    assert not studio.studies.reorder(several), "nobody has judged"
+    queue = AnnotationQueue(studio.ledger, several.id)
+    for number in range(24):
+        leased = queue.next_item("anna")
+        assert leased is not None
+        values = {"judgment": "A" if leased.shown.answers[0] > leased.shown.answers[1] else "B"}
+        queue.submit("anna", AnswerSubmission(id=f"anna-{number:04d}", item=leased.id, values=values))
+    before = _ranks(studio, several)
+    assert studio.studies.reorder(several)
+    assert _ranks(studio, several) != before
+    assert not studio.studies.reorder(several), "nothing was judged since"
+    assert len(studio.studies.standings(several).pairs) == 3
+    studio.studies.advance()
 
 
 def test_what_cannot_be_is_refused_and_the_recipe_stays(studio: Studio, browser: Browser, workspace: Path) -> None:
