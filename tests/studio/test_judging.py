@@ -227,8 +227,8 @@ def _ranks(studio: Studio, study: AnnotationProject) -> dict[str, float]:
 
     item = AnnotationItemRow
     with studio.ledger.reading() as session:
-        rows = session.execute(select(item.key, item.rank).where(item.project_id == study.id)).all()
-    return {key: rank for key, rank in rows}
+        wanted = select(item.key, item.rank).where(item.project_id == study.id)
+        return dict(session.execute(wanted).tuples().all())
 
 
 def test_items_are_put_in_order_as_judgments_come(studio: Studio, workspace: Path) -> None:
