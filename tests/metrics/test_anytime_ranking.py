@@ -103,6 +103,13 @@ def test_what_is_known_of_the_ends_gives_the_order_of_those_between() -> None:
     assert ranking.standings()["a", "c"].rows == 0
 
 
+def test_the_share_is_that_of_all_judgments_with_each_row_once() -> None:
+    ranking = AnytimeRanking(["a", "b"], judges=2)
+    for score, row in ((1.0, "1"), (0.0, "1"), (1.0, "2")):
+        ranking.add("a", "b", score, row)
+    assert ranking.standings()["a", "b"].share == 0.75
+
+
 def test_only_the_top_must_be_decided_to_stop() -> None:
     ranking = AnytimeRanking(["a", "b", "c", "d"])
     for row in range(80):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -14,8 +15,10 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedIt
 from luthier.cli.app import run_command
 from luthier.commands.projects.arena import Arena
 from luthier.commands.projects.judging import StudyRequest, open_study
+from luthier.commands.projects.trial import TrialPiece, TrialQuestion
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError
+from luthier.eval.human.rating import list_studies
 from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
@@ -217,15 +220,41 @@ def test_answers_are_judged_one_by_one_too(
     assert browser.get(f"/judge/{study.id}/results").status_code == 200
 
 
+def _ranks(studio: Studio, study: AnnotationProject) -> dict[str, float]:
+    from sqlalchemy import select
+
+    from luthier.core.db.tables.annotation import AnnotationItemRow
+
+    item = AnnotationItemRow
+    with studio.ledger.reading() as session:
+        wanted = select(item.key, item.rank).where(item.project_id == study.id)
+        return dict(session.execute(wanted).tuples().all())
+
+
 def test_items_are_put_in_order_as_judgments_come(studio: Studio, workspace: Path) -> None:
     recipe = workspace / "tickets/recipe.yaml"
     assert studio.studies.list_all() == []
     study = _study(studio)
     queue = AnnotationQueue(studio.ledger, study.id)
     assert not studio.studies.reorder(study), "with two models, no pair comes before another"
-    first = queue.next_item("anna")
-    assert first is not None
+    assert queue.next_item("anna") is not None
     assert "annotators: open" in recipe.read_text()
+
+    several = _study(studio, models=("tuned", "base", "nearest"), rows=20)
+    assert len(list_studies(studio.ledger, several.settings.assignment)) == 1
+    assert not studio.studies.reorder(several), "nobody has judged"
+    queue = AnnotationQueue(studio.ledger, several.id)
+    for number in range(24):
+        leased = queue.next_item("anna")
+        assert leased is not None
+        values = {"judgment": "A" if leased.shown.answers[0] > leased.shown.answers[1] else "B"}
+        queue.submit("anna", AnswerSubmission(id=f"anna-{number:04d}", item=leased.id, values=values))
+    before = _ranks(studio, several)
+    assert studio.studies.reorder(several)
+    assert _ranks(studio, several) != before
+    assert not studio.studies.reorder(several), "nothing was judged since"
+    assert len(studio.studies.standings(several).pairs) == 3
+    studio.studies.advance()
 
 
 def test_what_cannot_be_is_refused_and_the_recipe_stays(studio: Studio, browser: Browser, workspace: Path) -> None:
@@ -280,3 +309,35 @@ def test_the_arena_is_blind_until_the_vote_and_counts_it_once(studio: Studio, br
     assert project.next_item("ben") is None
     refused = browser.submit("/projects/tickets/arena/ask", prompt="hello")
     assert "the models are not served" in refused.text
+
+
+class _Served:
+    """Two models that answer at once, in the place of a server."""
+
+    words: ClassVar = ["tickets/recipe.yaml:tune", "tickets/recipe.yaml:model"]
+    names, state, message = ("good", "bad"), "ready", ""
+
+    async def answer(self, question: TrialQuestion) -> AsyncIterator[TrialPiece]:
+        for text in (f"{'right' if question.model == 'good' else 'wrong'} ", HOSTILE):
+            yield TrialPiece(text, ())
+
+
+def test_two_served_models_answer_a_prompt_on_the_page(studio: Studio, browser: Browser) -> None:
+    assert "Who competes" in browser.get("/projects/tickets/arena").text
+    assert "choose at least two" in browser.submit("/projects/tickets/arena/start", words="nothing").text
+    studio.trial = _Served()  # type: ignore[assignment]
+    assert "Let two of them answer" in browser.get("/projects/tickets/arena").text
+    for number in range(3):
+        battle = browser.submit("/projects/tickets/arena/ask", prompt=f"{number} {HOSTILE}").text
+        assert "right" in battle
+        assert "wrong" in battle
+        assert "good" not in battle.replace("notice good", "")
+        assert "bad" not in battle
+        assert "<script>alert" not in battle
+        key = battle.partition('name="key" value="')[2].partition('"')[0]
+        told = browser.submit("/projects/tickets/arena/vote", key=key, vote="A").text
+        assert "You preferred A: " in told
+        assert browser.submit("/projects/tickets/arena/vote", key=key, vote="C").status_code == 200, "the first counts"
+    assert "3 votes" in browser.get("/projects/tickets/arena").text
+    assert browser.submit("/projects/tickets/arena/vote", key="x", vote="A").status_code == 404
+    assert "expected a question" in browser.submit("/projects/tickets/arena/ask", prompt=" ").text

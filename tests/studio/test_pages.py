@@ -22,6 +22,7 @@ PAGES = [
     "/projects/tickets/models", "/projects/tickets/try", "/projects/tickets/watch",
     "/projects/tickets/watch/signals",
     "/projects/tickets/data", "/projects/tickets/findings", "/projects/tickets/versions",
+    "/projects/tickets/watch/signals", "/judge", "/projects/tickets/judge", "/projects/tickets/arena",
 ]  # fmt: skip
 
 

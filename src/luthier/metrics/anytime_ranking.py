@@ -143,12 +143,15 @@ class AnytimeRanking:
         looks = 1 if judges == 1 else 2
         self._bounds = {pair: [BettingBounds(alpha / len(pairs) / looks) for _ in range(looks)] for pair in pairs}
         self._rows: dict[tuple[Pair, str], list[float]] = {}
+        self._totals = dict.fromkeys(pairs, 0.0)  # of the rows' mean scores
 
     def add(self, a: str, b: str, score: float, row: str) -> None:
         """Count that `a` scored so much (1 won, 0 lost) against `b` in a row."""
         pair, mine = ((a, b), score) if (a, b) in self._bounds else ((b, a), 1 - score)
         scores = self._rows.setdefault((pair, row), [])
+        before = sum(scores) / len(scores) if scores else 0.0
         scores.append(mine)
+        self._totals[pair] += sum(scores) / len(scores) - before
         if len(scores) == 1:
             self._bounds[pair][0].add(mine)
         if len(scores) == self._judges > 1:
@@ -179,7 +182,7 @@ class AnytimeRanking:
             first=a,
             second=b,
             rows=bounds[0].count,
-            share=bounds[0].total / bounds[0].count if bounds[0].count else None,
+            share=self._totals[pair] / bounds[0].count if bounds[0].count else None,
             low=low,
             high=high,
             better=a if won and not lost else b if lost and not won else None,

@@ -27,8 +27,9 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
     """The application over a workspace: the current folder."""
     app = FastAPI(title="Luthier Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=studio.running)
     app.state.studio = studio
-    for found in pkgutil.iter_modules(routes.__path__):
-        module = importlib.import_module(f"{routes.__name__}.{found.name}")
+    names = (found.name for found in pkgutil.iter_modules(routes.__path__))
+    for name in sorted(names, reverse=True):  # `/label/new` (label_manage) before `/label/{project_id}` (label)
+        module = importlib.import_module(f"{routes.__name__}.{name}")
         app.include_router(module.router)
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
@@ -42,7 +43,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
         sessions=studio.sessions,
         names=studio.names,
         upload_bytes=upload_bytes,
-        uploads=frozenset({"/new"}),
+        uploads=frozenset({"/new", "/label/new"}),
         closed=render_closed,
     )
     return app

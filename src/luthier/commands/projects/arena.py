@@ -159,7 +159,9 @@ class Arena:
             return []
         item, row = AnnotationItemRow, AnswerRow
         wanted = select(item.key, item.shown, item.hidden, row.values).join(item, item.id == row.item_id)
-        wanted = wanted.where(row.project_id == found.id, row.state == "kept", row.kind == "answer").order_by(row.id)
+        wanted = wanted.where(
+            row.project_id == found.id, row.state == "kept", row.kind == "answer", ~row.decides
+        ).order_by(row.id)
         with self._ledger.reading() as session:
             return [
                 (one, item_from_json(shown), tuple(hidden["models"]), str(values[STUDY_QUESTION]))

@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from luthier.eval.human.standings import JudgeScores, StudyStandings
 
 _PATIENCE_S = 180
+_GUIDELINES = """Read the whole conversation first.
+
+Judge what an answer says and leaves out, not how long it is or how it is laid out.
+
+Skip what you cannot judge. Flag what nobody can."""
 _EVERY_S = 5.0
 _GOLD_SHARE = 0.1
 """At least so many of the items that a person gets are planted ones, where there are any left."""
@@ -151,9 +156,10 @@ def publish_assignment(
     if there := list_studies(ledger, artifact.digest):
         return there[0]
     planted = sum(entry.planted for entry in assignment.key.values())
+    gold_share = min(0.5, max(_GOLD_SHARE, planted / len(assignment.items))) if planted else 0.0
     settings = ProjectSettings(
-        purpose="judging", assignment=artifact.digest, questions={STUDY_QUESTION: question}, order="priority",
-        overlap=assignment.overlap, gold_share=min(0.5, max(_GOLD_SHARE, planted / len(assignment.items))) if planted else 0,
+        purpose="judging", assignment=artifact.digest, questions={STUDY_QUESTION: question}, guidelines=_GUIDELINES,
+        order="priority", overlap=assignment.overlap, gold_share=gold_share,
     )  # fmt: skip
     name = f"{plan.recipe.name}: {step}"
     study = create_project(ledger, name, settings, project=project_id(workspace, file), by=by)

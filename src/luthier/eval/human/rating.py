@@ -101,6 +101,7 @@ class RatingFeed:
             return [], last, []
         row, item, other = AnswerRow, AnnotationItemRow, aliased(AnswerRow)
         mine = select(row, item.key).join(item, item.id == row.item_id).where(row.project_id.in_(studies))
+        mine = mine.where(row.decides.is_(False))
         kept = mine.where(row.state == "kept", row.id > last - _WINDOW).order_by(row.id)
         again = select(other.id).where(
             other.item_id == row.item_id, other.annotator == row.annotator, other.state == "kept"
