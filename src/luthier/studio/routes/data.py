@@ -36,9 +36,10 @@ def rows(
     if step and step not in steps:
         raise UnknownName(f"there is no data set {step[:80]!r}", hint="choose another step")
     step = step or next(iter(made), "")
-    shown, is_masked = read_rows_page(plan.artifact(step), chosen) if step in made else None, False
-    if shown is not None:
-        shown, is_masked = hide_personal_data(request, studio, person, name, shown, mask_rows)
+    shown, is_masked = None, False
+    if step in made:
+        page = read_rows_page(plan.artifact(step), chosen)
+        shown, is_masked = hide_personal_data(request, studio, person, name, page, mask_rows)
     return render(
         request, "data.html.jinja", name=name, file=studio.workspace.shorten(file), steps=steps, step=step,
         chosen=chosen, shown=shown, of=made_plan, is_masked=is_masked, may_show=person.may("review", name),
