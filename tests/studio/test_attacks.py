@@ -34,13 +34,16 @@ POSTS = (
     "/account/password", "/account/sessions", "/account/keys", "/people/first", "/people/invite", "/people/withdraw",
     "/people/role", "/people/remove", "/login", "/invite/x", "/language",
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
+    "/label/new", "/label/x/guidelines", "/label/x/settings", "/label/x/bulk", "/label/x/flags/1",
+    "/label/x/adjudicate/1", "/label/x/train",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
     "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
-    "/label", "/label/x", "/label/x/guidelines",
+    "/label", "/label/x", "/label/x/guidelines", "/label/new", "/label/x/manage", "/label/x/measures",
+    "/label/x/adjudicate",
     "/account", "/people", "/audit",
 )  # fmt: skip
 BEFORE = ("/health", "/open", "/static/{name}", "/login", "/invite/{token}", "/oidc/login", "/oidc/return")

@@ -14,7 +14,7 @@ from luthier.commands.projects.intake import MOST_BYTES
 from luthier.core.errors import LuthierError
 from luthier.studio.pages import render_closed, render_error
 from luthier.studio.people import list_undeclared_routes
-from luthier.studio.routes import account, audit, data, home, intake, label, people, recipe, runs, trial
+from luthier.studio.routes import account, audit, data, home, intake, label, label_manage, people, recipe, runs, trial
 from luthier.studio.security import StudioGuard
 from luthier.studio.state import Studio
 
@@ -25,7 +25,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
     """The application over a workspace: the current folder."""
     app = FastAPI(title="Luthier Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=studio.running)
     app.state.studio = studio
-    for module in (home, account, people, audit, intake, recipe, runs, data, trial, label):
+    for module in (home, account, people, audit, intake, recipe, runs, data, trial, label_manage, label):
         app.include_router(module.router)
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
@@ -39,7 +39,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
         sessions=studio.sessions,
         names=studio.names,
         upload_bytes=upload_bytes,
-        uploads=frozenset({"/new"}),
+        uploads=frozenset({"/new", "/label/new"}),
         closed=render_closed,
     )
     return app
