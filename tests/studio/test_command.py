@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
+from luthier.core.db import Ledger
+from luthier.people.accounts import add_person
 from luthier.recipe.schema import Recipe
 from studio.conftest import write_rows
 
@@ -22,6 +24,46 @@ from studio.conftest import write_rows
 def test_it_is_not_opened_to_others(workspace: Path, capsys: pytest.CaptureFixture[str], host: str) -> None:
     assert run_command(["studio", "--host", host]) == 2
     assert "no user accounts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--url", "https://studio.example"], "no user accounts"),
+        (["--oidc", "https://login.example", "--client-id", "x"], "no user accounts"),
+        (["--oidc", "https://login.example"], "needs a client"),
+        (["--client-id", "x"], "name the provider"),
+        (["--oidc", "https://x", "--client-id", "x", "--client-secret-env", "NO_SUCH_NAME"], "NO_SUCH_NAME is empty"),
+        (["--oidc", "https://x", "--client-id", "x", "--oidc-role", "boss"], "no role 'boss'"),
+        (["--url", "studio.example"], "no address"),
+        (["--url", "https://studio.example/path"], "no address"),
+    ],
+)
+def test_options_that_do_not_go_are_refused(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert run_command(["studio", str(workspace), *options]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_with_accounts_it_is_opened_to_others(workspace: Path) -> None:
+    with Ledger(workspace / ".luthier/ledger.db") as ledger:
+        add_person(ledger, "olga", roles={"*": "owner"}, by="root")
+    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--host", "0.0.0.0", "--json"]
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
+        assert server.stdout is not None
+        told = json.loads(server.stdout.readline())
+        assert told["link"] == f"{told['url']}/login"
+        port = told["url"].rpartition(":")[2]
+        for host, status in (("127.0.0.1", 200), ("192.168.0.7", 200), ("evil.example", 403)):
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/login", headers={"host": f"{host}:{port}"})
+            try:
+                assert urllib.request.urlopen(asked, timeout=60).status == status
+            except urllib.error.HTTPError as error:
+                assert error.code == status  # noqa: PT017  # both are an answer
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
 
 
 def test_a_folder_that_is_not_there_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

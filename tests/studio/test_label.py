@@ -155,7 +155,7 @@ from starlette.requests import Request
 from luthier.studio import app, people, server
 def find_person(request: Request) -> people.Person:
     name = request.cookies.get("who", "owner")
-    return people.Person(name, name)
+    return people.Person(name, name, {"*": "owner"})
 build = app.build_app
 def build_app(*args, **more):
     made = build(*args, **more)

@@ -149,7 +149,8 @@ def _use(session: Session, token: str, id: str) -> Invitation:
 
     found = _invitation(_row(session, token))
     unused = InvitationRow.digest == _digest(token), InvitationRow.used_at.is_(None)
-    taken = session.execute(update(InvitationRow).where(*unused).values(used_at=datetime.now(UTC), used_by=id))
+    use = {InvitationRow.used_at: datetime.now(UTC), InvitationRow.used_by: id}
+    taken = session.execute(update(InvitationRow).where(*unused).values(use))
     if taken.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE has one
         raise _gone()
     add_entry(session, id, "invitation.use", subject=found.id)

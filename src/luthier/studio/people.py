@@ -104,7 +104,7 @@ def list_routes(app: FastAPI) -> list[tuple[str, list[object]]]:
             if not isinstance(route, APIRoute):
                 found.append((str(route), []))
                 continue
-            found += [(f"{method} {route.path}", _declared(route.dependant)) for method in sorted(route.methods)]
+            found += [(f"{method} {route.path}", _declared(route.dependant)) for method in sorted(route.methods or ())]
     return found
 
 

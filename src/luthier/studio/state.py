@@ -142,7 +142,7 @@ class Studio:
         return project_id(self.workspace, self.workspace.resolve(run.recipe_file))
 
     def find_labelling(self, project_id: str) -> tuple[str, ...]:
-        """The projects whose roles count for a set of items that people answer questions about: it, and its recipe's."""
+        """The projects whose roles count for a set of items that people answer questions about."""
         return self.projects_above(f"{LABELLING}{project_id}")
 
     def list_labellings(self) -> dict[str, str]:

@@ -132,8 +132,8 @@ def _invitation_page(
 ) -> Response:
     found = find_invitation(studio.ledger, token)
     return render(
-        request, "invite.html.jinja", status, titles=studio.list_labellings(), invitation=found, invited_to=token, error=error, name=name,
-        provider=_provider_host(studio),
+        request, "invite.html.jinja", status, invitation=found, invited_to=token, error=error, name=name,
+        provider=_provider_host(studio), titles=studio.list_labellings(),
     )  # fmt: skip
 
 

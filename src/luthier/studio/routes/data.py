@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from luthier.commands.correct import correct_rows, read_step_decisions
 from luthier.commands.lineage import trace_example
 from luthier.commands.projects.comparison import compare_versions, list_dataset_versions
+from luthier.commands.projects.personal_data import mask_lineage, mask_rows
 from luthier.commands.projects.remedies import list_flagged_ids
 from luthier.commands.projects.rows import RowFilter, read_rows_page
 from luthier.commands.projects.workspace import MadePlan, list_recipe_runs, load_made_plan
@@ -20,6 +21,7 @@ from luthier.data.history.corrections import RowCorrection, RowDecision
 from luthier.recipe.locate import CommandTarget
 from luthier.studio.pages import render
 from luthier.studio.people import Person, PersonDep, allow
+from luthier.studio.personal_data import hide_personal_data
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -37,7 +39,8 @@ def _chosen_rows(request: Request) -> RowFilter:
 
 @router.get("/projects/{name}/data", dependencies=[Depends(allow("view"))])
 def rows(
-    request: Request, studio: StudioDep, name: str, chosen: Annotated[RowFilter, Depends(_chosen_rows)], step: str = ""
+    request: Request, studio: StudioDep, person: PersonDep, name: str,
+    chosen: Annotated[RowFilter, Depends(_chosen_rows)], step: str = "",
 ) -> Response:  # fmt: skip
     """The rows of a data set, a page at a time."""
     file = studio.find_recipe(name)
@@ -53,32 +56,40 @@ def rows(
     for one in chosen.slices:
         if one.startswith("finding="):
             named[one] = list_flagged_ids(plan, one.removeprefix("finding="))
-    shown = read_rows_page(plan.artifact(step), chosen, named) if step in made else None
+    shown, is_masked = None, False
+    if step in made:
+        page = read_rows_page(plan.artifact(step), chosen, named)
+        shown, is_masked = hide_personal_data(request, studio, person, name, page, mask_rows)
     has_findings = any(planned.step.makes == "findings" for planned in plan)
     return render(
         request, "data.html.jinja", name=name, file=studio.workspace.shorten(file), steps=steps, step=step,
         chosen=chosen, shown=shown, of=made_plan, decisions=decisions, has_findings=has_findings,
+        is_masked=is_masked, may_show=person.may("review", name),
     )  # fmt: skip
 
 
 @router.get("/projects/{name}/data/{step}/rows/{row}", dependencies=[Depends(allow("view"))])
-def row(request: Request, studio: StudioDep, name: str, step: str, row: str, saved: bool = False) -> Response:
+def row(
+    request: Request, studio: StudioDep, person: PersonDep, name: str, step: str, row: str, saved: bool = False
+) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
-    return _row_page(request, studio, name, step, row, saved=saved)
+    return _row_page(request, studio, person, name, step, row, saved=saved)
 
 
 def _row_page(
-    request: Request, studio: Studio, name: str, step: str, row: str, *, saved: bool = False,
+    request: Request, studio: Studio, person: Person, name: str, step: str, row: str, *, saved: bool = False,
     error: LuthierError | None = None,
 ) -> Response:  # fmt: skip
     file = studio.find_recipe(name)
     made = load_made_plan(studio.workspace, file, "dataset")
-    lineage = trace_example(row, CommandTarget(studio.workspace, made.word))
-    decision = read_step_decisions(file, step).get(lineage.lineage["id"], RowDecision())
+    found = trace_example(row, CommandTarget(studio.workspace, made.word))
+    lineage, is_masked = hide_personal_data(request, studio, person, name, found, mask_lineage)
+    decision = read_step_decisions(file, step).get(found.lineage["id"], RowDecision())
     return render(
         request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made.word,
-        decision=decision, texts=_texts(lineage.lineage, decision), labels=_labels(made, step), saved=saved,
-        error=error, is_prepared=_is_prepared(made, step),
+        decision=decision, texts=_texts(lineage.lineage, RowDecision() if is_masked else decision),
+        labels=_labels(made, step), saved=saved, error=error, may_edit=_is_prepared(made, step) and not is_masked,
+        is_masked=is_masked, may_show=person.may("review", name),
     )  # fmt: skip
 
 
@@ -120,7 +131,7 @@ def correct(
         decided = _decided(text_of(form, "action"), story["id"], texts, text_of(form, "reason"), person)
         correct_rows(studio.workspace, file, step, decided)
     except LuthierError as error:
-        return _row_page(request, studio, name, step, row, error=error)
+        return _row_page(request, studio, person, name, step, row, error=error)
     return RedirectResponse(f"{request.url.path}?saved=true", 303)
 
 

@@ -39,7 +39,8 @@ def _page(
     open_now = [one for one in list_invitations(studio.ledger) if set(one.projects) <= set(projects)]
     return render(
         request, "people.html.jinja", 200 if error is None else 400, people=found, invitations=open_now,
-        projects=projects, roles=ROLES, error=error, link=invited_by, is_owner=person.may("own"), titles=studio.list_labellings(),
+        projects=projects, roles=ROLES, error=error, link=invited_by, is_owner=person.may("own"),
+        titles=studio.list_labellings(),
     )  # fmt: skip
 
 

@@ -1,0 +1,104 @@
+"""People in a real browser: an owner invites a labeller, who sees the items to label and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project
+from luthier.annotation.question import QuestionItem
+from luthier.core.db import Ledger
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium is not installed")
+_PATIENCE_MS = 20_000
+PASSWORD = "four plain words here"
+
+
+@pytest.fixture
+def link(workspace: Path, project: Path) -> Iterator[str]:
+    """A studio in a process of its own, over a project with an item to label."""
+    with Ledger(workspace / ".luthier/ledger.db") as ledger:
+        asked = {"questions": {"topic": {"kind": "choice", "labels": ["good", "bad"]}}}
+        settings = ProjectSettings.model_validate(asked)
+        labelling = create_project(ledger, "Topics", settings, project="tickets", by="olga")
+        add_items(ledger, labelling.id, [NewItem("1", QuestionItem(({"role": "user", "content": "where is it"},)))])
+    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
+    path = os.pathsep.join(sys.path)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
+        assert server.stdout is not None
+        yield json.loads(server.stdout.readline())["link"]
+        server.terminate()
+        assert server.wait(30) == 0
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def _open(chromium: Any, said: list[str]) -> Any:
+    page = chromium.new_context().new_page()
+    page.set_default_timeout(_PATIENCE_MS)
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    return page
+
+
+def test_an_owner_invites_a_labeller(link: str, chromium: Any) -> None:
+    said: list[str] = []
+    owner = _open(chromium, said)
+    owner.goto(link)
+    owner.get_by_role("link", name="People").click()
+    owner.get_by_label("Name to log in with").fill("olga")
+    owner.get_by_label("Password", exact=True).fill(PASSWORD)
+    owner.get_by_label("The same password again").fill(PASSWORD)
+    owner.get_by_role("button", name="Make the owner").click()
+    owner.get_by_role("heading", name="Invite somebody").wait_for()
+    form = owner.locator("form[action='/people/invite']")
+    form.get_by_label("Role").select_option("labeller")
+    form.get_by_label("In").select_option("tickets")
+    form.get_by_role("button", name="Make a link").click()
+    invitation = owner.locator(".notice code").inner_text()
+    labeller = _open(chromium, said)
+    labeller.goto(invitation)
+    labeller.get_by_text("labeller: tickets").wait_for()
+    labeller.get_by_label("Name to log in with").fill("lea")
+    labeller.get_by_label(re.compile("^Password")).fill(PASSWORD)
+    labeller.get_by_label("The same password again").fill(PASSWORD)
+    labeller.get_by_role("button", name="Make the account").click()
+    labeller.wait_for_url("**/label")
+    labeller.get_by_role("button", name="Log out").click()
+    labeller.wait_for_url("**/login**")
+    labeller.get_by_label("Name").fill("lea")
+    labeller.get_by_label("Password").fill(PASSWORD)
+    labeller.get_by_role("button", name="Log in").click()
+    labeller.wait_for_url("**/label")
+    assert labeller.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts() == ["Label"]
+    labeller.get_by_role("link", name="Topics").click()
+    labeller.locator("#item .question").first.wait_for()
+    labeller.keyboard.press("1")
+    labeller.get_by_text("There is nothing more for you here").wait_for()
+    address = re.sub(r"(//[^/]+).*", r"\1", link)
+    assert not said
+    for path in ("/runs", "/projects/tickets", "/people", "/audit"):
+        assert labeller.request.get(f"{address}{path}").status == 403, path
+    owner.get_by_role("link", name="Audit log").click()
+    owner.get_by_role("link", name="Verify").click()
+    owner.get_by_text("The log is whole").wait_for()
+    owner.get_by_role("button", name="Deutsch").click()
+    assert owner.locator("html").get_attribute("lang") == "de"
+    assert not said
