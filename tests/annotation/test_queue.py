@@ -138,10 +138,12 @@ def test_skip_passes_on_and_flag_waits_for_the_owner(make_queue: MakeQueue) -> N
     queue.submit("ann", answer(second, kind="flag", values={}, comment="what is this?"))
     assert queue.next_item("ann") is None
     assert queue.progress() == (1, 0, 1, 0, 0)
-    queue.resolve_flag(second.id, "return")
-    assert queue.next_item("ann") is None
     queue.submit("ben", answer(first))
-    assert take(queue, "ben").id == second.id
+    queue.resolve_flag(second.id, "return")
+    assert take(queue, "ann").id == second.id, "whoever flagged it gets it again"
+    queue.submit("ann", answer(second, kind="flag", values={}, id="flagged-again"))
+    queue.resolve_flag(second.id, "remove")
+    assert queue.progress() == (0, 1, 0, 0, 1)
 
 
 def test_undo_brings_the_last_item_back_to_the_same_person(make_queue: MakeQueue) -> None:
@@ -259,7 +261,7 @@ def test_settings_change_and_a_closed_project_gives_nothing_out(ledger: Ledger, 
     set_project_state(ledger, queue.project_id, "closed")
     assert queue.next_item("cid") is None
     assert queue.submit("ben", answer(leased)).kept
-    assert [one.id for one in list_projects(ledger, purpose="labelling")] == [queue.project_id]
+    assert [one.id for one in list_projects(ledger, purpose="labeling")] == [queue.project_id]
     assert list_projects(ledger, purpose="review") == []
 
 

@@ -31,12 +31,14 @@ POSTS = (
     "/projects/tickets/try/start", "/projects/tickets/try/stop", "/projects/tickets/try/ask",
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard",
+    "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
     "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
+    "/label", "/label/x", "/label/x/guidelines",
 )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from luthier.core.db.tables.annotation import AnnotationProjectRow, GuidelineRow
 
 Value = TypeVar("Value")
-Purpose = Literal["labelling", "judging", "review"]
+Purpose = Literal["labeling", "judging", "review"]
 Order = Literal["given", "random", "priority"]
 _BATCH = 2000
 _ID_BITS = 52
@@ -39,7 +39,7 @@ class ProjectSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
-    purpose: Purpose = "labelling"
+    purpose: Purpose = "labeling"
     questions: Annotated[dict[str, Question], Field(min_length=1)]
     """The questions by name, in the order in which they are asked."""
     optional: tuple[str, ...] = ()
@@ -163,7 +163,7 @@ def create_project(
     from luthier.core.db.tables.annotation import AnnotationProjectRow
 
     if not name.strip():
-        raise InputError("a labelling project needs a name", where=SourceLocation(field="name"))
+        raise InputError("a labeling project needs a name", where=SourceLocation(field="name"))
     now = datetime.now(UTC)
     with ledger.writing() as session:
         row = AnnotationProjectRow(
@@ -468,5 +468,5 @@ def _row(session: Session, project_id: str) -> AnnotationProjectRow:
 
     row = session.get(AnnotationProjectRow, project_id)
     if row is None:
-        raise UnknownName(f"there is no labelling project {project_id!r}")
+        raise UnknownName(f"there is no labeling project {project_id!r}")
     return row

@@ -182,7 +182,7 @@ class AnnotationQueue:
         assignment: AssignmentRow,
         submission: AnswerSubmission,
     ) -> SubmitOutcome:
-        from luthier.core.db.tables.annotation import AnswerRow
+        from luthier.core.db.tables.annotation import AnnotationCommentRow, AnswerRow
 
         project = load_project(session, self.project_id)
         shown, now = item_from_json(item.shown), datetime.now(UTC)
@@ -208,6 +208,13 @@ class AnnotationQueue:
                 proposal_shown=item.proposal_shown, gold_right=right, state="kept", given_at=now,
             )
         )  # fmt: skip
+        if submission.comment.strip():
+            session.add(
+                AnnotationCommentRow(
+                    project_id=self.project_id, item_id=item.id, person=person.annotator, by_reviewer=False,
+                    text=submission.comment.strip(), made_at=now,
+                )
+            )  # fmt: skip
         if assignment.state == "leased":
             item.leased -= 1
         assignment.state = {"answer": "answered", "skip": "skipped", "flag": "flagged"}[submission.kind]
@@ -272,12 +279,19 @@ class AnnotationQueue:
                 _requeue(found, came_back=True)
 
     def resolve_flag(self, item: int, decision: Literal["return", "remove"]) -> None:
-        """Let a flagged item be answered, or take it out."""
+        """Let a flagged item be answered, also by whoever flagged it; or take it out."""
+        from sqlalchemy import update
+
+        from luthier.core.db.tables.annotation import AssignmentRow
+
         with self._ledger.writing() as session:
             found = self._item(session, item)
             if found.state in ("flagged", "removed"):
                 found.state = "removed" if decision == "remove" else "returned"
                 _requeue(found)
+            flagged = update(AssignmentRow).where(AssignmentRow.item_id == item, AssignmentRow.state == "flagged")
+            if decision == "return":
+                session.execute(flagged.values(state="released"))
 
     def set_priorities(self, priorities: Mapping[int, float]) -> None:
         """Give items other priorities, many at a time; the highest is answered first."""
@@ -351,16 +365,19 @@ class AnnotationQueue:
         """The item that a person gets next: one with a known answer by chance, or as long as the person is not
         qualified; else the first that waits."""
         settings = project.settings
-        qualified = person.gold_right >= settings.qualification
-        if not qualified or random.random() < settings.gold_share:
-            gold = self._gold(session, person.annotator)
-            if gold is not None or not qualified:
-                return gold
+        if person.gold_right < settings.qualification:
+            return self._gold(session, person.annotator)
+        before = person.rank, person.position
         first = self._first(session, person, skip_locked=True)
         if first is None:  # others may have held the lock of an item that was passed over
             person.rank, person.position = None, None
             first = self._first(session, person, skip_locked=False)
-        return first
+        if first is None or random.random() >= settings.gold_share:
+            return first  # gold alone, after everything else, would be known to be gold
+        gold = self._gold(session, person.annotator)
+        if gold is not None:
+            person.rank, person.position = before
+        return gold or first
 
     def _gold(self, session: Session, annotator: str) -> AnnotationItemRow | None:
         """An item with a known answer that the person has not had, by chance: people get them in different orders."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
-_STATIC = ("studio.css", "studio.js", "scheme.js", "htmx.min.js", "icon.svg", "widgets.js")
+_STATIC = ("studio.css", "studio.js", "scheme.js", "htmx.min.js", "icon.svg", "widgets.js", "label.js")
 
 
 def render(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:

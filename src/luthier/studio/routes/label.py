@@ -1,0 +1,124 @@
+"""Answering questions about items: the projects, and the page on which one item after another is answered.
+
+What a person may not see before answering never leaves the server here: known answers, proposals that are hidden, which
+model wrote what, and others' answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from luthier.annotation.comments import add_comment, read_thread
+from luthier.annotation.project import AnnotationProject, get_project, list_projects
+from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedItem
+from luthier.core.errors import InputError, SourceLocation
+from luthier.studio.pages import render
+from luthier.studio.people import PersonDep, allow
+from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+
+router = APIRouter(dependencies=[Depends(allow("label"))])
+_HELD = TypeAdapter(list[int])
+_MOST_HELD = 1000
+
+
+@router.get("/label")
+def projects(request: Request, studio: StudioDep, person: PersonDep) -> Response:
+    """The projects in which a person can answer."""
+    found = [
+        (project, queue.progress(), queue.person_progress(person.id))
+        for project in list_projects(studio.ledger)
+        for queue in [AnnotationQueue(studio.ledger, project.id)]
+    ]
+    return render(request, "label_projects.html.jinja", projects=found)
+
+
+@router.get("/label/{project_id}")
+def label(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> Response:
+    """The page on which a person answers."""
+    project = get_project(studio.ledger, project_id)
+    queue = AnnotationQueue(studio.ledger, project_id)
+    return render(
+        request, "label.html.jinja", project=project, person=person, progress=queue.progress(),
+        mine=queue.person_progress(person.id),
+    )  # fmt: skip
+
+
+@router.get("/label/{project_id}/guidelines")
+def guidelines(request: Request, studio: StudioDep, project_id: str) -> Response:
+    """The guidelines of now, as the piece of the page."""
+    return render(request, "label_guidelines.html.jinja", project=get_project(studio.ledger, project_id))
+
+
+@router.post("/label/{project_id}/next")
+def next_item(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
+    """Another item for a person, besides those that the person's page has."""
+    held = _read(_HELD, text_of(form, "held") or "[]", "held")[:_MOST_HELD]
+    project, queue = get_project(studio.ledger, project_id), AnnotationQueue(studio.ledger, project_id)
+    leased = queue.next_item(person.id, held=held)
+    if leased is None:
+        mine = queue.person_progress(person.id)
+        state = "closed" if project.state == "closed" else "done" if mine.qualified else "unqualified"
+        return JSONResponse({"item": None, "state": state})
+    return JSONResponse({"item": _to_json(request, studio, project, person.id, leased)})
+
+
+@router.post("/label/{project_id}/submit")
+def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
+    """Keep an answer; 422 with the reason where it can never be kept."""
+    try:
+        submission = _read(TypeAdapter(AnswerSubmission), text_of(form, "submission"), "submission")
+        outcome = AnnotationQueue(studio.ledger, project_id).submit(person.id, submission)
+    except InputError as error:
+        return JSONResponse({"error": error.message}, 422)
+    return JSONResponse(outcome._asdict())
+
+
+@router.post("/label/{project_id}/undo")
+def undo(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
+    """Take back a person's last answer, and give the item to the person again."""
+    project = get_project(studio.ledger, project_id)
+    queue = AnnotationQueue(studio.ledger, project_id)
+    leased = queue.undo(person.id)
+    item = None if leased is None else _to_json(request, studio, project, person.id, leased)
+    return JSONResponse({"item": item, "answered": queue.person_progress(person.id).answered})
+
+
+@router.post("/label/{project_id}/release")
+def release(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
+    """Give back items that were fetched ahead, when the page is left."""
+    queue = AnnotationQueue(studio.ledger, project_id)
+    for item in _read(_HELD, text_of(form, "held") or "[]", "held")[:_MOST_HELD]:
+        queue.release(person.id, item)
+    return Response(status_code=204)
+
+
+@router.post("/label/{project_id}/items/{item}/comments")
+def comment(
+    request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int
+) -> Response:
+    """Add a remark to an item; the thread comes back."""
+    add_comment(studio.ledger, project_id, item, person.id, text_of(form, "text"))
+    thread = read_thread(studio.ledger, project_id, item, person.id)
+    return render(request, "label_thread.html.jinja", thread=thread, project=project_id, item=item)
+
+
+def _read(kind: TypeAdapter[Any], text: str, field: str) -> Any:
+    try:
+        return kind.validate_json(text)
+    except ValidationError as error:
+        raise InputError("this is not what the page sends", where=SourceLocation(field=field)) from error
+
+
+def _to_json(
+    request: Request, studio: Studio, project: AnnotationProject, person: str, leased: LeasedItem
+) -> dict[str, Any]:
+    """An item as the page takes it: its piece, written by a template, which escapes whatever it shows."""
+    value = leased.previous or leased.proposal or {}
+    thread = read_thread(studio.ledger, project.id, leased.id, person)
+    piece = render(request, "label_item.html.jinja", project=project, leased=leased, value=value, thread=thread)
+    return {"id": leased.id, "version": leased.guideline_version, "html": bytes(piece.body).decode()}
