@@ -211,9 +211,7 @@ def import_texts(ledger: Ledger, texts: Sequence[str]) -> tuple[str, float]:
     settings = ProjectSettings.model_validate({"questions": {"topic": question}})
     project = create_project(ledger, f"Topics {len(texts)}", settings, by="owner")
     began = time.perf_counter()
-    items = (
-        NewItem(f"row-{at}", QuestionItem(({"role": "user", "content": text},))) for at, text in enumerate(texts)
-    )
+    items = (NewItem(f"row-{at}", QuestionItem(({"role": "user", "content": text},))) for at, text in enumerate(texts))
     assert add_items(ledger, project.id, items) == len(texts)
     return project.id, time.perf_counter() - began
 

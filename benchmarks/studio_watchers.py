@@ -97,7 +97,9 @@ class Watchers:
             threading.Thread(target=self._listen, args=(one,), daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for one in self._open:
             one.close()
 

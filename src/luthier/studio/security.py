@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from luthier.core.errors import LuthierError
 from luthier.serve.auth import LOOPBACK
 from luthier.studio.sessions import COOKIE, BrowserSessions, form_token
 
@@ -57,7 +58,10 @@ class StudioGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = await self._refusal(scope)
+        try:
+            refusal = await self._refusal(scope)
+        except LuthierError as error:
+            refusal = PlainTextResponse(f"The studio's database {error.message}. Try again in a moment.", 503)
         most = self._upload_bytes + _FORM_BYTES if scope["path"] in self._uploads else _FORM_BYTES
         answer = self._app if refusal is None else refusal
         await answer(scope, _limited(receive, most), _with_headers(send))

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from luthier.commands.projects.workspace import workspace_store
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.workspace import Workspace
 from luthier.serve.server import ServerSettings, bind, is_loopback
@@ -38,9 +36,8 @@ def run_studio(workspace: Workspace, settings: ServerSettings, tell: Callable[[S
         what = f"{settings.host} is reachable from other machines, and the studio has no user accounts"
         raise InputError(what, where=SourceLocation(field="--host"), hint=hint)
     bound = bind(settings)
-    store = workspace_store(workspace)
     try:
-        with Ledger(ledger_url(store)) as ledger:
+        with workspace.open_ledger() as ledger:
             serve_studio(Studio(ledger=ledger, workspace=workspace), bound, tell)
     finally:
         bound.close()
