@@ -15,12 +15,13 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from http.cookiejar import CookieJar
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from studio_browser import PATIENCE_MS, probe_keys
+from studio_browser import MARK, probe_keys, time_change
 
 _GRADIO = """
 import csv, sys
@@ -32,6 +33,7 @@ with gradio.Blocks() as page:
 page.launch(server_name="127.0.0.1", server_port=int(sys.argv[2]), quiet=True)
 """
 _START_S = 300
+_PASSWORD = "a-long-password-1"
 
 
 def _free_port() -> int:
@@ -111,7 +113,7 @@ class GradioTable(Peer):
     """The rows of a CSV file in Gradio's dataframe."""
 
     name = package = "gradio"
-    cell = "[role=grid] td, .table-wrap tbody td, .tbody td, [data-row] "
+    cell = ".virtual-row [role=gridcell]"
 
     def __init__(self, python: Path, rows: Path, folder: Path) -> None:
         super().__init__(python, folder)
@@ -124,6 +126,18 @@ class GradioTable(Peer):
     def start(self) -> None:
         self.launch(self._python, "-c", _GRADIO, self._rows, str(self.port))
         self.wait()
+
+    def search(self, page: Any, words: Sequence[str]) -> list[float]:
+        """Seconds from each text that is searched for to the rows that have it."""
+        page.goto(self.url)
+        page.locator(self.cell).first.wait_for()
+        field, rows = page.locator("input.search-input"), ".virtual-body"
+        took = []
+        for word in words:
+            pattern = f"{MARK}\\d*{word.removeprefix(MARK)}"
+            took.append(time_change(page, rows, "input", partial(field.fill, word), pattern))
+            page.wait_for_timeout(300)
+        return took
 
 
 class WebPeer(Peer):
@@ -143,28 +157,140 @@ class WebPeer(Peer):
 
 
 class LabelStudio(WebPeer):
-    """Label Studio on SQLite, as its own command starts it."""
+    """Label Studio on SQLite, as its own command starts it; six people have signed up."""
 
     name, package = "label_studio", "label-studio"
+    _token = secrets.token_hex(20)
+    _project = 0
 
-    def start(self) -> None: ...
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **super().environment, "COLLECT_ANALYTICS": "false", "SENTRY_DSN": "", "FRONTEND_SENTRY_DSN": "",
+            "LATEST_VERSION_CHECK": "false", "DEBUG": "false",
+        }  # fmt: skip
 
-    def import_texts(self, texts: Sequence[str], labels: Sequence[str]) -> float: ...
+    def start(self) -> None:
+        self.launch(
+            self._python.with_name("label-studio"), "start", "--no-browser", "--data-dir", self._folder,
+            "--username", "owner@example.com", "--password", _PASSWORD, "--user-token", self._token,
+            "--enable-legacy-api-token", "--port", str(self.port), "--internal-host", "127.0.0.1",
+        )  # fmt: skip
+        self.wait("/health")
 
-    def open_page(self, page: Any, person: int) -> Any: ...
+    def import_texts(self, texts: Sequence[str], labels: Sequence[str]) -> float:
+        choices = "".join(f'<Choice value="{label}" hotkey="{at}"/>' for at, label in enumerate(labels, start=1))
+        config = (
+            '<View><Text name="text" value="$text"/><Choices name="topic" toName="text" choice="single" '
+            f'required="true">{choices}</Choices></View>'
+        )
+        self._project = self._call("/api/projects/", {"title": "topics", "label_config": config})["id"]
+        began = time.perf_counter()
+        done = self._call(f"/api/projects/{self._project}/import", [{"text": text} for text in texts])
+        assert done["task_count"] == len(texts)
+        return time.perf_counter() - began
 
-    def press(self, page: Any) -> None: ...
+    def _call(self, path: str, body: Any) -> Any:
+        headers = {"Authorization": f"Token {self._token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=1800) as answer:
+            return json.load(answer)
+
+    def open_page(self, page: Any, person: int) -> Any:
+        probe_keys(page, ".lsf-richtext__container", "Enter")
+        page.goto(f"{self.url}/user/signup/")
+        page.fill("input[name=email]", f"person{person}-{secrets.token_hex(3)}@example.com")
+        page.fill("input[name=password]", _PASSWORD)
+        page.click("button[type=submit]")
+        page.wait_for_load_state("networkidle")
+        page.goto(f"{self.url}/projects/{self._project}/data?labeling=1")
+        page.locator(".lsf-richtext__container").first.wait_for()
+        page.get_by_text(MARK).first.wait_for()
+        return page
+
+    def press(self, page: Any) -> None:
+        page.keyboard.press("1")
+        page.wait_for_timeout(100)
+        page.keyboard.press("Control+Enter")
 
 
 class Doccano(WebPeer):
-    """doccano on SQLite, with one worker for its imports, as its own commands start them."""
+    """doccano on SQLite, with one worker for its imports, as its own commands start them; one account in six profiles,
+    each far from the others in the list."""
 
     name = package = "doccano"
+    _project = 0
+    _count = 0
 
-    def start(self) -> None: ...
+    def __init__(self, python: Path, folder: Path) -> None:
+        super().__init__(python, folder)
+        self._jar = CookieJar()
+        self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self._jar))
 
-    def import_texts(self, texts: Sequence[str], labels: Sequence[str]) -> float: ...
+    def start(self) -> None:
+        doccano = self._python.with_name("doccano")
+        self.run(doccano, "init")
+        self.run(doccano, "createuser", "--username", "owner", "--password", _PASSWORD)
+        self.launch(doccano, "webserver", "--port", str(self.port))
+        self.launch(doccano, "task", "--concurrency", "1")
+        self.wait()
 
-    def open_page(self, page: Any, person: int) -> Any: ...
+    def import_texts(self, texts: Sequence[str], labels: Sequence[str]) -> float:
+        self._call("/v1/auth/login/", {"username": "owner", "password": _PASSWORD})
+        settings = {
+            "name": "topics", "description": "topics", "guideline": "", "project_type": "DocumentClassification",
+            "resourcetype": "TextClassificationProject", "random_order": False, "collaborative_annotation": False,
+            "single_class_classification": True, "allow_member_to_create_label_type": False, "tags": [],
+        }  # fmt: skip
+        project = f"/v1/projects/{self._call('/v1/projects', settings)['id']}"
+        self._project, self._count = int(project.rpartition("/")[2]), len(texts)
+        for at, label in enumerate(labels, start=1):
+            colour = {"background_color": "#209cee", "text_color": "#ffffff"}
+            self._call(
+                f"{project}/category-types", {"text": label, "suffix_key": str(at), "prefix_key": None, **colour}
+            )
+        lines = "\n".join(json.dumps({"text": text, "label": []}) for text in texts)
+        began = time.perf_counter()
+        asked = {
+            "format": "JSONL", "uploadIds": [self._upload(lines.encode())], "task": "DocumentClassification",
+            "column_data": "text", "column_label": "label", "encoding": "utf_8",
+        }  # fmt: skip
+        task = self._call(f"{project}/upload", asked)["task_id"]
+        while not (state := self._call(f"/v1/tasks/status/{task}"))["ready"]:
+            time.sleep(0.2)
+        took = time.perf_counter() - began
+        assert not state["result"]["error"], state
+        assert self._call(f"{project}/metrics/progress")["total"] == len(texts)
+        return took
 
-    def press(self, page: Any) -> None: ...
+    def _upload(self, content: bytes) -> str:
+        border = secrets.token_hex(16)
+        part = f'--{border}\r\nContent-Disposition: form-data; name="filepond"'
+        head = f'{part}\r\n\r\n{{}}\r\n{part}; filename="texts.jsonl"\r\nContent-Type: text/plain\r\n\r\n'
+        body = head.encode() + content + f"\r\n--{border}--\r\n".encode()
+        return str(self._send("/v1/fp/process/", body, f"multipart/form-data; boundary={border}")).strip()
+
+    def _call(self, path: str, body: Any = None) -> Any:
+        return json.loads(self._send(path, None if body is None else json.dumps(body).encode(), "application/json"))
+
+    def _send(self, path: str, body: bytes | None, kind: str) -> str:
+        headers = {"Content-Type": kind, "Referer": self.url}
+        for cookie in self._jar:
+            if cookie.name == "csrftoken":
+                headers["X-CSRFToken"] = cookie.value or ""
+        with self._opener.open(urllib.request.Request(self.url + path, body, headers), timeout=1800) as answer:
+            return str(answer.read().decode())
+
+    def open_page(self, page: Any, person: int) -> Any:
+        probe_keys(page, "main", "ArrowRight")
+        login = {"username": "owner", "password": _PASSWORD}
+        page.context.request.post(f"{self.url}/v1/auth/login/", data=login)
+        first = 1 + person * (self._count // 6)
+        page.goto(f"{self.url}/projects/{self._project}/text-classification?page={first}")
+        page.get_by_text(MARK).first.wait_for()
+        return page
+
+    def press(self, page: Any) -> None:
+        page.keyboard.press("1")
+        page.wait_for_timeout(300)
+        page.keyboard.press("ArrowRight")

@@ -5,7 +5,6 @@ Tests and `benchmarks/studio.py` let six people label with it on one machine, wh
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -41,12 +40,10 @@ class LabellingServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, __file__, str(self._workspace), str(self.port)]
         path = os.pathsep.join(sys.path)
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**self._environment, "PYTHONPATH": path}
-        )
+        return subprocess.Popen(command, env={**self._environment, "PYTHONPATH": path})
 
     def kill(self) -> None:
         """As a power cut ends it: at once."""
@@ -61,8 +58,6 @@ class LabellingServer:
     def close(self) -> None:
         """Wait for its end."""
         self.process.wait(30)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
 
     def start_again(self) -> None:
         """Once more, at the same address."""
@@ -108,7 +103,7 @@ def _main() -> None:
 
     server.build_app = build_for_people  # type: ignore[assignment]  # it has one argument less, which no caller gives
     workspace, settings = Workspace.open(Path(sys.argv[1])), ServerSettings(host="127.0.0.1", port=int(sys.argv[2]))
-    server.run_studio(workspace, settings, lambda address: print(json.dumps({"url": address.url}), flush=True))
+    server.run_studio(workspace, settings, lambda address: None)
 
 
 if __name__ == "__main__":
