@@ -32,13 +32,16 @@ POSTS = (
     "/projects/tickets/recipe/setting", "/projects/tickets/recipe/part", "/runs/x/stop", "/runs/x/again", "/runs/x/up",
     "/new/x", "/new/x/command", "/new/x/discard",
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
+    "/label/new", "/label/x/guidelines", "/label/x/settings", "/label/x/bulk", "/label/x/flags/1",
+    "/label/x/adjudicate/1", "/label/x/train",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
     "/runs/x/report", "/runs/x/report/page", "/projects/tickets", "/projects/tickets/plan", "/projects/tickets/recipe",
     "/projects/tickets/data", "/projects/tickets/data/data/rows/x", "/projects/tickets/report",
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
-    "/label", "/label/x", "/label/x/guidelines",
+    "/label", "/label/x", "/label/x/guidelines", "/label/new", "/label/x/manage", "/label/x/measures",
+    "/label/x/adjudicate",
 )  # fmt: skip
 
 

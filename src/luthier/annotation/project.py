@@ -154,9 +154,8 @@ class AnnotationItem:
     hidden: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, AnswerValue] | None = None
     gold: Mapping[str, AnswerValue] | None = None
-    decision: Mapping[str, AnswerValue] | None = None
-    decided_by: str | None = None
     probability: float | None = None
+    added_at: datetime | None = None
 
 
 def create_project(
@@ -284,12 +283,9 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     item = AnnotationItemRow
     answers = select(AnswerRow.values, item.shown).join(item, item.id == AnswerRow.item_id)
     answers = answers.where(AnswerRow.project_id == project_id, AnswerRow.state == "kept", AnswerRow.kind == "answer")
-    known = (
-        select(column, item.shown).where(item.project_id == project_id, column.is_not(None))
-        for column in (item.gold, item.decision)
-    )
+    known = select(item.gold, item.shown).where(item.project_id == project_id, item.gold_at.is_not(None))
     invalid, first = 0, ""
-    for wanted in (answers, *known):
+    for wanted in (answers, known):
         for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
             try:
                 settings.check(values, item_from_json(shown))
@@ -395,12 +391,13 @@ def _default_values(project_id: str, settings: ProjectSettings) -> dict[str, Any
     """What most new items have; an item's row says where it differs."""
     return {
         "project_id": project_id, "rank": 0.0, "state": "open", "wanted": settings.overlap, "answered": 0, "leased": 0,
-        "hidden": {}, "proposal": None, "proposal_shown": False, "gold": None, "decision": None, "probability": None,
+        "hidden": {}, "proposal": None, "proposal_shown": False, "gold": None, "gold_at": None, "probability": None,
+        "added_at": datetime.now(UTC),
     }  # fmt: skip
 
 
 def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, position: int) -> dict[str, Any]:
-    shown = {"messages": item.shown.messages, "answers": item.shown.answers}
+    shown = {"messages": [dict(one) for one in item.shown.messages], "answers": list(item.shown.answers)}
     row: dict[str, Any] = {"id": _draw_id(), "key": item.key, "position": position, "shown": shown}
     if settings.order == "priority":
         row["rank"] = -item.priority
@@ -413,7 +410,7 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, positio
         row["proposal_shown"] = _fraction("proposal", project_id, item.key) >= settings.hidden_proposal_share
     if item.gold is not None:
         settings.check(item.gold, item.shown)
-        row |= {"gold": dict(item.gold), "state": "gold"}
+        row |= {"gold": dict(item.gold), "gold_at": datetime.now(UTC), "state": "gold"}
     if item.overlap is not None:
         row["wanted"] = item.overlap
     if item.probability is not None:
