@@ -226,8 +226,7 @@ def measure_labelling(options: argparse.Namespace, browser: Any, folder: Path) -
     with Ledger(folder / ".luthier/ledger.db") as ledger:
         project, seconds = import_texts(ledger, texts)
         sessions = [open_session(ledger) for _ in PEOPLE]
-    per_text = seconds / count
-    note("import_items_per_s", 1 / per_text, 1, "items/s", seconds=round(seconds, 2))
+    note("import_items_per_s", count / seconds, 20_000, "items/s", seconds=round(seconds, 2))
     with serving(folder) as (server, _):
         pages = []
         for person, session in zip(PEOPLE, sessions, strict=True):
@@ -284,7 +283,7 @@ def measure_peer_keys(browser: Any, peer: WebPeer, ours: Sequence[Any], rounds: 
 
 
 def measure_watchers(options: argparse.Namespace, browser: Any, folder: Path) -> None:
-    """Fifty watch a run that says something ten times a second: the server's time and memory."""
+    """Fifty watch a run that says something fifty times a second: the server's time and memory."""
     from studio_watchers import Watchers, live_run
 
     seconds = 40 if options.quick else options.watch_seconds
@@ -293,10 +292,10 @@ def measure_watchers(options: argparse.Namespace, browser: Any, folder: Path) ->
     (project / "rows.csv").write_text("text,label\na,b\n")
     (project / "recipe.yaml").write_text(_recipe("tickets"))
     with ExitStack() as stack:
-        run = stack.enter_context(live_run(folder, project / "recipe.yaml", events_per_s=10))
+        run = stack.enter_context(live_run(folder, project / "recipe.yaml", events_per_s=50))
         server, cookies = stack.enter_context(serving(folder))
         watchers = stack.enter_context(Watchers(server.url, run, cookies, 50))
-        say(f"50 watchers of a run of 10 events a second, for {seconds} s after a minute to settle (not an hour)")
+        say(f"50 watchers of a run of 50 events a second, for {seconds} s after a minute to settle (not an hour)")
         time.sleep(15 if options.quick else 60)
         use = watchers.measure(server.process.pid, seconds)
     say(f"  each heard {use.heard:.2f} pieces a second; memory {use.first_mb:.1f} MB, then {use.last_mb:.1f} MB")

@@ -59,7 +59,7 @@ def _grow(write: LogFileRenderer, over: threading.Event, events_per_s: float) ->
         done += 1
         measures: dict[str, float | str] = {"loss": 2 / math.sqrt(done), "learning_rate": 1e-4, "tokens/s": 5000.0}
         write(RunEvent(kind="progress", step="tune", done=done, total=total, unit="steps", measures=measures))
-        if done % 20 == 0:
+        if done % 5 == 0:
             write(RunEvent(kind="note", step="tune", text=f"a sample was written after step {done:,}"))
 
 

@@ -354,7 +354,8 @@ def add_items(ledger: Ledger, project_id: str, items: Iterable[NewItem]) -> int:
             rows = [
                 _item_row(project_id, settings, item, position + number) for number, item in enumerate(batch, start=1)
             ]
-            rows.sort(key=lambda row: int(row["id"]))  # what lies together in the table is then written together
+            first = {row["key"]: row for row in reversed(rows)}  # of a key that comes twice
+            rows = sorted(first.values(), key=itemgetter("id"))  # what lies together in the table is written together
             added += _insert_new(session, _default_values(project_id, settings), rows)
             _row(session, project_id).order_version += 1
     return added
