@@ -90,11 +90,20 @@ def new_page(browser: Any, url: str = "", cookies: dict[str, str] | None = None)
     return page
 
 
+def wait_until(page: Any, condition: str) -> None:
+    """Wait until an expression holds; a strict policy of the page does not let it be polled by the page itself."""
+    end = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(condition):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{page.url}: {condition}")
+        time.sleep(0.02)
+
+
 def time_shown(page: Any, address: str, selector: str) -> float:
     """Seconds from the start of the navigation to the frame that shows the first element that is meant."""
     page.add_init_script(_SHOWN.replace("SELECTOR", repr(selector)))
     page.goto(address, wait_until="commit")
-    page.wait_for_function("window.shownAt > 0")
+    wait_until(page, "window.shownAt > 0")
     return float(page.evaluate("window.shownAt")) / 1000
 
 
@@ -109,7 +118,7 @@ def time_first_page(browser: Any, url: str, cookies: dict[str, str], path: str) 
     page.goto(url + path, wait_until="domcontentloaded")
     page.keyboard.press("Tab")
     page.wait_for_load_state("networkidle")
-    page.wait_for_function("window.shownAt > 0 && window.firstKey > 0")
+    wait_until(page, "window.shownAt > 0 && window.firstKey > 0")
     ready = page.evaluate(
         "Math.max(performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd, shownAt, firstKey)"
     )
@@ -137,5 +146,5 @@ def label_in_turn(pages: Sequence[Any], press: Any, rounds: int, pace_s: float, 
             before = page.evaluate("window.taken.length")
             press(page)
             time.sleep(chance.uniform(0.5, 1.5) * pace_s / len(pages))
-            page.wait_for_function("(before) => window.taken.length > before", arg=before)
+            wait_until(page, f"window.taken.length > {before}")
     return [float(one) / 1000 for page in pages for one in page.evaluate("window.taken")]

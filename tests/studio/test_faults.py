@@ -255,7 +255,7 @@ def test_chromium_pages_keep_their_answers_while_the_server_is_killed(workspace:
             server.wait()
         pages[1].context.set_offline(False)
         for page in pages:
-            page.wait_for_function("!Object.keys(localStorage).some((key) => key.startsWith('luthier-answer:'))")
+            wait_until_sent(page)
             page.evaluate("location.reload()")
         sent = {
             (person, id): item
@@ -268,6 +268,14 @@ def test_chromium_pages_keep_their_answers_while_the_server_is_killed(workspace:
     sent |= {(one.person, id): item for one in labellers for id, item in one.sent.items()}
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
         check_kept(ledger, project, sent, overlap=1)
+
+
+def wait_until_sent(page: Any) -> None:
+    """Wait until no answer waits in a page; its policy does not let it poll by itself."""
+    end = time.monotonic() + 60
+    while page.evaluate("Object.keys(localStorage).some((key) => key.startsWith('luthier-answer:'))"):
+        assert time.monotonic() < end, "all answers can be sent"
+        page.wait_for_timeout(100)
 
 
 _RECORD = """
