@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from luthier.core.db import Ledger
+from luthier.core.errors import LuthierError
 from luthier.people.audit import record_audit
 from luthier.serve.auth import LOOPBACK
 from luthier.studio.sessions import COOKIE, LIFE, BrowserSessions, form_token
@@ -122,7 +123,10 @@ class StudioGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = await self._refusal(scope)
+        try:
+            refusal = await self._refusal(scope)
+        except LuthierError as error:
+            refusal = PlainTextResponse(f"The studio's database {error.message}. Try again in a moment.", 503)
         most = self._upload_bytes + _FORM_BYTES if scope["path"] in self._uploads else _FORM_BYTES
         answer = self._app if refusal is None else refusal
         await answer(scope, _limited(receive, most), self._answering(scope, send))

@@ -13,8 +13,6 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from luthier.commands.projects.workspace import workspace_store
-from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import InputError, SourceLocation
 from luthier.people.accounts import has_accounts
 from luthier.people.oidc import OidcProvider, OidcSettings
@@ -49,8 +47,7 @@ def run_studio(
     `InputError` beyond this machine, behind an address, or with an OpenID provider while there are no accounts.
     """
     names = StudioNames(_check_url(url), beyond=not is_loopback(settings.host) and not url)
-    store = workspace_store(workspace)
-    with Ledger(ledger_url(store)) as ledger:
+    with workspace.open_ledger() as ledger:
         if not has_accounts(ledger):
             _refuse_others(settings.host, url, oidc)
         studio = Studio(

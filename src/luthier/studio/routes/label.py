@@ -75,6 +75,8 @@ def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str)
         submission = _read(TypeAdapter(AnswerSubmission), text_of(form, "submission"), "submission")
         outcome = AnnotationQueue(studio.ledger, project_id).submit(person.id, submission)
     except InputError as error:
+        if error.where.file is not None:
+            raise  # the database is away or full: the page keeps the answer and sends it again
         return JSONResponse({"error": error.message}, 422)
     return JSONResponse(outcome._asdict())
 
