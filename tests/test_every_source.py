@@ -120,6 +120,29 @@ def _traces(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any
     return {"kind": "traces", "path": "kept", "makes": "pairs"}, [*range(1, 21), *range(1, 21)], rows
 
 
+def _annotations(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
+    """Texts to which one person gave labels."""
+    from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project
+    from luthier.annotation.question import QuestionItem
+    from luthier.annotation.results import find_items, label_items
+    from luthier.core.db import Ledger
+
+    labels = ["billing", "login"]
+    asked = ProjectSettings.model_validate({"questions": {"topic": {"kind": "choice", "labels": labels}}})
+    rows = [{"item": f"row-{n}", "text": f"text {n}", "label": labels[n % 2]} for n in range(5)]
+    with Ledger(folder / ".luthier" / "ledger.db") as ledger:
+        project = create_project(ledger, "Topics", asked, by="owner")
+        messages = [({"role": "user", "content": row["text"]},) for row in rows]
+        add_items(
+            ledger,
+            project.id,
+            [NewItem(row["item"], QuestionItem(one)) for row, one in zip(rows, messages, strict=True)],
+        )
+        for one in find_items(ledger, project.id):
+            label_items(ledger, project.id, [one.item.id], {"topic": labels[int(one.item.key[-1]) % 2]}, by="ann")
+    return {"kind": "annotations", "project": "Topics"}, [1, 2, 3, 4, 5], rows
+
+
 MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     **source_files.MAKERS,
     "csv": _csv,
@@ -131,14 +154,16 @@ MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "labels": _labels,
     "web": _web,
     "traces": _traces,
+    "annotations": _annotations,
 }
 NOWHERE: dict[str, dict[str, Any]] = {
     "hub": {"name": "acme/nothing"},
     "sql": {"url": "sqlite:///no/such.db"},
     "web": {"pages": ["http://127.0.0.1:9/x"], "hosts": []},
+    "annotations": {"project": "nothing"},
 }
 """Settings that lead nowhere, for sources that are no path."""
-ELSEWHERE = {"wheel", "sql", "web", "hub", "traces"}
+ELSEWHERE = {"wheel", "sql", "web", "hub", "traces", "annotations"}
 """Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
 KINDS = sorted(components_by_kind(Source))
 

@@ -34,6 +34,8 @@ POSTS = (
     "/review", "/review/x/answer", "/review/x/diff", "/review/x/fill", "/review/x/close", "/review/x/next-round",
     "/review/x/items/1/second", "/review/x/items/1/decide", "/review/x/rounds/x.yaml/run",
     "/label/x/next", "/label/x/submit", "/label/x/undo", "/label/x/release", "/label/x/items/1/comments",
+    "/label/new", "/label/x/guidelines", "/label/x/settings", "/label/x/bulk", "/label/x/flags/1",
+    "/label/x/adjudicate/1", "/label/x/train",
 )  # fmt: skip
 GETS = (
     "/", "/new", "/new/x", "/new/x/proposal", "/runs", "/runs/x", "/runs/x/progress", "/runs/x/events",
@@ -42,7 +44,8 @@ GETS = (
     "/projects/tickets/report/page", "/projects/tickets/try", "/projects/tickets/try/state",
     "/review", "/review/x", "/review/x/items", "/review/x/items/1", "/review/x/items/1/alike", "/review/x/results",
     "/review/x/rounds/x.yaml",
-    "/label", "/label/x", "/label/x/guidelines",
+    "/label", "/label/x", "/label/x/guidelines", "/label/new", "/label/x/manage", "/label/x/measures",
+    "/label/x/adjudicate",
 )  # fmt: skip
 
 

@@ -21,7 +21,9 @@ import pytest
 from luthier.annotation.project import AnnotationProject, NewItem, ProjectSettings, add_items, create_project
 from luthier.annotation.question import QuestionItem
 from luthier.annotation.queue import AnnotationQueue
+from luthier.annotation.results import find_items, label_items
 from luthier.core.db import Ledger
+from luthier.recipe.yaml import read_yaml
 from luthier.studio.state import Studio
 from studio.conftest import Browser
 from studio.test_attacks import BREAKS
@@ -290,13 +292,14 @@ def test_by_keyboard_alone(server: StudioServer, workspace: Path, chromium: Any)
         page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         assert shown(page) == "text 0"
+        page.wait_for_load_state("networkidle")  # the next items are there
         page.keyboard.press("Enter")
         page.get_by_text("There is no answer yet to: Which label fits?").wait_for()
         for key in ("2", "4", "Enter"):
             page.keyboard.press(key)
-        assert shown(page) == "text 1"
+        page.get_by_text("text 1").wait_for()
         page.keyboard.press("s")
-        assert shown(page) == "text 2"
+        page.get_by_text("text 2").wait_for()
         page.keyboard.press("u")
         page.get_by_text("text 1").wait_for()
         page.keyboard.press("f")
@@ -313,3 +316,54 @@ def test_by_keyboard_alone(server: StudioServer, workspace: Path, chromium: Any)
         page.wait_for_url("**/label")
         assert time.perf_counter() - started < 20
         assert not said
+
+
+def csv(rows: int = 12) -> bytes:
+    lines = [f"r{number},text number {number},{LABELS[number % 3] if number < 3 else ''}" for number in range(rows)]
+    return ("id,text,known\n" + "\n".join(lines) + "\n").encode()
+
+
+def test_a_project_is_made_managed_decided_and_trained(browser: Browser, studio: Studio, workspace: Path) -> None:
+    fields = {"name": "Tickets", "kind": "choice", "labels": "\n".join(LABELS), "overlap": "2", "gold": "known"}
+    made = browser.submit("/label/new", **fields, files={"file": ("rows.csv", csv())})
+    assert made.status_code == 200
+    address = made.url.path.removesuffix("/manage")
+    project_id = address.rpartition("/")[2]
+    assert "0 of 9 items done" in made.text
+    assert "3 with a known answer" in made.text
+    for person, label in (("ann", "refund"), ("ben", "account")):
+        ids = [one.item.id for one in find_items(studio.ledger, project_id, search="number")]
+        label_items(studio.ledger, project_id, ids[3:6], {"answer": label}, by=person)
+    page = browser.get(f"{address}/manage?search=number").text
+    assert "ann" in page
+    assert "text number 5" in page
+    disputed = browser.get(f"{address}/adjudicate").text
+    assert disputed.count("This one") == 6
+    first = find_items(studio.ledger, project_id, search="number 3")[0].item.id
+    after = browser.submit(f"{address}/adjudicate/{first}", values='{"answer": "delivery"}', gold="1").text
+    assert after.count("This one") == 4
+    assert browser.submit(f"{address}/adjudicate/{first}", values='{"answer": "nonsense"}').status_code == 400
+    chosen = [str(one.item.id) for one in find_items(studio.ledger, project_id, search="number")[6:10]]
+    given = browser.submit(f"{address}/bulk", item=chosen, value="refund", search="number").text
+    assert "4 items got this answer" in given
+    changed = browser.submit(f"{address}/guidelines", guidelines="Read twice.", questions="")
+    assert "version 2" in changed.text
+    narrower = json.dumps([{"kind": "choice", "labels": ["refund", "delivery"]}])
+    refused = browser.submit(f"{address}/guidelines", guidelines="Read twice.", questions=narrower)
+    assert refused.status_code == 400
+    assert "would become invalid" in refused.text
+    assert browser.submit(f"{address}/settings", overlap="1", gold_share="0.2", state="closed").status_code == 200
+    assert browser.submit(f"{address}/settings", overlap="nonsense").status_code == 400
+    assert "alpha" in browser.get(f"{address}/measures").text
+    trained = browser.submit(f"{address}/train", name="from-labels")
+    assert trained.status_code == 200
+    recipe = read_yaml(workspace / "from-labels" / "recipe.yaml").data
+    assert recipe["steps"]["data"]["source"]["project"] == project_id
+
+
+def test_a_project_of_a_data_set_that_is_not_made_is_refused(browser: Browser, project: Path) -> None:
+    assert "What is asked" in browser.get("/label/new?project=tickets").text
+    refused = browser.submit("/label/new", name="Rows", kind="choice", labels="a\nb", project="tickets")
+    assert refused.status_code == 400
+    assert "run the project first" in refused.text
+    assert browser.submit("/label/new", name="Rows", kind="choice", labels="a").status_code == 400

@@ -151,9 +151,8 @@ class AnnotationItem:
     hidden: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, AnswerValue] | None = None
     gold: Mapping[str, AnswerValue] | None = None
-    decision: Mapping[str, AnswerValue] | None = None
-    decided_by: str | None = None
     probability: float | None = None
+    added_at: datetime | None = None
 
 
 def create_project(
@@ -281,12 +280,9 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     item = AnnotationItemRow
     answers = select(AnswerRow.values, item.shown).join(item, item.id == AnswerRow.item_id)
     answers = answers.where(AnswerRow.project_id == project_id, AnswerRow.state == "kept", AnswerRow.kind == "answer")
-    known = (
-        select(column, item.shown).where(item.project_id == project_id, column.is_not(None))
-        for column in (item.gold, item.decision)
-    )
+    known = select(item.gold, item.shown).where(item.project_id == project_id, item.gold_at.is_not(None))
     invalid, first = 0, ""
-    for wanted in (answers, *known):
+    for wanted in (answers, known):
         for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
             try:
                 settings.check(values, item_from_json(shown))
@@ -383,6 +379,7 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, positio
     if item.gold is not None:
         settings.check(item.gold, item.shown)
     chance = _fractions(project_id, item.key)
+    now = datetime.now(UTC)
     rank = {"given": 0.0, "random": next(chance), "priority": -item.priority}[settings.order]
     return {
         "id": secrets.randbits(_ID_BITS),
@@ -399,8 +396,9 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, positio
         "proposal": None if item.proposal is None else dict(item.proposal),
         "proposal_shown": item.proposal is not None and next(chance) >= settings.hidden_proposal_share,
         "gold": None if item.gold is None else dict(item.gold),
-        "decision": None,
+        "gold_at": None if item.gold is None else now,
         "probability": item.probability,
+        "added_at": now,
     }
 
 

@@ -205,7 +205,7 @@ class AnnotationQueue:
                 project_id=self.project_id, item_id=item.id, annotator=person.annotator, submission=submission.id,
                 kind=submission.kind, values=values, comment=submission.comment, seconds=submission.seconds,
                 guideline_version=min(max(seen, 1), project.guideline_version), late=late,
-                proposal_shown=item.proposal_shown, gold_right=right, state="kept", given_at=now,
+                proposal_shown=item.proposal_shown, gold_right=right, decides=False, state="kept", given_at=now,
             )
         )  # fmt: skip
         if submission.comment.strip():
@@ -319,8 +319,9 @@ class AnnotationQueue:
         item, answer = AnnotationItemRow, AnswerRow
         counted = select(item.state, func.count()).where(item.project_id == self.project_id).group_by(item.state)
         given = select(func.count()).where(
-            answer.project_id == self.project_id, answer.state == "kept", answer.kind == "answer"
-        )
+            answer.project_id == self.project_id, answer.state == "kept", answer.kind == "answer",
+            answer.decides.is_(False),
+        )  # fmt: skip
         with self._ledger.reading() as session:
             states: dict[str, int] = {row[0]: row[1] for row in session.execute(counted)}
             answers = session.scalar(given) or 0
@@ -342,17 +343,19 @@ class AnnotationQueue:
             left = max(0, needed - (person.gold_right if person else 0))
             return PersonProgress(session.scalar(answered) or 0, left == 0, left)
 
-    def answers(self, *, until: datetime | None = None) -> Iterator[Answer]:
+    def answers(self, *, until: datetime | None = None, decisions: bool = False) -> Iterator[Answer]:
         """All answers, skips and flags that count, in the order in which they came.
 
-        `until`: those that counted at that moment, whatever was undone since.
+        `until`: those that counted at that moment, whatever was undone since. `decisions`: what owners and reviewers
+        decided instead.
         """
         from sqlalchemy import or_, select
 
         from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow
 
         row, item = AnswerRow, AnnotationItemRow
-        wanted = select(row, item.key).join(item, item.id == row.item_id).where(row.project_id == self.project_id)
+        wanted = select(row, item.key).join(item, item.id == row.item_id)
+        wanted = wanted.where(row.project_id == self.project_id, row.decides.is_(decisions))
         if until is None:
             wanted = wanted.where(row.state == "kept")
         else:
@@ -523,7 +526,7 @@ class AnnotationQueue:
 
         row = AnswerRow
         within = row.project_id == self.project_id if item is None else row.item_id == item
-        wanted = select(row).where(within, row.annotator == annotator, row.state == "kept")
+        wanted = select(row).where(within, row.annotator == annotator, row.state == "kept", row.decides.is_(False))
         return session.scalar(wanted.order_by(row.id.desc()).limit(1))
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import artifacts, jobs, models, monitor, recipe, release, review, serve, studio, traces
+from luthier.cli import artifacts, jobs, label, models, monitor, recipe, release, review, serve, studio, traces
 from luthier.cli.output import (
     discard_further_output,
     flush_output,
@@ -49,6 +49,7 @@ serve.register_commands(app)
 traces.register_commands(app)
 release.register_commands(app)
 jobs.register_commands(app)
+label.register_commands(app)
 monitor.register_commands(app)
 review.register_commands(app)
 studio.add_to(app)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
 _TEMPLATES = files("luthier.commands") / "templates"
+_ANNOTATIONS = "annotations:"
+"""How an annotation project is named where a recipe is made from it."""
 _SQLITE = b"SQLite format 3\0"
 """What a database of SQLite begins with."""
 
@@ -100,19 +102,26 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
     recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
-    named, or columns are. `prompt` and `answer` are columns of it, or templates of columns in braces, in which a
-    backslash and an n are a new line; else they are chosen. `choices` change what is proposed for rows.
+    named, or columns are. Or it is `annotations:PROJECT`, what people answered in an annotation project. `prompt` and
+    `answer` are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else
+    they are chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=SourceLocation(field="--template"), hint=hint)
+    if isinstance(source, str) and source.startswith(_ANNOTATIONS):
+        if any(one is not None for one in (table, where, prompt, answer)):
+            what = "--table, --where, --prompt and --answer do not go with annotations"
+            raise InputError(what, hint="leave them out: the project's first question says what is learnt")
+        folder = _folder(workspace, name)
+        base = _Base(workspace, model or MODEL, folder, choices or ProposalChoices())
+        return _write(workspace, folder, _from_annotations(source.removeprefix(_ANNOTATIONS), base))
     traffic = _traffic(workspace, source)
     served = _served(workspace, traffic) if traffic is not None and model is None else []
     is_plain = table is None and prompt is None and answer is None
     if traffic is not None and is_plain and any(one.made for one in served):
         return _write_next(name, traffic, served, where)
     folder = _folder(workspace, name)
-    path = folder / "recipe.yaml"
     base = _Base(workspace, model or MODEL, folder, choices or ProposalChoices())
     model = _from_there(workspace, model, folder)
     source = _as_url(workspace, source)
@@ -138,6 +147,12 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         made = _from_tool(workspace.resolve(source), folder, model)
     else:
         made = _from_file(str(source), base, columns)
+    return _write(workspace, folder, made)
+
+
+def _write(workspace: Workspace, folder: Path, made: _Text) -> NewRecipe:
+    """Write a recipe and its schema into a folder."""
+    path = folder / "recipe.yaml"
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), workspace.with_folder(folder))
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -376,6 +391,17 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     elif found.why:
         reasons["chat_template"] = found.why
     return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
+
+
+def _from_annotations(project: str, base: _Base) -> _Text:
+    """From what people answered in an annotation project up to now."""
+    from luthier.data.sources.annotations import Annotations
+    from luthier.data.suggest.propose import propose_recipe_from_source
+
+    written = {"kind": "annotations", "project": project, "until": datetime.now(UTC).isoformat()}
+    source = Annotations.model_validate(written)
+    proposal = propose_recipe_from_source(source, base.workspace.folder.absolute(), project, written)
+    return _proposed(proposal, base)
 
 
 def _from_database(url: str, table: str | None, base: _Base, columns: _Columns) -> _Text:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from luthier.commands.projects.intake import MOST_BYTES
 from luthier.core.errors import LuthierError
 from luthier.studio.pages import render_closed, render_error
-from luthier.studio.routes import data, home, intake, label, recipe, review, runs, trial
+from luthier.studio.routes import data, home, intake, label, label_manage, recipe, review, runs, trial
 from luthier.studio.security import StudioGuard
 from luthier.studio.state import Studio
 
@@ -24,7 +24,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
     """The application over a workspace: the current folder."""
     app = FastAPI(title="Luthier Studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=studio.running)
     app.state.studio = studio
-    for module in (home, intake, recipe, runs, data, trial, label, review):
+    for module in (home, intake, recipe, runs, data, trial, label_manage, label, review):
         app.include_router(module.router)
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
@@ -34,7 +34,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
         StudioGuard,
         sessions=studio.sessions,
         upload_bytes=upload_bytes,
-        uploads=frozenset({"/new"}),
+        uploads=frozenset({"/new", "/label/new"}),
         closed=render_closed,
     )
     return app

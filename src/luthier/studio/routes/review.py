@@ -217,16 +217,16 @@ def alike(request: Request, studio: StudioDep, project_id: str, item: int) -> Re
 @router.post("/review/{project_id}/items/{item}/second", dependencies=[MAY_REVIEW])
 def second(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int) -> Response:
     """Ask another person, who does not see what was said."""
-    asked = text_of(form, "person").strip()
-    ask_second_opinion(studio.ledger, get_review_queue(studio.ledger, project_id), item, asked)
+    other = text_of(form, "person").strip()
+    ask_second_opinion(studio.ledger, get_review_queue(studio.ledger, project_id), item, other)
     return RedirectResponse(f"/review/{project_id}/items/{item}", 303)
 
 
 @router.post("/review/{project_id}/items/{item}/decide", dependencies=[Depends(allow("own"))])
-def decide(studio: StudioDep, form: FormDep, project_id: str, item: int) -> Response:
+def decide(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int) -> Response:
     """Let one of several opinions count."""
     queue = get_review_queue(studio.ledger, project_id)
-    decide_opinion(studio.ledger, studio.workspace, queue, item, text_of(form, "by"))
+    decide_opinion(studio.ledger, studio.workspace, queue, item, text_of(form, "by"), by=person.id)
     return RedirectResponse(f"/review/{project_id}/items/{item}", 303)
 
 

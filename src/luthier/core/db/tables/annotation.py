@@ -78,12 +78,11 @@ class AnnotationItemRow(LedgerBase):
     proposal: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     proposal_shown: Mapped[bool]
     gold: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    decision: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """What the owner or a reviewer decided, by question, where people differed."""
-    decided_by: Mapped[str | None] = mapped_column(String(128))
-    decided_at: Mapped[datetime | None]
+    gold_at: Mapped[datetime | None]
+    """Since when the answer is known."""
     probability: Mapped[float | None] = mapped_column(Double)
     """With which probability it was drawn."""
+    added_at: Mapped[datetime]
 
 
 class AssignmentRow(LedgerBase):
@@ -128,7 +127,7 @@ class AnswerRow(LedgerBase):
         CheckConstraint("state IN ('kept', 'undone', 'replaced')", name="state"),
         Index(None, "project_id", "annotator", "submission", unique=True),
         Index("ix_annotation_answers_item", "item_id", "annotator"),
-        Index("ix_annotation_answers_person", "project_id", "annotator", "state", "id"),
+        Index("ix_annotation_answers_person", "project_id", "annotator", "state", "decides", "id"),
         Index("ix_annotation_answers_given_at", "project_id", "given_at"),
     )
 
@@ -148,6 +147,8 @@ class AnswerRow(LedgerBase):
     proposal_shown: Mapped[bool]
     gold_right: Mapped[bool | None]
     """Whether it is the known answer; None where none is known."""
+    decides: Mapped[bool]
+    """Whether it is the word of the owner or a reviewer, which decides where people differed."""
     state: Mapped[str] = mapped_column(String(8))
     given_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

@@ -67,10 +67,9 @@ def upgrade() -> None:
         sa.Column("proposal", sa.JSON()),
         sa.Column("proposal_shown", sa.Boolean(), nullable=False),
         sa.Column("gold", sa.JSON()),
-        sa.Column("decision", sa.JSON()),
-        sa.Column("decided_by", text(128)),
-        sa.Column("decided_at", moment),
+        sa.Column("gold_at", moment),
         sa.Column("probability", sa.Double()),
+        sa.Column("added_at", moment, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_annotation_items"),
         sa.CheckConstraint(_ITEM_STATES, name=op.f("ck_annotation_items_state")),
         _belongs_to_project("annotation_items"),
@@ -119,6 +118,7 @@ def upgrade() -> None:
         sa.Column("late", sa.Boolean(), nullable=False),
         sa.Column("proposal_shown", sa.Boolean(), nullable=False),
         sa.Column("gold_right", sa.Boolean()),
+        sa.Column("decides", sa.Boolean(), nullable=False),
         sa.Column("state", text(8), nullable=False),
         sa.Column("given_at", moment, nullable=False),
         sa.Column("ended_at", moment),
@@ -130,7 +130,7 @@ def upgrade() -> None:
     )
     once = ["project_id", "annotator", "submission"]
     op.create_index("ix_annotation_answers_project_id_annotator_submission", "annotation_answers", once, unique=True)
-    person = ["project_id", "annotator", "state", "id"]
+    person = ["project_id", "annotator", "state", "decides", "id"]
     op.create_index("ix_annotation_answers_item", "annotation_answers", ["item_id", "annotator"])
     op.create_index("ix_annotation_answers_person", "annotation_answers", person)
     op.create_index("ix_annotation_answers_given_at", "annotation_answers", ["project_id", "given_at"])

@@ -1,0 +1,297 @@
+"""Labeling projects from rows: of a step that prepares data, proposes labels or samples, or of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from pydantic import ValidationError
+
+from luthier.annotation.project import AnnotationProject, NewItem, ProjectSettings, add_items, create_project
+from luthier.annotation.question import InvalidAnswer, QuestionItem
+from luthier.annotation.results import AnsweredItem, read_answered_items
+from luthier.chat.messages import messages_to_openai
+from luthier.core.artifact import Artifact
+from luthier.core.db import Ledger
+from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.core.files import translate_write_errors
+from luthier.recipe.errors import NAME_PATTERN
+from luthier.recipe.workspace import Workspace
+
+if TYPE_CHECKING:
+    from luthier.data.row import Row
+
+_LONGEST_S = 120.0
+_KEPT = ("id", "text", "label", "messages", "answer", "answers")
+
+
+def make_settings(ask: str, labels: Sequence[str], **more: Any) -> ProjectSettings:
+    """Settings of a project with one question of a kind; `InputError` for what the kind does not accept."""
+    question: dict[str, Any] = {"kind": ask, **({"labels": list(labels)} if labels else {})}
+    try:
+        return ProjectSettings.model_validate({"questions": {"answer": question}, **more})
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise InputError(what, hint=f"`luthier components question {ask}` shows its settings") from error
+
+
+def export_items(ledger: Ledger, project_id: str, path: Path) -> int:
+    """Write all items with their answers as JSON lines; returns how many."""
+    count = 0
+    with translate_write_errors(path), path.open("wb") as file:
+        for one in read_answered_items(ledger, project_id):
+            line = {
+                "id": one.item.key,
+                "messages": list(one.item.shown.messages),
+                **({"answers": list(one.item.shown.answers)} if one.item.shown.answers else {}),
+                "state": one.item.state,
+                "gold": one.item.gold,
+                "decision": one.decision.values if one.decision else None,
+                "annotations": [
+                    {
+                        "annotator": said.annotator,
+                        "kind": said.kind,
+                        "values": said.values,
+                        "comment": said.comment,
+                        "seconds": said.seconds,
+                        "guideline_version": said.guideline_version,
+                        "time": said.given_at.isoformat(),
+                        "late": said.late,
+                    }
+                    for said in one.answers
+                ],
+            }
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            count += 1
+    return count
+
+
+def create_labeling_project(
+    ledger: Ledger, name: str, settings: ProjectSettings, items: Iterator[NewItem], *, project: str = "", by: str
+) -> tuple[AnnotationProject, int]:
+    """Make a project and add its items; returns it with how many it has. `InputError` for no items at all."""
+    first = next(items, None)
+    if first is None:
+        raise InputError("there are no rows to label", where=SourceLocation(field="--from"))
+    made = create_project(ledger, name, settings, project=project, by=by)
+    return made, add_items(ledger, made.id, _chain(first, items))
+
+
+def _chain(first: NewItem, rest: Iterator[NewItem]) -> Iterator[NewItem]:
+    yield first
+    yield from rest
+
+
+def read_dataset_items(
+    dataset: Artifact, settings: ProjectSettings, *, split: str = "", with_answers: bool = False
+) -> Iterator[NewItem]:
+    """The rows of a data set as items: what was asked, or with its answer, to rate or correct it.
+
+    What a model proposed (step `prelabel`) becomes the proposal for the first question, and the less sure it was, the
+    sooner the item comes; rows that were chosen (step `sample_for_labeling`) come in the order of their rank.
+    """
+    from luthier.artifacts.dataset import list_splits
+    from luthier.data.engine.cache import read_rows
+
+    for name in list_splits(dataset):
+        if split in ("", name):
+            for batch in read_rows(dataset, name):
+                for row in batch:
+                    yield _row_to_item(row, settings, with_answers=with_answers)
+
+
+def _row_to_item(row: Row, settings: ProjectSettings, *, with_answers: bool) -> NewItem:
+    from luthier.data.annotation.annotations import PROPOSAL
+    from luthier.data.steps.sample_for_labeling import SELECTED
+
+    turns = tuple(messages_to_openai(row.messages))
+    has_prompt = len(turns) > 1 and turns[-1].get("role") == "assistant"
+    shown = QuestionItem(turns[:-1], (row.answer,)) if has_prompt and with_answers else QuestionItem(_asked(turns))
+    proposal = row.meta.get(PROPOSAL)
+    confidence = proposal.get("confidence") if isinstance(proposal, Mapping) else None
+    rank = (row.meta.get(SELECTED) or {}).get("rank")
+    priority = -float(rank) if rank is not None else 1.0 - (confidence if confidence is not None else 0.0)
+    hidden = {"row": row.id, "source": row.source, "file": row.file, "line": row.line}
+    named = proposal.get("label") if isinstance(proposal, Mapping) else None
+    return NewItem(row.id, shown, hidden, _valid(named, settings, shown), priority=priority)
+
+
+def _asked(turns: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
+    """What stands before the answer; of a text without a question, the text."""
+    if len(turns) > 1 and turns[-1].get("role") == "assistant":
+        return turns[:-1]
+    return tuple(
+        {**one, "role": "user"} if one.get("role") == "assistant" and len(turns) == 1 else one for one in turns
+    )
+
+
+def _valid(value: Any, settings: ProjectSettings, shown: QuestionItem) -> dict[str, Any] | None:
+    """A proposal for the first question; None where it has no such label any more."""
+    name, question = next(iter(settings.questions.items()))
+    try:
+        return None if value is None else {name: question.check(value, shown)}
+    except InvalidAnswer:
+        return None
+
+
+def read_file_items(
+    path: Path, settings: ProjectSettings, *, text: str = "", gold: str = "", proposal: str = ""
+) -> Iterator[NewItem]:
+    """The rows of a table or of JSON lines as items; `text` is the column that is shown, else the one that is named so
+    or the longest. `gold` is a column with known answers, `proposal` one with a model's."""
+    from luthier.data.columns.layouts import TEXT_NAMES
+    from luthier.data.columns.recognize import build_source_for_file
+    from luthier.data.formats.files import SourceFile
+    from luthier.data.row import BrokenRow
+
+    file = SourceFile(path, path.name)
+    column = text
+    for number, record in enumerate(build_source_for_file(file).read(path.parent, lambda _: None), start=1):
+        if isinstance(record, BrokenRow):
+            raise record.error()
+        values = record.values
+        if not column and "messages" not in values:
+            column = next((name for name in TEXT_NAMES if name in values), None) or _longest(values, path)
+        if column and column not in values:
+            where = SourceLocation(file=path.name, line=record.line, field=column)
+            raise InputError(f"there is no column {column!r}", where=where, hint=f"columns: {', '.join(values)}")
+        shown = _to_shown(values, column)
+        known = _known(values.get(gold), settings, shown, path.name, record.line) if gold else None
+        hidden = {name: value for name, value in values.items() if name not in (*_KEPT, column, gold, proposal)}
+        proposed = _valid(values.get(proposal), settings, shown) if proposal else None
+        yield NewItem(str(values.get("id") or number), shown, hidden, proposed, known)
+
+
+def _to_shown(values: Mapping[str, Any], column: str) -> QuestionItem:
+    messages = values.get("messages")
+    turns = tuple(messages) if not column and isinstance(messages, list) else None
+    answers = values.get("answers") or ([values["answer"]] if "answer" in values and column != "answer" else [])
+    shown = turns or ({"role": "user", "content": str(values.get(column, ""))},)
+    return QuestionItem(shown, tuple(map(str, answers)) if isinstance(answers, list) else ())
+
+
+def _known(value: Any, settings: ProjectSettings, shown: QuestionItem, file: str, line: int) -> dict[str, Any] | None:
+    if value in (None, ""):
+        return None
+    name, question = next(iter(settings.questions.items()))
+    try:
+        return {name: question.check(value, shown)}
+    except InvalidAnswer as error:
+        raise InputError(f"the known answer is none: {error}", where=SourceLocation(file=file, line=line)) from error
+
+
+def _longest(values: Mapping[str, Any], path: Path) -> str:
+    texts = {name: len(value) for name, value in values.items() if isinstance(value, str)}
+    if not texts:
+        raise InputError("no column holds text", where=SourceLocation(file=path.name), hint="name one")
+    return max(texts, key=lambda name: texts[name])
+
+
+def read_items(
+    workspace: Workspace, source: str, settings: ProjectSettings, *, text: str = "", gold: str = "", proposal: str = ""
+) -> Iterator[NewItem]:
+    """The items of a file, or of a step that makes a data set (`RECIPE:STEP`)."""
+    path = workspace.resolve(source)
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        return read_file_items(path, settings, text=text, gold=gold, proposal=proposal)
+    return read_dataset_items(find_dataset(workspace, source), settings)
+
+
+def find_dataset(workspace: Workspace, word: str) -> Artifact:
+    """The data set that a step made: `RECIPE:STEP`."""
+    from luthier.recipe.locate import CommandTarget, find_plan
+
+    recipe, _, step = word.rpartition(":") if ":" in word else (word, "", "")
+    plan = find_plan(CommandTarget(workspace, recipe))
+    names = [one.name for one in plan if one.step.makes == "dataset" and one.cached]
+    if not names or (step and step not in names):
+        what = f"{word} has no rows that are made" if not step else f"step {step!r} has no rows that are made"
+        raise LuthierError(what, where=SourceLocation(field="--from"), hint=f"run it first: luthier run {recipe}")
+    return plan.artifact(step or names[0])
+
+
+def read_uploaded_items(
+    name: str, content: BinaryIO, settings: ProjectSettings, *, text: str = "", gold: str = ""
+) -> Iterator[NewItem]:
+    """The rows of a file that a browser sent."""
+    with tempfile.TemporaryDirectory(prefix="luthier-label-") as folder:
+        path = Path(folder) / f"rows{PurePath(name).suffix.lower()[:12]}"
+        with translate_write_errors(path), path.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        yield from read_file_items(path, settings, text=text, gold=gold)
+
+
+_ALIKE = 0.8
+_WORD = re.compile(r"\w+")
+
+
+def find_near_twins(ledger: Ledger, project_id: str, items: Sequence[int]) -> list[int]:
+    """Some items, and those whose words are nearly the same (Jaccard index of 0.8 or more)."""
+    texts = {
+        one.item.id: frozenset(_WORD.findall(one.item.shown.text.lower()))
+        for one in read_answered_items(ledger, project_id)
+    }
+    chosen = [texts[item] for item in items if texts.get(item)]
+    return [
+        item
+        for item, words in texts.items()
+        if item in items or any(len(words & one) >= _ALIKE * len(words | one) for one in chosen)
+    ]
+
+
+def suggest_decisions(found: Sequence[AnsweredItem], settings: ProjectSettings) -> dict[int, dict[str, str]]:
+    """What a majority would decide about each item, by question, in the form in which answers are compared."""
+    from luthier.artifacts.annotation import Annotation
+    from luthier.data.adjudicators.majority import MajorityAdjudicator
+
+    suggested: dict[int, dict[str, str]] = {one.item.id: {} for one in found}
+    for name, question in settings.questions.items():
+        votes = [
+            [
+                Annotation(person, question.to_comparable(value, one.item.shown))
+                for person, value in sorted(one.values(name).items())
+            ]
+            for one in found
+        ]
+        for one, decided in zip(found, MajorityAdjudicator().decide(votes).decisions, strict=True):
+            suggested[one.item.id][name] = decided.why if decided.label is None else str(decided.label)
+    return suggested
+
+
+def write_training_recipe(workspace: Workspace, project_id: str, name: str) -> str:
+    """Write a recipe that learns the answers of a project as they are now; returns its folder's name. Another process
+    looks at the rows, so that this one stays small."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError("use small letters, digits, - and _", where=SourceLocation(field="name"))
+    run_in_other_process(workspace, "new", name, "--from", f"annotations:{project_id}")
+    return name
+
+
+def run_in_other_process(workspace: Workspace, *words: str) -> dict[str, Any]:
+    """What a command of ours prints as JSON; `InputError` with its message where it fails."""
+    command = [sys.executable, "-m", "luthier", *words, "--json"]
+    folder, environment = workspace.folder.absolute(), {**os.environ, **workspace.environment}
+    try:
+        told = subprocess.run(  # noqa: S603  # our own program
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_LONGEST_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"this took more than {_LONGEST_S:.0f} s", hint=shlex.join(command[2:])) from error
+    try:
+        made: dict[str, Any] = json.loads(told.stdout or told.stderr)
+    except json.JSONDecodeError as error:
+        raise InputError("the command said nothing", hint=shlex.join(["luthier", *words])) from error
+    if told.returncode:
+        failed = made.get("error", {})
+        raise InputError(str(failed.get("message", "it failed")), hint=str(failed.get("hint") or ""))
+    return made

@@ -1,0 +1,289 @@
+"""What is known of a labeling project: agreement, people's pace and drift, anchoring, and what more labels would bring.
+
+Everything but agreement beyond chance and the learning curve is counted without scipy and scikit-learn, so that a page
+can show it at once.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from luthier.annotation.project import get_project
+from luthier.annotation.queue import AnnotationQueue, Answer
+from luthier.annotation.results import AnsweredItem, read_answered_items
+from luthier.commands.labeling.create import run_in_other_process
+from luthier.core.db import Ledger
+from luthier.core.errors import DataError
+from luthier.recipe.workspace import Workspace
+
+_FEWEST = 40
+"""Labels below which no curve can be drawn."""
+_MORE = 100
+
+
+class Proportion(NamedTuple):
+    """A share with its 95 % interval (Wilson)."""
+
+    share: float
+    low: float
+    high: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class PersonMeasures:
+    """What is counted of one person."""
+
+    annotator: str
+    answers: int
+    skips: int
+    flags: int
+    median_seconds: float | None
+    gold: Proportion | None
+    """Known answers that were found."""
+    agreement: Proportion | None
+    """Answers with which another person's about the same item agrees, pair by pair."""
+    earlier: Proportion | None
+    """The same, in the first half of the person's answers."""
+    later: Proportion | None
+    """The same, in the second half."""
+
+    @property
+    def drifts(self) -> bool:
+        """Whether the second half agrees clearly less than the first, or more: the intervals are apart."""
+        one, other = self.earlier, self.later
+        return one is not None and other is not None and (one.low > other.high or other.low > one.high)
+
+
+@dataclass(frozen=True)
+class ProjectMeasures:
+    """What is counted of a project."""
+
+    people: list[PersonMeasures]
+    agreement: Proportion | None
+    """Pairs of answers about one item that agree."""
+    with_proposal_shown: Proportion | None
+    """Answers that are what the model proposed, where people saw the proposal."""
+    with_proposal_hidden: Proportion | None
+    """The same, where they did not: the difference is the proposal's influence."""
+    disagreements: int
+    """Items whose answers differ and that nobody has decided."""
+
+
+def _proportion(hits: Sequence[bool]) -> Proportion | None:
+    from luthier.metrics.intervals import wilson_interval
+
+    if not hits:
+        return None
+    return Proportion(sum(hits) / len(hits), *wilson_interval(sum(hits), len(hits)), len(hits))
+
+
+def measure_project(ledger: Ledger, project_id: str) -> ProjectMeasures:
+    """Count what can be counted at once."""
+    settings = get_project(ledger, project_id).settings
+    given: dict[str, list[Answer]] = defaultdict(list)
+    agreed: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    pairs: list[bool] = []
+    proposal: dict[bool, list[bool]] = {True: [], False: []}
+    open_disagreements = 0
+    for one in read_answered_items(ledger, project_id):
+        for answer in one.answers:
+            given[answer.annotator].append(answer)
+        answers = [answer for answer in one.answers if answer.kind == "answer"]
+        differ = False
+        for place, first in enumerate(answers):
+            for second in answers[place + 1 :]:
+                same = settings.agrees(first.values, second.values, one.item.shown)
+                if same is not None:
+                    pairs.append(same)
+                    agreed[first.annotator][one.item.id].append(same)
+                    agreed[second.annotator][one.item.id].append(same)
+                    differ = differ or not same
+            if one.item.proposal is not None:
+                same = settings.agrees(first.values, one.item.proposal, one.item.shown)
+                if same is not None:
+                    proposal[first.proposal_shown].append(same)
+        open_disagreements += differ and one.decision is None and one.item.gold is None
+    people = [_measure_person(name, said, agreed[name]) for name, said in sorted(given.items())]
+    return ProjectMeasures(
+        people, _proportion(pairs), _proportion(proposal[True]), _proportion(proposal[False]), open_disagreements
+    )
+
+
+def _measure_person(name: str, said: Sequence[Answer], agreed: Mapping[int, list[bool]]) -> PersonMeasures:
+    said = sorted(said, key=lambda one: one.given_at)
+    answers = [one for one in said if one.kind == "answer"]
+    seconds = [one.seconds for one in answers if one.seconds is not None]
+    half = len(answers) // 2
+    halves = [[hit for one in part for hit in agreed.get(one.item, ())] for part in (answers[:half], answers[half:])]
+    return PersonMeasures(
+        name,
+        len(answers),
+        sum(one.kind == "skip" for one in said),
+        sum(one.kind == "flag" for one in said),
+        statistics.median(seconds) if seconds else None,
+        _proportion([one.gold_right for one in answers if one.gold_right is not None]),
+        _proportion([hit for hits in agreed.values() for hit in hits]),
+        *map(_proportion, halves),
+    )
+
+
+class MeasuredAgreement(NamedTuple):
+    """Krippendorff's alpha of the answers to one question."""
+
+    question: str
+    value: float | None
+    low: float | None
+    high: float | None
+    items: int
+    note: str
+
+
+@dataclass(frozen=True)
+class SlowMeasures:
+    """What takes scipy and scikit-learn."""
+
+    agreement: list[MeasuredAgreement]
+    labels: int
+    error: float | None
+    """Error of a plain classifier with the labels so far."""
+    gain: float | None
+    """What a hundred more labels should take off the error."""
+    gain_low: float | None
+    gain_high: float | None
+    note: str
+
+
+def measure_slowly(ledger: Ledger, project_id: str) -> SlowMeasures:
+    """Agreement beyond chance, and what more labels would bring; loads scipy and scikit-learn."""
+    found = list(read_answered_items(ledger, project_id))
+    settings = get_project(ledger, project_id).settings
+    agreement = [_alpha(name, question, found) for name, question in settings.questions.items()]
+    return SlowMeasures(agreement, *_more_labels(settings, found))
+
+
+def _alpha(name: str, question: Any, found: Sequence[AnsweredItem]) -> MeasuredAgreement:
+    from luthier.metrics.agreement import krippendorff_alpha
+
+    people = sorted({person for one in found for person in one.values(name)})
+    table = []
+    for one in found:
+        values = one.values(name)
+        if len(values) > 1:
+            compared = {person: question.to_comparable(value, one.item.shown) for person, value in values.items()}
+            table.append([compared.get(person) for person in people])
+    try:
+        alpha = krippendorff_alpha(table, level=question.level)
+    except DataError as error:
+        return MeasuredAgreement(name, None, None, None, len(table), error.message)
+    return MeasuredAgreement(name, alpha.value, alpha.low, alpha.high, alpha.items, alpha.note)
+
+
+def _more_labels(
+    settings: Any, found: Sequence[AnsweredItem]
+) -> tuple[int, float | None, float | None, float | None, float | None, str]:
+    """What a plain classifier on the labels so far errs, and what a hundred more should bring: the learning curve of
+    the check `enough`, read at so many rows."""
+    name, question = next(iter(settings.questions.items()))
+    texts, labels = [], []
+    for one in found:
+        known = (one.decision.values if one.decision else None) or one.item.gold or {}
+        value = known.get(name) or next(iter(one.values(name).values()), None)
+        if isinstance(value, str):
+            texts.append(one.item.shown.text)
+            labels.append(value)
+    if question.kind not in ("choice", "tree") or len(texts) < _FEWEST or len(set(labels)) < 2:
+        return len(texts), None, None, None, None, f"from {_FEWEST} labels of two classes on"
+    return len(texts), *_fit(texts, labels), ""
+
+
+def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, float, float]:
+    """Error, gain, and the gain's ends (2.5 and 97.5 %, bootstrap over measured rows)."""
+    import numpy as np
+
+    from luthier.models.text_classifier import build_logistic_regression, compute_tfidf_features
+
+    random = np.random.default_rng(0)
+    order = random.permutation(len(texts))
+    ask, learn = order[: max(20, len(order) // 3)], order[max(20, len(order) // 3) :]
+    codes = np.array([sorted(set(labels)).index(label) for label in labels])
+    matrix = compute_tfidf_features(texts)
+    counts = sorted({max(2, round(share * len(learn))) for share in (0.25, 0.5, 0.75, 1.0)})
+    wrong = np.zeros((len(counts), 3, len(ask)))
+    for place, count in enumerate(counts):
+        for draw in range(3):
+            chosen = random.choice(learn, count, replace=False)
+            known = np.unique(codes[chosen])
+            said = known[:1].repeat(len(ask))
+            if len(known) > 1:
+                said = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
+            wrong[place, draw] = said != codes[ask]
+    curve = wrong.mean(axis=1)  # (sizes, rows)
+    gains = [
+        _gain(np.array(counts, float), curve[:, random.integers(0, len(ask), len(ask))].mean(axis=1))
+        for _ in range(300)
+    ]
+    low, high = np.quantile(gains, [0.025, 0.975])
+    mean = curve.mean(axis=1)
+    return float(mean[-1]), _gain(np.array(counts, float), mean), float(low), float(high)
+
+
+def _gain(counts: Any, errors: Any) -> float:
+    """What a hundred rows more take off an error that falls as a power of the rows: a line through the logarithms."""
+    import numpy as np
+
+    if errors[-1] <= 0:
+        return 0.0
+    slope = min(0.0, float(np.polyfit(np.log(counts), np.log(np.maximum(errors, 1e-3)), 1)[0]))
+    return float(errors[-1] * (1 - ((counts[-1] + _MORE) / counts[-1]) ** slope))
+
+
+def measure_in_other_process(workspace: Workspace, project_id: str) -> SlowMeasures:
+    """The same by a process of its own, so that this one stays small."""
+    known = run_in_other_process(workspace, "label", "measure", project_id)["slow"]
+    return SlowMeasures(**{**known, "agreement": [MeasuredAgreement(**one) for one in known["agreement"]]})
+
+
+def measures_to_json(measures: ProjectMeasures, slow: SlowMeasures) -> dict[str, Any]:
+    """Both as JSON."""
+    plain = asdict(measures)
+    return {**plain, "slow": {**asdict(slow), "agreement": [one._asdict() for one in slow.agreement]}}
+
+
+def format_measures(measures: ProjectMeasures, slow: SlowMeasures) -> Iterator[str]:
+    """Both as lines for a terminal."""
+    for one in slow.agreement:
+        told = one.note if one.value is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+        yield f"Krippendorff's alpha of {one.question}: {told}; {one.items} items answered by two people or more"
+    for name, share in (
+        ("pairs of answers that agree", measures.agreement),
+        ("answers like the proposal, which was shown", measures.with_proposal_shown),
+        ("answers like the proposal, which was hidden", measures.with_proposal_hidden),
+    ):
+        if share is not None:
+            yield f"{name}: {_in_percent(share)}"
+    for person in measures.people:
+        pace = "" if person.median_seconds is None else f", {person.median_seconds:.1f} s each"
+        gold = "" if person.gold is None else f", known answers found {_in_percent(person.gold)}"
+        drift = ", drifts" if person.drifts else ""
+        yield f"{person.annotator}: {person.answers} answers{pace}{gold}{drift}"
+    if slow.error is None or slow.gain is None:
+        yield f"what {_MORE} more labels would bring: {slow.note}"
+    else:
+        yield (
+            f"with {slow.labels} labels a plain classifier errs on {100 * slow.error:.1f} %; {_MORE} more should take "
+            f"off {100 * slow.gain:.1f} points ({100 * (slow.gain_low or 0):.1f} to {100 * (slow.gain_high or 0):.1f})"
+        )
+
+
+def _in_percent(share: Proportion) -> str:
+    return f"{100 * share.share:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f}) of {share.rows}"
+
+
+def count_progress(ledger: Ledger, project_id: str) -> dict[str, int]:
+    """How many items are in which state."""
+    return AnnotationQueue(ledger, project_id).progress()._asdict()
