@@ -222,7 +222,7 @@ def test_a_second_opinion_is_kept_and_an_owner_decides(desk: Workspace, ledger: 
     assert doubted.is_disputed
     assert doubted.outcome is None
     assert compute_review_results(ledger, queue).disputed == 1
-    decide_opinion(ledger, desk, queue, item, "ben")
+    decide_opinion(ledger, desk, queue, item, "ben", by="olga")
     decided = get_reviewed_item(ledger, queue, item)
     assert [one.by for one in decided.opinions] == ["rita", "ben"]
     assert decided.outcome is not None

@@ -159,7 +159,7 @@ def test_a_second_person_sees_the_first_opinion_afterwards(browser: Browser, pro
     submit_verdict(studio.ledger, studio.workspace, queue.id, first, by="rita")
     ask_second_opinion(studio.ledger, queue, item.id, me.id)
     page = browser.get(f"/review/{queue.id}").text
-    assert "second opinion" in page
+    assert "asked for a second opinion" in page
     assert "secret words" not in page
     assert "secret words" not in browser.get(f"/review/{queue.id}/items/{item.id}").text
     browser.submit(f"/review/{queue.id}/answer", **form_of(page), verdict="right")

@@ -459,7 +459,7 @@ def iterate_batches(values: Iterable[Value], size: int) -> Iterator[list[Value]]
 
 def are_sides_swapped(key: str, annotator: str) -> bool:
     """Whether a person sees the two candidate answers of an item in the other order; it follows from both names."""
-    return next(_fractions("sides", key, annotator)) < 0.5
+    return _fraction("sides", key, annotator) < 0.5
 
 
 def item_from_json(shown: Mapping[str, Any]) -> QuestionItem:

@@ -132,8 +132,8 @@ def write_next_recipe_files(
             hint="take another name",
         )
     training_set = _Learnt.of(released.plan, released.step)
-    said = _read_said(traffic, training_set.makes, released, until, where)
-    rows, tested = _set_apart(said, frozenset(held_out), training_set.makes)
+    every = _read_said(traffic, training_set.makes, released, until, where)
+    rows, tested = _set_apart(every, frozenset(held_out), training_set.makes)
     _write_rows(feedback_file, rows)
     if tested:
         _write_rows(recipe_dir / f"{name}{_FAILURES}", tested)

@@ -108,7 +108,7 @@ def _load(file: Path) -> tuple[TextIndex, list[tuple[str, str, str]]]:
         pl.scan_parquet(file).select("id", "messages", "label").head(_MOST_ROWS).collect().iter_rows()
     ):
         turns = json.loads(messages)
-        asked = "\n".join(str(turn.get("content") or "") for turn in turns if turn.get("role") == "user")
+        prompt = "\n".join(str(turn.get("content") or "") for turn in turns if turn.get("role") == "user")
         answers = [str(turn.get("content") or "") for turn in turns if turn.get("role") == "assistant"]
-        rows.append((str(id), asked, str(label) if label else (answers or [""])[-1]))
-    return build_text_index([asked for _, asked, _ in rows]), rows
+        rows.append((str(id), prompt, str(label) if label else (answers or [""])[-1]))
+    return build_text_index([prompt for _, prompt, _ in rows]), rows

@@ -176,8 +176,8 @@ def _known_keys(ledger: Ledger, queue_id: str) -> set[str]:
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
     with ledger.reading() as session:
-        wanted = select(AnnotationItemRow.key).where(AnnotationItemRow.project_id == queue_id)
-        return set(session.scalars(wanted))
+        query = select(AnnotationItemRow.key).where(AnnotationItemRow.project_id == queue_id)
+        return set(session.scalars(query))
 
 
 def _raise_probabilities(ledger: Ledger, queue_id: str, drawn: Iterable[DrawnRequest]) -> int:
@@ -236,7 +236,7 @@ def _read(folder: Path, ids: Mapping[str, DrawnRequest]) -> Iterator[TraceWithFe
     from luthier.traces.store import TraceWithFeedback, read_latest_feedback, scan_table
     from luthier.traces.tables import rows_to_traces
 
-    said = read_latest_feedback(folder, roles=_USERS)
+    feedback = read_latest_feedback(folder, roles=_USERS)
     rows = scan_table(folder, "traces").filter(pl.col("id").is_in(list(ids)), pl.col("variant") != "shadow").collect()
     for trace in rows_to_traces(rows.unique("id", keep="first", maintain_order=True).iter_rows(named=True)):
-        yield TraceWithFeedback(trace, said.get(trace.id, ()))
+        yield TraceWithFeedback(trace, feedback.get(trace.id, ()))

@@ -199,14 +199,14 @@ def create_review_queue(ledger: Ledger, name: str, settings: ReviewSettings, *, 
     """Begin a queue of a project's requests; it is empty until it is filled."""
     from luthier.core.db.tables.review import ReviewQueueRow
 
-    asked = ProjectSettings(
+    asks = ProjectSettings(
         purpose="review",
         questions=_questions(FAILURE_TYPES),
         optional=("label", "correction", "types", "marks"),
         order="priority",
         hidden_proposal_share=0.0,
     )
-    made = create_project(ledger, name, asked, project=project, by=by)
+    made = create_project(ledger, name, asks, project=project, by=by)
     with ledger.writing() as session:
         session.add(ReviewQueueRow(project_id=made.id, settings=settings.model_dump(mode="json"), filled_at=None))
     return get_review_queue(ledger, made.id)

@@ -75,10 +75,10 @@ def read_next_round(workspace: Workspace, queue: ReviewQueue, recipe: str) -> Ne
     """A recipe that was written for a queue's project, with its rows; `UnknownName` where there is none."""
     folder = find_project_file(workspace, queue.project).parent
     path = next((one for one in folder.glob("*.yaml") if one.name == recipe), None)
-    said = None if path is None else path.with_suffix(".jsonl")
-    if path is None or said is None or not said.is_file():
+    rows_file = None if path is None else path.with_suffix(".jsonl")
+    if path is None or rows_file is None or not rows_file.is_file():
         raise UnknownName(f"there is no such recipe beside that of {queue.project}")
-    rows, tested = _read(said), _read(folder / f"{path.stem}-failures.jsonl")
+    rows, tested = _read(rows_file), _read(folder / f"{path.stem}-failures.jsonl")
     shown, some = rows[:_MOST_SHOWN], tested[:_MOST_SHOWN]
     return NextRound(recipe, shown, some, len(rows), len(tested), path.read_text(encoding="utf-8"))
 

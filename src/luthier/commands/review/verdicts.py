@@ -68,13 +68,14 @@ class ReviewedItem:
     opinions: tuple[Opinion, ...]
     waits_for: tuple[str, ...]
     """Who has it."""
-    decided_by: str | None
+    counts_by: str | None
+    """Whose opinion an owner chose."""
 
     @property
     def outcome(self) -> Opinion | None:
         """What counts: the opinion that an owner chose; else that of all, once nobody is waited for and all agree."""
-        if self.decided_by is not None:
-            chosen = [one for one in self.opinions if one.by == self.decided_by]
+        if self.counts_by is not None:
+            chosen = [one for one in self.opinions if one.by == self.counts_by]
             return chosen[-1] if chosen else None
         if not self.opinions or not all(one.agrees(self.opinions[0]) for one in self.opinions):
             return None
@@ -88,7 +89,7 @@ class ReviewedItem:
     @property
     def is_disputed(self) -> bool:
         """Whether reviewers differ and no owner has decided."""
-        return self.decided_by is None and not all(one.agrees(self.opinions[0]) for one in self.opinions)
+        return self.counts_by is None and not all(one.agrees(self.opinions[0]) for one in self.opinions)
 
 
 def submit_verdict(
@@ -134,16 +135,22 @@ def ask_second_opinion(ledger: Ledger, queue: ReviewQueue, item: int, person: st
         row.state = "busy"
 
 
-def decide_opinion(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, item: int, opinion_by: str) -> None:
+def decide_opinion(
+    ledger: Ledger, workspace: Workspace, queue: ReviewQueue, item: int, opinion_by: str, *, by: str
+) -> None:
     """Let one of several opinions count; both are kept."""
+    from luthier.core.db.tables.review import ReviewDecisionRow
+
     found = get_reviewed_item(ledger, queue, item)
     chosen = next((one for one in found.opinions if one.by == opinion_by), None)
     if chosen is None:
         raise UnknownName(f"{opinion_by[:80]} said nothing of this request")
     with ledger.writing() as session:
-        row = _row(session, queue, item)
-        row.decision = {"verdict": chosen.verdict}
-        row.decided_by, row.decided_at = opinion_by, datetime.now(UTC)
+        _row(session, queue, item)
+        decided = ReviewDecisionRow(
+            item_id=item, project_id=queue.id, opinion_by=opinion_by, decided_by=by, decided_at=datetime.now(UTC)
+        )
+        session.merge(decided)
     write_verdicts(ledger, workspace, queue, items=[item])
 
 
@@ -171,15 +178,20 @@ def iterate_reviewed_items(
     from sqlalchemy import select
 
     from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow, AssignmentRow
+    from luthier.core.db.tables.review import ReviewDecisionRow
 
     item, answer, assignment = AnnotationItemRow, AnswerRow, AssignmentRow
-    wanted = select(item).where(item.project_id == queue.id, item.state != "removed").order_by(item.position)
+    query = select(item).where(item.project_id == queue.id, item.state != "removed").order_by(item.position)
     answers = select(answer).where(answer.project_id == queue.id, answer.state == "kept", answer.kind == "answer")
+    answers = answers.where(answer.decides.is_(False))
+    decisions = select(ReviewDecisionRow.item_id, ReviewDecisionRow.opinion_by).where(
+        ReviewDecisionRow.project_id == queue.id
+    )
     leases = select(assignment.item_id, assignment.annotator).where(
         assignment.project_id == queue.id, assignment.state == "leased"
     )
     if items is not None:
-        wanted, answers = wanted.where(item.id.in_(items)), answers.where(answer.item_id.in_(items))
+        query, answers = query.where(item.id.in_(items)), answers.where(answer.item_id.in_(items))
         leases = leases.where(assignment.item_id.in_(items))
     with ledger.reading() as session:
         opinions: dict[int, list[Opinion]] = {}
@@ -188,29 +200,31 @@ def iterate_reviewed_items(
         waiting: dict[int, list[str]] = {}
         for item_id, person in session.execute(leases):
             waiting.setdefault(item_id, []).append(person)
-        yield from _items(session, wanted, opinions, waiting)
+        decided = {row[0]: row[1] for row in session.execute(decisions)}
+        yield from _items(session, query, opinions, waiting, decided)
 
 
 def _items(
     session: Session,
-    wanted: Select[AnnotationItemRow],
+    query: Select[AnnotationItemRow],
     opinions: Mapping[int, list[Opinion]],
     waiting: Mapping[int, list[str]],
+    decided: Mapping[int, str],
 ) -> Iterator[ReviewedItem]:
-    for row in session.scalars(wanted.execution_options(yield_per=500)):
+    for row in session.scalars(query.execution_options(yield_per=500)):
         fields = dict(row.hidden["trace"])
-        said = [Feedback.model_validate({**one, "trace": row.key}) for one in fields.pop("feedback", ())]
+        feedback = [Feedback.model_validate({**one, "trace": row.key}) for one in fields.pop("feedback", ())]
         yield ReviewedItem(
             id=row.id,
             key=row.key,
             shown=item_from_json(row.shown),
             trace=Trace.model_validate(fields),
-            feedback=tuple(said),
+            feedback=tuple(feedback),
             rules=tuple(row.hidden["rules"]),
             probability=row.probability or 1.0,
             opinions=tuple(opinions.get(row.id, ())),
             waits_for=tuple(waiting.get(row.id, ())),
-            decided_by=row.decided_by,
+            counts_by=decided.get(row.id),
         )
 
 
@@ -245,9 +259,9 @@ def write_verdicts(
     folder = find_queue_traffic(workspace, queue)
     if not has_traffic(folder):
         return 0
-    wanted = select(ReviewExportRow.item_id, ReviewExportRow.digest).where(ReviewExportRow.project_id == queue.id)
+    query = select(ReviewExportRow.item_id, ReviewExportRow.digest).where(ReviewExportRow.project_id == queue.id)
     with ledger.reading() as session:
-        written = {row[0]: row[1] for row in session.execute(wanted)}
+        written = {row[0]: row[1] for row in session.execute(query)}
     new: list[tuple[int, str, Feedback]] = []
     for one in iterate_reviewed_items(ledger, queue, items=items):
         record = _feedback(one)
@@ -268,7 +282,7 @@ def _feedback(item: ReviewedItem) -> Feedback | None:
     outcome = item.outcome
     if outcome is None or outcome.value is None:
         return None
-    role: FeedbackRole = "reviewer" if item.decided_by is None else "owner"
+    role: FeedbackRole = "reviewer" if item.counts_by is None else "owner"
     return Feedback(
         trace=item.key, timestamp=outcome.at, by=outcome.by, rating=_RATINGS[outcome.verdict], role=role,
         probability=item.probability, label=outcome.label, correction=outcome.correction, comment=outcome.comment,

@@ -104,11 +104,12 @@ def review(request: Request, studio: StudioDep, person: PersonDep, project_id: s
 
 def _show(request: Request, queue: ReviewQueue, item: ReviewedItem, person: str) -> Response:
     """A request; of other people's opinions only once the person has given one, or need not."""
-    asked = person in item.waits_for
+    has_it = person in item.waits_for
     mine = next((one for one in item.opinions if one.by == person), None)
     return render(
-        request, "review.html.jinja", queue=queue, item=item, asked=asked, mine=mine, verdicts=VERDICTS,
-        opinions=() if asked and mine is None else item.opinions, submission=secrets.token_hex(16),
+        request, "review.html.jinja", queue=queue, item=item, mine=mine, verdicts=VERDICTS,
+        may_answer=has_it or mine is not None, is_second=has_it and mine is None and bool(item.opinions),
+        opinions=() if has_it and mine is None else item.opinions, submission=secrets.token_hex(16),
         answer=item.shown.answers[0] if item.shown.answers else "", person=person,
     )  # fmt: skip
 
@@ -216,16 +217,16 @@ def alike(request: Request, studio: StudioDep, project_id: str, item: int) -> Re
 @router.post("/review/{project_id}/items/{item}/second", dependencies=[MAY_REVIEW])
 def second(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int) -> Response:
     """Ask another person, who does not see what was said."""
-    asked = text_of(form, "person").strip()
-    ask_second_opinion(studio.ledger, get_review_queue(studio.ledger, project_id), item, asked)
+    other = text_of(form, "person").strip()
+    ask_second_opinion(studio.ledger, get_review_queue(studio.ledger, project_id), item, other)
     return RedirectResponse(f"/review/{project_id}/items/{item}", 303)
 
 
 @router.post("/review/{project_id}/items/{item}/decide", dependencies=[Depends(allow("own"))])
-def decide(studio: StudioDep, form: FormDep, project_id: str, item: int) -> Response:
+def decide(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int) -> Response:
     """Let one of several opinions count."""
     queue = get_review_queue(studio.ledger, project_id)
-    decide_opinion(studio.ledger, studio.workspace, queue, item, text_of(form, "by"))
+    decide_opinion(studio.ledger, studio.workspace, queue, item, text_of(form, "by"), by=person.id)
     return RedirectResponse(f"/review/{project_id}/items/{item}", 303)
 
 

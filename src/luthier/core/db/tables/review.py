@@ -21,6 +21,24 @@ class ReviewQueueRow(LedgerBase):
     filled_at: Mapped[datetime | None]
 
 
+_ITEM = BigInteger().with_variant(Integer, "sqlite")
+
+
+class ReviewDecisionRow(LedgerBase):
+    """Whose opinion of a request counts, where several people gave one."""
+
+    __tablename__ = "review_decisions"
+    __table_args__ = (Index(None, "project_id"),)
+
+    item_id: Mapped[int] = mapped_column(
+        _ITEM, ForeignKey("annotation_items.id"), primary_key=True, autoincrement=False
+    )
+    project_id: Mapped[str] = mapped_column(String(32))
+    opinion_by: Mapped[str] = mapped_column(String(128))
+    decided_by: Mapped[str] = mapped_column(String(128))
+    decided_at: Mapped[datetime]
+
+
 class ReviewExportRow(LedgerBase):
     """A verdict that was written into the traffic as feedback; the digest tells whether it is that of today."""
 
@@ -28,9 +46,8 @@ class ReviewExportRow(LedgerBase):
     __table_args__ = (Index(None, "project_id"),)
 
     item_id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), ForeignKey("annotation_items.id"), primary_key=True,
-        autoincrement=False,
-    )  # fmt: skip
+        _ITEM, ForeignKey("annotation_items.id"), primary_key=True, autoincrement=False
+    )
     project_id: Mapped[str] = mapped_column(String(32))
     digest: Mapped[str] = mapped_column(String(64))
     exported_at: Mapped[datetime]
