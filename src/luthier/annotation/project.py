@@ -65,8 +65,13 @@ class ProjectSettings(BaseModel):
             raise ValueError(f"`optional` names no question: {', '.join(unknown)}")
         return self
 
-    def check(self, values: Mapping[str, AnswerValue], item: QuestionItem) -> dict[str, AnswerValue]:
-        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own."""
+    def check(
+        self, values: Mapping[str, AnswerValue], item: QuestionItem, *, whole: bool = True
+    ) -> dict[str, AnswerValue]:
+        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own.
+
+        `whole`: only what is optional may be left out.
+        """
         if unknown := [name for name in values if name not in self.questions]:
             raise InvalidAnswer(f"there is no question {unknown[0]!r}")
         kept = {}
@@ -76,7 +81,7 @@ class ProjectSettings(BaseModel):
                     kept[name] = question.check(values[name], item)
                 except InvalidAnswer as error:
                     raise InvalidAnswer(f"{name}: {error}") from error
-            elif name not in self.optional:
+            elif whole and name not in self.optional:
                 raise InvalidAnswer(f"{name}: there is no answer")
         return kept
 
@@ -285,7 +290,7 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     for wanted in (answers, known):
         for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
             try:
-                settings.check(values, item_from_json(shown))
+                settings.check(values, item_from_json(shown), whole=wanted is answers)
             except InvalidAnswer as error:
                 invalid, first = invalid + 1, first or str(error)
     if invalid:
@@ -376,8 +381,10 @@ def _insert_new(session: Session, rows: list[dict[str, Any]]) -> int:
 
 
 def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, position: int) -> dict[str, Any]:
-    if item.gold is not None:
-        settings.check(item.gold, item.shown)
+    try:
+        gold = None if item.gold is None else settings.check(item.gold, item.shown, whole=False)
+    except InvalidAnswer as error:
+        raise InputError(f"the known answer of {item.key} is none: {error}") from error
     chance = _fractions(project_id, item.key)
     now = datetime.now(UTC)
     rank = {"given": 0.0, "random": next(chance), "priority": -item.priority}[settings.order]
@@ -395,7 +402,7 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, positio
         "hidden": dict(item.hidden),
         "proposal": None if item.proposal is None else dict(item.proposal),
         "proposal_shown": item.proposal is not None and next(chance) >= settings.hidden_proposal_share,
-        "gold": None if item.gold is None else dict(item.gold),
+        "gold": gold,
         "gold_at": None if item.gold is None else now,
         "probability": item.probability,
         "added_at": now,
