@@ -197,8 +197,8 @@ class AnnotationQueue:
         project = load_project(session, self.project_id)
         shown, now = item_from_json(item.shown), datetime.now(UTC)
         try:
-            seen = _shown_to(item, project, person.annotator)
-            values = project.settings.check(submission.values, seen) if submission.kind == "answer" else {}
+            visible = _shown_to(item, project, person.annotator)
+            values = project.settings.check(submission.values, visible) if submission.kind == "answer" else {}
         except InvalidAnswer as error:
             raise InputError(str(error), where=SourceLocation(field="values")) from error
         values = _mirror(values, item, project, person.annotator)
