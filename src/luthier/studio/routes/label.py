@@ -20,7 +20,7 @@ from luthier.annotation.comments import add_comment, read_thread
 from luthier.annotation.project import AnnotationProject, get_project, list_projects
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedItem
 from luthier.commands.labeling.create import run_in_other_process
-from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
 from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -82,8 +82,8 @@ def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str,
         submission = _read(TypeAdapter(AnswerSubmission), text_of(form, "submission"), "submission")
         outcome = AnnotationQueue(studio.ledger, project_id).submit(person.id, submission)
     except InputError as error:
-        if error.where.file is not None:
-            raise  # the database is away or full: the page keeps the answer and sends it again
+        if not isinstance(error, UnknownName) and error.where.field not in ("values", "submission"):
+            raise  # the database is away, or the like: the page sends the answer again
         return JSONResponse({"error": error.message}, 422)
     if outcome.kept and random.random() < 1 / _ORDERED_EVERY:
         after.add_task(_order_anew, studio, project_id)
