@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
@@ -42,7 +42,8 @@ class Studio:
     """The folder of projects that it shows."""
     proposals: ProposalCache = field(default_factory=ProposalCache)
     _logs: dict[str, RunLog] = field(default_factory=dict)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    reading: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    """Held while a page shows what was read of a run, so that nobody reads on meanwhile."""
     _looked: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Studio:
         """What a run has said so far; None before it began. However many watch it, its log is read twice a second."""
         if run.run is None:
             return None
-        with self._turn:
+        with self.reading:
             log = self._logs.get(run.run)
             if log is None:
                 log = RunLog(get_run_log_path(self._workspace_of(run).open_store(), run.run))
