@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def test_it_is_documented_and_its_settings_come_back(question: Question) -> None
     assert Question.parse(json.loads(json.dumps(question.settings()))) == question
     assert question.question_text.rstrip()[-1] in "?." or "\n" in question.question_text
     assert question.legend
+    assert (files("luthier.studio") / "templates" / "widgets" / f"{member.widget}.html.jinja").is_file()
 
 
 def test_what_is_kept_is_plain_json_and_known_again(question: Question) -> None:

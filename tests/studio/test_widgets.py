@@ -212,6 +212,18 @@ def test_places_are_selected_with_the_mouse_and_counted_as_python_does(open_page
     assert page.evaluate("readValue(root)") == {"spans": [], "relations": []}
 
 
+def test_what_is_no_answer_yet_is_null(open_page: Callable[..., Any]) -> None:
+    asked = [make("choices", min=2), *map(make, ("choice", "tree", "rating", "rubric", "text", "correction", "json"))]
+    for question in asked:
+        page = open_page(question, item_for(question))
+        assert page.evaluate("readValue(root)") is None
+    page = open_page(asked[0], item_for(asked[0]))
+    page.keyboard.press("1")
+    assert page.evaluate("readValue(root)") is None
+    page.keyboard.press("d")
+    assert page.evaluate("readValue(root)") == ["Billing", "Delivery"]
+
+
 def test_answers_are_ordered_with_buttons_and_arrow_keys(open_page: Callable[..., Any]) -> None:
     question = make("ranking")
     page = open_page(question, item_for(question))

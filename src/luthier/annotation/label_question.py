@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from luthier.annotation.question import AnswerValue, InvalidAnswer, Question, QuestionItem
+from luthier.annotation.question import AnswerValue, InvalidAnswer, Question
 from luthier.core.component import add_field_descriptions
 
 LABEL_KEYS = "123456789abcdeghijklmnoprtvwxyz"
@@ -83,34 +82,3 @@ class LabelQuestion(Question):
             return value.strip()
         names = ", ".join(one.name for one in self.labels[:20])
         raise InvalidAnswer(f"expected one of {names}{', …' if len(self.labels) > 20 else ''}; got {value!r}")
-
-
-def find_span(one: Any, item: QuestionItem, expected: str) -> dict[str, Any]:
-    """The place of a span that is told by `start` and `end` (characters) or by `text` alone, where that stands first.
-
-    Raises:
-        InvalidAnswer: `one` is no mapping, or the item's text has no such place.
-    """
-    if not isinstance(one, Mapping):
-        raise InvalidAnswer(f"expected {expected}, got {one!r}")
-    shown, text = item.text, one.get("text")
-    start = one.get("start", shown.find(text) if isinstance(text, str) else -1)
-    end = one.get("end", start + len(text) if isinstance(text, str) and isinstance(start, int) else -1)
-    whole = all(isinstance(at, int) and not isinstance(at, bool) for at in (start, end))
-    if not whole or not 0 <= start < end <= len(shown):
-        raise InvalidAnswer(f"the text has no place {text or (start, end)!r}")
-    return {"start": start, "end": end, "text": shown[start:end]}
-
-
-def spans_to_answer(spans: Sequence[Mapping[str, Any]], labels: Sequence[str] = ()) -> str:
-    """The texts of spans by their labels as JSON, in the order of the text: what extraction is trained to answer.
-
-    Labels of which there is no span have an empty list, so that every answer has the same fields; `json_field_f1` with
-    `ordered: false` counts what was found.
-    """
-    found: dict[str, list[str]] = {name: [] for name in labels}
-    for one in sorted(spans, key=lambda one: (one["start"], one["end"])):
-        texts = found.setdefault(str(one["label"]), [])
-        if one["text"] not in texts:
-            texts.append(one["text"])
-    return json.dumps(found, ensure_ascii=False)

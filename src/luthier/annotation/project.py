@@ -68,8 +68,13 @@ class ProjectSettings(BaseModel):
             raise ValueError(f"`optional` names no question: {', '.join(unknown)}")
         return self
 
-    def check(self, values: Mapping[str, AnswerValue], item: QuestionItem) -> dict[str, AnswerValue]:
-        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own."""
+    def check(
+        self, values: Mapping[str, AnswerValue], item: QuestionItem, *, whole: bool = True
+    ) -> dict[str, AnswerValue]:
+        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own.
+
+        `whole`: only what is optional may be left out.
+        """
         if unknown := [name for name in values if name not in self.questions]:
             raise InvalidAnswer(f"there is no question {unknown[0]!r}")
         kept = {}
@@ -79,7 +84,7 @@ class ProjectSettings(BaseModel):
                     kept[name] = question.check(values[name], item)
                 except InvalidAnswer as error:
                     raise InvalidAnswer(f"{name}: {error}") from error
-            elif name not in self.optional:
+            elif whole and name not in self.optional:
                 raise InvalidAnswer(f"{name}: there is no answer")
         return kept
 
@@ -288,7 +293,7 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     for wanted in (answers, known):
         for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
             try:
-                settings.check(values, item_from_json(shown))
+                settings.check(values, item_from_json(shown), whole=wanted is answers)
             except InvalidAnswer as error:
                 invalid, first = invalid + 1, first or str(error)
     if invalid:
@@ -410,8 +415,11 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem) -> dict
         row["proposal"] = dict(item.proposal)
         row["proposal_shown"] = _fraction("proposal", project_id, item.key) >= settings.hidden_proposal_share
     if item.gold is not None:
-        settings.check(item.gold, item.shown)
-        row |= {"gold": dict(item.gold), "gold_at": datetime.now(UTC), "state": "gold"}
+        try:
+            gold = settings.check(item.gold, item.shown, whole=False)
+        except InvalidAnswer as error:
+            raise InputError(f"the known answer of {item.key} is none: {error}") from error
+        row |= {"gold": gold, "gold_at": datetime.now(UTC), "state": "gold"}
     if item.overlap is not None:
         row["wanted"] = item.overlap
     if item.probability is not None:

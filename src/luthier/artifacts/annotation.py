@@ -6,6 +6,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
+class MarkedSpan(NamedTuple):
+    """A place in a text that an annotator gave a label."""
+
+    start: int
+    end: int
+    text: str
+    label: str
+    question: str
+    """Which of several questions it answers."""
+
+
 class Annotation(NamedTuple):
     """What one annotator said about one item: a label or a rating."""
 
@@ -26,3 +37,5 @@ class Annotation(NamedTuple):
     """What else the tool kept: spans, comments, status, ids."""
     classes: tuple[str, ...] = ()
     """The classes, where there are several; the label is all of them together."""
+    spans: tuple[MarkedSpan, ...] | None = None
+    """Places that were marked in the item's text; None where it is about none."""

@@ -64,6 +64,8 @@ class AnswerCounter:
     def _objection(self, answer: str, kind: ExampleKind) -> str:
         if kind != "chat":
             return "some rows have tools" if kind == "tool" else "some rows are text to continue, without a question"
+        if answer.startswith("{") and answer.endswith("}"):
+            return "some answers are JSON"
         if len(answer) > LONGEST_CHARS or len(answer.split()) > LONGEST_WORDS or "\n" in answer.strip():
             return f"some answers are longer than {LONGEST_WORDS} words or {LONGEST_CHARS} characters"
         return f"there are more than {self._most} different answers" if len(self._codes) > self._most else ""

@@ -17,6 +17,8 @@ from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.label_studio import task
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
+from luthier.metrics.kinds.structured import JsonFieldF1
+from luthier.metrics.metric import EvalPredictions
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -310,8 +312,71 @@ def test_doccano_old_and_spans(write: Write, tmp_path: Path) -> None:
     records, _, _ = read(tmp_path, path="old.jsonl")
     assert records[0].values["judgments"] == [{"annotator": "3", "label": 2, "time": "2020-01-01T00:00:00Z"}]
     write("spans.jsonl", [{"id": 1, "text": "Came", "label": [[0, 4, "VERB"]]}])
-    records, broken, _ = read(tmp_path, path="spans.jsonl")
-    assert (records, broken[0].problem) == ([], "no judgment")
+    records, _, _ = read(tmp_path, path="spans.jsonl")
+    assert records[0].values["label"] == '{"VERB": ["Came"]}'
+
+
+MARKED = "Ada Byron met Ida in Bonn"
+ANSWER = {"PER": ["Ada Byron", "Ida"], "LOC": ["Bonn"]}
+
+
+def _marked(start: int, end: int, label: str) -> dict[str, Any]:
+    value = {"start": start, "end": end, "labels": [label]}
+    return {"from_name": "ner", "to_name": "text", "type": "labels", "value": value}
+
+
+def _span_files() -> dict[str, list[dict[str, Any]]]:
+    """The same spans in a text, and none in another, as each tool writes them; one says nothing of a third."""
+    places = [(21, 25, "LOC"), (0, 9, "PER"), (14, 17, "PER")]
+    studio = [_annotation(1, "ann", *(_marked(*one) for one in places), _choice("Good"))]
+    given = [{"user_id": "ann", "status": status} for status in ("submitted", "discarded")]
+    spans = [{"start": start, "end": end, "label": label} for start, end, label in places]
+    return {
+        "label_studio": [
+            {"id": 1, "data": {"text": MARKED}, "annotations": studio},
+            {"id": 2, "data": {"text": "None"}, "annotations": [_annotation(1, "ann", _choice("Good"))]},
+            {"id": 3, "data": {"text": "Passed"}, "annotations": [_annotation(1, "ann", cancelled=True)]},
+        ],
+        "doccano": [
+            {"id": 1, "text": MARKED, "label": [list(one) for one in places]},
+            {"id": 2, "text": "None", "label": []},
+        ],
+        "argilla": [
+            {"id": "1", "fields": {"text": MARKED}, "responses": {"ner": [{"value": spans, **given[0]}]}},
+            {"id": "2", "fields": {"text": "None"}, "responses": {
+                "ner": [{"value": [], **given[0]}], "good": [{"value": "yes", **given[0]}],
+            }},
+            {"id": "3", "fields": {"text": "Passed"}, "responses": {
+                "ner": [{"value": [], **given[1]}], "good": [{"value": "yes", **given[0]}],
+            }},
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ["label_studio", "doccano", "argilla"])
+def test_spans_are_answers_that_extraction_learns(write: Write, tmp_path: Path, tool: str) -> None:
+    write("spans.jsonl", _span_files()[tool])
+    question = "spans" if tool == "doccano" else "ner"
+    records, broken, _ = read(tmp_path, path="spans.jsonl", question=question, format=tool)
+    assert [(one.values["text"], json.loads(one.values["label"])) for one in records] == [
+        (MARKED, ANSWER),
+        ("None", {}),
+    ]
+    assert list(json.loads(records[0].values["label"])) == ["PER", "LOC"]
+    assert [one.problem for one in broken] == ([] if tool == "doccano" else ["no judgment"])
+    asked = {row.get("question") for one in records for row in one.values["judgments"]}
+    assert asked == {question}
+    if tool == "label_studio":
+        records, _, _ = read(tmp_path, path="spans.jsonl")
+        assert [one.values["label"] for one in records] == ["Good", "Good"]
+
+
+def test_extraction_is_measured_by_what_was_found() -> None:
+    metric = JsonFieldF1(ordered=False)
+    right = json.dumps(ANSWER)
+    said = [right, '{"LOC": ["Bonn"], "PER": ["Ida", "Ada Byron"]}', '{"PER": ["Ada Byron"]}', "{}"]
+    predictions = EvalPredictions.of(said, [right] * 4)
+    assert list(metric.statistics(predictions)[:, 0]) == [1.0, 1.0, 0.5, 0.0]
 
 
 def test_a_long_table(write: Write, tmp_path: Path) -> None:

@@ -122,3 +122,21 @@ def test_an_export_that_nobody_has_judged_says_so(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="every row is left out: no judgment"):
         propose_recipe(tmp_path / "ls.json")
+
+
+def test_marked_spans_make_a_recipe_that_extracts(make: Make, tmp_path: Path) -> None:
+    rows = []
+    for n in range(40):
+        text = _text(n)
+        start = text.index(str(n * 37), 15)
+        value = {"start": start, "end": len(text), "text": text[start:], "labels": ["PARCEL"]}
+        marked = [{"from_name": "ner", "to_name": "text", "type": "labels", "value": value}] if n % 4 else []
+        rows.append({"id": n, "data": {"text": text}, "annotations": [{"completed_by": 1, "result": marked}]})
+    _write(tmp_path / "spans.json", rows, by_line=False)
+    proposal = propose_recipe(tmp_path / "spans.json")
+    assert proposal.task == "text"
+    settings = {**proposal.source, "path": str(tmp_path / "spans.json")}
+    made = make(source=settings, split={"test": 0.25}, task="text")
+    answers = {json.loads(row)[-1]["content"] for row in made.all()["messages"]}
+    assert len(answers) == 31
+    assert {'{"PARCEL": ["37"]}', "{}"} < answers

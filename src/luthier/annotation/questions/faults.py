@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.annotation.label_question import find_span
 from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
 from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.spans import find_span
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from luthier.annotation.label_question import LabelQuestion, find_span, spans_to_answer
+from luthier.annotation.extraction import spans_to_answer
+from luthier.annotation.label_question import LabelQuestion
 from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
+from luthier.annotation.spans import find_span
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -106,7 +108,7 @@ class SpansQuestion(LabelQuestion):
         return start, end, one["label"]
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
-        return {"spans": value["spans"], "answer": spans_to_answer(value["spans"], [one.name for one in self.labels])}
+        return {"spans": value["spans"], "answer": spans_to_answer(value["spans"])}
 
     def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
         return json.dumps([sorted(_places(value)), [list(one.values()) for one in value["relations"]]])

@@ -53,6 +53,17 @@ def _judgment_from_json(judgment: Mapping[str, Any]) -> Annotation:
     return Annotation(value=known.pop("label", None), **known)
 
 
+def with_span_texts(annotation: Annotation, fields: Mapping[str, Any]) -> Annotation:
+    """The annotation with texts for spans that came without: of `text`, or of the first column that is long enough."""
+    if not annotation.spans:
+        return annotation
+    longest = max(one.end for one in annotation.spans)
+    texts = [one for one in (fields.get("text"), *fields.values()) if isinstance(one, str) and len(one) >= longest]
+    text = texts[0] if texts else ""
+    spans = tuple(one if one.text else one._replace(text=text[one.start : one.end]) for one in annotation.spans)
+    return annotation._replace(spans=spans)
+
+
 def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The judgments that a row keeps."""
     found = meta.get(JUDGMENTS)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation
-from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel
+from luthier.artifacts.annotation import Annotation, MarkedSpan
+from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel, with_span_texts
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -20,7 +20,8 @@ _NESTED = ("meta", "turns", "tools")
 class Argilla(LabelFormat):
     """Argilla 2's records: `records.to_json` (nested), `records.to_datasets` (flat), and the feedback records of 1.x.
 
-    Responses that were discarded are kept as judgments without a label; Argilla writes no times.
+    Responses that were discarded are kept as judgments without a label; Argilla writes no times. A
+    question of spans can be asked for.
     """
 
     kind: Literal["argilla"] = "argilla"
@@ -43,14 +44,16 @@ class Argilla(LabelFormat):
             if isinstance(row.get("fields"), dict):
                 values = _whole({**row["fields"], **(row.get("metadata") or {})}, row)
                 found = list(_nested(row.get("responses") or {}))
+                texts = row["fields"]
             elif any(name.endswith(_SUFFIX) for name in row):
                 values = _whole({name: value for name, value in row.items() if not _is_book(name, row)}, row)
                 found = list(_flat(row))
+                texts = values
             else:
                 yield BrokenRow(record.file, record.line, "the record has neither fields nor responses")
                 continue
             key = to_optional_text(row.get("id")) or to_optional_text(row.get("external_id")) or f"{file}:{index}"
-            yield AnnotatedItem(key, values, tuple(found), record.line)
+            yield AnnotatedItem(key, values, tuple(with_span_texts(one, texts) for one in found), record.line)
 
 
 def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +95,8 @@ def _flat(row: dict[str, Any]) -> Iterator[Annotation]:
 
 
 def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
-    label_value = None if status in ("discarded", "draft") else _told(value)
+    value = None if status in ("discarded", "draft") else value
+    label_value = _told(value)
     more = {"status": status} if status else {}
     return Annotation(
         to_optional_text(user) or "unknown",
@@ -100,7 +104,15 @@ def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
         question=question,
         more=more,
         classes=classes_of_multilabel(label_value),
+        spans=tuple(_spans(value, question)) or None,
     )
+
+
+def _spans(value: Any, question: str) -> Iterator[MarkedSpan]:
+    """The spans of a response, still without their texts."""
+    for one in value if isinstance(value, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("start"), int) and isinstance(one.get("end"), int):
+            yield MarkedSpan(one["start"], one["end"], "", str(one.get("label")), question)
 
 
 def _told(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation
+from luthier.artifacts.annotation import Annotation, MarkedSpan
 from luthier.data.annotation.annotations import AnnotatedItem, annotator_file_name, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
@@ -18,8 +18,8 @@ _BOOKS = frozenset({*_LABELS, "id", "annotations", "entities", "relations", "Com
 class Doccano(LabelFormat):
     """Doccano's JSONL: `text` with a list of labels; a file a person, whose name is the file's.
 
-    Old exports with `annotations` name the person in each. Spans stay with the judgment as `spans`; Doccano writes no
-    times.
+    Old exports with `annotations` name the person in each. Spans stay with the judgment as `spans`, which is
+    the question that asks for them; Doccano writes no times.
     """
 
     kind: Literal["doccano"] = "doccano"
@@ -65,7 +65,7 @@ def _text(row: dict[str, Any]) -> str | None:
 
 
 def _given(row: dict[str, Any]) -> list[Any] | None:
-    return next((row[name] for name in (*_LABELS, "annotations") if isinstance(row.get(name), list)), None)
+    return next((row[name] for name in (*_LABELS, "entities", "annotations") if isinstance(row.get(name), list)), None)
 
 
 def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Annotation]:
@@ -86,4 +86,18 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[A
     times = [one for one in before if one.get("annotator") == person]
     time = to_optional_text(times[0].get("time")) if times else None
     labels = [one for one in given if isinstance(one, (str, int, float))]
-    yield Annotation(person, normalize_label(labels), time=time, more=more, classes=classes_of_multilabel(labels))
+    marked = tuple(_spans(spans, str(_text(row))))
+    classes = classes_of_multilabel(labels)
+    yield Annotation(person, normalize_label(labels), time=time, more=more, classes=classes, spans=marked)
+
+
+def _spans(given: list[Any], text: str) -> Iterator[MarkedSpan]:
+    """Spans as lists of start, end and label, or as mappings."""
+    for one in given:
+        start, end, label = (
+            one[:3] if isinstance(one, list) and len(one) > 2
+            else (one.get("start_offset"), one.get("end_offset"), one.get("label")) if isinstance(one, dict)
+            else (None, None, None)
+        )  # fmt: skip
+        if isinstance(start, int) and isinstance(end, int) and label is not None:
+            yield MarkedSpan(start, end, text[start:end], str(label), "spans")

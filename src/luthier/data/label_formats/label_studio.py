@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation
-from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel
+from luthier.artifacts.annotation import Annotation, MarkedSpan
+from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel, with_span_texts
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
@@ -18,8 +18,9 @@ class LabelStudio(LabelFormat):
     """Label Studio's JSON: tasks with `data` and `annotations` (`completions` in old versions).
 
     Choices, ratings, numbers, texts, taxonomies and pairwise choices become labels; spans and boxes stay with the
-    judgment as `results`. Cancelled annotations are kept as judgments without a label; drafts are none. A task without
-    an `id`, and one that Luthier gave out, is known by the `id` of its data: of several projects, too.
+    judgment as `results`, and the question of a text's spans can be asked for. Cancelled annotations are kept as
+    judgments without a label; drafts are none. A task without an `id`, and one that Luthier gave out, is known by the
+    `id` of its data: of several projects, too.
     """
 
     kind: Literal["label_studio"] = "label_studio"
@@ -43,7 +44,9 @@ class LabelStudio(LabelFormat):
                 continue
             found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
             key = to_optional_text(record.values.get("id")) or to_optional_text(data.get("id")) or f"{file}:{index}"
-            item = AnnotatedItem(key, dict(data), tuple(found), record.line, whole=True)
+            item = AnnotatedItem(
+                key, dict(data), tuple(with_span_texts(one, data) for one in found), record.line, whole=True
+            )
             yield item._replace(key=data["id"], whole=False) if item.is_own else item
 
 
@@ -70,6 +73,7 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
         "annotator": _name(annotation.get("completed_by", annotation.get("annotator"))),
         "time": to_optional_text(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
+        "spans": None if annotation.get("was_cancelled") else tuple(span for one in rest for span in _spans(one)),
     }
     for name, value in values_by_question.items():
         yield Annotation(
@@ -77,6 +81,16 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
         )
     if not values_by_question:
         yield Annotation(value=None, more=more, **details)
+
+
+def _spans(result: dict[str, Any]) -> Iterator[MarkedSpan]:
+    """The labelled span that a result is, once for each label; boxes, sounds and relations are none."""
+    value = result.get("value")
+    value = {**value, **value.get("globalOffsets", {})} if isinstance(value, dict) else {}
+    start, end, text = value.get("start"), value.get("end"), value.get("text") or ""
+    if isinstance(start, int) and isinstance(end, int):
+        for label in value.get(str(result.get("type"))) or value.get("labels") or ():
+            yield MarkedSpan(start, end, str(text), str(label), str(result.get("from_name")))
 
 
 def _flat(paths: Any) -> list[str]:

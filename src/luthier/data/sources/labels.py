@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from luthier.annotation.extraction import spans_to_answer
+from luthier.artifacts.annotation import Annotation
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
@@ -55,7 +57,8 @@ class AnnotationSource(FileSource):
     format: LabelFormat | None = None
     """The format; left out, it is recognised."""
     question: str | None = None
-    """Which of several questions to the annotators is meant."""
+    """Which of several questions to the annotators is meant; of one that asks for spans, the texts of the spans by
+    their labels are the answer, as JSON."""
     rule: Adjudicator = MajorityAdjudicator()
     """How one label is decided from several judgments."""
     level: Literal["nominal", "ordinal", "interval", "ratio"] = "nominal"
@@ -95,10 +98,14 @@ class AnnotationSource(FileSource):
         """Every item with its file, judgments on the one question only; and what cannot be read."""
         whole, where, broken = self._given(recipe_dir, say)
         question = self._question(whole, say)
-        kept = [
-            item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
-            for item in whole
-        ]
+        marked = {span.question for item in whole for one in item.judgments for span in one.spans or ()}
+        if question is not None and question in marked:
+            kept = [item._replace(judgments=_extracted(item.judgments, question)) for item in whole]
+        else:
+            kept = [
+                item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
+                for item in whole
+            ]
         return [(item, where[item.key]) for item in kept], broken
 
     def _given(self, recipe_dir: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[BrokenRow]]:
@@ -146,13 +153,17 @@ class AnnotationSource(FileSource):
             return LayoutChoice({}, {}, is_label=True)
         prompt, decided = _text_column(rows, name), columns[DECIDED]
         reasons = {"prompt": "the text that was judged", "answer": f"what was decided; {decided.distinct} different"}
-        return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=decided.is_class)
+        is_label = decided.is_class and not any(value.startswith("{") for value in decided.common)
+        return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=is_label)
 
     def _question(self, found: Sequence[AnnotatedItem], say: Say) -> str | None:
-        questions = sorted({one.question for item in found for one in item.judgments if one.question is not None})
-        if self.question is not None and self.question not in questions:
+        every = [one for item in found for one in item.judgments]
+        marked = {span.question for one in every for span in one.spans or ()}
+        judged = {one.question for one in every if one.question is not None} - marked
+        questions = sorted(judged if judged or any(one.value is not None for one in every) else marked)
+        if self.question is not None and self.question not in judged | marked:
             what = f"nobody answered a question {self.question!r}"
-            hint = did_you_mean(self.question, questions)
+            hint = did_you_mean(self.question, sorted(judged | marked))
             raise DataError(what, where=SourceLocation(file=self.path, field="question"), hint=hint)
         if len(questions) > 1 and self.question is None:
             what = f"annotators were asked {len(questions)} questions: {', '.join(questions)}"
@@ -179,6 +190,19 @@ class AnnotationSource(FileSource):
     def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The files that hold judgments: one, or all of a folder, such as one for each annotator."""
         return [file for file in super().files(recipe_dir) if file.path.name not in BOOKS]
+
+
+def _extracted(judgments: Sequence[Annotation], question: str) -> tuple[Annotation, ...]:
+    """Judgments whose label is what was marked for a question; who passed has no label, who marked nothing has `{}`."""
+    found = {}
+    for one in judgments:
+        if one.spans is None and one.question not in (None, question):
+            continue
+        spans = [span for span in one.spans or () if span.question == question]
+        passed = one.more.get("status", "submitted") != "submitted"
+        value = None if passed else spans_to_answer(span._asdict() for span in spans)
+        found[one.annotator, one.time, value] = one._replace(value=value, question=question, classes=())
+    return tuple(found.values())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 /* Questions on a page: what was answered as JSON, and back; keys; places in texts; orders.
 
-   readValue(root)          the answer as the question's `check` wants it; null while there is none
+   readValue(root)          the answer as the question's `check` wants it; null while there is none, and while a turn
+                            stands as it was
    showValue(root, value)   show an answer; null clears
    bindKeys(root, onAnswer) let keys answer; `onAnswer(value)` is called where one key is the whole answer. Returns a
                             function that lets go of the keys. Enter is left to the page.
@@ -71,7 +72,10 @@ const oneOf = {
   show: (root, value) => choose(root, value === null ? [] : [String(value)]),
 }
 
-const choices = { read: chosen, show: (root, value) => choose(root, value ?? []) }
+const choices = {
+  read: (root) => (chosen(root).length < Number(root.querySelector("[data-min]").dataset.min) ? null : chosen(root)),
+  show: (root, value) => choose(root, value ?? []),
+}
 
 const rating = { ...oneOf, read: (root) => (chosen(root).length ? Number(chosen(root)[0]) : null) }
 
@@ -138,7 +142,7 @@ const correction = {
   read(root) {
     const turn = root.querySelector("select")
     const value = root.querySelector("textarea").value.trim()
-    return value && turn.value ? { turn: Number(turn.value), text: value } : null
+    return turn.value && value && value !== textOfTurn(turn).trim() ? { turn: Number(turn.value), text: value } : null
   },
   show(root, value) {
     const turn = root.querySelector("select")

@@ -110,8 +110,6 @@ class AnnotatorRow(LedgerBase):
 
     project_id: Mapped[str] = mapped_column(ForeignKey("annotation_projects.id"), primary_key=True)
     annotator: Mapped[str] = mapped_column(String(128), primary_key=True)
-    served: Mapped[int]
-    gold_answered: Mapped[int]
     gold_right: Mapped[int]
     order_version: Mapped[int]
     """The order of the items in which the next two say a place: all before it, the person has or had."""

@@ -94,8 +94,6 @@ def upgrade() -> None:
         "annotation_annotators",
         sa.Column("project_id", text(32), nullable=False),
         sa.Column("annotator", text(128), nullable=False),
-        sa.Column("served", sa.Integer(), nullable=False),
-        sa.Column("gold_answered", sa.Integer(), nullable=False),
         sa.Column("gold_right", sa.Integer(), nullable=False),
         sa.Column("order_version", sa.Integer(), nullable=False),
         sa.Column("rank", sa.Double()),
