@@ -241,11 +241,16 @@ def measure_import(options: argparse.Namespace, browser: Any, folder: Path) -> N
         for peer in list_peers(options, folder):
             with peer:
                 say(f"{peer.version}: import of {len(some):,} texts by its own API, between two of ours")
+                own = time.process_time()
                 ours = [import_texts(ledger, some)[1]]
+                own, used = time.process_time() - own, peer.cpu_seconds()
                 theirs = peer.import_texts(some, LABELS)
+                used = peer.cpu_seconds() - used
                 ours.append(import_texts(ledger, some)[1])
             note(f"import_{peer.name}_ratio", theirs / statistics.fmean(ours), 10, "x", peer.version,
                  theirs=round(theirs, 2), ours=[round(one, 3) for one in ours], items=len(some))  # fmt: skip
+            note(f"import_{peer.name}_cpu_ratio", used / own, 10, "x", peer.version, theirs=round(used, 2),
+                 ours=round(own, 3))  # fmt: skip
 
 
 def measure_labelling(options: argparse.Namespace, browser: Any, folder: Path) -> None:
