@@ -130,6 +130,7 @@ def prepare_table(folder: Path, name: str, count: int) -> Path:
 def measure_tables(options: argparse.Namespace, browser: Any, folder: Path) -> None:
     """Tables of 100,000 and 1,000,000 rows: opened, filtered, searched, sorted."""
     rounds = 5 if options.quick else 15
+    folder.mkdir(parents=True)
     place = options.tables or folder
     for name, count in (("rows100k", 100_000), ("rows1m", 1_000_000)):
         prepare_table(place, name, count)
@@ -348,12 +349,15 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.pop("LUTHIER_STORE", None)
     os.environ.pop("LUTHIER_LEDGER", None)
-    with tempfile.TemporaryDirectory() as name, chromium() as browser:
-        device = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, {browser.version}"
-        for part in options.only:
-            PARTS[part](options, browser, Path(name) / part)
-    for line in FIGURES:
-        print(json.dumps({**line, "device": device}))
+    device = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}"
+    try:
+        with tempfile.TemporaryDirectory() as name, chromium() as browser:
+            device += f", Chromium {browser.version}"
+            for part in options.only:
+                PARTS[part](options, browser, Path(name) / part)
+    finally:  # also of what was measured before something failed
+        for line in FIGURES:
+            print(json.dumps({**line, "device": device}))
 
 
 if __name__ == "__main__":
