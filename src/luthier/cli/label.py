@@ -33,7 +33,7 @@ def label_list(as_json: Json = False) -> None:
     with current_workspace().open_ledger() as ledger:
         rows = [
             {"id": one.id, "name": one.name, "state": one.state, **count_progress(ledger, one.id)}
-            for one in list_projects(ledger)
+            for one in list_projects(ledger, purpose="labeling")
         ]
     if as_json:
         print_json(rows)

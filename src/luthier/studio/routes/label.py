@@ -38,7 +38,7 @@ def projects(request: Request, studio: StudioDep, person: PersonDep) -> Response
     """The projects in which a person can answer."""
     found = [
         (project, queue.progress(), queue.person_progress(person.id))
-        for project in list_projects(studio.ledger)
+        for project in list_projects(studio.ledger, purpose="labeling")
         if person.may("label", *studio.find_labelling(project.id))
         for queue in [AnnotationQueue(studio.ledger, project.id)]
     ]
