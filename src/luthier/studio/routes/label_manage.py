@@ -114,7 +114,7 @@ def manage(request: Request, studio: StudioDep, project_id: str, search: str = "
 
 def _manage_page(
     request: Request, studio: Studio, project_id: str, *, search: str = "", state: str = "",
-    error: LuthierError | None = None, told: str = "",
+    error: LuthierError | None = None, message: str = "",
 ) -> Response:  # fmt: skip
     project = get_project(studio.ledger, project_id)
     queue = AnnotationQueue(studio.ledger, project_id)
@@ -126,7 +126,7 @@ def _manage_page(
         request, "label_manage.html.jinja", 200 if error is None else 400, project=project, progress=queue.progress(),
         measures=measure_project(studio.ledger, project_id), versions=list_guidelines(studio.ledger, project_id),
         flagged=flagged, threads=list_comments(studio.ledger, project_id, [one.item.id for one in flagged]),
-        found=found, search=search, state=state, error=error, told=told,
+        found=found, search=search, state=state, error=error, message=message,
         questions=_plain(project.settings),
     )  # fmt: skip
 
@@ -170,11 +170,11 @@ def _questions(settings: ProjectSettings, text: str, role: Any) -> dict[str, Any
         return None
     where = SourceLocation(field="questions")
     try:
-        told = json.loads(text)
-        if not isinstance(told, list) or not told:
+        message = json.loads(text)
+        if not isinstance(message, list) or not message:
             raise InputError("the questions are a list", where=where)
-        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(told) + 2))]
-        return {name: role.parse(one) for name, one in zip(names, told, strict=False)}
+        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(message) + 2))]
+        return {name: role.parse(one) for name, one in zip(names, message, strict=False)}
     except (json.JSONDecodeError, ValidationError, PydanticCustomError, RecursionError) as error:
         raise InputError(f"these are no questions: {error}", where=where) from error
 
@@ -214,7 +214,7 @@ def bulk(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, 
         given = label_items(studio.ledger, project_id, chosen, values, by=person.id)
     except LuthierError as error:
         return _manage_page(request, studio, project_id, search=search, error=error)
-    return _manage_page(request, studio, project_id, search=search, told=str(given))
+    return _manage_page(request, studio, project_id, search=search, message=str(given))
 
 
 def _answer_of(form: FormData, studio: Studio, project_id: str) -> dict[str, Any]:
