@@ -18,7 +18,15 @@ from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
-from luthier.studio.translation import LANGUAGES, choose_language, current_language, install, use_language
+from luthier.studio.translation import (
+    LANGUAGES,
+    choose_language,
+    current_language,
+    gettext,
+    install,
+    ngettext,
+    use_language,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -104,7 +112,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=lambda value: f"{value:,}",
+        thousands=_thousands, translated=_translated,
     )  # fmt: skip
     return environment
 
@@ -119,11 +127,26 @@ def _ago(moment: datetime | None) -> str:
     if moment is None:
         return ""
     seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    for size, one in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {one}{'s' if count > 1 else ''} ago"
-    return "just now"
+    if seconds < 60:
+        return gettext("just now")
+    minutes, hours, days = (int(seconds // size) for size in (60, 3600, 86400))
+    if days:
+        return ngettext("%(count)s day ago", "%(count)s days ago", days) % {"count": days}
+    if hours:
+        return ngettext("%(count)s hour ago", "%(count)s hours ago", hours) % {"count": hours}
+    return ngettext("%(count)s minute ago", "%(count)s minutes ago", minutes) % {"count": minutes}
+
+
+def _thousands(value: float) -> str:
+    """A number as the page's language writes it."""
+    from babel.numbers import format_decimal
+
+    return format_decimal(value, locale=current_language())
+
+
+def _translated(text: str) -> str:
+    """A text that comes from code, such as what a setting does, in the page's language."""
+    return gettext(text) if text else ""
 
 
 def _clock(seconds: float) -> str:
