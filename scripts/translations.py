@@ -32,7 +32,8 @@ TEMPLATES = {"newstyle_gettext": "true", "trim_blocks": "true", "lstrip_blocks":
 WITH_SETTINGS = ("step", "source", "technique", "objective")
 WITH_KINDS = (*WITH_SETTINGS, "operator", "question")
 HEADER = "# Texts of the studio. `python scripts/translations.py` adds what is new and drops what is gone."
-PLACEHOLDER = re.compile(r"%\(\w+\)s|%%")
+PLACEHOLDER = re.compile(r"%\(\w+\)s|%%|%")
+"""A `%` alone is one of a text that is never formatted; in one that is, it would break the page."""
 
 
 def extract_messages() -> Catalog:

@@ -20,12 +20,12 @@ from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
 from luthier.studio.translation import (
     LANGUAGES,
-    choose_language,
     current_language,
     gettext,
     install,
     ngettext,
-    use_language,
+    write_figure,
+    write_moment,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=ut
 
 def render(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
     """One page, or the piece of one that htmx asked for."""
-    use_language(choose_language(request))
     found = _environment().get_template(template)
     state = request.state
     who = {"me": getattr(state, "person", None), "accounts": getattr(state, "accounts", False)}
@@ -58,13 +57,13 @@ def render_closed(scope: Scope, *, accounts: bool) -> Response:
     address = f"/login?next={quote(request.url.path + (f'?{request.url.query}' if request.url.query else ''), safe='')}"
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(address, 303)
-    return PlainTextResponse("Log in first.", 401, headers={"hx-redirect": "/login"})
+    return PlainTextResponse(gettext("Log in first."), 401, headers={"hx-redirect": "/login"})
 
 
 def static_file(name: str) -> Response:
     """One of the studio's own files; 404 for any other name."""
     if name not in _static_names():
-        return Response("There is no such file.", 404, media_type="text/plain")
+        return Response(gettext("There is no such file."), 404, media_type="text/plain")
     kind = _TYPES[name[name.rindex(".") :]]
     return Response(_static(name), media_type=kind, headers={"cache-control": "max-age=31536000, immutable"})
 
@@ -112,7 +111,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=_thousands, translated=_translated,
+        thousands=_thousands, translated=_translated, figure=write_figure, moment=write_moment,
     )  # fmt: skip
     return environment
 
@@ -160,7 +159,7 @@ def _bytes(value: float | None) -> str:
         if value < 1000:
             return f"{value:.0f} {unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{write_figure(value, '.1f')} GB"
 
 
 def _duration(seconds: float | None) -> str:
