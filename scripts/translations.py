@@ -112,7 +112,7 @@ def _problem_of(message: Message, plurals: int) -> str:
     if len(forms) != (plurals if message.pluralizable else 1):
         return f"has {len(forms)} forms"
     wanted = sorted(PLACEHOLDER.findall(_first(message)))
-    if any(sorted(PLACEHOLDER.findall(form)) != wanted for form in forms):
+    if any(sorted(PLACEHOLDER.findall(form or "")) != wanted for form in forms):
         return f"has other placeholders than {wanted}"
     return ""
 
