@@ -11,6 +11,7 @@ from starlette.requests import Request
 from luthier.core.errors import UnknownName
 from luthier.people.rights import Person, Right
 from luthier.studio.security import SAFE, Change
+from luthier.studio.translation import gettext as _
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -48,7 +49,9 @@ class RightCheck:
         projects = () if self._anywhere else find_projects(request)
         is_anywhere = self._anywhere or (self.right == "label" and not projects)
         if not (person.may_somewhere(self.right) if is_anywhere else person.may(self.right, *projects)):
-            raise HTTPException(403, "You have no right to do this here. An owner of the project can give it to you.")
+            raise HTTPException(
+                403, _("You have no right to do this here. An owner of the project can give it to you.")
+            )
         if is_written:
             action = self._action or f"{request.method} {request.scope['route'].path}"
             request.state.change = Change(person.id, action, next(iter(projects), ""), request.url.path)

@@ -24,6 +24,7 @@ from luthier.studio.people import PersonDep, allow
 from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import choose_language
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 _EVERY_S = 1.0
@@ -181,5 +182,5 @@ def report_page(studio: StudioDep, run: str) -> Response:
     """The report itself."""
     found = studio.queue.get(run)
     if found.run is None:
-        raise UnknownName("this run has not begun yet", hint="wait until it has made something")
+        raise UnknownName(_("this run has not begun yet"), hint=_("wait until it has made something"))
     return report_headers(read_report(studio.workspace, found.run))
