@@ -29,7 +29,7 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.workspace import project_id
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
-from luthier.data.exporters.csv import escape_formula
+from luthier.core.spreadsheet import escape_formula
 from luthier.recipe.runner import get_run_log_path
 from luthier.studio.people import Person, find_person
 from luthier.studio.sessions import COOKIE, form_token

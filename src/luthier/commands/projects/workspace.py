@@ -122,7 +122,7 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
     runs = [run for run in queued if run.recipe_file == str(shown)]
     latest = max(runs, key=lambda run: run.requested_at, default=None)
     try:
-        data = _read_recipe(file, *_stamp(file))
+        data = _read_recipe(file, _stamp(file))
     except LuthierError as error:
         return Project(id=name, file=file, shown=shown, name=name, steps=(), error=error, queued=latest)
     title, steps = str(data.get("name") or name), data.get("steps")
@@ -154,7 +154,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _read_recipe(file: Path, changed_ns: int, size: int) -> Mapping[str, Any]:
+def _read_recipe(file: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:  # a part of the key
     """What a recipe's file holds, as long as it is the same by time and size."""
     data: Mapping[str, Any] = read_yaml(file).data
     return data
