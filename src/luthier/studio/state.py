@@ -194,9 +194,7 @@ class Studio:
             await asyncio.to_thread(self.review.close)
 
 
-async def _again_and_again(
-    runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook
-) -> None:
+async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
