@@ -11,6 +11,7 @@ from starlette.requests import Request
 from luthier.core.errors import UnknownName
 from luthier.people.rights import Person, Right
 from luthier.studio.security import SAFE, Change
+from luthier.studio.translation import gettext as _
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Person", "PersonDep", "Right", "allow", "everybody", "find_person", "member", "require_right"]
 _WRITTEN_DOWN: frozenset[Right] = frozenset({"review", "edit", "own"})
 """What needs one of these rights and changes something stands in the audit log."""
-_NO_RIGHT = "You have no right to do this here. An owner of the project can give it to you."
 
 
 def find_person(request: Request) -> Person:
@@ -48,7 +48,7 @@ class RightCheck:
             return
         projects = () if self._anywhere else find_projects(request)
         if not (person.may_somewhere(self.right) if self._anywhere else person.may(self.right, *projects)):
-            raise HTTPException(403, _NO_RIGHT)
+            raise _refusal()
         if is_written:
             action = self._action or f"{request.method} {request.scope['route'].path}"
             request.state.change = Change(person.id, action, next(iter(projects), ""), request.url.path)
@@ -67,10 +67,14 @@ def allow(right: Right, *, anywhere: bool = False, action: str | None = None) ->
 def require_right(request: Request, person: Person, right: Right, *projects: str) -> None:
     """403 for a person without a right in one of these projects, which the address does not name."""
     if not person.may(right, *projects):
-        raise HTTPException(403, _NO_RIGHT)
+        raise _refusal()
     change: Change | None = getattr(request.state, "change", None)
     if change is not None:
         request.state.change = change._replace(project=next(iter(projects), ""))
+
+
+def _refusal() -> HTTPException:
+    return HTTPException(403, _("You have no right to do this here. An owner of the project can give it to you."))
 
 
 def everybody() -> None:

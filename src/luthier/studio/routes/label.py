@@ -24,6 +24,7 @@ from luthier.core.errors import InputError, LuthierError, SourceLocation, Unknow
 from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 
 def check_purpose(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> None:
@@ -143,7 +144,7 @@ def _read(kind: TypeAdapter[Any], text: str, field: str) -> Any:
     try:
         return kind.validate_json(text)
     except ValidationError as error:
-        raise InputError("this is not what the page sends", where=SourceLocation(field=field)) from error
+        raise InputError(_("this is not what the page sends"), where=SourceLocation(field=field)) from error
 
 
 def _to_json(

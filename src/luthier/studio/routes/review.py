@@ -40,6 +40,7 @@ from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 MAY_REVIEW, MAY_EDIT = Depends(allow("review")), Depends(allow("edit"))
@@ -150,7 +151,7 @@ def answer(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str)
 
 def _item_id(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InputError("there is no such request", where=SourceLocation(field="item"))
+        raise InputError(_("there is no such request"), where=SourceLocation(field="item"))
     return int(text)
 
 
@@ -158,7 +159,7 @@ def _marks(text: str, types: Sequence[str]) -> list[dict[str, str]]:
     """Parts of the answer, one a line, of the first type of failure that is named."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if lines and not types:
-        raise InputError("say what is wrong with the marked parts", where=SourceLocation(field="types"))
+        raise InputError(_("say what is wrong with the marked parts"), where=SourceLocation(field="types"))
     return [{"text": line, "label": types[0]} for line in lines]
 
 
