@@ -38,7 +38,7 @@ from luthier.commands.labeling.measure import measure_in_other_process, measure_
 from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -48,9 +48,10 @@ _WITH_LABELS = frozenset({"choice", "choices", "tree", "spans"})
 _MOST_SHOWN = 50
 
 
-@router.get("/label/new", dependencies=[Depends(allow("edit"))])
-def new(request: Request, studio: StudioDep, project: str = "", step: str = "") -> Response:
+@router.get("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
+def new(request: Request, studio: StudioDep, person: PersonDep, project: str = "", step: str = "") -> Response:
     """Where rows are chosen, and what is asked about them."""
+    require_right(request, person, "edit", project)
     return _new_page(request, studio, project, step, None, {})
 
 
@@ -66,10 +67,11 @@ def _new_page(
     )  # fmt: skip
 
 
-@router.post("/label/new", dependencies=[Depends(allow("edit"))])
+@router.post("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
 def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
     """Make the project."""
     project, step = text_of(form, "project"), text_of(form, "step")
+    require_right(request, person, "edit", project)
     given = {name: text_of(form, name) for name in ("name", "kind", "labels", "guidelines", "overlap", "text", "gold")}
     try:
         settings = _settings(given)
