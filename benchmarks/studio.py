@@ -130,6 +130,7 @@ def prepare_table(folder: Path, name: str, count: int) -> Path:
 def measure_tables(options: argparse.Namespace, browser: Any, folder: Path) -> None:
     """Tables of 100,000 and 1,000,000 rows: opened, filtered, searched, sorted."""
     rounds = 5 if options.quick else 15
+    folder.mkdir(parents=True)
     place = options.tables or folder
     for name, count in (("rows100k", 100_000), ("rows1m", 1_000_000)):
         prepare_table(place, name, count)
@@ -217,16 +218,50 @@ def import_texts(ledger: Ledger, texts: Sequence[str]) -> tuple[str, float]:
     return project.id, time.perf_counter() - began
 
 
-def measure_labelling(options: argparse.Namespace, browser: Any, folder: Path) -> None:
-    """Import of 200,000 texts, and six people who label them."""
-    count, rounds = 200_000, 15 if options.quick else 60
-    texts = make_texts(count)
+def list_peers(options: argparse.Namespace, folder: Path) -> Iterator[WebPeer]:
+    """The peers whose Python was named, each ready to be started."""
+    peers: list[tuple[Callable[[Path, Path], WebPeer], Path | None, str]] = [
+        (LabelStudio, options.label_studio, "--label-studio"), (Doccano, options.doccano, "--doccano"),
+    ]  # fmt: skip
+    for make, python, option in peers:
+        if python is None:
+            say(f"{option[2:]} is left out: name its Python by {option}")
+        else:
+            yield make(python, folder)
+
+
+def measure_import(options: argparse.Namespace, browser: Any, folder: Path) -> None:
+    """Import of 200,000 texts, and of fewer beside peers: they take minutes for as many."""
+    texts = make_texts(200_000)
     folder.mkdir(parents=True)
-    say(f"import of {count:,} texts into a labelling project")
     with Ledger(folder / ".luthier/ledger.db") as ledger:
-        project, seconds = import_texts(ledger, texts)
+        say(f"import of {len(texts):,} texts into a labelling project")
+        seconds = import_texts(ledger, texts)[1]
+        note("import_items_per_s", len(texts) / seconds, 20_000, "items/s", seconds=round(seconds, 2))
+        some = texts[: options.peer_items]
+        for peer in list_peers(options, folder):
+            with peer:
+                say(f"{peer.version}: import of {len(some):,} texts by its own API, between two of ours")
+                own = time.process_time()
+                ours = [import_texts(ledger, some)[1]]
+                own, used = time.process_time() - own, peer.cpu_seconds()
+                theirs = peer.import_texts(some, LABELS)
+                used = peer.cpu_seconds() - used
+                ours.append(import_texts(ledger, some)[1])
+            note(f"import_{peer.name}_ratio", theirs / statistics.fmean(ours), 10, "x", peer.version,
+                 theirs=round(theirs, 2), ours=[round(one, 3) for one in ours], items=len(some))  # fmt: skip
+            note(f"import_{peer.name}_cpu_ratio", used / own, 10, "x", peer.version, theirs=round(used, 2),
+                 ours=round(own, 3))  # fmt: skip
+
+
+def measure_labelling(options: argparse.Namespace, browser: Any, folder: Path) -> None:
+    """Six people label a project of 200,000 texts; then the same six with each peer, on fewer texts."""
+    rounds = 15 if options.quick else 60
+    texts = make_texts(200_000)
+    folder.mkdir(parents=True)
+    with Ledger(folder / ".luthier/ledger.db") as ledger:
+        project = import_texts(ledger, texts)[0]
         sessions = [open_session(ledger) for _ in PEOPLE]
-    note("import_items_per_s", count / seconds, 20_000, "items/s", seconds=round(seconds, 2))
     with serving(folder) as (server, _):
         pages = []
         for person, session in zip(PEOPLE, sessions, strict=True):
@@ -235,26 +270,15 @@ def measure_labelling(options: argparse.Namespace, browser: Any, folder: Path) -
             page.goto(f"{server.url}/label/{project}")
             page.get_by_text("item-").first.wait_for()
             pages.append(page)
-        say(f"six people label, {rounds} items each, one about every second")
+        say(f"six people label {len(texts):,} items, {rounds} each, one about every second")
         took = label_in_turn(pages, lambda page: page.keyboard.press("1"), rounds, 1.0)
-        ours = quantile(took, 0.95)
         say(f"  median {statistics.median(took) * 1000:.0f} ms, longest {max(took) * 1000:.0f} ms")
-        note("key_to_next_item_p95_s", ours, 0.05, "s", median=round(statistics.median(took), 4), presses=len(took))
-        peers: list[tuple[Callable[[Path, Path], WebPeer], Path | None, str]] = [
-            (LabelStudio, options.label_studio, "--label-studio"), (Doccano, options.doccano, "--doccano"),
-        ]  # fmt: skip
-        for make, python, option in peers:
-            if python is None:
-                say(f"{option[2:]} is left out: name its Python by {option}")
-                continue
-            with make(python, folder) as peer:
-                some = texts[: options.peer_items]
-                say(f"{peer.version}: import of {len(some):,} texts by its own API (not {count:,}: it takes too long)")
-                theirs = peer.import_texts(some, LABELS)
-                with Ledger(folder / ".luthier/ledger.db") as ledger:
-                    _, again = import_texts(ledger, some)
-                note(f"import_{peer.name}_ratio", theirs / again, 10, "x", peer.version, theirs=round(theirs, 2),
-                     ours=round(again, 3), items=len(some))  # fmt: skip
+        note("key_to_next_item_p95_s", quantile(took, 0.95), 0.05, "s", median=round(statistics.median(took), 4),
+             presses=len(took))  # fmt: skip
+        for peer in list_peers(options, folder):
+            with peer:
+                say(f"{peer.version}: the same with {options.peer_items:,} items")
+                peer.import_texts(texts[: options.peer_items], LABELS)
                 measure_peer_keys(browser, peer, pages, rounds // 3)
         for page in pages:
             page.context.close()
@@ -306,6 +330,7 @@ def measure_watchers(options: argparse.Namespace, browser: Any, folder: Path) ->
 PARTS = {
     "page": measure_first_page,
     "tables": measure_tables,
+    "import": measure_import,
     "labelling": measure_labelling,
     "watchers": measure_watchers,
 }
@@ -324,12 +349,15 @@ def main() -> None:
     options = parser.parse_args()
     os.environ.pop("LUTHIER_STORE", None)
     os.environ.pop("LUTHIER_LEDGER", None)
-    with tempfile.TemporaryDirectory() as name, chromium() as browser:
-        device = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, {browser.version}"
-        for part in options.only:
-            PARTS[part](options, browser, Path(name) / part)
-    for line in FIGURES:
-        print(json.dumps({**line, "device": device}))
+    device = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}"
+    try:
+        with tempfile.TemporaryDirectory() as name, chromium() as browser:
+            device += f", Chromium {browser.version}"
+            for part in options.only:
+                PARTS[part](options, browser, Path(name) / part)
+    finally:  # also of what was measured before something failed
+        for line in FIGURES:
+            print(json.dumps({**line, "device": device}))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,15 @@ class Peer(ABC):
         """Run a command of it to its end."""
         subprocess.run(command, cwd=self._folder, env=self.environment, check=True, capture_output=True)
 
+    def cpu_seconds(self) -> float:
+        """What its processes, and those that they began, have used so far."""
+        sessions, ticks = {process.pid for process in self._processes}, 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15])) if int(fields[3]) in sessions else 0
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def wait(self, path: str = "/") -> None:
         """Wait until it answers."""
         end = time.monotonic() + _START_S

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from luthier.annotation.project import (
+    NewItem,
     ProjectSettings,
     add_items,
     create_project,
@@ -23,8 +24,9 @@ from luthier.annotation.project import (
     update_guidelines,
     update_settings,
 )
-from luthier.annotation.question import Question
+from luthier.annotation.question import Question, QuestionItem
 from luthier.annotation.queue import AnnotationQueue, LeasedItem
+from luthier.annotation.results import find_items
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, UnknownName
 from tests.annotation.conftest import TOPIC, MakeQueue, answer, item
@@ -362,3 +364,14 @@ def test_two_hundred_thousand_items_stay_quick(tmp_path: Path) -> None:
             queue.submit("ann", answer(leased, id=f"number-{number:05}"))
             taken.append(time.perf_counter() - began)
         assert sorted(taken)[150] < 0.05
+
+
+def test_items_are_found_by_their_words(ledger: Ledger, make_queue: MakeQueue) -> None:
+    queue = make_queue(
+        items=[item(1), NewItem("other", QuestionItem(({"role": "user", "content": "Über 100 % \\ _x"},)))]
+    )
+    for search, expected in (
+        ("über", ["other"]), ("100 %", ["other"]), ("_x", ["other"]), ("\\", ["other"]), ("TEXT 1", ["row-1"]),
+        ("user", []), ("content", []), ("", ["row-1", "other"]),
+    ):  # fmt: skip
+        assert [one.item.key for one in find_items(ledger, queue.project_id, search=search)] == expected, search

@@ -101,7 +101,7 @@ def test_a_project_from_a_table_is_measured_and_exported(folder: Path, capsys: p
     assert read_yaml(folder / "next" / "recipe.yaml").data["steps"]["data"]["source"]["project"] == project.id
 
 
-def take_in(folder: Path, **files: Any) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def take_in(folder: Path, **files: Any) -> tuple[dict[str, str], dict[tuple[str, str], Any], list[str]]:
     """Questions by name and answers by item and person of a project of another tool, and what was told."""
     (folder / "theirs").mkdir()
     for name, content in files.items():
@@ -113,7 +113,7 @@ def take_in(folder: Path, **files: Any) -> tuple[dict[str, Any], dict[str, Any],
     with open_ledger(folder) as ledger:
         made, read, _ = import_project(ledger, "Theirs", [folder / "theirs"], by="owner")
         settings = get_project(ledger, made.id).settings
-        answers = {
+        answers: dict[tuple[str, str], Any] = {
             (one.item.key, said.annotator): said.values
             for one in read_answered_items(ledger, made.id)
             for said in one.answers
@@ -261,3 +261,26 @@ def test_files_of_no_tool_are_refused(folder: Path) -> None:
     (folder / "x.json").write_text("[]")
     with open_ledger(folder) as ledger, pytest.raises(DataError, match="no labeling tool"):
         import_project(ledger, "Theirs", [folder / "x.json"], by="owner")
+
+
+def test_the_most_useful_items_come_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [
+        *(WORDS["billing"] for _ in range(20)),
+        *(WORDS["login"] for _ in range(20)),
+        "money charge password account",
+    ]
+    (folder / "rows.csv").write_text(
+        "id,text\n" + "\n".join(f"r{at},{text} {at}" for at, text in enumerate(texts)) + "\n"
+    )
+    run("label", "create", "Topics", "--from", "rows.csv", "--label", "billing", "--label", "login")
+    with open_ledger(folder) as ledger:
+        project = list_projects(ledger)[0].id
+        ids = {one.item.key: one.item.id for one in find_items(ledger, project)}
+        for at in (*range(8), *range(20, 28)):
+            label_items(ledger, project, [ids[f"r{at}"]], {"answer": "billing" if at < 20 else "login"}, by="ann")
+        run("label", "order", project, "--by", "uncertainty")
+        assert "25 items come first" in capsys.readouterr().out
+        assert get_project(ledger, project).settings.order == "priority"
+        leased = AnnotationQueue(ledger, project).next_item("ben")
+        assert leased is not None
+        assert leased.shown.text == "money charge password account 40"

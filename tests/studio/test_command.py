@@ -35,8 +35,8 @@ def test_it_is_not_opened_to_others(workspace: Path, capsys: pytest.CaptureFixtu
         (["--client-id", "x"], "name the provider"),
         (["--oidc", "https://x", "--client-id", "x", "--client-secret-env", "NO_SUCH_NAME"], "NO_SUCH_NAME is empty"),
         (["--oidc", "https://x", "--client-id", "x", "--oidc-role", "boss"], "no role 'boss'"),
-        (["--url", "studio.example"], "no address"),
-        (["--url", "https://studio.example/path"], "no address"),
+        (["--url", "studio.example"], "not an address"),
+        (["--url", "https://studio.example/path"], "not an address"),
     ],
 )
 def test_options_that_do_not_go_are_refused(

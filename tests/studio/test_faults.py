@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -32,7 +33,12 @@ from luthier.annotation.question import Question, QuestionItem
 from luthier.annotation.queue import AnnotationQueue
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError
+from luthier.core.events import RunEvent
+from luthier.core.render import LogFileRenderer
+from luthier.recipe.runner import get_run_log_path
 from luthier.studio.sessions import form_token
+from luthier.studio.state import Studio
+from studio.conftest import Browser
 from studio.labelling_server import PERSON, LabellingServer, open_session
 from tests.conftest import Postgres
 
@@ -403,6 +409,30 @@ def test_while_postgresql_is_away_pages_say_it_and_nothing_is_lost(
     server.stop()
     with Ledger(own_postgres.url) as ledger:
         check_kept(ledger, project, _sent(*labellers), overlap=1)
+
+
+def test_a_log_that_grows_is_shown_to_many_at_once(
+    browser: Browser, studio: Studio, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.studio.state._EVERY_S", 0.0)
+    run = studio.queue.add(Path("tickets/recipe.yaml"))
+    studio.queue.update(run.id, state="running", started_at=datetime.now(UTC), run="word")
+    log = get_run_log_path(studio.workspace.with_folder(project).open_store(), "word")
+    log.parent.mkdir(parents=True)
+    found: list[int] = []
+    watchers = [
+        threading.Thread(
+            target=lambda: found.extend(browser.get(f"/runs/{run.id}/progress").status_code for _ in range(15))
+        )
+        for _ in range(4)
+    ]
+    with LogFileRenderer(log) as write:
+        write(RunEvent(kind="start", step="tune", text="tune"))
+        for watcher in watchers:
+            watcher.start()
+        while any(watcher.is_alive() for watcher in watchers):
+            write(RunEvent(kind="note", step="tune", text="one more"))
+    assert found == [200] * 60
 
 
 def test_an_answer_is_on_the_disk_when_it_is_said_to_be_kept(workspace: Path) -> None:

@@ -228,7 +228,8 @@ def _ranks(studio: Studio, study: AnnotationProject) -> dict[str, float]:
     item = AnnotationItemRow
     with studio.ledger.reading() as session:
         wanted = select(item.key, item.rank).where(item.project_id == study.id)
-        return dict(session.execute(wanted).tuples().all())
+        rows = session.execute(wanted).all()
+        return dict(zip([row[0] for row in rows], [row[1] for row in rows], strict=True))
 
 
 def test_items_are_put_in_order_as_judgments_come(studio: Studio, workspace: Path) -> None:

@@ -23,6 +23,7 @@ from luthier.annotation.question import QuestionItem
 from luthier.annotation.queue import AnnotationQueue
 from luthier.annotation.results import find_items, label_items
 from luthier.core.db import Ledger
+from luthier.core.errors import InputError, SourceLocation
 from luthier.recipe.yaml import read_yaml
 from luthier.studio.state import Studio
 from studio.conftest import Browser
@@ -76,6 +77,49 @@ def test_items_are_answered_undone_and_remarked(browser: Browser, studio: Studio
     assert "refund" in back["item"]["html"]
     assert browser.submit(f"/label/{project.id}/release", held=json.dumps([second["id"]])).status_code == 204
     assert "Version 1" in browser.get(f"/label/{project.id}/guidelines").text
+
+
+def test_an_answer_is_sent_again_when_the_database_was_away(
+    browser: Browser, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(studio.ledger, [item(1)])
+    leased = fetch(browser, project)["item"]
+
+    def away(*_: Any) -> None:
+        raise InputError("cannot be reached", where=SourceLocation(file="postgresql://db/team"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AnnotationQueue, "submit", away)
+        assert send(browser, project, leased["id"]).status_code == 400, "422 would be for good"
+    assert send(browser, project, leased["id"]).json()["kept"]
+
+
+def test_no_page_loads_scipy(studio: Studio, workspace: Path) -> None:
+    project = make_project(studio.ledger, [item(number) for number in range(3)], overlap=2)
+    for person, label in (("ann", "refund"), ("ben", "account")):
+        ids = [one.item.id for one in find_items(studio.ledger, project.id)]
+        label_items(studio.ledger, project.id, ids, {"topic": label}, by=person)
+    script = f"""
+import sys
+from pathlib import Path
+from luthier.core.db import Ledger
+from luthier.recipe.workspace import Workspace
+from luthier.studio.app import build_app
+from luthier.studio.state import Studio
+from studio.conftest import URL, Browser
+workspace = Path({str(workspace)!r})
+with Ledger(workspace / ".luthier/ledger.db") as ledger:
+    studio = Studio(ledger=ledger, workspace=Workspace.open(workspace))
+    browser = Browser(build_app(studio), base_url=URL)
+    browser.get("/open?token=" + studio.sessions.create_link_token())
+    for address in ("", "/manage?search=text", "/adjudicate"):
+        assert browser.get("/label/{project.id}" + address).status_code == 200, address
+    assert browser.submit("/label/{project.id}/next").status_code == 200
+print([name for name in ("torch", "scipy", "sklearn") if name in sys.modules])
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert told.stdout.strip() == "[]"
 
 
 def test_a_person_without_items_is_told_why(browser: Browser, studio: Studio) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -21,7 +21,7 @@ from luthier.core.errors import InputError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import Dialect, Table
     from sqlalchemy.orm import Session
 
     from luthier.core.db.tables.annotation import AnnotationProjectRow, GuidelineRow
@@ -70,8 +70,13 @@ class ProjectSettings(BaseModel):
             raise ValueError(f"`optional` names no question: {', '.join(unknown)}")
         return self
 
-    def check(self, values: Mapping[str, AnswerValue], item: QuestionItem) -> dict[str, AnswerValue]:
-        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own."""
+    def check(
+        self, values: Mapping[str, AnswerValue], item: QuestionItem, *, whole: bool = True
+    ) -> dict[str, AnswerValue]:
+        """The values of an answer as they are kept; `InvalidAnswer` names the question that does not accept its own.
+
+        `whole`: only what is optional may be left out.
+        """
         if unknown := [name for name in values if name not in self.questions]:
             raise InvalidAnswer(f"there is no question {unknown[0]!r}")
         kept = {}
@@ -81,7 +86,7 @@ class ProjectSettings(BaseModel):
                     kept[name] = question.check(values[name], item)
                 except InvalidAnswer as error:
                     raise InvalidAnswer(f"{name}: {error}") from error
-            elif name not in self.optional:
+            elif whole and name not in self.optional:
                 raise InvalidAnswer(f"{name}: there is no answer")
         return kept
 
@@ -299,7 +304,7 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     for wanted in (answers, known):
         for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
             try:
-                settings.check(values, item_from_json(shown))
+                settings.check(values, item_from_json(shown), whole=wanted is answers)
             except InvalidAnswer as error:
                 invalid, first = invalid + 1, first or str(error)
     if invalid:
@@ -356,47 +361,47 @@ def add_items(ledger: Ledger, project_id: str, items: Iterable[NewItem]) -> int:
 
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
+    with ledger.reading() as session:
+        settings, dialect = load_project(session, project_id).settings, session.get_bind().dialect
+    to_driver = _list_conversions(dialect)
+    defaults = _convert(_default_values(project_id, settings), to_driver)
     added = 0
-    settings = get_project(ledger, project_id).settings
-    for batch in iterate_batches(items, _ADDED):
+    for rows in iterate_batches((_convert(_item_row(project_id, settings, one), to_driver) for one in items), _ADDED):
         with ledger.writing() as session:
             last = select(func.max(AnnotationItemRow.position)).where(AnnotationItemRow.project_id == project_id)
-            position = session.scalar(last) or 0
-            rows = [
-                _item_row(project_id, settings, item, position + number) for number, item in enumerate(batch, start=1)
-            ]
-            first = {row["key"]: row for row in reversed(rows)}  # of a key that comes twice
-            rows = sorted(first.values(), key=itemgetter("id"))  # what lies together in the table is written together
-            added += _insert_new(session, _default_values(project_id, settings), rows)
+            first = (session.scalar(last) or 0) + 1
+            added += _insert_new(
+                session, [{**defaults, **row, "position": at} for at, row in enumerate(rows, start=first)]
+            )
             _row(session, project_id).order_version += 1
     return added
 
 
-def _insert_new(session: Session, defaults: dict[str, Any], rows: list[dict[str, Any]]) -> int:
-    """Insert those whose key is new, and return how many. A row has what differs from the defaults, and the driver gets
-    it as the driver takes it: so 200,000 items are a matter of seconds."""
+def _list_conversions(dialect: Dialect) -> dict[str, Callable[[Any], Any]]:
+    """How the columns of an item become what the driver takes, where that is something else."""
+    found = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in item_table().c}
+    return {name: change for name, change in found.items() if change is not None}
+
+
+def _convert(row: dict[str, Any], to_driver: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """A row as the driver takes it: flat, so that memory is not searched for cycles again and again."""
+    for name in row.keys() & to_driver.keys():
+        row[name] = None if row[name] is None else to_driver[name](row[name])
+    return row
+
+
+def _insert_new(session: Session, rows: list[dict[str, Any]]) -> int:
+    """Insert those whose key is new, and return how many."""
     from sqlalchemy.dialects import postgresql, sqlite
 
-    dialect, table = session.get_bind().dialect, item_table()
+    dialect = session.get_bind().dialect
     insert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).on_conflict_do_nothing(index_elements=["project_id", "key"])
-    compiled = statement.compile(dialect=dialect, column_keys=[*defaults, *_ALWAYS])
-    processors = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.c}
-    to_driver = {name: change for name, change in processors.items() if change is not None}
-
-    def convert(row: dict[str, Any]) -> dict[str, Any]:
-        for name in row.keys() & to_driver.keys():
-            row[name] = None if row[name] is None else to_driver[name](row[name])
-        return row
-
-    common = convert({**defaults})
-    parameters: list[Any] = [{**common, **convert(row)} for row in rows]
+    statement = insert(item_table()).on_conflict_do_nothing(index_elements=["project_id", "key"])
+    compiled = statement.compile(dialect=dialect, column_keys=list(rows[0]))
+    parameters: list[Any] = rows
     if compiled.positiontup is not None:
-        parameters = list(map(itemgetter(*compiled.positiontup), parameters))
+        parameters = list(map(itemgetter(*compiled.positiontup), rows))
     return session.connection().exec_driver_sql(str(compiled), parameters).rowcount
-
-
-_ALWAYS = ("id", "key", "position", "shown")
 
 
 def _default_values(project_id: str, settings: ProjectSettings) -> dict[str, Any]:
@@ -408,9 +413,9 @@ def _default_values(project_id: str, settings: ProjectSettings) -> dict[str, Any
     }  # fmt: skip
 
 
-def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, position: int) -> dict[str, Any]:
+def _item_row(project_id: str, settings: ProjectSettings, item: NewItem) -> dict[str, Any]:
     shown = {"messages": [dict(one) for one in item.shown.messages], "answers": list(item.shown.answers)}
-    row: dict[str, Any] = {"id": _draw_id(), "key": item.key, "position": position, "shown": shown}
+    row: dict[str, Any] = {"id": _draw_id(), "key": item.key, "shown": shown}
     if settings.order == "priority":
         row["rank"] = -item.priority
     elif settings.order == "random":
@@ -421,8 +426,11 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem, positio
         row["proposal"] = dict(item.proposal)
         row["proposal_shown"] = _fraction("proposal", project_id, item.key) >= settings.hidden_proposal_share
     if item.gold is not None:
-        settings.check(item.gold, item.shown)
-        row |= {"gold": dict(item.gold), "gold_at": datetime.now(UTC), "state": "gold"}
+        try:
+            gold = settings.check(item.gold, item.shown, whole=False)
+        except InvalidAnswer as error:
+            raise InputError(f"the known answer of {item.key} is none: {error}") from error
+        row |= {"gold": gold, "gold_at": datetime.now(UTC), "state": "gold"}
     if item.overlap is not None:
         row["wanted"] = item.overlap
     if item.probability is not None:

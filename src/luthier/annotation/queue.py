@@ -156,7 +156,6 @@ class AnnotationQueue:
             self._expire(session, now)
             item = self._held_before(session, annotator, held, expires_at)
             if item is None and (item := self._choose(session, person, project)) is not None:
-                person.served += 1
                 self._assign(session, item, annotator, expires_at)
             return None if item is None else _leased(item, project, expires_at, annotator)
 
@@ -198,8 +197,8 @@ class AnnotationQueue:
         project = load_project(session, self.project_id)
         shown, now = item_from_json(item.shown), datetime.now(UTC)
         try:
-            seen = _shown_to(item, project, person.annotator)
-            values = project.settings.check(submission.values, seen) if submission.kind == "answer" else {}
+            visible = _shown_to(item, project, person.annotator)
+            values = project.settings.check(submission.values, visible) if submission.kind == "answer" else {}
         except InvalidAnswer as error:
             raise InputError(str(error), where=SourceLocation(field="values")) from error
         values = _mirror(values, item, project, person.annotator)
@@ -234,7 +233,6 @@ class AnnotationQueue:
         if submission.kind == "answer":
             item.answered += 1
         if right is not None:
-            person.gold_answered += 1
             person.gold_right += right
         if submission.kind == "flag" and item.state in _QUEUED:
             item.state = "flagged"
@@ -275,7 +273,6 @@ class AnnotationQueue:
         if answer.kind == "flag" and item.state == "flagged":
             item.state = "returned"
         if answer.gold_right is not None:
-            person.gold_answered -= 1
             person.gold_right -= answer.gold_right
         if assignment.state != "leased":
             assignment.state = "leased"
@@ -503,7 +500,7 @@ class AnnotationQueue:
         if found is None:
             load_project(session, self.project_id)
             insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-            empty = {"served": 0, "gold_answered": 0, "gold_right": 0, "order_version": 0}
+            empty = {"gold_right": 0, "order_version": 0}
             row = {"project_id": self.project_id, "annotator": annotator, **empty}
             session.execute(insert(AnnotatorRow).values(row).on_conflict_do_nothing())
             found = session.get_one(AnnotatorRow, identity, with_for_update=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.annotation.project import (
@@ -17,7 +19,7 @@ from luthier.annotation.project import (
     iterate_batches,
     load_project,
 )
-from luthier.annotation.question import AnswerValue, InvalidAnswer
+from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
 from luthier.annotation.queue import AnnotationQueue, Answer
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, SourceLocation, UnknownName
@@ -63,20 +65,31 @@ def find_items(
     ledger: Ledger, project_id: str, *, search: str = "", state: str = "", ids: Sequence[int] = (), limit: int = 50
 ) -> list[AnsweredItem]:
     """The first items whose text has all words of a search, or that are in a state, or of some ids."""
-    from sqlalchemy import String, cast, func, select
+    from sqlalchemy import String, cast, func, or_, select
 
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
     row = AnnotationItemRow
     wanted = select(row).where(row.project_id == project_id)
-    for word in search.lower().split():
-        escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        wanted = wanted.where(func.lower(cast(row.shown, String)).like(f"%{escaped}%", escape="\\"))
+    words = search.casefold().split()
+    for word in words:  # what stands in JSON, where letters beyond ASCII are written by their numbers
+        forms = {json.dumps(form)[1:-1].lower() for form in (word, word.upper(), word.capitalize())}
+        patterns = [form.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for form in sorted(forms)]
+        text = func.lower(cast(row.shown, String))
+        wanted = wanted.where(or_(*(text.like(f"%{one}%", escape="\\") for one in patterns)))
     if state:
         wanted = wanted.where(row.state == state)
     if ids:
         wanted = wanted.where(row.id.in_(ids))
-    return list(_with_answers(ledger, project_id, wanted.order_by(row.position).limit(limit), None))
+    found = _with_answers(ledger, project_id, wanted.order_by(row.position), None)
+    return list(islice((one for one in found if _has(one.item.shown, words)), limit))
+
+
+def _has(shown: QuestionItem, words: Sequence[str]) -> bool:
+    """Whether what people see has all words, and not only the form in which it is kept."""
+    texts = [str(one.get("content") or "") for one in shown.messages]
+    text = "\n".join([*texts, *shown.answers]).casefold()
+    return all(word in text for word in words)
 
 
 def list_disagreements(ledger: Ledger, project_id: str, *, limit: int = 50) -> list[AnsweredItem]:

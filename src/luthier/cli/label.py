@@ -86,6 +86,22 @@ def label_measure(project: Id, as_json: Json = False) -> None:
         print_line(line)
 
 
+@label_app.command("order")
+def label_order(
+    project: Id,
+    by: Annotated[str, typer.Option(help="The selector: mmr, uncertainty, k_center, random.")] = "mmr",
+    as_json: Json = False,
+) -> None:
+    """Let the items come first whose labels teach most; the studio does this by itself as answers come."""
+    from luthier.commands.labeling.order import order_items
+    from luthier.data.selector import Selector
+    from luthier.metrics.files import parse_component_spec
+
+    with current_workspace().open_ledger() as ledger:
+        count = order_items(ledger, project, parse_component_spec(Selector, by))
+    print_json({"items": count}) if as_json else print_line(f"{count:,} items come first")
+
+
 @label_app.command("export")
 def label_export(
     project: Id,

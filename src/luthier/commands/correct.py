@@ -108,15 +108,15 @@ def decide(
     file = target.workspace.find_recipe(target.word)
     own = target.workspace.with_folder(file.parent)
     made = load_made_plan(own, file, "dataset")  # of an earlier run, where decisions since then wait for the next
-    story = trace_example(row, CommandTarget(own, made.word)).lineage
+    lineage = trace_example(row, CommandTarget(own, made.word)).lineage
     step = _preparing_step(file)
-    known = {"row": story["id"], "reason": reason, "by": by, "at": datetime.now(UTC)}
+    known = {"row": lineage["id"], "reason": reason, "by": by, "at": datetime.now(UTC)}
     if answer is None:
         correction = RowCorrection(action="drop" if drop else "restore", **known)
-    elif not story["messages"]:
+    elif not lineage["messages"]:
         raise InputError("is left out: it has no answer to correct", where=SourceLocation(field=row), hint="--restore")
     else:
-        field = f"messages[{len(story['messages']) - 1}].content"
+        field = f"messages[{len(lineage['messages']) - 1}].content"
         correction = RowCorrection(action="edit", field=field, text=answer, **known)
     return DecidedRow(correction, correct_rows(target.workspace, file, step, [correction]))
 

@@ -98,11 +98,11 @@ class RatingSession(AbstractContextManager["RatingSession"]):
         names: Sequence[str] = self.assignment.sheets.get(judge, ())
         if self.assignment.is_open:
             count = Counter(item for _, item in self.tally.ratings)
-            wanted = {
+            requested = {
                 name: entry.planted or count[name] < self.assignment.overlap
                 for name, entry in self.assignment.key.items()
             }
-            names = sorted((name for name in wanted if wanted[name]), key=lambda name: (count[name], name))
+            names = sorted((name for name in requested if requested[name]), key=lambda name: (count[name], name))
         return [self.assignment.items[name] for name in names if (judge, name) not in self.tally.ratings]
 
     def say(self, judge: str, item: RatingItem, typed: str, seconds: float | None) -> Annotation:

@@ -261,9 +261,9 @@ def _order_entropy(gap: Floats, variance: Floats) -> Floats:
     return np.asarray(-(chance * np.log(chance) + (1 - chance) * np.log1p(-chance)))
 
 
-def order_items(items: Mapping[str, tuple[Pair, str]], gains: Mapping[Pair, float], asked: Mapping[str, int]) -> dict[
-    str, float
-]:  # fmt: skip
+def order_items(
+    items: Mapping[str, tuple[Pair, str]], gains: Mapping[Pair, float], row_judgments: Mapping[str, int]
+) -> dict[str, float]:
     """A priority for each item, which is a pair of models in a row: drawn in proportion to what its pair is expected to
     tell, and lower for rows that were asked about more often.
 
@@ -275,5 +275,5 @@ def order_items(items: Mapping[str, tuple[Pair, str]], gains: Mapping[Pair, floa
     for item, (pair, row) in items.items():
         gain = gains.get(pair, gains.get(pair[::-1], 0.0))
         chance = (int(digest_of(["order", item])[:12], 16) + 0.5) / 16**12
-        priorities[item] = math.log(gain + 1e-9) - math.log(-math.log(chance)) - asked.get(row, 0)
+        priorities[item] = math.log(gain + 1e-9) - math.log(-math.log(chance)) - row_judgments.get(row, 0)
     return priorities

@@ -27,13 +27,14 @@ class _Pace(NamedTuple):
     """How many attempts are free, and how long the wait grows that doubles with each one after them."""
 
     free: int
+    least_s: float
     most_s: float
 
     def wait_s(self, failed: int) -> float:
-        return 0.0 if failed < self.free else min(self.most_s, 2.0 ** min(failed - self.free, 20))
+        return 0.0 if failed < self.free else min(self.most_s, self.least_s * 2.0 ** min(failed - self.free, 20))
 
 
-_ACCOUNT, _ADDRESS = _Pace(5, 60.0), _Pace(30, 900.0)
+_ACCOUNT, _ADDRESS = _Pace(5, 1.0, 60.0), _Pace(30, 1.0, 900.0)
 """An account waits a minute at most, so that whoever guesses cannot lock its owner out."""
 
 

@@ -44,6 +44,8 @@ _OWN_PATH = re.compile(r"/(?:[!-.0-\[\]-~][!-\[\]-~]*)?")
 """Signs of an address, no backslash among them, which some browsers read as a slash, and no second slash first."""
 _FORM_BYTES = 4 << 20
 _MOST_FIELDS = 200
+_RECHECK_S = 10.0
+"""How often the session of a stream is looked at again."""
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -132,7 +134,7 @@ class StudioGuard:
             refusal = PlainTextResponse(f"The studio's database {error.message}. Try again in a moment.", 503)
         most = self._upload_bytes + _FORM_BYTES if scope["path"] in self._uploads else _FORM_BYTES
         answer = self._app if refusal is None else refusal
-        await answer(scope, _limited(receive, most), self._answering(scope, send))
+        await answer(scope, self._until_revoked(scope, _limited(receive, most)), self._answering(scope, send))
 
     async def _refusal(self, scope: Scope) -> Response | None:
         """Why a request is not let in; None where it is."""
@@ -156,6 +158,26 @@ class StudioGuard:
         if path in OPEN or path.startswith(FORMS) or visitor.person is not None:
             return None
         return self._closed(scope, accounts=visitor.accounts)
+
+    def _until_revoked(self, scope: Scope, receive: Receive) -> Receive:
+        """What comes of a request; a stream that goes on hears that its browser is gone once its session is revoked."""
+        is_whole = False
+
+        async def take() -> Message:
+            nonlocal is_whole
+            while True:
+                try:
+                    async with asyncio.timeout(_RECHECK_S if is_whole else None):
+                        message = await receive()
+                except TimeoutError:
+                    cookie = scope.get("state", {}).get("cookie", "")
+                    if (await asyncio.to_thread(self._sessions.find, cookie)).person is None:
+                        return {"type": "http.disconnect"}
+                    continue
+                is_whole = not message.get("more_body", False)
+                return message
+
+        return take
 
     def _answering(self, scope: Scope, send: Send) -> Send:
         """Every answer with the headers that keep other pages and scripts out; what was changed is written down before

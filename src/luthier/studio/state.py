@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends, FastAPI
 from starlette.datastructures import FormData
@@ -92,7 +92,8 @@ class Studio:
     proposals: ProposalCache = field(default_factory=ProposalCache)
     _processes: dict[Path, _Processes] = field(default_factory=dict)
     _logs: dict[str, RunLog] = field(default_factory=dict)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
+    reading: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    """Held while a page shows what was read of a run, so that nobody reads on meanwhile."""
     _looked: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -126,7 +127,7 @@ class Studio:
         return self._processes_of(file).monitor
 
     def _processes_of(self, file: Path) -> _Processes:
-        with self._turn:
+        with self.reading:
             if file not in self._processes:
                 name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
                 kept = self.folder.with_name("processes") / name
@@ -163,7 +164,7 @@ class Studio:
         """What a run has said so far; None before it began. However many watch it, its log is read twice a second."""
         if run.run is None:
             return None
-        with self._turn:
+        with self.reading:
             log = self._logs.get(run.run)
             if log is None:
                 log = RunLog(get_run_log_path(self._workspace_of(run).open_store(), run.run))

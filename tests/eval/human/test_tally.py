@@ -25,7 +25,7 @@ def _tally(asked: Assignment, said: list[Annotation], question: RatingQuestion =
 
 def _state(tally: RatingTally) -> object:
     standings = tally.ranking.standings()
-    return standings, {k: v for k, v in tally.wins.items() if v}, dict(tally.asked), {
+    return standings, {k: v for k, v in tally.wins.items() if v}, dict(tally.row_judgments), {
         judge: count for judge, count in tally.judged.items() if count
     }, {judge: pair for judge, pair in tally.attention_checks.items() if pair[1]}  # fmt: skip
 

@@ -499,7 +499,8 @@ def _doccano_value(kind: str, row: Mapping[str, Any]) -> Any:
         return None
     if kind != "spans":
         return [str(one) for one in given] if kind == "choices" else str(given[0])
-    spans, places = [], {}
+    spans: list[dict[str, Any]] = []
+    places: dict[Any, int] = {}
     for one in given:
         if isinstance(one, dict):
             places[one.get("id")] = len(spans)

@@ -16,6 +16,7 @@ from luthier.annotation.project import get_project
 from luthier.annotation.queue import AnnotationQueue, Answer
 from luthier.annotation.results import AnsweredItem, read_answered_items
 from luthier.commands.labeling.create import run_in_other_process
+from luthier.commands.labeling.order import known_label
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError
 from luthier.recipe.workspace import Workspace
@@ -186,16 +187,13 @@ def _alpha(name: str, question: Any, found: Sequence[AnsweredItem]) -> MeasuredA
 def _more_labels(
     settings: Any, found: Sequence[AnsweredItem]
 ) -> tuple[int, float | None, float | None, float | None, float | None, str]:
-    """What a plain classifier on the labels so far errs, and what a hundred more should bring: the learning curve of
-    the check `enough`, read at so many rows."""
+    """On how many a plain classifier with the labels so far errs, and what a hundred more should take off."""
     name, question = next(iter(settings.questions.items()))
     texts, labels = [], []
     for one in found:
-        known = (one.decision.values if one.decision else None) or one.item.gold or {}
-        value = known.get(name) or next(iter(one.values(name).values()), None)
-        if isinstance(value, str):
+        if (label := known_label(one, name)) is not None:
             texts.append(one.item.shown.text)
-            labels.append(value)
+            labels.append(label)
     if question.kind not in ("choice", "tree") or len(texts) < _FEWEST or len(set(labels)) < 2:
         return len(texts), None, None, None, None, f"from {_FEWEST} labels of two classes on"
     return len(texts), *_fit(texts, labels), ""

@@ -105,8 +105,8 @@ class Arena:
             raise InputError("the models are not served", hint="start them first")
         drawn = secrets.SystemRandom().sample(names, 2)
         conversation = json.dumps([{"role": "user", "content": prompt}])
-        asked = [TrialQuestion.parse(name, conversation) for name in drawn]
-        answers = await asyncio.gather(*(_whole(trial, question) for question in asked))
+        questions = [TrialQuestion.parse(name, conversation) for name in drawn]
+        answers = await asyncio.gather(*(_whole(trial, question) for question in questions))
         return await asyncio.to_thread(self.add, prompt, dict(zip(drawn, answers, strict=True)), person)
 
     def add(self, prompt: str, answers: dict[str, str], person: str) -> ArenaBattle:
@@ -158,15 +158,15 @@ class Arena:
         if found is None:
             return []
         item, row = AnnotationItemRow, AnswerRow
-        wanted = select(item.key, item.shown, item.hidden, row.values).join(item, item.id == row.item_id)
-        wanted = wanted.where(
+        query = select(item.key, item.shown, item.hidden, row.values).join(item, item.id == row.item_id)
+        query = query.where(
             row.project_id == found.id, row.state == "kept", row.kind == "answer", ~row.decides
         ).order_by(row.id)
         with self._ledger.reading() as session:
             return [
                 (one, item_from_json(shown), tuple(hidden["models"]), str(values[STUDY_QUESTION]))
                 for one, shown, hidden, values in session.execute(
-                    wanted if key is None else wanted.where(item.key == key)
+                    query if key is None else query.where(item.key == key)
                 )
             ]
 
@@ -184,8 +184,8 @@ class Arena:
             return ArenaStandings(0, "", (), (), {})
         ranking = AnytimeRanking(models)
         duels: list[PairwiseComparison] = []
-        for key, shown, (a, b), said in votes:
-            score = question.points(said, shown)[0]
+        for key, shown, (a, b), verdict in votes:
+            score = question.points(verdict, shown)[0]
             ranking.add(a, b, score, key)
             duels.append(PairwiseComparison(a, b, score, key, style_difference(*shown.answers)))
         strengths, effects = fit_strengths(duels, models)
@@ -198,8 +198,8 @@ class Arena:
         question = PairQuestion()
         return [
             {"prompt": list(shown.messages), **taught}
-            for _, shown, _, said in self._votes()
-            if (taught := question.teaches(said, shown))
+            for _, shown, _, verdict in self._votes()
+            if (taught := question.teaches(verdict, shown))
         ]
 
 

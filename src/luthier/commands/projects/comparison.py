@@ -145,7 +145,7 @@ class FlippedRow(NamedTuple):
 
 
 def list_flipped_rows(first: ComparedRun, other: ComparedRun, facts: Mapping[str, Any]) -> list[FlippedRow]:
-    """The rows that changed sides, as far as they are listed, with what both models answered."""
+    """The rows that only one model has right, as far as they are listed, with what both models answered."""
     fixed, ids = list(facts.get("fixed", ())), [*facts.get("fixed", ()), *facts.get("broken", ())]
     if not ids or first.evaluation is None or other.evaluation is None:
         return []

@@ -58,8 +58,8 @@ def _check_host(host: str, port: int | None) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError, OverflowError) as error:
         raise DataError("its host cannot be found", where=where, hint="check the spelling of the host") from error
-    for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
+    for *_, sockaddr in found:
+        address = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
         plain = getattr(address, "ipv4_mapped", None) or address
         if plain.is_link_local or plain.is_multicast or plain.is_unspecified or plain in _METADATA:
             hint = "name the database's own host; link-local and metadata addresses are not asked"

@@ -190,7 +190,7 @@ class StudyProgress(NamedTuple):
 
     study: AnnotationProject
     judgments: int
-    wanted: int
+    expected: int
     """Judgments of items that are not planted, when all are there."""
     planted: int
 
@@ -314,7 +314,7 @@ class StudyBook:
                 if not entry.planted
                 for pair in _pairs_of(entry.models, gains)
             }
-            order = order_items(items, gains, tally.asked)
+            order = order_items(items, gains, tally.row_judgments)
             AnnotationQueue(self._ledger, study.id).set_priorities(_by_id(self._ledger, study.id, order))
             return True
 

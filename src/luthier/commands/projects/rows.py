@@ -329,9 +329,9 @@ def _take(frame: pl.LazyFrame, page: int, count: int | None, order: pl.Series | 
     start = (page - 1) * PAGE
     frame = frame.select(_COLUMNS)
     if order is not None:
-        places = order.slice(start, PAGE).alias("at")
-        rows = frame.with_row_index("at").filter(pl.col("at").is_in(places.implode())).collect()
-        return pl.DataFrame({"at": places}).join(rows, on="at", how="left", maintain_order="left"), len(order)
+        indices = order.slice(start, PAGE).alias("at")
+        rows = frame.with_row_index("at").filter(pl.col("at").is_in(indices.implode())).collect()
+        return pl.DataFrame({"at": indices}).join(rows, on="at", how="left", maintain_order="left"), len(order)
     shown = frame.slice(start, PAGE)
     if count is not None:
         return shown.collect(), count

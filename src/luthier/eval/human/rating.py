@@ -79,9 +79,9 @@ class RatingFeed:
 
         from luthier.core.db.tables.judgments import JudgmentRow
 
-        wanted = select(JudgmentRow).where(JudgmentRow.assignment == self._assignment, JudgmentRow.id > last)
+        query = select(JudgmentRow).where(JudgmentRow.assignment == self._assignment, JudgmentRow.id > last)
         with ledger.reading() as session:
-            rows = session.scalars(wanted.order_by(JudgmentRow.id)).all()
+            rows = session.scalars(query.order_by(JudgmentRow.id)).all()
             found = [
                 Annotation(row.judge, row.value, row.item, row.comment or "", row.at.isoformat(), row.seconds)
                 for row in rows

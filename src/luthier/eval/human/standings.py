@@ -108,12 +108,12 @@ def compute_study_standings(
         stop = "One model is judged; go on until its interval is as narrow as you need."
     else:
         stop = describe_advice(advice, ranking.rows) if ranking.rows else "Nothing is judged yet."
-    said = _categories(question, scored)
+    categories = _categories(question, scored)
     people = compare_raters(
         "people with each other",
         [
             (item, one, other)
-            for item, by_judge in said.items()
+            for item, by_judge in categories.items()
             for one, other in permutations(by_judge.values(), 2)
         ],
     )  # fmt: skip
@@ -129,7 +129,7 @@ def compute_study_standings(
         pairs=tuple(ranking.standings().values()) if ranking is not None else (),
         strengths=strengths,
         effects=effects,
-        judges=tuple(_judge(tally, name, said) for name in sorted(tally.judged) if tally.judged[name]),
+        judges=tuple(_judge(tally, name, categories) for name in sorted(tally.judged) if tally.judged[name]),
         agreement=tuple(one for one in (people, *machines) if one is not None),
         judgments=len(scored),
     )
@@ -159,19 +159,19 @@ def fit_strengths(
 
 def _categories(question: RatingQuestion, scored: Sequence[ScoredRating]) -> dict[str, dict[str, str | float]]:
     """By item and judge, what was said, in a form that two people's can be compared in."""
-    said: dict[str, dict[str, str | float]] = defaultdict(dict)
+    categories: dict[str, dict[str, str | float]] = defaultdict(dict)
     for one in scored:
         category = question.to_comparable(one.rating.value, one.shown)
-        said[one.rating.item][one.rating.annotator] = category
-    return said
+        categories[one.rating.item][one.rating.annotator] = category
+    return categories
 
 
-def _judge(tally: RatingTally, name: str, said: Mapping[str, Mapping[str, str | float]]) -> JudgeStanding:
+def _judge(tally: RatingTally, name: str, categories: Mapping[str, Mapping[str, str | float]]) -> JudgeStanding:
     mine = [one for one in tally.ratings.values() if one.annotator == name]
     took = [one.seconds for one in mine if one.seconds is not None]
     alike = [
         category == by_judge[name]
-        for by_judge in said.values()
+        for by_judge in categories.values()
         if name in by_judge
         for other, category in by_judge.items()
         if other != name
@@ -212,7 +212,7 @@ def compare_raters(name: str, pairs: Sequence[tuple[str, Hashable, Hashable]]) -
 
     if not pairs:
         return None
-    categories = {value: at for at, value in enumerate(dict.fromkeys(said for _, *both in pairs for said in both))}
+    categories = {value: at for at, value in enumerate(dict.fromkeys(label for _, *both in pairs for label in both))}
     clusters = {name: at for at, name in enumerate(dict.fromkeys(cluster for cluster, _, _ in pairs))}
     counts = np.zeros((len(clusters), len(categories), len(categories)))
     for cluster, one, other in pairs:

@@ -40,7 +40,7 @@ class RatingTally:
         self._ranking = AnytimeRanking(self._models, judges=self._assignment.overlap)
         self.wins: dict[tuple[str, str], float] = defaultdict(float)
         """How often the first of two models was preferred to the second, ties half."""
-        self.asked: dict[str, int] = defaultdict(int)
+        self.row_judgments: dict[str, int] = defaultdict(int)
         """How many judgments of each row count."""
         self._points: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row, *pair in self._assignment.same.values():
@@ -65,9 +65,9 @@ class RatingTally:
 
     def add(self, rating: Annotation) -> None:
         """Take one judgment; where it changes one, or shows that its judge does not read, the next look counts anew."""
-        place = rating.annotator, rating.item
-        before = self.ratings.pop(place, None)
-        self.ratings[place] = rating
+        key = rating.annotator, rating.item
+        before = self.ratings.pop(key, None)
+        self.ratings[key] = rating
         self.judged[rating.annotator] += before is None
         left_out = self.left_out
         entry = self._assignment.key[rating.item]
@@ -108,7 +108,7 @@ class RatingTally:
         if entry is None or rating.value is None:
             return
         points = self._question.points(rating.value, self._assignment.items[rating.item].shown)
-        self.asked[entry.row] += 1
+        self.row_judgments[entry.row] += 1
         low, high = self._question.bounds
         if len(points) == 2:
             a, b = entry.models

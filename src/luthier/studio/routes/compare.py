@@ -24,8 +24,8 @@ router = APIRouter()
 
 def _runs(request: Request, studio: Studio) -> list[ComparedRun]:
     """The runs of an address: entries of the queue, or recorded runs by their ids."""
-    asked = request.query_params
-    names = [*asked.getlist("run"), *(one for text in asked.getlist("runs") for one in text.split(",") if one)]
+    query = request.query_params
+    names = [*query.getlist("run"), *(one for text in query.getlist("runs") for one in text.split(",") if one)]
     return find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
 
 
@@ -52,7 +52,7 @@ def compare(request: Request, studio: StudioDep) -> Response:
 
 @router.get("/compare/paired", dependencies=[Depends(allow("view"))])
 def paired(request: Request, studio: StudioDep) -> Response:
-    """The first run against each of the others on the same rows, and the rows that changed sides."""
+    """The first run against each of the others on the same rows, and the rows that only one model has right."""
     runs = _runs(request, studio)
     try:
         pairs = pair_runs(studio.comparisons, runs)

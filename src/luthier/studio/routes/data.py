@@ -30,10 +30,10 @@ router = APIRouter()
 
 def _chosen_rows(request: Request) -> RowFilter:
     """Which rows an address asks for."""
-    asked = request.query_params
-    texts = {name: asked.get(name, "") for name in ("split", "label", "reason", "search", "sort")}
-    page = asked.get("page", "1")
-    slices = tuple(sorted({one for one in asked.getlist("slice") if "=" in one}))
+    query = request.query_params
+    texts = {name: query.get(name, "") for name in ("split", "label", "reason", "search", "sort")}
+    page = query.get("page", "1")
+    slices = tuple(sorted({one for one in query.getlist("slice") if "=" in one}))
     return RowFilter(**texts, slices=slices, page=int(page) if page.isascii() and page.isdigit() else 1)
 
 
@@ -123,12 +123,12 @@ def correct(
     """Change a row's texts, leave it out, or take back what was decided about it."""
     file = studio.find_recipe(name)
     made = load_made_plan(studio.workspace, file, "dataset")
-    story = trace_example(row, CommandTarget(studio.workspace, made.word)).lineage
-    before = read_step_decisions(file, step).get(story["id"], RowDecision())
+    lineage = trace_example(row, CommandTarget(studio.workspace, made.word)).lineage
+    before = read_step_decisions(file, step).get(lineage["id"], RowDecision())
     try:
-        written = [(field, text, text_of(form, field)) for field, _role, text in _texts(story, before)]
+        written = [(field, text, text_of(form, field)) for field, _role, text in _texts(lineage, before)]
         texts = {field: after for field, text, after in written if text != after}
-        decided = _decided(text_of(form, "action"), story["id"], texts, text_of(form, "reason"), person)
+        decided = _decided(text_of(form, "action"), lineage["id"], texts, text_of(form, "reason"), person)
         correct_rows(studio.workspace, file, step, decided)
     except LuthierError as error:
         return _row_page(request, studio, person, name, step, row, error=error)

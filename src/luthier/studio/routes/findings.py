@@ -30,7 +30,7 @@ def findings(request: Request, studio: StudioDep, name: str) -> Response:
 
 
 @router.get("/projects/{name}/findings/{step}/{finding}", dependencies=[Depends(allow("view"))])
-def remedy(request: Request, studio: StudioDep, name: str, step: str, finding: str) -> Response:
+def show_change(request: Request, studio: StudioDep, name: str, step: str, finding: str) -> Response:
     """The change of the recipe that a finding asks for, before it is saved."""
     file = studio.find_recipe(name)
     made = load_made_plan(studio.workspace, file, "findings")

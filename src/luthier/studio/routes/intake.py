@@ -99,8 +99,8 @@ def draft(
     found = find_draft(studio.workspace, name)
     if found.database and not found.table:
         return _tables_page(request, studio, found)
-    asked = urlencode({"prompt": prompt, "answer": answer, "want": want})
-    return render(request, "draft.html.jinja", draft=found, asked=asked)
+    query = urlencode({"prompt": prompt, "answer": answer, "want": want})
+    return render(request, "draft.html.jinja", draft=found, query=query)
 
 
 def _tables_page(request: Request, studio: Studio, found: Draft, error: LuthierError | None = None) -> Response:
@@ -137,7 +137,7 @@ def proposal(
     return render(
         request, "proposal.html.jinja", draft=found, proposal=made, profile=made.profile, choices=choices,
         catalog=CATALOG, words=choices.words(found),
-        asked=urlencode({"prompt": prompt, "answer": answer, "want": want}),
+        query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
 
 

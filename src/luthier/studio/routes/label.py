@@ -6,9 +6,12 @@ model wrote what, and others' answers.
 
 from __future__ import annotations
 
+import logging
+import random
+import threading
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, BackgroundTasks, Depends
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,7 +19,8 @@ from starlette.responses import JSONResponse, Response
 from luthier.annotation.comments import add_comment, read_thread
 from luthier.annotation.project import AnnotationProject, get_project, list_projects
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedItem
-from luthier.core.errors import InputError, SourceLocation
+from luthier.commands.labeling.create import run_in_other_process
+from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
 from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -25,6 +29,9 @@ from luthier.studio.translation import gettext as _
 router = APIRouter(dependencies=[Depends(allow("label"))])
 _HELD = TypeAdapter(list[int])
 _MOST_HELD = 1000
+_ORDERED_EVERY = 50
+_ORDERING = threading.Lock()
+_LOG = logging.getLogger("luthier.studio")
 
 
 @router.get("/label")
@@ -70,16 +77,30 @@ def next_item(request: Request, studio: StudioDep, person: PersonDep, form: Form
 
 
 @router.post("/label/{project_id}/submit")
-def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
-    """Keep an answer; 422 with the reason where it can never be kept."""
+def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, after: BackgroundTasks) -> Response:
+    """Keep an answer; 422 with the reason where it can never be kept. About every fiftieth, items are ordered anew."""
     try:
         submission = _read(TypeAdapter(AnswerSubmission), text_of(form, "submission"), "submission")
         outcome = AnnotationQueue(studio.ledger, project_id).submit(person.id, submission)
     except InputError as error:
-        if error.where.file is not None:
-            raise  # the database is away or full: the page keeps the answer and sends it again
+        if not isinstance(error, UnknownName) and error.where.field not in ("values", "submission"):
+            raise  # the database is away, or the like: the page sends the answer again
         return JSONResponse({"error": error.message}, 422)
+    if outcome.kept and random.random() < 1 / _ORDERED_EVERY:
+        after.add_task(_order_anew, studio, project_id)
     return JSONResponse(outcome._asdict())
+
+
+def _order_anew(studio: Studio, project_id: str) -> None:
+    """Let another process order the items of a project that asks for the most useful first; one at a time."""
+    if get_project(studio.ledger, project_id).settings.order != "priority" or not _ORDERING.acquire(blocking=False):
+        return
+    try:
+        run_in_other_process(studio.workspace, "label", "order", project_id)
+    except LuthierError as error:
+        _LOG.warning("the items of %s keep their order: %s", project_id, error)
+    finally:
+        _ORDERING.release()
 
 
 @router.post("/label/{project_id}/undo")

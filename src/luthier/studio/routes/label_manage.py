@@ -30,6 +30,7 @@ from luthier.commands.labeling.create import (
     make_settings,
     read_dataset_items,
     read_uploaded_items,
+    run_in_other_process,
     suggest_decisions,
     write_training_recipe,
 )
@@ -187,7 +188,10 @@ def change_settings(request: Request, studio: StudioDep, form: FormDep, project_
     names = ("overlap", "gold_share", "lease_minutes", "order", "hidden_proposal_share", "qualification")
     given = {name: text_of(form, name) for name in names if text_of(form, name)}
     try:
+        before = get_project(studio.ledger, project_id).settings
         update_settings(studio.ledger, project_id, **given)
+        if given.get("order") == "priority" != before.order and before.purpose == "labeling":
+            run_in_other_process(studio.workspace, "label", "order", project_id)
         if (state := text_of(form, "state")) in ("open", "closed"):
             set_project_state(studio.ledger, project_id, "open" if state == "open" else "closed")
     except ValidationError as error:

@@ -76,14 +76,16 @@ def show(request: Request, studio: StudioDep, run: str) -> Response:
     """One run."""
     found = studio.queue.get(run)
     project = studio.project_of(found)
-    return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
+    with studio.reading:
+        return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
 
 
 @router.get("/runs/{run}/progress", dependencies=[Depends(allow("view"))])
 def progress(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, without the page around it."""
     found = studio.queue.get(run)
-    return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+    with studio.reading:
+        return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
 
 
 @router.get("/runs/{run}/events", dependencies=[Depends(allow("view"))])
@@ -112,7 +114,8 @@ async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[s
 
 def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
     found = studio.queue.get(run)
-    page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+    with studio.reading:
+        page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
     return bytes(page.body).decode(), found.ended
 
 

@@ -17,7 +17,7 @@ let waiting = [];  // items that were fetched ahead
 let shownAt = 0;
 let release = () => {};
 let isFetching = false;
-let isSending = false;
+let sending = null;
 let isAway = false;  // whether the server did not answer
 let retry = 0;
 let pause = 1000;
@@ -52,9 +52,12 @@ function keep(submission) {
   localStorage.setItem(`${box}${moment}-${order}-${submission.id}`, JSON.stringify({ submission }));
 }
 
-async function send() {
-  if (isSending) return;
-  isSending = true;
+function send() {  // whoever calls it while answers are under way waits for these
+  sending ??= sendAll().finally(() => { sending = null; });
+  return sending;
+}
+
+async function sendAll() {
   clearTimeout(retry);
   try {
     for (let next = unsent()[0]; next; next = unsent()[0]) await sendOne(next);
@@ -63,7 +66,6 @@ async function send() {
   } catch (error) {
     away(error);
   }
-  isSending = false;
 }
 
 async function sendOne({ key, submission }) {
@@ -225,7 +227,8 @@ async function undo() {
     return;
   }
   try {
-    await send();
+    await send();  // what is undone is the last that the server has
+    if (unsent().length) return;
     const { item, answered } = await post("undo", {});
     count(answered - Number(document.getElementById("mine").dataset.count));
     if (!item) {

@@ -26,20 +26,25 @@ async function copy(code) {
   setTimeout(() => { delete code.dataset.copied; }, 1500);
 }
 
+function nameOf(details) {
+  const inside = [details.closest("li")?.querySelector("h3"), details.closest("figure")?.querySelector("figcaption span")];
+  return [details.id, ...inside.map((one) => one?.textContent)].join("/");
+}
+
 function watch() {
   const place = document.querySelector("[data-events]");
   if (!place) return;
   const source = new EventSource(place.dataset.events);
   source.addEventListener("progress", (event) => {
     const log = document.getElementById("log");
-    const isOpen = !log || log.open;
+    const opened = new Map([...place.querySelectorAll("details")].map((one) => [nameOf(one), one.open]));
     const list = log && log.querySelector("ol");
     const isAtEnd = !list || list.scrollTop + list.clientHeight >= list.scrollHeight - 8;
     const before = list ? list.scrollTop : 0;
     place.innerHTML = event.data;  // written by the studio's templates, which escape whatever they show
+    for (const one of place.querySelectorAll("details")) one.open = opened.get(nameOf(one)) ?? one.open;
     const now = document.getElementById("log");
     if (!now) return;
-    now.open = isOpen;
     const lines = now.querySelector("ol");
     lines.scrollTop = isAtEnd ? lines.scrollHeight : before;
   });

@@ -48,7 +48,8 @@ class GuidelineRow(LedgerBase):
 
 
 class AnnotationItemRow(LedgerBase):
-    """One item. Its id is random, so that nobody learns from it which item is gold."""
+    """One item. Its id is random, so that nobody learns from it which item is gold; rows lie in the order in which they
+    came (SQLite would order them by an `INTEGER` key, and write the whole table anew for each few thousand)."""
 
     __tablename__ = "annotation_items"
     __table_args__ = (
@@ -57,7 +58,7 @@ class AnnotationItemRow(LedgerBase):
         Index("ix_annotation_items_queue", "project_id", "state", "rank", "position"),
     )
 
-    id: Mapped[int] = mapped_column(_SEQUENCE, primary_key=True, autoincrement=False)
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     project_id: Mapped[str] = mapped_column(ForeignKey("annotation_projects.id"))
     key: Mapped[str] = mapped_column(String(200))
     """What the item is called where it comes from."""
@@ -109,8 +110,6 @@ class AnnotatorRow(LedgerBase):
 
     project_id: Mapped[str] = mapped_column(ForeignKey("annotation_projects.id"), primary_key=True)
     annotator: Mapped[str] = mapped_column(String(128), primary_key=True)
-    served: Mapped[int]
-    gold_answered: Mapped[int]
     gold_right: Mapped[int]
     order_version: Mapped[int]
     """The order of the items in which the next two say a place: all before it, the person has or had."""

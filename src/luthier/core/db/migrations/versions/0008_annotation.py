@@ -53,7 +53,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "annotation_items",
-        sa.Column("id", _SEQUENCE, autoincrement=False, nullable=False),
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("project_id", text(32), nullable=False),
         sa.Column("key", text(200), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
@@ -78,7 +78,7 @@ def upgrade() -> None:
     op.create_index("ix_annotation_items_queue", "annotation_items", ["project_id", "state", "rank", "position"])
     op.create_table(
         "annotation_assignments",
-        sa.Column("item_id", _SEQUENCE, autoincrement=False, nullable=False),
+        sa.Column("item_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("annotator", text(128), nullable=False),
         sa.Column("project_id", text(32), nullable=False),
         sa.Column("state", text(16), nullable=False),
@@ -94,8 +94,6 @@ def upgrade() -> None:
         "annotation_annotators",
         sa.Column("project_id", text(32), nullable=False),
         sa.Column("annotator", text(128), nullable=False),
-        sa.Column("served", sa.Integer(), nullable=False),
-        sa.Column("gold_answered", sa.Integer(), nullable=False),
         sa.Column("gold_right", sa.Integer(), nullable=False),
         sa.Column("order_version", sa.Integer(), nullable=False),
         sa.Column("rank", sa.Double()),
@@ -107,7 +105,7 @@ def upgrade() -> None:
         "annotation_answers",
         sa.Column("id", _SEQUENCE, nullable=False),
         sa.Column("project_id", text(32), nullable=False),
-        sa.Column("item_id", _SEQUENCE, nullable=False),
+        sa.Column("item_id", sa.BigInteger(), nullable=False),
         sa.Column("annotator", text(128), nullable=False),
         sa.Column("submission", text(64), nullable=False),
         sa.Column("kind", text(8), nullable=False),
@@ -138,7 +136,7 @@ def upgrade() -> None:
         "annotation_comments",
         sa.Column("id", _SEQUENCE, nullable=False),
         sa.Column("project_id", text(32), nullable=False),
-        sa.Column("item_id", _SEQUENCE, nullable=False),
+        sa.Column("item_id", sa.BigInteger(), nullable=False),
         sa.Column("person", text(128), nullable=False),
         sa.Column("by_reviewer", sa.Boolean(), nullable=False),
         sa.Column("text", sa.Text(), nullable=False),
