@@ -18,6 +18,7 @@ def escape_formula(cell: Any) -> Any:
     return f"'{cell}" if is_formula(cell) else cell
 
 
-def unescape_formula(cell: str) -> str:
+def unescape_formula(cell: Any) -> Any:
     """The cell as it was before `escape_formula`."""
-    return cell[1:] if cell.startswith("'") and is_formula(cell[1:]) else cell
+    is_escaped = isinstance(cell, str) and cell.startswith("'") and is_formula(cell[1:])
+    return cell[1:] if is_escaped else cell
