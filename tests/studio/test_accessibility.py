@@ -107,7 +107,7 @@ def _ask_people(work: Path) -> dict[str, str]:
         assert leased is not None
         flagged = {"id": "lea-flags-it", "item": leased.id, "values": {}, "kind": "flag", "comment": "which one?"}
         queue.submit("lea", AnswerSubmission.model_validate(flagged))
-        asked = StudyRequest("report", ("tune",), {"kind": "rating"}, rows=4)
+        asked = StudyRequest("report", ("tuned",), {"kind": "rating"}, rows=4)
         study = open_study(workspace, ledger, work / "tickets/recipe.yaml", asked, by="olga")
         drawn = build_settings(chance=1.0, since=datetime.now(UTC) - timedelta(days=1))
         review = create_review_queue(ledger, "Daily", drawn, project="tickets", by="olga")
