@@ -68,15 +68,15 @@ class Annotations(Source):
         file = f"annotations/{project.name}"
         answered = sum(bool(one) for one in votes)
         say(f"{project.name}: {answered} of {len(found)} items are answered; {question.question_text!r} is learnt")
-        for line, (one, said, verdict) in enumerate(zip(found, votes, verdicts.decisions, strict=True), start=1):
+        for line, (one, judgments, verdict) in enumerate(zip(found, votes, verdicts.decisions, strict=True), start=1):
             key = f"item = {one.item.key}"
-            value, why = _decide(one, name, question, said, verdict)
+            value, why = _decide(one, name, question, judgments, verdict)
             row = None if why else _to_row(one.item.shown, question, value)
             if row is None:
                 why = why or "nothing is learnt from this answer"
                 yield BrokenRow(file, line, why, key=key, left_out=True)
                 continue
-            about = {JUDGMENTS: [judgment_to_json(vote) for vote in said], "rule": self.rule.kind}
+            about = {JUDGMENTS: [judgment_to_json(vote) for vote in judgments], "rule": self.rule.kind}
             yield SourceRecord({"item": one.item.key, **row, **about}, file, line, key)
 
     def mapping(self, good: list[SourceRecord]) -> ColumnMapping:
@@ -171,7 +171,7 @@ def _votes(one: AnsweredItem, name: str, question: Question) -> list[Annotation]
 
 
 def _decide(
-    one: AnsweredItem, name: str, question: Question, said: Sequence[Annotation], verdict: AdjudicatedLabel
+    one: AnsweredItem, name: str, question: Question, judgments: Sequence[Annotation], verdict: AdjudicatedLabel
 ) -> tuple[AnswerValue, str]:
     """The answer that counts, or why there is none."""
     if one.item.state == "removed":
@@ -179,7 +179,7 @@ def _decide(
     for known in (one.decision.values if one.decision else {}, one.item.gold or {}):
         if name in known:
             return known[name], ""
-    if not said:
+    if not judgments:
         return None, "flagged" if one.item.state == "flagged" else "not answered yet"
     if verdict.label is None:
         return None, verdict.why

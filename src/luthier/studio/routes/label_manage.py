@@ -38,7 +38,7 @@ from luthier.commands.labeling.measure import measure_in_other_process, measure_
 from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -48,9 +48,10 @@ _WITH_LABELS = frozenset({"choice", "choices", "tree", "spans"})
 _MOST_SHOWN = 50
 
 
-@router.get("/label/new", dependencies=[Depends(allow("edit"))])
-def new(request: Request, studio: StudioDep, project: str = "", step: str = "") -> Response:
+@router.get("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
+def new(request: Request, studio: StudioDep, person: PersonDep, project: str = "", step: str = "") -> Response:
     """Where rows are chosen, and what is asked about them."""
+    require_right(request, person, "edit", project)
     return _new_page(request, studio, project, step, None, {})
 
 
@@ -66,10 +67,11 @@ def _new_page(
     )  # fmt: skip
 
 
-@router.post("/label/new", dependencies=[Depends(allow("edit"))])
+@router.post("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
 def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
     """Make the project."""
     project, step = text_of(form, "project"), text_of(form, "step")
+    require_right(request, person, "edit", project)
     given = {name: text_of(form, name) for name in ("name", "kind", "labels", "guidelines", "overlap", "text", "gold")}
     try:
         settings = _settings(given)
@@ -115,7 +117,7 @@ def manage(request: Request, studio: StudioDep, project_id: str, search: str = "
 
 def _manage_page(
     request: Request, studio: Studio, project_id: str, *, search: str = "", state: str = "",
-    error: LuthierError | None = None, told: str = "",
+    error: LuthierError | None = None, message: str = "",
 ) -> Response:  # fmt: skip
     project = get_project(studio.ledger, project_id)
     queue = AnnotationQueue(studio.ledger, project_id)
@@ -127,7 +129,7 @@ def _manage_page(
         request, "label_manage.html.jinja", 200 if error is None else 400, project=project, progress=queue.progress(),
         measures=measure_project(studio.ledger, project_id), versions=list_guidelines(studio.ledger, project_id),
         flagged=flagged, threads=list_comments(studio.ledger, project_id, [one.item.id for one in flagged]),
-        found=found, search=search, state=state, error=error, told=told,
+        found=found, search=search, state=state, error=error, message=message,
         questions=_plain(project.settings),
     )  # fmt: skip
 
@@ -171,11 +173,11 @@ def _questions(settings: ProjectSettings, text: str, role: Any) -> dict[str, Any
         return None
     where = SourceLocation(field="questions")
     try:
-        told = json.loads(text)
-        if not isinstance(told, list) or not told:
+        message = json.loads(text)
+        if not isinstance(message, list) or not message:
             raise InputError(_("the questions are a list"), where=where)
-        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(told) + 2))]
-        return {name: role.parse(one) for name, one in zip(names, told, strict=False)}
+        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(message) + 2))]
+        return {name: role.parse(one) for name, one in zip(names, message, strict=False)}
     except (json.JSONDecodeError, ValidationError, PydanticCustomError, RecursionError) as error:
         raise InputError(f"these are no questions: {error}", where=where) from error
 
@@ -215,7 +217,7 @@ def bulk(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, 
         given = label_items(studio.ledger, project_id, chosen, values, by=person.id)
     except LuthierError as error:
         return _manage_page(request, studio, project_id, search=search, error=error)
-    return _manage_page(request, studio, project_id, search=search, told=str(given))
+    return _manage_page(request, studio, project_id, search=search, message=str(given))
 
 
 def _answer_of(form: FormData, studio: Studio, project_id: str) -> dict[str, Any]:

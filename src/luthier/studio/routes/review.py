@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
-from luthier.commands.projects.workspace import find_project_file, list_projects
+from luthier.commands.projects.workspace import find_project_file, list_project_ids
 from luthier.commands.review.alike import find_alike_rows
 from luthier.commands.review.queues import (
     VERDICTS,
@@ -38,7 +38,7 @@ from luthier.commands.review.verdicts import (
 )
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -50,17 +50,20 @@ _MOST_COMPARED = 20_000
 _MOST_LISTED = 500
 
 
-@router.get("/review", dependencies=[Depends(allow("review"))])
-def queues(request: Request, studio: StudioDep, project: str = "") -> Response:
-    """All queues, or those of a project: how they fill, and how many requests wait."""
+@router.get("/review", dependencies=[Depends(allow("review", anywhere=True))])
+def queues(request: Request, studio: StudioDep, person: PersonDep, project: str = "") -> Response:
+    """A person's queues, or those of a project: how they fill, and how many requests wait."""
     found = list_review_queues(studio.ledger, project=project or None)
-    names = [one.id for one in list_projects(studio.workspace, studio.queue)]
+    found = [one for one in found if person.may("review", *studio.find_labelling(one.id))]
+    names = person.projects_with("edit", list_project_ids(studio.workspace))
     return render(request, "review_queues.html.jinja", queues=found, projects=names, project=project)
 
 
-@router.post("/review", dependencies=[MAY_EDIT])
-def create(studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
+@router.post("/review", dependencies=[Depends(allow("edit", anywhere=True))])
+def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
     """Begin a queue."""
+    project = text_of(form, "project")
+    require_right(request, person, "edit", project)
     settings = build_settings(
         where=text_of(form, "where"),
         chance=_percent(text_of(form, "chance"), "chance"),
@@ -71,7 +74,7 @@ def create(studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
         only=text_of(form, "only"),
         since=datetime.now(UTC) - timedelta(days=_whole(text_of(form, "days") or "7", "days")),
     )
-    project = find_review_project(studio.workspace, text_of(form, "project") or None)
+    project = find_review_project(studio.workspace, project or None)
     made = create_review_queue(studio.ledger, text_of(form, "name"), settings, project=project, by=person.id)
     studio.review.start()
     return RedirectResponse(f"/review/{made.id}", 303)
