@@ -51,8 +51,8 @@ class Annotations(Source):
     rule: Adjudicator = MajorityAdjudicator()
     """How one answer is decided from several."""
     ledger: Annotated[str, Field(min_length=1), EnvVarMarker()] | None = None
-    """The database, as a URL or a variable that holds it (`$LUTHIER_LEDGER`); left out, the one of the recipe's folder or
-    of a folder above it."""
+    """The database, as a URL or a variable that holds it (`$LUTHIER_LEDGER`); left out, the one of the recipe's folder
+    or of a folder above it."""
     id: str | None = "item"
     """The column that names a row already."""
 
