@@ -36,9 +36,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
+from luthier.commands.recipe_text import render_recipe
 from luthier.core.files import cache_folder
 from luthier.core.system.packages import extract_wheel_member, fetch_wheel
-from luthier.commands.recipe_text import render_recipe
 from luthier.data.suggest.propose import propose_recipe
 from luthier.recipe.schema import Recipe
 

@@ -8,10 +8,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project
+from luthier.annotation.question import QuestionItem
+from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
+from luthier.commands.projects.judging import StudyRequest, open_study
+from luthier.commands.projects.workspace import list_recipe_runs
+from luthier.commands.review.fill import fill_review_queue
+from luthier.commands.review.queues import build_settings, create_review_queue
+from luthier.commands.review.verdicts import iterate_reviewed_items, submit_verdict
+from luthier.recipe.workspace import Workspace
 from studio.conftest import write_rows
 from studio.test_models import WATCHED, _write_traffic
 
@@ -27,8 +38,22 @@ PAGES = (
     "/projects/tickets/watch?where=wrong", "/projects/tickets/watch/requests/r1", "/projects/tickets/watch/requests/r0",
     "/projects/empty", "/projects/empty/data", "/projects/empty/models", "/projects/empty/try", "/projects/empty/watch",
     "/projects/broken", "/projects/broken/recipe",
+    "/account", "/people", "/audit", "/audit?verify=true", "/login",
+    "/projects/tickets/findings", "/projects/empty/findings", "/projects/tickets/versions", "/compare?runs={runs}",
+    "/label", "/label/new", "/label/new?project=tickets", "/label/{labelling}", "/label/{labelling}/manage",
+    "/label/{labelling}/adjudicate", "/projects/tickets/judge", "/projects/empty/judge", "/projects/tickets/arena",
+    "/judge", "/judge/{study}", "/judge/{study}/results", "/label/{study}",
+    "/review", "/review/{review}", "/review/{review}/items", "/review/{review}/items/{item}",
+    "/review/{review}/results",
 )  # fmt: skip
-"""Every page, in a workspace with one project that was run and released, one that was not, and one with a mistake."""
+"""Every page, in a workspace with one project that was run, released, labelled, judged and reviewed, one that was not,
+and one with a mistake."""
+ASKED: dict[str, Any] = {
+    "topic": {"kind": "choice", "labels": ["delivery", {"name": "refund", "about": "money goes back"}]},
+    "why": {"kind": "text"},
+    "parts": {"kind": "spans", "labels": ["place", "time"]},
+    "tone": {"kind": "rating", "scale": 5},
+}
 LOOKS: tuple[tuple[str, int, list[str]], ...] = (
     ("light", 1280, []),
     ("dark", 1280, ["color-contrast", "link-in-text-block"]),
@@ -38,8 +63,8 @@ LOOKS: tuple[tuple[str, int, list[str]], ...] = (
 
 
 @pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """A studio in a process of its own: its link, and the digest of a model."""
+def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A studio in a process of its own: its link, and what stands for the parameters of addresses."""
     work = tmp_path_factory.mktemp("pages")
     for name in ("tickets", "empty", "broken"):
         (work / name).mkdir()
@@ -57,18 +82,48 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     _write_traffic(work / "tickets")
     _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
+    known = {"model": json.loads(done.stdout)["steps"]["tune"]["artifact"], **_ask_people(work)}
     with subprocess.Popen(
         [*words, "studio", str(work), "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
-        yield opened, json.loads(done.stdout)["steps"]["tune"]["artifact"]
+        yield opened, known
         server.terminate()
         assert server.wait(30) == 0
 
 
-def test_nothing_serious_is_found(link: tuple[str, str]) -> None:
-    opened, model = link
+def _ask_people(work: Path) -> dict[str, str]:
+    """Let people label, judge and review: what stands for each in addresses."""
+    workspace = Workspace.open(work)
+    with workspace.open_ledger() as ledger:
+        settings = ProjectSettings.model_validate({"questions": ASKED, "guidelines": "Read all.\n\n- then choose"})
+        labelling = create_project(ledger, "Topics", settings, project="tickets", by="olga")
+        texts = ("where is my parcel", "give me the money back", "x" * 5000)
+        shown = [QuestionItem(({"role": "user", "content": text},), ("it comes",)) for text in texts]
+        add_items(ledger, labelling.id, [NewItem(str(at), one, {}) for at, one in enumerate(shown)])
+        queue = AnnotationQueue(ledger, labelling.id)
+        leased = queue.next_item("lea")
+        assert leased is not None
+        flagged = {"id": "lea-flags-it", "item": leased.id, "values": {}, "kind": "flag", "comment": "which one?"}
+        queue.submit("lea", AnswerSubmission.model_validate(flagged))
+        asked = StudyRequest("report", ("tuned",), {"kind": "rating"}, rows=4)
+        study = open_study(workspace, ledger, work / "tickets/recipe.yaml", asked, by="olga")
+        drawn = build_settings(chance=1.0, since=datetime.now(UTC) - timedelta(days=1))
+        review = create_review_queue(ledger, "Daily", drawn, project="tickets", by="olga")
+        fill_review_queue(ledger, workspace, review, say=lambda _: None)
+        item = next(iter(iterate_reviewed_items(ledger, review)))
+        given = AnswerSubmission(id="lea-reviews", item=item.id, values={"verdict": "right"})
+        submit_verdict(ledger, workspace, review.id, given, by="lea")
+        runs = list_recipe_runs(workspace.with_folder(work / "tickets"), "tickets")
+        return {
+            "labelling": labelling.id, "study": study.id, "review": review.id, "item": str(item.id),
+            "runs": ",".join(run.id for run in runs[:2]),
+        }  # fmt: skip
+
+
+def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
+    opened, known = link
     base = opened.partition("/open")[0]
     found: list[str] = []
     with playwright.sync_playwright() as driver:
@@ -85,7 +140,7 @@ def test_nothing_serious_is_found(link: tuple[str, str]) -> None:
         page.get_by_text("What should be cleaned").wait_for()
         for address in PAGES:
             page.set_viewport_size({"width": 1280, "height": 900})
-            page.goto(base + address.format(model=model))
+            page.goto(base + address.format(**known))
             page.wait_for_function("!document.querySelector('.loading')")
             for scheme, width, rules in LOOKS:
                 page.emulate_media(color_scheme=scheme)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
@@ -23,18 +24,29 @@ from urllib.parse import quote
 import pytest
 
 from luthier.annotation.comments import add_comment
-from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project, update_guidelines
+from luthier.annotation.project import (
+    NewItem,
+    ProjectSettings,
+    add_items,
+    create_project,
+    list_projects,
+    update_guidelines,
+)
 from luthier.annotation.question import QuestionItem
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.workspace import project_id
+from luthier.commands.review.fill import fill_review_queue
+from luthier.commands.review.queues import build_settings, create_review_queue
+from luthier.commands.review.verdicts import iterate_reviewed_items, submit_verdict
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
-from luthier.data.exporters.csv import escape_formula
+from luthier.core.spreadsheet import escape_formula
 from luthier.recipe.runner import get_run_log_path
 from luthier.studio.people import Person, find_person
 from luthier.studio.sessions import COOKIE, form_token
 from luthier.studio.state import Studio
 from studio.conftest import RECIPE, URL, Browser
+from studio.test_models import _write_traffic
 
 MARK = "x31337"
 """Stands in each text, as a name that no page of ours has."""
@@ -46,13 +58,14 @@ CORPUS = (
     f"javascript:{MARK}()",
     f'" onfocus={MARK}() autofocus {MARK}="',
     f"' hx-get=/{MARK} hx-trigger=load {MARK}='",
-    f"{MARK} {{{{ 31337*3 }}}} ${{31337*3}} <%= 31337*3 %> {{% print(31337*3) %}}",
+    f"{MARK} {{{{ 31337313373*3 }}}} ${{31337313373*3}} <%= 31337313373*3 %> {{% print(31337313373*3) %}}",
     f"--><base href=//evil.example/{MARK}><meta http-equiv=refresh content='0;//evil.example'>",
     f"<iframe srcdoc='<script>{MARK}()</script>'></iframe> {MARK}",
     f"//evil.example/{MARK}",
     f"\\u003cscript\\u003e{MARK}()\\u003c/script\\u003e &lt;script&gt; &#60;script&#62;",
 )
 _SHORT = (0, 1, 4, 7)
+_LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "＝1+1")
 INNER = (
     "http://169.254.169.254/",
@@ -103,7 +116,7 @@ class PageParser(HTMLParser):
         self.texts += MARK in data
         if self._in is not None and data.strip():
             self.faults.append(f"text in <{self._in}>")
-        if "94011" in data:
+        if "94011940119" in data:
             self.faults.append("a template ran what it shows")
 
 
@@ -188,7 +201,33 @@ def store_labelling(studio: Studio, words: str) -> None:
     update_guidelines(studio.ledger, made.id, guidelines=words + words, by=words)
 
 
-FIELDS: tuple[Callable[[Studio, str], None], ...] = (store_recipe, store_runs, store_draft, store_labelling)
+def store_review(studio: Studio, words: str) -> None:
+    """Traffic, a queue that reviews it, and what a reviewer says: a name, conditions, types of failure, remarks."""
+    _write_traffic(studio.workspace.folder / "tickets", 2, words, words)
+    where = "" if '"' in words else f'text contains "{words}"'
+    drawn = build_settings(chance=1.0, where=where, since=_LONG_AGO)
+    project = project_id(studio.workspace, _recipe(studio))
+    queue = create_review_queue(studio.ledger, words, drawn, project=project, by=words)
+    fill_review_queue(studio.ledger, studio.workspace, queue, say=lambda _: None)
+    item = next(iter(iterate_reviewed_items(studio.ledger, queue)))
+    values = {"verdict": "wrong", "label": words, "correction": words, "types": [words[:100]]}
+    given = AnswerSubmission(id="reviewed", item=item.id, values=values, comment=words)
+    submit_verdict(studio.ledger, studio.workspace, queue.id, given, by=words, new_types=[words[:100]])
+
+
+def store_study(studio: Studio, words: str) -> None:
+    """A study: its name, its guidelines, what it asks, and who judged."""
+    asked = {"judgment": {"kind": "text", "question": words}}
+    told = {"purpose": "judging", "assignment": "0" * 64, "questions": asked, "guidelines": words}
+    settings = ProjectSettings.model_validate(told)
+    project = project_id(studio.workspace, _recipe(studio))
+    made = create_project(studio.ledger, words, settings, project=project, by=words)
+    add_items(studio.ledger, made.id, [NewItem(words, QuestionItem(({"role": "user", "content": words},), (words,)))])
+
+
+FIELDS: tuple[Callable[[Studio, str], None], ...] = (
+    store_recipe, store_runs, store_draft, store_labelling, store_review, store_study,
+)  # fmt: skip
 """Each stores a text wherever something is stored."""
 
 
@@ -198,19 +237,21 @@ def _recipe(studio: Studio) -> Path:
 
 def find_known(studio: Studio, words: str) -> dict[str, list[str]]:
     """What stands for each parameter of an address: things that are there, then the text itself."""
-    from sqlalchemy import select
+    from sqlalchemy import func, select
 
     from luthier.core.db.tables.annotation import AnnotationItemRow, AnnotationProjectRow
 
     with studio.ledger.reading() as session:
         projects = list(session.scalars(select(AnnotationProjectRow.id)))
-        items = [str(one) for one in session.scalars(select(AnnotationItemRow.id).limit(2))]
+        first = select(func.min(AnnotationItemRow.id)).group_by(AnnotationItemRow.project_id)
+        items = [str(one) for one in session.scalars(first)]
     known = {
         "name": ["tickets", "named", "odd", "mine"],
         "run": [run.id for run in studio.queue.all()],
         "step": ["data", "tune"],
         "row": ["0"],
         "project_id": projects,
+        "study": [one.id for one in list_projects(studio.ledger, purpose="judging")],
         "item": items,
     }
     return {parameter: [*found, words] for parameter, found in known.items()}
@@ -224,10 +265,14 @@ class Address:
     methods: frozenset[str]
     parameters: tuple[str, ...]
 
-    def fill(self, known: Mapping[str, list[str]], words: str, most: int = 24) -> Iterator[str]:
-        """The addresses that it makes with what is known."""
+    def fill(self, known: Mapping[str, list[str]], words: str, most: int | None = None) -> Iterator[str]:
+        """The addresses that it makes with what is known: the first of all, then each other one of each; and each item
+        in each project."""
         choices = [known.get(one, [words, "x"]) for one in self.parameters]
-        for chosen in list(product(*choices))[:most]:
+        every = [tuple(one[0] for one in choices)]
+        every += [(*every[0][:at], one, *every[0][at + 1 :]) for at, rest in enumerate(choices) for one in rest[1:]]
+        every += [] if self.parameters[-2:] != ("project_id", "item") else product(*choices)
+        for chosen in list(dict.fromkeys(every))[:most]:
             path = self.path
             for parameter, value in zip(self.parameters, chosen, strict=True):
                 path = path.replace(f"{{{parameter}}}", quote(value, safe="")).replace(

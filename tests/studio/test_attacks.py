@@ -26,7 +26,7 @@ BREAKS = (
     '"><img src=x onerror=alert(1)>',
     "'><svg onload=alert(1)>",
     SCRIPT,
-    "{{ 31337*3 }}",
+    "{{ 31337313373*3 }}",
     "</textarea><script>a()",
 )
 BEFORE = ("/health", "/open", "/static/{name}", "/login", "/invite/{token}", "/oidc/login", "/oidc/return")
@@ -51,15 +51,14 @@ def _fill(path: str) -> str:
 POSTS, GETS = _addresses("POST"), _addresses("GET")
 
 
-@pytest.mark.parametrize("address", GETS)
-def test_nothing_is_shown_without_a_session(stranger: Browser, project: Path, address: str) -> None:
-    answer = stranger.get(address)
-    assert answer.status_code == 401
-    assert "tickets" not in answer.text
+def test_nothing_is_shown_without_a_session(stranger: Browser, project: Path) -> None:
+    for address in GETS:
+        answer = stranger.get(address)
+        assert answer.status_code == 401, address
+        assert "tickets" not in answer.text, address
 
 
-@pytest.mark.parametrize("address", POSTS)
-def test_no_form_is_taken_from_elsewhere(browser: Browser, project: Path, address: str) -> None:
+def test_no_form_is_taken_from_elsewhere(browser: Browser, project: Path) -> None:
     token = form_token(browser.cookies.get("luthier_studio") or "")
     forged: list[tuple[dict[str, str], dict[str, str]]] = [
         ({"token": token}, {}),
@@ -71,10 +70,11 @@ def test_no_form_is_taken_from_elsewhere(browser: Browser, project: Path, addres
         ({"token": "0" * 64}, {"origin": URL}),
         ({"token": form_token("")}, {"origin": URL}),
     ]
-    for data, headers in forged:
-        assert browser.post(address, data=data, headers=headers).status_code == 403, (data, headers)
-    for method in ("PUT", "DELETE", "PATCH"):
-        assert browser.request(method, address).status_code == 403
+    for address in POSTS:
+        for data, headers in forged:
+            assert browser.post(address, data=data, headers=headers).status_code == 403, (address, data, headers)
+        for method in ("PUT", "DELETE", "PATCH"):
+            assert browser.request(method, address).status_code == 403, (method, address)
 
 
 @pytest.mark.parametrize(
@@ -113,23 +113,20 @@ def test_a_link_opens_once_and_a_session_ends(studio: Studio, stranger: Browser)
         assert own not in str(session.execute(text("SELECT * FROM browser_sessions")).all())
 
 
-@pytest.mark.parametrize("address", [*GETS, "/health", "/static/studio.js", "/nothing"])
-def test_every_answer_has_the_strict_policy(browser: Browser, project: Path, address: str) -> None:
-    answer = browser.get(address)
-    policy = answer.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'")
-    for word in ("unsafe", "http:", "https:", "*"):
-        assert word not in policy
-    assert "frame-ancestors 'none'" in policy
-    assert answer.headers["x-content-type-options"] == "nosniff"
-
-
-@pytest.mark.parametrize("address", [one for one in GETS if "/x" not in one and "page" not in one])
-def test_no_page_needs_inline_code(browser: Browser, project: Path, address: str) -> None:
-    page = browser.get(address).text.lower()
-    for word in (" style=", "<style", "javascript:", " onclick", " onload", " onerror", "hx-on"):
-        assert word not in page
-    assert page.count("<script") == page.count('<script src="/static/')
+def test_every_answer_has_the_strict_policy_and_no_page_needs_inline_code(browser: Browser, project: Path) -> None:
+    for address in (*GETS, "/health", "/static/studio.js", "/nothing"):
+        answer = browser.get(address)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'"), address
+        for word in ("unsafe", "http:", "https:", "*"):
+            assert word not in policy, address
+        assert "frame-ancestors 'none'" in policy, address
+        assert answer.headers["x-content-type-options"] == "nosniff", address
+        if address in GETS and "page" not in address:
+            page = answer.text.lower()
+            for word in (" style=", "<style", "javascript:", " onclick", " onload", " onerror", "hx-on"):
+                assert word not in page, (address, word)
+            assert page.count("<script") == page.count('<script src="/static/'), address
 
 
 @pytest.mark.parametrize("words", BREAKS)
@@ -159,7 +156,7 @@ def _is_plain(page: str) -> None:
     assert "<script>a" not in page
     assert "<img src=x" not in page
     assert "<svg onload" not in page
-    assert "94011" not in page
+    assert "94011940119" not in page
 
 
 def test_rows_are_shown_and_never_run(browser: Browser, workspace: Path) -> None:

@@ -87,7 +87,7 @@ def test_an_owner_invites_a_labeller(link: str, chromium: Any) -> None:
     labeller.get_by_label("Password").fill(PASSWORD)
     labeller.get_by_role("button", name="Log in").click()
     labeller.wait_for_url("**/label")
-    assert labeller.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts() == ["Label"]
+    assert labeller.get_by_role("navigation", name="Main").get_by_role("link").all_inner_texts() == ["Label", "Judge"]
     labeller.get_by_role("link", name="Topics").click()
     labeller.locator("#item .question").first.wait_for()
     labeller.keyboard.press("1")

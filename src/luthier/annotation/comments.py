@@ -56,10 +56,10 @@ def list_comments(ledger: Ledger, project_id: str, items: Sequence[int]) -> dict
     from luthier.core.db.tables.annotation import AnnotationCommentRow
 
     row = AnnotationCommentRow
-    wanted = select(row).where(row.project_id == project_id, row.item_id.in_(items)).order_by(row.id)
+    query = select(row).where(row.project_id == project_id, row.item_id.in_(items)).order_by(row.id)
     found: dict[int, list[AnnotationComment]] = {}
     with ledger.reading() as session:
-        for one in session.scalars(wanted):
+        for one in session.scalars(query):
             found.setdefault(one.item_id, []).append(_to_comment(one))
     return found
 

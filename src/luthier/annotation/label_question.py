@@ -47,8 +47,8 @@ class LabelQuestion(Question):
     @field_validator("labels")
     @classmethod
     def _labels_differ(cls, labels: tuple[LabelOption, ...]) -> tuple[LabelOption, ...]:
-        for what, said in (("label", [one.name for one in labels]), ("key", [one.key for one in labels if one.key])):
-            if twice := next((one for one in said if said.count(one) > 1), None):
+        for what, values in (("label", [one.name for one in labels]), ("key", [one.key for one in labels if one.key])):
+            if twice := next((one for one in values if values.count(one) > 1), None):
                 raise ValueError(f"{what} {twice!r} stands twice")
         return labels
 
@@ -65,16 +65,16 @@ class LabelQuestion(Question):
 
     def find_label(self, typed: str) -> str:
         """The label that was typed: its name, in capitals or not, or its key."""
-        wanted = typed.strip()
+        typed_name = typed.strip()
         names = [one.name for one in self.labels]
         for test in (
-            lambda name: name == wanted,
-            lambda name: name.casefold() == wanted.casefold(),
-            lambda name: self.key_of.get(name) == wanted.lower(),
+            lambda name: name == typed_name,
+            lambda name: name.casefold() == typed_name.casefold(),
+            lambda name: self.key_of.get(name) == typed_name.lower(),
         ):
             if found := next((name for name in names if test(name)), None):
                 return found
-        raise InvalidAnswer(f"expected one of {self.key_legend}; got {wanted!r}")
+        raise InvalidAnswer(f"expected one of {self.key_legend}; got {typed_name!r}")
 
     def check_label(self, value: AnswerValue) -> str:
         """A label by its exact name, as it stands in values."""

@@ -156,7 +156,7 @@ class AnnotationItem:
     key: str
     shown: QuestionItem
     state: str
-    wanted: int
+    overlap: int
     answered: int
     hidden: Mapping[str, Any] = field(default_factory=dict)
     proposal: Mapping[str, AnswerValue] | None = None
@@ -221,11 +221,11 @@ def list_projects(
     both = (GuidelineRow.project_id == AnnotationProjectRow.id) & (
         GuidelineRow.version == AnnotationProjectRow.guideline_version
     )
-    wanted = select(AnnotationProjectRow, GuidelineRow).join(GuidelineRow, both)
+    query = select(AnnotationProjectRow, GuidelineRow).join(GuidelineRow, both)
     if project is not None:
-        wanted = wanted.where(AnnotationProjectRow.project == project)
+        query = query.where(AnnotationProjectRow.project == project)
     with ledger.reading() as session:
-        rows = session.execute(wanted.order_by(AnnotationProjectRow.created_at.desc())).all()
+        rows = session.execute(query.order_by(AnnotationProjectRow.created_at.desc())).all()
         found = [_to_project(row, version) for row, version in rows]
     return [one for one in found if purpose in (None, one.settings.purpose)]
 
@@ -242,11 +242,11 @@ def list_guidelines(ledger: Ledger, project_id: str) -> list[GuidelineVersion]:
 
     from luthier.core.db.tables.annotation import GuidelineRow
 
-    wanted = select(GuidelineRow).where(GuidelineRow.project_id == project_id).order_by(GuidelineRow.version.desc())
+    query = select(GuidelineRow).where(GuidelineRow.project_id == project_id).order_by(GuidelineRow.version.desc())
     with ledger.reading() as session:
         return [
             GuidelineVersion(row.version, row.text, _questions(row), row.made_at, row.made_by)
-            for row in session.scalars(wanted)
+            for row in session.scalars(query)
         ]
 
 
@@ -301,10 +301,10 @@ def _refuse_invalid(session: Session, project_id: str, settings: ProjectSettings
     answers = answers.where(AnswerRow.project_id == project_id, AnswerRow.state == "kept", AnswerRow.kind == "answer")
     known = select(item.gold, item.shown).where(item.project_id == project_id, item.gold_at.is_not(None))
     invalid, first = 0, ""
-    for wanted in (answers, known):
-        for values, shown in session.execute(wanted.execution_options(yield_per=_BATCH)):
+    for query in (answers, known):
+        for values, shown in session.execute(query.execution_options(yield_per=_BATCH)):
             try:
-                settings.check(values, item_from_json(shown), whole=wanted is answers)
+                settings.check(values, item_from_json(shown), whole=query is answers)
             except InvalidAnswer as error:
                 invalid, first = invalid + 1, first or str(error)
     if invalid:
@@ -331,8 +331,8 @@ def update_settings(ledger: Ledger, project_id: str, **changes: Any) -> Annotati
         row.order_version += 1
         ours = update(item).where(item.project_id == project_id)
         if settings.overlap != before.overlap:
-            session.execute(ours.where(item.wanted == before.overlap).values(wanted=settings.overlap))
-            full, taken = item.answered >= item.wanted, item.answered + item.leased >= item.wanted
+            session.execute(ours.where(item.overlap == before.overlap).values(overlap=settings.overlap))
+            full, taken = item.answered >= item.overlap, item.answered + item.leased >= item.overlap
             queued = ours.where(item.state.in_(("open", "returned", "busy", "done")))
             session.execute(queued.values(state=case((full, "done"), (taken, "busy"), else_="open")))
         if settings.order not in (before.order, "priority"):
@@ -407,7 +407,7 @@ def _insert_new(session: Session, rows: list[dict[str, Any]]) -> int:
 def _default_values(project_id: str, settings: ProjectSettings) -> dict[str, Any]:
     """What most new items have; an item's row says where it differs."""
     return {
-        "project_id": project_id, "rank": 0.0, "state": "open", "wanted": settings.overlap, "answered": 0, "leased": 0,
+        "project_id": project_id, "rank": 0.0, "state": "open", "overlap": settings.overlap, "answered": 0, "leased": 0,
         "hidden": {}, "proposal": None, "proposal_shown": False, "gold": None, "gold_at": None, "probability": None,
         "added_at": datetime.now(UTC),
     }  # fmt: skip
@@ -432,7 +432,7 @@ def _item_row(project_id: str, settings: ProjectSettings, item: NewItem) -> dict
             raise InputError(f"the known answer of {item.key} is none: {error}") from error
         row |= {"gold": gold, "gold_at": datetime.now(UTC), "state": "gold"}
     if item.overlap is not None:
-        row["wanted"] = item.overlap
+        row["overlap"] = item.overlap
     if item.probability is not None:
         row["probability"] = item.probability
     return row

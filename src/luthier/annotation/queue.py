@@ -365,14 +365,14 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow
 
         row, item = AnswerRow, AnnotationItemRow
-        wanted = select(row, item.key).join(item, item.id == row.item_id)
-        wanted = wanted.where(row.project_id == self.project_id, row.decides.is_(decisions))
+        query = select(row, item.key).join(item, item.id == row.item_id)
+        query = query.where(row.project_id == self.project_id, row.decides.is_(decisions))
         if until is None:
-            wanted = wanted.where(row.state == "kept")
+            query = query.where(row.state == "kept")
         else:
-            wanted = wanted.where(row.given_at < until, or_(row.state == "kept", row.ended_at >= until))
+            query = query.where(row.given_at < until, or_(row.state == "kept", row.ended_at >= until))
         with self._ledger.reading() as session:
-            for answer, key in session.execute(wanted.order_by(row.id).execution_options(yield_per=_FETCHED)):
+            for answer, key in session.execute(query.order_by(row.id).execution_options(yield_per=_FETCHED)):
                 yield _to_answer(answer, key)
 
     def _choose(self, session: Session, person: AnnotatorRow, project: AnnotationProject) -> AnnotationItemRow | None:
@@ -414,12 +414,12 @@ class AnnotationQueue:
         row = session.get_one(AnnotationProjectRow, self.project_id)
         if person.order_version != row.order_version:
             person.order_version, person.rank, person.position = row.order_version, None, None
-        wanted = select(item).where(item.project_id == self.project_id, ~self._had_by(person.annotator))
-        wanted = wanted.order_by(item.rank, item.position).limit(1)
-        wanted = wanted.with_for_update(skip_locked=skip_locked, of=item)
-        found = session.scalar(wanted.where(item.state == "returned"))
+        query = select(item).where(item.project_id == self.project_id, ~self._had_by(person.annotator))
+        query = query.order_by(item.rank, item.position).limit(1)
+        query = query.with_for_update(skip_locked=skip_locked, of=item)
+        found = session.scalar(query.where(item.state == "returned"))
         if found is None:
-            opened = wanted.where(item.state == "open")
+            opened = query.where(item.state == "open")
             if person.rank is not None:
                 opened = opened.where(tuple_(item.rank, item.position) > tuple_(person.rank, person.position))
             found = session.scalar(opened)
@@ -464,10 +464,10 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AssignmentRow
 
         row = AssignmentRow
-        wanted = select(row).where(row.project_id == self.project_id, row.annotator == annotator, row.state == "leased")
+        query = select(row).where(row.project_id == self.project_id, row.annotator == annotator, row.state == "leased")
         if held:
-            wanted = wanted.where(row.item_id.not_in(held))
-        found = session.scalar(wanted.order_by(row.expires_at).limit(1))
+            query = query.where(row.item_id.not_in(held))
+        found = session.scalar(query.order_by(row.expires_at).limit(1))
         if found is None:
             return None
         item = self._item(session, found.item_id)
@@ -537,17 +537,17 @@ class AnnotationQueue:
 
         row = AnswerRow
         within = row.project_id == self.project_id if item is None else row.item_id == item
-        wanted = select(row).where(within, row.annotator == annotator, row.state == "kept", row.decides.is_(False))
-        return session.scalar(wanted.order_by(row.id.desc()).limit(1))
+        query = select(row).where(within, row.annotator == annotator, row.state == "kept", row.decides.is_(False))
+        return session.scalar(query.order_by(row.id.desc()).limit(1))
 
 
 def _requeue(item: AnnotationItemRow, *, came_back: bool = False) -> None:
     """Let an item wait, or not, by how many have it and have answered it."""
     if item.state not in _QUEUED:
         return
-    if item.answered >= item.wanted:
+    if item.answered >= item.overlap:
         item.state = "done"
-    elif item.answered + item.leased >= item.wanted:
+    elif item.answered + item.leased >= item.overlap:
         item.state = "busy"
     elif came_back or item.state != "open":
         item.state = "returned"

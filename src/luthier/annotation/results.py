@@ -55,10 +55,10 @@ def read_answered_items(ledger: Ledger, project_id: str, *, until: datetime | No
 
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
-    wanted = select(AnnotationItemRow).where(AnnotationItemRow.project_id == project_id)
+    query = select(AnnotationItemRow).where(AnnotationItemRow.project_id == project_id)
     if until is not None:
-        wanted = wanted.where(AnnotationItemRow.added_at < until)
-    yield from _with_answers(ledger, project_id, wanted.order_by(AnnotationItemRow.position), until)
+        query = query.where(AnnotationItemRow.added_at < until)
+    yield from _with_answers(ledger, project_id, query.order_by(AnnotationItemRow.position), until)
 
 
 def find_items(
@@ -70,18 +70,18 @@ def find_items(
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
     row = AnnotationItemRow
-    wanted = select(row).where(row.project_id == project_id)
+    query = select(row).where(row.project_id == project_id)
     words = search.casefold().split()
     for word in words:  # what stands in JSON, where letters beyond ASCII are written by their numbers
         forms = {json.dumps(form)[1:-1].lower() for form in (word, word.upper(), word.capitalize())}
         patterns = [form.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for form in sorted(forms)]
         text = func.lower(cast(row.shown, String))
-        wanted = wanted.where(or_(*(text.like(f"%{one}%", escape="\\") for one in patterns)))
+        query = query.where(or_(*(text.like(f"%{one}%", escape="\\") for one in patterns)))
     if state:
-        wanted = wanted.where(row.state == state)
+        query = query.where(row.state == state)
     if ids:
-        wanted = wanted.where(row.id.in_(ids))
-    found = _with_answers(ledger, project_id, wanted.order_by(row.position), None)
+        query = query.where(row.id.in_(ids))
+    found = _with_answers(ledger, project_id, query.order_by(row.position), None)
     return list(islice((one for one in found if _has(one.item.shown, words)), limit))
 
 
@@ -97,7 +97,7 @@ def list_disagreements(ledger: Ledger, project_id: str, *, limit: int = 50) -> l
     settings = get_project(ledger, project_id).settings
     found = []
     for one in read_answered_items(ledger, project_id):
-        given = [said.values for said in one.answers if said.kind == "answer"]
+        given = [answer.values for answer in one.answers if answer.kind == "answer"]
         if len(given) < 2 or one.decision is not None or one.item.gold is not None:
             continue
         if any(settings.agrees(given[0], other, one.item.shown) is False for other in given[1:]):
@@ -108,7 +108,7 @@ def list_disagreements(ledger: Ledger, project_id: str, *, limit: int = 50) -> l
 
 
 def _with_answers(
-    ledger: Ledger, project_id: str, wanted: Select[AnnotationItemRow], until: datetime | None
+    ledger: Ledger, project_id: str, query: Select[AnnotationItemRow], until: datetime | None
 ) -> Iterator[AnsweredItem]:
     queue = AnnotationQueue(ledger, project_id)
     answers: dict[int, list[Answer]] = {}
@@ -116,10 +116,10 @@ def _with_answers(
         answers.setdefault(one.item, []).append(one)
     decisions = {one.item: one for one in queue.answers(until=until, decisions=True)}
     with ledger.reading() as session:
-        for row in session.scalars(wanted.execution_options(yield_per=_FETCHED)):
+        for row in session.scalars(query.execution_options(yield_per=_FETCHED)):
             gold = row.gold if row.gold_at is not None and (until is None or row.gold_at < until) else None
             item = AnnotationItem(
-                row.id, row.key, item_from_json(row.shown), row.state, row.wanted, row.answered, row.hidden,
+                row.id, row.key, item_from_json(row.shown), row.state, row.overlap, row.answered, row.hidden,
                 row.proposal, gold, row.probability, row.added_at,
             )  # fmt: skip
             yield AnsweredItem(item, tuple(answers.get(row.id, ())), decisions.get(row.id))
@@ -184,7 +184,7 @@ def label_items(
                 assignment.state = "answered"
                 session.add(_answer(project_id, item, by, kept, now, decides=False, version=version))
                 row.answered += 1
-                row.state = "done" if row.answered >= row.wanted else row.state
+                row.state = "done" if row.answered >= row.overlap else row.state
                 given += 1
     return given
 
@@ -242,10 +242,10 @@ def import_answers(ledger: Ledger, project_id: str, answers: Iterable[ImportedAn
     given = {(one.key, one.annotator): one for one in answers}
     for batch in iterate_batches(given.values(), _BATCH):
         with ledger.writing(durable=True) as session:
-            wanted = select(row.id, row.key, row.shown, row.gold).where(
+            query = select(row.id, row.key, row.shown, row.gold).where(
                 row.project_id == project_id, row.key.in_({one.key for one in batch})
             )
-            items = {key: (item, item_from_json(shown), gold) for item, key, shown, gold in session.execute(wanted)}
+            items = {key: (item, item_from_json(shown), gold) for item, key, shown, gold in session.execute(query)}
             rows: list[dict[str, Any]] = []
             for one in batch:
                 try:
@@ -288,7 +288,7 @@ def _count_statement() -> Any:
 
     table = item_table()
     more = table.c.answered + bindparam("count")
-    state = case((table.c.state == "gold", "gold"), (more >= table.c.wanted, "done"), else_=table.c.state)
+    state = case((table.c.state == "gold", "gold"), (more >= table.c.overlap, "done"), else_=table.c.state)
     return update(table).where(table.c.id == bindparam("which")).values(answered=more, state=state)
 
 

@@ -79,13 +79,17 @@ def log_in(ledger: Ledger, name: str, password: str, address: str) -> Person:
         return Person(row.id, row.name, roles_of(session, row.id))
 
 
+def _read_clock() -> datetime:
+    return datetime.now(UTC)
+
+
 def _begin(ledger: Ledger, account: str, address: str) -> None:
     """Count an attempt; `TooManyLogins` when the last ones failed and their wait is not over."""
     from sqlalchemy import delete
 
     from luthier.core.db.tables.people import LoginAttemptRow
 
-    now = datetime.now(UTC)
+    now = _read_clock()
     with ledger.writing() as session:
         lock_head(session)  # of several attempts at once, each sees those before it
         session.execute(delete(LoginAttemptRow).where(LoginAttemptRow.at < now - _WINDOW))

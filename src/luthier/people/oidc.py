@@ -165,12 +165,12 @@ class OidcProvider:
 
     def _address(self, name: str) -> str:
         """An address of the provider's, from what it says of itself."""
-        said = self._fetch(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if said.get("issuer") != self.settings.issuer:
-            what = f"the provider calls itself {str(said.get('issuer'))[:200]!r}"
+        response = self._fetch(self.settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if response.get("issuer") != self.settings.issuer:
+            what = f"the provider calls itself {str(response.get('issuer'))[:200]!r}"
             raise LoginFailed(what, where=SourceLocation(field="--oidc"), hint="give the issuer as it calls itself")
-        _check_address(str(said.get(name, "")), name)
-        return str(said[name])
+        _check_address(str(response.get(name, "")), name)
+        return str(response[name])
 
     def _fetch(self, url: str, *, again: bool = False) -> dict[str, Any]:
         import httpx
@@ -180,14 +180,14 @@ class OidcProvider:
             if found and not again and time.monotonic() - at < _KEYS_S:
                 return found
         try:
-            said = httpx.get(url, timeout=_TIMEOUT_S).raise_for_status().json()
+            response = httpx.get(url, timeout=_TIMEOUT_S).raise_for_status().json()
         except (httpx.HTTPError, ValueError) as error:
             raise LoginFailed(f"the provider at {self.host} does not answer", hint="try again later") from error
-        if not isinstance(said, dict):
+        if not isinstance(response, dict):
             raise LoginFailed(f"the provider at {self.host} answers something else", hint="check --oidc")
         with self._turn:
-            self._kept[url] = (time.monotonic(), said)
-        return said
+            self._kept[url] = (time.monotonic(), response)
+        return response
 
 
 def _check_address(url: str, field: str) -> None:

@@ -19,6 +19,7 @@ from luthier.studio.pages import render_closed, render_error
 from luthier.studio.people import list_undeclared_routes
 from luthier.studio.security import StudioGuard
 from luthier.studio.state import Studio
+from luthier.studio.translation import gettext as _
 
 _LOG = logging.getLogger("luthier.studio")
 
@@ -56,16 +57,16 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "it is registered for these"
-    message = "There is no such page." if error.status_code == 404 else str(error.detail)
+    message = _("There is no such page.") if error.status_code == 404 else str(error.detail)
     return render_error(request, LuthierError(message), error.status_code)
 
 
 async def _on_wrong(request: Request, error: Exception) -> Response:
-    return render_error(request, LuthierError("The address or the form is not as expected."), 400)
+    return render_error(request, LuthierError(_("The address or the form is not as expected.")), 400)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
     """A fault of the studio's own; the server's log has its traceback."""
     _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    message = "A fault of the studio's own. The terminal that it was started from shows the details."
+    message = _("A fault of the studio's own. The terminal that it was started from shows the details.")
     return render_error(request, LuthierError(message), 500)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from luthier.eval.report.charts.drawing import Scale, choose_axis_ticks, format_tick_label
+from luthier.studio.translation import gettext, write_figure, write_moment
 
 WIDTH, HEIGHT = 360.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 8.0, 10.0, 24.0
@@ -98,7 +99,7 @@ def build_chart(
     return Chart(
         title=title, unit=unit, last=_figure(last.value), across=across,
         about=f"{title}{f' ({unit})' if unit else ''}: {_figure(first.value)} → {_figure(last.value)}, "
-        f"{_figure(min(one.value for one in found))} to {_figure(max(one.value for one in found))}",
+        f"{_figure(min(one.value for one in found))} {gettext('to')} {_figure(max(one.value for one in found))}",
         lines=[" ".join(f"{over(one.x):.1f},{up(one.value):.1f}" for one in found)],
         band=_band(found, over, up),
         ticks_x=[(over(tick), write(tick)) for tick in _ticks_across(left, right, axis)],
@@ -129,8 +130,8 @@ def _ticks_across(left: float, right: float, axis: str) -> list[float]:
 
 
 def _moment_writer(seconds: float) -> Callable[[float], str]:
-    form = "%H:%M" if seconds <= 86400 else "%d %b %H:%M" if seconds <= 3 * 86400 else "%d %b"
-    return lambda moment: datetime.fromtimestamp(moment).astimezone().strftime(form)
+    form = "HH:mm" if seconds <= 86400 else "dd MMM HH:mm" if seconds <= 3 * 86400 else "dd MMM"
+    return lambda moment: write_moment(datetime.fromtimestamp(moment), form)
 
 
 def _band(points: Sequence[ChartPoint], over: Scale, up: Scale) -> str:
@@ -143,13 +144,13 @@ def _band(points: Sequence[ChartPoint], over: Scale, up: Scale) -> str:
 
 
 def _figure(value: float) -> str:
-    return f"{value:.4g}".replace("-", "−")
+    return write_figure(value, ".4g").replace("-", "−")
 
 
 def _interval(point: ChartPoint) -> str:
     if point.low is None or point.high is None or point.low == point.high:
         return ""
-    return f"{_figure(point.low)} to {_figure(point.high)}"
+    return f"{_figure(point.low)} {gettext('to')} {_figure(point.high)}"
 
 
 def _hint(point: ChartPoint, write: Callable[[float], str], unit: str) -> str:

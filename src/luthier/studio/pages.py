@@ -18,7 +18,16 @@ from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
-from luthier.studio.translation import LANGUAGES, choose_language, current_language, install, use_language
+from luthier.studio.translation import (
+    LANGUAGES,
+    current_language,
+    gettext,
+    install,
+    ngettext,
+    use_decimal_sign,
+    write_figure,
+    write_moment,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,7 +37,6 @@ _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=ut
 
 def render(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
     """One page, or the piece of one that htmx asked for."""
-    use_language(choose_language(request))
     found = _environment().get_template(template)
     state = request.state
     who = {"me": getattr(state, "person", None), "accounts": getattr(state, "accounts", False)}
@@ -50,13 +58,13 @@ def render_closed(scope: Scope, *, accounts: bool) -> Response:
     address = f"/login?next={quote(request.url.path + (f'?{request.url.query}' if request.url.query else ''), safe='')}"
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(address, 303)
-    return PlainTextResponse("Log in first.", 401, headers={"hx-redirect": "/login"})
+    return PlainTextResponse(gettext("Log in first."), 401, headers={"hx-redirect": "/login"})
 
 
 def static_file(name: str) -> Response:
     """One of the studio's own files; 404 for any other name."""
     if name not in _static_names():
-        return Response("There is no such file.", 404, media_type="text/plain")
+        return Response(gettext("There is no such file."), 404, media_type="text/plain")
     kind = _TYPES[name[name.rindex(".") :]]
     return Response(_static(name), media_type=kind, headers={"cache-control": "max-age=31536000, immutable"})
 
@@ -104,7 +112,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=lambda value: f"{value:,}",
+        thousands=_thousands, translated=_translated, figure=write_figure, moment=write_moment,
     )  # fmt: skip
     return environment
 
@@ -119,11 +127,26 @@ def _ago(moment: datetime | None) -> str:
     if moment is None:
         return ""
     seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    for size, one in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {one}{'s' if count > 1 else ''} ago"
-    return "just now"
+    if seconds < 60:
+        return gettext("just now")
+    minutes, hours, days = (int(seconds // size) for size in (60, 3600, 86400))
+    if days:
+        return ngettext("%(count)s day ago", "%(count)s days ago", days) % {"count": days}
+    if hours:
+        return ngettext("%(count)s hour ago", "%(count)s hours ago", hours) % {"count": hours}
+    return ngettext("%(count)s minute ago", "%(count)s minutes ago", minutes) % {"count": minutes}
+
+
+def _thousands(value: float) -> str:
+    """A number as the page's language writes it."""
+    from babel.numbers import format_decimal
+
+    return format_decimal(value, locale=current_language())
+
+
+def _translated(text: str) -> str:
+    """A text that comes from code, such as what a setting does, in the page's language."""
+    return gettext(text) if text else ""
 
 
 def _clock(seconds: float) -> str:
@@ -137,8 +160,8 @@ def _bytes(value: float | None) -> str:
         if value < 1000:
             return f"{value:.0f} {unit}"
         value /= 1000
-    return f"{value:.1f} GB"
+    return f"{write_figure(value, '.1f')} GB"
 
 
 def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else format_elapsed_time(seconds)
+    return "?" if seconds is None else use_decimal_sign(format_elapsed_time(seconds))

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from luthier.core.errors import UnknownName
 from luthier.people.rights import Person, Right
 from luthier.studio.security import SAFE, Change
+from luthier.studio.translation import gettext as _
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from luthier.studio.state import Studio
 
-__all__ = ["Person", "PersonDep", "Right", "allow", "everybody", "find_person", "member"]
+__all__ = ["Person", "PersonDep", "Right", "allow", "everybody", "find_person", "member", "require_right"]
 _WRITTEN_DOWN: frozenset[Right] = frozenset({"review", "edit", "own"})
 """What needs one of these rights and changes something stands in the audit log."""
 
@@ -27,7 +28,7 @@ def find_person(request: Request) -> Person:
     """Who makes a request; 401 for nobody."""
     person: Person | None = request.state.person
     if person is None:
-        raise HTTPException(401, "Log in first.")
+        raise HTTPException(401, _("Log in first."))
     return person
 
 
@@ -46,9 +47,8 @@ class RightCheck:
         if not is_written and person.may(self.right):
             return
         projects = () if self._anywhere else find_projects(request)
-        is_anywhere = self._anywhere or (self.right == "label" and not projects)
-        if not (person.may_somewhere(self.right) if is_anywhere else person.may(self.right, *projects)):
-            raise HTTPException(403, "You have no right to do this here. An owner of the project can give it to you.")
+        if not (person.may_somewhere(self.right) if self._anywhere else person.may(self.right, *projects)):
+            raise _refusal()
         if is_written:
             action = self._action or f"{request.method} {request.scope['route'].path}"
             request.state.change = Change(person.id, action, next(iter(projects), ""), request.url.path)
@@ -57,11 +57,24 @@ class RightCheck:
 def allow(right: Right, *, anywhere: bool = False, action: str | None = None) -> RightCheck:
     """A dependency of a route: people without this right for the project in the address are refused.
 
-    `anywhere` lets in whoever has it in some project, as `label` does where the address names none: the page shows what
-    is theirs. What a form of a route changes is
-    written into the audit log as `action`, by default its method and path; `""` where it changes nothing.
+    `anywhere` lets in whoever has it in some project: the page shows what is theirs, and a form that names a project
+    is checked by `require_right`. What a form of a route changes is written into the audit log as `action`, by default
+    its method and path; `""` where it changes nothing.
     """
     return RightCheck(right, anywhere=anywhere, action=action)
+
+
+def require_right(request: Request, person: Person, right: Right, *projects: str) -> None:
+    """403 for a person without a right in one of these projects, which the address does not name."""
+    if not person.may(right, *projects):
+        raise _refusal()
+    change: Change | None = getattr(request.state, "change", None)
+    if change is not None:
+        request.state.change = change._replace(project=next(iter(projects), ""))
+
+
+def _refusal() -> HTTPException:
+    return HTTPException(403, _("You have no right to do this here. An owner of the project can give it to you."))
 
 
 def everybody() -> None:
@@ -83,9 +96,8 @@ def find_projects(request: Request) -> tuple[str, ...]:
             return (studio.project_of(studio.queue.get(str(parts["run"]))),)
         except UnknownName:
             return ()  # nobody learns which runs there are but those who may see all
-    if "project_id" in parts:
-        return studio.find_labelling(str(parts["project_id"]))
-    return ()
+    items = parts.get("project_id", parts.get("study"))
+    return () if items is None else studio.find_labelling(str(items))
 
 
 def list_undeclared_routes(app: FastAPI) -> list[str]:

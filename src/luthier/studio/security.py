@@ -26,6 +26,8 @@ from luthier.core.errors import LuthierError
 from luthier.people.audit import record_audit
 from luthier.serve.auth import LOOPBACK
 from luthier.studio.sessions import COOKIE, LIFE, BrowserSessions, form_token
+from luthier.studio.translation import choose_language, use_language
+from luthier.studio.translation import gettext as _
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -125,6 +127,7 @@ class StudioGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        use_language(choose_language(Request(scope)))
         try:
             refusal = await self._refusal(scope)
         except LuthierError as error:
@@ -138,9 +141,9 @@ class StudioGuard:
         headers, path = Headers(scope=scope), scope["path"]
         host = headers.get("host", "")
         if not self._names.know(host):
-            return PlainTextResponse("The studio answers to the names of this machine only.", 403)
+            return PlainTextResponse(_("The studio answers to the names of this machine only."), 403)
         if scope["method"] not in SAFE and not _is_own(headers, self._names.origin(host)):
-            return PlainTextResponse("This form was sent from another page.", 403)
+            return PlainTextResponse(_("This form was sent from another page."), 403)
         if path == "/health" or path.startswith("/static/"):
             return None
         state = scope.setdefault("state", {})
@@ -267,5 +270,5 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
         given = form.get("token")
         own = request.state.token.encode()
         if not own or not isinstance(given, str) or not hmac.compare_digest(given.encode(), own):
-            raise HTTPException(403, "This form is not of this session: load the page again.")
+            raise HTTPException(403, _("This form is not of this session: load the page again."))
         yield form

@@ -94,6 +94,8 @@ class Studio:
     _logs: dict[str, RunLog] = field(default_factory=dict)
     reading: AbstractContextManager[Any] = field(default_factory=threading.RLock)
     """Held while a page shows what was read of a run, so that nobody reads on meanwhile."""
+    pieces: dict[str, tuple[object, str]] = field(default_factory=dict)
+    """What those who watch a run see now, by run."""
     _looked: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,9 +196,7 @@ class Studio:
             await asyncio.to_thread(self.review.close)
 
 
-async def _again_and_again(
-    runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook
-) -> None:
+async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook) -> None:
     """Look at the queue, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:

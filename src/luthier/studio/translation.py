@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from functools import cache
 from gettext import NullTranslations
 from importlib.resources import files
@@ -58,6 +59,31 @@ def gettext(text: str) -> str:
 def ngettext(one: str, many: str, count: int) -> str:
     """The same for a number of things."""
     return _load(_language.get()).ngettext(one, many, count)
+
+
+def write_figure(value: float, form: str) -> str:
+    """A number by a format such as `.4g`, with the decimal sign of the page's language."""
+    return use_decimal_sign(format(value, form))
+
+
+def use_decimal_sign(figure: str) -> str:
+    """A figure that is written with a point, with the decimal sign of the page's language."""
+    code = _language.get()
+    return figure if code == "en" else figure.replace(".", _decimal_sign(code))
+
+
+@cache
+def _decimal_sign(code: str) -> str:
+    from babel.numbers import get_decimal_symbol
+
+    return get_decimal_symbol(code)
+
+
+def write_moment(moment: datetime, form: str) -> str:
+    """A moment in this machine's time by a pattern of CLDR such as `dd MMM HH:mm`, in the language of the page."""
+    from babel.dates import format_datetime
+
+    return format_datetime(moment.astimezone().replace(tzinfo=None), form, locale=_language.get())
 
 
 def install(environment: Environment) -> None:

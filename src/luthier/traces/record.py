@@ -161,9 +161,9 @@ class Feedback(_Record):
 
 def list_decisive(feedback: Iterable[Feedback], field: str) -> list[Any]:
     """What was said of one field by those whose word counts most, in order of time; empty where nobody spoke of it."""
-    said = [one for one in feedback if getattr(one, field) not in (None, "", ())]
-    highest = max((ROLES.index(one.role) for one in said), default=0)
-    decisive = [one for one in said if ROLES.index(one.role) == highest]
+    opinions = [one for one in feedback if getattr(one, field) not in (None, "", ())]
+    highest = max((ROLES.index(one.role) for one in opinions), default=0)
+    decisive = [one for one in opinions if ROLES.index(one.role) == highest]
     return [getattr(one, field) for one in sorted(decisive, key=lambda one: one.timestamp)]
 
 

@@ -60,8 +60,8 @@ class CorrectionQuestion(Question):
             raise InvalidAnswer(f"expected a mapping with `turn` and `text`, got {value!r}")
         turn, allowed = value.get("turn"), self.correctable(item)
         if isinstance(turn, bool) or turn not in allowed:
-            told = ", ".join(map(str, allowed)) or "none"
-            raise InvalidAnswer(f"expected a turn that may be corrected ({told}), got {turn!r}")
+            choices = ", ".join(map(str, allowed)) or "none"
+            raise InvalidAnswer(f"expected a turn that may be corrected ({choices}), got {turn!r}")
         return {"turn": int(turn), "text": normalize_text(value.get("text"))}
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:

@@ -61,10 +61,8 @@ class JsonQuestion(Question):
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidAnswer(f"expected JSON: {error}") from error
         if wrong := next(self._validator.iter_errors(kept), None):
-            place = ".".join(map(str, wrong.absolute_path))
-            raise InvalidAnswer(
-                f"expected what the schema says{f' at {place}' if place else ''}: {wrong.message[:200]}"
-            )
+            path = ".".join(map(str, wrong.absolute_path))
+            raise InvalidAnswer(f"expected what the schema says{f' at {path}' if path else ''}: {wrong.message[:200]}")
         return kept
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:

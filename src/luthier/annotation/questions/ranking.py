@@ -37,9 +37,9 @@ class RankingQuestion(Question):
         return self.check(list(letters[0]) if len(letters) == 1 else letters, item)
 
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
-        wanted = list(ascii_uppercase[: len(item.answers)])
-        if not isinstance(value, list | tuple) or sorted(map(str, value)) != wanted:
-            raise InvalidAnswer(f"expected {', '.join(wanted)} in an order, got {value!r}")
+        expected = list(ascii_uppercase[: len(item.answers)])
+        if not isinstance(value, list | tuple) or sorted(map(str, value)) != expected:
+            raise InvalidAnswer(f"expected {', '.join(expected)} in an order, got {value!r}")
         return list(value)
 
     def mirror(self, value: AnswerValue) -> AnswerValue:
@@ -53,6 +53,6 @@ class RankingQuestion(Question):
         return " > ".join(value)
 
     def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
-        place = {letter: at for at, letter in enumerate(other)}
+        rank = {letter: at for at, letter in enumerate(other)}
         pairs = list(combinations(one, 2))
-        return sum(place[better] < place[worse] for better, worse in pairs) / max(1, len(pairs))
+        return sum(rank[better] < rank[worse] for better, worse in pairs) / max(1, len(pairs))

@@ -81,11 +81,11 @@ class SpansQuestion(LabelQuestion):
             for one, after in pairwise(spans):
                 if after["start"] < one["end"]:
                     raise InvalidAnswer(f"expected spans that do not overlap; {one['text']!r} and {after['text']!r} do")
-        place = [spans.index(one) for one in given]
+        index_of = [spans.index(one) for one in given]
         related = value.get("relations") or []
         if not isinstance(related, list | tuple):
             raise InvalidAnswer(f"expected a list of relations, got {related!r}")
-        relations = sorted({self._relation(one, place) for one in related})
+        relations = sorted({self._relation(one, index_of) for one in related})
         return {
             "spans": spans,
             "relations": [dict(zip(("from", "to", "label"), one, strict=True)) for one in relations],
@@ -95,11 +95,13 @@ class SpansQuestion(LabelQuestion):
         found = find_span(one, item, "a span with a label and its place")
         return {**found, "label": self.check_label(one.get("label"))}
 
-    def _relation(self, one: Any, place: list[int]) -> tuple[int, int, str]:
+    def _relation(self, one: Any, index_of: list[int]) -> tuple[int, int, str]:
         ends = [one.get(name) for name in ("from", "to")] if isinstance(one, Mapping) else []
-        known = [place[at] for at in ends if isinstance(at, int) and not isinstance(at, bool) and 0 <= at < len(place)]
+        known = [
+            index_of[at] for at in ends if isinstance(at, int) and not isinstance(at, bool) and 0 <= at < len(index_of)
+        ]
         if len(known) < 2:
-            raise InvalidAnswer(f"expected a relation from one of {len(place)} spans to another, got {one!r}")
+            raise InvalidAnswer(f"expected a relation from one of {len(index_of)} spans to another, got {one!r}")
         start, end = known
         if one.get("label") not in self.relations or start == end:
             raise InvalidAnswer(

@@ -59,16 +59,16 @@ def export_items(ledger: Ledger, project_id: str, path: Path) -> int:
                 "decision": one.decision.values if one.decision else None,
                 "annotations": [
                     {
-                        "annotator": said.annotator,
-                        "kind": said.kind,
-                        "values": said.values,
-                        "comment": said.comment,
-                        "seconds": said.seconds,
-                        "guideline_version": said.guideline_version,
-                        "time": said.given_at.isoformat(),
-                        "late": said.late,
+                        "annotator": answer.annotator,
+                        "kind": answer.kind,
+                        "values": answer.values,
+                        "comment": answer.comment,
+                        "seconds": answer.seconds,
+                        "guideline_version": answer.guideline_version,
+                        "time": answer.given_at.isoformat(),
+                        "late": answer.late,
                     }
-                    for said in one.answers
+                    for answer in one.answers
                 ],
             }
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -282,16 +282,16 @@ def run_in_other_process(workspace: Workspace, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "luthier", *words, "--json"]
     folder, environment = workspace.folder.absolute(), {**os.environ, **workspace.environment}
     try:
-        told = subprocess.run(  # noqa: S603  # our own program
+        done = subprocess.run(  # noqa: S603  # our own program
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_LONGEST_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(f"this took more than {_LONGEST_S:.0f} s", hint=shlex.join(command[2:])) from error
     try:
-        made: dict[str, Any] = json.loads(told.stdout or told.stderr)
+        made: dict[str, Any] = json.loads(done.stdout or done.stderr)
     except json.JSONDecodeError as error:
         raise InputError("the command said nothing", hint=shlex.join(["luthier", *words])) from error
-    if told.returncode:
+    if done.returncode:
         failed = made.get("error", {})
         raise InputError(str(failed.get("message", "it failed")), hint=str(failed.get("hint") or ""))
     return made

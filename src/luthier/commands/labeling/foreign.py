@@ -168,7 +168,7 @@ def _read_label_studio(files: _Files) -> ForeignProject:
 
 def _several(tasks: Sequence[Mapping[str, Any]]) -> set[str]:
     """The taxonomies of which somebody chose several."""
-    results = (one for task in tasks for said in _annotations(task) for one in said.get("result") or ())
+    results = (one for task in tasks for annotation in _annotations(task) for one in annotation.get("result") or ())
     return {
         str(one.get("from_name"))
         for one in results
@@ -247,16 +247,18 @@ def _add_task(read: ForeignProject, task: Mapping[str, Any], key: str, shown: Se
     else:
         item = QuestionItem(_to_turns(values))
     gold = None
-    for said in _annotations(task):
-        if said.get("was_cancelled"):
+    for annotation in _annotations(task):
+        if annotation.get("was_cancelled"):
             continue
-        given = _label_studio_values(read, said.get("result") or [], item.text)
+        given = _label_studio_values(read, annotation.get("result") or [], item.text)
         if given:
-            annotator = _annotator(said.get("completed_by", said.get("annotator")))
+            annotator = _annotator(annotation.get("completed_by", annotation.get("annotator")))
             read.answers.append(
-                ImportedAnswer(key, annotator, given, _number(said.get("lead_time")), said.get("created_at"))
+                ImportedAnswer(
+                    key, annotator, given, _number(annotation.get("lead_time")), annotation.get("created_at")
+                )
             )
-            gold = given if said.get("ground_truth") else gold
+            gold = given if annotation.get("ground_truth") else gold
     predicted = next((one for one in task.get("predictions") or [] if isinstance(one, dict)), None)
     proposal = _label_studio_values(read, predicted.get("result") or [], item.text) if predicted else None
     rest = {name: value for name, value in data.items() if name not in shown}
@@ -268,10 +270,10 @@ def _to_turns(values: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
     turns: list[dict[str, Any]] = []
     for value in values:
         if isinstance(value, list):
-            said = [one for one in value if isinstance(one, dict)]
+            written = [one for one in value if isinstance(one, dict)]
             turns += [
                 {"role": "user", "content": f"{one.get('author', '')}: {one.get('text', '')}".lstrip(": ")}
-                for one in said
+                for one in written
             ]
         elif turns and not isinstance(turns[-1]["content"], list):
             turns[-1]["content"] += f"\n\n{value}"
@@ -283,7 +285,7 @@ def _to_turns(values: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
 def _label_studio_values(read: ForeignProject, results: Sequence[Any], text: str) -> dict[str, Any]:
     """The answers to the questions by name."""
     found: dict[str, Any] = {}
-    places: dict[str, int] = {}
+    index_of: dict[str, int] = {}
     for one in (one for one in results if isinstance(one, dict)):
         name, value = str(one.get("from_name")), one.get("value")
         kind = read.questions.get(name, {}).get("kind")
@@ -292,13 +294,13 @@ def _label_studio_values(read: ForeignProject, results: Sequence[Any], text: str
         if kind == "spans":
             spans = found.setdefault(name, {"spans": [], "relations": []})["spans"]
             for label in value.get("labels") or value.get("hypertextlabels") or ():
-                places.setdefault(str(one.get("id")), len(spans))
+                index_of.setdefault(str(one.get("id")), len(spans))
                 spans.append({**_place(text, value.get("start"), value.get("end"), value.get("text")), "label": label})
         else:
             found[name] = _whole_answer(kind, value)
     for one in (one for one in results if isinstance(one, dict) and one.get("type") == "relation"):
-        ends = places.get(str(one.get("from_id"))), places.get(str(one.get("to_id")))
-        spans_name = next((name for name, asked in read.questions.items() if asked["kind"] == "spans"), None)
+        ends = index_of.get(str(one.get("from_id"))), index_of.get(str(one.get("to_id")))
+        spans_name = next((name for name, question in read.questions.items() if question["kind"] == "spans"), None)
         if None in ends or spans_name not in found:
             continue
         found[spans_name]["relations"] += [
@@ -308,12 +310,12 @@ def _label_studio_values(read: ForeignProject, results: Sequence[Any], text: str
 
 
 def _whole_answer(kind: str, value: Mapping[str, Any]) -> Any:
-    told = [" / ".join(map(str, path)) for path in value.get("taxonomy") or ()] or value.get("choices") or []
+    names = [" / ".join(map(str, path)) for path in value.get("taxonomy") or ()] or value.get("choices") or []
     match kind:
         case "choices":
-            return told
+            return names
         case "choice" | "tree":
-            return told[0] if told else None
+            return names[0] if names else None
         case "rating":
             return value.get("rating")
         case "pair":
@@ -323,20 +325,20 @@ def _whole_answer(kind: str, value: Mapping[str, Any]) -> Any:
             return "\n".join(map(str, text)) if isinstance(text, list) else text
 
 
-def _place(text: str, start: Any, end: Any, said: Any = None) -> dict[str, Any]:
+def _place(text: str, start: Any, end: Any, shown: Any = None) -> dict[str, Any]:
     """A place in characters; tools that run in browsers count in UTF-16 units."""
     if not isinstance(start, int) or not isinstance(end, int):
-        return {"text": said}
-    if isinstance(said, str) and text[start:end] != said:
+        return {"text": shown}
+    if isinstance(shown, str) and text[start:end] != shown:
         units = text.encode("utf-16-le")
         start, end = (len(units[: 2 * at].decode("utf-16-le", "ignore")) for at in (start, end))
     return {"start": start, "end": end}
 
 
-def _annotator(said: Any) -> str:
-    if isinstance(said, dict):
-        said = said.get("email") or said.get("username") or said.get("id")
-    return "unknown" if said in (None, "") else str(said)[:128]
+def _annotator(who: Any) -> str:
+    if isinstance(who, dict):
+        who = who.get("email") or who.get("username") or who.get("id")
+    return "unknown" if who in (None, "") else str(who)[:128]
 
 
 def _number(value: Any) -> float | None:
@@ -348,15 +350,15 @@ def _number(value: Any) -> float | None:
 
 def _read_argilla(settings: Mapping[str, Any], files: _Files) -> ForeignProject:
     read = ForeignProject("Argilla", {}, guidelines=str(settings.get("guidelines") or ""))
-    for asked in settings["questions"]:
-        about = asked.get("settings") or asked
-        question = _argilla_question(str(about.get("type")), str(asked.get("title") or asked["name"]), about)
+    for entry in settings["questions"]:
+        about = entry.get("settings") or entry
+        question = _argilla_question(str(about.get("type")), str(entry.get("title") or entry["name"]), about)
         if question is None:
-            read.notes.append(f"the question {asked['name']!r} ({about.get('type')}) is not taken over")
+            read.notes.append(f"the question {entry['name']!r} ({about.get('type')}) is not taken over")
             continue
-        read.questions[str(asked["name"])] = question
-        if not asked.get("required", True):
-            read.optional.append(str(asked["name"]))
+        read.questions[str(entry["name"])] = question
+        if not entry.get("required", True):
+            read.optional.append(str(entry["name"]))
     read.overlap = int((settings.get("distribution") or {}).get("min_submitted") or 1)
     if not read.questions:
         raise DataError("the settings ask nothing that is known", hint="; ".join(read.notes))
@@ -472,12 +474,12 @@ def _read_doccano(files: _Files) -> ForeignProject:
     if not names and question["kind"] != "text":
         raise DataError("there are no labels", hint="give doccano's label configuration, or an export with labels")
     read = ForeignProject("doccano", {"answer": question}, guidelines=str(project.get("guideline") or ""))
-    seen: set[str] = set()
+    known_keys: set[str] = set()
     for number, (person, row) in enumerate(rows, start=1):
         key = str(row.get("id") or number)
         text = str(row.get("text", row.get("data")))
-        if key not in seen:
-            seen.add(key)
+        if key not in known_keys:
+            known_keys.add(key)
             rest = {name: value for name, value in row.items() if name in ("meta", "metadata")}
             read.items.append(NewItem(key, QuestionItem(({"role": "user", "content": text},)), rest))
         if (value := _doccano_value(question["kind"], row)) is not None:
@@ -500,17 +502,17 @@ def _doccano_value(kind: str, row: Mapping[str, Any]) -> Any:
     if kind != "spans":
         return [str(one) for one in given] if kind == "choices" else str(given[0])
     spans: list[dict[str, Any]] = []
-    places: dict[Any, int] = {}
+    index_of: dict[Any, int] = {}
     for one in given:
         if isinstance(one, dict):
-            places[one.get("id")] = len(spans)
+            index_of[one.get("id")] = len(spans)
             spans.append({"start": one.get("start_offset"), "end": one.get("end_offset"), "label": one.get("label")})
         elif isinstance(one, list) and len(one) > 2:
             spans.append({"start": one[0], "end": one[1], "label": one[2]})
     related = [
-        {"from": places[one["from_id"]], "to": places[one["to_id"]], "label": one.get("type")}
+        {"from": index_of[one["from_id"]], "to": index_of[one["to_id"]], "label": one.get("type")}
         for one in row.get("relations") or ()
-        if isinstance(one, dict) and one.get("from_id") in places and one.get("to_id") in places
+        if isinstance(one, dict) and one.get("from_id") in index_of and one.get("to_id") in index_of
     ]
     return {"spans": spans, "relations": related}
 

@@ -96,8 +96,8 @@ def measure_project(ledger: Ledger, project_id: str) -> ProjectMeasures:
             given[answer.annotator].append(answer)
         answers = [answer for answer in one.answers if answer.kind == "answer"]
         differ = False
-        for place, first in enumerate(answers):
-            for second in answers[place + 1 :]:
+        for index, first in enumerate(answers):
+            for second in answers[index + 1 :]:
                 same = settings.agrees(first.values, second.values, one.item.shown)
                 if same is not None:
                     pairs.append(same)
@@ -109,23 +109,23 @@ def measure_project(ledger: Ledger, project_id: str) -> ProjectMeasures:
                 if same is not None:
                     proposal[first.proposal_shown].append(same)
         open_disagreements += differ and one.decision is None and one.item.gold is None
-    people = [_measure_person(name, said, agreed[name]) for name, said in sorted(given.items())]
+    people = [_measure_person(name, answers_of, agreed[name]) for name, answers_of in sorted(given.items())]
     return ProjectMeasures(
         people, _proportion(pairs), _proportion(proposal[True]), _proportion(proposal[False]), open_disagreements
     )
 
 
-def _measure_person(name: str, said: Sequence[Answer], agreed: Mapping[int, list[bool]]) -> PersonMeasures:
-    said = sorted(said, key=lambda one: one.given_at)
-    answers = [one for one in said if one.kind == "answer"]
+def _measure_person(name: str, answers_of: Sequence[Answer], agreed: Mapping[int, list[bool]]) -> PersonMeasures:
+    answers_of = sorted(answers_of, key=lambda one: one.given_at)
+    answers = [one for one in answers_of if one.kind == "answer"]
     seconds = [one.seconds for one in answers if one.seconds is not None]
     half = len(answers) // 2
     halves = [[hit for one in part for hit in agreed.get(one.item, ())] for part in (answers[:half], answers[half:])]
     return PersonMeasures(
         name,
         len(answers),
-        sum(one.kind == "skip" for one in said),
-        sum(one.kind == "flag" for one in said),
+        sum(one.kind == "skip" for one in answers_of),
+        sum(one.kind == "flag" for one in answers_of),
         statistics.median(seconds) if seconds else None,
         _proportion([one.gold_right for one in answers if one.gold_right is not None]),
         _proportion([hit for hits in agreed.values() for hit in hits]),
@@ -212,14 +212,14 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
     matrix = compute_tfidf_features(texts)
     counts = sorted({max(2, round(share * len(learn))) for share in (0.25, 0.5, 0.75, 1.0)})
     wrong = np.zeros((len(counts), 3, len(ask)))
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         for draw in range(3):
             chosen = random.choice(learn, count, replace=False)
             known = np.unique(codes[chosen])
-            said = known[:1].repeat(len(ask))
+            predicted = known[:1].repeat(len(ask))
             if len(known) > 1:
-                said = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
-            wrong[place, draw] = said != codes[ask]
+                predicted = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
+            wrong[index, draw] = predicted != codes[ask]
     curve = wrong.mean(axis=1)  # (sizes, rows)
     gains = [
         _gain(np.array(counts, float), curve[:, random.integers(0, len(ask), len(ask))].mean(axis=1))
@@ -255,8 +255,8 @@ def measures_to_json(measures: ProjectMeasures, slow: SlowMeasures) -> dict[str,
 def format_measures(measures: ProjectMeasures, slow: SlowMeasures) -> Iterator[str]:
     """Both as lines for a terminal."""
     for one in slow.agreement:
-        told = one.note if one.value is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
-        yield f"Krippendorff's alpha of {one.question}: {told}; {one.items} items answered by two people or more"
+        text = one.note if one.value is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+        yield f"Krippendorff's alpha of {one.question}: {text}; {one.items} items answered by two people or more"
     for name, share in (
         ("pairs of answers that agree", measures.agreement),
         ("answers like the proposal, which was shown", measures.with_proposal_shown),

@@ -48,7 +48,9 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
             waiting.append(one)
     sample = random.Random(seed).sample(waiting, min(_POOL, len(waiting)))
     shares = _classify(labelled, [one.item.shown.text for one in sample])
-    candidates = [_candidate(one, told, at) for at, (one, told) in enumerate(zip(sample, shares, strict=True))]
+    candidates = [
+        _candidate(one, probabilities, at) for at, (one, probabilities) in enumerate(zip(sample, shares, strict=True))
+    ]
     pool = LabelingPool(candidates, [text for text, _ in labelled], seed)
     chosen = by.choose(pool, _CHOSEN) if candidates else []
     priorities = {sample[one.candidate_index].item.id: float(_CHOSEN - rank) for rank, one in enumerate(chosen)}
@@ -67,9 +69,9 @@ def _classify(labelled: Sequence[tuple[str, str]], texts: Sequence[str]) -> list
     from luthier.models.text_classifier import build_logistic_regression, compute_tfidf_features
 
     matrix: Any = compute_tfidf_features([*(text for text, _ in labelled), *texts])
-    learnt = build_logistic_regression().fit(matrix[: len(labelled)], [label for _, label in labelled])
-    found = learnt.predict_proba(matrix[len(labelled) :])
-    return [dict(zip(map(str, learnt.classes_), map(float, row), strict=True)) for row in found]
+    classifier = build_logistic_regression().fit(matrix[: len(labelled)], [label for _, label in labelled])
+    found = classifier.predict_proba(matrix[len(labelled) :])
+    return [dict(zip(map(str, classifier.classes_), map(float, row), strict=True)) for row in found]
 
 
 def _candidate(one: AnsweredItem, shares: Mapping[str, float], line: int) -> SelectionCandidate:

@@ -134,7 +134,7 @@ class _FormBuilder:
             yield FormField(
                 path=name, name=name, widget="yaml" if isinstance(value, dict) else widget,  # type: ignore[arg-type]  # one of the words above
                 value=_written(value), default=_written(Recipe.model_fields[name].default),
-                hint=_sentence(about.get(name, "")), choices=tuple(CATALOG) if name == "model" else (),
+                hint=first_sentence(about.get(name, "")), choices=tuple(CATALOG) if name == "model" else (),
                 written=name in self._data, error=self._error(name),
             )  # fmt: skip
 
@@ -172,7 +172,7 @@ class _FormBuilder:
         for name, info in member.model_fields.items():
             if name == "kind":
                 continue
-            inner, hint = f"{path}.{name}", _sentence(about.get(name, ""))
+            inner, hint = f"{path}.{name}", first_sentence(about.get(name, ""))
             default = None if info.is_required() else info.get_default(call_default_factory=True)
             role, is_list = _role_of(schema[name])
             value = settings.get(name)
@@ -271,7 +271,7 @@ def _written(value: Any) -> str:
     return text.strip()
 
 
-def _sentence(text: str) -> str:
+def first_sentence(text: str) -> str:
     """The first sentence of a description."""
     first = " ".join(text.split())
     end = first.find(". ")

@@ -131,7 +131,7 @@ def ask_second_opinion(ledger: Ledger, queue: ReviewQueue, item: int, person: st
         session.add(
             AssignmentRow(item_id=item, annotator=person, project_id=queue.id, state="leased", expires_at=expires_at)
         )
-        row.wanted, row.leased = row.wanted + 1, row.leased + 1
+        row.overlap, row.leased = row.overlap + 1, row.leased + 1
         row.state = "busy"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,20 +15,26 @@ from luthier.commands.projects.comparison import (
     list_setting_differences,
     pair_runs,
 )
+from luthier.commands.projects.workspace import project_id
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.studio.pages import render
-from luthier.studio.people import allow
+from luthier.studio.people import Person, PersonDep, allow, require_right
 from luthier.studio.state import Studio, StudioDep
 from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 
 
-def _runs(request: Request, studio: Studio) -> list[ComparedRun]:
-    """The runs of an address: entries of the queue, or recorded runs by their ids."""
+def _runs(request: Request, studio: Studio, person: Person) -> list[ComparedRun]:
+    """The runs of an address: entries of the queue, or recorded runs by their ids; 403 where one is not the person's
+    to see."""
     query = request.query_params
     names = [*query.getlist("run"), *(one for text in query.getlist("runs") for one in text.split(",") if one)]
-    return find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
+    found = find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
+    for one in found:
+        file = Path(one.run.folder) / (one.run.recipe_file or "recipe.yaml")
+        require_right(request, person, "view", project_id(studio.workspace, file))
+    return found
 
 
 def _recorded(studio: Studio, name: str) -> str:
@@ -39,10 +47,10 @@ def _recorded(studio: Studio, name: str) -> str:
     return queued.run
 
 
-@router.get("/compare", dependencies=[Depends(allow("view"))])
-def compare(request: Request, studio: StudioDep) -> Response:
+@router.get("/compare", dependencies=[Depends(allow("view", anywhere=True))])
+def compare(request: Request, studio: StudioDep, person: PersonDep) -> Response:
     """What differs in recipes and numbers; what needs longer follows."""
-    runs = _runs(request, studio)
+    runs = _runs(request, studio, person)
     metrics = list(dict.fromkeys(name for run in runs for name in run.scores))
     return render(
         request, "compare.html.jinja", runs=runs, settings=list_setting_differences(runs), metrics=metrics,
@@ -50,10 +58,10 @@ def compare(request: Request, studio: StudioDep) -> Response:
     )  # fmt: skip
 
 
-@router.get("/compare/paired", dependencies=[Depends(allow("view"))])
-def paired(request: Request, studio: StudioDep) -> Response:
+@router.get("/compare/paired", dependencies=[Depends(allow("view", anywhere=True))])
+def paired(request: Request, studio: StudioDep, person: PersonDep) -> Response:
     """The first run against each of the others on the same rows, and the rows that only one model has right."""
-    runs = _runs(request, studio)
+    runs = _runs(request, studio, person)
     try:
         pairs = pair_runs(studio.comparisons, runs)
     except LuthierError as error:

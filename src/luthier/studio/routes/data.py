@@ -49,7 +49,7 @@ def rows(
     steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
     made = [one for one in steps if plan[one].cached]
     if step and step not in steps:
-        raise UnknownName(f"there is no data set {step[:80]!r}", hint="choose another step")
+        raise UnknownName(f"there is no data set {step[:80]!r}", hint=_("choose another step"))
     step = step or next(iter(made), "")
     decisions = read_step_decisions(file, step) if step in made else {}
     named = {"decided=yes": sorted(decisions)} if decisions else {}
@@ -175,7 +175,7 @@ def difference(
     plan = load_made_plan(studio.workspace, file, "dataset").plan
     known = {one.digest for one in list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)}
     if not {before, after} <= known:
-        raise UnknownName("there is no such version of this data set", hint="choose two of those that are listed")
+        raise UnknownName(_("there is no such version of this data set"), hint=_("choose two of those that are listed"))
     store = own.open_store()
     made = compare_versions(studio.comparisons, store.open(before), store.open(after))
     return render(request, "versions_difference.html.jinja", name=name, step=step, difference=made)

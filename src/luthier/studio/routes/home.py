@@ -16,6 +16,7 @@ from luthier.studio.report_policy import report_headers
 from luthier.studio.security import set_session_cookie
 from luthier.studio.sessions import COOKIE
 from luthier.studio.state import FormDep, StudioDep
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 
@@ -41,7 +42,7 @@ def open_link(request: Request, studio: StudioDep, token: str = "") -> Response:
         return RedirectResponse("/login", 303)
     cookie = studio.sessions.open(token)
     if cookie is None:
-        raise HTTPException(403, "This link was used already. Start `luthier studio` again for a new one.")
+        raise HTTPException(403, _("This link was used already. Start `luthier studio` again for a new one."))
     answer = render(request, "opened.html.jinja", then="/")
     set_session_cookie(answer, cookie, studio.names)
     return answer

@@ -36,6 +36,7 @@ from luthier.models.catalog import CATALOG
 from luthier.studio.pages import render
 from luthier.studio.people import allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 
@@ -74,7 +75,9 @@ def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
             made = write_traffic_recipe(studio.workspace, name, written["traffic"], written["where"])
             return RedirectResponse(f"/projects/{quote(project_id(studio.workspace, made.path), safe='~')}", 303)
         else:
-            raise InputError("there are no rows", where=SourceLocation(field="file"), hint="choose a file, or paste")
+            raise InputError(
+                _("there are no rows"), where=SourceLocation(field="file"), hint=_("choose a file, or paste")
+            )
     except LuthierError as error:
         return _new_page(request, studio, error, written)
     return RedirectResponse(f"/new/{draft.name}", 303)
@@ -176,7 +179,7 @@ def _choices(form: FormData) -> IntakeChoices:
     """What was chosen: switches that are on are sent, of those that were shown."""
     shown, on = json.loads(text_of(form, "shown") or "[]"), form.getlist("op")
     if not isinstance(shown, list):
-        raise InputError("the form is not as expected", hint="load the page again")
+        raise InputError(_("the form is not as expected"), hint=_("load the page again"))
     technique: Literal["lora", "plain"] = "plain" if text_of(form, "technique") == "plain" else "lora"
     return IntakeChoices(
         prompt=_column(text_of(form, "prompt")),

@@ -29,10 +29,11 @@ from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 router = APIRouter()
 
 
-@router.get("/judge", dependencies=[Depends(allow("label"))])
-def studies(request: Request, studio: StudioDep) -> Response:
-    """All studies, and how far they are."""
-    return render(request, "judge.html.jinja", studies=studio.studies.list_all())
+@router.get("/judge", dependencies=[Depends(allow("label", anywhere=True))])
+def studies(request: Request, studio: StudioDep, person: PersonDep) -> Response:
+    """The studies in which a person can judge, and how far they are."""
+    found = [one for one in studio.studies.list_all() if person.may("label", *studio.find_labelling(one.study.id))]
+    return render(request, "judge.html.jinja", studies=found)
 
 
 @router.get("/projects/{name}/judge", dependencies=[Depends(allow("edit"))])

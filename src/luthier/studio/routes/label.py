@@ -22,10 +22,19 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedIt
 from luthier.commands.labeling.create import run_in_other_process
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
-router = APIRouter(dependencies=[Depends(allow("label"))])
+
+def check_purpose(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> None:
+    """403 for a person who may label, where the items are production output that is reviewed."""
+    if get_project(studio.ledger, project_id).settings.purpose == "review":
+        require_right(request, person, "review", *studio.find_labelling(project_id))
+
+
+router = APIRouter()
+_MAY_LABEL = [Depends(allow("label")), Depends(check_purpose)]
 _HELD = TypeAdapter(list[int])
 _MOST_HELD = 1000
 _ORDERED_EVERY = 50
@@ -33,7 +42,7 @@ _ORDERING = threading.Lock()
 _LOG = logging.getLogger("luthier.studio")
 
 
-@router.get("/label")
+@router.get("/label", dependencies=[Depends(allow("label", anywhere=True))])
 def projects(request: Request, studio: StudioDep, person: PersonDep) -> Response:
     """The projects in which a person can answer."""
     found = [
@@ -45,7 +54,7 @@ def projects(request: Request, studio: StudioDep, person: PersonDep) -> Response
     return render(request, "label_projects.html.jinja", projects=found)
 
 
-@router.get("/label/{project_id}")
+@router.get("/label/{project_id}", dependencies=_MAY_LABEL)
 def label(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> Response:
     """The page on which a person answers."""
     project = get_project(studio.ledger, project_id)
@@ -56,13 +65,13 @@ def label(request: Request, studio: StudioDep, person: PersonDep, project_id: st
     )  # fmt: skip
 
 
-@router.get("/label/{project_id}/guidelines")
+@router.get("/label/{project_id}/guidelines", dependencies=_MAY_LABEL)
 def guidelines(request: Request, studio: StudioDep, project_id: str) -> Response:
     """The guidelines of now, as the piece of the page."""
     return render(request, "label_guidelines.html.jinja", project=get_project(studio.ledger, project_id))
 
 
-@router.post("/label/{project_id}/next")
+@router.post("/label/{project_id}/next", dependencies=_MAY_LABEL)
 def next_item(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """Another item for a person, besides those that the person's page has."""
     held = _read(_HELD, text_of(form, "held") or "[]", "held")[:_MOST_HELD]
@@ -75,7 +84,7 @@ def next_item(request: Request, studio: StudioDep, person: PersonDep, form: Form
     return JSONResponse({"item": _to_json(request, studio, project, person.id, leased)})
 
 
-@router.post("/label/{project_id}/submit")
+@router.post("/label/{project_id}/submit", dependencies=_MAY_LABEL)
 def submit(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, after: BackgroundTasks) -> Response:
     """Keep an answer; 422 with the reason where it can never be kept. About every fiftieth, items are ordered anew."""
     try:
@@ -102,7 +111,7 @@ def _order_anew(studio: Studio, project_id: str) -> None:
         _ORDERING.release()
 
 
-@router.post("/label/{project_id}/undo")
+@router.post("/label/{project_id}/undo", dependencies=_MAY_LABEL)
 def undo(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """Take back a person's last answer, and give the item to the person again."""
     project = get_project(studio.ledger, project_id)
@@ -112,7 +121,7 @@ def undo(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, 
     return JSONResponse({"item": item, "answered": queue.person_progress(person.id).answered})
 
 
-@router.post("/label/{project_id}/release")
+@router.post("/label/{project_id}/release", dependencies=_MAY_LABEL)
 def release(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """Give back items that were fetched ahead, when the page is left."""
     queue = AnnotationQueue(studio.ledger, project_id)
@@ -121,7 +130,7 @@ def release(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str
     return Response(status_code=204)
 
 
-@router.post("/label/{project_id}/items/{item}/comments")
+@router.post("/label/{project_id}/items/{item}/comments", dependencies=_MAY_LABEL)
 def comment(
     request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, item: int
 ) -> Response:
@@ -135,7 +144,7 @@ def _read(kind: TypeAdapter[Any], text: str, field: str) -> Any:
     try:
         return kind.validate_json(text)
     except ValidationError as error:
-        raise InputError("this is not what the page sends", where=SourceLocation(field=field)) from error
+        raise InputError(_("this is not what the page sends"), where=SourceLocation(field=field)) from error
 
 
 def _to_json(

@@ -38,8 +38,9 @@ from luthier.commands.labeling.measure import measure_in_other_process, measure_
 from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 _ASKED = ("choice", "choices", "tree", "spans", "text", "rating", "correction", "pair")
@@ -47,9 +48,10 @@ _WITH_LABELS = frozenset({"choice", "choices", "tree", "spans"})
 _MOST_SHOWN = 50
 
 
-@router.get("/label/new", dependencies=[Depends(allow("edit"))])
-def new(request: Request, studio: StudioDep, project: str = "", step: str = "") -> Response:
+@router.get("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
+def new(request: Request, studio: StudioDep, person: PersonDep, project: str = "", step: str = "") -> Response:
     """Where rows are chosen, and what is asked about them."""
+    require_right(request, person, "edit", project)
     return _new_page(request, studio, project, step, None, {})
 
 
@@ -65,15 +67,16 @@ def _new_page(
     )  # fmt: skip
 
 
-@router.post("/label/new", dependencies=[Depends(allow("edit"))])
+@router.post("/label/new", dependencies=[Depends(allow("edit", anywhere=True))])
 def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
     """Make the project."""
     project, step = text_of(form, "project"), text_of(form, "step")
+    require_right(request, person, "edit", project)
     given = {name: text_of(form, name) for name in ("name", "kind", "labels", "guidelines", "overlap", "text", "gold")}
     try:
         settings = _settings(given)
         items = _items(studio, form, settings, given, project, step)
-        made, _ = create_labeling_project(studio.ledger, given["name"], settings, items, project=project, by=person.id)
+        made = create_labeling_project(studio.ledger, given["name"], settings, items, project=project, by=person.id)[0]
     except LuthierError as error:
         return _new_page(request, studio, project, step, error, given)
     return RedirectResponse(f"/label/{made.id}/manage", 303)
@@ -82,7 +85,7 @@ def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep
 def _settings(given: dict[str, str]) -> ProjectSettings:
     kind = given["kind"]
     if kind not in _ASKED:
-        raise InputError("choose what is asked", where=SourceLocation(field="kind"))
+        raise InputError(_("choose what is asked"), where=SourceLocation(field="kind"))
     labels = [line.strip() for line in given["labels"].splitlines() if line.strip()] if kind in _WITH_LABELS else []
     gold = 0.1 if given["gold"] else 0.0
     more = {"guidelines": given["guidelines"], "overlap": given["overlap"] or 1, "gold_share": gold}
@@ -97,11 +100,11 @@ def _items(
         name = PurePath(file.filename).name
         return read_uploaded_items(name, file.file, settings, text=given["text"], gold=given["gold"])
     if not project:
-        raise InputError("there are no rows", where=SourceLocation(field="file"), hint="choose a file")
+        raise InputError(_("there are no rows"), where=SourceLocation(field="file"), hint=_("choose a file"))
     made = load_made_plan(studio.workspace, studio.find_recipe(project), "dataset")
     steps = [one.name for one in made.plan if one.step.makes == "dataset" and one.cached]
     if not steps or (step and step not in steps):
-        raise InputError("no rows are prepared yet", hint="run the project first")
+        raise InputError(_("no rows are prepared yet"), hint=_("run the project first"))
     with_answers = given["kind"] in ("rating", "correction")
     return read_dataset_items(made.plan.artifact(step or steps[0]), settings, with_answers=with_answers)
 
@@ -114,7 +117,7 @@ def manage(request: Request, studio: StudioDep, project_id: str, search: str = "
 
 def _manage_page(
     request: Request, studio: Studio, project_id: str, *, search: str = "", state: str = "",
-    error: LuthierError | None = None, told: str = "",
+    error: LuthierError | None = None, message: str = "",
 ) -> Response:  # fmt: skip
     project = get_project(studio.ledger, project_id)
     queue = AnnotationQueue(studio.ledger, project_id)
@@ -126,7 +129,7 @@ def _manage_page(
         request, "label_manage.html.jinja", 200 if error is None else 400, project=project, progress=queue.progress(),
         measures=measure_project(studio.ledger, project_id), versions=list_guidelines(studio.ledger, project_id),
         flagged=flagged, threads=list_comments(studio.ledger, project_id, [one.item.id for one in flagged]),
-        found=found, search=search, state=state, error=error, told=told,
+        found=found, search=search, state=state, error=error, message=message,
         questions=_plain(project.settings),
     )  # fmt: skip
 
@@ -170,11 +173,11 @@ def _questions(settings: ProjectSettings, text: str, role: Any) -> dict[str, Any
         return None
     where = SourceLocation(field="questions")
     try:
-        told = json.loads(text)
-        if not isinstance(told, list) or not told:
-            raise InputError("the questions are a list", where=where)
-        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(told) + 2))]
-        return {name: role.parse(one) for name, one in zip(names, told, strict=False)}
+        message = json.loads(text)
+        if not isinstance(message, list) or not message:
+            raise InputError(_("the questions are a list"), where=where)
+        names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(message) + 2))]
+        return {name: role.parse(one) for name, one in zip(names, message, strict=False)}
     except (json.JSONDecodeError, ValidationError, PydanticCustomError, RecursionError) as error:
         raise InputError(f"these are no questions: {error}", where=where) from error
 
@@ -210,11 +213,11 @@ def bulk(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, 
         if text_of(form, "twins"):
             chosen = find_near_twins(studio.ledger, project_id, chosen)
         if not chosen:
-            raise InputError("no item is chosen", where=SourceLocation(field="item"))
+            raise InputError(_("no item is chosen"), where=SourceLocation(field="item"))
         given = label_items(studio.ledger, project_id, chosen, values, by=person.id)
     except LuthierError as error:
         return _manage_page(request, studio, project_id, search=search, error=error)
-    return _manage_page(request, studio, project_id, search=search, told=str(given))
+    return _manage_page(request, studio, project_id, search=search, message=str(given))
 
 
 def _answer_of(form: FormData, studio: Studio, project_id: str) -> dict[str, Any]:
@@ -264,10 +267,10 @@ def decide(
     try:
         values = json.loads(text_of(form, "values") or "null")
         if not isinstance(values, dict):
-            raise InputError("choose an answer", where=SourceLocation(field="values"))
+            raise InputError(_("choose an answer"), where=SourceLocation(field="values"))
         decide_item(studio.ledger, project_id, item, values, by=person.id, gold=bool(text_of(form, "gold")))
     except (InputError, json.JSONDecodeError) as error:
-        wrong = error if isinstance(error, InputError) else InputError("this is no answer")
+        wrong = error if isinstance(error, InputError) else InputError(_("this is no answer"))
         return _adjudicate_page(request, studio, project_id, wrong)
     return RedirectResponse(f"/label/{project_id}/adjudicate", 303)
 

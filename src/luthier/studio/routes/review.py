@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
-from luthier.commands.projects.workspace import find_project_file, list_projects
+from luthier.commands.projects.workspace import find_project_file, list_project_ids
 from luthier.commands.review.alike import find_alike_rows
 from luthier.commands.review.queues import (
     VERDICTS,
@@ -38,8 +38,9 @@ from luthier.commands.review.verdicts import (
 )
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 MAY_REVIEW, MAY_EDIT = Depends(allow("review")), Depends(allow("edit"))
@@ -49,17 +50,20 @@ _MOST_COMPARED = 20_000
 _MOST_LISTED = 500
 
 
-@router.get("/review", dependencies=[Depends(allow("review"))])
-def queues(request: Request, studio: StudioDep, project: str = "") -> Response:
-    """All queues, or those of a project: how they fill, and how many requests wait."""
+@router.get("/review", dependencies=[Depends(allow("review", anywhere=True))])
+def queues(request: Request, studio: StudioDep, person: PersonDep, project: str = "") -> Response:
+    """A person's queues, or those of a project: how they fill, and how many requests wait."""
     found = list_review_queues(studio.ledger, project=project or None)
-    names = [one.id for one in list_projects(studio.workspace, studio.queue)]
+    found = [one for one in found if person.may("review", *studio.find_labelling(one.id))]
+    names = person.projects_with("edit", list_project_ids(studio.workspace))
     return render(request, "review_queues.html.jinja", queues=found, projects=names, project=project)
 
 
-@router.post("/review", dependencies=[MAY_EDIT])
-def create(studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
+@router.post("/review", dependencies=[Depends(allow("edit", anywhere=True))])
+def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
     """Begin a queue."""
+    project = text_of(form, "project")
+    require_right(request, person, "edit", project)
     settings = build_settings(
         where=text_of(form, "where"),
         chance=_percent(text_of(form, "chance"), "chance"),
@@ -70,7 +74,7 @@ def create(studio: StudioDep, person: PersonDep, form: FormDep) -> Response:
         only=text_of(form, "only"),
         since=datetime.now(UTC) - timedelta(days=_whole(text_of(form, "days") or "7", "days")),
     )
-    project = find_review_project(studio.workspace, text_of(form, "project") or None)
+    project = find_review_project(studio.workspace, project or None)
     made = create_review_queue(studio.ledger, text_of(form, "name"), settings, project=project, by=person.id)
     studio.review.start()
     return RedirectResponse(f"/review/{made.id}", 303)
@@ -147,7 +151,7 @@ def answer(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str)
 
 def _item_id(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 18:
-        raise InputError("there is no such request", where=SourceLocation(field="item"))
+        raise InputError(_("there is no such request"), where=SourceLocation(field="item"))
     return int(text)
 
 
@@ -155,7 +159,7 @@ def _marks(text: str, types: Sequence[str]) -> list[dict[str, str]]:
     """Parts of the answer, one a line, of the first type of failure that is named."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if lines and not types:
-        raise InputError("say what is wrong with the marked parts", where=SourceLocation(field="types"))
+        raise InputError(_("say what is wrong with the marked parts"), where=SourceLocation(field="types"))
     return [{"text": line, "label": types[0]} for line in lines]
 
 

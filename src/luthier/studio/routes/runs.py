@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Depends
@@ -22,9 +23,14 @@ from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow
 from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
+from luthier.studio.translation import choose_language
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 _EVERY_S = 1.0
+_PLACE = "\0token\0"
+"""Stands for the token of a session in what all share."""
+_KEPT = 32
 _QUIET_S = 15.0
 """A watcher hears something at least so often, so that a connection that is gone is noticed."""
 
@@ -112,10 +118,17 @@ async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[s
 
 
 def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
-    found = studio.queue.get(run)
+    """What a watcher sees now, and whether it is over. It is written once a second for all who read one language; only
+    the token of its forms is each session's own."""
+    found, own = studio.queue.get(run), request.state.token
+    key = (found, choose_language(request), int(time.monotonic() / _EVERY_S))
     with studio.reading:
-        page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
-    return bytes(page.body).decode(), found.ended
+        known = studio.pieces.get(run)
+        if known is None or known[0] != key:
+            page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+            known = key, bytes(page.body).decode().replace(own, _PLACE)
+            studio.pieces = {**dict(list(studio.pieces.items())[-_KEPT:]), run: known}
+    return known[1].replace(_PLACE, own), found.ended
 
 
 def _event(name: str, text: str) -> str:
@@ -169,5 +182,5 @@ def report_page(studio: StudioDep, run: str) -> Response:
     """The report itself."""
     found = studio.queue.get(run)
     if found.run is None:
-        raise UnknownName("this run has not begun yet", hint="wait until it has made something")
+        raise UnknownName(_("this run has not begun yet"), hint=_("wait until it has made something"))
     return report_headers(read_report(studio.workspace, found.run))

@@ -16,6 +16,7 @@ from luthier.core.errors import LuthierError, UnknownName
 from luthier.studio.pages import render
 from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep, text_of
+from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 
@@ -49,7 +50,7 @@ def start(studio: StudioDep, form: FormDep, name: str) -> Response:
     models = {model.step: model for model in list_trial_models(studio.workspace, studio.find_recipe(name))}
     step = text_of(form, "step")
     if step not in models:
-        raise UnknownName(f"there is no model {step[:80]!r}", hint="run the project first")
+        raise UnknownName(f"there is no model {step[:80]!r}", hint=_("run the project first"))
     studio.trial.start(models[step])
     return RedirectResponse(f"/projects/{name}/try", 303)
 

@@ -26,7 +26,6 @@ from luthier.studio.charts import Chart, ChartMark, build_chart
 from luthier.studio.pages import render
 from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep
-from luthier.studio.translation import choose_language, use_language
 from luthier.studio.translation import gettext as _
 
 router = APIRouter()
@@ -37,7 +36,6 @@ def show(
     request: Request, studio: StudioDep, name: str, chosen: Annotated[RequestFilter, Depends()], period: str = "7d"
 ) -> Response:
     """How it goes: traffic, signals, alerts, requests."""
-    use_language(choose_language(request))
     file = studio.find_recipe(name)
     period = period if period in PERIODS else "7d"
     folder = find_traffic(studio.workspace, file)
@@ -73,7 +71,6 @@ def _traffic(points: Sequence[TrafficPoint]) -> list[Chart | None]:
 def signals(request: Request, studio: StudioDep, name: str, period: str = "7d", known: str = "") -> Response:
     """The signals and alerts, without the page around them; they are computed anew when they are old. Nothing where the
     page has them already."""
-    use_language(choose_language(request))
     file = studio.find_recipe(name)
     period = period if period in PERIODS else "7d"
     reader = studio.signals_of(file)

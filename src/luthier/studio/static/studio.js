@@ -5,7 +5,7 @@ function scheme() {
   const button = document.getElementById("scheme");
   if (!button) return;
   const isDark = () => root.dataset.scheme ? root.dataset.scheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  const label = () => { button.textContent = isDark() ? "Light" : "Dark"; };
+  const label = () => { button.textContent = isDark() ? button.dataset.light : button.dataset.dark; };
   button.hidden = false;
   label();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", label);
@@ -19,7 +19,7 @@ function scheme() {
 async function copy(code) {
   try {
     await navigator.clipboard.writeText(code.textContent);
-    code.dataset.copied = "copied";
+    code.dataset.copied = root.dataset.copied;
   } catch (refused) {
     getSelection().selectAllChildren(code);
   }

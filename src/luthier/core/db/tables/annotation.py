@@ -69,7 +69,7 @@ class AnnotationItemRow(LedgerBase):
     state: Mapped[str] = mapped_column(String(16))
     """`open`: somebody may still have it; `returned`: the same, but somebody gave it back; `busy`: as many have it as
     should; `done`: as many have answered as should; `flagged`: it waits for the owner; `gold`: the answer is known."""
-    wanted: Mapped[int]
+    overlap: Mapped[int]
     """How many people should answer it."""
     answered: Mapped[int]
     leased: Mapped[int]

@@ -59,7 +59,7 @@ def upgrade() -> None:
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("rank", sa.Double(), nullable=False),
         sa.Column("state", text(16), nullable=False),
-        sa.Column("wanted", sa.Integer(), nullable=False),
+        sa.Column("overlap", sa.Integer(), nullable=False),
         sa.Column("answered", sa.Integer(), nullable=False),
         sa.Column("leased", sa.Integer(), nullable=False),
         sa.Column("shown", sa.JSON(), nullable=False),
