@@ -37,7 +37,7 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.workspace import project_id
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
-from luthier.commands.review.verdicts import iterate_reviewed_items, submit_verdict
+from luthier.commands.review.verdicts import submit_verdict
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
 from luthier.data.exporters.csv import escape_formula
@@ -209,7 +209,8 @@ def store_review(studio: Studio, words: str) -> None:
     project = project_id(studio.workspace, _recipe(studio))
     queue = create_review_queue(studio.ledger, words, drawn, project=project, by=words)
     fill_review_queue(studio.ledger, studio.workspace, queue, say=lambda _: None)
-    item = next(iter(iterate_reviewed_items(studio.ledger, queue)))
+    item = AnnotationQueue(studio.ledger, queue.id).next_item(words)
+    assert item is not None
     values = {"verdict": "wrong", "label": words, "correction": words, "types": [words[:100]]}
     given = AnswerSubmission(id="reviewed", item=item.id, values=values, comment=words)
     submit_verdict(studio.ledger, studio.workspace, queue.id, given, by=words, new_types=[words[:100]])
