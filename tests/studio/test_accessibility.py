@@ -21,7 +21,7 @@ from luthier.commands.projects.judging import StudyRequest, open_study
 from luthier.commands.projects.workspace import list_recipe_runs
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
-from luthier.commands.review.verdicts import iterate_reviewed_items, submit_verdict
+from luthier.commands.review.verdicts import submit_verdict
 from luthier.recipe.workspace import Workspace
 from studio.conftest import write_rows
 from studio.test_models import WATCHED, _write_traffic
@@ -112,7 +112,8 @@ def _ask_people(work: Path) -> dict[str, str]:
         drawn = build_settings(chance=1.0, since=datetime.now(UTC) - timedelta(days=1))
         review = create_review_queue(ledger, "Daily", drawn, project="tickets", by="olga")
         fill_review_queue(ledger, workspace, review, say=lambda _: None)
-        item = next(iter(iterate_reviewed_items(ledger, review)))
+        item = AnnotationQueue(ledger, review.id).next_item("lea")
+        assert item is not None
         given = AnswerSubmission(id="lea-reviews", item=item.id, values={"verdict": "right"})
         submit_verdict(ledger, workspace, review.id, given, by="lea")
         runs = list_recipe_runs(workspace.with_folder(work / "tickets"), "tickets")

@@ -2,7 +2,7 @@
 field, and each page is read by a parser as a browser would read it.
 
 The addresses are found in the application; a new parameter needs an entry in `find_known`, and a new stored field a
-function in `FIELDS`. The long version tries every text; the short one, those of four kinds.
+function in `FIELDS`. The long version tries every text; the short one, two that end what they stand in.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.workspace import project_id
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
-from luthier.commands.review.verdicts import iterate_reviewed_items, submit_verdict
+from luthier.commands.review.verdicts import submit_verdict
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
 from luthier.core.spreadsheet import escape_formula
+from luthier.people.rights import WORKSPACE
 from luthier.recipe.runner import get_run_log_path
 from luthier.studio.people import Person, find_person
 from luthier.studio.sessions import COOKIE, form_token
@@ -64,7 +65,7 @@ CORPUS = (
     f"//evil.example/{MARK}",
     f"\\u003cscript\\u003e{MARK}()\\u003c/script\\u003e &lt;script&gt; &#60;script&#62;",
 )
-_SHORT = (0, 1, 4, 7)
+_SHORT = (1, 7)
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "＝1+1")
 INNER = (
@@ -209,7 +210,8 @@ def store_review(studio: Studio, words: str) -> None:
     project = project_id(studio.workspace, _recipe(studio))
     queue = create_review_queue(studio.ledger, words, drawn, project=project, by=words)
     fill_review_queue(studio.ledger, studio.workspace, queue, say=lambda _: None)
-    item = next(iter(iterate_reviewed_items(studio.ledger, queue)))
+    item = AnnotationQueue(studio.ledger, queue.id).next_item(words)
+    assert item is not None
     values = {"verdict": "wrong", "label": words, "correction": words, "types": [words[:100]]}
     given = AnswerSubmission(id="reviewed", item=item.id, values=values, comment=words)
     submit_verdict(studio.ledger, studio.workspace, queue.id, given, by=words, new_types=[words[:100]])
@@ -355,8 +357,8 @@ def test_the_list_of_texts_that_would_be_code(browser: Browser, studio: Studio, 
     for address in find_addresses(browser.app):
         if "GET" not in address.methods or address.path in _NO_PAGE:
             continue
-        for path in address.fill(known, words):
-            for query in ({}, dict.fromkeys(_QUERIES, words) | {"step": "data"}):
+        for at, path in enumerate(address.fill(known, words)):
+            for query in ({},) if at else ({}, dict.fromkeys(_QUERIES, words) | {"step": "data"}):
                 answer = browser.get(path, params=query)
                 page = read_page(answer.text) if "html" in answer.headers.get("content-type", "") else PageParser()
                 shown += page.texts
@@ -375,7 +377,7 @@ def _name_person(browser: Browser, words: str) -> None:
     app: Any = browser.app
     while not hasattr(app, "dependency_overrides"):
         app = app.app
-    app.dependency_overrides[find_person] = lambda: Person("owner", words)
+    app.dependency_overrides[find_person] = lambda: Person("owner", words, {WORKSPACE: "owner"})
 
 
 def test_the_list_of_forms_without_a_token(browser: Browser, studio: Studio, prepared: Path) -> None:

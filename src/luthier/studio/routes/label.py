@@ -29,7 +29,11 @@ from luthier.studio.translation import gettext as _
 
 def check_purpose(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> None:
     """403 for a person who may label, where the items are production output that is reviewed."""
-    if get_project(studio.ledger, project_id).settings.purpose == "review":
+    try:
+        purpose = get_project(studio.ledger, project_id).settings.purpose
+    except UnknownName:
+        return  # the route says so, once it has looked at the form's token
+    if purpose == "review":
         require_right(request, person, "review", *studio.find_labelling(project_id))
 
 
