@@ -71,14 +71,15 @@ TOPICS = ("delivery", "product_question", "returns", "damaged_item", "refund", "
 PEOPLE = ("anna", "ben", "carla")
 PASSWORD = "a password of pictures"  # noqa: S105  # of accounts that live for one picture
 GUIDELINES = """\
-Choose what the customer wants first. A parcel that has not come is *delivery*; one that came broken is *damaged_item*,
-also where money is asked for.
+Choose what the customer wants first.
+
+A parcel that has not come is delivery. One that came broken is damaged_item, also where money is asked for.
 """
 PAGES = (
     "/", "/new", "/runs", "/projects/tickets", "/projects/tickets/recipe", "/projects/tickets/data",
     "/projects/tickets/report", "/projects/tickets/models", "/projects/tickets/watch", "/projects/replies/try",
     "/projects/empty", "/projects/empty/models", "/projects/empty/watch", "/projects/broken", "/projects/broken/recipe",
-    "/label", "/label/new", "/label/{labelling}", "/label/{labelling}/manage", "/label/{labelling}/adjudicate",
+    "/label", "/label/new", "/label/{labeling}", "/label/{labeling}/manage", "/label/{labeling}/adjudicate",
     "/judge", "/projects/replies/judge", "/judge/{judging}", "/label/{judging}", "/judge/{judging}/results", "/review",
     "/review/{review}", "/review/{review}/items", "/review/{review}/results", "/people", "/nothing",
 )  # fmt: skip
@@ -179,7 +180,7 @@ def answer_all(ledger: Any, project: str, choose: Callable[[str, Any], dict[str,
 
 
 def let_people_label(work: Path) -> None:
-    """A labelling project of tickets with known answers and proposals, of which a part is answered."""
+    """A labeling project of tickets with known answers and proposals, of which a part is answered."""
     from luthier.core.db import Ledger
 
     topics, rows = {}, read_rows(work / "tickets/tickets.csv")[:120]
@@ -199,7 +200,7 @@ def let_people_label(work: Path) -> None:
         "known", "--proposal", "proposed", "--overlap", "2", "--guidelines", "tickets/guidelines.md", cwd=work,
     )  # fmt: skip
     with Ledger(work / ".luthier/ledger.db") as ledger:
-        (project,) = find_asked(ledger, "labelling")
+        (project,) = find_asked(ledger, "labeling")
 
         def choose(person: str, leased: Any) -> dict[str, Any]:
             right = topics.get(str(leased.shown.messages[-1]["content"]).strip(), "delivery")
@@ -208,11 +209,11 @@ def let_people_label(work: Path) -> None:
         answer_all(ledger, project, choose, most=45)
 
 
-def find_asked(ledger: Any, purpose: str) -> list[str]:
+def find_asked(ledger: Any, purpose: Any) -> list[str]:
     """The ids of what people are asked for a purpose."""
     from luthier.annotation.project import list_projects
 
-    return [project.id for project in list_projects(ledger) if project.settings.purpose == purpose]
+    return [project.id for project in list_projects(ledger, purpose=purpose)]
 
 
 def list_asked(work: Path) -> dict[str, str]:
@@ -220,7 +221,7 @@ def list_asked(work: Path) -> dict[str, str]:
     from luthier.core.db import Ledger
 
     with Ledger(work / ".luthier/ledger.db") as ledger:
-        return {purpose: find_asked(ledger, purpose)[0] for purpose in ("labelling", "judging", "review")}
+        return {purpose: find_asked(ledger, purpose)[0] for purpose in ("labeling", "judging", "review")}
 
 
 def let_people_judge(work: Path) -> None:
@@ -271,7 +272,7 @@ def let_people_review(work: Path) -> None:
     (work / "replies.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     luthier("traces", "import", "replies.jsonl", "--in", "replies/recipe.yaml", cwd=work)
     luthier(
-        "review", "create", "Daily review", "--project", "replies/recipe.yaml", "--chance", "0.5", "--thumbs-down",
+        "review", "create", "Daily review", "--project", "replies", "--chance", "0.5", "--thumbs-down",
         cwd=work,
     )  # fmt: skip
     own = Workspace.open(work)
@@ -317,11 +318,13 @@ def open_studio(work: Path) -> Iterator[str]:
     """A studio over the projects; the link that opens it."""
     command = [sys.executable, "-m", "luthier", "studio", str(work), "--port", "0", "--json"]
     with subprocess.Popen(  # noqa: S603  # this very program
-        command, stdout=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "LOGNAME": "olga"}
     ) as server:
         assert server.stdout is not None
-        yield json.loads(server.stdout.readline())["link"]
-        server.terminate()
+        try:
+            yield json.loads(server.stdout.readline())["link"]
+        finally:
+            server.terminate()
 
 
 def take(page: Any, path: Path, *, whole: bool = False) -> None:
@@ -379,12 +382,12 @@ def take_people(page: Any, base: str, work: Path, to: Path) -> None:
     """The pictures of what people answered."""
     asked = list_asked(work)
     page.set_viewport_size({"width": 1280, "height": 860})
-    page.goto(f"{base}/label/{asked['labelling']}")
+    page.goto(f"{base}/label/{asked['labeling']}")
     page.locator("#bar").wait_for()
     page.keyboard.press("1")
     page.locator("#mine[data-count='1']").wait_for()
     take(page, to / "label.png")
-    page.goto(f"{base}/label/{asked['labelling']}/manage")
+    page.goto(f"{base}/label/{asked['labeling']}/manage")
     settle(page)
     page.set_viewport_size({"width": 1280, "height": 1150})
     take(page, to / "label-manage.png")
@@ -393,10 +396,12 @@ def take_people(page: Any, base: str, work: Path, to: Path) -> None:
     take(page, to / "judge.png")
     page.goto(f"{base}/review/{asked['review']}")
     settle(page)
+    while not page.locator(".message.user p").first.inner_text().isascii():
+        page.get_by_role("button", name="Skip").click()
+        settle(page)
     page.get_by_label("wrong", exact=True).check()
     field = page.get_by_label("What it should have said")
-    told = field.input_value()
-    field.fill(f"I am sorry. {told.partition('.')[0]}. We send a new one today.")
+    field.fill(f"I am sorry about this. {field.input_value().rpartition('. ')[0]}. I write to you when it leaves.")
     page.locator("#diff ins").first.wait_for()
     page.get_by_label("incomplete").check()
     take(page, to / "review.png")
@@ -406,8 +411,8 @@ def take_accounts(browser: Any, work: Path, to: Path) -> None:
     """The page of people, in a workspace that has accounts."""
     with open_studio(make_team(work)) as link:
         page = browser.new_page(viewport={"width": 1280, "height": 860})
-        base = link.partition("/open")[0]
-        page.goto(f"{base}/login")
+        base = link.rpartition("/")[0]
+        page.goto(link)
         page.locator("input[name=name]").fill("olga")
         page.locator("input[name=password]").fill(PASSWORD)
         page.keyboard.press("Enter")

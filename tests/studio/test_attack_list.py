@@ -40,7 +40,7 @@ from luthier.commands.review.queues import build_settings, create_review_queue
 from luthier.commands.review.verdicts import submit_verdict
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
-from luthier.data.exporters.csv import escape_formula
+from luthier.core.spreadsheet import escape_formula
 from luthier.people.rights import WORKSPACE
 from luthier.recipe.runner import get_run_log_path
 from luthier.studio.people import Person, find_person

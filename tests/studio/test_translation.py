@@ -162,6 +162,7 @@ def test_numbers_and_times_are_written_as_the_language_does(
     assert pages._thousands(1234567) == number
     assert write_figure(0.5, ".4g") == figure
     assert pages._bytes(5.5e9) == f"{figure.replace('0', '5')} GB"
+    assert pages._duration(0.5) == f"{figure} s"
     assert pages._ago(datetime.now(UTC) - timedelta(seconds=200)) == ago
     assert pages._ago(datetime.now(UTC)) == gettext("just now")
     assert pages._ago(None) == ""

@@ -21,7 +21,7 @@ from luthier.core.system.net import find_plain_secret, is_database_url
 from luthier.models.catalog import CATALOG
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.schema import HEADER, SCHEMA_FILE, Recipe, recipe_schema
-from luthier.recipe.workspace import Workspace
+from luthier.recipe.workspace import LEDGER_VARIABLE, Workspace
 from luthier.recipe.yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -405,6 +405,10 @@ def _from_annotations(project: str, base: _Base) -> _Text:
     from luthier.data.suggest.propose import propose_recipe_from_source
 
     written = {"kind": "annotations", "project": project, "until": datetime.now(UTC).isoformat()}
+    if base.workspace.database:
+        written["ledger"] = f"${LEDGER_VARIABLE}"
+    elif base.workspace.store:
+        written["ledger"] = base.workspace.ledger_url
     source = Annotations.model_validate(written)
     proposal = propose_recipe_from_source(source, base.workspace.folder.absolute(), project, written)
     return _proposed(proposal, base)

@@ -31,6 +31,7 @@ from luthier.core.errors import (
     did_you_mean,
 )
 from luthier.core.events import RunEventEmitter
+from luthier.core.spreadsheet import escape_formula
 from luthier.models.load import get_training_data
 from luthier.recipe.models import get_training_system_message
 from luthier.recipe.workspace import Workspace
@@ -296,12 +297,10 @@ class PredictedFile:
     def _table(self) -> str:
         import io
 
-        from luthier.data.exporters.csv import escape_formula
-
         columns = list(dict.fromkeys(name for record in self.records for name in record.values))
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerow([*columns, "prediction", "probability"])
+        writer.writerow([*map(escape_formula, columns), "prediction", "probability"])
         for record, prediction in zip(self.records, self.predictions, strict=True):
             cells = [record.values.get(name, "") for name in columns]
             share = "" if prediction.probability is None else round(prediction.probability, 4)

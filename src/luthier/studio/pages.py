@@ -24,6 +24,7 @@ from luthier.studio.translation import (
     gettext,
     install,
     ngettext,
+    use_decimal_sign,
     write_figure,
     write_moment,
 )
@@ -163,4 +164,4 @@ def _bytes(value: float | None) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else format_elapsed_time(seconds)
+    return "?" if seconds is None else use_decimal_sign(format_elapsed_time(seconds))

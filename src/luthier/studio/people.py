@@ -28,7 +28,7 @@ def find_person(request: Request) -> Person:
     """Who makes a request; 401 for nobody."""
     person: Person | None = request.state.person
     if person is None:
-        raise HTTPException(401, "Log in first.")
+        raise HTTPException(401, _("Log in first."))
     return person
 
 

@@ -63,8 +63,13 @@ def ngettext(one: str, many: str, count: int) -> str:
 
 def write_figure(value: float, form: str) -> str:
     """A number by a format such as `.4g`, with the decimal sign of the page's language."""
-    written = format(value, form)
-    return written if _language.get() == "en" else written.replace(".", _decimal_sign(_language.get()))
+    return use_decimal_sign(format(value, form))
+
+
+def use_decimal_sign(figure: str) -> str:
+    """A figure that is written with a point, with the decimal sign of the page's language."""
+    code = _language.get()
+    return figure if code == "en" else figure.replace(".", _decimal_sign(code))
 
 
 @cache

@@ -57,6 +57,7 @@ def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: 
 @pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])
 def test_files_give_back_what_was_written(tmp_path: Path, name: str) -> None:
     said = judged(ASKED, dict.fromkeys(ASKED.sheets, preferring("tuned", 0.7, ties=0.2)))
+    said[1] = said[1]._replace(comment='=HYPERLINK("http://evil.example")')
     said[0] = said[0]._replace(comment='Ünïcode, "quoted"\nand two lines', time="2026-01-02T10:00:00+00:00")
     write_judgments(tmp_path / name, said)
     assert read_judgments(tmp_path / name, ASKED, PAIR) == said

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
     runs = [run for run in queued if run.recipe_file == str(shown)]
     latest = max(runs, key=lambda run: run.requested_at, default=None)
     try:
-        data = read_yaml(file).data
+        data = _read_recipe(file, _stamp(file))
     except LuthierError as error:
         return Project(id=name, file=file, shown=shown, name=name, steps=(), error=error, queued=latest)
     title, steps = str(data.get("name") or name), data.get("steps")
@@ -141,6 +142,22 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
         run=run,
         results=results,
     )
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """When a file was changed last, and how large it is; zeros where it is gone."""
+    try:
+        about = file.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+@lru_cache(maxsize=256)
+def _read_recipe(file: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:  # a part of the key
+    """What a recipe's file holds, as long as it is the same by time and size."""
+    data: Mapping[str, Any] = read_yaml(file).data
+    return data
 
 
 def _kind(step: Any) -> str:

@@ -6,12 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.core.spreadsheet import escape_formula, is_formula
 from luthier.data.engine.tables import dump_cell_json, dump_tools
 from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, join_turn_texts
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
-_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
-"""What makes a spreadsheet read a cell as a formula (OWASP, CSV Injection), with the full-width forms."""
 
 
 class CsvOut(Exporter):
@@ -36,16 +35,6 @@ class CsvOut(Exporter):
                     writer.writerow([escape_formula(cell) for cell in cells])
         if guarded:
             say(f"{guarded} cells would be read as formulas: an apostrophe stands before them")
-
-
-def is_formula(cell: Any) -> bool:
-    """Whether a spreadsheet could read this cell as a formula."""
-    return isinstance(cell, str) and cell.startswith(_STARTS)
-
-
-def escape_formula(cell: Any) -> Any:
-    """The cell, with an apostrophe before what could be read as a formula."""
-    return f"'{cell}" if is_formula(cell) else cell
 
 
 def _cells(line: ExportRow) -> list[Any]:

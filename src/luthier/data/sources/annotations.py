@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,9 +16,8 @@ from luthier.annotation.results import AnsweredItem, read_answered_items
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger, ledger_url
 from luthier.core.errors import DataError, LuthierError, SourceLocation, did_you_mean
-from luthier.core.files import EnvVarMarker
+from luthier.core.files import EnvVarMarker, expand_env_vars
 from luthier.core.hashing import digest_of
-from luthier.core.remote_store import find_store_root
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
 from luthier.data.adjudicators.majority import MajorityAdjudicator
 from luthier.data.annotation.annotations import JUDGMENTS, TOGETHER, judgment_to_json
@@ -53,7 +51,8 @@ class Annotations(Source):
     rule: Adjudicator = MajorityAdjudicator()
     """How one answer is decided from several."""
     ledger: Annotated[str, Field(min_length=1), EnvVarMarker()] | None = None
-    """The database, as a URL; left out, `LUTHIER_LEDGER`, or the one of the recipe's folder or of a folder above it."""
+    """The database, as a URL or a variable that holds it (`$LUTHIER_LEDGER`); left out, the one of the recipe's folder
+    or of a folder above it."""
     id: str | None = "item"
     """The column that names a row already."""
 
@@ -142,11 +141,10 @@ class Annotations(Source):
         raise DataError(f"there is no annotation project {self.project!r}", where=where, hint=hint)
 
     def _ledgers(self, recipe_dir: Path) -> list[str]:
-        if named := self.ledger or os.environ.get("LUTHIER_LEDGER"):
-            return [named]
+        if self.ledger is not None:
+            return [expand_env_vars(self.ledger)]
         start = recipe_dir.absolute()
-        stores = [os.environ.get("LUTHIER_STORE"), *(str(one / _STORE) for one in (start, *start.parents))]
-        roots = [find_store_root(one) for one in stores if one]
+        roots = [one / _STORE for one in (start, *start.parents)]
         return [ledger_url(root) for root in roots if (root / "ledger.db").is_file()]
 
     def _question(self, project: AnnotationProject) -> tuple[str, Question]:

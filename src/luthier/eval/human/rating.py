@@ -16,6 +16,7 @@ from luthier.core.db import Ledger
 from luthier.core.errors import DataError, SourceLocation, describe_json_error, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
+from luthier.core.spreadsheet import escape_formula, unescape_formula
 from luthier.eval.human.study import Assignment
 
 STUDY_QUESTION = "judgment"
@@ -156,8 +157,8 @@ def write_judgments(path: Path, judgments: Sequence[Annotation]) -> None:
     table.writerow(_FIELDS)
     for one in judgments:
         value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical_json(one.value)
-        cells = {**rating_to_json(one), "value": value, "comment": _harmless(one.comment)}
-        table.writerow(cells.values())
+        cells = {**rating_to_json(one), "value": value}
+        table.writerow(map(escape_formula, cells.values()))
     write_atomically(path, text.getvalue().encode())
 
 
@@ -190,7 +191,10 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
         between = max(",;\t", key=lines[0].count) if lines else ","  # spreadsheets of half of Europe write semicolons
         reader = csv.DictReader(lines, strict=True, delimiter=between)
         try:
-            return [(reader.line_num, {key: value for key, value in row.items() if value != ""}) for row in reader]
+            return [
+                (reader.line_num, {key: unescape_formula(value) for key, value in row.items() if value != ""})
+                for row in reader
+            ]
         except csv.Error as error:
             raise DataError(
                 f"is not a whole CSV: {error}", where=SourceLocation(file=str(path), line=reader.line_num)
@@ -266,11 +270,6 @@ def _time(fields: dict[str, Any], where: SourceLocation) -> str | None:
     return moment.replace(tzinfo=moment.tzinfo or UTC).isoformat()
 
 
-def _harmless(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
-
-
 def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Sequence[Annotation]) -> int:
     """A judge's items to be filled in elsewhere: a CSV with an empty `value`, or JSON lines; returns how many.
 
@@ -290,7 +289,7 @@ def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Seq
         columns = [*(rows[0] if rows else ("item", "judge")), "value", "comment"]
         table = csv.DictWriter(text, columns, lineterminator="\n", restval="")
         table.writeheader()
-        table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+        table.writerows({name: escape_formula(value) for name, value in row.items()} for row in rows)
         write_atomically(path, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel shows "JosÃ©"
     else:
         write_atomically(path, "".join(canonical_json(row) + "\n" for row in rows).encode())
