@@ -103,7 +103,11 @@ def made(_made: Path, workspace: Path) -> Path:
 def studio(workspace: Path) -> Iterator[Studio]:
     """What all pages share; nothing runs the queue."""
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
-        yield Studio(ledger=ledger, workspace=Workspace.open(workspace))
+        made = Studio(ledger=ledger, workspace=Workspace.open(workspace))
+        yield made
+        for processes in made._processes.values():
+            for process in processes.signals._processes.values():
+                process.stop()
 
 
 @pytest.fixture
