@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from luthier.annotation.project import find_recipe_of
 from luthier.core.errors import UnknownName
 from luthier.people.rights import Person, Right
 from luthier.studio.security import SAFE, Change
@@ -71,6 +72,14 @@ def require_right(request: Request, person: Person, right: Right, *projects: str
     change: Change | None = getattr(request.state, "change", None)
     if change is not None:
         request.state.change = change._replace(project=next(iter(projects), ""))
+
+
+def require_recipe_right(request: Request, person: Person, project_id: str) -> None:
+    """403 for a person who may not change the recipe that a set of items belongs to: the right to change the set alone
+    does not suffice."""
+    studio: Studio = request.app.state.studio
+    owner = find_recipe_of(studio.ledger, project_id)
+    require_right(request, person, "edit", *((owner,) if owner else ()))
 
 
 def _refusal() -> HTTPException:

@@ -23,7 +23,7 @@ from luthier.commands.projects.judging import (
 )
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow
+from luthier.studio.people import PersonDep, allow, require_recipe_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 
 router = APIRouter()
@@ -127,8 +127,9 @@ def _results(request: Request, studio: Studio, study: str, template: str) -> Res
 
 
 @router.post("/judge/{study}/use", dependencies=[Depends(allow("edit"))])
-def use(studio: StudioDep, form: FormDep, study: str) -> Response:
+def use(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, study: str) -> Response:
     """Let the recipe take the judgments up, and run it."""
+    require_recipe_right(request, person, study)
     file = studio.studies.take_up(studio.studies.find(study))
     added = studio.queue.add(studio.workspace.shorten(file))
     return RedirectResponse(f"/runs/{added.id}", 303)

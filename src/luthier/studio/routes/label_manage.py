@@ -38,7 +38,7 @@ from luthier.commands.labeling.measure import measure_in_other_process, measure_
 from luthier.commands.projects.workspace import load_made_plan
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow, require_right
+from luthier.studio.people import PersonDep, allow, require_recipe_right, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -276,8 +276,9 @@ def decide(
 
 
 @router.post("/label/{project_id}/train", dependencies=[Depends(allow("edit"))])
-def train(request: Request, studio: StudioDep, form: FormDep, project_id: str) -> Response:
+def train(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """Write a recipe that learns the labels as they are now."""
+    require_recipe_right(request, person, project_id)
     try:
         made = write_training_recipe(studio.workspace, get_project(studio.ledger, project_id).id, text_of(form, "name"))
     except LuthierError as error:

@@ -38,7 +38,7 @@ from luthier.commands.review.verdicts import (
 )
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
-from luthier.studio.people import PersonDep, allow, require_right
+from luthier.studio.people import PersonDep, allow, require_recipe_right, require_right
 from luthier.studio.state import FormDep, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
@@ -257,8 +257,9 @@ def close(studio: StudioDep, form: FormDep, project_id: str) -> Response:
 
 
 @router.post("/review/{project_id}/next-round", dependencies=[MAY_EDIT])
-def next_round(studio: StudioDep, form: FormDep, project_id: str) -> Response:
+def next_round(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """Write the next recipe from what was said."""
+    require_recipe_right(request, person, project_id)
     written = write_next_round(studio.ledger, studio.workspace, get_review_queue(studio.ledger, project_id))
     return RedirectResponse(f"/review/{project_id}/rounds/{written.path.name}", 303)
 
@@ -275,8 +276,11 @@ def round_page(request: Request, studio: StudioDep, project_id: str, recipe: str
 
 
 @router.post("/review/{project_id}/rounds/{recipe}/run", dependencies=[MAY_EDIT])
-def run_round(studio: StudioDep, form: FormDep, project_id: str, recipe: str) -> Response:
+def run_round(
+    request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str, recipe: str
+) -> Response:
     """Ask for a run of the next recipe."""
+    require_recipe_right(request, person, project_id)
     queue = get_review_queue(studio.ledger, project_id)
     added = studio.queue.add(find_next_round_file(studio.workspace, queue, recipe))
     return RedirectResponse(f"/runs/{added.id}", 303)
