@@ -188,6 +188,8 @@ def test_a_labeller_sees_the_items_that_they_are_to_label_alone(
         assert browser.submit(f"/label/{other}/next").status_code == 403
     set_role(people.ledger, "labeller", "labeller", [f"label/{mail.id}"], by="olga")
     assert browser.get(f"/label/{mail.id}").status_code == 200
+    set_role(people.ledger, "labeller", "editor", [f"label/{mail.id}"], by="olga")
+    assert browser.submit(f"/label/{mail.id}/train", name="new").status_code == 403, "the recipe is not theirs"
     assert "items of mail" in browser.get("/account").text
     assert "items of mail" in come("olga").get("/people").text
 
