@@ -88,7 +88,7 @@ CASES = (
         "unknown source",
         "recipe.yaml:8 (steps.data.source.kind)",
         "source 'gopher' is unknown",
-        "known: arrow, csv",
+        "known: annotations, arrow, csv",
         recipe=edited("kind: csv", "kind: gopher"),
     ),
     Case(
@@ -137,7 +137,7 @@ CASES = (
         "no kind of source",
         "recipe.yaml:8 (steps.data.source)",
         "got a mapping of path",
-        "known: arrow, csv",
+        "known: annotations, arrow, csv",
         recipe=edited(SOURCE, "{path: tickets.csv}"),
     ),
     Case(

@@ -26,4 +26,4 @@ def test_a_path_or_an_ending_is_told_how_it_is_written(name: str, hint: str) -> 
 
 @pytest.mark.parametrize("name", ["https://example.org/help", "rows.unheard", "gopher"])
 def test_of_another_name_the_kinds_are_told(name: str) -> None:
-    assert Source.instead_of(name).startswith("known: arrow, csv, ")
+    assert Source.instead_of(name).startswith("known: annotations, arrow, csv, ")

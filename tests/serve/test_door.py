@@ -309,7 +309,7 @@ def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
     )
     with TestClient(app) as client:
         for body, says in (
-            ('{"id": "c-1"}', "says nothing: one of thumb, rating, label, correction, comment is wanted"),
+            ('{"id": "c-1"}', "says nothing: one of thumb, rating, label, correction, comment, types, spans is wanted"),
             ('{"id": "c-1", "thumb": "sideways"}', "thumb: input should be 'up' or 'down'"),
             ('{"id": "c-1", "rating": true}', "rating: expected a number from -1 to 1, got true"),
             ('{"thumb": "up"}', "id: field required"),

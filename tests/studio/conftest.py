@@ -105,6 +105,7 @@ def studio(workspace: Path) -> Iterator[Studio]:
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
         made = Studio(ledger=ledger, workspace=Workspace.open(workspace))
         yield made
+        made.review.close()
         for processes in made._processes.values():
             for process in processes.signals._processes.values():
                 process.stop()

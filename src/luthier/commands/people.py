@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PERSON_COLUMNS = frozenset(
     {"person", "annotator", "judge", "by", "owner", "author", "reviewer", "made_by", "created_by", "decided_by",
+     "opinion_by",
      "used_by", "added_by", "asked_by", "closed_by", "changed_by", "requested_by", "resolved_by", "started_by"}
 )  # fmt: skip
 """Columns of the ledger that say who did something: a table that names a person otherwise is not exported or erased."""

@@ -46,10 +46,10 @@ class ReviewFiller:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
                 self._process = subprocess.Popen(  # this very program
-                    [sys.executable, "-m", "luthier", "review", "fill"],
+                    [sys.executable, "-P", "-m", "luthier", "review", "fill"],
                     cwd=self._workspace.folder.absolute(),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    env={**os.environ, **self._workspace.environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                    env={**os.environ, **self._workspace.environment},
                 )  # fmt: skip
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ PAIRED = "it is a pair of answers"
 UNSAID = "it has no yes or no"
 EMPTY = "its answer is empty"
 ALONE = "no other answer stands beside it"
-_GOOD, _DRIFT = "overlap", "drift"
+_GOOD, _DRIFT = "wanted", "drift"
 """What `told` calls whether an answer was found good, and how far the model has drifted in all."""
 
 
