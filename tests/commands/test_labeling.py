@@ -272,9 +272,12 @@ def test_the_most_useful_items_come_first(folder: Path, capsys: pytest.CaptureFi
     (folder / "rows.csv").write_text(
         "id,text\n" + "\n".join(f"r{at},{text} {at}" for at, text in enumerate(texts)) + "\n"
     )
-    run("label", "create", "Topics", "--from", "rows.csv", "--label", "billing", "--label", "login")
+    (folder / "guide.md").write_text("Money is billing.")
+    labels = ("--label", "billing", "--label", "login")
+    run("label", "create", "Topics", "--from", "rows.csv", *labels, "--text", "text", "--guidelines", "guide.md")
     with open_ledger(folder) as ledger:
         project = list_projects(ledger)[0].id
+        assert get_project(ledger, project).settings.guidelines == "Money is billing."
         ids = {one.item.key: one.item.id for one in find_items(ledger, project)}
         for at in (*range(8), *range(20, 28)):
             label_items(ledger, project, [ids[f"r{at}"]], {"answer": "billing" if at < 20 else "login"}, by="ann")

@@ -61,8 +61,10 @@ def label_create(  # noqa: PLR0913, PLR0917  # the options of a command
     from luthier.commands.labeling.create import create_labeling_project, make_settings, read_items
 
     workspace = current_workspace()
-    text = "" if guidelines is None else workspace.resolve(guidelines).read_text(encoding="utf-8")
-    settings = make_settings(ask, labels or [], guidelines=text, overlap=overlap, gold_share=0.1 if gold else 0.0)
+    guideline_text = "" if guidelines is None else workspace.resolve(guidelines).read_text(encoding="utf-8")
+    settings = make_settings(
+        ask, labels or [], guidelines=guideline_text, overlap=overlap, gold_share=0.1 if gold else 0.0
+    )
     items = read_items(workspace, source, settings, text=text, gold=gold, proposal=proposal)
     with workspace.open_ledger() as ledger:
         made, count = create_labeling_project(ledger, name, settings, items, by=getpass.getuser())

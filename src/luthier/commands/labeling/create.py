@@ -41,6 +41,11 @@ def make_settings(ask: str, labels: Sequence[str], **more: Any) -> ProjectSettin
         return ProjectSettings.model_validate({"questions": {"answer": question}, **more})
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"][-1:] == ("labels",) and not labels:
+            what = f"a question of kind {ask} needs labels"
+            raise InputError(
+                what, where=SourceLocation(field="--label"), hint="--label billing --label delivery"
+            ) from error
         what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise InputError(what, hint=f"`luthier components question {ask}` shows its settings") from error
 

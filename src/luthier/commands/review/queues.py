@@ -265,6 +265,6 @@ def find_review_queue(ledger: Ledger, word: str | None) -> ReviewQueue:
     meant = [one for one in found if word is None or word in (one.id, one.name)]
     if len(meant) == 1:
         return meant[0]
-    known = ", ".join(f"{one.id} ({one.name})" for one in found) or "none; `luthier review create NAME` makes one"
+    known = ", ".join(f"{one.id} ({one.name})" for one in found)
     what = f"there is no review queue {word!r}" if word and not meant else f"{len(meant)} review queues are meant"
-    raise UnknownName(what, hint=f"name one of {known}")
+    raise UnknownName(what, hint=f"name one of {known}" if known else "`luthier review create NAME` makes one")
