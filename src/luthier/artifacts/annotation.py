@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class MarkedSpan(NamedTuple):
+class AnnotatedSpan(NamedTuple):
     """A place in a text that an annotator gave a label."""
 
     start: int
@@ -37,5 +37,5 @@ class Annotation(NamedTuple):
     """What else the tool kept: spans, comments, status, ids."""
     classes: tuple[str, ...] = ()
     """The classes, where there are several; the label is all of them together."""
-    spans: tuple[MarkedSpan, ...] | None = None
+    spans: tuple[AnnotatedSpan, ...] | None = None
     """Places that were marked in the item's text; None where it is about none."""

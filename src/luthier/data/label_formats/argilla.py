@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation, MarkedSpan
+from luthier.artifacts.annotation import AnnotatedSpan, Annotation
 from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel, with_span_texts
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
@@ -108,11 +108,11 @@ def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
     )
 
 
-def _spans(value: Any, question: str) -> Iterator[MarkedSpan]:
+def _spans(value: Any, question: str) -> Iterator[AnnotatedSpan]:
     """The spans of a response, still without their texts."""
     for one in value if isinstance(value, list) else ():
         if isinstance(one, dict) and isinstance(one.get("start"), int) and isinstance(one.get("end"), int):
-            yield MarkedSpan(one["start"], one["end"], "", str(one.get("label")), question)
+            yield AnnotatedSpan(one["start"], one["end"], "", str(one.get("label")), question)
 
 
 def _told(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation, MarkedSpan
+from luthier.artifacts.annotation import AnnotatedSpan, Annotation
 from luthier.data.annotation.annotations import AnnotatedItem, annotator_file_name, classes_of_multilabel
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
@@ -91,7 +91,7 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[A
     yield Annotation(person, normalize_label(labels), time=time, more=more, classes=classes, spans=marked)
 
 
-def _spans(given: list[Any], text: str) -> Iterator[MarkedSpan]:
+def _spans(given: list[Any], text: str) -> Iterator[AnnotatedSpan]:
     """Spans as lists of start, end and label, or as mappings."""
     for one in given:
         start, end, label = (
@@ -100,4 +100,4 @@ def _spans(given: list[Any], text: str) -> Iterator[MarkedSpan]:
             else (None, None, None)
         )  # fmt: skip
         if isinstance(start, int) and isinstance(end, int) and label is not None:
-            yield MarkedSpan(start, end, text[start:end], str(label), "spans")
+            yield AnnotatedSpan(start, end, text[start:end], str(label), "spans")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
-from luthier.artifacts.annotation import Annotation, MarkedSpan
+from luthier.artifacts.annotation import AnnotatedSpan, Annotation
 from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multilabel, with_span_texts
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
@@ -83,14 +83,14 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
         yield Annotation(value=None, more=more, **details)
 
 
-def _spans(result: dict[str, Any]) -> Iterator[MarkedSpan]:
+def _spans(result: dict[str, Any]) -> Iterator[AnnotatedSpan]:
     """The labelled span that a result is, once for each label; boxes, sounds and relations are none."""
     value = result.get("value")
     value = {**value, **value.get("globalOffsets", {})} if isinstance(value, dict) else {}
     start, end, text = value.get("start"), value.get("end"), value.get("text") or ""
     if isinstance(start, int) and isinstance(end, int):
         for label in value.get(str(result.get("type"))) or value.get("labels") or ():
-            yield MarkedSpan(start, end, str(text), str(label), str(result.get("from_name")))
+            yield AnnotatedSpan(start, end, str(text), str(label), str(result.get("from_name")))
 
 
 def _flat(paths: Any) -> list[str]:
