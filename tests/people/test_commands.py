@@ -157,6 +157,14 @@ def test_a_person_is_erased_and_the_work_stays(people: Run, tmp_path: Path) -> N
     people("people", "add", "anna", "--role", "viewer", "--password-stdin")
 
 
+def test_without_a_terminal_a_password_is_piped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["people", "add", "anna", "--owner"]) == 2
+    assert "--password-stdin" in capsys.readouterr().err
+
+
 def test_every_column_that_names_a_person_is_exported_and_erased() -> None:
     """A column of another name that says who did something has to be added to `PERSON_COLUMNS`."""
     others = {

@@ -10,6 +10,7 @@ import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
 from luthier.cli.workspace import current_workspace
+from luthier.core.errors import InputError, SourceLocation
 
 people_app = typer.Typer(
     help="Accounts of the studio, and what they may do.", no_args_is_help=True, rich_markup_mode=None
@@ -54,6 +55,10 @@ def people_add(
 def _ask_password(*, from_stdin: bool) -> str:
     if from_stdin:
         return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        what = "there is no terminal to type a password on"
+        hint = "pipe it: --password-stdin < FILE"
+        raise InputError(what, where=SourceLocation(field="--password-stdin"), hint=hint)
     return str(typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
 
 
