@@ -183,7 +183,8 @@ def test_several_processes_record_at_once(tmp_path: Path) -> None:
     answered = [number for server in servers for number in kill_server(server)]
     found = [one.id for one in read_traces(tmp_path)]
     assert {f"chatcmpl-{number}" for number in answered} <= set(found)
-    assert len(found) == len(set(found)) <= len(answered) + 2
+    # The first of each was read at its start, and each may have recorded one more than it said.
+    assert len(found) == len(set(found)) <= len(answered) + 2 * len(servers)
 
 
 def test_a_fork_records_in_a_stream_of_its_own(tmp_path: Path) -> None:
