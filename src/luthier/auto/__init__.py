@@ -1,0 +1,1 @@
+"""Choosing: advice, and steps that drive other steps to search settings and to draw learning curves."""

@@ -1,0 +1,1 @@
+"""Advice on technique and settings before anything is trained."""

@@ -1,0 +1,1 @@
+"""The search over techniques, settings and data options under a budget of work."""
