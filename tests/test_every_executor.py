@@ -60,6 +60,10 @@ class Toy(Step):
         sys.stdout.flush()
         if self.ends == "refuse":
             raise DataError("is no good", where=SourceLocation(field="ends"), hint="take another")
+        if self.ends == "drive":
+            child = work.children.make({"small": Toy()}, "small")
+            plan = work.children.plan({"small": Toy()}, "small")
+            assert (plan.digest, plan.cached) == (child.digest, True)
         if self.ends == "fault":
             raise ZeroDivisionError("nobody thought of this")
         if self.ends == "interrupt":
@@ -88,7 +92,7 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 
 executor, told = parse_executor(sys.argv[1]), {}
-for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again"):
+for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again", "drive"):
     workspace = Workspace(Path(sys.argv[2]) / name.replace("again", "second"))
     recipe = Recipe.load(workspace.find_recipe(None), (), workspace)
     heard = []
@@ -146,13 +150,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     found = {}
     for kind in KINDS:
         site = Site(tmp_path_factory.mktemp(kind))
-        for name in ("well", "stop", "refuse", "fault", "interrupt", "second"):
+        for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "drive"):
             site.recipe(name, "well" if name == "stop" else name)
         (site.folder / "driver.py").write_text(DRIVER)
         command = [sys.executable, str(site.folder / "driver.py"), kind, str(site.folder), str(site.folder / "told")]
         done = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout in ("", "noise on standard output\n" * 6)
+        assert done.stdout in ("", "noise on standard output\n" * 8)
         found[kind] = json.loads((site.folder / "told").read_text())
     return found
 
@@ -186,6 +190,14 @@ def test_events_come_in_order_and_name_the_step(told: dict[str, dict[str, Any]],
     assert {event.get("step") for event in heard[1:-1]} == {"toy"}
     assert [event["measures"]["loss"] for event in heard[3:6]] == [1.0, 0.5, 1 / 3]
     assert heard[6]["text"] == "of toy with 5"
+
+
+def test_a_step_that_drives_others_makes_them_as_its_own(told: dict[str, dict[str, Any]], kind: str) -> None:
+    driven, local = told[kind]["drive"], told["local"]["drive"]
+    assert driven["outcome"]["digest"] == local["outcome"]["digest"]
+    heard = [(event["kind"], event["step"]) for event in driven["heard"] if event.get("step") == "toy.small"]
+    assert [name for name, _ in heard if name not in ("note", "progress")] == ["start", "done"]
+    assert heard.count(("progress", "toy.small")) == 3
 
 
 def test_a_listener_stops_the_step_at_once(told: dict[str, dict[str, Any]], kind: str) -> None:

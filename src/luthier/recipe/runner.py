@@ -154,11 +154,28 @@ def run_recipe(
     executor = executor or LocalExecutor()
     events = events or RunEventEmitter()
     needed = recipe.needed(only)
-    _gather(recipe, needed, events)
+    gather_inputs(recipe, needed, events)
     what = build_recipe_plan(recipe, costs_of=needed)
     requested = [planned for planned in what if planned.name in needed]
-    _download(requested, recipe, events)
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
+    done = make_steps(what, requested, events, executor, on_step)
+    exit_code = _exit_code(done)
+    events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
+    return RunResult(
+        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in requested}, exit_code=exit_code
+    )
+
+
+def make_steps(
+    what: RecipePlan,
+    requested: Sequence[PlannedStep],
+    events: RunEventEmitter,
+    executor: Executor,
+    on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
+) -> dict[str, StepResult]:
+    """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
+    name."""
+    _download(requested, what.recipe, events)
     done: dict[str, StepResult] = {}
     while len(done) < len(requested):
         before = len(done)
@@ -172,14 +189,10 @@ def run_recipe(
             events.emit(RunEvent(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
             done[ready[0].name] = _wait(ready[0], what, events, executor)
             on_step(ready[0], done[ready[0].name])
-    exit_code = _exit_code(done)
-    events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
-    return RunResult(
-        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in requested}, exit_code=exit_code
-    )
+    return done
 
 
-def _gather(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> None:
+def gather_inputs(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> None:
     """Bring here what steps read from afar: only then can their artifacts be named."""
     steps = recipe.all_steps()
     for name in names:
