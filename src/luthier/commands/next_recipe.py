@@ -195,7 +195,7 @@ class _Learnt(NamedTuple):
         """By the nearest step that tunes; `RecipeError` where nothing was tuned."""
         steps = what.recipe.all_steps()
         for name in [model, *_before(what.recipe, [model])]:
-            data = Recipe.references(steps[name]).get("data")
+            data = what.recipe.references(steps[name]).get("data")
             if steps[name].makes == "model" and data is not None:
                 kind = getattr(getattr(steps[name], "objective", None), "kind", "")
                 dataset = DatasetSummary.read(what.artifact(data))
@@ -210,7 +210,7 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
     steps, found = recipe.all_steps(), list[str]()
     waiting = list(names)
     while waiting:
-        for other in Recipe.references(steps[waiting.pop(0)]).values():
+        for other in recipe.references(steps[waiting.pop(0)]).values():
             if other not in found and other in recipe.steps:
                 found.append(other)
                 waiting.append(other)
@@ -359,7 +359,7 @@ def _free_number(recipe: Recipe, names: list[str], least: int) -> int:
 def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """A step as it was written, with other names for the steps that it reads."""
     found = dict(written)
-    for field, other in Recipe.references(recipe.steps[name]).items():
+    for field, other in recipe.references(recipe.steps[name]).items():
         setting, _, at = field.partition(".")
         if setting in found and other in names:
             if at:

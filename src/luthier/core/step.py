@@ -30,6 +30,8 @@ class Reads:
     """The kind of an `ArtifactType`."""
     optional: bool = False
     """Whether a field left out reads nothing; a model left out is the recipe's own otherwise."""
+    through: str = ""
+    """A field that names another step: left out, this one reads what that step reads in the field of the same name."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,9 @@ class ChildRunner(Protocol):
         """Plan one of some further steps and what it reads; raises the `LuthierError` by which it is refused."""
         ...
 
-    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
-        """The artifact of one of some further steps, found or made with all that it reads.
+    def make(self, steps: Mapping[str, Step], name: str, *, threads: int | None = None) -> Artifact:
+        """The artifact of one of some further steps, found or made with all that it reads; with `threads`, in processes
+        that compute with so many, and then safe to call from several threads.
 
         Raises the child's `LuthierError`, which the driving step may catch; what stops the run is none.
         """
@@ -147,7 +150,7 @@ class NoChildRunner:
         """Refuse."""
         raise self._refusal(name)
 
-    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
+    def make(self, steps: Mapping[str, Step], name: str, *, threads: int | None = None) -> Artifact:
         """Refuse."""
         raise self._refusal(name)
 
@@ -204,6 +207,8 @@ class PlanContext:
     recipe_dir: Path
     outlines: Mapping[str, ArtifactSpec] = field(default_factory=dict)
     """What the inputs are expected to hold, by field."""
+    forecasts: Mapping[str, StepCostEstimate] = field(default_factory=dict)
+    """What making the inputs costs, by field: as it was measured of those that are made, else as it is foreseen."""
     outline: ArtifactSpec | None = None
     """What the step's own artifact is expected to hold (`Step.outline`), where that was asked already."""
     stands_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -143,11 +143,8 @@ def evaluate_baselines(voices: Sequence[EvalModel], task: HeldOutTask, seconds: 
 def find_origin_model(model: Artifact) -> Artifact | None:
     """The model that a tuned one began with, up through its whole lineage; None for a base model itself, and for one
     that began with none."""
-    if "model" not in model.manifest.inputs:
-        return None
-    while "model" in model.manifest.inputs:
-        model = model.parent("model")
-    return model
+    origin = find_origin_artifact(model)
+    return None if origin is model else origin
 
 
 def select_trained_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:

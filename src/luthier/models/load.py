@@ -118,6 +118,11 @@ def is_plain_classifier(artifact: Artifact) -> bool:
     return any(entry.path == SETTINGS_FILE for entry in artifact.manifest.files)
 
 
+def stands_on_model(artifact: Artifact) -> bool:
+    """Whether the model was made from another; a plain classifier that a search chose was not."""
+    return "model" in artifact.manifest.inputs and not is_plain_classifier(artifact)
+
+
 def is_tuned(artifact: Artifact) -> bool:
     """Whether the model was made from training rows here, rather than brought as it is."""
     return "model" in artifact.manifest.inputs or is_plain_classifier(artifact)
@@ -193,19 +198,21 @@ def find_base_artifact(artifact: Artifact) -> Artifact:
 
 def find_origin_artifact(artifact: Artifact) -> Artifact:
     """The model that everything began with: up through adapters and full fine-tunes."""
-    return find_origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
+    return find_origin_artifact(artifact.parent("model")) if stands_on_model(artifact) else artifact
 
 
 def get_training_data(artifact: Artifact) -> Artifact | None:
-    """The data set that a model was tuned on; for one of a training's epochs, that training's."""
+    """The data set that a model was tuned on; for one of a training's epochs, that training's; for one that a search
+    chose, that of the training which it began with."""
     if "data" in artifact.manifest.inputs:
         return artifact.parent("data")
-    return get_training_data(artifact.parent("tuned")) if "tuned" in artifact.manifest.inputs else None
+    source = next((field for field in ("tuned", "of") if field in artifact.manifest.inputs), None)
+    return get_training_data(artifact.parent(source)) if source is not None else None
 
 
 def get_model_name(artifact: Artifact) -> str:
     """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
-    if "model" not in artifact.manifest.inputs:
+    if not stands_on_model(artifact):
         return str(artifact.read_json(MODEL_CARD)["name"])
     kind = kind_of_part(TrainingRecord.read(artifact).technique)
     return f"{get_model_name(artifact.parent('model'))}+{kind or 'tuned'}"

@@ -13,7 +13,7 @@ from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 
 
 class StepChildRunner:
-    """Plans and makes children of one step of a plan (`luthier.core.step.ChildRunner`), in this process."""
+    """Plans and makes children of one step of a plan (`luthier.core.step.ChildRunner`)."""
 
     def __init__(self, plan: RecipePlan, driver: PlannedStep, events: RunEventEmitter) -> None:
         self._plan, self._driver, self._events = plan, driver, events
@@ -30,10 +30,12 @@ class StepChildRunner:
         child = planned[name]
         return ChildPlan(digest=child.digest, cached=child.cached, forecasts={} if child.cached else costs)
 
-    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
-        """The artifact of one of some further steps, found or made with all that it reads; the names of those made are
-        kept with the driving step's work until that is finished."""
+    def make(self, steps: Mapping[str, Step], name: str, *, threads: int | None = None) -> Artifact:
+        """The artifact of one of some further steps, found or made with all that it reads: here, or in processes that
+        compute with so many threads. The names of those made are kept with the driving step's work until that is
+        finished."""
         from luthier.recipe.executors.local import LocalExecutor
+        from luthier.recipe.executors.process import ProcessExecutor
         from luthier.recipe.runner import make_steps
 
         plan = self._build_plan(steps, name)
@@ -43,7 +45,8 @@ class StepChildRunner:
             if planned.name in steps and not planned.step.shared:
                 plan.store.record_child(self._driver.digest, planned.digest)
         try:
-            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), LocalExecutor())
+            executor = LocalExecutor() if threads is None else ProcessExecutor(threads=threads)
+            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), executor)
         except Interrupted as error:
             raise KeyboardInterrupt from error  # what stops the run is no failure of the child
         return done[name].artifact

@@ -266,10 +266,23 @@ def _outlook(
         upstream={field: steps[name] for field, name in references.items()},
         recipe_dir=recipe.recipe_dir,
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
+        forecasts={
+            field: forecast
+            for field, name in references.items()
+            if (forecast := planned[name].forecast or _measured_cost(store, planned[name])) is not None
+        },
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,
         paces=read_machine_timings(step.kind) if step.tells_of_machine else (),
     )
+
+
+def _measured_cost(store: Store, planned: PlannedStep) -> StepCostEstimate | None:
+    """What a step that is made took, for one whose work others repeat; None for any other."""
+    if planned.step.makes != "model" or not store.has(planned.digest):
+        return None
+    timing = store.open(planned.digest).timing()
+    return StepCostEstimate(seconds=timing.get("seconds"), peak_bytes=timing.get("peak_bytes"), how="as measured")
 
 
 _CLEAR = Path("/proc/self/clear_refs")

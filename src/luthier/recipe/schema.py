@@ -196,9 +196,9 @@ class Recipe(BaseModel):
             what = "changes nothing: an endpoint renders its conversations itself"
             raise RecipeError(what, where=where, hint="leave it out")
 
-    @staticmethod
-    def references(step: Step) -> dict[str, str]:
-        """The steps that a step reads, by field (`models.0` for one of several); a model left out is the recipe's."""
+    def references(self, step: Step) -> dict[str, str]:
+        """The steps that a step reads, by field (`models.0` for one of several); a model left out is the recipe's, or
+        what another step reads that it names (`Reads.through`)."""
         found: dict[str, str] = {}
         for field, mark in step.inputs().items():
             value = getattr(step, field)
@@ -206,9 +206,26 @@ class Recipe(BaseModel):
                 found |= {f"{field}.{at}": one for at, one in enumerate(value)}
             elif value is not None:
                 found[field] = value
+            elif mark.through:
+                found |= {field: other for other in [self._read_through(step, field)] if other is not None}
             elif mark.makes == "model" and not mark.optional:
                 found[field] = MODEL_STEP
         return found
+
+    def _read_through(self, step: Step, field: str) -> str | None:
+        """What a step reads in a field left out: what the step that it names reads there."""
+        known = set[str]()
+        while (mark := step.inputs().get(field)) is not None:
+            if (value := getattr(step, field)) is not None:
+                return str(value)
+            if not mark.through:
+                return MODEL_STEP if mark.makes == "model" and not mark.optional else None
+            name = getattr(step, mark.through)
+            if name in known or name not in self.steps:
+                return None
+            known.add(name)
+            step = self.steps[name]
+        return None
 
     def _check_reference(self, name: str, field: str, other: str) -> None:
         where = SourceLocation(field=f"steps.{name}.{field}")

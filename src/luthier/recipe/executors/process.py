@@ -12,6 +12,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Literal
 
+from pydantic import Field
+
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation
 from luthier.core.events import RunEvent, RunEventEmitter
@@ -22,6 +24,8 @@ from luthier.recipe.planner import PlannedStep, RecipePlan
 _MODULE = "luthier.recipe.step_process"
 _GRACE_S = 30.0
 """Seconds in which a step that is told to stop may end by itself."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""The variables by which libraries learn how many threads they may have."""
 _TAIL = 40
 """Lines of its log that the error of a fault shows."""
 
@@ -39,8 +43,12 @@ class ProcessExecutor(Executor):
 
     kind: Literal["process"] = "process"
 
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that each step computes with; as many as there are processors when not given."""
+
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
-        child = _StepProcess(StepTask.of(plan, planned), plan.recipe.workspace.environment, events)
+        threads = {} if self.threads is None else dict.fromkeys(_THREADS, str(self.threads))
+        child = _StepProcess(StepTask.of(plan, planned), {**plan.recipe.workspace.environment, **threads}, events)
         child.run()
         return plan.store.open(planned.digest)
 

@@ -117,6 +117,8 @@ class Tune(Step):
     batch_size: Annotated[int, BasicMarker()] = Field(default=32, ge=1)
     """Rows that each update averages over: 32 is small enough to learn from few rows (small batches generalise well and
     LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    """The seed of this training alone, for several trainings on the same data; the recipe's when not given."""
     curriculum: Curriculum | None = None
     """Which rows come first; a drawn order in each pass when not given."""
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | Literal["auto"], BasicMarker()] = "auto"
@@ -237,6 +239,8 @@ class Tune(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write adapter, whole model, prompt or classifier, `training.json`, `training_examples.parquet`, and the log
         of steps or candidates."""
+        if self.seed is not None:
+            work = replace(work, seed=self.seed)
         if "model" in work.inputs:
             refuse_tool_rows(work.inputs["data"], work.inputs["model"])
         if isinstance(self.technique, Technique):

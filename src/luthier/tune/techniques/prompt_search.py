@@ -28,7 +28,7 @@ class PromptSearch(StandaloneTechnique):
     """The instruction and examples with which a model answers best: nothing is trained, and any endpoint will do."""
 
     kind: Literal["prompt_search"] = "prompt_search"
-    used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "dtype"})
+    used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "dtype", "seed"})
 
     instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """System messages of your own to try, beside the one that the rows have."""

@@ -1,0 +1,553 @@
+"""One search: trials as children of the recipe, rung by rung, then the finalists on the test rows, then the model.
+
+Nothing is kept of a search beside its children: one that was killed asks the same trials again, and finds those that
+are made. What a trial costs is counted (`work`), never timed, and a trial that fails is the worst with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from luthier.artifacts.dataset import DatasetSummary, has_split
+from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
+from luthier.artifacts.search import (
+    FinalistRecord,
+    SearchRecord,
+    SelectionLuck,
+    TrialRow,
+    write_trials,
+)
+from luthier.artifacts.training import TrainingRecord
+from luthier.auto.search.engine import SearchEngine, TrialRequest, TrialResult
+from luthier.auto.search.importance import measure_importance
+from luthier.auto.search.luck import measure_luck
+from luthier.auto.search.paths import iter_differences
+from luthier.auto.search.pareto import find_front, find_unmet
+from luthier.auto.search.preference import parse_preference
+from luthier.auto.search.scores import PLAIN, ScoreTable
+from luthier.auto.search.verdict import decide, rank_trials
+from luthier.auto.search.work import WorkCounter
+from luthier.auto.steps.search import TEST, YARDSTICK, missing_split, require_tune
+from luthier.core.artifact import MANIFEST, TIMING, Artifact
+from luthier.core.errors import DataError, LuthierError, ModelError, SystemResourceError
+from luthier.core.events import format_counted_noun
+from luthier.core.step import NotHashed, Step, StepContext
+from luthier.eval.predictions import read_answers
+from luthier.metrics.metric import EvalPredictions, Metric, measure_all
+from luthier.models.describe import describe_model_folder
+from luthier.models.load import find_base_folder, get_training_data, is_endpoint, is_plain_classifier
+from luthier.tune.training.schedule import DECAY
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.auto.steps.search import ModelSearch
+    from luthier.tune.steps.tune import Tune
+
+Outcome = TypeVar("Outcome")
+BASELINE = "tfidf"
+"""The plain baseline by which finalists are compared, where rows have classes."""
+_RUNGS = (1 / 9, 1 / 3, 1.0)
+"""Shares at which a trial is evaluated on its way, for the work that it takes."""
+
+
+class _Children(NamedTuple):
+    """The steps of one training and its evaluation, by name."""
+
+    steps: Mapping[str, Step]
+    data: str
+    """The step of its training rows."""
+    model: str
+    report: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What was measured of one model."""
+
+    model: Artifact
+    report: Artifact
+    score: MetricScore
+    answers: EvalPredictions
+    baseline: EvalPredictions | None = None
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """What is shown while a search goes on."""
+
+    spent: float = 0.0
+    best: float = -math.inf
+    trial: int = 0
+    measured: dict[tuple[int, int], _Measured] = field(default_factory=dict)
+    rows: list[TrialRow] = field(default_factory=list)
+
+
+class SearchRun:
+    """One search, which writes the model that it chooses."""
+
+    def __init__(self, step: ModelSearch, work: StepContext) -> None:
+        self._step, self._work = step, work
+        self._steps = work.children.steps
+        self._of = require_tune(step.of, self._steps)
+        self._data = _require_data(work.inputs["of"])
+        self._counter = WorkCounter(base=work.inputs.get("model"), recipe_dir=work.recipe_dir)
+        self._space = step.build_space(self._steps)
+        self._metric: Metric = step.metric
+        self._sign = 1.0 if step.metric.better == "higher" else -1.0
+        self._progress = _Progress()
+
+    def run(self) -> dict[str, Any]:
+        """Search, compare the finalists, and write the files of the model that is taken."""
+        engine = SearchEngine(
+            self._space,
+            budget=float(self._step.budget),
+            seed=self._work.seed,
+            work_of=self.count_work,
+            first=self._step.first,
+            finalists=self._step.finalists,
+        )
+        stopped = ""
+        while requests := engine.ask():
+            engine.tell(self._run_rung(requests))
+            if self._step.max_trials is not None and len(engine.trials) >= self._step.max_trials:
+                stopped = f"it has {format_counted_noun(len(engine.trials), 'trial')} (max_trials)"
+                break
+        finalists = self._train_finalists(engine)
+        winner = self._write(engine, finalists, stopped or engine.end)
+        self._work.events.note(f"trial {winner} of {len(engine.trials)} is taken")
+        return {"trials": len(engine.trials), "spent": self._progress.spent}
+
+    # -- trials
+
+    def _run_rung(self, requests: Sequence[TrialRequest]) -> list[TrialResult]:
+        """Train and evaluate all trials of a rung, several at once where there are workers."""
+        tasks = [partial(self._try, request) for request in requests]
+        results = []
+        with _run_in_order(tasks, self._step.workers) as outcomes:
+            for request, (measured, failed) in zip(requests, outcomes, strict=True):
+                results.append(self._take(request, measured, failed))
+        return results
+
+    def _try(self, request: TrialRequest) -> tuple[_Measured | None, str]:
+        """One trial at one rung; where it fails, why."""
+        try:
+            children = self._build_children(request, YARDSTICK, f"{request.trial}")
+            self._refuse_leaks(children)
+            return self._measure(children), ""
+        except SystemResourceError:
+            raise  # the disk is full: every trial would fail, and none by its settings
+        except LuthierError as error:
+            return None, error.message
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
+                raise
+            return None, "it ran out of memory"
+
+    def _take(self, request: TrialRequest, measured: _Measured | None, failed: str) -> TrialResult:
+        """Note what came of a trial, and say how the search stands."""
+        before = self.count_work(request.settings, _previous_share(request.share)) if request.rung else 0.0
+        work = self.count_work(request.settings, request.share) - before
+        progress = self._progress
+        progress.spent += work
+        value = self._sign * float(measured.score.value) if measured is not None else -math.inf
+        if measured is not None:
+            progress.measured[request.trial, request.rung] = measured
+            if not math.isfinite(value):
+                failed = f"its {self._metric.kind} is {measured.score.value}"
+        if not failed and value > progress.best:
+            progress.best, progress.trial = value, request.trial
+        if failed:
+            self._work.events.warning(f"trial {request.trial} failed: {failed}")
+        progress.rows.append(self._make_row(request, measured if not failed else None, work, failed))
+        shown = {"best": self._sign * progress.best, "best_trial": progress.trial} if progress.best > -math.inf else {}
+        seen = {self._metric.kind: float(measured.score.value)} if measured is not None else {}
+        numbers: dict[str, float | str] = {"trial": request.trial, "rung": request.rung, **seen, **shown}
+        self._work.events.progress(round(progress.spent, 2), float(self._step.budget), "trainings", **numbers)
+        rows = None if measured is None or failed else self._score_rows(measured.answers)
+        return TrialResult(
+            trial=request.trial, rung=request.rung, value=value, rows=rows, work=work, failed=failed
+        )
+
+    def _make_row(self, request: TrialRequest, measured: _Measured | None, work: float, failed: str) -> TrialRow:
+        score = {} if measured is None else {name: getattr(measured.score, name) for name in ("value", "low", "high")}
+        return TrialRow(
+            trial=request.trial,
+            rung=request.rung,
+            share=request.share,
+            settings=dict(request.settings),
+            work=work,
+            digest=measured.model.digest if measured is not None else "",
+            failed=failed,
+            overrides=tuple(self._list_overrides(request.settings, request.share)),
+            **score,
+        )
+
+    def _build_children(
+        self, request: TrialRequest, split: str, prefix: str, seed: int | None = None
+    ) -> _Children:
+        """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
+        changed = dict(self._space.apply(request.settings))
+        tune = changed.pop("of")
+        names = {name: f"{prefix}-{name}" for name in changed}
+        steps = {names[name]: _rename_inputs(step, names) for name, step in changed.items()}
+        tune = _rename_inputs(tune, names)
+        data = tune.data
+        rows = self._count_rows(data, steps)
+        whole = tune if seed is None else tune.model_copy(update={"seed": seed})
+        model, report = f"{prefix}-tune", f"{prefix}-{split}"
+        steps[model] = self._shorten(whole, request.share, rows)
+        steps[report] = self._step.evaluation(self._of.data, model, split)
+        return _Children(steps, data, model, report)
+
+    def _shorten(self, tune: Tune, share: float, rows: int) -> Tune:
+        if not hasattr(tune, "at_share"):
+            return tune if share == 1 else tune.model_copy(update={"max_train_samples": round(share * rows)})
+        return tune.at_share(share, rows)
+
+    def _count_rows(self, data: str, steps: Mapping[str, Step]) -> int:
+        """Training rows of a trial."""
+        made = self._data if data == self._of.data else self._work.children.make(dict(steps), data)
+        rows = DatasetSummary.read(made).rows.get("train", 0)
+        if not rows:
+            raise DataError("its data have no training rows")
+        return rows
+
+    def _refuse_leaks(self, children: _Children) -> None:
+        """`DataError` where a changed data step trains on rows by which trials are compared."""
+        if children.data == self._of.data:
+            return
+        from luthier.auto.search.leaks import find_leaked_rows
+
+        data = self._work.children.make(children.steps, children.data)
+        if leaked := find_leaked_rows(data, self._data):
+            what = f"{format_counted_noun(len(leaked), 'training row')} of its data are rows by which trials are compared"
+            raise DataError(f"{what}, or stem from them")
+
+    def _measure(self, children: _Children) -> _Measured:
+        """Make and read one evaluation."""
+        report = self._work.children.make(children.steps, children.report, threads=self._step.threads)
+        return self._read(report)
+
+    def _read(self, report: Artifact) -> _Measured:
+        summary = EvaluationSummary.read(report)
+        score = EvaluationMetrics.read(report).models[summary.subject][self._metric.kind]
+        named = {model.name for model in summary.models}
+        baseline = read_answers(report, BASELINE)[1] if BASELINE in named else None
+        answers = read_answers(report, summary.subject)[1]
+        return _Measured(model=report.parent("model"), report=report, score=score, answers=answers, baseline=baseline)
+
+    def _score_rows(self, answers: EvalPredictions) -> NDArray[np.float64] | None:
+        """The score of each row, larger is better: the metric's own where it is their mean, else whether it is right."""
+        import numpy as np
+
+        result = measure_all([self._metric], answers, seed=self._work.seed)[0]
+        if len(result.rows) == len(answers) and math.isclose(float(np.nanmean(result.rows)), result.value, abs_tol=1e-9):
+            return self._sign * result.rows
+        if DatasetSummary.read(self._data).task != "label":
+            return None
+        right = [text in accepted for text, accepted in zip(answers.predictions, answers.references, strict=True)]
+        return np.array(right, dtype=np.float64)
+
+    # -- work
+
+    def count_work(self, settings: Mapping[str, Any], share: float) -> float:
+        """Work of a trial up to a share with its evaluations on the way, in trainings of `of` with one evaluation."""
+        return self._count_operations(settings, share) / self._unit
+
+    @cached_property
+    def _unit(self) -> float:
+        whole = self._counter.count_training(self._of, self._data)
+        return max(1.0, whole + self._counter.count_evaluation(self._of, self._data, YARDSTICK))
+
+    def _count_operations(self, settings: Mapping[str, Any], share: float) -> float:
+        try:
+            changed = dict(self._space.apply(settings))
+            tune = changed.pop("of")
+            rows, data = self._find_data(tune, changed)
+        except SystemResourceError:
+            raise
+        except LuthierError:
+            return 0.0  # what is refused, or has no data, costs nothing
+        evaluation = self._counter.count_evaluation(tune, self._data, YARDSTICK)
+        total = kept = 0.0
+        for at in [one for one in _RUNGS if one < share] + [share]:
+            short = self._shorten(tune, at, rows)
+            training = self._counter.count_training(short, data)
+            goes_on = not getattr(short, 'find_trunk_obstacle', lambda: 'x')()
+            total += evaluation + training - (kept if goes_on else 0.0)
+            trunk = 1 - (short.decay or DECAY) if short.shape == "wsd" else 1.0
+            kept = trunk * training if goes_on else 0.0
+        return total
+
+    def _find_data(self, tune: Tune, changed: Mapping[str, Step]) -> tuple[int, Artifact]:
+        if not changed:
+            data = self._data
+        else:
+            data = self._work.children.make(dict(changed), tune.data)
+        return DatasetSummary.read(data).rows.get("train", 0), data
+
+    def _list_overrides(self, settings: Mapping[str, Any], share: float) -> list[str]:
+        """What `luthier run` is given to make the same training."""
+        changed = dict(self._space.apply(settings))
+        tune = changed.pop("of")
+        rows, _ = self._find_data(tune, changed)
+        beside = {name for name, info in type(tune).model_fields.items() if NotHashed() in info.metadata}
+        short = self._shorten(tune, share, rows)
+        differences = [one for one in iter_differences(tune, short) if one[0] not in beside]
+        settings_of_share = [f"steps.{self._step.of}.{path}={json.dumps(value, ensure_ascii=False)}" for path, value in differences]
+        return [*self._space.overrides(settings), *settings_of_share]
+
+    # -- finalists
+
+    def _train_finalists(self, engine: SearchEngine) -> dict[int, list[_Measured]]:
+        """Each finalist and `of`, trained whole by each seed and measured on the test rows; one that fails is out."""
+        if not has_split(self._data, TEST):
+            raise missing_split(TEST)
+        trials = sorted({0, *engine.finalists})
+        jobs = [(trial, seed) for trial in trials for seed in self._list_seeds(engine.trials[trial])]
+        tasks = [partial(self._try_finalist, engine.trials[trial], trial, seed) for trial, seed in jobs]
+        found: dict[int, list[_Measured]] = {trial: [] for trial in trials}
+        failed: dict[int, str] = {}
+        with _run_in_order(tasks, self._step.workers) as outcomes:
+            for number, ((trial, _), (measured, why)) in enumerate(zip(jobs, outcomes, strict=True), start=1):
+                if measured is None:
+                    failed.setdefault(trial, why)
+                else:
+                    found[trial].append(measured)
+                self._work.events.progress(number, len(jobs), "finalist trainings", trial=trial)
+        for trial, why in failed.items():
+            if trial == 0:
+                raise ModelError(f"{self._step.of!r} cannot be trained by another seed: {why}")
+            self._work.events.warning(f"finalist {trial} is left out: {why}")
+            del found[trial]
+        return found
+
+    def _try_finalist(
+        self, settings: Mapping[str, Any], trial: int, seed: int | None
+    ) -> tuple[_Measured | None, str]:
+        request = TrialRequest(trial=trial, settings=settings, rung=len(_RUNGS), share=1.0)
+        name = f"{trial}" if seed is None else f"{trial}-seed-{seed}"
+        try:
+            return self._measure(self._build_children(request, TEST, name, seed)), ""
+        except SystemResourceError:
+            raise
+        except LuthierError as error:
+            return None, error.message
+
+    def _list_seeds(self, settings: Mapping[str, Any]) -> list[int | None]:
+        """The recipe's own seed, then others; one where nothing is drawn."""
+        tune = self._space.apply(settings)["of"]
+        if not draws_by_seed(tune):
+            return [None]
+        first = self._work.seed if tune.seed is None else tune.seed
+        return [None, *((first + number) % 2**32 for number in range(1, self._step.seeds))]
+
+    # -- what is written
+
+    def _write(self, engine: SearchEngine, finalists: Mapping[int, Sequence[_Measured]], stopped: str) -> int:
+        step, metric = self._step, self._metric
+        answers: dict[int | str, list[EvalPredictions]] = {
+            trial: [one.answers for one in seeds] for trial, seeds in finalists.items()
+        }
+        baseline = finalists[0][0].baseline
+        if baseline is not None:
+            answers[PLAIN] = [baseline]
+        table = ScoreTable.of_answers(metric, answers)
+        measured = {trial: self._measure_aims(seeds) for trial, seeds in finalists.items()}
+        plain = {metric.kind: table.mean(PLAIN)} if baseline is not None else {}
+        references = {"of": measured[0], "plain": plain}
+        refused = {trial: find_unmet(step.constraints, measured[trial], references) for trial in finalists}
+        verdict = decide(
+            table,
+            of=step.of,
+            whole=metric.whole(),
+            prefer=parse_preference(step.prefer) if step.prefer else None,
+            measured=measured,
+            refused=refused,
+            seed=self._work.seed,
+        )
+        rows = sorted(self._progress.rows, key=lambda row: (row.rung, row.trial))
+        space = {
+            branch: {path: tried.to_json() for path, tried in paths.items()}
+            for branch, paths in self._space.branches.items()
+        }
+        better = metric.better
+        counts = DatasetSummary.read(self._data).rows
+        records = [
+            self._make_finalist(trial, engine.trials[trial], finalists[trial], table, measured[trial], refused[trial])
+            for trial in rank_trials(table)
+        ]
+        record = SearchRecord(
+            of=step.of,
+            metric=metric.kind,
+            better=better,
+            space=space,
+            budget=float(step.budget),
+            spent=self._progress.spent,
+            spent_finalists=self._count_finalist_work(engine, finalists),
+            trials=len(engine.trials),
+            failed=len({row.trial for row in rows if row.failed}),
+            stopped=stopped,
+            validation_rows=counts.get(YARDSTICK, 0),
+            test_rows=counts.get(TEST, 0),
+            seeds=step.seeds,
+            aims=step.aim_records,
+            constraints=step.constraints,
+            prefer=step.prefer or "",
+            finalists=tuple(records),
+            plain=plain.get(metric.kind),
+            verdict=verdict,
+            importance=measure_importance(rows, space, better),
+            front=find_front(measured, step.aim_records),
+            luck=self._measure_luck(len(engine.trials)),
+        )
+        shutil.copytree(finalists[verdict.winner][0].model.folder, self._work.folder, dirs_exist_ok=True, ignore=_ignore_records)
+        record.write(self._work.folder)
+        write_trials(self._work.folder, rows)
+        self._work.events.note(verdict.sentence)
+        if record.luck is not None and not record.luck.believed:
+            self._work.events.note(record.luck.sentence)
+        return verdict.winner
+
+    def _make_finalist(
+        self,
+        trial: int,
+        settings: Mapping[str, Any],
+        seeds: Sequence[_Measured],
+        table: ScoreTable,
+        measured: Mapping[str, float],
+        refused: str,
+    ) -> FinalistRecord:
+        found = table.measure(trial, self._work.seed)
+        used = [self._work.seed if seed is None else seed for seed in self._list_seeds(settings)]
+        return FinalistRecord(
+            trial=trial,
+            settings=dict(settings),
+            seeds=tuple(used[: len(seeds)]),
+            values=tuple(table.values(trial)),
+            value=table.mean(trial),
+            low=found.low,
+            high=found.high,
+            parameters=int(measured["parameters"]) if "parameters" in measured else None,
+            aims={aim.name: measured[aim.name] for aim in self._step.aim_records if aim.name in measured},
+            digests=tuple(one.model.digest for one in seeds),
+            overrides=tuple(self._list_overrides(settings, 1.0)),
+            refused=refused,
+        )
+
+    def _measure_aims(self, seeds: Sequence[_Measured]) -> dict[str, float]:
+        """What was measured of a finalist, by name: the mean over its seeds."""
+        each = [_measure_model(one) for one in seeds]
+        shared = set(each[0]).intersection(*each)
+        return {name: sum(one[name] for one in each) / len(each) for name in sorted(shared)}
+
+    def _count_finalist_work(self, engine: SearchEngine, finalists: Mapping[int, Sequence[_Measured]]) -> float:
+        """Work of the finalists' trainings that no trial had done."""
+        whole = {row.trial for row in self._progress.rows if row.share == 1 and not row.failed}
+        total = 0.0
+        for trial, seeds in finalists.items():
+            again = len(seeds) - (1 if trial == 0 or trial in whole else 0)
+            total += again * self.count_work(engine.trials[trial], 1.0)
+        return total
+
+    def _measure_luck(self, trials: int) -> SelectionLuck | None:
+        """How much of the best validation score is luck, at the last rung that trial 0 and another one reached."""
+        known = self._progress.measured
+        failed = {row.trial for row in self._progress.rows if row.failed}
+        for rung in sorted({rung for _, rung in known}, reverse=True):
+            here = {trial: one for (trial, at), one in known.items() if at == rung and trial not in failed}
+            if 0 in here and len(here) > 1:
+                answers: dict[int | str, list[EvalPredictions]] = {key: [here[key].answers] for key in sorted(here)}
+                table = ScoreTable.of_answers(self._metric, answers)
+                return measure_luck(table, trials=trials, seed=self._work.seed)
+        return None
+
+
+def draws_by_seed(tune: Tune) -> bool:
+    """Whether another seed gives another model."""
+    from luthier.tune.technique import StandaloneTechnique
+
+    technique = tune.technique
+    return not isinstance(technique, StandaloneTechnique) or "seed" in technique.used
+
+
+def _require_data(of: Artifact) -> Artifact:
+    data = get_training_data(of)
+    if data is None:
+        raise ModelError("it was trained on no data set")
+    for split in (YARDSTICK, TEST):
+        if not has_split(data, split):
+            raise missing_split(split)
+    return data
+
+
+def _rename_inputs(step: Any, names: Mapping[str, str]) -> Any:
+    """A step with other names for the steps that it reads."""
+    changes: dict[str, Any] = {}
+    for name in step.reads():
+        value = getattr(step, name)
+        new = tuple(names.get(one, one) for one in value) if isinstance(value, tuple) else names.get(value, value)
+        if new != value:
+            changes[name] = new
+    return step.model_copy(update=changes) if changes else step
+
+
+def _previous_share(share: float) -> float:
+    """The rung below."""
+    return max((one for one in _RUNGS if one < share - 1e-9), default=share)
+
+
+def _measure_model(measured: _Measured) -> dict[str, float]:
+    """Metrics, probes and tasks of one model by name, and its size."""
+    summary, metrics = EvaluationSummary.read(measured.report), EvaluationMetrics.read(measured.report)
+    found = {name: float(one.value) for name, one in metrics.models[summary.subject].items()}
+    found |= {name: float(one.value) for name, one in metrics.measures.get(summary.subject, {}).items()}
+    return {**found, **_measure_size(measured.model)}
+
+
+def _measure_size(model: Artifact) -> dict[str, float]:
+    """Weights of the model that answers, and their bytes on the disk."""
+    if is_endpoint(model):
+        return {}
+    own = sum(entry.size for entry in model.manifest.files if entry.path.endswith(".safetensors"))
+    trained = TrainingRecord.read(model).as_json().get("trainable_parameters") or 0
+    if is_plain_classifier(model):
+        return {"parameters": float(trained), "memory": float(sum(entry.size for entry in model.manifest.files))}
+    base = describe_model_folder(find_base_folder(model))
+    adapted = any("/" in entry.path for entry in model.manifest.files if entry.path.endswith(".safetensors"))
+    return {
+        "parameters": float(base.parameters + (trained if adapted else 0)),
+        "memory": float(base.weight_bytes + (own if adapted else 0)),
+    }
+
+
+def _ignore_records(_folder: str, names: list[str]) -> list[str]:
+    """What names an artifact itself, and is not a part of the model."""
+    return [name for name in names if name in (MANIFEST, TIMING)]
+
+
+@contextmanager
+def _run_in_order(
+    tasks: Sequence[Callable[[], Outcome]], workers: int
+) -> Iterator[Iterator[Outcome]]:
+    """The outcomes of some tasks in their order, so many at once; an error ends those that have not begun."""
+    if workers == 1:
+        yield (task() for task in tasks)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        try:
+            yield (future.result() for future in futures)
+        finally:
+            for future in futures:
+                future.cancel()
