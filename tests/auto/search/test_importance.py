@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from luthier.artifacts.search import TrialRow
 from luthier.auto.search.importance import measure_importance, rank_trials_by_rung
 
-SPACE = {
+SPACE: dict[str, dict[str, dict[str, Any]]] = {
     "lora": {
         "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
         "technique.r": {"low": 2, "high": 64, "log": True, "integer": True},

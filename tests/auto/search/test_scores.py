@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from luthier.auto.search.scores import PLAIN, ScoreTable, mean_pair_variance
+from luthier.auto.search.scores import PLAIN, Key, ScoreTable, mean_pair_variance
 from luthier.core.errors import DataError
 from luthier.metrics.kinds.labels import Accuracy, MacroF1
 from luthier.metrics.metric import EvalPredictions
@@ -73,7 +75,8 @@ def test_rows_that_hang_together_count_once() -> None:
 
 def test_the_variance_of_seeds_is_what_rows_do_not_account_for() -> None:
     random = np.random.default_rng(5)
-    calm, unsure = [], []
+    calm: list[float] = []
+    unsure: list[float] = []
     for _ in range(60):
         level = random.normal(0, 1, 100)
         for found, deviation in ((calm, 0.0), (unsure, 0.5)):
@@ -102,7 +105,8 @@ def test_seeds_that_differ_widen_the_interval_and_raise_p() -> None:
 def test_a_baseline_of_one_seed_is_compared_with_models_of_several() -> None:
     random = np.random.default_rng(2)
     plain = random.random(50)
-    table = ScoreTable.of_rows("accuracy", {0: [plain + 0.1, plain + 0.3], PLAIN: [plain]})
+    scores: dict[Key, list[Any]] = {0: [plain + 0.1, plain + 0.3], PLAIN: [plain]}
+    table = ScoreTable.of_rows("accuracy", scores)
     assert table.trials == [0]
     assert table.compare(0, PLAIN).difference == pytest.approx(0.2)
 

@@ -3,7 +3,7 @@ better."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ def right(share: float, rows: int = 400) -> list[float]:
     return [float(at < share * rows) for at in range(rows)]
 
 
-def judged(shares: Mapping[Key, float], *, rows: int = 400, of: str = "tune", **settings: Any) -> SearchVerdict:
-    scores: dict[Key, Sequence[Sequence[float]]] = {key: [right(share, rows)] for key, share in shares.items()}
+def judged(shares: Mapping[Any, float], *, rows: int = 400, of: str = "tune", **settings: Any) -> SearchVerdict:
+    scores = {key: [right(share, rows)] for key, share in shares.items()}
     return decide(ScoreTable.of_rows("accuracy", scores), of=of, **settings)
 
 
