@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from luthier.core.errors import DataError
 from luthier.metrics.columns import compare_paired_accuracy
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from luthier.metrics.metric import MetricResult
     from luthier.metrics.paired import OfSums
 
+    Rows = Sequence[float] | NDArray[np.float64]
+
 PLAIN = "plain"
 """The key of the plain baseline; the others are trials."""
 Key = int | str
+AnyKey = TypeVar("AnyKey", bound=Key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class ScoreTable:
     def of_rows(
         cls,
         metric: str,
-        scores: Mapping[Key, Sequence[Sequence[float]]],
+        scores: Mapping[AnyKey, Sequence[Rows]],
         *,
         clusters: Sequence[str] | None = None,
         lower_is_better: bool = False,
@@ -76,7 +79,7 @@ class ScoreTable:
 
         from luthier.metrics.intervals import sum_by_cluster
 
-        blocks = {}
+        blocks: dict[Key, tuple[Block, ...]] = {}
         for key, seeds in scores.items():
             columns = [np.asarray(rows, dtype=np.float64) for rows in seeds]
             _check(columns, key)
@@ -86,7 +89,7 @@ class ScoreTable:
         return cls(metric=metric, lower_is_better=lower_is_better, span=span, value=_mean, blocks=blocks)
 
     @classmethod
-    def of_answers(cls, metric: Metric, answers: Mapping[Key, Sequence[EvalPredictions]]) -> ScoreTable:
+    def of_answers(cls, metric: Metric, answers: Mapping[AnyKey, Sequence[EvalPredictions]]) -> ScoreTable:
         """Any metric: by model, each seed's answers to the same rows; rows without a number for one are left out."""
         from luthier.metrics.intervals import sum_by_cluster
 
@@ -100,7 +103,9 @@ class ScoreTable:
         for at, (key, _) in enumerate(names):
             own = sum_by_cluster(statistics[at * rows : (at + 1) * rows], clusters)
             blocks[key] = (*blocks.get(key, ()), own)
-        alone = {key: each[names.index((key, 0))] for key, seeds in answers.items() if len(seeds) == 1}
+        alone: dict[Key, EvalPredictions] = {
+            key: each[names.index((key, 0))] for key, seeds in answers.items() if len(seeds) == 1
+        }
         return cls(
             metric=metric.kind,
             lower_is_better=metric.better == "lower",
@@ -271,14 +276,14 @@ def _interaction(left_out: NDArray[np.float64]) -> float:
     """The squares between seeds that rows account for, summed, from values without each row: (seeds, rows)."""
     apart = left_out - left_out.mean(axis=0)
     apart = apart - apart.mean(axis=1, keepdims=True)
-    rows = left_out.shape[1]
-    return float((apart**2).sum()) * (rows - 1) / rows
+    squares, rows = float((apart**2).sum()), left_out.shape[1]
+    return squares * (rows - 1) / rows
 
 
 def mean_pair_variance(covariance: NDArray[np.float64]) -> float:
     """Half the mean variance of the difference of two models: what each has of its own."""
     pairs = list(combinations(range(len(covariance)), 2))
-    apart = [covariance[a, a] + covariance[b, b] - 2 * covariance[a, b] for a, b in pairs]
+    apart: list[float] = [covariance[a, a] + covariance[b, b] - 2 * covariance[a, b] for a, b in pairs]
     return float(sum(apart)) / (2 * len(pairs)) if pairs else 0.0
 
 
