@@ -143,6 +143,8 @@ def evaluate_baselines(voices: Sequence[EvalModel], task: HeldOutTask, seconds: 
 def find_origin_model(model: Artifact) -> Artifact | None:
     """The model that a tuned one began with, up through its whole lineage; None for a base model itself, and for one
     that began with none."""
+    from luthier.models.load import find_origin_artifact
+
     origin = find_origin_artifact(model)
     return None if origin is model else origin
 

@@ -39,6 +39,7 @@ from luthier.auto.steps.search import TEST, YARDSTICK, missing_split, require_tu
 from luthier.core.artifact import MANIFEST, TIMING, Artifact
 from luthier.core.errors import DataError, LuthierError, ModelError, SystemResourceError
 from luthier.core.events import format_counted_noun
+from luthier.core.hashing import canonical_json, digest_of
 from luthier.core.step import NotHashed, Step, StepContext
 from luthier.eval.predictions import read_answers
 from luthier.metrics.metric import EvalPredictions, Metric, measure_all
@@ -105,6 +106,8 @@ class SearchRun:
         self._metric: Metric = step.metric
         self._sign = 1.0 if step.metric.better == "higher" else -1.0
         self._progress = _Progress()
+        self._data_sets: dict[str, Artifact] = {}
+        self._operations: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
         """Search, compare the finalists, and write the files of the model that is taken."""
@@ -196,11 +199,7 @@ class SearchRun:
         self, request: TrialRequest, split: str, prefix: str, seed: int | None = None
     ) -> _Children:
         """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
-        changed = dict(self._space.apply(request.settings))
-        tune = changed.pop("of")
-        names = {name: f"{prefix}-{name}" for name in changed}
-        steps = {names[name]: _rename_inputs(step, names) for name, step in changed.items()}
-        tune = _rename_inputs(tune, names)
+        tune, steps = self._apply(request.settings)
         data = tune.data
         rows = self._count_rows(data, steps)
         whole = tune if seed is None else tune.model_copy(update={"seed": seed})
@@ -209,6 +208,14 @@ class SearchRun:
         steps[report] = self._step.evaluation(self._of.data, model, split)
         return _Children(steps, data, model, report)
 
+    def _apply(self, settings: Mapping[str, Any]) -> tuple[Tune, dict[str, Step]]:
+        """A trial's training and changed data steps, which have names of their own: the yardstick stays as it is."""
+        changed = dict(self._space.apply(settings))
+        tune = require_tune("of", {"of": changed.pop("of")})
+        mark = digest_of([[name, step.settings()] for name, step in sorted(changed.items())])[:8]
+        names = {name: f"{name[:50]}-{mark}" for name in changed}
+        return _rename_inputs(tune, names), {names[name]: _rename_inputs(one, names) for name, one in changed.items()}
+
     def _shorten(self, tune: Tune, share: float, rows: int) -> Tune:
         if not hasattr(tune, "at_share"):
             return tune if share == 1 else tune.model_copy(update={"max_train_samples": round(share * rows)})
@@ -216,11 +223,20 @@ class SearchRun:
 
     def _count_rows(self, data: str, steps: Mapping[str, Step]) -> int:
         """Training rows of a trial."""
-        made = self._data if data == self._of.data else self._work.children.make(dict(steps), data)
-        rows = DatasetSummary.read(made).rows.get("train", 0)
+        rows = DatasetSummary.read(self._make_data(data, steps)).rows.get("train", 0)
         if not rows:
             raise DataError("its data have no training rows")
         return rows
+
+    def _make_data(self, name: str, steps: Mapping[str, Step]) -> Artifact:
+        """The data set of a trial: that of `of`, or one that changed steps make, which is made once."""
+        if name == self._of.data and name not in steps:
+            return self._data
+        named = {key: step for key, step in steps.items() if step.makes == "dataset"}
+        key = digest_of([[step.settings() for step in named.values()], name in named])
+        if key not in self._data_sets:
+            self._data_sets[key] = self._work.children.make(named, name)
+        return self._data_sets[key]
 
     def _refuse_leaks(self, children: _Children) -> None:
         """`DataError` where a changed data step trains on rows by which trials are compared."""
@@ -228,7 +244,7 @@ class SearchRun:
             return
         from luthier.auto.search.leaks import find_leaked_rows
 
-        data = self._work.children.make(children.steps, children.data)
+        data = self._make_data(children.data, children.steps)
         if leaked := find_leaked_rows(data, self._data):
             what = f"{format_counted_noun(len(leaked), 'training row')} of its data are rows by which trials are compared"
             raise DataError(f"{what}, or stem from them")
@@ -262,7 +278,10 @@ class SearchRun:
 
     def count_work(self, settings: Mapping[str, Any], share: float) -> float:
         """Work of a trial up to a share with its evaluations on the way, in trainings of `of` with one evaluation."""
-        return self._count_operations(settings, share) / self._unit
+        key = canonical_json([dict(settings), share])
+        if key not in self._operations:
+            self._operations[key] = self._count_operations(settings, share)
+        return self._operations[key] / self._unit
 
     @cached_property
     def _unit(self) -> float:
@@ -271,9 +290,9 @@ class SearchRun:
 
     def _count_operations(self, settings: Mapping[str, Any], share: float) -> float:
         try:
-            changed = dict(self._space.apply(settings))
-            tune = changed.pop("of")
-            rows, data = self._find_data(tune, changed)
+            tune, changed = self._apply(settings)
+            data = self._make_data(tune.data, changed)
+            rows = DatasetSummary.read(data).rows.get("train", 0)
         except SystemResourceError:
             raise
         except LuthierError:
@@ -289,18 +308,10 @@ class SearchRun:
             kept = trunk * training if goes_on else 0.0
         return total
 
-    def _find_data(self, tune: Tune, changed: Mapping[str, Step]) -> tuple[int, Artifact]:
-        if not changed:
-            data = self._data
-        else:
-            data = self._work.children.make(dict(changed), tune.data)
-        return DatasetSummary.read(data).rows.get("train", 0), data
-
     def _list_overrides(self, settings: Mapping[str, Any], share: float) -> list[str]:
         """What `luthier run` is given to make the same training."""
-        changed = dict(self._space.apply(settings))
-        tune = changed.pop("of")
-        rows, _ = self._find_data(tune, changed)
+        tune, changed = self._apply(settings)
+        rows = self._count_rows(tune.data, changed)
         beside = {name for name, info in type(tune).model_fields.items() if NotHashed() in info.metadata}
         short = self._shorten(tune, share, rows)
         differences = [one for one in iter_differences(tune, short) if one[0] not in beside]
@@ -346,7 +357,7 @@ class SearchRun:
 
     def _list_seeds(self, settings: Mapping[str, Any]) -> list[int | None]:
         """The recipe's own seed, then others; one where nothing is drawn."""
-        tune = self._space.apply(settings)["of"]
+        tune, _ = self._apply(settings)
         if not draws_by_seed(tune):
             return [None]
         first = self._work.seed if tune.seed is None else tune.seed
