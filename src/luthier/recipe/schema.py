@@ -207,7 +207,8 @@ class Recipe(BaseModel):
             elif value is not None:
                 found[field] = value
             elif mark.through:
-                found |= {field: other for other in [self._read_through(step, field)] if other is not None}
+                if (other := self._read_through(step, field)) is not None:
+                    found[field] = other
             elif mark.makes == "model" and not mark.optional:
                 found[field] = MODEL_STEP
         return found

@@ -29,8 +29,8 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.auto.search.engine import SearchEngine, TrialRequest, TrialResult
 from luthier.auto.search.importance import measure_importance
 from luthier.auto.search.luck import measure_luck
-from luthier.auto.search.paths import iter_differences
 from luthier.auto.search.pareto import find_front, find_unmet
+from luthier.auto.search.paths import iter_differences
 from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.scores import PLAIN, ScoreTable
 from luthier.auto.search.verdict import decide, rank_trials
@@ -52,13 +52,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.auto.steps.search import ModelSearch
+    from luthier.models.describe import ModelDescription
     from luthier.tune.steps.tune import Tune
 
 Outcome = TypeVar("Outcome")
 BASELINE = "tfidf"
 """The plain baseline by which finalists are compared, where rows have classes."""
 _RUNGS = (1 / 9, 1 / 3, 1.0)
-"""Shares at which a trial is evaluated on its way, for the work that it takes."""
+"""Shares at which a trial is evaluated on its way, until the engine has chosen by the budget."""
 
 
 class _Children(NamedTuple):
@@ -102,11 +103,12 @@ class SearchRun:
         self._of = require_tune(step.of, self._steps)
         self._data = _require_data(work.inputs["of"])
         self._counter = WorkCounter(base=work.inputs.get("model"), recipe_dir=work.recipe_dir)
-        self._space = step.build_space(self._steps)
+        self._space = step.build_space(self._steps, _describe_base(work.inputs.get("model")))
         self._metric: Metric = step.metric
         self._sign = 1.0 if step.metric.better == "higher" else -1.0
         self._progress = _Progress()
-        self._data_sets: dict[str, Artifact] = {}
+        self._shares: Sequence[float] = _RUNGS
+        self._data_sets: dict[str, Artifact | LuthierError] = {}
         self._operations: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -119,6 +121,9 @@ class SearchRun:
             first=self._step.first,
             finalists=self._step.finalists,
         )
+        self._shares = engine.shares
+        self._operations.clear()
+        self._warn_unaffordable(engine.shares[0])
         stopped = ""
         while requests := engine.ask():
             engine.tell(self._run_rung(requests))
@@ -130,7 +135,16 @@ class SearchRun:
         self._work.events.note(f"trial {winner} of {len(engine.trials)} is taken")
         return {"trials": len(engine.trials), "spent": self._progress.spent}
 
-    # -- trials
+    def _warn_unaffordable(self, share: float) -> None:
+        """Say which techniques the budget does not pay for, even once."""
+        budget = float(self._step.budget)
+        for branch in self._space.branches:
+            work = self.count_work({"technique": branch}, share)
+            if work > budget:
+                what = f"the budget of {budget:g} pays for no trial of {branch}, the shortest of which takes {work:.3g}"
+                self._work.events.warning(f"{what}: search from a step with that technique instead")
+        for branch, why in self._space.refused.items():
+            self._work.events.warning(f"{branch} is not tried: {why}")
 
     def _run_rung(self, requests: Sequence[TrialRequest]) -> list[TrialResult]:
         """Train and evaluate all trials of a rung, several at once where there are workers."""
@@ -158,7 +172,7 @@ class SearchRun:
 
     def _take(self, request: TrialRequest, measured: _Measured | None, failed: str) -> TrialResult:
         """Note what came of a trial, and say how the search stands."""
-        before = self.count_work(request.settings, _previous_share(request.share)) if request.rung else 0.0
+        before = self.count_work(request.settings, self._shares[request.rung - 1]) if request.rung else 0.0
         work = self.count_work(request.settings, request.share) - before
         progress = self._progress
         progress.spent += work
@@ -177,9 +191,7 @@ class SearchRun:
         numbers: dict[str, float | str] = {"trial": request.trial, "rung": request.rung, **seen, **shown}
         self._work.events.progress(round(progress.spent, 2), float(self._step.budget), "trainings", **numbers)
         rows = None if measured is None or failed else self._score_rows(measured.answers)
-        return TrialResult(
-            trial=request.trial, rung=request.rung, value=value, rows=rows, work=work, failed=failed
-        )
+        return TrialResult(trial=request.trial, rung=request.rung, value=value, rows=rows, work=work, failed=failed)
 
     def _make_row(self, request: TrialRequest, measured: _Measured | None, work: float, failed: str) -> TrialRow:
         score = {} if measured is None else {name: getattr(measured.score, name) for name in ("value", "low", "high")}
@@ -195,9 +207,7 @@ class SearchRun:
             **score,
         )
 
-    def _build_children(
-        self, request: TrialRequest, split: str, prefix: str, seed: int | None = None
-    ) -> _Children:
+    def _build_children(self, request: TrialRequest, split: str, prefix: str, seed: int | None = None) -> _Children:
         """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
         tune, steps = self._apply(request.settings)
         data = tune.data
@@ -235,8 +245,15 @@ class SearchRun:
         named = {key: step for key, step in steps.items() if step.makes == "dataset"}
         key = digest_of([[step.settings() for step in named.values()], name in named])
         if key not in self._data_sets:
-            self._data_sets[key] = self._work.children.make(named, name)
-        return self._data_sets[key]
+            try:
+                self._data_sets[key] = self._work.children.make(named, name)
+            except SystemResourceError:
+                raise
+            except LuthierError as error:
+                self._data_sets[key] = error
+        if isinstance(found := self._data_sets[key], LuthierError):
+            raise found
+        return found
 
     def _refuse_leaks(self, children: _Children) -> None:
         """`DataError` where a changed data step trains on rows by which trials are compared."""
@@ -246,7 +263,9 @@ class SearchRun:
 
         data = self._make_data(children.data, children.steps)
         if leaked := find_leaked_rows(data, self._data):
-            what = f"{format_counted_noun(len(leaked), 'training row')} of its data are rows by which trials are compared"
+            what = (
+                f"{format_counted_noun(len(leaked), 'training row')} of its data are rows by which trials are compared"
+            )
             raise DataError(f"{what}, or stem from them")
 
     def _measure(self, children: _Children) -> _Measured:
@@ -267,14 +286,14 @@ class SearchRun:
         import numpy as np
 
         result = measure_all([self._metric], answers, seed=self._work.seed)[0]
-        if len(result.rows) == len(answers) and math.isclose(float(np.nanmean(result.rows)), result.value, abs_tol=1e-9):
+        if len(result.rows) == len(answers) and math.isclose(
+            float(np.nanmean(result.rows)), result.value, abs_tol=1e-9
+        ):
             return self._sign * result.rows
         if DatasetSummary.read(self._data).task != "label":
             return None
         right = [text in accepted for text, accepted in zip(answers.predictions, answers.references, strict=True)]
         return np.array(right, dtype=np.float64)
-
-    # -- work
 
     def count_work(self, settings: Mapping[str, Any], share: float) -> float:
         """Work of a trial up to a share with its evaluations on the way, in trainings of `of` with one evaluation."""
@@ -299,10 +318,10 @@ class SearchRun:
             return 0.0  # what is refused, or has no data, costs nothing
         evaluation = self._counter.count_evaluation(tune, self._data, YARDSTICK)
         total = kept = 0.0
-        for at in [one for one in _RUNGS if one < share] + [share]:
+        for at in [*(one for one in self._shares if one < share), share]:
             short = self._shorten(tune, at, rows)
             training = self._counter.count_training(short, data)
-            goes_on = not getattr(short, 'find_trunk_obstacle', lambda: 'x')()
+            goes_on = not getattr(short, "find_trunk_obstacle", lambda: "x")()
             total += evaluation + training - (kept if goes_on else 0.0)
             trunk = 1 - (short.decay or DECAY) if short.shape == "wsd" else 1.0
             kept = trunk * training if goes_on else 0.0
@@ -315,10 +334,10 @@ class SearchRun:
         beside = {name for name, info in type(tune).model_fields.items() if NotHashed() in info.metadata}
         short = self._shorten(tune, share, rows)
         differences = [one for one in iter_differences(tune, short) if one[0] not in beside]
-        settings_of_share = [f"steps.{self._step.of}.{path}={json.dumps(value, ensure_ascii=False)}" for path, value in differences]
+        settings_of_share = [
+            f"steps.{self._step.of}.{path}={json.dumps(value, ensure_ascii=False)}" for path, value in differences
+        ]
         return [*self._space.overrides(settings), *settings_of_share]
-
-    # -- finalists
 
     def _train_finalists(self, engine: SearchEngine) -> dict[int, list[_Measured]]:
         """Each finalist and `of`, trained whole by each seed and measured on the test rows; one that fails is out."""
@@ -343,10 +362,8 @@ class SearchRun:
             del found[trial]
         return found
 
-    def _try_finalist(
-        self, settings: Mapping[str, Any], trial: int, seed: int | None
-    ) -> tuple[_Measured | None, str]:
-        request = TrialRequest(trial=trial, settings=settings, rung=len(_RUNGS), share=1.0)
+    def _try_finalist(self, settings: Mapping[str, Any], trial: int, seed: int | None) -> tuple[_Measured | None, str]:
+        request = TrialRequest(trial=trial, settings=settings, rung=0, share=1.0)
         name = f"{trial}" if seed is None else f"{trial}-seed-{seed}"
         try:
             return self._measure(self._build_children(request, TEST, name, seed)), ""
@@ -362,8 +379,6 @@ class SearchRun:
             return [None]
         first = self._work.seed if tune.seed is None else tune.seed
         return [None, *((first + number) % 2**32 for number in range(1, self._step.seeds))]
-
-    # -- what is written
 
     def _write(self, engine: SearchEngine, finalists: Mapping[int, Sequence[_Measured]], stopped: str) -> int:
         step, metric = self._step, self._metric
@@ -422,7 +437,9 @@ class SearchRun:
             front=find_front(measured, step.aim_records),
             luck=self._measure_luck(len(engine.trials)),
         )
-        shutil.copytree(finalists[verdict.winner][0].model.folder, self._work.folder, dirs_exist_ok=True, ignore=_ignore_records)
+        shutil.copytree(
+            finalists[verdict.winner][0].model.folder, self._work.folder, dirs_exist_ok=True, ignore=_ignore_records
+        )
         record.write(self._work.folder)
         write_trials(self._work.folder, rows)
         self._work.events.note(verdict.sentence)
@@ -513,9 +530,11 @@ def _rename_inputs(step: Any, names: Mapping[str, str]) -> Any:
     return step.model_copy(update=changes) if changes else step
 
 
-def _previous_share(share: float) -> float:
-    """The rung below."""
-    return max((one for one in _RUNGS if one < share - 1e-9), default=share)
+def _describe_base(model: Artifact | None) -> ModelDescription | None:
+    """The base model, where it is a network and is here."""
+    if model is None or is_endpoint(model) or is_plain_classifier(model):
+        return None
+    return describe_model_folder(find_base_folder(model))
 
 
 def _measure_model(measured: _Measured) -> dict[str, float]:
@@ -548,9 +567,7 @@ def _ignore_records(_folder: str, names: list[str]) -> list[str]:
 
 
 @contextmanager
-def _run_in_order(
-    tasks: Sequence[Callable[[], Outcome]], workers: int
-) -> Iterator[Iterator[Outcome]]:
+def _run_in_order(tasks: Sequence[Callable[[], Outcome]], workers: int) -> Iterator[Iterator[Outcome]]:
     """The outcomes of some tasks in their order, so many at once; an error ends those that have not begun."""
     if workers == 1:
         yield (task() for task in tasks)

@@ -29,6 +29,7 @@ from luthier.tune.steps.tune import Tune
 if TYPE_CHECKING:
     from luthier.artifacts.search import AimRecord
     from luthier.auto.search.space import SearchSpace
+    from luthier.models.describe import ModelDescription
 
 LEAST_BUDGET = 2.0
 YARDSTICK, TEST = "validation", "test"
@@ -79,7 +80,9 @@ class ModelSearch(Step):
     metric: Annotated[Metric, BasicMarker()]
     """What is to be best, on the validation rows and at the end on the test rows."""
     budget: Annotated[
-        Annotated[float, Field(ge=LEAST_BUDGET, allow_inf_nan=False)] | str, BeforeValidator(_read_budget), BasicMarker()
+        Annotated[float, Field(ge=LEAST_BUDGET, allow_inf_nan=False)] | str,
+        BeforeValidator(_read_budget),
+        BasicMarker(),
     ]
     """The work of all trials, in whole trainings of `of` with an evaluation each. A time such as `90m` is refused with
     the number that it comes to on this machine: a budget of work finds the same model everywhere."""
@@ -130,11 +133,20 @@ class ModelSearch(Step):
         names = dict.fromkeys((self.metric.kind, *self.aims))
         return tuple(make_aim(name) for name in names)
 
-    def build_space(self, steps: Mapping[str, Step]) -> SearchSpace:
-        """What is tried, given the steps behind this one; `RecipeError` for what `of` does not have."""
+    def build_space(self, steps: Mapping[str, Step], model: ModelDescription | None = None) -> SearchSpace:
+        """What is tried, given the steps behind this one; `RecipeError` for what `of` does not have.
+
+        What cannot go with the base model is left out where that is known.
+        """
         from luthier.auto.search.space import SearchSpace
 
-        return SearchSpace.build(require_tune(self.of, steps), self.over, steps)
+        of = require_tune(self.of, steps)
+        space = SearchSpace.build(of, self.over, steps, model)
+        for kind, technique in space.techniques.items():
+            if technique.reads_model and (of.model or "model") not in steps:
+                where, hint = SourceLocation(field="model"), "add `model: model` for the recipe's own"
+                raise RecipeError(f"{kind} tunes a base model, and {self.of!r} reads none", where=where, hint=hint)
+        return space
 
     def list_children(self, steps: Mapping[str, Step]) -> Iterable[Step]:
         """The trainings and evaluations: each branch, and each value that is tried, once."""

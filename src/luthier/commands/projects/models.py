@@ -18,7 +18,7 @@ from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
 from luthier.traces.releases import Release, ReleasedModel, current_releases
 
-_KINDS = ("tune", "merge")
+_KINDS = ("tune", "merge", "search")
 _MOST_RUNS = 50
 
 

@@ -88,7 +88,7 @@ def list_trial_models(workspace: Workspace, file: Path) -> list[TrialModel]:
     recipe = plan.recipe
     found = []
     for planned in plan:
-        if planned.step.kind in ("tune", "merge") and planned.cached:
+        if planned.step.kind in ("tune", "merge", "search") and planned.cached:
             base = recipe.references(planned.step).get("model") == "model" and "model" in recipe.all_steps()
             words = [f"{word}:{planned.name}", *([f"{word}:model"] if base else [])]
             found.append(TrialModel(planned.name, words))
