@@ -227,8 +227,6 @@ class SearchRun:
         return _rename_inputs(tune, names), {names[name]: _rename_inputs(one, names) for name, one in changed.items()}
 
     def _shorten(self, tune: Tune, share: float, rows: int) -> Tune:
-        if not hasattr(tune, "at_share"):
-            return tune if share == 1 else tune.model_copy(update={"max_train_samples": round(share * rows)})
         return tune.at_share(share, rows)
 
     def _count_rows(self, data: str, steps: Mapping[str, Step]) -> int:
@@ -321,7 +319,7 @@ class SearchRun:
         for at in [*(one for one in self._shares if one < share), share]:
             short = self._shorten(tune, at, rows)
             training = self._counter.count_training(short, data)
-            goes_on = not getattr(short, "find_trunk_obstacle", lambda: "x")()
+            goes_on = not short.find_trunk_obstacle()
             total += evaluation + training - (kept if goes_on else 0.0)
             trunk = 1 - (short.decay or DECAY) if short.shape == "wsd" else 1.0
             kept = trunk * training if goes_on else 0.0

@@ -70,7 +70,7 @@ class WorkCounter:
             return 0.0
         moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
         seen = rows.number * step.epochs
-        if getattr(step, "max_steps", None) is not None:
+        if step.max_steps is not None:
             seen = min(seen, step.max_steps * step.batch_size)
         learnt, drawn = rows.answers, 0.0
         if isinstance(step.objective, PolicyObjective):
