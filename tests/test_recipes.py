@@ -64,6 +64,8 @@ PLAIN: dict[str, set[str]] = {
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
+SEARCHES = {"choose"}
+"""Recipes that search; theirs is a test of its own, too."""
 LONG = {"distil", "fair-sentiment", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
@@ -142,7 +144,7 @@ def test_every_techniques_recipe_runs(tmp_path: Path, smollm2: Artifact, path: P
     [
         pytest.param(str(path.parent), marks=[pytest.mark.slow] if str(path.parent) in LONG else [])
         for path in RECIPES
-        if str(path.parent) not in DATA_ONLY
+        if str(path.parent) not in DATA_ONLY | SEARCHES
     ],
 )
 def test_every_recipe_runs(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +154,26 @@ def test_every_recipe_runs(make: Make, name: str, monkeypatch: pytest.MonkeyPatc
     summary = result["data"].artifact.read_json("summary.json")
     assert summary["rows_in"] == sum(summary["rows"].values()) + sum(summary["dropped"].values())
     assert {"base", "tuned"} | PLAIN.get(name, {"tfidf", "majority"}) <= set(_measures(result))
+    assert write_report(build_recipe_plan(result.recipe)).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_search_of_tickets_makes_one_model(make: Make, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "recipes" / "support", tmp_path / "support")
+    result = make(
+        "choose",
+        "steps.data.split={train: 64, test: 32, validation: 32}",
+        "steps.tune.epochs=1",
+        "steps.best.over={technique: [lora, plain], learning_rate: [5.0e-4, 2.0e-3]}",
+        "steps.best.budget=2",
+        "steps.best.finalists=1",
+        "steps.best.seeds=1",
+    )
+    search = result["best"].artifact.read_json("search.json")
+    assert set(search["space"]) == {"lora", "plain"}
+    assert {one["trial"] for one in search["finalists"]} >= {0, search["verdict"]["winner"]}
+    assert "tuned" in _measures(result)
     assert write_report(build_recipe_plan(result.recipe)).read_text(encoding="utf-8").startswith("<!doctype html>")
 
 

@@ -113,6 +113,19 @@ def test_the_live_line_names_step_counts_rate_measures_and_time_left() -> None:
     assert "20/80 rows, 10 rows/s, loss 0.5, 6.0 s left" in stream.getvalue()
 
 
+def test_children_of_a_step_are_live_lines_alone_unless_they_fail() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=110, color_system=None)
+    with RichRenderer(stream, console=console) as listener:
+        for kind in ("start", "done", "cached", "note"):
+            listener(RunEvent(kind=kind, step="best.3-tune", text="of a child"))
+        assert "of a child" not in stream.getvalue()
+        listener(RunEvent(kind="failed", step="best.3-tune", text="it diverged"))
+        listener(RunEvent(kind="note", step="best", text="of its driver"))
+    assert "best.3-tune: failed: it diverged" in stream.getvalue()
+    assert "best: of its driver" in stream.getvalue()
+
+
 def test_markup_in_a_users_text_is_text() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)

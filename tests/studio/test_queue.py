@@ -131,6 +131,12 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
         step = log.steps["tune"]
         assert (step.share, step.expected, step.left) == (0.5, "about 9 s", "5.0 s")
         assert step.shown_curves == {"loss": [(done, 1 / done) for done in range(1, 6)]}
+        writer(RunEvent(kind="start", step="best.3-tune", text="tune", at=15))
+        assert log.advance()
+        assert set(log.steps) == {"tune", "best.3-tune"}
+        writer(RunEvent(kind="done", step="best.3-tune", at=16))
+        assert log.advance()
+        assert set(log.steps) == {"tune"}
         writer(RunEvent(kind="warning", text="odd", at=16))
         writer(RunEvent(kind="done", step="tune", at=20))
         with path.open("ab") as file:

@@ -109,6 +109,10 @@ class SystemResourceError(InputError):
     """The machine cannot write or allocate: disk full, store read-only, or out of memory."""
 
 
+class OutOfMemory(SystemResourceError):
+    """The machine has no memory left for this work; less of it may fit."""
+
+
 class CorruptArtifact(LuthierError):
     """A file of an artifact differs from what was made."""
 

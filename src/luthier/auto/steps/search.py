@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.core.component import BasicMarker
+from luthier.core.component import BasicMarker, components_by_kind
 from luthier.core.errors import DataError, LuthierError, ModelError, RecipeError, SourceLocation
 from luthier.core.expressions import format_duration, parse_duration
 from luthier.core.render import format_elapsed_time
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from luthier.models.describe import ModelDescription
 
 LEAST_BUDGET = 2.0
-YARDSTICK, TEST = "validation", "test"
+YARDSTICK: Literal["validation"] = "validation"
+TEST: Literal["test"] = "test"
 """The splits of the data by which trials are compared, and by which the finalists are."""
 _VARYING = ("latency", "price")
 """Aims that differ from run to run."""
@@ -46,12 +47,12 @@ def _read_budget(value: Any) -> Any:
 
 
 class ModelSearch(Step):
-    """Search for the technique, settings and data options under which a training does best, within a budget of work.
+    """Search for the technique, settings and data options of the best training, within a budget of work.
 
-    Trials are trained for a part of the whole first, and the best go on. They are compared on the validation rows, which
-    are fixed before any data option. Finalists are trained whole by several seeds and compared with the training as it
-    is on the test rows; it is taken itself where none is clearly better. The artifact is the model that was chosen,
-    with `search.json` and `trials.parquet`.
+    Trials are trained for a part of the whole first, and the best go on. They are compared on the validation rows,
+    which are fixed before any data option. Finalists are trained whole by several seeds and compared on the test rows
+    with the training as it is, which is taken where none is clearly better. The artifact is the chosen model, with
+    `search.json` and `trials.parquet`.
     """
 
     kind: Literal["search"] = "search"
@@ -95,8 +96,8 @@ class ModelSearch(Step):
     seeds: int = Field(default=2, ge=1, le=20)
     """By how many seeds each finalist and `of` are trained. These trainings come on top of the budget."""
     aims: tuple[str, ...] = ()
-    """What else finalists are measured in, for the Pareto front: other metrics, `parameters`, `memory`, `forgetting`, or
-    a probe's number such as `bias.gap`."""
+    """What else finalists are measured in, for the Pareto front: other metrics, `parameters`, `memory`, `forgetting`,
+    or a probe's number such as `bias.gap`."""
     constraints: tuple[str, ...] = ()
     """Rules that a finalist must meet on the test rows to be taken, such as `accuracy >= 0.9` or `bias.gap <= of`."""
     prefer: str | None = None
@@ -160,20 +161,18 @@ class ModelSearch(Step):
 
     def evaluation(self, data: str, model: str, split: Literal["validation", "test"]) -> Evaluate:
         """How a model is measured: on validation rows in the metric alone, on test rows in all aims."""
-        from luthier.core.component import components_by_kind
-
-        kinds = components_by_kind(Metric)
         if split == YARDSTICK:
             return Evaluate(
                 data=data, model=model, metrics=(self.metric,), split=split, baselines=(), tasks=(), compare_base=False
             )
         names = [*self.aims, *(rule.split()[0] for rule in self.constraints)]
-        more = [kinds[name] for name in dict.fromkeys(names) if name in kinds and name != self.metric.kind]
+        kinds = components_by_kind(Metric).keys() - {self.metric.kind}
+        more = [Metric.parse(name) for name in dict.fromkeys(names) if name in kinds]
         forgets = any(name.startswith("forgetting") for name in names)
         return Evaluate(
             data=data,
             model=model,
-            metrics=(self.metric, *(kind() for kind in more)),
+            metrics=(self.metric, *more),
             split=split,
             tasks=None if forgets else (),
             compare_base=forgets,

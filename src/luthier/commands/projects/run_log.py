@@ -121,6 +121,8 @@ class RunLog:
             step.state = "done" if event.kind == "done" else "cached" if event.kind == "cached" else "failed"
             step.kind = step.kind or event.text
             step.seconds, step.left = event.at - step.started_at, ""
+            if "." in event.step:  # a child of a step that drives others, of which there may be hundreds
+                del self.steps[event.step]
 
     def _progress(self, step: StepProgress, event: RunEvent) -> None:
         meter = self._meters.setdefault(step.name, ThroughputMeter())
