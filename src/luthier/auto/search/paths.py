@@ -118,7 +118,10 @@ def _check_searchable(step: Step, segments: Sequence[str], path: str, *, is_own:
         what = "is not searched: it decides which rows there are and which are held out, and those stay the same"
         hint = f"search {', '.join(able)}" if able else f"nothing of {step.kind} is searched"
         raise refuse_path(path, what, f"{hint}; limit rows by max_train_samples")
-    if head == "ops" and len(segments) > 1:
+    if len(segments) == 1 and item_role(type(step), head) is not None:
+        example = "quality" if head == "ops" else "noise"
+        raise refuse_path(path, "is a list of parts", f"name a part by its kind, as in `{path}.{example}`")
+    if head == "ops":
         _check_operator(step, segments[1], path)
 
 

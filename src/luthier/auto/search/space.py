@@ -244,7 +244,9 @@ class SearchSpace:
         if offered.contains(own) or not is_own or (own == AUTO and not offered.values):
             return offered
         if offered.values:
-            return replace(offered, values=unique_values((*offered.values, own)))
+            values = unique_values((*offered.values, own))
+            is_ordered = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+            return replace(offered, values=tuple(sorted(values)) if is_ordered else values)
         if isinstance(own, bool) or not isinstance(own, int | float):
             return offered
         if offered.log and own <= 0:
