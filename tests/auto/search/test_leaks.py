@@ -12,9 +12,14 @@ from augmenting import Bench, rows
 from luthier.artifacts.dataset import MADE, read_examples
 from luthier.auto.search import leaks
 from luthier.auto.search.leaks import find_leaked_rows
+from luthier.auto.search.space import SearchSpace
 from luthier.chat.messages import Message, user_text_of
 from luthier.core.artifact import Artifact
+from luthier.core.step import Step
 from luthier.data.row import Row
+from luthier.data.steps.augment import Augment
+from luthier.data.steps.prepare import Prepare
+from luthier.tune.steps.tune import Tune
 
 SPLIT = {"test": 0.2, "validation": 0.2}
 
@@ -49,6 +54,30 @@ def test_operators_of_a_split_by_shares_move_nobody(bench: Bench) -> None:
     trial = bench.prepared(split=SPLIT, ops=["normalize", {"kind": "length", "min": 8}, "quality", "near_dedup"])
     assert len(ids(trial, "train")) < len(ids(bench.data, "train"))
     assert find_leaked_rows(trial, bench.data) == {}
+
+
+def test_rows_that_an_edit_moves_are_left_out(tmp_path: Path) -> None:
+    texts = [f"<b>Order</b> {one['message']} number {at}" for at, one in enumerate(rows()[:80])]
+    bench = Bench(tmp_path, csv_rows(*texts), split=SPLIT)
+    source = {"kind": "csv", "path": "rows.csv", "prompt": "message", "answer": "category"}
+    own = Prepare(source=source, split=SPLIT)
+    steps = {"data": own, "more": Augment(data="data", augmenters=["noise"]), "tune": Tune(data="more")}
+    data = bench.prepared(source=source, split=SPLIT)
+    space = SearchSpace.build(Tune(data="more"), {"data.data.ops.normalize": [True, False]}, steps)
+    made = space.apply({"data.data.ops.normalize": True})
+
+    def prepared(step: Step) -> Artifact:
+        assert isinstance(step, Prepare)
+        return bench.prepared(source=source, split=SPLIT, ops=[one.settings() for one in step.ops])
+
+    leaked = find_leaked_rows(prepared(made["data"]), data)
+    assert leaked, "the split goes by the prompt as it is after the operators"
+    without = space.exclude_rows(made, leaked)
+    assert [*without] == ["of", "data"]
+    trial = prepared(without["data"])
+    assert find_leaked_rows(trial, data) == {}
+    assert ids(trial, "train") == ids(prepared(made["data"]), "train") - {*leaked}
+    assert space.exclude_rows(without, leaked) == without
 
 
 def test_named_rows_are_held_out_wherever_they_stand(bench: Bench) -> None:

@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,8 @@ from luthier.core.component import Component
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.core.step import Step
+from luthier.data.ops.exclude_ids import ExcludeIds
+from luthier.data.steps.prepare import Prepare
 from luthier.models.describe import ModelDescription
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
@@ -176,6 +178,21 @@ class SearchSpace:
             for name, step in self.apply(settings).items()
             for path, value in iter_differences(self._step(name, self.of), step)
         ]
+
+    def exclude_rows(self, made: Mapping[str, Step], ids: Collection[str]) -> Mapping[str, Step]:
+        """What `apply` made, with every step `prepare` behind it leaving out some rows after all its operators, so that
+        a twin of such a row is not kept in its place."""
+        excluded = ExcludeIds(ids=tuple(sorted(ids)), reason="held out by the searched step")
+        found, waiting = {**made}, [made[OF]]
+        while waiting:
+            step = waiting.pop(0)
+            for name in _read_data_sets(step):
+                upstream = found.get(name, self.steps[name])
+                waiting.append(upstream)
+                if isinstance(upstream, Prepare) and excluded not in upstream.ops:
+                    change = {"ops": Change([(*upstream.ops, excluded)])}
+                    found[name] = change_part(upstream, change)
+        return found
 
     @property
     def name(self) -> str:
@@ -347,6 +364,16 @@ class SearchSpace:
                 why = why or refusal
         where = SourceLocation(field="over")
         raise RecipeError(f"no setting is accepted: {why}", where=where, hint="let the entries go together")
+
+
+def _read_data_sets(step: Step) -> list[str]:
+    """The names of the steps whose data sets a step reads."""
+    found: list[str] = []
+    for field_name, mark in step.reads().items():
+        value = getattr(step, field_name)
+        if mark.makes == "dataset" and value is not None:
+            found += value if isinstance(value, tuple) else [value]
+    return found
 
 
 def _sample_corners(branch: Branch) -> Iterator[dict[str, Any]]:
