@@ -7,7 +7,8 @@
     │   ├── ModelError           a model that is not there or cannot be used
     │   ├── UnknownName          a step, example, kind or artifact asked for by name
     │   ├── MissingExtra         an optional library that is not installed
-    │   └── SystemResourceError  disk full, store read-only, memory exhausted
+    │   └── SystemResourceError  disk full, store read-only
+    │       └── OutOfMemory      memory exhausted
     ├── CorruptArtifact          a file that differs from what was made        exit 2
     └── Interrupted              Ctrl-C, SIGTERM, or the terminal closed       exit 130
 

@@ -1,4 +1,8 @@
-"""Training rows of a trial that are, or come from, rows on which trials are measured."""
+"""Training rows of a trial that are, or come from, rows on which trials are measured.
+
+Such rows are rare, and not a fault of the option: an operator that edits prompts moves their rows to other sides of the
+split. `SearchSpace.exclude_rows` makes the trial's data without them.
+"""
 
 from __future__ import annotations
 

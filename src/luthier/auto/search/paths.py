@@ -12,7 +12,7 @@ found out from its made data set (`luthier.auto.search.leaks`), never taken from
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -118,7 +118,10 @@ def _check_searchable(step: Step, segments: Sequence[str], path: str, *, is_own:
         what = "is not searched: it decides which rows there are and which are held out, and those stay the same"
         hint = f"search {', '.join(able)}" if able else f"nothing of {step.kind} is searched"
         raise refuse_path(path, what, f"{hint}; limit rows by max_train_samples")
-    if head == "ops" and len(segments) > 1:
+    if len(segments) == 1 and item_role(type(step), head) is not None:
+        example = "quality" if head == "ops" else "noise"
+        raise refuse_path(path, "is a list of parts", f"name a part by its kind, as in `{path}.{example}`")
+    if head == "ops":
         _check_operator(step, segments[1], path)
 
 
@@ -214,15 +217,22 @@ def check_value(owner: Any, name: str, value: Any, path: str) -> None:
         if not isinstance(value, bool | Mapping):
             raise refuse_path(path, f"expects true, false or settings, got {value!r}")
         return
+    current = getattr(owner, name)
+    if isinstance(current, Component) and value == current.kind:
+        return
     try:
         TypeAdapter(type(owner).model_fields[name].rebuild_annotation()).validate_python(value)
     except ValidationError as error:
-        raise refuse_path(path, f"does not take {value!r}: {describe_refusal(error)}") from error
+        words = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise refuse_path(path, f"does not take {value!r}: {words}") from error
 
 
-def change_part(part: BaseModel, changes: Mapping[str, Change], path: str = "") -> Any:
-    """The part made anew with changed fields; pydantic's `ValidationError` where it refuses them."""
-    given = {name: getattr(part, name) for name in part.model_fields_set}
+def change_part(
+    part: BaseModel, changes: Mapping[str, Change], path: str = "", *, without: Collection[str] = ()
+) -> Any:
+    """The part made anew with changed fields, and some as they usually are (`without`); pydantic's `ValidationError`
+    where it refuses them."""
+    given = {name: getattr(part, name) for name in part.model_fields_set if name not in without}
     if isinstance(part, Component):
         given["kind"] = part.kind
     for name, change in changes.items():

@@ -14,9 +14,11 @@ refused, and rows that a trial may not learn are told by `luthier.auto.search.le
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +42,8 @@ from luthier.core.component import Component
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.core.step import Step
+from luthier.data.ops.exclude_ids import ExcludeIds
+from luthier.data.steps.prepare import Prepare
 from luthier.models.describe import ModelDescription
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
@@ -48,6 +52,8 @@ TECHNIQUE, RATE, AUTO = "technique", "learning_rate", "auto"
 _BOUNDS = ("low", "high", "log", "integer")
 _FREE = ("objective", "optimizer")
 """Parts beside the technique that are searched when nothing is said."""
+_LOOKED_AT = 256
+"""Settings that are looked at, at most, before a space is said to hold none."""
 Settings = Mapping[str, Any]
 Branch = Mapping[str, ParamDistribution]
 
@@ -140,14 +146,18 @@ class SearchSpace:
             step, segments = locate_setting(self.of, self.steps, path)
             trees.setdefault(step, Change()).add(segments, value)
         base = self._with_technique(kind)
+        trees[OF].inner.setdefault(TECHNIQUE, Change()).values = [base.technique]
+        unused = frozenset(name for name in base.model_fields_set if not self._is_used(kind, name))
         try:
-            rate = self._auto_rate(base) if self.of.learning_rate == AUTO else None
-            if rate is not None and settings.get(RATE) == rate:
-                trees[OF].add((RATE,), AUTO)
-            changed = {name: change_part(self._step(name, base), tree.inner, "") for name, tree in trees.items()}
+            changed = {
+                name: change_part(self._step(name, self.of), tree.inner, without=unused if name == OF else frozenset())
+                for name, tree in trees.items()
+            }
         except ValidationError as error:
             raise RecipeError(describe_refusal(error), where=SourceLocation(field="over")) from error
         of = changed[OF]
+        if self.of.learning_rate == AUTO and RATE in settings and settings[RATE] == self._auto_rate(of):
+            changed[OF] = of = of.model_copy(update={RATE: AUTO})
         if self.model is not None and (why := of.technique.refuses(of.objective.kind, self.model)):
             what = f"{of.technique.kind} and {of.objective.kind} do not go together: {why}"
             raise RecipeError(what, where=SourceLocation(field=f"over.{TECHNIQUE}"))
@@ -168,6 +178,21 @@ class SearchSpace:
             for name, step in self.apply(settings).items()
             for path, value in iter_differences(self._step(name, self.of), step)
         ]
+
+    def exclude_rows(self, made: Mapping[str, Step], ids: Collection[str]) -> Mapping[str, Step]:
+        """What `apply` made, with every step `prepare` behind it leaving out some rows after all its operators, so that
+        a twin of such a row is not kept in its place."""
+        excluded = ExcludeIds(ids=tuple(sorted(ids)), reason="held out by the searched step")
+        found, waiting = {**made}, [made[OF]]
+        while waiting:
+            step = waiting.pop(0)
+            for name in _read_data_sets(step):
+                upstream = found.get(name, self.steps[name])
+                waiting.append(upstream)
+                if isinstance(upstream, Prepare) and excluded not in upstream.ops:
+                    change = {"ops": Change([(*upstream.ops, excluded)])}
+                    found[name] = change_part(upstream, change)
+        return found
 
     @property
     def name(self) -> str:
@@ -194,19 +219,12 @@ class SearchSpace:
         return read_setting(self._step(step, of), segments, path)
 
     def _with_technique(self, kind: str) -> Tune:
-        """The searched step with another technique, without settings that change nothing under it."""
+        """The searched step with another technique, as it stands: nothing is checked."""
         technique = self.of.technique if kind == self.of.technique.kind else self.techniques.get(kind)
         if technique is None:
             hint = did_you_mean(str(kind), self.techniques)
             raise RecipeError(f"technique {kind!r} is not searched", where=SourceLocation(field="over"), hint=hint)
-        given = {name: getattr(self.of, name) for name in self.of.model_fields_set}
-        if isinstance(technique, StandaloneTechnique):
-            given = {name: value for name, value in given.items() if name in technique.used}
-        try:
-            return Tune.model_validate({**given, "kind": self.of.kind, TECHNIQUE: technique})
-        except ValidationError as error:
-            where = SourceLocation(field=f"over.{TECHNIQUE}")
-            raise RecipeError(f"{kind}: {describe_refusal(error)}", where=where) from error
+        return self.of.model_copy(update={TECHNIQUE: technique})
 
     def _is_used(self, kind: str, path: str) -> bool:
         """Whether a setting changes anything under a technique."""
@@ -223,7 +241,7 @@ class SearchSpace:
         """What the parts offer by themselves: the technique where techniques are named, all where nothing is."""
         if over and TECHNIQUE not in over:
             return {}
-        of = self._with_technique_or_own(kind)
+        of = self._with_technique(kind)
         offered = of.search_space()
         found = {RATE: offered[RATE]} if RATE in offered else {}
         found |= {f"{TECHNIQUE}.{name}": one for name, one in of.technique.search_space().items() if name != RATE}
@@ -232,13 +250,6 @@ class SearchSpace:
                 space = getattr(of, part).search_space() if self._is_used(kind, part) else {}
                 found |= {f"{part}.{name}": one for name, one in space.items()}
         return {path: self._include_own(of, path, one) for path, one in found.items()}
-
-    def _with_technique_or_own(self, kind: str) -> Tune:
-        """For a technique that wants other settings beside it, the searched step as far as its own settings go."""
-        try:
-            return self._with_technique(kind)
-        except RecipeError:
-            return Tune(data=self.of.data, technique=self.techniques[kind])
 
     def _include_own(self, of: Tune, path: str, offered: ParamDistribution) -> ParamDistribution:
         """What a part offers, with the searched step's own value among it."""
@@ -250,7 +261,9 @@ class SearchSpace:
         if offered.contains(own) or not is_own or (own == AUTO and not offered.values):
             return offered
         if offered.values:
-            return replace(offered, values=unique_values((*offered.values, own)))
+            values = unique_values((*offered.values, own))
+            is_ordered = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+            return replace(offered, values=tuple(sorted(values)) if is_ordered else values)
         if isinstance(own, bool) or not isinstance(own, int | float):
             return offered
         if offered.log and own <= 0:
@@ -259,7 +272,7 @@ class SearchSpace:
 
     def _read_tried(self, kind: str, path: str, tried: Any) -> dict[str, ParamDistribution]:
         """The distributions of one entry of `over`; of a part that is `auto`, one for each field that it offers."""
-        of = self._with_technique_or_own(kind)
+        of = self._with_technique(kind)
         step_name, segments = locate_setting(of, self.steps, path)
         step = self._step(step_name, of)
         if tried == AUTO:
@@ -299,8 +312,7 @@ class SearchSpace:
             if not isinstance(part, Component):
                 space = owner.search_space() if isinstance(owner, Component) else {}
                 if segments[-1] not in space:
-                    hint = did_you_mean(segments[-1], space) if space else "write a list, or {low, high}"
-                    raise refuse_path(path, "has no range of its own", hint)
+                    raise refuse_path(path, "has no range of its own", "write a list of values, or {low, high}")
                 return {path: space[segments[-1]]}
         space = part.search_space()
         if not space:
@@ -343,14 +355,36 @@ class SearchSpace:
         return why
 
     def _check_points(self) -> None:
-        """`RecipeError` for a listed value or a bound that is refused in every branch, whatever stands beside it."""
-        for path in dict.fromkeys(path for branch in self.branches.values() for path in branch):
-            reasons = []
-            for kind, branch in self.branches.items():
-                if path in branch:
-                    reasons += [self.refuses({TECHNIQUE: kind, path: value}) for value in _ends(branch[path])]
-            if reasons and all(reasons) and not self.refuses(self.default):
-                raise refuse_path(path, f"is refused: {reasons[0]}", "try other values")
+        """`RecipeError` where entries contradict each other, so that no setting is accepted, in any branch."""
+        why = ""
+        for kind, branch in self.branches.items():
+            for point in _sample_corners(branch):
+                if not (refusal := self.refuses({TECHNIQUE: kind, **point})):
+                    return
+                why = why or refusal
+        where = SourceLocation(field="over")
+        raise RecipeError(f"no setting is accepted: {why}", where=where, hint="let the entries go together")
+
+
+def _read_data_sets(step: Step) -> list[str]:
+    """The names of the steps whose data sets a step reads."""
+    found: list[str] = []
+    for field_name, mark in step.reads().items():
+        value = getattr(step, field_name)
+        if mark.makes == "dataset" and value is not None:
+            found += value if isinstance(value, tuple) else [value]
+    return found
+
+
+def _sample_corners(branch: Branch) -> Iterator[dict[str, Any]]:
+    """Settings of listed values and bounds: all of them where they are few, otherwise some, always the same."""
+    ends = [_ends(distribution) for distribution in branch.values()]
+    if math.prod(map(len, ends)) <= _LOOKED_AT:
+        yield from (dict(zip(branch, point, strict=True)) for point in itertools.product(*ends))
+        return
+    draw = random.Random(0)  # no secret
+    for _ in range(_LOOKED_AT):
+        yield {path: draw.choice(some) for path, some in zip(branch, ends, strict=True)}
 
 
 def _read_techniques(of: Tune, tried: Any) -> dict[str, TechniqueBase]:
