@@ -276,7 +276,7 @@ def _interaction(left_out: NDArray[np.float64]) -> float:
     """The squares between seeds that rows account for, summed, from values without each row: (seeds, rows)."""
     apart = left_out - left_out.mean(axis=0)
     apart = apart - apart.mean(axis=1, keepdims=True)
-    squares, rows = float((apart**2).sum()), left_out.shape[1]
+    squares, rows = float((apart**2).sum()), int(left_out.shape[1])
     return squares * (rows - 1) / rows
 
 
