@@ -1,4 +1,4 @@
-"""Several aims: the front, its volume, and constraints as rules of a gate."""
+"""Several aims: the front, and constraints as rules of a gate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 
 from luthier.artifacts.search import AimRecord
 from luthier.auto.search.pareto import (
-    compute_hypervolume,
     find_contradiction,
     find_front,
     find_unmet,
@@ -39,7 +38,7 @@ def test_with_one_aim_the_front_is_the_best() -> None:
 
 
 @pytest.mark.parametrize("dimensions", [2, 3, 4])
-def test_front_and_volume_are_those_of_moocore(dimensions: int) -> None:
+def test_the_front_is_that_of_moocore(dimensions: int) -> None:
     moocore = pytest.importorskip("moocore")
     random = np.random.default_rng(dimensions)
     for _ in range(20):
@@ -48,16 +47,6 @@ def test_front_and_volume_are_those_of_moocore(dimensions: int) -> None:
         points = {row: {f"x{at}": float(value) for at, value in enumerate(one)} for row, one in enumerate(losses)}
         expected = set(np.flatnonzero(moocore.is_nondominated(losses, keep_weakly=True)))
         assert set(find_front(points, aims)) == expected
-        reference = [0.9] * dimensions
-        volume = compute_hypervolume(losses.tolist(), reference)
-        assert volume == pytest.approx(moocore.hypervolume(losses, ref=reference))
-
-
-def test_the_volume_of_known_points() -> None:
-    assert compute_hypervolume([(1, 3), (2, 2), (3, 1)], (4, 4)) == 6
-    assert compute_hypervolume([(0, 0, 0)], (2, 3, 4)) == 24
-    assert compute_hypervolume([(5, 5)], (4, 4)) == 0
-    assert compute_hypervolume([], (4, 4)) == 0
 
 
 def test_constraints_are_rules_of_a_gate() -> None:

@@ -111,6 +111,19 @@ def test_a_baseline_of_one_seed_is_compared_with_models_of_several() -> None:
     assert table.compare(0, PLAIN).difference == pytest.approx(0.2)
 
 
+def test_a_model_that_no_seed_changes_adds_no_variance_of_seeds() -> None:
+    random = np.random.default_rng(8)
+    drawn = [np.clip(random.normal(one, 0.1, 100), 0, 1) for one in (0.4, 0.5, 0.6)]
+    other = [np.clip(random.normal(one, 0.1, 100), 0, 1) for one in (0.6, 0.7, 0.8)]
+    scores = {0: drawn, 1: other, 2: [np.clip(random.normal(0.7, 0.1, 100), 0, 1)]}
+    fixed, unknown = (ScoreTable.of_rows("reward", scores, fixed=each) for each in ([2], []))
+    assert fixed.variance_by_seeds(2) == 0
+    assert unknown.variance_by_seeds(2) == 3 * unknown.variance_by_seeds(0) > 0
+    mine, its = fixed.compare(2, 0), unknown.compare(2, 0)
+    assert mine.difference == its.difference
+    assert mine.high - mine.low < its.high - its.low
+
+
 def test_less_is_better_where_the_metric_says_so() -> None:
     table = ScoreTable.of_rows("wer", {0: [[0.5, 0.5]], 1: [[0.1, 0.3]]}, lower_is_better=True)
     assert table.gain(1, 0) == pytest.approx(0.3)

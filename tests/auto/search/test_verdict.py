@@ -72,6 +72,12 @@ def test_without_of_nothing_can_be_said() -> None:
         judged({1: 0.9})
 
 
+def test_one_seed_is_enough_where_nothing_is_drawn() -> None:
+    rows = {0: [right(0.5)], 1: [right(0.6)]}
+    assert "one seed" in decide(ScoreTable.of_rows("accuracy", rows, fixed=[1]), of="tune").sentence
+    assert "one seed" not in decide(ScoreTable.of_rows("accuracy", rows, fixed=[0, 1]), of="tune").sentence
+
+
 def test_the_plain_baseline_is_compared_with_all() -> None:
     found = judged({0: 0.7, 1: 0.8, PLAIN: 0.9})
     assert [(one.trial, one.against) for one in found.comparisons] == [(1, "of"), (0, "plain"), (1, "plain")]

@@ -39,12 +39,14 @@ def trials() -> tuple[TrialRow, ...]:
     for trial in range(9):
         settings = {} if trial == 0 else {"technique": ("lora", "ia3")[trial % 2], "learning_rate": 1e-3 / trial}
         value = 0.6 + trial / 50
-        failed = example.HOSTILE if trial == 8 else ""
-        common = {"trial": trial, "settings": settings, "work": 0.25}
-        known = {} if failed else {"value": value, "low": value - 0.05, "high": value + 0.05}
-        found.append(TrialRow(rung=0, share=0.25, failed=failed, **common, **known))
+        first = TrialRow(trial=trial, rung=0, share=0.25, settings=settings, work=0.25, failed=example.HOSTILE)
+        if trial < 8:
+            known = {"value": value, "low": value - 0.05, "high": value + 0.05, "failed": ""}
+            first = first.model_copy(update=known)
+        found.append(first)
         if trial in (0, 3, 7):
-            found.append(TrialRow(rung=1, share=1.0, **common, value=value + 0.1))
+            more = {"rung": 1, "share": 1.0, "value": value + 0.1, "low": None, "high": None}
+            found.append(first.model_copy(update=more))
     return tuple(sorted(found, key=lambda row: (row.rung, row.trial)))
 
 

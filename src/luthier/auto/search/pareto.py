@@ -122,28 +122,6 @@ def find_front(points: Mapping[int, Mapping[str, float]], aims: Sequence[AimReco
     return tuple(sorted(front, key=lambda trial: (known[trial], trial)))
 
 
-def compute_hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """The volume between points, of which less is better in every dimension, and a reference that all are below.
-
-    Points that are not below it add nothing. Exact, by slices along the last dimension (While et al. 2006).
-    """
-    inside = [tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))]
-    return _volume(inside, tuple(reference))
-
-
-def _volume(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
-    if not points:
-        return 0.0
-    if len(reference) == 1:
-        return reference[0] - min(point[0] for point in points)
-    levels = sorted({point[-1] for point in points})
-    total = 0.0
-    for level, above in zip(levels, [*levels[1:], reference[-1]], strict=True):
-        slice_points = [point[:-1] for point in points if point[-1] <= level]
-        total += (above - level) * _volume(slice_points, reference[:-1])
-    return total
-
-
 def _losses(numbers: Mapping[str, float], aims: Sequence[AimRecord]) -> tuple[float, ...]:
     return tuple(-numbers[aim.name] if aim.better == "higher" else numbers[aim.name] for aim in aims)
 

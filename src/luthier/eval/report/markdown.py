@@ -189,8 +189,8 @@ def _search(facts: SearchFacts) -> list[str]:
         )
         for rung in facts.rungs
     ]
-    head = ("Rung", "Trials", "Failed", "Promoted", f"Best {title}", "Spent")
-    parts += ["### Rungs", _table(head, rungs)] if rungs else []
+    titles: tuple[str, ...] = ("Rung", "Trials", "Failed", "Promoted", f"Best {title}", "Spent")
+    parts += ["### Rungs", _table(titles, rungs)] if rungs else []
     aims = [aim for aim in record.aims if aim.name not in (record.metric, "parameters")]
     finalists = [
         (
@@ -202,14 +202,14 @@ def _search(facts: SearchFacts) -> list[str]:
         )
         for one in record.finalists
     ]
-    head = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
-    parts += ["### Finalists", _table(head, finalists)] if finalists else []
+    titles = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
+    parts += ["### Finalists", _table(titles, finalists)] if finalists else []
     shares = [
         (one.branch, one.setting, wording.format_percentage(one.share, 1), wording.format_thousands(one.trials))
         for one in record.importance
     ]
-    head = ("Technique", "Setting", "Share", "Trials")
-    return [*parts, "### Which settings matter", _table(head, shares)] if shares else parts
+    titles = ("Technique", "Setting", "Share", "Trials")
+    return [*parts, "### Which settings matter", _table(titles, shares)] if shares else parts
 
 
 def _tuning(facts: TuningFacts) -> list[str]:

@@ -157,9 +157,7 @@ def list_search_figures(facts: SearchFacts) -> list[tuple[str, str]]:
 
 def _front(facts: SearchFacts, first: AimRecord, other: AimRecord) -> Draw:
     points = [
-        FrontPoint(
-            f"trial {one.trial}", float(one.aims[other.name]), float(one.aims[first.name]), _on(facts, one.trial)
-        )
+        FrontPoint(f"trial {one.trial}", _drawn(other, one), _drawn(first, one), _on(facts, one.trial))
         for one in _measured(facts, first, other)
     ]
     desc = "; ".join(f"{point.name}: {first.name} {point.y:.4g}, {other.name} {point.x:.4g}" for point in points) + "."
@@ -172,8 +170,13 @@ def _measured(facts: SearchFacts, *aims: AimRecord) -> list[FinalistRecord]:
     return [one for one in facts.record.finalists if all(aim.name in one.aims for aim in aims)]
 
 
+def _drawn(aim: AimRecord, one: FinalistRecord) -> float:
+    """A number at an axis; bytes are drawn in GiB."""
+    return float(one.aims[aim.name]) / (2**30 if aim.unit == "bytes" else 1)
+
+
 def _axis(aim: AimRecord) -> str:
-    unit = f", {aim.unit}" if aim.unit else ""
+    unit = ", GiB" if aim.unit == "bytes" else f", {aim.unit}" if aim.unit else ""
     return f"{wording.get_metric_title(aim.name)}{unit} ({'more' if aim.better == 'higher' else 'less'} is better)"
 
 
