@@ -117,9 +117,10 @@ def test_children_of_a_step_are_live_lines_alone_unless_they_fail() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=110, color_system=None)
     with RichRenderer(stream, console=console) as listener:
-        for kind in ("start", "done", "cached", "note"):
+        for kind in ("done", "cached", "note"):
             listener(RunEvent(kind=kind, step="best.3-tune", text="of a child"))
         assert "of a child" not in stream.getvalue()
+        listener(RunEvent(kind="start", step="best.3-tune", text="under way"))
         listener(RunEvent(kind="failed", step="best.3-tune", text="it diverged"))
         listener(RunEvent(kind="note", step="best", text="of its driver"))
     assert "best.3-tune: failed: it diverged" in stream.getvalue()

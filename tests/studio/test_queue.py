@@ -131,12 +131,6 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
         step = log.steps["tune"]
         assert (step.share, step.expected, step.left) == (0.5, "about 9 s", "5.0 s")
         assert step.shown_curves == {"loss": [(done, 1 / done) for done in range(1, 6)]}
-        writer(RunEvent(kind="start", step="best.3-tune", text="tune", at=15))
-        assert log.advance()
-        assert set(log.steps) == {"tune", "best.3-tune"}
-        writer(RunEvent(kind="done", step="best.3-tune", at=16))
-        assert log.advance()
-        assert set(log.steps) == {"tune"}
         writer(RunEvent(kind="warning", text="odd", at=16))
         writer(RunEvent(kind="done", step="tune", at=20))
         with path.open("ab") as file:
@@ -165,3 +159,15 @@ def test_a_run_and_a_fine_tuning_job_take_turns(queue: RunQueue) -> None:
     follow(queue, runner, run, lambda one: one.ended)
     assert not queue.is_run_under_way()
     runner.close()
+
+
+def test_a_child_of_a_step_is_shown_while_it_runs(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.jsonl")
+    with LogFileRenderer(tmp_path / "run.jsonl") as writer:
+        writer(RunEvent(kind="start", step="best", text="search", at=14))
+        writer(RunEvent(kind="start", step="best.3-tune", text="tune", at=15))
+        assert log.advance()
+        assert set(log.steps) == {"best", "best.3-tune"}
+        writer(RunEvent(kind="done", step="best.3-tune", at=16))
+        assert log.advance()
+        assert set(log.steps) == {"best"}

@@ -6,7 +6,6 @@ are made. What a trial costs is counted (`work`), never timed, and a trial that 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +27,13 @@ from luthier.artifacts.search import (
 from luthier.artifacts.training import TrainingRecord
 from luthier.auto.search.engine import SearchEngine, TrialRequest, TrialResult
 from luthier.auto.search.importance import measure_importance
+from luthier.auto.search.leaks import find_leaked_rows
 from luthier.auto.search.luck import measure_luck
 from luthier.auto.search.pareto import find_front, find_unmet
 from luthier.auto.search.paths import iter_differences
 from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.scores import PLAIN, ScoreTable
+from luthier.auto.search.space import write_override
 from luthier.auto.search.verdict import decide, rank_trials
 from luthier.auto.search.work import WorkCounter
 from luthier.auto.steps.search import TEST, YARDSTICK, missing_split, require_tune
@@ -66,10 +67,8 @@ class _Children(NamedTuple):
     """The steps of one training and its evaluation, by name."""
 
     steps: Mapping[str, Step]
-    data: str
-    """The step of its training rows."""
-    model: str
     report: str
+    """The evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +108,8 @@ class SearchRun:
         self._progress = _Progress()
         self._shares: Sequence[float] = _RUNGS
         self._data_sets: dict[str, Artifact | LuthierError] = {}
+        self._left_out: dict[str, tuple[str, ...]] = {}
+        """By changed data steps, the training rows that are held out, or stem from such."""
         self._operations: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:
@@ -159,7 +160,6 @@ class SearchRun:
         """One trial at one rung; where it fails, why."""
         try:
             children = self._build_children(request, YARDSTICK, f"{request.trial}")
-            self._refuse_leaks(children)
             return self._measure(children), ""
         except LuthierError as error:
             _raise_if_common(error)
@@ -207,18 +207,36 @@ class SearchRun:
     ) -> _Children:
         """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
         tune, steps = self._apply(request.settings)
-        data = tune.data
-        rows = self._count_rows(data, steps)
+        rows = self._count_rows(tune, steps)
         whole = tune if seed is None else tune.model_copy(update={"seed": seed})
         model, report = f"{prefix}-tune", f"{prefix}-{split}"
         steps[model] = self._shorten(whole, request.share, rows)
         steps[report] = self._step.evaluation(self._of.data, model, split)
-        return _Children(steps, data, model, report)
+        return _Children(steps, report)
 
     def _apply(self, settings: Mapping[str, Any]) -> tuple[Tune, dict[str, Step]]:
         """A trial's training and changed data steps, which have names of their own: the yardstick stays as it is."""
-        changed = dict(self._space.apply(settings))
+        changed = {**self._change(settings)}
         tune = require_tune("of", {"of": changed.pop("of")})
+        return self._rename(tune, changed)
+
+    def _change(self, settings: Mapping[str, Any]) -> Mapping[str, Step]:
+        """The changed steps of a trial, whose data leave out rows that are held out by those of `of`."""
+        made = self._space.apply(settings)
+        key = digest_of([[name, step.settings()] for name, step in sorted(made.items()) if name != "of"])
+        if len(made) == 1:
+            return made
+        if key not in self._left_out:
+            self._left_out[key] = tuple(find_leaked_rows(self._make_changed_data(made), self._data))
+        return self._space.exclude_rows(made, self._left_out[key]) if self._left_out[key] else made
+
+    def _make_changed_data(self, made: Mapping[str, Step]) -> Artifact:
+        changed = {**made}
+        tune, steps = self._rename(require_tune("of", {"of": changed.pop("of")}), changed)
+        return self._make_data(tune.data, steps)
+
+    @staticmethod
+    def _rename(tune: Tune, changed: Mapping[str, Step]) -> tuple[Tune, dict[str, Step]]:
         mark = digest_of([[name, step.settings()] for name, step in sorted(changed.items())])[:8]
         names = {name: f"{name[:50]}-{mark}" for name in changed}
         return _rename_inputs(tune, names), {names[name]: _rename_inputs(one, names) for name, one in changed.items()}
@@ -226,9 +244,9 @@ class SearchRun:
     def _shorten(self, tune: Tune, share: float, rows: int) -> Tune:
         return tune.at_share(share, rows)
 
-    def _count_rows(self, data: str, steps: Mapping[str, Step]) -> int:
+    def _count_rows(self, tune: Tune, steps: Mapping[str, Step]) -> int:
         """Training rows of a trial."""
-        rows = DatasetSummary.read(self._make_data(data, steps)).rows.get("train", 0)
+        rows = DatasetSummary.read(self._make_data(tune.data, steps)).rows.get("train", 0)
         if not rows:
             raise DataError("its data have no training rows")
         return rows
@@ -248,19 +266,6 @@ class SearchRun:
         if isinstance(found := self._data_sets[key], LuthierError):
             raise found
         return found
-
-    def _refuse_leaks(self, children: _Children) -> None:
-        """`DataError` where a changed data step trains on rows by which trials are compared."""
-        if children.data == self._of.data:
-            return
-        from luthier.auto.search.leaks import find_leaked_rows
-
-        data = self._make_data(children.data, children.steps)
-        if leaked := find_leaked_rows(data, self._data):
-            what = (
-                f"{format_counted_noun(len(leaked), 'training row')} of its data are rows by which trials are compared"
-            )
-            raise DataError(f"{what}, or stem from them")
 
     def _measure(self, children: _Children) -> _Measured:
         """Make and read one evaluation."""
@@ -322,15 +327,17 @@ class SearchRun:
 
     def _list_overrides(self, settings: Mapping[str, Any], share: float) -> list[str]:
         """What `luthier run` is given to make the same training."""
-        tune, changed = self._apply(settings)
-        rows = self._count_rows(tune.data, changed)
-        beside = {name for name, info in type(tune).model_fields.items() if NotHashed() in info.metadata}
-        short = self._shorten(tune, share, rows)
-        differences = [one for one in iter_differences(tune, short) if one[0] not in beside]
-        settings_of_share = [
-            f"steps.{self._step.of}.{path}={json.dumps(value, ensure_ascii=False)}" for path, value in differences
+        made = self._change(settings)
+        short = self._shorten(require_tune("of", made), share, self._count_rows(*self._apply(settings)))
+        pairs: list[tuple[str, Step, Step]] = [(self._step.of, self._of, short)]
+        pairs += [(name, self._steps[name], step) for name, step in sorted(made.items()) if name != "of"]
+        beside = {name for name, info in type(short).model_fields.items() if NotHashed() in info.metadata}
+        return [
+            f"steps.{name}.{path}={write_override(value)}"
+            for name, before, after in pairs
+            for path, value in iter_differences(before, after)
+            if path not in beside
         ]
-        return [*self._space.overrides(settings), *settings_of_share]
 
     def _train_finalists(self, engine: SearchEngine) -> dict[int, list[_Measured]]:
         """Each finalist and `of`, trained whole by each seed and measured on the test rows; one that fails is out."""

@@ -174,7 +174,7 @@ class SearchSpace:
     def overrides(self, settings: Settings) -> list[str]:
         """The same changes as `luthier run` takes them: `steps.tune.technique.r=16`."""
         return [
-            f"steps.{self.name if name == OF else name}.{path}={_write_override(write_setting(value))}"
+            f"steps.{self.name if name == OF else name}.{path}={write_override(write_setting(value))}"
             for name, step in self.apply(settings).items()
             for path, value in iter_differences(self._step(name, self.of), step)
         ]
@@ -431,7 +431,7 @@ def _is_whole(owner: Any, name: str, between: float, path: str) -> bool:
     return False
 
 
-def _write_override(value: Any) -> str:
+def write_override(value: Any) -> str:
     """A value as an override has it: YAML in one line."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
