@@ -268,13 +268,13 @@ def _change_parts(
     """A list of parts with some changed, added or taken out; places count before anything is added."""
     found, removed = list(parts), []
     for segment, change in sorted(changes.items(), key=lambda one: (not one[0].isdigit(), one[0])):
-        wanted = change.values[0] if change.values else True
+        requested = change.values[0] if change.values else True
         index = index_of_part(found, segment, path)
-        if wanted is False:
+        if requested is False:
             removed += [found[index]] if index is not None else []
             continue
-        if isinstance(wanted, Mapping) or index is None:
-            settings = wanted if isinstance(wanted, Mapping) else {}
+        if isinstance(requested, Mapping) or index is None:
+            settings = requested if isinstance(requested, Mapping) else {}
             kind = segment if index is None else found[index].kind
             part: Component = TypeAdapter(role).validate_python({**settings, "kind": kind})
             if index is None:
@@ -289,8 +289,8 @@ def _change_parts(
 
 def _place_for(parts: Sequence[Component], part: Component) -> int:
     """Behind those that a proposed recipe puts before it."""
-    place = getattr(part, "suggested_at", _USUAL_PLACE)
-    before = (index for index, one in enumerate(parts, 1) if getattr(one, "suggested_at", _USUAL_PLACE) <= place)
+    position = getattr(part, "suggested_at", _USUAL_PLACE)
+    before = (index for index, one in enumerate(parts, 1) if getattr(one, "suggested_at", _USUAL_PLACE) <= position)
     return max(before, default=0)
 
 
@@ -299,9 +299,9 @@ def describe_refusal(error: ValidationError | LuthierError) -> str:
     if isinstance(error, LuthierError):
         return f"{error.message}; {error.hint}" if error.hint else error.message
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    position = ".".join(str(part) for part in first["loc"])
     words = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {words}" if place else words
+    return f"{position}: {words}" if position else words
 
 
 def iter_differences(before: BaseModel, after: BaseModel) -> Iterator[tuple[str, Any]]:
