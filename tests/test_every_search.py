@@ -141,7 +141,7 @@ def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
     assert more.tokens is not None
     assert told.tokens is not None
     assert more.tokens > told.tokens
-    for name, choice in technique.space().items():
+    for name, choice in technique.search_space().items():
         assert name in type(technique).model_fields
         assert choice.values or choice.low < choice.high
 

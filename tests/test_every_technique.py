@@ -282,7 +282,7 @@ def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], shop: Bench) 
         if one.requires_grad
     ]
     assert all(0.01 <= technique.rate_of(name) <= 100 for name in names)
-    for name, choice in technique.space().items():
+    for name, choice in technique.search_space().items():
         assert name == "learning_rate" or name in type(technique).model_fields
         assert choice.values or choice.low < choice.high
 

@@ -133,7 +133,7 @@ def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench)
     rate = technique.rate(576)
     assert 1e-5 < rate.value < 1e-3
     assert technique.kind in rate.why
-    assert {*technique.space()} == {"learning_rate"}
+    assert {*technique.search_space()} == {"learning_rate"}
 
 
 def test_a_model_that_is_not_here_counts_as_moving_whole(shop: Bench) -> None:

@@ -40,6 +40,7 @@ from luthier.core.errors import MissingExtra, UnknownName, did_you_mean
 from luthier.core.files import EnvVarMarker, is_env_var
 from luthier.core.former_names import former_settings
 from luthier.core.hashing import digest_package_code, file_digest
+from luthier.core.param_space import ParamDistribution
 from luthier.core.system.packages import require
 
 
@@ -197,6 +198,11 @@ class Component(BaseModel):
     def settings(self) -> dict[str, Any]:
         """All settings as plain JSON values, defaults included: what the digest is made of."""
         return self.model_dump(mode="json")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """What a search may try with these settings, by field: only fields that matter, and values that this very part
+        accepts one by one; by default nothing."""
+        return {}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of what this part reads from outside the recipe (`recipe_dir` is the recipe's folder), if it

@@ -18,6 +18,7 @@ from luthier.chat.messages import Message
 from luthier.core.component import Component
 from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -138,6 +139,10 @@ class Augmenter(Component):
     def limits(self, labels: Mapping[str, int]) -> Mapping[str, int] | None:
         """Rows of each class that it may make at most, and wants to; None: as many as `copies` and the step allow."""
         return None
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows that are tried for each training row."""
+        return {"copies": ParamDistribution(1, 4, integer=True)}
 
 
 def replace_last_user_text(row: Row, change: Callable[[str], TextChange | None]) -> AugmentedDraft | None:

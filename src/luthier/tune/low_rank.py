@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.component import BasicMarker
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription
 from luthier.models.quiet import silence_peft_warnings
@@ -20,7 +21,7 @@ from luthier.models.shapes import (
     is_head,
     select_target_layers,
 )
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -146,7 +147,7 @@ class LowRankTechnique(Technique):
         """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it."""
         return self.loraplus_lr_ratio if any(part in name for part in _WITH_B) else 1.0
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """Rank and learning rate matter; the rest hardly does."""
         return {
             "learning_rate": ParamDistribution(1e-4, 5e-3, log=True),

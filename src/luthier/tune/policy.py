@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.chat.messages import Example, prompt_of
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import (
     NOTHING,
     REFERENCE,
@@ -38,6 +39,11 @@ def compute_clipped_loss(ratio: Tensor, advantage: Tensor, low: float, high: flo
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A), of any shape (Schulman et al., 2017)."""
     bounded = ratio.clamp(1 - low, 1 + high)
     return -(ratio * advantage).minimum(bounded * advantage)
+
+
+def clip_ranges(*fields: str) -> dict[str, ParamDistribution]:
+    """What a search may try for bounds of the clipped surrogate: 0.1 to 0.4 is what papers use."""
+    return {name: ParamDistribution(0.1, 0.4) for name in fields}
 
 
 def mark_clipped_tokens(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:

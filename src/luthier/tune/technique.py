@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, Merging, PlanContext, StepContext, StepCostEstimate
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.load import Dtype
@@ -41,15 +42,6 @@ class LearningRate(NamedTuple):
 
     value: float
     why: str
-
-
-class ParamDistribution(NamedTuple):
-    """What a search may try for one field: bounds (on a log scale or not), or a list of values."""
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    values: tuple[Any, ...] = ()
 
 
 class TechniqueBase(Component):
@@ -85,10 +77,6 @@ class TechniqueBase(Component):
     @abstractmethod
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Bytes of memory at the peak, for packs of `tokens`."""
-
-    @abstractmethod
-    def space(self) -> Mapping[str, ParamDistribution]:
-        """What a search may turn, by field (the step's `learning_rate` included)."""
 
 
 class Technique(TechniqueBase):
@@ -137,8 +125,9 @@ class Technique(TechniqueBase):
         why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
         return LearningRate(value, f"{why}, ten times as much may be better")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
-        """By default the learning rate alone, from full fine-tuning's to that of the smallest adapters."""
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """By field, and `learning_rate` of the step: that alone by default, from full fine-tuning's to the smallest
+        adapters'."""
         return {"learning_rate": ParamDistribution(1e-5, 5e-3, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
@@ -178,10 +167,6 @@ class StandaloneTechnique(TechniqueBase):
     def trainable(self, model: ModelDescription) -> int:
         """No weight of the base model moves."""
         return 0
-
-    def space(self) -> Mapping[str, ParamDistribution]:
-        """By default nothing."""
-        return {}
 
     @abstractmethod
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from luthier.chat.messages import Message
 from luthier.core.errors import did_you_mean
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, files_digest
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import draw_completions
 from luthier.data.augment.translator import NLLB, MachineTranslation, Translator
@@ -137,6 +138,10 @@ class BackTranslation(Augmenter):
             )
             for text, (source, to), request in zip(texts, ways, requests, strict=True)
         ]
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, and how freely words are drawn."""
+        return {**super().search_space(), "temperature": ParamDistribution(0.0, 1.0)}
 
 
 def _contents(folder: Path) -> str:

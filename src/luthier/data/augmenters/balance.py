@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import DataError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
 
 
@@ -65,3 +66,7 @@ class ClassBalance(Augmenter):
             raise DataError("balance wants classes, and the answers are free text", where=where, hint=hint)
         target_rows = ceil(self.ratio * max(labels.values()) - 1e-9)
         return {label: target_rows - rows for label, rows in labels.items() if rows < target_rows}
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How near the classes are brought to each other."""
+        return {"ratio": ParamDistribution(0.2, 1.0)}

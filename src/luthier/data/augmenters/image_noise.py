@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from luthier.core.errors import DataError, MissingExtra, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
 from luthier.data.row import Row
 
@@ -133,6 +134,10 @@ class ImageNoise(Augmenter):
             hint = "look at `folder` and the column"
             raise DataError(f"{value!r} cannot be read: {why}", where=where, hint=hint) from error
         raise DataError(f"{value!r} leads out of the folder of images", where=where, hint="mend the path")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, and how far its image is blurred and cropped."""
+        return {**super().search_space(), "blur": ParamDistribution(0.0, 2.0), "crop": ParamDistribution(0.0, 0.3)}
 
 
 def _opened(data: bytes, row: Row, column: str) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import Message
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import choose_options, draw_completions
 from luthier.data.augmenter import (
@@ -165,6 +166,14 @@ class SelfInstruct(Augmenter):
 
     def _write(self, lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
         return draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, how freely words are drawn, and how new a row must be."""
+        return {
+            **super().search_space(),
+            "temperature": ParamDistribution(0.5, 1.2),
+            "apart": ParamDistribution(0.6, 0.9),
+        }
 
 
 def _class(row: Row) -> str:

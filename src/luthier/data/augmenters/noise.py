@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from random import Random
@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import Layout, neighbor_keys
 from luthier.data.augment.words import are_english, sample_indices
@@ -88,6 +89,10 @@ class TextNoise(Augmenter):
                 if share and not (least and noise.did):
                     noise.fall(find_indices(), share, slip, least)
         return noise.change()
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, and how many of its words are mistyped."""
+        return {**super().search_space(), "typos": ParamDistribution(0.01, 0.2, log=True)}
 
 
 class _Noise:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from luthier.chat.messages import Message
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augment.alone import strip_answer_wrapping
 from luthier.data.augment.ask import draw_completions
 from luthier.data.augmenter import (
@@ -79,3 +80,7 @@ class Paraphrase(Augmenter):
             )
             for request, style, one in zip(requests, styles, completions, strict=True)
         ]
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, and how freely words are drawn."""
+        return {**super().search_space(), "temperature": ParamDistribution(0.2, 1.2)}

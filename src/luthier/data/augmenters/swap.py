@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.data.augment.words import are_english
 from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest, TextChange, change_texts
 from luthier.lang.demographics.groups import Group
@@ -27,6 +28,10 @@ class DemographicSwap(Augmenter):
 
     groups: tuple[Group, ...] = Field(default=("gender",), min_length=1)
     """What is exchanged: `gender`, `names` (for those of another origin), `nationality`, `religion`, `age`."""
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Nothing: a row has one counterfactual, however often it is tried."""
+        return {}
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with its words of these groups exchanged; a label is none of them."""

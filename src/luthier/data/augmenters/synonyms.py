@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from random import Random
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.core.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
 from luthier.data.augment.words import are_english, sample_indices
 from luthier.data.augmenter import (
@@ -81,6 +82,14 @@ class Synonyms(Augmenter):
             parts = replace_word_with_article(parts, index, new)
             did.append(f"replaced {old!r} by {new!r}")
         return TextChange("".join(parts), tuple(did)) if did else None
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Rows of each row, and how many of its words are exchanged."""
+        return {
+            **super().search_space(),
+            "words": ParamDistribution(0.05, 0.5, log=True),
+            "certainty": ParamDistribution(0.3, 0.9),
+        }
 
 
 @lru_cache(maxsize=65536)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
 from luthier.core.events import format_rows_affected
+from luthier.core.param_space import ParamDistribution
 from luthier.data.cleaning.quoted import QuoteSpan
 from luthier.data.cleaning.spans import FENCE, edits_removing_spans, line_spans
 from luthier.data.dedup.shingles import digest8, normalize_for_comparison
@@ -132,6 +133,10 @@ class Boilerplate(SetOperator):
             f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in "
             "many rows",
         )
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """From how many rows on a line is boilerplate."""
+        return {"share": ParamDistribution(0.01, 0.2, log=True)}
 
 
 def _says(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.core.hashing import canonical_json
+from luthier.core.param_space import ParamDistribution
 from luthier.data.decisions import DropReasons, Drops, SparseColumn
 from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.exact import find_conflicting_rows as contested_rows
@@ -111,6 +112,10 @@ class ExactDedup(SetOperator):
         contested = tried.flagged.get("conflict", 0)
         more = f"; {contested} have the same prompt but different answers (`conflict: drop` leaves them out)"
         return Suggestion({}, why + (more if contested else ""))
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Whether rows whose answers contradict each other are learnt."""
+        return {"conflict": ParamDistribution(values=("keep", "drop"))}
 
 
 def _columns(stays: ExactCopies, contested: NDArray[np.int64], rows: int) -> dict[str, SparseColumn]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
+from luthier.core.param_space import ParamDistribution
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 from luthier.lang.detect import LANGUAGES, UNKNOWN, identify_languages
@@ -79,3 +80,7 @@ class LanguageOperator(RowOperator):
         shown = ", ".join(f"{code} {count}" for code, count in ranked)
         keep = f"add `keep: [{ranked[0][0]}]` to keep one"
         return Suggestion({}, f"the rows are in several languages ({shown} of {profile.looked_at}); {keep}")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How sure the language of a row must be, where only some are kept."""
+        return {"confidence": ParamDistribution(0.2, 0.95)} if self.keep is not None else {}

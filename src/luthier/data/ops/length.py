@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
+
+_CHARACTERS_A_WORD = 6
+"""With the space after it, in plain English."""
 
 
 class LengthOperator(RowOperator):
@@ -41,3 +45,13 @@ class LengthOperator(RowOperator):
             elif self.max is not None and length > self.max:
                 outcome.drops[index] = Drop(f"too long: {length} {self.unit}")
         return outcome
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Limits around the lengths of messages and answers."""
+        times = 1 if self.unit == "words" else _CHARACTERS_A_WORD
+        least = tuple(value for value in (1, 3 * times, 5 * times, 10 * times) if self.max is None or value < self.max)
+        most = tuple(value for words in (50, 100, 200, 400) if (value := words * times) > self.min)
+        return {
+            "min": ParamDistribution(values=unique_values((self.min, *least))),
+            "max": ParamDistribution(values=unique_values((self.max, None, *most))),
+        }

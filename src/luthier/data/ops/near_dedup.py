@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DuplicateFinder
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.minhash import PairSearchResources, choose_bands, compute_minhash_signatures, max_bands_for
@@ -214,6 +215,12 @@ class NearDedup(SetOperator):
         if compared:
             return Suggestion(compared, f"{why} in prompt and answer; with tools on offer one prompt has many answers")
         return Suggestion(compared, why + other * bool(tried.contested))
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How like twins are, where they are dropped: below that, many pairs must be compared."""
+        if self.action != "drop":
+            return {}
+        return {"threshold": ParamDistribution(0.7 if self.measure == "jaccard" else _LEAST_EDIT, 0.95)}
 
 
 def _copies(profile: SourceProfile) -> int:

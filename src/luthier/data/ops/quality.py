@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counts_by_name, format_rows_affected
+from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.data.cleaning.quality_measures import TextFeatures
 from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule, RuleSet
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
@@ -180,6 +181,13 @@ class Quality(RowOperator):
     def trial(cls) -> Quality:
         """With the rules for chat."""
         return cls()
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How long a document must be at least, where rules for documents are asked and rows dropped."""
+        if self.action != "drop" or "words" in self.skip or all(rule.name != "words" for rule in self._rules):
+            return {}
+        others = ({**self.limits, "words": (least, None)} for least in (20, 50, 100, 200))
+        return {"limits": ParamDistribution(values=unique_values((self.limits, *others)))}
 
 
 def _says_nothing(text: str) -> bool:

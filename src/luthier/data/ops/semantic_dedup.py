@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DuplicatePairs
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.shingles import Compared, text_to_compare
@@ -111,3 +112,7 @@ class SemanticDedup(SetOperator):
 
     def _texts(self, corpus: RowCorpus) -> Iterator[str]:
         return (text_to_compare(row, self.of) for row in corpus.rows())
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How like twins are, where they are dropped."""
+        return {"threshold": ParamDistribution(0.8, 0.98)} if self.action == "drop" else {}

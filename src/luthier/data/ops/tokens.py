@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
+from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
@@ -89,6 +90,11 @@ class TokenCountOperator(RowOperator):
             return [-(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN) for text in texts]
         whole = [text.encode("utf-8", "replace").decode() for text in texts]
         return [len(found.ids) for found in self._loaded.encode_batch(whole, add_special_tokens=False)]
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Limits around the lengths that models are tuned at."""
+        most = tuple(value for value in (256, 512, 1024, 2048) if value > self.min)
+        return {"max": ParamDistribution(values=unique_values((self.max, None, *most)))}
 
 
 def _unreadable(path: Path, why: str) -> RecipeError:

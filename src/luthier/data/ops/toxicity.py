@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
+from luthier.core.param_space import ParamDistribution
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 from luthier.lang.lexicons import count_swear_words
@@ -127,6 +128,12 @@ class ToxicityOperator(RowOperator):
         names = {int(at): str(name).lower() for at, name in model.config.id2label.items()}
         bad = [at for at, name in sorted(names.items()) if name not in _CALM]
         return tokenizer, model.eval(), bad or sorted(names)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """From which score on rows are dropped: a share of words, or a probability."""
+        if self.action != "drop":
+            return {}
+        return {"max": ParamDistribution(0.0, 0.1 if self.model is None else 0.95)}
 
 
 def _encodable(text: str) -> str:

@@ -15,6 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name
 from luthier.core.files import translate_write_errors, write_atomically
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
 from luthier.data.augment.checks import DraftChecker, DraftChecks
 from luthier.data.augment.judge import TfidfLabelClassifier
@@ -108,6 +109,10 @@ class Augment(Step):
             )
         if not asking and self.model is not None:
             raise RecipeError("nobody asks the model", where=SourceLocation(field="model"), hint="leave it out")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How many of the training rows are made."""
+        return {"share": ParamDistribution(0.1, 0.8)}
 
 
 def _train_rows(plan_context: PlanContext) -> int | None:

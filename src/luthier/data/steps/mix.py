@@ -15,6 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun, format_counts_by_name, take_evenly_spaced
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.core.step import ArtifactSpec, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.data.augment.rows import read_split_batches
 from luthier.data.dedup.shingles import digest8, prompt_key
@@ -119,6 +120,14 @@ class Mix(Step):
                 DatasetSummary.read(made).rows if made else plan_context.outlines.get(f"data.{at}", ArtifactSpec()).rows
             )
         return found
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much each data set counts: as now, all the same, or one three times as much as the others."""
+        if self.temperature != 1.0:
+            return {"temperature": ParamDistribution(1.0, 10.0, log=True)}
+        count = len(self.data)
+        favoured = [tuple(3.0 if at == one else 1.0 for at in range(count)) for one in range(count)]
+        return {"weights": ParamDistribution(values=unique_values((self.weights, None, (1.0,) * count, *favoured)))}
 
 
 def _in_shares(examples: Sequence[Sequence[Mapping[str, Any]]], counts: Sequence[int]) -> list[Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from luthier.artifacts.dataset import DatasetSummary, dataset_spec_of, has_split, list_splits
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.checks.bias_terms import TERMS, find_demographic_groups
 from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
@@ -129,6 +130,10 @@ class Reweigh(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The rows of the data set, at most."""
         return dataset_spec_of(plan_context)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much one row may count."""
+        return {"max": ParamDistribution(2.0, 20.0, log=True)} if self.how == "weigh" else {}
 
 
 def compute_group_label_weights(counts: Mapping[GroupLabel, int], *, most: float) -> dict[GroupLabel, float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
@@ -65,3 +67,10 @@ class Cpo(PairObjective):
             return (1 - self.beta * apart).relu()
         wrong = self.label_smoothing
         return -(1 - wrong) * logsigmoid(self.beta * apart) - wrong * logsigmoid(-self.beta * apart)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """The weight of the difference, and of the plain loss beside it."""
+        return {
+            "beta": ParamDistribution(0.01, 0.5, log=True),
+            "cpo_alpha": ParamDistribution(0.1, 2.0, log=True),
+        }

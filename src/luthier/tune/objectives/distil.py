@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from luthier.chat.messages import Example
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import NOTHING, Loss, LossTerms, Objective, ObjectiveContext, Teacher, TrainingExample
 from luthier.tune.objectives.sft import Sft
 
@@ -112,6 +113,13 @@ class Distil(Objective):
         if self.divergence == "skewed":
             return _kl(p, mixed)
         return beta * _kl(p, mixed) + (1 - beta) * _kl(q, mixed)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How flat the teacher's words are made, and how much the written answers count beside them."""
+        return {
+            "temperature": ParamDistribution(1.0, 4.0, log=True),
+            "alpha": ParamDistribution(0.25, 1.0),
+        }
 
 
 def append_rest_logprob(logps: Tensor) -> Tensor:

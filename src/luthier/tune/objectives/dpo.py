@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
@@ -94,3 +96,10 @@ class DpoObjective(PairObjective):
         if self.loss_type == "robust":
             return (wrong * logsigmoid(-apart) - (1 - wrong) * logsigmoid(apart)) / (1 - 2 * wrong)
         return -(1 - wrong) * logsigmoid(apart) - wrong * logsigmoid(-apart)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How far the model may go, and how much the preferred answers are learnt as they stand."""
+        return {
+            "beta": ParamDistribution(0.01, 0.5, log=True),
+            "rpo_alpha": ParamDistribution(values=(0.0, 0.2, 1.0)),
+        }

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.tune.policy import PolicyLoss, average_row_log_ratio, compute_clipped_loss, mark_clipped_tokens
+from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.tune.policy import (
+    PolicyLoss,
+    average_row_log_ratio,
+    clip_ranges,
+    compute_clipped_loss,
+    mark_clipped_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,3 +108,10 @@ class Grpo(PolicyLoss):
         ratio = (average_row_log_ratio(apart, pack) if self.importance_sampling_level == "sequence" else apart).exp()
         bounds = self.epsilon, self.epsilon_high
         return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """What rewards are divided by; how far a token may move, where answers are learnt for more than a step."""
+        scale = ParamDistribution(values=unique_values((self.scale_rewards, "group", "none")))
+        if self.rollout.steps_per_generation == 1 or self.importance_sampling_level == "sequence":
+            return {"scale_rewards": scale}
+        return {"scale_rewards": scale, **clip_ranges("epsilon", "epsilon_high")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.chat.messages import Example, prompt_of
 from luthier.chat.preference import WANTED, desirable_label_of, is_pair
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import (
     NOTHING,
     REFERENCE,
@@ -138,6 +139,10 @@ class Kto(Objective):
         if self.loss_type == "kto":
             measures["drift"] = get_row_values(_DRIFT, pack)
         return Loss([LossTerms.of_examples(losses, weights)], measures)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How far the model may go."""
+        return {"beta": ParamDistribution(0.01, 0.5, log=True)}
 
 
 def _begun(row: EncodedChat, limit: int) -> EncodedChat:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import REFERENCE, Loss, LossTerms, row_sums
 from luthier.tune.policy import ADVANTAGE, PolicyObjective
 from luthier.tune.preference import measure_rankings, split_chosen_rejected
@@ -97,3 +98,7 @@ class OnlineDpo(PolicyObjective):
         apart = best - worst
         each = -logsigmoid(self.beta * apart) if self.loss_type == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
         return Loss([LossTerms.of_examples(each)], measure_rankings(self.beta * best, self.beta * worst))
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How far the model may go."""
+        return {"beta": ParamDistribution(0.01, 0.5, log=True)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
@@ -44,6 +46,10 @@ class Orpo(PairObjective):
         return Loss(
             self.pair_terms(-logsigmoid(better - worse), logp, pack, self.weight), measure_rankings(better, worse)
         )
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Around the 0.1 to 0.25 of the paper."""
+        return {"weight": ParamDistribution(0.05, 0.5, log=True)}
 
 
 def _log_odds(logp: Tensor) -> Tensor:

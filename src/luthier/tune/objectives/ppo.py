@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, compute_clipped_loss, mark_clipped_tokens
+from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, clip_ranges, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +84,12 @@ class Ppo(ActorCritic):
         worst = -self.dual_clip * advantage
         below = (advantage < 0) & (each > worst)
         return worst.where(below, each), below.to(ratio).maximum(beyond)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How far a token answers for what comes later; how far it may move, where answers are learnt for more
+        than a step."""
+        clipped = clip_ranges("epsilon", "epsilon_high") if self.rollout.steps_per_generation > 1 else {}
+        return {"gae_lambda": ParamDistribution(0.9, 1.0), **clipped}
 
 
 def _advantages(rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float) -> list[float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.policy import TokenPolicyLoss
 
 if TYPE_CHECKING:
@@ -55,3 +56,8 @@ class Raft(TokenPolicyLoss):
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Minus the log-probability."""
         return -logp * advantage, logp.detach() * 0
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How many of the answers to a prompt are learnt: up to half of them."""
+        half = self.rollout.num_generations // 2
+        return {"keep": ParamDistribution(1, half, integer=True)} if half > 1 else {}

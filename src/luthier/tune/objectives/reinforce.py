@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import TokenPolicyLoss, compute_clipped_loss, mark_clipped_tokens
+from luthier.core.param_space import ParamDistribution
+from luthier.tune.policy import TokenPolicyLoss, clip_ranges, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,12 @@ class ReinforcePlusPlus(TokenPolicyLoss):
         """Clipped at both sides."""
         ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
         return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Whether the group's mean is taken off; how far a token may move, where answers are learnt for more
+        than a step."""
+        own = {"baseline": ParamDistribution(values=("none", "group"))} if self.rollout.num_generations > 1 else {}
+        return own | (clip_ranges("epsilon", "epsilon_high") if self.rollout.steps_per_generation > 1 else {})
 
 
 def _to_come(costs: Sequence[float]) -> list[float]:

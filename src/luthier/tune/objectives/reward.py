@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -12,6 +12,7 @@ from luthier.chat.judge_prompt import YesNoJudgePrompt
 from luthier.chat.messages import Example
 from luthier.chat.preference import PreferencePair, column_number_of
 from luthier.core.errors import DataError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.models.sequence_head import REWARD, get_padding_id, strip_padding
 from luthier.tune.objective import (
     NOTHING,
@@ -141,6 +142,10 @@ class RewardObjective(PairObjective):
             )  # (pairs, 4): yes, no, yes, no
             rewards = verdict_logps[:, ::2] - verdict_logps[:, 1::2]
         return rewards[:, 0], rewards[:, 1]
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much rewards are held around zero."""
+        return {"center": ParamDistribution(values=(0.0, 0.001, 0.01, 0.1))}
 
 
 def _whole(row: TokenRow, pad: int | None) -> TokenRow:

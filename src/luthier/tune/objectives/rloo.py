@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import PolicyLoss, compute_clipped_loss, mark_clipped_tokens
+from luthier.core.param_space import ParamDistribution
+from luthier.tune.policy import PolicyLoss, clip_ranges, compute_clipped_loss, mark_clipped_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,3 +55,8 @@ class Rloo(PolicyLoss):
         return compute_clipped_loss(ratio, advantage, self.epsilon, self.epsilon), mark_clipped_tokens(
             ratio, advantage, self.epsilon, self.epsilon
         )
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Whether advantages are normalized; how far an answer may move, where it is learnt for more than a step."""
+        clipped = clip_ranges("epsilon") if self.rollout.steps_per_generation > 1 else {}
+        return {"normalize": ParamDistribution(values=(False, True)), **clipped}

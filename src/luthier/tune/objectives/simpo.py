@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.preference import RATE_SHARE, PairObjective, measure_rankings, split_chosen_rejected
 
@@ -45,3 +47,10 @@ class Simpo(PairObjective):
         return Loss(
             self.pair_terms(-logsigmoid(better - worse - self.gamma), logp, pack), measure_rankings(better, worse)
         )
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Its authors searched 2 to 10 for beta, and margins of 0.3 to 1.6 times as much or less."""
+        return {
+            "beta": ParamDistribution(1.0, 10.0, log=True),
+            "gamma": ParamDistribution(0.2, 5.0, log=True),
+        }

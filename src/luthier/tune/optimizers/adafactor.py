@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.optimizer import Optimizer, Shapes, TrainableParameter, build_parameter_groups
 from luthier.tune.technique import LearningRate
 
@@ -60,6 +61,10 @@ class Adafactor(Optimizer):
         """The step that AdamW would make, over the usual size of weights."""
         why = f"{technique.why}; over {SIZE:g}, since Adafactor's steps are relative to the size of weights"
         return LearningRate(float(f"{technique.value / SIZE:.3g}"), why)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}
 
 
 def _averages(shape: Sequence[int]) -> int:

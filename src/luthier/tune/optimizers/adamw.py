@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 
 if TYPE_CHECKING:
@@ -41,3 +42,7 @@ class AdamW(Optimizer):
     def state_bytes(self, shapes: Shapes) -> int:
         """Two fp32 numbers for each weight, and a count of steps for each tensor."""
         return sum(8 * math.prod(shape) + 4 for shape in shapes.values())
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}

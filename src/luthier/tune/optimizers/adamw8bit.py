@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 from luthier.tune.optimizers.adamw import AdamW
 
@@ -61,6 +62,10 @@ class AdamW8bit(Optimizer):
         large = [math.prod(shape) for shape in shapes.values() if _large(shape)]
         small = {name: shape for name, shape in shapes.items() if not _large(shape)}
         return sum(2 * size + 8 * math.ceil(size / BLOCK) + 4 for size in large) + self._plain().state_bytes(small)
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}
 
 
 def _large(shape: Sequence[int]) -> bool:

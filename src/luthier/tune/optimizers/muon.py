@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups, is_hidden_matrix
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import LearningRate
@@ -70,3 +71,10 @@ class Muon(Optimizer):
     def rate(self, technique: LearningRate) -> LearningRate:
         """AdamW's: updates are scaled to its usual length, so that its rates carry over (Liu et al., 2025)."""
         return technique._replace(why=f"{technique.why}; Muon's updates are scaled to AdamW's length")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How long a gradient is remembered, and how much matrices are shrunk."""
+        return {
+            "momentum": ParamDistribution(values=(0.9, 0.95, 0.98)),
+            "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1)),
+        }

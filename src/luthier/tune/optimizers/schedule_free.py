@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.param_space import ParamDistribution
 from luthier.tune.optimizer import Beta, Optimizer, Shapes, TrainableParameter, build_parameter_groups
 
 if TYPE_CHECKING:
@@ -57,3 +58,8 @@ class ScheduleFree(Optimizer):
     def kept(self, weight: Tensor, state: Mapping[str, Any]) -> Tensor:
         """The average x, from y = beta x + (1 - beta) z."""
         return weight.lerp(state["z"], 1 - 1 / self.betas[0]) if "z" in state else weight
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How far gradients are taken towards the average, and how much matrices are shrunk."""
+        betas = ParamDistribution(values=((0.9, 0.999), (0.95, 0.999), (0.98, 0.999)))
+        return {"betas": betas, "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}

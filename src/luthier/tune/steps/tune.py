@@ -16,6 +16,7 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import (
     ArtifactSpec,
     DataRef,
@@ -320,3 +321,18 @@ class Tune(Step):
             raise ModelError(
                 what, where=SourceLocation(field="technique"), hint="choose another technique or objective"
             )
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """The technique's learning rates at the scale of objective and optimizer, epochs, and the batch size; nothing
+        where no network is trained."""
+        if isinstance(self.technique, StandaloneTechnique):
+            return {}
+        found = {
+            "epochs": ParamDistribution(values=(1.0, 2.0, 3.0, 4.0)),
+            "batch_size": ParamDistribution(values=(8, 16, 32, 64)),
+        }
+        if (rates := self.technique.search_space().get("learning_rate")) is None:
+            return found
+        ends = (LearningRate(end * self.objective.rate_share, "") for end in (rates.low, rates.high))
+        low, high = (self.optimizer.rate(end).value for end in ends)
+        return {"learning_rate": replace(rates, low=low, high=high), **found}

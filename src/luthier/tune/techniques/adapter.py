@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
@@ -118,7 +119,7 @@ class BottleneckAdapter(Technique):
             value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"
         )
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate, and how narrow the detour is."""
         return {
             "learning_rate": ParamDistribution(1e-4, 3e-3, log=True),

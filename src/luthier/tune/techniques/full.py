@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.tune.run import write_full_model
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -46,7 +47,7 @@ class FullFineTuning(Technique):
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate is what matters."""
         return {"learning_rate": ParamDistribution(1e-5, 5e-4, log=True)}
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
+from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import list_linear_layers, select_target_layers
 from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
@@ -113,7 +114,7 @@ class Ia3(Technique):
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate."""
         return {"learning_rate": ParamDistribution(1e-3, 3e-2, log=True)}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
+from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import EMBEDDINGS, ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import SCORE
 from luthier.models.shapes import (
@@ -20,7 +21,7 @@ from luthier.models.shapes import (
     parse_layer_index,
 )
 from luthier.tune.run import write_full_model
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
 """Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
@@ -113,7 +114,7 @@ class PartialFineTuning(Technique):
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then how much moves."""
         return {
             "learning_rate": ParamDistribution(1e-5, 5e-4, log=True),

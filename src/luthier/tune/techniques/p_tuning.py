@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrap_with_peft
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique
+from luthier.tune.technique import LearningRate, Technique
 
 BEST_RATE = 5e-3
 """PEFT's examples take 1e-3; SmolLM2-135M on seven intents (40 steps of 8 rows, base 0.51) came to a loss of 1.58
@@ -82,7 +83,7 @@ class PTuning(Technique):
             BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2"
         )
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-4, 1e-2, log=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -12,6 +12,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.models.cost import estimate_rows
 from luthier.models.describe import ModelDescription
@@ -123,6 +124,14 @@ class PlainTechnique(StandaloneTechnique):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """A model without a network."""
         return ArtifactSpec(network=False, headed=True, merging=self.merging, how="a plain classifier")
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """Regularization, and which runs of words are features."""
+        return {
+            "c": ParamDistribution(0.1, 100.0, log=True),
+            "words": ParamDistribution(1, 3, integer=True),
+            "min_df": ParamDistribution(1, 3, integer=True),
+        }
 
 
 def _check(data: Artifact) -> None:

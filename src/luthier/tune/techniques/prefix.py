@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique
+from luthier.tune.technique import LearningRate, Technique
 
 BEST_RATE = 1e-2
 """As PEFT's own examples take it, for keys and values that are learnt as they are. SmolLM2-135M on seven intents (40
@@ -93,7 +94,7 @@ class PrefixTuning(Technique):
             return LearningRate(ENCODER_RATE, "the network behind a prefix learns as small networks do")
         return LearningRate(BEST_RATE, "keys and values of virtual tokens move far: as in PEFT's examples")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-3, 0.1, log=True),

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
-from luthier.tune.technique import LearningRate, ParamDistribution, Technique
+from luthier.tune.technique import LearningRate, Technique
 
 BEST_RATE = 3e-2
 """As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger. SmolLM2-135M on
@@ -70,7 +71,7 @@ class PromptTuning(Technique):
         """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
         return LearningRate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """The learning rate matters most, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-3, 0.3, log=True),

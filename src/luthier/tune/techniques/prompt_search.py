@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import InputError, SourceLocation
+from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.metrics.metric import Metric
 from luthier.models.describe import ModelDescription
 from luthier.models.load import Dtype
 from luthier.models.options import Normalize
-from luthier.tune.technique import ParamDistribution, StandaloneTechnique
+from luthier.tune.technique import StandaloneTechnique
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -129,9 +130,12 @@ class PromptSearch(StandaloneTechnique):
         states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
         return 4 * (model.parameters + states + min(tokens, HEAD_ROWS) * model.vocab)
 
-    def space(self) -> Mapping[str, ParamDistribution]:
+    def search_space(self) -> Mapping[str, ParamDistribution]:
         """How many examples are shown, and how many sets are drawn."""
-        return {"shots": ParamDistribution(values=((0, 4), (0, 4, 8), (0, 8, 16))), "draws": ParamDistribution(1, 8)}
+        return {
+            "shots": ParamDistribution(values=((0, 4), (0, 4, 8), (0, 8, 16))),
+            "draws": ParamDistribution(1, 8, integer=True),
+        }
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Score prompts on held-back rows, round by round, and write the best one."""
