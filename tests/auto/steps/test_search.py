@@ -156,7 +156,7 @@ def test_another_store_and_another_run_make_the_same_bytes(
 
 @pytest.mark.slow
 def test_one_worker_and_two_choose_the_same(tmp_path: Path) -> None:
-    small = ("steps.best.budget=2", "steps.best.threads=1", "steps.best.seeds=1")
+    small = ("steps.best.over={technique.words: [1, 3]}", "steps.best.threads=1", "steps.best.finalists=1")
     made = []
     for workers in (1, 2):
         path = write_recipe(tmp_path / str(workers), rows=200)

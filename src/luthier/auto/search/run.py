@@ -387,7 +387,8 @@ class SearchRun:
         baseline = finalists[0][0].baseline
         if baseline is not None:
             answers[PLAIN] = [baseline]
-        table = ScoreTable.of_answers(metric, answers)
+        fixed = [trial for trial in finalists if not draws_by_seed(self._apply(engine.trials[trial])[0])]
+        table = ScoreTable.of_answers(metric, answers, fixed=fixed)
         measured = {trial: self._measure_aims(seeds) for trial, seeds in finalists.items()}
         plain = {metric.kind: table.mean(PLAIN)} if baseline is not None else {}
         references = {"of": measured[0], "plain": plain}
