@@ -156,7 +156,7 @@ def test_another_store_and_another_run_make_the_same_bytes(
 
 @pytest.mark.slow
 def test_one_worker_and_two_choose_the_same(tmp_path: Path) -> None:
-    small = ("steps.best.over={technique.words: [1, 3]}", "steps.best.threads=1", "steps.best.finalists=1")
+    small = ("steps.best.over={technique.words: [1, 3]}", "steps.best.threads=1", "steps.best.max_trials=2")
     made = []
     for workers in (1, 2):
         path = write_recipe(tmp_path / str(workers), rows=200)
@@ -178,7 +178,7 @@ def run_command(folder: Path, cache: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("finished", [1, 7, 16, 30])
+@pytest.mark.parametrize("finished", [1, 7, 16, 20])
 def test_a_killed_search_goes_on_to_the_same_bytes(
     searched: tuple[Recipe, Artifact, list[RunEvent]], tmp_path: Path, finished: int
 ) -> None:

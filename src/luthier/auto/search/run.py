@@ -182,8 +182,8 @@ class SearchRun:
             self._work.events.warning(f"trial {request.trial} failed: {failed}")
         progress.rows.append(self._make_row(request, measured if not failed else None, work, failed))
         shown = {"best": self._sign * progress.best, "best_trial": progress.trial} if progress.best > -math.inf else {}
-        seen = {self._metric.kind: float(measured.score.value)} if measured is not None else {}
-        numbers: dict[str, float | str] = {"trial": request.trial, "rung": request.rung, **seen, **shown}
+        own = {self._metric.kind: float(measured.score.value)} if measured is not None else {}
+        numbers: dict[str, float | str] = {"trial": request.trial, "rung": request.rung, **own, **shown}
         self._work.events.progress(round(progress.spent, 2), float(self._step.budget), "trainings", **numbers)
         rows = None if measured is None or failed else self._score_rows(measured.answers)
         return TrialResult(trial=request.trial, rung=request.rung, value=value, rows=rows, work=work, failed=failed)
@@ -331,12 +331,12 @@ class SearchRun:
         short = self._shorten(require_tune("of", made), share, self._count_rows(*self._apply(settings)))
         pairs: list[tuple[str, Step, Step]] = [(self._step.of, self._of, short)]
         pairs += [(name, self._steps[name], step) for name, step in sorted(made.items()) if name != "of"]
-        beside = {name for name, info in type(short).model_fields.items() if NotHashed() in info.metadata}
+        not_hashed = {name for name, info in type(short).model_fields.items() if NotHashed() in info.metadata}
         return [
             f"steps.{name}.{path}={write_override(value)}"
             for name, before, after in pairs
             for path, value in iter_differences(before, after)
-            if path not in beside
+            if path not in not_hashed
         ]
 
     def _train_finalists(self, engine: SearchEngine) -> dict[int, list[_Measured]]:
