@@ -26,7 +26,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import set_weights
-from tuning import Bench, bench, interrupted
+from tuning import Bench, bench, tune_and_resume
 
 OPTIMIZERS = components_by_kind(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -333,11 +333,8 @@ def tune(kind: str, **fields: Any) -> Tune:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
 def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Bench) -> None:
-    step = tune(kind)
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    shop.store.remove(shop.tune_digest(step))
-    interrupted(shop, step)
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    whole, again = tune_and_resume(shop, tune(kind))
+    assert again == whole
 
 
 def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
