@@ -4,6 +4,7 @@ they are here."""
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 import pwd
 import secrets
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from luthier.models.catalog import CATALOG, ENCODERS
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What is installed stays so: each run asks fourteen times, and parses the answer's file anew.
+importlib.metadata.version = cache(importlib.metadata.version)
 # As each command begins: where a test has two threads, one that waits leaves its core to others.
 set_thread_wait_policy()
 settings.register_profile(
