@@ -80,27 +80,29 @@ def _remember_migrations() -> None:
 
     from luthier.core.db import migrate
 
-    once: Any = getattr(migrate._run, "once", None)
-    if once is not None:
+    if hasattr(migrate._run, "once"):
         return
     once, known = migrate._run, list[tuple[str, tuple[Any, ...]]]()
 
     def run(connection: Connection, target: str, *, down: bool) -> None:
-        is_first = connection.dialect.name == "sqlite" and target == migrate.latest_revision()
-        is_first = is_first and migrate.current_revision(connection) is None
-        for statement, values in known if is_first else ():
+        is_new = connection.dialect.name == "sqlite" and target == migrate.latest_revision()
+        is_new = is_new and connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first() is None
+        statements = list(known) if is_new else []
+        for statement, values in statements:
             connection.exec_driver_sql(statement, values)
-        if is_first and known:
+        if statements:
             return
         once(connection, target, down=down)
-        if is_first:
+        if is_new:
             found = connection.exec_driver_sql(
                 "SELECT type, name, sql FROM sqlite_master WHERE sql > '' ORDER BY rowid"
             )
+            made: list[tuple[str, tuple[Any, ...]]] = []
             for kind, name, statement in found.all():
-                known.append((statement, ()))
+                made.append((statement, ()))
                 for row in connection.exec_driver_sql(f'SELECT * FROM "{name}"').all() if kind == "table" else ():
-                    known.append((f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(row))})', tuple(row)))
+                    made.append((f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(row))})', tuple(row)))
+            known[:] = made  # at once: threads may make the first ones side by side
 
     run.once = once  # type: ignore[attr-defined]  # what `tests/core` puts back
     migrate._run = run
