@@ -60,10 +60,13 @@ def run_in(folder: Path, *words: str) -> str:
     return said.getvalue()
 
 
-def start_studio(workspace: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
-    """`luthier studio … --port 0 --json` in a process of its own that has imported already."""
+def start_studio(
+    workspace: Path, *words: str, popen: type[subprocess.Popen[Any]] = ready.Family, **environment: str
+) -> subprocess.Popen[str]:
+    """`luthier studio … --port 0 --json` in a process of its own, which has imported already where nothing is said."""
     command = [sys.executable, "-m", "luthier", "studio", str(workspace), *words, "--port", "0", "--json"]
-    return ready.Family(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
 
 class Browser(TestClient):
