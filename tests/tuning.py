@@ -89,7 +89,14 @@ class Bench:
         if step.teacher is not None:
             inputs["teacher"] = self.teacher
         return StepContext(
-            name="tune", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=seed, events=events
+            name="tune",
+            inputs=inputs,
+            folder=folder,
+            scratch=scratch,
+            recipe_dir=folder,
+            seed=seed,
+            events=events,
+            kept=self.store.kept,
         )
 
     @cached_property
