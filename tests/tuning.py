@@ -141,6 +141,19 @@ def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
             shop.tune(step)
 
 
+def assert_goes_on_from_a_trunk(shop: Bench, whole: Tune, rows: int, shares: tuple[float, float]) -> None:
+    """A training of the larger share goes on from that of the smaller, to the bytes of one that begins at the
+    beginning."""
+    short, long = (whole.at_share(share, rows) for share in shares)
+    alone = shop.tune(long.model_copy(update={"keep_trunk": False}))
+    shop.tune(short)
+    shop.heard.clear()
+    after = shop.tune(long)
+    assert any(text.startswith("goes on after step") for text in shop.said("note"))
+    one, other = ({entry.path: entry.digest for entry in made.manifest.files} for made in (alone, after))
+    assert one == other
+
+
 def adapted(shop: Bench, technique: Any) -> Any:
     """The base in fp32 under a technique, with adapters that say something."""
     import torch

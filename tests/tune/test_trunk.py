@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,7 @@ from luthier.tune.training import checkpoint, trunk
 from luthier.tune.training.schedule import BatchSampler
 from luthier.tune.training.trainer import Trainer
 from test_twenty_five_ways import TUNE_OTHERWISE
-from tuning import Bench, bench, examples, interrupted, pairs
+from tuning import Bench, bench, examples, interrupted, pairs, reopened
 
 SETTINGS: dict[str, Any] = {
     "data": "data", "batch_size": 4, "learning_rate": 1e-2, "dtype": "float32", "lr_scheduler": "wsd",
@@ -54,11 +59,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 WAYS: dict[str, dict[str, Any]] = {
     "lora": {"technique": "lora"},
     "lora with dropout and an average": {"technique": {"kind": "lora", "lora_dropout": 0.1}, "ema": 0.9},
-    "eva": {"technique": {"kind": "lora", "r": 4, "init_lora_weights": "eva"}},
     "full": {"technique": "full"},
-    "full by muon": {"technique": "full", "optimizer": "muon"},
-    "full by adamw8bit": {"technique": "full", "optimizer": "adamw8bit"},
-    "lora by adafactor": {"optimizer": "adafactor"},
     "classify": {"objective": "classify"},
     "a curriculum": {"curriculum": {"by": "tokens"}, "max_train_samples": 40},
     "spikes left out": {"on_loss_spike": "skip"},
@@ -249,6 +250,82 @@ def test_a_lost_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(checkpoint.CheckpointManager, "write", gone)
     shop.tune(Tune(**SETTINGS, **SHORT))
     assert any("could not be kept: cannot be written" in said for said in shop.said("note"))
+
+
+CHILD = """
+import sys, time
+sys.path[:0] = [sys.argv[2]]
+from pathlib import Path
+from tuning import reopened
+from luthier.tune.training import parallel
+from luthier.tune.training.trainer import Trainer
+from luthier.tune.steps.tune import Tune
+parallel.LEAST_TOKENS, parallel.WORTH = 1, 1.0
+once = Trainer._step
+def slow(self, number, keeper):
+    time.sleep(0.05)
+    print("step", number, self._lanes.count, flush=True)
+    return once(self, number, keeper)
+Trainer._step = slow
+whole = Tune(data="data", technique=sys.argv[3], batch_size=4, epochs=2, dtype="bfloat16", learning_rate=1e-2,
+             save_steps=3, ema=0.9, validation={"rows": 8, "every": 2, "metric": "accuracy"})
+shop = reopened(Path(sys.argv[1]))
+for share in map(float, sys.argv[4:]):
+    rung = whole.at_share(share, 40)
+    if not shop.store.has(shop.tune_digest(rung)):
+        shop.tune(rung)
+"""
+
+
+def child(root: Path, technique: str, lanes: int, *shares: float) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-W", "ignore", "-c", CHILD, str(root), str(Path(__file__).parents[1]), technique]
+    return subprocess.Popen(
+        [*arguments, *map(str, shares)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(lanes)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("technique", "lanes"), [("lora", 1), ("lora", 2), ("full", 2)])
+def test_killed_at_random_moments_the_rungs_end_in_the_same_bytes(tmp_path: Path, technique: str, lanes: int) -> None:
+    shares, chance, kills = (0.3, 0.6, 0.9), random.Random(technique), 0
+    bench(tmp_path / "wild")
+    while True:
+        with child(tmp_path / "wild", technique, lanes, *shares) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() and kills < 5:
+                time.sleep(chance.random())
+                process.kill()
+            process.communicate()
+            if process.returncode == 0:
+                break
+        kills += 1
+        assert kills < 24
+    assert kills >= 3
+    ends = []
+    for share in shares:  # each alone, from its beginning
+        bench(tmp_path / str(share))
+        with child(tmp_path / str(share), technique, lanes, share) as process:
+            said, _ = process.communicate()
+            assert process.returncode == 0
+            assert {line.split()[-1] for line in said.splitlines() if line.startswith("step")} == {str(lanes)}
+        ends += _ends(tmp_path / str(share))
+    assert sorted(_ends(tmp_path / "wild")) == sorted(ends)
+    assert states(reopened(tmp_path / "wild")) == [14]
+
+
+def _ends(root: Path) -> list[list[tuple[str, str]]]:
+    """Digests of the files of each training there."""
+    store = reopened(root).store
+    made = [store.open(digest) for digest in store.digests()]
+    return [
+        sorted((entry.path, entry.digest) for entry in one.manifest.files)
+        for one in made
+        if one.manifest.kind == "tune"
+    ]
 
 
 @pytest.mark.parametrize("max_steps", [1, 5, 9, 40])
