@@ -26,7 +26,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import set_weights
-from tuning import Bench, bench, tune_and_resume
+from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
 
 OPTIMIZERS = components_by_kind(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -335,6 +335,12 @@ def tune(kind: str, **fields: Any) -> Tune:
 def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Bench) -> None:
     whole, again = tune_and_resume(shop, tune(kind))
     assert again == whole
+
+
+@pytest.mark.slow  # tests/tune/training/test_trunk.py tries the usual ones
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(kind: str, shop: Bench) -> None:
+    assert_goes_on_from_a_trunk(shop, tune(kind, epochs=1.5), 32, (0.67, 0.84))
 
 
 def test_what_is_held_out_is_measured_with_the_average_that_is_saved(

@@ -28,7 +28,7 @@ from luthier.models.source import QuantizationScheme
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, bench, tune_and_resume
+from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
 
 EVERY = components_by_kind(TechniqueBase)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
@@ -263,6 +263,12 @@ def test_new_weights_come_from_the_seed(way: dict[str, Any], shop: Bench) -> Non
 def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> None:
     whole, again = tune_and_resume(bench(tmp_path), step(**way))
     assert again == whole
+
+
+@pytest.mark.slow  # tests/tune/training/test_trunk.py tries the usual ones
+@by_way
+def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(way: dict[str, Any], shop: Bench) -> None:
+    assert_goes_on_from_a_trunk(shop, step(**way), 48, (0.67, 0.84))
 
 
 @by_way

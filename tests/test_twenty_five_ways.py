@@ -199,7 +199,9 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "batch_size": 4,
     "learning_rate": 5e-3,
     "lr_scheduler": "cosine",
+    "max_steps": 2,
     "warmup_ratio": 0.5,
+    "warmup_steps": 3,
     "max_grad_norm": 1e-3,
     "dtype": "bfloat16",
     "technique": Lora(r=2),
@@ -213,7 +215,7 @@ BESIDE = {"decay": {"lr_scheduler": "wsd"}}
 """What must be set for a setting to mean anything."""
 NOT_IN_THE_WEIGHTS = {
     "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
-    "max_tokens_per_microbatch", "save_steps", "report_to",  # memory, time and what others are told
+    "max_tokens_per_microbatch", "save_steps", "keep_trunk", "report_to",  # memory, time and what others are told
     "validation", "loss_spike", "on_loss_spike", "resume_from", "save_epochs",  # tests/tune shows each at work
 }  # fmt: skip
 

@@ -89,7 +89,14 @@ class Bench:
         if step.teacher is not None:
             inputs["teacher"] = self.teacher
         return StepContext(
-            name="tune", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=seed, events=events
+            name="tune",
+            inputs=inputs,
+            folder=folder,
+            scratch=scratch,
+            recipe_dir=folder,
+            seed=seed,
+            events=events,
+            kept=self.store.kept,
         )
 
     @cached_property
@@ -162,6 +169,19 @@ def tune_and_resume(shop: Bench, step: Tune, before: int = 3) -> tuple[dict[str,
         again = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
     assert 0 < tried[0] <= before, "it goes on, and does not begin anew"
     return whole, again
+
+
+def assert_goes_on_from_a_trunk(shop: Bench, whole: Tune, rows: int, shares: tuple[float, float]) -> None:
+    """A training of the larger share goes on from that of the smaller, to the bytes of one that begins at the
+    beginning."""
+    short, long = (whole.at_share(share, rows) for share in shares)
+    alone = shop.tune(long.model_copy(update={"keep_trunk": False}))
+    shop.tune(short)
+    shop.heard.clear()
+    after = shop.tune(long)
+    assert any(text.startswith("goes on after step") for text in shop.said("note"))
+    one, other = ({entry.path: entry.digest for entry in made.manifest.files} for made in (alone, after))
+    assert one == other
 
 
 def adapted(shop: Bench, technique: Any) -> Any:

@@ -41,7 +41,7 @@ WANTED: dict[str, dict[str, Any]] = {
         "steps.tune.epochs": 3.0,
         "steps.tune.learning_rate": 0.0002,
         "steps.tune.lr_scheduler": "cosine",
-        "steps.tune.warmup_ratio": 0.1765,  # 3 of ceil(45 rows × 3 epochs / 8) = 17 steps
+        "steps.tune.warmup_steps": 3,
         "steps.tune.max_grad_norm": 0.5,
         "steps.tune.report_to": [{"kind": "wandb", "project": "mine"}],
         "steps.tune.dtype": "auto",
@@ -389,26 +389,35 @@ def test_options_that_mean_another_one_are_told_as_well(place: Path, change: dic
         (
             "org/rows",
             {"max_steps": 10, "warmup_steps": 2},
-            {"epochs": 1.0, "max_train_samples": 80, "warmup_ratio": 0.2},
+            {"epochs": 1000.0, "max_steps": 10, "warmup_steps": 2},
         ),
-        ("data/alpaca.jsonl", {"max_steps": 10, "warmup_steps": 2}, {"epochs": 1.6, "warmup_ratio": 0.2}),
-        ("data/alpaca.jsonl", {"max_steps": -1}, {"epochs": 1.0}),
+        (
+            "data/alpaca.jsonl",
+            {"max_steps": 10, "warmup_steps": 2},
+            {"epochs": 2.0, "max_steps": 10, "warmup_steps": 2},
+        ),
+        ("data/alpaca.jsonl", {"max_steps": 3}, {"epochs": 1.0, "max_steps": 3}),
+        ("data/alpaca.jsonl", {"max_steps": -1}, {"epochs": 1.0, "max_steps": None}),
     ],
 )
 def test_a_number_of_steps_goes_before_epochs(
     place: Path, rows: str, change: dict[str, Any], wanted: dict[str, float]
 ) -> None:
-    """Ten steps of eight rows, over rows that are not here yet and over fifty that are."""
+    """Steps of eight rows, over rows that are not here yet and over fifty that are."""
     options = {"base_model": "org/model", "micro_batch_size": 8, "datasets": [{"path": rows}], **change}
     made = translate_config(options, place / "foreign" / "axolotl.yaml", place / "mine")
     step = yaml.safe_load(made.text)["steps"]["tune"]
     Recipe.model_validate(yaml.safe_load(made.text))
     assert {name: step.get(name) for name in wanted} == wanted
-    assert ("max_train_samples" in step) is ("max_train_samples" in wanted)
+    assert "max_train_samples" not in step
     course = BatchSampler(
-        seed=0, count=step.get("max_train_samples", 50), epochs=step["epochs"], batch_size=step["batch_size"]
+        seed=0,
+        count=50,
+        epochs=step["epochs"],
+        batch_size=step["batch_size"],
+        max_steps=step.get("max_steps"),
     )
-    assert course.steps == (10 if change["max_steps"] > 0 else 7)
+    assert course.steps == (change["max_steps"] if change["max_steps"] > 0 else 7)
 
 
 def test_muon_of_llamafactory_is_an_optimizer(place: Path) -> None:

@@ -79,7 +79,12 @@ def test_what_is_asked_for_stands_in_the_recipe(place: Path) -> None:
     assert tune["objective"] == {"kind": "sft", "max_length": 256, "truncation": "right", "train_on": "all"}
     assert tune["optimizer"] == {"kind": "adamw", "weight_decay": 0.01}  # as torch's own begins
     assert (tune["lr_scheduler"], tune["warmup_ratio"], tune["learning_rate"]) == ("constant", 0.0, 1e-4)
-    assert (tune["batch_size"], tune["epochs"], tune["dtype"]) == (4, 2.0, "bfloat16")  # 10 steps over 20 rows
+    assert (tune["batch_size"], tune["epochs"], tune["max_steps"], tune["dtype"]) == (
+        4,
+        2.0,
+        10,
+        "bfloat16",
+    )  # of 20 rows
 
 
 def test_every_option_stands_in_the_account(place: Path) -> None:
@@ -152,7 +157,7 @@ def test_parts_become_components(place: Path, change: dict[str, Any], part: str,
 def test_rows_of_the_hub_are_named(place: Path, named: str, path: str) -> None:
     steps, found = made(place, {"train_dataset": named})
     assert steps["data"]["source"] == {"kind": "jsonl", "path": path}
-    assert (steps["tune"]["max_train_samples"], steps["tune"]["epochs"]) == (40, 1.0)
+    assert (steps["tune"]["max_steps"], steps["tune"]["epochs"]) == (10, 1000.0)
     assert "is not beside that file" in found.text
 
 

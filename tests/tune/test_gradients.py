@@ -59,7 +59,7 @@ class Pupil:
 
     def gradient(self, rows: Sequence[TokenRow], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         manner = TrainingArguments(
-            rate=1.0, schedule="constant", warmup=0.0, decay=DECAY, optimizer=AdamW(), clip=None,
+            rate=1.0, schedule="constant", warmup_steps=0, decay=DECAY, optimizer=AdamW(), clip=None,
             max_tokens_per_microbatch=tokens, rate_of=lambda name: 1.0,
         )  # fmt: skip
         training = Trainer(self.model, self.objective, self.source, self.course, manner, None)

@@ -258,6 +258,20 @@ def test_one_call_wants_a_compiler_a_processor_without_tiles_and_even_widths(
     assert foresight.has_fused_lora(model) is has
 
 
+def test_a_training_that_ends_after_some_steps_costs_so_many(shop: Bench) -> None:
+    """24 rows in steps of 4; more steps than the epochs hold are not counted."""
+
+    def cost(max_steps: int | None) -> StepCostEstimate:
+        step = Tune(data="data", objective=Sft(), epochs=2, batch_size=4, max_steps=max_steps)
+        inputs = {"data": shop.data, "model": shop.base}
+        return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=SPEED))
+
+    whole, half, more = cost(None), cost(6), cost(99)
+    assert more == whole
+    assert half.tokens == pytest.approx((whole.tokens or 0) / 2, abs=1)
+    assert half.seconds == pytest.approx((whole.seconds or 0) / 2, rel=0.05)
+
+
 def test_few_steps_meet_no_step_far_above_the_mean(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest of a step, of a few, and of many, which two deviations bound; the numbers are Blom's."""
     monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: False)

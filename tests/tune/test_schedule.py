@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.tune.steps.tune import Tune
-from luthier.tune.training.schedule import Shape, compute_lr_factor
+from luthier.tune.training.schedule import Shape, compute_lr_factor, count_warmup_steps
 
 SHAPES = get_args(Shape)
 
 
 def rates(shape: Shape, steps: int = 10, warmup: float = 0.2, decay: float = 0.4) -> list[float]:
-    return [compute_lr_factor(step, steps, shape, warmup, decay) for step in range(steps)]
+    rising = count_warmup_steps(steps, warmup)
+    return [compute_lr_factor(step, steps, shape, rising, decay) for step in range(steps)]
 
 
 def test_the_shapes_are_their_closed_forms() -> None:

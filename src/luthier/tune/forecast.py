@@ -68,7 +68,7 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
         return StepCostEstimate(how="unknown until the model and the data are here")
-    examples_seen = rows.number * step.epochs
+    examples_seen = _examples_seen(step, rows)
     drawn, second = _drawn(step), _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
     seconds, how = _seconds(step, plan_context, model, rows)
@@ -81,6 +81,12 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
+
+
+def _examples_seen(step: Tune, rows: RowEstimate) -> float:
+    """Rows that are learnt, repeats included."""
+    whole = rows.number * step.epochs
+    return whole if step.max_steps is None else min(whole, step.max_steps * step.batch_size)
 
 
 def _longest(step: Tune) -> LengthLimit | None:
@@ -142,7 +148,7 @@ def _steps(step: Tune, rows: RowEstimate) -> _Steps:
         rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2
     )  # a long row has more tokens, and each sees more
     keys = (rows.shared * rows.shared / 2 + count * own * visible_tokens) / max(1.0, tokens)
-    return _Steps(rows.number * step.epochs / count, count, tokens, keys)
+    return _Steps(_examples_seen(step, rows) / count, count, tokens, keys)
 
 
 def _computed(step: Tune, rows: RowEstimate) -> PackWorkload:
@@ -213,7 +219,7 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     if "begin_s" not in speed.measures and step.objective.needs_reference:
         flops *= (
-            1 + min(1.0, 1 / step.epochs) / 2
+            1 + min(1.0, rows.number / _examples_seen(step, rows)) / 2
         )  # once a row; an earlier training tells it as a part of its beginning
     seconds = flops / speed.flops_per_s + begin_s + step.technique.before_s(model)
     if isinstance(step.objective, PolicyObjective):
@@ -228,7 +234,7 @@ def _drawing_seconds(
     """Seconds in which answers of the longest length are drawn to each prompt, those of a step's prompts at once."""
     if drawing.writer is not None:
         return 0.0
-    prompts, parameters = rows.number * step.epochs, model.parameters
+    prompts, parameters = _examples_seen(step, rows), model.parameters
     written = prompts * drawing.num_generations * drawing.written
     if measured := speed.measures.get("drawing_flops_per_s"):
         return written * 2 * parameters / float(measured)

@@ -6,11 +6,13 @@ is refused. A full model is saved in Hugging Face's layout, where equal weights 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,7 @@ from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, estimate_m
 from luthier.tune.dataset.preview import write_rendered_rows
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
+from luthier.tune.share import digest_prefix
 from luthier.tune.technique import Technique, write_settings
 from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWriter
 from luthier.tune.training.schedule import DECAY, BatchSampler
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from luthier.tune.training.checkpoint import CheckpointManager
     from luthier.tune.training.critic import Critic
     from luthier.tune.training.trainer import StepMetrics, Trainer
+    from luthier.tune.training.trunk import TrunkStates
 
 Plain = str | int | float | bool | None
 
@@ -191,7 +195,8 @@ class TrainingRun:
         speed = TrainingSpeedMeter(self._work, sampler, operations)
         settings = {**step.hashed_settings(), "learning_rate": self._rate.value, "seed": self._work.seed}
         with TrackerCallback(step.report_to, self._work, settings, speed) as on_step:
-            self._warn_unmoved(training.run(keeper, on_step, self._work.events.note), sampler)
+            unmoved = training.run(keeper, on_step, self._work.events.note, self._trunk_states(sampler))
+            self._warn_unmoved(unmoved, sampler)
         restore_peft_forward(self.trained)
         self._save(training, material, sampler)
         write_rendered_rows(self._work.folder, material, step, text)
@@ -242,7 +247,9 @@ class TrainingRun:
         critic = self._critic(model)
         tokens = self._tokens(material.dataset)
         start_clocks = _clocks()
-        self._technique.begin(model, iterate_packs(material.dataset, sampler, tokens))
+        packs = iterate_packs(material.dataset, replace(sampler, max_steps=None), tokens)
+        self._technique.begin(model, packs)
+        self._reads_packs = inspect.getgeneratorstate(packs) != inspect.GEN_CREATED
         self._before = [now - then for now, then in zip(_clocks(), start_clocks, strict=True)]
         install_fused_lora(model)
         trim_malloc_heap()
@@ -254,7 +261,7 @@ class TrainingRun:
         args = TrainingArguments(
             rate=self._rate.value,
             schedule=step.shape,
-            warmup=step.warmup_ratio,
+            warmup_steps=step.count_warmup_steps(sampler.steps),
             decay=step.decay or DECAY,
             optimizer=step.optimizer,
             clip=step.max_grad_norm,
@@ -311,6 +318,21 @@ class TrainingRun:
         start = resolve_path(step.resume_from, self._work.recipe_dir) if step.resume_from is not None else None
         key = digest_of(["1", step.technique.settings(), step.optimizer.settings()])
         return CheckpointManager(path, key, start, step.save_steps)
+
+    def _trunk_states(self, sampler: BatchSampler) -> TrunkStates | None:
+        """Kept states of trainings that begin as this one; None where there are none."""
+        from luthier.tune.training.trunk import TrunkStates
+
+        step, work = self._step, self._work
+        if step.find_trunk_obstacle():
+            return None
+        if work.kept is None:
+            if step.keep_trunk:
+                work.events.note("the state at the end of the trunk is not kept: there is no folder for it here")
+            return None
+        warmup_steps = step.count_warmup_steps(sampler.steps)
+        prefix = digest_prefix(step, work, self._rate.value, warmup_steps, reads_packs=self._reads_packs)
+        return TrunkStates(work.kept / "states", prefix, step.keep_trunk, work.events.note)
 
     def _tokens(self, dataset: TokenizedDataset) -> int:
         requested = self._step.max_tokens_per_microbatch

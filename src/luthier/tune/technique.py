@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
@@ -167,6 +167,10 @@ class StandaloneTechnique(TechniqueBase):
     def trainable(self, model: ModelDescription) -> int:
         """No weight of the base model moves."""
         return 0
+
+    def at_share(self, share: float) -> Self | None:
+        """The same with a share (0, 1) of its own budget; None, by default, where its work follows the rows alone."""
+        return None
 
     @abstractmethod
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:

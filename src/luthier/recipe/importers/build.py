@@ -31,6 +31,8 @@ LORA = {
     "r": int, "lora_alpha": float, "lora_dropout": float, "use_rslora": bool, "use_dora": bool,
     "loraplus_lr_ratio": float, "init_lora_weights": str,
 }  # fmt: skip
+MOST_EPOCHS = 1000
+"""The most that `tune` takes."""
 STARTS = ("gaussian", "pissa", "olora", "eva")
 
 
@@ -47,7 +49,7 @@ def build_tune_step(options: ImportOptionReader, rows: int | None) -> dict[str, 
     step |= _pace(options, step["objective"].get("rollout"))
     _length(options, step, rows)
     step["optimizer"] = _optimizer(options)
-    _rate(options, step, rows)
+    _rate(options, step)
     _rest(options, step)
     return step
 
@@ -118,19 +120,15 @@ def _pace(options: ImportOptionReader, rollout: dict[str, Any] | None) -> dict[s
 
 
 def _length(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> None:
-    """Epochs from a number of steps, which goes before them; where rows cannot be counted yet, as many as it takes."""
+    """A number of steps, which goes before epochs there, and as many epochs as hold it; where rows cannot be counted
+    yet, as many as may be."""
     steps = int(options.get("max_steps") or 0)
     if steps <= 0:
         options.leave("max_steps", "it bounds nothing there, either")
-    elif rows is None:
-        options.take(
-            "max_steps",
-            f"{TUNE}.max_train_samples (what so many steps read, as far as the data set has it) and .epochs",
-        )
-        step |= {"max_train_samples": steps * step["batch_size"], "epochs": 1.0}
-    else:
-        options.take("max_steps", f"{TUNE}.epochs (so many steps over {rows} rows; it goes before epochs)")
-        step["epochs"] = round(steps * step["batch_size"] / rows, 6)
+        return
+    options.take("max_steps", f"{TUNE}.max_steps (it goes before epochs, which are as many as hold it)")
+    epochs = MOST_EPOCHS if rows is None else min(MOST_EPOCHS, math.ceil(steps * step["batch_size"] / rows))
+    step |= {"max_steps": steps, "epochs": float(epochs)}
 
 
 def _optimizer(options: ImportOptionReader) -> dict[str, Any]:
@@ -158,7 +156,7 @@ def _optimizer(options: ImportOptionReader) -> dict[str, Any]:
     return found
 
 
-def _rate(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> None:
+def _rate(options: ImportOptionReader, step: dict[str, Any]) -> None:
     """Height, shape and rise of the learning rate."""
     if (rate := options.take("learning_rate", f"{TUNE}.learning_rate")) is not None:
         step["learning_rate"] = float(rate)
@@ -171,22 +169,19 @@ def _rate(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -
         step["lr_scheduler"] = SCHEDULES[shape]
     else:
         options.leave("lr_scheduler", "there is no such schedule here; the usual one stands in its place")
-    step["warmup_ratio"] = _warmup(options, step, rows)
+    _warmup(options, step)
 
 
-def _warmup(options: ImportOptionReader, step: dict[str, Any], rows: int | None) -> float:
-    """The share of all steps over which the rate rises, from a share or from a number of steps."""
+def _warmup(options: ImportOptionReader, step: dict[str, Any]) -> None:
+    """How long the rate rises: a number of steps, or a share of them."""
     path = f"{TUNE}.warmup_ratio"
     number = float(options.get("warmup_steps") or 0)
-    if 0 < number < 1 or not number:
-        return float(options.take("warmup_steps", path) or options.take("warmup_ratio", path) or 0)
+    if number < 1:
+        step["warmup_ratio"] = float(options.take("warmup_steps", path) or options.take("warmup_ratio", path) or 0)
+        return
     options.leave("warmup_ratio", "the number of steps goes before it")
-    if (rows := step.get("max_train_samples", rows)) is None:
-        options.leave("warmup_steps", "`warmup_ratio` is a share of all steps here, and their number is not known yet")
-        return 0.0
-    steps = max(1, math.ceil(rows * step.get("epochs", 1.0) / step["batch_size"]))
-    options.take("warmup_steps", f"{path} (of about {steps} steps)")
-    return float(min(0.9, round(number / steps, 4)))
+    options.take("warmup_steps", f"{TUNE}.warmup_steps")
+    step["warmup_steps"] = round(number)
 
 
 def _rest(options: ImportOptionReader, step: dict[str, Any]) -> None:

@@ -32,8 +32,8 @@ _TAUGHT = ("choices", "teacher", "choice_ends")
 _COLUMN = "told."
 """How the names of files begin that hold a number for each learnt token, after what it tells."""
 _REFERRED = "referred.json"
-_TOGETHER = 64
-"""Lessons that are read together."""
+READ_TOGETHER = 64
+"""Lessons that a reference model reads together."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class TokenizedDataset:
         return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
 
     def refer(self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str) -> None:
-        """Keep what a model finds of each learnt token of some lessons, as `told["reference"]` of their rows.
+        """Keep what a model finds of each learnt token of some lessons, each named once, as `told["reference"]` of
+        their rows.
 
         `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
         """
@@ -87,7 +88,7 @@ class TokenizedDataset:
         if not (done.is_file() and json.loads(done.read_text())["key"] == key):
             with translate_write_errors(self._folder):
                 done.unlink(missing_ok=True)
-                self._write_reference(sorted(set(numbers)), read)
+                self._write_reference(list(numbers), read)
             write_atomically(done, json.dumps({"key": key}).encode())
         self.__dict__.pop("_columns", None)
 
@@ -98,8 +99,8 @@ class TokenizedDataset:
         kept = numpy.memmap(path, dtype="float32", mode="w+", shape=(count,))
         kept[:] = numpy.nan
         self.__dict__.pop("_columns", None)
-        for begin in range(0, len(numbers), _TOGETHER):
-            some = numbers[begin : begin + _TOGETHER]
+        for begin in range(0, len(numbers), READ_TOGETHER):
+            some = numbers[begin : begin + READ_TOGETHER]
             row_indices = [row for number in some for row in range(*self._between(self._lesson_ends, number))]
             found = read([row for number in some for row in self.rows(number)])
             for row_index, values in zip(row_indices, found, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -73,7 +74,9 @@ class TrainingData:
     def sampler(self) -> BatchSampler:
         """The way through the lessons."""
         step, dataset, seed = self._step, self.dataset, self._work.seed
-        sampler = BatchSampler(seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size)
+        sampler = BatchSampler(
+            seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size, max_steps=step.max_steps
+        )
         if (curriculum := step.curriculum) is None:
             return sampler
         return replace(
@@ -140,13 +143,15 @@ class TrainingData:
 
     def refer(self, model: Any, sampler: BatchSampler) -> None:
         """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
+        from luthier.tune.dataset.tokenized import READ_TOGETHER
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
         def read(rows: list[TokenRow]) -> list[list[float]]:
             return compute_row_logprobs(model, rows, PACK_TOKENS)
 
         key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
-        example_indices = {lesson for step in range(sampler.steps) for lesson in sampler.lessons_of(step)}
+        whole = math.ceil(min(sampler.total, sampler.count) / READ_TOGETHER) * READ_TOGETHER
+        example_indices = sampler.first_seen(whole)  # so none is read beside others because training ends sooner
         self._work.events.note(
             f"computing reference log-probabilities ({format_counted_noun(len(example_indices), 'row')})"
         )

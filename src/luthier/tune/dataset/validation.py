@@ -61,8 +61,11 @@ class ValidationSettings(BaseModel):
 
     def due(self, step: int, steps: int) -> bool:
         """Whether there is a measurement after a step (from 1)."""
-        apart = self.every if isinstance(self.every, int) else max(1, round(self.every * steps))
-        return step % apart == 0 or step == steps
+        return step % self.count_steps_between(steps) == 0 or step == steps
+
+    def count_steps_between(self, steps: int) -> int:
+        """Steps from one measurement to the next, of a training of so many."""
+        return self.every if isinstance(self.every, int) else max(1, round(self.every * steps))
 
     @property
     def name(self) -> str:

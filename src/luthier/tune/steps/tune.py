@@ -42,11 +42,12 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.policy import PolicyObjective
+from luthier.tune.share import count_steps, find_trunk_obstacle, shorten
 from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
 from luthier.tune.training.loss_spikes import Answer
-from luthier.tune.training.schedule import DECAY, Curriculum, Shape, choose_used_examples
+from luthier.tune.training.schedule import DECAY, Curriculum, Shape, choose_used_examples, count_warmup_steps
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
@@ -67,6 +68,9 @@ class Tune(Step):
         "num_train_epochs": "epochs",
         "num_epochs": "epochs",
         "n_epochs": "epochs",
+        "num_training_steps": "max_steps",
+        "total_steps": "max_steps",
+        "num_warmup_steps": "warmup_steps",
         "train_batch_size": "batch_size",
         "per_device_train_batch_size": "batch_size",
         "effective_batch_size": "batch_size",
@@ -109,6 +113,9 @@ class Tune(Step):
     """What is wanted of the model."""
     epochs: Annotated[float, BasicMarker()] = Field(default=1.0, gt=0, le=1000)
     """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Steps after which training ends, where the epochs hold more; it ends with the epochs where they hold fewer. The
+    learning rate has the shape of so many steps, and the order of the rows is that of the whole."""
     save_epochs: int = Field(default=0, ge=0)
     """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
     makes a model of each. Held-out rows are measured there, too."""
@@ -130,6 +137,8 @@ class Tune(Step):
     averages the weights itself."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from nothing."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """The same as a number of steps, in place of `warmup_ratio`: it is the same however long training is."""
     decay: float | None = Field(default=None, gt=0, le=1)
     """Share of all steps over which `wsd` falls; a fifth when not given, which is as good as a cosine (Hägele et al.,
     2024)."""
@@ -141,6 +150,10 @@ class Tune(Step):
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
     save_steps: Annotated[int | None, Field(ge=1), NotHashed()] = None
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
+    keep_trunk: Annotated[bool, NotHashed()] = False
+    """Keep the state before the learning rate falls (`wsd`), or before the last step (`constant`), in the store: a
+    training that differs in `max_steps`, `epochs` or `decay` alone, and is as long, goes on from there, and ends in the
+    same bytes as without. Give the warm-up in `warmup_steps` and `validation.every` in steps."""
     validation: ValidationSettings | None = None
     """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
     Nothing is held out when not given."""
@@ -217,9 +230,41 @@ class Tune(Step):
             raise ValueError(
                 f"decay belongs to `lr_scheduler: wsd`, got {self.lr_scheduler!r}; leave it out, or write wsd"
             )
+        if self.warmup_steps is not None and self.warmup_ratio != type(self).model_fields["warmup_ratio"].default:
+            raise ValueError(f"warmup_steps {self.warmup_steps} stands in place of warmup_ratio; leave one of them out")
+        if self.warmup_steps is not None:
+            return self
         if self.lr_scheduler == "wsd" and (both := self.warmup_ratio + (self.decay or DECAY)) > 1:
             raise ValueError(f"warmup_ratio and decay are {both:g} of all steps together; at most 1")
         return self
+
+    @model_validator(mode="after")
+    def _keeps_a_trunk(self) -> Self:
+        if self.keep_trunk and (why := self.find_trunk_obstacle()):
+            raise ValueError(f"keep_trunk changes nothing here: {why}; leave it out")
+        return self
+
+    def find_trunk_obstacle(self) -> str:
+        """Why no longer training can go on from a state of this one; empty when one can."""
+        return find_trunk_obstacle(self)
+
+    def count_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole training, for so many training rows; 0 under a technique without steps."""
+        return count_steps(self, rows)
+
+    def count_warmup_steps(self, steps: int) -> int:
+        """Steps over which the learning rate rises, of a training of so many."""
+        return self.warmup_steps if self.warmup_steps is not None else count_warmup_steps(steps, self.warmup_ratio)
+
+    def at_share(self, share: float, rows: int) -> Tune:
+        """The training shortened to a share (0, 1] of its steps for so many training rows; the step itself for 1.
+
+        It rises over as many steps as the whole one, measures at the same steps, falls at its own end (`wsd`; a
+        constant rate stays constant), and keeps its trunk where it has one, so that one with a larger share goes on
+        from there. A technique without steps gets a share of its own budget, or of the rows. `ValueError` for any other
+        share.
+        """
+        return shorten(self, share, rows)
 
     @property
     def kept_epochs(self) -> range:

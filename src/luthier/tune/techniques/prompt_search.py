@@ -113,6 +113,12 @@ class PromptSearch(StandaloneTechnique):
             raise ValueError(f"budget {self.budget} does not ask two prompts {self.held_back} rows; {least} does")
         return self
 
+    def at_share(self, share: float) -> Self:
+        """The same with a share of the budget; fewer rows are held back where it could not ask two prompts all."""
+        budget = max(4, round(share * self.budget))
+        held_back = min(self.held_back, budget // 2)
+        return type(self).model_validate({**dict(self), "budget": budget, "held_back": held_back})
+
     def shown(self, held: int, able: int) -> tuple[int, ...]:
         """The counts of examples that can be shown, where so many rows are held back and so many others fit.
 

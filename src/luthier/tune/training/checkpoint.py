@@ -3,11 +3,13 @@ and the weights at the ends of epochs that are to be kept.
 
 Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
 is copied in memory between two steps; a thread writes it and gives it its name while training goes on. Where memory is
-short, training waits for the writing. A kill at any moment leaves the file before.
+short, training waits for the writing. A kill at any moment leaves the file before. A file bears a digest of all that it
+holds; one that was spoilt is as good as none.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +37,7 @@ LEAST_SECONDS = 10.0
 """Time between two checkpoints, at least."""
 
 _MEMORY = Path("/proc/meminfo")
+_DIGEST = "digest"
 
 
 class TrainingState(NamedTuple):
@@ -169,9 +173,9 @@ class CheckpointManager:
                 if about.get("key") != self.key:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-        except SafetensorError:
-            return None  # not whole: begun by another program; the training starts again
-        return tensors, about
+        except (SafetensorError, OSError):
+            return None  # not whole, begun by another program, or gone by now; the training starts again
+        return (tensors, about) if about.pop(_DIGEST, "") == _digest(tensors, about) else None
 
 
 def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> TrainingState:
@@ -185,10 +189,21 @@ def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> No
     """Bring tensors to the disk as a file, then let it take the place of the one before."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with translate_write_errors(path):
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, about)
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(whole, aside, {**about, _DIGEST: _digest(whole, about)})
         sync(aside)
         aside.replace(path)
         sync(path.parent)
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """XXH3-128 of all that a file holds: names, shapes, kinds and bytes of its tensors, and what is said of them."""
+    state = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        state.update(f"\0{name} {tuple(value.shape)} {value.dtype}\0".encode())
+        state.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def _copied(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ held twice the memory of its largest step.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -129,7 +129,7 @@ def _cost(pack: Pack) -> tuple[int, int]:
     return pack.tokens, pack.sources.shape[0]
 
 
-def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Iterator[Pack]:
+def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Generator[Pack]:
     """All packs of a course, in the order in which they are learnt; of a prompt that is yet to be answered all is
     read."""
     for step in range(sampler.steps):

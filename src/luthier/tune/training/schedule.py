@@ -39,11 +39,14 @@ class BatchSampler:
     """(count,) numbers of the lessons in the order of the first passes; None: drawn, as in all others."""
     first_epochs: int = 0
     """How many passes keep that order."""
+    max_steps: int | None = None
+    """Steps after which the course ends, when it has more; the order before is the same."""
 
     @property
     def total(self) -> int:
         """Lessons seen in all, repeats included; at least one."""
-        return max(1, round(self.count * self.epochs))
+        whole = max(1, round(self.count * self.epochs))
+        return whole if self.max_steps is None else min(whole, self.max_steps * self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -51,8 +54,13 @@ class BatchSampler:
         return math.ceil(self.total / self.batch_size)
 
     def end_of(self, epoch: int) -> int:
-        """How many steps are done when all lessons were seen so many times."""
-        return min(self.steps, math.ceil(epoch * self.count / self.batch_size))
+        """How many steps are done when all lessons were seen so many times; more than there are where the course ends
+        before."""
+        return math.ceil(epoch * self.count / self.batch_size)
+
+    def first_seen(self, number: int) -> list[int]:
+        """The lessons that come first, each once: so many, or all. They do not depend on where the course ends."""
+        return [self._lesson(at) for at in range(min(number, self.count))]
 
     def lessons_of(self, step: int) -> list[int]:
         """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
@@ -83,16 +91,37 @@ def choose_used_examples(seed: int, count: int, limit: int | None) -> list[int]:
     return sorted(int(at) for at in drawn)
 
 
-def compute_lr_factor(step: int, steps: int, shape: Shape, warmup: float, decay: float) -> float:
+def count_warmup_steps(steps: int, ratio: float) -> int:
+    """The steps of a warm-up that is a share of all steps: at least one of them, or none of no share."""
+    return max(1, round(ratio * steps)) if ratio > 0 else 0
+
+
+def find_decay_start(steps: int, shape: Shape, warmup_steps: int, decay: float) -> int:
+    """The first step (from 0) of the fall: `wsd` falls over a share `decay` of all steps, two of them at least, since
+    the first of a fall still has the full rate; all other shapes fall from the end of the warm-up."""
+    return max(warmup_steps, steps - max(2, round(decay * steps))) if shape == "wsd" else warmup_steps
+
+
+def count_trunk_steps(steps: int, shape: Shape, warmup_steps: int, decay: float) -> int:
+    """Steps (from the first) that are the same in every longer training with the same warm-up; 0: none.
+
+    Up to the fall of `wsd`, and all of a constant rate; but never the last step, which may be short and is measured.
+    """
+    if shape not in ("wsd", "constant"):
+        return 0
+    ahead = steps if shape == "constant" else find_decay_start(steps, shape, warmup_steps, decay)
+    return max(0, min(ahead, steps - 1))
+
+
+def compute_lr_factor(step: int, steps: int, shape: Shape, warmup_steps: int, decay: float) -> float:
     """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
 
-    `warmup` and `decay` are shares of all steps; `decay` is how long `wsd` falls, by one minus the root of the way
-    gone (Hägele et al., 2024): over two steps at least, since the first of a fall still has the full rate.
+    `decay` is the share of all steps over which `wsd` falls, by one minus the root of the way gone (Hägele et al.,
+    2024).
     """
-    rising = max(1, round(warmup * steps)) if warmup > 0 else 0
-    if step < rising:
-        return (step + 1) / rising
-    decay_start = max(rising, steps - max(2, round(decay * steps))) if shape == "wsd" else rising
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    decay_start = find_decay_start(steps, shape, warmup_steps, decay)
     gone = max(0, step - decay_start) / max(1, steps - decay_start)
     return _FALLS[shape](gone)
 

@@ -36,7 +36,8 @@ from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.reference_logprobs import enable_dropout
-from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor
+from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor, count_trunk_steps
+from luthier.tune.training.trunk import TrunkStates
 
 
 class ExponentialMovingAverage:
@@ -80,6 +81,8 @@ def set_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
 
 _EMA = "ema/"
 """Before the names of averaged weights in a checkpoint."""
+_BEST = "best/"
+"""Before the names of the best weights so far in a state at the end of a trunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class TrainingArguments:
 
     rate: float
     schedule: Shape
-    warmup: float
+    warmup_steps: int
     decay: float
     optimizer: Optimizer
     clip: float | None
@@ -248,12 +251,17 @@ class Trainer:
         return self._updater.numbers
 
     def run(
-        self, keeper: CheckpointManager, on_step: Callable[[StepMetrics], None], say: Callable[[str], None]
+        self,
+        keeper: CheckpointManager,
+        on_step: Callable[[StepMetrics], None],
+        say: Callable[[str], None],
+        trunk_states: TrunkStates | None = None,
     ) -> list[str]:
-        """Go on from the newest checkpoint to the end, leaving in the model the weights that are to be saved.
+        """Go on from the newest checkpoint, or from a kept state of the trunk, to the end, leaving in the model the
+        weights that are to be saved.
 
-        `told` hears of each step. Returns the names of parameters that were to move and did not (experts that no token
-        chose, say); when none moved at all, that is a `ModelError`.
+        `on_step` hears of each step. Returns the names of parameters that were to move and did not (experts that no
+        token chose, say); when none moved at all, that is a `ModelError`.
         """
         first_step = self._resume(keeper, say)
         with (
@@ -264,11 +272,15 @@ class Trainer:
             stack.callback(self._lanes.close)
             if first_step < self._course.steps:
                 self._rehearse(say)
+            if trunk_states is not None and not first_step:
+                first_step = self._begin_on_trunk(trunk_states, keeper, say)
             for step in range(first_step, self._course.steps):
                 if why := self._over():
                     self.stopped = f"after step {step}: {why}"
                     say(f"stopped {self.stopped}")
                     break
+                if trunk_states is not None and step == self._trunk and trunk_states.wants(step):
+                    self._keep_trunk(trunk_states, keeper)
                 if step > first_step and self._source.begins(step) and keeper.due(step, self._size):
                     keeper.write(self._state())
                 stepped = self._measured(self._step(step, keeper), keeper)
@@ -278,7 +290,41 @@ class Trainer:
                 on_step(stepped)
         unmoved = self._unmoved()
         self._settle(keeper)
+        if trunk_states is not None:
+            trunk_states.close(self._trunk)
         return unmoved
+
+    @property
+    def _trunk(self) -> int:
+        """How many steps a longer training has in common with this one; 0: none."""
+        args = self._manner
+        return count_trunk_steps(self._course.steps, args.schedule, args.warmup_steps, args.decay)
+
+    def _begin_on_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+        """Take up the latest kept state that this training would have come to itself; returns how many steps are
+        done."""
+        ways = (count_threads(), self._tokens, self._kernels, self._lanes.count)
+        found = trunk_states.read(
+            self._trunk, lambda state: (state.threads, state.tokens, state.kernels, state.lanes) == ways
+        )
+        if found is None:
+            return 0
+        best = {name.removeprefix(_BEST): value for name, value in found.tensors.items() if name.startswith(_BEST)}
+        self._take(found)
+        if best:
+            keeper.write_best(best, self._standing.step)
+        say(f"goes on after step {found.step}, where an earlier training that begins as this one left its trunk")
+        return found.step
+
+    def _keep_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager) -> None:
+        """Keep the state now, with the best weights so far where these may be saved in the end."""
+        state = self._state()
+        if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
+            step, best = keeper.read_best() or (0, {})
+            if step != self._standing.step:  # a killed process had gone further, and its best ones took their place
+                return
+            state = state._replace(tensors={**state.tensors, **{f"{_BEST}{name}": v for name, v in best.items()}})
+        trunk_states.write(state)
 
     def gradient(self, rows: list[TokenRow], denominator: float, step: int = 0) -> StepGradient:
         """Gather the gradient of one step's rows, pack by pack."""
@@ -334,7 +380,7 @@ class Trainer:
         total, taken, measures, examples = self.gradient(rows, drawn.denominator, step)
         norm = self._updater.norm()
         args = self._manner
-        rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup, args.decay)
+        rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup_steps, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
@@ -430,20 +476,24 @@ class Trainer:
         """Take up the newest checkpoint, when there is one; returns how many steps are done."""
         if (kept := keeper.read()) is None:
             return 0
-        averaged = {name.removeprefix(_EMA): value for name, value in kept.tensors.items() if name.startswith(_EMA)}
         self._check(kept.tensors)
-        self._updater.restore({name: value for name, value in kept.tensors.items() if not name.startswith(_EMA)})
+        if kept.kernels and kept.kernels != self._kernels:
+            say("this training was begun with kernels that are not here: its last bits may come out otherwise")
+        self._take(kept)
+        return kept.step
+
+    def _take(self, kept: TrainingState) -> None:
+        """Go on from a state: weights, moments, averages, log, and how it was computed."""
+        averaged = {name.removeprefix(_EMA): value for name, value in kept.tensors.items() if name.startswith(_EMA)}
+        self._updater.restore({name: v for name, v in kept.tensors.items() if not name.startswith((_EMA, _BEST))})
         if self._average is not None:
             self._average.restore(averaged or self._updater.weights())
         self._tokens, self._since = kept.tokens, kept.since
         self._lanes.count = min(kept.lanes, count_parallel_packs(self._model))
         torch.set_num_threads(kept.threads)
-        if kept.kernels and kept.kernels != self._kernels:
-            say("this training was begun with kernels that are not here: its last bits may come out otherwise")
         self._kernels = self._kernels if kept.kernels else ""
         for line in kept.log:
             self._note(line)
-        return kept.step
 
     def _check(self, kept: Mapping[str, Tensor]) -> None:
         """`ModelError` when a state is of other weights than those that move here."""
