@@ -337,7 +337,7 @@ def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Benc
     assert again == whole
 
 
-@pytest.mark.slow  # tests/tune/training/test_trunk.py tries the usual ones
+@pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(kind: str, shop: Bench) -> None:
     assert_goes_on_from_a_trunk(shop, tune(kind, epochs=1.5), 32, (0.67, 0.84))

@@ -265,7 +265,7 @@ def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> No
     assert again == whole
 
 
-@pytest.mark.slow  # tests/tune/training/test_trunk.py tries the usual ones
+@pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @by_way
 def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(way: dict[str, Any], shop: Bench) -> None:
     assert_goes_on_from_a_trunk(shop, step(**way), 48, (0.67, 0.84))
