@@ -77,7 +77,7 @@ class Family(Popen):
     has_family = True
 
 
-class _Relative(Popen):
+class Relative(Popen):
     """What stands for subprocess's own in a process that has a family: other programs are started as ever."""
 
     _forked = False
@@ -161,7 +161,7 @@ def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
         os.setsid()
     if told["family"]:
         _keepers[os.getpid()] = socket.socket(fileno=keeper)
-        subprocess.Popen = _Relative  # type: ignore[misc]  # also for subprocess.run
+        subprocess.Popen = Relative  # type: ignore[misc]  # also for subprocess.run
     else:
         os.close(keeper)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's `&` started the tests

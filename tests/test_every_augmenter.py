@@ -175,8 +175,7 @@ def test_share_is_kept_and_the_books_balance(kind: str, bench: Bench) -> None:
 def test_bytes_depend_on_the_seed_and_not_on_the_size_of_a_wave(
     kind: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, again, other = (bench.augment([settings_of(kind)], seed=seed) for seed in (3, 3, 4))
-    assert one.files() == again.files()
+    one, other = (bench.augment([settings_of(kind)], seed=seed) for seed in (3, 4))
     assert one.files() != other.files()
     monkeypatch.setattr("luthier.data.augment.loop.WAVE", 3)
     assert bench.augment([settings_of(kind)], seed=3).files() == one.files()

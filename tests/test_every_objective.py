@@ -23,7 +23,7 @@ from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teach
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
-from tuning import Bench, bench, chat, examples, interrupted, pairs, thumbs
+from tuning import Bench, bench, chat, examples, pairs, thumbs, tune_and_resume
 
 OBJECTIVES = {kind: part for kind, part in components_by_kind(Objective).items() if not part.draws}
 """Those that learn from their own answers have a suite of their own: `test_every_policy.py`."""
@@ -86,6 +86,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("reward", {"margin": "row", "ties": "learn"}), ("reward", {"head": "verdict", "margin": "row", "ties": "learn"}),
 ]  # fmt: skip
 """Each objective as it is by default, and those of its ways that take another road."""
+TRAINED = [pytest.param(*case, marks=[pytest.mark.slow] * ("loss_type" in case[1])) for case in CASES]
+"""Those that are trained: the quick suite looks at another formula's loss and gradients alone."""
 READS: dict[str, Callable[[int], list[Example]]] = {
     **dict.fromkeys(KINDS, examples), **dict.fromkeys(("dpo", "simpo", "cpo", "orpo", "reward"), pairs), "kto": thumbs
 }  # fmt: skip
@@ -233,7 +235,7 @@ def test_the_share_of_an_example_is_that_of_its_rows_alone(
         torch.testing.assert_close(found, alone[key], atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
-@pytest.mark.parametrize(("kind", "extra"), CASES)
+@pytest.mark.parametrize(("kind", "extra"), TRAINED)
 def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     step = Tune(
         data="data", objective=made(kind, **extra), technique=Lora(r=4), batch_size=16, learning_rate=1e-2, epochs=4,
@@ -244,17 +246,15 @@ def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-@pytest.mark.parametrize(("kind", "extra"), CASES)
-def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], shop: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "extra"), TRAINED)
+def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     step = Tune(
         data="data", objective=made(kind, **extra), technique=Lora(r=4, lora_dropout=0.1), batch_size=8, epochs=1.0,
         dtype="float32", save_steps=2, teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
-    whole, parted = (bench(tmp_path / name, READS[kind](48)) for name in ("whole", "parted"))
-    interrupted(parted, step)
-    names = ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet")
-    found, wanted = (one.tune(step).folder for one in (parted, whole))
-    assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
+    whole, again = tune_and_resume(bench(tmp_path, READS[kind](48)), step, before=5)
+    assert {"log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet"} <= whole.keys()
+    assert again == whole
 
 
 def effect(objective: Objective, text: ChatTokenizer, shop: Bench) -> tuple[Any, ...]:

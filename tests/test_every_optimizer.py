@@ -26,7 +26,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import set_weights
-from tuning import Bench, assert_goes_on_from_a_trunk, bench, interrupted
+from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
 
 OPTIMIZERS = components_by_kind(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -333,13 +333,11 @@ def tune(kind: str, **fields: Any) -> Tune:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
 def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Bench) -> None:
-    step = tune(kind)
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    shop.store.remove(shop.tune_digest(step))
-    interrupted(shop, step)
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    whole, again = tune_and_resume(shop, tune(kind))
+    assert again == whole
 
 
+@pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(kind: str, shop: Bench) -> None:
     assert_goes_on_from_a_trunk(shop, tune(kind, epochs=1.5), 32, (0.67, 0.84))

@@ -25,7 +25,7 @@ from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import REGEX, Script, policy_of, rollout, written
-from tuning import Bench, bench, examples, interrupted
+from tuning import Bench, bench, examples, tune_and_resume
 
 POLICIES = {kind: part for kind, part in components_by_kind(Objective).items() if part.draws}
 KINDS = sorted(POLICIES)
@@ -264,7 +264,14 @@ def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if not {"kl", "loss_type"} & case[1].keys()])
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * bool(case[1]))
+        for case in CASES
+        if not {"kl", "loss_type"} & case[1].keys()
+    ],
+)  # the quick suite has each policy as it is by default, and above the losses of all cases
 def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     extra = {"keep": 3, **extra} if kind == "raft" else extra
     objective = {
@@ -275,12 +282,12 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
     }
     step = Tune(data="data", objective=objective, technique=Lora(r=4), batch_size=4, max_train_samples=32, epochs=2.0,
                 learning_rate=1e-2, dtype="float32", save_steps=4)  # fmt: skip
-    whole, parted = bench(tmp_path / "whole"), bench(tmp_path / "parted")
-    interrupted(parted, step, before=7)
-    names = ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet")
-    found, wanted = (one.tune(step).folder for one in (parted, whole))
-    assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
-    rewards = [json.loads(line)["reward"] for line in (found / "log.jsonl").read_text().splitlines()]
+    shop = bench(tmp_path)
+    whole, again = tune_and_resume(shop, step, before=13)
+    for name in ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet"):
+        assert again[name] == whole[name], name
+    made = shop.store.open(shop.tune_digest(step)).folder
+    rewards = [json.loads(line)["reward"] for line in (made / "log.jsonl").read_text().splitlines()]
     assert sum(rewards[-8:]) > sum(rewards[:8])
 
 

@@ -28,7 +28,7 @@ from luthier.models.source import QuantizationScheme
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, assert_goes_on_from_a_trunk, bench, interrupted
+from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
 
 EVERY = components_by_kind(TechniqueBase)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
@@ -261,13 +261,11 @@ def test_new_weights_come_from_the_seed(way: dict[str, Any], shop: Bench) -> Non
 
 @by_way
 def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    whole = {entry.path: entry.digest for entry in shop.tune(step(**way)).manifest.files}
-    shop.store.remove(shop.tune_digest(step(**way)))
-    interrupted(shop, step(**way))
-    assert {entry.path: entry.digest for entry in shop.tune(step(**way)).manifest.files} == whole
+    whole, again = tune_and_resume(bench(tmp_path), step(**way))
+    assert again == whole
 
 
+@pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @by_way
 def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(way: dict[str, Any], shop: Bench) -> None:
     assert_goes_on_from_a_trunk(shop, step(**way), 48, (0.67, 0.84))

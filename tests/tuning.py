@@ -141,6 +141,36 @@ def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
             shop.tune(step)
 
 
+def tune_and_resume(shop: Bench, step: Tune, before: int = 3) -> tuple[dict[str, str], dict[str, str]]:
+    """The digests of what a training wrote, and of what one writes that goes on from the state that it had on disk
+    before one of its steps (from 0), as a kill leaves it."""
+    from luthier.tune.training.trainer import Trainer
+
+    once, tried, left = Trainer._step, list[int](), dict[Path, bytes]()
+    folder, scratch = shop.store.begin(shop.tune_digest(step))
+    assert not any(folder.iterdir())
+
+    def copying(self: Trainer, number: int, keeper: Any) -> Any:
+        tried.append(number)
+        if number == before and not left:
+            keeper.wait()
+            left.update({path: path.read_bytes() for path in scratch.rglob("*") if path.is_file()})
+        return once(self, number, keeper)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", copying)
+        whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+        shop.store.remove(shop.tune_digest(step))
+        shop.store.begin(shop.tune_digest(step))
+        tried.clear()
+        for path, content in left.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        again = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    assert 0 < tried[0] <= before, "it goes on, and does not begin anew"
+    return whole, again
+
+
 def assert_goes_on_from_a_trunk(shop: Bench, whole: Tune, rows: int, shares: tuple[float, float]) -> None:
     """A training of the larger share goes on from that of the smaller, to the bytes of one that begins at the
     beginning."""

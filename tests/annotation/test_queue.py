@@ -29,6 +29,7 @@ from luthier.annotation.queue import AnnotationQueue, LeasedItem
 from luthier.annotation.results import find_items
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, UnknownName
+from tests import ready
 from tests.annotation.conftest import TOPIC, MakeQueue, answer, item
 
 
@@ -336,7 +337,7 @@ def test_a_killed_process_loses_no_answer_that_it_was_told_is_kept(database: str
     told: list[int] = []
     for round_ in range(4):
         command = [sys.executable, "-c", WORKER, database, queue.project_id]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with ready.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for number, line in enumerate(process.stdout):
                 if number:

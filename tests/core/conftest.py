@@ -37,6 +37,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LUTHIER_LEDGER", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make each ledger by its migrations."""
+    if migrate := sys.modules.get("luthier.core.db.migrate"):
+        monkeypatch.setattr(migrate, "_run", getattr(migrate._run, "once", migrate._run))
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte, mounted for the test."""

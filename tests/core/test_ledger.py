@@ -14,6 +14,7 @@ import pytest
 from luthier.core.db import Ledger, RunStep, ledger_url
 from luthier.core.errors import CorruptArtifact, DataError, InputError, LuthierError, SystemResourceError, UnknownName
 from luthier.recipe.workspace import Workspace
+from tests import ready
 
 WRITER = """
 import sys
@@ -34,7 +35,7 @@ with Ledger(sys.argv[1]) as ledger:
 
 def writer(url: str, count: int, folder: str, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, url, str(count), folder, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    return ready.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 
 def step(name: str = "data", artifact: str = "a" * 32, *, cached: bool = False) -> RunStep:

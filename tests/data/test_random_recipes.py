@@ -102,38 +102,52 @@ def _nothing_was_left(error: DataError) -> None:
     assert any(part in error.message for part in _NOTHING_LEFT), error
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(lines=LINES, recipe=RECIPES, batch=st.integers(1, 9))
-def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
-    make: Make, write: Write, lines: list[str], recipe: dict[str, Any], batch: int
-) -> None:
-    lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
-    path = write("rows.jsonl", "\n".join(lines).encode())
-    _balanced(make, {"kind": "jsonl", "path": path}, len(lines), recipe, batch)
+def _drawn(many: int) -> list[Any]:
+    """How many recipes are drawn: in the quick suite a few, and else so many."""
+    return [pytest.param(many, marks=pytest.mark.slow), many // 3]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    cells=st.lists(st.lists(TEXTS.map(_as_cell), min_size=1, max_size=5), max_size=16),
-    form=st.sampled_from(["csv", "json", "parquet"]),
-    recipe=RECIPES,
-)
-def test_the_same_is_true_of_tables(
-    make: Make, write: Write, tmp_path: Path, cells: list[list[str]], form: str, recipe: dict[str, Any]
-) -> None:
+def _with_examples(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("examples", _drawn(80))
+def test_every_row_is_trained_held_out_or_dropped_with_a_reason(make: Make, write: Write, examples: int) -> None:
+    @_with_examples(examples)
+    @given(lines=LINES, recipe=RECIPES, batch=st.integers(1, 9))
+    def check(lines: list[str], recipe: dict[str, Any], batch: int) -> None:
+        lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
+        path = write("rows.jsonl", "\n".join(lines).encode())
+        _balanced(make, {"kind": "jsonl", "path": path}, len(lines), recipe, batch)
+
+    check()
+
+
+@pytest.mark.parametrize("examples", _drawn(40))
+def test_the_same_is_true_of_tables(make: Make, write: Write, tmp_path: Path, examples: int) -> None:
     """In CSV, rows may have too few cells or too many."""
-    table = [["Is it here?", "a", "x"], *cells]
-    fitting = [dict(zip(NAMES, [*row, "", "", ""][:3], strict=True)) for row in table]
-    if form == "csv":
-        text = io.StringIO()
-        csv.writer(text).writerows([NAMES, *table])
-        path = write("rows.csv", text.getvalue().encode())
-    elif form == "json":
-        path = write("rows.json", json.dumps(fitting).encode())
-    else:
-        path = "rows.parquet"
-        pl.DataFrame(fitting).write_parquet(tmp_path / path)
-    _balanced(make, {"kind": form, "path": path}, len(table), recipe, 5)
+
+    @_with_examples(examples)
+    @given(
+        cells=st.lists(st.lists(TEXTS.map(_as_cell), min_size=1, max_size=5), max_size=16),
+        form=st.sampled_from(["csv", "json", "parquet"]),
+        recipe=RECIPES,
+    )
+    def check(cells: list[list[str]], form: str, recipe: dict[str, Any]) -> None:
+        table = [["Is it here?", "a", "x"], *cells]
+        fitting = [dict(zip(NAMES, [*row, "", "", ""][:3], strict=True)) for row in table]
+        if form == "csv":
+            text = io.StringIO()
+            csv.writer(text).writerows([NAMES, *table])
+            path = write("rows.csv", text.getvalue().encode())
+        elif form == "json":
+            path = write("rows.json", json.dumps(fitting).encode())
+        else:
+            path = "rows.parquet"
+            pl.DataFrame(fitting).write_parquet(tmp_path / path)
+        _balanced(make, {"kind": form, "path": path}, len(table), recipe, 5)
+
+    check()
 
 
 def _balanced(make: Make, source: dict[str, Any], rows: int, recipe: dict[str, Any], batch: int) -> None:
@@ -158,34 +172,38 @@ OPS = st.one_of(st.sampled_from(KINDS), st.sampled_from(SETTINGS))
 CHANGES = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["put", "leave out", "change"]), OPS), max_size=2)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(lines=LINES, recipe=RECIPES, changes=CHANGES, split=st.none() | RECIPES, batch=st.integers(1, 9))
+@pytest.mark.parametrize("examples", _drawn(80))
 def test_what_is_taken_over_from_a_making_before_changes_nothing(
-    make: Make,
-    write: Write,
-    tmp_path: Path,
-    lines: list[str],
-    recipe: dict[str, Any],
-    changes: list[tuple[int, str, Any]],
-    split: dict[str, Any] | None,
-    batch: int,
+    make: Make, write: Write, tmp_path: Path, examples: int
 ) -> None:
-    lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
-    path = write("rows.jsonl", "\n".join(lines).encode())
-    kept = tmp_path / f"kept{next(_NUMBERS)}"
-    source = {"kind": "jsonl", "path": path, "prompt": "text", "answer": "label", "on_error": "drop"}
-    with suppress(DataError):
-        make(source=source, **recipe, batch_rows=batch, kept=kept)
-    ops = list(recipe["ops"])
-    for place, what, other in changes:
-        ops[place : place + (what != "put")] = [] if what == "leave out" else [other]
-    second = {"source": source, **(split or recipe), "ops": ops}
-    try:
-        fresh = make(**second)
-    except DataError as error:
-        with pytest.raises(DataError, match=re.escape(error.message)):
-            make(**second, kept=kept)
-        return
-    again = make(**second, kept=kept)
-    assert again.files() == fresh.files()
-    assert [note for note in again.notes.split("\n") if not note.startswith("reused from")] == fresh.notes.split("\n")
+    @_with_examples(examples)
+    @given(lines=LINES, recipe=RECIPES, changes=CHANGES, split=st.none() | RECIPES, batch=st.integers(1, 9))
+    def check(
+        lines: list[str],
+        recipe: dict[str, Any],
+        changes: list[tuple[int, str, Any]],
+        split: dict[str, Any] | None,
+        batch: int,
+    ) -> None:
+        lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
+        path = write("rows.jsonl", "\n".join(lines).encode())
+        kept = tmp_path / f"kept{next(_NUMBERS)}"
+        source = {"kind": "jsonl", "path": path, "prompt": "text", "answer": "label", "on_error": "drop"}
+        with suppress(DataError):
+            make(source=source, **recipe, batch_rows=batch, kept=kept)
+        ops = list(recipe["ops"])
+        for place, what, other in changes:
+            ops[place : place + (what != "put")] = [] if what == "leave out" else [other]
+        second = {"source": source, **(split or recipe), "ops": ops}
+        try:
+            fresh = make(**second)
+        except DataError as error:
+            with pytest.raises(DataError, match=re.escape(error.message)):
+                make(**second, kept=kept)
+            return
+        again = make(**second, kept=kept)
+        assert again.files() == fresh.files()
+        without = [note for note in again.notes.split("\n") if not note.startswith("reused from")]
+        assert without == fresh.notes.split("\n")
+
+    check()

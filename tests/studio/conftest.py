@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from luthier.cli.app import run_command
+from luthier.commands.projects.command_process import CommandProcess
 from luthier.core.db import Ledger
+from luthier.core.system.process import unique_process_name_of
 from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
+from tests import ready
 
 URL = "http://127.0.0.1:8100"
 RECIPE = """\
@@ -45,6 +53,22 @@ def write_rows(path: Path, rows: int = 60) -> None:
     path.write_text("text,label\n" + "\n".join(lines) + "\n")
 
 
+def run_in(folder: Path, *words: str) -> str:
+    """What a command prints that is run in a folder, by this process."""
+    with chdir(folder), redirect_stdout(StringIO()) as said:
+        assert run_command(list(words)) == 0
+    return said.getvalue()
+
+
+def start_studio(
+    workspace: Path, *words: str, popen: type[subprocess.Popen[Any]] = ready.Family, **environment: str
+) -> subprocess.Popen[str]:
+    """`luthier studio … --port 0 --json` in a process of its own, which has imported already where nothing is said."""
+    command = [sys.executable, "-m", "luthier", "studio", str(workspace), *words, "--port", "0", "--json"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    return popen(command, stdout=subprocess.PIPE, text=True, env=env)
+
+
 class Browser(TestClient):
     """A browser: its forms carry the session's token and come from the studio's own pages."""
 
@@ -53,6 +77,12 @@ class Browser(TestClient):
         files = fields.pop("files", None)
         token = form_token(self.cookies.get("luthier_studio") or "")
         return self.post(address, data={"token": token, **fields}, files=files, headers={"origin": URL})
+
+
+@pytest.fixture(autouse=True)
+def ready_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that pages start have imported already."""
+    monkeypatch.setattr(subprocess, "Popen", ready.Relative)
 
 
 @pytest.fixture
@@ -81,11 +111,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     write_rows(folder / "rows.csv")
     (folder / "recipe.yaml").write_text(RECIPE)
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_in(folder.parent, "run", "tickets/recipe.yaml")
     return folder
 
 
@@ -97,6 +123,21 @@ def made(_made: Path, workspace: Path) -> Path:
         ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
     ledger.close()
     return workspace / "tickets"
+
+
+@pytest.fixture
+def failed_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that pages start have failed at once and repeat their words, for tests that ask every address; that
+    they run is shown by tests of their own pages."""
+    ended = unique_process_name_of(os.getpid()).rpartition("|")[0] + "|gone"
+
+    def fail(self: CommandProcess, workspace: Workspace, words: Sequence[str]) -> None:
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
+        said = json.dumps({"error": {"message": " ".join(words), "hint": " ".join(words)}})
+        for name, text in {"output": said, "log": said, "process": json.dumps({"name": ended, "words": words})}.items():
+            (self.folder / name).write_text(text)
+
+    monkeypatch.setattr(CommandProcess, "start", fail)
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""A studio in a process of its own in which a cookie says who somebody is: `python labelling_server.py FOLDER PORT`.
+"""A studio in a process of its own in which a cookie says who somebody is.
+
+`python -m tests.studio.labelling_server FOLDER PORT`, in the root of the repository, starts one.
 
 Tests and `benchmarks/studio.py` let six people label with it on one machine, where the studio itself knows one.
 """
@@ -13,6 +15,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -23,6 +26,7 @@ from luthier.studio.people import Person, find_person
 from luthier.studio.sessions import BrowserSessions
 from luthier.studio.state import Studio
 
+_ROOT = Path(__file__).parent.parent.parent
 PERSON = "person"
 """The cookie that names who makes a request."""
 
@@ -30,8 +34,12 @@ PERSON = "person"
 class LabellingServer:
     """The process; it can be killed, and started again at the same address."""
 
-    def __init__(self, workspace: Path, *, environment: dict[str, str] | None = None) -> None:
-        """`environment` adds to that of the process."""
+    def __init__(
+        self, workspace: Path, *, environment: dict[str, str] | None = None,
+        popen: type[subprocess.Popen[Any]] = subprocess.Popen,
+    ) -> None:  # fmt: skip
+        """`environment` adds to that of the process, and `popen` starts it."""
+        self._popen = popen
         self._workspace = workspace
         self._environment = {**os.environ, **(environment or {})}
         with socket.socket() as free:
@@ -41,9 +49,9 @@ class LabellingServer:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, str(self._workspace), str(self.port)]
-        path = os.pathsep.join(sys.path)
-        return subprocess.Popen(command, env={**self._environment, "PYTHONPATH": path})
+        command = [sys.executable, "-m", "tests.studio.labelling_server", str(self._workspace), str(self.port)]
+        path = os.pathsep.join([str(_ROOT), *sys.path])
+        return self._popen(command, env={**self._environment, "PYTHONPATH": path})
 
     def kill(self) -> None:
         """As a power cut ends it: at once."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +21,7 @@ from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
 from luthier.commands.review.verdicts import submit_verdict
 from luthier.recipe.workspace import Workspace
-from studio.conftest import write_rows
+from studio.conftest import run_in, start_studio, write_rows
 from studio.test_models import WATCHED, _write_traffic
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -71,21 +69,12 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
         write_rows(work / name / "rows.csv")
         (work / name / "recipe.yaml").write_text(WATCHED.replace("name: tickets", f"name: {name}"))
     (work / "broken/recipe.yaml").write_text(WATCHED.replace("[accuracy]", "[acuracy]"))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-m", "luthier"]
-    done = subprocess.run(
-        [*words, "run", "tickets/recipe.yaml", "--json"], cwd=work, check=True, capture_output=True, env=environment
-    )
-    subprocess.run(
-        [*words, "release", "tickets@prod", "tickets/recipe.yaml:tune"], cwd=work, check=True, capture_output=True,
-        env=environment,
-    )  # fmt: skip
+    done = run_in(work, "run", "tickets/recipe.yaml", "--json")
+    run_in(work, "release", "tickets@prod", "tickets/recipe.yaml:tune")
     _write_traffic(work / "tickets")
     _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
-    known = {"model": json.loads(done.stdout)["steps"]["tune"]["artifact"], **_ask_people(work)}
-    with subprocess.Popen(
-        [*words, "studio", str(work), "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
+    known = {"model": json.loads(done)["steps"]["tune"]["artifact"], **_ask_people(work)}
+    with start_studio(work, popen=subprocess.Popen) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
         yield opened, known
@@ -143,6 +132,7 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
             page.set_viewport_size({"width": 1280, "height": 900})
             page.goto(base + address.format(**known))
             page.wait_for_function("!document.querySelector('.loading')")
+            page.evaluate(axe.Axe().axe_script)
             for scheme, width, rules in LOOKS:
                 page.emulate_media(color_scheme=scheme)
                 page.set_viewport_size({"width": width, "height": 900})
@@ -154,10 +144,11 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
 def _look(page: Any, rules: list[str]) -> list[str]:
     """What axe-core calls serious or critical, and whether the page is wider than the window."""
     only = {"runOnly": rules} if rules else {}
-    report = axe.Axe().run(page, options={"iframes": False, **only}).response
+    options = {"iframes": False, "resultTypes": ["violations"], **only}
+    violations = page.evaluate("async options => (await axe.run(options)).violations", options)
     lines = [
         f"{one['id']}: {one['nodes'][0]['html'][:160]}"
-        for one in report["violations"]
+        for one in violations
         if one["impact"] in ("serious", "critical")
     ]
     if page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"):

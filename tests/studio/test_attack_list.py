@@ -2,7 +2,7 @@
 field, and each page is read by a parser as a browser would read it.
 
 The addresses are found in the application; a new parameter needs an entry in `find_known`, and a new stored field a
-function in `FIELDS`. The long version tries every text; the short one, two that end what they stand in.
+function in `FIELDS`. The long version tries every text; the short one, two of them as one text.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -46,9 +44,10 @@ from luthier.recipe.runner import get_run_log_path
 from luthier.studio.people import Person, find_person
 from luthier.studio.sessions import COOKIE, form_token
 from luthier.studio.state import Studio
-from studio.conftest import RECIPE, URL, Browser
+from studio.conftest import RECIPE, URL, Browser, run_in
 from studio.test_models import _write_traffic
 
+pytestmark = pytest.mark.usefixtures("failed_commands")
 MARK = "x31337"
 """Stands in each text, as a name that no page of ours has."""
 CORPUS = (
@@ -65,7 +64,8 @@ CORPUS = (
     f"//evil.example/{MARK}",
     f"\\u003cscript\\u003e{MARK}()\\u003c/script\\u003e &lt;script&gt; &#60;script&#62;",
 )
-_SHORT = (1, 7)
+_SHORT = f"{CORPUS[1]} {CORPUS[7]}"
+"""Leaves what it stands in, and is a template: the two at once."""
 _LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0", "＝1+1")
 INNER = (
@@ -330,9 +330,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.writerows([f"{words} number {at}", words] for words in CORPUS for at in range(5))
     recipe = RECIPE.replace("ops: [normalize, exact_dedup]", "ops: [normalize]").partition("  tune:")[0]
     (folder / "recipe.yaml").write_text(recipe)
-    command = [sys.executable, "-m", "luthier", "run", str(folder / "recipe.yaml")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_in(folder.parent, "run", "tickets/recipe.yaml")
     return folder
 
 
@@ -344,9 +342,7 @@ def prepared(_prepared: Path, workspace: Path) -> Path:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "words", [words if at in _SHORT else pytest.param(words, marks=pytest.mark.slow) for at, words in enumerate(CORPUS)]
-)
+@pytest.mark.parametrize("words", [_SHORT, *(pytest.param(words, marks=pytest.mark.slow) for words in CORPUS)])
 def test_the_list_of_texts_that_would_be_code(browser: Browser, studio: Studio, prepared: Path, words: str) -> None:
     for store in FIELDS:
         store(studio, words)

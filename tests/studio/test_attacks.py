@@ -113,6 +113,7 @@ def test_a_link_opens_once_and_a_session_ends(studio: Studio, stranger: Browser)
         assert own not in str(session.execute(text("SELECT * FROM browser_sessions")).all())
 
 
+@pytest.mark.usefixtures("failed_commands")
 def test_every_answer_has_the_strict_policy_and_no_page_needs_inline_code(browser: Browser, project: Path) -> None:
     for address in (*GETS, "/health", "/static/studio.js", "/nothing"):
         answer = browser.get(address)

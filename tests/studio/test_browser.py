@@ -4,18 +4,15 @@ terminal."""
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from studio.conftest import write_rows
+from studio.conftest import start_studio, write_rows
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -26,9 +23,7 @@ _PATIENCE_MS = 90_000
 @pytest.fixture
 def link(workspace: Path) -> Iterator[str]:
     """A studio in a process of its own."""
-    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
-    path = os.pathsep.join(sys.path)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
+    with start_studio(workspace) as server:
         assert server.stdout is not None
         yield json.loads(server.stdout.readline())["link"]
         server.terminate()

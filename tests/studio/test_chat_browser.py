@@ -4,16 +4,15 @@ by keys alone."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from studio.conftest import run_in, start_studio
 from tests.workshop import RECIPE, small_recipe
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,19 +29,12 @@ def page(workspace: Path) -> Iterator[Any]:
     """A page of a studio in a process of its own, over a project with a model."""
     (workspace / "tickets").mkdir()
     small_recipe(workspace / "tickets", TEXTS.replace("    split:", "    task: text\n    split:"), 60)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-m", "luthier"]
-    subprocess.run(
-        [*words, "run", "tickets/recipe.yaml"], cwd=workspace, check=True, capture_output=True, env=environment
-    )
+    run_in(workspace, "run", "tickets/recipe.yaml")
     said: list[str] = []
     with (
-        subprocess.Popen(
-            [*words, "studio", str(workspace), "--port", "0", "--json"], stdout=subprocess.PIPE, text=True,
-            env=environment,
-        ) as server,
+        start_studio(workspace, popen=subprocess.Popen) as server,
         playwright.sync_playwright() as driver,
-    ):  # fmt: skip
+    ):
         assert server.stdout is not None
         link = json.loads(server.stdout.readline())["link"]
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])

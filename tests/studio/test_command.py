@@ -17,7 +17,7 @@ from luthier.cli.app import run_command
 from luthier.core.db import Ledger
 from luthier.people.accounts import add_person
 from luthier.recipe.schema import Recipe
-from studio.conftest import write_rows
+from studio.conftest import start_studio, write_rows
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "studio.example"])  # that is refused
@@ -49,9 +49,7 @@ def test_options_that_do_not_go_are_refused(
 def test_with_accounts_it_is_opened_to_others(workspace: Path) -> None:
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
         add_person(ledger, "olga", roles={"*": "owner"}, by="root")
-    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--host", "0.0.0.0", "--json"]
-    path = os.pathsep.join(sys.path)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
+    with start_studio(workspace, "--host", "0.0.0.0") as server:
         assert server.stdout is not None
         told = json.loads(server.stdout.readline())
         assert told["link"] == f"{told['url']}/login"

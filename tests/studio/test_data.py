@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,16 +12,14 @@ import pytest
 from luthier.data.history.corrections import read_corrections
 from luthier.recipe.schema import Recipe
 from luthier.studio.state import Studio
-from studio.conftest import RECIPE, Browser
+from studio.conftest import RECIPE, Browser, run_in
 from studio.test_attacks import BREAKS
 
 DATA = "/projects/tickets/data"
 
 
 def _run(project: Path, *overrides: str) -> None:
-    words = [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml", *overrides]
-    done = subprocess.run(words, cwd=project.parent, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_in(project.parent, "run", "tickets/recipe.yaml", *overrides)
 
 
 def _row(browser: Browser, **asked: str) -> str:
@@ -153,9 +149,7 @@ def test_a_finding_becomes_a_change_of_the_recipe(browser: Browser, made: Path) 
 
 def test_runs_are_compared(browser: Browser, made: Path, studio: Studio) -> None:
     _run(made, "steps.tune={kind: tune, data: data, technique: {kind: plain, c: 0.0001}}")
-    listed = subprocess.run(
-        [sys.executable, "-m", "luthier", "runs", "--json"], cwd=made, check=True, capture_output=True, text=True
-    ).stdout
+    listed = run_in(made, "runs", "--json")
     runs = [run["id"] for run in json.loads(listed)["runs"]]
     page = browser.get("/compare", params={"run": runs}).text
     assert "Numbers" in page

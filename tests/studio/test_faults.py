@@ -40,6 +40,7 @@ from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
 from studio.conftest import Browser
 from studio.labelling_server import PERSON, LabellingServer, open_session
+from tests import ready
 from tests.conftest import Postgres
 
 LABELS = ["billing", "login", "other"]
@@ -198,7 +199,7 @@ def test_no_answer_is_lost_or_doubled_while_the_server_is_killed(workspace: Path
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
         project = make_project(ledger, 20_000, overlap=2)
         cookies = {person: open_session(ledger) for person in PEOPLE}
-    server = LabellingServer(workspace)
+    server = LabellingServer(workspace, popen=ready.Popen)
     server.wait()
     labellers = [Labeller(server.url, project, person, cookies[person]) for person in PEOPLE]
     with working(labellers):
@@ -233,7 +234,7 @@ def test_chromium_pages_keep_their_answers_while_the_server_is_killed(workspace:
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
         project = make_project(ledger, 5_000)
         cookies = {person: open_session(ledger) for person in PEOPLE}
-    server = LabellingServer(workspace)
+    server = LabellingServer(workspace, popen=ready.Popen)
     server.wait()
     labellers = [Labeller(server.url, project, person, cookies[person]) for person in PEOPLE[:4]]
     with playwright.sync_playwright() as driver, working(labellers):
@@ -305,7 +306,7 @@ _RECORD = """
 def served(workspace: Path) -> Iterator[tuple[Ledger, LabellingServer]]:
     """A ledger, and a studio over it in a process of its own."""
     with Ledger(workspace / ".luthier/ledger.db") as ledger:
-        server = LabellingServer(workspace)
+        server = LabellingServer(workspace, popen=ready.Popen)
         server.wait()
         yield ledger, server
         server.stop()
@@ -395,7 +396,7 @@ def test_while_postgresql_is_away_pages_say_it_and_nothing_is_lost(
     with Ledger(own_postgres.url) as ledger:
         project = make_project(ledger, 5_000)
         cookies = {person: open_session(ledger) for person in PEOPLE}
-    server = LabellingServer(workspace, environment={"LUTHIER_LEDGER": own_postgres.url})
+    server = LabellingServer(workspace, environment={"LUTHIER_LEDGER": own_postgres.url}, popen=ready.Popen)
     server.wait()
     labellers = [Labeller(server.url, project, person, cookies[person]) for person in PEOPLE]
     with working(labellers):

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from studio.conftest import start_studio
 from studio.test_judging import made, workspace  # noqa: F401  # fixtures
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,9 +27,7 @@ SHOTS = os.environ.get("LUTHIER_SHOTS")
 @contextmanager
 def _studio_of(name: str, workspace: Path) -> Iterator[str]:  # noqa: F811
     """A studio over the same workspace, as somebody of this name starts it."""
-    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "LOGNAME": name}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as server:
+    with start_studio(workspace, popen=subprocess.Popen, LOGNAME=name) as server:
         assert server.stdout is not None
         try:
             yield json.loads(server.stdout.readline())["link"]

@@ -28,6 +28,7 @@ from luthier.recipe.yaml import read_yaml
 from luthier.studio.state import Studio
 from studio.conftest import Browser
 from studio.test_attacks import BREAKS
+from tests import ready
 
 LABELS = ["delivery", "refund", "account"]
 SECRETS = ("SECRET-MODEL", "SECRET-KEY", "SECRET-GOLD", "SECRET-PROPOSAL", "SECRET-OTHER")
@@ -229,7 +230,7 @@ class StudioServer:
     def start(self) -> None:
         """Begin to answer."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
+        self._process = ready.Popen(self._command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self._process.stdout is not None
         self.link: str = json.loads(self._process.stdout.readline())["link"]
 

@@ -6,8 +6,6 @@ import json
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +28,7 @@ from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.releases import history
 from luthier.traces.retention import traffic_folder
-from studio.conftest import RECIPE, Browser, write_rows
+from studio.conftest import RECIPE, Browser, run_in, write_rows
 from studio.test_attacks import BREAKS, _is_plain
 
 WATCHED = (
@@ -55,11 +53,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     write_rows(folder / "rows.csv")
     (folder / "recipe.yaml").write_text(WATCHED)
-    done = subprocess.run(
-        [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"], cwd=folder.parent, check=False,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_in(folder.parent, "run", "tickets/recipe.yaml")
     return folder
 
 

@@ -104,6 +104,7 @@ def _needs(people: Studio) -> list[tuple[str, str, set[Right]]]:
     return found
 
 
+@pytest.mark.usefixtures("failed_commands")
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_at_each_route(
     people: Studio, project: Path, come: Callable[[str], Browser], role: Role, monkeypatch: pytest.MonkeyPatch

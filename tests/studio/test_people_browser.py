@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import pytest
 from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project
 from luthier.annotation.question import QuestionItem
 from luthier.core.db import Ledger
+from studio.conftest import start_studio
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -33,9 +31,7 @@ def link(workspace: Path, project: Path) -> Iterator[str]:
         settings = ProjectSettings.model_validate(asked)
         labelling = create_project(ledger, "Topics", settings, project="tickets", by="olga")
         add_items(ledger, labelling.id, [NewItem("1", QuestionItem(({"role": "user", "content": "where is it"},)))])
-    command = [sys.executable, "-m", "luthier", "studio", str(workspace), "--port", "0", "--json"]
-    path = os.pathsep.join(sys.path)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}) as server:
+    with start_studio(workspace) as server:
         assert server.stdout is not None
         yield json.loads(server.stdout.readline())["link"]
         server.terminate()

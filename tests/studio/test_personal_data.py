@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from luthier.people.accounts import add_person
 from luthier.people.audit import list_entries
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
-from studio.conftest import URL, Browser
+from studio.conftest import URL, Browser, run_in
 
 RECIPE = """\
 luthier: 1
@@ -38,9 +36,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"write to {ADDRESS} about parcel {at},{'a' if at % 2 else 'b'}" for at in range(20)]
     (folder / "rows.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     (folder / "recipe.yaml").write_text(RECIPE)
-    command = [sys.executable, "-m", "luthier", "run", "tickets/recipe.yaml"]
-    done = subprocess.run(command, cwd=folder.parent, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_in(folder.parent, "run", "tickets/recipe.yaml")
     return folder
 
 

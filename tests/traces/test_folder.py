@@ -31,6 +31,7 @@ from luthier.traces.store import (
     scan_table,
 )
 from luthier.traces.stream import TraceTail
+from tests import ready
 from traces.conftest import DAY, opinion, trace
 
 
@@ -247,7 +248,7 @@ def test_a_kill_while_segments_become_parquet_loses_and_doubles_nothing(tmp_path
             write(tmp_path, *(trace(number) for number in range(wanted, wanted + 50)))
             wanted += 50
         command = [sys.executable, "-c", COMPACTOR, str(tmp_path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        process = ready.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"go\n"
         time.sleep(chance.uniform(0, 0.05))

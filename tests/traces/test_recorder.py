@@ -28,6 +28,7 @@ from luthier.traces.recorder import MOST_QUEUED, TraceRecorder, is_sampled
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import list_segments
 from luthier.traces.store import read_feedback, read_traces
+from tests import ready
 from traces.conftest import in_two, opinion, trace
 
 SERVER = """
@@ -54,7 +55,7 @@ while True:
 def begin_server(folder: Path, begin: int) -> subprocess.Popen[str]:
     """A server that answers requests from a number on."""
     command = [sys.executable, "-c", SERVER, str(folder), str(begin), str(Path(__file__).parent.parent)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = ready.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == f"{begin}\n"
     return process
