@@ -266,9 +266,11 @@ def test_a_budget_that_finalists_take_is_refused() -> None:
 
 def test_small_budgets_have_fewer_rungs() -> None:
     assert build(budget=8).shares == (1 / 9, 1 / 3, 1.0)
-    assert build(budget=2).shares == (1 / 3, 1.0)
+    assert build(budget=2).shares == (1 / 9, 1 / 3, 1.0)
+    assert 3 <= len(build(budget=2.0, space=Space({"lora": TWO["lora"]})).ask()) < 9
     assert build(budget=2, reserved=1).shares == (1 / 9, 1 / 3)
     assert build(budget=2, reserved=1.6).shares == (1 / 9,)
+    assert 3 <= len(build(budget=2, reserved=1.6).ask()) < 9
 
 
 def test_a_space_of_one_point_ends_after_trial_0() -> None:

@@ -1,6 +1,6 @@
 """The search itself: which settings are tried, for how long, and when it ends. No steps, no files, no model.
 
-A search is a sequence of rounds. A round begins with nine new trials at the lowest rung (fewer with fewer rungs). Of
+A search is a sequence of rounds. A round begins with nine new trials at the lowest rung (the last one with fewer). Of
 all trials at a rung, also those of former rounds, the best third goes on to the next, as in ASHA, except trials that
 are clearly worse than the rung's best (`rungs`). A rung is asked whole: nothing depends on which result comes first.
 
@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.auto.search.rungs import (
     ETA,
+    LEAST_TRIALS,
+    ROUND_TRIALS,
     RUNG_SETS,
     compute_round_work,
-    count_first_trials,
     estimate_gain,
     is_clearly_worse,
 )
@@ -189,7 +190,7 @@ class SearchEngine:
             raise RecipeError(what, hint=f"set budget: {LEAST_BUDGET + reserved:g} or more")
         for shares in RUNG_SETS:
             work = [self._work_of(self._space.default, share) for share in shares]
-            if compute_round_work(shares, count_first_trials(shares), work) <= self._remaining + _SLACK:
+            if compute_round_work(shares, LEAST_TRIALS, work) <= self._remaining + _SLACK:
                 return shares
         raise RecipeError(
             f"a budget of {budget:g} whole trainings leaves {self._remaining:.3g} for trials, since the finalists' own "
@@ -214,12 +215,11 @@ class SearchEngine:
 
     def _begin_round(self, number: int) -> list[TrialRequest]:
         """New trials at the lowest rung, none where they cannot be paid to the last one."""
-        count = count_first_trials(self.shares)
-        settings = self._propose(number, count)
-        work = [sum(self._work_of(one, share) for one in settings) / max(1, len(settings)) for share in self.shares]
-        if not settings:
+        proposed = self._propose(number, ROUND_TRIALS)
+        settings = self._cut(proposed)
+        if not proposed:
             self.end = "the space has no further settings"
-        elif number and compute_round_work(self.shares, len(settings), work) > self._remaining + _SLACK:
+        elif not settings:
             self.end = "the budget does not pay for another round"
         if self.end:
             return []
@@ -227,6 +227,15 @@ class SearchEngine:
         trials = [_Trial(first + place, one) for place, one in enumerate(settings)]
         self._trials += trials
         return self._afford(trials, 0)
+
+    def _cut(self, proposed: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """As many of a round's first settings as can be paid to the last rung; none where those are too few."""
+        for count in range(len(proposed), 0, -1):
+            settings = proposed[:count]
+            work = [sum(self._work_of(one, share) for one in settings) / count for share in self.shares]
+            if compute_round_work(self.shares, count, work) <= self._remaining + _SLACK:
+                return settings if count >= min(LEAST_TRIALS, len(proposed)) or not self._trials else ()
+        return ()
 
     def _propose(self, number: int, count: int) -> list[Mapping[str, Any]]:
         """Up to `count` settings that were not tried: advised ones, then samples of each branch."""
@@ -302,7 +311,7 @@ class SearchEngine:
     def _iterate_ties(self) -> Iterator[list[TrialRequest]]:
         """What remains lets trials go on that are within noise of their rung's best, those of higher rungs first."""
         work = [self._work_of(self._space.default, share) for share in self.shares]
-        most = compute_round_work(self.shares, count_first_trials(self.shares), work)
+        most = compute_round_work(self.shares, ROUND_TRIALS, work)
         floor = max(0.0, self._remaining - most)
         found = True
         while found:

@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 ETA = 3
 """Of so many trials of a rung, one goes on to the next, with so many times the training."""
-RUNG_SETS = ((1 / 9, 1 / 3, 1.0), (1 / 3, 1.0), (1 / 9, 1 / 3), (1 / 9,))
+RUNG_SETS = ((1 / 9, 1 / 3, 1.0), (1 / 9, 1 / 3), (1 / 9,))
 """Shares of the whole training, from ample budgets to small ones."""
+ROUND_TRIALS = 9
+"""New trials of a round, so that one of them reaches the last of three rungs."""
+LEAST_TRIALS = 3
+"""New trials of a round that is cut short."""
 _MIN_ROWS = 2
-
-
-def count_first_trials(shares: Sequence[float]) -> int:
-    """How many trials a round begins with, so that one reaches the last rung."""
-    return max(2, ETA ** (len(shares) - 1))
 
 
 def compute_round_work(shares: Sequence[float], count: int, work: Sequence[float]) -> float:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 STARTUP_TRIALS = 5
 """Trials of a branch with a result before TPE samples; random samples until then."""
-_ATTEMPTS = 30
+_ATTEMPTS = 8
 """Samples that may be refused in a row before untried points are listed instead."""
 _LISTED = 20_000
 """Points of a finite branch that are listed at most."""
