@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,25 +13,18 @@ from hypothesis import strategies as st
 
 from luthier.auto.search.engine import SearchEngine, SearchFailed, TrialRequest, TrialResult
 from luthier.core.errors import RecipeError
+from luthier.core.param_space import ParamDistribution
 
 ROWS = 300
 Settings = Mapping[str, Any]
 
 
-class Range(NamedTuple):
-    """A distribution as `ParamDistribution` describes it."""
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-    values: tuple[Any, ...] = ()
-
-
 class Space:
     """A space with a refusal, as the engine reads it."""
 
-    def __init__(self, branches: Mapping[str, Mapping[str, Range]], refuse: Callable[[Settings], bool] | None = None):
+    def __init__(
+        self, branches: Mapping[str, Mapping[str, ParamDistribution]], refuse: Callable[[Settings], bool] | None = None
+    ):
         self.branches, self._refuse = branches, refuse
         first = next(iter(branches))
         self.default = {"technique": first, **{path: _middle(one) for path, one in branches[first].items()}}
@@ -41,14 +34,14 @@ class Space:
         return "refused" if self._refuse is not None and self._refuse(settings) else ""
 
 
-def _middle(one: Range) -> Any:
+def _middle(one: ParamDistribution) -> Any:
     return one.values[len(one.values) // 2] if one.values else one.high if one.integer else (one.low * one.high) ** 0.5
 
 
-RATES = Range(low=1e-5, high=1e-1, log=True)
+RATES = ParamDistribution(low=1e-5, high=1e-1, log=True)
 TWO = {
-    "lora": {"learning_rate": RATES, "technique.r": Range(values=(4, 8, 16, 32))},
-    "ia3": {"learning_rate": RATES, "data.ops.quality": Range(values=(True, False))},
+    "lora": {"learning_rate": RATES, "technique.r": ParamDistribution(values=(4, 8, 16, 32))},
+    "ia3": {"learning_rate": RATES, "data.ops.quality": ParamDistribution(values=(True, False))},
 }
 
 
@@ -274,7 +267,7 @@ def test_small_budgets_have_fewer_rungs() -> None:
 
 
 def test_a_space_of_one_point_ends_after_trial_0() -> None:
-    for space in (Space({"lora": {}}), Space({"lora": {"technique.r": Range(values=(8,))}})):
+    for space in (Space({"lora": {}}), Space({"lora": {"technique.r": ParamDistribution(values=(8,))}})):
         engine = build(space=space)
         asked, _ = run(engine)
         assert {one[0] for one in asked} == {0}
@@ -283,7 +276,9 @@ def test_a_space_of_one_point_ends_after_trial_0() -> None:
 
 
 def test_a_small_space_is_tried_once_each() -> None:
-    points = {"lora": {"technique.r": Range(values=(4, 8, 16)), "mix": Range(values=([1], [2]))}}
+    points = {
+        "lora": {"technique.r": ParamDistribution(values=(4, 8, 16)), "mix": ParamDistribution(values=([1], [2]))}
+    }
     engine = build(space=Space(points), budget=30)
     run(engine)
     assert len(engine.trials) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 
@@ -13,23 +13,13 @@ from luthier.auto.search.sampler import (
     encode_value,
     sample_settings,
 )
-
-
-class Range(NamedTuple):
-    """A distribution as `ParamDistribution` describes it."""
-
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-    integer: bool = False
-    values: tuple[Any, ...] = ()
-
+from luthier.core.param_space import ParamDistribution
 
 BRANCH: Any = {
-    "learning_rate": Range(low=1e-5, high=1e-1, log=True),
-    "r": Range(values=(32, 4, 8)),
-    "steps": Range(low=1, high=64, log=True, integer=True),
-    "quality": Range(values=(True, False)),
+    "learning_rate": ParamDistribution(low=1e-5, high=1e-1, log=True),
+    "r": ParamDistribution(values=(32, 4, 8)),
+    "steps": ParamDistribution(low=1, high=64, log=True, integer=True),
+    "quality": ParamDistribution(values=(True, False)),
 }
 SPACE: dict[str, Any] = {
     "learning_rate": optuna.distributions.FloatDistribution(1e-5, 1e-1, log=True),
@@ -40,7 +30,7 @@ SPACE: dict[str, Any] = {
 
 
 def _value(params: dict[str, Any]) -> float:
-    return -abs(params["learning_rate"] - 1e-3) - 0.01 * params["r"]
+    return -abs(float(params["learning_rate"]) - 1e-3) - 0.01 * float(params["r"])
 
 
 def test_samples_are_those_of_optunas_sampler_by_the_same_seed() -> None:
@@ -62,14 +52,14 @@ def test_samples_are_those_of_optunas_sampler_by_the_same_seed() -> None:
 
 
 def test_samples_gather_where_trials_were_good() -> None:
-    branch: Any = {"x": Range(low=0.0, high=1.0)}
+    branch: Any = {"x": ParamDistribution(low=0.0, high=1.0)}
     seen = [Observation({"x": place / 60}, 0, -abs(place / 60 - 0.7), whole=False) for place in range(60)]
     found = [one["x"] for one in sample_settings(branch, seen, count=20, seed=0, accept=lambda settings: True)]
     assert sum(0.5 < x < 0.9 for x in found) >= 14
 
 
 def test_trials_of_higher_rungs_rank_before_lower_ones_and_failed_last() -> None:
-    branch: Any = {"x": Range(low=0.0, high=1.0)}
+    branch: Any = {"x": ParamDistribution(low=0.0, high=1.0)}
     lower = [Observation({"x": 0.8 + place / 100}, 0, 0.99, whole=False) for place in range(10)]
     higher = [Observation({"x": 0.1 + place / 100}, 1, 0.5, whole=False) for place in range(4)]
     failed = [Observation({"x": 0.5 + place / 100}, -1, float("-inf"), whole=False) for place in range(10)]
@@ -91,9 +81,8 @@ def test_observations_outside_the_distributions_are_left_out() -> None:
 
 def test_a_finite_branch_is_listed_when_samples_repeat() -> None:
     branch: Any = {
-        "a": Range(values=("x", "y", "z")),
-        "n": Range(low=1, high=4, integer=True),
-        "fixed": Range(2.0, 2.0),
+        "a": ParamDistribution(values=("x", "y", "z")),
+        "n": ParamDistribution(low=1, high=4, integer=True),
     }
     taken: list[dict[str, Any]] = []
 

@@ -12,11 +12,12 @@ without order.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.param_space import is_same_value
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -108,13 +109,10 @@ def encode_branch(branch: Branch) -> dict[str, BaseDistribution]:
 
 def encode_value(distribution: ParamDistribution, value: Any) -> float | int | None:
     """A value as Optuna's parameter; None where the distribution does not have it."""
+    if not distribution.contains(value):
+        return None
     if distribution.values:
-        keys = [_key(known) for known in _listed(distribution)]
-        return keys.index(_key(value)) if _key(value) in keys else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if not distribution.low <= value <= distribution.high or (distribution.integer and value != int(value)):
-        return None
+        return next(place for place, known in enumerate(_list_values(distribution)) if is_same_value(known, value))
     return int(value) if distribution.integer else float(value)
 
 
@@ -164,14 +162,14 @@ def _encode(distribution: ParamDistribution) -> BaseDistribution:
 
 
 def _decode(distribution: ParamDistribution, parameter: float | int) -> Any:
-    return _listed(distribution)[int(parameter)] if distribution.values else parameter
+    return _list_values(distribution)[int(parameter)] if distribution.values else parameter
 
 
 def _is_ordered(distribution: ParamDistribution) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in distribution.values)
 
 
-def _listed(distribution: ParamDistribution) -> Sequence[Any]:
+def _list_values(distribution: ParamDistribution) -> Sequence[Any]:
     return sorted(distribution.values) if _is_ordered(distribution) else distribution.values
 
 
@@ -179,8 +177,8 @@ def _size(distribution: ParamDistribution) -> float:
     if distribution.values:
         return len(distribution.values)
     if distribution.integer:
-        return int(distribution.high) - int(distribution.low) + 1
-    return 1 if distribution.low == distribution.high else math.inf
+        return distribution.high - distribution.low + 1
+    return math.inf
 
 
 def _iterate_points(branch: Branch, seed: int) -> Iterator[dict[str, Any]]:
@@ -197,10 +195,4 @@ def _iterate_points(branch: Branch, seed: int) -> Iterator[dict[str, Any]]:
 def _axis(distribution: ParamDistribution) -> Sequence[Any]:
     if distribution.values:
         return distribution.values
-    if distribution.integer:
-        return range(int(distribution.low), int(distribution.high) + 1)
-    return (distribution.low,)
-
-
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+    return range(int(distribution.low), int(distribution.high) + 1)
