@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Branch = Mapping[str, ParamDistribution]
 
-STARTUP_TRIALS = 5
+STARTUP_TRIALS = 3
 """Trials of a branch with a result before TPE samples; random samples until then."""
 _ATTEMPTS = 8
 """Samples that may be refused in a row before untried points are listed instead."""
