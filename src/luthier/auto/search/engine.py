@@ -224,7 +224,7 @@ class SearchEngine:
         if self.end:
             return []
         first = len(self._trials)
-        trials = [_Trial(first + place, one) for place, one in enumerate(settings)]
+        trials = [_Trial(first + index, one) for index, one in enumerate(settings)]
         self._trials += trials
         return self._afford(trials, 0)
 
@@ -254,11 +254,11 @@ class SearchEngine:
             for _ in range(count - len(found)):
                 chosen = max(open_branches, key=lambda name: weights[name] / (sizes[name] + slots[name] + 1))
                 slots[chosen] += 1
-            for name, wanted in slots.items():
-                sampled = self._sample(name, wanted, (number, len(found))) if wanted else []
+            for name, requested in slots.items():
+                sampled = self._sample(name, requested, (number, len(found))) if requested else []
                 found += sampled
                 sizes[name] += len(sampled)
-                if len(sampled) < wanted:
+                if len(sampled) < requested:
                     open_branches.remove(name)
         return found
 
@@ -271,14 +271,14 @@ class SearchEngine:
             for trial in self._trials
             if trial.settings[TECHNIQUE] == branch and trial.results
         ]
-        place = sorted(self._space.branches).index(branch)
+        index = sorted(self._space.branches).index(branch)
         return [
             {TECHNIQUE: branch, **settings}
             for settings in sample_settings(
                 space,
                 observations,
                 count=count,
-                seed=_mix(self._seed, *draw, place),
+                seed=_mix(self._seed, *draw, index),
                 accept=lambda settings: self._accept({TECHNIQUE: branch, **settings}, refused=True),
             )
         ]

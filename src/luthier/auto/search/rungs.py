@@ -76,5 +76,5 @@ def estimate_gain(values: Sequence[float], further: int) -> float:
     upper = math.ceil(len(ordered) / _UPPER)
     if upper >= len(ordered):
         return math.inf
-    scale = sum(place * (ordered[place - 1] - ordered[place]) for place in range(1, upper + 1)) / upper
-    return scale * sum(1 / (len(ordered) + place) for place in range(1, further + 1))
+    scale = sum(index * (ordered[index - 1] - ordered[index]) for index in range(1, upper + 1)) / upper
+    return scale * sum(1 / (len(ordered) + index) for index in range(1, further + 1))

@@ -112,7 +112,7 @@ def encode_value(distribution: ParamDistribution, value: Any) -> float | int | N
     if not distribution.contains(value):
         return None
     if distribution.values:
-        return next(place for place, known in enumerate(_list_values(distribution)) if is_same_value(known, value))
+        return next(index for index, known in enumerate(_list_values(distribution)) if is_same_value(known, value))
     return int(value) if distribution.integer else float(value)
 
 
