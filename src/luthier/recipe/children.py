@@ -33,6 +33,7 @@ class StepChildRunner:
     def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
         """The artifact of one of some further steps, found or made with all that it reads; the names of those made are
         kept with the driving step's work until that is finished."""
+        from luthier.recipe.executor import Placement
         from luthier.recipe.executors.local import LocalExecutor
         from luthier.recipe.runner import make_steps
 
@@ -43,7 +44,7 @@ class StepChildRunner:
             if planned.name in steps and not planned.step.shared:
                 plan.store.record_child(self._driver.digest, planned.digest)
         try:
-            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), LocalExecutor())
+            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), Placement(LocalExecutor()))
         except Interrupted as error:
             raise KeyboardInterrupt from error  # what stops the run is no failure of the child
         return done[name].artifact
