@@ -109,16 +109,16 @@ class SearchComparison(_Frozen):
     """The same after Holm's correction over all comparisons with the same model: all finalists that were looked at."""
     test: str
     rows: int
-    """The test rows, or groups of rows that hang together, behind it."""
+    """The test rows behind it, or clusters of rows that hang together."""
     detectable: _Number
     """The smallest difference that so many rows show with 80 % power."""
 
 
 class ShrunkenGain(_Frozen):
-    """What the winner gains over `of` when it is allowed for that it was chosen for its value."""
+    """What the best finalist gains over `of` when it is allowed for that it was chosen for its value."""
 
     seen: _Number
-    """The paired difference as it was measured."""
+    """The paired difference as it was measured; positive where the finalist is better, whatever the metric."""
     value: _Number
     """The same shrunken towards the mean of all finalists."""
     low: _Number
@@ -139,7 +139,7 @@ class SearchVerdict(_Frozen):
     sentence: str
     comparisons: tuple[SearchComparison, ...] = ()
     gain: ShrunkenGain | None = None
-    """Of the best finalist over `of`; None where `of` itself is the only finalist."""
+    """Of the best finalist besides `of`; None where `of` itself is the only one."""
     prefer: str = ""
     """The preference that decided between the finalists; empty where it changed nothing."""
 
@@ -152,7 +152,7 @@ class SettingImportance(_Frozen):
     setting: str
     """The dotted path; `technique` for the choice of the branch."""
     share: _Number
-    """From 0 to 1; those of a branch add up to 1."""
+    """From 0 to 1; those of a branch add up to 1, or are all 0 where nothing sets its best trials apart."""
     trials: int
     """How many trials it was computed from."""
 
@@ -163,12 +163,11 @@ class SelectionLuck(_Frozen):
     trials: int
     rows: int
     expected: _Number
-    """How far the best of so many equal trials stands above them on average."""
+    """How much of the best trial's value is expected by luck alone, since it was chosen by these rows."""
     seen: _Number
-    """How far the best trial stands above the mean of the trials of its rung."""
+    """How far the best trial stands above `of` on the validation rows."""
     believed: bool
-    """Whether the best stands further above the others than the luckiest of so many equal trials does in 95 of 100
-    searches."""
+    """Whether the rest of it, without what luck is expected to give, is clearly above 0."""
     sentence: str
 
 

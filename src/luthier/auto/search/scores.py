@@ -15,11 +15,11 @@ Efron and Stein 1981, Ann. Stat. 9 (jackknife); Satterthwaite 1946, Biometrics B
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from luthier.core.errors import DataError
 from luthier.metrics.columns import compare_paired_accuracy
@@ -40,9 +40,12 @@ if TYPE_CHECKING:
     from luthier.metrics.metric import MetricResult
     from luthier.metrics.paired import OfSums
 
+    Rows = Sequence[float] | NDArray[np.float64]
+
 PLAIN = "plain"
 """The key of the plain baseline; the others are trials."""
 Key = int | str
+AnyKey = TypeVar("AnyKey", bound=Key)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,33 +63,45 @@ class ScoreTable:
     answers: Mapping[Key, EvalPredictions] = field(default_factory=dict)
     """Of models with one seed, where they are known."""
     measured: Metric | None = None
+    fixed: frozenset[Key] = frozenset({PLAIN})
+    """Models that another seed would not change: they have one, and no variance of seeds."""
 
     @classmethod
     def of_rows(
         cls,
         metric: str,
-        scores: Mapping[Key, Sequence[Sequence[float]]],
+        scores: Mapping[AnyKey, Sequence[Rows]],
         *,
         clusters: Sequence[str] | None = None,
         lower_is_better: bool = False,
         span: tuple[float, float] = (0.0, 1.0),
+        fixed: Iterable[Key] = (),
     ) -> ScoreTable:
         """A metric that is a mean over rows: by model, for each seed the score of each row, in one order."""
         import numpy as np
 
         from luthier.metrics.intervals import sum_by_cluster
 
-        blocks = {}
+        blocks: dict[Key, tuple[Block, ...]] = {}
         for key, seeds in scores.items():
             columns = [np.asarray(rows, dtype=np.float64) for rows in seeds]
             _check(columns, key)
             stacked = [np.stack([rows, np.ones(len(rows))], axis=1) for rows in columns]
             blocks[key] = tuple(sum_by_cluster(block, clusters) for block in stacked)
         _check_shapes(blocks)
-        return cls(metric=metric, lower_is_better=lower_is_better, span=span, value=_mean, blocks=blocks)
+        return cls(
+            metric=metric,
+            lower_is_better=lower_is_better,
+            span=span,
+            value=_mean,
+            blocks=blocks,
+            fixed=frozenset({PLAIN, *fixed}),
+        )
 
     @classmethod
-    def of_answers(cls, metric: Metric, answers: Mapping[Key, Sequence[EvalPredictions]]) -> ScoreTable:
+    def of_answers(
+        cls, metric: Metric, answers: Mapping[AnyKey, Sequence[EvalPredictions]], *, fixed: Iterable[Key] = ()
+    ) -> ScoreTable:
         """Any metric: by model, each seed's answers to the same rows; rows without a number for one are left out."""
         from luthier.metrics.intervals import sum_by_cluster
 
@@ -100,7 +115,9 @@ class ScoreTable:
         for at, (key, _) in enumerate(names):
             own = sum_by_cluster(statistics[at * rows : (at + 1) * rows], clusters)
             blocks[key] = (*blocks.get(key, ()), own)
-        alone = {key: each[names.index((key, 0))] for key, seeds in answers.items() if len(seeds) == 1}
+        alone: dict[Key, EvalPredictions] = {
+            key: each[names.index((key, 0))] for key, seeds in answers.items() if len(seeds) == 1
+        }
         return cls(
             metric=metric.kind,
             lower_is_better=metric.better == "lower",
@@ -109,6 +126,7 @@ class ScoreTable:
             blocks=blocks,
             answers=alone,
             measured=metric,
+            fixed=frozenset({PLAIN, *fixed}),
         )
 
     @property
@@ -155,9 +173,12 @@ class ScoreTable:
     def compare(self, key: Key, other: Key, *, seed: int = 0) -> PairedComparison:
         """A model minus another, paired by row; the seed draws resamples and permutations."""
         found = self._compare_rows(key, other, seed)
-        variance, free = self.seed_variance
-        parts = [variance / self.seeds(one) for one in (key, other) if one != PLAIN]
-        return widen(found, sum(parts), free) if variance > 0 else found
+        variance = self.variance_by_seeds(key) + self.variance_by_seeds(other)
+        return widen(found, variance, self.seed_variance[1]) if variance > 0 else found
+
+    def variance_by_seeds(self, key: Key) -> float:
+        """How much a model's mean varies from seed to seed, beyond what rows account for."""
+        return 0.0 if key in self.fixed else self.seed_variance[0] / self.seeds(key)
 
     def _compare_rows(self, key: Key, other: Key, seed: int) -> PairedComparison:
         if self.measured is not None and key in self.answers and other in self.answers:
@@ -271,14 +292,14 @@ def _interaction(left_out: NDArray[np.float64]) -> float:
     """The squares between seeds that rows account for, summed, from values without each row: (seeds, rows)."""
     apart = left_out - left_out.mean(axis=0)
     apart = apart - apart.mean(axis=1, keepdims=True)
-    rows = left_out.shape[1]
-    return float((apart**2).sum()) * (rows - 1) / rows
+    squares, rows = float((apart**2).sum()), int(left_out.shape[1])
+    return squares * (rows - 1) / rows
 
 
 def mean_pair_variance(covariance: NDArray[np.float64]) -> float:
     """Half the mean variance of the difference of two models: what each has of its own."""
     pairs = list(combinations(range(len(covariance)), 2))
-    apart = [covariance[a, a] + covariance[b, b] - 2 * covariance[a, b] for a, b in pairs]
+    apart: list[float] = [covariance[a, a] + covariance[b, b] - 2 * covariance[a, b] for a, b in pairs]
     return float(sum(apart)) / (2 * len(pairs)) if pairs else 0.0
 
 

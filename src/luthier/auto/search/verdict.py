@@ -141,14 +141,14 @@ def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
     gains = np.array([table.gain(one, 0) for one in others])
     seen, mean, count = table.gain(trial, 0), float(gains.mean()), len(others)
     covariance = table.covariance([0, *others])
-    of_seeds = table.seed_variance[0] / table.seeds(trial)
-    own = mean_pair_variance(covariance[1:, 1:]) + of_seeds
+    by_seeds = sum(table.variance_by_seeds(one) for one in others) / count
+    own = mean_pair_variance(covariance[1:, 1:]) + by_seeds
     spread = float(gains.var(ddof=1)) if count > 1 else math.inf
     kept = 0.0 if spread <= own else 1 - own / spread
     weights = np.array([-1.0, *np.full(count, 1 / count)])
     unsure = 2 / (count + 1) * (1 - kept) ** 2 * (seen - mean) ** 2 if count > 1 else 0.0
-    from_rows = float(weights @ covariance @ weights) + kept * (own - of_seeds) * (count - 1) / count + unsure
-    from_seeds = of_seeds * (1 + 1 / count + kept * (count - 1) / count)
+    from_rows = float(weights @ covariance @ weights) + kept * (own - by_seeds) * (count - 1) / count + unsure
+    from_seeds = table.variance_by_seeds(0) + by_seeds * (1 / count + kept * (count - 1) / count)
     value = mean + kept * (seen - mean)
     reach = half_width(from_rows, from_seeds, table.rows, table.seed_variance[1])
     return ShrunkenGain(seen=seen, value=value, low=value - reach, high=value + reach, kept=kept)
@@ -185,7 +185,8 @@ def _sentence(
     if taken != winner and prefer is not None:
         parts.append(_preference_sentence(looked, winner, taken, prefer))
     parts += _plain_sentence(looked, taken)
-    if looked.table.trials != [0] and all(looked.table.seeds(trial) == 1 for trial in looked.table.trials):
+    drawn = [trial for trial in looked.table.trials if trial not in looked.table.fixed]
+    if looked.against_of and drawn and all(looked.table.seeds(trial) == 1 for trial in drawn):
         parts.append("Each was trained by one seed: what another would give is not in these numbers.")
     return " ".join(parts)
 

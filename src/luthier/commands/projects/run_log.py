@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from luthier.core.events import RunEvent, ThroughputMeter
+from luthier.core.events import RunEvent, ThroughputMeter, take_evenly_spaced
 from luthier.core.render import format_elapsed_time, format_event, format_measures
 
 StepState = Literal["running", "done", "cached", "failed"]
@@ -16,6 +16,8 @@ _LINES = 400
 """Lines that are kept for showing."""
 _POINTS = 2000
 """Points of a curve that are kept; half of them go when there are more."""
+_SHOWN = 240
+"""Points of a curve that are drawn, besides its newest."""
 _CURVES = ("train_loss", "loss", "eval_loss", "validation_loss", "learning_rate", "reward", "rows/s", "tokens/s")
 """Measures that are shown first, where a step has them."""
 _COUNTERS = frozenset({"step", "epoch", "pass"})
@@ -68,10 +70,12 @@ class StepProgress:
 
     @property
     def shown_curves(self) -> dict[str, list[tuple[float, float]]]:
-        """Its curves of more than one point, those that people look at first before the others; at most four."""
+        """Its curves of more than one point, those that people look at first before the others: at most four, with no
+        more points than can be told apart on a page."""
         names = [name for name, points in self.curves.items() if len(points) > 1 and name not in _COUNTERS]
         names.sort(key=lambda name: (_CURVES.index(name) if name in _CURVES else len(_CURVES), name))
-        return {name: self.curves[name] for name in names[:4]}
+        shown = {name: self.curves[name] for name in names[:4]}
+        return {name: [*take_evenly_spaced(points[:-1], _SHOWN), points[-1]] for name, points in shown.items()}
 
 
 class RunLog:

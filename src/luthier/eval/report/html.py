@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from luthier.eval.report import views, wording
+from luthier.eval.report import search_pictures, views, wording
 from luthier.eval.report.facts.models import LOWER_IS_BETTER
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
@@ -53,6 +53,7 @@ def _environment() -> Environment:
     environment.globals.update(
         n=wording,
         views=views,
+        searching=search_pictures,
         order_metrics=order_metrics,
         shown_comparisons=select_model_comparisons,
         shown_probed=select_probe_comparisons,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from luthier.eval.report import wording
+from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
+from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedRowFact, TuningFacts
 from luthier.eval.report.pictures import (
     build_data_flow_branches,
@@ -45,6 +46,8 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _validation(validation)
     for data in facts.data:
         parts += _data(data)
+    for search in facts.searches:
+        parts += _search(search)
     for tuning in facts.tunings:
         parts += _tuning(tuning)
     parts += _costs(facts.costs)
@@ -166,6 +169,47 @@ def _data(facts: DataFacts) -> list[str]:
     rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in build_data_flow_branches(facts)]
     rows += [(f"edited by {operator}", wording.format_thousands(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
+
+
+def _search(facts: SearchFacts) -> list[str]:
+    """The verdict first, then what was spent, the rungs, the finalists and what matters."""
+    record = facts.record
+    parts = [f"## Search: {_plain(facts.name)}", _plain(record.verdict.sentence)]
+    parts += [_plain(record.luck.sentence)] if record.luck else []
+    parts.append(_table(("What", "Value"), search_pictures.list_search_figures(facts)))
+    title = wording.get_metric_title(record.metric)
+    rungs = [
+        (
+            f"{rung.rung}, {search_pictures.describe_share(rung.share)} of the training",
+            wording.format_thousands(rung.trials),
+            wording.format_thousands(rung.failed),
+            wording.format_thousands(rung.promoted),
+            wording.format_number(rung.best, wording.count_decimals(record.metric)),
+            search_pictures.describe_work(rung.work),
+        )
+        for rung in facts.rungs
+    ]
+    titles: tuple[str, ...] = ("Rung", "Trials", "Failed", "Promoted", f"Best {title}", "Spent")
+    parts += ["### Rungs", _table(titles, rungs)] if rungs else []
+    aims = [aim for aim in record.aims if aim.name not in (record.metric, "parameters")]
+    finalists = [
+        (
+            f"{one.trial}{', taken' if one.trial == record.verdict.winner else ''}",
+            search_pictures.describe_settings(one.settings),
+            search_pictures.describe_finalist(facts, one),
+            wording.format_large_number(one.parameters),
+            *(search_pictures.describe_aim(aim, one) for aim in aims),
+        )
+        for one in record.finalists
+    ]
+    titles = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
+    parts += ["### Finalists", _table(titles, finalists)] if finalists else []
+    shares = [
+        (one.branch, one.setting, wording.format_percentage(one.share, 1), wording.format_thousands(one.trials))
+        for one in record.importance
+    ]
+    titles = ("Technique", "Setting", "Share", "Trials")
+    return [*parts, "### Which settings matter", _table(titles, shares)] if shares else parts
 
 
 def _tuning(facts: TuningFacts) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from luthier.eval.report import wording
+from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.charts.bars import Bar, draw_bar_chart
 from luthier.eval.report.charts.curve import draw_training_curves
 from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
@@ -22,6 +22,7 @@ from luthier.eval.report.facts.models import (
     SliceFact,
 )
 from luthier.eval.report.facts.report import CostFact
+from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.wording import classify_comparison
 
@@ -122,6 +123,26 @@ class ReportCharts:
         held_out_text = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
         desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{held_out_text}"
         return self._pair(lambda width, name: draw_training_curves(facts.log, width=width, name=name, desc=desc))
+
+    def search_rungs(self, facts: SearchFacts) -> str:
+        """How far each trial of a search came."""
+        return self._pair(search_pictures.rung_picture(facts))
+
+    def search_differences(self, facts: SearchFacts) -> str:
+        """The finalists of a search minus the settings that it began with."""
+        return self._pair(search_pictures.difference_picture(facts))
+
+    def search_fronts(self, facts: SearchFacts) -> list[str]:
+        """The finalists of a search by two aims each."""
+        return [self._pair(draw) for draw in search_pictures.front_pictures(facts)]
+
+    def search_importance(self, facts: SearchFacts) -> str:
+        """How much each setting of a search matters."""
+        return self._pair(search_pictures.importance_picture(facts))
+
+    def search_spent(self, facts: SearchFacts) -> str:
+        """What a search spent."""
+        return self._pair(search_pictures.spent_picture(facts))
 
     def costs(self, costs: Sequence[CostFact]) -> str:
         """Predicted and measured seconds of each step."""

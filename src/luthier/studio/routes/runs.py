@@ -107,7 +107,7 @@ async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[s
         piece, over = await asyncio.to_thread(_piece, request, studio, run)
         if piece != before:
             before, quiet_s = piece, 0.0
-            yield _event("progress", piece)
+            yield _event("progress", piece.replace(_PLACE, request.state.token))
         elif (quiet_s := quiet_s + _EVERY_S) >= _QUIET_S:
             quiet_s = 0.0
             yield ": still here\n\n"
@@ -118,8 +118,8 @@ async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[s
 
 
 def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
-    """What a watcher sees now, and whether it is over. It is written once a second for all who read one language; only
-    the token of its forms is each session's own."""
+    """What a watcher sees now, and whether it is over. It is written once a second for all who read one language, and
+    held once; only the token of its forms, where `_PLACE` stands, is each session's own."""
     found, own = studio.queue.get(run), request.state.token
     key = (found, choose_language(request), int(time.monotonic() / _EVERY_S))
     with studio.reading:
@@ -128,7 +128,7 @@ def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
             page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
             known = key, bytes(page.body).decode().replace(own, _PLACE)
             studio.pieces = {**dict(list(studio.pieces.items())[-_KEPT:]), run: known}
-    return known[1].replace(_PLACE, own), found.ended
+    return known[1], found.ended
 
 
 def _event(name: str, text: str) -> str:

@@ -13,6 +13,7 @@ from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
+from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.wording import verdict_sentence
 
@@ -104,6 +105,7 @@ class ReportFacts(Fact):
     """Evaluations side by side, when there are several."""
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
+    searches: tuple[SearchFacts, ...] = ()
     costs: tuple[CostFact, ...] = ()
     provenance: ProvenanceFacts = ProvenanceFacts()
 
@@ -112,6 +114,8 @@ class ReportFacts(Fact):
         """The answer in plain words: is the tuned model better, by how much, how sure."""
         if self.evaluations:
             return verdict_sentence(self.evaluations[0])
+        if self.searches:
+            return self.searches[0].record.verdict.sentence
         return self.data_sentence or "Nothing has been evaluated yet."
 
     @property
