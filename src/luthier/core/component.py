@@ -200,12 +200,8 @@ class Component(BaseModel):
         return self.model_dump(mode="json")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-<<<<<<< HEAD
-        """What a search may try, by field, with these settings; only fields that matter, by default none."""
-=======
         """What a search may try with these settings, by field: only fields that matter, and values that this very part
         accepts one by one; by default nothing."""
->>>>>>> main
         return {}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
