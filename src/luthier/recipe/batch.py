@@ -1,9 +1,9 @@
 """Steps that jobs of a scheduler make: each job runs `luthier make TASK` over the same store.
 
 A step is done when its artifact stands in the store, whatever the scheduler says. A job is named by the store and the
-digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job holds the
-step's lock. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events of a job as JSON lines, the error that ended
-it, and its output.
+digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job
+holds the step's lock. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events of a job as JSON lines, the error
+that ended it, and its output.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _JobFollower:
     ) -> None:
         self._executor, self._plan, self._planned, self._events = executor, plan, planned, events
         self._store = plan.store_of(planned)
-        self._folder = get_task_folder(self._store.root, planned.digest)
+        self._folder = get_task_folder(plan.store, planned.digest)
         self._name = get_job_name(self._store, planned.digest)
         self._said = ""
         self._read = 0
@@ -187,9 +187,9 @@ class _JobFollower:
         return JobFailed(message, where=SourceLocation(field=f"steps.{self._planned.name}"), hint=hint)
 
 
-def get_task_folder(root: Path, digest: str) -> Path:
+def get_task_folder(store: Store, digest: str) -> Path:
     """The folder beside a store's artifacts for what a job says."""
-    return root / "tasks" / digest
+    return store.root / "tasks" / digest
 
 
 def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
@@ -197,13 +197,11 @@ def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
 
     Its events and the error that ends it are written where the run that waits for it looks.
     """
-    plan, planned = task.open()
-    store = plan.store_of(planned)
-    folder = get_task_folder(store.root, planned.digest)
+    folder = get_task_folder(task.workspace.open_store(), task.digest)
     with LogFileRenderer(folder / _EVENTS) as log:
         (folder / _ERROR).unlink(missing_ok=True)
         try:
-            return _make_once(plan, planned, RunEventEmitter(log, *listeners))
+            return _make_once(*task.open(), RunEventEmitter(log, *listeners))
         except LuthierError as error:
             _write_error(folder, error.as_json())
             raise
