@@ -3,20 +3,21 @@
 A field annotated with `Reads("dataset")` names another step whose artifact is of that type, or several such steps
 (their artifacts are then known as `models.0`, `models.1`, …); `None` in a field that reads a model stands for the
 recipe's own model. Everything that decides the bytes goes into the digest; everything a step may touch comes in a
-`StepContext`.
+`StepContext`. A step that drives others makes further steps of the same recipe by `StepContext.children`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
 from luthier.core.context import RunContext
+from luthier.core.errors import RecipeError
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 
@@ -57,6 +58,10 @@ class StepContext(RunContext):
     """Empty at the start; what is here at the end is the artifact."""
     scratch: Path
     """Kept when the run is killed, gone when the step is finished: for checkpoints, written whole (`write_aside`)."""
+    upstream: Mapping[str, Step] = field(default_factory=dict)
+    """Step settings behind each input field."""
+    children: ChildRunner = field(default_factory=lambda: NoChildRunner())  # noqa: PLW0108  # it is defined below
+    """Plans and makes further steps, for a step that drives others."""
 
     @property
     def digest(self) -> str:
@@ -95,6 +100,60 @@ class StepCostEstimate:
             or (mine is not None and its is not None and abs(its - mine) > max(share * mine, least))
             for mine, its, share, least in pairs
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChildPlan:
+    """What is known of a child before it is made."""
+
+    digest: str
+    """The name of its artifact."""
+    cached: bool
+    forecasts: Mapping[str, StepCostEstimate]
+    """What it and those that it reads will cost, by name, as far as they are not made; empty when it is cached."""
+
+
+class ChildRunner(Protocol):
+    """Plans and makes further steps of the recipe for a step that drives others.
+
+    The further steps stand beside those behind the driving step, whose names they may take: what is behind them is then
+    made with the change. They may read those and one another, and nothing else of the recipe. They are planned, locked,
+    cached, refused and logged as steps of the recipe are; their events come under the driving step's name and theirs.
+    """
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """The steps that the driving step reads, directly or not, by name."""
+        ...
+
+    def plan(self, steps: Mapping[str, Step], name: str) -> ChildPlan:
+        """Plan one of some further steps and what it reads; raises the `LuthierError` by which it is refused."""
+        ...
+
+    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
+        """The artifact of one of some further steps, found or made with all that it reads.
+
+        Raises the child's `LuthierError`, which the driving step may catch; what stops the run is none.
+        """
+        ...
+
+
+class NoChildRunner:
+    """Refuses children: where one step is made without a recipe."""
+
+    steps: ClassVar[Mapping[str, Step]] = {}
+
+    def plan(self, steps: Mapping[str, Step], name: str) -> ChildPlan:
+        """Refuse."""
+        raise self._refusal(name)
+
+    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
+        """Refuse."""
+        raise self._refusal(name)
+
+    @staticmethod
+    def _refusal(name: str) -> RecipeError:
+        return RecipeError(f"{name!r} cannot be made here", hint="run the recipe: `luthier run`")
 
 
 Merging = Literal["plain", "dequantized", "tied", "never"]
@@ -182,6 +241,13 @@ class Step(Component):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What the artifact will hold, for those who must plan with it before it is made; nothing by default."""
         return ArtifactSpec()
+
+    def list_children(self, steps: Mapping[str, Step]) -> Iterable[Step]:
+        """The steps that it may make itself, for a step that drives others, given those that it reads, directly or not.
+
+        Their code and what they read from outside go into its digest; none by default.
+        """
+        return ()
 
     def measured(self) -> tuple[str, ...] | None:
         """Names of the numbers that a gate's rules may use; None when only the artifact can tell."""

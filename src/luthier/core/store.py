@@ -1,9 +1,11 @@
 """The artifact store: content-addressed folders, locked between processes.
 
     ROOT/artifacts/DIGEST/     finished artifacts: what is here is whole
-    ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill
+    ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill, `children`
+                               names the artifacts that were made for it on the way
     ROOT/locks/DIGEST.lock     held by the process that makes it
     ROOT/kept/                 answers and passes that steps find again, until rubbish is collected
+    ROOT/timings.json          kind and time of each artifact, so that the newest of a kind is found without opening all
     ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.db`)
 
 `luthier.core.remote_store` keeps the same `artifacts/` behind a URL, and opens a store by its place.
@@ -11,11 +13,12 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +32,12 @@ from luthier.core.artifact import (
     read_json_with_checksum,
     read_manifest,
 )
-from luthier.core.errors import CorruptArtifact, InputError, SourceLocation, UnknownName
+from luthier.core.errors import CorruptArtifact, InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import dump_json_with_checksum, sync, sync_tree, translate_write_errors, write_atomically
 
 _REMOVED = ".removed"
+_CHILDREN = "children"
+_TIMINGS = "timings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +132,44 @@ class Store:
         """Times and machine of the making of one of this store's own artifacts."""
         return read_json_with_checksum(self.artifacts / digest / TIMING)
 
+    def read_newest_timings(self) -> dict[str, dict[str, Any]]:
+        """The timing of the newest of this store's artifacts of each kind of step, with its `settings`.
+
+        The index of kinds and times is read; what it does not have is opened and added. A spoilt one is made anew.
+        """
+        before, index = self._read_timing_index(), dict[str, list[Any]]()
+        for digest in self.digests():
+            stamp = self._stamp(digest)
+            known = before.get(digest)
+            if known is not None and known[0] == stamp:
+                index[digest] = known
+            else:
+                kind, finished_at = self.manifest(digest).kind, float(self.timing(digest).get("finished_at", 0))
+                index[digest] = [stamp, kind, finished_at]
+        if index != before:
+            with suppress(SystemResourceError):  # without it the next reading opens them again
+                write_atomically(self.root / _TIMINGS, json.dumps(index).encode())
+        newest: dict[str, tuple[float, str]] = {}
+        for digest, (_, kind, finished_at) in index.items():
+            newest[kind] = max(newest.get(kind, (-1.0, "")), (finished_at, digest))
+        return {
+            kind: {**self.timing(digest), "settings": self.manifest(digest).settings}
+            for kind, (_, digest) in newest.items()
+        }
+
+    def _read_timing_index(self) -> dict[str, list[Any]]:
+        """For each digest the stamp of its manifest, kind and time; only what has that form."""
+        try:
+            found = json.loads((self.root / _TIMINGS).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        entries = found.items() if isinstance(found, dict) else ()
+        return {digest: entry for digest, entry in entries if _is_timing_entry(entry)}
+
+    def _stamp(self, digest: str) -> int:
+        """What tells an artifact from one that was made again under its name: its manifest's time."""
+        return (self.artifacts / digest / MANIFEST).stat().st_mtime_ns
+
     @contextmanager
     def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
         """Hold the right to make an artifact; yields False (at once, when not to wait) if another process holds it.
@@ -160,6 +203,20 @@ class Store:
             folder.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
         return folder, scratch
+
+    def record_child(self, digest: str, child: str) -> None:
+        """Note that an artifact was made for one that is being made: it stays until that is finished."""
+        if child in self._children(digest):
+            return
+        path = self.work / digest / _CHILDREN
+        with translate_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{child}\n")
+
+    def _children(self, digest: str) -> list[str]:
+        path = self.work / digest / _CHILDREN
+        return path.read_text(encoding="utf-8").split() if _is_name(digest) and path.is_file() else []
 
     def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
         """Turn the work folder into a finished artifact: digests, manifest last, rename."""
@@ -248,10 +305,11 @@ class Store:
     def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> GarbageCollectionResult:
         """Remove artifacts that are neither in `keep` nor ancestors of one that is, and work that nobody goes on with.
 
-        `keep` may name unfinished artifacts too: their checkpoints stay. Raises `InputError` while a run makes
-        something in this store, since what that run reads is not known here.
+        `keep` may name unfinished artifacts too: their checkpoints stay, and what was made for them on the way; when
+        an artifact is finished, nothing needs its children. Raises `InputError` while a run makes something in this
+        store, since what that run reads is not known here.
         """
-        roots = set(keep)
+        roots = _with_children(keep, self._children)
         self._refuse_while_busy()
         waste = sorted((set(self.digests()) - self.lineage(roots)) | set(self.abandoned()))
         works = sorted(path.name for path in self.work.glob("*") if path.name not in roots)
@@ -285,6 +343,22 @@ class Store:
                 if not held:
                     what = f"another run is making {path.name[:12]} in {self.location}"
                     raise InputError(what, hint="wait until it is done, then collect")
+
+
+def _with_children(digests: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> set[str]:
+    """Some digests, the children recorded for them, and theirs."""
+    found, ahead = set[str](), list(digests)
+    while ahead:
+        digest = ahead.pop()
+        if digest not in found:
+            found.add(digest)
+            ahead += children_of(digest)
+    return found
+
+
+def _is_timing_entry(entry: Any) -> bool:
+    """Whether it is `[stamp, kind, finished_at]`."""
+    return isinstance(entry, list) and [type(one) for one in entry] == [int, str, float]
 
 
 def _is_name(digest: str) -> bool:

@@ -17,6 +17,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import check_installed, iter_components
 from luthier.core.db import Run
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
 from luthier.core.system.process import trim_malloc_heap
@@ -141,7 +142,7 @@ class RecipePlan:
     def estimate_cost(self, planned: PlannedStep) -> StepCostEstimate:
         """What making a step is expected to cost, told anew: its inputs may stand by now."""
         known = {each.name: each for each in self.steps}
-        history = read_newest_timings(self.store).get(planned.step.kind, {})
+        history = self.store.read_newest_timings().get(planned.step.kind, {})
         return planned.step.estimate_cost(_outlook(self.recipe, self.store, planned.step, known, history))
 
     @property
@@ -164,13 +165,17 @@ def _settings_of(run: Run) -> str:
 
 
 def build_recipe_plan(
-    recipe: Recipe, store: Store | None = None, costs_of: Collection[str] | None = None
+    recipe: Recipe,
+    store: Store | None = None,
+    costs_of: Collection[str] | None = None,
+    known: Mapping[str, PlannedStep] | None = None,
 ) -> RecipePlan:
     """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
 
-    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it.
+    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it. What steps
+    of `known` read from outside is not read again.
     """
-    planner = _Planner(recipe, store or recipe.workspace.open_store(), costs_of)
+    planner = _Planner(recipe, store or recipe.workspace.open_store(), costs_of, known or {})
     for name in recipe.order():
         try:
             planner.take(name)
@@ -183,9 +188,12 @@ def build_recipe_plan(
 class _Planner:
     """Plans one step after another; each sees what is known of those that it reads."""
 
-    def __init__(self, recipe: Recipe, store: Store, costs_of: Collection[str] | None) -> None:
+    def __init__(
+        self, recipe: Recipe, store: Store, costs_of: Collection[str] | None, known: Mapping[str, PlannedStep]
+    ) -> None:
         self.recipe = recipe
         self.store = store
+        self._known = known
         self.planned: dict[str, PlannedStep] = {}
         self._steps = recipe.all_steps()
         self._costs_of = self._steps if costs_of is None else costs_of
@@ -198,7 +206,8 @@ class _Planner:
         step = self._steps[name]
         references = self.recipe.references(step)
         inputs = {field: self.planned[other].digest for field, other in references.items()}
-        contents = step.contents(self.recipe.recipe_dir)
+        known = self._known.get(name)
+        contents = read_step_contents(self.recipe, name) if known is None else known.contents
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
         forecast, is_asked = None, name in self._costs_of
@@ -223,7 +232,16 @@ class _Planner:
 
     @cached_property
     def _history(self) -> dict[str, dict[str, Any]]:
-        return read_newest_timings(self.store)
+        return self.store.read_newest_timings()
+
+
+def read_step_contents(recipe: Recipe, name: str) -> dict[str, str]:
+    """Digests of what a step's parts read from outside; for one that drives others, also of its children's code and of
+    what these read."""
+    step, recipe_dir = recipe.all_steps()[name], recipe.recipe_dir
+    contents = step.contents(recipe_dir)
+    children = {digest_of([child.code(), child.contents(recipe_dir)]) for child in recipe.list_children(name)}
+    return {**contents, "children": digest_of(sorted(children))} if children else contents
 
 
 def _outlook(
@@ -252,18 +270,6 @@ def _outlook(
         history=history,
         paces=read_machine_timings(step.kind) if step.tells_of_machine else (),
     )
-
-
-def read_newest_timings(store: Store) -> dict[str, dict[str, Any]]:
-    """The timing of the newest artifact of each kind of step in a store."""
-    newest: dict[str, dict[str, Any]] = {}
-    for digest in store.digests():
-        artifact = store.open(digest)
-        timing = artifact.timing()
-        before = newest.get(artifact.manifest.kind, {})
-        if timing.get("finished_at", 0) > before.get("finished_at", -1):
-            newest[artifact.manifest.kind] = {**timing, "settings": artifact.manifest.settings}
-    return newest
 
 
 _CLEAR = Path("/proc/self/clear_refs")

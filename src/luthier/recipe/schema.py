@@ -39,7 +39,7 @@ from luthier.recipe.yaml import Key, LocatedYaml, apply_overrides, join_dotted_p
 
 if TYPE_CHECKING:
     from luthier.core.events import RunEventEmitter
-    from luthier.recipe.executor import Executor
+    from luthier.recipe.executor import Placement
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
 
@@ -265,6 +265,48 @@ class Recipe(BaseModel):
                 requested |= set(self.references(steps[name]).values())
         return [name for name in order if not only or name in requested]
 
+    def find_upstream(self, name: str) -> dict[str, Step]:
+        """The steps that a step reads, directly or not, by name."""
+        steps, found = self.all_steps(), dict[str, Step]()
+        ahead = [*self.references(steps[name]).values()]
+        while ahead:
+            other = ahead.pop()
+            if other not in found:
+                found[other] = steps[other]
+                ahead += self.references(steps[other]).values()
+        return {key: found[key] for key in steps if key in found}
+
+    def list_children(self, name: str) -> list[Step]:
+        """The steps that a step which drives others may make itself; none of another step."""
+        step = self.all_steps()[name]
+        if type(step).list_children is Step.list_children:
+            return []
+        return list(step.list_children(self.find_upstream(name)))
+
+    def with_children(self, name: str, children: Mapping[str, Step]) -> Self:
+        """The recipe of some children of a step: what that step reads, directly or not, with these beside.
+
+        It is checked as a recipe is; what is wrong with a child stands at the step that drives it.
+        """
+        source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {})
+        upstream = self.find_upstream(name)
+        reads_model = MODEL_STEP in upstream and MODEL_STEP not in self.steps
+        for child, step in children.items():
+            for other in self.references(step).values():
+                if other not in upstream and other not in children:
+                    message = f"its child {child!r} reads {other!r}, which the step itself does not read"
+                    hint = f"name {other!r} in this step, or leave out what needs it"
+                    raise RecipeError(message, where=self.where(("steps", name)), hint=hint)
+        own = {key: value for key, value in source.data["steps"].items() if key in upstream}
+        left_out = ("steps", *(() if reads_model else ("model", "chat_template")))
+        rest = {key: value for key, value in source.data.items() if key not in left_out}
+        steps = {**own, **{child: step.settings() for child, step in children.items()}}
+        data = {**rest, "steps": steps}
+        line = source.lines.get(("steps", name))
+        lines = {key: at for key, at in source.lines.items() if key[1:2] not in {(child,) for child in children}}
+        lines |= {("steps", child): line for child in children if line is not None}
+        return type(self).of(LocatedYaml(source.file, data, lines, _dump_yaml(data)), self._workspace)
+
     def placed(self, error: LuthierError, step: str) -> LuthierError:
         """The error of a step with its place in the recipe, when it names no file."""
         field = error.where.field
@@ -281,9 +323,7 @@ class Recipe(BaseModel):
 
     def as_yaml(self) -> str:
         """The whole recipe with every default written out."""
-        import yaml
-
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+        return _dump_yaml(self.model_dump(mode="json"))
 
     def with_overrides(self, values: Mapping[str, Any]) -> Self:
         """The recipe with other values by path, as `luthier run` takes them: `{"steps.tune.epochs": 3}`.
@@ -305,7 +345,7 @@ class Recipe(BaseModel):
         events: RunEventEmitter | None = None,
         only: Sequence[str] = (),
         *,
-        on: Executor | str = "local",
+        on: Placement | str | Sequence[str] = "local",
         progress: bool = True,
     ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
@@ -315,14 +355,20 @@ class Recipe(BaseModel):
         """
         from luthier.core.events import RunEventEmitter
         from luthier.core.render import choose_renderer
-        from luthier.recipe.executor import parse_executor
+        from luthier.recipe.executor import Placement, parse_placement
         from luthier.recipe.runner import run_recipe
 
-        executor = parse_executor(on) if isinstance(on, str) else on
+        placement = on if isinstance(on, Placement) else parse_placement([on] if isinstance(on, str) else on)
         if events is not None or not progress:
-            return run_recipe(self, events, only, executor=executor)
+            return run_recipe(self, events, only, placement=placement)
         with choose_renderer() as listener:
-            return run_recipe(self, RunEventEmitter(listener), only, executor=executor)
+            return run_recipe(self, RunEventEmitter(listener), only, placement=placement)
+
+
+def _dump_yaml(data: Mapping[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _as_override(value: Any) -> str:

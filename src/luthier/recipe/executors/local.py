@@ -16,8 +16,9 @@ from luthier.core.render import format_elapsed_time
 from luthier.core.step import StepContext, StepCostEstimate
 from luthier.core.system.process import resident_bytes
 from luthier.core.timings import LEAST_S, record_timing
+from luthier.recipe.children import StepChildRunner
 from luthier.recipe.executor import Executor
-from luthier.recipe.planner import PlannedStep, RecipePlan, get_peak_memory, reset_peak_memory
+from luthier.recipe.planner import PlannedStep, RecipePlan, get_peak_memory, read_step_contents, reset_peak_memory
 
 
 class LocalExecutor(Executor):
@@ -31,8 +32,11 @@ class LocalExecutor(Executor):
             reset_peak_memory()
             expected = _expect(planned, plan, events)
             folder, scratch = store.begin(planned.digest)
+            references, steps = plan.recipe.references(planned.step), plan.recipe.all_steps()
             work = StepContext(
                 name=planned.name,
+                upstream={field: steps[name] for field, name in references.items()},
+                children=StepChildRunner(plan, planned, events),
                 inputs={field: plan.store.open(digest).check() for field, digest in planned.inputs.items()},
                 folder=folder,
                 scratch=scratch,
@@ -53,7 +57,7 @@ def _check_still(planned: PlannedStep, plan: RecipePlan) -> None:
     """What was read must be what the artifact is named by."""
     if not any(part.living for part in iter_components(planned.step)):
         return
-    if planned.step.contents(plan.recipe.recipe_dir) != planned.contents:
+    if read_step_contents(plan.recipe, planned.name) != planned.contents:
         hint = "run it again; for a table that always grows, read below a bound: `until`"
         message = "what was read changed on the way, so nothing was kept"
         raise DataError(message, where=SourceLocation(field="source"), hint=hint)

@@ -1,0 +1,75 @@
+"""Further steps of a recipe, made by a step that drives others: planned, locked, cached and logged as its own are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import Interrupted
+from luthier.core.events import RunEvent, RunEventEmitter
+from luthier.core.step import ChildPlan, Step
+from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
+
+
+class StepChildRunner:
+    """Plans and makes children of one step of a plan (`luthier.core.step.ChildRunner`), in this process."""
+
+    def __init__(self, plan: RecipePlan, driver: PlannedStep, events: RunEventEmitter) -> None:
+        self._plan, self._driver, self._events = plan, driver, events
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """The steps that the driving step reads, directly or not, by name."""
+        return self._plan.recipe.find_upstream(self._driver.name)
+
+    def plan(self, steps: Mapping[str, Step], name: str) -> ChildPlan:
+        """Plan one of some further steps and what it reads; raises the `LuthierError` by which it is refused."""
+        planned = self._build_plan(steps, name)
+        costs = {one.name: one.forecast for one in planned if one.forecast is not None}
+        child = planned[name]
+        return ChildPlan(digest=child.digest, cached=child.cached, forecasts={} if child.cached else costs)
+
+    def make(self, steps: Mapping[str, Step], name: str) -> Artifact:
+        """The artifact of one of some further steps, found or made with all that it reads; the names of those made are
+        kept with the driving step's work until that is finished."""
+        from luthier.recipe.executor import Placement
+        from luthier.recipe.executors.local import LocalExecutor
+        from luthier.recipe.runner import make_steps
+
+        plan = self._build_plan(steps, name)
+        needed = plan.recipe.needed([name])
+        requested = [planned for planned in plan if planned.name in needed]
+        for planned in requested:
+            if planned.name in steps and not planned.step.shared:
+                plan.store.record_child(self._driver.digest, planned.digest)
+        try:
+            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), Placement(LocalExecutor()))
+        except Interrupted as error:
+            raise KeyboardInterrupt from error  # what stops the run is no failure of the child
+        return done[name].artifact
+
+    def _build_plan(self, steps: Mapping[str, Step], name: str) -> RecipePlan:
+        from luthier.recipe.runner import gather_inputs
+
+        recipe = self._plan.recipe.with_children(self._driver.name, steps)
+        needed = recipe.needed([name])
+        gather_inputs(recipe, [one for one in needed if one in steps], RunEventEmitter(self._listener(steps)))
+        known = {planned.name: planned for planned in self._plan if planned.name not in steps}
+        return build_recipe_plan(recipe, self._plan.store, costs_of=needed, known=known)
+
+    def _listener(self, steps: Mapping[str, Step]) -> _ChildEvents:
+        return _ChildEvents(self._events, self._driver.name, frozenset(steps))
+
+
+class _ChildEvents:
+    """Passes events of children on under the driving step's name; that what it reads is made already is known."""
+
+    def __init__(self, events: RunEventEmitter, driver: str, children: frozenset[str]) -> None:
+        self._events, self._driver, self._children = events, driver, children
+
+    def __call__(self, event: RunEvent) -> bool:
+        """Pass one event on; returns whether the work is to stop."""
+        if event.kind == "cached" and event.step not in self._children:
+            return False
+        return self._events.emit(replace(event, step=f"{self._driver}.{event.step}"))
