@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError
 from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe.executor import Executor, parse_executor
+from slurm import slurm_cluster, why_no_slurm
 from tests.workshop import own_cache
 
 KINDS = sorted(components_by_kind(Executor))
+SETTINGS = {"slurm": "{kind: slurm, poll_s: 0.1, grace_s: 5}"}
+"""How a kind is asked for here, where not by its name."""
 STEPS = """
 import os, signal, sys, time
 from typing import Any, ClassVar, Literal
@@ -86,12 +90,12 @@ from pathlib import Path
 
 from luthier.core.errors import LuthierError
 from luthier.core.events import RunEventEmitter
-from luthier.recipe.executor import parse_executor
+from luthier.recipe.executor import parse_placement
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 
-executor, told = parse_executor(sys.argv[1]), {}
+placement, told = parse_placement([sys.argv[1]]), {}
 for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again", "drive"):
     workspace = Workspace(Path(sys.argv[2]) / name.replace("again", "second"))
     recipe = Recipe.load(workspace.find_recipe(None), (), workspace)
@@ -102,7 +106,7 @@ for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again", 
         return name == "stop" and event.kind == "progress" and event.done == 2
 
     try:
-        made = run_recipe(recipe, RunEventEmitter(listen), executor=executor)["toy"].artifact
+        made = run_recipe(recipe, RunEventEmitter(listen), placement=placement)["toy"].artifact
         files = {entry.path: entry.digest for entry in made.manifest.files}
         outcome = {"digest": made.digest, "files": files, "timing": made.timing()}
     except LuthierError as error:
@@ -149,20 +153,31 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """By kind, what came of each toy and what was heard of it."""
     found = {}
     for kind in KINDS:
+        if WHY_NOT.get(kind):
+            continue
         site = Site(tmp_path_factory.mktemp(kind))
         for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "drive"):
             site.recipe(name, "well" if name == "stop" else name)
         (site.folder / "driver.py").write_text(DRIVER)
-        command = [sys.executable, str(site.folder / "driver.py"), kind, str(site.folder), str(site.folder / "told")]
-        done = subprocess.run(command, env=site.environment, capture_output=True, text=True, check=False)
+        words = [SETTINGS.get(kind, kind), str(site.folder), str(site.folder / "told")]
+        command = [sys.executable, str(site.folder / "driver.py"), *words]
+        with slurm_cluster(site.folder / "slurm") if kind == "slurm" else nullcontext({}) as cluster:
+            environment = {**site.environment, **cluster}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout in ("", "noise on standard output\n" * 8)
         found[kind] = json.loads((site.folder / "told").read_text())
     return found
 
 
+WHY_NOT = {"slurm": why_no_slurm()}
+"""Why a kind cannot be tried here."""
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
+    if reason := WHY_NOT.get(request.param):
+        pytest.skip(reason)
     return str(request.param)
 
 
@@ -182,8 +197,13 @@ def test_it_makes_the_bytes_of_the_local_one_and_measures_them(told: dict[str, d
     assert made["timing"]["measures"] == {"went_on": False}
 
 
+def is_aside(text: str) -> bool:
+    """Whether it is what the step printed, or that its job was submitted."""
+    return "noise" in text or "submitted the job" in text or " waits: " in text
+
+
 def test_events_come_in_order_and_name_the_step(told: dict[str, dict[str, Any]], kind: str) -> None:
-    heard = [event for event in told[kind]["well"]["heard"] if "noise" not in event.get("text", "")]
+    heard = [event for event in told[kind]["well"]["heard"] if not is_aside(event.get("text", ""))]
     assert [event["kind"] for event in heard] == [
         "run", "start", "note", "progress", "progress", "progress", "note", "done", "end",
     ]  # fmt: skip

@@ -117,7 +117,7 @@ class SearchComparison(_Frozen):
 class ShrunkenGain(_Frozen):
     """What the best finalist gains over `of` when it is allowed for that it was chosen for its value."""
 
-    seen: _Number
+    observed: _Number
     """The paired difference as it was measured; positive where the finalist is better, whatever the metric."""
     value: _Number
     """The same shrunken towards the mean of all finalists."""
@@ -164,7 +164,7 @@ class SelectionLuck(_Frozen):
     rows: int
     expected: _Number
     """How much of the best trial's value is expected by luck alone, since it was chosen by these rows."""
-    seen: _Number
+    observed: _Number
     """How far the best trial stands above `of` on the validation rows."""
     believed: bool
     """Whether the rest of it, without what luck is expected to give, is clearly above 0."""

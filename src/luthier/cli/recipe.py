@@ -32,6 +32,7 @@ def register_commands(app: typer.Typer) -> None:
     app.command()(new)
     app.command()(plan)
     app.command()(run)
+    app.command()(make)
     app.command()(report)
     app.command()(schema)
     app.command()(migrate)
@@ -189,25 +190,42 @@ def run(
         typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
     ] = None,
     on: Annotated[
-        str,
-        typer.Option(metavar="EXECUTOR", help="Where steps run: local (this process) or process (one for each step)."),
-    ] = "local",
+        list[str] | None,
+        typer.Option(
+            metavar="[STEP=]EXECUTOR",
+            help="Where steps run: local (this process), process (one for each step), slurm, or one with settings "
+            "(tune='{kind: slurm, partition: gpu}'); for one step or for all; may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""
     from luthier.core.render import choose_renderer
-    from luthier.recipe.executor import parse_executor
+    from luthier.recipe.executor import parse_placement
     from luthier.recipe.runner import run_and_record
 
-    loaded, executor = _load(recipe, overrides), parse_executor(on)
+    loaded, placement = _load(recipe, overrides), parse_placement(on or ())
     with choose_renderer(sys.stderr, json=False) as listener:
-        outcome = run_and_record(loaded, listener, only or (), executor)
+        outcome = run_and_record(loaded, listener, only or (), placement)
     if as_json:
         print_json(outcome.result.as_json())
         return outcome.result.exit_code
     for line in outcome.lines():
         print_line(line)
     return outcome.result.exit_code
+
+
+def make(
+    task: Annotated[Path, typer.Argument(metavar="TASK", help="The file of a task; - reads standard input.")],
+) -> None:
+    """Make the step of a task that an executor handed to a scheduler; its job calls this."""
+    from luthier.core.render import choose_renderer
+    from luthier.recipe.batch import make_task_step
+    from luthier.recipe.executor import read_task
+
+    found = read_task(task)
+    with choose_renderer(sys.stderr, json=False) as listener:
+        print_line(make_task_step(found, listener).digest)
 
 
 def report(

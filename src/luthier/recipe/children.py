@@ -34,6 +34,7 @@ class StepChildRunner:
         """The artifact of one of some further steps, found or made with all that it reads: here, or in processes that
         compute with so many threads. The names of those made are kept with the driving step's work until that is
         finished."""
+        from luthier.recipe.executor import Placement
         from luthier.recipe.executors.local import LocalExecutor
         from luthier.recipe.executors.process import ProcessExecutor
         from luthier.recipe.runner import make_steps
@@ -46,7 +47,7 @@ class StepChildRunner:
                 plan.store.record_child(self._driver.digest, planned.digest)
         try:
             executor = LocalExecutor() if threads is None else ProcessExecutor(threads=threads)
-            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), executor)
+            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), Placement(executor))
         except Interrupted as error:
             raise KeyboardInterrupt from error  # what stops the run is no failure of the child
         return done[name].artifact

@@ -1,13 +1,17 @@
 """Where the steps of a run are made: in this process, in another one, or on another machine over the same store.
 
-The runner decides what is made and when: it plans, finds what is made already, holds the lock of a step, and records
-the run. An executor makes one artifact. `StepTask` says all that another process needs for it, as plain JSON.
+The runner decides what is made and when: it plans, finds what is made already, holds the lock of a step (unless a job
+elsewhere does), and records the run. An executor makes one artifact. `StepTask` says all that another process needs for
+it, as plain JSON. `Placement` says which step goes where.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from abc import abstractmethod
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -16,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.core.errors import DataError, InputError, SourceLocation
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import RunEventEmitter
 from luthier.core.step import StepCostEstimate
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
@@ -25,19 +29,51 @@ from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import apply_overrides, parse_yaml
 
 
+class StepFault(RuntimeError):
+    """A fault of Luthier's own in another process that made a step; its text ends with the traceback from there."""
+
+
 class Executor(Component):
     """Where the steps of a run are made."""
 
     role: ClassVar[str] = "executor"
     home: ClassVar[str] = "luthier.recipe.executors"
+    is_elsewhere: ClassVar[bool] = False
+    """Whether a job elsewhere makes the step and holds its lock; steps that do not wait for one another go at once."""
 
     @abstractmethod
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
-        """Make the artifact of a step whose inputs are made and whose lock the caller holds; returns it.
+        """Make the artifact of a step whose inputs are made; returns it. The caller holds the step's lock, unless the
+        executor `is_elsewhere`.
 
         Events go to `events` as they happen, and what a listener answers to progress goes back to the step. Ctrl-C
         (`KeyboardInterrupt`) ends the step; its scratch folder stays, so that the same step goes on from there.
         """
+
+    def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
+        """End the job that makes a step elsewhere, since the run is stopped; `make_artifact` then returns soon."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which executor makes which step."""
+
+    default: Executor
+    by_step: Mapping[str, Executor] = field(default_factory=dict)
+
+    def executor_of(self, planned: PlannedStep) -> Executor:
+        """The executor of a step; base models are fetched in this process."""
+        from luthier.recipe.executors.local import LocalExecutor
+
+        if planned.step.shared and planned.name not in self.by_step:
+            return LocalExecutor()
+        return self.by_step.get(planned.name, self.default)
+
+    def check(self, recipe: Recipe) -> None:
+        """`UnknownName` where a step is placed that the recipe does not have."""
+        for name in self.by_step.keys() - recipe.all_steps().keys():
+            hint = did_you_mean(name, recipe.all_steps())
+            raise UnknownName(f"there is no step {name!r}", where=SourceLocation(field="--on"), hint=hint)
 
 
 class StepTask(BaseModel):
@@ -58,6 +94,8 @@ class StepTask(BaseModel):
     step: str
     digest: str
     """The name of the artifact that is to be made."""
+    code: str
+    """The revision of the code that is to make it."""
     forecast: StepCostEstimate | None
     """What the plan expects it to cost."""
 
@@ -74,26 +112,71 @@ class StepTask(BaseModel):
             overrides=recipe.overrides,
             step=planned.name,
             digest=planned.digest,
+            code=planned.step.code(),
             forecast=planned.forecast,
         )
 
+    @property
+    def workspace(self) -> Workspace:
+        """The recipe's folder with its store and database."""
+        return Workspace(self.folder, self.store, self.database)
+
     def open(self) -> tuple[RecipePlan, PlannedStep]:
         """The plan and the step; `DataError` where they have come to mean another artifact."""
-        workspace = Workspace(self.folder, self.store, self.database)
-        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), workspace)
+        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), self.workspace)
         plan = build_recipe_plan(recipe, costs_of=())
         planned = replace(plan[self.step], forecast=self.forecast)
+        if planned.step.code() != self.code:
+            message = f"the code of {planned.step.kind!r} here is not that of who asked for it, so nothing was made"
+            hint = "install the same Luthier and the same plugins on both sides"
+            raise DataError(message, where=SourceLocation(field=f"steps.{self.step}"), hint=hint)
         if planned.digest != self.digest:
             message = "what it reads changed since the run began, so nothing was made"
             raise DataError(message, where=SourceLocation(field=f"steps.{self.step}"), hint="run it again")
         return plan, planned
 
 
+def read_task(path: Path) -> StepTask:
+    """The task in a file, or on standard input where the path is `-`; `InputError` for anything else."""
+    where, hint = SourceLocation(file=str(path)), "executors write tasks; `luthier run --on slurm` hands one to a job"
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        return StepTask.model_validate_json(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {error}", where=where, hint=hint) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"is no task of a step: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
+        raise InputError(what, where=where, hint=hint) from error
+
+
+def parse_placement(words: Iterable[str]) -> Placement:
+    """Where steps go, from words as `local`, `tune=slurm` or `tune={kind: slurm, partition: gpu}`; a later word for the
+    same step counts."""
+    from luthier.recipe.executors.local import LocalExecutor
+
+    default: Executor = LocalExecutor()
+    by_step = dict[str, Executor]()
+    for word in words:
+        named = _PLACED.fullmatch(word)
+        if named:
+            by_step[named["step"]] = parse_executor(named["executor"])
+        else:
+            default = parse_executor(word)
+    return Placement(default, by_step)
+
+
+_PLACED = re.compile(r"(?P<step>[a-z0-9_-]+)=(?P<executor>.+)", re.DOTALL)
+
+
 def parse_executor(text: str) -> Executor:
     """An executor from its kind, or from a mapping in YAML; `InputError` for anything else."""
     try:
         return Executor.parse(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError, ValueError) as error:
-        message = str(error).split("\n", 1)[0]
+    except (yaml.YAMLError, ValueError) as error:
         hint = "`luthier components executor` lists them"
+        message = str(error).split("\n", 1)[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            message = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise InputError(message, where=SourceLocation(field="--on"), hint=hint) from error

@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
@@ -30,8 +33,8 @@ from luthier.core.errors import (
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.render import format_elapsed_time
-from luthier.core.system.process import set_thread_wait_policy
-from luthier.recipe.executor import Executor
+from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
+from luthier.recipe.executor import Executor, Placement
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
@@ -144,21 +147,22 @@ def run_recipe(
     events: RunEventEmitter | None = None,
     only: Sequence[str] = (),
     *,
-    executor: Executor | None = None,
+    placement: Placement | None = None,
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> RunResult:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
-    waited for, not made twice. `executor` makes them, this process by default. `on_step` is called with each step as
-    soon as its artifact is there."""
+    waited for, not made twice. `placement` says where, in this process by default. `on_step` is called with each step
+    as soon as its artifact is there."""
     set_thread_wait_policy()
-    executor = executor or LocalExecutor()
+    placement = placement or Placement(LocalExecutor())
+    placement.check(recipe)
     events = events or RunEventEmitter()
     needed = recipe.needed(only)
     gather_inputs(recipe, needed, events)
     what = build_recipe_plan(recipe, costs_of=needed)
     requested = [planned for planned in what if planned.name in needed]
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
-    done = make_steps(what, requested, events, executor, on_step)
+    done = make_steps(what, requested, events, placement, on_step)
     exit_code = _exit_code(done)
     events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
     return RunResult(
@@ -170,26 +174,79 @@ def make_steps(
     what: RecipePlan,
     requested: Sequence[PlannedStep],
     events: RunEventEmitter,
-    executor: Executor,
+    placement: Placement,
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> dict[str, StepResult]:
     """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
-    name."""
-    _download(requested, what.recipe, events)
+    name. Steps that jobs make elsewhere go at once; in this process one is made after the other."""
+    _download([one for one in requested if not placement.executor_of(one).is_elsewhere], what.recipe, events)
     done: dict[str, StepResult] = {}
-    while len(done) < len(requested):
-        before = len(done)
-        ready = [planned for planned in requested if planned.name not in done and _is_ready(planned, what, done)]
-        for planned in ready:
-            result = _take(planned, what, events, executor, wait=False)
-            if result is not None:
-                done[planned.name] = result
-                on_step(planned, result)
-        if len(done) == before:
-            events.emit(RunEvent(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
-            done[ready[0].name] = _wait(ready[0], what, events, executor)
-            on_step(ready[0], done[ready[0].name])
+
+    def finish(planned: PlannedStep, result: StepResult) -> None:
+        done[planned.name] = result
+        on_step(planned, result)
+
+    with _JobThreads(what, events, placement) as jobs:
+        while len(done) < len(requested):
+            before = len(done)
+            ready = [planned for planned in requested if planned.name not in done and _is_ready(planned, what, done)]
+            here = [planned for planned in ready if not placement.executor_of(planned).is_elsewhere]
+            jobs.start([planned for planned in ready if planned not in here])
+            for planned in here:
+                result = _take(planned, what, events, placement.executor_of(planned), wait=False)
+                if result is not None:
+                    finish(planned, result)
+            for planned, result in jobs.collect(wait=not here):
+                finish(planned, result)
+            if len(done) == before and here:
+                events.emit(RunEvent(kind="wait", step=here[0].name, text="another process is making it; waiting"))
+                finish(here[0], _wait(here[0], what, events, placement.executor_of(here[0])))
     return done
+
+
+class _JobThreads:
+    """The steps that jobs make elsewhere, each followed by a thread; when the run is stopped, they are cancelled."""
+
+    def __init__(self, what: RecipePlan, events: RunEventEmitter, placement: Placement) -> None:
+        self._what, self._events, self._placement = what, events, placement
+        self._threads: ThreadPoolExecutor | None = None
+        self._followed: dict[str, tuple[PlannedStep, Future[StepResult]]] = {}
+
+    def start(self, steps: Sequence[PlannedStep]) -> None:
+        """Follow steps that are not followed yet."""
+        for planned in steps:
+            if planned.name not in self._followed:
+                self._threads = self._threads or ThreadPoolExecutor(_MOST_JOBS)
+                self._followed[planned.name] = planned, self._threads.submit(self._make, planned)
+
+    def _make(self, planned: PlannedStep) -> StepResult:
+        if self._what.store_of(planned).has(planned.digest):
+            return _found(planned, self._what, self._events)
+        return _make(planned, self._what, self._events, self._placement.executor_of(planned))
+
+    def collect(self, *, wait: bool) -> Iterator[tuple[PlannedStep, StepResult]]:
+        """Those that are over, after one is, if so wished; raises what ended one too early."""
+        while wait and self._followed and not any(future.done() for _, future in self._followed.values()):
+            wait_for_futures([future for _, future in self._followed.values()], timeout=0.2)
+            raise_pending_stop()
+        for name, (planned, future) in list(self._followed.items()):
+            if future.done():
+                del self._followed[name]
+                yield planned, future.result()
+
+    def __enter__(self) -> _JobThreads:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for planned, future in self._followed.values():
+            if not future.cancel() and not future.done():
+                self._placement.executor_of(planned).cancel(self._what, planned)
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+
+
+_MOST_JOBS = 64
+"""Jobs that are followed at once."""
 
 
 def gather_inputs(recipe: Recipe, names: Collection[str], events: RunEventEmitter) -> None:
@@ -303,7 +360,7 @@ class RecordedRun:
 
 
 def run_and_record(
-    recipe: Recipe, listener: Listener, only: Sequence[str] = (), executor: Executor | None = None
+    recipe: Recipe, listener: Listener, only: Sequence[str] = (), placement: Placement | None = None
 ) -> RecordedRun:
     """Run a recipe, or only some of its steps: events are shown and logged, the run stands in the ledger, and what is
     made is reported at the end. What ended a run before that stands in the ledger and in its log, too."""
@@ -314,7 +371,7 @@ def run_and_record(
     with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
         with LogFileRenderer(get_run_log_path(store, record.run)) as log, record.failures(log):
-            result = run_recipe(recipe, RunEventEmitter(listener, log), only, executor=executor, on_step=record.add)
+            result = run_recipe(recipe, RunEventEmitter(listener, log), only, placement=placement, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
 

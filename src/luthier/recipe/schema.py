@@ -39,7 +39,7 @@ from luthier.recipe.yaml import Key, LocatedYaml, apply_overrides, join_dotted_p
 
 if TYPE_CHECKING:
     from luthier.core.events import RunEventEmitter
-    from luthier.recipe.executor import Executor
+    from luthier.recipe.executor import Placement
     from luthier.recipe.planner import RecipePlan
     from luthier.recipe.runner import RunResult
 
@@ -363,7 +363,7 @@ class Recipe(BaseModel):
         events: RunEventEmitter | None = None,
         only: Sequence[str] = (),
         *,
-        on: Executor | str = "local",
+        on: Placement | str | Sequence[str] = "local",
         progress: bool = True,
     ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
@@ -373,14 +373,14 @@ class Recipe(BaseModel):
         """
         from luthier.core.events import RunEventEmitter
         from luthier.core.render import choose_renderer
-        from luthier.recipe.executor import parse_executor
+        from luthier.recipe.executor import Placement, parse_placement
         from luthier.recipe.runner import run_recipe
 
-        executor = parse_executor(on) if isinstance(on, str) else on
+        placement = on if isinstance(on, Placement) else parse_placement([on] if isinstance(on, str) else on)
         if events is not None or not progress:
-            return run_recipe(self, events, only, executor=executor)
+            return run_recipe(self, events, only, placement=placement)
         with choose_renderer() as listener:
-            return run_recipe(self, RunEventEmitter(listener), only, executor=executor)
+            return run_recipe(self, RunEventEmitter(listener), only, placement=placement)
 
 
 def _dump_yaml(data: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def test_the_first_trial_has_the_settings_of_the_step_and_advice_follows() -> No
     requests = engine.ask()
     assert requests[0].settings == engine.trials[0] == Space(TWO).default
     assert requests[1].settings == advice
-    assert len(requests) == 9
+    assert len(requests) == 6
     assert {one.share for one in requests} == {1 / 9}
 
 
@@ -153,14 +153,21 @@ def test_a_larger_budget_begins_with_the_rounds_of_the_smaller_one() -> None:
     assert len(enlarged.ask()) < len(whole)
 
 
-def test_only_the_best_third_goes_on_and_nothing_clearly_worse() -> None:
+def test_only_the_better_half_goes_on_and_nothing_clearly_worse() -> None:
     engine = build(budget=8)
     first = engine.ask()
-    values = [0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.89]
+    values = [0.9, 0.5, 0.895, 0.6, 0.5, 0.89]
     rows = [(np.arange(ROWS) < value * ROWS).astype(np.float64) for value in values]
     engine.tell([_told(one, row) for one, row in zip(first, rows, strict=True)])
-    assert [one.trial for one in engine.ask()] == [0, 8]
-    assert all(one.rung == 1 for one in engine.ask())
+    going_on = engine.ask()
+    assert [one.trial for one in going_on] == [0, 2, 5]
+    assert {one.rung for one in going_on} == {1}
+    engine = build(budget=8)
+    first = engine.ask()
+    values[2] = 0.7
+    rows = [(np.arange(ROWS) < value * ROWS).astype(np.float64) for value in values]
+    engine.tell([_told(one, row) for one, row in zip(first, rows, strict=True)])
+    assert [one.trial for one in engine.ask()] == [0, 5]
 
 
 def _told(request: TrialRequest, rows: Any, failed: str = "") -> TrialResult:
@@ -216,13 +223,13 @@ def test_failed_trials_are_the_worst_and_not_the_end() -> None:
         )
     assert engine.finalists
     assert all(number % 2 == 0 for number in engine.finalists)
-    assert len(engine.trials) > 9
+    assert len(engine.trials) > 6
 
 
 def test_all_failing_is_one_error_with_the_reasons() -> None:
     engine = build()
     engine.tell([_told(one, None, failed="out of memory") for one in engine.ask()])
-    with pytest.raises(SearchFailed, match="all 9 trials failed: out of memory"):
+    with pytest.raises(SearchFailed, match="all 6 trials failed: out of memory"):
         engine.ask()
     with pytest.raises(SearchFailed):
         engine.ask()
@@ -260,10 +267,10 @@ def test_a_budget_that_finalists_take_is_refused() -> None:
 def test_small_budgets_have_fewer_rungs() -> None:
     assert build(budget=8).shares == (1 / 9, 1 / 3, 1.0)
     assert build(budget=2).shares == (1 / 9, 1 / 3, 1.0)
-    assert 3 <= len(build(budget=2.0, space=Space({"lora": TWO["lora"]})).ask()) < 9
+    assert 3 <= len(build(budget=2, reserved=0.5, space=Space({"lora": TWO["lora"]})).ask()) < 6
     assert build(budget=2, reserved=1).shares == (1 / 9, 1 / 3)
     assert build(budget=2, reserved=1.6).shares == (1 / 9,)
-    assert 3 <= len(build(budget=2, reserved=1.6).ask()) < 9
+    assert 3 <= len(build(budget=2, reserved=1.6).ask()) < 6
 
 
 def test_a_space_of_one_point_ends_after_trial_0() -> None:

@@ -51,7 +51,7 @@ def test_a_large_gain_of_few_trials_is_believed() -> None:
     found = measure_luck(table([0.0, 0.1, 1.0, 0.2], 200, 1), trials=4)
     assert found.believed
     assert found.expected < 0.05
-    assert found.seen == pytest.approx(1.0, abs=0.25)
+    assert found.observed == pytest.approx(1.0, abs=0.25)
     assert "not to be believed" not in found.sentence
 
 
@@ -62,7 +62,7 @@ def test_trials_that_are_not_in_the_table_add_luck() -> None:
 
 def test_one_trial_and_one_row_say_nothing() -> None:
     alone = measure_luck(table([0.0], 20, 0), trials=1)
-    assert (alone.expected, alone.seen, alone.believed) == (0, 0, False)
+    assert (alone.expected, alone.observed, alone.believed) == (0, 0, False)
     assert not measure_luck(table([0.0, 3.0], 1, 0), trials=2).believed
     with pytest.raises(DataError, match="trial 0"):
         measure_luck(ScoreTable.of_rows("accuracy", {1: [[1.0, 0.0]]}), trials=1)

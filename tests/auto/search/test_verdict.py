@@ -58,7 +58,7 @@ def test_less_can_be_better() -> None:
     found = decide(ScoreTable.of_rows("wer", rows, lower_is_better=True), of="tune")
     assert (found.winner, found.better) == (1, True)
     assert found.gain is not None
-    assert found.gain.seen == pytest.approx(0.3)
+    assert found.gain.observed == pytest.approx(0.3)
 
 
 def test_of_alone_stays() -> None:
@@ -160,15 +160,15 @@ def test_a_single_finalist_is_not_shrunken_and_equal_ones_wholly() -> None:
     table = ScoreTable.of_rows("accuracy", {0: [right(0.5)], 1: [right(0.6)]})
     alone = shrink_gain(table, 1)
     assert alone is not None
-    assert (alone.kept, alone.value) == (1, alone.seen)
+    assert (alone.kept, alone.value) == (1, alone.observed)
     same = shrink_gain(ScoreTable.of_rows("accuracy", {0: [right(0.5)], 1: [right(0.6)], 2: [right(0.6)]}), 1)
     assert same is not None
-    assert same.value == pytest.approx(same.seen)
+    assert same.value == pytest.approx(same.observed)
 
 
 def test_the_shrunken_gain_is_nearer_the_truth_than_the_seen_one() -> None:
     random = np.random.default_rng(4)
-    seen, shrunken, inside = [], [], []
+    observed, shrunken, inside = [], [], []
     for _ in range(300):
         effects = np.array([0.0, *(0.1 + random.normal(0, 0.05, 4))])
         level = random.normal(0, 1, 100)
@@ -179,19 +179,19 @@ def test_the_shrunken_gain_is_nearer_the_truth_than_the_seen_one() -> None:
         best = next(trial for trial in rank_trials(table) if trial)
         found = shrink_gain(table, best)
         assert found is not None
-        seen.append(found.seen - effects[best])
+        observed.append(found.observed - effects[best])
         shrunken.append(found.value - effects[best])
         inside.append(found.low <= effects[best] <= found.high)
-    assert np.mean(seen) > 0.05
+    assert np.mean(observed) > 0.05
     assert abs(np.mean(shrunken)) < 0.02
-    assert np.mean(np.square(shrunken)) < 0.75 * np.mean(np.square(seen))
+    assert np.mean(np.square(shrunken)) < 0.75 * np.mean(np.square(observed))
     assert np.mean(inside) > 0.91
 
 
 def searched(random: np.random.Generator, *, trials: int, finalists: int, seeds: int, rows: int) -> ScoreTable:
     """A whole search among equal settings: the finalists are the best of many on validation rows."""
-    seen = random.random((trials, 50)).mean(axis=1)
-    chosen = [0, *(1 + np.argsort(-seen[1:])[:finalists])]
+    observed = random.random((trials, 50)).mean(axis=1)
+    chosen = [0, *(1 + np.argsort(-observed[1:])[:finalists])]
     level = random.normal(1.0, 1.5, rows)
     spread = 0.2 if seeds > 1 else 0.0
     return ScoreTable.of_rows(

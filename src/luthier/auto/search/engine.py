@@ -1,7 +1,7 @@
 """The search itself: which settings are tried, for how long, and when it ends. No steps, no files, no model.
 
-A search is a sequence of rounds. A round begins with nine new trials at the lowest rung (the last one with fewer). Of
-all trials at a rung, also those of former rounds, the best third goes on to the next, as in ASHA, except trials that
+A search is a sequence of rounds. A round begins with six new trials at the lowest rung (the last one with fewer). Of
+all trials at a rung, also those of former rounds, the better half goes on to the next, as in ASHA, except trials that
 are clearly worse than the rung's best (`rungs`). A rung is asked whole: nothing depends on which result comes first.
 
 - *New trials.* Trial 0 has the settings of the step that is searched, advised settings follow, then samples
@@ -30,8 +30,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luthier.auto.search.rungs import (
-    ETA,
     LEAST_TRIALS,
+    PROMOTED,
     ROUND_TRIALS,
     RUNG_SETS,
     compute_round_work,
@@ -224,7 +224,7 @@ class SearchEngine:
         if self.end:
             return []
         first = len(self._trials)
-        trials = [_Trial(first + place, one) for place, one in enumerate(settings)]
+        trials = [_Trial(first + index, one) for index, one in enumerate(settings)]
         self._trials += trials
         return self._afford(trials, 0)
 
@@ -254,11 +254,11 @@ class SearchEngine:
             for _ in range(count - len(found)):
                 chosen = max(open_branches, key=lambda name: weights[name] / (sizes[name] + slots[name] + 1))
                 slots[chosen] += 1
-            for name, wanted in slots.items():
-                sampled = self._sample(name, wanted, (number, len(found))) if wanted else []
+            for name, requested in slots.items():
+                sampled = self._sample(name, requested, (number, len(found))) if requested else []
                 found += sampled
                 sizes[name] += len(sampled)
-                if len(sampled) < wanted:
+                if len(sampled) < requested:
                     open_branches.remove(name)
         return found
 
@@ -271,14 +271,14 @@ class SearchEngine:
             for trial in self._trials
             if trial.settings[TECHNIQUE] == branch and trial.results
         ]
-        place = sorted(self._space.branches).index(branch)
+        index = sorted(self._space.branches).index(branch)
         return [
             {TECHNIQUE: branch, **settings}
             for settings in sample_settings(
                 space,
                 observations,
                 count=count,
-                seed=_mix(self._seed, *draw, place),
+                seed=_mix(self._seed, *draw, index),
                 accept=lambda settings: self._accept({TECHNIQUE: branch, **settings}, refused=True),
             )
         ]
@@ -302,10 +302,10 @@ class SearchEngine:
         return {name: 1 / (known.index(name) + 1) if name in known else 1.0 for name in names}
 
     def _select_best(self, rung: int) -> list[_Trial]:
-        """The best third of a rung, without those that went on before or are clearly worse than its best."""
+        """The better half of a rung, without those that went on before or are clearly worse than its best."""
         reached = self._reached(rung)
         tried = sum(1 for trial in self._trials if rung in trial.results)
-        best = reached[: max(1, tried // ETA)]
+        best = reached[: max(1, tried // PROMOTED)]
         return [trial for trial in best if trial.rung == rung and not self._is_worse_at(rung, trial, reached[0])]
 
     def _iterate_ties(self) -> Iterator[list[TrialRequest]]:

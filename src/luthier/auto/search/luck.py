@@ -5,7 +5,7 @@ chance, and the greatest of so many chance values lies that far above their mean
 the best trial is chosen on one half of them and measured on the other, many times over; what it loses there, divided
 by the root of two, since half the rows leave so much more to chance, is the luck of the choice on all of them.
 
-Five hundred trials on thirty validation rows: said, and not believed.
+Five hundred trials on thirty validation rows: text, and not believed.
 
 Cawley and Talbot 2010, J. Mach. Learn. Res. 11; Tsamardinos, Greasidou and Borboudakis 2018, Mach. Learn. 107 (the bias
 of the best of many configurations).
@@ -75,7 +75,7 @@ def measure_luck(table: ScoreTable, *, trials: int, seed: int = 0) -> SelectionL
         trials=trials,
         rows=rows,
         expected=expected,
-        seen=gains[best],
+        observed=gains[best],
         believed=believed,
         sentence=_sentence(table.metric, trials, rows, expected, gains[best], believed=believed),
     )
@@ -95,9 +95,9 @@ def _luck_of_halves(table: ScoreTable, keys: Sequence[Key], seed: int) -> float:
     return max(0.0, float(np.concatenate(lost).mean())) / math.sqrt(2)
 
 
-def _sentence(metric: str, trials: int, rows: int, expected: float, seen: float, *, believed: bool) -> str:
+def _sentence(metric: str, trials: int, rows: int, expected: float, observed: float, *, believed: bool) -> str:
     decimals = wording.count_decimals(metric)
-    gains, luck = wording.format_number(seen, decimals), wording.format_number(expected, decimals)
+    gains, luck = wording.format_number(observed, decimals), wording.format_number(expected, decimals)
     looked = f"{format_counted_noun(trials, 'trial')} on {format_counted_noun(rows, 'validation row')}"
-    said = f"The best of {looked} gains {gains} in {wording.get_metric_title(metric)}; {luck} is expected by luck alone"
-    return f"{said}." if believed else f"{said}: the gain is not to be believed before the test rows confirm it."
+    text = f"The best of {looked} gains {gains} in {wording.get_metric_title(metric)}; {luck} is expected by luck alone"
+    return f"{text}." if believed else f"{text}: the gain is not to be believed before the test rows confirm it."

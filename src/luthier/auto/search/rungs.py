@@ -1,6 +1,6 @@
 """Rungs: at which shares of the whole training trials are measured, and which trials go on.
 
-A trial goes on while it is among the best third of its rung and not clearly worse than the rung's best: its paired
+A trial goes on while it is in the better half of its rung and not clearly worse than the rung's best: its paired
 difference on the same validation rows has a 95 % interval that does not lie below zero. The interval is Bonett and
 Price's where rows are right or wrong, and Student's on the differences where they have graded scores.
 """
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.float64]
 
-ETA = 3
-"""Of so many trials of a rung, one goes on to the next, with so many times the training."""
+PROMOTED = 2
+"""Of so many trials of a rung, one goes on to the next. The shares of rungs grow by three: on small validation sets the
+order at a low rung is not sure enough to keep a third only (`benchmarks/results/auto.txt`)."""
 RUNG_SETS = ((1 / 9, 1 / 3, 1.0), (1 / 9, 1 / 3), (1 / 9,))
 """Shares of the whole training, from ample budgets to small ones."""
-ROUND_TRIALS = 9
-"""New trials of a round, so that one of them reaches the last of three rungs."""
+ROUND_TRIALS = 6
+"""New trials of a round: three of them reach the second rung, and one the last."""
 LEAST_TRIALS = 3
 """New trials of a round that is cut short."""
+_UPPER = 3
+"""Of so many values, one belongs to the upper tail."""
 _MIN_ROWS = 2
 
 
@@ -34,7 +37,7 @@ def compute_round_work(shares: Sequence[float], count: int, work: Sequence[float
     """Work of a round of `count` trials, where a trial of each share takes `work`, continued from the share before."""
     total, before = 0.0, 0.0
     for rung in range(len(shares)):
-        total += max(1, count // ETA**rung) * (work[rung] - before)
+        total += max(1, count // PROMOTED**rung) * (work[rung] - before)
         before = work[rung]
     return total
 
@@ -70,8 +73,8 @@ def estimate_gain(values: Sequence[float], further: int) -> float:
     sigma (1/(n+1) + ... + 1/(n+m)).
     """
     ordered = sorted(values, reverse=True)
-    upper = math.ceil(len(ordered) / ETA)
+    upper = math.ceil(len(ordered) / _UPPER)
     if upper >= len(ordered):
         return math.inf
-    scale = sum(place * (ordered[place - 1] - ordered[place]) for place in range(1, upper + 1)) / upper
-    return scale * sum(1 / (len(ordered) + place) for place in range(1, further + 1))
+    scale = sum(index * (ordered[index - 1] - ordered[index]) for index in range(1, upper + 1)) / upper
+    return scale * sum(1 / (len(ordered) + index) for index in range(1, further + 1))

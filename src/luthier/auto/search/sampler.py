@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     Branch = Mapping[str, ParamDistribution]
 
-STARTUP_TRIALS = 5
+STARTUP_TRIALS = 3
 """Trials of a branch with a result before TPE samples; random samples until then."""
 _ATTEMPTS = 8
 """Samples that may be refused in a row before untried points are listed instead."""
@@ -112,7 +112,7 @@ def encode_value(distribution: ParamDistribution, value: Any) -> float | int | N
     if not distribution.contains(value):
         return None
     if distribution.values:
-        return next(place for place, known in enumerate(_list_values(distribution)) if is_same_value(known, value))
+        return next(index for index, known in enumerate(_list_values(distribution)) if is_same_value(known, value))
     return int(value) if distribution.integer else float(value)
 
 

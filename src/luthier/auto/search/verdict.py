@@ -139,19 +139,19 @@ def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
         return None
     others = [one for one in table.trials if one]
     gains = np.array([table.gain(one, 0) for one in others])
-    seen, mean, count = table.gain(trial, 0), float(gains.mean()), len(others)
+    observed, mean, count = table.gain(trial, 0), float(gains.mean()), len(others)
     covariance = table.covariance([0, *others])
     by_seeds = sum(table.variance_by_seeds(one) for one in others) / count
     own = mean_pair_variance(covariance[1:, 1:]) + by_seeds
     spread = float(gains.var(ddof=1)) if count > 1 else math.inf
     kept = 0.0 if spread <= own else 1 - own / spread
     weights = np.array([-1.0, *np.full(count, 1 / count)])
-    unsure = 2 / (count + 1) * (1 - kept) ** 2 * (seen - mean) ** 2 if count > 1 else 0.0
+    unsure = 2 / (count + 1) * (1 - kept) ** 2 * (observed - mean) ** 2 if count > 1 else 0.0
     from_rows = float(weights @ covariance @ weights) + kept * (own - by_seeds) * (count - 1) / count + unsure
     from_seeds = table.variance_by_seeds(0) + by_seeds * (1 / count + kept * (count - 1) / count)
-    value = mean + kept * (seen - mean)
+    value = mean + kept * (observed - mean)
     reach = half_width(from_rows, from_seeds, table.rows, table.seed_variance[1])
-    return ShrunkenGain(seen=seen, value=value, low=value - reach, high=value + reach, kept=kept)
+    return ShrunkenGain(observed=observed, value=value, low=value - reach, high=value + reach, kept=kept)
 
 
 def _records(

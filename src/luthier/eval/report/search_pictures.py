@@ -34,11 +34,11 @@ SCALED = 10_000
 def rung_picture(facts: SearchFacts) -> Draw:
     """How far each trial came: a line from rung to rung."""
     rungs = facts.rungs
-    place = {rung.rung: at for at, rung in enumerate(rungs)}
+    index = {rung.rung: at for at, rung in enumerate(rungs)}
     values: dict[int, list[tuple[int, float]]] = {}
     for row in sorted(facts.trials, key=lambda row: (row.rung, row.trial)):
         if row.value is not None:
-            values.setdefault(row.trial, []).append((place[row.rung], row.value))
+            values.setdefault(row.trial, []).append((index[row.rung], row.value))
     shown = sorted(values, key=lambda trial: (trial not in _marked(facts), -values[trial][-1][0], trial))[:MOST_LINES]
     lines = [TrialLine(f"trial {trial}", tuple(values[trial]), _kind(facts, trial)) for trial in shown]
     columns = [

@@ -18,7 +18,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.system.process import raise_pending_stop
-from luthier.recipe.executor import Executor, StepTask
+from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
 _MODULE = "luthier.recipe.step_process"
@@ -32,10 +32,6 @@ _TAIL = 40
 
 class StepKilled(LuthierError):
     """The process of a step was killed from outside, as by a system that is out of memory."""
-
-
-class StepFault(RuntimeError):
-    """A fault of Luthier's own in the process of a step; its text ends with the traceback from there."""
 
 
 class ProcessExecutor(Executor):

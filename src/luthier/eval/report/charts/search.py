@@ -45,8 +45,8 @@ class FrontFrame(NamedTuple):
 
     title: str
     desc: str
-    under: str
-    beside: str
+    x_label: str
+    y_label: str
 
 
 def draw_rung_chart(
@@ -81,8 +81,8 @@ def draw_front_chart(points: Sequence[FrontPoint], frame: FrontFrame, *, width: 
     _grid(drawing, up, width)
     for tick in choose_axis_ticks(across.low, across.high, 5 if width >= 480 else 3):
         drawing.text(across(tick), tall + 18, format_tick_label(tick), "tick", "middle")
-    drawing.text(LEFT, TOP, frame.beside, "tick")
-    drawing.text(width, tall + 36, frame.under, "tick", "end")
+    drawing.text(LEFT, TOP, frame.y_label, "tick")
+    drawing.text(width, tall + 36, frame.x_label, "tick", "end")
     front = sorted((point.x, point.y) for point in points if point.kind != "off")
     drawing.polyline([(across(x), up(y)) for x, y in front], "curve grey")
     for point in points:
@@ -102,7 +102,7 @@ def _names(drawing: SvgDrawing, ends: Sequence[tuple[str, float, float]]) -> Non
     for words, x, y in sorted(ends, key=lambda end: (end[2], end[1], end[0])):
         long = len(words) * LETTERS
         at = y + 4
-        while any(abs(at - other) < 13 and abs(x - beside) < long + 12 for beside, other in placed):
+        while any(abs(at - other) < 13 and abs(x - left) < long + 12 for left, other in placed):
             at += 13
         at = min(at, drawing.height - 40)
         placed.append((x, at))
