@@ -1,0 +1,365 @@
+"""Laws of learning curves: a loss by the number of training rows, fitted, averaged and read beyond the last size.
+
+A loss is what falls as rows are added: an error, or how far a metric is from its best value. Every law is
+`floor + scale * shape(rows)` with a scale of at least 0, so that a fitted loss never rises. The shape has one or two
+parameters, which are searched on a grid; floor and scale then follow from bounded least squares in closed form. The
+search is exhaustive, so that the fit needs no start, depends on no solver's tolerance, and takes many curves at once.
+
+Viering and Loog 2023, IEEE TPAMI 45(6), compare the laws; Domhan et al. 2015, IJCAI, average them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+HELD_OUT = 2
+"""The largest sizes that a law must foretell from the smaller ones, where so many are left to fit."""
+FEWEST_SIZES = 3
+"""Sizes below which no law is fitted: two parameters fit any two points."""
+NOISE = 0.004
+"""How exactly a loss is known at best: laws that foretell it better than so count alike."""
+SPREAD = 1.0
+"""How far a forecast of twice the rows may lie off, in errors of the sizes that the laws did not see."""
+FARTHEST = 1000
+"""Times the largest size up to which a target is looked for."""
+
+
+class CurveLaw(NamedTuple):
+    """A shape that falls with the number of rows, relative to the largest measured size."""
+
+    name: str
+    shape: Callable[..., Floats]
+    """(sizes,) of relative rows and the parameters to (sizes,)."""
+    grid: tuple[tuple[float, ...], ...]
+    """Values of each parameter that are tried."""
+
+    def basis(self, relative: Floats) -> Floats:
+        """(parameters, sizes): the shape at some sizes for all parameters."""
+        import numpy as np
+
+        return np.array([self.shape(relative, *parameters) for parameters in product(*self.grid)])
+
+
+def _spaced(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Numbers of equal ratio."""
+    return tuple(low * (high / low) ** (at / (count - 1)) for at in range(count))
+
+
+def _power(relative: Floats, power: float) -> Floats:
+    found: Floats = relative**-power
+    return found
+
+
+def _shifted_power(relative: Floats, power: float, shift: float) -> Floats:
+    found: Floats = (relative + shift) ** -power
+    return found
+
+
+def _exponential(relative: Floats, rate: float) -> Floats:
+    import numpy as np
+
+    found: Floats = np.exp(-rate * relative)
+    return found
+
+
+def _weibull(relative: Floats, rate: float, power: float) -> Floats:
+    import numpy as np
+
+    found: Floats = np.exp(-((rate * relative) ** power))
+    return found
+
+
+def _morgan_mercer_flodin(relative: Floats, rate: float, power: float) -> Floats:
+    return 1 / (1 + (rate * relative) ** power)
+
+
+def _logarithm(relative: Floats) -> Floats:
+    import numpy as np
+
+    found: Floats = -np.log(relative)
+    return found
+
+
+LAWS: tuple[CurveLaw, ...] = (
+    CurveLaw("power", _power, (_spaced(0.02, 4.0, 80),)),
+    CurveLaw("shifted power", _shifted_power, (_spaced(0.05, 4.0, 32), _spaced(0.01, 3.0, 16))),
+    CurveLaw("exponential", _exponential, (_spaced(0.05, 40.0, 60),)),
+    CurveLaw("Weibull", _weibull, (_spaced(0.02, 400.0, 40), _spaced(0.15, 1.5, 16))),
+    CurveLaw("Morgan-Mercer-Flodin", _morgan_mercer_flodin, (_spaced(0.02, 400.0, 40), _spaced(0.25, 3.0, 16))),
+    CurveLaw("logarithm", _logarithm, ()),
+)
+"""Power law with a floor (Hestness et al. 2017), the same shifted, exponential and Weibull, Morgan-Mercer-Flodin's
+(Gu et al. 2001), and a logarithm, which has no floor."""
+
+
+@dataclass(frozen=True)
+class FittedLaw:
+    """One law fitted to several curves."""
+
+    law: CurveLaw
+    largest: float
+    """Rows of the largest size: the unit of relative rows."""
+    parameters: Floats
+    """(curves, parameters)"""
+    floor: Floats
+    """(curves,)"""
+    scale: Floats
+    """(curves,)"""
+
+    def predict(self, rows: Floats) -> Floats:
+        """(curves, sizes): the loss at some numbers of rows."""
+        relative = rows[None, :] / self.largest
+        shape = self.law.shape(relative, *(column[:, None] for column in self.parameters.T))
+        found: Floats = self.floor[:, None] + self.scale[:, None] * shape
+        return found
+
+
+def fit_law(law: CurveLaw, counts: Floats, curves: Floats, *, least: float = 0.0) -> FittedLaw:
+    """Fit one law to (curves, sizes) of losses measured at (sizes,) rows; no floor lies below `least`.
+
+    Least squares under scale >= 0 and floor >= least: of each point of the grid, the best of the free solution and the
+    two edges.
+    """
+    import numpy as np
+
+    largest = float(counts[-1])
+    basis = law.basis(counts / largest)  # (grid, sizes)
+    size = curves.shape[1]
+    sum_shape, sum_squares = basis.sum(axis=1), (basis**2).sum(axis=1)
+    sums, cross = curves.sum(axis=1)[:, None], curves @ basis.T  # (curves, 1), (curves, grid)
+    spread = np.maximum(sum_squares - sum_shape**2 / size, 1e-15)
+    scale = (cross - sum_shape * sums / size) / spread
+    floor = (sums - scale * sum_shape) / size
+    flat = np.broadcast_to(np.maximum(sums / size, least), scale.shape)
+    free = (scale >= 0) & (floor >= least) & np.isfinite(scale)
+    if not law.grid:  # a logarithm has no floor: what is so called is its value at the largest size
+        free = scale >= 0
+    choices = [(np.where(free, floor, flat), np.where(free, scale, 0.0))]
+    if law.grid and math.isfinite(least):
+        grounded = np.maximum((cross - least * sum_shape) / np.maximum(sum_squares, 1e-15), 0.0)
+        choices.append((np.full_like(scale, least), grounded))
+    choices.append((flat, np.zeros_like(scale)))
+    squares = (curves**2).sum(axis=1)[:, None]
+    losses = np.stack(
+        [
+            squares - 2 * a * sums - 2 * b * cross + size * a**2 + 2 * a * b * sum_shape + b**2 * sum_squares
+            for a, b in choices
+        ]
+    )  # (choices, curves, grid)
+    losses = np.round(losses, 14)
+    best = losses.transpose(1, 2, 0).reshape(len(curves), -1).argmin(axis=1)
+    point, choice = best // len(choices), best % len(choices)
+    at = np.arange(len(curves))
+    floors, scales = np.stack([a for a, _ in choices]), np.stack([b for _, b in choices])
+    grid = np.array(list(product(*law.grid)), dtype=np.float64).reshape(basis.shape[0], -1)
+    return FittedLaw(law, largest, grid[point], floors[choice, at, point], scales[choice, at, point])
+
+
+@dataclass(frozen=True)
+class CurveFit:
+    """All laws fitted to several curves, and how much each counts."""
+
+    laws: tuple[FittedLaw, ...]
+    weights: Floats
+    """(laws, curves): by how well each law foretold the largest sizes from the smaller ones; they sum to 1."""
+    errors: Floats
+    """(curves,): how far the average lay off those sizes, as a loss (root of the mean square)."""
+    least: float
+    last: Floats
+    """(curves,): the measured loss at the largest size."""
+
+    @cached_property
+    def largest(self) -> float:
+        """Rows of the largest size."""
+        return self.laws[0].largest
+
+    def predict_by_law(self, rows: Sequence[float]) -> Floats:
+        """(laws, curves, sizes): the loss that each law foretells; none below the least."""
+        import numpy as np
+
+        counts = np.asarray(rows, dtype=np.float64)
+        return np.maximum(np.stack([law.predict(counts) for law in self.laws]), self.least)
+
+    def predict(self, rows: Sequence[float]) -> Floats:
+        """(curves, sizes): the weighted average of all laws."""
+        found: Floats = (self.weights[:, :, None] * self.predict_by_law(rows)).sum(axis=0)
+        return found
+
+    def drop(self, rows: float) -> Floats:
+        """(curves,): how much the loss falls from the largest size to so many rows; never below 0."""
+        import numpy as np
+
+        found: Floats = np.maximum(-np.diff(self.predict([self.largest, rows]), axis=1)[:, 0], 0.0)
+        return found
+
+
+def fit_curves(
+    counts: Floats, curves: Floats, *, least: float = 0.0, noise: float = NOISE, laws: Sequence[CurveLaw] = LAWS
+) -> CurveFit:
+    """Fit all laws to (curves, sizes) of losses measured at (sizes,) rows, the fewest first.
+
+    Each law is weighted by how well it foretells the largest size, and the two largest, from the smaller ones. `noise`
+    is how exactly a loss is known: laws whose errors are below count alike. `ValueError` for fewer than three sizes.
+    """
+    import numpy as np
+
+    sizes = len(counts)
+    if sizes < FEWEST_SIZES:
+        raise ValueError(f"{sizes} sizes are too few for a law; at least {FEWEST_SIZES} are needed")
+    fitted = tuple(fit_law(law, counts, curves, least=least) for law in laws)
+    squares = np.zeros((len(laws), len(curves)))
+    predicted, truth = [], []
+    for held_out in range(1, HELD_OUT + 1):
+        left = sizes - held_out
+        if left < FEWEST_SIZES:
+            break
+        at = np.stack(
+            [fit_law(law, counts[:left], curves[:, :left], least=least).predict(counts[left:]) for law in laws]
+        )
+        predicted.append(at)
+        truth.append(curves[:, left:])
+    if not predicted:
+        weights = np.full((len(laws), len(curves)), 1 / len(laws))
+        return CurveFit(fitted, weights, np.full(len(curves), noise), least, curves[:, -1])
+    foretold, measured = np.concatenate(predicted, axis=2), np.concatenate(truth, axis=1)
+    squares = ((foretold - measured) ** 2).mean(axis=2)
+    weights = 1 / (squares + noise**2)
+    weights /= weights.sum(axis=0)
+    average = (weights[:, :, None] * foretold).sum(axis=0)
+    errors = np.sqrt(((average - measured) ** 2).mean(axis=1))
+    return CurveFit(fitted, weights, errors, least, curves[:, -1])
+
+
+class ForecastNumber(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class CurveForecast:
+    """What a measured curve foretells, with intervals.
+
+    An interval holds the spread over resamples of the measured rows and draws, over the laws by their weights, and how
+    far the laws' average lay off the sizes that it did not see.
+    """
+
+    fit: CurveFit
+    """The measured curve first, then its resamples."""
+    seed: int
+
+    @property
+    def largest(self) -> float:
+        """Rows of the largest size."""
+        return self.fit.largest
+
+    def loss(self, rows: float) -> ForecastNumber:
+        """The loss at so many rows."""
+        drops, found = self._drops(rows), self.fit.last - self.fit.drop(rows)
+        return self._number(float(found[0]), self.fit.last[1:] - drops)
+
+    def drop(self, rows: float) -> ForecastNumber:
+        """How much the loss falls from the largest size to so many rows."""
+        return self._number(float(self.fit.drop(rows)[0]), self._drops(rows), floor=0.0)
+
+    def rows_until(self, loss: float) -> ForecastNumber:
+        """How many rows bring the loss down to a value; infinite where they never do, as far as is looked.
+
+        Looked at are up to a thousand times the largest size.
+        """
+        import numpy as np
+
+        steps = self.largest * np.exp(np.linspace(0, math.log(FARTHEST), 400))
+        by_law = self.fit.predict_by_law(steps.tolist())  # (laws, curves, sizes)
+        mean = (self.fit.weights[:, :, None] * by_law).sum(axis=0)[:1]
+        drawn = by_law[self._laws(), np.arange(1, by_law.shape[1])]
+        paths = np.concatenate([mean, drawn])
+        paths = self.fit.last[:, None] + paths - paths[:, :1]
+        reached = paths <= loss
+        found = np.where(reached.any(axis=1), steps[reached.argmax(axis=1)], np.inf)
+        low, high = np.quantile(found[1:], [0.025, 0.975], method="nearest")
+        return ForecastNumber(float(found[0]), min(float(low), float(found[0])), max(float(high), float(found[0])))
+
+    def chance_within(self, loss: float, rows: float) -> float:
+        """The share of resamples in which so many rows bring the loss down to a value."""
+        import numpy as np
+
+        return float(np.mean(self.fit.last[1:] - self._drops(rows) <= loss))
+
+    def _laws(self) -> NDArray[np.int64]:
+        """(resamples,): a law for each, drawn by its weight."""
+        import numpy as np
+
+        weights = self.fit.weights[:, 1:].cumsum(axis=0)
+        draw = np.random.default_rng([self.seed, 1]).random(weights.shape[1])
+        return np.asarray((draw[None, :] > weights[:-1]).sum(axis=0), dtype=np.int64)
+
+    def _drops(self, rows: float) -> Floats:
+        """(resamples,): how much the loss falls, by the law of each and with how far laws lie off."""
+        import numpy as np
+
+        by_law = self.fit.predict_by_law([self.largest, rows])
+        drawn = by_law[self._laws(), np.arange(1, by_law.shape[1])]
+        distance = abs(math.log2(max(rows, 1e-9) / self.largest))
+        noise = np.random.default_rng([self.seed, 2]).standard_normal(len(drawn))
+        found: Floats = drawn[:, 0] - drawn[:, 1] + SPREAD * distance * self.fit.errors[0] * noise
+        return found
+
+    def _number(self, value: float, resamples: Floats, floor: float | None = None) -> ForecastNumber:
+        import numpy as np
+
+        low, high = (float(end) for end in np.quantile(resamples, [0.025, 0.975]))
+        low, high = min(low, value), max(high, value)
+        if floor is not None:
+            low, high = max(low, min(floor, value)), max(high, floor)
+        return ForecastNumber(value, low, high)
+
+
+def foretell_curve(
+    counts: Floats, losses: Floats, resampled: Floats, *, least: float = 0.0, noise: float = NOISE, seed: int = 0
+) -> CurveForecast:
+    """Fit a measured curve and its resamples.
+
+    `losses` is (sizes, draws) at (sizes,) rows; `resampled` (resamples, sizes, draws) has the losses of the same draws
+    on resamples of the measured rows. Which draws count in a resample is drawn here.
+    """
+    import numpy as np
+
+    resamples, sizes, draws = resampled.shape
+    picked = np.random.default_rng([seed, 0]).integers(0, draws, size=(resamples, sizes, draws))
+    curves = np.take_along_axis(resampled, picked, axis=2).mean(axis=2)
+    fit = fit_curves(counts, np.vstack([losses.mean(axis=1)[None], curves]), least=least, noise=noise)
+    return CurveForecast(fit, seed)
+
+
+def resample_rows(rows: int, resamples: int, seed: int) -> Floats:
+    """(resamples, rows): how often each row is in each resample."""
+    import numpy as np
+
+    found: Floats = np.random.default_rng(seed).multinomial(rows, np.full(rows, 1 / rows), size=resamples).astype(float)
+    return found
+
+
+def foretell_errors(
+    counts: Floats, wrong: NDArray[np.bool_] | Floats, seed: int, resamples: int = 300
+) -> CurveForecast:
+    """The same of errors, from which measured row is wrong: (sizes, draws, rows)."""
+    import numpy as np
+
+    rows = wrong.shape[2]
+    weights = resample_rows(rows, resamples, seed) / rows
+    errors = wrong.astype(np.float64)
+    return foretell_curve(counts, errors.mean(axis=2), np.einsum("sdr,br->bsd", errors, weights), seed=seed)
