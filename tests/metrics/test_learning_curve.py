@@ -70,6 +70,14 @@ def test_the_average_follows_the_law_that_foretold_the_largest_sizes() -> None:
         assert fit.weights.sum() == pytest.approx(1)
 
 
+def test_a_power_law_is_read_back() -> None:
+    counts = np.array([100.0, 200, 400, 800, 1600])
+    for floor, scale, power in ((0.0, 3.0, 0.5), (0.1, 2.0, 0.4), (0.02, 9.0, 0.7)):
+        curve = floor + scale * counts**-power
+        truth = curve[-1] - (floor + scale * 3200.0**-power)
+        assert fit_curves(counts, curve[None]).drop(3200)[0] == pytest.approx(truth, rel=0.15)
+
+
 def test_a_flat_or_rising_loss_promises_nothing() -> None:
     curves = np.array([[0.2] * 6, [0.1, 0.12, 0.14, 0.16, 0.18, 0.2]])
     assert fit_curves(COUNTS, curves).drop(1600).max() < 1e-9

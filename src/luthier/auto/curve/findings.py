@@ -6,7 +6,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.artifacts.findings import SEVERITIES, Finding, FindingNumber, Findings, FindingTable, FlaggedRow, Severity
+from luthier.artifacts.findings import (
+    FORETOLD,
+    LEARNING_CURVE,
+    MEASURED,
+    SEVERITIES,
+    Finding,
+    FindingNumber,
+    Findings,
+    FindingTable,
+    FlaggedRow,
+    Severity,
+)
 from luthier.auto.curve.measure import CurveAnswers, MeasuredCurve, compare_answers
 from luthier.auto.curve.plain import DoubtfulLabel, classify_cleaned, find_doubtful_labels
 from luthier.core.errors import RecipeError, SourceLocation
@@ -31,8 +42,6 @@ TARGET_NUMBERS: Mapping[str, str] = {
     "curve.target_chance": "chance that twice as many training rows reach the target",
 }
 """What a curve with a target says besides."""
-READ = "Learning curve"
-"""The title of the table that the report draws."""
 FEWEST_OF_SLICE = 10
 """Measured rows below which a class or slice has no curve."""
 MOST_SLICES = 100
@@ -309,12 +318,12 @@ def _table(curve: MeasuredCurve) -> FindingTable:
     """Measured and foretold sizes; the report draws them."""
     rows: list[tuple[int, str, float, float, float]] = []
     for at, count in enumerate(curve.counts):
-        rows.append((count, "measured", *(round(one, 4) for one in curve.measured(at))))  # type: ignore[arg-type]  # three
+        rows.append((count, MEASURED, *(round(one, 4) for one in curve.measured(at))))  # type: ignore[arg-type]  # three
     for times in (1.5, 2, 3, 4):
         count = round(times * curve.counts[-1])
-        rows.append((count, "foretold", *(round(one, 4) for one in curve.expected(count))))  # type: ignore[arg-type]  # three
+        rows.append((count, FORETOLD, *(round(one, 4) for one in curve.expected(count))))  # type: ignore[arg-type]  # three
     return FindingTable(
-        title=READ, columns=("training rows", "how", curve.metric.kind, "low", "high"), rows=tuple(rows)
+        title="Learning curve", columns=(*LEARNING_CURVE, curve.metric.kind, "low", "high"), rows=tuple(rows)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,7 +89,10 @@ def classify(learned: LabelledTexts, asked: LabelledTexts, classes: Sequence[str
         row = {name: _CERTAIN if name == own else _IMPOSSIBLE for name in classes}
         scores = [row] * len(asked)
     else:
-        scores = TextClassifier.fit(learned.texts, learned.labels).scores(asked.texts, classes)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The number of unique classes")  # of a few rows, that is so
+            model = TextClassifier.fit(learned.texts, learned.labels)
+        scores = model.scores(asked.texts, classes)
     predictions = [max(row, key=row.__getitem__) for row in scores]
     return EvalPredictions.of(predictions, list(asked.labels), label_scores=scores if len(classes) > 1 else None)
 
