@@ -27,10 +27,13 @@ HELD_OUT = 2
 """The largest sizes that a law must foretell from the smaller ones, where so many are left to fit."""
 FEWEST_SIZES = 3
 """Sizes below which no law is fitted: two parameters fit any two points."""
-NOISE = 0.004
+NOISE = 0.01
 """How exactly a loss is known at best: laws that foretell it better than so count alike."""
-SPREAD = 1.0
+SPREAD = 1.5
 """How far a forecast of twice the rows may lie off, in errors of the sizes that the laws did not see."""
+LAW_SPREAD = 0.5
+"""How much of a law's distance from the average counts in an interval. Both were chosen on 44 real curves
+(`benchmarks/curve.py`)."""
 FARTHEST = 1000
 """Times the largest size up to which a target is looked for."""
 
@@ -283,10 +286,8 @@ class CurveForecast:
         import numpy as np
 
         steps = self.largest * np.exp(np.linspace(0, math.log(FARTHEST), 400))
-        by_law = self.fit.predict_by_law(steps.tolist())  # (laws, curves, sizes)
-        mean = (self.fit.weights[:, :, None] * by_law).sum(axis=0)[:1]
-        drawn = by_law[self._laws(), np.arange(1, by_law.shape[1])]
-        paths = np.concatenate([mean, drawn])
+        mean = (self.fit.weights[:, :1, None] * self.fit.predict_by_law(steps.tolist())[:, :1]).sum(axis=0)
+        paths = np.concatenate([mean, self._drawn(steps.tolist())])
         paths = self.fit.last[:, None] + paths - paths[:, :1]
         reached = paths <= loss
         found = np.where(reached.any(axis=1), steps[reached.argmax(axis=1)], np.inf)
@@ -311,11 +312,19 @@ class CurveForecast:
         """(resamples,): how much the loss falls, by the law of each and with how far laws lie off."""
         import numpy as np
 
-        by_law = self.fit.predict_by_law([self.largest, rows])
-        drawn = by_law[self._laws(), np.arange(1, by_law.shape[1])]
+        drawn = self._drawn([self.largest, rows])
         distance = abs(math.log2(max(rows, 1e-9) / self.largest))
         noise = np.random.default_rng([self.seed, 2]).standard_normal(len(drawn))
         found: Floats = drawn[:, 0] - drawn[:, 1] + SPREAD * distance * self.fit.errors[0] * noise
+        return found
+
+    def _drawn(self, rows: Sequence[float]) -> Floats:
+        """(resamples, sizes): the average of each resample, moved towards the law that was drawn for it."""
+        import numpy as np
+
+        by_law = self.fit.predict_by_law(rows)[:, 1:]
+        average = (self.fit.weights[:, 1:, None] * by_law).sum(axis=0)
+        found: Floats = average + LAW_SPREAD * (by_law[self._laws(), np.arange(by_law.shape[1])] - average)
         return found
 
     def _number(self, value: float, resamples: Floats, floor: float | None = None) -> ForecastNumber:
@@ -329,18 +338,25 @@ class CurveForecast:
 
 
 def foretell_curve(
-    counts: Floats, losses: Floats, resampled: Floats, *, least: float = 0.0, noise: float = NOISE, seed: int = 0
+    counts: Floats,
+    losses: Floats,
+    resampled: Floats,
+    *,
+    least: float = 0.0,
+    noise: float = NOISE,
+    seed: int = 0,
 ) -> CurveForecast:
     """Fit a measured curve and its resamples.
 
     `losses` is (sizes, draws) at (sizes,) rows; `resampled` (resamples, sizes, draws) has the losses of the same draws
-    on resamples of the measured rows. Which draws count in a resample is drawn here.
+    on resamples of the measured rows. Which draws count in a resample is drawn here, the same for all sizes: draws are
+    nested.
     """
     import numpy as np
 
-    resamples, sizes, draws = resampled.shape
-    picked = np.random.default_rng([seed, 0]).integers(0, draws, size=(resamples, sizes, draws))
-    curves = np.take_along_axis(resampled, picked, axis=2).mean(axis=2)
+    resamples, _, draws = resampled.shape
+    picked = np.random.default_rng([seed, 0]).integers(0, draws, size=(resamples, 1, draws))
+    curves = np.take_along_axis(resampled, np.broadcast_to(picked, resampled.shape), axis=2).mean(axis=2)
     fit = fit_curves(counts, np.vstack([losses.mean(axis=1)[None], curves]), least=least, noise=noise)
     return CurveForecast(fit, seed)
 

@@ -144,8 +144,12 @@ class MeasuredCurve:
         """The metric that so many rows should bring."""
         value, low, high = self.forecast.loss(rows)
         if not self.upward:
-            return ForecastNumber(value + self._best, low + self._best, high + self._best)
-        return ForecastNumber(self._best - value, self._best - high, self._best - low)
+            return self._bounded(value + self._best, low + self._best, high + self._best)
+        return self._bounded(self._best - value, self._best - high, self._best - low)
+
+    def _bounded(self, *numbers: float) -> ForecastNumber:
+        least, most = self.metric.bounds
+        return ForecastNumber(*(min(max(number, least), most) for number in numbers))
 
     def gain(self, rows: float) -> ForecastNumber:
         """By how much so many rows should better the metric: at least 0, whichever way it points."""

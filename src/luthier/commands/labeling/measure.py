@@ -213,9 +213,10 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
     matrix = compute_tfidf_features(texts)
     counts = sorted({max(2, round(share * len(learn))) for share in (0.25, 0.5, 0.75, 1.0)})
     wrong = np.zeros((len(counts), 3, len(ask)))
-    for index, count in enumerate(counts):
-        for draw in range(3):
-            chosen = random.choice(learn, count, replace=False)
+    for draw in range(3):
+        added = random.permutation(learn)
+        for index, count in enumerate(counts):
+            chosen = added[:count]
             known = np.unique(codes[chosen])
             predicted = known[:1].repeat(len(ask))
             if len(known) > 1:

@@ -105,8 +105,8 @@ class LearningCurve(Check):
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):
-            random = np.random.default_rng([data.seed, count, draw])
-            chosen = np.sort(random.choice(np.array(learn), count, replace=False))
+            order = np.random.default_rng([data.seed, draw]).permutation(np.array(learn))
+            chosen = np.sort(order[:count])  # nested: what a smaller part holds, a larger one does
             known = np.unique(data.codes[chosen])
             predicted = known[0]
             if len(known) > 1:
