@@ -305,7 +305,7 @@ class CurveForecast:
         import numpy as np
 
         weights = self.fit.weights[:, 1:].cumsum(axis=0)
-        draw = np.random.default_rng([self.seed, 1]).random(weights.shape[1])
+        draw = np.random.default_rng([self.seed, 1]).random((weights.shape[1],))
         return np.asarray((draw[None, :] > weights[:-1]).sum(axis=0), dtype=np.int64)
 
     def _drops(self, rows: float) -> Floats:

@@ -20,7 +20,6 @@ from luthier.tune.steps.tune import Tune
 if TYPE_CHECKING:
     from luthier.auto.curve.findings import CurveSubject
 
-CLASS = "class"
 BASE_BYTES = 380 << 20
 """Memory of the process with scikit-learn and scipy."""
 FITS_PER_S = 700
