@@ -1,9 +1,9 @@
 """How well learning curves are foretold, on real data with the plain classifier.
 
-    python benchmarks/curve.py [--draws FOLDER] [--seeds N]
+    python benchmarks/curve.py [--draws FOLDER] [--seeds N ...] [--cuts N ...]
 
-Of each set, a quarter of the rows measures. Curves are drawn over 1/16 to 1/2 of the other rows (and, for smaller sets,
-of a half and a quarter of them), three nested draws of each size; the value with all of them is foretold and held
+Of each set, a quarter of the rows measures. Of a half and a quarter of the other rows (`--cuts`), curves are drawn over
+1/16 to 1/2, three nested draws of each size; the value with all of them is foretold and held
 against what was then measured. Predictions are kept in FOLDER, so that laws can be compared without training anew.
 """
 
@@ -186,14 +186,15 @@ def main() -> None:
     """Draw what is not kept yet, then report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=Path, default=Path("/tmp/luthier-curve-draws"))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=[0], nargs="+", help="of the draws")
+    parser.add_argument("--cuts", type=int, default=[4, 2], nargs="+", help="1 / each: shares of the training rows")
     asked = parser.parse_args()
     if not DATA.is_dir():
         parser.error(f"the real data sets are not beside the repository ({DATA.parent.name}/{DATA.name})")
     asked.draws.mkdir(parents=True, exist_ok=True)
     started, sets = time.perf_counter(), read_sets()
-    for seed in range(asked.seeds):
-        for cut in (4, 2, 1):
+    for seed in asked.seeds:
+        for cut in asked.cuts:
             for name, rows in sets.items():
                 path = asked.draws / f"{name}.{seed}.{cut}.npz"
                 if not path.exists():

@@ -138,35 +138,47 @@ def fit_law(law: CurveLaw, counts: Floats, curves: Floats, *, least: float = 0.0
 
     largest = float(counts[-1])
     basis = law.basis(counts / largest)  # (grid, sizes)
-    size = curves.shape[1]
-    sum_shape, sum_squares = basis.sum(axis=1), (basis**2).sum(axis=1)
-    sums, cross = curves.sum(axis=1)[:, None], curves @ basis.T  # (curves, 1), (curves, grid)
-    spread = np.maximum(sum_squares - sum_shape**2 / size, 1e-15)
-    scale = (cross - sum_shape * sums / size) / spread
-    floor = (sums - scale * sum_shape) / size
-    flat = np.broadcast_to(np.maximum(sums / size, least), scale.shape)
-    free = (scale >= 0) & (floor >= least) & np.isfinite(scale)
-    if not law.grid:  # a logarithm has no floor: what is so called is its value at the largest size
-        free = scale >= 0
-    choices = [(np.where(free, floor, flat), np.where(free, scale, 0.0))]
-    if law.grid and math.isfinite(least):
-        grounded = np.maximum((cross - least * sum_shape) / np.maximum(sum_squares, 1e-15), 0.0)
-        choices.append((np.full_like(scale, least), grounded))
-    choices.append((flat, np.zeros_like(scale)))
-    squares = (curves**2).sum(axis=1)[:, None]
-    losses = np.stack(
-        [
-            squares - 2 * a * sums - 2 * b * cross + size * a**2 + 2 * a * b * sum_shape + b**2 * sum_squares
-            for a, b in choices
-        ]
-    )  # (choices, curves, grid)
-    losses = np.round(losses, 14)
-    best = losses.transpose(1, 2, 0).reshape(len(curves), -1).argmin(axis=1)
-    point, choice = best // len(choices), best % len(choices)
-    at = np.arange(len(curves))
-    floors, scales = np.stack([a for a, _ in choices]), np.stack([b for _, b in choices])
-    grid = np.array(list(product(*law.grid)), dtype=np.float64).reshape(basis.shape[0], -1)
-    return FittedLaw(law, largest, grid[point], floors[choice, at, point], scales[choice, at, point])
+    mean = curves.mean(axis=1)
+    centred = basis - basis.mean(axis=1, keepdims=True)
+    spread = np.maximum((centred**2).sum(axis=1), 1e-15)
+    covariance = curves @ centred.T  # (curves, grid)
+    scale = covariance / spread
+    floor = mean[:, None] - scale * basis.mean(axis=1)
+    flat_loss = ((curves - mean[:, None]) ** 2).sum(axis=1)
+    bounded = bool(law.grid) and math.isfinite(least)  # what a logarithm calls its floor is its value at the end
+    allowed = (scale >= 0) & (floor >= least) if bounded else scale >= 0
+    found = _Best(np.zeros(len(curves), dtype=np.int64), np.maximum(mean, least), np.zeros(len(curves)), flat_loss)
+    found = found.or_better(np.where(allowed, flat_loss[:, None] - covariance * scale, np.inf), floor, scale)
+    if bounded:
+        above = curves - least
+        squares = (basis**2).sum(axis=1)
+        grounded = np.maximum(above @ basis.T, 0.0) / np.maximum(squares, 1e-15)
+        losses = (above**2).sum(axis=1)[:, None] - grounded**2 * squares
+        found = found.or_better(losses, np.full_like(grounded, least), grounded)
+    grid = np.array(list(product(*law.grid)), dtype=np.float64).reshape(len(basis), -1)
+    return FittedLaw(law, largest, grid[found.point], found.floor, found.scale)
+
+
+class _Best(NamedTuple):
+    """The best fit of each curve so far."""
+
+    point: NDArray[np.int64]
+    floor: Floats
+    scale: Floats
+    loss: Floats
+
+    def or_better(self, losses: Floats, floors: Floats, scales: Floats) -> _Best:
+        """With (curves, grid) of other fits; the earlier one stays where they are equal."""
+        import numpy as np
+
+        point, at = np.round(losses, 14).argmin(axis=1), np.arange(len(losses))
+        better = losses[at, point] < self.loss - 1e-14
+        return _Best(
+            np.where(better, point, self.point),
+            np.where(better, floors[at, point], self.floor),
+            np.where(better, scales[at, point], self.scale),
+            np.where(better, losses[at, point], self.loss),
+        )
 
 
 @dataclass(frozen=True)
