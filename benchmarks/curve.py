@@ -96,19 +96,19 @@ def draw(path: Path, rows: list[Row], seed: int, cut: int) -> None:
     rows = list(rows)
     random.Random(seed).shuffle(rows)
     rows = rows[:MOST_ROWS]
-    asked, pool = rows[: len(rows) // 4], rows[len(rows) // 4 :]
+    held_out, pool = rows[: len(rows) // 4], rows[len(rows) // 4 :]
     pool = pool[: len(pool) // cut]
     half = pool[: len(pool) // 2]
     draws = draw_nested(len(half), SHARES, 3, seed)
     names = sorted({label for _, label in rows})
     code = {label: at for at, label in enumerate(names)}
-    drawn = classify_by_draws(_texts(half), _texts(asked), draws)
-    whole = classify(_texts(pool), _texts(asked), names)
+    drawn = classify_by_draws(_texts(half), _texts(held_out), draws)
+    whole = classify(_texts(pool), _texts(held_out), names)
     np.savez_compressed(
         path,
         pred=np.array([[[code[one] for one in two.predictions] for two in size] for size in drawn], np.int16),
         truth=np.array([code[one] for one in whole.predictions], np.int16),
-        ref=np.array([code[label] for _, label in asked], np.int16),
+        ref=np.array([code[label] for _, label in held_out], np.int16),
         counts=np.array(draws.counts),
         full=len(pool),
     )
@@ -188,20 +188,20 @@ def main() -> None:
     parser.add_argument("--draws", type=Path, default=Path("/tmp/luthier-curve-draws"))
     parser.add_argument("--seeds", type=int, default=[0], nargs="+", help="of the draws")
     parser.add_argument("--cuts", type=int, default=[4, 2], nargs="+", help="1 / each: shares of the training rows")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     if not DATA.is_dir():
         parser.error(f"the real data sets are not beside the repository ({DATA.parent.name}/{DATA.name})")
-    asked.draws.mkdir(parents=True, exist_ok=True)
+    options.draws.mkdir(parents=True, exist_ok=True)
     started, sets = time.perf_counter(), read_sets()
-    for seed in asked.seeds:
-        for cut in asked.cuts:
+    for seed in options.seeds:
+        for cut in options.cuts:
             for name, rows in sets.items():
-                path = asked.draws / f"{name}.{seed}.{cut}.npz"
+                path = options.draws / f"{name}.{seed}.{cut}.npz"
                 if not path.exists():
                     draw(path, rows, seed, cut)
                     print(f"{time.perf_counter() - started:6.0f} s {path.stem}", file=sys.stderr, flush=True)
     print(f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}")
-    report(list(cases(asked.draws)))
+    report(list(cases(options.draws)))
 
 
 if __name__ == "__main__":

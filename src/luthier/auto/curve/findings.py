@@ -93,7 +93,7 @@ def find_all(step: Curve, subject: CurveSubject, seed: int) -> tuple[Findings, l
     found.sort(key=lambda one: -SEVERITIES.index(one.finding.severity))
     findings = Findings(
         rows=subject.rows,
-        looked_at=subject.training + len(subject.asked),
+        looked_at=subject.training + len(subject.held_out),
         findings=tuple(one.finding for one in found),
         skipped=skipped,
     )
@@ -234,20 +234,20 @@ def _part_curves(
     """Each class or value with its curve, by name; None for one with too few measured rows."""
     from luthier.metrics.kinds.one_label import F1
 
-    places: dict[str, list[int]] = {}
-    for at, example in enumerate(subject.asked):
+    indices: dict[str, list[int]] = {}
+    for at, example in enumerate(subject.held_out):
         value = example.label if step.by == "class" else _column(example, step.by or "")
         if value not in (None, ""):
-            places.setdefault(str(value), []).append(at)
-    if not places or (step.by == "class" and subject.task != "label"):
+            indices.setdefault(str(value), []).append(at)
+    if not indices or (step.by == "class" and subject.task != "label"):
         what = f"the measured rows have no {step.by!r}"
         raise RecipeError(
             what, where=SourceLocation(field="by"), hint="name `class` for data with classes, or a column"
         )
-    if len(places) > MOST_SLICES and step.by != "class":
-        what = f"{step.by!r} has {len(places):,} different values, and {MOST_SLICES} are the most"
+    if len(indices) > MOST_SLICES and step.by != "class":
+        what = f"{step.by!r} has {len(indices):,} different values, and {MOST_SLICES} are the most"
         raise RecipeError(what, where=SourceLocation(field="by"), hint="name a column with few values")
-    for name, rows in sorted(places.items()):
+    for name, rows in sorted(indices.items()):
         if len(rows) < FEWEST_OF_SLICE:
             yield name, None
         elif step.by == "class":
@@ -264,18 +264,18 @@ def _clean(step: Curve, subject: CurveSubject, curve: MeasuredCurve, seed: int) 
     """What correcting the worst labels brings on the measured rows, beside what more rows bring on the curve."""
     assert subject.texts is not None
     assert subject.answers is not None
-    learned, asked = subject.texts
-    doubted = find_doubtful_labels(learned, seed)
-    worst = doubted[: step.clean]
+    learned, held_out = subject.texts
+    doubtful = find_doubtful_labels(learned, seed)
+    worst = doubtful[: step.clean]
     added = curve.gain(curve.counts[-1] + step.add)
     cleaned = removed = ForecastNumber(0.0, 0.0, 0.0)
     if worst:
-        corrected, kept = classify_cleaned(learned, asked, worst)
+        corrected, kept = classify_cleaned(learned, held_out, worst)
         cleaned = compare_answers(curve.metric, subject.answers.predictions, corrected, seed=seed)
         removed = compare_answers(curve.metric, subject.answers.predictions, kept, seed=seed)
     numbers = {
         "curve.doubtful": FindingNumber(
-            value=round(len(doubted) / len(learned), 6), rows=len(learned), share=True,
+            value=round(len(doubtful) / len(learned), 6), rows=len(learned), share=True,
             about="share of training rows whose label is likely wrong",
         ),
         "curve.clean_gain": _number(cleaned, curve, "by how much correcting doubtful labels betters the metric"),
@@ -329,14 +329,9 @@ def _table(curve: MeasuredCurve) -> FindingTable:
 
 def _laws(curve: MeasuredCurve) -> FindingTable:
     fit = curve.forecast.fit
-    rows = tuple(
-        (law.law.name, round(float(weight), 3)) for law, weight in zip(fit.laws, fit.weights[:, 0], strict=True)
-    )
-    return FindingTable(
-        title="Laws and how much each counts",
-        columns=("law", "weight"),
-        rows=tuple(sorted(rows, key=lambda row: -row[1])),
-    )
+    weights = {law.law.name: round(float(weight), 3) for law, weight in zip(fit.laws, fit.weights[:, 0], strict=True)}
+    rows = tuple(sorted(weights.items(), key=lambda row: -row[1]))
+    return FindingTable(title="Laws and how much each counts", columns=("law", "weight"), rows=rows)
 
 
 def _number(number: ForecastNumber, curve: MeasuredCurve, about: str) -> FindingNumber:

@@ -59,42 +59,42 @@ def draw_nested(rows: int, shares: Sequence[float], repeats: int, seed: int) -> 
 
 def classify_by_draws(
     learned: LabelledTexts,
-    asked: LabelledTexts,
+    held_out: LabelledTexts,
     draws: NestedDraws,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[list[EvalPredictions]]:
-    """Answers of the plain classifier to the texts that are asked, by size and by draw.
+    """Answers of the plain classifier to the held-out texts, by size and by draw.
 
     All draws of all rows are the same part, which is learned once.
     """
     found: list[list[EvalPredictions]] = []
     total = len(draws.counts) * len(draws.orders)
-    for place, count in enumerate(draws.counts):
+    for index, count in enumerate(draws.counts):
         found.append([])
         for draw in range(len(draws.orders)):
-            progress(place * len(draws.orders) + draw, total)
+            progress(index * len(draws.orders) + draw, total)
             if draw and count == len(learned):
                 found[-1].append(found[-1][0])
             else:
                 rows = draws.rows_of(draw, count)
-                found[-1].append(classify(learned.select(rows), asked, sorted(set(learned.labels))))
+                found[-1].append(classify(learned.select(rows), held_out, sorted(set(learned.labels))))
     return found
 
 
-def classify(learned: LabelledTexts, asked: LabelledTexts, classes: Sequence[str]) -> EvalPredictions:
+def classify(learned: LabelledTexts, held_out: LabelledTexts, classes: Sequence[str]) -> EvalPredictions:
     """Answers of a classifier that learned some texts; one that saw a single class always names it."""
     known = set(learned.labels)
     if len(known) < 2:
         [own] = known
         row = {name: _CERTAIN if name == own else _IMPOSSIBLE for name in classes}
-        scores = [row] * len(asked)
+        scores = [row] * len(held_out)
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The number of unique classes")  # of a few rows, that is so
             model = TextClassifier.fit(learned.texts, learned.labels)
-        scores = model.scores(asked.texts, classes)
+        scores = model.scores(held_out.texts, classes)
     predictions = [max(row, key=row.__getitem__) for row in scores]
-    return EvalPredictions.of(predictions, list(asked.labels), label_scores=scores if len(classes) > 1 else None)
+    return EvalPredictions.of(predictions, list(held_out.labels), label_scores=scores if len(classes) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ def find_doubtful_labels(learned: LabelledTexts, seed: int) -> list[DoubtfulLabe
 
 
 def classify_cleaned(
-    learned: LabelledTexts, asked: LabelledTexts, doubted: Sequence[DoubtfulLabel]
+    learned: LabelledTexts, held_out: LabelledTexts, doubtful: Sequence[DoubtfulLabel]
 ) -> tuple[EvalPredictions, EvalPredictions]:
-    """Answers after the doubted labels are replaced by the likelier classes, and after their rows are left out."""
+    """Answers after the doubtful labels are replaced by the likelier classes, and after their rows are left out."""
     classes = sorted(set(learned.labels))
     labels = list(learned.labels)
-    for one in doubted:
+    for one in doubtful:
         labels[one.row] = one.rather
-    removed = {one.row for one in doubted}
+    removed = {one.row for one in doubtful}
     kept = learned.select([row for row in range(len(learned)) if row not in removed])
     corrected = LabelledTexts(learned.texts, labels)
-    return classify(corrected, asked, classes), classify(kept, asked, classes)
+    return classify(corrected, held_out, classes), classify(kept, held_out, classes)

@@ -12,7 +12,6 @@ from luthier.auto.curve.measure import CurveAnswers
 from luthier.auto.curve.plain import LabelledTexts, classify_by_draws, count_sizes, draw_nested
 from luthier.chat.messages import Example, user_text_of
 from luthier.core.artifact import Artifact
-from luthier.core.component import component_of_kind
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.step import Step, StepContext
 from luthier.metrics.metric import Metric
@@ -27,7 +26,7 @@ REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CurveSubject:
-    """What was learned and asked."""
+    """What was trained on and what measures."""
 
     title: str
     """What learns, in a few words."""
@@ -35,7 +34,7 @@ class CurveSubject:
     """Rows of the data set."""
     training: int
     """Training rows."""
-    asked: Sequence[Example]
+    held_out: Sequence[Example]
     """Rows that measure, in the order of the answers."""
     metric: Metric
     task: Literal["label", "text"]
@@ -44,7 +43,7 @@ class CurveSubject:
     why: str = ""
     """Why there are no answers."""
     texts: tuple[LabelledTexts, LabelledTexts] | None = None
-    """What the plain classifier learned and was asked; None of a model."""
+    """What the plain classifier learns and what measures it; None of a model."""
     ids: Sequence[str] = ()
     """Ids of the rows that it learned from."""
     seconds_per_label: float | None = None
@@ -52,7 +51,7 @@ class CurveSubject:
 
 
 def ask_classifier(step: Curve, work: StepContext) -> CurveSubject:
-    """Train the plain classifier at each size, and ask it the measured rows."""
+    """Train the plain classifier at each size, and classify the measured rows."""
     data = work.inputs["data"]
     about = DatasetSummary.read(data)
     if about.task != "label":
@@ -62,10 +61,10 @@ def ask_classifier(step: Curve, work: StepContext) -> CurveSubject:
     training = _labelled(data, "train")
     split = choose_split(step, data)
     if split is None:
-        asked, training = training[::4], [one for at, one in enumerate(training) if at % 4]
+        held_out, training = training[::4], [one for at, one in enumerate(training) if at % 4]
     else:
-        asked = _labelled(data, split)
-    learned, questions = _texts(training), _texts(asked)
+        held_out = _labelled(data, split)
+    learned, questions = _texts(training), _texts(held_out)
     why = _explain_lack(learned, questions)
     answers = None
     if not why:
@@ -78,7 +77,7 @@ def ask_classifier(step: Curve, work: StepContext) -> CurveSubject:
         title="plain classifier",
         rows=sum(about.rows.values()),
         training=len(learned),
-        asked=asked,
+        held_out=held_out,
         metric=metric,
         task="label",
         answers=answers,
@@ -125,14 +124,14 @@ def ask_model(step: Curve, work: StepContext) -> CurveSubject:
                 data=step.data, model=name, metrics=(metric,), split=split, baselines=(), compare_base=False, tasks=()
             )
             ids, replies = read_answers(work.children.make(steps, asking), TUNED)
-            place = {row: number for number, row in enumerate(ids)}
-            found.append([replies.select([place[example.id] for example in task.examples])])
+            index = {row: number for number, row in enumerate(ids)}
+            found.append([replies.select([index[example.id] for example in task.examples])])
         answers = CurveAnswers.of(metric, counts, found)
     return CurveSubject(
         title=f"model of {of!r}",
         rows=sum(about.rows.values()),
         training=training,
-        asked=task.examples,
+        held_out=task.examples,
         metric=metric,
         task=about.task,
         answers=answers,
@@ -150,9 +149,9 @@ def choose_metric(step: Curve, task: str) -> Metric:
 
     found = step.metric
     if found is None and step.target is not None:
-        found = component_of_kind(Metric, parse_target(step.target, None).name)()
+        found = Metric.parse(parse_target(step.target, None).name)
     if found is None:
-        found = component_of_kind(Metric, "accuracy" if task == "label" else "rougeL")()
+        found = Metric.parse("accuracy" if task == "label" else "rougeL")
     if why := explain_unfit_metric(found, TaskType("label" if task == "label" else "text", False)):
         raise RecipeError(why, where=SourceLocation(field="metric"), hint="name a metric of the data's own kind")
     if found.scored:
@@ -201,16 +200,16 @@ def _texts(examples: Sequence[Example]) -> LabelledTexts:
     return LabelledTexts([user_text_of(one) for one in examples], [str(one.label) for one in examples])
 
 
-def _explain_lack(learned: LabelledTexts, asked: LabelledTexts) -> str:
-    if min(len(learned), len(asked)) < FEWEST:
-        return _few(len(learned), len(asked))
+def _explain_lack(learned: LabelledTexts, held_out: LabelledTexts) -> str:
+    if min(len(learned), len(held_out)) < FEWEST:
+        return _few(len(learned), len(held_out))
     if len(set(learned.labels)) < 2:
         return "all training rows have one class, and there is nothing to tell apart"
     return ""
 
 
-def _few(learned: int, asked: int) -> str:
+def _few(learned: int, held_out: int) -> str:
     return (
-        f"{learned:,} rows to learn from and {asked:,} to measure on are too few to draw a curve; at least {FEWEST} of "
-        "each are needed"
+        f"{learned:,} rows to learn from and {held_out:,} to measure on are too few to draw a curve; at least "
+        f"{FEWEST} of each are needed"
     )

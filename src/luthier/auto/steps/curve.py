@@ -18,7 +18,7 @@ from luthier.metrics.metric import Metric
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
-    from luthier.auto.curve.findings import CurveSubject
+    from luthier.auto.curve.subject import CurveSubject
 
 BASE_BYTES = 380 << 20
 """Memory of the process with scikit-learn and scipy."""

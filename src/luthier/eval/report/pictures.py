@@ -151,9 +151,10 @@ class ReportCharts:
         table = next((one for one in finding.tables if one.columns[:2] == LEARNING_CURVE), None)
         if table is None:
             return ""
+        numbers = [[float(cell or 0) for cell in (row[0], *row[2:])] for row in table.rows]
         points = [
-            CurvePoint(*(float(cell or 0) for cell in (row[0], *row[2:])), measured=row[1] == MEASURED)
-            for row in table.rows
+            CurvePoint(rows, value, low, high, row[1] == MEASURED)
+            for (rows, value, low, high), row in zip(numbers, table.rows, strict=True)
         ]
         metric = table.columns[2]
         desc = "; ".join(f"{row[0]:,} rows, {row[1]}: {metric} {row[2]}" for row in table.rows)
