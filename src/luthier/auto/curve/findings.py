@@ -344,7 +344,7 @@ def _rows_number(rows: ForecastNumber, last: int, name: str) -> FindingNumber:
     most = float(FARTHEST * last)
     value, low, high = (float(round(min(one, most))) for one in rows)
     about = f"{TARGET_NUMBERS[name]}; {most:,.0f} stands for never"
-    return FindingNumber(value=value, low=low, high=high, about=about)
+    return FindingNumber(value=value, low=low, high=high, rows=last, about=about)
 
 
 def _hours(subject: CurveSubject, rows: float) -> float | None:
