@@ -22,7 +22,6 @@ BY_NAME = {law.name: law for law in LAWS}
 TRUE = {
     "power": (0.7,),
     "shifted power": (0.9, 0.2),
-    "exponential": (2.0,),
     "Weibull": (1.5, 0.6),
     "Morgan-Mercer-Flodin": (3.0, 1.2),
     "logarithm": (),

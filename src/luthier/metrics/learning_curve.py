@@ -69,13 +69,6 @@ def _shifted_power(relative: Floats, power: float, shift: float) -> Floats:
     return found
 
 
-def _exponential(relative: Floats, rate: float) -> Floats:
-    import numpy as np
-
-    found: Floats = np.exp(-rate * relative)
-    return found
-
-
 def _weibull(relative: Floats, rate: float, power: float) -> Floats:
     import numpy as np
 
@@ -97,13 +90,12 @@ def _logarithm(relative: Floats) -> Floats:
 LAWS: tuple[CurveLaw, ...] = (
     CurveLaw("power", _power, (_spaced(0.02, 4.0, 80),)),
     CurveLaw("shifted power", _shifted_power, (_spaced(0.05, 4.0, 32), _spaced(0.01, 3.0, 16))),
-    CurveLaw("exponential", _exponential, (_spaced(0.05, 40.0, 60),)),
     CurveLaw("Weibull", _weibull, (_spaced(0.02, 400.0, 40), _spaced(0.15, 1.5, 16))),
     CurveLaw("Morgan-Mercer-Flodin", _morgan_mercer_flodin, (_spaced(0.02, 400.0, 40), _spaced(0.25, 3.0, 16))),
     CurveLaw("logarithm", _logarithm, ()),
 )
-"""Power law with a floor (Hestness et al. 2017), the same shifted, exponential and Weibull, Morgan-Mercer-Flodin's
-(Gu et al. 2001), and a logarithm, which has no floor."""
+"""Power law with a floor (Hestness et al. 2017), the same shifted, Weibull (with power 1 an exponential),
+Morgan-Mercer-Flodin's (Gu et al. 2001), and a logarithm, which has no floor."""
 
 
 @dataclass(frozen=True)
