@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROMOTED = 2
 """Of so many trials of a rung, one goes on to the next, while shares grow by three. On a table of real trainings half
-did no worse than a third (`benchmarks/results/auto.txt`), and it is kinder to what learns slowly."""
+did no worse than a third (`benchmarks/results/auto.txt`), and fewer trials that learn slowly are lost."""
 RUNG_SETS = ((1 / 9, 1 / 3, 1.0), (1 / 9, 1 / 3), (1 / 9,))
 """Shares of the whole training, from ample budgets to small ones."""
 ROUND_TRIALS = 6
