@@ -20,7 +20,6 @@ from luthier.core.errors import InputError, MissingExtra, SystemResourceError
 from luthier.core.store import Store
 from luthier.core.system import packages
 from luthier.recipe.batch import BatchJob, get_job_name
-from luthier.recipe.executors import kubernetes
 from luthier.recipe.executors.kubernetes import KubernetesExecutor
 from luthier.recipe.workspace import Workspace
 from tests.test_every_executor import Site, kubernetes_settings
@@ -127,9 +126,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuberne
     with kubernetes_api(tmp_path / "cluster") as (api, environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        kubernetes._connect.cache_clear()
         yield api
-    kubernetes._connect.cache_clear()
 
 
 def executor_that_runs(*words: str, **more: Any) -> KubernetesExecutor:
@@ -230,7 +227,6 @@ def test_a_refusal_is_one_error_and_leaves_nothing(cluster: KubernetesApi, tmp_p
 
 @needs_client
 def test_no_cluster_and_a_silent_one_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kubernetes._connect.cache_clear()
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(InputError, match="no cluster is configured"):
@@ -240,7 +236,6 @@ def test_no_cluster_and_a_silent_one_are_one_error(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("KUBECONFIG", environment["KUBECONFIG"])
     with pytest.raises(SystemResourceError, match="cannot be reached"):
         KubernetesExecutor(image="luthier:1").find("luthier-a")
-    kubernetes._connect.cache_clear()
 
 
 @needs_client

@@ -127,11 +127,10 @@ class _JobFollower:
         ended_at: float | None = None
         while True:
             is_made = self._store.has(self._planned.digest)
-            if self._pass_events() and not is_made:
+            if self._pass_events() or (is_made and self._pass_last_events()):
                 self._executor.cancel_job(self._name)
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
             if is_made:
-                self._wait_for_last_events()
                 return self._plan.store.open(self._planned.digest)
             status = self._executor.find(self._name)
             self._tell(status)
@@ -168,17 +167,17 @@ class _JobFollower:
         self._read += len(whole)
         return any(self._events.emit(RunEvent(**json.loads(line))) for line in whole.splitlines())
 
-    def _wait_for_last_events(self) -> None:
-        """Behind a URL, the last events come after the artifact: wait for the end of the job."""
+    def _pass_last_events(self) -> bool:
+        """Behind a URL, the last events come after the artifact: pass them on at the end of the job."""
         if not is_remote(self._store.location):
-            return
+            return False
         deadline = time.monotonic() + self._executor.grace_s
         while time.monotonic() < deadline:
             status = self._executor.find(self._name)
             if status is None or status.state == "ended":
                 break
             time.sleep(self._executor.poll_s)
-        self._pass_events()
+        return self._pass_events()
 
     def _tell(self, status: JobStatus | None) -> None:
         """Say once why a job waits."""

@@ -8,6 +8,7 @@ commands and variables, so every `$` of ours is doubled.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -334,14 +335,20 @@ class _Api:
         self.error = client.exceptions.ApiException
 
 
-@cache
 def _connect(context: str | None) -> _Api:
     """The cluster of a context; that which this process runs in where there is no kubeconfig file."""
+    return _connect_by(
+        os.environ.get("KUBECONFIG") or None, context
+    )  # the client reads the variable at its import only
+
+
+@cache
+def _connect_by(file: str | None, context: str | None) -> _Api:
     require("kubernetes", "kubernetes", "the executor `kubernetes`", where=_WHERE)
     from kubernetes import client, config
 
     try:
-        return _Api(config.new_client_from_config(context=context))
+        return _Api(config.new_client_from_config(config_file=file, context=context))
     except config.ConfigException as error:
         problem = str(error)
     settings = client.Configuration()
