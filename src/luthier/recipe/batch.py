@@ -63,8 +63,8 @@ class BatchJob(NamedTuple):
 
 def get_job_name(store: Store, digest: str) -> str:
     """The name of the job that makes an artifact of a store."""
-    place = store.location if "://" in store.location else str(store.root.absolute())
-    return f"luthier-{digest_of([place, digest])[:16]}"
+    location = store.location if "://" in store.location else str(store.root.absolute())
+    return f"luthier-{digest_of([location, digest])[:16]}"
 
 
 class BatchExecutor(Executor):
@@ -198,8 +198,8 @@ class _JobFollower:
         how = status.reason if status is not None and status.reason else "the scheduler no longer knows it"
         own = self._output.read_text(encoding="utf-8", errors="replace") if self._output.is_file() else ""
         lines = (own or self._executor.read_output(self._name)).splitlines()[-_TAIL:]
-        said = ":\n" + "\n".join(lines) if lines else ""
-        message = f"the job {self._name} ended without an artifact ({how}){said}"
+        output = ":\n" + "\n".join(lines) if lines else ""
+        message = f"the job {self._name} ended without an artifact ({how}){output}"
         hint = "finished steps and checkpoints are kept; run it again to go on"
         return JobFailed(message, where=SourceLocation(field=f"steps.{self._planned.name}"), hint=hint)
 

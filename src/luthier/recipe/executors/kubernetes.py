@@ -284,8 +284,8 @@ class KubernetesExecutor(BatchExecutor):
                 return JobStatus("ended", "deleted")
             for condition in job.status.conditions or []:
                 if condition.status == "True" and condition.type in ("Complete", "Failed"):
-                    said = [condition.type, condition.reason, condition.message]
-                    return JobStatus("ended", ": ".join(word for word in said if word))
+                    words = (condition.type, condition.reason, condition.message)
+                    return JobStatus("ended", ": ".join(word for word in words if word))
             if job.status.ready:
                 return JobStatus("running")
             return JobStatus("pending", _waiting_reason(self._newest_pod(api, name)))
@@ -313,12 +313,12 @@ class KubernetesExecutor(BatchExecutor):
                 return ""
             try:
                 lines = {"tail_lines": _OUTPUT_LINES, "container": _CONTAINER}
-                said = api.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, **lines, **_WITHIN)
+                output = api.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, **lines, **_WITHIN)
             except api.error as error:
                 if error.status in (400, 404):  # its container never began, or it is gone
                     return ""
                 raise
-            return str(said)
+            return str(output)
 
 
 _WITHIN: dict[str, Any] = {"_request_timeout": _SECONDS}
@@ -372,11 +372,11 @@ def _translate_errors() -> Iterator[None]:
         yield
     except ApiException as error:
         try:
-            said = str(json.loads(error.body)["message"])
+            message = str(json.loads(error.body)["message"])
         except (TypeError, ValueError, KeyError):
-            said = f"{error.status} {error.reason}"
+            message = f"{error.status} {error.reason}"
         hint = "see what you may do: `kubectl auth can-i --list`"
-        raise SystemResourceError(f"Kubernetes refused: {said}", where=_WHERE, hint=hint) from error
+        raise SystemResourceError(f"Kubernetes refused: {message}", where=_WHERE, hint=hint) from error
     except HTTPError as error:
         message = f"the API of Kubernetes cannot be reached ({type(error).__name__})"
         hint = "try `kubectl get jobs`; jobs that run go on, and running again finds them"

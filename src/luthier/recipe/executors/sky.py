@@ -144,8 +144,8 @@ class SkyExecutor(BatchExecutor):
             return None
         newest = max(records, key=lambda record: int(record.get("job_id") or 0))
         state = str(newest.get("status"))
-        said = newest.get("failure_reason") or newest.get("details")
-        return JobStatus(_STATES.get(state, "ended"), f"{state}: {said}" if said else state)
+        reason = newest.get("failure_reason") or newest.get("details")
+        return JobStatus(_STATES.get(state, "ended"), f"{state}: {reason}" if reason else state)
 
     def _read_queue(self) -> list[dict[str, Any]]:
         try:
@@ -198,8 +198,8 @@ class SkyExecutor(BatchExecutor):
             hint = "try `sky api info`; running again finds a job that was launched"
             raise SystemResourceError(f"`{named}` said nothing for {seconds:.0f} s", where=_WHERE, hint=hint) from error
         if done.returncode != 0:
-            said = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-_OUTPUT_LINES:])
+            output = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-_OUTPUT_LINES:])
             hint = "`sky check` tells which clouds can be used"
-            message = f"`{named}` refused: {said or f'exit code {done.returncode}'}"
+            message = f"`{named}` refused: {output or f'exit code {done.returncode}'}"
             raise SystemResourceError(message, where=_WHERE, hint=hint)
         return done.stdout
