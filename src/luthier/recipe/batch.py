@@ -114,8 +114,9 @@ class _JobFollower:
     ) -> None:
         self._executor, self._plan, self._planned, self._events = executor, plan, planned, events
         self._store = plan.store_of(planned)
-        self._events_file, self._error = _get_file(planned, _EVENTS), _get_file(planned, _ERROR)
-        self._output = self._store.root / _get_file(planned, OUTPUT)
+        self._files = plan.store
+        self._events_file, self._error = _get_file(planned.digest, _EVENTS), _get_file(planned.digest, _ERROR)
+        self._output = self._files.root / _get_file(planned.digest, OUTPUT)
         self._name = get_job_name(self._store, planned.digest)
         self._said = ""
         self._read = 0
@@ -138,7 +139,7 @@ class _JobFollower:
                 ended_at = None
             elif ended_at is None:
                 ended_at = time.monotonic()
-            elif error := self._store.read_file(self._error):
+            elif error := self._files.read_file(self._error):
                 raise self._parse_error(error)
             elif time.monotonic() - ended_at >= self._executor.grace_s:
                 raise self._failure(status)
@@ -150,26 +151,26 @@ class _JobFollower:
         with self._store.lock(f"{self._planned.digest}.submit"):
             status = self._executor.find(self._name)
             if status is not None and status.state != "ended":
-                self._read = len(self._store.read_file(self._events_file))
+                self._read = len(self._files.read_file(self._events_file))
                 note(f"the job {self._name} of an earlier run is {status.state}; this run follows it")
                 return
             self._output.parent.mkdir(parents=True, exist_ok=True)
             for file in (self._events_file, self._error):
-                self._store.remove_file(file)
+                self._files.remove_file(file)
             task = StepTask.of(self._plan, self._planned).model_dump_json()
             self._executor.submit(BatchJob(self._name, task, self._output))
             note(f"submitted the job {self._name}")
 
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
-        data = self._store.read_file(self._events_file)[self._read :]
+        data = self._files.read_file(self._events_file)[self._read :]
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         return any(self._events.emit(RunEvent(**json.loads(line))) for line in whole.splitlines())
 
     def _pass_last_events(self) -> bool:
         """Behind a URL, the last events come after the artifact: pass them on at the end of the job."""
-        if not is_remote(self._store.location):
+        if not is_remote(self._files.location):
             return False
         deadline = time.monotonic() + self._executor.grace_s
         while time.monotonic() < deadline:
@@ -204,9 +205,9 @@ class _JobFollower:
         return JobFailed(message, where=SourceLocation(field=f"steps.{self._planned.name}"), hint=hint)
 
 
-def _get_file(planned: PlannedStep, name: str) -> str:
-    """A file of what the job of a step says, beside its store's artifacts."""
-    return f"tasks/{planned.digest}/{name}"
+def _get_file(digest: str, name: str) -> str:
+    """A file of what the job of a step says, beside the artifacts of the recipe's store."""
+    return f"tasks/{digest}/{name}"
 
 
 def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
@@ -214,12 +215,11 @@ def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
 
     Its events and the error that ends it are written where the run that waits for it looks.
     """
-    plan, planned = task.open()
-    store, error_file = plan.store_of(planned), _get_file(planned, _ERROR)
-    with _EventSender(store, _get_file(planned, _EVENTS)) as sender:
+    store, error_file = task.workspace.open_store(), _get_file(task.digest, _ERROR)
+    with _EventSender(store, _get_file(task.digest, _EVENTS)) as sender:
         store.remove_file(error_file)
         try:
-            return _make_once(plan, planned, RunEventEmitter(sender, *listeners))
+            return _make_once(*task.open(), RunEventEmitter(sender, *listeners))
         except LuthierError as error:
             _write_error(store, error_file, error.as_json())
             raise

@@ -116,10 +116,14 @@ class StepTask(BaseModel):
             forecast=planned.forecast,
         )
 
+    @property
+    def workspace(self) -> Workspace:
+        """The recipe's folder with its store and database."""
+        return Workspace(self.folder, self.store, self.database)
+
     def open(self) -> tuple[RecipePlan, PlannedStep]:
         """The plan and the step; `DataError` where they have come to mean another artifact."""
-        workspace = Workspace(self.folder, self.store, self.database)
-        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), workspace)
+        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), self.workspace)
         plan = build_recipe_plan(recipe, costs_of=())
         planned = replace(plan[self.step], forecast=self.forecast)
         if planned.step.code() != self.code:
@@ -169,7 +173,10 @@ def parse_executor(text: str) -> Executor:
     """An executor from its kind, or from a mapping in YAML; `InputError` for anything else."""
     try:
         return Executor.parse(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError, ValueError) as error:
-        message = str(error).split("\n", 1)[0]
+    except (yaml.YAMLError, ValueError) as error:
         hint = "`luthier components executor` lists them"
+        message = str(error).split("\n", 1)[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            message = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise InputError(message, where=SourceLocation(field="--on"), hint=hint) from error
