@@ -52,6 +52,7 @@ class KubernetesApi:
         self.refuses = ""
         """A kind of which nothing may be made."""
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.is_over = False
 
     def create(self, namespace: str, kind: str, body: Body) -> tuple[int, Body]:
         """A new object; 403 and 409 as the real server."""
@@ -132,7 +133,7 @@ class KubernetesApi:
 
     def _run_job(self, key: tuple[str, str, str], job: Body) -> None:
         failed = 0
-        while "deletionTimestamp" not in job["metadata"]:
+        while "deletionTimestamp" not in job["metadata"] and not self.is_over:
             pod = self._make_pod(key, job)
             code = self._run_pod(key[0], job, pod)
             disrupted = bool(pod["status"].get("conditions"))
@@ -164,7 +165,7 @@ class KubernetesApi:
         if container["image"].endswith(":none"):  # an image that no registry has: the pod waits
             state = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
             pod["status"]["containerStatuses"][0]["state"] = state
-            while "deletionTimestamp" not in job["metadata"]:
+            while "deletionTimestamp" not in job["metadata"] and not self.is_over:
                 time.sleep(0.05)
             return 137
         places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -185,9 +186,10 @@ class KubernetesApi:
         command = [expand(word, variables) for word in container["command"]]
         for place, here in moved.items():
             command = [word.replace(place, str(here)) for word in command]
-        with (self.folder / f"{name}.log").open("wb") as log:
+        with self.lock, (self.folder / f"{name}.log").open("wb") as log:
+            if self.is_over:
+                return 137
             process = subprocess.Popen(command, env=variables, cwd="/", stdout=log, stderr=log)
-        with self.lock:
             self.processes[name] = process
             job["status"]["ready"] = 1
             pod["status"]["phase"] = "Running"
@@ -196,15 +198,18 @@ class KubernetesApi:
         return code if code >= 0 else 128 - code
 
     def _await_secret(self, namespace: str, name: str) -> dict[str, str]:
-        while True:
+        while not self.is_over:
             with self.lock:
                 if (found := self.kept.get((namespace, "secrets", name))) is not None:
                     return dict(found["data"])
             time.sleep(0.05)
+        return {}
 
     def end(self) -> None:
-        """End all pods."""
-        for process in self.processes.values():
+        """End all pods, and start no more."""
+        with self.lock:
+            self.is_over, processes = True, list(self.processes.values())
+        for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
