@@ -27,15 +27,12 @@ from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
 from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.ops.language import LanguageOperator
 from luthier.data.ops.normalize import holds_html, is_about_html
-from luthier.data.ops.pii import Pii
-from luthier.data.pii.name_signs import rows_with_names
 from luthier.data.row import BrokenRow, Row, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.source import Source, build_broken_row, files_by_column
 from luthier.data.split import SplitKeys, count_held_out_rows
 from luthier.data.suggest.profile import ColumnProfile, SourceProfile
 from luthier.data.suggest.question import ClassTexts, add_prompt_columns
 from luthier.data.suggest.separability import LabelSeparability, measure_separability
-from luthier.data.suggest.trial import try_operators
 from luthier.data.task import AnswerCounter
 from luthier.pii.span import KINDS
 
@@ -329,6 +326,10 @@ def _with_rows(
     }
     if quick:
         return base.model_copy(update=update)
+    from luthier.data.ops.pii import Pii
+    from luthier.data.pii.name_signs import rows_with_names
+    from luthier.data.suggest.trial import try_operators
+
     pii = Pii(action="flag").apply(rows).attributes
     update |= {
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
