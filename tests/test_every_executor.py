@@ -4,28 +4,33 @@ step that was stopped goes on where it was."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from documented import undescribed
+from kubernetes_api import kubernetes_api, why_no_kubernetes
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError
+from luthier.core.system.packages import is_installed
 from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe.executor import Executor, parse_executor
+from sky_command import make_sky
 from slurm import slurm_cluster, why_no_slurm
 from tests.workshop import own_cache
 
 KINDS = sorted(components_by_kind(Executor))
-SETTINGS = {"slurm": "{kind: slurm, poll_s: 0.1, grace_s: 5}"}
-"""How a kind is asked for here, where not by its name."""
+MINIMAL = {"kubernetes": "{kind: kubernetes, image: luthier}"}
+"""How a kind is asked for, where not by its name."""
 STEPS = """
 import os, signal, sys, time
 from typing import Any, ClassVar, Literal
@@ -85,7 +90,7 @@ class Toy(Step):
         return StepCostEstimate(seconds=1.0, how="a guess")
 """
 DRIVER = """
-import json, sys
+import json, os, sys
 from pathlib import Path
 
 from luthier.core.errors import LuthierError
@@ -95,9 +100,10 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 
-placement, told = parse_placement([sys.argv[1]]), {}
+placement, told, store = parse_placement([sys.argv[1]]), {}, os.environ.get("STORES")
 for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again", "drive"):
-    workspace = Workspace(Path(sys.argv[2]) / name.replace("again", "second"))
+    folder = name.replace("again", "second")
+    workspace = Workspace(Path(sys.argv[2]) / folder, store and f"{store}/{folder}")
     recipe = Recipe.load(workspace.find_recipe(None), (), workspace)
     heard = []
 
@@ -148,6 +154,57 @@ class Site:
         return subprocess.Popen(command, cwd=folder, env=self.environment, text=True, **pipes)
 
 
+@contextmanager
+def scheduler(kind: str, site: Site) -> Iterator[tuple[str, dict[str, str]]]:
+    """How the executor of a kind is asked for at a site, and the environment in which it finds its scheduler."""
+    often = "poll_s: 0.1, grace_s: 5"
+    if kind == "slurm":
+        with slurm_cluster(site.folder / "slurm") as cluster:
+            yield f"{{kind: slurm, {often}}}", cluster
+    elif kind == "kubernetes":
+        with kubernetes_api(site.folder / "cluster") as (_, cluster):
+            yield kubernetes_settings(site), cluster
+    elif kind == "sky":
+        with s3_store() as bucket:
+            program = make_sky(site.folder / "sky")
+            yield f"{{kind: sky, {often}, program: {program}, python: {sys.executable}}}", bucket
+    else:
+        yield kind, {}
+
+
+def kubernetes_settings(site: Site, **more: Any) -> str:
+    """The executor whose pods have the site's folder as their claim."""
+    env = {"PYTHONPATH": site.environment["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
+    found = {"kind": "kubernetes", "image": "luthier:1", "claim": "data", "mount": str(site.folder), "env": env}
+    return json.dumps({**found, "python": sys.executable, "poll_s": 0.1, "grace_s": 5, **more})
+
+
+@contextmanager
+def s3_store() -> Iterator[dict[str, str]]:
+    """The environment that leads to a bucket of an S3 server on loopback."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "word", "AWS_DEFAULT_REGION": "us-east-1"}
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="word",
+    )
+    client.create_bucket(Bucket="stores")
+    try:
+        yield {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "STORES": "s3://stores"}
+    finally:
+        client.close()
+        server.stop()
+
+
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """By kind, what came of each toy and what was heard of it."""
@@ -159,9 +216,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "drive"):
             site.recipe(name, "well" if name == "stop" else name)
         (site.folder / "driver.py").write_text(DRIVER)
-        words = [SETTINGS.get(kind, kind), str(site.folder), str(site.folder / "told")]
-        command = [sys.executable, str(site.folder / "driver.py"), *words]
-        with slurm_cluster(site.folder / "slurm") if kind == "slurm" else nullcontext({}) as cluster:
+        with scheduler(kind, site) as (asked, cluster):
+            words = [asked, str(site.folder), str(site.folder / "told")]
+            command = [sys.executable, str(site.folder / "driver.py"), *words]
             environment = {**site.environment, **cluster}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -170,7 +227,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     return found
 
 
-WHY_NOT = {"slurm": why_no_slurm()}
+WHY_NOT = {
+    "slurm": why_no_slurm(),
+    "kubernetes": why_no_kubernetes(),
+    "sky": "" if is_installed("moto") and is_installed("s3fs") else "a bucket for tests needs moto[server] and s3fs",
+}
 """Why a kind cannot be tried here."""
 
 
@@ -185,7 +246,7 @@ def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
     member = components_by_kind(Executor)[kind]
     assert member.summary()
     assert undescribed(member) == []
-    executor = parse_executor(kind)
+    executor = parse_executor(MINIMAL.get(kind, kind))
     assert Executor.parse(executor.settings()) == executor
 
 

@@ -16,7 +16,7 @@ from luthier.data.check import format_percent
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import EmbeddingOutliers, mean_neighbor_distance
-from luthier.data.checks.enough import LearningCurve, extrapolate_error_drop
+from luthier.data.checks.enough import LearningCurve
 from luthier.data.checks.groups import GroupBalance, cramers_v
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
@@ -32,19 +32,6 @@ from tests.linear import assert_linear
 def _row(number: int, prompt: str, answer: str, label: str | None = None, group: str | None = None) -> CheckRow:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
     return CheckRow(f"{number:016x}", "train", messages, label, group)
-
-
-def test_a_power_law_is_read_back() -> None:
-    counts = np.array([100.0, 200, 400, 800, 1600])
-    for floor, scale, power in ((0.0, 3.0, 0.5), (0.1, 2.0, 0.4), (0.02, 9.0, 0.7)):
-        curve = floor + scale * counts**-power
-        truth = curve[-1] - (floor + scale * 3200.0**-power)
-        assert extrapolate_error_drop(counts, curve[None])[0] == pytest.approx(truth, rel=0.15)
-
-
-def test_a_flat_or_rising_curve_promises_nothing() -> None:
-    counts = np.array([100.0, 200, 400])
-    assert extrapolate_error_drop(counts, np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])).max() < 1e-3
 
 
 def test_association_of_known_tables() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
+from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, Interrupted, LuthierError, RecipeError, UnknownName
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
@@ -109,6 +110,7 @@ class Driver(Step):
         return StepCostEstimate()
 
 
+assert components_by_kind(Step)["test_driver"] is Driver
 RECIPE = """\
 luthier: 1
 name: driving

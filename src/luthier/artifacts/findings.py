@@ -30,6 +30,10 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "serious")
 COUNTS: Mapping[str, Severity] = {"findings.serious": "serious", "findings.warning": "warning"}
 """Numbers that every validation has: how many findings are of this severity or worse."""
 FILE, ROWS = "findings.json", "rows.parquet"
+LEARNING_CURVE = ("training rows", "how")
+"""The first columns of a table that is drawn as a learning curve; the metric, its low end and its high end follow.
+`how` is `measured` or `foretold`."""
+MEASURED, FORETOLD = "measured", "foretold"
 FEWEST_ROWS = 10
 """Of fewer rows it is never said that they are fit to train on; OpenAI's fine-tuning takes no file of fewer."""
 Cell = str | int | float | None

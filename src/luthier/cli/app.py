@@ -19,7 +19,21 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import artifacts, jobs, label, models, monitor, people, recipe, release, review, serve, studio, traces
+from luthier.cli import (
+    advise,
+    artifacts,
+    jobs,
+    label,
+    models,
+    monitor,
+    people,
+    recipe,
+    release,
+    review,
+    serve,
+    studio,
+    traces,
+)
 from luthier.cli.output import (
     discard_further_output,
     flush_output,
@@ -43,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 recipe.register_commands(app)
+advise.register_commands(app)
 artifacts.register_commands(app)
 models.register_commands(app)
 serve.register_commands(app)

@@ -100,8 +100,11 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
         typer.Option(metavar="OPERATOR", help="With --from: leave this operator out; may be repeated."),
     ] = None,
     technique: Annotated[
-        Literal["lora", "plain"],
-        typer.Option(help="With --from: an adapter of a base model, or a plain classifier of words (seconds)."),
+        Literal["lora", "plain", "auto"],
+        typer.Option(
+            help="With --from: an adapter of a base model, a plain classifier of words (seconds), or the first choice "
+            "of `luthier advise`."
+        ),
     ] = "lora",
     want: Annotated[
         Literal["answer", "classify", "extract", "rewrite", "prefer"] | None,

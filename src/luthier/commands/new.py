@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from luthier.commands.advise import MODEL
 from luthier.core.errors import InputError, LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import is_env_var, translate_write_errors, write_atomically
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from luthier.data.suggest.profile import SourceProfile
     from luthier.data.suggest.propose import RecipeProposal, Want
 
-MODEL = "smollm2-135m-instruct"
-"""The base model when none is named."""
 _TEMPLATES = files("luthier.commands") / "templates"
 _ANNOTATIONS = "annotations:"
 """How an annotation project is named where a recipe is made from it."""
@@ -56,7 +55,8 @@ class ProposalChoices(NamedTuple):
 
     without: tuple[str, ...] = ()
     """Operators that are left out, by kind."""
-    technique: Literal["lora", "plain"] = "lora"
+    technique: Literal["lora", "plain", "auto"] = "lora"
+    """`auto`: the first choice of `luthier advise`."""
     want: Want | None = None
 
 
@@ -383,18 +383,23 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
-    from luthier.commands.recipe_text import render_recipe
+    from luthier.commands.advise import advise_without_costs
+    from luthier.commands.recipe_text import render_recipe, why_plain_first
     from luthier.data.suggest.propose import exclude_operators
 
     found = base.fitting(proposal.profile)
     proposal = exclude_operators(proposal, base.choices.without)
-    proposal = proposal.model_copy(update={"technique": base.choices.technique})
+    technique = base.choices.technique
+    if technique == "auto":
+        first = advise_without_costs(proposal, found.model).ranking.first
+        technique = "plain" if first is not None and first.technique == "plain" else "lora"
+    proposal = proposal.model_copy(update={"technique": technique})
     left_out = {f"ops.{kind}" for kind in base.choices.without}
     text = render_recipe(proposal, base.folder.name, found)
     reasons = {path: why for path, why in proposal.reasons.items() if path not in left_out}
-    if base.choices.technique == "plain":
-        reasons.pop("technique", None)
-    elif found.why:
+    if technique != "plain" and (why := why_plain_first(proposal, found.model)):
+        reasons["technique"] = f"lora; try `plain` first: {why}"
+    if technique != "plain" and found.why:
         reasons["chat_template"] = found.why
     return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 

@@ -9,11 +9,12 @@ from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from luthier.auto.advice.training import suggest_training_for_proposal, why_try_plain_classifier
+from luthier.commands.advise import advise_without_costs, describe_quality
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.data.suggest.profile import SourceProfile
 from luthier.data.suggest.propose import RecipeProposal, asks_every_turn
-from luthier.data.suggest.settings import suggest_training_for_profile
 from luthier.data.suggest.survey import SEED
 
 _RARE = 0.5
@@ -62,7 +63,7 @@ def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterat
         yield f"chat_template: {_scalar(base.chat_template)}"
     yield "steps:"
     yield from _data_lines(proposal)
-    yield from _rest(proposal)
+    yield from _rest(proposal, base)
 
 
 def _data_lines(proposal: RecipeProposal) -> Iterator[str]:
@@ -113,16 +114,13 @@ def _spelled(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
-def _rest(proposal: RecipeProposal) -> Iterator[str]:
-    is_label = proposal.task == "label"
-    wished = suggest_training_for_profile(
-        proposal.left, proposal.profile, held_out=proposal.split["test"], is_label=is_label
-    )
+def _rest(proposal: RecipeProposal, base: BaseModelChoice) -> Iterator[str]:
+    wished = suggest_training_for_proposal(proposal)
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield from _validation_lines(proposal)
     yield from _balancing(proposal.profile)
-    yield from _plain_first(proposal)
+    yield from _advice_lines(proposal, base)
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
         yield f"  # {wished.why} (`luthier docs choose-technique`)."
@@ -167,12 +165,28 @@ def _plain_rest(proposal: RecipeProposal) -> Iterator[str]:
     yield '  gate: {kind: gate, evaluation: report, rules: ["macro_f1 > majority"]}'
 
 
-def _plain_first(proposal: RecipeProposal) -> Iterator[str]:
-    """How to try a plain classifier before a network is tuned, where that is worth it."""
-    why = proposal.reasons.get("technique", "").partition("first: ")[2]
-    if why:
+def _advice_lines(proposal: RecipeProposal, base: BaseModelChoice) -> Iterator[str]:
+    """The techniques for rows with classes, the first choice first, and how to try a plain classifier before a network
+    where that is worth it."""
+    if (proposal.objective, proposal.task) != ("sft", "label"):
+        return
+    ranking = advise_without_costs(proposal, base.model).ranking
+    yield "  # The techniques by what is expected of them; `luthier advise` tells more, with time, memory and evidence:"
+    for number, one in enumerate(ranking.techniques, 1):
+        yield f"  # {number}. {one.technique}: {describe_quality(one, ranking.metric)}: {_one_line(one.reason)}"
+    if why := why_plain_first(proposal, base.model):
         yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
         yield f"  # {PLAIN_FIRST}"
+
+
+def why_plain_first(proposal: RecipeProposal, model: str) -> str:
+    """Why a plain classifier should be tried before a network over this model; empty where it need not."""
+    if (proposal.objective, proposal.task) != ("sft", "label"):
+        return ""
+    first = advise_without_costs(proposal, model).ranking.first
+    if first is not None and first.technique == "plain":
+        return f"a network is expected to add a point at most: {first.reason}"
+    return why_try_plain_classifier(proposal)
 
 
 def _balancing(profile: SourceProfile) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """A store behind any fsspec URL, for a team, and the one door that opens a store by its place.
 
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
+    URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
 
 An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
 nothing is seen, so an interrupted sending leaves nothing that counts, and the next one overwrites it. What is opened is
@@ -107,6 +108,29 @@ class RemoteStore(Store):
                 if not self._local(digest):
                     self._fetch(digest)
         return super().open(digest)
+
+    def read_file(self, name: str) -> bytes:
+        """A file beside the artifacts behind the URL, as it was last sent; nothing where there is none."""
+        with self._reach:
+            try:
+                return bytes(self._files.cat_file(self._beside(name)))
+            except FileNotFoundError:
+                return b""
+
+    def send_file(self, name: str) -> None:
+        """Send a file beside the artifacts as it is now."""
+        with self._reach:
+            self._files.pipe_file(self._beside(name), (self.root / name).read_bytes())
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file beside the artifacts, here and behind the URL; nothing where there is none."""
+        super().remove_file(name)
+        with self._reach:
+            if self._files.exists(self._beside(name)):
+                self._files.rm_file(self._beside(name))
+
+    def _beside(self, name: str) -> str:
+        return f"{self._base.removesuffix('/artifacts')}/{name}"
 
     def _fetch(self, digest: str) -> None:
         aside = self.work / f"{digest}.fetch"

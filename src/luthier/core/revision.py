@@ -26,6 +26,7 @@ UNDECIDING = (
     "luthier.core.files",
     "luthier.core.param_space",
     "luthier.core.remote_store",
+    "luthier.core.outcomes",
     "luthier.core.render",
     "luthier.core.revision",
     "luthier.core.step",

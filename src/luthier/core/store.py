@@ -110,6 +110,20 @@ class Store:
             return self.shared.open(digest)
         raise UnknownName(f"no artifact {digest} in {self.location}", hint="`luthier store list` shows what there is")
 
+    def read_file(self, name: str) -> bytes:
+        """A file beside the artifacts, as the machines that use the store see it; nothing where there is none."""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def send_file(self, name: str) -> None:
+        """Let the other machines that use the store read a file beside the artifacts, as it is now."""
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file beside the artifacts; nothing where there is none."""
+        (self.root / name).unlink(missing_ok=True)
+
     def find(self, beginning: str) -> Artifact:
         """A finished artifact by the beginning of its digest (at least six digits), when only one has it."""
         known = {*self.digests(), *(self.shared.digests() if self.shared else ())}

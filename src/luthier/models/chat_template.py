@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +104,16 @@ def has_tokenizer(folder: Path) -> bool:
 
 def read_added_special_tokens(folder: Path) -> set[str]:
     """The added special tokens of the tokenizer in a folder."""
-    added = read_json_object(folder / "tokenizer.json").get("added_tokens") or ()
-    return {str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special")}
+    path = folder / "tokenizer.json"
+    state = path.stat()
+    return set(_read_added_special_tokens(path, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=8)
+def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozenset[str]:
+    """Those of a file as it stands: several megabytes, asked for by every step of a plan."""
+    added = read_json_object(path).get("added_tokens") or ()
+    return frozenset(str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special"))
 
 
 def replace_template(folder: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 A step is done when its artifact stands in the store, whatever the scheduler says. A job is named by the store and the
 digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job
 holds the step's lock. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events of a job as JSON lines, the error
-that ended it, and its output.
+that ended it, and its output; of a store behind a URL, the job sends events and error there.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import time
 import traceback
 from abc import abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from luthier.core.errors import Interrupted, LuthierError, SourceLocation
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
 from luthier.core.store import Store
 from luthier.recipe.executor import Executor, StepFault, StepTask
@@ -30,6 +32,8 @@ from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
 _EVENTS, _ERROR, OUTPUT = "events.jsonl", "error.json", "output.log"
+_SEND_S = 2.0
+"""Seconds between two sendings of a job's events to a store behind a URL."""
 _TAIL = 20
 """Lines of a job's output that the error about it shows."""
 
@@ -59,8 +63,8 @@ class BatchJob(NamedTuple):
 
 def get_job_name(store: Store, digest: str) -> str:
     """The name of the job that makes an artifact of a store."""
-    place = store.location if "://" in store.location else str(store.root.absolute())
-    return f"luthier-{digest_of([place, digest])[:16]}"
+    location = store.location if "://" in store.location else str(store.root.absolute())
+    return f"luthier-{digest_of([location, digest])[:16]}"
 
 
 class BatchExecutor(Executor):
@@ -85,8 +89,16 @@ class BatchExecutor(Executor):
     def cancel_job(self, name: str) -> None:
         """End the jobs of a name; nothing when there are none."""
 
+    def check_reach(self, folder: Path, store: Store) -> None:
+        """`InputError` where a job could not reach the recipe's folder or the store."""
+
+    def read_output(self, name: str) -> str:
+        """The last lines that the newest job of a name printed, where they do not go to `BatchJob.output`."""
+        return ""
+
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         """Submit the step's job, or find that of an earlier run, and follow it until the artifact stands."""
+        self.check_reach(plan.recipe.recipe_dir.absolute(), plan.store_of(planned))
         return _JobFollower(self, plan, planned, events).follow()
 
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
@@ -102,7 +114,9 @@ class _JobFollower:
     ) -> None:
         self._executor, self._plan, self._planned, self._events = executor, plan, planned, events
         self._store = plan.store_of(planned)
-        self._folder = get_task_folder(plan.store, planned.digest)
+        self._files = plan.store
+        self._events_file, self._error = _get_file(planned.digest, _EVENTS), _get_file(planned.digest, _ERROR)
+        self._output = self._files.root / _get_file(planned.digest, OUTPUT)
         self._name = get_job_name(self._store, planned.digest)
         self._said = ""
         self._read = 0
@@ -113,10 +127,11 @@ class _JobFollower:
         self._begin()
         ended_at: float | None = None
         while True:
-            if self._pass_events():
+            is_made = self._store.has(self._planned.digest)
+            if self._pass_events() or (is_made and self._pass_last_events()):
                 self._executor.cancel_job(self._name)
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
-            if self._store.has(self._planned.digest):
+            if is_made:
                 return self._plan.store.open(self._planned.digest)
             status = self._executor.find(self._name)
             self._tell(status)
@@ -124,8 +139,8 @@ class _JobFollower:
                 ended_at = None
             elif ended_at is None:
                 ended_at = time.monotonic()
-            elif (self._folder / _ERROR).is_file():
-                raise self._read_error()
+            elif error := self._files.read_file(self._error):
+                raise self._parse_error(error)
             elif time.monotonic() - ended_at >= self._executor.grace_s:
                 raise self._failure(status)
             time.sleep(self._executor.poll_s)
@@ -136,31 +151,34 @@ class _JobFollower:
         with self._store.lock(f"{self._planned.digest}.submit"):
             status = self._executor.find(self._name)
             if status is not None and status.state != "ended":
-                self._read = self._count_event_bytes()
+                self._read = len(self._files.read_file(self._events_file))
                 note(f"the job {self._name} of an earlier run is {status.state}; this run follows it")
                 return
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for file in (_EVENTS, _ERROR):
-                (self._folder / file).unlink(missing_ok=True)
+            self._output.parent.mkdir(parents=True, exist_ok=True)
+            for file in (self._events_file, self._error):
+                self._files.remove_file(file)
             task = StepTask.of(self._plan, self._planned).model_dump_json()
-            self._executor.submit(BatchJob(self._name, task, self._folder / OUTPUT))
+            self._executor.submit(BatchJob(self._name, task, self._output))
             note(f"submitted the job {self._name}")
-
-    def _count_event_bytes(self) -> int:
-        path = self._folder / _EVENTS
-        return path.stat().st_size if path.is_file() else 0
 
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
-        path = self._folder / _EVENTS
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
+        data = self._files.read_file(self._events_file)[self._read :]
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         return any(self._events.emit(RunEvent(**json.loads(line))) for line in whole.splitlines())
+
+    def _pass_last_events(self) -> bool:
+        """Behind a URL, the last events come after the artifact: pass them on at the end of the job."""
+        if not is_remote(self._files.location):
+            return False
+        deadline = time.monotonic() + self._executor.grace_s
+        while time.monotonic() < deadline:
+            status = self._executor.find(self._name)
+            if status is None or status.state == "ended":
+                break
+            time.sleep(self._executor.poll_s)
+        return self._pass_events()
 
     def _tell(self, status: JobStatus | None) -> None:
         """Say once why a job waits."""
@@ -170,26 +188,26 @@ class _JobFollower:
                 RunEvent(kind="wait", step=self._planned.name, text=f"the job {self._name} waits: {status.reason}")
             )
 
-    def _read_error(self) -> Exception:
+    def _parse_error(self, data: bytes) -> Exception:
         """The error that ended the job: one of the user's, or a fault."""
-        found = json.loads((self._folder / _ERROR).read_text(encoding="utf-8"))
+        found = json.loads(data)
         if "fault" in found:
             return StepFault(f"the job of {self._planned.name!r} ended by a fault:\n{found['fault']}")
         return LuthierError.from_json(found)
 
     def _failure(self, status: JobStatus | None) -> JobFailed:
         how = status.reason if status is not None and status.reason else "the scheduler no longer knows it"
-        output = self._folder / OUTPUT
-        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:] if output.is_file() else []
-        said = ":\n" + "\n".join(lines) if lines else ""
-        message = f"the job {self._name} ended without an artifact ({how}){said}"
+        own = self._output.read_text(encoding="utf-8", errors="replace") if self._output.is_file() else ""
+        lines = (own or self._executor.read_output(self._name)).splitlines()[-_TAIL:]
+        output = ":\n" + "\n".join(lines) if lines else ""
+        message = f"the job {self._name} ended without an artifact ({how}){output}"
         hint = "finished steps and checkpoints are kept; run it again to go on"
         return JobFailed(message, where=SourceLocation(field=f"steps.{self._planned.name}"), hint=hint)
 
 
-def get_task_folder(store: Store, digest: str) -> Path:
-    """The folder beside a store's artifacts for what a job says."""
-    return store.root / "tasks" / digest
+def _get_file(digest: str, name: str) -> str:
+    """A file of what the job of a step says, beside the artifacts of the recipe's store."""
+    return f"tasks/{digest}/{name}"
 
 
 def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
@@ -197,25 +215,53 @@ def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
 
     Its events and the error that ends it are written where the run that waits for it looks.
     """
-    folder = get_task_folder(task.workspace.open_store(), task.digest)
-    with LogFileRenderer(folder / _EVENTS) as log:
-        (folder / _ERROR).unlink(missing_ok=True)
+    store, error_file = task.workspace.open_store(), _get_file(task.digest, _ERROR)
+    with _EventSender(store, _get_file(task.digest, _EVENTS)) as sender:
+        store.remove_file(error_file)
         try:
-            return _make_once(*task.open(), RunEventEmitter(log, *listeners))
+            return _make_once(*task.open(), RunEventEmitter(sender, *listeners))
         except LuthierError as error:
-            _write_error(folder, error.as_json())
+            _write_error(store, error_file, error.as_json())
             raise
         except KeyboardInterrupt:
             stopped = Interrupted("its job was told to stop; checkpoints are kept", hint="run it again to go on")
-            _write_error(folder, stopped.as_json())
+            _write_error(store, error_file, stopped.as_json())
             raise
         except Exception as error:  # raised again: the entry point says that it is a fault
-            _write_error(folder, {"fault": "".join(traceback.format_exception(error))})
+            _write_error(store, error_file, {"fault": "".join(traceback.format_exception(error))})
             raise
 
 
-def _write_error(folder: Path, error: dict[str, Any]) -> None:
-    write_atomically(folder / _ERROR, json.dumps(error).encode())
+class _EventSender(AbstractContextManager["_EventSender"]):
+    """Writes the events of a job where its run reads them; behind a URL, the whole file every few seconds."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+        self._sent_at = 0.0
+        path = store.root / name
+        if is_remote(store.location):  # a job that was put on another machine goes on with the events of the one before
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, store.read_file(name))
+        self._log = LogFileRenderer(path)
+
+    def __call__(self, event: RunEvent) -> None:
+        self._log(event)
+        if time.monotonic() - self._sent_at >= _SEND_S:
+            self.send()
+
+    def send(self) -> None:
+        """Send what was not sent yet."""
+        self._store.send_file(self._name)
+        self._sent_at = time.monotonic()
+
+    def __exit__(self, *ended: object) -> None:
+        self._log.close()
+        self.send()
+
+
+def _write_error(store: Store, name: str, error: dict[str, Any]) -> None:
+    write_atomically(store.root / name, json.dumps(error).encode())
+    store.send_file(name)
 
 
 def _make_once(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
@@ -224,9 +270,18 @@ def _make_once(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) 
         assert held, "a lock that was waited for is held"
         if store.has(planned.digest):
             return plan.store.open(planned.digest)
+        _make_base_models(plan, planned, events)
         for part in iter_components(planned.step):
             part.download(events.of(planned.name).note)
         return LocalExecutor().make_artifact(plan, planned, events)
+
+
+def _make_base_models(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> None:
+    """Fetch the base models that a step reads and that this machine does not have."""
+    for digest in planned.inputs.values():
+        source = next((one for one in plan if one.digest == digest), None)
+        if source is not None and source.step.shared and not plan.store.has(digest):
+            _make_once(plan, source, events)
 
 
 __all__ = ["BatchExecutor", "BatchJob", "JobFailed", "JobStatus", "make_task_step"]

@@ -36,6 +36,7 @@ from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
 from luthier.recipe.executor import Executor, Placement
 from luthier.recipe.executors.local import LocalExecutor
+from luthier.recipe.outcomes import remember_outcomes
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 
@@ -163,6 +164,7 @@ def run_recipe(
     requested = [planned for planned in what if planned.name in needed]
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
     done = make_steps(what, requested, events, placement, on_step)
+    remember_outcomes(what, [planned for planned in requested if not done[planned.name].cached])
     exit_code = _exit_code(done)
     events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
     return RunResult(

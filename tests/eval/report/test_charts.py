@@ -20,6 +20,7 @@ from luthier.eval.report.charts.drawing import (
 )
 from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
 from luthier.eval.report.charts.forest import ForestFrame, ForestRow, draw_forest_plot
+from luthier.eval.report.charts.learning import CurvePoint, draw_learning_curve
 from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram, get_heat_css_class
 from luthier.eval.report.facts.tuning import LogPoint
 from tests.eval.report import example
@@ -135,6 +136,16 @@ def test_curves() -> None:
     parsed(draw_training_curves([LogPoint(step=1, loss=2.0)], width=372, name="x", desc="d"))
     parsed(draw_training_curves([LogPoint(step=1), LogPoint(step=2, loss=0.0, lr=0.0)], width=372, name="x", desc="d"))
     parsed(draw_training_curves([], width=372, name="x", desc="d"))
+
+
+@pytest.mark.parametrize("width", [800, 372])
+def test_learning_curve_draws_what_was_measured_and_what_is_foretold(width: int) -> None:
+    points = [CurvePoint(10.0 * 2**at, 0.5 + at / 20, 0.4 + at / 20, 0.6 + at / 20, at < 4) for at in range(6)]
+    told = draw_learning_curve(points, "accuracy", width=width, name="x", desc="d")
+    parsed(told)
+    assert "80 rows: 0.650 (0.550 to 0.750)" in told
+    assert "foretold" in told
+    parsed(draw_learning_curve([CurvePoint(5, 0.5, 0.5, 0.5, True)], "accuracy", width=width, name="x", desc="d"))
 
 
 def test_squares_and_bars() -> None:

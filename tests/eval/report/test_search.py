@@ -113,7 +113,12 @@ def record(**changes: object) -> SearchRecord:
         ),
         "front": (3, 0),
         "luck": SelectionLuck(
-            trials=9, rows=100, expected=0.03, observed=0.05, believed=False, sentence="Five of nine: not to be believed."
+            trials=9,
+            rows=100,
+            expected=0.03,
+            observed=0.05,
+            believed=False,
+            sentence="Five of nine: not to be believed.",
         ),
     }
     return SearchRecord.model_validate({**whole, **changes})

@@ -32,6 +32,7 @@ from luthier.auto.search.luck import measure_luck
 from luthier.auto.search.pareto import find_front, find_unmet
 from luthier.auto.search.paths import iter_differences
 from luthier.auto.search.preference import parse_preference
+from luthier.auto.search.rungs import RUNG_SETS
 from luthier.auto.search.scores import PLAIN, ScoreTable
 from luthier.auto.search.space import write_override
 from luthier.auto.search.verdict import decide, rank_trials
@@ -59,8 +60,6 @@ if TYPE_CHECKING:
 Outcome = TypeVar("Outcome")
 BASELINE = "tfidf"
 """The plain baseline by which finalists are compared, where rows have classes."""
-_RUNGS = (1 / 9, 1 / 3, 1.0)
-"""Shares at which a trial is evaluated on its way, until the engine has chosen by the budget."""
 
 
 class _Children(NamedTuple):
@@ -106,7 +105,7 @@ class SearchRun:
         self._metric: Metric = step.metric
         self._sign = 1.0 if step.metric.better == "higher" else -1.0
         self._progress = _Progress()
-        self._shares: Sequence[float] = _RUNGS
+        self._shares: Sequence[float] = RUNG_SETS[0]
         self._data_sets: dict[str, Artifact | LuthierError] = {}
         self._left_out: dict[str, tuple[str, ...]] = {}
         """By changed data steps, the training rows that are held out, or stem from such."""

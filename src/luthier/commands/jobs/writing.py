@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from luthier.auto.advice.training import ROWS_PER_STEP, suggest_training
 from luthier.commands.jobs.check import TrainingFileSummary
 from luthier.commands.jobs.records import FineTuningJob, JobRequest
 from luthier.commands.jobs.tunable import TunableModel
 from luthier.core.files import write_atomically
-from luthier.data.suggest.settings import ROWS_PER_STEP, suggest_training
 from luthier.recipe.models import open_base_model
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace

@@ -200,9 +200,10 @@ def _more_labels(
 
 
 def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, float, float]:
-    """Error, gain, and the gain's ends (2.5 and 97.5 %, bootstrap over measured rows)."""
+    """Error, gain, and the ends of the gain's 95 % interval."""
     import numpy as np
 
+    from luthier.metrics.learning_curve import foretell_errors
     from luthier.models.text_classifier import build_logistic_regression, compute_tfidf_features
 
     random = np.random.default_rng(0)
@@ -212,32 +213,17 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
     matrix = compute_tfidf_features(texts)
     counts = sorted({max(2, round(share * len(learn))) for share in (0.25, 0.5, 0.75, 1.0)})
     wrong = np.zeros((len(counts), 3, len(ask)))
-    for index, count in enumerate(counts):
-        for draw in range(3):
-            chosen = random.choice(learn, count, replace=False)
+    for draw in range(3):
+        added = random.permutation(learn)
+        for index, count in enumerate(counts):
+            chosen = added[:count]
             known = np.unique(codes[chosen])
             predicted = known[:1].repeat(len(ask))
             if len(known) > 1:
                 predicted = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
             wrong[index, draw] = predicted != codes[ask]
-    curve = wrong.mean(axis=1)  # (sizes, rows)
-    gains = [
-        _gain(np.array(counts, float), curve[:, random.integers(0, len(ask), len(ask))].mean(axis=1))
-        for _ in range(300)
-    ]
-    low, high = np.quantile(gains, [0.025, 0.975])
-    mean = curve.mean(axis=1)
-    return float(mean[-1]), _gain(np.array(counts, float), mean), float(low), float(high)
-
-
-def _gain(counts: Any, errors: Any) -> float:
-    """What a hundred rows more take off an error that falls as a power of the rows: a line through the logarithms."""
-    import numpy as np
-
-    if errors[-1] <= 0:
-        return 0.0
-    slope = min(0.0, float(np.polyfit(np.log(counts), np.log(np.maximum(errors, 1e-3)), 1)[0]))
-    return float(errors[-1] * (1 - ((counts[-1] + _MORE) / counts[-1]) ** slope))
+    found = foretell_errors(np.array(counts, float), wrong, seed=0).drop(counts[-1] + _MORE)
+    return float(wrong[-1].mean()), found.value, found.low, found.high
 
 
 def measure_in_other_process(workspace: Workspace, project_id: str) -> SlowMeasures:

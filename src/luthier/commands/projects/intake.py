@@ -7,13 +7,14 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Literal
 
+from luthier.commands.advise import AdviceOptions, RowsAdvice, advise_on_proposal
 from luthier.commands.projects.databases import check_database_url
-from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation, UnknownName, did_you_mean
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.workspace import Workspace
@@ -280,54 +281,18 @@ def _propose(workspace: Workspace, draft: Draft, choices: IntakeChoices) -> Reci
     )
 
 
-class TechniqueCost(NamedTuple):
-    """What it costs to make a model in one way, the measuring of it included."""
-
-    technique: Literal["lora", "plain"]
-    model: str
-    seconds: float | None
-    peak_bytes: int
-    fetches: bool
-    """Whether the base model must be fetched first."""
+_MODELS = ("smollm2-360m-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct")
+"""Base models over which LoRA is ranked, too, beside all techniques over the default one."""
 
 
-_MODELS = ("smollm2-135m-instruct", "smollm2-360m-instruct", "qwen2.5-0.5b-instruct", "qwen2.5-1.5b-instruct")
-"""Base models whose cost is shown."""
+def advise_on_draft(workspace: Workspace, draft: Draft, proposal: RecipeProposal, options: AdviceOptions) -> RowsAdvice:
+    """Rank the techniques for a draft.
 
-
-def estimate_technique_costs(workspace: Workspace, draft: Draft, proposal: RecipeProposal) -> list[TechniqueCost]:
-    """What each technique costs for a draft, the quickest first; those that cannot be planned are left out."""
-    ways: list[tuple[Literal["lora", "plain"], str]] = [("lora", model) for model in _MODELS]
-    if proposal.task == "label":
-        ways.insert(0, ("plain", ""))
-    found = []
-    for technique, model in ways:
-        with suppress(LuthierError):
-            found.append(_technique_cost(workspace, draft, proposal, technique, model))
-    return sorted(found, key=lambda one: (one.seconds is None, one.seconds or 0, one.peak_bytes))
-
-
-def _technique_cost(
-    workspace: Workspace, draft: Draft, proposal: RecipeProposal, technique: Literal["lora", "plain"], model: str
-) -> TechniqueCost:
-    from luthier.commands.recipe_text import DEFAULT_BASE, BaseModelChoice, render_recipe
-    from luthier.recipe.planner import build_recipe_plan
-    from luthier.recipe.schema import Recipe
-    from luthier.recipe.yaml import parse_yaml
-
-    base = BaseModelChoice(model) if model else DEFAULT_BASE
-    text = render_recipe(proposal.model_copy(update={"technique": technique}), draft.name, base)
+    Raises:
+        InputError: an option that cannot be read, or rows that cannot be.
+    """
     own = workspace.with_folder(draft.folder)
-    plan = build_recipe_plan(Recipe.of(parse_yaml(text, str(draft.folder / "recipe.yaml")), own))
-    costs = [(one.step.kind, one.forecast) for one in plan if one.forecast is not None]
-    seconds = [cost.seconds for kind, cost in costs if kind != "base"]
-    return TechniqueCost(
-        technique,
-        model,
-        None if None in seconds else sum(one for one in seconds if one is not None),
-        max((cost.peak_bytes or 0 for _, cost in costs), default=0),
-        any(kind == "base" for kind, _ in costs),
-    )
+    return advise_on_proposal(own, proposal, draft.folder, options, models=_MODELS)
 
 
 def write_draft_recipe(workspace: Workspace, draft: Draft, choices: IntakeChoices) -> NewRecipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_FLOORS = 40
-"""Errors that no number of rows would undo, among which the fit chooses."""
-_RESAMPLES = 300
 _LEAST = 20
 """Rows to learn from and to measure on below which no curve can be drawn."""
 
@@ -27,9 +23,9 @@ _LEAST = 20
 class LearningCurve(Check):
     """How the error falls as rows are added, and what twice as many rows would bring.
 
-    A plain classifier learns from growing parts of the training rows and is measured on rows that it never sees. The
-    error is fitted by a power law, a + b n^-c (Hestness et al. 2017; Cortes et al. 1994), and read at twice the rows;
-    the interval is a bootstrap over the measured rows and the repeated draws.
+    A plain classifier learns from growing parts of the training rows and is measured on rows that it never sees.
+    Several laws of learning curves are fitted to the error, averaged and read at twice the rows
+    (`luthier.metrics.learning_curve`). The step `curve` measures any metric so, and foretells further.
     """
 
     kind: Literal["enough"] = "enough"
@@ -109,8 +105,8 @@ class LearningCurve(Check):
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):
-            random = np.random.default_rng([data.seed, count, draw])
-            chosen = np.sort(random.choice(np.array(learn), count, replace=False))
+            order = np.random.default_rng([data.seed, draw]).permutation(np.array(learn))
+            chosen = np.sort(order[:count])  # nested: what a smaller part holds, a larger one does
             known = np.unique(data.codes[chosen])
             predicted = known[0]
             if len(known) > 1:
@@ -143,23 +139,15 @@ def _parted(data: CheckData) -> tuple[list[int], list[int]]:
 
 def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[FindingNumber, FindingNumber]:
     """The error with all rows, and what twice as many would take off it, with their intervals."""
-    import numpy as np
-
     from luthier.metrics.intervals import wilson_interval
+    from luthier.metrics.learning_curve import foretell_errors
 
-    sizes, repeats, rows = wrong.shape
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES) / rows  # (resamples, rows)
-    picked = random.integers(0, repeats, size=(_RESAMPLES, sizes, repeats))
-    by_draw = np.einsum("sdr,br->bsd", wrong.astype(float), weights)
-    drawn = np.take_along_axis(by_draw, picked, axis=2).mean(axis=2)
-    curves = np.vstack([wrong.mean(axis=(1, 2))[None], drawn])
-    gains = extrapolate_error_drop(counts, curves)
-    value, low, high = float(gains[0]), *(float(np.quantile(gains[1:], level)) for level in (0.025, 0.975))
-    last = float(curves[0, -1])
+    rows = wrong.shape[2]
+    found = foretell_errors(counts, wrong, seed).drop(2 * float(counts[-1]))
+    last = float(wrong[-1].mean())
     ends = wilson_interval(last * rows, rows)
     gain = FindingNumber(
-        value=round(value, 5), low=round(min(low, value), 5), high=round(max(high, value), 5), rows=rows,
+        value=round(found.value, 5), low=round(found.low, 5), high=round(found.high, 5), rows=rows,
         about=LearningCurve.measures["enough.gain"], share=True,
     )  # fmt: skip
     error = FindingNumber(
@@ -167,31 +155,6 @@ def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> t
         about=LearningCurve.measures["enough.error"], share=True,
     )  # fmt: skip
     return error, gain
-
-
-def extrapolate_error_drop(counts: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(curves,): by how much a power law fitted to each curve of errors falls from its end to twice the rows.
-
-    For each floor a on a grid, log(error - a) is a line in log n; the floor with the least squared error of the curve
-    itself is taken. `counts` is (sizes,), `curves` (curves, sizes).
-    """
-    import numpy as np
-
-    logs = np.log(counts) - np.log(counts[-1])
-    best, found = np.full(len(curves), np.inf), np.zeros(len(curves))
-    least = np.maximum(curves.min(axis=1, keepdims=True), 1e-9)
-    for share in np.linspace(0, 0.98, _FLOORS):
-        floor = share * least
-        above = np.log(np.maximum(curves - floor, 1e-9))
-        slope = ((above - above.mean(axis=1, keepdims=True)) * (logs - logs.mean())).sum(axis=1)
-        slope = np.minimum(slope / ((logs - logs.mean()) ** 2).sum(), 0.0)
-        start = above.mean(axis=1) - slope * logs.mean()
-        fitted = floor + np.exp(start[:, None] + slope[:, None] * logs)
-        loss = ((fitted - curves) ** 2).sum(axis=1)
-        gain = np.exp(start) * (1 - np.exp(slope * math.log(2)))
-        better = loss < best - 1e-12
-        best, found = np.where(better, loss, best), np.where(better, gain, found)
-    return found
 
 
 def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> FindingTable:

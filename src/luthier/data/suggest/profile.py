@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import add_field_descriptions
 from luthier.core.events import format_counted_noun
+from luthier.data.suggest.separability import LabelSeparability
 
 _LOST_SHOWN = 3
 """Classes that are named, where no row of them would be left."""
@@ -144,6 +145,12 @@ class SourceProfile(BaseModel):
     """Rows looked at whose answer has most of its words from what was asked, and as many."""
     answer_words: float = 0
     """Mean length of an answer."""
+    prompt_words: float = 0
+    """Mean length of what is asked."""
+    conflicts: int = 0
+    """Rows looked at whose prompt another row has, too, with another class."""
+    separability: LabelSeparability | None = None
+    """How well words separate the classes; None where there are none, or too few rows."""
 
     @property
     def holds_names(self) -> bool:

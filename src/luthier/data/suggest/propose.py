@@ -23,7 +23,7 @@ from luthier.data.columns.recognize import build_source_for_path
 from luthier.data.operator import Operator
 from luthier.data.source import Source
 from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, SourceProfile
-from luthier.data.suggest.survey import SHARES, profile_source, why_try_plain_classifier
+from luthier.data.suggest.survey import SHARES, survey_source
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -98,19 +98,22 @@ def propose_recipe(
     prompt: str | None = None,
     answer: str | None = None,
     want: Want | None = None,
+    quick: bool = False,
 ) -> RecipeProposal:
     """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path.
 
-    `prompt` and `answer` are columns, or templates of them, for who knows the file; else they are chosen.
+    `prompt` and `answer` are columns, or templates of them, for who knows the file; else they are chosen. After a
+    `quick` look, nothing is known of what operators would do.
     """
     read, base = build_source_for_path(path)
     written = {"kind": read.kind, "path": shown or read.path}
+    requested = Layout(prompt=prompt, answer=answer)
     return propose_recipe_from_source(
-        read, base, read.path, written, task=task, requested_layout=Layout(prompt=prompt, answer=answer), want=want
+        read, base, read.path, written, task=task, requested_layout=requested, want=want, quick=quick
     )
 
 
-def propose_recipe_from_source(
+def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     read: Source,
     recipe_dir: Path,
     name: str,
@@ -120,6 +123,7 @@ def propose_recipe_from_source(
     objective: str | None = None,
     requested_layout: Layout = Layout(),  # noqa: B008 - a tuple
     want: Want | None = None,
+    quick: bool = False,
 ) -> RecipeProposal:
     """Propose a recipe for a source that can be read from `recipe_dir`; `written` is how the recipe names it, and
     `requested_layout` has the prompt and the answer that are asked for; `want` is what the model is for.
@@ -132,11 +136,13 @@ def propose_recipe_from_source(
     suggestion = read.suggest_settings(recipe_dir)
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
     try:
-        profile, choice = profile_source(read, recipe_dir, name, task)
+        profile, choice, _ = survey_source(read, recipe_dir, name, task, quick=quick)
     except DataError:
         if want is None:
             raise
-        profile, choice = profile_source(read, recipe_dir, name)  # no column looks like it: those that there are
+        profile, choice, _ = survey_source(
+            read, recipe_dir, name, quick=quick
+        )  # no column looks like it: those that there are
     reasons = {f"source.{name}": why for name, why in {**suggestion.reasons, **choice.reasons}.items()}
     values, colon, explanation = reasons.get("source.answer", "").partition(": ")
     if profile.spellings and colon and _SHORT_VALUES in values and "each combination" not in explanation:
@@ -153,7 +159,7 @@ def propose_recipe_from_source(
     if want == "extract" and not {"system_column", "system", "messages"} & source.keys():
         source["system"], reasons["source.system"] = _json_instruction(profile)
     examples: dict[str, tuple[ChangeExample, ...]] = {}
-    ops = list(_operators(profile, reasons, examples))
+    ops = [] if quick else list(_operators(profile, reasons, examples))
     if objective == "dpo":
         ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
     left = _left(profile, ops)
@@ -168,9 +174,6 @@ def propose_recipe_from_source(
     )
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
-    rows = round(left * (1 - split["test"]))
-    if (objective, chosen) == ("sft", "label") and (why := why_try_plain_classifier(profile, source, rows)):
-        reasons["technique"] = f"lora; try `plain` first: {why}"
     return RecipeProposal(
         task=chosen,
         source=source,

@@ -1,25 +1,24 @@
-"""Survey a source before a recipe is written: its columns from the first rows, and what the operators would find.
-
-The survey recommends a plain classifier before fine-tuning where labeled rows are few or texts are long. On seven draws
-of 188 to 400 short rows with five to twelve classes, SmolLM2-135M with LoRA beats TF-IDF with logistic regression by 8
-points once and stays within 2 points six times (tables in `luthier.data.suggest.settings`). The time of a network grows
-with every token; a word-based classifier takes seconds.
-"""
+"""Survey a source before a recipe is written: its columns from the first rows, and what the operators would find."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from luthier.core.errors import DataError, SourceLocation
-from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
+from luthier.core.events import (
+    format_counted_noun,
+    format_counts_by_name,
+    format_rows_affected,
+    take_evenly_spaced,
+)
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.recognize import build_source_for_path
@@ -28,14 +27,12 @@ from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
 from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.ops.language import LanguageOperator
 from luthier.data.ops.normalize import holds_html, is_about_html
-from luthier.data.ops.pii import Pii
-from luthier.data.pii.name_signs import rows_with_names
 from luthier.data.row import BrokenRow, Row, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.source import Source, build_broken_row, files_by_column
 from luthier.data.split import SplitKeys, count_held_out_rows
 from luthier.data.suggest.profile import ColumnProfile, SourceProfile
 from luthier.data.suggest.question import ClassTexts, add_prompt_columns
-from luthier.data.suggest.trial import try_operators
+from luthier.data.suggest.separability import LabelSeparability, measure_separability
 from luthier.data.task import AnswerCounter
 from luthier.pii.span import KINDS
 
@@ -46,6 +43,8 @@ SHARES = (0.1, 0.2)
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20
 """Files up to this size are counted; rows of larger ones are estimated."""
+_QUICK_ROWS = 200
+"""Rows whose language a quick look recognizes."""
 _BY_LINE = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Endings of files whose rows know the line that they stand on."""
 _NUMBER = frozenset("0123456789.,-+eE% ")
@@ -57,12 +56,29 @@ def profile_path(path: Path | str) -> SourceProfile:
     return profile_source(source, base, source.path)[0]
 
 
+class SurveyedSource(NamedTuple):
+    """What a look at a source shows."""
+
+    profile: SourceProfile
+    choice: LayoutChoice
+    rows: Sequence[Row]
+    """The rows that were looked at."""
+
+
 def profile_source(
     source: Source, recipe_dir: Path, name: str, task: Task | None = None
 ) -> tuple[SourceProfile, LayoutChoice]:
+    """Look at a source, choose what its columns mean, and look at the rows in that light."""
+    return survey_source(source, recipe_dir, name, task)[:2]
+
+
+def survey_source(
+    source: Source, recipe_dir: Path, name: str, task: Task | None = None, *, quick: bool = False
+) -> SurveyedSource:
     """Look at a source, choose what its columns mean, and look at the rows in that light.
 
-    Where the rows are single messages, the conversations that they make are looked at.
+    Where the rows are single messages, the conversations that they make are looked at. A `quick` look tries no operator
+    and searches for no personal data.
     """
     notes: list[str] = []
     size = source.size(recipe_dir)
@@ -72,7 +88,8 @@ def profile_source(
     columns = _columns(records)
     choice = source.choice(columns, [record.values for record in records[:200]], name, task)
     if choice.turns:
-        return profile_source(source.model_copy(update={"turns": choice.turns}), recipe_dir, name, task)
+        conversations = source.model_copy(update={"turns": choice.turns})
+        return survey_source(conversations, recipe_dir, name, task, quick=quick)
     choice = add_prompt_columns(choice, list(columns), records)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = SourceProfile(
@@ -101,7 +118,9 @@ def profile_source(
             f"{reason_list}"
         )
         found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
-    return _with_rows(found, rows, answers if whole else Counter()), choice
+    labeled = bool(answers) or choice.is_label
+    profile = _with_rows(found, rows, answers if whole else Counter(), labeled=labeled, quick=quick)
+    return SurveyedSource(profile, choice, rows)
 
 
 def _place(broken: BrokenRow, name: str) -> str:
@@ -279,32 +298,60 @@ def _said(row: Row) -> list[str]:
     return found
 
 
-def _with_rows(base: SourceProfile, rows: list[Row], answers: Counter[str]) -> SourceProfile:
-    """Add what the operators find in the rows."""
+def _with_rows(
+    base: SourceProfile, rows: list[Row], answers: Counter[str], *, labeled: bool, quick: bool
+) -> SourceProfile:
+    """Add what the rows show, and, unless the look is quick, what the operators find in them."""
     if not rows:
         return base
-    pii = Pii(action="flag").apply(rows).attributes
+    spoken = take_evenly_spaced(rows, _QUICK_ROWS) if quick else rows
     with_html = list(filter(holds_html, rows))
+    spellings = map_label_variants(answers, ClassTexts(rows, SEED).alike)
     update = {
-        "languages": dict(Counter(LanguageOperator().apply(rows).attributes["language"]).most_common()),
-        "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
-        "names": rows_with_names(rows),
+        "languages": dict(Counter(LanguageOperator().apply(spoken).attributes["language"]).most_common()),
         "row_bytes": sum(len(text.encode()) for row in rows for _, text in row.everything()) / len(rows),
         "html_rows": len(with_html),
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
         **_turns(rows),
-        "spellings": map_label_variants(answers, ClassTexts(rows, SEED).alike),
+        "spellings": spellings,
+        "separability": _separability(rows, spellings) if labeled else None,
+        "conflicts": _conflicts(rows, spellings) if labeled else 0,
+        "prompt_words": round(sum(len(row.prompt.split()) for row in rows) / len(rows), 1),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         **_answer_forms(rows),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
     }
+    if quick:
+        return base.model_copy(update=update)
+    from luthier.data.ops.pii import Pii
+    from luthier.data.pii.name_signs import rows_with_names
+    from luthier.data.suggest.trial import try_operators
+
+    pii = Pii(action="flag").apply(rows).attributes
+    update |= {
+        "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
+        "names": rows_with_names(rows),
+    }
     profile = base.model_copy(update=update)
     if profile.names and not profile.holds_names:
         profile = profile.model_copy(update={"notes": [*profile.notes, _few_names(profile)]})
     return profile.model_copy(update={"trials": try_operators(rows, profile)})
+
+
+def _separability(rows: Sequence[Row], spellings: Mapping[str, str]) -> LabelSeparability | None:
+    """How well words separate the classes, spellings brought together."""
+    return measure_separability([row.prompt for row in rows], [spellings.get(row.says, row.says) for row in rows])
+
+
+def _conflicts(rows: Sequence[Row], spellings: Mapping[str, str]) -> int:
+    """Rows whose prompt another row has, too, with another class."""
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        labels[prompt_key(row)][spellings.get(row.says, row.says)] += 1
+    return sum(found.total() for found in labels.values() if len(found) > 1)
 
 
 _ALIKE = 0.6
@@ -338,23 +385,3 @@ def _few_names(profile: SourceProfile) -> str:
         "and stay in clear; "
         "`{kind: pii, ner: rampart}` among `ops` takes them out (`luthier docs personal-data`)"
     )
-
-
-FEW_ROWS = 400
-LONG_WORDS = 200
-"""Of a prompt on average: some 270 tokens."""
-
-
-def why_try_plain_classifier(profile: SourceProfile, source: Mapping[str, Any], rows: int) -> str:
-    """Why; empty where a network may well be the first thing to try. `rows` are those that will be trained on."""
-    reasons = []
-    if rows <= FEW_ROWS:
-        reasons.append(f"{format_counted_noun(rows, 'row')} to train on are few")
-    prompt = str(source.get("prompt", ""))
-    prompt_profiles = [column for name, column in profile.columns.items() if name == prompt or f"{{{name}}}" in prompt]
-    words = sum(column.mean_words for column in prompt_profiles)
-    if words >= LONG_WORDS:
-        reasons.append(f"texts are long ({format_counted_noun(round(words), 'word')} on average)")
-    if not reasons:
-        return ""
-    return f"{' and '.join(reasons)}: a plain classifier takes seconds, and may do as well"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from luthier.artifacts.findings import LEARNING_CURVE, MEASURED, Finding
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.charts.bars import Bar, draw_bar_chart
 from luthier.eval.report.charts.curve import draw_training_curves
 from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
 from luthier.eval.report.charts.forest import ForestFrame, ForestRow, Mark, draw_forest_plot
+from luthier.eval.report.charts.learning import CurvePoint, draw_learning_curve
 from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram
 from luthier.eval.report.facts.data import DataFacts
 from luthier.eval.report.facts.fact import ScoreFact
@@ -143,6 +145,20 @@ class ReportCharts:
     def search_spent(self, facts: SearchFacts) -> str:
         """What a search spent."""
         return self._pair(search_pictures.spent_picture(facts))
+
+    def learning(self, finding: Finding) -> str:
+        """The metric by training rows, where a finding has such a table; else nothing."""
+        table = next((one for one in finding.tables if one.columns[:2] == LEARNING_CURVE), None)
+        if table is None:
+            return ""
+        numbers = [[float(cell or 0) for cell in (row[0], *row[2:])] for row in table.rows]
+        points = [
+            CurvePoint(rows, value, low, high, row[1] == MEASURED)
+            for (rows, value, low, high), row in zip(numbers, table.rows, strict=True)
+        ]
+        metric = table.columns[2]
+        desc = "; ".join(f"{row[0]:,} rows, {row[1]}: {metric} {row[2]}" for row in table.rows)
+        return self._pair(lambda width, name: draw_learning_curve(points, metric, width=width, name=name, desc=desc))
 
     def costs(self, costs: Sequence[CostFact]) -> str:
         """Predicted and measured seconds of each step."""

@@ -13,16 +13,17 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from luthier.commands.advise import MODEL, AdviceOptions
 from luthier.commands.projects.intake import (
     KINDS,
     MOST_BYTES,
     Draft,
     IntakeChoices,
+    advise_on_draft,
     choose_draft_table,
     create_database_draft,
     create_draft,
     discard_draft,
-    estimate_technique_costs,
     find_draft,
     list_draft_tables,
     list_traffic_projects,
@@ -30,6 +31,7 @@ from luthier.commands.projects.intake import (
     write_traffic_recipe,
 )
 from luthier.commands.projects.workspace import project_id
+from luthier.commands.recipe_text import why_plain_first
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.data.suggest.propose import WANTS, Want
 from luthier.models.catalog import CATALOG
@@ -136,21 +138,37 @@ def proposal(
         return render(request, "draft_error.html.jinja", draft=found, error=error, is_choice=want != "")
     return render(
         request, "proposal.html.jinja", draft=found, proposal=made, profile=made.profile, choices=choices,
-        catalog=CATALOG, words=choices.words(found),
+        catalog=CATALOG, words=choices.words(found), plain_first=why_plain_first(made, MODEL),
         query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
 
 
 @router.get("/new/{name}/costs", dependencies=[Depends(allow("edit"))])
-def costs(
-    request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "", want: str = ""
+def costs(  # noqa: PLR0913, PLR0917  # the fields of a form
+    request: Request,
+    studio: StudioDep,
+    name: str,
+    prompt: str = "",
+    answer: str = "",
+    want: str = "",
+    target: str = "",
+    budget: str = "",
+    memory: str = "",
 ) -> Response:
-    """What each technique costs, the quickest first."""
+    """The techniques by what is expected of them, with what each takes."""
     found = find_draft(studio.workspace, name)
     choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer), want=_want(want))
     made = studio.proposals.propose(studio.workspace, found, choices)
-    ranked = estimate_technique_costs(studio.workspace, found, made)
-    return render(request, "draft_costs.html.jinja", costs=ranked)
+    options = AdviceOptions(target=target.strip() or None, budget=budget.strip() or None, memory=memory.strip() or None)
+    advice, error = None, None
+    try:
+        advice = advise_on_draft(studio.workspace, found, made, options)
+    except LuthierError as refused:
+        error = refused
+    return render(
+        request, "draft_costs.html.jinja", draft=found, advice=advice, error=error, options=options,
+        query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
+    )  # fmt: skip
 
 
 def _want(text: str) -> Want | None:

@@ -43,7 +43,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.policy import PolicyObjective
 from luthier.tune.share import count_steps, find_trunk_obstacle, shorten
-from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase
+from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase, rate_for_model
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
 from luthier.tune.training.loss_spikes import Answer
@@ -350,7 +350,7 @@ class Tune(Step):
     def rate_for(self, technique: Technique, model: ModelDescription) -> LearningRate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
-            rate, share = self.optimizer.rate(technique.rate(model.hidden_size)), self.objective.rate_share
+            rate, share = self.optimizer.rate(rate_for_model(technique, model)), self.objective.rate_share
             why = rate.why if share == 1 else f"{rate.why}; times {share:g} for {self.objective.kind}"
             return LearningRate(float(f"{rate.value * share:.3g}"), why)
         return LearningRate(self.learning_rate, "as given")

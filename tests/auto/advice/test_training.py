@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.commands.recipe_text import render_recipe
-from luthier.data.suggest.propose import propose_recipe
-from luthier.data.suggest.settings import (
+from luthier.auto.advice.training import (
     ENOUGH_FOR_CLASSES,
     ENOUGH_STEPS,
     MOST_PASSES,
@@ -21,9 +18,9 @@ from luthier.data.suggest.settings import (
     ROWS_PER_STEP,
     suggest_training,
 )
+from luthier.commands.recipe_text import render_recipe
+from luthier.data.suggest.propose import propose_recipe
 from luthier.tune.steps.tune import Tune
-
-Write = Callable[..., str]
 
 
 def test_it_speaks_of_the_training_that_there_is() -> None:
@@ -67,16 +64,14 @@ def test_never_fewer_steps_than_the_defaults_and_never_too_many_passes(rows: int
     assert steps >= enough or "batch_size" in found.settings
 
 
-def test_a_recipe_for_few_rows_says_so(write: Write, tmp_path: Path) -> None:
-    few = propose_recipe(
-        tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235)))
-    )
-    text = render_recipe(few, "few")
+def test_a_recipe_for_few_rows_says_so(tmp_path: Path) -> None:
+    for name, rows in (("few.csv", 235), ("many.csv", 4000)):
+        lines = "".join(f"words {number},c{number % 5}\n" for number in range(rows))
+        (tmp_path / name).write_text(f"text,intent\n{lines}", encoding="utf-8")
+    text = render_recipe(propose_recipe(tmp_path / "few.csv"), "few")
     tune = yaml.safe_load(text)["steps"]["tune"]
     assert (tune["epochs"], tune["batch_size"]) == (4, 8)
     Tune.model_validate(tune)
     assert "one pass over about 188 rows would be 6 steps of 32, too few to learn from; this is 94 of 8 rows" in text
-    many = propose_recipe(
-        tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(4000)))
-    )
+    many = propose_recipe(tmp_path / "many.csv")
     assert not {"epochs", "batch_size"} & yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"].keys()

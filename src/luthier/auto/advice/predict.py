@@ -1,0 +1,461 @@
+"""Predict how good each technique will be on some rows, rank the techniques, and say what would turn the ranking.
+
+Quality is predicted on the logit scale. A plain classifier is predicted from its accuracy out of fold; LoRA from what
+it gained over a plain classifier on sets like these, weighed by likeness, pooled with the variance between the sets,
+and drawn to a wide prior where few sets are alike; every other technique from LoRA, by published comparisons and rules.
+An interval is one of 95 % for the value that the held-out rows will show: it holds the variance between sets, that of
+the estimate, and that of the held-out rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import NamedTuple
+
+from luthier.auto.advice.evidence import RULES, EvidenceRecord
+from luthier.auto.advice.profile import AdviceProfile
+from luthier.core.events import format_counted_noun
+from luthier.core.render import format_elapsed_time
+
+BASE = "base"
+"""The base model as it is: no tuning."""
+UNTUNED = (BASE, "plain")
+"""Choices that tune no network."""
+NEAR = 0.01
+"""A choice that takes half the time or less comes first if its expected quality is at most so much lower."""
+_SIMPLER = 0.5
+_FEW = 1e-3
+_Z = NormalDist().inv_cdf(0.975)
+_OTHER_TASK = 0.15
+"""Likeness of classes to free text."""
+_SHOWN = 4
+"""Records that are shown for a technique, the most alike first."""
+_FACTORS = (2, 4, 8, 16)
+"""Multiples of the rows for which the ranking is drawn up again."""
+
+
+class AdviceTarget(NamedTuple):
+    """The quality that is wanted."""
+
+    metric: str
+    value: float
+
+
+class AdviceLimits(NamedTuple):
+    """Hard limits of what a technique may take."""
+
+    seconds: float | None = None
+    """Of training and measuring."""
+    peak_bytes: float | None = None
+    latency_s: float | None = None
+    """Of one answer."""
+
+
+class TechniqueCost(NamedTuple):
+    """What a technique takes on this machine; what cannot be known is None."""
+
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    latency_s: float | None = None
+    fetches: bool = False
+    """Whether the base model must be fetched first."""
+    refused: str = ""
+    """Why the technique cannot be had here; empty where it can."""
+
+
+class ModelChoice(NamedTuple):
+    """A technique over a base model."""
+
+    technique: str
+    model: str = ""
+    """The base model; empty where none is read."""
+    parameters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedTechnique:
+    """One technique with what is predicted of it."""
+
+    technique: str
+    model: str
+    quality: float
+    low: float
+    high: float
+    chance: float | None
+    """Of reaching the target; None without one."""
+    seconds: float | None
+    peak_bytes: int | None
+    latency_s: float | None
+    fetches: bool
+    reason: str
+    left_out: str
+    """Why it is left out; empty where it is a choice."""
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TechniqueRanking:
+    """Techniques for some rows, the first choice first, and those that are left out last."""
+
+    metric: str
+    techniques: tuple[RankedTechnique, ...]
+    turns: tuple[str, ...]
+    """What would change the first choice."""
+
+    @property
+    def first(self) -> RankedTechnique | None:
+        """The first choice; None where everything is left out."""
+        return next((one for one in self.techniques if not one.left_out), None)
+
+
+class _Prediction(NamedTuple):
+    """A logit with its standard deviation."""
+
+    mean: float
+    sd: float
+    reason: str
+    records: tuple[EvidenceRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class _Observation(NamedTuple):
+    value: float
+    variance: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class QualityPredictor:
+    """Predicts the quality of techniques on some rows from evidence."""
+
+    profile: AdviceProfile
+    metric: str
+    records: Sequence[EvidenceRecord]
+
+    def predict(self, choice: ModelChoice) -> _Prediction:
+        """The logit of the quality that a choice will have on the held-out rows."""
+        match choice.technique:
+            case "plain":
+                found = self._plain()
+            case "lora":
+                found = self._lora(choice.parameters)
+            case "base":
+                found = self._base(choice.parameters)
+            case "prompt_search":
+                found = self._prompt_search(choice.parameters)
+            case _:
+                found = self._beside_lora(choice)
+        spread = math.sqrt(found.sd**2 + _noise(_expit(found.mean), self.profile.held_out))
+        return found._replace(sd=spread)
+
+    def _plain(self) -> _Prediction:
+        start = self._plain_start()
+        if start is None:
+            return _Prediction(0.0, 1.5, "few rows, or none with classes, were seen: nothing is known of it")
+        records = self._alike("plain", 0)
+        mean, sd = _pool(self._gains(records, 0), prior=(0.0, 0.3), between=0.2)
+        found = self.profile.separability
+        rows = found.rows if found is not None else 0
+        reached = self.profile.plain_quality(self.metric)
+        reason = f"words alone reach about {reached:.2f}, each of {rows} rows predicted from the others"
+        notes = (f"{self.metric} out of fold, by rows: {self._curve()}",)
+        return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, records[:_SHOWN], notes)
+
+    def _lora(self, parameters: int) -> _Prediction:
+        start, records = self._plain_start(), self._alike("lora", parameters)
+        if start is None:
+            levels = [one for one in records if one.metric == self.metric and one.task == self.profile.task]
+            observations = [_observed(_logit(one.value), one, self._likeness(one, parameters)) for one in levels]
+            mean, sd = _pool(observations, prior=(_logit(0.4), 1.0), between=0.8)
+            known = "the level is known from no set like this" if not levels else "the level is that of few sets"
+            return _Prediction(mean, sd, f"nearly all that full fine-tuning learns, in little memory; {known}",
+                               tuple(levels[:_SHOWN]))  # fmt: skip
+        paired = [one for one in records if one.plain is not None]
+        mean, sd = _pool(self._gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
+        gains = [one.value - one.plain for one in paired if one.plain is not None]
+        sets = len({one.set for one in paired})
+        better = sum(gain > 0 for gain in gains)
+        reason = (
+            f"it reads order and meaning: better than words alone in {better} of {len(gains)} measurements on "
+            f"{format_counted_noun(sets, 'set')}"
+        )
+        return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, tuple(paired[:_SHOWN]))
+
+    def _base(self, parameters: int) -> _Prediction:
+        if (probe := self._probe("base")) is not None:
+            reason = f"asked {probe.rows} rows, it answered {probe.value:.2f} as it is"
+            return _Prediction(_logit(probe.value), math.sqrt(_noise(probe.value, probe.rows)), reason, (probe,))
+        if not self.profile.classes:
+            lora = self._lora(parameters)
+            reason = "no evidence: assumed to be behind a tuned model; `--probe` measures it"
+            return _Prediction(lora.mean - 0.8, math.hypot(lora.sd, 0.8), reason)
+        records = self._alike("base", parameters)
+        chance = [_logit(one.value) - _logit(1 / one.classes) for one in records]
+        observations = [_observed(gain, one, one.tuning) for gain, one in zip(chance, records, strict=True)]
+        mean, sd = _pool(observations, prior=(0.4, 0.8), between=0.5)
+        larger = max(0.0, math.log(max(1, parameters) / max([1, *(one.parameters for one in records)])))
+        reason = "untuned small models choose little better than by chance; `--probe` measures it"
+        start = _logit(1 / max(2, self.profile.classes))
+        return _Prediction(start + mean, math.hypot(sd, 0.4 * larger), reason, records[:_SHOWN])
+
+    def _prompt_search(self, parameters: int) -> _Prediction:
+        base = self._base(parameters)
+        reason = "better instructions and examples for the base model as it is; no evidence here, assumed"
+        return self._with_direct(
+            ModelChoice("prompt_search", "", parameters),
+            _Prediction(base.mean + 0.4, math.hypot(base.sd, 0.7), reason, base.records),
+        )
+
+    def _beside_lora(self, choice: ModelChoice) -> _Prediction:
+        lora = self._lora(choice.parameters)
+        rule = next((one for one in RULES if one.technique == choice.technique), None)
+        prior = (rule.advantage, rule.spread) if rule is not None else (-0.5, 1.0)
+        compared = [one for one in self.records if one.technique == choice.technique and one.lora is not None]
+        observations = [
+            _observed(_logit(one.value) - _logit(one.lora), one, one.tuning * self._task_likeness(one))
+            for one in compared
+            if one.lora is not None
+        ]
+        mean, sd = _pool(observations, prior=prior, between=0.2)
+        reason = rule.sentence if rule is not None else "no evidence"
+        notes = (f"rule: {rule.sentence} ({rule.source})",) if rule is not None else ()
+        found = _Prediction(lora.mean + mean, math.hypot(lora.sd, sd), reason, tuple(compared[:_SHOWN]), notes)
+        return self._with_direct(choice, found)
+
+    def _with_direct(self, choice: ModelChoice, found: _Prediction) -> _Prediction:
+        """The same with what was seen of the technique itself on sets with a plain classifier beside it."""
+        start = self._plain_start()
+        direct = [one for one in self._alike(choice.technique, choice.parameters) if one.plain is not None]
+        if start is None or not direct:
+            return found
+        prior = (found.mean - start.mean, found.sd)
+        mean, sd = _pool(self._gains(direct, choice.parameters), prior=prior, between=0.4)
+        return found._replace(
+            mean=start.mean + mean, sd=math.hypot(start.sd, sd), records=(*direct[:_SHOWN], *found.records)[:_SHOWN]
+        )
+
+    def _plain_start(self) -> _Prediction | None:
+        """The logit that the plain classifier reaches out of fold, carried over to all training rows."""
+        value, found = self.profile.plain_quality(self.metric), self.profile.separability
+        if value is None or found is None:
+            return None
+        beyond = max(0.0, math.log2(self.profile.rows / max(found.accuracy)))
+        return _Prediction(_logit(value), math.hypot(math.sqrt(_noise(value, found.rows)), 0.15 * beyond), "")
+
+    def _gains(self, records: Sequence[EvidenceRecord], parameters: int) -> list[_Observation]:
+        """By how much each record beat a plain classifier, in logits."""
+        return [
+            _observed(_logit(one.value) - _logit(one.plain), one, self._likeness(one, parameters))
+            for one in records
+            if one.plain is not None
+        ]
+
+    def _alike(self, technique: str, parameters: int) -> tuple[EvidenceRecord, ...]:
+        """The records of a technique on rows of this task, the most alike first."""
+        found = [one for one in self.records if one.technique == technique and one.kind != "probe"]
+        found = [one for one in found if one.task == self.profile.task]
+        return tuple(sorted(found, key=lambda one: -self._likeness(one, parameters)))
+
+    def _likeness(self, record: EvidenceRecord, parameters: int) -> float:
+        """From 0 to 1: how much a record says about these rows."""
+        pairs = [
+            (record.train_rows, self.profile.rows, 1.5),
+            (record.prompt_words + 3, self.profile.prompt_words + 3, 1.5),
+        ]
+        if record.classes and self.profile.classes:
+            pairs.append((record.classes, self.profile.classes, 1.5))
+        if record.parameters and parameters:
+            pairs.append((record.parameters, parameters, 2.0))
+        distance = sum((math.log(one / other) / scale) ** 2 for one, other, scale in pairs)
+        value = self.profile.plain_quality(self.metric)
+        if record.plain is not None and value is not None:
+            distance += ((_logit(record.plain) - _logit(value)) / 1.5) ** 2
+        return math.exp(-distance / 2) * record.tuning * self._task_likeness(record)
+
+    def _task_likeness(self, record: EvidenceRecord) -> float:
+        return 1.0 if record.task == self.profile.task else _OTHER_TASK
+
+    def _probe(self, technique: str) -> EvidenceRecord | None:
+        return next((one for one in self.records if one.kind == "probe" and one.technique == technique), None)
+
+    def _curve(self) -> str:
+        found = self.profile.separability
+        return ", ".join(f"{rows}: {value:.2f}" for rows, value in sorted(found.accuracy.items())) if found else ""
+
+
+def rank_techniques(
+    profile: AdviceProfile,
+    costs: Mapping[ModelChoice, TechniqueCost],
+    records: Sequence[EvidenceRecord],
+    *,
+    metric: str,
+    limits: AdviceLimits = AdviceLimits(),  # noqa: B008 - a tuple
+    target: AdviceTarget | None = None,
+) -> TechniqueRanking:
+    """Rank the techniques whose costs are given, and find what would change the first choice."""
+    metric = target.metric if target is not None else metric
+
+    def drawn_up(rows: int, limits: AdviceLimits) -> list[RankedTechnique]:
+        changed = profile.with_rows(rows)
+        predictor = QualityPredictor(changed, metric, records)
+        factor = rows / profile.rows
+        return _ordered(
+            [_ranked(one, predictor, _times(cost, one, factor), limits, target) for one, cost in costs.items()], target
+        )
+
+    techniques = drawn_up(profile.rows, limits)
+    return TechniqueRanking(
+        metric=metric,
+        techniques=tuple(techniques),
+        turns=tuple(_turns(profile.rows, techniques, limits, drawn_up)),
+    )
+
+
+def _ranked(
+    choice: ModelChoice,
+    predictor: QualityPredictor,
+    cost: TechniqueCost,
+    limits: AdviceLimits,
+    target: AdviceTarget | None,
+) -> RankedTechnique:
+    found = predictor.predict(choice)
+    chance = NormalDist(found.mean, found.sd).cdf(_logit(target.value)) if target is not None else None
+    return RankedTechnique(
+        technique=choice.technique,
+        model=choice.model,
+        quality=round(_expit(found.mean), 4),
+        low=round(_expit(found.mean - _Z * found.sd), 4),
+        high=round(_expit(found.mean + _Z * found.sd), 4),
+        chance=round(1 - chance, 3) if chance is not None else None,
+        seconds=cost.seconds,
+        peak_bytes=cost.peak_bytes,
+        latency_s=cost.latency_s,
+        fetches=cost.fetches,
+        reason=found.reason,
+        left_out=cost.refused or _beyond(cost, limits),
+        evidence=(*found.notes, *(one.sentence for one in found.records)),
+    )
+
+
+def _beyond(cost: TechniqueCost, limits: AdviceLimits) -> str:
+    """Which limit is not kept, and by how much."""
+    if limits.seconds is not None and cost.seconds is not None and cost.seconds > limits.seconds:
+        taken, budget = format_elapsed_time(cost.seconds), format_elapsed_time(limits.seconds)
+        return f"training and measuring take {taken}, the budget is {budget}"
+    if limits.peak_bytes is not None and cost.peak_bytes is not None and cost.peak_bytes > limits.peak_bytes:
+        return f"it takes {cost.peak_bytes / 1e9:.1f} GB, the limit is {limits.peak_bytes / 1e9:.1f} GB"
+    if limits.latency_s is not None and cost.latency_s is not None and cost.latency_s > limits.latency_s:
+        return f"an answer takes {1000 * cost.latency_s:.0f} ms, the limit is {1000 * limits.latency_s:.0f} ms"
+    return ""
+
+
+def _ordered(found: Sequence[RankedTechnique], target: AdviceTarget | None) -> list[RankedTechnique]:
+    """The best first; a choice that takes half the time or less comes before one that is hardly better."""
+
+    def worth(one: RankedTechnique) -> float:
+        return one.quality if one.chance is None or target is None else one.chance
+
+    choices = sorted((one for one in found if not one.left_out), key=lambda one: (-worth(one), one.seconds or 0))
+    near = NEAR if target is None else 5 * NEAR
+    if choices:
+        best = choices[0]
+        simpler = [one for one in choices if worth(best) - worth(one) <= near and _is_simpler(one, best)]
+        if simpler:
+            first = min(simpler, key=lambda one: one.seconds or 0)
+            choices.remove(first)
+            choices.insert(0, first)
+    return [*choices, *sorted((one for one in found if one.left_out), key=lambda one: -worth(one))]
+
+
+def _is_simpler(one: RankedTechnique, other: RankedTechnique) -> bool:
+    """Whether a choice takes half the time of another, or less."""
+    return one.seconds is not None and other.seconds is not None and one.seconds <= _SIMPLER * other.seconds
+
+
+def _times(cost: TechniqueCost, choice: ModelChoice, factor: float) -> TechniqueCost:
+    """The cost for so many times the rows."""
+    return cost if cost.seconds is None or choice.technique == BASE else cost._replace(seconds=cost.seconds * factor)
+
+
+def _turns(
+    rows: int,
+    techniques: Sequence[RankedTechnique],
+    limits: AdviceLimits,
+    drawn_up: Callable[[int, AdviceLimits], list[RankedTechnique]],
+) -> list[str]:
+    """What would change the first choice: a limit that is lifted, or more rows."""
+    first = techniques[0] if techniques and not techniques[0].left_out else None
+    found = []
+    for field in AdviceLimits._fields:
+        if getattr(limits, field) is None:
+            continue
+        other = drawn_up(rows, limits._replace(**{field: None}))[0]
+        if other.left_out or (first is not None and _name(other) == _name(first)):
+            continue
+        needed = getattr(other, field)
+        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other)} the first choice")
+    if first is not None and first.technique not in UNTUNED and limits.seconds is None and first.seconds is not None:
+        tight = drawn_up(rows, limits._replace(seconds=0.9 * first.seconds))
+        if tight and not tight[0].left_out:
+            found.append(
+                f"a budget below {format_elapsed_time(first.seconds)} makes {_name(tight[0])} the first choice"
+            )
+    for factor in _FACTORS:
+        other = drawn_up(rows * factor, limits)[0]
+        if not other.left_out and first is not None and _name(other) != _name(first):
+            found.append(f"about {rows * factor:,} training rows make {_name(other)} the first choice")
+            break
+    return found
+
+
+_LIMIT_WORDS: Mapping[str, Callable[[float], str]] = {
+    "seconds": lambda value: f"a budget of {format_elapsed_time(value)}",
+    "peak_bytes": lambda value: f"memory of {value / 1e9:.1f} GB",
+    "latency_s": lambda value: f"a latency of {1000 * value:.0f} ms",
+}
+
+
+def _name(one: RankedTechnique) -> str:
+    if one.technique == BASE:
+        return "the base model as it is"
+    return one.technique
+
+
+def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], between: float) -> tuple[float, float]:
+    """Mean and predictive standard deviation of a quantity that was seen on other sets.
+
+    A normal prior (mean, standard deviation), and observations that differ between sets by a standard deviation which
+    is itself estimated from them, three observations' worth drawn to `between`.
+    """
+    mean, weight = prior[0], sum(one.weight for one in observations)
+    spread = between**2
+    for _ in range(2):
+        precision = [one.weight / (spread + one.variance) for one in observations]
+        total = 1 / prior[1] ** 2 + sum(precision)
+        weighted_sum = sum(p * one.value for p, one in zip(precision, observations, strict=True))
+        mean = (prior[0] / prior[1] ** 2 + weighted_sum) / total
+        squares = sum(one.weight * max(0.0, (one.value - mean) ** 2 - one.variance) for one in observations)
+        spread = (3 * between**2 + squares) / (3 + weight)
+    return mean, math.sqrt(1 / total + spread)
+
+
+def _observed(value: float, record: EvidenceRecord, weight: float) -> _Observation:
+    return _Observation(value, _noise(record.value, record.rows), max(weight, 1e-6))
+
+
+def _noise(value: float, rows: int) -> float:
+    """Variance of the logit of a share that is measured on so many rows."""
+    share = min(max(value, 1 / (rows + 2)), 1 - 1 / (rows + 2))
+    return 1 / (max(1, rows) * share * (1 - share))
+
+
+def _logit(value: float) -> float:
+    share = min(max(value, _FEW), 1 - _FEW)
+    return math.log(share / (1 - share))
+
+
+def _expit(value: float) -> float:
+    return 1 / (1 + math.exp(-value))

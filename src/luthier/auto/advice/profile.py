@@ -1,0 +1,92 @@
+"""The profile of a data set that advice is drawn from: numbers alone, no texts."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.data.suggest.profile import SourceProfile
+from luthier.data.suggest.separability import LabelSeparability
+
+_USUAL_POWER = 0.35
+"""How the error of a classifier usually falls with rows, as a power of them."""
+_MOST_TIMES = 32
+"""The error is carried over to so many times the rows that were measured, and no further."""
+_PSEUDO = 2.0
+"""The usual power counts like so many doublings of the rows that were measured."""
+
+
+class AdviceProfile(BaseModel):
+    """What is known of some rows before anything is trained on them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    task: Literal["label", "text"]
+    objective: str = "sft"
+    rows: int
+    """About how many rows are trained on."""
+    held_out: int = 100
+    """About how many rows the quality will be measured on."""
+    classes: int = 0
+    rarest: int = 0
+    """Rows of the rarest class, of those that were counted."""
+    prompt_words: float = 0
+    answer_words: float = 0
+    languages: tuple[str, ...] = ()
+    """Of the prompts, the most frequent first."""
+    noise: float = 0
+    """Share of the rows whose prompt another row has, too, with another class."""
+    repeated: float = 0
+    """Share of the rows looked at that are near copies of others, where that was looked for."""
+    separability: LabelSeparability | None = None
+    """How well words separate the classes; None where that was not measured."""
+
+    def with_rows(self, rows: int) -> AdviceProfile:
+        """The same data, and more or less of it."""
+        return self.model_copy(update={"rows": rows})
+
+    def plain_quality(self, metric: str) -> float | None:
+        """What a plain classifier is expected to reach with all training rows; None where that is not known."""
+        found = self.separability
+        if found is None:
+            return None
+        measured = max(found.accuracy)
+        value = found.macro_f1 if metric == "macro_f1" else found.accuracy[measured]
+        error = max(1 - value, 0.5 / found.rows)
+        times = min(self.rows / measured, _MOST_TIMES)
+        return 1 - error * times**-self.error_power if times > 1 else value
+
+    @property
+    def error_power(self) -> float:
+        """The power of the number of rows by which the error falls, as measured between sizes, drawn to the usual."""
+        found = self.separability
+        if found is None or len(found.accuracy) < 2:
+            return _USUAL_POWER
+        sizes = sorted(found.accuracy)
+        doublings = math.log2(sizes[-1] / sizes[0])
+        first, last = (max(1 - found.accuracy[size], 0.5 / found.rows) for size in (sizes[0], sizes[-1]))
+        measured = max(0.0, math.log2(first / last) / doublings)
+        return (measured * doublings + _USUAL_POWER * _PSEUDO) / (doublings + _PSEUDO)
+
+
+def build_advice_profile(
+    source: SourceProfile, task: Literal["label", "text"], objective: str, rows: int, held_out: int
+) -> AdviceProfile:
+    """The profile of rows that were surveyed, of which `rows` are trained on and `held_out` measured on."""
+    labels = {label: count for label, count in source.answers.items() if label not in source.spellings}
+    twins = source.trials.get("near_dedup")
+    return AdviceProfile(
+        task=task,
+        objective=objective,
+        rows=max(1, rows),
+        held_out=max(1, held_out),
+        classes=len(labels) if task == "label" else 0,
+        rarest=min(labels.values(), default=0) if task == "label" else 0,
+        prompt_words=source.prompt_words,
+        answer_words=source.answer_words,
+        languages=tuple(source.languages),
+        noise=round(source.conflicts / max(1, source.looked_at), 4),
+        repeated=round(sum(twins.dropped.values()) / max(1, source.looked_at), 4) if twins else 0,
+        separability=source.separability if task == "label" else None,
+    )

@@ -1,0 +1,412 @@
+"""Steps made by Jobs of Kubernetes (`batch/v1`), by the official Python client.
+
+The task travels in a Secret of the Job's name, mounted as a file: a recipe holds no passwords, but the address of a
+database may. The Secret belongs to the Job and goes with it. No shell runs in the pod. Kubernetes replaces `$(NAME)` in
+commands and variables, so every `$` of ours is doubled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.errors import InputError, SourceLocation, SystemResourceError
+from luthier.core.files import cache_folder
+from luthier.core.remote_store import is_remote
+from luthier.core.store import Store
+from luthier.core.system.packages import require
+from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus
+
+_SECONDS = 60.0
+"""How long an answer of the API may take."""
+_DELETION_S = 300.0
+"""How long an ended Job of the same name may take to go."""
+_STOP_S = 120
+"""Seconds that a pod has to write a checkpoint after it is told to stop."""
+_TASK_BYTES = 1_000_000
+"""The largest task: a Secret holds 1 MiB."""
+_OUTPUT_LINES = 20
+_FINAL_CODES = [1, 2, 3, 4, 130]
+"""Exit codes of Luthier after which nothing is tried again: the same would come of it."""
+_CONTAINER, _TASK_FOLDER, _TASK_FILE = "luthier", "/etc/luthier", "task.json"
+_WHERE = SourceLocation(field="--on")
+
+
+class KubernetesExecutor(BatchExecutor):
+    """In Jobs of a Kubernetes cluster: each step is one Job, whose pod is made anew when its node is lost or drained.
+
+    Store and recipe lie on a claim (`claim`, `mount`) that this machine has at the same path, or the store is behind a
+    URL. The image holds the same Luthier and plugins as this machine. Needs `luthier[kubernetes]`.
+    """
+
+    kind: Literal["kubernetes"] = "kubernetes"
+
+    image: str = Field(min_length=1)
+    """The container image in which Luthier is installed, such as `registry.example.org/luthier:1.0`."""
+    context: str | None = None
+    """The context of the kubeconfig file; its current one when not given, or the cluster that this process runs in."""
+    namespace: str = "default"
+    """The namespace of Jobs and Secrets."""
+    service_account: str | None = None
+    """The account that pods run as; without one they get no token of the cluster."""
+    claim: str | None = None
+    """The PersistentVolumeClaim with the store and the recipe's folder; it must be writable from several nodes."""
+    mount: Path | None = None
+    """The absolute path of the claim, in pods and on this machine."""
+    cpus: float | None = Field(default=None, gt=0)
+    """Processors that a pod asks for."""
+    memory: str | None = None
+    """Memory that a pod asks for and may use at most, such as `8Gi`."""
+    gpus: int | None = Field(default=None, ge=1)
+    """GPUs of a pod (`nvidia.com/gpu`); none when not given."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels that the pod's node must have."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment variables of the pod; passwords belong into `secrets`."""
+    secrets: tuple[str, ...] = ()
+    """Names of Secrets of the namespace whose entries become environment variables, such as keys of the store."""
+    user: int = Field(default=1000, ge=1)
+    """The number of the user and group that the pod runs as; never root."""
+    retries: int = Field(default=3, ge=0)
+    """How often a pod that is killed, by want of memory for instance, is tried again; lost nodes do not count."""
+    hours: float | None = Field(default=None, gt=0)
+    """Hours after which a Job ends; it is told two minutes before it is killed."""
+    keep_hours: float = Field(default=24.0, gt=0)
+    """Hours for which Kubernetes keeps an ended Job and its output."""
+    python: str = "python"
+    """The Python in the image."""
+
+    @field_validator("namespace", "service_account", "claim")
+    @classmethod
+    def _name(cls, value: str | None) -> str | None:
+        return None if value is None else _check(value, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a name of Kubernetes")
+
+    @field_validator("secrets")
+    @classmethod
+    def _names(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_check(value, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "the name of a Secret") for value in values)
+
+    @field_validator("image")
+    @classmethod
+    def _image(cls, value: str) -> str:
+        return _check(value, r"[A-Za-z0-9][\w./:@-]*", "the name of an image")
+
+    @field_validator("memory")
+    @classmethod
+    def _quantity(cls, value: str | None) -> str | None:
+        return None if value is None else _check(value, r"[0-9.]+([KMGTPE]i?|[km])?", "a quantity such as 8Gi")
+
+    @field_validator("node_selector")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, label in value.items():
+            _check(name, r"[A-Za-z0-9]([\w./-]*[A-Za-z0-9])?", "the name of a label")
+            _check(label, r"([A-Za-z0-9]([\w.-]*[A-Za-z0-9])?)?", "the value of a label")
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _variables(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            _check(name, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
+        return value
+
+    def check_reach(self, folder: Path, store: Store) -> None:
+        """`MissingExtra` without the client; `InputError` where pods cannot reach the store or the recipe."""
+        require("kubernetes", "kubernetes", "the executor `kubernetes`", where=_WHERE)
+        if (self.claim is None) != (self.mount is None):
+            raise InputError("`claim` and `mount` belong together", where=_WHERE, hint="give both, or neither")
+        if self.mount is None or self.claim is None:
+            if not is_remote(store.location):
+                hint = f"give `claim` and `mount`, or a store behind a URL (LUTHIER_STORE=s3://bucket/{folder.name})"
+                raise InputError(f"no pod can reach the store {store.location}", where=_WHERE, hint=hint)
+            return
+        needed = [folder] if is_remote(store.location) else [folder, store.root.absolute()]
+        for path in needed:
+            if not path.is_relative_to(self.mount):
+                hint = f"put recipe and store below {self.mount}, which is the claim {self.claim} here, too"
+                raise InputError(f"{path} does not lie on the claim {self.claim}", where=_WHERE, hint=hint)
+
+    def submit(self, job: BatchJob) -> None:
+        """Make the Secret, then the Job; where another run has made the Job meanwhile, it is left as it is."""
+        if len(job.task.encode()) > _TASK_BYTES:
+            hint = "put long texts of the recipe into files"
+            raise InputError(f"the task is larger than {_TASK_BYTES:,} bytes", where=_WHERE, hint=hint)
+        api = _connect(self.context)
+        self._await_end(api, job.name)
+        self._write_secret(api, job)
+        with _translate_errors():
+            try:
+                made = api.jobs.create_namespaced_job(self.namespace, self.manifest(job.name), **_WITHIN)
+            except api.error as error:
+                if error.status != 409:
+                    self._remove_secret(api, job.name)
+                    raise
+                made = api.jobs.read_namespaced_job(job.name, self.namespace, **_WITHIN)
+            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": made.metadata.uid}
+            owned = {"metadata": {"ownerReferences": [owner]}}
+            api.core.patch_namespaced_secret(job.name, self.namespace, owned, **_WITHIN)
+
+    def _await_end(self, api: _Api, name: str) -> None:
+        """Remove an ended Job of the name, and wait until it is gone."""
+        deadline = time.monotonic() + _DELETION_S
+        while (found := self.find(name)) is not None and found.state == "ended":
+            self.cancel_job(name)
+            if time.monotonic() > deadline:
+                message = f"the ended Job {name} was not removed within {_DELETION_S:.0f} s"
+                raise SystemResourceError(message, hint=f"kubectl --namespace {self.namespace} delete job {name}")
+            time.sleep(min(1.0, self.poll_s))
+
+    def _write_secret(self, api: _Api, job: BatchJob) -> None:
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": job.name, "labels": _labels()},
+            "stringData": {_TASK_FILE: job.task},
+        }
+        with _translate_errors():
+            try:
+                api.core.create_namespaced_secret(self.namespace, body, **_WITHIN)
+            except api.error as error:
+                if error.status != 409:
+                    raise
+                api.core.replace_namespaced_secret(job.name, self.namespace, body, **_WITHIN)
+
+    def _remove_secret(self, api: _Api, name: str) -> None:
+        try:
+            api.core.delete_namespaced_secret(name, self.namespace, **_WITHIN)
+        except api.error as error:
+            if error.status != 404:
+                raise
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The Job of a name as Kubernetes takes it."""
+        metadata = {"name": name, "labels": _labels()}
+        ignored = {"type": "DisruptionTarget", "status": "True"}
+        codes = {"containerName": _CONTAINER, "operator": "In", "values": _FINAL_CODES}
+        rules = [{"action": "Ignore", "onPodConditions": [ignored]}, {"action": "FailJob", "onExitCodes": codes}]
+        return {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": metadata,
+            "spec": {
+                "backoffLimit": self.retries,
+                "podFailurePolicy": {"rules": rules},
+                "ttlSecondsAfterFinished": round(3600 * self.keep_hours),
+                **({} if self.hours is None else {"activeDeadlineSeconds": max(1, round(3600 * self.hours))}),
+                "template": {"metadata": {"labels": _labels()}, "spec": self._pod(name)},
+            },
+        }
+
+    def _pod(self, name: str) -> dict[str, Any]:
+        volumes: list[dict[str, Any]] = [
+            {"name": "task", "secret": {"secretName": name, "defaultMode": 0o440}},
+            {"name": "tmp", "emptyDir": {}},
+        ]
+        mounts: list[dict[str, Any]] = [
+            {"name": "task", "mountPath": _TASK_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # the pod's own empty folder
+        ]
+        if self.claim is not None:
+            volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": self.claim}})
+            mounts.append({"name": "data", "mountPath": str(self.mount)})
+        container = {
+            "name": _CONTAINER,
+            "image": self.image,
+            "command": [_double(self.python), "-P", "-m", "luthier", "make", f"{_TASK_FOLDER}/{_TASK_FILE}"],
+            "env": [{"name": key, "value": _double(value)} for key, value in self._environment().items()],
+            "envFrom": [{"secretRef": {"name": secret}} for secret in self.secrets],
+            "resources": self._resources(),
+            "volumeMounts": mounts,
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "readOnlyRootFilesystem": True,
+            },
+        }
+        return {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": _STOP_S,
+            "automountServiceAccountToken": self.service_account is not None,
+            **({"serviceAccountName": self.service_account} if self.service_account else {}),
+            **({"nodeSelector": dict(self.node_selector)} if self.node_selector else {}),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": self.user,
+                "runAsGroup": self.user,
+                "fsGroup": self.user,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": volumes,
+        }
+
+    def _environment(self) -> dict[str, str]:
+        """The pod's variables: home is the empty folder, the cache this machine's where it lies on the claim."""
+        found = {"HOME": "/tmp"}  # noqa: S108  # the pod's own empty folder
+        cached = cache_folder().absolute()
+        if self.mount is not None and cached.is_relative_to(self.mount):
+            found["LUTHIER_CACHE"] = str(cached)
+        return {**found, **self.env}
+
+    def _resources(self) -> dict[str, Any]:
+        requests = {
+            **({} if self.cpus is None else {"cpu": f"{round(1000 * self.cpus)}m"}),
+            **({} if self.memory is None else {"memory": self.memory}),
+        }
+        limits = {
+            **({} if self.memory is None else {"memory": self.memory}),
+            **({} if self.gpus is None else {"nvidia.com/gpu": str(self.gpus)}),
+        }
+        return {"requests": requests, "limits": limits}
+
+    def find(self, name: str) -> JobStatus | None:
+        """What the Job of the name says; one that is being deleted has ended."""
+        api = _connect(self.context)
+        with _translate_errors():
+            try:
+                job = api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
+            except api.error as error:
+                if error.status == 404:
+                    return None
+                raise
+            if job.metadata.deletion_timestamp is not None:
+                return JobStatus("ended", "deleted")
+            for condition in job.status.conditions or []:
+                if condition.status == "True" and condition.type in ("Complete", "Failed"):
+                    words = (condition.type, condition.reason, condition.message)
+                    return JobStatus("ended", ": ".join(word for word in words if word))
+            if job.status.ready:
+                return JobStatus("running")
+            return JobStatus("pending", _waiting_reason(self._newest_pod(api, name)))
+
+    def _newest_pod(self, api: _Api, name: str) -> Any | None:
+        pods = api.core.list_namespaced_pod(self.namespace, label_selector=f"job-name={name}", **_WITHIN).items
+        return max(pods, key=lambda pod: pod.metadata.creation_timestamp, default=None)
+
+    def cancel_job(self, name: str) -> None:
+        """Delete the Job with its pods, which have two minutes to write a checkpoint."""
+        api = _connect(self.context)
+        with _translate_errors():
+            try:
+                api.jobs.delete_namespaced_job(name, self.namespace, propagation_policy="Foreground", **_WITHIN)
+            except api.error as error:
+                if error.status != 404:
+                    raise
+
+    def read_output(self, name: str) -> str:
+        """The last lines of the newest pod of the Job; nothing where it printed none, or is gone."""
+        api = _connect(self.context)
+        with _translate_errors():
+            pod = self._newest_pod(api, name)
+            if pod is None:
+                return ""
+            try:
+                lines = {"tail_lines": _OUTPUT_LINES, "container": _CONTAINER}
+                output = api.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, **lines, **_WITHIN)
+            except api.error as error:
+                if error.status in (400, 404):  # its container never began, or it is gone
+                    return ""
+                raise
+            return str(output)
+
+
+_WITHIN: dict[str, Any] = {"_request_timeout": _SECONDS}
+
+
+class _Api:
+    """The API of a cluster."""
+
+    def __init__(self, connection: Any) -> None:
+        from kubernetes import client
+
+        self.jobs = client.BatchV1Api(connection)
+        self.core = client.CoreV1Api(connection)
+        self.error = client.exceptions.ApiException
+
+
+def _connect(context: str | None) -> _Api:
+    """The cluster of a context; that which this process runs in where there is no kubeconfig file."""
+    return _connect_by(
+        os.environ.get("KUBECONFIG") or None, context
+    )  # the client reads the variable at its import only
+
+
+@cache
+def _connect_by(file: str | None, context: str | None) -> _Api:
+    require("kubernetes", "kubernetes", "the executor `kubernetes`", where=_WHERE)
+    from kubernetes import client, config
+
+    try:
+        return _Api(config.new_client_from_config(config_file=file, context=context))
+    except config.ConfigException as error:
+        problem = str(error)
+    settings = client.Configuration()
+    try:
+        if context is None:
+            config.load_incluster_config(client_configuration=settings)
+            return _Api(client.ApiClient(settings))
+    except config.ConfigException:
+        pass
+    hint = "`kubectl config get-contexts` lists them; KUBECONFIG names the file"
+    raise InputError(f"no cluster is configured: {problem.splitlines()[0]}", where=_WHERE, hint=hint)
+
+
+@contextmanager
+def _translate_errors() -> Iterator[None]:
+    """`SystemResourceError` when the API refuses or cannot be reached; what was sent is never repeated."""
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        try:
+            message = str(json.loads(error.body)["message"])
+        except (TypeError, ValueError, KeyError):
+            message = f"{error.status} {error.reason}"
+        hint = "see what you may do: `kubectl auth can-i --list`"
+        raise SystemResourceError(f"Kubernetes refused: {message}", where=_WHERE, hint=hint) from error
+    except HTTPError as error:
+        message = f"the API of Kubernetes cannot be reached ({type(error).__name__})"
+        hint = "try `kubectl get jobs`; jobs that run go on, and running again finds them"
+        raise SystemResourceError(message, where=_WHERE, hint=hint) from None
+
+
+def _waiting_reason(pod: Any | None) -> str:
+    """Why a pod does not run yet, in the words of Kubernetes."""
+    if pod is None:
+        return ""
+    for status in pod.status.container_statuses or []:
+        waiting = status.state.waiting if status.state else None
+        if waiting is not None and waiting.reason not in (None, "ContainerCreating", "PodInitializing"):
+            return ": ".join(word for word in (waiting.reason, waiting.message) if word)
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return ": ".join(word for word in (condition.reason, condition.message) if word)
+    return ""
+
+
+def _labels() -> dict[str, str]:
+    return {"app.kubernetes.io/name": "luthier", "app.kubernetes.io/managed-by": "luthier"}
+
+
+def _double(text: str) -> str:
+    """A text that Kubernetes leaves as it is."""
+    return text.replace("$", "$$")
+
+
+def _check(value: str, pattern: str, what: str) -> str:
+    if not re.fullmatch(pattern, value):
+        raise ValueError(f"expected {what}, got {value!r}")
+    return value
