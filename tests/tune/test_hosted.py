@@ -331,7 +331,8 @@ def test_events_with_numbers_are_progress(provider: Provider, shop: Bench) -> No
 
 
 def test_a_key_is_named_and_never_written(provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in (KEY, "sk key", "$PROVIDER_KEY"):
+    assert step(provider, key_env="$PROVIDER_KEY") == step(provider)
+    for key in (KEY, "sk key"):
         with pytest.raises(ValueError, match="name of an environment variable"):
             step(provider, key_env=key)
     monkeypatch.delenv("PROVIDER_KEY")

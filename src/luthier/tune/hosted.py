@@ -23,7 +23,7 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.chat.openai_examples import explain_chat_refusal, format_chat_example
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import format_counted_noun
-from luthier.core.files import write_atomically
+from luthier.core.files import EnvVarMarker, write_atomically
 from luthier.core.hashing import canonical_json, digest_of
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
@@ -47,6 +47,8 @@ SLACK = 1.1
 provider's tokenizer."""
 _BATCH = 256
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EnvVarName = Annotated[str | None, EnvVarMarker()]
+"""The name of an environment variable, whose value stays there."""
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
 
 
@@ -98,8 +100,8 @@ class HostedTechnique(StandaloneTechnique):
     """The base model's name at the provider."""
     url: str
     """Where the provider's API begins. No password in it; `http://` only on this machine."""
-    key_env: str | None
-    """Name of the environment variable that holds the key (never the key itself); null for servers without keys."""
+    key_env: EnvVarName
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
     upload: bool = False
     """Whether the training rows may leave this machine. Nothing is sent without it."""
     allow_personal_data: bool = False
@@ -133,6 +135,7 @@ class HostedTechnique(StandaloneTechnique):
     @field_validator("key_env")
     @classmethod
     def _a_name_and_no_key(cls, name: str | None) -> str | None:
+        name = name.removeprefix("$") if name is not None else None
         if name is not None and not re.fullmatch("[A-Z_][A-Z0-9_]{0,63}", name):
             raise ValueError("expected the name of an environment variable in capitals, never the key itself")
         return name

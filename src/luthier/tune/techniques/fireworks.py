@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from luthier.core.errors import ModelError
-from luthier.tune.hosted import HostedEvent, HostedJob, HostedRequest, HostedTechnique, JobState, read_text
+from luthier.tune.hosted import EnvVarName, HostedEvent, HostedJob, HostedRequest, HostedTechnique, JobState, read_text
 from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
 
 _STATES: Mapping[str, JobState] = {
@@ -41,8 +41,8 @@ class FireworksTechnique(HostedTechnique):
     """The id of the account at Fireworks."""
     url: str = "https://api.fireworks.ai/v1"
     """Where the API begins. `http://` only on this machine."""
-    key_env: str | None = "FIREWORKS_API_KEY"
-    """Name of the environment variable that holds the key (never the key itself); null for servers without keys."""
+    key_env: EnvVarName = "FIREWORKS_API_KEY"
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Size of the updates at their height; the provider chooses when not given."""
     lora_rank: int | None = Field(default=None, ge=1)

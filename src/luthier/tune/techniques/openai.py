@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from luthier.tune.hosted import (
+    EnvVarName,
     HostedEvent,
     HostedJob,
     HostedRequest,
@@ -38,8 +39,8 @@ class OpenaiTechnique(HostedTechnique):
 
     url: str = "https://api.openai.com/v1"
     """Where the API begins: OpenAI's, or that of any server of its shape. `http://` only on this machine."""
-    key_env: str | None = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key (never the key itself); null for servers without keys."""
+    key_env: EnvVarName = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
     batch_size: int | None = Field(default=None, ge=1, le=256)
     """Rows that each update averages over; the provider chooses when not given."""
     learning_rate_multiplier: float | None = Field(default=None, gt=0)

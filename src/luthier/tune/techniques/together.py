@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from luthier.tune.hosted import (
+    EnvVarName,
     HostedEvent,
     HostedJob,
     HostedRequest,
@@ -40,8 +41,8 @@ class TogetherTechnique(HostedTechnique):
 
     url: str = "https://api.together.xyz/v1"
     """Where the API begins. `http://` only on this machine."""
-    key_env: str | None = "TOGETHER_API_KEY"
-    """Name of the environment variable that holds the key (never the key itself); null for servers without keys."""
+    key_env: EnvVarName = "TOGETHER_API_KEY"
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
     batch_size: int | None = Field(default=None, ge=1)
     """Rows that each update averages over; the provider's largest when not given."""
     learning_rate: float | None = Field(default=None, gt=0)
