@@ -68,7 +68,7 @@ class Provider:
             ]
             if asked["model"] not in known:
                 return Answer({"error": {"message": "no such model"}}, 404)
-            return Answer(completion("billing", asked))
+            return _streamed(asked) if asked.get("stream") else Answer(completion("billing", asked))
         for prefix, obey in (("/v1/accounts/", self._fireworks), ("/v1/fine-tunes", self._together)):
             if path.startswith(prefix):
                 return obey(method, path, query, body)
@@ -180,6 +180,18 @@ class Provider:
         if found and name.endswith(":upload"):
             found[0]["state"] = "READY"
         return Answer(found[0]) if found else Answer({"message": "not found"}, 404)
+
+
+def _streamed(asked: Record) -> Answer:
+    """The answer as events of a stream."""
+    chunk = {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": asked["model"]}
+    deltas = [({"role": "assistant", "content": "billing"}, None), ({}, "stop")]
+    lines = [
+        json.dumps({**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        for delta, reason in deltas
+    ]
+    body = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"])
+    return Answer(body.encode(), headers={"Content-Type": "text/event-stream"})
 
 
 @contextmanager
