@@ -81,7 +81,7 @@ class Provider:
             return Answer({"object": "list", "data": self.files})
         found = re.search(rb'filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
         assert found is not None
-        record = {
+        record: Record = {
             "id": f"file-{len(self.files)}", "object": "file", "filename": found[1].decode(), "purpose": "fine-tune",
             "bytes": len(found[2]), "status": "processed",
         }  # fmt: skip

@@ -147,7 +147,8 @@ def test_a_lost_upload_is_not_uploaded_twice(kind: str, provider: Provider, shop
 def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
     kind: str, at: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted, member = step(provider, kind), type(step(provider, kind).technique)
+    wanted, member = step(provider, kind), components_by_kind(TechniqueBase)[kind]
+    assert issubclass(member, HostedTechnique)
     create = member.create_job
 
     def dying(self: Any, *args: Any) -> Any:
@@ -188,11 +189,12 @@ def test_an_interrupted_run_keeps_or_cancels_its_job(
 @by_kind
 def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provider: Provider, shop: Bench) -> None:
     why = f"line 3 is malformed, {KEY}"
-    provider.outcome = {
+    outcomes: dict[str, dict[str, Any]] = {
         "openai": {"status": "failed", "error": {"message": why}, "fine_tuned_model": None},
         "together": {"status": "error", "events": [{"message": why}]},
         "fireworks": {"state": "JOB_STATE_FAILED", "status": {"code": "INTERNAL", "message": why}},
-    }[kind]
+    }
+    provider.outcome = outcomes[kind]
     with pytest.raises(ModelError, match="failed: line 3 is malformed, …") as error:
         shop.classify(step(provider, kind))
     assert_no_key(shop, str(error.value))
