@@ -27,7 +27,7 @@ _REFUSED_KEY = (401, 403)
 _UNKNOWN = frozenset({408, 500, 502, 503, 504, 529})
 """After these nobody knows whether the request was heard."""
 _MOST_SAID = 300
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 class ProviderRefusalError(ModelError):
@@ -80,13 +80,13 @@ class ProviderClient:
         with file.open("rb") as opened:
             return self._send("POST", path, data=dict(fields), files={"file": (name, opened, "application/jsonl")})
 
-    def find_or_create(self, find: Callable[[], Found | None], create: Callable[[], Found]) -> Found:
+    def find_or_create(self, find: Callable[[], Result | None], create: Callable[[], Result]) -> Result:
         """What is there already, else what is made now.
 
         After a request of which nobody knows whether it was heard it is looked for again, so that none is made twice.
         """
 
-        def once() -> Found:
+        def once() -> Result:
             return create() if (found := find()) is None else found
 
         return self._repeat(once)
@@ -95,7 +95,7 @@ class ProviderClient:
         """A text without the key, should the provider repeat it."""
         return text.replace(self._key, "…") if self._key else text
 
-    def _repeat(self, ask: Callable[[], Found]) -> Found:
+    def _repeat(self, ask: Callable[[], Result]) -> Result:
         """What is answered within the time that the user has."""
         began, wait = time.monotonic(), FIRST_WAIT_S
         while True:

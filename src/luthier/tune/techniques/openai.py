@@ -53,9 +53,9 @@ class OpenaiTechnique(HostedTechnique):
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """By its name."""
-        wanted = f"{request.name}.jsonl"
+        filename = f"{request.name}.jsonl"
         found = read_records(client.get("files", purpose="fine-tune"))
-        able = (one for one in found if one.get("filename") == wanted and one.get("status") != "error")
+        able = (one for one in found if one.get("filename") == filename and one.get("status") != "error")
         return next((read_text(one, "id", self.url) for one in able), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:

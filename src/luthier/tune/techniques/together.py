@@ -55,8 +55,8 @@ class TogetherTechnique(HostedTechnique):
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """By its name."""
-        wanted = f"{request.name}.jsonl"
-        able = (one for one in read_records(client.get("files")) if one.get("filename") == wanted)
+        filename = f"{request.name}.jsonl"
+        able = (one for one in read_records(client.get("files")) if one.get("filename") == filename)
         return next((read_text(one, "id", self.url) for one in able), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
