@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,38 @@ def test_the_price_is_told_and_capped(provider: Provider, shop: Bench) -> None:
     with pytest.raises(ValueError, match="max_price needs price_per_million_tokens"):
         step(provider, max_price=1.0)
     assert provider.asked == []
+
+
+def test_tools_are_sent_and_counted(provider: Provider, tmp_path: Path) -> None:
+    tool = {"name": "find", "description": "looks for an order " * 40, "parameters": {"type": "object"}}
+    rows = [one.model_copy(update={"tools": (tool,)}) for one in examples(4)]
+    shop = bench(tmp_path)
+    folder, scratch = shop.store.begin("0" * 64)
+    work = replace(shop.work(step(provider)), folder=folder, scratch=scratch)
+    technique = step(provider).technique
+    assert isinstance(technique, HostedTechnique)
+    technique.fit(work, rows, "auto")
+    [content] = provider.contents.values()
+    assert json.loads(content.splitlines()[0])["tools"] == [{"type": "function", "function": tool}]
+    assert json.loads((folder / "job.json").read_text())["tokens_told"] > 4 * 40 * 4
+
+
+def test_a_server_without_events_and_without_cancelling_will_do(
+    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.faults["GET /v1/fine_tuning/jobs/ftjob-0/events"] = [Answer({}, 404)] * 9
+    shop.classify(step(provider))
+    provider.faults["POST /v1/fine_tuning/jobs/ftjob-1/cancel"] = [Answer(status=None)]
+    wanted = step(provider, epochs=1, on_interrupt="cancel")
+
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(wanted.technique), "read_events", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shop.classify(wanted)
+    assert any("ftjob-1 could not be cancelled" in text for text in shop.said("warning"))
 
 
 def test_more_tokens_than_told_are_said(provider: Provider, shop: Bench) -> None:

@@ -32,7 +32,7 @@ from luthier.models.describe import ModelDescription
 from luthier.models.load import ENDPOINT, MODEL_CARD, Dtype
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.token_counts import count_row_tokens
-from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted_client import BusyError, LostRequestError, ProviderClient, ProviderRefusalError, is_missing
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class HostedTechnique(StandaloneTechnique):
         lines = _format_rows(examples)
         if not self.allow_personal_data:
             _refuse_personal_data(lines)
-        counts = count_row_tokens([{"tools": [], **line} for line in lines], None).lengths
+        counts = count_row_tokens([_with_tools_as_text(line) for line in lines], None).lengths
         tokens = round(sum(counts) / max(1, len(counts)) * len(lines) * self.epochs)
         self._check_price(tokens)
         return HostedRun(self, work, lines, tokens).run(examples)
@@ -351,11 +351,21 @@ class HostedRun:
         if self._technique.on_interrupt == "keep":
             self._work.events.note(f"job {job_id} goes on at {client.url}; the next run finds it (on_interrupt: keep)")
             return
-        self._technique.cancel_job(client, job_id)
+        try:
+            self._technique.cancel_job(client, job_id)
+        except (BusyError, LostRequestError, ModelError) as error:
+            self._work.events.warning(f"job {job_id} could not be cancelled, and goes on at {client.url}: {error}")
+            return
         self._work.events.note(f"job {job_id} was cancelled (on_interrupt: cancel)")
 
     def _tell(self, client: ProviderClient, job_id: str) -> None:
-        for event in self._technique.read_events(client, job_id):
+        try:
+            events = self._technique.read_events(client, job_id)
+        except ModelError as error:
+            if is_missing(error):  # not every server lists events
+                return
+            raise
+        for event in events:
             if event.id in self._seen:
                 continue
             self._seen.add(event.id)
@@ -446,6 +456,12 @@ def _format_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
         what = f"{len(refused)} of {len(lines)} rows would be refused by the provider; the first is {refused[0]}"
         raise DataError(what, where=SourceLocation(field="data"), hint="drop or mend such rows in the recipe")
     return lines
+
+
+def _with_tools_as_text(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose tools are counted as a turn is."""
+    tools = [{"role": "system", "content": canonical_json(line["tools"])}] if "tools" in line else []
+    return {"messages": [*tools, *line["messages"]], "tools": []}
 
 
 def _refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:

@@ -101,8 +101,8 @@ class ProviderClient:
         while True:
             try:
                 return ask()
-            except (LostRequestError, _BusyError) as error:
-                pause = min(LONGEST_WAIT_S, error.after if isinstance(error, _BusyError) and error.after else wait)
+            except (LostRequestError, BusyError) as error:
+                pause = min(LONGEST_WAIT_S, error.after if isinstance(error, BusyError) and error.after else wait)
                 if time.monotonic() - began + pause > self._patience_s:
                     what = f"{self.url} {error}, and has not done so for {self._patience_s:g} s (`patience_s`)"
                     hint = "run it again later: what was uploaded and started there is found again"
@@ -122,7 +122,7 @@ class ProviderClient:
             return self._read(response)
         status, text = response.status_code, self.hide_key(_read_message(response.text))
         if status == BUSY:
-            raise _BusyError(f"answered 429: {text}", response.headers.get("retry-after", ""))
+            raise BusyError(f"answered 429: {text}", response.headers.get("retry-after", ""))
         if status in _UNKNOWN:
             raise LostRequestError(f"answered {status}: {text}")
         hint = "look at the model's name, the address and the rows"
@@ -142,7 +142,7 @@ class ProviderClient:
         return record
 
 
-class _BusyError(Exception):
+class BusyError(Exception):
     """The provider asks for patience; nothing was done."""
 
     def __init__(self, text: str, after: str) -> None:
