@@ -31,6 +31,7 @@ from luthier.core.component import components_by_kind
 from luthier.data.operator import Operator
 from luthier.models.describe import describe_model_folder
 from luthier.recipe.schema import Recipe
+from luthier.tune.hosted import HostedTechnique
 from luthier.tune.objective import Objective
 from luthier.tune.technique import TechniqueBase
 from tests.recipe.test_chat_template import write_chats
@@ -51,6 +52,7 @@ MONITOR = """\
   watch: {kind: monitor, signals: [latency, {kind: metric, metric: accuracy}], alerts: ["accuracy < 0.9"]}
 """
 _SERVE = serve.serve
+_HOSTED = {"fireworks": {"account": "me"}}
 STEPS = """\
 data: {kind: prepare, source: {kind: csv, path: tickets.csv}, split: {test: 0.2}}
 questions: {kind: prepare, source: {kind: csv, path: questions.csv}}
@@ -280,6 +282,7 @@ def test_the_table_of_techniques_names_them_all() -> None:
 def test_the_numbers_of_the_table_are_the_codes(smollm2: Artifact) -> None:
     model = describe_model_folder(smollm2.folder)
     for kind, row in _techniques().items():
-        technique = TechniqueBase.parse(kind)
+        hosted = issubclass(components_by_kind(TechniqueBase)[kind], HostedTechnique)
+        technique = TechniqueBase.parse({"kind": kind, "model": "base", **_HOSTED.get(kind, {})} if hosted else kind)
         assert row[2] == f"{technique.trainable(model):,}", kind
         assert row[3] == f"{technique.footprint(model, 4096) / 1e9:.1f} GB", kind

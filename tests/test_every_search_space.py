@@ -39,6 +39,9 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"data": ["one", "two"], "temperature": 5},
     ],
     ("step", "reweigh"): [{"data": "data", "column": "region"}, {"data": "data", "axis": "age", "how": "sample"}],
+    ("technique", "fireworks"): [{"model": "base", "account": "me"}],
+    ("technique", "openai"): [{"model": "base"}],
+    ("technique", "together"): [{"model": "base"}],
     ("step", "tune"): [
         {"data": "data"},
         {"data": "data", "objective": "dpo", "optimizer": "adafactor"},

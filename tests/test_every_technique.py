@@ -25,6 +25,7 @@ from luthier.models.load import get_quantization_scheme, load_model, open_folder
 from luthier.models.quantization import dequantize, quantize
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
+from luthier.tune.hosted import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer
@@ -118,7 +119,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 STANDALONE = {kind: found for kind, found in EVERY.items() if issubclass(found, StandaloneTechnique)}
+HOSTED = {kind: found for kind, found in EVERY.items() if issubclass(found, HostedTechnique)}
+NEEDED: dict[str, dict[str, Any]] = {
+    **{kind: {"model": "base"} for kind in HOSTED},
+    "fireworks": {"model": "base", "account": "me"},
+}
+"""Settings of standalone techniques that have no default."""
 PROVEN = {
+    **dict.fromkeys(HOSTED, "tests/tune/test_hosted.py"),
     "plain": "tests/tune/test_plain.py",
     "prompt_search": "tests/test_every_search.py",
 }
@@ -168,23 +176,34 @@ def test_each_trains_weights_or_stands_alone() -> None:
 
 @pytest.mark.parametrize("kind", sorted(STANDALONE))
 def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> None:
-    technique = STANDALONE[kind].model_validate({"kind": kind})
+    settings = {"kind": kind, **NEEDED.get(kind, {})}
+    technique = STANDALONE[kind].model_validate(settings)
     assert technique.used <= {*Tune.model_fields}
     for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "validation": {"rows": 9}}.items():
         with pytest.raises(ValueError, match=f"{name} changes nothing under {kind}"):
-            Tune.model_validate({"kind": "tune", "data": "data", "technique": {"kind": kind}, name: value})
+            Tune.model_validate({"kind": "tune", "data": "data", "technique": settings, name: value})
     Tune(data="data", technique=technique, max_train_samples=5)
 
 
 @pytest.mark.parametrize("kind", sorted(STANDALONE))
 def test_one_without_the_loop_moves_no_weight_and_cannot_be_merged(kind: str, shop: Bench) -> None:
-    technique = STANDALONE[kind].model_validate({"kind": kind})
+    settings = {"kind": kind, **NEEDED.get(kind, {})}
+    technique = STANDALONE[kind].model_validate(settings)
     described = describe_model_folder(shop.base.folder)
     assert technique.trainable(described) == 0
     assert technique.footprint(described, 1000) > 0
     assert technique.merges(described) == "never"
     reads = Tune(data="data", technique=technique).inputs()
     assert ("model" in reads) is technique.reads_model
+
+
+@pytest.mark.parametrize("kind", sorted(HOSTED))
+def test_a_hosted_one_sends_nothing_by_default_and_names_its_key_only(kind: str) -> None:
+    technique = HOSTED[kind].model_validate({"kind": kind, **NEEDED[kind]})
+    assert (technique.upload, technique.allow_personal_data, technique.on_interrupt) == (False, False, "keep")
+    assert technique.url.startswith("https://")
+    assert technique.key_env == f"{kind.upper()}_API_KEY"
+    assert not technique.reads_model
 
 
 @pytest.mark.parametrize("kind", sorted(EVERY))

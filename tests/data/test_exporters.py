@@ -13,12 +13,13 @@ import polars as pl
 import pytest
 
 from luthier.artifacts.dataset import list_splits, read_examples
+from luthier.chat.openai_examples import explain_chat_refusal, explain_preference_refusal
 from luthier.core.errors import DataError
 from luthier.core.spreadsheet import escape_formula
 from luthier.data.columns.layouts import OWN_TABLE
 from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.csv import COLUMNS
-from luthier.data.exporters.openai import OpenaiOut, explain_chat_refusal, explain_preference_refusal, to_chat_example
+from luthier.data.exporters.openai import OpenaiOut, to_chat_example
 from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]

@@ -125,7 +125,7 @@ def stands_on_model(artifact: Artifact) -> bool:
 
 def is_tuned(artifact: Artifact) -> bool:
     """Whether the model was made from training rows here, rather than brought as it is."""
-    return "model" in artifact.manifest.inputs or is_plain_classifier(artifact)
+    return not {"model", "data"}.isdisjoint(artifact.manifest.inputs)
 
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:

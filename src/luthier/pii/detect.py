@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
@@ -10,7 +11,10 @@ from typing import NamedTuple
 from luthier.pii import accounts, patterns, secrets
 from luthier.pii.addresses import detect
 from luthier.pii.patterns import separate_digits_and_signs
-from luthier.pii.span import ANY, PATTERN_KINDS, Mark, PiiKind, PiiSpan, Spans, TextPrescan, find_number_areas
+from luthier.pii.span import ANY, KINDS, PATTERN_KINDS, Mark, PiiKind, PiiSpan, Spans, TextPrescan, find_number_areas
+
+_TAG_NAME = re.compile(rf"\[(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
+"""What stands for personal data that was taken out begins so."""
 
 
 class _Finder(NamedTuple):
@@ -63,6 +67,11 @@ def find_pii(
         if found.kind in kinds:
             _take(taken, _whole(text, taken, found) if found.kind == "address" else found)
     return taken
+
+
+def hide_pii_tags(text: str) -> str:
+    """A text of the same length in which nothing that stands for personal data (`[SSN]`) names what follows."""
+    return _TAG_NAME.sub(lambda tag: "[" + "x" * (len(tag[0]) - 1), text) if "[" in text else text
 
 
 def _whole(text: str, taken: list[PiiSpan], found: PiiSpan) -> PiiSpan:

@@ -79,18 +79,18 @@ class WorkCounter:
         if model is None:
             return 0.0
         moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
-        examples_read = rows.number * step.epochs
+        examples = rows.number * step.epochs
         if step.max_steps is not None:
-            examples_read = min(examples_read, step.max_steps * step.batch_size)
-        trained_tokens, drawn = rows.answers, 0.0
+            examples = min(examples, step.max_steps * step.batch_size)
+        trained, drawn = rows.answers, 0.0
         if isinstance(step.objective, PolicyObjective):
-            trained_tokens = step.objective.trained_completions * step.objective.rollout.longest
+            trained = step.objective.trained_completions * step.objective.rollout.longest
             drawn = 2 * model.parameters * step.objective.rollout.num_generations * step.objective.rollout.longest
-        tokens = rows.tokens + (trained_tokens if drawn else 0.0)
-        head = 0.0 if step.objective.wants_head() else moving * model.vocab * model.hidden_size * trained_tokens
+        tokens = rows.tokens + (trained if drawn else 0.0)
+        head = 0.0 if step.objective.wants_head() else moving * model.vocab * model.hidden_size * trained
         attention = 12 * model.layers * model.heads * model.head_dim * tokens * tokens / 2
         body = moving * (model.parameters - model.embedding_parameters) * tokens
-        return examples_read * (body + head + attention + drawn)
+        return examples * (body + head + attention + drawn)
 
     def _context(self, step: Tune, data: Artifact) -> PlanContext:
         inputs = {"data": data}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.chat.messages import Message, messages_to_openai
-from luthier.chat.preference import REJECTED, parse_answer_turns
+from luthier.chat.openai_examples import (
+    LARGEST_BYTES,
+    LEAST_ROWS,
+    explain_chat_refusal,
+    explain_preference_refusal,
+    format_chat_example,
+    format_preference_example,
+    get_rejected_answer,
+)
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_lines
 from luthier.data.row import MESSAGES
-
-LEAST_ROWS = 10
-LARGEST_BYTES = 512 << 20
-"""OpenAI, guides "Supervised fine-tuning" and "Direct preference optimization", and the limit of an uploaded file."""
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
 class OpenaiOut(Exporter):
@@ -47,7 +48,7 @@ class OpenaiOut(Exporter):
     def _pairs(self, data: ExportDataset, say: Say) -> bool:
         if self.form != "auto":
             return self.form == "preference"
-        found = all(_rejected(line) for split in data.splits for line in data.lines(split))
+        found = all(get_rejected_answer(line["meta"]) for split in data.splits for line in data.lines(split))
         if found:
             say("every row has a rejected answer: written as preference pairs")
         return found
@@ -74,85 +75,10 @@ def _checked(data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[s
 
 def to_chat_example(line: ExportRow) -> dict[str, Any]:
     """A row as OpenAI's chat example."""
-    messages = MESSAGES.validate_python(line["messages"])
-    made = {"messages": _weighed(messages)}
-    return {**made, "tools": _tools(line)} if "tools" in line else made
+    return format_chat_example(MESSAGES.validate_python(line["messages"]), line.get("tools", ()))
 
 
 def to_preference_example(line: ExportRow) -> dict[str, Any]:
-    """A row as OpenAI's preference example: what stands before the answer, the answer, and the rejected one."""
-    messages = MESSAGES.validate_python(line["messages"])
-    model_input: dict[str, Any] = {"messages": messages_to_openai(messages[:-1])}
-    if "tools" in line:
-        model_input |= {"tools": _tools(line)}
-    rejected = _rejected(line)
-    turns = parse_answer_turns(rejected)
-    other = turns[-1].content if turns else rejected
-    return {
-        "input": model_input,
-        "preferred_output": messages_to_openai(messages[-1:]),
-        "non_preferred_output": [{"role": "assistant", "content": other}],
-    }
-
-
-def _rejected(line: ExportRow) -> Any:
-    """The answer that was not preferred, by whichever name it goes; None where there is none."""
-    return next((found for name in REJECTED if (found := line["meta"].get(name))), None)
-
-
-def _weighed(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """Messages, with weight 0 on assistant turns that are not to be learnt."""
-    pairs = zip(messages_to_openai(messages), messages, strict=True)
-    return [made if message.learn else {**made, "weight": 0} for made, message in pairs]
-
-
-def _tools(line: ExportRow) -> list[dict[str, Any]]:
-    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in line["tools"]]
-
-
-def explain_chat_refusal(example: dict[str, Any]) -> str | None:
-    """Why OpenAI would refuse a chat example, or None."""
-    messages = example["messages"]
-    if not any(message["role"] == "assistant" for message in messages):
-        return "no assistant turn"
-    if not any(message["role"] == "user" for message in messages):
-        return "no user turn (text to continue is no conversation)"
-    if messages[-1]["role"] != "assistant":
-        return f"the last turn is by {messages[-1]['role']}"
-    if all(message.get("weight") == 0 for message in messages if message["role"] == "assistant"):
-        return "no assistant turn has a weight of 1"
-    return _malformed(messages) or _bad_tools(example.get("tools", ()))
-
-
-def explain_preference_refusal(example: dict[str, Any]) -> str | None:
-    """Why OpenAI would refuse a preference example, or None."""
-    messages = example["input"]["messages"]
-    if not messages or messages[-1]["role"] not in ("user", "tool"):
-        return "the input does not end with a user turn"
-    for name in ("preferred_output", "non_preferred_output"):
-        [answer] = example[name]
-        if answer["role"] != "assistant" or not isinstance(answer["content"], str) or not answer["content"]:
-            return f"{name} is not one assistant text"
-    if example["preferred_output"][0]["content"] == example["non_preferred_output"][0]["content"]:
-        return "both answers are the same"
-    return _malformed(messages) or _bad_tools(example["input"].get("tools", ()))
-
-
-def _malformed(messages: list[dict[str, Any]]) -> str | None:
-    called: set[str] = set()
-    for message in messages:
-        if "name" in message and not _NAME.fullmatch(message["name"]):
-            return f"the name {message['name']!r} has other signs than letters, digits, _ and -"
-        called |= {call["id"] for call in message.get("tool_calls", ())}
-        if message["role"] == "tool" and message.get("tool_call_id") not in called:
-            return "a tool's answer names no call that stands before it"
-        if not message["content"] and not message.get("tool_calls"):
-            return f"a turn by {message['role']} is empty"
-    return None
-
-
-def _bad_tools(tools: Any) -> str | None:
-    for tool in tools:
-        if not _NAME.fullmatch(str(tool.get("function", {}).get("name", ""))):
-            return "a tool has no name of letters, digits, _ and -"
-    return None
+    """A row as OpenAI's preference example."""
+    messages, rejected = MESSAGES.validate_python(line["messages"]), get_rejected_answer(line["meta"])
+    return format_preference_example(messages, rejected, line.get("tools", ()))

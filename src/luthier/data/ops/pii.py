@@ -38,7 +38,7 @@ from luthier.data.pii.pseudonyms import LOCALES, PseudonymGenerator
 from luthier.data.pii.remembered import PiiFindingsCache, Recognise
 from luthier.data.pii.shown import canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
-from luthier.pii.detect import find_pii
+from luthier.pii.detect import find_pii, hide_pii_tags
 from luthier.pii.keeper import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.recognizers.rampart import Rampart
@@ -67,8 +67,6 @@ _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
 _SMALL_DIGITS = 5
 _MOST_LOOKS = 8
 """So often at most is looked at what edits have made of a text."""
-_TAG_NAME = re.compile(rf"\[(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
-"""What `redact` and `hash` call what they have taken out."""
 Fields = list[tuple[str, str, list[PiiSpan]]]
 """The texts of a row: field name, text, and what was found in it."""
 
@@ -247,7 +245,7 @@ class Pii(RowOperator):
         look would."""
         for _ in range(_MOST_LOOKS):
             looks = [look for look in looks if self._edited(look)]
-            texts = [_context(look.field) + _without_tags(apply_edits(look.text, look.edits)) for look in looks]
+            texts = [_context(look.field) + hide_pii_tags(apply_edits(look.text, look.edits)) for look in looks]
             for look, text, marked in zip(looks, texts, compute_text_marks(texts), strict=True):
                 look.finds = list(self._left(look, text.removeprefix(_context(look.field)), marked))
 
@@ -336,7 +334,7 @@ class Pii(RowOperator):
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, LeftoverPii] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
         everything = ((row, *one) for row in rows for one in row.everything()) if self.final_check else ()
-        texts = [(row, name, _without_tags(text)) for row, name, text in everything if not _is_small_number(text)]
+        texts = [(row, name, hide_pii_tags(text)) for row, name, text in everything if not _is_small_number(text)]
         marked = compute_text_marks([_context(name) + text for _, name, text in texts])
         for (row, name, text), text_marks in zip(texts, marked, strict=True):
             if found := _in_field(name, text, self._risky, marked=text_marks):
@@ -429,11 +427,6 @@ def _outside(found: PiiSpan, spans: Sequence[tuple[int, int]]) -> Iterator[tuple
             if any(map(str.isalnum, part)):
                 yield at, start
             at = max(at, end)
-
-
-def _without_tags(text: str) -> str:
-    """A text of the same length in which nothing that stands for personal data (`[SSN]`) names what follows."""
-    return _TAG_NAME.sub(lambda tag: "[" + "x" * (len(tag[0]) - 1), text) if "[" in text else text
 
 
 def _is_column(field: str) -> bool:

@@ -1,0 +1,494 @@
+"""A technique that has a provider tune the model: rows are uploaded, a job is started and followed, and the artifact
+is the endpoint at which the tuned model answers.
+
+What decides a job (provider, base model, settings, seed, rows) has one digest, the *job key*. It is in the name of the
+uploaded file and in the job's suffix, so that a run finds what an earlier one started, and no job is paid for twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from luthier.artifacts.training import TrainingRecord
+from luthier.chat.openai_examples import explain_chat_refusal, format_chat_example
+from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.events import format_counted_noun
+from luthier.core.files import EnvVarMarker, write_atomically
+from luthier.core.hashing import canonical_json, digest_of
+from luthier.core.param_space import ParamDistribution
+from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
+from luthier.models.cost import estimate_rows
+from luthier.models.describe import ModelDescription
+from luthier.models.load import ENDPOINT, MODEL_CARD, Dtype
+from luthier.models.sources.endpoint import EndpointModelSource
+from luthier.models.token_counts import count_row_tokens
+from luthier.tune.hosted_client import BusyError, LostRequestError, ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.technique import StandaloneTechnique, write_settings
+
+if TYPE_CHECKING:
+    from luthier.chat.messages import Example
+
+JOB_FILE = "job.json"
+"""The record of the provider's job in the artifact."""
+BASE_BYTES = 320 << 20
+"""What Python holds with polars and an HTTP client, without torch."""
+SLACK = 1.1
+"""Tokens that a provider counts, in terms of those told, from which it is said: tokens are guessed without the
+provider's tokenizer."""
+_BATCH = 256
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EnvVarName = Annotated[str | None, EnvVarMarker()]
+"""The name of an environment variable, whose value stays there."""
+JobState = Literal["running", "succeeded", "failed", "cancelled"]
+
+
+class HostedJob(NamedTuple):
+    """A job as its provider reports it."""
+
+    id: str
+    state: JobState
+    model: str = ""
+    """The name by which the tuned model is asked, once there is one."""
+    message: str = ""
+    """Why it failed."""
+    tokens: int | None = None
+    """Tokens that the provider counts, over all epochs, where it tells."""
+
+
+class HostedEvent(NamedTuple):
+    """Something that a job tells on its way."""
+
+    id: str
+    text: str
+    is_warning: bool = False
+    step: int = 0
+    steps: int = 0
+    metrics: Mapping[str, float] = {}
+
+
+class HostedRequest(NamedTuple):
+    """What a job is made of."""
+
+    key: str
+    """The job key: 64 hexadecimal digits."""
+    rows: int
+    seed: int
+    """From 0 to 2³¹ - 1."""
+
+    @property
+    def name(self) -> str:
+        """By which the file, and the job's suffix, are found again; lower-case letters, digits and one dash."""
+        return f"luthier-{self.key[:16]}"
+
+
+class HostedTechnique(StandaloneTechnique):
+    """The base of techniques that have a provider tune the model by its fine-tuning API (supervised)."""
+
+    reads_model: ClassVar[bool] = False
+
+    model: Annotated[str, Field(min_length=1)]
+    """The base model's name at the provider."""
+    url: str
+    """Where the provider's API begins. No password in it; `http://` only on this machine."""
+    key_env: EnvVarName
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
+    upload: bool = False
+    """Whether the training rows may leave this machine. Nothing is sent without it."""
+    allow_personal_data: bool = False
+    """Whether rows may be uploaded in which personal data are found at the last look."""
+    epochs: int = Field(default=3, ge=1, le=50)
+    """How often each row is seen; every pass is paid for."""
+    price_per_million_tokens: float | None = Field(default=None, gt=0)
+    """The provider's price for training on a million tokens, as its price list says today, in its currency."""
+    max_price: float | None = Field(default=None, gt=0)
+    """The most that the job may cost; a job that is foretold to cost more is refused before anything is sent."""
+    on_interrupt: Literal["keep", "cancel"] = "keep"
+    """What becomes of the provider's job when the run is interrupted: `keep` lets it go on (the next run finds it),
+    `cancel` ends it."""
+    poll_s: float = Field(default=15.0, gt=0)
+    """Seconds between two looks at the job."""
+    patience_s: float = Field(default=3600.0, gt=0)
+    """How long a provider that is busy (429), broken (5xx) or away is asked again, before the run ends with an error.
+    The job goes on meanwhile."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Seconds to wait for one answer."""
+
+    @field_validator("url")
+    @classmethod
+    def _an_address_and_no_password(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s@?#]+", url):
+            raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
+        if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+            raise ValueError("rows and key would travel in clear; write https://")
+        return url
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name_and_no_key(cls, name: str | None) -> str | None:
+        name = name.removeprefix("$") if name is not None else None
+        if name is not None and not re.fullmatch("[A-Z_][A-Z0-9_]{0,63}", name):
+            raise ValueError("expected the name of an environment variable in capitals, never the key itself")
+        return name
+
+    @model_validator(mode="after")
+    def _price_is_known(self) -> Self:
+        if self.max_price is not None and self.price_per_million_tokens is None:
+            raise ValueError("max_price needs price_per_million_tokens; take it from the provider's price list")
+        return self
+
+    @property
+    def inference_url(self) -> str:
+        """Where the tuned model answers: `/chat/completions` is added."""
+        return self.url
+
+    @abstractmethod
+    def job_settings(self) -> Mapping[str, Any]:
+        """The settings of this very provider that decide what a job learns."""
+
+    @abstractmethod
+    def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
+        """The id of the file that was uploaded under the request's name, if there is one that is whole."""
+
+    @abstractmethod
+    def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
+        """Upload the rows; returns the file's id."""
+
+    @abstractmethod
+    def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
+        """The jobs that were started for the request, whatever became of them, the oldest first."""
+
+    @abstractmethod
+    def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
+        """Start the job."""
+
+    @abstractmethod
+    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+        """A job as it stands."""
+
+    @abstractmethod
+    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
+        """The latest events of a job, the oldest first; none where the provider has none."""
+
+    @abstractmethod
+    def cancel_job(self, client: ProviderClient, job_id: str) -> None:
+        """End a job for good."""
+
+    def footprint(self, model: ModelDescription, tokens: int) -> int:
+        """No weights are here."""
+        return BASE_BYTES
+
+    def search_space(self) -> Mapping[str, ParamDistribution]:
+        """How often each row is seen: each try is a job that is paid for."""
+        return {"epochs": ParamDistribution(values=(1, 2, 3, 4))}
+
+    def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
+        """Tokens and price; a job without `upload`, and one that would cost too much, are refused."""
+        found = estimate_rows(rows, plan_context)
+        self._require_upload("the training rows" if found is None else format_counted_noun(found.number, "row"))
+        if found is None:
+            return StepCostEstimate(how="unknown until the data are here; the provider's machines do the work")
+        tokens = round(found.number * found.tokens * self.epochs)
+        self._check_price(tokens)
+        how = f"{found.how}; {self.describe_price(tokens)}; the provider's machines do the work"
+        return StepCostEstimate(peak_bytes=BASE_BYTES, tokens=tokens, how=how)
+
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
+        """A model behind an endpoint."""
+        return ArtifactSpec(remote=True, merging=self.merging, how="an endpoint")
+
+    def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+        """Upload the rows, have the job done, and write down where the tuned model answers."""
+        self._require_upload(format_counted_noun(len(examples), "row"))
+        lines = _format_rows(examples)
+        if not self.allow_personal_data:
+            _refuse_personal_data(lines)
+        counts = count_row_tokens([_with_tools_as_text(line) for line in lines], None).lengths
+        tokens = round(sum(counts) / max(1, len(counts)) * len(lines) * self.epochs)
+        self._check_price(tokens)
+        return HostedRun(self, work, lines, tokens).run(examples)
+
+    def _require_upload(self, rows: str) -> None:
+        if not self.upload:
+            what = f"{rows} (messages, answers and tools of the training split) would be sent to {self.url}"
+            where, hint = (
+                SourceLocation(field="technique.upload"),
+                "write `upload: true` if they may leave this machine",
+            )
+            raise ModelError(f"{what}, to tune {self.model} there", where=where, hint=hint)
+
+    def _check_price(self, tokens: int) -> None:
+        if self.max_price is not None and (price := self.compute_price(tokens)) is not None and price > self.max_price:
+            what = f"the job would cost about {price:.2f}, and max_price is {self.max_price:g}"
+            what = f"{what} ({self.describe_price(tokens)})"
+            hint = "take fewer rows (`max_train_samples`) or epochs, or raise max_price"
+            raise ModelError(what, where=SourceLocation(field="technique.max_price"), hint=hint)
+
+    def describe_price(self, tokens: int) -> str:
+        """Tokens, epochs and price in words."""
+        passes = f"{tokens:,} tokens in {format_counted_noun(self.epochs, 'epoch')}"
+        if (price := self.compute_price(tokens)) is None:
+            return f"{passes}; give `price_per_million_tokens` to be told the price"
+        return f"{passes} at {self.price_per_million_tokens:g} a million: {price:.2f}"
+
+    def compute_price(self, tokens: int) -> float | None:
+        """What so many tokens cost; None where no price is given."""
+        return None if self.price_per_million_tokens is None else tokens * self.price_per_million_tokens / 1e6
+
+
+class HostedRun:
+    """One run of a hosted technique: finds or starts the job, follows it, and writes the artifact."""
+
+    def __init__(
+        self, technique: HostedTechnique, work: StepContext, lines: Sequence[Mapping[str, Any]], tokens: int
+    ) -> None:
+        self._technique, self._work, self._lines, self._tokens = technique, work, lines, tokens
+        seed = work.seed % 2**31
+        identity = [technique.kind, technique.url, technique.model, technique.epochs, dict(technique.job_settings())]
+        self._request = HostedRequest(digest_of([*identity, seed, list(lines)]), len(lines), seed)
+        self._notes = work.scratch / "hosted.json"
+        self._seen: set[str] = set()
+
+    def run(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """The whole way; returns nothing that is measured, since the provider's time is no measure of this machine."""
+        technique = self._technique
+        with ProviderClient(
+            technique.url,
+            technique.key_env,
+            self._work.events,
+            patience_s=technique.patience_s,
+            timeout_s=technique.timeout_s,
+        ) as client:
+            job = self._find_known(client) or client.find_or_create(
+                lambda: self._find(client), lambda: self._create(client)
+            )
+            self._remember(job=job.id)
+            job = self._follow(client, job)
+        self._check_tokens(job)
+        self._write(job, examples)
+        return {}
+
+    def _find_known(self, client: ProviderClient) -> HostedJob | None:
+        """The job that an earlier try of this very step started."""
+        if (job_id := self._known().get("job")) is None:
+            return None
+        try:
+            job = self._technique.read_job(client, job_id)
+        except ModelError as error:
+            if not is_missing(error):
+                raise
+            return None
+        if job.state in ("failed", "cancelled"):
+            return None
+        self._work.events.note(f"going on with job {job.id}")
+        return job
+
+    def _find(self, client: ProviderClient) -> HostedJob | None:
+        """A job with the same key that is done or under way at the provider."""
+        file_id = self._known().get("file")
+        found = self._technique.find_jobs(client, self._request, file_id)
+        able = [job for job in found if job.state in ("succeeded", "running")]
+        if not able:
+            return None
+        job = next((one for one in able if one.state == "succeeded"), able[0])
+        if others := [one.id for one in able if one.id != job.id]:
+            what = f"the provider has {len(able)} jobs for the same rows and settings; {job.id} is taken"
+            self._work.events.warning(f"{what}, and {', '.join(others)} may be paid for as well: look at them there")
+        self._work.events.note(f"job {job.id} was started before for the same rows and settings: none is started anew")
+        return job
+
+    def _create(self, client: ProviderClient) -> HostedJob:
+        technique, request = self._technique, self._request
+        if (file_id := self._known().get("file")) is None:
+            file_id = technique.find_file(client, request)
+        if file_id is None:
+            path = self._work.scratch / f"{request.name}.jsonl"
+            path.write_bytes("".join(f"{canonical_json(line)}\n" for line in self._lines).encode())
+            size = path.stat().st_size
+            self._work.events.note(f"uploading {format_counted_noun(len(self._lines), 'row')} ({size:,} bytes)")
+            file_id = technique.upload_file(client, request, path)
+        self._remember(file=file_id)
+        try:
+            job = technique.create_job(client, request, file_id)
+        except ProviderRefusalError:
+            self._remember(file=None)  # it may be gone there
+            raise
+        self._remember(job=job.id)
+        self._work.events.note(f"job {job.id} tunes {technique.model}; {technique.describe_price(self._tokens)}")
+        return job
+
+    def _follow(self, client: ProviderClient, job: HostedJob) -> HostedJob:
+        """The job when it is done; `ModelError` when it failed or was cancelled."""
+        try:
+            while True:
+                job = self._technique.read_job(client, job.id)
+                self._tell(client, job.id)
+                if job.state != "running":
+                    break
+                time.sleep(self._technique.poll_s)
+        except KeyboardInterrupt:
+            self._leave(client, job.id)
+            raise
+        if job.state == "succeeded" and job.model:
+            return job
+        self._remember(job=None)
+        why = client.hide_key(job.message) or "the provider does not say why"
+        outcome = "was cancelled" if job.state == "cancelled" else "failed" if job.state == "failed" else "has no model"
+        where, hint = SourceLocation(field="technique"), "a further run starts a new job, which is paid for anew"
+        raise ModelError(f"job {job.id} at {client.url} {outcome}: {why}", where=where, hint=hint)
+
+    def _leave(self, client: ProviderClient, job_id: str) -> None:
+        """What becomes of the job of an interrupted run."""
+        if self._technique.on_interrupt == "keep":
+            self._work.events.note(f"job {job_id} goes on at {client.url}; the next run finds it (on_interrupt: keep)")
+            return
+        try:
+            self._technique.cancel_job(client, job_id)
+        except (BusyError, LostRequestError, ModelError) as error:
+            self._work.events.warning(f"job {job_id} could not be cancelled, and goes on at {client.url}: {error}")
+            return
+        self._work.events.note(f"job {job_id} was cancelled (on_interrupt: cancel)")
+
+    def _tell(self, client: ProviderClient, job_id: str) -> None:
+        try:
+            events = self._technique.read_events(client, job_id)
+        except ModelError as error:
+            if is_missing(error):  # not every server lists events
+                return
+            raise
+        for event in events:
+            if event.id in self._seen:
+                continue
+            self._seen.add(event.id)
+            if event.metrics:
+                self._work.events.progress(event.step, max(event.step, event.steps), "steps", **event.metrics)
+            elif event.is_warning:
+                self._work.events.warning(client.hide_key(event.text))
+            else:
+                self._work.events.note(client.hide_key(event.text))
+
+    def _check_tokens(self, job: HostedJob) -> None:
+        """Say that the provider counts more than was told."""
+        if job.tokens is None or job.tokens <= SLACK * self._tokens:
+            return
+        what = f"the provider counts {job.tokens:,} tokens, and {self._tokens:,} were told"
+        technique = self._technique
+        if (price := technique.compute_price(job.tokens)) is not None:
+            limit = technique.max_price
+            above = f", more than max_price {limit:g}" if limit is not None and price > limit else ""
+            what = f"{what}: {price:.2f} in place of {technique.compute_price(self._tokens):.2f}{above}"
+        self._work.events.warning(what)
+
+    def _write(self, job: HostedJob, examples: Sequence[Example]) -> None:
+        """`endpoint.json`, `model.json`, `job.json`, `training.json` and `training_examples.parquet`."""
+        import polars
+
+        technique, folder = self._technique, self._work.folder
+        endpoint = EndpointModelSource(url=technique.inference_url, model=job.model, key_env=technique.key_env)
+        write_settings(folder / ENDPOINT, endpoint.settings())
+        origin = f"tuned from {technique.model} by job {job.id} at {technique.url}"
+        write_settings(folder / MODEL_CARD, {"name": job.model, "licence": None, "origin": origin, "parameters": None})
+        job_record = {
+            "provider": technique.kind,
+            "url": technique.url,
+            "job": job.id,
+            "job_key": self._request.key,
+            "file": self._known().get("file"),
+            "base": technique.model,
+            "model": job.model,
+            "rows": len(examples),
+            "tokens_told": self._tokens,
+            "tokens_counted": job.tokens,
+            "price_told": technique.compute_price(self._tokens),
+        }
+        write_settings(folder / JOB_FILE, job_record)
+        training_record = {
+            "technique": technique.settings(),
+            "objective": {"kind": "sft"},
+            "base": technique.model,
+            "rows": len(examples),
+            "rows_seen": len(examples) * technique.epochs,
+        }
+        TrainingRecord.model_validate(training_record).write(folder)
+        table = [{"id": one.id, "seen": technique.epochs, "tokens": 0, "learnt": 0, "cut": False} for one in examples]
+        polars.DataFrame(table).write_parquet(folder / "training_examples.parquet")
+
+    def _known(self) -> dict[str, str]:
+        """The ids that are known of this step's file and job."""
+        if not self._notes.is_file():
+            return {}
+        known: dict[str, str] = json.loads(self._notes.read_text(encoding="utf-8"))
+        return known if known.get("key") == self._request.key else {}
+
+    def _remember(self, **ids: str | None) -> None:
+        known: dict[str, str | None] = {**self._known(), **ids, "key": self._request.key}
+        kept = {name: value for name, value in known.items() if value is not None}
+        write_atomically(self._notes, canonical_json(kept).encode())
+
+
+def read_text(record: Mapping[str, Any], name: str, url: str) -> str:
+    """A text in a provider's answer; `ModelError` where it is missing."""
+    if not isinstance(found := record.get(name), str) or not found:
+        what = f"{url} answered without `{name}`: {canonical_json(dict(record))[:120]}"
+        raise ModelError(what, where=SourceLocation(field="technique.url"), hint="is it an API of that provider?")
+    return found
+
+
+def read_records(record: Mapping[str, Any], name: str = "data") -> list[dict[str, Any]]:
+    """The objects of a list in a provider's answer."""
+    found = record.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _format_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    lines = [format_chat_example(one.messages, one.tools) for one in examples]
+    pairs = zip(examples, lines, strict=True)
+    if refused := [f"{one.id}: {why}" for one, line in pairs if (why := explain_chat_refusal(line))]:
+        what = f"{len(refused)} of {len(lines)} rows would be refused by the provider; the first is {refused[0]}"
+        raise DataError(what, where=SourceLocation(field="data"), hint="drop or mend such rows in the recipe")
+    return lines
+
+
+def _with_tools_as_text(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose tools are counted as a turn is."""
+    tools = [{"role": "system", "content": canonical_json(line["tools"])}] if "tools" in line else []
+    return {"messages": [*tools, *line["messages"]], "tools": []}
+
+
+def _refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:
+    """The last look before rows leave: `DataError` with how many of each kind were found."""
+    from luthier.pii.detect import find_pii, hide_pii_tags
+    from luthier.pii.text_marks import compute_text_marks
+
+    texts = list(dict.fromkeys(hide_pii_tags(text) for line in lines for text in _list_texts(line)))
+    counts: Counter[str] = Counter()
+    for at in range(0, len(texts), _BATCH):
+        some = texts[at : at + _BATCH]
+        for text, marks in zip(some, compute_text_marks(some), strict=True):
+            counts.update(found.kind for found in find_pii(text, marks=marks))
+    if counts:
+        found = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
+        hint = "put the operator `pii` into the step that prepares the data, or write `allow_personal_data: true`"
+        where = SourceLocation(field="technique.allow_personal_data")
+        raise DataError(f"the rows hold personal data, and nothing was uploaded: {found}", where=where, hint=hint)
+
+
+def _list_texts(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _list_texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _list_texts(one)

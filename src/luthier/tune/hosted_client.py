@@ -1,0 +1,175 @@
+"""HTTP to a provider of fine-tuning: waits with a bound, and says when it cannot be known whether a request was heard.
+
+The key is read from the environment at the moment of the call, and taken out of all that the provider says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from luthier.core.errors import LuthierError, ModelError, SourceLocation
+
+if TYPE_CHECKING:
+    import httpx
+
+    from luthier.core.events import StepEventEmitter
+
+FIRST_WAIT_S = 1.0
+LONGEST_WAIT_S = 60.0
+BUSY = 429
+NOT_FOUND = 404
+_REFUSED_KEY = (401, 403)
+_UNKNOWN = frozenset({408, 500, 502, 503, 504, 529})
+"""After these nobody knows whether the request was heard."""
+_MOST_SAID = 300
+Result = TypeVar("Result")
+
+
+class ProviderRefusalError(ModelError):
+    """A provider refused a request."""
+
+    def __init__(self, message: str, status: int, hint: str) -> None:
+        super().__init__(message, where=SourceLocation(field="technique"), hint=hint)
+        self.status = status
+
+
+class LostRequestError(Exception):
+    """A request that changes something, of which nobody knows whether it was heard."""
+
+
+class ProviderClient:
+    """Asks the API of one provider; used as a context."""
+
+    def __init__(
+        self, url: str, key_env: str | None, events: StepEventEmitter, *, patience_s: float, timeout_s: float
+    ) -> None:
+        import httpx
+
+        self.url, self._key_env, self._events = url.rstrip("/"), key_env, events
+        self._patience_s = patience_s
+        self._key = _read_key(key_env)
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            self._http = httpx.Client(base_url=f"{self.url}/", headers=headers, timeout=timeout_s)
+        except httpx.InvalidURL as error:
+            hint = "as in https://api.openai.com/v1"
+            where = SourceLocation(field="technique.url")
+            raise ModelError(f"{self.url} is no address: {error}", where=where, hint=hint) from error
+
+    def __enter__(self) -> ProviderClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+    def get(self, path: str, **params: str | int) -> dict[str, Any]:
+        """What is read from an address; tried again while the provider is busy, broken or away."""
+        return self._repeat(lambda: self._send("GET", path, params=params))
+
+    def post(self, path: str, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
+        """What is answered to a request that changes something; `LostRequestError` where it may have been heard."""
+        return self._send("POST", path, json=dict(body), params=params)
+
+    def upload(self, path: str, file: Path, name: str, fields: Mapping[str, str]) -> dict[str, Any]:
+        """What is answered to a file; `LostRequestError` where it may have arrived."""
+        with file.open("rb") as opened:
+            return self._send("POST", path, data=dict(fields), files={"file": (name, opened, "application/jsonl")})
+
+    def find_or_create(self, find: Callable[[], Result | None], create: Callable[[], Result]) -> Result:
+        """What is there already, else what is made now.
+
+        After a request of which nobody knows whether it was heard it is looked for again, so that none is made twice.
+        """
+
+        def once() -> Result:
+            return create() if (found := find()) is None else found
+
+        return self._repeat(once)
+
+    def hide_key(self, text: str) -> str:
+        """A text without the key, should the provider repeat it."""
+        return text.replace(self._key, "…") if self._key else text
+
+    def _repeat(self, ask: Callable[[], Result]) -> Result:
+        """What is answered within the time that the user has."""
+        began, wait = time.monotonic(), FIRST_WAIT_S
+        while True:
+            try:
+                return ask()
+            except (LostRequestError, BusyError) as error:
+                pause = min(LONGEST_WAIT_S, error.after if isinstance(error, BusyError) and error.after else wait)
+                if time.monotonic() - began + pause > self._patience_s:
+                    what = f"{self.url} {error}, and has not done so for {self._patience_s:g} s (`patience_s`)"
+                    hint = "run it again later: what was uploaded and started there is found again"
+                    raise ModelError(what, where=SourceLocation(field="technique"), hint=hint) from None
+                self._events.note(f"{self.url} {error}; asking again in {pause:g} s")
+                time.sleep(pause)
+                wait = min(LONGEST_WAIT_S, 2 * wait)
+
+    def _send(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        import httpx
+
+        try:
+            response = self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            raise LostRequestError(f"does not answer ({type(error).__name__})") from None
+        if response.is_success:
+            return self._read(response)
+        status, text = response.status_code, self.hide_key(_read_message(response.text))
+        if status == BUSY:
+            raise BusyError(f"answered 429: {text}", response.headers.get("retry-after", ""))
+        if status in _UNKNOWN:
+            raise LostRequestError(f"answered {status}: {text}")
+        hint = "look at the model's name, the address and the rows"
+        if status in _REFUSED_KEY:
+            hint = f"look at the key in ${self._key_env}" if self._key_env else "name the key's variable in `key_env`"
+        raise ProviderRefusalError(f"{self.url} answered {status}: {text}", status, hint)
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            record = response.json()
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            text = self.hide_key(response.text)[:80]
+            hint = "is this the address of such an API? what was started there is found again by the next run"
+            raise ProviderRefusalError(f"{self.url} answered what is no JSON object: {text!r}", 0, hint)
+        return record
+
+
+class BusyError(Exception):
+    """The provider asks for patience; nothing was done."""
+
+    def __init__(self, text: str, after: str) -> None:
+        super().__init__(text)
+        self.after = float(after) if after.isdecimal() else 0.0
+
+
+def is_missing(error: LuthierError) -> bool:
+    """Whether a provider says that there is no such thing."""
+    return isinstance(error, ProviderRefusalError) and error.status == NOT_FOUND
+
+
+def _read_key(name: str | None) -> str:
+    if name is None:
+        return ""
+    if not (key := os.environ.get(name, "").strip()):
+        where, hint = SourceLocation(field="technique.key_env"), f"`export {name}=…`, or set `key_env: null`"
+        raise ModelError(f"the environment variable {name} is not set", where=where, hint=hint)
+    return key
+
+
+def _read_message(text: str) -> str:
+    """The message of an error's body, or the beginning of the body."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return text.strip()[:_MOST_SAID]
+    error = record.get("error", record) if isinstance(record, dict) else record
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message if message is not None else text).strip()[:_MOST_SAID]

@@ -1,0 +1,145 @@
+"""Fireworks AI's fine-tuning API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import ModelError
+from luthier.tune.hosted import EnvVarName, HostedEvent, HostedJob, HostedRequest, HostedTechnique, JobState, read_text
+from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
+
+_STATES: Mapping[str, JobState] = {
+    "JOB_STATE_COMPLETED": "succeeded",
+    "JOB_STATE_EARLY_STOPPED": "succeeded",
+    "JOB_STATE_FAILED": "failed",
+    "JOB_STATE_EXPIRED": "failed",
+    "JOB_STATE_DELETING": "failed",
+    "JOB_STATE_CANCELLED": "cancelled",
+    "JOB_STATE_CANCELLING": "cancelled",
+}
+"""All others are on the way."""
+_CONFLICT = 409
+_MOST_TRIES = 20
+"""Jobs for the same rows and settings, each after one that failed."""
+
+
+class FireworksTechnique(HostedTechnique):
+    """A model that Fireworks AI tunes on uploaded rows (LoRA); asked there once you have deployed it.
+
+    Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`). The names of
+    data set, job and model follow from the job key, so that Fireworks itself refuses to make one twice. The finished
+    model must be deployed there (`firectl create deployment`) before it answers.
+    """
+
+    kind: Literal["fireworks"] = "fireworks"
+
+    account: Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
+    """The id of the account at Fireworks."""
+    url: str = "https://api.fireworks.ai/v1"
+    """Where the API begins. `http://` only on this machine."""
+    key_env: EnvVarName = "FIREWORKS_API_KEY"
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Size of the updates at their height; the provider chooses when not given."""
+    lora_rank: int | None = Field(default=None, ge=1)
+    """Rank of the adapter; the provider chooses when not given."""
+
+    @property
+    def inference_url(self) -> str:
+        """`/inference/v1` on the same host."""
+        return f"{self.url.rstrip('/').removesuffix('/v1')}/inference/v1"
+
+    def job_settings(self) -> Mapping[str, Any]:
+        """Those that are given, as Fireworks calls them."""
+        given = {"learningRate": self.learning_rate, "loraRank": self.lora_rank}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
+        """The data set, once it is whole."""
+        found = _find(client, f"{self._account}/datasets/{request.name}")
+        return request.name if found is not None and found.get("state") == "READY" else None
+
+    def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
+        """Make the data set, and upload the file into it."""
+        about = {"userUploaded": {}, "format": "CHAT", "exampleCount": str(request.rows)}
+        try:
+            client.post(f"{self._account}/datasets", {"datasetId": request.name, "dataset": about})
+        except ProviderRefusalError as error:
+            if error.status != _CONFLICT:
+                raise
+        client.upload(f"{self._account}/datasets/{request.name}:upload", file, f"{request.name}.jsonl", {})
+        return request.name
+
+    def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
+        """By their ids."""
+        return [self._read(record) for _, record in self._list(client, request) if record is not None]
+
+    def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
+        """Start a job under the first id that is free."""
+        job_id = next((one for one, record in self._list(client, request) if record is None), None)
+        if job_id is None:
+            raise ModelError(f"{_MOST_TRIES} jobs for the same rows failed", hint="look at them at Fireworks")
+        body = {
+            "dataset": f"{self._account}/datasets/{file_id}",
+            "baseModel": self.model,
+            "outputModel": f"{self._account}/models/{job_id}",
+            "displayName": job_id,
+            "epochs": self.epochs,
+            **self.job_settings(),
+        }
+        path = f"{self._account}/supervisedFineTuningJobs"
+        return self._read(client.post(path, body, supervisedFineTuningJobId=job_id))
+
+    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+        """Ask for it."""
+        return self._read(client.get(self._path(job_id)))
+
+    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
+        """How far it is; Fireworks lists no events."""
+        progress = client.get(self._path(job_id)).get("jobProgress")
+        percent = progress.get("percent") if isinstance(progress, dict) else None
+        return [HostedEvent(f"{percent}", f"{percent} % done")] if percent else []
+
+    def cancel_job(self, client: ProviderClient, job_id: str) -> None:
+        """Cancel it."""
+        client.post(f"{self._path(job_id)}:cancel", {})
+
+    @property
+    def _account(self) -> str:
+        return f"accounts/{self.account}"
+
+    def _path(self, job_id: str) -> str:
+        return f"{self._account}/supervisedFineTuningJobs/{job_id}"
+
+    def _list(self, client: ProviderClient, request: HostedRequest) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        """The ids of the request's jobs with what they stand for, up to the first that is free."""
+        for number in range(1, _MOST_TRIES + 1):
+            job_id = request.name if number == 1 else f"{request.name}-{number}"
+            yield job_id, (found := _find(client, self._path(job_id)))
+            if found is None:
+                return
+
+    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+        status, progress = record.get("status"), record.get("jobProgress")
+        tokens = progress.get("inputTokens") if isinstance(progress, dict) else None
+        return HostedJob(
+            id=read_text(record, "name", self.url).rpartition("/")[2],
+            state=_STATES.get(read_text(record, "state", self.url), "running"),
+            model=str(record.get("outputModel") or ""),
+            message=str(status.get("message") or "") if isinstance(status, dict) else "",
+            tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+        )
+
+
+def _find(client: ProviderClient, path: str) -> dict[str, Any] | None:
+    """What is at an address; None where nothing is."""
+    try:
+        return client.get(path)
+    except ModelError as error:
+        if is_missing(error):
+            return None
+        raise

@@ -1,0 +1,125 @@
+"""Together AI's fine-tuning API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.tune.hosted import (
+    EnvVarName,
+    HostedEvent,
+    HostedJob,
+    HostedRequest,
+    HostedTechnique,
+    JobState,
+    read_records,
+    read_text,
+)
+from luthier.tune.hosted_client import ProviderClient
+
+_STATES: Mapping[str, JobState] = {
+    "completed": "succeeded",
+    "error": "failed",
+    "cancelled": "cancelled",
+    "cancel_requested": "cancelled",
+}
+"""All others are on the way: `pending`, `queued`, `running`, `compressing`, `uploading`."""
+_JOBS = "fine-tunes"
+
+
+class TogetherTechnique(HostedTechnique):
+    """A model that Together AI tunes on uploaded rows (LoRA); asked there afterwards.
+
+    Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`). Models that Together does not serve
+    on demand need a dedicated endpoint, which you start there, before they answer.
+    """
+
+    kind: Literal["together"] = "together"
+
+    url: str = "https://api.together.xyz/v1"
+    """Where the API begins. `http://` only on this machine."""
+    key_env: EnvVarName = "TOGETHER_API_KEY"
+    """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows that each update averages over; the provider's largest when not given."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Size of the updates at their height; the provider chooses when not given."""
+
+    def job_settings(self) -> Mapping[str, Any]:
+        """Those that are given."""
+        given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
+        """By its name."""
+        filename = f"{request.name}.jsonl"
+        able = (one for one in read_records(client.get("files")) if one.get("filename") == filename)
+        return next((read_text(one, "id", self.url) for one in able), None)
+
+    def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
+        """Upload it for `fine-tune`."""
+        name = f"{request.name}.jsonl"
+        fields = {"purpose": "fine-tune", "file_name": name, "file_type": "jsonl"}
+        return read_text(client.upload("files/upload", file, name, fields), "id", self.url)
+
+    def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
+        """By the suffix in the names of their models, or by the file."""
+        found = [
+            record
+            for record in read_records(client.get(_JOBS))
+            if request.name in (record.get("suffix"), *_split_name(record))
+            or (file_id is not None and record.get("training_file") == file_id)
+        ]
+        return [self._read(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
+
+    def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
+        """Start a job."""
+        body = {
+            "model": self.model,
+            "training_file": file_id,
+            "n_epochs": self.epochs,
+            "suffix": request.name,
+            **self.job_settings(),
+        }
+        return self._read(client.post(_JOBS, body))
+
+    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+        """Ask for it."""
+        return self._read(client.get(f"{_JOBS}/{job_id}"))
+
+    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
+        """All that the provider lists; they have no ids."""
+        records = read_records(client.get(f"{_JOBS}/{job_id}/events"))
+        texts = [(f"{one.get('created_at')} {one.get('message')}", one) for one in records]
+        return [
+            HostedEvent(identity, str(one.get("message") or ""), str(one.get("level")).lower() in ("warning", "error"))
+            for identity, one in sorted(texts, key=lambda pair: pair[0])
+        ]
+
+    def cancel_job(self, client: ProviderClient, job_id: str) -> None:
+        """Cancel it."""
+        client.post(f"{_JOBS}/{job_id}/cancel", {})
+
+    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+        tokens = record.get("token_count")
+        failures = [str(one.get("message") or "") for one in read_records(record, "events")]
+        return HostedJob(
+            id=read_text(record, "id", self.url),
+            state=_STATES.get(read_text(record, "status", self.url), "running"),
+            model=_model_name(record),
+            message=failures[-1] if failures else "",
+            tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+        )
+
+
+def _model_name(record: Mapping[str, Any]) -> str:
+    return str(record.get("model_output_name") or record.get("output_name") or "")
+
+
+def _split_name(record: Mapping[str, Any]) -> list[str]:
+    """The suffix within a tuned model's name, `ACCOUNT/BASE-luthier-KEY-HASH`, as it was sent."""
+    before, mark, rest = _model_name(record).rpartition("luthier-")
+    return [mark + rest.partition("-")[0]] if before and mark else []

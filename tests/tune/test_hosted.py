@@ -1,0 +1,384 @@
+"""Techniques that have a provider tune the model: the whole way with each, what never leaves, and no job paid twice,
+whatever fails on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hosted import KEY, Answer, Provider, providing
+from luthier.chat.messages import Example
+from luthier.core.artifact import Artifact
+from luthier.core.component import components_by_kind
+from luthier.core.errors import DataError, LuthierError, ModelError
+from luthier.core.step import ArtifactSpec, PlanContext
+from luthier.models.lm.base import GenerateRequest
+from luthier.models.lm.openai_client import EndpointLM
+from luthier.models.load import get_model_name, is_endpoint, is_tuned
+from luthier.serve.engines.remote import RemoteEngine
+from luthier.tune import hosted_client
+from luthier.tune.hosted import HostedTechnique
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import TechniqueBase
+from tuning import Bench, bench, chat, examples
+
+KINDS = sorted(kind for kind, one in components_by_kind(TechniqueBase).items() if issubclass(one, HostedTechnique))
+NEEDED: dict[str, dict[str, Any]] = {"fireworks": {"account": "me"}}
+CREATE = {
+    "fireworks": "POST /v1/accounts/me/supervisedFineTuningJobs",
+    "openai": "POST /v1/fine_tuning/jobs",
+    "together": "POST /v1/fine-tunes",
+}
+by_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
+    monkeypatch.setattr(hosted_client, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(hosted_client, "LONGEST_WAIT_S", 0.02)
+    monkeypatch.setenv("PROVIDER_KEY", KEY)
+    with providing() as found:
+        yield found
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Bench:
+    return bench(tmp_path)
+
+
+def step(provider: Provider, kind: str = "openai", **fields: Any) -> Tune:
+    usual = {"kind": kind, "model": "base", "url": f"{provider.root}/v1", "key_env": "PROVIDER_KEY", "upload": True}
+    fields = {**usual, **NEEDED.get(kind, {}), "poll_s": 0.01, **fields}
+    return Tune(data="data", technique=TechniqueBase.parse(fields))
+
+
+def uploads(provider: Provider) -> int:
+    return sum(
+        one.endswith((":upload", "/files", "/files/upload")) and one.startswith("POST") for one in provider.asked
+    )
+
+
+def again(shop: Bench, wanted: Tune) -> Artifact:
+    """Made in a place where nothing is known of an earlier try."""
+    folder = shop.store.begin(shop.tune_digest(wanted))[1]
+    for path in folder.iterdir():
+        path.unlink()
+    return shop.classify(wanted)
+
+
+def assert_no_key(shop: Bench, *more: str) -> None:
+    said = [event.text + event.details for event in shop.heard]
+    for path in shop.store.root.rglob("*"):
+        if path.is_file():
+            assert KEY.encode() not in path.read_bytes(), path
+    assert not [text for text in (*said, *more) if KEY in text]
+
+
+@by_kind
+def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provider, shop: Bench) -> None:
+    provider.events = [{"id": "e1", "created_at": "1", "level": "info", "message": "started", "type": "message"}]
+    made = shop.classify(step(provider, kind, epochs=2))
+    assert is_endpoint(made)
+    assert is_tuned(made)
+    answers = EndpointLM.of(made).generate([GenerateRequest(prompt=examples(1)[0].messages[:-1], max_tokens=5)])
+    assert [one.text for one in answers] == ["billing"]
+    assert RemoteEngine().open(made) is not None
+    record = made.read_json("job.json")
+    assert record["provider"] == kind
+    assert record["rows"] == 48
+    assert record["tokens_told"] > 48
+    assert get_model_name(made) == record["model"]
+    assert provider.keys == {f"Bearer {KEY}"}
+    assert provider.count(CREATE[kind]) == 1
+    if kind != "fireworks":
+        [content] = provider.contents.values()
+        assert [json.loads(line)["messages"][-1]["content"] for line in content.splitlines()[:3]] == [
+            one.messages[-1].content for one in examples(3)
+        ]
+        assert shop.said("note").count("started") == 1
+    assert_no_key(shop, json.dumps(provider.jobs), json.dumps(provider.files))
+
+
+@by_kind
+def test_a_job_is_found_again_where_nothing_is_known_of_it(kind: str, provider: Provider, shop: Bench) -> None:
+    one = shop.classify(step(provider, kind)).read_json("job.json")
+    shop.store.remove(shop.tune_digest(step(provider, kind)))
+    two = again(shop, step(provider, kind)).read_json("job.json")
+    assert one["job"] == two["job"]
+    assert provider.count(CREATE[kind]) == 1
+    assert uploads(provider) == 1
+
+
+@by_kind
+def test_other_rows_seeds_or_settings_are_other_jobs(kind: str, provider: Provider, shop: Bench) -> None:
+    made = [step(provider, kind), step(provider, kind, epochs=1)]
+    assert len({shop.classify(one).read_json("job.json")["job"] for one in made}) == 2
+    cheaper = step(provider, kind, price_per_million_tokens=2.0, max_price=5.0, patience_s=9.0)
+    shop.classify(cheaper)  # what a price list says makes no other job
+    assert provider.count(CREATE[kind]) == 2
+
+
+@by_kind
+@pytest.mark.parametrize("answer", [Answer(status=None), Answer({"error": {"message": "oops"}}, 500)])
+def test_a_lost_answer_to_the_creation_makes_no_second_job(
+    kind: str, answer: Answer, provider: Provider, shop: Bench
+) -> None:
+    provider.after[CREATE[kind]] = [answer]
+    shop.classify(step(provider, kind))
+    assert provider.count(CREATE[kind]) == 1
+    assert len(provider.jobs) == 1
+
+
+@by_kind
+def test_a_lost_upload_is_not_uploaded_twice(kind: str, provider: Provider, shop: Bench) -> None:
+    lost = Answer(status=None)
+    names = ("/v1/files", "/v1/files/upload")
+    provider.after = {f"POST {name}": [lost] for name in names}
+    shop.classify(step(provider, kind))
+    assert uploads(provider) == 1
+
+
+@by_kind
+@pytest.mark.parametrize("at", ["before", "after"])
+def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
+    kind: str, at: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, member = step(provider, kind), components_by_kind(TechniqueBase)[kind]
+    assert issubclass(member, HostedTechnique)
+    create = member.create_job
+
+    def dying(self: Any, *args: Any) -> Any:
+        if at == "after":
+            create(self, *args)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(member, "create_job", dying)
+        with pytest.raises(SystemExit):
+            shop.classify(wanted)
+    shop.classify(wanted)
+    assert len(provider.jobs) == 1
+    assert uploads(provider) == 1
+
+
+@by_kind
+@pytest.mark.parametrize("choice", ["keep", "cancel"])
+def test_an_interrupted_run_keeps_or_cancels_its_job(
+    kind: str, choice: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = step(provider, kind, on_interrupt=choice)
+
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(wanted.technique), "read_events", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shop.classify(wanted)
+    assert any(f"on_interrupt: {choice}" in text for text in shop.said("note"))
+    shop.classify(wanted)
+    assert len(provider.jobs) == (1 if choice == "keep" else 2)
+    if choice == "keep":
+        assert any(text.startswith("going on with job") for text in shop.said("note"))
+
+
+@by_kind
+def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provider: Provider, shop: Bench) -> None:
+    why = f"line 3 is malformed, {KEY}"
+    outcomes: dict[str, dict[str, Any]] = {
+        "openai": {"status": "failed", "error": {"message": why}, "fine_tuned_model": None},
+        "together": {"status": "error", "events": [{"message": why}]},
+        "fireworks": {"state": "JOB_STATE_FAILED", "status": {"code": "INTERNAL", "message": why}},
+    }
+    provider.outcome = outcomes[kind]
+    with pytest.raises(ModelError, match="failed: line 3 is malformed, …") as error:
+        shop.classify(step(provider, kind))
+    assert_no_key(shop, str(error.value))
+    provider.outcome = {}
+    shop.classify(step(provider, kind))
+    assert len(provider.jobs) == 2
+    assert uploads(provider) == 1
+
+
+def test_rows_leave_only_with_upload(provider: Provider, shop: Bench) -> None:
+    wanted = step(provider, upload=False)
+    sentence = r"48 rows \(messages, answers and tools of the training split\) would be sent to http://127"
+    with pytest.raises(ModelError, match=sentence):
+        shop.classify(wanted)
+    plan = PlanContext(inputs={"data": shop.data}, upstream={}, recipe_dir=Path())
+    with pytest.raises(ModelError, match=sentence):
+        wanted.estimate_cost(plan)
+    with pytest.raises(ModelError, match="the training rows"):
+        wanted.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path()))
+    assert provider.asked == []
+
+
+def test_personal_data_do_not_leave(provider: Provider, tmp_path: Path) -> None:
+    rows: list[Example] = [
+        *examples(10),
+        chat("I am anna.smith@example.com, call +44 20 7946 0958", "account"),
+        chat("mail to bob@example.org", "billing"),
+        chat("my card is [CARD] and my mail [EMAIL]", "billing"),
+    ]
+    shop = bench(tmp_path, rows)
+    with pytest.raises(DataError, match="nothing was uploaded: 2 × email, 1 × phone") as error:
+        shop.classify(step(provider))
+    assert "anna" not in str(error.value)
+    assert provider.asked == []
+    shop.classify(step(provider, allow_personal_data=True))
+
+
+def test_the_price_is_told_and_capped(provider: Provider, shop: Bench) -> None:
+    plan = PlanContext(inputs={"data": shop.data}, upstream={}, recipe_dir=Path())
+    told = step(provider, price_per_million_tokens=1000.0).estimate_cost(plan)
+    assert told.tokens is not None
+    assert f"{told.tokens:,} tokens in 3 epochs at 1000 a million: {told.tokens / 1000:.2f}" in told.how
+    assert "give `price_per_million_tokens`" in step(provider).estimate_cost(plan).how
+    for run in (lambda one: one.estimate_cost(plan), shop.classify):
+        with pytest.raises(ModelError, match=r"would cost about .* max_price is 0.01"):
+            run(step(provider, price_per_million_tokens=1000.0, max_price=0.01))
+    with pytest.raises(ValueError, match="max_price needs price_per_million_tokens"):
+        step(provider, max_price=1.0)
+    assert provider.asked == []
+
+
+def test_tools_are_sent_and_counted(provider: Provider, tmp_path: Path) -> None:
+    tool = {"name": "find", "description": "looks for an order " * 40, "parameters": {"type": "object"}}
+    rows = [one.model_copy(update={"tools": (tool,)}) for one in examples(4)]
+    shop = bench(tmp_path)
+    folder, scratch = shop.store.begin("0" * 64)
+    work = replace(shop.work(step(provider)), folder=folder, scratch=scratch)
+    technique = step(provider).technique
+    assert isinstance(technique, HostedTechnique)
+    technique.fit(work, rows, "auto")
+    [content] = provider.contents.values()
+    assert json.loads(content.splitlines()[0])["tools"] == [{"type": "function", "function": tool}]
+    assert json.loads((folder / "job.json").read_text())["tokens_told"] > 4 * 40 * 4
+
+
+def test_a_server_without_events_and_without_cancelling_will_do(
+    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.faults["GET /v1/fine_tuning/jobs/ftjob-0/events"] = [Answer({}, 404)] * 9
+    shop.classify(step(provider))
+    provider.faults["POST /v1/fine_tuning/jobs/ftjob-1/cancel"] = [Answer(status=None)]
+    wanted = step(provider, epochs=1, on_interrupt="cancel")
+
+    def interrupt(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(wanted.technique), "read_events", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            shop.classify(wanted)
+    assert any("ftjob-1 could not be cancelled" in text for text in shop.said("warning"))
+
+
+def test_more_tokens_than_told_are_said(provider: Provider, shop: Bench) -> None:
+    provider.outcome = {"trained_tokens": 5_000_000}
+    shop.classify(step(provider, price_per_million_tokens=2.0, max_price=3.0))
+    [warning] = shop.said("warning")
+    assert "counts 5,000,000 tokens" in warning
+    assert "10.00 in place of" in warning
+    assert "more than max_price 3" in warning
+
+
+@by_kind
+def test_a_busy_provider_is_asked_again_with_a_bound(kind: str, provider: Provider, shop: Bench) -> None:
+    busy = Answer({"error": {"message": f"slow down, {KEY}"}}, 429)
+    provider.faults[CREATE[kind]] = [busy] * 5
+    shop.classify(step(provider, kind))
+    assert len([text for text in shop.said("note") if "answered 429: slow down, …; asking again" in text]) == 5
+    assert len(provider.jobs) == 1
+    provider.faults[CREATE[kind]] = [Answer({}, 429, {"Retry-After": "3600"})] * 1000
+    with pytest.raises(ModelError, match=r"answered 429.*patience_s"):
+        shop.classify(step(provider, kind, epochs=1, patience_s=0.1))
+    assert_no_key(shop)
+
+
+def test_a_broken_look_at_the_job_is_no_end(provider: Provider, shop: Bench) -> None:
+    provider.looks = 3
+    look = "GET /v1/fine_tuning/jobs/ftjob-0"
+    provider.faults[look] = [Answer(status=None), Answer(b"<html>", 502), Answer({}, 500), Answer(status=None)]
+    shop.classify(step(provider))
+    assert provider.count(CREATE["openai"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "sentence"),
+    [
+        (
+            "POST /v1/files",
+            Answer({"error": {"message": "line 4: no messages"}}, 400),
+            "answered 400: line 4: no messages",
+        ),
+        ("POST /v1/fine_tuning/jobs", Answer({"error": {"message": "bad file"}}, 400), "answered 400: bad file"),
+        ("POST /v1/fine_tuning/jobs", Answer(b"<html>hello</html>"), "no JSON object: '<html>hello"),
+        ("POST /v1/fine_tuning/jobs", Answer([]), "no JSON object"),
+        ("POST /v1/fine_tuning/jobs", Answer({"id": 7}), "answered without `id`"),
+        ("GET /v1/fine_tuning/jobs/ftjob-0", Answer({"id": "ftjob-0"}), "answered without `status`"),
+        ("GET /v1/fine_tuning/jobs", Answer({"error": {"message": f"key {KEY}"}}, 401), "answered 401: key …"),
+        ("GET /v1/files", Answer(b"", 302, {"Location": "http://127.0.0.1:1/"}), "answered 302"),
+    ],
+)
+def test_what_is_refused_or_malformed_is_one_clear_error(
+    request_: str, answer: Answer, sentence: str, provider: Provider, shop: Bench
+) -> None:
+    provider.faults[request_] = [answer]
+    with pytest.raises(LuthierError) as error:
+        shop.classify(step(provider))
+    assert sentence in str(error.value)
+    assert_no_key(shop, str(error.value))
+    shop.classify(step(provider))
+    assert len(provider.jobs) == 1
+
+
+def test_an_unknown_model_is_said(provider: Provider, shop: Bench) -> None:
+    with pytest.raises(ModelError, match="The model unknown does not exist"):
+        shop.classify(step(provider, model="unknown"))
+
+
+def test_two_jobs_for_the_same_rows_are_said(provider: Provider, shop: Bench) -> None:
+    shop.classify(step(provider))
+    provider.jobs += [{**provider.jobs[0], "id": f"ftjob-{number}"} for number in (1, 2, 3)]
+    shop.store.remove(shop.tune_digest(step(provider)))
+    assert again(shop, step(provider)).read_json("job.json")["job"] == "ftjob-0"
+    [warning] = shop.said("warning")
+    assert "the provider has 4 jobs for the same rows" in warning
+    assert "ftjob-1, ftjob-2, ftjob-3" in warning
+
+
+def test_events_with_numbers_are_progress(provider: Provider, shop: Bench) -> None:
+    data = {"step": 4, "total_steps": 9, "train_loss": 0.5}
+    provider.events = [
+        {"id": "1", "type": "metrics", "data": data, "message": "Step 4", "level": "info"},
+        {"id": "2", "type": "message", "message": "careful", "level": "warn"},
+    ]
+    shop.classify(step(provider))
+    [progress] = [event for event in shop.heard if event.kind == "progress"]
+    assert (progress.done, progress.total, dict(progress.measures)) == (4, 9, {"train_loss": 0.5})
+    assert shop.said("warning") == ["careful"]
+
+
+def test_a_key_is_named_and_never_written(provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert step(provider, key_env="$PROVIDER_KEY") == step(provider)
+    for key in (KEY, "sk key"):
+        with pytest.raises(ValueError, match="name of an environment variable"):
+            step(provider, key_env=key)
+    monkeypatch.delenv("PROVIDER_KEY")
+    with pytest.raises(ModelError, match="PROVIDER_KEY is not set"):
+        shop.classify(step(provider))
+    for url in ("http://api.openai.com/v1", "https://me:secret@api.openai.com/v1"):
+        with pytest.raises(ValueError, match=r"in clear|without a password"):
+            step(provider, url=url)
+
+
+def test_the_outline_is_an_endpoint(provider: Provider) -> None:
+    plan = PlanContext(inputs={}, upstream={}, recipe_dir=Path())
+    outline = step(provider).outline(plan)
+    assert outline == ArtifactSpec(remote=True, merging="never", how="an endpoint")
