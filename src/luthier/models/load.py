@@ -125,7 +125,7 @@ def stands_on_model(artifact: Artifact) -> bool:
 
 def is_tuned(artifact: Artifact) -> bool:
     """Whether the model was made from training rows here, rather than brought as it is."""
-    return not {"model", "data"}.isdisjoint(artifact.manifest.inputs)
+    return not {"model", "data", "of"}.isdisjoint(artifact.manifest.inputs)
 
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
