@@ -17,6 +17,8 @@ class StepChildRunner:
 
     def __init__(self, plan: RecipePlan, driver: PlannedStep, events: RunEventEmitter) -> None:
         self._plan, self._driver, self._events = plan, driver, events
+        self._sentences = set[str]()
+        """Sentences of children that were passed on."""
 
     @property
     def steps(self) -> Mapping[str, Step]:
@@ -62,17 +64,22 @@ class StepChildRunner:
         return build_recipe_plan(recipe, self._plan.store, costs_of=needed, known=known)
 
     def _listener(self, steps: Mapping[str, Step]) -> _ChildEvents:
-        return _ChildEvents(self._events, self._driver.name, frozenset(steps))
+        return _ChildEvents(self._events, self._driver.name, frozenset(steps), self._sentences)
 
 
 class _ChildEvents:
-    """Passes events of children on under the driving step's name; that what it reads is made already is known."""
+    """Passes events of children on under the driving step's name, as far as they tell something new: not that what it
+    reads is made already, not what each child is expected to cost, and no sentence twice."""
 
-    def __init__(self, events: RunEventEmitter, driver: str, children: frozenset[str]) -> None:
-        self._events, self._driver, self._children = events, driver, children
+    def __init__(self, events: RunEventEmitter, driver: str, children: frozenset[str], sentences: set[str]) -> None:
+        self._events, self._driver, self._children, self._sentences = events, driver, children, sentences
 
     def __call__(self, event: RunEvent) -> bool:
         """Pass one event on; returns whether the work is to stop."""
         if event.kind == "cached" and event.step not in self._children:
             return False
+        if event.kind in ("note", "warning"):
+            if event.text in self._sentences or event.text.startswith("will take "):
+                return False
+            self._sentences.add(event.text)
         return self._events.emit(replace(event, step=f"{self._driver}.{event.step}"))

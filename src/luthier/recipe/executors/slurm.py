@@ -51,7 +51,7 @@ class SlurmExecutor(BatchExecutor):
     """Hours after which a job ends; the partition's limit when not given. It is told a minute before."""
     setup: tuple[str, ...] = ()
     """Lines of shell that a job runs first, such as `module load python` or `source venv/bin/activate`."""
-    python: str = sys.executable
+    python: str | None = None
     """The Python on the nodes in which Luthier is installed; this one when not given."""
 
     @field_validator("partition", "account", "qos", "memory")
@@ -80,7 +80,7 @@ class SlurmExecutor(BatchExecutor):
 
     def _script(self, job: BatchJob) -> str:
         """The script of a job: the task comes as it is, since the shell reads nothing in it."""
-        make = shlex.join([self.python, "-P", "-m", "luthier", "make", "-"])
+        make = shlex.join([self.python or sys.executable, "-P", "-m", "luthier", "make", "-"])
         return "\n".join(
             ["#!/bin/bash", "set -e", *self.setup, f"exec {make} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]
         )
