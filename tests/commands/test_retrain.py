@@ -295,3 +295,46 @@ def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.Captu
     for words, said in refused:
         assert run_command(words) == 2
         assert said in capsys.readouterr().err
+
+
+SEARCHED = """\
+luthier: 1
+name: tickets
+seed: 3
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
+    ops: [normalize, near_dedup]
+    split: {test: 0.25, validation: 0.25}
+  tune: {kind: tune, data: data, technique: plain}
+  best:
+    kind: search
+    of: tune
+    over: {technique.c: [1.0, 10.0], data.ops.near_dedup: [true, false]}
+    metric: accuracy
+    budget: 4
+    finalists: 1
+    seeds: 1
+  report: {kind: evaluate, data: data, model: best, metrics: [accuracy]}
+"""
+
+
+def test_the_next_round_searches_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
+    monkeypatch.chdir(tmp_path)
+    small_recipe(tmp_path, SEARCHED, rows=240)
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["release", "desk@prod", "recipe.yaml:best"]) == 0
+    people_ask(tmp_path, 60, range(30, 60), name="one", ended=0)
+    assert run_command(["new", "again", "--from", "traces", "--base-recipe", "recipe.yaml"]) == 0
+    steps = steps_of(tmp_path / "again.yaml")
+    assert steps["best-1"]["over"] == {"technique.c": [1.0, 10.0], "data.ops.near_dedup": [True, False]}
+    assert steps["best"]["over"] == {"technique.c": [1.0, 10.0], "data.data.0.ops.near_dedup": [True, False]}
+    assert steps["report"]["compare_with"] == "best-1"
+    capsys.readouterr()
+    assert run_command(["run", "again.yaml"]) == 0
+    assert "trial" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
+from luthier.auto.steps.search import ModelSearch
 from luthier.commands.release import ReleasedRecipe, find_live_start_time
 from luthier.core.errors import (
     DataError,
@@ -291,6 +292,8 @@ def _next(
         step = _renamed(recipe, one, written["steps"][one], dict.fromkeys(data_sets, training_set.data))
         if from_model and one == released.step:
             step = {**step, "model": was[released.step]}
+        if isinstance(recipe.steps[one], ModelSearch):
+            step = _search_behind_mix(step)
         return _held_against(step, recipe.steps[one], released.step, was[released.step])
 
     steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
@@ -306,6 +309,20 @@ def _next(
     fresh = [*fresh, *tests]
     below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
     return _needed(whole, [one for one in fresh if one not in below], recipe.workspace)
+
+
+def _search_behind_mix(written: dict[str, Any]) -> dict[str, Any]:
+    """A search whose paths into the data set lead to the part of the mix that was the whole data set before."""
+
+    def behind(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {re.sub(r"^data\.", "data.data.0.", path): value for path, value in values.items()}
+
+    over, first = written.get("over"), written.get("first")
+    return {
+        **written,
+        **({"over": behind(over)} if over else {}),
+        **({"first": [behind(settings) for settings in first]} if first else {}),
+    }
 
 
 _FAILURES = "-failures.jsonl"
