@@ -21,6 +21,7 @@ from luthier.core.step import (
     StepContext,
     StepCostEstimate,
 )
+from luthier.data.steps.prepare import Prepare
 from luthier.eval.probe import Probe
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.metrics.metric import Metric
@@ -151,6 +152,7 @@ class ModelSearch(Step):
 
     def list_children(self, steps: Mapping[str, Step]) -> Iterable[Step]:
         """The trainings and evaluations: each branch, and each value that is tried, once."""
+        _check_held_out(steps)
         yield self.evaluation("data", "model", TEST)
         space = self.build_space(steps)
         for branch, paths in space.branches.items():
@@ -239,6 +241,14 @@ class ModelSearch(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """As that of `of`, whose technique may differ from the chosen one's."""
         return plan_context.outlines.get("of", ArtifactSpec())
+
+
+def _check_held_out(steps: Mapping[str, Step]) -> None:
+    """`DataError` where no step that prepares data holds out rows to compare by."""
+    prepared = [step for step in steps.values() if isinstance(step, Prepare)]
+    for split in (YARDSTICK, TEST):
+        if prepared and not any(getattr(step.split, split) for step in prepared):
+            raise missing_split(split)
 
 
 def missing_split(split: str) -> DataError:
