@@ -50,7 +50,14 @@ class TokenCounts(NamedTuple):
 def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
     """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
     their words where it is not here."""
-    rows = _bounded(rows)
+    columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _bounded(rows)]
+    return _count(json.dumps(columns), folder, template)
+
+
+@lru_cache(maxsize=4)
+def _count(written: str, folder: Path | None, template: str | None) -> TokenCounts:
+    """The same of rows as JSON; the steps of a plan ask for the same ones."""
+    rows: list[Row] = json.loads(written)
     turns = [[_turn(turn) for turn in row["messages"]] for row in rows]
     if folder is None or _tokenizer(folder) is None:
         texts = ["\n".join(f"<|{turn['role']}|>{_said(turn)}" for turn in some) for some in turns]
@@ -114,7 +121,7 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
 
 @lru_cache(maxsize=4)
 def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
-    """Ids of texts; the steps of a plan ask for the same ones."""
+    """Ids of texts; the steps of a plan ask for the same answers."""
     tokenizer = _tokenizer(folder)
     assert tokenizer is not None, "asked for where it is here"
     return [one.ids for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
