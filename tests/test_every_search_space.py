@@ -130,5 +130,5 @@ def test_what_it_has_is_offered(part: Component, name: str, distribution: ParamD
     assert isinstance(owned, Tune)
     assert isinstance(owned.technique, Technique)
     for width in WIDTHS:
-        model = cast("ModelDescription", SimpleNamespace(hidden_size=width))
+        model = cast("ModelDescription", SimpleNamespace(hidden_size=width, model_type="llama"))
         assert distribution.contains(owned.rate_for(owned.technique, model).value)

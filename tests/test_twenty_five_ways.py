@@ -65,6 +65,7 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.dataset.tokenized import TokenizedDataset
 from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.hosted import HostedTechnique
 from luthier.tune.objective import Loss, TrainingExample
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.muon import Muon
@@ -200,6 +201,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "learning_rate": 5e-3,
     "lr_scheduler": "cosine",
     "max_steps": 2,
+    "seed": 99,
     "warmup_ratio": 0.5,
     "warmup_steps": 3,
     "max_grad_norm": 1e-3,
@@ -240,9 +242,16 @@ ELSEWHERE = (
     }
     | {("ppo", "value_rate"), ("ppo", "value_start")}
     | {("plain", name) for name in ("c", "min_df", "words")}
+    | {
+        (kind, name)
+        for kind, part in components_by_kind(roles_by_name()["technique"]).items()
+        if issubclass(part, HostedTechnique)
+        for name in part.model_fields
+    }
 )
 """Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout, those of the
-critic in tests/tune/test_critic.py, and those of the plain classifier in tests/tune/test_plain.py."""
+critic in tests/tune/test_critic.py, those of the plain classifier in tests/tune/test_plain.py, and those of techniques
+that a provider has in tests/tune/test_hosted.py."""
 
 
 def test_04_no_option_of_the_step_is_forgotten() -> None:

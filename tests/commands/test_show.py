@@ -29,7 +29,7 @@ steps:
   data:
     kind: prepare
     source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    split: {test: 30}
+    split: {test: 30, validation: 20}
   unlabeled: {kind: unlabeled, data: data}
   checked: {kind: validate, data: data, checks: [imbalance]}
   more: {kind: augment, data: data, augmenters: [noise], share: 0.1}
@@ -56,6 +56,9 @@ steps:
     dtype: float32
   early: {kind: epoch, tuned: tune, epoch: 1}
   merged: {kind: merge, models: [tune, early], weights: [0.5, 0.5]}
+  words: {kind: tune, data: data, technique: plain}
+  best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
+  curve: {kind: curve, data: data, metric: accuracy}
   report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
   fair: {kind: thresholds, evaluation: report, column: region, positive: billing, min: 3}
   ask: {kind: human_eval, evaluation: report, models: [tuned, tfidf], rows: 12, annotators: [anna]}
