@@ -77,7 +77,7 @@ def test_the_steps_of_the_page_are_steps() -> None:
     page = (Path(__file__).parents[2] / "docs" / "howto" / "validate.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     steps = [step for block in blocks for step in block.values() if isinstance(step, dict)]
-    assert [Step.parse(step).kind for step in steps] == ["validate", "validate", "curve", "gate"]
+    assert [Step.parse(step).kind for step in steps] == ["validate", "validate", "gate", "curve", "gate"]
     assert all(Operator.parse(one) for block in blocks for one in block.get("ops", ()))
     listed = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
     assert listed == set(components_by_kind(Check))

@@ -145,6 +145,7 @@ def _look(page: Any, rules: list[str]) -> list[str]:
     """What axe-core calls serious or critical, and whether the page is wider than the window."""
     only = {"runOnly": rules} if rules else {}
     options = {"iframes": False, "resultTypes": ["violations"], **only}
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))))")
     violations = page.evaluate("async options => (await axe.run(options)).violations", options)
     lines = [
         f"{one['id']}: {one['nodes'][0]['html'][:160]}"
