@@ -314,14 +314,14 @@ def _next(
 def _search_behind_mix(written: dict[str, Any]) -> dict[str, Any]:
     """A search whose paths into the data set lead to the part of the mix that was the whole data set before."""
 
-    def behind(values: Mapping[str, Any]) -> dict[str, Any]:
+    def lead_into_mix(values: Mapping[str, Any]) -> dict[str, Any]:
         return {re.sub(r"^data\.", "data.data.0.", path): value for path, value in values.items()}
 
     over, first = written.get("over"), written.get("first")
     return {
         **written,
-        **({"over": behind(over)} if over else {}),
-        **({"first": [behind(settings) for settings in first]} if first else {}),
+        **({"over": lead_into_mix(over)} if over else {}),
+        **({"first": [lead_into_mix(settings) for settings in first]} if first else {}),
     }
 
 

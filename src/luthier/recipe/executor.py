@@ -143,7 +143,8 @@ def read_task(path: Path) -> StepTask:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         return StepTask.model_validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {error}", where=where, hint=hint) from error
+        what = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise InputError(f"cannot be read: {what}", where=where, hint=hint) from error
     except ValidationError as error:
         first = error.errors()[0]
         what = f"is no task of a step: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"

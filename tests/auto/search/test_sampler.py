@@ -8,7 +8,7 @@ import optuna
 
 from luthier.auto.search.sampler import (
     STARTUP_TRIALS,
-    Observation,
+    TrialObservation,
     count_points,
     encode_value,
     sample_settings,
@@ -44,7 +44,7 @@ def test_samples_are_those_of_optunas_sampler_by_the_same_seed() -> None:
     expected = [study.ask(SPACE).params for _ in range(6)]
     values = (4, 8, 32)
     seen = [
-        Observation({**one, "r": values[one["r"]], "quality": not one["quality"]}, 2, _value(one), whole=True)
+        TrialObservation({**one, "r": values[one["r"]], "quality": not one["quality"]}, 2, _value(one), whole=True)
         for one in known
     ]
     found = sample_settings(BRANCH, seen, count=6, seed=11, accept=lambda settings: True)
@@ -53,16 +53,16 @@ def test_samples_are_those_of_optunas_sampler_by_the_same_seed() -> None:
 
 def test_samples_gather_where_trials_were_good() -> None:
     branch: Any = {"x": ParamDistribution(low=0.0, high=1.0)}
-    seen = [Observation({"x": place / 60}, 0, -abs(place / 60 - 0.7), whole=False) for place in range(60)]
+    seen = [TrialObservation({"x": place / 60}, 0, -abs(place / 60 - 0.7), whole=False) for place in range(60)]
     found = [one["x"] for one in sample_settings(branch, seen, count=20, seed=0, accept=lambda settings: True)]
     assert sum(0.5 < x < 0.9 for x in found) >= 14
 
 
 def test_trials_of_higher_rungs_rank_before_lower_ones_and_failed_last() -> None:
     branch: Any = {"x": ParamDistribution(low=0.0, high=1.0)}
-    lower = [Observation({"x": 0.8 + place / 100}, 0, 0.99, whole=False) for place in range(10)]
-    higher = [Observation({"x": 0.1 + place / 100}, 1, 0.5, whole=False) for place in range(4)]
-    failed = [Observation({"x": 0.5 + place / 100}, -1, float("-inf"), whole=False) for place in range(10)]
+    lower = [TrialObservation({"x": 0.8 + place / 100}, 0, 0.99, whole=False) for place in range(10)]
+    higher = [TrialObservation({"x": 0.1 + place / 100}, 1, 0.5, whole=False) for place in range(4)]
+    failed = [TrialObservation({"x": 0.5 + place / 100}, -1, float("-inf"), whole=False) for place in range(10)]
     seen = [*lower, *failed, *higher]
     found = [one["x"] for one in sample_settings(branch, seen, count=20, seed=0, accept=lambda settings: True)]
     assert sum(x < 0.35 for x in found) >= 14
@@ -75,7 +75,9 @@ def test_observations_outside_the_distributions_are_left_out() -> None:
     assert encode_value(BRANCH["quality"], 1) is None
     assert encode_value(BRANCH["steps"], 2.5) is None
     assert encode_value(BRANCH["r"], 32) == 2
-    outside = [Observation({"learning_rate": "auto", "r": 8, "steps": 1, "quality": True}, 0, 0.5, whole=False)] * 20
+    outside = [
+        TrialObservation({"learning_rate": "auto", "r": 8, "steps": 1, "quality": True}, 0, 0.5, whole=False)
+    ] * 20
     assert len(sample_settings(BRANCH, outside, count=3, seed=0, accept=lambda settings: True)) == 3
 
 

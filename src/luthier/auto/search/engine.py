@@ -38,7 +38,7 @@ from luthier.auto.search.rungs import (
     estimate_gain,
     is_clearly_worse,
 )
-from luthier.auto.search.sampler import Observation, sample_settings
+from luthier.auto.search.sampler import TrialObservation, sample_settings
 from luthier.core.errors import InputError, RecipeError
 
 if TYPE_CHECKING:
@@ -265,9 +265,9 @@ class SearchEngine:
     def _sample(self, branch: str, count: int, draw: tuple[int, int]) -> list[Mapping[str, Any]]:
         space = self._space.branches[branch]
         observations = [
-            Observation(trial.settings, rung, trial.results[rung].value, self.shares[rung] == 1)
+            TrialObservation(trial.settings, rung, trial.results[rung].value, self.shares[rung] == 1)
             if (rung := trial.rung) >= 0
-            else Observation(trial.settings, -1, -math.inf, whole=False)
+            else TrialObservation(trial.settings, -1, -math.inf, whole=False)
             for trial in self._trials
             if trial.settings[TECHNIQUE] == branch and trial.results
         ]

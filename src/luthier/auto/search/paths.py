@@ -56,19 +56,19 @@ class SettingPath(NamedTuple):
 
 
 @dataclass
-class Change:
+class SettingChange:
     """What becomes of one field or part: a value, or changes further inside, or both in this order."""
 
     values: list[Any] = field(default_factory=list)
     """None or one."""
-    inner: dict[str, Change] = field(default_factory=dict)
+    inner: dict[str, SettingChange] = field(default_factory=dict)
 
     def add(self, segments: Sequence[str], value: Any) -> None:
         """Set a value further inside."""
         if not segments:
             self.values = [value]
             return
-        self.inner.setdefault(segments[0], Change()).add(segments[1:], value)
+        self.inner.setdefault(segments[0], SettingChange()).add(segments[1:], value)
 
 
 def locate_setting(of: Tune, steps: Mapping[str, Step], path: str) -> SettingPath:
@@ -228,7 +228,7 @@ def check_value(owner: Any, name: str, value: Any, path: str) -> None:
 
 
 def change_part(
-    part: BaseModel, changes: Mapping[str, Change], path: str = "", *, without: Collection[str] = ()
+    part: BaseModel, changes: Mapping[str, SettingChange], path: str = "", *, without: Collection[str] = ()
 ) -> Any:
     """The part made anew with changed fields, and some as they usually are (`without`); pydantic's `ValidationError`
     where it refuses them."""
@@ -263,7 +263,7 @@ def _replace(current: Any, value: Any) -> Any:
 
 
 def _change_parts(
-    parts: Sequence[Component], changes: Mapping[str, Change], role: type[Component], path: str
+    parts: Sequence[Component], changes: Mapping[str, SettingChange], role: type[Component], path: str
 ) -> tuple[Component, ...]:
     """A list of parts with some changed, added or taken out; places count before anything is added."""
     found, removed = list(parts), []

@@ -37,7 +37,7 @@ _LISTED = 20_000
 """Points of a finite branch that are listed at most."""
 
 
-class Observation(NamedTuple):
+class TrialObservation(NamedTuple):
     """What is known of one trial of a branch."""
 
     settings: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Observation(NamedTuple):
 
 def sample_settings(
     branch: Branch,
-    observations: Sequence[Observation],
+    observations: Sequence[TrialObservation],
     *,
     count: int,
     seed: int,
@@ -76,7 +76,7 @@ def sample_settings(
     return found
 
 
-def build_study(branch: Branch, observations: Sequence[Observation], seed: int) -> Study:
+def build_study(branch: Branch, observations: Sequence[TrialObservation], seed: int) -> Study:
     """The study of a branch with what was observed; observations outside the distributions are left out."""
     import optuna
 
@@ -135,7 +135,7 @@ def _ask(
     return None
 
 
-def _freeze(params: dict[str, Any], space: dict[str, BaseDistribution], observation: Observation) -> FrozenTrial:
+def _freeze(params: dict[str, Any], space: dict[str, BaseDistribution], observation: TrialObservation) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     state = TrialState.COMPLETE if observation.whole else TrialState.PRUNED

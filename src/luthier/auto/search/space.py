@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.auto.search.paths import (
     OF,
-    Change,
+    SettingChange,
     change_part,
     check_value,
     describe_refusal,
@@ -138,15 +138,15 @@ class SearchSpace:
 
         `RecipeError` where a part refuses its settings, or where technique, objective and model do not go together.
         """
-        trees: dict[str, Change] = {OF: Change()}
+        trees: dict[str, SettingChange] = {OF: SettingChange()}
         kind = settings.get(TECHNIQUE, self.of.technique.kind)
         for path, value in settings.items():
             if path == TECHNIQUE or not self._is_used(kind, path):
                 continue
             step, segments = locate_setting(self.of, self.steps, path)
-            trees.setdefault(step, Change()).add(segments, value)
+            trees.setdefault(step, SettingChange()).add(segments, value)
         base = self._with_technique(kind)
-        trees[OF].inner.setdefault(TECHNIQUE, Change()).values = [base.technique]
+        trees[OF].inner.setdefault(TECHNIQUE, SettingChange()).values = [base.technique]
         unused = frozenset(name for name in base.model_fields_set if not self._is_used(kind, name))
         try:
             changed = {
@@ -190,7 +190,7 @@ class SearchSpace:
                 upstream = found.get(name, self.steps[name])
                 waiting.append(upstream)
                 if isinstance(upstream, Prepare) and excluded not in upstream.ops:
-                    change = {"ops": Change([(*upstream.ops, excluded)])}
+                    change = {"ops": SettingChange([(*upstream.ops, excluded)])}
                     found[name] = change_part(upstream, change)
         return found
 
@@ -293,7 +293,7 @@ class SearchSpace:
 
     def _owner(self, step: Step, segments: Sequence[str], path: str) -> Any:
         """What has the setting; a part that only the search adds is one with its usual settings."""
-        change = Change()
+        change = SettingChange()
         for known in self.named:
             if path.startswith(f"{known}."):
                 _, inside = locate_setting(self.of, self.steps, known)

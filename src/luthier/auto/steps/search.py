@@ -44,6 +44,8 @@ def _read_budget(value: Any) -> Any:
     """A count stays; a time is checked, and kept as it is written."""
     if isinstance(value, str):
         parse_duration(value)
+    elif isinstance(value, int | float) and value < LEAST_BUDGET:
+        raise ValueError(f"a search needs the work of at least {LEAST_BUDGET:g} trainings, got {value:g}")
     return value
 
 
