@@ -238,8 +238,12 @@ def test_items_are_put_in_order_as_judgments_come(studio: Studio, workspace: Pat
     assert studio.studies.list_all() == []
     study = _study(studio)
     queue = AnnotationQueue(studio.ledger, study.id)
+    assert studio.studies.standings(study).judgments == 0
+    leased = queue.next_item("anna")
+    assert leased is not None
+    queue.submit("anna", AnswerSubmission(id="anna-first", item=leased.id, values={"judgment": "A"}))
     assert not studio.studies.reorder(study), "with two models, no pair comes before another"
-    assert queue.next_item("anna") is not None
+    assert studio.studies.standings(study).judgments == 1, "what reordering read counts too"
     assert "annotators: open" in recipe.read_text()
 
     several = _study(studio, models=("tuned", "base", "nearest"), rows=20)

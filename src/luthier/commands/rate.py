@@ -42,6 +42,8 @@ class RatingSession(AbstractContextManager["RatingSession"]):
             self.assignment, self.question, self.models, min_attention_checks=self._min_attention_checks
         )
         """The judgments that were read."""
+        self.revision = 0
+        """Grows with each change of the tally."""
 
     def __exit__(self, *error: object) -> None:
         self._on_close.close()
@@ -77,15 +79,15 @@ class RatingSession(AbstractContextManager["RatingSession"]):
             raise UnknownName(what, where=SourceLocation(field="--as"), hint=hint)
         return name
 
-    def refresh(self) -> bool:
-        """Count what others have judged since; whether there was anything."""
+    def refresh(self) -> None:
+        """Count what others have judged since."""
         ratings, withdrawn = self._feed.read_new()
         before = {(one.annotator, one.item): self.tally.ratings.get((one.annotator, one.item)) for one in ratings}
         for annotator, item in withdrawn:
             self.tally.remove(annotator, item)
         new = [one for one in ratings if one.item in self.assignment.items and before[one.annotator, one.item] != one]
         self.tally.extend(new)
-        return bool(new or withdrawn)
+        self.revision += bool(new or withdrawn)
 
     def list_ratings(self) -> list[Annotation]:
         """The judgments that count, in the order in which they were made."""
@@ -114,6 +116,7 @@ class RatingSession(AbstractContextManager["RatingSession"]):
         made = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
         record_rating(self._ledger, self.found.artifact.digest, made)
         self.tally.add(made)
+        self.revision += 1
         return made
 
     def save(self, to: Path | None = None) -> Path:

@@ -207,6 +207,8 @@ class _Board:
     """How many judgments there were when the items were put in order."""
     scores: JudgeScores | None = None
     standings: StudyStandings | None = None
+    counted: int = -1
+    """The session's revision that the standings count."""
     turn: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -275,11 +277,12 @@ class StudyBook:
 
         board = self._board(study)
         with board.turn:
-            before, session = len(board.session.tally.ratings), board.session
-            changed = session.refresh()
+            session = board.session
+            session.refresh()
             if board.scores is None:
                 board.scores = read_judge_scores(board.artifact.parent("evaluation"))
-            if board.standings is None or changed or len(session.tally.ratings) != before:
+            if board.standings is None or board.counted != session.revision:
+                board.counted = session.revision
                 board.standings = compute_study_standings(
                     session.tally, session.assignment, session.question, session.models, board.scores
                 )
