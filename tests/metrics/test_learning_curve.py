@@ -13,8 +13,8 @@ from luthier.metrics.learning_curve import (
     CurveLaw,
     fit_curves,
     fit_law,
-    foretell_curve,
-    foretell_errors,
+    forecast_curve,
+    forecast_errors,
 )
 
 COUNTS = np.array([100.0, 200, 300, 400, 600, 800])
@@ -80,14 +80,14 @@ def test_a_power_law_is_read_back() -> None:
 def test_a_flat_or_rising_loss_promises_nothing() -> None:
     curves = np.array([[0.2] * 6, [0.1, 0.12, 0.14, 0.16, 0.18, 0.2]])
     assert fit_curves(COUNTS, curves).drop(1600).max() < 1e-9
-    forecast = foretell_curve(COUNTS, curves[1][:, None], np.repeat(curves[1][None, :, None], 50, axis=0))
+    forecast = forecast_curve(COUNTS, curves[1][:, None], np.repeat(curves[1][None, :, None], 50, axis=0))
     assert forecast.drop(1600).value == 0
     assert math.isinf(forecast.rows_until(0.05).value)
 
 
 def test_rows_until_a_target_and_what_is_never_reached() -> None:
     curve = 0.05 + 0.3 * (COUNTS / 800) ** -0.6
-    forecast = foretell_curve(COUNTS, curve[:, None], np.repeat(curve[None, :, None], 100, axis=0), seed=3)
+    forecast = forecast_curve(COUNTS, curve[:, None], np.repeat(curve[None, :, None], 100, axis=0), seed=3)
     wanted = 0.05 + 0.3 * 2**-0.6
     rows = forecast.rows_until(wanted)
     assert rows.low <= rows.value <= rows.high
@@ -107,7 +107,7 @@ def test_a_loss_without_a_best_value_may_fall_below_zero() -> None:
 def test_the_same_answers_foretell_the_same() -> None:
     wrong = np.random.default_rng(2).random((4, 3, 60)) < np.array([0.5, 0.4, 0.3, 0.25])[:, None, None]
     counts = np.array([50.0, 100, 200, 400])
-    first, second = (foretell_errors(counts, wrong, seed=5) for _ in range(2))
+    first, second = (forecast_errors(counts, wrong, seed=5) for _ in range(2))
     assert first.drop(800) == second.drop(800)
     low, value, high = first.drop(800).low, first.drop(800).value, first.drop(800).high
     assert 0 <= low <= value <= high <= 0.25 + 0.2

@@ -341,7 +341,7 @@ class CurveForecast:
         return ForecastNumber(value, low, high)
 
 
-def foretell_curve(
+def forecast_curve(
     counts: Floats,
     losses: Floats,
     resampled: Floats,
@@ -373,7 +373,7 @@ def resample_rows(rows: int, resamples: int, seed: int) -> Floats:
     return found
 
 
-def foretell_errors(
+def forecast_errors(
     counts: Floats, wrong: NDArray[np.bool_] | Floats, seed: int, resamples: int = 300
 ) -> CurveForecast:
     """The same of errors, from which measured row is wrong: (sizes, draws, rows)."""
@@ -382,4 +382,4 @@ def foretell_errors(
     rows = wrong.shape[2]
     weights = resample_rows(rows, resamples, seed) / rows
     errors = wrong.astype(np.float64)
-    return foretell_curve(counts, errors.mean(axis=2), np.einsum("sdr,br->bsd", errors, weights), seed=seed)
+    return forecast_curve(counts, errors.mean(axis=2), np.einsum("sdr,br->bsd", errors, weights), seed=seed)

@@ -69,7 +69,7 @@ class _Found(NamedTuple):
     marks: Sequence[FlaggedRow] = ()
 
 
-def find_all(step: Curve, subject: CurveSubject, seed: int) -> tuple[Findings, list[FlaggedRow]]:
+def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[Findings, list[FlaggedRow]]:
     """All findings, the worst first, with the rows that the one on cleaning is about."""
     skipped = dict(subject.notes)
     found: list[_Found] = []

@@ -13,7 +13,7 @@ from luthier.metrics.learning_curve import (
     NOISE,
     CurveForecast,
     ForecastNumber,
-    foretell_curve,
+    forecast_curve,
     resample_rows,
 )
 from luthier.metrics.metric import GREATEST, EvalPredictions, Metric
@@ -123,7 +123,7 @@ class MeasuredCurve:
 
         bounded = abs(self.metric.bounds[1 if self.upward else 0]) < GREATEST
         sign = -1.0 if self.upward else 1.0
-        return foretell_curve(
+        return forecast_curve(
             np.array(self.counts, dtype=np.float64),
             sign * (self.values - self._best),
             sign * (self.resampled - self._best),

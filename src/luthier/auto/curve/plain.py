@@ -42,7 +42,7 @@ class NestedDraws:
         return sorted(self.orders[draw][:count])
 
 
-def count_sizes(rows: int, shares: Sequence[float]) -> tuple[int, ...]:
+def list_sizes(rows: int, shares: Sequence[float]) -> tuple[int, ...]:
     """How many rows each share of some rows is, the fewest first; at least two, and each number once."""
     return tuple(sorted({min(rows, max(2, round(share * rows))) for share in shares}))
 
@@ -54,7 +54,7 @@ def draw_nested(rows: int, shares: Sequence[float], repeats: int, seed: int) -> 
     orders = tuple(
         tuple(int(row) for row in np.random.default_rng([seed, draw]).permutation(rows)) for draw in range(repeats)
     )
-    return NestedDraws(count_sizes(rows, shares), orders)
+    return NestedDraws(list_sizes(rows, shares), orders)
 
 
 def classify_by_draws(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
 from luthier.auto.curve.measure import CurveAnswers
-from luthier.auto.curve.plain import LabelledTexts, classify_by_draws, count_sizes, draw_nested
+from luthier.auto.curve.plain import LabelledTexts, classify_by_draws, draw_nested, list_sizes
 from luthier.chat.messages import Example, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
@@ -50,7 +50,7 @@ class CurveSubject:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def ask_classifier(step: Curve, work: StepContext) -> CurveSubject:
+def run_classifier(step: Curve, work: StepContext) -> CurveSubject:
     """Train the plain classifier at each size, and classify the measured rows."""
     data = work.inputs["data"]
     about = DatasetSummary.read(data)
@@ -84,12 +84,12 @@ def ask_classifier(step: Curve, work: StepContext) -> CurveSubject:
         why=why,
         texts=(learned, questions),
         ids=[one.id for one in training],
-        seconds_per_label=step.seconds_per_label or median_seconds(training),
+        seconds_per_label=step.seconds_per_label or compute_median_seconds(training),
         notes={} if split else {"held-out rows": "there are none; every fourth training row measures instead"},
     )
 
 
-def ask_model(step: Curve, work: StepContext) -> CurveSubject:
+def run_model(step: Curve, work: StepContext) -> CurveSubject:
     """Train the model at each size and evaluate it, by children of this step."""
     from luthier.eval.evaluator import TUNED
     from luthier.eval.predictions import read_answers
@@ -108,7 +108,7 @@ def ask_model(step: Curve, work: StepContext) -> CurveSubject:
     assert isinstance(tune, Tune)
     training = min(about.rows.get("train", 0), tune.max_train_samples or about.rows.get("train", 0))
     task = read_held_out_task(data, split, None)
-    counts = count_sizes(training, step.sizes)
+    counts = list_sizes(training, step.sizes)
     why = ""
     if min(training, len(task.examples)) < FEWEST:
         why = _few(training, len(task.examples))
@@ -136,7 +136,7 @@ def ask_model(step: Curve, work: StepContext) -> CurveSubject:
         task=about.task,
         answers=answers,
         why=why,
-        seconds_per_label=step.seconds_per_label or median_seconds(read_examples(data, "train")),
+        seconds_per_label=step.seconds_per_label or compute_median_seconds(read_examples(data, "train")),
         notes={"cleaning": "it is measured by the plain classifier; leave `of` out"},
     )
 
@@ -173,7 +173,7 @@ def choose_split(step: Curve, data: Artifact) -> Literal["validation", "test"] |
     return None
 
 
-def median_seconds(examples: Sequence[Example]) -> float | None:
+def compute_median_seconds(examples: Sequence[Example]) -> float | None:
     """How long people took to label a row, by the rows' own judgments; None where that is not known."""
     from luthier.data.annotation.annotations import judgments_of
 

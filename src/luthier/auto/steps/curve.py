@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.artifacts.findings import COUNTS
-from luthier.auto.curve.plain import count_sizes
+from luthier.auto.curve.plain import list_sizes
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.step import DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
 from luthier.eval.steps.evaluate import Evaluate
@@ -95,11 +95,11 @@ class Curve(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Measure, foretell, and write `findings.json` and `rows.parquet`."""
         from luthier.artifacts.findings import write_findings
-        from luthier.auto.curve.findings import find_all
+        from luthier.auto.curve.findings import list_curve_findings
 
         started = time.perf_counter()
         subject = self._subject(work)
-        findings, marks = find_all(self, subject, work.seed)
+        findings, marks = list_curve_findings(self, subject, work.seed)
         write_findings(work.folder, findings, marks)
         for what, why in findings.skipped.items():
             work.events.note(f"{what} is left out: {why}")
@@ -114,8 +114,8 @@ class Curve(Step):
         from luthier.auto.curve import subject
 
         if self.of is not None:
-            return subject.ask_model(self, work)
-        return subject.ask_classifier(self, work)
+            return subject.run_model(self, work)
+        return subject.run_classifier(self, work)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows; of a model, what its training costs, for each size anew."""
@@ -138,7 +138,7 @@ class Curve(Step):
         if rows is None:
             return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data are not here yet")
         speed = plan_context.history.get("measures", {}).get("fitted_rows_per_s")
-        work = sum(count_sizes(rows, self.sizes)) * (self.repeats or 3)
+        work = sum(list_sizes(rows, self.sizes)) * (self.repeats or 3)
         how = f"{work:,} rows to learn at {speed or FITS_PER_S:,.0f} rows/s ({'as last time' if speed else 'typical'})"
         return StepCostEstimate(seconds=3 + work / (speed or FITS_PER_S), peak_bytes=BASE_BYTES, how=how)
 

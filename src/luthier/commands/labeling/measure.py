@@ -203,7 +203,7 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
     """Error, gain, and the ends of the gain's 95 % interval."""
     import numpy as np
 
-    from luthier.metrics.learning_curve import foretell_errors
+    from luthier.metrics.learning_curve import forecast_errors
     from luthier.models.text_classifier import build_logistic_regression, compute_tfidf_features
 
     random = np.random.default_rng(0)
@@ -222,7 +222,7 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
             if len(known) > 1:
                 predicted = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
             wrong[index, draw] = predicted != codes[ask]
-    found = foretell_errors(np.array(counts, float), wrong, seed=0).drop(counts[-1] + _MORE)
+    found = forecast_errors(np.array(counts, float), wrong, seed=0).drop(counts[-1] + _MORE)
     return float(wrong[-1].mean()), found.value, found.low, found.high
 
 

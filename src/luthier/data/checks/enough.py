@@ -140,10 +140,10 @@ def _parted(data: CheckData) -> tuple[list[int], list[int]]:
 def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[FindingNumber, FindingNumber]:
     """The error with all rows, and what twice as many would take off it, with their intervals."""
     from luthier.metrics.intervals import wilson_interval
-    from luthier.metrics.learning_curve import foretell_errors
+    from luthier.metrics.learning_curve import forecast_errors
 
     rows = wrong.shape[2]
-    found = foretell_errors(counts, wrong, seed).drop(2 * float(counts[-1]))
+    found = forecast_errors(counts, wrong, seed).drop(2 * float(counts[-1]))
     last = float(wrong[-1].mean())
     ends = wilson_interval(last * rows, rows)
     gain = FindingNumber(
