@@ -37,9 +37,9 @@ def add_comment(
     if not text.strip() or len(text) > _LONGEST:
         raise InputError(f"a remark has 1 to {_LONGEST:,} characters", where=SourceLocation(field="text"))
     with ledger.writing() as session:
-        found = session.get(AnnotationItemRow, item)
+        item_row = session.get(AnnotationItemRow, item)
         has = by_reviewer or session.get(AssignmentRow, (item, person)) is not None
-        if found is None or found.project_id != project_id or not has:
+        if item_row is None or item_row.project_id != project_id or not has:
             raise UnknownName("there is no such item")
         session.add(
             AnnotationCommentRow(
@@ -59,8 +59,8 @@ def list_comments(ledger: Ledger, project_id: str, items: Sequence[int]) -> dict
     query = select(row).where(row.project_id == project_id, row.item_id.in_(items)).order_by(row.id)
     found: dict[int, list[AnnotationComment]] = {}
     with ledger.reading() as session:
-        for one in session.scalars(query):
-            found.setdefault(one.item_id, []).append(_to_comment(one))
+        for comment_row in session.scalars(query):
+            found.setdefault(comment_row.item_id, []).append(_to_comment(comment_row))
     return found
 
 
@@ -75,7 +75,7 @@ def read_thread(ledger: Ledger, project_id: str, item: int, person: str) -> list
     if state is None:
         return []
     thread = list_comments(ledger, project_id, [item]).get(item, [])
-    return [one for one in thread if state == "answered" or one.by_reviewer or one.person == person]
+    return [comment for comment in thread if state == "answered" or comment.by_reviewer or comment.person == person]
 
 
 def _to_comment(row: AnnotationCommentRow) -> AnnotationComment:

@@ -14,7 +14,7 @@ def spans_to_answer(spans: Iterable[Mapping[str, Any]]) -> str:
     of it was found.
     """
     found: dict[str, list[str]] = {}
-    for one in sorted(spans, key=lambda one: (one["start"], one["end"])):
+    for one in sorted(spans, key=lambda span: (span["start"], span["end"])):
         texts = found.setdefault(str(one["label"]), [])
         if one["text"] not in texts:
             texts.append(one["text"])

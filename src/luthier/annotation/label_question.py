@@ -47,26 +47,29 @@ class LabelQuestion(Question):
     @field_validator("labels")
     @classmethod
     def _labels_differ(cls, labels: tuple[LabelOption, ...]) -> tuple[LabelOption, ...]:
-        for what, values in (("label", [one.name for one in labels]), ("key", [one.key for one in labels if one.key])):
-            if twice := next((one for one in values if values.count(one) > 1), None):
+        for what, values in (
+            ("label", [label.name for label in labels]),
+            ("key", [label.key for label in labels if label.key]),
+        ):
+            if twice := next((value for value in values if values.count(value) > 1), None):
                 raise ValueError(f"{what} {twice!r} stands twice")
         return labels
 
     @cached_property
     def key_of(self) -> Mapping[str, str]:
         """The key of each label that has one, by the label's name."""
-        free = iter([key for key in LABEL_KEYS if key not in {one.key for one in self.labels}])
-        return {one.name: key for one in self.labels if (key := one.key or next(free, ""))}
+        free = iter([key for key in LABEL_KEYS if key not in {label.key for label in self.labels}])
+        return {label.name: key for label in self.labels if (key := label.key or next(free, ""))}
 
     @property
     def key_legend(self) -> str:
         """The keys with their labels, and the labels that have none."""
-        return ", ".join(f"{self.key_of.get(one.name, '')} {one.name}".strip() for one in self.labels)
+        return ", ".join(f"{self.key_of.get(label.name, '')} {label.name}".strip() for label in self.labels)
 
     def find_label(self, typed: str) -> str:
         """The label that was typed: its name, in capitals or not, or its key."""
         typed_name = typed.strip()
-        names = [one.name for one in self.labels]
+        names = [label.name for label in self.labels]
         for test in (
             lambda name: name == typed_name,
             lambda name: name.casefold() == typed_name.casefold(),
@@ -78,7 +81,7 @@ class LabelQuestion(Question):
 
     def check_label(self, value: AnswerValue) -> str:
         """A label by its exact name, as it stands in values."""
-        if isinstance(value, str) and any(one.name == value.strip() for one in self.labels):
+        if isinstance(value, str) and any(label.name == value.strip() for label in self.labels):
             return value.strip()
-        names = ", ".join(one.name for one in self.labels[:20])
+        names = ", ".join(label.name for label in self.labels[:20])
         raise InvalidAnswer(f"expected one of {names}{', …' if len(self.labels) > 20 else ''}; got {value!r}")

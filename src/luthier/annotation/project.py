@@ -226,8 +226,8 @@ def list_projects(
         query = query.where(AnnotationProjectRow.project == project)
     with ledger.reading() as session:
         rows = session.execute(query.order_by(AnnotationProjectRow.created_at.desc())).all()
-        found = [_to_project(row, version) for row, version in rows]
-    return [one for one in found if purpose in (None, one.settings.purpose)]
+        projects = [_to_project(row, version) for row, version in rows]
+    return [entry for entry in projects if purpose in (None, entry.settings.purpose)]
 
 
 def set_project_state(ledger: Ledger, project_id: str, state: Literal["open", "closed"]) -> None:
@@ -332,9 +332,9 @@ def update_settings(ledger: Ledger, project_id: str, **changes: Any) -> Annotati
         ours = update(item).where(item.project_id == project_id)
         if settings.overlap != before.overlap:
             session.execute(ours.where(item.overlap == before.overlap).values(overlap=settings.overlap))
-            full, taken = item.answered >= item.overlap, item.answered + item.leased >= item.overlap
+            full, column_element = item.answered >= item.overlap, item.answered + item.leased >= item.overlap
             queued = ours.where(item.state.in_(("open", "returned", "busy", "done")))
-            session.execute(queued.values(state=case((full, "done"), (taken, "busy"), else_="open")))
+            session.execute(queued.values(state=case((full, "done"), (column_element, "busy"), else_="open")))
         if settings.order not in (before.order, "priority"):
             _reorder(session, project_id, settings.order)
         session.flush()
@@ -366,7 +366,7 @@ def add_items(ledger: Ledger, project_id: str, items: Iterable[NewItem]) -> int:
     to_driver = _list_conversions(dialect)
     defaults = _convert(_default_values(project_id, settings), to_driver)
     added = 0
-    for rows in iterate_batches((_convert(_item_row(project_id, settings, one), to_driver) for one in items), _ADDED):
+    for rows in iterate_batches((_convert(_item_row(project_id, settings, item), to_driver) for item in items), _ADDED):
         with ledger.writing() as session:
             last = select(func.max(AnnotationItemRow.position)).where(AnnotationItemRow.project_id == project_id)
             first = (session.scalar(last) or 0) + 1
@@ -414,7 +414,7 @@ def _default_values(project_id: str, settings: ProjectSettings) -> dict[str, Any
 
 
 def _item_row(project_id: str, settings: ProjectSettings, item: NewItem) -> dict[str, Any]:
-    shown = {"messages": [dict(one) for one in item.shown.messages], "answers": list(item.shown.answers)}
+    shown = {"messages": [dict(message) for message in item.shown.messages], "answers": list(item.shown.answers)}
     row: dict[str, Any] = {"id": _draw_id(), "key": item.key, "shown": shown}
     if settings.order == "priority":
         row["rank"] = -item.priority

@@ -162,12 +162,12 @@ class AnnotationQueue:
     def give_item(self, annotator: str, item: int) -> LeasedItem:
         """Give a person one certain item, also of a closed project; `UnknownName` where there is none."""
         with self._ledger.writing() as session:
-            project, found = load_project(session, self.project_id), self._item(session, item)
+            project, item_row = load_project(session, self.project_id), self._item(session, item)
             expires_at = datetime.now(UTC) + timedelta(minutes=project.settings.lease_minutes)
             self._person(session, annotator)
             if self._assignment(session, item, annotator) is None:
-                self._assign(session, found, annotator, expires_at)
-            return _leased(found, project, expires_at, annotator)
+                self._assign(session, item_row, annotator, expires_at)
+            return _leased(item_row, project, expires_at, annotator)
 
     def submit(self, annotator: str, submission: AnswerSubmission) -> SubmitOutcome:
         """Keep an answer, on the disk when this returns; `InputError` where the questions do not accept it.
@@ -176,8 +176,8 @@ class AnnotationQueue:
         """
         with self._ledger.writing(durable=True) as session:
             person = self._person(session, annotator)
-            if (known := self._submitted(session, annotator, submission.id)) is not None:
-                return SubmitOutcome(kept=False, late=known.late, duplicate=True)
+            if (answer_row := self._submitted(session, annotator, submission.id)) is not None:
+                return SubmitOutcome(kept=False, late=answer_row.late, duplicate=True)
             item = self._item(session, submission.item)
             assignment = self._assignment(session, item.id, annotator)
             if assignment is None:
@@ -282,12 +282,12 @@ class AnnotationQueue:
         """Give an item back unanswered; the person may get it again."""
         with self._ledger.writing() as session:
             self._person(session, annotator)
-            found = self._item(session, item)
+            item_row = self._item(session, item)
             assignment = self._assignment(session, item, annotator)
             if assignment is not None and assignment.state == "leased":
                 assignment.state = "released"
-                found.leased -= 1
-                _requeue(found, came_back=True)
+                item_row.leased -= 1
+                _requeue(item_row, came_back=True)
 
     def resolve_flag(self, item: int, decision: Literal["return", "remove"]) -> None:
         """Let a flagged item be answered, also by whoever flagged it; or take it out."""
@@ -296,10 +296,10 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AssignmentRow
 
         with self._ledger.writing() as session:
-            found = self._item(session, item)
-            if found.state in ("flagged", "removed"):
-                found.state = "removed" if decision == "remove" else "returned"
-                _requeue(found)
+            item_row = self._item(session, item)
+            if item_row.state in ("flagged", "removed"):
+                item_row.state = "removed" if decision == "remove" else "returned"
+                _requeue(item_row)
             flagged = update(AssignmentRow).where(AssignmentRow.item_id == item, AssignmentRow.state == "flagged")
             if decision == "return":
                 session.execute(flagged.values(state="released"))
@@ -347,8 +347,8 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AnnotatorRow, AssignmentRow
 
         needed = get_project(self._ledger, self.project_id).settings.qualification
-        mine = AssignmentRow.project_id == self.project_id, AssignmentRow.annotator == annotator
-        answered = select(func.count()).where(*mine, AssignmentRow.state == "answered")
+        column_elements = AssignmentRow.project_id == self.project_id, AssignmentRow.annotator == annotator
+        answered = select(func.count()).where(*column_elements, AssignmentRow.state == "answered")
         with self._ledger.reading() as session:
             person = session.get(AnnotatorRow, (self.project_id, annotator))
             left = max(0, needed - (person.gold_right if person else 0))
@@ -417,15 +417,15 @@ class AnnotationQueue:
         query = select(item).where(item.project_id == self.project_id, ~self._had_by(person.annotator))
         query = query.order_by(item.rank, item.position).limit(1)
         query = query.with_for_update(skip_locked=skip_locked, of=item)
-        found = session.scalar(query.where(item.state == "returned"))
-        if found is None:
+        item_row = session.scalar(query.where(item.state == "returned"))
+        if item_row is None:
             opened = query.where(item.state == "open")
             if person.rank is not None:
                 opened = opened.where(tuple_(item.rank, item.position) > tuple_(person.rank, person.position))
-            found = session.scalar(opened)
-            if found is not None:
-                person.rank, person.position = found.rank, found.position
-        return found
+            item_row = session.scalar(opened)
+            if item_row is not None:
+                person.rank, person.position = item_row.rank, item_row.position
+        return item_row
 
     def _had_by(self, annotator: str) -> ColumnElement[bool]:
         """Whether a person has an item, or had it."""
@@ -467,11 +467,11 @@ class AnnotationQueue:
         query = select(row).where(row.project_id == self.project_id, row.annotator == annotator, row.state == "leased")
         if held:
             query = query.where(row.item_id.not_in(held))
-        found = session.scalar(query.order_by(row.expires_at).limit(1))
-        if found is None:
+        assignment_row = session.scalar(query.order_by(row.expires_at).limit(1))
+        if assignment_row is None:
             return None
-        item = self._item(session, found.item_id)
-        found.expires_at = expires_at
+        item = self._item(session, assignment_row.item_id)
+        assignment_row.expires_at = expires_at
         return item
 
     def _expire(self, session: Session, now: datetime) -> None:
@@ -484,10 +484,10 @@ class AnnotationQueue:
         over = select(item, row).join(row, row.item_id == item.id)
         over = over.where(row.project_id == self.project_id, row.state == "leased", row.expires_at < now)
         over = over.limit(_BATCH).with_for_update(skip_locked=True, of=item)
-        for found, assignment in session.execute(over).all():
+        for item_row, assignment in session.execute(over).all():
             assignment.state = "expired"
-            found.leased -= 1
-            _requeue(found, came_back=True)
+            item_row.leased -= 1
+            _requeue(item_row, came_back=True)
 
     def _person(self, session: Session, annotator: str) -> AnnotatorRow:
         """The person's row, locked: two windows of one person wait for one another."""
@@ -496,24 +496,24 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AnnotatorRow
 
         identity = (self.project_id, annotator)
-        found = session.get(AnnotatorRow, identity, with_for_update=True)
-        if found is None:
+        annotator_row = session.get(AnnotatorRow, identity, with_for_update=True)
+        if annotator_row is None:
             load_project(session, self.project_id)
             insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
             empty = {"gold_right": 0, "order_version": 0}
             row = {"project_id": self.project_id, "annotator": annotator, **empty}
             session.execute(insert(AnnotatorRow).values(row).on_conflict_do_nothing())
-            found = session.get_one(AnnotatorRow, identity, with_for_update=True)
-        return found
+            annotator_row = session.get_one(AnnotatorRow, identity, with_for_update=True)
+        return annotator_row
 
     def _item(self, session: Session, item: int) -> AnnotationItemRow:
         """An item's row, locked."""
         from luthier.core.db.tables.annotation import AnnotationItemRow
 
-        found = session.get(AnnotationItemRow, item, with_for_update=True)
-        if found is None or found.project_id != self.project_id:
+        item_row = session.get(AnnotationItemRow, item, with_for_update=True)
+        if item_row is None or item_row.project_id != self.project_id:
             raise UnknownName("there is no such item")
-        return found
+        return item_row
 
     def _assignment(self, session: Session, item: int, annotator: str) -> AssignmentRow | None:
         from luthier.core.db.tables.annotation import AssignmentRow
@@ -526,8 +526,8 @@ class AnnotationQueue:
         from luthier.core.db.tables.annotation import AnswerRow
 
         row = AnswerRow
-        mine = row.project_id == self.project_id, row.annotator == annotator
-        return session.scalar(select(row).where(*mine, row.submission == submission))
+        column_elements = row.project_id == self.project_id, row.annotator == annotator
+        return session.scalar(select(row).where(*column_elements, row.submission == submission))
 
     def _last_answer(self, session: Session, annotator: str, item: int | None = None) -> AnswerRow | None:
         """The last answer, skip or flag of a person that counts; of all items, or of one."""

@@ -46,7 +46,7 @@ class AnsweredItem:
 
     def values(self, question: str) -> dict[str, AnswerValue]:
         """The answers to one question, by person."""
-        return {one.annotator: one.values[question] for one in self.answers if question in one.values}
+        return {answer.annotator: answer.values[question] for answer in self.answers if question in answer.values}
 
 
 def read_answered_items(ledger: Ledger, project_id: str, *, until: datetime | None = None) -> Iterator[AnsweredItem]:
@@ -76,18 +76,20 @@ def find_items(
         forms = {json.dumps(form)[1:-1].lower() for form in (word, word.upper(), word.capitalize())}
         patterns = [form.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") for form in sorted(forms)]
         text = func.lower(cast(row.shown, String))
-        query = query.where(or_(*(text.like(f"%{one}%", escape="\\") for one in patterns)))
+        query = query.where(or_(*(text.like(f"%{pattern}%", escape="\\") for pattern in patterns)))
     if state:
         query = query.where(row.state == state)
     if ids:
         query = query.where(row.id.in_(ids))
-    found = _with_answers(ledger, project_id, query.order_by(row.position), None)
-    return list(islice((one for one in found if _has(one.item.shown, words)), limit))
+    answered_items = _with_answers(ledger, project_id, query.order_by(row.position), None)
+    return list(
+        islice((answered_item for answered_item in answered_items if _has(answered_item.item.shown, words)), limit)
+    )
 
 
 def _has(shown: QuestionItem, words: Sequence[str]) -> bool:
     """Whether what people see has all words, and not only the form in which it is kept."""
-    texts = [str(one.get("content") or "") for one in shown.messages]
+    texts = [str(message.get("content") or "") for message in shown.messages]
     text = "\n".join([*texts, *shown.answers]).casefold()
     return all(word in text for word in words)
 
@@ -96,12 +98,12 @@ def list_disagreements(ledger: Ledger, project_id: str, *, limit: int = 50) -> l
     """The first items about which people differ and nobody has decided."""
     settings = get_project(ledger, project_id).settings
     found = []
-    for one in read_answered_items(ledger, project_id):
-        given = [answer.values for answer in one.answers if answer.kind == "answer"]
-        if len(given) < 2 or one.decision is not None or one.item.gold is not None:
+    for answered_item in read_answered_items(ledger, project_id):
+        given = [answer.values for answer in answered_item.answers if answer.kind == "answer"]
+        if len(given) < 2 or answered_item.decision is not None or answered_item.item.gold is not None:
             continue
-        if any(settings.agrees(given[0], other, one.item.shown) is False for other in given[1:]):
-            found.append(one)
+        if any(settings.agrees(given[0], other, answered_item.item.shown) is False for other in given[1:]):
+            found.append(answered_item)
             if len(found) == limit:
                 break
     return found
@@ -112,9 +114,9 @@ def _with_answers(
 ) -> Iterator[AnsweredItem]:
     queue = AnnotationQueue(ledger, project_id)
     answers: dict[int, list[Answer]] = {}
-    for one in queue.answers(until=until):
-        answers.setdefault(one.item, []).append(one)
-    decisions = {one.item: one for one in queue.answers(until=until, decisions=True)}
+    for answer in queue.answers(until=until):
+        answers.setdefault(answer.item, []).append(answer)
+    decisions = {answer.item: answer for answer in queue.answers(until=until, decisions=True)}
     with ledger.reading() as session:
         for row in session.scalars(query.execution_options(yield_per=_FETCHED)):
             gold = row.gold if row.gold_at is not None and (until is None or row.gold_at < until) else None
@@ -239,18 +241,18 @@ def import_answers(ledger: Ledger, project_id: str, answers: Iterable[ImportedAn
     project, now = get_project(ledger, project_id), datetime.now(UTC)
     row = AnnotationItemRow
     kept, refused = 0, dict[str, int]()
-    given = {(one.key, one.annotator): one for one in answers}
+    given = {(answer.key, answer.annotator): answer for answer in answers}
     for batch in iterate_batches(given.values(), _BATCH):
         with ledger.writing(durable=True) as session:
             query = select(row.id, row.key, row.shown, row.gold).where(
-                row.project_id == project_id, row.key.in_({one.key for one in batch})
+                row.project_id == project_id, row.key.in_({imported_answer.key for imported_answer in batch})
             )
             items = {key: (item, item_from_json(shown), gold) for item, key, shown, gold in session.execute(query)}
             rows: list[dict[str, Any]] = []
-            for one in batch:
+            for imported_answer in batch:
                 try:
-                    item, shown, gold = items[one.key]
-                    values = project.settings.check(one.values, shown)
+                    item, shown, gold = items[imported_answer.key]
+                    values = project.settings.check(imported_answer.values, shown)
                 except (KeyError, InvalidAnswer) as error:
                     why = str(error) if isinstance(error, InvalidAnswer) else "there is no such item"
                     refused[why] = refused.get(why, 0) + 1
@@ -258,25 +260,29 @@ def import_answers(ledger: Ledger, project_id: str, answers: Iterable[ImportedAn
                 right = project.settings.agrees(values, gold, shown) if gold else None
                 rows.append(
                     {
-                        "project_id": project_id, "item_id": item, "annotator": one.annotator,
+                        "project_id": project_id, "item_id": item, "annotator": imported_answer.annotator,
                         "submission": secrets.token_hex(16), "kind": "answer", "values": values, "comment": "",
-                        "seconds": one.seconds, "guideline_version": project.guideline_version, "late": False,
+                        "seconds": imported_answer.seconds, "guideline_version": project.guideline_version,
+                        "late": False,
                         "proposal_shown": False, "gold_right": right, "decides": False, "state": "kept",
-                        "given_at": _moment(one.time) or now, "ended_at": None,
+                        "given_at": _moment(imported_answer.time) or now, "ended_at": None,
                     }
                 )  # fmt: skip
             if not rows:
                 continue
             session.execute(insert(AnswerRow), rows)
             held = [
-                {"item_id": one["item_id"], "annotator": one["annotator"], "project_id": project_id,
+                {"item_id": entry["item_id"], "annotator": entry["annotator"], "project_id": project_id,
                  "state": "answered", "expires_at": now}
-                for one in rows
+                for entry in rows
             ]  # fmt: skip
             session.execute(insert(AssignmentRow), held)
             session.connection().execute(
                 _count_statement(),
-                [{"which": item, "count": count} for item, count in Counter(one["item_id"] for one in rows).items()],
+                [
+                    {"which": item, "count": count}
+                    for item, count in Counter(entry["item_id"] for entry in rows).items()
+                ],
             )
             kept += len(rows)
     return kept, refused

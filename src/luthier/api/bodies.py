@@ -108,7 +108,7 @@ class FineTuningJobRequest(RequestBody):
 
     def to_job_request(self) -> JobRequest:
         """As jobs have it."""
-        found = self.method.hyperparameters if self.method is not None else self.hyperparameters
+        hyperparameters = self.method.hyperparameters if self.method is not None else self.hyperparameters
         return JobRequest(
             model=self.model,
             training_file=self.training_file,
@@ -117,5 +117,5 @@ class FineTuningJobRequest(RequestBody):
             suffix=self.suffix,
             seed=secrets.randbelow(_SEEDS) if self.seed is None else self.seed,
             metadata=self.metadata or {},
-            **(found.model_dump(exclude_none=True) if found is not None else {}),
+            **(hyperparameters.model_dump(exclude_none=True) if hyperparameters is not None else {}),
         )

@@ -67,10 +67,10 @@ def file_routes(service: JobService) -> APIRouter:
         """This key's files."""
         check_query_params(request, "purpose", "limit", "order", "after")
         key = get_caller(request).key
-        found = await run_in_thread(
+        uploads = await run_in_thread(
             files.listed, key, purpose=purpose, after=after, limit=limit + 1, newest=order == "desc"
         )
-        return JSONResponse(page_json(map(file_json, found[:limit]), more=len(found) > limit))
+        return JSONResponse(page_json(map(file_json, uploads[:limit]), more=len(uploads) > limit))
 
     @router.get("/{file_id}", response_class=Response)
     async def retrieve(request: Request, file_id: File) -> Response:
@@ -80,11 +80,11 @@ def file_routes(service: JobService) -> APIRouter:
     @router.get("/{file_id}/content", response_class=Response)
     async def content(request: Request, file_id: File) -> Response:
         """Its bytes."""
-        found: Upload = await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")
-        path = files.path(found.id)
+        upload: Upload = await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")
+        path = files.path(upload.id)
         if not path.is_file():
             raise APIError(f"there is no file {file_id!r}", param="file_id", code="file_not_found", status=404)
-        return FileResponse(path, media_type="application/octet-stream", filename=found.filename)
+        return FileResponse(path, media_type="application/octet-stream", filename=upload.filename)
 
     @router.delete("/{file_id}", response_class=Response)
     async def delete(request: Request, file_id: File) -> Response:

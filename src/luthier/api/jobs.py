@@ -55,8 +55,8 @@ def _add_jobs(router: APIRouter, service: JobService) -> None:
         """This key's jobs, the latest first; `metadata[NAME]=VALUE` chooses."""
         check_query_params(request, "after", "limit", "metadata", but="metadata[")
         metadata, key = _metadata(request), get_caller(request).key
-        found = await run_in_thread(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
-        return JSONResponse(page_json(map(job_json, found[:limit]), more=len(found) > limit))
+        tuning_jobs = await run_in_thread(service.book.listed, key, after=after, limit=limit + 1, metadata=metadata)
+        return JSONResponse(page_json(map(job_json, tuning_jobs[:limit]), more=len(tuning_jobs) > limit))
 
     @router.get("/{fine_tuning_job_id}", response_class=Response)
     async def retrieve(request: Request, fine_tuning_job_id: Name) -> Response:
@@ -95,8 +95,8 @@ def _add_told(router: APIRouter, service: JobService) -> None:
         """What happened to it, the latest first."""
         check_query_params(request, "after", "limit")
         job = await run_in_thread(find, request, fine_tuning_job_id)
-        found, more = await run_in_thread(service.events, job, limit, after)
-        return JSONResponse(page_json(map(event_json, found), more=more))
+        job_events, more = await run_in_thread(service.events, job, limit, after)
+        return JSONResponse(page_json(map(event_json, job_events), more=more))
 
     @router.get("/{fine_tuning_job_id}/checkpoints", response_class=Response)
     async def checkpoints(
@@ -105,8 +105,10 @@ def _add_told(router: APIRouter, service: JobService) -> None:
         """Models that can be asked, the latest first: those after the last epochs, once the job is done."""
         check_query_params(request, "after", "limit")
         job = await run_in_thread(find, request, fine_tuning_job_id)
-        found = [checkpoint_to_json(job, one) for one in await run_in_thread(service.checkpoints, job)]
-        known = [one["id"] for one in found]
+        found = [
+            checkpoint_to_json(job, job_checkpoint) for job_checkpoint in await run_in_thread(service.checkpoints, job)
+        ]
+        known = [entry["id"] for entry in found]
         if after is not None and after not in known:
             raise APIError(f"there is no checkpoint {after!r}", param="after")
         rest = found[known.index(after) + 1 :] if after is not None else found

@@ -143,5 +143,5 @@ def _file_name(options: Mapping[bytes, bytes]) -> str:
         filename = message.get_filename() or ""
     else:
         filename = (given or b"").decode("utf-8", "replace")
-    plain = "".join(one for one in filename.replace("\\", "/").rpartition("/")[2] if one.isprintable())
+    plain = "".join(entry for entry in filename.replace("\\", "/").rpartition("/")[2] if entry.isprintable())
     return plain[:255] or "file"

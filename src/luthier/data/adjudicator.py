@@ -51,7 +51,7 @@ NOBODY = AdjudicatedLabel(None, why="no judgment")
 
 def count_votes(votes: Votes) -> Counter[Any]:
     """How many annotators chose each label."""
-    return Counter(one.value for one in votes)
+    return Counter(vote.value for vote in votes)
 
 
 def format_votes(votes: Votes) -> str:

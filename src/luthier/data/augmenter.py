@@ -155,9 +155,9 @@ def change_texts(row: Row, change: Callable[[str], TextChange | None], roles: Se
     """The row with every text of these roles changed; None when none of them is."""
     did: list[str] = []
     for name, text in row.texts(roles):
-        if (made := change(text)) is not None and made.text != text:
-            row = row.with_text(name, made.text)
-            did += made.did
+        if (text_change := change(text)) is not None and text_change.text != text:
+            row = row.with_text(name, text_change.text)
+            did += text_change.did
     return AugmentedDraft(row.messages, tuple(dict.fromkeys(did))) if did else None
 
 

@@ -86,8 +86,8 @@ def share_with_interval(count: int, rows: int, about: str) -> FindingNumber:
 
 def damage_every_nth(rows: Sequence[CheckRow], step: int, damage: Callable[[CheckRow], CheckRow]) -> PlantedFaults:
     """Every `step`-th row damaged."""
-    made = [damage(row) if index % step == 0 else row for index, row in enumerate(rows)]
-    return PlantedFaults(made, frozenset(row.id for index, row in enumerate(made) if index % step == 0))
+    check_rows = [damage(row) if index % step == 0 else row for index, row in enumerate(rows)]
+    return PlantedFaults(check_rows, frozenset(row.id for index, row in enumerate(check_rows) if index % step == 0))
 
 
 def format_exclude_setting(rows: Sequence[CheckRow], reason: str) -> str:

@@ -65,9 +65,9 @@ class Drops(Mapping[int, Drop]):
 
     def at(self, indices: ComplementIndexSet) -> Drops:
         """The same, of rows that are found at other places, in the same order."""
-        found = object.__new__(Drops)
-        found.__dict__.update(self.__dict__, indices=indices[self.indices])
-        return found
+        drops = object.__new__(Drops)
+        drops.__dict__.update(self.__dict__, indices=indices[self.indices])
+        return drops
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -124,15 +124,15 @@ class SparseColumn(Sequence[Any]):
     @classmethod
     def again(cls, rows: int, indices: NDArray[np.int64], values: pa.Array) -> SparseColumn:
         """The column of such arrays."""
-        found = object.__new__(cls)
-        found.__dict__.update(_rows=rows, _places=indices, _values=values)
-        return found
+        sparse_column = object.__new__(cls)
+        sparse_column.__dict__.update(_rows=rows, _places=indices, _values=values)
+        return sparse_column
 
     def at(self, indices: ComplementIndexSet) -> SparseColumn:
         """The same, of rows that are found at other places, in the same order."""
-        found = object.__new__(SparseColumn)
-        found.__dict__.update(self.__dict__, _places=indices[self._places])
-        return found
+        sparse_column = object.__new__(SparseColumn)
+        sparse_column.__dict__.update(self.__dict__, _places=indices[self._places])
+        return sparse_column
 
     def of(self, indices: NDArray[np.int64]) -> pa.Array:
         """The values of some rows."""

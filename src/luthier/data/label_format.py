@@ -45,7 +45,7 @@ def to_optional_text(value: Any) -> str | None:
 def normalize_label(value: Any) -> str | float | None:
     """A label as text or number; several labels of one judgment are joined, sorted."""
     if isinstance(value, (list, tuple)):
-        found = sorted(str(one) for one in value if one is not None)
+        found = sorted(str(entry) for entry in value if entry is not None)
         return TOGETHER.join(found) if found else None
     if isinstance(value, bool):
         return str(value).lower()

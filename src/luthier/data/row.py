@@ -194,7 +194,7 @@ class Row:
         whole = name.removeprefix("meta.")
         if whole in self.meta:
             return whole, ""
-        column = max((one for one in self.meta if whole.startswith(f"{one}/")), key=len)
+        column = max((entry for entry in self.meta if whole.startswith(f"{entry}/")), key=len)
         return column, whole[len(column) :]
 
 
@@ -268,9 +268,9 @@ def pairs_by_rating(
         else:
             groups.setdefault(prompt_of(row), []).append((row, rating))
     for rated in groups.values():
-        found = list(_among(rated, margin, take))
-        yield from found
-        used = {row.id for one in found for row in (one.row, one.other)}
+        ranked_pairs = list(_among(rated, margin, take))
+        yield from ranked_pairs
+        used = {row.id for ranked_pair in ranked_pairs for row in (ranked_pair.row, ranked_pair.other)}
         yield from (UnpairedRow(row, _why(rated, margin)) for row, _ in rated if row.id not in used)
 
 
@@ -291,7 +291,7 @@ def require_rating_column(rows: Sequence[Example], column: str) -> None:
 
 
 def _among(rated: Sequence[tuple[Example, float]], margin: float, take: Take) -> Iterator[RankedPair]:
-    ordered = sorted(rated, key=lambda one: -one[1])
+    ordered = sorted(rated, key=lambda entry: -entry[1])
     chosen = [(ordered[0], ordered[-1])] if take == "extremes" else _all(ordered)
     for (row, high), (other, low) in chosen:
         if high - low >= margin and high > low and answer_of(row).strip() != answer_of(other).strip():
@@ -333,7 +333,8 @@ def count_characters(value: object) -> int:
 def count_row_characters(row: Row) -> int:
     """About how many characters a row holds."""
     message_chars = sum(
-        len(one.content) + len(one.thinking) + count_characters(one.tool_calls) + _OTHER for one in row.messages
+        len(message.content) + len(message.thinking) + count_characters(message.tool_calls) + _OTHER
+        for message in row.messages
     )
     return message_chars + sum(map(count_characters, row.meta.values())) + count_characters(row.tools)
 

@@ -58,14 +58,14 @@ class LabelingPool:
         """(candidates, dimensions) and (labelled, dimensions): unit vectors of the texts."""
         import numpy as np
 
-        texts = [*(one.text for one in self.candidates), *self.labelled]
+        texts = [*(candidate.text for candidate in self.candidates), *self.labelled]
         found = embedder.points(texts, recipe_dir=self.recipe_dir, seed=self.seed).astype(np.float64)
         return found[: len(self.candidates)], found[len(self.candidates) :]
 
     @property
     def silent(self) -> list[SelectionCandidate]:
         """Candidates without probabilities of labels."""
-        return [one for one in self.candidates if not one.is_told]
+        return [candidate for candidate in self.candidates if not candidate.is_told]
 
     def uncertainty(self, measure: Measure) -> NDArray[np.float64]:
         """(candidates,): from 0 (sure) to 1 (no idea, as of a row for which the model named no label, or no
@@ -76,7 +76,7 @@ class LabelingPool:
             what, first = "a row has no proposal with a probability for each label", self.candidates[0]
             where = SourceLocation(file=first.file, line=first.line, field="by")
             raise DataError(what, where=where, hint="put the step `prelabel` before this one, or select by `k_center`")
-        return np.array([self._uncertain(one, measure) for one in self.candidates], dtype=np.float64)
+        return np.array([self._uncertain(candidate, measure) for candidate in self.candidates], dtype=np.float64)
 
     def _uncertain(self, one: SelectionCandidate, measure: Measure) -> float:
         import math

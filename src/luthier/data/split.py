@@ -115,7 +115,7 @@ def count_held_out_rows(keys: SplitKeys, shares: Sequence[float], seed: int) -> 
 def _by_shares(split: Split, keys: SplitKeys, seed: int) -> NDArray[np.int8] | None:
     """Splits by shares alone, some rows after the other; None where units must be seen: one falls on no row, or leaves
     none."""
-    if split.train is not None or split.stratify or any(_is_count(one) for one in (split.test, split.validation)):
+    if split.train is not None or split.stratify or any(_is_count(entry) for entry in (split.test, split.validation)):
         return None
     limits = ((split.test, split.test, TEST), (split.validation, split.test + split.validation, VALIDATION))
     thresholds = [(below, NAMES.index(name)) for share, below, name in limits if share]

@@ -174,7 +174,7 @@ def compute_slice_scores(
         if select_applicable_metrics([metric], model_answers)
     }
     rival = rival if {subject, rival} <= answers.keys() else None
-    found: list[facts.SliceFact] = []
+    slice_facts: list[facts.SliceFact] = []
     gains: list[PairedComparison] = []
     for name, values in columns.items():
         groups: dict[str, list[int]] = {}
@@ -186,7 +186,7 @@ def compute_slice_scores(
                 continue
             for model, model_answers in answers.items():
                 score = measure_all([metric], model_answers.select(rows), seed=seed)[0]
-                found.append(
+                slice_facts.append(
                     facts.SliceFact(
                         name=name,
                         value=value,
@@ -200,7 +200,7 @@ def compute_slice_scores(
                 gains.append(
                     compare_paired(metric, answers[subject].select(rows), answers[rival].select(rows), seed=seed)
                 )
-    return _with_gains(found, gains, subject, rival)
+    return _with_gains(slice_facts, gains, subject, rival)
 
 
 def _with_gains(
@@ -208,10 +208,13 @@ def _with_gains(
 ) -> tuple[facts.SliceFact, ...]:
     """The slices, those of the subject with their gains in order."""
     comparisons = iter(
-        comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in adjust_comparisons_holm(gains)])
+        comparison_facts(
+            [{"a": subject, "b": rival, **comparison.as_json()} for comparison in adjust_comparisons_holm(gains)]
+        )
     )
     return tuple(
-        one.model_copy(update={"gain": next(comparisons, None)}) if one.model == subject else one for one in slices
+        slice_fact.model_copy(update={"gain": next(comparisons, None)}) if slice_fact.model == subject else slice_fact
+        for slice_fact in slices
     )
 
 

@@ -143,8 +143,8 @@ def _flops(model: ModelDescription, tokens: float, *, headed: float = 0.0) -> fl
 
 def _task(plan_context: PlanContext) -> str | None:
     """Whether classes or texts are answered, as far as that is known."""
-    if (made := plan_context.inputs.get("data")) is not None:
-        return DatasetSummary.read(made).task
+    if (artifact := plan_context.inputs.get("data")) is not None:
+        return DatasetSummary.read(artifact).task
     return plan_context.outlines.get("data", ArtifactSpec()).task
 
 
@@ -179,7 +179,7 @@ class ExtraTokens(NamedTuple):
 def estimate_extra_tokens(step: Evaluate, plan_context: PlanContext, rows: RowEstimate) -> ExtraTokens:
     """Of pairs, the other answer; of classes, the others to their ends, what they begin with in common once; of texts,
     the reference again where its likelihood is a metric."""
-    made, known = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
+    artifact, artifact_spec = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
     if step.pairs and _holds_pairs(step, plan_context):
         rejected = rows.tokens * rejected_char_ratio(preview_input_examples(plan_context, step.split, SAMPLE))
         return ExtraTokens(rejected, 0.0 if has_sequence_head(plan_context) else rows.answers + rejected, pairs=True)
@@ -188,7 +188,7 @@ def estimate_extra_tokens(step: Evaluate, plan_context: PlanContext, rows: RowEs
     if any(_written(step, plan_context, rows)):
         likely = any("logprobs" in metric.needs for metric in step.metrics or ())
         return ExtraTokens(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else ExtraTokens()
-    classes = known.answers if made is None else DatasetSummary.read(made).labels
+    classes = artifact_spec.answers if artifact is None else DatasetSummary.read(artifact).labels
     among = max(0.0, count_branch_tokens(classes, find_tokenizer_folder(plan_context)) - rows.answers)
     return ExtraTokens(among, among)
 

@@ -72,14 +72,14 @@ def build_evaluated_models(
     from luthier.models.load import is_plain_classifier
 
     cache, calls = ModelCache(), work.scratch / "calls"
-    found: list[EvalModel] = []
+    eval_models: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
         if is_plain_classifier(artifact):
-            found.append(ClassifierEvalModel(artifact, name=name, title=PLAIN if name == TUNED else title))
+            eval_models.append(ClassifierEvalModel(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
-            found.append(LocalEvalModel.of(artifact, question, cache, calls, name=name, title=title))
-    return found
+            eval_models.append(LocalEvalModel.of(artifact, question, cache, calls, name=name, title=title))
+    return eval_models
 
 
 def apply_label_thresholds(voices: Sequence[EvalModel], thresholds: Artifact | None) -> list[EvalModel]:
@@ -234,9 +234,9 @@ class EvaluationResults:
         }
 
     def _against(self, name: str) -> dict[str, PairedComparison]:
-        mine = self.columns(self.subject)[name]
+        row_scores = self.columns(self.subject)[name]
         others = [model for model in self.grades if model != self.subject]
-        return {other: mine.against(name, self.columns(other)[name], self.seed) for other in others}
+        return {other: row_scores.against(name, self.columns(other)[name], self.seed) for other in others}
 
     def _drops(self) -> Iterator[ProbeMeasure]:
         for name, lost in self.losses().items():
@@ -260,10 +260,10 @@ def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepC
     able = context.able(verbs, "The tasks' questions: what they ask") if exams else {}
     if not able:
         return []
-    found = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
-    _write(found, work.folder / TASKS)
-    context.notes.extend(_notes(found))
-    return list(found.measures())
+    evaluation_results = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
+    _write(evaluation_results, work.folder / TASKS)
+    context.notes.extend(_notes(evaluation_results))
+    return list(evaluation_results.measures())
 
 
 def _grades(exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel]) -> dict[str, dict[str, TaskResult]]:
@@ -278,7 +278,7 @@ def _grades(exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel])
 
 def _exams(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
     brief = TaskContext(recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, examples=context.task.examples)
-    exams = [exam for one in tasks for exam in one.exams(brief)]
+    exams = [exam for task in tasks for exam in task.exams(brief)]
     names = [exam.name for exam in exams]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{twice!r} is asked twice", where=SourceLocation(field=f"steps.{work.name}.tasks"))
@@ -333,7 +333,7 @@ JUDGED = ("reward", "reward_won")
 
 def add_reward_scores(models: Sequence[ModelResult], judge: RewardModel, task: HeldOutTask) -> list[ModelResult]:
     """Return the same models, each reply with the score that the reward model gives it."""
-    known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples], _tools(task))
+    known = judge([(*prompt_of(example), _said(answer_of(example))) for example in task.examples], _tools(task))
     return [_judged(model, judge, task, known) for model in models]
 
 
@@ -348,7 +348,7 @@ def _judged(model: ModelResult, judge: RewardModel, task: HeldOutTask, known: Se
 
 
 def _tools(task: HeldOutTask) -> list[tuple[dict[str, Any], ...]]:
-    return [one.tools for one in task.examples]
+    return [example.tools for example in task.examples]
 
 
 def _said(text: str) -> Message:
@@ -396,11 +396,11 @@ def attach_scorer_columns(
     """The same models, each reply with the numbers that scorers gave it."""
     if not scorers:
         return list(models)
-    kept = work.scratch / "scorers"
-    kept.mkdir(exist_ok=True)
+    path = work.scratch / "scorers"
+    path.mkdir(exist_ok=True)
     model = work.inputs["model"]
-    context = replace(work, kept=kept, models=lambda name: _folder(name, model, work))
-    return [_scored(one, scorers, task, context) for one in models]
+    context = replace(work, kept=path, models=lambda name: _folder(name, model, work))
+    return [_scored(model_result, scorers, task, context) for model_result in models]
 
 
 def _scored(model: ModelResult, scorers: Sequence[Scorer], task: HeldOutTask, context: RunContext) -> ModelResult:

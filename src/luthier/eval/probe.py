@@ -117,7 +117,7 @@ def adjust_measure_p_values(members: Sequence[ProbeMeasure]) -> list[PairedCompa
     """Return all comparisons of some measures with p values corrected for multiple testing (Holm)."""
     from luthier.metrics.paired import adjust_comparisons_holm
 
-    return adjust_comparisons_holm([one for measure in members for one in measure.against.values()])
+    return adjust_comparisons_holm([comparison for measure in members for comparison in measure.against.values()])
 
 
 def read_probe_table(name: str) -> list[str]:

@@ -18,8 +18,8 @@ def predict_missing_metric_inputs(plan_context: PlanContext, normalize: str) -> 
     from luthier.models.load import is_remote_input
     from luthier.models.sources.endpoint import EndpointModelSource
 
-    if (made := plan_context.inputs.get("model")) is not None:
-        return find_missing_metric_inputs(made, normalize)
+    if (artifact := plan_context.inputs.get("model")) is not None:
+        return find_missing_metric_inputs(artifact, normalize)
     if not is_remote_input(plan_context):
         return frozenset()
     source = getattr(plan_context.upstream.get("model"), "source", None)

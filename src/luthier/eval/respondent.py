@@ -79,7 +79,7 @@ class CachedEvalModel:
             )
             for prompt in prompts
         ]
-        return [one.text for one in self.tell(requests)]
+        return [response.text for response in self.tell(requests)]
 
     def tell(self, requests: Sequence[Request], about: str = "questions") -> list[Response]:
         """A response to each request; `about` says what they are about, for whoever watches."""
@@ -94,12 +94,12 @@ class CachedEvalModel:
 
     def _loglikelihoods(self, prompts: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         requests = [
-            LoglikelihoodRequest(prompt=prompt, continuation=one, truncate_prompt=False)
+            LoglikelihoodRequest(prompt=prompt, continuation=continuation, truncate_prompt=False)
             for prompt, continuations in prompts
-            for one in continuations
+            for continuation in continuations
         ]
-        found = iter(_rounded(self._lm.loglikelihood(requests)))
-        return [[next(found) for _ in continuations] for _, continuations in prompts]
+        responses = iter(_rounded(self._lm.loglikelihood(requests)))
+        return [[next(responses) for _ in continuations] for _, continuations in prompts]
 
     def _each(
         self,
@@ -121,7 +121,10 @@ def _chunks(requests: Sequence[Item]) -> list[Sequence[Item]]:
 
 def _rounded(responses: Sequence[Response]) -> list[Response]:
     """Responses as they are written down."""
-    return [one if one.logprob is None else replace(one, logprob=round(one.logprob, DIGITS)) for one in responses]
+    return [
+        response if response.logprob is None else replace(response, logprob=round(response.logprob, DIGITS))
+        for response in responses
+    ]
 
 
 def _runs(requests: Sequence[Request]) -> list[list[Request]]:

@@ -250,7 +250,7 @@ def compute_probe_measures(
         IntervalJob(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span)
         for block in blocks.values()
     ]
-    found = [
+    intervals = [
         _ended(statistic, job, one) for job, one in zip(jobs, compute_intervals(jobs, seed=context.seed), strict=True)
     ]
     subject = next(iter(context.answers))
@@ -268,7 +268,7 @@ def compute_probe_measures(
             detectable=minimum_detectable_difference(one.standard_error),
             against=_against(statistic, blocks, subject, context.seed) if model == subject else {},
         )
-        for (model, block), one in zip(blocks.items(), found, strict=True)
+        for (model, block), one in zip(blocks.items(), intervals, strict=True)
     ]
 
 
@@ -302,7 +302,7 @@ def measure_generated_answers(
 
     blocks = {}
     for model, respondent in context.able("generate", statistic.name).items():
-        completions = [one.strip() for one in respondent.generate(list(prompts.values()), limit)]
+        completions = [entry.strip() for entry in respondent.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in completions])
         context.rows.extend(
             ProbeRow(
@@ -332,8 +332,12 @@ def _compared(statistic: SummedStatistic, mine: Floats, its: Floats, seed: int) 
     lower = statistic.lower_is_better
     if statistic.proportion and (mine[:, 1] == its[:, 1]).all():
         counted = mine[:, 1] > 0
-        found = compare_paired_accuracy(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
-        return replace(found, fixed=found.broken, broken=found.fixed, lower_is_better=True) if lower else found
+        comparison = compare_paired_accuracy(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
+        return (
+            replace(comparison, fixed=comparison.broken, broken=comparison.fixed, lower_is_better=True)
+            if lower
+            else comparison
+        )
     width = statistic.bounds[1] - statistic.bounds[0]
     return compare_row_statistics(
         statistic.name,

@@ -101,7 +101,9 @@ class BenchmarkTask(ABC):
     @property
     def signature(self) -> str:
         """Names the questions and the grading: numbers with different signatures must not be compared."""
-        questions_digest = digest_of([[_named(one) for one in self.questions], [item.gold for item in self.items]])
+        questions_digest = digest_of(
+            [[_named(question) for question in self.questions], [item.gold for item in self.items]]
+        )
         return f"{self.name}|v:{self.version}|{self.about}|rows:{len(self.items)}|asked:{questions_digest[:12]}"
 
 
@@ -344,7 +346,7 @@ class HeldOutTask:
             [[message.model_dump(mode="json", exclude_defaults=True) for message in prompt_of(example)], reference]
             for example, reference in zip(self.examples, self.references, strict=True)
         ]
-        offered = [build_answer_pair(one).answers for one in self.examples] if self.pairs else []
+        offered = [build_answer_pair(entry).answers for entry in self.examples] if self.pairs else []
         return digest_of([self.kind, dict(self.options), questions, *([offered] if offered else [])])
 
     def answers(self, replies: Sequence[Reply]) -> EvalPredictions:

@@ -64,11 +64,11 @@ def identify_languages(
     texts: Sequence[str], *, min_chars: int = 20, confidence: float = 0.4, among: tuple[str, ...] | None = None
 ) -> list[LanguageGuess]:
     """The language of each text; a guess never depends on the other texts."""
-    found = [LanguageGuess(UNKNOWN, 0.0)] * len(texts)
+    language_guesses = [LanguageGuess(UNKNOWN, 0.0)] * len(texts)
     heads = [text[:LOOKED_AT_CHARS].strip() for text in texts]
     indices = [at for at, head in enumerate(heads) if len(head) >= min_chars and any(map(str.isalpha, head))]
     if not indices:
-        return found
+        return language_guesses
     model = _model(among)
     shares = _shares([_bytes(heads[at]) for at in indices], model)
     best = shares.argmax(axis=1)
@@ -76,8 +76,8 @@ def identify_languages(
         code, rounded = model.classes[column], round(float(sure), 3)
         if code == "gl" and "pt" in model.classes and _PORTUGUESE.search(heads[at]):
             code = "pt"
-        found[at] = LanguageGuess(code if rounded >= confidence and code in LANGUAGES else UNKNOWN, rounded)
-    return found
+        language_guesses[at] = LanguageGuess(code if rounded >= confidence and code in LANGUAGES else UNKNOWN, rounded)
+    return language_guesses
 
 
 def _bytes(text: str) -> bytes:
@@ -160,10 +160,10 @@ def _tables() -> _Tables:
     """The tables, unpacked once and from then on mapped from the user's cache: unpacking takes a third of a second."""
     from py3langid.langid import MODEL_DIR, MODEL_FILE
 
-    kept = cache_folder() / "languages" / file_digest(Path(MODEL_DIR) / MODEL_FILE)
-    if not kept.is_dir():
+    path = cache_folder() / "languages" / file_digest(Path(MODEL_DIR) / MODEL_FILE)
+    if not path.is_dir():
         whole = _identifier()
-        found = _Tables(
+        tables = _Tables(
             next_state=np.asarray(whole.tk_nextmove),
             row=np.asarray(whole.tk_row),
             feature=np.asarray(whole.tk_output),
@@ -171,9 +171,9 @@ def _tables() -> _Tables:
             prior=np.asarray(whole.nb_pc, dtype=np.float32),
             names=np.array(whole.nb_classes),
         )
-        if not _keep(found, kept):
-            return found
-    return _Tables(*(np.load(kept / f"{name}.npy", mmap_mode="r") for name in _Tables._fields))
+        if not _keep(tables, path):
+            return tables
+    return _Tables(*(np.load(path / f"{name}.npy", mmap_mode="r") for name in _Tables._fields))
 
 
 def _keep(tables: _Tables, folder: Path) -> bool:

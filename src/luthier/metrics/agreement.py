@@ -58,7 +58,7 @@ def check_categories_ordered(categories: Sequence[Any]) -> None:
     begins = [_BEGIN.match(str(category)) for category in categories]
     numbers = [float(found[0]) if found else None for found in begins]
     known = [number for number in numbers if number is not None]
-    if all(len(str(one)) == 1 for one in categories) or (len(known) == len(numbers) and known == sorted(known)):
+    if all(len(str(entry)) == 1 for entry in categories) or (len(known) == len(numbers) and known == sorted(known)):
         return
     odd = next((one for one, number in zip(categories, numbers, strict=True) if number is None), categories[0])
     what = f"nobody says in what order the categories stand; a judgment is {odd!r}"
@@ -190,7 +190,7 @@ def cohen_kappa(table: Table, *, weights: Weights = "identity", seed: int = 0) -
     kept = [pair for pair in pairs if pair.sum() > 0]
 
     def value(sums: Sequence[Floats]) -> Floats:
-        return np.asarray(np.mean([_kappa(one, apart) for one in sums], axis=0))
+        return np.asarray(np.mean([_kappa(entry, apart) for entry in sums], axis=0))
 
     return _measured(coded, f"cohen|weights:{weights}", kept, value, seed)
 
@@ -256,18 +256,18 @@ def compute_agreement(
 def _measured(
     coded: AnnotationCodes, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
 ) -> InterAnnotatorAgreement:
-    found = compute_intervals(
+    interval = compute_intervals(
         [IntervalJob(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed
     )[0]
     return InterAnnotatorAgreement(
-        value=found.value,
-        low=found.low,
-        high=min(found.high, 1.0),
-        standard_error=found.standard_error,
+        value=interval.value,
+        low=interval.low,
+        high=min(interval.high, 1.0),
+        standard_error=interval.standard_error,
         items=int((coded.counts.sum(axis=1) > 1).sum()),
         judgments=int((coded.codes >= 0).sum()),
         signature=f"{signature}|interval:{_NAMES[method]} over items",
-        note=found.note,
+        note=interval.note,
     )
 
 

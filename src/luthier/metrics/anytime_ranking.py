@@ -165,7 +165,7 @@ class AnytimeRanking:
     def standings(self) -> dict[Pair, PairStanding]:
         """Each pair, by the names of its models in their order."""
         ends = {
-            pair: (max(one.low for one in bounds), min(one.high for one in bounds))
+            pair: (max(bound.low for bound in bounds), min(bound.high for bound in bounds))
             for pair, bounds in self._bounds.items()
         }
         beats = {(a, b) if low > 0.5 else (b, a) for (a, b), (low, high) in ends.items() if low > 0.5 or high < 0.5}
@@ -177,7 +177,7 @@ class AnytimeRanking:
         (a, b), (low, high), bounds = pair, ends, self._bounds[pair]
         won, lost = (a, b) in beats, (b, a) in beats
         alike = not (won or lost) and low >= 0.5 - self._equal_within and high <= 0.5 + self._equal_within
-        forecasts = [found for one in bounds if (found := one.forecast(self._equal_within)) is not None]
+        forecasts = [found for bound in bounds if (found := bound.forecast(self._equal_within)) is not None]
         return PairStanding(
             first=a,
             second=b,
@@ -197,8 +197,15 @@ class AnytimeRanking:
                  for name in self.models}  # fmt: skip
         running = {name for name in self.models if above[name] < top}
         undecided = [one for pair, one in standings.items() if not one.decided and running.issuperset(pair)]
-        undecided.sort(key=lambda one: (one.more is None, one.more or 0, one.first, one.second))
-        below = {name: sum(one.better == name for one in standings.values()) for name in self.models}
+        undecided.sort(
+            key=lambda pair_standing: (
+                pair_standing.more is None,
+                pair_standing.more or 0,
+                pair_standing.first,
+                pair_standing.second,
+            )
+        )
+        below = {name: sum(standing.better == name for standing in standings.values()) for name in self.models}
         groups: dict[tuple[int, int], list[str]] = {}
         for name in sorted(self.models, key=lambda name: (above[name] - below[name], name)):
             groups.setdefault((above[name], below[name]), []).append(name)

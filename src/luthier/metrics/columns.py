@@ -143,7 +143,7 @@ class WeightedColumn(RowScores):
         whole = sum(self.weights)
         if self.how not in ("share", "mean", "value", "brier") or not whole:
             return None
-        scaled = ([one / whole for one in column] for column in (self.amounts, self.weights))
+        scaled = ([entry / whole for entry in column] for column in (self.amounts, self.weights))
         return WeightedColumn.of("mean" if self.how == "share" else self.how, *scaled, lower=self.lower)
 
     def statistics(self) -> NDArray[np.float64]:
@@ -195,19 +195,19 @@ def compare_paired_accuracy(name: str, a: Sequence[float], b: Sequence[float]) -
     """The share of right rows of one model minus another's, from 1 for each right row and 0 for each wrong one."""
     fixed = sum(mine > its for mine, its in zip(a, b, strict=True))
     broken = sum(mine < its for mine, its in zip(a, b, strict=True))
-    found = bonett_price_interval(fixed, broken, len(a))
+    interval = bonett_price_interval(fixed, broken, len(a))
     return PairedComparison(
         metric=name,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
         p=mcnemar(fixed, broken),
         test="McNemar, mid-p",
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=minimum_detectable_difference(found.standard_error),
-        note=found.note,
+        detectable=minimum_detectable_difference(interval.standard_error),
+        note=interval.note,
     )
 
 
@@ -245,8 +245,8 @@ class CorpusScores(RowScores):
         return measure_all([self.metric], self.answers, seed=seed)[0]
 
     def against(self, name: str, other: RowScores, seed: int) -> PairedComparison:
-        found = compare_paired(self.metric, self.answers, self.alike(other).answers, seed=seed)
-        return replace(found, metric=name)
+        comparison = compare_paired(self.metric, self.answers, self.alike(other).answers, seed=seed)
+        return replace(comparison, metric=name)
 
 
 class ValueWithInfluence(NamedTuple):

@@ -276,8 +276,8 @@ def compare_prediction_files(
     answers = (left.answers.select([i for i, _ in pairs]), right.answers.select([j for _, j in pairs]))
     _same_references(left, right, pairs)
     chosen = parse_metrics(metrics) or choose_metrics(answers[0])
-    found = [replace(compared(metric, *answers, seed=seed), metric=name) for name, metric in chosen.items()]
-    family = adjust_comparisons_holm(found)
+    comparisons = [replace(compared(metric, *answers, seed=seed), metric=name) for name, metric in chosen.items()]
+    family = adjust_comparisons_holm(comparisons)
     return {
         "rows": len(pairs),
         "only_a": len(left.answers) - len(pairs),
@@ -364,7 +364,7 @@ def parse_component_spec(role: type[Role], word: str) -> Role:
         return part.model_validate({"kind": kind, **values})
     except ValidationError as error:
         first = error.errors()[0]
-        location = ".".join(str(one) for one in first["loc"]) or "settings"
+        location = ".".join(str(entry) for entry in first["loc"]) or "settings"
         raise InputError(
             f"{word}: {location}: {first['msg']}", where=_WHERE, hint=f"luthier components {role.role} {kind}"
         ) from error

@@ -74,9 +74,9 @@ def compute_intervals(jobs: Sequence[IntervalJob], *, seed: int, resamples: int 
     sampled = [job for job in jobs if job.span is not None and job.method not in _ALONE]
     ordered = [_canonical(job.blocks) for job in sampled]
     bootstrapped = zip(sampled, ordered, _bootstrap(sampled, ordered, seed, resamples), strict=True)
-    found = (_bootstrapped(*one) for one in bootstrapped)
+    intervals = (_bootstrapped(*entry) for entry in bootstrapped)
     own = (_wilson if job.span is None else _ALONE.get(job.method) for job in jobs)
-    return [make(job) if make else next(found) for job, make in zip(jobs, own, strict=True)]
+    return [make(job) if make else next(intervals) for job, make in zip(jobs, own, strict=True)]
 
 
 def sum_rows(block: Block) -> Floats:

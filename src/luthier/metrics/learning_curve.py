@@ -139,16 +139,16 @@ def fit_law(law: CurveLaw, counts: Floats, curves: Floats, *, least: float = 0.0
     flat_loss = ((curves - mean[:, None]) ** 2).sum(axis=1)
     bounded = bool(law.grid) and math.isfinite(least)  # what a logarithm calls its floor is its value at the end
     allowed = (scale >= 0) & (floor >= least) if bounded else scale >= 0
-    found = _Best(np.zeros(len(curves), dtype=np.int64), np.maximum(mean, least), np.zeros(len(curves)), flat_loss)
-    found = found.or_better(np.where(allowed, flat_loss[:, None] - covariance * scale, np.inf), floor, scale)
+    best = _Best(np.zeros(len(curves), dtype=np.int64), np.maximum(mean, least), np.zeros(len(curves)), flat_loss)
+    best = best.or_better(np.where(allowed, flat_loss[:, None] - covariance * scale, np.inf), floor, scale)
     if bounded:
         above = curves - least
         squares = (basis**2).sum(axis=1)
         grounded = np.maximum(above @ basis.T, 0.0) / np.maximum(squares, 1e-15)
         losses = (above**2).sum(axis=1)[:, None] - grounded**2 * squares
-        found = found.or_better(losses, np.full_like(grounded, least), grounded)
+        best = best.or_better(losses, np.full_like(grounded, least), grounded)
     grid = np.array(list(product(*law.grid)), dtype=np.float64).reshape(len(basis), -1)
-    return FittedLaw(law, largest, grid[found.point], found.floor, found.scale)
+    return FittedLaw(law, largest, grid[best.point], best.floor, best.scale)
 
 
 class _Best(NamedTuple):

@@ -305,8 +305,8 @@ def measure_all(metrics: Sequence[Metric], answers: EvalPredictions, *, seed: in
         jobs.append(
             IntervalJob(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method)
         )
-    found = compute_intervals(jobs, seed=seed)
-    return [_scored(*triple, answers) for triple in zip(metrics, blocks, found, strict=True)]
+    intervals = compute_intervals(jobs, seed=seed)
+    return [_scored(*triple, answers) for triple in zip(metrics, blocks, intervals, strict=True)]
 
 
 def _scored(metric: Metric, block: Block, found: Interval, answers: EvalPredictions) -> MetricResult:

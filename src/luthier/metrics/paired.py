@@ -80,7 +80,7 @@ def compare_paired(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, se
         return _nothing(metric)
     blocks = metric.together(a, b)
     fixed, broken = _flips(metric, blocks)
-    found = _difference(metric, blocks, a.clusters, seed)
+    interval = _difference(metric, blocks, a.clusters, seed)
     if _is_mcnemars(metric, a.clusters):
         p, test = mcnemar(fixed, broken), "McNemar, mid-p"
     else:
@@ -88,16 +88,16 @@ def compare_paired(metric: Metric, a: EvalPredictions, b: EvalPredictions, *, se
     return PairedComparison(
         metric=metric.kind,
         lower_is_better=metric.better == "lower",
-        difference=found.value,
-        low=found.low,
-        high=found.high,
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
         p=p,
         test=test,
         rows=len(a),
         fixed=fixed,
         broken=broken,
-        detectable=minimum_detectable_difference(found.standard_error),
-        note="; ".join(filter(None, (gaps, found.note))),
+        detectable=minimum_detectable_difference(interval.standard_error),
+        note="; ".join(filter(None, (gaps, interval.note))),
     )
 
 
@@ -165,22 +165,22 @@ def compare_row_statistics(
     from luthier.metrics.intervals import value_per_row
 
     added = 0.5 if method == "t" else 1.0  # a row of a ratio of groups weighs on its own group's share
-    found = _bootstrap(value, blocks, width, seed, method, added)
+    interval = _bootstrap(value, blocks, width, seed, method, added)
     gain = value_per_row(blocks[0], value) - value_per_row(blocks[1], value)
     gain = -gain if lower_is_better else gain
     return PairedComparison(
         metric=name,
         lower_is_better=lower_is_better,
-        difference=found.value,
-        low=found.low,
-        high=found.high,
+        difference=interval.value,
+        low=interval.low,
+        high=interval.high,
         p=_permutation(value, blocks, seed),
         test=DRAWN,
         rows=blocks[0].shape[0],
         fixed=int((gain > 1e-12).sum()),
         broken=int((gain < -1e-12).sum()),
-        detectable=minimum_detectable_difference(found.standard_error),
-        note=found.note,
+        detectable=minimum_detectable_difference(interval.standard_error),
+        note=interval.note,
     )
 
 
@@ -270,11 +270,11 @@ def _bootstrap(
     job = IntervalJob(
         blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method
     )
-    found = compute_intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
+    interval = compute_intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
     observed = _value(job)
-    found = replace(found, value=observed, low=min(found.low, observed), high=max(found.high, observed))
-    if not found.note or found.value != 0:
-        return found
+    interval = replace(interval, value=observed, low=min(interval.low, observed), high=max(interval.high, observed))
+    if not interval.note or interval.value != 0:
+        return interval
     rows = int(mark_informative_rows(blocks).sum())
     unchanged = bonett_price_interval(0, 0, rows)  # no row tells the models apart: as for right and wrong rows
     note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"

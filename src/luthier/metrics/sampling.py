@@ -58,16 +58,16 @@ class ShareEstimate(NamedTuple):
 def estimate_weighted_share(items: Iterable[SampledItem]) -> ShareEstimate | None:
     """Estimate the mean value of all items from those that were drawn; None while none is answered."""
     every = list(items)
-    drawn = Counter(item.group for item in every)
+    counts = Counter(item.group for item in every)
     answered = Counter(item.group for item in every if item.value is not None)
     if not answered:
         return None
     size = math.fsum(1 / item.probability for item in every)
     unseen = math.fsum(1 / item.probability for item in every if item.group not in answered)
-    known = [(item, drawn[item.group] / answered[item.group] / item.probability) for item in every if _is_known(item)]
+    known = [(item, counts[item.group] / answered[item.group] / item.probability) for item in every if _is_known(item)]
     total = math.fsum(weight for _, weight in known)
     share = min(1.0, max(0.0, math.fsum(weight * (item.value or 0.0) for item, weight in known) / total))
-    effective, count = _effective(known, share, drawn, answered)
+    effective, count = _effective(known, share, counts, answered)
     low, high = wilson_interval(share * effective, effective, _student_quantile(max(1.0, count - 1.0)))
     return ShareEstimate(share, low, high, len(known), len(every), size, effective, unseen / size)
 
@@ -95,7 +95,7 @@ def _effective(
         sums[cluster] = sums.get(cluster, 0.0) + part
         masses[cluster] = masses.get(cluster, 0.0) + weight
     total, count = math.fsum(masses.values()), len(masses)
-    variance = math.fsum(one**2 for one in sums.values()) / total**2
+    variance = math.fsum(entry**2 for entry in sums.values()) / total**2
     spread = share * (1 - share)
     if variance > 0 and spread > 0:
         return min(_MOST_GAIN * len(known), spread / variance), count

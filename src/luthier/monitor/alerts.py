@@ -74,8 +74,8 @@ class Alert(BaseModel):
     @property
     def called(self) -> str:
         """Its name: as given, or after its number."""
-        found = re.match(r"\s*([\w.]+)", self.expr)
-        return self.name or (found[1] if found else "alert").replace(".", "_")
+        match = re.match(r"\s*([\w.]+)", self.expr)
+        return self.name or (match[1] if match else "alert").replace(".", "_")
 
 
 Status = Literal["inactive", "pending", "firing"]
@@ -209,12 +209,14 @@ def find_worst_slice(
     whole, rowwise = _value(eye, when, rows), _mean(eye, rows)
     sign = 1.0 if when.upward else -1.0
     found: list[tuple[float, int, WorstTrafficSlice]] = []
-    for (column, value), mine in _slices(rows).items():
-        reading, usual = (_mean(eye, mine), rowwise) if column == LABEL else (_value(eye, when, mine), whole)
+    for (column, value), signal_rows in _slices(rows).items():
+        reading, usual = (
+            (_mean(eye, signal_rows), rowwise) if column == LABEL else (_value(eye, when, signal_rows), whole)
+        )
         if reading is not None and usual is not None and sign * (reading - usual) > 0:
-            traffic_slice = WorstTrafficSlice(column=column, value=value, reading=reading, events=len(mine))
-            found.append((sign * reading, len(mine), traffic_slice))
-    return max(found, key=lambda one: one[:2])[2] if found else None
+            traffic_slice = WorstTrafficSlice(column=column, value=value, reading=reading, events=len(signal_rows))
+            found.append((sign * reading, len(signal_rows), traffic_slice))
+    return max(found, key=lambda entry: entry[:2])[2] if found else None
 
 
 def _value(eye: SignalState, when: ThresholdExpression, rows: Sequence[SignalRow]) -> float | None:
@@ -234,7 +236,7 @@ def _slices(rows: Sequence[SignalRow]) -> dict[tuple[str, str], list[SignalRow]]
         for pair in row.about:
             groups.setdefault(pair, []).append(row)
     able = [(pair, mine) for pair, mine in groups.items() if FEWEST <= len(mine) < len(rows)]
-    return dict(sorted(able, key=lambda one: (-len(one[1]), one[0]))[:_MOST_SLICES])
+    return dict(sorted(able, key=lambda entry: (-len(entry[1]), entry[0]))[:_MOST_SLICES])
 
 
 def find_example_requests(eye: SignalState, when: ThresholdExpression, rows: Sequence[SignalRow]) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ class ReferenceSignalState:
         apart = float(mine.mean() - theirs.mean())
         if len(mine) < 2:
             return SignalValue(apart, apart, apart, span.events)
-        parts = [float(one.var(ddof=1)) / len(one) for one in (mine, theirs)]
+        parts = [float(entry.var(ddof=1)) / len(entry) for entry in (mine, theirs)]
         whole = sum(parts)
         squares = sum(part**2 / (len(one) - 1) for part, one in zip(parts, (mine, theirs), strict=True))
         half = float(stdtrit(whole**2 / squares, 0.975)) * math.sqrt(whole) if squares else 0.0

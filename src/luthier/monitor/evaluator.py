@@ -115,13 +115,13 @@ class AlertEvaluator:
     def reading(self, number: str, spec: Window, at: float, *, ends: bool = True) -> SignalValue | None:
         """A number of a window at a time; None where nothing can be said."""
         watched = self._watched[self._number_of[number]]
-        kept = watched.windows[spec]
+        row_window = watched.windows[spec]
         seconds = self._seconds(spec, at)
-        version = (*kept.version(at), round(seconds) if spec.seconds else 0)
+        version = (*row_window.version(at), round(seconds) if spec.seconds else 0)
         last = watched.last.get((spec, ends))
         if last is None or last[0] != version:
-            rows = kept.rows(at)
-            span = WindowSpan(seconds, kept.events(at), ends)
+            rows = row_window.rows(at)
+            span = WindowSpan(seconds, row_window.events(at), ends)
             last = version, watched.eye.measure(rows, span) if rows else {}
             watched.last[spec, ends] = last
         return last[1].get(number)
@@ -131,8 +131,8 @@ class AlertEvaluator:
         for watched in self._watched.values():
             for spec in watched.windows:
                 for number in watched.signal.numbers():
-                    if (found := self.reading(number, spec, at)) is not None:
-                        yield number, spec, found
+                    if (signal_value := self.reading(number, spec, at)) is not None:
+                        yield number, spec, signal_value
 
     def _is_elsewhere(self, event: Trace | Feedback) -> bool:
         """Whether an event is about a model that is not watched."""
@@ -162,8 +162,8 @@ class AlertEvaluator:
             if value is None:
                 continue
             row = SignalRow(_key(trace, feedback), value, trace.id, _about(trace, feedback))
-            for kept in watched.windows.values():
-                kept.add(at, row)
+            for row_window in watched.windows.values():
+                row_window.add(at, row)
 
     def _seconds(self, spec: Window, at: float) -> float:
         """How long a window is: no longer than traffic has been seen."""

@@ -135,8 +135,8 @@ def _limit(when: ThresholdExpression, report: Mapping[str, float]) -> float:
 def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
     """What an artifact of a step `monitor` watches; `name` is what to call it in messages."""
     record = artifact.read_json(FILE)
-    signals = [Signal.parse(one) for one in record["signals"]]
-    alerts = [Alert.model_validate(one) for one in record["alerts"]]
+    signals = [Signal.parse(entry) for entry in record["signals"]]
+    alerts = [Alert.model_validate(entry) for entry in record["alerts"]]
     return MonitorPlan(
         name=name,
         every_s=record["interval"],

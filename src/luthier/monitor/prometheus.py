@@ -179,12 +179,12 @@ class MonitorCollector(Collector):
             self._families = [value, low, high, events, self._alerts(self._watcher.states)]
 
     def _alerts(self, states: dict[str, AlertState]) -> Any:
-        found = GaugeMetricFamily(
+        metric_family = GaugeMetricFamily(
             "luthier_alert_state", "0 inactive, 1 pending, 2 firing.", labels=("monitor", "alert")
         )
         for name, state in states.items():
-            found.add_metric([self._watcher.plan.name, name], _STATES[state.status])
-        return found
+            metric_family.add_metric([self._watcher.plan.name, name], _STATES[state.status])
+        return metric_family
 
     def collect(self) -> Iterator[Any]:
         """The families of the last look."""

@@ -93,12 +93,14 @@ def insert_person(
     if not exist_accounts(session) and roles.get(WORKSPACE) != "owner":
         hint = f"luthier people add {id} --owner"
         raise InputError("the first account is that of an owner of the workspace", where=where, hint=hint)
-    made = PersonRow(id=id, name=name.strip()[:128] or id, email=email, password=digest, made_at=datetime.now(UTC))
-    session.add(made)
+    person_row = PersonRow(
+        id=id, name=name.strip()[:128] or id, email=email, password=digest, made_at=datetime.now(UTC)
+    )
+    session.add(person_row)
     session.flush()
     session.add_all(RoleRow(person=id, project=project, role=check_role(role)) for project, role in roles.items())
     add_entry(session, by, "person.add", whom=id, roles=dict(roles))
-    return Person(id, made.name, dict(roles))
+    return Person(id, person_row.name, dict(roles))
 
 
 def check_name(id: str) -> str:
@@ -217,8 +219,8 @@ def set_password(ledger: Ledger, id: str, password: str, *, by: str, keep_sessio
     with ledger.writing() as session:
         row = find_row(session, id)
         row.password = digest
-        others = BrowserSessionRow.person == row.id, BrowserSessionRow.digest != keep_session
-        session.execute(delete(BrowserSessionRow).where(*others))
+        column_elements = BrowserSessionRow.person == row.id, BrowserSessionRow.digest != keep_session
+        session.execute(delete(BrowserSessionRow).where(*column_elements))
         add_entry(session, by, "password.set", whom=row.id)
 
 

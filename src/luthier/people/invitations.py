@@ -90,7 +90,7 @@ def withdraw_invitation(ledger: Ledger, id: str, *, by: str) -> None:
 
     from luthier.core.db.tables.people import InvitationRow
 
-    known = {one.id for one in list_invitations(ledger)}
+    known = {invitation.id for invitation in list_invitations(ledger)}
     if id not in known:
         raise InputError("there is no such invitation", hint="it was used or withdrawn already")
     with ledger.writing() as session:
@@ -118,8 +118,8 @@ def accept_invitation(
         check_password(password, id, name, email or "")
     digest = None if password is None else hash_password(password)
     with ledger.writing() as session:
-        found = _use(session, token, id)
-        person = insert_person(session, id, roles=found.roles, by=id, name=name, email=email, digest=digest)
+        invitation = _use(session, token, id)
+        person = insert_person(session, id, roles=invitation.roles, by=id, name=name, email=email, digest=digest)
         if identity is not None:
             session.add(IdentityRow(issuer=identity[0], subject=identity[1], person=id))
         return person
@@ -131,12 +131,12 @@ def join_projects(ledger: Ledger, token: str, id: str) -> Person:
 
     with ledger.writing() as session:
         row = find_row(session, id)
-        found = _use(session, token, row.id)
+        invitation = _use(session, token, row.id)
         before = roles_of(session, row.id)
-        for project in found.projects:
+        for project in invitation.projects:
             if project not in before:
-                session.add(RoleRow(person=row.id, project=project, role=found.role))
-                add_entry(session, row.id, "role.set", project=project, whom=row.id, role=found.role)
+                session.add(RoleRow(person=row.id, project=project, role=invitation.role))
+                add_entry(session, row.id, "role.set", project=project, whom=row.id, role=invitation.role)
         session.flush()
         return Person(row.id, row.name, roles_of(session, row.id))
 
@@ -147,14 +147,14 @@ def _use(session: Session, token: str, id: str) -> Invitation:
 
     from luthier.core.db.tables.people import InvitationRow
 
-    found = _invitation(_row(session, token))
+    invitation = _invitation(_row(session, token))
     unused = InvitationRow.digest == _digest(token), InvitationRow.used_at.is_(None)
     use = {InvitationRow.used_at: datetime.now(UTC), InvitationRow.used_by: id}
-    taken = session.execute(update(InvitationRow).where(*unused).values(use))
-    if taken.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE has one
+    result = session.execute(update(InvitationRow).where(*unused).values(use))
+    if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE has one
         raise _gone()
-    add_entry(session, id, "invitation.use", subject=found.id)
-    return found
+    add_entry(session, id, "invitation.use", subject=invitation.id)
+    return invitation
 
 
 def _row(session: Session, token: str) -> InvitationRow:

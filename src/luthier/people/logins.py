@@ -124,9 +124,9 @@ def log_in_identity(ledger: Ledger, identity: Identity, settings: OidcSettings, 
 
     key = identity.issuer, identity.subject
     with ledger.writing() as session:
-        known = session.get(IdentityRow, key)
-        if known is not None:
-            row = find_row(session, known.person)
+        identity_row = session.get(IdentityRow, key)
+        if identity_row is not None:
+            row = find_row(session, identity_row.person)
             add_entry(session, row.id, "login", provider=identity.issuer)
             return Person(row.id, row.name, roles_of(session, row.id))
     id = _free_name(ledger, identity.handle)
@@ -145,5 +145,5 @@ def log_in_identity(ledger: Ledger, identity: Identity, settings: OidcSettings, 
 def _free_name(ledger: Ledger, handle: str) -> str:
     """A name like a handle that no account has, or had."""
     plain = re.sub(r"[^a-z0-9._@-]+", "-", handle.lower()).strip("-._@")[:56] or "person"
-    taken = {one.id for one in list_accounts(ledger, removed=True)}
+    taken = {account.id for account in list_accounts(ledger, removed=True)}
     return next(name for name in (plain, *(f"{plain}-{at}" for at in range(2, 10_000))) if name not in taken)

@@ -37,7 +37,7 @@ class Person(NamedTuple):
 
     def may(self, right: Right, *projects: str) -> bool:
         """Whether the person has a right in one of these projects; without any, in the whole workspace."""
-        return any(right in ALLOWED[self.roles[one]] for one in (WORKSPACE, *projects) if one in self.roles)
+        return any(right in ALLOWED[self.roles[project]] for project in (WORKSPACE, *projects) if project in self.roles)
 
     def may_somewhere(self, right: Right) -> bool:
         """Whether the person has a right in any project."""
@@ -45,4 +45,4 @@ class Person(NamedTuple):
 
     def projects_with(self, right: Right, projects: Iterable[str]) -> list[str]:
         """Those of the projects in which the person has a right."""
-        return [one for one in projects if self.may(right, one)]
+        return [project for project in projects if self.may(right, project)]

@@ -58,11 +58,11 @@ _IBAN_LENGTHS = {
 
 def find_card_numbers(text: str, marks: TextPrescan) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
-    for found in match_near_numbers(_CARD, text, marks, _FEWEST):
-        written = found[0]
+    for match in match_near_numbers(_CARD, text, marks, _FEWEST):
+        written = match[0]
         if len(written) - written.count(" ") - written.count("-") < _FEWEST:
             continue
-        for start, end in _candidates(text, found.start(), found.end()):
+        for start, end in _candidates(text, match.start(), match.end()):
             number = text[start:end]
             if is_card_number(number) and (_is_scheme(number) or not _is_other(text, start)):
                 yield CandidateSpan(start, end)
@@ -111,8 +111,8 @@ def is_luhn_valid(digits: str) -> bool:
 
 def find_ibans(text: str, marks: TextPrescan) -> Spans:
     """Account numbers with the country's length and right check digits."""
-    for found in match_near_numbers(_IBAN, text, marks, 4):
-        start = found.start() - 2
+    for match in match_near_numbers(_IBAN, text, marks, 4):
+        start = match.start() - 2
         length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
         if length is None:
             continue
@@ -226,9 +226,9 @@ def find_national_ids(text: str, marks: TextPrescan) -> Spans:
     done = 0
     for candidate in match_near_numbers(_CANDIDATE, text, marks, 6):
         at = candidate.start()
-        if at >= done and _ANY_SHAPE.match(text, at) and (found := _judged(text, at)) is not None:
-            done = found.end
-            yield found
+        if at >= done and _ANY_SHAPE.match(text, at) and (candidate_span := _judged(text, at)) is not None:
+            done = candidate_span.end
+            yield candidate_span
 
 
 def is_national_id(name: str, written: str) -> bool:
@@ -348,9 +348,9 @@ def _is_said_of(spoken: Sequence[str]) -> bool:
 
 
 def _dates(text: str, start: int, end: int) -> Spans:
-    for found in _DATE.finditer(text, start, end):
-        yield CandidateSpan(*found.span())
-    for found in _YEAR_LAST.finditer(text, start, end):
-        month = _MONTH_FIRST.search(text[max(0, found.start() - 14) : found.end()])
+    for match in _DATE.finditer(text, start, end):
+        yield CandidateSpan(*match.span())
+    for match in _YEAR_LAST.finditer(text, start, end):
+        month = _MONTH_FIRST.search(text[max(0, match.start() - 14) : match.end()])
         if month:
-            yield CandidateSpan(found.end() - len(month[0]), found.end())
+            yield CandidateSpan(match.end() - len(month[0]), match.end())

@@ -208,4 +208,4 @@ def _latin() -> bytes:
 def _powers() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Powers of the multiplier and of its inverse modulo 2^64, for every place of a block."""
     inverse = pow(_MULTIPLIER, -1, 1 << 64)
-    return tuple(np.cumprod(np.full(MOST_CHARS + 1, one, dtype=np.uint64)) for one in (_MULTIPLIER, inverse))  # type: ignore[return-value]  # two of them
+    return tuple(np.cumprod(np.full(MOST_CHARS + 1, entry, dtype=np.uint64)) for entry in (_MULTIPLIER, inverse))  # type: ignore[return-value]  # two of them

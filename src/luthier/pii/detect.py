@@ -57,16 +57,16 @@ def find_pii(
     `more` is what a recogniser of names has found in it: it stands behind what patterns find, but that an address and
     what patterns see of it are one.
     """
-    taken: list[PiiSpan] = []
+    pii_spans: list[PiiSpan] = []
     if (plainer := separate_digits_and_signs(text)) is not None:
-        for found in _found(plainer, frozenset(kinds) - {"address"}, ANY):
-            _take(taken, found._replace(text=text[found.start : found.end]))
-    for found in _found(text, frozenset(kinds), marks):
-        _take(taken, found)
-    for found in more:
-        if found.kind in kinds:
-            _take(taken, _whole(text, taken, found) if found.kind == "address" else found)
-    return taken
+        for pii_span in _found(plainer, frozenset(kinds) - {"address"}, ANY):
+            _take(pii_spans, pii_span._replace(text=text[pii_span.start : pii_span.end]))
+    for pii_span in _found(text, frozenset(kinds), marks):
+        _take(pii_spans, pii_span)
+    for pii_span in more:
+        if pii_span.kind in kinds:
+            _take(pii_spans, _whole(text, pii_spans, pii_span) if pii_span.kind == "address" else pii_span)
+    return pii_spans
 
 
 def hide_pii_tags(text: str) -> str:
@@ -77,14 +77,18 @@ def hide_pii_tags(text: str) -> str:
 def _whole(text: str, taken: list[PiiSpan], found: PiiSpan) -> PiiSpan:
     """An address with the parts of it that were found before, which are taken back; it ends where something else is."""
     start, end = found.start, found.end
-    for one in taken:
-        if one.kind != "address" and one.start < end and start < one.end:
-            start, end = (start, one.start) if one.start - start >= end - one.end else (one.end, end)
+    for pii_span in taken:
+        if pii_span.kind != "address" and pii_span.start < end and start < pii_span.end:
+            start, end = (
+                (start, pii_span.start) if pii_span.start - start >= end - pii_span.end else (pii_span.end, end)
+            )
     if not any(map(str.isdigit, text[start:end])):
         return found
-    parts = [one for one in taken if one.kind == "address" and one.start < end and start < one.end]
-    taken[:] = [one for one in taken if one not in parts]
-    start, end = min([start, *(one.start for one in parts)]), max([end, *(one.end for one in parts)])
+    parts = [
+        pii_span for pii_span in taken if pii_span.kind == "address" and pii_span.start < end and start < pii_span.end
+    ]
+    taken[:] = [pii_span for pii_span in taken if pii_span not in parts]
+    start, end = min([start, *(part.start for part in parts)]), max([end, *(part.end for part in parts)])
     return PiiSpan(start, end, "address", text[start:end])
 
 
@@ -105,7 +109,7 @@ def _found(text: str, kinds: frozenset[PiiKind], marks: TextPrescan) -> Iterator
 def _finders(kinds: frozenset[PiiKind], missing: frozenset[Mark]) -> tuple[_Finder, ...]:
     """Those that may find something of some kinds in a text that lacks some marks."""
     requested = {*kinds, "national_id"} if "ssn" in kinds else kinds
-    return tuple(one for one in _FINDERS if one.kind in requested and one.needs not in missing)
+    return tuple(finder for finder in _FINDERS if finder.kind in requested and finder.needs not in missing)
 
 
 def _take(taken: list[PiiSpan], found: PiiSpan) -> None:

@@ -44,12 +44,12 @@ class OrganizationMatch(NamedTuple):
 
 def find_listed_organizations(text: str) -> Iterator[OrganizationMatch]:
     """Names of the list, in order and apart, the longest at each place."""
-    tokens = [(one.start(), one.end(), one[0].replace("’", "'")) for one in PATTERNS["token"].finditer(text)]
+    tokens = [(entry.start(), entry.end(), entry[0].replace("’", "'")) for entry in PATTERNS["token"].finditer(text)]
     index = 0
     while index < len(tokens):
-        index, found = _longest(text, tokens, index)
-        if found is not None:
-            yield found
+        index, match = _longest(text, tokens, index)
+        if match is not None:
+            yield match
 
 
 def _longest(text: str, tokens: list[tuple[int, int, str]], index: int) -> tuple[int, OrganizationMatch | None]:
@@ -111,19 +111,23 @@ def _names() -> dict[Any, Any]:
 
 def find_organizations(text: str, *, listed: bool = True) -> list[PiiSpan]:
     """Organisations, in order and apart, those of the list among them unless they are not asked for."""
-    by_list = ((one.start, one.end) for one in (find_listed_organizations(text) if listed else ()) if one.is_sure)
-    found: list[PiiSpan] = []
-    for start, end in sorted((*by_list, *_spans(text)), key=lambda one: (one[0], -one[1])):
-        if not found or start >= found[-1].end:
-            found.append(PiiSpan(start, end, "organisation", text[start:end]))
-    return found
+    by_list = (
+        (organization.start, organization.end)
+        for organization in (find_listed_organizations(text) if listed else ())
+        if organization.is_sure
+    )
+    pii_spans: list[PiiSpan] = []
+    for start, end in sorted((*by_list, *_spans(text)), key=lambda span: (span[0], -span[1])):
+        if not pii_spans or start >= pii_spans[-1].end:
+            pii_spans.append(PiiSpan(start, end, "organisation", text[start:end]))
+    return pii_spans
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
     for pattern in (PATTERNS[name] for name in _NAMING):
         group = "name" if "name" in pattern.groupindex else 0
-        for one in pattern.finditer(text):
-            start, end = one.span(group)
+        for match in pattern.finditer(text):
+            start, end = match.span(group)
             start = _without_small_words(text, start, end)
             if end - start >= _SHORTEST:
                 yield start, end

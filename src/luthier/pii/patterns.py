@@ -105,9 +105,9 @@ def _is_local(char: str) -> bool:
 
 def find_phone_numbers(text: str, marks: TextPrescan) -> Spans:
     """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
-    for found in match_near_numbers(_PHONE, text, marks, _FEWEST):
-        start = found.start()
-        written = found[0].rstrip(" (.-/")
+    for match in match_near_numbers(_PHONE, text, marks, _FEWEST):
+        start = match.start()
+        written = match[0].rstrip(" (.-/")
         if written.startswith("(") and ")" not in written:
             start, written = start + 1, written[1:]
         end = start + len(written)
@@ -227,17 +227,17 @@ _VERSION_BEFORE = re.compile(
 def find_mac_addresses(text: str, _marks: TextPrescan) -> Spans:
     """Hardware addresses in pairs; letters tell them from times."""
     if text.count(":") >= 5 or text.count("-") >= 5:
-        for found in _MAC.finditer(text):
-            if not found[0].replace(":", "").replace("-", "").isdigit():
-                yield CandidateSpan(*found.span())
+        for match in _MAC.finditer(text):
+            if not match[0].replace(":", "").replace("-", "").isdigit():
+                yield CandidateSpan(*match.span())
 
 
 def find_ipv4_addresses(text: str, marks: TextPrescan) -> Spans:
     """Addresses of version 4, where no word says that it is a version."""
-    for found in match_near_numbers(_IPV4, text, marks, 7):
-        before = text[max(0, found.start() - 50) : found.start()]
-        if is_ip_address(found[0]) and not _VERSION_BEFORE.search(before):
-            yield CandidateSpan(*found.span(), "4")
+    for match in match_near_numbers(_IPV4, text, marks, 7):
+        before = text[max(0, match.start() - 50) : match.start()]
+        if is_ip_address(match[0]) and not _VERSION_BEFORE.search(before):
+            yield CandidateSpan(*match.span(), "4")
 
 
 def find_ipv6_addresses(text: str, _marks: TextPrescan) -> Spans:

@@ -34,7 +34,7 @@ class Recognizer(Component):
         """What `recognise` finds in each text when it reads no prefixes of replies (`WG: `), which are no names."""
         read = self.recognise([blank_reply_prefixes(text) for text in texts])
         return [
-            [one._replace(text=text[one.start : one.end]) for one in found]
+            [pii_span._replace(text=text[pii_span.start : pii_span.end]) for pii_span in found]
             for text, found in zip(texts, read, strict=True)
         ]
 

@@ -33,7 +33,7 @@ class RuleTable:
         for item in self._lists[name].split():
             word = item.lstrip("-")
             named = self.ordered_words(word[1:]) if word[0] == "@" else [word]
-            found = [*found, *named] if word == item else [one for one in found if one not in set(named)]
+            found = [*found, *named] if word == item else [entry for entry in found if entry not in set(named)]
         return found
 
     def _whole(self, text: str) -> str:

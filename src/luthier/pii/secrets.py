@@ -91,20 +91,20 @@ def find_provider_keys(text: str, marks: TextPrescan) -> Spans:
             start = at - back if back < 0 else at
             while start > 0 and at - start < back and text[start - 1].isdigit():
                 start -= 1
-            found = _PUBLISHED.match(text, start)
-            if found and not text[start - 1 : start].isalnum():
-                yield CandidateSpan(*found.span(), "published")
-            at = text.find(mark, found.end() if found else at + len(mark))
+            match = _PUBLISHED.match(text, start)
+            if match and not text[start - 1 : start].isalnum():
+                yield CandidateSpan(*match.span(), "published")
+            at = text.find(mark, match.end() if match else at + len(mark))
 
 
 def _at(text: str, beginning: str) -> Spans:
     """Keys with this beginning, where no longer word ends in it."""
     at = text.find(beginning)
     while at >= 0:
-        found = _PUBLISHED.match(text, at) if at == 0 or not text[at - 1].isalnum() else None
-        if found:
-            yield CandidateSpan(*found.span(), "published")
-        at = text.find(beginning, found.end() if found else at + len(beginning))
+        match = _PUBLISHED.match(text, at) if at == 0 or not text[at - 1].isalnum() else None
+        if match:
+            yield CandidateSpan(*match.span(), "published")
+        at = text.find(beginning, match.end() if match else at + len(beginning))
 
 
 def _named(text: str) -> Spans:
@@ -115,12 +115,12 @@ def _named(text: str) -> Spans:
         at = low.find(word)
         while at >= 0:
             at += len(word)
-            found = _NAMED.match(text, at)
-            if found and _looks_random(found[1]) and not _is_called(text, found.start(1)):
-                end = found.end(1)
+            match = _NAMED.match(text, at)
+            if match and _looks_random(match[1]) and not _is_called(text, match.start(1)):
+                end = match.end(1)
                 while text[end - 1] in ".)":
                     end -= 1
-                yield CandidateSpan(found.start(1), end, "named")
+                yield CandidateSpan(match.start(1), end, "named")
                 at = end
             at = low.find(word, at)
 
@@ -169,7 +169,7 @@ def find_url_logins(text: str, _marks: TextPrescan) -> Spans:
 def find_url_query_tokens(text: str, _marks: TextPrescan) -> Spans:
     """Tokens in what is asked of an address."""
     if "?" in text or "&" in text or "#" in text:
-        for found in _URL_TOKEN.finditer(text):
-            token = found[1].rstrip(_ENDS_A_CLAUSE)
+        for match in _URL_TOKEN.finditer(text):
+            token = match[1].rstrip(_ENDS_A_CLAUSE)
             if any(map(str.isalnum, _STANDS_FOR.sub("", token))):
-                yield CandidateSpan(found.start(1), found.start(1) + len(token), "query")
+                yield CandidateSpan(match.start(1), match.start(1) + len(token), "query")

@@ -87,7 +87,7 @@ BEHIND = 24
 
 def find_number_areas(text: str) -> list[Area]:
     """Where numbers of some length stand, with what may belong to them; no area reaches into the next one's number."""
-    spans = [one.span() for one in _NUMBER.finditer(text)]
+    spans = [match.span() for match in _NUMBER.finditer(text)]
     found: list[Area] = []
     last = 0
     for (start, end), (following, _) in zip(spans, (*spans, (len(text), 0))[1:], strict=True):

@@ -65,10 +65,10 @@ _MOST_BETWEEN = 4
 
 def compute_text_marks(texts: Sequence[str]) -> list[TextPrescan]:
     """The marks of each text."""
-    found: list[TextPrescan] = []
+    text_prescans: list[TextPrescan] = []
     for _, flat in concatenate_into_blocks(texts):
-        found += [ANY] if flat is None else _of_block(flat)
-    return found
+        text_prescans += [ANY] if flat is None else _of_block(flat)
+    return text_prescans
 
 
 def _of_block(flat: ConcatenatedTexts) -> list[TextPrescan]:

@@ -72,7 +72,7 @@ class TokenClassifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # sums in one order: the same bits each time
         self._session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
-        self._inputs = {one.name for one in self._session.get_inputs()}
+        self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
 
     def find(self, text: str, at_least: float) -> tuple[PiiSpan, ...]:
@@ -117,7 +117,7 @@ class TokenClassifier:
         for label, share in zip(self._labels, shares.tolist(), strict=True):
             if (kind := _KINDS.get(_bare(label))) is not None:
                 by_kind[kind] = by_kind.get(kind, 0.0) + share
-        return max(by_kind.items(), key=lambda one: one[1])
+        return max(by_kind.items(), key=lambda entry: entry[1])
 
     def _shares(self, ids: list[int]) -> NDArray[np.float32]:
         """(tokens, labels): probabilities, each token read where a window shows the most around it."""

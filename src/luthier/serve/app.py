@@ -174,7 +174,7 @@ async def _on_wrong(request: Request, error: Exception) -> Response:
     found = error.errors()
     if found[0]["loc"] == ("body",) and (other := wrong_content_type_error(request)) is not None:
         return await _on_error(request, other)
-    return await _on_error(request, get_first_validation_error([{**one, "loc": one["loc"][1:]} for one in found]))
+    return await _on_error(request, get_first_validation_error([{**entry, "loc": entry["loc"][1:]} for entry in found]))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

@@ -114,11 +114,11 @@ class DetokenizerFactory:
     ) -> tuple[TokenLogprobs, ...]:
         """The tokens of a prompt, from all but the first with their log-probabilities."""
         first = TokenLogprobs(chosen=self._candidate(ids[0], None, by_id=by_id))
-        return (first, *(self.token(one, by_id=by_id) for one in following))
+        return (first, *(self.token(sampled_token, by_id=by_id) for sampled_token in following))
 
     def token(self, written: TokenOutput | SampledToken, *, by_id: bool = False) -> TokenLogprobs:
         """A token with its log-probability and those of the likeliest."""
-        top = tuple(self._candidate(*one, by_id=by_id) for one in written.top)
+        top = tuple(self._candidate(*entry, by_id=by_id) for entry in written.top)
         return TokenLogprobs(chosen=self._candidate(written.token, written.logprob, by_id=by_id), top=top)
 
     def _candidate(self, token: int, logprob: float | None, *, by_id: bool) -> TokenCandidate:

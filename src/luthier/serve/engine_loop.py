@@ -108,13 +108,13 @@ class EngineLoop:
 
     def work(self, verb: Callable[[ContinuousBatchingDecoder], T]) -> T:
         """Do something with the decoder between two steps, in the writer's thread, and wait for what comes of it."""
-        found = Future[T]()
+        future = Future[T]()
         with self._lock:
             if self._closing:
                 raise ModelUnavailableError("the model is being closed")
-            self._works.append(lambda decoder: run_into_future(found, lambda: verb(decoder)))
+            self._works.append(lambda decoder: run_into_future(future, lambda: verb(decoder)))
             self._lock.notify()
-        return found.result()
+        return future.result()
 
     def close(self) -> None:
         """End everything, and the thread."""

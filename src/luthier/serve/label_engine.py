@@ -192,15 +192,15 @@ class DynamicBatcher(Generic[Asked, Result]):
             if error is None or len(some) == 1:
                 self._tell(some, found, error)
             else:  # one of them may be to blame: nobody pays for what a stranger asked
-                for one in some:
-                    self._tell([one], *self._tried([one]))
+                for entry in some:
+                    self._tell([entry], *self._tried([entry]))
             self.running = 0
-        for one in self._line:
-            one.tell(None, ModelUnavailableError("the model was closed"))
+        for entry in self._line:
+            entry.tell(None, ModelUnavailableError("the model was closed"))
 
     def _tried(self, some: Sequence[_One[Asked, Result]]) -> tuple[Sequence[Result], Exception | None]:
         try:
-            return self._work([one.request for one in some]), None
+            return self._work([entry.request for entry in some]), None
         except Exception as error:  # noqa: BLE001  # it is told to whoever asked
             return (), error
 

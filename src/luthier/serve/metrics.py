@@ -110,20 +110,20 @@ class RequestMetrics:
     def settle(self) -> None:
         """Count what is over."""
         over, self._over = self._over, []
-        for one in over:
-            self._count(one)
+        for finished_request in over:
+            self._count(finished_request)
 
     def _count(self, over: FinishedRequest) -> None:
         assert over.end is not None, "what is over has an end"
         _, _, status, _, prompt, cached, completion, latency_s, first_s, _ = over.end
-        found = self._found.get((over.model, over.operation, over.variant, status)) or self._new(over, status)
-        found.requests += 1
-        found.seconds.add(latency_s)
+        counts = self._found.get((over.model, over.operation, over.variant, status)) or self._new(over, status)
+        counts.requests += 1
+        counts.seconds.add(latency_s)
         if first_s is not None:
-            found.first.add(first_s)
-        found.prompt += prompt
-        found.cached += cached
-        found.completion += completion
+            counts.first.add(first_s)
+        counts.prompt += prompt
+        counts.cached += cached
+        counts.completion += completion
 
     def _new(self, over: FinishedRequest, status: int) -> _Counts:
         model = over.model if self._knows(over.model) else _UNKNOWN

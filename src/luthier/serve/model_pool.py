@@ -87,14 +87,14 @@ class ModelPool:
         return self.digest(model)
 
     async def _open(self, model: str) -> None:
-        known = await asyncio.to_thread(self._finder, model) if self._finder is not None else None
-        held = self._held.get(known.key) if known is not None else None
-        if known is None or held is None:
+        resolved_model = await asyncio.to_thread(self._finder, model) if self._finder is not None else None
+        held = self._held.get(resolved_model.key) if resolved_model is not None else None
+        if resolved_model is None or held is None:
             opened = await asyncio.to_thread(self._opener, model)
-            known = known or ResolvedModel(opened.name, model)
-            held = self._held[known.key] = _Held(opened.answering)
-        held.names[model] = known.name
-        self._keys |= {known.name: known.key, model: known.key}
+            resolved_model = resolved_model or ResolvedModel(opened.name, model)
+            held = self._held[resolved_model.key] = _Held(opened.answering)
+        held.names[model] = resolved_model.name
+        self._keys |= {resolved_model.name: resolved_model.key, model: resolved_model.key}
         await asyncio.to_thread(self._changed)
 
     async def retire(self, model: str) -> None:

@@ -24,8 +24,11 @@ class ToolOptions:
     @property
     def by_name(self) -> dict[str, Mapping[str, Any]]:
         """The schema of each function's arguments."""
-        functions = [one["function"] for one in self.offered]
-        return {str(one["name"]): one.get("parameters") or {"type": "object", "properties": {}} for one in functions}
+        functions = [entry["function"] for entry in self.offered]
+        return {
+            str(function["name"]): function.get("parameters") or {"type": "object", "properties": {}}
+            for function in functions
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

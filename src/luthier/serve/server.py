@@ -125,13 +125,13 @@ class _Server(uvicorn.Server):
         """Take the first signal as a wish to stop in order, the second as an order to stop at once."""
         loop = asyncio.get_running_loop()
         signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        for one in signals:
-            loop.add_signal_handler(one, self.stop)
+        for entry in signals:
+            loop.add_signal_handler(entry, self.stop)
         try:
             yield
         finally:
-            for one in signals:
-                loop.remove_signal_handler(one)
+            for entry in signals:
+                loop.remove_signal_handler(entry)
 
     def stop(self) -> None:
         """Take nothing new, finish what was begun; told again, end at once."""

@@ -236,7 +236,7 @@ def _told(event: dict[str, Any], query: EngineRequest) -> list[EngineOutput]:
     found = []
     for index, token in enumerate(event.get("tokens") or []):
         about = probabilities[index] if index < len(probabilities) else {}
-        top = tuple((int(one["id"]), float(one["logprob"])) for one in about.get("top_logprobs") or ())
+        top = tuple((int(entry["id"]), float(entry["logprob"])) for entry in about.get("top_logprobs") or ())
         found.append(
             EngineOutput(TokenOutput(0, int(token), float(about.get("logprob", 0.0)), top[: query.top_logprobs], None))
         )

@@ -110,7 +110,7 @@ class UpstreamModel(ModelRunner):
             schema = {"name": "answer", "schema": query.schema}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         if query.tools is not None:
-            body |= {"tools": [dict(one) for one in query.tools.offered], "tool_choice": query.tools.choice}
+            body |= {"tools": [dict(tool) for tool in query.tools.offered], "tool_choice": query.tools.choice}
             body["parallel_tool_calls"] = None if query.tools.parallel else False
         return "chat/completions", _given(body)
 
@@ -266,8 +266,10 @@ def _usage(usage: Json) -> Usage:
 def _tokens(logprobs: Json | None) -> list[TokenLogprobs]:
     content = (logprobs or {}).get("content") or ()
     return [
-        TokenLogprobs(chosen=_candidate(one), top=tuple(_candidate(other) for other in one.get("top_logprobs") or ()))
-        for one in content
+        TokenLogprobs(
+            chosen=_candidate(entry), top=tuple(_candidate(other) for other in entry.get("top_logprobs") or ())
+        )
+        for entry in content
     ]
 
 

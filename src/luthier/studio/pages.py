@@ -71,7 +71,7 @@ def static_file(name: str) -> Response:
 
 @cache
 def _static_names() -> frozenset[str]:
-    return frozenset(one.name for one in (files("luthier.studio") / "static").iterdir() if one.name[-3:] != ".md")
+    return frozenset(path.name for path in (files("luthier.studio") / "static").iterdir() if path.name[-3:] != ".md")
 
 
 @cache

@@ -130,5 +130,5 @@ def list_routes(app: FastAPI) -> list[tuple[str, list[object]]]:
 
 
 def _declared(dependant: Dependant) -> list[object]:
-    calls = [one.call for one in dependant.dependencies]
+    calls = [dependency.call for dependency in dependant.dependencies]
     return [call for call in calls if isinstance(call, RightCheck) or call in (everybody, member)]

@@ -13,7 +13,7 @@ _META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([A-Za-
 def report_headers(page: str) -> Response:
     """The page with the policy that it names itself (its own style and script, by their hashes; nothing else), in a
     sandbox without this address's cookies; a page that names none runs nothing."""
-    found = _META.search(page[:_HEAD])
-    own = found[1].replace("&#39;", "'") if found else "default-src 'none'"
+    match = _META.search(page[:_HEAD])
+    own = match[1].replace("&#39;", "'") if match else "default-src 'none'"
     policy = f"{own}; sandbox allow-scripts; frame-ancestors 'self'"
     return HTMLResponse(page, headers={"content-security-policy": policy, "x-frame-options": "SAMEORIGIN"})

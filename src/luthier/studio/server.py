@@ -100,10 +100,10 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take signals as a wish to stop; nothing is raised again afterwards."""
         loop = asyncio.get_running_loop()
-        for one in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(one, self.handle_exit, one, None)
+        for signals in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signals, self.handle_exit, signals, None)
         try:
             yield
         finally:
-            for one in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(one)
+            for signals in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(signals)

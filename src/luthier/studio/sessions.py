@@ -94,10 +94,10 @@ class BrowserSessions:
             if row.person is None:
                 accounts = exist_accounts(session)
                 return Visitor(None if accounts else machine_user(), accounts)
-            found = session.get(PersonRow, row.person)
-            if found is None or found.removed_at is not None:
+            person_row = session.get(PersonRow, row.person)
+            if person_row is None or person_row.removed_at is not None:
                 return Visitor(None, accounts=True)
-            return Visitor(Person(found.id, found.name, roles_of(session, found.id)), accounts=True)
+            return Visitor(Person(person_row.id, person_row.name, roles_of(session, person_row.id)), accounts=True)
 
     def close(self, cookie: str) -> None:
         """End a session."""

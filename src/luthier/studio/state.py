@@ -132,11 +132,11 @@ class Studio:
         with self.reading:
             if file not in self._processes:
                 name = hashlib.sha256(str(file.absolute()).encode()).hexdigest()[:16]
-                kept = self.folder.with_name("processes") / name
+                path = self.folder.with_name("processes") / name
                 self._processes[file] = _Processes(
-                    ProjectServer(self.workspace, file, kept / "server"),
-                    SignalReader(self.workspace, file, kept / "signals"),
-                    MonitorRunner(self.workspace, file, kept / "monitor"),
+                    ProjectServer(self.workspace, file, path / "server"),
+                    SignalReader(self.workspace, file, path / "signals"),
+                    MonitorRunner(self.workspace, file, path / "monitor"),
                 )
             return self._processes[file]
 
@@ -150,7 +150,10 @@ class Studio:
 
     def list_labellings(self) -> dict[str, str]:
         """The sets of items that a role can be given in, with their names."""
-        return {f"{LABELLING}{one.id}": one.name for one in list_annotation_projects(self.ledger)}
+        return {
+            f"{LABELLING}{annotation_project.id}": annotation_project.name
+            for annotation_project in list_annotation_projects(self.ledger)
+        }
 
     def projects_above(self, project: str) -> tuple[str, ...]:
         """The projects whose roles count in one."""

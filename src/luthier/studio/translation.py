@@ -26,8 +26,8 @@ def choose_language(request: Request) -> str:
     if chosen in LANGUAGES:
         return chosen
     accepted = request.headers.get("accept-language", "")
-    weighted = [_weight(one) for one in accepted.split(",")]
-    for _, code in sorted(weighted, key=lambda one: -one[0]):
+    weighted = [_weight(entry) for entry in accepted.split(",")]
+    for _, code in sorted(weighted, key=lambda entry: -entry[0]):
         if code in LANGUAGES:
             return code
     return "en"

@@ -72,8 +72,8 @@ class KeyStore:
 
     def caller(self, key: str) -> Caller | None:
         """Whose key this is; None when it is nobody's. It takes as long either way."""
-        found = _KEY.fullmatch(key)
-        known = self._known.get(found[1]) if found else None
+        match = _KEY.fullmatch(key)
+        known = self._known.get(match[1]) if match else None
         same = hmac.compare_digest(_digest(key), known.digest if known else _NOBODY)
         return known.caller if known and same else None
 

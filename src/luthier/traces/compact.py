@@ -62,9 +62,9 @@ def compact_traffic_folder(
     try:
         with FileLock(folder / "compact.lock", timeout=0):
             recover_replacements(folder)
-            done = _segments(folder, _ready(folder, closed))
+            stats = _segments(folder, _ready(folder, closed))
             merge_small_day_files(folder, (now or datetime.now(UTC)).date())
-            return done._replace(removed=_retain(folder, keeping, (now or datetime.now(UTC)).date()))
+            return stats._replace(removed=_retain(folder, keeping, (now or datetime.now(UTC)).date()))
     except Timeout:
         return CompactionStats()
 
@@ -99,7 +99,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> CompactionStats:
                 rows[line.table, day].append(line.record)
             else:
                 broken.append(line if isinstance(line, bytes) else repr(line.record).encode())
-        outputs = [one for (table, day), found in rows.items() for one in _written(folder, table, day, name, found)]
+        outputs = [file for (table, day), found in rows.items() for file in _written(folder, table, day, name, found)]
         _keep_broken(folder, broken)
         replace_files(folder, name, [path], outputs)
         total = total._replace(
@@ -151,7 +151,7 @@ def write_row_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> No
             waiting: list[pa.Table] = []
             for group in groups:
                 waiting.append(group)
-                if sum(one.num_rows for one in waiting) >= _ROWS:
+                if sum(entry.num_rows for entry in waiting) >= _ROWS:
                     file.write_table(_together(waiting), row_group_size=_ROWS)
                     waiting = []
             if waiting:
@@ -205,7 +205,7 @@ def _retain(folder: Path, keeping: RetentionPolicy, today: date) -> int:
     found = sorted((day, path) for by_day in kept for day, paths in by_day.items() for path in paths)
     sizes = {path: path.stat().st_size for _, path in found}
     total, removed = sum(sizes.values()), 0
-    found.sort(key=lambda one: max(one[0], _came(one[1])))
+    found.sort(key=lambda entry: max(entry[0], _came(entry[1])))
     oldest = today - timedelta(days=keeping.days - 1)
     for day, path in found:
         if max(day, _came(path)) >= oldest and total <= keeping.most_bytes:

@@ -197,8 +197,8 @@ def import_log_records(
 def _part(folder: Path, mark: Path, lines: Sequence[SegmentLine]) -> None:
     """One part, put in its place by a rename; if only its mark was lost in a kill, it takes its own place again."""
     path = folder / SEGMENTS / f"log-{mark.name}.jsonl"
-    known = [*path.parent.glob(path.name), *(folder / "traces").glob(f"*/{path.stem}-*"), *_gone(folder, path)]
-    if not known:
+    paths = [*path.parent.glob(path.name), *(folder / "traces").glob(f"*/{path.stem}-*"), *_gone(folder, path)]
+    if not paths:
         write_atomically(path, encode_lines(lines))
     with translate_write_errors(mark):
         mark.parent.mkdir(parents=True, exist_ok=True)

@@ -184,13 +184,13 @@ def _error(text: str, column: int, what: str) -> InputError:
 def _tokens(text: str) -> Iterable[_Token]:
     index = 0
     while index < len(text.rstrip()):
-        found = _TOKEN.match(text, index)
-        if found is None:
+        match = _TOKEN.match(text, index)
+        if match is None:
             column = index + len(text[index:]) - len(text[index:].lstrip())
             raise _error(text, column + 1, f"{text[column]!r} has no meaning in a condition")
-        kind = str(found.lastgroup)
-        yield _Token(kind, found[kind], found.start(kind) + 1)
-        index = found.end()
+        kind = str(match.lastgroup)
+        yield _Token(kind, match[kind], match.start(kind) + 1)
+        index = match.end()
 
 
 def _value(token: _Token, expected: str) -> Any:
@@ -204,10 +204,10 @@ def _value(token: _Token, expected: str) -> Any:
     if expected == _TEXT:
         return token.text[1:-1]
     try:
-        found = datetime.fromisoformat(token.text[1:-1])
+        time = datetime.fromisoformat(token.text[1:-1])
     except ValueError:
         return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _joined(sign: Callable[[pl.Expr, pl.Expr], pl.Expr], left: _Condition, right: _Condition) -> _Condition:

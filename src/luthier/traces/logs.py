@@ -88,7 +88,7 @@ def parse_own_log_line(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
         return
     trace = Trace.model_validate({name: one for name, one in value.items() if name != "feedback"})
     yield trace
-    yield from (Feedback.model_validate({**one, "trace": trace.id}) for one in value.get("feedback", ()))
+    yield from (Feedback.model_validate({**entry, "trace": trace.id}) for entry in value.get("feedback", ()))
 
 
 def _is_own(value: Mapping[str, Any]) -> bool:

@@ -64,7 +64,7 @@ def build_span_attributes(trace: Trace) -> dict[str, Any]:
 def _known(trace: Trace) -> dict[str, Any]:
     return {
         "gen_ai.response.model": trace.release,
-        "gen_ai.input.messages": json.dumps([_parts(one) for one in trace.messages], ensure_ascii=False),
+        "gen_ai.input.messages": json.dumps([_parts(message) for message in trace.messages], ensure_ascii=False),
         "gen_ai.output.messages": trace.answer
         and json.dumps([_parts(trace.answer) | {"finish_reason": trace.finish_reason}]),
         "gen_ai.response.time_to_first_chunk": trace.first_token_s,
@@ -79,7 +79,7 @@ def _plain(value: Any) -> Any:
     """A value that an attribute may have: texts, numbers, yes or no, and lists of texts."""
     if isinstance(value, str | int | float):
         return value
-    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+    if isinstance(value, list | tuple) and value and all(isinstance(entry, str) for entry in value):
         return list(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
@@ -148,7 +148,7 @@ def _value(value: Any) -> dict[str, Any]:
     if isinstance(value, float):
         return {"doubleValue": value}
     if isinstance(value, list):
-        return {"arrayValue": {"values": [_value(one) for one in value]}}
+        return {"arrayValue": {"values": [_value(entry) for entry in value]}}
     return {"stringValue": str(value)}
 
 
@@ -202,14 +202,14 @@ def extract_model_spans(value: Mapping[str, Any]) -> Iterator[Trace]:
     for resource in value.get("resourceSpans", ()):
         for scope in resource.get("scopeSpans", ()):
             for span in scope.get("spans", ()):
-                attributes = {one["key"]: _read(one.get("value", {})) for one in span.get("attributes", ())}
+                attributes = {entry["key"]: _read(entry.get("value", {})) for entry in span.get("attributes", ())}
                 if "gen_ai.request.model" in attributes or "gen_ai.response.model" in attributes:
                     yield _trace(span, attributes)
 
 
 def _read(value: Mapping[str, Any]) -> Any:
     if "arrayValue" in value:
-        return [_read(one) for one in value["arrayValue"].get("values", ())]
+        return [_read(entry) for entry in value["arrayValue"].get("values", ())]
     if "intValue" in value:
         return int(value["intValue"])
     return next((value[name] for name in ("stringValue", "boolValue", "doubleValue") if name in value), None)
@@ -295,8 +295,8 @@ def _turn(turn: Any, default: str = "user") -> Message:
         return parse_message(turn)
     parts = [part for part in turn["parts"] if isinstance(part, Mapping)]
     answered = next((part for part in parts if part.get("type") == "tool_call_response"), None)
-    made = parse_message({"role": turn.get("role", default), "content": "".join(map(_said, parts))})
-    return made.model_copy(
+    message = parse_message({"role": turn.get("role", default), "content": "".join(map(_said, parts))})
+    return message.model_copy(
         update={
             "thinking": "".join(str(part.get("content", "")) for part in parts if part.get("type") == "reasoning"),
             "tool_calls": tuple(_called(part) for part in parts if part.get("type") == "tool_call"),
@@ -325,7 +325,7 @@ def _flat(attributes: Mapping[str, Any], which: str) -> list[Message]:
     """Turns of the older conventions: `gen_ai.prompt.0.role`, `gen_ai.prompt.0.content`."""
     turns: dict[int, dict[str, Any]] = {}
     for name, value in attributes.items():
-        if (found := _FLAT.fullmatch(name)) and found[1] == which:
-            turns.setdefault(int(found[2]), {})[found[3]] = value
+        if (match := _FLAT.fullmatch(name)) and match[1] == which:
+            turns.setdefault(int(match[2]), {})[match[3]] = value
     default = "user" if which == "prompt" else "assistant"
     return [parse_message({"role": default} | turns[index]) for index in sorted(turns)]

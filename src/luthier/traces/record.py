@@ -77,7 +77,7 @@ def match_label_spelling(trace: Trace, label: str) -> str:
     """The class that a person named, as the model writes it: "Billing " is billing."""
     written = () if trace.answer is None else (trace.answer.content,)
     meant = label.strip().casefold()
-    return next((one for one in (*written, *(trace.scores or ())) if one.strip().casefold() == meant), label)
+    return next((score for score in (*written, *(trace.scores or ())) if score.strip().casefold() == meant), label)
 
 
 TraceStart = Mapping[str, Any]
@@ -94,7 +94,7 @@ def strip_trace_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a trace in JSON without those that are as they are by default."""
     found = _without(_TRACE, trace)
     if "messages" in found:
-        found["messages"] = [_without(_MESSAGE, one) for one in found["messages"]]
+        found["messages"] = [_without(_MESSAGE, entry) for entry in found["messages"]]
     if "answer" in found:
         found["answer"] = _without(_MESSAGE, found["answer"])
     return found
@@ -161,10 +161,10 @@ class Feedback(_Record):
 
 def list_decisive(feedback: Iterable[Feedback], field: str) -> list[Any]:
     """What was said of one field by those whose word counts most, in order of time; empty where nobody spoke of it."""
-    opinions = [one for one in feedback if getattr(one, field) not in (None, "", ())]
-    highest = max((ROLES.index(one.role) for one in opinions), default=0)
-    decisive = [one for one in opinions if ROLES.index(one.role) == highest]
-    return [getattr(one, field) for one in sorted(decisive, key=lambda one: one.timestamp)]
+    opinions = [entry for entry in feedback if getattr(entry, field) not in (None, "", ())]
+    highest = max((ROLES.index(opinion.role) for opinion in opinions), default=0)
+    decisive = [opinion for opinion in opinions if ROLES.index(opinion.role) == highest]
+    return [getattr(entry, field) for entry in sorted(decisive, key=lambda entry: entry.timestamp)]
 
 
 _ROLES: dict[str, Role] = {
@@ -321,7 +321,7 @@ def _asked_messages(request: Mapping[str, Any]) -> list[Message]:
         return [parse_message(turn) for turn in request["messages"]]
     found = request.get("prompt", request.get("input", request.get("messages")))
     every = found if isinstance(found, list) and found and isinstance(found[0], str) else [found]
-    return [Message(role="user", content=content_to_text(one)) for one in every if one is not None]
+    return [Message(role="user", content=content_to_text(entry)) for entry in every if entry is not None]
 
 
 def _call(call: Mapping[str, Any]) -> ToolCall:

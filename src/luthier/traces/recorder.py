@@ -342,11 +342,11 @@ def _nothing() -> None:
 
 def _begin_in_fork(recorder: weakref.ref[TraceRecorder]) -> None:
     """In a fork: the segment belongs to the process that began it."""
-    found = recorder()
-    if found is not None and not found._closed:
-        if found._segment is not None:
-            found._segment.abandon()
-        found._begin()
+    trace_recorder = recorder()
+    if trace_recorder is not None and not trace_recorder._closed:
+        if trace_recorder._segment is not None:
+            trace_recorder._segment.abandon()
+        trace_recorder._begin()
 
 
 def _to_json_value(fields: Mapping[str, Any]) -> dict[str, Any]:

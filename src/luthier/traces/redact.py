@@ -52,9 +52,9 @@ class Redactor:
             if made.get(name):
                 made[name] = self.text(made[name], part)
         if made.get("types"):
-            made["types"] = [self.text(one) for one in made["types"]]
+            made["types"] = [self.text(entry) for entry in made["types"]]
         if made.get("spans"):
-            made["spans"] = [{**one, "type": self.text(one.get("type", ""))} for one in made["spans"]]
+            made["spans"] = [{**entry, "type": self.text(entry.get("type", ""))} for entry in made["spans"]]
         for name in _PEOPLE:
             if made.get(name):
                 made[name] = self._person(made[name])
@@ -87,7 +87,7 @@ class Redactor:
             with self._one_at_a_time:
                 named = [found for model in self.names for found in model.find_names([whole])[0]]
         finds = find_pii(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
-        return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
+        return [(find.start - shift, find.end - shift, find.kind) for find in finds if find.start >= shift]
 
     def _message(self, message: Mapping[str, Any], part: TextPart | None = None) -> dict[str, Any]:
         made = dict(message)

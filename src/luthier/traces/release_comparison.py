@@ -41,7 +41,7 @@ _Measure = Callable[[Trace, Sequence[Feedback]], float | None]
 _MEASURES: dict[str, _Measure] = {
     "rating": _rating,
     "accuracy": _right,
-    "corrected": lambda trace, feedback: float(any(one.correction for one in feedback)) if feedback else None,
+    "corrected": lambda trace, feedback: float(any(entry.correction for entry in feedback)) if feedback else None,
     "errors": lambda trace, feedback: float(trace.status >= 400),
     "latency_s": lambda trace, feedback: trace.latency_s if trace.status < 400 else None,
     "first_token_s": lambda trace, feedback: trace.first_token_s,
@@ -73,11 +73,11 @@ def compare_with_stable(folder: Path, release: Release, since: datetime | None =
     """Compare the canary or shadow of an alias with its stable model on traffic since it started."""
     arms: dict[Variant, list[TraceWithFeedback]] = defaultdict(list)
     condition = TraceFilter(f"model = '{release.alias}'")
-    for one in read_traces_with_feedback(folder, since or release.at, None, condition):
-        if one.trace.variant == "shadow" or _is_of(one.trace, release):
-            arms[one.trace.variant].append(_light(one))
-    found = [_unpaired(arms["canary"], arms["stable"])] if release.canary else []
-    return [*found, _paired(arms["shadow"], arms["stable"])] if release.shadow else found
+    for with_feedback in read_traces_with_feedback(folder, since or release.at, None, condition):
+        if with_feedback.trace.variant == "shadow" or _is_of(with_feedback.trace, release):
+            arms[with_feedback.trace.variant].append(_light(with_feedback))
+    comparisons = [_unpaired(arms["canary"], arms["stable"])] if release.canary else []
+    return [*comparisons, _paired(arms["shadow"], arms["stable"])] if release.shadow else comparisons
 
 
 def _is_of(trace: Trace, release: Release) -> bool:
@@ -100,13 +100,13 @@ def _unpaired(tried: Sequence[TraceWithFeedback], stable: Sequence[TraceWithFeed
 
 
 def _seen(requests: Iterable[TraceWithFeedback], measure: _Measure) -> list[Observation]:
-    values = ((measure(one.trace, one.feedback), one.trace.user) for one in requests)
+    values = ((measure(request.trace, request.feedback), request.trace.user) for request in requests)
     return [Observation(value, user) for value, user in values if value is not None]
 
 
 def _paired(shadows: Sequence[TraceWithFeedback], stable: Sequence[TraceWithFeedback]) -> VariantComparison:
-    by_id = {one.trace.id: one for one in stable}
-    pairs = [(one, by_id[of]) for one in shadows if (of := one.trace.meta.get(SHADOW_OF, "")) in by_id]
+    by_id = {with_feedback.trace.id: with_feedback for with_feedback in stable}
+    pairs = [(shadow, by_id[of]) for shadow in shadows if (of := shadow.trace.meta.get(SHADOW_OF, "")) in by_id]
     measures = {name: _gain(pairs, _MEASURES[name]) for name in _PAIRED}
     words = [_words(a.trace) == _words(b.trace) for a, b in pairs]
     return VariantComparison(

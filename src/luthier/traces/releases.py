@@ -69,7 +69,9 @@ class Release:
     @property
     def models(self) -> tuple[ReleasedModel, ...]:
         """All that must be open for it."""
-        return tuple(one for one in (self.stable, self.canary, self.shadow) if one is not None)
+        return tuple(
+            released_model for released_model in (self.stable, self.canary, self.shadow) if released_model is not None
+        )
 
     def route(self, user: str | None, request: str = "") -> Route:
         """Who answers somebody; without a user, the request's id decides, which is drawn anew each time."""
@@ -143,9 +145,9 @@ def delete_alias(ledger: Ledger, alias: str) -> None:
 
     from luthier.core.db.tables.releases import ReleaseRow
 
-    mine = {one.digest for change in history(ledger, alias) for one in change.models if one.digest}
+    mine = {model.digest for change in history(ledger, alias) for model in change.models if model.digest}
     for other, now in current_releases(ledger).items():
-        if other != alias and mine & {one.digest for one in now.models}:
+        if other != alias and mine & {model.digest for model in now.models}:
             hint = f"release another model as {other} first"
             raise InputError(f"{other} means this model", where=SourceLocation(field=alias), hint=hint)
     with ledger.writing() as session:
@@ -172,10 +174,10 @@ def history(ledger: Ledger, alias: str) -> list[Release]:
 
     with ledger.reading() as session:
         rows = session.scalars(select(ReleaseRow).where(ReleaseRow.alias == alias).order_by(ReleaseRow.id.desc()))
-        found = [_read(row) for row in rows]
-        if not found:
+        releases = [_read(row) for row in rows]
+        if not releases:
             raise _unknown(session, alias)
-        return found
+        return releases
 
 
 def _check(alias: str) -> None:
@@ -287,8 +289,8 @@ class ReleaseFollower:
 
     def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
         """Who answers to a name."""
-        found = self._now.get(name)
-        return found.route(user, request) if found is not None else None
+        release = self._now.get(name)
+        return release.route(user, request) if release is not None else None
 
     def owners(self) -> Mapping[str, str | None]:
         """Names that belong to one key, and the models that no other name means, by the words that open them."""

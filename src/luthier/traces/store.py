@@ -71,11 +71,11 @@ def read_latest_feedback(
 ) -> dict[str, tuple[Feedback, ...]]:
     """What counts of all feedback of some roles, by request: what each person said last, field by field."""
     found: dict[str, dict[str, Feedback]] = {}
-    for one in read_feedback(folder, since, until):
-        if one.role not in roles:
+    for feedback in read_feedback(folder, since, until):
+        if feedback.role not in roles:
             continue
-        people = found.setdefault(one.trace, {})
-        people[one.by] = _after(people.get(one.by), one)
+        people = found.setdefault(feedback.trace, {})
+        people[feedback.by] = _after(people.get(feedback.by), feedback)
     return {trace: tuple(people.values()) for trace, people in found.items()}
 
 
@@ -117,7 +117,7 @@ _WORDS = ("label", "correction", "comment")
 def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
     ratings = list_decisive(every, "rating")
     mean = sum(ratings) / len(ratings) if ratings else None
-    types = sorted({one for types in list_decisive(every, "types") for one in types})
+    types = sorted({kind for types in list_decisive(every, "types") for kind in types})
     last = ((list_decisive(every, name) or [None])[-1] for name in _WORDS)
     return (trace, mean, types, *last)
 
@@ -138,11 +138,11 @@ def list_days(
 ) -> list[tuple[datetime, datetime]]:
     """Days that hold requests, the last first, each cut to what is asked for."""
     snapshot = read_folder_snapshot(folder)
-    known = set(snapshot.days["traces"])
+    days = set(snapshot.days["traces"])
     for path in snapshot.segments:
-        known |= {at.date() for at in _of_segment(folder, path, "traces").column("timestamp").to_pylist()}
+        days |= {at.date() for at in _of_segment(folder, path, "traces").column("timestamp").to_pylist()}
     found = []
-    for day in sorted(known, reverse=True):
+    for day in sorted(days, reverse=True):
         begin = datetime.combine(day, time.min, UTC)
         end = begin + timedelta(days=1)
         begin, end = max(begin, since or begin), min(end, until or end)
@@ -183,14 +183,14 @@ def scan_table(folder: Path, name: Table, since: datetime | None = None, until: 
         refuse_former_columns(pl.read_parquet_schema(paths[0]), paths[0])
     columns = empty.collect_schema()
     parts = [pl.scan_parquet(paths, schema=columns, missing_columns="insert")] if paths else []
-    parts += [pl.DataFrame(one).lazy() for one in lines]
+    parts += [pl.DataFrame(line).lazy() for line in lines]
     whole = pl.concat([empty, *parts]) if parts else empty
     return whole.filter(*_between(since, until))
 
 
 def _between(since: datetime | None, until: datetime | None) -> list[pl.Expr]:
-    found = [pl.col("timestamp") >= pl.lit(since.astimezone(UTC))] if since else []
-    return [*found, pl.col("timestamp") < pl.lit(until.astimezone(UTC))] if until else found
+    exprs = [pl.col("timestamp") >= pl.lit(since.astimezone(UTC))] if since else []
+    return [*exprs, pl.col("timestamp") < pl.lit(until.astimezone(UTC))] if until else exprs
 
 
 def _meets(day: date, since: datetime | None, until: datetime | None) -> bool:
@@ -226,7 +226,7 @@ def _pieces(
 def _rows(group: _Group, conditions: Sequence[pl.Expr]) -> Iterator[dict[str, Any]]:
     """The rows of a group that meet the conditions; the columns that these ask for are read first."""
     if conditions:
-        columns = sorted({name for one in conditions for name in one.meta.root_names()})
+        columns = sorted({name for condition in conditions for name in condition.meta.root_names()})
         looked = pl.DataFrame(group.read(columns)).with_row_index("place")
         indices = looked.filter(*conditions)["place"].to_numpy()
         if len(indices) == 0:
@@ -285,15 +285,17 @@ def _of_segment(folder: Path, path: Path, name: Table) -> pa.Table:
         data = current_location_of(folder, path).read_bytes()
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
-    found = [line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine)]
-    if found:
-        refuse_former_columns(found[0].record.keys(), path)
+    segment_lines = [line for line in read_lines(data, is_over=is_over) if isinstance(line, SegmentLine)]
+    if segment_lines:
+        refuse_former_columns(segment_lines[0].record.keys(), path)
     if name == "rollup":
-        records = _records(found, "traces")
+        records = _records(segment_lines, "traces")
         return compute_rollup(
-            records_to_table("traces", ({one: record[one] for one in READS & record.keys()} for record in records))
+            records_to_table(
+                "traces", ({entry: record[entry] for entry in READS & record.keys()} for record in records)
+            )
         )
-    return records_to_table(name, _records(found, name))
+    return records_to_table(name, _records(segment_lines, name))
 
 
 def _records(lines: Iterable[SegmentLine], name: Table) -> Iterator[dict[str, Any]]:
@@ -314,8 +316,8 @@ def compute_rollup(traces: pa.Table) -> pa.Table:
     rows = pl.DataFrame(traces).lazy().with_columns(pl.col("timestamp").dt.truncate(EVERY))
     parts = [_counted(rows, "status", pl.col("status"))]
     for name in TIMES:
-        known = rows.filter(pl.col(name).is_not_null())
-        parts.append(_counted(known, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
+        lazy_frame = rows.filter(pl.col(name).is_not_null())
+        parts.append(_counted(lazy_frame, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
     parts += [_counted(rows, name, pl.lit(0)) for name in _SUMS]
     return pl.concat(parts).sort("timestamp").collect().to_arrow().cast(SCHEMAS["rollup"])
 

@@ -34,15 +34,15 @@ def iter_trace_events(log: Path, since: datetime | None = None, until: datetime 
         from luthier.traces.store import read_feedback, read_traces
 
         return heapq.merge(
-            read_traces(log, since, until), read_feedback(log, since, until), key=lambda one: one.timestamp
+            read_traces(log, since, until), read_feedback(log, since, until), key=lambda entry: entry.timestamp
         )
     if not log.exists():
         hint = "name a traffic folder, or a file with one JSON object a line"
         raise DataError("there is no such log", where=SourceLocation(file=str(log)), hint=hint)
     return (
-        one
-        for one in _lines(log)
-        if (since is None or one.timestamp >= since) and (until is None or one.timestamp < until)
+        line
+        for line in _lines(log)
+        if (since is None or line.timestamp >= since) and (until is None or line.timestamp < until)
     )
 
 
@@ -52,8 +52,8 @@ def _lines(path: Path) -> Iterator[Event]:
     numbers = count()
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            for one in _read(line, path, number):
-                heapq.heappush(held, (one.timestamp, next(numbers), one))
+            for entry in _read(line, path, number):
+                heapq.heappush(held, (entry.timestamp, next(numbers), entry))
                 if len(held) > _HELD:
                     yield heapq.heappop(held)[2]
     while held:

@@ -93,17 +93,20 @@ def records_to_table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Ta
     """Records as columns, in order of time."""
     rows = sorted((_flat(name, record) for record in records), key=lambda row: row["timestamp"])
     schema = SCHEMAS[name]
-    return pa.Table.from_arrays([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema=schema)
+    return pa.Table.from_arrays(
+        [pa.array([row[entry.name] for row in rows], entry.type) for entry in schema], schema=schema
+    )
 
 
 _MOST = {pa.int32(): 2**31 - 1, pa.int64(): 2**63 - 1}
 
 
 _EMPTY_ROWS: dict[Table, dict[str, Any]] = {
-    name: {one: _DEFAULTS.get(one) for one in schema.names} for name, schema in SCHEMAS.items()
+    name: {entry: _DEFAULTS.get(entry) for entry in schema.names} for name, schema in SCHEMAS.items()
 }
 _COUNTS: dict[Table, list[tuple[str, int]]] = {
-    name: [(one.name, _MOST[one.type]) for one in schema if one.type in _MOST] for name, schema in SCHEMAS.items()
+    name: [(entry.name, _MOST[entry.type]) for entry in schema if entry.type in _MOST]
+    for name, schema in SCHEMAS.items()
 }
 
 

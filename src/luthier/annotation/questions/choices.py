@@ -47,16 +47,16 @@ class ChoicesQuestion(LabelQuestion):
     def typed(self, text: str, item: QuestionItem) -> AnswerValue:
         if text.strip() == _NONE:
             return self.check([], item)
-        return self.check([self.find_label(one) for one in text.split(",")], item)
+        return self.check([self.find_label(entry) for entry in text.split(",")], item)
 
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
         if not isinstance(value, list | tuple):
             raise InvalidAnswer(f"expected a list of labels, got {value!r}")
-        given = {self.check_label(one) for one in value}
+        given = {self.check_label(entry) for entry in value}
         if not self.min <= len(given) <= (self.max or len(self.labels)):
             most = "" if self.max is None else f" and at most {self.max}"
             raise InvalidAnswer(f"expected at least {self.min}{most} labels, got {len(given)}")
-        return [one.name for one in self.labels if one.name in given]
+        return [label.name for label in self.labels if label.name in given]
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         return {"labels": value}

@@ -54,7 +54,7 @@ class FaultsQuestion(RatingQuestion):
         if text.strip().lower() in ("ok", "none", "0"):
             return []
         found: list[dict[str, Any]] = []
-        for part in (one for one in text.split(";") if one.strip()):
+        for part in (entry for entry in text.split(";") if entry.strip()):
             matched = _TYPED.fullmatch(part.rstrip())
             if matched is None:
                 raise InvalidAnswer(f"expected {self.legend}; got {part.strip()!r}")
@@ -66,7 +66,7 @@ class FaultsQuestion(RatingQuestion):
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
         if not isinstance(value, list):
             raise InvalidAnswer(f"expected a list of faults, got {value!r}")
-        return [self._fault(one, item) for one in value]
+        return [self._fault(entry, item) for entry in value]
 
     def _fault(self, one: Any, item: QuestionItem) -> dict[str, Any]:
         if not isinstance(one, dict) or one.get("severity") not in ("minor", "major"):
@@ -75,7 +75,7 @@ class FaultsQuestion(RatingQuestion):
         return {**kept, "comment": str(one["comment"])} if one.get("comment") else kept
 
     def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
-        lost = sum(self.major if one["severity"] == "major" else self.minor for one in value)
+        lost = sum(self.major if entry["severity"] == "major" else self.minor for entry in value)
         words = max(1, len(_WORD.findall(item.text)))
         return (-min(self.max, 100 * lost / words),)
 

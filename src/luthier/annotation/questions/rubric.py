@@ -52,7 +52,7 @@ class RubricQuestion(RatingQuestion):
     @field_validator("criteria")
     @classmethod
     def _names_differ(cls, criteria: tuple[RubricCriterion, ...]) -> tuple[RubricCriterion, ...]:
-        names = [one.name for one in criteria]
+        names = [criterion.name for criterion in criteria]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"criterion {twice!r} stands twice")
         return criteria
@@ -61,13 +61,17 @@ class RubricQuestion(RatingQuestion):
     def question_text(self) -> str:
         lines = [
             self.question,
-            *(f"  {one.name}: {one.about}" if one.about else f"  {one.name}" for one in self.criteria),
+            *(
+                f"  {criterion.name}: {criterion.about}" if criterion.about else f"  {criterion.name}"
+                for criterion in self.criteria
+            ),
         ]
         return "\n".join(lines)
 
     @property
     def legend(self) -> str:
-        return f"{len(self.criteria)} numbers from 0 to {self.max}: {' '.join(one.name for one in self.criteria)}"
+        names = " ".join(criterion.name for criterion in self.criteria)
+        return f"{len(self.criteria)} numbers from 0 to {self.max}: {names}"
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -80,21 +84,21 @@ class RubricQuestion(RatingQuestion):
         return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, item)
 
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
-        names = [one.name for one in self.criteria]
+        names = [criterion.name for criterion in self.criteria]
         if not isinstance(value, dict) or set(value) != set(names):
             came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
             raise InvalidAnswer(f"expected a number for each of {', '.join(names)}; got {came}")
         return {name: parse_whole_number(value[name], 0, self.max) for name in names}
 
     def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
-        weights = sum(one.weight for one in self.criteria)
-        return (sum(one.weight * value[one.name] for one in self.criteria) / weights,)
+        weights = sum(criterion.weight for criterion in self.criteria)
+        return (sum(criterion.weight * value[criterion.name] for criterion in self.criteria) / weights,)
 
     def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
         return self.points(value, item)[0] <= self.max / 2
 
     def gold(self, good: int | None) -> AnswerValue:
-        return {one.name: 0 for one in self.criteria}
+        return {criterion.name: 0 for criterion in self.criteria}
 
     def teaches(self, value: AnswerValue, item: QuestionItem) -> Mapping[str, Any]:
         return {"rating": self.points(value, item)[0]}

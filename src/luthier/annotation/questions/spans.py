@@ -60,11 +60,11 @@ class SpansQuestion(LabelQuestion):
             return self.check({"spans": []}, item)
         spans: list[dict[str, Any]] = []
         relations: list[dict[str, Any]] = []
-        for part in (one.strip() for one in text.split(";") if one.strip()):
-            if found := _TYPED.fullmatch(part):
-                spans.append({"label": self.find_label(found["label"]), "text": found["text"]})
-            elif found := _RELATION.fullmatch(part):
-                relations.append({"from": int(found["from"]) - 1, "to": int(found["to"]) - 1, "label": found["label"]})
+        for part in (entry.strip() for entry in text.split(";") if entry.strip()):
+            if match := _TYPED.fullmatch(part):
+                spans.append({"label": self.find_label(match["label"]), "text": match["text"]})
+            elif match := _RELATION.fullmatch(part):
+                relations.append({"from": int(match["from"]) - 1, "to": int(match["to"]) - 1, "label": match["label"]})
             else:
                 raise InvalidAnswer(f"expected {self.legend}; got {part!r}")
         if not spans:
@@ -75,20 +75,20 @@ class SpansQuestion(LabelQuestion):
         value = {"spans": value} if isinstance(value, list | tuple) else value
         if not isinstance(value, Mapping) or not isinstance(value.get("spans"), list | tuple):
             raise InvalidAnswer(f"expected a mapping with `spans`, got {value!r}")
-        given = [self._span(one, item) for one in value["spans"]]
-        spans = [dict(one) for one in sorted({tuple(one.items()) for one in given})]
+        given = [self._span(entry, item) for entry in value["spans"]]
+        spans = [dict(entry) for entry in sorted({tuple(entry.items()) for entry in given})]
         if not self.overlap:
             for one, after in pairwise(spans):
                 if after["start"] < one["end"]:
                     raise InvalidAnswer(f"expected spans that do not overlap; {one['text']!r} and {after['text']!r} do")
-        index_of = [spans.index(one) for one in given]
+        index_of = [spans.index(entry) for entry in given]
         related = value.get("relations") or []
         if not isinstance(related, list | tuple):
             raise InvalidAnswer(f"expected a list of relations, got {related!r}")
-        relations = sorted({self._relation(one, index_of) for one in related})
+        relations = sorted({self._relation(entry, index_of) for entry in related})
         return {
             "spans": spans,
-            "relations": [dict(zip(("from", "to", "label"), one, strict=True)) for one in relations],
+            "relations": [dict(zip(("from", "to", "label"), relation, strict=True)) for relation in relations],
         }
 
     def _span(self, one: Any, item: QuestionItem) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class SpansQuestion(LabelQuestion):
         return {"spans": value["spans"], "answer": spans_to_answer(value["spans"])}
 
     def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
-        return json.dumps([sorted(_places(value)), [list(one.values()) for one in value["relations"]]])
+        return json.dumps([sorted(_places(value)), [list(entry.values()) for entry in value["relations"]]])
 
     def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
         mine, theirs = _places(one), _places(other)
@@ -121,4 +121,4 @@ class SpansQuestion(LabelQuestion):
 
 
 def _places(value: AnswerValue) -> set[tuple[int, int, str]]:
-    return {(one["start"], one["end"], one["label"]) for one in value["spans"]}
+    return {(entry["start"], entry["end"], entry["label"]) for entry in value["spans"]}

@@ -39,15 +39,15 @@ class TreeQuestion(LabelQuestion):
 
     @property
     def legend(self) -> str:
-        return f"a label, or the end of its path: {', '.join(one.name for one in self.labels)}"
+        return f"a label, or the end of its path: {', '.join(label.name for label in self.labels)}"
 
     @property
     def branches(self) -> tuple[TreeBranch, ...]:
         """The taxonomy from its top, in the order of the labels."""
-        return _branches([(one.name.split(_SEPARATOR), one) for one in self.labels])
+        return _branches([(label.name.split(_SEPARATOR), label) for label in self.labels])
 
     def typed(self, text: str, item: QuestionItem) -> AnswerValue:
-        ends = [one.name for one in self.labels if one.name.casefold().endswith(f"/ {text.strip().casefold()}")]
+        ends = [label.name for label in self.labels if label.name.casefold().endswith(f"/ {text.strip().casefold()}")]
         return ends[0] if len(ends) == 1 else self.find_label(text)
 
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:

@@ -94,7 +94,7 @@ def _supervised(row: Mapping[str, Any]) -> str:
     _only(row, _SUPERVISED, "messages")
     turns = _turns(row.get("messages"), "messages")
     _check_tools(row.get("tools"), "tools")
-    if not any(one.role == "assistant" and one.learn for one in turns):
+    if not any(turn.role == "assistant" and turn.learn for turn in turns):
         raise UnusableRowError("no turn of the assistant is to be learnt", "messages")
     return turns[-1].content
 
@@ -165,7 +165,7 @@ def _check_content(item: Mapping[str, Any], where: str) -> None:
 
 
 def _check_tools(value: Any, field: str) -> None:
-    if value is not None and not (isinstance(value, list) and all(isinstance(one, dict) for one in value)):
+    if value is not None and not (isinstance(value, list) and all(isinstance(entry, dict) for entry in value)):
         raise UnusableRowError("expected a list of tool schemas", field)
 
 

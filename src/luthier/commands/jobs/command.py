@@ -26,14 +26,21 @@ def list_latest_jobs(workspace: Workspace, count: int) -> list[dict[str, Any]]:
 def describe_job(workspace: Workspace, job: str) -> dict[str, Any]:
     """A job with the latest of its events, the earliest of them first."""
     with _desk(workspace) as service:
-        found = service.book.any(job)
-        events, _ = service.events(found, _EVENTS, None)
+        tuning_job = service.book.any(job)
+        events, _ = service.events(tuning_job, _EVENTS, None)
         messages = [{"at": event.at, "level": event.level, "message": event.message} for event in reversed(events)]
-        more = {"seed": found.request.seed, "hyperparameters": found.hyperparameters, "deaths": found.deaths}
-        files = {"training_file": found.request.training_file, "validation_file": found.request.validation_file}
+        more = {
+            "seed": tuning_job.request.seed,
+            "hyperparameters": tuning_job.hyperparameters,
+            "deaths": tuning_job.deaths,
+        }
+        files = {
+            "training_file": tuning_job.request.training_file,
+            "validation_file": tuning_job.request.validation_file,
+        }
         recipe = service.folder(job) / RECIPE
         path = str(recipe) if recipe.is_file() else None
-        return {**_row(found), **files, **more, "error": found.error, "recipe": path, "events": messages}
+        return {**_row(tuning_job), **files, **more, "error": tuning_job.error, "recipe": path, "events": messages}
 
 
 def cancel_job(workspace: Workspace, job: str) -> dict[str, Any]:

@@ -91,12 +91,12 @@ class UploadStore:
         from luthier.core.db.tables.jobs import FileRow
 
         with self._ledger.reading() as session:
-            found = session.scalar(
+            file_row = session.scalar(
                 select(FileRow).where(FileRow.id == file, build_owner_condition(FileRow, key), _lives())
             )
-            if found is None:
+            if file_row is None:
                 raise APIError(f"there is no file {file[:100]!r}", param=param, code="file_not_found", status=404)
-            return _read(found)
+            return _read(file_row)
 
     def listed(
         self, key: str | None, *, purpose: str | None, after: str | None, limit: int, newest: bool

@@ -78,12 +78,12 @@ def export_merged_model(model: str, folder: Path, store: str) -> Path:
         aside = to.with_name(f"{BASE}.part")
         shutil.rmtree(aside, ignore_errors=True)
         words = _words("export", model, "--to", str(aside), "--format", "merged")
-        done = subprocess.run(  # noqa: S603  # this very program
+        process = subprocess.run(  # noqa: S603  # this very program
             words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             env={**os.environ, "LUTHIER_STORE": store},
         )  # fmt: skip
-        if done.returncode:
-            what = f"the model cannot be gone on from: {done.stderr.strip()[-_TAIL:]}"
+        if process.returncode:
+            what = f"the model cannot be gone on from: {process.stderr.strip()[-_TAIL:]}"
             raise ModelError(
                 what, where=SourceLocation(field="model"), hint="take the base model that it was tuned from"
             )

@@ -65,11 +65,11 @@ class JobRepository:
 
         from luthier.core.db.tables.jobs import JobRow
 
-        found = self._found(select(JobRow).where(JobRow.id == job, build_owner_condition(JobRow, key)))
-        if not found:
+        tuning_jobs = self._found(select(JobRow).where(JobRow.id == job, build_owner_condition(JobRow, key)))
+        if not tuning_jobs:
             what = f"there is no fine-tuning job {job[:100]!r}"
             raise APIError(what, param=param, code="fine_tune_not_found", status=404)
-        return found[0]
+        return tuning_jobs[0]
 
     def any(self, job: str) -> FineTuningJob:
         """A job, whoever's it is; `APIError` (404) when there is none."""
@@ -77,10 +77,10 @@ class JobRepository:
 
         from luthier.core.db.tables.jobs import JobRow
 
-        found = self._found(select(JobRow).where(JobRow.id == job))
-        if not found:
+        tuning_jobs = self._found(select(JobRow).where(JobRow.id == job))
+        if not tuning_jobs:
             raise APIError(f"there is no job {job[:100]!r}", code="fine_tune_not_found", status=404)
-        return found[0]
+        return tuning_jobs[0]
 
     def made(self, model: str) -> FineTuningJob | None:
         """The job that made a model of this name."""
@@ -88,8 +88,8 @@ class JobRepository:
 
         from luthier.core.db.tables.jobs import JobRow
 
-        found = self._found(select(JobRow).where(JobRow.model == model))
-        return found[0] if found else None
+        tuning_jobs = self._found(select(JobRow).where(JobRow.model == model))
+        return tuning_jobs[0] if tuning_jobs else None
 
     def listed(
         self, key: str | None, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
@@ -131,8 +131,8 @@ class JobRepository:
         if unmade:
             found = found.where(JobRow.artifact.is_(None))
         with self._ledger.writing() as session:
-            done = session.execute(found.values(**values))
-            return bool(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+            result = session.execute(found.values(**values))
+            return bool(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
     def _found(self, query: Select[Any]) -> list[FineTuningJob]:
         with self._ledger.reading() as session:

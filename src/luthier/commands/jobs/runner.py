@@ -130,9 +130,9 @@ class JobRunner:
         rows = validate_training_file(training, request.method, "training_file")
         material = JobTrainingData(training, rows)
         if request.validation_file is not None:
-            held = folder / VALIDATION
-            count = validate_training_file(held, request.method, "validation_file").rows
-            material = JobTrainingData(training, rows, held, count)
+            path = folder / VALIDATION
+            count = validate_training_file(path, request.method, "validation_file").rows
+            material = JobTrainingData(training, rows, path, count)
         settled = resolve_auto_hyperparameters(request, rows)
         if not book.change(job.id, "validating_files", ("validating_files",), settled=settled):
             return
@@ -176,7 +176,10 @@ class JobRunner:
     async def _run_next(self) -> float:
         """Make the recipe of the job whose turn it is."""
         waiting = await asyncio.to_thread(self._desk.book.everybody, states=("queued", "running"))
-        job = next((one for one in reversed(waiting) if one.state == "running"), waiting[-1] if waiting else None)
+        job = next(
+            (tuning_job for tuning_job in reversed(waiting) if tuning_job.state == "running"),
+            waiting[-1] if waiting else None,
+        )
         if job is None:
             return _EVERY_S
         running = self._still_running(job)
@@ -257,11 +260,11 @@ class JobRunner:
         outcome = running.outcome()
         if outcome.artifacts is not None:
             made = outcome.artifacts
-            await asyncio.to_thread(self._guarded, lambda one: self._release(one, made), job)
+            await asyncio.to_thread(self._guarded, lambda tuning_job: self._release(tuning_job, made), job)
             await self._released()
             await asyncio.to_thread(self._guarded, self._succeed, job)
         else:
-            await asyncio.to_thread(self._guarded, lambda one: self._lost(one, outcome), job)
+            await asyncio.to_thread(self._guarded, lambda tuning_job: self._lost(tuning_job, outcome), job)
 
     def _release(self, job: FineTuningJob, made: Mapping[str, str]) -> None:
         """From here on the job cannot be cancelled: its model is given its name, and those after epochs theirs."""

@@ -93,11 +93,11 @@ class JobService:
 
     def _file(self, key: str | None, file: str, param: str) -> str:
         """The digest of a file that can be learnt from."""
-        found = self.files.get(key, file, param)
-        if found.purpose != "fine-tune":
-            what = f"the file {file} was uploaded for {found.purpose!r}; wanted purpose 'fine-tune'"
+        upload = self.files.get(key, file, param)
+        if upload.purpose != "fine-tune":
+            what = f"the file {file} was uploaded for {upload.purpose!r}; wanted purpose 'fine-tune'"
             raise APIError(what, param=param, code="invalid_file_purpose")
-        return found.digest
+        return upload.digest
 
     def cancel(self, job: FineTuningJob) -> FineTuningJob:
         """End a job for good; its process with it."""
@@ -129,7 +129,10 @@ class JobService:
             what = f"there is no model {model[:100]!r} of yours that was tuned here"
             raise APIError(what, param="model", code="model_not_found", status=404)
         try:
-            for name in [*(one for one in known if one != model and strip_checkpoint_step(one) == model), model]:
+            for name in [
+                *(entry for entry in known if entry != model and strip_checkpoint_step(entry) == model),
+                model,
+            ]:
                 releases.delete_alias(self.ledger, name)
         except InputError as error:
             what = f"{error.message}; {error.hint}"
@@ -161,8 +164,12 @@ class JobService:
             for name, release in releases.current_releases(self.ledger).items()
             if name != job.model and strip_checkpoint_step(name) == job.model
         }
-        found = [JobCheckpoint(name, self.last_step(artifact)) for name, artifact in names.items()]
-        return sorted(found, key=lambda one: (one.step, one.name == job.model), reverse=True)
+        job_checkpoints = [JobCheckpoint(name, self.last_step(artifact)) for name, artifact in names.items()]
+        return sorted(
+            job_checkpoints,
+            key=lambda job_checkpoint: (job_checkpoint.step, job_checkpoint.name == job.model),
+            reverse=True,
+        )
 
     def steps(self, artifact: str) -> int:
         """After how many steps a model is as it is."""

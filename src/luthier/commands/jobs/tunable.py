@@ -25,26 +25,28 @@ def resolve_tunable_models(
     workspace: Workspace, requested: Iterable[str], served: Iterable[str]
 ) -> Mapping[str, TunableModel]:
     """Those that were named (`NAME=MODEL`, or only a model), else the base models that are served."""
-    found = [_named(workspace, text) for text in requested]
-    if not found:
-        found = [TunableModel(word, _placed(workspace, word)) for word in served if _is_base(workspace, word)]
-    return {one.name: one for one in found}
+    tunable_models = [_named(workspace, text) for text in requested]
+    if not tunable_models:
+        tunable_models = [TunableModel(word, _placed(workspace, word)) for word in served if _is_base(workspace, word)]
+    return {tunable_model.name: tunable_model for tunable_model in tunable_models}
 
 
 def _named(workspace: Workspace, text: str) -> TunableModel:
     name, equals, word = text.partition("=")
-    found = TunableModel(name.strip(), _placed(workspace, (word if equals else text).strip()))
-    if not found.name or not found.word or len(found.name) > 200:
+    tunable_model = TunableModel(name.strip(), _placed(workspace, (word if equals else text).strip()))
+    if not tunable_model.name or not tunable_model.word or len(tunable_model.name) > 200:
         raise InputError(
             "expected NAME=MODEL, or a model", where=SourceLocation(field="--tune"), hint="gpt-4o-mini=qwen3-0.6b"
         )
     try:
-        artifact = open_base_model(workspace, found.word)
+        artifact = open_base_model(workspace, tunable_model.word)
     except LuthierError as error:
         raise type(error)(error.message, where=SourceLocation(field="--tune"), hint=error.hint) from error
     if is_endpoint(artifact):
-        raise ModelError(f"{found.word} is an endpoint: its weights are not here", where=SourceLocation(field="--tune"))
-    return found
+        raise ModelError(
+            f"{tunable_model.word} is an endpoint: its weights are not here", where=SourceLocation(field="--tune")
+        )
+    return tunable_model
 
 
 def _placed(workspace: Workspace, word: str) -> str:

@@ -54,14 +54,14 @@ def export_items(ledger: Ledger, project_id: str, path: Path) -> int:
     """Write all items with their answers as JSON lines; returns how many."""
     count = 0
     with translate_write_errors(path), path.open("wb") as file:
-        for one in read_answered_items(ledger, project_id):
+        for answered_item in read_answered_items(ledger, project_id):
             line = {
-                "id": one.item.key,
-                "messages": list(one.item.shown.messages),
-                **({"answers": list(one.item.shown.answers)} if one.item.shown.answers else {}),
-                "state": one.item.state,
-                "gold": one.item.gold,
-                "decision": one.decision.values if one.decision else None,
+                "id": answered_item.item.key,
+                "messages": list(answered_item.item.shown.messages),
+                **({"answers": list(answered_item.item.shown.answers)} if answered_item.item.shown.answers else {}),
+                "state": answered_item.item.state,
+                "gold": answered_item.item.gold,
+                "decision": answered_item.decision.values if answered_item.decision else None,
                 "annotations": [
                     {
                         "annotator": answer.annotator,
@@ -73,7 +73,7 @@ def export_items(ledger: Ledger, project_id: str, path: Path) -> int:
                         "time": answer.given_at.isoformat(),
                         "late": answer.late,
                     }
-                    for answer in one.answers
+                    for answer in answered_item.answers
                 ],
             }
             file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
@@ -136,7 +136,7 @@ def _asked(turns: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...
     if len(turns) > 1 and turns[-1].get("role") == "assistant":
         return turns[:-1]
     return tuple(
-        {**one, "role": "user"} if one.get("role") == "assistant" and len(turns) == 1 else one for one in turns
+        {**turn, "role": "user"} if turn.get("role") == "assistant" and len(turns) == 1 else turn for turn in turns
     )
 
 
@@ -218,7 +218,7 @@ def find_dataset(workspace: Workspace, word: str) -> Artifact:
 
     recipe, _, step = word.rpartition(":") if ":" in word else (word, "", "")
     plan = find_plan(CommandTarget(workspace, recipe))
-    names = [one.name for one in plan if one.step.makes == "dataset" and one.cached]
+    names = [planned.name for planned in plan if planned.step.makes == "dataset" and planned.cached]
     if not names or (step and step not in names):
         what = f"{word} has no rows that are made" if not step else f"step {step!r} has no rows that are made"
         raise LuthierError(what, where=SourceLocation(field="--from"), hint=f"run it first: luthier run {recipe}")
@@ -243,14 +243,14 @@ _WORD = re.compile(r"\w+")
 def find_near_twins(ledger: Ledger, project_id: str, items: Sequence[int]) -> list[int]:
     """Some items, and those whose words are nearly the same (Jaccard index of 0.8 or more)."""
     texts = {
-        one.item.id: frozenset(_WORD.findall(one.item.shown.text.lower()))
-        for one in read_answered_items(ledger, project_id)
+        answered_item.item.id: frozenset(_WORD.findall(answered_item.item.shown.text.lower()))
+        for answered_item in read_answered_items(ledger, project_id)
     }
     chosen = [texts[item] for item in items if texts.get(item)]
     return [
         item
         for item, words in texts.items()
-        if item in items or any(len(words & one) >= _ALIKE * len(words | one) for one in chosen)
+        if item in items or any(len(words & entry) >= _ALIKE * len(words | entry) for entry in chosen)
     ]
 
 
@@ -259,14 +259,14 @@ def suggest_decisions(found: Sequence[AnsweredItem], settings: ProjectSettings) 
     from luthier.artifacts.annotation import Annotation
     from luthier.data.adjudicators.majority import MajorityAdjudicator
 
-    suggested: dict[int, dict[str, str]] = {one.item.id: {} for one in found}
+    suggested: dict[int, dict[str, str]] = {answered_item.item.id: {} for answered_item in found}
     for name, question in settings.questions.items():
         votes = [
             [
-                Annotation(person, question.to_comparable(value, one.item.shown))
-                for person, value in sorted(one.values(name).items())
+                Annotation(person, question.to_comparable(value, answered_item.item.shown))
+                for person, value in sorted(answered_item.values(name).items())
             ]
-            for one in found
+            for answered_item in found
         ]
         for one, decided in zip(found, MajorityAdjudicator().decide(votes).decisions, strict=True):
             suggested[one.item.id][name] = decided.why if decided.label is None else str(decided.label)
@@ -287,16 +287,16 @@ def run_in_other_process(workspace: Workspace, *words: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "luthier", *words, "--json"]
     folder, environment = workspace.folder.absolute(), {**os.environ, **workspace.environment}
     try:
-        done = subprocess.run(  # noqa: S603  # our own program
+        process = subprocess.run(  # noqa: S603  # our own program
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=_LONGEST_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(f"this took more than {_LONGEST_S:.0f} s", hint=shlex.join(command[2:])) from error
     try:
-        made: dict[str, Any] = json.loads(done.stdout or done.stderr)
+        made: dict[str, Any] = json.loads(process.stdout or process.stderr)
     except json.JSONDecodeError as error:
         raise InputError("the command said nothing", hint=shlex.join(["luthier", *words])) from error
-    if done.returncode:
+    if process.returncode:
         failed = made.get("error", {})
         raise InputError(str(failed.get("message", "it failed")), hint=str(failed.get("hint") or ""))
     return made

@@ -74,19 +74,19 @@ def import_project(
 
 def _by_item(answers: Sequence[ImportedAnswer]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for one in answers:
-        found.setdefault(one.key, set()).add(one.annotator)
+    for answer in answers:
+        found.setdefault(answer.key, set()).add(answer.annotator)
     return found
 
 
 def read_foreign_project(paths: Sequence[Path]) -> ForeignProject:
     """Read the files of a project, or all in a folder; `DataError` where they are of no tool that is known."""
-    files = _read_files([one for path in paths for one in (sorted(path.iterdir()) if path.is_dir() else [path])])
+    files = _read_files([entry for path in paths for entry in (sorted(path.iterdir()) if path.is_dir() else [path])])
     rows = [row for _, some in files.lists for row in some]
     for row in rows[:1] or [{}]:
         if files.xml or isinstance(row.get("data"), dict):
             return _read_label_studio(files)
-    settings = next((one for one in files.objects if "questions" in one and "fields" in one), None)
+    settings = next((entry for entry in files.objects if "questions" in entry and "fields" in entry), None)
     if settings is not None:
         return _read_argilla(settings, files)
     if any(_is_doccano(row) for row in rows):
@@ -97,7 +97,7 @@ def read_foreign_project(paths: Sequence[Path]) -> ForeignProject:
 
 
 def _read_files(paths: Sequence[Path]) -> _Files:
-    found = _Files([], [], [])
+    files = _Files([], [], [])
     for path in paths:
         where = SourceLocation(file=str(path))
         if path.suffix not in (".xml", ".json", ".jsonl") or not path.is_file():
@@ -105,20 +105,20 @@ def _read_files(paths: Sequence[Path]) -> _Files:
         try:
             text = path.read_text(encoding="utf-8-sig")
             if path.suffix == ".xml":
-                found.xml.append(text)
+                files.xml.append(text)
                 continue
             lines = path.suffix == ".jsonl"
             value = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"cannot be read: {error}", where=where) from error
         if isinstance(value, dict):
-            found.objects.append(value)
+            files.objects.append(value)
             for name in ("label_config", "labelConfig"):
                 if isinstance(value.get(name), str):
-                    found.xml.append(value[name])
+                    files.xml.append(value[name])
         elif isinstance(value, list):
-            found.lists.append((path.stem, [row for row in value if isinstance(row, dict)]))
-    return found
+            files.lists.append((path.stem, [row for row in value if isinstance(row, dict)]))
+    return files
 
 
 # ---- Label Studio
@@ -143,7 +143,7 @@ def _read_label_studio(files: _Files) -> ForeignProject:
     read = ForeignProject("Label Studio", {})
     tasks = [row for _, rows in files.lists for row in rows if isinstance(row.get("data"), dict)]
     controls = {name: element for element in root.iter() if (name := element.get("name")) and element.get("toName")}
-    relations = [one.get("value", "") for one in root.iter("Relation") if one.get("value")]
+    relations = [entry.get("value", "") for entry in root.iter("Relation") if entry.get("value")]
     multiple = _several(tasks)
     for name, element in controls.items():
         question = _label_studio_question(element, name, relations, several=name in multiple)
@@ -168,17 +168,17 @@ def _read_label_studio(files: _Files) -> ForeignProject:
 
 def _several(tasks: Sequence[Mapping[str, Any]]) -> set[str]:
     """The taxonomies of which somebody chose several."""
-    results = (one for task in tasks for annotation in _annotations(task) for one in annotation.get("result") or ())
+    results = (entry for task in tasks for annotation in _annotations(task) for entry in annotation.get("result") or ())
     return {
-        str(one.get("from_name"))
-        for one in results
-        if isinstance(one.get("value"), dict) and len(one["value"].get("taxonomy") or ()) > 1
+        str(result.get("from_name"))
+        for result in results
+        if isinstance(result.get("value"), dict) and len(result["value"].get("taxonomy") or ()) > 1
     }
 
 
 def _annotations(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     given = task.get("annotations", task.get("completions")) or []
-    return [one for one in given if isinstance(one, dict)]
+    return [entry for entry in given if isinstance(entry, dict)]
 
 
 def _label_studio_question(  # noqa: PLR0911  # one for each control
@@ -186,13 +186,13 @@ def _label_studio_question(  # noqa: PLR0911  # one for each control
 ) -> dict[str, Any] | None:
     title = element.get("title") or name
     options = [
-        {"name": one.get("value", "").strip(), "about": one.get("hint") or "", "key": one.get("hotkey") or ""}
-        for one in element
-        if one.tag in ("Choice", "Label")
+        {"name": entry.get("value", "").strip(), "about": entry.get("hint") or "", "key": entry.get("hotkey") or ""}
+        for entry in element
+        if entry.tag in ("Choice", "Label")
     ]
     options = _labels(options)
     match element.tag:
-        case "Choices" if options and not any(len(one) for one in element):
+        case "Choices" if options and not any(len(entry) for entry in element):
             kind = "choices" if element.get("choice", "single") == "multiple" else "choice"
             return {"kind": kind, "question": title, "labels": options}
         case "Taxonomy" | "Choices":
@@ -215,33 +215,37 @@ def _labels(options: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Labels each once, with the keys that can be theirs."""
     found: dict[str, dict[str, str]] = {}
     keys: set[str] = set()
-    for one in options:
-        name, key = one.get("name", "").strip(), one.get("key", "").lower()
+    for option in options:
+        name, key = option.get("name", "").strip(), option.get("key", "").lower()
         if name and name not in found:
             fits = len(key) == 1 and key in _KEYS and key not in keys
             keys |= {key} if fits else set()
-            found[name] = {"name": name, "about": one.get("about") or "", "key": key if fits else ""}
+            found[name] = {"name": name, "about": option.get("about") or "", "key": key if fits else ""}
     return list(found.values())
 
 
 def _paths(element: ET.Element, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for one in element:
-        if one.tag == "Choice" and one.get("value"):
-            path = (*above, str(one.get("value")).strip())
+    for entry in element:
+        if entry.tag == "Choice" and entry.get("value"):
+            path = (*above, str(entry.get("value")).strip())
             yield path
-            yield from _paths(one, path)
+            yield from _paths(entry, path)
 
 
 def _shown_by(root: ET.Element) -> list[str]:
     """The names of the data that the configuration shows, in its order."""
-    values = (one.get("value") or "" for one in root.iter() if one.tag in ("Text", "HyperText", "Paragraphs", "Dialog"))
+    values = (
+        element.get("value") or ""
+        for element in root.iter()
+        if element.tag in ("Text", "HyperText", "Paragraphs", "Dialog")
+    )
     return [value.lstrip("$") for value in values if value.startswith("$")]
 
 
 def _add_task(read: ForeignProject, task: Mapping[str, Any], key: str, shown: Sequence[str]) -> None:
     data = task["data"]
     values = [data[name] for name in shown if name in data] or [next(iter(data.values()), "")]
-    pairs = any(one["kind"] == "pair" for one in read.questions.values())
+    pairs = any(question["kind"] == "pair" for question in read.questions.values())
     if pairs and len(values) >= 2:
         item = QuestionItem(_to_turns(values[:-2]) or ({"role": "user", "content": ""},), tuple(map(str, values[-2:])))
     else:
@@ -259,7 +263,7 @@ def _add_task(read: ForeignProject, task: Mapping[str, Any], key: str, shown: Se
                 )
             )
             gold = given if annotation.get("ground_truth") else gold
-    predicted = next((one for one in task.get("predictions") or [] if isinstance(one, dict)), None)
+    predicted = next((entry for entry in task.get("predictions") or [] if isinstance(entry, dict)), None)
     proposal = _label_studio_values(read, predicted.get("result") or [], item.text) if predicted else None
     rest = {name: value for name, value in data.items() if name not in shown}
     read.items.append(NewItem(key, item, rest, proposal or None, gold))
@@ -270,10 +274,10 @@ def _to_turns(values: Sequence[Any]) -> tuple[Mapping[str, Any], ...]:
     turns: list[dict[str, Any]] = []
     for value in values:
         if isinstance(value, list):
-            written = [one for one in value if isinstance(one, dict)]
+            written = [entry for entry in value if isinstance(entry, dict)]
             turns += [
-                {"role": "user", "content": f"{one.get('author', '')}: {one.get('text', '')}".lstrip(": ")}
-                for one in written
+                {"role": "user", "content": f"{entry.get('author', '')}: {entry.get('text', '')}".lstrip(": ")}
+                for entry in written
             ]
         elif turns and not isinstance(turns[-1]["content"], list):
             turns[-1]["content"] += f"\n\n{value}"
@@ -286,25 +290,25 @@ def _label_studio_values(read: ForeignProject, results: Sequence[Any], text: str
     """The answers to the questions by name."""
     found: dict[str, Any] = {}
     index_of: dict[str, int] = {}
-    for one in (one for one in results if isinstance(one, dict)):
-        name, value = str(one.get("from_name")), one.get("value")
+    for result in (result for result in results if isinstance(result, dict)):
+        name, value = str(result.get("from_name")), result.get("value")
         kind = read.questions.get(name, {}).get("kind")
         if kind is None or not isinstance(value, dict):
             continue
         if kind == "spans":
             spans = found.setdefault(name, {"spans": [], "relations": []})["spans"]
             for label in value.get("labels") or value.get("hypertextlabels") or ():
-                index_of.setdefault(str(one.get("id")), len(spans))
+                index_of.setdefault(str(result.get("id")), len(spans))
                 spans.append({**_place(text, value.get("start"), value.get("end"), value.get("text")), "label": label})
         else:
             found[name] = _whole_answer(kind, value)
-    for one in (one for one in results if isinstance(one, dict) and one.get("type") == "relation"):
-        ends = index_of.get(str(one.get("from_id"))), index_of.get(str(one.get("to_id")))
+    for result in (result for result in results if isinstance(result, dict) and result.get("type") == "relation"):
+        ends = index_of.get(str(result.get("from_id"))), index_of.get(str(result.get("to_id")))
         spans_name = next((name for name, question in read.questions.items() if question["kind"] == "spans"), None)
         if None in ends or spans_name not in found:
             continue
         found[spans_name]["relations"] += [
-            {"from": ends[0], "to": ends[1], "label": label} for label in one.get("labels") or ()
+            {"from": ends[0], "to": ends[1], "label": label} for label in result.get("labels") or ()
         ]
     return {name: value for name, value in found.items() if value not in (None, "", [])}
 
@@ -362,7 +366,7 @@ def _read_argilla(settings: Mapping[str, Any], files: _Files) -> ForeignProject:
     read.overlap = int((settings.get("distribution") or {}).get("min_submitted") or 1)
     if not read.questions:
         raise DataError("the settings ask nothing that is known", hint="; ".join(read.notes))
-    fields = [str(one["name"]) for one in settings["fields"]]
+    fields = [str(setting["name"]) for setting in settings["fields"]]
     records = [row for _, rows in files.lists for row in rows if isinstance(row.get("fields"), dict)]
     for number, row in enumerate(records, start=1):
         key = str(row.get("id") or row.get("external_id") or number)
@@ -381,16 +385,21 @@ def _argilla_text(value: Any) -> Any:
     """A text, or a chat as a dialogue has it."""
     if isinstance(value, list):
         return [
-            {"author": one.get("role", ""), "text": one.get("content", "")} for one in value if isinstance(one, dict)
+            {"author": entry.get("role", ""), "text": entry.get("content", "")}
+            for entry in value
+            if isinstance(entry, dict)
         ]
     return value
 
 
 def _argilla_question(kind: str, title: str, about: Mapping[str, Any]) -> dict[str, Any] | None:
     options = about.get("options") or about.get("labels") or about.get("values") or []
-    plain = [one if isinstance(one, dict) else {"value": one} for one in options]
+    plain = [option if isinstance(option, dict) else {"value": option} for option in options]
     labels = _labels(
-        [{"name": str(one.get("value")), "about": str(one.get("description") or _title(one) or "")} for one in plain]
+        [
+            {"name": str(entry.get("value")), "about": str(entry.get("description") or _title(entry) or "")}
+            for entry in plain
+        ]
     )
     match kind:
         case "label_selection" | "label" if labels:
@@ -405,7 +414,7 @@ def _argilla_question(kind: str, title: str, about: Mapping[str, Any]) -> dict[s
                 "overlap": bool(about.get("allow_overlapping")),
             }
         case "rating" if plain:
-            return {"kind": "rating", "question": title, "scale": max(2, *(int(one["value"]) for one in plain))}
+            return {"kind": "rating", "question": title, "scale": max(2, *(int(entry["value"]) for entry in plain))}
         case "text":
             return {"kind": "text", "question": title}
         case _:
@@ -420,9 +429,9 @@ def _title(option: Mapping[str, Any]) -> str:
 def _argilla_answers(read: ForeignProject, key: str, responses: Mapping[str, Any]) -> Iterator[ImportedAnswer]:
     by_person: dict[str, dict[str, Any]] = {}
     for name, given in responses.items():
-        for one in given or ():
-            if one.get("status", "submitted") == "submitted":
-                by_person.setdefault(_annotator(one.get("user_id")), {})[name] = one.get("value")
+        for entry in given or ():
+            if entry.get("status", "submitted") == "submitted":
+                by_person.setdefault(_annotator(entry.get("user_id")), {})[name] = entry.get("value")
     for person, values in by_person.items():
         if kept := _argilla_values(read, values):
             yield ImportedAnswer(key, person, kept)
@@ -447,24 +456,24 @@ def _is_doccano(row: Mapping[str, Any]) -> bool:
 
 
 def _read_doccano(files: _Files) -> ForeignProject:
-    project = next((one for one in files.objects if "projectType" in one or "project_type" in one), {})
+    project = next((entry for entry in files.objects if "projectType" in entry or "project_type" in entry), {})
     configured = [row for _, rows in files.lists for row in rows if "text" in row and not _is_doccano(row)]
     rows = [(name, row) for name, some in files.lists for row in some if _is_doccano(row)]
-    given = [one for _, row in rows for one in _doccano_labels(row)]
-    spans = any(isinstance(one, list | dict) for one in given)
+    given = [doccano_label for _, row in rows for doccano_label in _doccano_labels(row)]
+    spans = any(isinstance(entry, list | dict) for entry in given)
     kind = str(project.get("projectType") or project.get("project_type") or "").lower().replace("_", "")
     names = _labels(
         [
             {"name": str(row["text"]), "key": str(row.get("suffixKey") or row.get("suffix_key") or "")}
             for row in configured
         ]
-        or [{"name": str(_doccano_name(one))} for one in given]
+        or [{"name": str(_doccano_name(entry))} for entry in given]
     )
     if "seq2seq" in kind:
         question: dict[str, Any] = {"kind": "text"}
     elif spans or "sequence" in kind:
         related = {
-            str(one.get("type")) for _, row in rows for one in row.get("relations") or () if isinstance(one, dict)
+            str(entry.get("type")) for _, row in rows for entry in row.get("relations") or () if isinstance(entry, dict)
         }
         question = {"kind": "spans", "labels": names, "relations": sorted(related)}
     else:
@@ -500,19 +509,21 @@ def _doccano_value(kind: str, row: Mapping[str, Any]) -> Any:
     if not given:
         return None
     if kind != "spans":
-        return [str(one) for one in given] if kind == "choices" else str(given[0])
+        return [str(entry) for entry in given] if kind == "choices" else str(given[0])
     spans: list[dict[str, Any]] = []
     index_of: dict[Any, int] = {}
-    for one in given:
-        if isinstance(one, dict):
-            index_of[one.get("id")] = len(spans)
-            spans.append({"start": one.get("start_offset"), "end": one.get("end_offset"), "label": one.get("label")})
-        elif isinstance(one, list) and len(one) > 2:
-            spans.append({"start": one[0], "end": one[1], "label": one[2]})
+    for entry in given:
+        if isinstance(entry, dict):
+            index_of[entry.get("id")] = len(spans)
+            spans.append(
+                {"start": entry.get("start_offset"), "end": entry.get("end_offset"), "label": entry.get("label")}
+            )
+        elif isinstance(entry, list) and len(entry) > 2:
+            spans.append({"start": entry[0], "end": entry[1], "label": entry[2]})
     related = [
-        {"from": index_of[one["from_id"]], "to": index_of[one["to_id"]], "label": one.get("type")}
-        for one in row.get("relations") or ()
-        if isinstance(one, dict) and one.get("from_id") in index_of and one.get("to_id") in index_of
+        {"from": index_of[entry["from_id"]], "to": index_of[entry["to_id"]], "label": entry.get("type")}
+        for entry in row.get("relations") or ()
+        if isinstance(entry, dict) and entry.get("from_id") in index_of and entry.get("to_id") in index_of
     ]
     return {"spans": spans, "relations": related}
 
@@ -523,5 +534,5 @@ def describe_import(read: ForeignProject, kept: int) -> str:
         format_counted_noun(len(read.items), "item"),
         format_counted_noun(len(read.questions), "question"),
     )
-    people = format_counted_noun(len({one.annotator for one in read.answers}), "person", "people")
+    people = format_counted_noun(len({answer.annotator for answer in read.answers}), "person", "people")
     return f"{read.tool}: {questions}, {items}, {format_counted_noun(kept, 'answer')} of {people}"

@@ -91,24 +91,24 @@ def measure_project(ledger: Ledger, project_id: str) -> ProjectMeasures:
     pairs: list[bool] = []
     proposal: dict[bool, list[bool]] = {True: [], False: []}
     open_disagreements = 0
-    for one in read_answered_items(ledger, project_id):
-        for answer in one.answers:
+    for answered_item in read_answered_items(ledger, project_id):
+        for answer in answered_item.answers:
             given[answer.annotator].append(answer)
-        answers = [answer for answer in one.answers if answer.kind == "answer"]
+        answers = [answer for answer in answered_item.answers if answer.kind == "answer"]
         differ = False
         for index, first in enumerate(answers):
             for second in answers[index + 1 :]:
-                same = settings.agrees(first.values, second.values, one.item.shown)
+                same = settings.agrees(first.values, second.values, answered_item.item.shown)
                 if same is not None:
                     pairs.append(same)
-                    agreed[first.annotator][one.item.id].append(same)
-                    agreed[second.annotator][one.item.id].append(same)
+                    agreed[first.annotator][answered_item.item.id].append(same)
+                    agreed[second.annotator][answered_item.item.id].append(same)
                     differ = differ or not same
-            if one.item.proposal is not None:
-                same = settings.agrees(first.values, one.item.proposal, one.item.shown)
+            if answered_item.item.proposal is not None:
+                same = settings.agrees(first.values, answered_item.item.proposal, answered_item.item.shown)
                 if same is not None:
                     proposal[first.proposal_shown].append(same)
-        open_disagreements += differ and one.decision is None and one.item.gold is None
+        open_disagreements += differ and answered_item.decision is None and answered_item.item.gold is None
     people = [_measure_person(name, answers_of, agreed[name]) for name, answers_of in sorted(given.items())]
     return ProjectMeasures(
         people, _proportion(pairs), _proportion(proposal[True]), _proportion(proposal[False]), open_disagreements
@@ -116,18 +116,20 @@ def measure_project(ledger: Ledger, project_id: str) -> ProjectMeasures:
 
 
 def _measure_person(name: str, answers_of: Sequence[Answer], agreed: Mapping[int, list[bool]]) -> PersonMeasures:
-    answers_of = sorted(answers_of, key=lambda one: one.given_at)
-    answers = [one for one in answers_of if one.kind == "answer"]
-    seconds = [one.seconds for one in answers if one.seconds is not None]
+    answers_of = sorted(answers_of, key=lambda answer: answer.given_at)
+    answers = [answer for answer in answers_of if answer.kind == "answer"]
+    seconds = [answer.seconds for answer in answers if answer.seconds is not None]
     half = len(answers) // 2
-    halves = [[hit for one in part for hit in agreed.get(one.item, ())] for part in (answers[:half], answers[half:])]
+    halves = [
+        [hit for answer in part for hit in agreed.get(answer.item, ())] for part in (answers[:half], answers[half:])
+    ]
     return PersonMeasures(
         name,
         len(answers),
-        sum(one.kind == "skip" for one in answers_of),
-        sum(one.kind == "flag" for one in answers_of),
+        sum(answer.kind == "skip" for answer in answers_of),
+        sum(answer.kind == "flag" for answer in answers_of),
         statistics.median(seconds) if seconds else None,
-        _proportion([one.gold_right for one in answers if one.gold_right is not None]),
+        _proportion([answer.gold_right for answer in answers if answer.gold_right is not None]),
         _proportion([hit for hits in agreed.values() for hit in hits]),
         *map(_proportion, halves),
     )
@@ -161,21 +163,23 @@ class SlowMeasures:
 
 def measure_slowly(ledger: Ledger, project_id: str) -> SlowMeasures:
     """Agreement beyond chance, and what more labels would bring; loads scipy and scikit-learn."""
-    found = list(read_answered_items(ledger, project_id))
+    answered_items = list(read_answered_items(ledger, project_id))
     settings = get_project(ledger, project_id).settings
-    agreement = [_alpha(name, question, found) for name, question in settings.questions.items()]
-    return SlowMeasures(agreement, *_more_labels(settings, found))
+    agreement = [_alpha(name, question, answered_items) for name, question in settings.questions.items()]
+    return SlowMeasures(agreement, *_more_labels(settings, answered_items))
 
 
 def _alpha(name: str, question: Any, found: Sequence[AnsweredItem]) -> MeasuredAgreement:
     from luthier.metrics.agreement import krippendorff_alpha
 
-    people = sorted({person for one in found for person in one.values(name)})
+    people = sorted({person for answered_item in found for person in answered_item.values(name)})
     table = []
-    for one in found:
-        values = one.values(name)
+    for answered_item in found:
+        values = answered_item.values(name)
         if len(values) > 1:
-            compared = {person: question.to_comparable(value, one.item.shown) for person, value in values.items()}
+            compared = {
+                person: question.to_comparable(value, answered_item.item.shown) for person, value in values.items()
+            }
             table.append([compared.get(person) for person in people])
     try:
         alpha = krippendorff_alpha(table, level=question.level)
@@ -190,9 +194,9 @@ def _more_labels(
     """On how many a plain classifier with the labels so far errs, and what a hundred more should take off."""
     name, question = next(iter(settings.questions.items()))
     texts, labels = [], []
-    for one in found:
-        if (label := known_label(one, name)) is not None:
-            texts.append(one.item.shown.text)
+    for answered_item in found:
+        if (label := known_label(answered_item, name)) is not None:
+            texts.append(answered_item.item.shown.text)
             labels.append(label)
     if question.kind not in ("choice", "tree") or len(texts) < _FEWEST or len(set(labels)) < 2:
         return len(texts), None, None, None, None, f"from {_FEWEST} labels of two classes on"
@@ -222,27 +226,32 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
             if len(known) > 1:
                 predicted = build_logistic_regression().fit(matrix[chosen], codes[chosen]).predict(matrix[ask])
             wrong[index, draw] = predicted != codes[ask]
-    found = forecast_errors(np.array(counts, float), wrong, seed=0).drop(counts[-1] + _MORE)
-    return float(wrong[-1].mean()), found.value, found.low, found.high
+    forecast_number = forecast_errors(np.array(counts, float), wrong, seed=0).drop(counts[-1] + _MORE)
+    return float(wrong[-1].mean()), forecast_number.value, forecast_number.low, forecast_number.high
 
 
 def measure_in_other_process(workspace: Workspace, project_id: str) -> SlowMeasures:
     """The same by a process of its own, so that this one stays small."""
     known = run_in_other_process(workspace, "label", "measure", project_id)["slow"]
-    return SlowMeasures(**{**known, "agreement": [MeasuredAgreement(**one) for one in known["agreement"]]})
+    return SlowMeasures(**{**known, "agreement": [MeasuredAgreement(**entry) for entry in known["agreement"]]})
 
 
 def measures_to_json(measures: ProjectMeasures, slow: SlowMeasures) -> dict[str, Any]:
     """Both as JSON."""
     plain = asdict(measures)
-    return {**plain, "slow": {**asdict(slow), "agreement": [one._asdict() for one in slow.agreement]}}
+    return {**plain, "slow": {**asdict(slow), "agreement": [agreement._asdict() for agreement in slow.agreement]}}
 
 
 def format_measures(measures: ProjectMeasures, slow: SlowMeasures) -> Iterator[str]:
     """Both as lines for a terminal."""
-    for one in slow.agreement:
-        text = one.note if one.value is None else f"{one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
-        yield f"Krippendorff's alpha of {one.question}: {text}; {one.items} items answered by two people or more"
+    for agreement in slow.agreement:
+        text = (
+            agreement.note
+            if agreement.value is None
+            else f"{agreement.value:.2f} ({agreement.low:.2f} to {agreement.high:.2f})"
+        )
+        what = f"{agreement.items} items answered by two people or more"
+        yield f"Krippendorff's alpha of {agreement.question}: {text}; {what}"
     for name, share in (
         ("pairs of answers that agree", measures.agreement),
         ("answers like the proposal, which was shown", measures.with_proposal_shown),

@@ -47,7 +47,7 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
         elif one.item.state in ("open", "returned"):
             waiting.append(one)
     sample = random.Random(seed).sample(waiting, min(_POOL, len(waiting)))
-    shares = _classify(labelled, [one.item.shown.text for one in sample])
+    shares = _classify(labelled, [answered_item.item.shown.text for answered_item in sample])
     candidates = [
         _candidate(one, probabilities, at) for at, (one, probabilities) in enumerate(zip(sample, shares, strict=True))
     ]
@@ -56,7 +56,7 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
     priorities = {sample[one.candidate_index].item.id: float(_CHOSEN - rank) for rank, one in enumerate(chosen)}
     if settings.order != "priority":
         update_settings(ledger, project_id, order="priority")
-    earlier = {one.item.id: 0.0 for one in waiting if one.item.id not in priorities}
+    earlier = {answered_item.item.id: 0.0 for answered_item in waiting if answered_item.item.id not in priorities}
     AnnotationQueue(ledger, project_id).set_priorities({**earlier, **priorities})
     return len(priorities)
 

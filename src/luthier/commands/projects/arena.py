@@ -88,15 +88,15 @@ class Arena:
 
     def _find(self) -> AnnotationProject | None:
         ours = list_projects(self._ledger, purpose="judging", project=self._project)
-        return next((one for one in ours if one.name == ARENA and not one.settings.assignment), None)
+        return next((our for our in ours if our.name == ARENA and not our.settings.assignment), None)
 
     def _queue(self, by: str) -> AnnotationQueue:
-        found = self._find()
-        if found is None:
+        project = self._find()
+        if project is None:
             settings = ProjectSettings(purpose="judging", questions={STUDY_QUESTION: PairQuestion()})
-            found = create_project(self._ledger, ARENA, settings, project=self._project, by=by)
-            set_project_state(self._ledger, found.id, "closed")  # nobody is dealt another's prompts
-        return AnnotationQueue(self._ledger, found.id)
+            project = create_project(self._ledger, ARENA, settings, project=self._project, by=by)
+            set_project_state(self._ledger, project.id, "closed")  # nobody is dealt another's prompts
+        return AnnotationQueue(self._ledger, project.id)
 
     async def ask(self, trial: TrialServer, prompt: str, person: str) -> ArenaBattle:
         """What two of the models that are served, drawn by chance, answer to a prompt."""
@@ -125,10 +125,10 @@ class Arena:
 
         from luthier.core.db.tables.annotation import AnnotationItemRow
 
-        item, found = AnnotationItemRow, self._find()
+        item, project = AnnotationItemRow, self._find()
         with self._ledger.reading() as session:
             row = session.scalar(
-                select(item).where(item.project_id == (found.id if found else ""), item.key == key)
+                select(item).where(item.project_id == (project.id if project else ""), item.key == key)
             )  # fmt: skip
             if row is None or row.hidden.get("person") != person:
                 raise UnknownName("this prompt is not one of yours")
@@ -154,13 +154,13 @@ class Arena:
 
         from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow
 
-        found = self._find()
-        if found is None:
+        project = self._find()
+        if project is None:
             return []
         item, row = AnnotationItemRow, AnswerRow
         query = select(item.key, item.shown, item.hidden, row.values).join(item, item.id == row.item_id)
         query = query.where(
-            row.project_id == found.id, row.state == "kept", row.kind == "answer", ~row.decides
+            row.project_id == project.id, row.state == "kept", row.kind == "answer", ~row.decides
         ).order_by(row.id)
         with self._ledger.reading() as session:
             return [

@@ -52,7 +52,7 @@ class ComparedRun:
     @cached_property
     def evaluation(self) -> Artifact | None:
         """What it measured; None where that is not made."""
-        found = (one.name for one in self.plan if one.step.makes == "evaluation" and one.cached)
+        found = (planned.name for planned in self.plan if planned.step.makes == "evaluation" and planned.cached)
         name = next(found, None)
         return self.plan.artifact(name) if name is not None else None
 
@@ -66,9 +66,9 @@ class ComparedRun:
     @cached_property
     def data(self) -> Artifact | None:
         """The data set that it measured on; None where it is not in the store."""
-        for one in self.plan:
-            if one.step.makes == "evaluation":
-                name = self.plan.recipe.references(one.step).get("data")
+        for planned in self.plan:
+            if planned.step.makes == "evaluation":
+                name = self.plan.recipe.references(planned.step).get("data")
                 return next(
                     (self.plan.artifact(two.name) for two in self.plan if two.name == name and two.cached), None
                 )
@@ -95,8 +95,8 @@ def _compared(workspace: Workspace, name: str) -> ComparedRun:
 def list_setting_differences(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     """The settings in which the runs' recipes differ, defaults included: path, and the value of each."""
     flat = [dict(_flat(run.plan.recipe.model_dump(mode="json", exclude={"luthier"}))) for run in runs]
-    paths = dict.fromkeys(path for one in flat for path in one)
-    rows = [(path, [one.get(path, "") for one in flat]) for path in paths]
+    paths = dict.fromkeys(path for entry in flat for path in entry)
+    rows = [(path, [entry.get(path, "") for entry in flat]) for path in paths]
     return [(path, values) for path, values in rows if len(set(values)) > 1]
 
 
@@ -104,7 +104,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
             yield from _flat(inner, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, list) and any(isinstance(one, (dict, list)) for one in value):
+    elif isinstance(value, list) and any(isinstance(entry, (dict, list)) for entry in value):
         for at, inner in enumerate(value):
             yield from _flat(inner, f"{path}.{at}")
     else:
@@ -150,13 +150,13 @@ def list_flipped_rows(first: ComparedRun, other: ComparedRun, facts: Mapping[str
     if not ids or first.evaluation is None or other.evaluation is None:
         return []
     ours, theirs = _answers(first.evaluation, ids), _answers(other.evaluation, ids)
-    texts = _texts(first.data, [one.partition("/")[0] for one in ids]) if first.data is not None else {}
+    texts = _texts(first.data, [id_.partition("/")[0] for id_ in ids]) if first.data is not None else {}
     return [
         FlippedRow(
-            one, texts.get(one.partition("/")[0], ("", ""))[0], ours[one][0], ours[one][1], theirs[one][1], one in fixed
+            id_, texts.get(id_.partition("/")[0], ("", ""))[0], ours[id_][0], ours[id_][1], theirs[id_][1], id_ in fixed
         )
-        for one in ids
-        if one in ours and one in theirs
+        for id_ in ids
+        if id_ in ours and id_ in theirs
     ]  # fmt: skip
 
 
@@ -166,8 +166,8 @@ def _answers(evaluation: Artifact, ids: Sequence[str]) -> dict[str, tuple[str, s
 
     subject = EvaluationSummary.read(evaluation).subject
     frame = pl.scan_parquet(evaluation.path("predictions.parquet"))
-    mine = frame.filter((pl.col("model") == subject) & pl.col("id").is_in(list(ids)))
-    rows = mine.select("id", "reference", "prediction").collect()
+    lazy_frame = frame.filter((pl.col("model") == subject) & pl.col("id").is_in(list(ids)))
+    rows = lazy_frame.select("id", "reference", "prediction").collect()
     return {name: (reference, prediction) for name, reference, prediction in rows.iter_rows()}
 
 
@@ -240,7 +240,7 @@ def compare_versions(cache: ComparisonCache, before: Artifact, after: Artifact) 
     """What became of the rows of one version in another."""
     facts = cache.compare([before.digest, after.digest])
     shown = {kind: facts[kind][:_EXAMPLES] for kind in ("added", "lost", "changed")}
-    ids = [one for some in shown.values() for one in some]
+    ids = [entry for some in shown.values() for entry in some]
     old, new = _texts(before, ids), _texts(after, ids)
     nothing = ("", "")
     return VersionDifference(
@@ -248,7 +248,7 @@ def compare_versions(cache: ComparisonCache, before: Artifact, after: Artifact) 
         facts["lost_because"],
         {name: len(rows) for name, rows in facts["moved"].items()},
         {
-            kind: [RowDifference(one, old.get(one, nothing), new.get(one, nothing)) for one in some]
+            kind: [RowDifference(entry, old.get(entry, nothing), new.get(entry, nothing)) for entry in some]
             for kind, some in shown.items()
         },
     )
@@ -275,7 +275,7 @@ class ComparisonCache:
 
     def _asked(self, words: Sequence[str]) -> dict[str, Any]:
         try:
-            done = subprocess.run(  # noqa: S603  # this very program
+            process = subprocess.run(  # noqa: S603  # this very program
                 [sys.executable, "-P", "-m", "luthier", "compare", *words, "--json"], stdin=subprocess.DEVNULL,
                 capture_output=True, timeout=_PATIENCE_S, check=False, cwd=self._workspace.folder,
                 env={**os.environ, **self._workspace.environment},
@@ -286,9 +286,9 @@ class ComparisonCache:
                 "the comparison took too long", where=where, hint="compare them in a terminal"
             ) from error
         try:
-            facts: dict[str, Any] = json.loads(done.stdout)
+            facts: dict[str, Any] = json.loads(process.stdout)
         except ValueError as error:
-            last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            last = process.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise LuthierError(f"the comparison ended without an answer: {last[:300]}") from error
         if "error" in facts:
             raise LuthierError.from_json(facts)

@@ -93,9 +93,9 @@ def list_judged_evaluations(workspace: Workspace, file: Path) -> list[JudgedEval
 
     plan = load_plan(workspace, file, costs=False)
     return [
-        JudgedEvaluation(one.name, EvaluationSummary.read(plan.store.open(one.digest)).order)
-        for one in plan
-        if one.cached and one.step.makes == "evaluation"
+        JudgedEvaluation(planned.name, EvaluationSummary.read(plan.store.open(planned.digest)).order)
+        for planned in plan
+        if planned.cached and planned.step.makes == "evaluation"
     ]
 
 
@@ -103,7 +103,9 @@ def list_open_steps(workspace: Workspace, file: Path) -> list[str]:
     """The steps of a recipe that are made and open to whoever has the link."""
     plan = load_plan(workspace, file, costs=False)
     return [
-        one.name for one in plan if isinstance(one.step, HumanEval) and one.step.annotators == "open" and one.cached
+        planned.name
+        for planned in plan
+        if isinstance(planned.step, HumanEval) and planned.step.annotators == "open" and planned.cached
     ]
 
 
@@ -111,7 +113,10 @@ def open_study(
     workspace: Workspace, ledger: Ledger, file: Path, request: StudyRequest, *, by: str
 ) -> AnnotationProject:
     """Write the step that draws the items into the recipe, make it, and put its items into a queue."""
-    known = {one.step: one.models for one in list_judged_evaluations(workspace, file)}
+    known = {
+        judged_evaluation.step: judged_evaluation.models
+        for judged_evaluation in list_judged_evaluations(workspace, file)
+    }
     if request.evaluation not in known:
         hint = "run the project first: its evaluation is not made, or the recipe changed since"
         raise UnknownName(f"there is no evaluation {request.evaluation[:80]!r} with answers", hint=hint)
@@ -132,12 +137,12 @@ def open_study(
 def _make(workspace: Workspace, file: Path, step: str) -> None:
     """Make one step in a process of its own, as the command does that the page shows."""
     words = ["run", str(workspace.shorten(file)), "--only", step]
-    done = subprocess.run(  # noqa: S603  # this very program
+    process = subprocess.run(  # noqa: S603  # this very program
         [sys.executable, "-P", "-m", "luthier", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False,
         text=True, timeout=_PATIENCE_S, cwd=workspace.folder, env={**environ, **workspace.environment},
     )  # fmt: skip
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    if process.returncode:
+        lines = [line for line in process.stderr.strip().splitlines() if line.strip()]
         raise InputError(" ".join(lines[-3:])[:600] or f"`luthier {' '.join(words)}` failed")
 
 
@@ -223,7 +228,7 @@ class StudyBook:
 
     def list_all(self) -> list[StudyProgress]:
         """All studies, the latest first."""
-        studies = [one for one in list_projects(self._ledger, purpose="judging") if one.settings.assignment]
+        studies = [project for project in list_projects(self._ledger, purpose="judging") if project.settings.assignment]
         return [self.progress(study) for study in studies]
 
     def close(self) -> None:
@@ -244,8 +249,10 @@ class StudyBook:
         """How far it is, by the queue alone."""
         from luthier.annotation.queue import AnnotationQueue
 
-        found = AnnotationQueue(self._ledger, study.id).progress()
-        return StudyProgress(study, found.answers, found.items * study.settings.overlap, found.gold)
+        queue_progress = AnnotationQueue(self._ledger, study.id).progress()
+        return StudyProgress(
+            study, queue_progress.answers, queue_progress.items * study.settings.overlap, queue_progress.gold
+        )
 
     def _board(self, study: AnnotationProject) -> _Board:
         with self._turn:
@@ -258,7 +265,7 @@ class StudyBook:
         own = self._workspace.with_folder(file.parent)
         artifact = own.open_store().open(study.settings.assignment)
         plan = _plan_with(self._workspace, file, study.settings.assignment)
-        step = next((one.name for one in plan or () if one.digest == artifact.digest), None)
+        step = next((planned.name for planned in plan or () if planned.digest == artifact.digest), None)
         with ExitStack() as opened:
             ledgers = [self._ledger]
             if own.has_ledger() and own.ledger_url != self._ledger.location:
@@ -309,7 +316,7 @@ class StudyBook:
                 return False
             board.ordered, board.standings = len(tally.ratings), None
             undecided = tally.ranking.advise().undecided
-            pairs = [(one.first, one.second) for one in undecided]
+            pairs = [(pair_standing.first, pair_standing.second) for pair_standing in undecided]
             gains = rank_pairs(models, tally.wins, pairs or [*tally.ranking.standings()])
             items = {
                 name: (pair, entry.row)
@@ -332,7 +339,11 @@ class StudyBook:
         with board.turn:
             board.session.refresh()
             plan = load_plan(self._workspace, file, costs=False)
-            reads = (one for one in plan if isinstance(one.step, HumanRatings) and one.step.assignment == board.step)
+            reads = (
+                planned
+                for planned in plan
+                if isinstance(planned.step, HumanRatings) and planned.step.assignment == board.step
+            )
             if next(reads, None) is None:
                 taken = plan.recipe.all_steps()
                 step = next(
@@ -353,7 +364,7 @@ def _plan_with(workspace: Workspace, file: Path, digest: str) -> RecipePlan | No
         plan = load_plan(workspace, file, costs=False)
     except LuthierError:
         return None
-    return plan if any(one.digest == digest for one in plan) else None
+    return plan if any(planned.digest == digest for planned in plan) else None
 
 
 def _pairs_of(models: Sequence[str], gains: Mapping[tuple[str, str], float]) -> list[tuple[str, str]]:

@@ -74,15 +74,15 @@ class ProjectModel:
     def verdict(self) -> str:
         """Of all its gates: FAIL where one failed, else INCONCLUSIVE where one was; empty where there is none."""
         found = [gate.verdict for gate in self.gates]
-        return next((one for one in ("FAIL", "INCONCLUSIVE", "PASS") if one in found), "")
+        return next((entry for entry in ("FAIL", "INCONCLUSIVE", "PASS") if entry in found), "")
 
     def roles(self, releases: Sequence[Release]) -> list[tuple[str, str]]:
         """The names that mean it now, each with what it is there: stable, canary or shadow."""
         return [
-            (one.alias, role)
-            for one in releases
+            (release.alias, role)
+            for release in releases
             for role in ("stable", "canary", "shadow")
-            if (model := getattr(one, role)) is not None and model.digest == self.digest
+            if (model := getattr(release, role)) is not None and model.digest == self.digest
         ]
 
 
@@ -99,14 +99,16 @@ def list_project_models(workspace: Workspace, file: Path) -> list[ProjectModel]:
     those of the recipe as it is now stand before all others."""
     found: dict[str, ProjectModel] = {}
     everything = list(_made(workspace, file))
-    times = {one.digest: made.at for made in everything for one in made.artifacts.values() if made.at}
+    times = {entry.digest: made.at for made in everything for entry in made.artifacts.values() if made.at}
     for made in everything:
         for step, artifact in made.artifacts.items():
             if artifact.manifest.makes == "model" and artifact.manifest.kind in _KINDS:
                 is_current = made.at is None
                 model = _model(artifact, f"{made.word}:{step}", is_current, times.get(artifact.digest), made.artifacts)
-                known = found.get(artifact.digest)
-                if known is None or (not known.scores and model.scores and known.is_current == is_current):
+                project_model = found.get(artifact.digest)
+                if project_model is None or (
+                    not project_model.scores and model.scores and project_model.is_current == is_current
+                ):
                     found[artifact.digest] = model
     return list(found.values())
 
@@ -131,11 +133,11 @@ def list_project_releases(workspace: Workspace, file: Path) -> list[Release]:
     if not own.has_ledger():
         return []
     with own.open_ledger() as ledger:
-        found = list(current_releases(ledger).values())
+        releases = list(current_releases(ledger).values())
     if not workspace.database:
-        return found
+        return releases
     store = own.open_store()
-    return [one for one in found if any(_is_of(store, model) for model in one.models)]
+    return [release for release in releases if any(_is_of(store, model) for model in release.models)]
 
 
 def _is_of(store: Store, model: ReleasedModel) -> bool:
@@ -148,7 +150,11 @@ def _made(workspace: Workspace, file: Path) -> Iterator[_Made]:
     own = workspace.with_folder(file.parent)
     try:
         plan = load_plan(workspace, file, costs=False)
-        artifacts = {one.name: plan.store.open(one.digest) for one in plan if one.cached and not one.step.shared}
+        artifacts = {
+            planned.name: plan.store.open(planned.digest)
+            for planned in plan
+            if planned.cached and not planned.step.shared
+        }
         yield _Made(str(workspace.shorten(file)), None, artifacts)
         title = plan.recipe.name
     except LuthierError:
@@ -159,7 +165,7 @@ def _made(workspace: Workspace, file: Path) -> Iterator[_Made]:
     with own.open_ledger() as ledger:
         runs = ledger.runs_of(title, str(own.folder.absolute()), limit=_MOST_RUNS)
     for run in runs:
-        kept = {one.name: store.open(one.artifact) for one in run.steps if store.has(one.artifact)}
+        kept = {step.name: store.open(step.artifact) for step in run.steps if store.has(step.artifact)}
         yield _Made(run.id, run.finished_at or run.started_at, kept)
 
 
@@ -177,10 +183,10 @@ def _model(
     manifest = artifact.manifest
     is_recorded = any(entry.path == TUNED_CARD for entry in manifest.files)
     evaluations = [
-        (summary, one)
-        for one in artifacts.values()
-        if one.manifest.makes == "evaluation"
-        and artifact.digest in (summary := EvaluationSummary.read(one)).digests.values()
+        (summary, item)
+        for item in artifacts.values()
+        if item.manifest.makes == "evaluation"
+        and artifact.digest in (summary := EvaluationSummary.read(item)).digests.values()
     ]
     sentence, rows, scores = "", 0, tuple[ModelScore, ...]()
     for summary, evaluation in evaluations[:1]:

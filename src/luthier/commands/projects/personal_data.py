@@ -19,8 +19,8 @@ def mask_text(text: str) -> str:
     people are not recognised: that takes a model."""
     from luthier.pii.detect import find_pii
 
-    for found in sorted(find_pii(text), key=lambda one: -one.start):
-        text = f"{text[: found.start]}[{found.kind.upper()}]{text[found.end :]}"
+    for pii_span in sorted(find_pii(text), key=lambda entry: -entry.start):
+        text = f"{text[: pii_span.start]}[{pii_span.kind.upper()}]{text[pii_span.end :]}"
     return text
 
 
@@ -30,7 +30,7 @@ def mask_value(value: Any) -> Any:
         return mask_text(value)
     if isinstance(value, Mapping):
         return {key: mask_value(one) for key, one in value.items()}
-    return [mask_value(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [mask_value(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def mask_rows(page: RowsPage) -> RowsPage:
@@ -42,5 +42,5 @@ def mask_rows(page: RowsPage) -> RowsPage:
 def mask_lineage(found: ExampleLineage) -> ExampleLineage:
     """The history of a row with its texts masked."""
     texts = {name: mask_value(found.lineage[name]) for name in _TEXTS if found.lineage.get(name)}
-    answers = [{**one, "prediction": mask_value(one["prediction"])} for one in found.answers]
+    answers = [{**answer, "prediction": mask_value(answer["prediction"])} for answer in found.answers]
     return replace(found, lineage={**found.lineage, **texts}, answers=answers, later=mask_value(found.later))

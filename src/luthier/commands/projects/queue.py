@@ -107,16 +107,16 @@ class RunQueue:
     def all(self, states: Sequence[QueueState] = ()) -> list[QueuedRun]:
         """The runs: what is under way, what waits in its order, then what is over, the latest first."""
         with self._ledger.reading() as session:
-            found = [QueuedRun.model_validate(row) for row in _select(session, states)]
-        waiting = [run for run in found if not run.ended]
+            queued_runs = [QueuedRun.model_validate(row) for row in _select(session, states)]
+        waiting = [run for run in queued_runs if not run.ended]
         waiting.sort(key=lambda run: (run.state != "running", run.position))
-        ended = sorted((run for run in found if run.ended), key=lambda run: run.requested_at, reverse=True)
+        ended = sorted((run for run in queued_runs if run.ended), key=lambda run: run.requested_at, reverse=True)
         return [*waiting, *ended[:_KEPT]]
 
     def of(self, recipe_file: Path) -> list[QueuedRun]:
         """The runs of one recipe, the latest first."""
-        found = [run for run in self.all() if run.recipe_file == str(recipe_file)]
-        return sorted(found, key=lambda run: run.requested_at, reverse=True)
+        queued_runs = [run for run in self.all() if run.recipe_file == str(recipe_file)]
+        return sorted(queued_runs, key=lambda run: run.requested_at, reverse=True)
 
     def stop(self, run: str) -> QueuedRun:
         """Take a run that waits out of the queue; tell one that is under way to keep its state and end."""
@@ -143,18 +143,18 @@ class RunQueue:
         """Let a run that waits change places with the one before or behind it, or be the next."""
         with self._ledger.writing() as session:
             row = _row(session, run)
-            others = [one for one in _select(session, ("queued",)) if one.id != row.id]
-            before = [one for one in others if one.position < row.position]
-            after = [one for one in others if one.position > row.position]
+            run_rows = [run_row for run_row in _select(session, ("queued",)) if run_row.id != row.id]
+            before = [run_row for run_row in run_rows if run_row.position < row.position]
+            after = [run_row for run_row in run_rows if run_row.position > row.position]
             if row.state != "queued":
                 return
             if where == "front" and before:
-                row.position = min(one.position for one in before) - 1
+                row.position = min(run_row.position for run_row in before) - 1
             elif where == "up" and before:
-                other = max(before, key=lambda one: one.position)
+                other = max(before, key=lambda run_row: run_row.position)
                 row.position, other.position = other.position, row.position
             elif where == "down" and after:
-                other = min(after, key=lambda one: one.position)
+                other = min(after, key=lambda run_row: run_row.position)
                 row.position, other.position = other.position, row.position
 
     def jobs(self) -> list[FineTuningJob]:
@@ -167,11 +167,11 @@ class RunQueue:
 
     def is_job_running(self) -> bool:
         """Whether a fine-tuning job of the same ledger has the machine."""
-        return any(_lives_here(one.process) for one in self.jobs())
+        return any(_lives_here(job.process) for job in self.jobs())
 
     def is_run_under_way(self) -> bool:
         """Whether a run has the machine: its process lives, whatever became of the server that began it."""
-        return any(_lives_here(one.process) for one in self.all(("running",)))
+        return any(_lives_here(queued_run.process) for queued_run in self.all(("running",)))
 
     def update(self, queued: str, **values: Any) -> None:
         """Write down what became of a run."""

@@ -155,8 +155,8 @@ class _FormBuilder:
             path=path, name=name, role=role.role, kind=kind,
             kinds={one: part.summary() for one, part in sorted(members.items())},
             about=member.summary() if member is not None else "", hint=hint,
-            fields=tuple(one for one in simple if one.comes_first),
-            more=tuple(one for one in simple if not one.comes_first),
+            fields=tuple(form_field for form_field in simple if form_field.comes_first),
+            more=tuple(form_field for form_field in simple if not form_field.comes_first),
             parts=tuple(parts), lists=lists, removable=removable,
             error=self._error(path) or self._error(f"{path}.kind"),
         )  # fmt: skip
@@ -229,10 +229,10 @@ def _schema(member: type[Component]) -> dict[str, Any]:
 
 def _role_of(schema: Mapping[str, Any]) -> tuple[type[Component] | None, bool]:
     """The role of a field's part, and whether it is a list of such parts."""
-    for one in (schema, *schema.get("anyOf", ())):
-        if (role := one.get("x-role")) is not None:
+    for entry in (schema, *schema.get("anyOf", ())):
+        if (role := entry.get("x-role")) is not None:
             return roles_by_name().get(role), False
-        if (role := one.get("items", {}).get("x-role") if isinstance(one.get("items"), dict) else None) is not None:
+        if (role := entry.get("items", {}).get("x-role") if isinstance(entry.get("items"), dict) else None) is not None:
             return roles_by_name().get(role), True
     return None, False
 
@@ -242,9 +242,9 @@ _WIDGETS: Mapping[str, Widget] = {"boolean": "switch", "integer": "integer", "nu
 
 def _widget(schema: Mapping[str, Any]) -> tuple[Widget, tuple[str, ...]]:
     """How a setting is asked for, by its JSON schema."""
-    choices = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    choices = [entry for entry in schema.get("anyOf", [schema]) if entry.get("type") != "null"]
     if len(choices) != 1:
-        types = {one.get("type") for one in choices}
+        types = {choice.get("type") for choice in choices}
         return ("number", ()) if types == {"integer", "number"} else ("yaml", ())
     if "enum" in choices[0]:
         return "choice", tuple(map(str, choices[0]["enum"]))
@@ -264,7 +264,7 @@ def _written(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, tuple):
-        value = [one.kind if isinstance(one, Component) else one for one in value]
+        value = [entry.kind if isinstance(entry, Component) else entry for entry in value]
     if isinstance(value, (int, float)):
         return str(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10_000)
@@ -280,7 +280,7 @@ def first_sentence(text: str) -> str:
 
 def list_first_settings(form: RecipeForm) -> list[FormField]:
     """The settings of steps and parts that come first, in the recipe's order: those that runs are tried with."""
-    return [one for part in _all_parts(form.steps) for one in part.fields if one.widget != "yaml"]
+    return [field for part in _all_parts(form.steps) for field in part.fields if field.widget != "yaml"]
 
 
 def change_setting(workspace: Workspace, text: str, file: Path, path: str, value: str) -> str:
@@ -291,13 +291,13 @@ def change_setting(workspace: Workspace, text: str, file: Path, path: str, value
         RecipeError: the value is no YAML.
     """
     form = build_recipe_form(workspace, text, file)
-    found = next((one for one in _all_fields(form) if one.path == path), None)
-    if found is None:
+    form_field = next((field for field in _all_fields(form) if field.path == path), None)
+    if form_field is None:
         raise UnknownName(f"there is no setting {path[:200]!r} in this recipe")
     key = _key(path)
     if value == "":
         return remove_value(text, str(file), key)
-    return _set(text, file, key, _typed(found, value))
+    return _set(text, file, key, _typed(form_field, value))
 
 
 def change_part(workspace: Workspace, text: str, file: Path, path: str, kind: str) -> str:

@@ -108,10 +108,17 @@ def plan_release_change(
     workspace: Workspace, file: Path, did: str, alias: str, digest: str = "", share: str = ""
 ) -> ReleaseChange:
     """A change of one of a project's names; `UnknownName` for a name or a model that is not there."""
-    change = next((one for one in CHANGES if one == did), None)
+    change = next((entry for entry in CHANGES if entry == did), None)
     if change is None:
         raise UnknownName(f"there is no change {did[:40]!r}", hint=", ".join(CHANGES))
-    now = next((one for one in list_project_releases(workspace, file) if one.alias == alias), None)
+    now = next(
+        (
+            project_release
+            for project_release in list_project_releases(workspace, file)
+            if project_release.alias == alias
+        ),
+        None,
+    )
     if change in ("promote", "rollback"):
         if now is None:
             raise UnknownName(f"nothing is released as {alias[:120]!r}", hint="release a model under it first")
@@ -135,12 +142,12 @@ def read_candidate_comparison(workspace: Workspace, alias: str) -> list[dict[str
     """What `luthier release compare` finds, computed in a process of its own; `LuthierError` says why there is none."""
     failed = DataError("the models could not be compared", hint=f"luthier release compare {alias}")
     try:
-        done = subprocess.run(  # noqa: S603  # this very program
+        process = subprocess.run(  # noqa: S603  # this very program
             [sys.executable, "-P", "-m", "luthier", "release", "compare", "--json", "--", alias], cwd=workspace.folder,
             stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S,
             env={**os.environ, **workspace.environment},
         )  # fmt: skip
-        result = json.loads(done.stdout)
+        result = json.loads(process.stdout)
     except (ValueError, subprocess.TimeoutExpired) as error:
         raise failed from error
     if isinstance(result, list):

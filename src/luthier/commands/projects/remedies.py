@@ -55,9 +55,9 @@ def list_step_findings(plan: RecipePlan) -> Iterator[StepFindings]:
     for planned in plan:
         if planned.step.makes == "findings" and planned.cached:
             artifact = plan.artifact(planned.name)
-            found = read_findings(artifact)
+            findings = read_findings(artifact)
             yield StepFindings(
-                planned.name, plan.recipe.references(planned.step).get("data", ""), found, _flagged(artifact)
+                planned.name, plan.recipe.references(planned.step).get("data", ""), findings, _flagged(artifact)
             )
 
 
@@ -72,16 +72,16 @@ def _flagged(artifact: Artifact) -> dict[str, FlaggedIds]:
 
 def list_flagged_ids(plan: RecipePlan, finding: str) -> list[str]:
     """The ids of the rows that a finding is about, in any step of a plan that is made."""
-    made = [plan.artifact(one.name) for one in plan if one.step.makes == "findings" and one.cached]
-    return [mark.id for artifact in made for mark in read_flagged_rows(artifact) if mark.finding == finding]
+    artifacts = [plan.artifact(planned.name) for planned in plan if planned.step.makes == "findings" and planned.cached]
+    return [mark.id for artifact in artifacts for mark in read_flagged_rows(artifact) if mark.finding == finding]
 
 
 def build_remedy(file: Path, plan: RecipePlan, step: str, finding: str) -> RecipeChange:
     """The recipe with a finding's remedy; `InputError` where no setting can mend what was found."""
-    found = {one.step: one for one in list_step_findings(plan)}
+    found = {step_finding.step: step_finding for step_finding in list_step_findings(plan)}
     if step not in found:
         raise UnknownName(f"the step {step[:80]!r} has found nothing", hint=did_you_mean(step, found))
-    named = {one.name: one for one in found[step].findings.findings}
+    named = {entry.name: entry for entry in found[step].findings.findings}
     if finding not in named:
         raise UnknownName(f"there is no finding {finding[:80]!r}", hint=did_you_mean(finding, named))
     text = file.read_text(encoding="utf-8")

@@ -52,7 +52,7 @@ class RowFilter:
         """The same as the query of an address, with some of it changed."""
         plain = {name: value for name, value in vars(self).items() if name != "slices"} | changes
         kept = [(name, str(value)) for name, value in plain.items() if value not in ("", 1)]
-        return urlencode([*kept, *(("slice", one) for one in self.slices)])
+        return urlencode([*kept, *(("slice", entry) for entry in self.slices)])
 
 
 class DatasetRow(NamedTuple):
@@ -130,7 +130,7 @@ def read_rows_page(dataset: Artifact, chosen: RowFilter, named: Mapping[str, Seq
     tables = _Tables(dataset.folder.absolute(), tuple(list_splits(dataset)), EVENTS in paths, tuple(operators))
     choices = _list_choices(tables)
     by_id = named or {}
-    ids = tuple((one, tuple(by_id[one])) for one in chosen.slices if one in by_id)
+    ids = tuple((item, tuple(by_id[item])) for item in chosen.slices if item in by_id)
     is_sorted = chosen.sort.removeprefix("-") in choices.sorts
     order = _order(tables, replace(chosen, page=1), ids) if is_sorted else None
     count = _known_count(choices, chosen) if order is None else len(order)
@@ -184,7 +184,7 @@ def _list_slices(tables: _Tables, kept: Mapping[str, pl.LazyFrame]) -> tuple[dic
                 if 1 < len(values) <= _MOST_VALUES:
                     found[f"{operator}.{name}"] = values.to_list()
     found["length"] = list(LENGTHS)
-    metas = [json.loads(one) for one in next(iter(kept.values())).select("meta").head(_SAMPLE).collect()["meta"]]
+    metas = [json.loads(entry) for entry in next(iter(kept.values())).select("meta").head(_SAMPLE).collect()["meta"]]
     for name in sorted({name for meta in metas for name in meta}):
         texts = {meta[name] for meta in metas if isinstance(meta.get(name), str)}
         if 1 < len(texts) <= _MOST_VALUES and all(len(text) <= _MOST_CHOICES for text in texts):
@@ -214,7 +214,7 @@ def _meant(tables: _Tables, chosen: RowFilter, ids: _Ids) -> pl.LazyFrame:
     ]
     if dropped is not None and (chosen.split in ("", "dropped")) and not chosen.label:
         frames.append(dropped)
-    frame = pl.concat([one.cast({"line": pl.Int64, "label": pl.String}) for one in frames or [_none()]])
+    frame = pl.concat([lazy_frame.cast({"line": pl.Int64, "label": pl.String}) for lazy_frame in frames or [_none()]])
     if chosen.label:
         frame = frame.filter(pl.col("label") == chosen.label)
     if chosen.reason:
@@ -232,11 +232,11 @@ def _sliced(
     """The rows of all slices that are chosen; of one that there is not, none."""
     import polars as pl
 
-    for one in chosen.slices:
-        name, _, value = one.partition("=")
+    for entry in chosen.slices:
+        name, _, value = entry.partition("=")
         operator, _, column = name.partition(".")
-        if one in named:
-            frame = frame.filter(pl.col("id").is_in(list(named[one])))
+        if entry in named:
+            frame = frame.filter(pl.col("id").is_in(list(named[entry])))
         elif name == "file":
             frame = frame.filter(pl.col("file") == value)
         elif name == "length" and value in LENGTHS:

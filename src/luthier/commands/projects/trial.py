@@ -177,12 +177,12 @@ def _read_piece(model: str, line: str) -> TrialPiece | None:
         tokens = (choice.get("logprobs") or {}).get("content") or ()
         text = choice["delta"].get("content") or ""
         if text or tokens:
-            return TrialPiece(text, [_token(one) for one in tokens])
+            return TrialPiece(text, [_token(token) for token in tokens])
     return None
 
 
 def _token(token: Mapping[str, Any]) -> TrialToken:
-    others = [(str(one["token"]), math.exp(one["logprob"])) for one in token.get("top_logprobs") or ()]
+    others = [(str(entry["token"]), math.exp(entry["logprob"])) for entry in token.get("top_logprobs") or ()]
     return TrialToken(str(token["token"]), math.exp(token["logprob"]), others)
 
 

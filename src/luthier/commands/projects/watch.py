@@ -122,9 +122,9 @@ def list_requests(folder: Path, chosen: RequestFilter) -> RequestPage:
     if chosen.where.strip():
         TraceFilter(chosen.where)  # so that a mistake is told at its own column
     where = TraceFilter(chosen.condition) if chosen.condition else None
-    found = read_latest_traces(folder, _PAGE + 1, None, until, where)[::-1]
-    more = len(found) > _PAGE
-    shown = found[:_PAGE]
+    with_feedbacks = read_latest_traces(folder, _PAGE + 1, None, until, where)[::-1]
+    more = len(with_feedbacks) > _PAGE
+    shown = with_feedbacks[:_PAGE]
     return RequestPage(shown, shown[-1].trace.timestamp.isoformat() if more else "")
 
 

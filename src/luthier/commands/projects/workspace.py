@@ -84,8 +84,8 @@ class Project:
 def list_projects(workspace: Workspace, queue: RunQueue) -> list[Project]:
     """The projects here, those with something new first."""
     queued = queue.all()
-    found = [_project(workspace, name, file, queued) for name, file in _files(workspace).items()]
-    return sorted(found, key=lambda one: (one.changed_at is None, -_seconds(one.changed_at), one.id))
+    projects = [_project(workspace, name, file, queued) for name, file in _files(workspace).items()]
+    return sorted(projects, key=lambda project: (project.changed_at is None, -_seconds(project.changed_at), project.id))
 
 
 def find_project(workspace: Workspace, name: str, queue: RunQueue) -> Project:
@@ -130,7 +130,7 @@ def _project(workspace: Workspace, name: str, file: Path, queued: Sequence[Queue
     own = workspace.with_folder(file.parent)
     recorded = list_recipe_runs(own, title)
     run = recorded[0] if recorded else None
-    done = next((one for one in recorded if one.state == "done"), None)
+    done = next((entry for entry in recorded if entry.state == "done"), None)
     results = _results(own, done) if done else ()
     return Project(
         id=name,
@@ -225,17 +225,18 @@ def load_made_plan(workspace: Workspace, file: Path, makes: str) -> MadePlan:
 
 
 def _has_made(plan: RecipePlan, makes: str) -> bool:
-    return any(one.cached and one.step.makes == makes and not one.step.shared for one in plan)
+    return any(planned.cached and planned.step.makes == makes and not planned.step.shared for planned in plan)
 
 
 def list_plan_steps(plan: RecipePlan) -> list[ProjectStep]:
     """The steps of a plan: what is made and took how long, and what is to be made and will take how long."""
     return [
         ProjectStep(
-            name=one.name, kind=one.step.kind, makes=one.step.makes, digest=one.digest, made=one.cached,
-            forecast=one.forecast, timing=plan.store.open(one.digest).timing() if one.cached else None,
+            name=planned.name, kind=planned.step.kind, makes=planned.step.makes, digest=planned.digest,
+            made=planned.cached,
+            forecast=planned.forecast, timing=plan.store.open(planned.digest).timing() if planned.cached else None,
         )
-        for one in plan
+        for planned in plan
     ]  # fmt: skip
 
 
@@ -261,9 +262,9 @@ def read_training_samples(plan: RecipePlan) -> dict[str, list[dict[str, Any]]]:
             continue
         with artifact.path(_TRAINING_LOG).open(encoding="utf-8") as file:
             lines = (json.loads(line) for line in file if '"samples"' in line)
-            samples = [{"step": line["step"], **one} for line in lines for one in line.get("samples", ())]
+            samples = [{"step": line["step"], **item} for line in lines for item in line.get("samples", ())]
         if samples:
-            found[planned.name] = sorted(samples, key=lambda one: (str(one["id"]), one["step"]))[:_SAMPLES]
+            found[planned.name] = sorted(samples, key=lambda sample: (str(sample["id"]), sample["step"]))[:_SAMPLES]
     return found
 
 

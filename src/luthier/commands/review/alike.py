@@ -85,10 +85,12 @@ def _terms(text: str) -> Counter[int]:
 def find_alike_rows(workspace: Workspace, file: Path, text: str, most: int = 5) -> list[AlikeRow]:
     """The rows of the project's training data that are most like a text; none where nothing is made yet."""
     plan = load_made_plan(workspace, file, "dataset").plan
-    made = [one for one in plan if one.step.makes == "dataset" and one.cached and not one.step.shared]
-    if not made:
+    planned_steps = [
+        planned for planned in plan if planned.step.makes == "dataset" and planned.cached and not planned.step.shared
+    ]
+    if not planned_steps:
         return []
-    step = made[-1]
+    step = planned_steps[-1]
     artifact = plan.artifact(step.name)
     if "train" not in list_splits(artifact):
         return []

@@ -67,18 +67,18 @@ def fill_review_queue(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, 
 
     folder = find_queue_traffic(workspace, queue)
     now = datetime.now(UTC)
-    meant, drawn = 0, list[DrawnRequest]()
+    meant, drawn_requests = 0, list[DrawnRequest]()
     if has_traffic(folder):
         compact_traffic_folder(folder, RetentionPolicy.of(folder))
         alerted = _alerted(workspace, queue, now, say) if any(r.alerts for r in queue.settings.rules) else frozenset()
-        meant, drawn = draw_requests(folder, queue.settings, queue.id, until=now, alerted=alerted)
-    changed = _raise_probabilities(ledger, queue.id, drawn)
+        meant, drawn_requests = draw_requests(folder, queue.settings, queue.id, until=now, alerted=alerted)
+    changed = _raise_probabilities(ledger, queue.id, drawn_requests)
     known = _known_keys(ledger, queue.id)
-    new = [one for one in drawn if one.id not in known]
+    new = [drawn_request for drawn_request in drawn_requests if drawn_request.id not in known]
     added = add_items(ledger, queue.id, _items(folder, queue.id, new))
     with ledger.writing() as session:
         session.get_one(ReviewQueueRow, queue.id).filled_at = now
-    return FillResult(meant, len(drawn), added, changed)
+    return FillResult(meant, len(drawn_requests), added, changed)
 
 
 def find_queue_traffic(workspace: Workspace, queue: ReviewQueue) -> Path:
@@ -106,12 +106,12 @@ def draw_requests(
     for rule in settings.rules:
         for id in _meant_by(rule, rows, opinions, every, folder, settings, until, alerted):
             matched.setdefault(id, []).append(rule)
-    drawn = [
+    drawn_requests = [
         DrawnRequest(id, probability, tuple(rule.name for rule in rules))
         for id, rules in sorted(matched.items())
         if _lot(f"draw {name} {id}") < (probability := max(rule.share for rule in rules))
     ]
-    return len(every), drawn
+    return len(every), drawn_requests
 
 
 def _meant_by(  # a rule, and all that it may be decided by
@@ -186,14 +186,18 @@ def _raise_probabilities(ledger: Ledger, queue_id: str, drawn: Iterable[DrawnReq
 
     from luthier.core.db.tables.annotation import AnnotationItemRow
 
-    now = {one.id: one for one in drawn}
+    now = {entry.id: entry for entry in drawn}
     item, changed = AnnotationItemRow, 0
     with ledger.writing() as session:
         for row in session.scalars(select(item).where(item.project_id == queue_id, item.probability < 1)):
-            found = now.get(row.key)
-            if found is not None and row.probability is not None and found.probability > row.probability:
-                row.probability = found.probability
-                row.hidden = {**row.hidden, "rules": list(found.rules)}
+            drawn_request = now.get(row.key)
+            if (
+                drawn_request is not None
+                and row.probability is not None
+                and drawn_request.probability > row.probability
+            ):
+                row.probability = drawn_request.probability
+                row.hidden = {**row.hidden, "rules": list(drawn_request.rules)}
                 changed += 1
     return changed
 
@@ -208,7 +212,7 @@ def _items(folder: Path, queue_id: str, drawn: list[DrawnRequest]) -> Iterator[N
 
     redactor = Redactor(RetentionPolicy.of(folder))
     for start in range(0, len(drawn), _AT_ONCE):
-        some = {one.id: one for one in drawn[start : start + _AT_ONCE]}
+        some = {drawn_request.id: drawn_request for drawn_request in drawn[start : start + _AT_ONCE]}
         for entry in _read(folder, some):
             one = some[entry.trace.id]
             prompt = messages_to_openai(entry.trace.messages)

@@ -118,7 +118,7 @@ def build_rules(
     alerts: bool = False,
 ) -> tuple[ReviewRule, ...]:
     """The usual rules, as a form or a command names them; each but chance draws all that it means."""
-    found = [
+    review_rules = [
         ReviewRule(name="condition", where=where) if where.strip() else None,
         ReviewRule(name="thumbs down", where="rating < 0") if thumbs_down else None,
         ReviewRule(name="low confidence", where=f"confidence < {low_confidence:g}") if low_confidence else None,
@@ -126,7 +126,7 @@ def build_rules(
         ReviewRule(name="alerts", alerts=True) if alerts else None,
         ReviewRule(name="chance", share=chance) if chance else None,
     ]
-    return tuple(rule for rule in found if rule is not None)
+    return tuple(rule for rule in review_rules if rule is not None)
 
 
 def build_settings(*, only: str = "", since: datetime, **rules: Any) -> ReviewSettings:
@@ -227,7 +227,7 @@ def _questions(types: tuple[str, ...]) -> dict[str, Question]:
 def add_failure_types(ledger: Ledger, queue: ReviewQueue, types: list[str], *, by: str) -> None:
     """Let reviewers name further types of failure from now on."""
     known = queue.failure_types
-    new = [name for name in dict.fromkeys(" ".join(one.split())[:100] for one in types) if name and name not in known]
+    new = [name for name in dict.fromkeys(" ".join(kind.split())[:100] for kind in types) if name and name not in known]
     if new:
         if len(known) + len(new) > _MOST_TYPES:
             raise InputError(f"a queue has at most {_MOST_TYPES} types of failure", hint="name one of those that exist")
@@ -250,8 +250,8 @@ def get_review_queue(ledger: Ledger, queue_id: str) -> ReviewQueue:
 
 def list_review_queues(ledger: Ledger, *, project: str | None = None, only_open: bool = False) -> list[ReviewQueue]:
     """All queues, or those of a project; the latest first."""
-    found = list_projects(ledger, purpose="review", project=project)
-    return [get_review_queue(ledger, one.id) for one in found if one.state == "open" or not only_open]
+    projects = list_projects(ledger, purpose="review", project=project)
+    return [get_review_queue(ledger, entry.id) for entry in projects if entry.state == "open" or not only_open]
 
 
 def close_review_queue(ledger: Ledger, queue_id: str, *, again: bool = False) -> None:
@@ -261,10 +261,12 @@ def close_review_queue(ledger: Ledger, queue_id: str, *, again: bool = False) ->
 
 def find_review_queue(ledger: Ledger, word: str | None) -> ReviewQueue:
     """A queue by its id or its name; the only open one where none is named."""
-    found = list_review_queues(ledger, only_open=word is None)
-    meant = [one for one in found if word is None or word in (one.id, one.name)]
+    review_queues = list_review_queues(ledger, only_open=word is None)
+    meant = [
+        review_queue for review_queue in review_queues if word is None or word in (review_queue.id, review_queue.name)
+    ]
     if len(meant) == 1:
         return meant[0]
-    known = ", ".join(f"{one.id} ({one.name})" for one in found)
+    known = ", ".join(f"{review_queue.id} ({review_queue.name})" for review_queue in review_queues)
     what = f"there is no review queue {word!r}" if word and not meant else f"{len(meant)} review queues are meant"
     raise UnknownName(what, hint=f"name one of {known}" if known else "`luthier review create NAME` makes one")

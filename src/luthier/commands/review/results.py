@@ -61,8 +61,8 @@ class ReviewResults(NamedTuple):
         return {
             "drawn": self.drawn, "answered": self.answered, "unsure": self.unsure, "disputed": self.disputed,
             "speaks_of_all": self.speaks_of_all, "accuracy": accuracy, "failures": _as_json(self.failures),
-            "releases": [_slice_as_json(one) for one in self.releases],
-            "slices": [_slice_as_json(one) for one in self.slices],
+            "releases": [_slice_as_json(release) for release in self.releases],
+            "slices": [_slice_as_json(slice_result) for slice_result in self.slices],
         }  # fmt: skip
 
 
@@ -78,15 +78,15 @@ def _slice_as_json(one: SliceResult) -> dict[str, Any]:
 def compute_review_results(ledger: Ledger, queue: ReviewQueue) -> ReviewResults:
     """The figures of a queue as it stands."""
     items = list(iterate_reviewed_items(ledger, queue))
-    outcomes = [one.outcome for one in items]
-    types = [name for name, _ in Counter(t for one in outcomes if one for t in one.types).most_common()]
-    releases = [one for one in _slices(items, types) if one.column == "release"]
-    slices = [one for one in _slices(items, types[:3]) if one.column != "release"]
+    outcomes = [item.outcome for item in items]
+    types = [name for name, _ in Counter(t for outcome in outcomes if outcome for t in outcome.types).most_common()]
+    releases = [slice_result for slice_result in _slices(items, types) if slice_result.column == "release"]
+    slices = [slice_result for slice_result in _slices(items, types[:3]) if slice_result.column != "release"]
     return ReviewResults(
         drawn=len(items),
-        answered=sum(one is not None and one.value is not None for one in outcomes),
-        unsure=sum(one is not None and one.value is None for one in outcomes),
-        disputed=sum(one.is_disputed for one in items if one.opinions),
+        answered=sum(outcome is not None and outcome.value is not None for outcome in outcomes),
+        unsure=sum(outcome is not None and outcome.value is None for outcome in outcomes),
+        disputed=sum(item.is_disputed for item in items if item.opinions),
         accuracy=_estimate(items, _is_right),
         failures=_failures(items, types),
         releases=tuple(releases),
@@ -111,13 +111,13 @@ def _has_type(name: str) -> Callable[[ReviewedItem], float | None]:
 def _estimate(items: Sequence[ReviewedItem], value: Callable[[ReviewedItem], float | None]) -> ShareEstimate | None:
     """The share over all requests; those that the same rules drew are answered in random order."""
     return estimate_weighted_share(
-        SampledItem(one.probability, value(one), "\0".join(one.rules), one.trace.user or "") for one in items
+        SampledItem(item.probability, value(item), "\0".join(item.rules), item.trace.user or "") for item in items
     )
 
 
 def _failures(items: Sequence[ReviewedItem], types: Sequence[str]) -> tuple[tuple[str, ShareEstimate], ...]:
     found = [(name, share) for name in types if (share := _estimate(items, _has_type(name))) is not None]
-    return tuple(sorted(found, key=lambda one: -one[1].value))
+    return tuple(sorted(found, key=lambda entry: -entry[1].value))
 
 
 def _slices(items: Sequence[ReviewedItem], types: Sequence[str]) -> list[SliceResult]:
@@ -128,12 +128,14 @@ def _slices(items: Sequence[ReviewedItem], types: Sequence[str]) -> list[SliceRe
             groups.setdefault(pair, []).append(item)
     values = Counter(column for column, _ in groups)
     found = []
-    for (column, value), mine in groups.items():
-        accuracy = _estimate(mine, _is_right)
+    for (column, value), reviewed_items in groups.items():
+        accuracy = _estimate(reviewed_items, _is_right)
         is_one_of_few = column == "release" or 1 < values[column] <= _MOST_VALUES
         if accuracy is not None and accuracy.answered >= _FEWEST and is_one_of_few:
-            found.append(SliceResult(column, value, accuracy, _failures(mine, types)))
-    return sorted(found, key=lambda one: (one.accuracy.value, one.column, one.value))
+            found.append(SliceResult(column, value, accuracy, _failures(reviewed_items, types)))
+    return sorted(
+        found, key=lambda slice_result: (slice_result.accuracy.value, slice_result.column, slice_result.value)
+    )
 
 
 def _about(item: ReviewedItem) -> list[tuple[str, str]]:
@@ -163,7 +165,7 @@ def list_fed_alerts(workspace: Workspace, queue: ReviewQueue) -> list[FedAlert]:
         if isinstance(step, Monitor):
             names = {signal.called for signal in step.signals if isinstance(signal, Reviewed)}
             rules = parse_alert_rules(step.alerts, step.signals, {})
-            found += [FedAlert(one.name, one.alert.expr, one.when.name) for one in rules if one.when.name in names]
+            found += [FedAlert(rule.name, rule.alert.expr, rule.when.name) for rule in rules if rule.when.name in names]
     return found
 
 
@@ -178,8 +180,9 @@ def format_result_lines(found: ReviewResults) -> Iterator[str]:
             yield f"nothing is known of {100 * found.accuracy.unseen:.0f} % of them yet"
     for name, share in found.failures:
         yield f"{name}: {format_share(share)}"
-    for one in (*found.releases, *found.slices):
-        yield f"{one.column} {one.value}: {format_share(one.accuracy)} right, {one.accuracy.answered} reviewed"
+    for release in (*found.releases, *found.slices):
+        accuracy = release.accuracy
+        yield f"{release.column} {release.value}: {format_share(accuracy)} right, {accuracy.answered} reviewed"
 
 
 def format_share(share: ShareEstimate) -> str:

@@ -50,7 +50,9 @@ def write_next_round(ledger: Ledger, workspace: Workspace, queue: ReviewQueue) -
     own = workspace.with_folder(file.parent)
     released = _served(own, file, traffic)
     failed = [
-        one.key for one in iterate_reviewed_items(ledger, queue) if (out := one.outcome) and out.verdict == "wrong"
+        reviewed_item.key
+        for reviewed_item in iterate_reviewed_items(ledger, queue)
+        if (out := reviewed_item.outcome) and out.verdict == "wrong"
     ]
     name = NumberedRecipeName.of(released.recipe.name).after(released.recipe.recipe_dir)
     return write_next_recipe_files(
@@ -74,7 +76,7 @@ def _is_tested(id: str) -> bool:
 def read_next_round(workspace: Workspace, queue: ReviewQueue, recipe: str) -> NextRound:
     """A recipe that was written for a queue's project, with its rows; `UnknownName` where there is none."""
     folder = find_project_file(workspace, queue.project).parent
-    path = next((one for one in folder.glob("*.yaml") if one.name == recipe), None)
+    path = next((entry for entry in folder.glob("*.yaml") if entry.name == recipe), None)
     rows_file = None if path is None else path.with_suffix(".jsonl")
     if path is None or rows_file is None or not rows_file.is_file():
         raise UnknownName(f"there is no such recipe beside that of {queue.project}")

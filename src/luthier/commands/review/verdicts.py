@@ -75,9 +75,9 @@ class ReviewedItem:
     def outcome(self) -> Opinion | None:
         """What counts: the opinion that an owner chose; else that of all, once nobody is waited for and all agree."""
         if self.counts_by is not None:
-            chosen = [one for one in self.opinions if one.by == self.counts_by]
+            chosen = [opinion for opinion in self.opinions if opinion.by == self.counts_by]
             return chosen[-1] if chosen else None
-        if not self.opinions or not all(one.agrees(self.opinions[0]) for one in self.opinions):
+        if not self.opinions or not all(opinion.agrees(self.opinions[0]) for opinion in self.opinions):
             return None
         return None if self.is_doubted and self.waits_for else self.opinions[0]
 
@@ -89,7 +89,7 @@ class ReviewedItem:
     @property
     def is_disputed(self) -> bool:
         """Whether reviewers differ and no owner has decided."""
-        return self.counts_by is None and not all(one.agrees(self.opinions[0]) for one in self.opinions)
+        return self.counts_by is None and not all(opinion.agrees(self.opinions[0]) for opinion in self.opinions)
 
 
 def submit_verdict(
@@ -104,16 +104,16 @@ def submit_verdict(
     """Keep a reviewer's answer, with types of failure that are new, and write what counts into the traffic."""
     queue = get_review_queue(ledger, queue_id)
     add_failure_types(ledger, queue, [*new_types], by=by)
-    found = AnnotationQueue(ledger, queue_id).submit(by, submission)
+    submit_outcome = AnnotationQueue(ledger, queue_id).submit(by, submission)
     write_verdicts(ledger, workspace, queue, items=[submission.item])
-    return found
+    return submit_outcome
 
 
 def refresh_review_queue(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, say: Say = print) -> FillResult:
     """Fill a queue, and write verdicts into the traffic that are not there yet, or whose request's chance rose."""
-    found = fill_review_queue(ledger, workspace, queue, say)
+    fill_result = fill_review_queue(ledger, workspace, queue, say)
     write_verdicts(ledger, workspace, queue)
-    return found
+    return fill_result
 
 
 def ask_second_opinion(ledger: Ledger, queue: ReviewQueue, item: int, person: str) -> None:
@@ -141,8 +141,8 @@ def decide_opinion(
     """Let one of several opinions count; both are kept."""
     from luthier.core.db.tables.review import ReviewDecisionRow
 
-    found = get_reviewed_item(ledger, queue, item)
-    chosen = next((one for one in found.opinions if one.by == opinion_by), None)
+    reviewed_item = get_reviewed_item(ledger, queue, item)
+    chosen = next((opinion for opinion in reviewed_item.opinions if opinion.by == opinion_by), None)
     if chosen is None:
         raise UnknownName(f"{opinion_by[:80]} said nothing of this request")
     with ledger.writing() as session:
@@ -165,10 +165,10 @@ def _row(session: Session, queue: ReviewQueue, item: int) -> AnnotationItemRow:
 
 def get_reviewed_item(ledger: Ledger, queue: ReviewQueue, item: int) -> ReviewedItem:
     """One request of a queue."""
-    found = next(iterate_reviewed_items(ledger, queue, items=[item]), None)
-    if found is None:
+    reviewed_item = next(iterate_reviewed_items(ledger, queue, items=[item]), None)
+    if reviewed_item is None:
         raise UnknownName("there is no such request in this queue")
-    return found
+    return reviewed_item
 
 
 def iterate_reviewed_items(
@@ -213,7 +213,7 @@ def _items(
 ) -> Iterator[ReviewedItem]:
     for row in session.scalars(query.execution_options(yield_per=500)):
         fields = dict(row.hidden["trace"])
-        feedback = [Feedback.model_validate({**one, "trace": row.key}) for one in fields.pop("feedback", ())]
+        feedback = [Feedback.model_validate({**field, "trace": row.key}) for field in fields.pop("feedback", ())]
         yield ReviewedItem(
             id=row.id,
             key=row.key,
@@ -231,8 +231,8 @@ def _items(
 def _opinion(row: AnswerRow) -> Opinion:
     values: Mapping[str, Any] = row.values
     marks = [
-        FailureSpan(start=one["start"], end=one["end"], type=one["label"])
-        for one in (values.get("marks") or {}).get("spans", ())
+        FailureSpan(start=value["start"], end=value["end"], type=value["label"])
+        for value in (values.get("marks") or {}).get("spans", ())
     ]
     return Opinion(
         by=row.annotator, at=row.given_at, verdict=str(values["verdict"]), label=str(values.get("label") or ""),
@@ -263,10 +263,12 @@ def write_verdicts(
     with ledger.reading() as session:
         written = {row[0]: row[1] for row in session.execute(query)}
     new: list[tuple[int, str, Feedback]] = []
-    for one in iterate_reviewed_items(ledger, queue, items=items):
-        record = _feedback(one)
-        if record is not None and (digest := digest_of(record.model_dump(mode="json"))) != written.get(one.id):
-            new.append((one.id, digest, record))
+    for reviewed_item in iterate_reviewed_items(ledger, queue, items=items):
+        record = _feedback(reviewed_item)
+        if record is not None and (digest := digest_of(record.model_dump(mode="json"))) != written.get(
+            reviewed_item.id
+        ):
+            new.append((reviewed_item.id, digest, record))
     if new:
         append_redacted_records(folder, [record for _, _, record in new])
         now = datetime.now(UTC)

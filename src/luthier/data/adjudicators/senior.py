@@ -29,5 +29,5 @@ class SeniorAdjudicator(Adjudicator):
     def _word(self, votes: Votes) -> AdjudicatedLabel | None:
         if not votes:
             return NOBODY
-        by = {one.annotator: one.value for one in votes}
+        by = {vote.annotator: vote.value for vote in votes}
         return next((AdjudicatedLabel(by[name], 1.0) for name in self.annotators if name in by), None)

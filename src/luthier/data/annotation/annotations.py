@@ -57,22 +57,24 @@ def with_span_texts(annotation: Annotation, fields: Mapping[str, Any]) -> Annota
     """The annotation with texts for spans that came without: of `text`, or of the first column that is long enough."""
     if not annotation.spans:
         return annotation
-    longest = max(one.end for one in annotation.spans)
-    texts = [one for one in (fields.get("text"), *fields.values()) if isinstance(one, str) and len(one) >= longest]
+    longest = max(span.end for span in annotation.spans)
+    texts = [
+        field for field in (fields.get("text"), *fields.values()) if isinstance(field, str) and len(field) >= longest
+    ]
     text = texts[0] if texts else ""
-    spans = tuple(one if one.text else one._replace(text=text[one.start : one.end]) for one in annotation.spans)
+    spans = tuple(span if span.text else span._replace(text=text[span.start : span.end]) for span in annotation.spans)
     return annotation._replace(spans=spans)
 
 
 def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The judgments that a row keeps."""
     found = meta.get(JUDGMENTS)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def annotators_of(items: Iterable[AnnotatedItem]) -> list[str]:
     """Everybody who judged, sorted."""
-    return sorted({one.annotator for item in items for one in item.judgments})
+    return sorted({judgment.annotator for item in items for judgment in item.judgments})
 
 
 def to_agreement_table(items: Sequence[AnnotatedItem]) -> list[list[str | float | None]]:
@@ -81,12 +83,14 @@ def to_agreement_table(items: Sequence[AnnotatedItem]) -> list[list[str | float 
     Labels that are all numbers are compared as numbers.
     """
     names = {name: at for at, name in enumerate(annotators_of(items))}
-    number = all(_is_number(one.value) for item in items for one in item.judgments)
+    number = all(_is_number(judgment.value) for item in items for judgment in item.judgments)
     rows: list[list[str | float | None]] = []
     for item in items:
         row: list[str | float | None] = [None] * len(names)
-        for one in sort_by_time(item.judgments):
-            row[names[one.annotator]] = float(one.value) if number and one.value is not None else one.value
+        for annotation in sort_by_time(item.judgments):
+            row[names[annotation.annotator]] = (
+                float(annotation.value) if number and annotation.value is not None else annotation.value
+            )
         rows.append(row)
     return rows
 
@@ -105,12 +109,12 @@ def annotator_file_name(annotator: str) -> str:
 
 def sort_by_time(judgments: Iterable[Annotation]) -> list[Annotation]:
     """Judgments in the order in which they were made, where each says when; else in that of the file."""
-    found = list(judgments)
-    times = [_moment(one.time) for one in found]
+    annotations = list(judgments)
+    times = [_moment(annotation.time) for annotation in annotations]
     known = [time for time in times if time is not None]
-    if len(known) < len(found):
-        return found
-    return [found[at] for at in sorted(range(len(found)), key=known.__getitem__)]
+    if len(known) < len(annotations):
+        return annotations
+    return [annotations[at] for at in sorted(range(len(annotations)), key=known.__getitem__)]
 
 
 def last_judgment_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -129,7 +133,7 @@ def _moment(time: str | None) -> datetime | None:
 
 def last_judgment_by_annotator(judgments: Iterable[Annotation]) -> list[Annotation]:
     """The judgments that have a label, the last of each annotator, by annotator."""
-    found = {one.annotator: one for one in sort_by_time(judgments)}
+    found = {annotation.annotator: annotation for annotation in sort_by_time(judgments)}
     return [found[name] for name in sorted(found) if found[name].value is not None]
 
 
@@ -146,13 +150,20 @@ def _merged(same: list[AnnotatedItem]) -> AnnotatedItem:
     first = same[0]
     if len(same) == 1:
         return first
-    alike = {name for name, value in first.values.items() if all(one.values.get(name) == value for one in same)}
+    alike = {
+        name
+        for name, value in first.values.items()
+        if all(annotated_item.values.get(name) == value for annotated_item in same)
+    }
     judgments = [
         judgment._replace(
-            more={**judgment.more, **{name: value for name, value in one.values.items() if name not in alike}}
+            more={
+                **judgment.more,
+                **{name: value for name, value in annotated_item.values.items() if name not in alike},
+            }
         )
-        for one in same
-        for judgment in one.judgments
+        for annotated_item in same
+        for judgment in annotated_item.judgments
     ]
     values = {name: value for name, value in first.values.items() if name in alike}
     return AnnotatedItem(first.key, values, tuple(judgments), first.line)
@@ -199,5 +210,5 @@ def detect_class_separator(labels: Collection[str], most: int | None = None) -> 
 
 def classes_of_multilabel(value: Any) -> tuple[str, ...]:
     """The classes of a judgment that came as a list of more than one, sorted; none of any other."""
-    found = sorted(str(one) for one in value if one is not None) if isinstance(value, (list, tuple)) else []
+    found = sorted(str(entry) for entry in value if entry is not None) if isinstance(value, (list, tuple)) else []
     return tuple(found) if len(found) > 1 else ()

@@ -96,9 +96,9 @@ def collect_label_choices(data: ExportDataset, say: Say) -> LabelChoices:
             if isinstance(proposal, dict):
                 found |= {*proposal.get("scores", {}), *([str(proposal["label"])] if "label" in proposal else [])}
             judged = judgments_of(line["meta"])
-            found |= {str(one["label"]) for one in judged if one.get("label") is not None}
-            names |= {one.get("question") for one in judged if one.get("label") is not None}
-            lists = lists or any(one.get("classes") for one in judged)
+            found |= {str(entry["label"]) for entry in judged if entry.get("label") is not None}
+            names |= {entry.get("question") for entry in judged if entry.get("label") is not None}
+            lists = lists or any(entry.get("classes") for entry in judged)
     if not found:
         say("the data names no labels: write them into the tool's configuration")
     if unseen:
@@ -110,4 +110,4 @@ def collect_label_choices(data: ExportDataset, say: Say) -> LabelChoices:
     if marked is None:
         return LabelChoices(sorted(found), name=name)
     say(f"rows hold several classes, with {marked.text.strip()!r} between: annotators may choose several")
-    return LabelChoices(sorted({one for label in found for one in marked.apart(label)}), marked, name)
+    return LabelChoices(sorted({entry for label in found for entry in marked.apart(label)}), marked, name)

@@ -31,7 +31,7 @@ def fit_label_temperature(scored: Sequence[Mapping[str, float]], labels: Sequenc
     from scipy.optimize import minimize_scalar
 
     names = sorted(scored[0])
-    logs = np.array([[one[name] for name in names] for one in scored])
+    logs = np.array([[entry[name] for name in names] for entry in scored])
     right = np.array([names.index(label) for label in labels])
 
     def surprise(log_temperature: float) -> float:
@@ -54,7 +54,7 @@ def decide_labels(
 
     The items are fitted in an order of their content, so that the one in which they came cannot be felt.
     """
-    votes_by_item = [[(one.annotator, one.value) for one in votes] for votes in items]
+    votes_by_item = [[(vote.annotator, vote.value) for vote in votes] for votes in items]
     order = sorted(
         (index for index, votes in enumerate(votes_by_item) if votes),
         key=lambda index: sorted(map(repr, votes_by_item[index])),
@@ -63,16 +63,16 @@ def decide_labels(
     if not order:
         return AdjudicationResult(decisions)
     ballot = VoteMatrix.of([votes_by_item[index] for index in order])
-    found = fit(ballot)
-    for index, row in zip(order, found.probabilities.tolist(), strict=True):
+    model_fit = fit(ballot)
+    for index, row in zip(order, model_fit.probabilities.tolist(), strict=True):
         decisions[index] = _one(items[index], ballot, row, least)
-    quality = (round(float(one), 6) for one in found.quality)
+    quality = (round(float(entry), 6) for entry in model_fit.quality)
     return AdjudicationResult(decisions, dict(zip(ballot.voters, quality, strict=True)))
 
 
 def _one(votes: Votes, ballot: VoteMatrix, row: list[float], least: float) -> AdjudicatedLabel:
     best = int(np.argmax(row))
-    if sum(1 for one in row if one > row[best] - _EQUAL) > 1:
+    if sum(1 for entry in row if entry > row[best] - _EQUAL) > 1:
         return AdjudicatedLabel(None, why=f"tie: {format_votes(votes)}")
     if row[best] <= least and len(row) > 1:
         return AdjudicatedLabel(None, why=f"not sure enough: {row[best]:.2f} for {ballot.labels[best]}")

@@ -38,8 +38,8 @@ def read_annotated_items(file: SourceFile, requested_format: LabelFormat | None,
             records.append(found)
     if records:
         yield from (
-            ItemOrBrokenRow(file.name, one)
-            for one in _format(records, file, requested_format, say).items(records, file.name, say)
+            ItemOrBrokenRow(file.name, entry)
+            for entry in _format(records, file, requested_format, say).items(records, file.name, say)
         )
 
 
@@ -49,11 +49,11 @@ def _format(
     if requested_format is not None:
         return requested_format
     rows = [record.values for record in records[:_LOOKED_AT]]
-    for member in sorted(components_by_kind(LabelFormat).values(), key=lambda one: (one.order, one.__name__)):
-        found = member.model_validate({})
-        if found.fits(rows):
+    for member in sorted(components_by_kind(LabelFormat).values(), key=lambda entry: (entry.order, entry.__name__)):
+        label_format = member.model_validate({})
+        if label_format.fits(rows):
             say(f"{file.name}: read as {member.says}")
-            return found
+            return label_format
     known = ", ".join(sorted(components_by_kind(LabelFormat)))
     hint = f"set `format` to one of {known}; a table is told who judged by `format: {{kind: table, annotator: …}}`"
     raise DataError("cannot tell who judged what here", where=SourceLocation(file=file.name), hint=hint)

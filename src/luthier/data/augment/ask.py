@@ -33,7 +33,7 @@ def draw_completions(
         )
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    return [replace(one, text=one.text.strip()) for one in lm.generate(requests)]
+    return [replace(response, text=response.text.strip()) for response in lm.generate(requests)]
 
 
 def choose_options(
@@ -41,4 +41,4 @@ def choose_options(
 ) -> list[str | None]:
     """Which of several answers the model gives to each conversation; None where it names none of them."""
     chosen = lm.choose([ChoiceRequest(prompt=prompt, options=tuple(options)) for prompt in prompts])
-    return [None if one.index is None else options[one.index] for one in chosen]
+    return [None if choice_response.index is None else options[choice_response.index] for choice_response in chosen]

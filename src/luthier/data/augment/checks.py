@@ -105,15 +105,15 @@ class DraftChecker:
     ) -> list[DraftRejection | None]:
         """Why each draft cannot be taken, whatever else is: None for those that can."""
         spoken = _other_languages(requests, rows) if self.checks.language else [""] * len(rows)
-        found = [
+        draft_rejections = [
             _about_text(self.checks, request.row, draft, row)
             or (DraftRejection(f"other language: {record}") if record else None)
             for request, draft, row, record in zip(requests, drafts, rows, spoken, strict=True)
         ]
-        self._next(found, list(zip(requests, drafts, rows, strict=True)), self._about_meaning)
-        self._next(found, rows, self._about_held_out)
-        self._next(found, rows, self._about_labels)
-        return found
+        self._next(draft_rejections, list(zip(requests, drafts, rows, strict=True)), self._about_meaning)
+        self._next(draft_rejections, rows, self._about_held_out)
+        self._next(draft_rejections, rows, self._about_labels)
+        return draft_rejections
 
     @staticmethod
     def _next(

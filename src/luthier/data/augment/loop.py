@@ -60,7 +60,7 @@ class AugmentLoop:
 
     def run(self, jobs: Iterator[AugmentJob]) -> Iterator[tuple[list[Row], list[RowEvent]]]:
         """Made rows and what happened, wave by wave."""
-        self.tallies = {one.name: AugmenterCounts() for one in self.augmenters}
+        self.tallies = {augmenter.name: AugmenterCounts() for augmenter in self.augmenters}
         while not self.room.done and (some := list(islice(jobs, WAVE))):
             yield self._wave([job for job in some if self.room.has(job)])
 
@@ -91,14 +91,14 @@ class AugmentLoop:
 
     def _drafts(self, wave: Sequence[AugmentJob]) -> list[AugmentedDraft | None]:
         """The drafts of each augmenter in one call."""
-        found: list[AugmentedDraft | None] = [None] * len(wave)
+        augmented_drafts: list[AugmentedDraft | None] = [None] * len(wave)
         for number, one in enumerate(self.augmenters):
             indices = [index for index, job in enumerate(wave) if job.number == number]
             if indices:
                 made = one.augmenter.write([wave[index].request for index in indices], self.around)
                 for index, draft in zip(indices, made, strict=True):
-                    found[index] = draft
-        return found
+                    augmented_drafts[index] = draft
+        return augmented_drafts
 
     def _row(self, job: AugmentJob, draft: AugmentedDraft) -> Row:
         """A draft as a row of its own, which says where it comes from."""
@@ -122,10 +122,10 @@ class AugmentLoop:
             for index, (job, draft, row) in enumerate(zip(wave, drafts, rows, strict=True))
             if draft is not None and row is not None
         ]
-        texts = [one for one in able if self._is_text(wave[one[0]])]
+        texts = [entry for entry in able if self._is_text(wave[entry[0]])]
         indices, requests, made, new = [list(column) for column in zip(*texts, strict=True)] or [[], [], [], []]
-        found = self.inspector.refusals(requests, made, new)
-        return {index: None for index, *_ in able} | dict(zip(indices, found, strict=True))
+        draft_rejections = self.inspector.refusals(requests, made, new)
+        return {index: None for index, *_ in able} | dict(zip(indices, draft_rejections, strict=True))
 
     def _is_text(self, job: AugmentJob) -> bool:
         """Whether texts were changed; checks of texts say nothing of an image."""

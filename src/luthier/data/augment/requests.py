@@ -42,10 +42,15 @@ def name_augmenters(augmenters: Sequence[Augmenter]) -> list[NamedAugmenter]:
     """Augmenters with their names."""
     kind_counts = Counter[str]()
     found = []
-    for one in augmenters:
-        kind_counts[one.kind] += 1
+    for augmenter in augmenters:
+        kind_counts[augmenter.kind] += 1
         found.append(
-            NamedAugmenter(one.kind if kind_counts[one.kind] == 1 else f"{one.kind}-{kind_counts[one.kind]}", one)
+            NamedAugmenter(
+                augmenter.kind
+                if kind_counts[augmenter.kind] == 1
+                else f"{augmenter.kind}-{kind_counts[augmenter.kind]}",
+                augmenter,
+            )
         )
     return found
 
@@ -57,9 +62,9 @@ def seed_of(seed: int, name: str, row: str, copy: int) -> int:
 
 def order_augment_jobs(augmenters: Sequence[NamedAugmenter], train: SplitRows, seed: int) -> Iterator[AugmentJob]:
     """All wishes, the first copies of all rows before the second ones; a made row is no parent."""
-    limits = [one.augmenter.limits(train.labels) for one in augmenters]
+    limits = [augmenter.augmenter.limits(train.labels) for augmenter in augmenters]
     able = [_able(train, own) for own in limits]
-    for copy in range(max((one.augmenter.copies for one in augmenters), default=0)):
+    for copy in range(max((augmenter.augmenter.copies for augmenter in augmenters), default=0)):
         for own, number, index in _shuffled(augmenters, train, able, seed, copy):
             yield AugmentJob(number, AugmentRequest(train.row(index), copy, own), train.label(index))
 
@@ -113,11 +118,11 @@ class AugmentBudget:
         real = Counter(train.label(index) for index in range(len(train)) if index not in train.made)
         within = per_class and bool(train.classes)
         classes = {str(label): _made(share, rows) for label, rows in real.items()} if within else None
-        own = [one.augmenter.limits(train.labels) for one in augmenters]
+        own = [augmenter.augmenter.limits(train.labels) for augmenter in augmenters]
         return cls(
             max(0, _made(share, sum(real.values())) - len(train.made)),
             classes,
-            [None if one is None else dict(one) for one in own],
+            [None if entry is None else dict(entry) for entry in own],
         )
 
     def has(self, job: AugmentJob) -> bool:

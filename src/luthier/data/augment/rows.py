@@ -98,4 +98,6 @@ def rows_to_example_batch(rows: Sequence[Row], labels: Sequence[str | None]) -> 
         "row": [row.row for row in rows],
     }
     schema = example_schema()
-    return pa.RecordBatch.from_arrays([to_arrow_column(columns[one.name], one.type) for one in schema], schema=schema)
+    return pa.RecordBatch.from_arrays(
+        [to_arrow_column(columns[entry.name], entry.type) for entry in schema], schema=schema
+    )

@@ -93,7 +93,9 @@ class BackTranslation(Augmenter):
         texts = [last_user_text(request.row)[1] for request in requests]
         go = self._by_model if self.there is None else self._by_folders
         foreign = go(texts, [(self.language, way) for way in ways], requests, around)
-        homely = go([one.text for one in foreign], [(way, self.language) for way in ways], requests, around)
+        homely = go(
+            [translation.text for translation in foreign], [(way, self.language) for way in ways], requests, around
+        )
         return [
             AugmentedDraft(
                 with_last_user_text(request.row, text),
@@ -117,7 +119,10 @@ class BackTranslation(Augmenter):
         seeds = [request.seed for request in requests]
         lm = around.model(self)
         completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
-        return [MachineTranslation(strip_answer_wrapping(one.text), one.finished) for one in completions]
+        return [
+            MachineTranslation(strip_answer_wrapping(completion.text), completion.finished)
+            for completion in completions
+        ]
 
     def _by_folders(
         self,

@@ -36,28 +36,28 @@ class ClassBalance(Augmenter):
     @field_validator("by", mode="after")
     @classmethod
     def _somebody(cls, by: tuple[Augmenter, ...]) -> tuple[Augmenter, ...]:
-        if not by or any(isinstance(one, ClassBalance) for one in by):
+        if not by or any(isinstance(augmenter, ClassBalance) for augmenter in by):
             raise ValueError("wants other augmenters, one at least, as in `by: [synonyms, noise]`")
         return by
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """The draft of the augmenter whose turn it is, or of the next that finds something."""
-        found: list[AugmentedDraft | None] = [None] * len(requests)
+        augmented_drafts: list[AugmentedDraft | None] = [None] * len(requests)
         for turn in range(len(self.by)):
             for number, one in enumerate(self.by):
                 indices = [
                     index
                     for index, request in enumerate(requests)
-                    if found[index] is None and (request.copy + turn) % len(self.by) == number
+                    if augmented_drafts[index] is None and (request.copy + turn) % len(self.by) == number
                 ]
                 drafts = one.write([requests[index] for index in indices], around) if indices else ()
                 for index, draft in zip(indices, drafts, strict=True):
-                    found[index] = draft
-        return found
+                    augmented_drafts[index] = draft
+        return augmented_drafts
 
     def needs_model(self) -> bool:
         """Whether one of its augmenters does."""
-        return any(one.needs_model() for one in self.by)
+        return any(augmenter.needs_model() for augmenter in self.by)
 
     def limits(self, labels: Mapping[str, int]) -> Mapping[str, int]:
         """What each class lacks."""

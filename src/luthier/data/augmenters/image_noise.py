@@ -76,8 +76,8 @@ class ImageNoise(Augmenter):
         if not isinstance(value, list):
             url, did = self._other(request, str(value), recipe_dir)
             return AugmentedDraft(request.row.messages, did, meta={self.column: url}) if did else None
-        made = [self._other(request, str(one), recipe_dir) for one in value]
-        every = tuple(f"{number}: {one}" for number, (_, did) in enumerate(made, 1) for one in did)
+        made = [self._other(request, str(entry), recipe_dir) for entry in value]
+        every = tuple(f"{number}: {entry}" for number, (_, did) in enumerate(made, 1) for entry in did)
         return (
             AugmentedDraft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
         )

@@ -95,7 +95,7 @@ class SelfInstruct(Augmenter):
         ]
         prompts = [(Message(role="user", content=content),) for content, _ in instructions]
         completions = self._write(lm, prompts, [augment_request.seed for augment_request in requests])
-        finished = [one.finished for one in completions]
+        finished = [completion.finished for completion in completions]
         rows = [
             with_last_user_text(augment_request.row, strip_answer_wrapping(one.text))
             for augment_request, one in zip(requests, completions, strict=True)

@@ -43,8 +43,8 @@ class DemographicSwap(Augmenter):
         return change_texts(request.row, partial(self._other, mapping=self._swapper.mapping(request.chance)), roles)
 
     def _other(self, text: str, mapping: dict[str, str]) -> TextChange | None:
-        found = self._swapper.other(text, mapping)
-        return None if found is None else TextChange(*found)
+        swap_result = self._swapper.other(text, mapping)
+        return None if swap_result is None else TextChange(*swap_result)
 
     @cached_property
     def _swapper(self) -> DemographicSwapper:

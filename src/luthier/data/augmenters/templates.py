@@ -108,10 +108,10 @@ class TemplatesAugmenter(Augmenter):
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """A slot filled anew, else a phrase."""
-        found = around.once(self, self._learn) if self.slots else _Slots()
+        slots = around.once(self, self._learn) if self.slots else _Slots()
         spoken = are_english([request.row for request in requests])
         return [
-            self._filled(request, found) or (self._phrased(request) if able else None)
+            self._filled(request, slots) or (self._phrased(request) if able else None)
             for request, able in zip(requests, spoken, strict=True)
         ]
 
@@ -119,15 +119,15 @@ class TemplatesAugmenter(Augmenter):
         text, label = last_user_text(request.row)[1], _class(request.row)
         parts = split_into_words(text)
         able = [
-            (gap, others)
+            (gap, fillers)
             for gap in self._gaps(text, parts, label)
-            if (label or gap.filler not in request.row.answer) and (others := slots.others(label, gap))
+            if (label or gap.filler not in request.row.answer) and (fillers := slots.others(label, gap))
         ]
         if not able:
             return None
         chance = request.chance
-        gap, others = chance.choice(able)
-        other = chance.choice(others)
+        gap, fillers = chance.choice(able)
+        other = chance.choice(fillers)
         made = replace_word_with_article([*parts[: gap.start], gap.filler, *parts[gap.end :]], gap.start, other.text)
         did = (f"put {other.text!r} in the place of {gap.filler!r}",)
         return AugmentedDraft(with_last_user_text(request.row, "".join(made)), did, parents=(other.row,))

@@ -104,7 +104,7 @@ class BiasTerms(Check):
         pairs = [pair for axis in TERMS for pair in _pairs(axis, groups_once, seen_once, self.min)]
         sure = _holm(pairs, self.level)
         strong = [(pair, low) for pair, low in sure if low >= self.warning]
-        strong.sort(key=lambda one: (-one[1], one[0].axis, one[0].group, one[0].feature))
+        strong.sort(key=lambda entry: (-entry[1], entry[0].axis, entry[0].group, entry[0].feature))
         rows = sum(bool(groups) for groups in named)
         worst = strong[0] if strong else None
         low = worst[1] if worst else 0.0
@@ -243,7 +243,7 @@ def _sentence(rows: int, of: int, worst: _Pair | None, low: float, count: int) -
 def _tables(named: Sequence[frozenset[str]], strong: Sequence[tuple[_Pair, float]]) -> Iterable[FindingTable]:
     counts = Counter(group for groups in named for group in groups)
     if counts:
-        rows = tuple(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+        rows = tuple(sorted(counts.items(), key=lambda count: (-count[1], count[0])))
         yield FindingTable(title="Rows that name a group", columns=("group", "rows"), rows=rows)
     if strong:
         cells = tuple(

@@ -43,7 +43,7 @@ class ConflictingAnswers(Check):
             usual = Counter(row.label or row.says for row in rows).most_common(1)[0][0]
             equal += len({row.prompt for row in rows}) == 1
             for row in rows:
-                other = next(one for one in rows if one.says != row.says)
+                other = next(check_row for check_row in rows if check_row.says != row.says)
                 note = f"twin {other.id} says {_short(other.says)!r}"
                 marks.append((row, 1.0 if (row.label or row.says) != usual else 0.0, note))
         number = share_with_interval(len(marks), len(data.rows), self.measures["conflicts"])
@@ -87,14 +87,14 @@ class ConflictingAnswers(Check):
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every 24th row asks what its neighbour asks, or nearly, and is answered otherwise."""
-        made, ids = list(rows), set()
+        check_rows, ids = list(rows), set()
         for index in range(0, len(rows) - 1, 24):
             one, other = rows[index], rows[index + 1]
             answer = other.label and f"not {other.label}"
             prompt = other.prompt if index % 48 else f"{other.prompt}!"
-            made[index] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
+            check_rows[index] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
             ids |= {one.id, other.id}
-        return PlantedFaults(made, frozenset(ids))
+        return PlantedFaults(check_rows, frozenset(ids))
 
 
 def _short(text: str) -> str:

@@ -143,11 +143,12 @@ def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> t
     from luthier.metrics.learning_curve import forecast_errors
 
     rows = wrong.shape[2]
-    found = forecast_errors(counts, wrong, seed).drop(2 * float(counts[-1]))
+    forecast_number = forecast_errors(counts, wrong, seed).drop(2 * float(counts[-1]))
     last = float(wrong[-1].mean())
     ends = wilson_interval(last * rows, rows)
     gain = FindingNumber(
-        value=round(found.value, 5), low=round(found.low, 5), high=round(found.high, 5), rows=rows,
+        value=round(forecast_number.value, 5), low=round(forecast_number.low, 5), high=round(forecast_number.high, 5),
+        rows=rows,
         about=LearningCurve.measures["enough.gain"], share=True,
     )  # fmt: skip
     error = FindingNumber(

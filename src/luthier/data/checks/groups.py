@@ -61,7 +61,7 @@ class GroupBalance(Check):
 
     def _sizes(self, rows: Sequence[tuple[CheckRow, str]], sizes: Counter[str]) -> CheckResult:
         """Which groups are there, and which are rare."""
-        smallest = min(sizes.items(), key=lambda one: (one[1], one[0]))
+        smallest = min(sizes.items(), key=lambda size: (size[1], size[0]))
         share = smallest[1] / len(rows)
         rare = [name for name in sorted(sizes) if sizes[name] < min(self.rare, 0.25 / len(sizes)) * len(rows)]
         about = self.measures["groups.smallest"]
@@ -120,8 +120,10 @@ class GroupBalance(Check):
         """One class comes by mail only, and three rows by fax."""
         first = min(row.label or "" for row in rows)
         fax = {row.id for row in rows[1:4]}
-        made = [replace(row, group="fax" if row.id in fax else "mail" if row.label == first else "web") for row in rows]
-        return PlantedFaults(made, frozenset(fax))
+        check_rows = [
+            replace(row, group="fax" if row.id in fax else "mail" if row.label == first else "web") for row in rows
+        ]
+        return PlantedFaults(check_rows, frozenset(fax))
 
 
 def _counted(
@@ -150,8 +152,8 @@ def cramers_v_with_interval(table: NDArray[np.int64], seed: int, resamples: int 
     drawn = random.multinomial(rows, (table / rows).ravel(), size=resamples).reshape(-1, *table.shape)
     chance = _chance(table)
     value = cramers_v(table)
-    low = min(value, float(np.quantile([cramers_v(one, chance) for one in drawn], 0.025)))
-    high = max(value, float(np.quantile([cramers_v(one) for one in drawn], 0.975)))
+    low = min(value, float(np.quantile([cramers_v(entry, chance) for entry in drawn], 0.025)))
+    high = max(value, float(np.quantile([cramers_v(entry) for entry in drawn], 0.975)))
     about = GroupBalance.measures["groups.association"]
     return FindingNumber(value=round(value, 4), low=round(low, 4), high=round(high, 4), rows=rows, about=about)
 

@@ -59,7 +59,7 @@ class ClassImbalance(Check):
         rows = [data.rows[index] for index in data.of_split("train")] or list(data.rows)
         counts = Counter(dict.fromkeys(data.labels, 0))
         counts.update(row.label or "" for row in rows)
-        ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        ordered = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
         most, fewest = ordered[0], ordered[-1]
         ratio = round(most[1] / max(1, fewest[1]), 2)
         few = {label: count for label, count in reversed(ordered) if count < self.min}
@@ -104,6 +104,6 @@ class ClassImbalance(Check):
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Of one class, all training rows but six are gone."""
         label = min(row.label or "" for row in rows)
-        mine = [row for row in rows if row.label == label and row.split == "train"]
-        gone = {row.id for row in mine[6:]}
+        check_rows = [row for row in rows if row.label == label and row.split == "train"]
+        gone = {row.id for row in check_rows[6:]}
         return PlantedFaults([row for row in rows if row.id not in gone])

@@ -89,7 +89,7 @@ class LabelErrors(Check):
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every twelfth row bears the next class."""
         labels = sorted({row.label or "" for row in rows})
-        made, wrong = list(rows), rows[::12]
+        check_rows, wrong = list(rows), rows[::12]
         for index, row in zip(range(0, len(rows), 12), wrong, strict=True):
-            made[index] = row.saying(label=labels[(labels.index(row.label or "") + 1) % len(labels)])
-        return PlantedFaults(made, frozenset(row.id for row in wrong))
+            check_rows[index] = row.saying(label=labels[(labels.index(row.label or "") + 1) % len(labels)])
+        return PlantedFaults(check_rows, frozenset(row.id for row in wrong))

@@ -98,22 +98,22 @@ class DatasetProfile(Check):
     def _languages(self, data: CheckData) -> CheckResult:
         from luthier.lang.detect import UNKNOWN, identify_languages
 
-        looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
-        codes = [code for code, _ in identify_languages([row.prompt or row.answer for row in looked])]
+        check_rows = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
+        codes = [code for code, _ in identify_languages([row.prompt or row.answer for row in check_rows])]
         counts = Counter(code for code in codes if code != UNKNOWN)
         first = min(counts, key=lambda code: (-counts[code], code), default="")
         known = counts.total()
         number = share_with_interval(known - counts.get(first, 0), known, self.measures["languages.other"])
         severity = severity_of_share(number.low or 0, min(0.05, self.warning), 2)
         language_list = ", ".join(
-            f"{code} {count:,}" for code, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+            f"{code} {count:,}" for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
         )
         return CheckResult(
             Finding(
                 name="profile.languages",
                 severity=severity,
                 title="Several languages" if severity != "info" else "Languages",
-                sentence=f"Of {len(looked):,} rows looked at, {known:,} are long enough to tell their language"
+                sentence=f"Of {len(check_rows):,} rows looked at, {known:,} are long enough to tell their language"
                 f"{': ' + language_list if language_list else ''}.",
                 numbers={"languages.other": number},
                 hint="Keep one language, or hold out enough rows of each to measure them apart."

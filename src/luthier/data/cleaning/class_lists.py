@@ -45,13 +45,13 @@ def edit_class_lists(text: str, meant: Mapping[str, str], classes: Collection[st
     """
     names = frozenset(name for label in (*classes, *meant, *meant.values()) if (name := label.strip()))
     new = {old.strip(): name.strip() for old, name in meant.items() if old.strip() != name.strip()}
-    found: list[ClassListEdit] = []
+    list_edits: list[ClassListEdit] = []
     for run in _runs(text, names):
         after = _without(text, run, new)
         before = text[run[0].start : run[-1].end]
         if after != before:
-            found.append(ClassListEdit(run[0].start, before, after))
-    return found
+            list_edits.append(ClassListEdit(run[0].start, before, after))
+    return list_edits
 
 
 def find_names_in_text(text: str, names: Collection[str]) -> list[str]:

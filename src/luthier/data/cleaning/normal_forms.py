@@ -212,8 +212,8 @@ def apply_until_stable(text: str, passes: list[Callable[[str], NormalizedText]])
     ambiguous = 0
     for _ in range(_ROUNDS):
         before, ambiguous = text, 0
-        for one in passes:
-            text, left = one(text)
+        for pass_ in passes:
+            text, left = pass_(text)
             ambiguous += left
         if text == before:
             break

@@ -171,8 +171,8 @@ def _history(lines: Sequence[str]) -> int | None:
     for number, line in enumerate(lines):
         if _is_ruled(line) or (_is_block(lines, number) and not _is_cited(lines, number)):
             return number - 1 if number and _is_rule(lines[number - 1]) else number
-        found = _introduced(lines, number)
-        if found and found.is_sure and not _is_marked(_next_filled(lines, found.behind)):
+        introduced = _introduced(lines, number)
+        if introduced and introduced.is_sure and not _is_marked(_next_filled(lines, introduced.behind)):
             return number
     return None
 
@@ -200,18 +200,18 @@ def _marked(lines: Sequence[str]) -> list[tuple[int, int]]:
 def _introduced(lines: Sequence[str], number: int) -> _Introduced | None:
     """An introduction that starts at a line; None when none does."""
     first = lines[number].lstrip(" >").lower()[:_LONGEST_LINE]
-    known = [one for one in _INTRODUCTIONS if first.startswith(one.first)]
+    introductions = [introduction for introduction in _INTRODUCTIONS if first.startswith(introduction.first)]
     joined = ""
-    for end in range(number, min(number + _WRAPPED_LINES, len(lines)) if known else number):
+    for end in range(number, min(number + _WRAPPED_LINES, len(lines)) if introductions else number):
         line = lines[end].strip()
         if not line or len(line) > _LONGEST_LINE:
             break
         joined += " " + line
         if line.endswith(_COLONS):
             if any(char.isdigit() or char == "@" for char in joined):
-                for one in known:
-                    if one.verb in joined.lower():
-                        return _Introduced(end + 1, is_sure=_tells_who_and_when(joined, one))
+                for introduction in introductions:
+                    if introduction.verb in joined.lower():
+                        return _Introduced(end + 1, is_sure=_tells_who_and_when(joined, introduction))
             break
     return _in_any_language(lines[number], number)
 

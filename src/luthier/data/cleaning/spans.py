@@ -39,25 +39,25 @@ def edits_removing_spans(field: str, text: str, spans: Iterable[QuoteSpan], reas
 
 def _bridged(text: str, spans: Sequence[QuoteSpan]) -> list[QuoteSpan]:
     """Spans with nothing but white space between them made one."""
-    found: list[QuoteSpan] = []
+    quote_spans: list[QuoteSpan] = []
     for span in spans:
-        if found and not text[found[-1].end : span.start].strip():
-            found[-1] = QuoteSpan(found[-1].start, max(found[-1].end, span.end))
+        if quote_spans and not text[quote_spans[-1].end : span.start].strip():
+            quote_spans[-1] = QuoteSpan(quote_spans[-1].start, max(quote_spans[-1].end, span.end))
         elif span.start < span.end:
-            found.append(span)
-    return found
+            quote_spans.append(span)
+    return quote_spans
 
 
 def _widened(text: str, spans: Sequence[QuoteSpan]) -> list[QuoteSpan]:
     """Spans with the white space around them that nobody needs any more."""
     first, last = len(text) - len(text.lstrip()), len(text.rstrip())
-    found: list[QuoteSpan] = []
+    quote_spans: list[QuoteSpan] = []
     for span in spans:
         start = 0 if span.start <= first else span.start
         is_doubled = start == 0 or text[max(0, start - 2) : start] == "\n\n"
         end = _behind(text, span.end) if is_doubled else span.end
-        found.append(QuoteSpan(_back(text, start), len(text)) if end >= last else QuoteSpan(start, end))
-    return found
+        quote_spans.append(QuoteSpan(_back(text, start), len(text)) if end >= last else QuoteSpan(start, end))
+    return quote_spans
 
 
 def _behind(text: str, at: int) -> int:

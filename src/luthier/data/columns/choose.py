@@ -102,8 +102,8 @@ def choose_layout(
     if requested_layout != _NOTHING:
         _check_wanted(requested_layout, list(columns), file)
         settings, reasons, other = _spoken(columns, rows, file, task, requested_layout)
-        found = _with_belonging(columns, settings, reasons, other)
-        return found if requested_layout.prompt else _with_other_texts(found, columns)
+        layout_choice = _with_belonging(columns, settings, reasons, other)
+        return layout_choice if requested_layout.prompt else _with_other_texts(layout_choice, columns)
     layout = written or recognize_layout(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
@@ -159,7 +159,7 @@ def _check_wanted(requested_layout: Layout, columns: Sequence[str], file: str) -
                 raise missing_column_error(column, columns, SourceLocation(file=file, field=field))
     if (both := column_repeated_in_answer(requested_layout.prompt, requested_layout.answer)) is not None:
         what = f"{both!r} is named as both prompt and answer, so that a model would learn to repeat it"
-        others = ", ".join(one for one in columns if one != both)
+        others = ", ".join(entry for entry in columns if entry != both)
         hint = f"name another column for one of them: {others}"
         raise DataError(what, where=SourceLocation(file=file, field="answer"), hint=hint)
 
@@ -254,7 +254,7 @@ def _too_few(column: ColumnProfile) -> str:
     if column.distinct < _FEWEST_GROUPS:
         few = f"{column.name} has {column.distinct} different values in {format_counted_noun(column.filled, 'row')}"
         return f"{few}, too few to hold out a share of them as they are"
-    name, rows = max(column.common.items(), key=lambda one: one[1], default=("", 0))
+    name, rows = max(column.common.items(), key=lambda entry: entry[1], default=("", 0))
     if rows > _LARGEST_GROUP * column.filled:
         affected = format_rows_affected(rows, column.filled, "has", "have")
         return f"{affected} {name!r} as {column.name}, too many to stay together"
@@ -419,7 +419,7 @@ def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
             if name in words:
                 found.append((index, len(words), column))
                 break
-    return [column for _, _, column in sorted(found, key=lambda one: one[:2])]
+    return [column for _, _, column in sorted(found, key=lambda entry: entry[:2])]
 
 
 def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
@@ -536,8 +536,12 @@ def _groups(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -
     tickets = [name for name in _ranked(columns, _TICKETS) if _ID.search(name)]
     named = dict.fromkeys([*_ranked(columns, _GROUPS), *tickets])
     profiles = (columns[name] for name in named if name not in settings.values())
-    free = (one for one in profiles if one.kind in ("text", "number"))
-    return [one.name for one in free if 1 < one.distinct < one.filled and one.max_chars <= 128]
+    free = (profile for profile in profiles if profile.kind in ("text", "number"))
+    return [
+        column_profile.name
+        for column_profile in free
+        if 1 < column_profile.distinct < column_profile.filled and column_profile.max_chars <= 128
+    ]
 
 
 def _why_group(column: ColumnProfile) -> str:

@@ -168,11 +168,11 @@ class _Gathering:
                     error,
                     f", in conversation {name!r}, which begins on {format_row_location(first.line, first.row)}",
                 )
-        messages.sort(key=lambda one: one.at)
-        kept, left = _asked_and_answered(_merged(messages))
+        messages.sort(key=lambda message: message.at)
+        saids, left = _asked_and_answered(_merged(messages))
         self._messages, self._talks, self._left = self._messages + len(rows), self._talks + 1, self._left + left
-        values = self._columns([one.row.values for one in messages])
-        values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in kept]
+        values = self._columns([message.row.values for message in messages])
+        values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in saids]
         return SourceRecord(values, first.file, first.line, first.key, first.row)
 
     def _said(self, row: SourceRecord) -> _Said:
@@ -211,14 +211,19 @@ class _Said(NamedTuple):
 def _merged(messages: Sequence[_Said]) -> list[_Said]:
     """What one side says in a row is one turn; what is empty is none."""
     turns: list[_Said] = []
-    for one in messages:
-        if not one.content:
+    for message in messages:
+        if not message.content:
             continue
         last = turns[-1] if turns else None
-        if last and last.role == one.role != "tool" and isinstance(last.content, str) and isinstance(one.content, str):
-            turns[-1] = last._replace(content=f"{last.content}\n\n{one.content}", messages=last.messages + 1)
+        if (
+            last
+            and last.role == message.role != "tool"
+            and isinstance(last.content, str)
+            and isinstance(message.content, str)
+        ):
+            turns[-1] = last._replace(content=f"{last.content}\n\n{message.content}", messages=last.messages + 1)
         else:
-            turns.append(one)
+            turns.append(message)
     return turns
 
 
@@ -231,8 +236,8 @@ def _asked_and_answered(turns: Sequence[_Said]) -> tuple[Sequence[_Said], int]:
     if "user" not in roles or "assistant" not in roles[(begin := roles.index("user")) :]:
         return turns, 0
     end = len(roles) - roles[::-1].index("assistant")
-    kept = [*(turn for turn in turns[:begin] if turn.role == "system"), *turns[begin:end]]
-    return kept, sum(turn.messages for turn in turns) - sum(turn.messages for turn in kept)
+    saids = [*(turn for turn in turns[:begin] if turn.role == "system"), *turns[begin:end]]
+    return saids, sum(turn.messages for turn in turns) - sum(turn.messages for turn in saids)
 
 
 def parse_message_time(value: Any, field: str) -> float:
@@ -321,13 +326,13 @@ def guess_support_team(meetings: Sequence[ThreadParticipants]) -> tuple[str, ...
         answers.update(meeting.answered - {meeting.began})
     if not answers:
         return ()
-    best = min(answers, key=lambda one: (-answers[one], one))
+    best = min(answers, key=lambda answer: (-answers[answer], answer))
     if answers[best] < min(2, len(meetings)):
         return ()
     domain = best.rpartition("@")[2]
     if "@" not in best or domain in _FREE:
         return (best,)
-    fellows = [one for one in answers if one.endswith(f"@{domain}")]
+    fellows = [answer for answer in answers if answer.endswith(f"@{domain}")]
     return (f"@{domain}",) if len(fellows) > 1 else (best,)
 
 

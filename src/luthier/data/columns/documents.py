@@ -44,7 +44,7 @@ class DocumentSource(FileSource):
         for settings in ({"chunk_by": "heading"}, {"chunk_by": "page"}, {"chunk_by": "length"}, _SHORT):
             if settings["chunk_by"] in get_args(type(self).model_fields["chunk_by"].annotation):
                 found = self.model_copy(update=settings).read(recipe_dir, lambda text: None)
-                pieces = sum(isinstance(one, SourceRecord) for one in islice(found, _MANY_PIECES))
+                pieces = sum(isinstance(entry, SourceRecord) for entry in islice(found, _MANY_PIECES))
                 if pieces >= _ENOUGH_PIECES or (settings is _SHORT and pieces > 1):
                     return SuggestedSettings(settings, {"chunk_by": _why_pieces(pieces)})
         return SuggestedSettings({}, {})

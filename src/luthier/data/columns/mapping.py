@@ -62,16 +62,16 @@ class ColumnTemplate:
             return cls((("", text),))
         pieces: list[tuple[str, str | None]] = []
         literal, end = "", 0
-        for found in _BRACES.finditer(text):
-            literal += text[end : found.start()]
-            end = found.end()
-            if found[0] in ("{{", "}}"):
-                literal += found[0][0]
-            elif found[1]:
-                pieces.append((literal, found[1]))
+        for match in _BRACES.finditer(text):
+            literal += text[end : match.start()]
+            end = match.end()
+            if match[0] in ("{{", "}}"):
+                literal += match[0][0]
+            elif match[1]:
+                pieces.append((literal, match[1]))
                 literal = ""
             else:
-                why = "it names no column" if found[1] == "" else "a brace stands alone"
+                why = "it names no column" if match[1] == "" else "a brace stands alone"
                 hint = "write columns in braces, such as {subject}, and a brace itself as {{"
                 raise RecipeError(f"{text!r} is not a template: {why}", where=SourceLocation(field=field), hint=hint)
         literal += text[end:]
@@ -115,12 +115,12 @@ def column_repeated_in_answer(prompt: str | None, answer: str | None) -> str | N
 def _written_out(value: Any, column: str) -> str:
     if not _is_plain_list(value):
         return cell_to_text(value, column)
-    return ", ".join(cell_to_text(one, column) for one in value)
+    return ", ".join(cell_to_text(entry, column) for entry in value)
 
 
 def _is_plain_list(value: Any) -> bool:
     """Whether it is a list, and not one of turns."""
-    return isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value)
+    return isinstance(value, list) and not any(isinstance(entry, (dict, list)) for entry in value)
 
 
 def require_cell(values: dict[str, Any], column: str) -> Any:

@@ -59,15 +59,15 @@ def build_source_for_file(file: SourceFile, but: str = "") -> FileSource:
     if _SITEMAP.search(look.start[:2048]):
         hint = "write it as `source: {kind: web, sitemap: …}`; `luthier components source web` shows the settings"
         raise DataError("is a sitemap, which names pages and holds no text", where=file.where, hint=hint)
-    found = recognize_source_kind(look, but)
-    if found is None:
+    source = recognize_source_kind(look, but)
+    if source is None:
         if look.is_archive:
             hint = "unpack it, and name the folder; packed files and zips of files are read as they are"
             raise DataError(
                 "is an archive of a kind that is not read, or in another archive", where=file.where, hint=hint
             )
         raise _unknown(look, file)
-    return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})
+    return file_kinds()[source.kind].model_validate({"kind": source.kind, "path": file.name})
 
 
 def _unknown(look: FileSample, file: SourceFile) -> DataError:
@@ -126,7 +126,7 @@ def _columns(source: FileSource, file: SourceFile) -> tuple[str, ...]:
     """The columns of a file where all its rows have the same; nothing where every row says its own."""
     if source.names_columns:
         return ()
-    records = (one for one in source.read_file(file, lambda text: None) if isinstance(one, SourceRecord))
+    records = (entry for entry in source.read_file(file, lambda text: None) if isinstance(entry, SourceRecord))
     return next((tuple(record.values) for record in records), ())
 
 
@@ -141,9 +141,9 @@ def _kind_of_folder(path: str, recipe_dir: Path) -> str:
 def _is_all(kind: str, path: str, recipe_dir: Path) -> bool:
     """Whether every file that this kind would read of a folder is of this kind."""
     try:
-        found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(recipe_dir)
-        recognitions = (recognize_source_kind(FileSample.at(file)) for file in found)
-        return all(one is not None and one.kind == kind for one in recognitions)
+        source_files = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(recipe_dir)
+        recognitions = (recognize_source_kind(FileSample.at(file)) for file in source_files)
+        return all(recognition is not None and recognition.kind == kind for recognition in recognitions)
     except DataError:
         return False
 

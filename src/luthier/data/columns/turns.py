@@ -96,8 +96,8 @@ def _message(item: Any, field: str) -> Message:
     role = ROLES.get(name.lower()) if isinstance(name, str) else None
     if name == CALL:
         calls = from_json(cell_to_text(_first(item, _SAID), field), field)
-        found = tuple(_tool_call(call, field) for call in (calls if isinstance(calls, list) else [calls]))
-        return Message(role="assistant", tool_calls=found, learn=_learnt(item, field))
+        tool_calls = tuple(_tool_call(call, field) for call in (calls if isinstance(calls, list) else [calls]))
+        return Message(role="assistant", tool_calls=tool_calls, learn=_learnt(item, field))
     if role is None:
         known = [*get_args(Role), "human", "gpt"]
         hint = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"

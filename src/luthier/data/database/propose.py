@@ -41,11 +41,15 @@ def propose_table_recipe(
     written = _from_folder(url, database_address, folder)
     read = Sql.model_validate({"url": url, "table": chosen, "on_error": "drop", **by})
     named = {"kind": "sql", "url": written, "table": chosen, **by}
-    found = propose_recipe_from_source(
+    recipe_proposal = propose_recipe_from_source(
         read, recipe_dir, f"{written} ({chosen})", named, requested_layout=requested_layout, want=want
     )
     why = "it has no key; these values all differ, so they order the rows"
-    return found.model_copy(update={"reasons": {"source.cursor": why, **found.reasons}}) if cursor else found
+    return (
+        recipe_proposal.model_copy(update={"reasons": {"source.cursor": why, **recipe_proposal.reasons}})
+        if cursor
+        else recipe_proposal
+    )
 
 
 def _asked(address: DatabaseAddress, ask: Callable[[Connection], Answer]) -> Answer:

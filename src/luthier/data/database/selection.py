@@ -146,12 +146,12 @@ def _table(connection: Connection, request: SqlRequest) -> tuple[TableClause, tu
 
 def _key(connection: Connection, name: str, schema: str | None) -> list[str]:
     """The columns of the primary key, or of the first unique index that has no condition."""
-    found = inspect(connection)
-    if primary := found.get_pk_constraint(name, schema)["constrained_columns"]:
+    inspector = inspect(connection)
+    if primary := inspector.get_pk_constraint(name, schema)["constrained_columns"]:
         return list(primary)
-    unique = [one for one in found.get_indexes(name, schema) if one["unique"] and not _is_partial(one)]
+    unique = [index for index in inspector.get_indexes(name, schema) if index["unique"] and not _is_partial(index)]
     columns = sorted(
-        [each for each in one["column_names"] if each] for one in unique if None not in one["column_names"]
+        [each for each in entry["column_names"] if each] for entry in unique if None not in entry["column_names"]
     )
     return columns[0] if columns else []
 
@@ -161,12 +161,12 @@ def find_unique_column(connection: Connection, written: str) -> str | None:
     schema, name = _place(connection, written)
     if _key(connection, name, schema):
         return None
-    for one in inspect(connection).get_columns(name, schema):
-        if _NAMES_ROWS.search(one["name"]):
-            counts = select(func.count(), func.count(column(one["name"]).distinct()))
+    for entry in inspect(connection).get_columns(name, schema):
+        if _NAMES_ROWS.search(entry["name"]):
+            counts = select(func.count(), func.count(column(entry["name"]).distinct()))
             every, different = connection.execute(counts.select_from(table(name, schema=schema))).one()
             if every == different > 0:
-                return str(one["name"])
+                return str(entry["name"])
     return None
 
 
@@ -178,10 +178,10 @@ def _is_partial(index: Any) -> bool:
 
 def _place(connection: Connection, written: str) -> tuple[str | None, str]:
     """Schema and name; a table whose own name has a dot in it is found, too."""
-    found = inspect(connection)
+    inspector = inspect(connection)
     schema, _, name = written.rpartition(".")
     for candidate in ((None, written), (schema or None, name)):
-        if found.has_table(candidate[1], candidate[0]):
+        if inspector.has_table(candidate[1], candidate[0]):
             return candidate
     hint = did_you_mean(written, list_tables(connection))
     raise DataError("there is no such table or view", where=SourceLocation(file=written), hint=hint)
@@ -189,11 +189,11 @@ def _place(connection: Connection, written: str) -> tuple[str | None, str]:
 
 def list_tables(connection: Connection) -> list[str]:
     """The tables and views of the database: the default schema's by name, others as `schema.name`."""
-    found = inspect(connection)
-    own = {found.default_schema_name, "information_schema"}
-    others = [name for name in found.get_schema_names() if name not in own and not name.startswith("pg_")]
+    inspector = inspect(connection)
+    own = {inspector.default_schema_name, "information_schema"}
+    others = [name for name in inspector.get_schema_names() if name not in own and not name.startswith("pg_")]
     names: list[str] = []
     for schema in (None, *others):
         before = f"{schema}." if schema else ""
-        names += [f"{before}{name}" for name in (*found.get_table_names(schema), *found.get_view_names(schema))]
+        names += [f"{before}{name}" for name in (*inspector.get_table_names(schema), *inspector.get_view_names(schema))]
     return sorted(names)

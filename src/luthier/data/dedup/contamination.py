@@ -59,13 +59,13 @@ class ContaminationIndex:
     def hits(self, rows: Sequence[Row]) -> list[ContaminationMatch | None]:
         """For each row the unseen text that it repeats most; a near copy counts before shared runs."""
         near = self._index.nearest_of(rows)
-        found: list[ContaminationMatch | None] = []
+        matches: list[ContaminationMatch | None] = []
         for row, twin in zip(rows, near, strict=True):
             if twin is not None:
-                found.append(ContaminationMatch(self._names[twin.row_index], twin.similarity, "near copy"))
+                matches.append(ContaminationMatch(self._names[twin.row_index], twin.similarity, "near copy"))
             else:
-                found.append(self._by_runs(row))
-        return found
+                matches.append(self._by_runs(row))
+        return matches
 
     def _by_runs(self, row: Row) -> ContaminationMatch | None:
         """The text of whose words the largest share stands in runs that the row holds, too."""

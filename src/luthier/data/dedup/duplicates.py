@@ -101,8 +101,8 @@ class DuplicateFinder:
                     of.append(other)
                     similarities.append(similarity)
                     break
-        found = _arrays(indices, of, similarities)
-        return _followed(found, self._copies)
+        duplicate_pairs = _arrays(indices, of, similarities)
+        return _followed(duplicate_pairs, self._copies)
 
     def clusters(self) -> DuplicatePairs:
         """Each row of a cluster but the one that stays soonest, with that one and the similarity that joined it."""

@@ -130,10 +130,10 @@ class CosineDuplicateFinder:
 
     def _twins(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
         """(rows, columns): which are twins."""
-        found = self._compared(rows, columns)
-        for row, column in self._verified(rows, columns, found.doubt):
-            found.sure[row, column] = True
-        return found.sure
+        compared = self._compared(rows, columns)
+        for row, column in self._verified(rows, columns, compared.doubt):
+            compared.sure[row, column] = True
+        return compared.sure
 
     def _compared(self, rows: Places, columns: Places) -> _Compared:
         like = self._at(rows) @ self._at(columns).T

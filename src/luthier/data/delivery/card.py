@@ -67,7 +67,7 @@ def _counts(dataset_summary: DatasetSummary) -> str:
 
 def _sources(artifact: Artifact, dataset_summary: DatasetSummary) -> str:
     licence = "; ".join(_licences(artifact)) or "not stated by the source; find it out before you pass the rows on"
-    lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in dataset_summary.sources]
+    lines = [f"- `{source.source}`: {_name(source.file)}, {source.rows} rows" for source in dataset_summary.sources]
     read = sorted({pair for made in list_source_datasets(artifact) for pair in made.manifest.reads.items()})
     lines += [f"- bytes read by `{part}`: digest `{digest}`" for part, digest in read]
     return "## Sources and licences\n\n" + "\n".join([*lines, f"- licence: {licence}"]) + "\n"
@@ -75,22 +75,26 @@ def _sources(artifact: Artifact, dataset_summary: DatasetSummary) -> str:
 
 def _origins(artifact: Artifact) -> list[Artifact]:
     """The data sets that this one began with, made of no other: itself, where nothing came before it."""
-    return [one for one in list_source_datasets(artifact) if "source" in one.manifest.settings] or [artifact]
+    return [
+        source_dataset
+        for source_dataset in list_source_datasets(artifact)
+        if "source" in source_dataset.manifest.settings
+    ] or [artifact]
 
 
 def _licences(artifact: Artifact) -> list[str]:
     """What sources state, each once, and whether others state none."""
-    stated = [data_licence(one) for one in _origins(artifact)]
-    known = list(dict.fromkeys(one for one in stated if one))
+    stated = [data_licence(origin) for origin in _origins(artifact)]
+    known = list(dict.fromkeys(entry for entry in stated if entry))
     return [*known, "not stated by the other sources"] if known and None in stated else known
 
 
 def _operators(artifact: Artifact) -> str:
     """The settings that made the data set, and those before them that made what it was made of."""
-    made = [*list_source_datasets(artifact)][::-1]
-    edited = sorted({operator for one in made for operator in DatasetSummary.read(one).edited})
+    artifacts = [*list_source_datasets(artifact)][::-1]
+    edited = sorted({operator for entry in artifacts for operator in DatasetSummary.read(entry).edited})
     sentence = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
-    text = yaml.safe_dump([_settings(one) for one in made], sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump([_settings(entry) for entry in artifacts], sort_keys=False, allow_unicode=True)
     return f"## What was done\n\n{sentence}```yaml\n{text}```\n"
 
 
@@ -109,7 +113,7 @@ def _risks(artifact: Artifact, findings: Findings | None) -> str:
     """What checks found, and what nobody looked for."""
     lines = []
     origins = _origins(artifact)
-    bare = sum("pii" not in map(_kind, one.manifest.settings.get("ops", ())) for one in origins)
+    bare = sum("pii" not in map(_kind, origin.manifest.settings.get("ops", ())) for origin in origins)
     if bare:
         where = f" in {bare} of the {len(origins)} data sets that this one began with" if bare < len(origins) else ""
         lines.append(f"- Personal data: nobody looked for any{where} (no operator `pii`).")

@@ -56,7 +56,7 @@ def _settings(artifact: Artifact, marks: list[FlaggedRow]) -> str:
     lines += ["# left into `ops` of the step `prepare`."]
     for finding in read_findings(artifact).findings:
         if found := ids.get(finding.name):
-            quoted = "\n".join(f'      - "{one}"' for one in found)
+            quoted = "\n".join(f'      - "{entry}"' for entry in found)
             lines += [f"# {finding.severity}: {' '.join(finding.sentence.split())}"]
             lines += [f"  - kind: exclude_ids\n    reason: {json.dumps(finding.title)}\n    ids:\n{quoted}"]
     return "\n".join(lines) + "\n"

@@ -43,11 +43,11 @@ class OperatorsOutput(NamedTuple):
 def name_operators(operators: Sequence[Operator]) -> list[NamedOperator]:
     """Operators with their names."""
     kind_counts: dict[str, int] = {}
-    found: list[NamedOperator] = []
+    named_operators: list[NamedOperator] = []
     for operator in operators:
         count = kind_counts[operator.kind] = kind_counts.get(operator.kind, 0) + 1
-        found.append(NamedOperator(operator.kind if count == 1 else f"{operator.kind}-{count}", operator))
-    return found
+        named_operators.append(NamedOperator(operator.kind if count == 1 else f"{operator.kind}-{count}", operator))
+    return named_operators
 
 
 def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: Sequence[Operator]) -> OperatorsOutput:
@@ -55,13 +55,13 @@ def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: 
     events: list[Numbered] = []
     notes: list[str] = []
     counts: Tables = {}
-    for one in operators:
-        assert isinstance(one.operator, RowOperator)
-        outcome = one.operator.apply(batch.rows)
+    for operator in operators:
+        assert isinstance(operator.operator, RowOperator)
+        outcome = operator.operator.apply(batch.rows)
         notes += outcome.notes
         if outcome.counts:
-            counts[one.name] = outcome.counts
-        batch, made = apply_operator_result(batch, one, outcome, guards)
+            counts[operator.name] = outcome.counts
+        batch, made = apply_operator_result(batch, operator, outcome, guards)
         events += made
     events.sort(key=lambda numbered: numbered[0])
     return OperatorsOutput(batch, events, notes, counts)
@@ -144,13 +144,13 @@ class _Change(NamedTuple):
 
 def _edit(row: Row, edits: Sequence[TextEdit]) -> tuple[Row, list[_Change]]:
     """Put an operator's edits into one row."""
-    made: list[_Change] = []
+    changes: list[_Change] = []
     for name in dict.fromkeys(edit.field for edit in edits):
         text = row.text(name)
-        mine = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
-        made.append(_Change(row, name, text, apply_edits(text, mine), mine))
-        row = row.with_text(name, made[-1].after)
-    return row, made
+        text_edits = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
+        changes.append(_Change(row, name, text, apply_edits(text, text_edits), text_edits))
+        row = row.with_text(name, changes[-1].after)
+    return row, changes
 
 
 def _fields(fields: Sequence[str], guards: Sequence[Operator]) -> dict[str, str]:

@@ -106,7 +106,7 @@ class PassCache:
         Returns what was told behind the last one that is there with its rows, after which so many are done; else None.
         """
         self._may_stay, self._is_private = may_stay, is_private
-        folder = max([self.folder, *self._others()], key=lambda one: len(_begun(one, keys)))
+        folder = max([self.folder, *self._others()], key=lambda other: len(_begun(other, keys)))
         self._done = _begun(folder, keys)
         with translate_write_errors(self.folder):
             if folder != self.folder and self._done:
@@ -188,7 +188,7 @@ class PassCache:
                 self.settled(number, name).unlink(missing_ok=True)
 
     def _write(self) -> None:
-        records = json.dumps([asdict(one) for one in self._done])
+        records = json.dumps([asdict(finished_pass) for finished_pass in self._done])
         write_atomically(self.folder / _TOLD, dump_json_with_checksum({"passes": records, "private": self._is_private}))
 
     def _is_whole(self) -> bool:
@@ -211,8 +211,8 @@ def _begun(folder: Path, keys: Sequence[str]) -> list[FinishedPass]:
     """The passes in a folder with these keys, up to the last one whose rows are there."""
     try:
         records = [
-            FinishedPass(**one)
-            for one in json.loads(load_json_with_checksum((folder / _TOLD).read_bytes(), folder)["passes"])
+            FinishedPass(**entry)
+            for entry in json.loads(load_json_with_checksum((folder / _TOLD).read_bytes(), folder)["passes"])
         ]
     except (OSError, CorruptArtifact, KeyError, TypeError):  # the last two: as another version tells it
         return []

@@ -218,7 +218,7 @@ def apply_set_operator_results(
     spill: Spill, settled: Sequence[SetOperatorResult], guards: Sequence[Operator]
 ) -> Iterator[tuple[Batch | pa.RecordBatch, list[Numbered]]]:
     """Read a pass's rows, and do to each what the set operators said about it."""
-    edited = [one.edits for one in settled if one.edits]
+    edited = [operator_result.edits for operator_result in settled if operator_result.edits]
     start = 0
     for table in spill.batches():
         indices = np.arange(start, start + table.num_rows)
@@ -228,9 +228,9 @@ def apply_set_operator_results(
             continue
         events: list[Numbered] = []
         left = table
-        for one in settled:
-            left, made = one.carry_out(left, indices, guards)
-            indices = indices[one.drops.stay(indices)] if made else indices
+        for operator_result in settled:
+            left, made = operator_result.carry_out(left, indices, guards)
+            indices = indices[operator_result.drops.stay(indices)] if made else indices
             events += made
         yield left, sorted(events, key=lambda numbered: numbered[0])
 
@@ -241,8 +241,8 @@ def _taken_apart(
     batch = batch_from_arrow(table)
     place_of = {row.n: index for row, index in zip(batch.rows, indices.tolist(), strict=True)}
     events: list[Numbered] = []
-    for one in settled:
-        outcome = one.outcome(np.array([place_of[row.n] for row in batch.rows], dtype=np.int64))
-        batch, made = apply_operator_result(batch, one.one, outcome, guards)
+    for operator_result in settled:
+        outcome = operator_result.outcome(np.array([place_of[row.n] for row in batch.rows], dtype=np.int64))
+        batch, made = apply_operator_result(batch, operator_result.one, outcome, guards)
         events += made
     return batch, sorted(events, key=lambda numbered: numbered[0])

@@ -28,10 +28,10 @@ def drop_leaking_train_rows(
     splits = splits.copy()
     held_out = np.flatnonzero(np.isin(splits, [NAMES.index(TEST), NAMES.index(VALIDATION)]))
     view = SpillCorpus(spill, ListedIndexSet(held_out), np.zeros((len(held_out), 0), dtype=np.uint8))
-    for one in operators:
-        judge = one.operator.after_split(view)
+    for operator in operators:
+        judge = operator.operator.after_split(view)
         if judge is not None:
-            _judged(spill, splits, one.name, judge, select_privacy_operators(operators), books, events)
+            _judged(spill, splits, operator.name, judge, select_privacy_operators(operators), books, events)
     return splits
 
 

@@ -112,7 +112,7 @@ class OperatorEngine:
             reader.again(kept_state["reader"])
             self.books = PassStats.again(kept_state["books"])
             over = [(*stage.rows, *stage.sets) for stage in cut[: kept_count - 1]] + [tuple(cut[kept_count - 1].rows)]
-            self.taken_over = [one.name for stage in over for one in stage]
+            self.taken_over = [named_operator.name for stage in over for named_operator in stage]
         spill = open_spill(self.kept.rows(kept_count - 1)) if kept_count else None
         for number in range(kept_count, len(cut)):
             fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
@@ -128,10 +128,10 @@ class OperatorEngine:
         known = digest_of([source, code_revision(__name__, *installed_source_tree().homes["Source"]), guards])
         keys: list[_Keys] = []
         for stage in cut:
-            known = digest_of([known, *([one.name, self._identity(one.operator)] for one in stage.rows)])
+            known = digest_of([known, *([row.name, self._identity(row.operator)] for row in stage.rows)])
             keys.append(_Keys(known, []))
-            for one in stage.sets:
-                known = digest_of([known, one.name, self._identity(one.operator)])
+            for named_operator in stage.sets:
+                known = digest_of([known, named_operator.name, self._identity(named_operator.operator)])
                 keys[-1].sets.append(known)
         return keys
 
@@ -148,7 +148,7 @@ class OperatorEngine:
     def _pass(self, number: int, stage: Stage, fed: Iterator[StageInput]) -> Spill:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))
         events = SpillWriter(self.kept.events(number), event_schema())
-        with SketchWriter([self._sketches(number, one) for one in stage.sets]) as sketches:
+        with SketchWriter([self._sketches(number, named_operator) for named_operator in stage.sets]) as sketches:
             for passed in run_stage(stage, fed, self.workers):
                 writer.write(passed.table)
                 self._enter(passed, events)
@@ -173,22 +173,24 @@ class OperatorEngine:
         """The rows of a pass, with what the set operators that end it say of them carried out."""
         stage, sets = cut[number], list(zip(cut[number].sets, keys[number].sets, strict=True))
         known = {one.name for one, key in sets if self.kept.has_settled(number, one.name, key)}
-        self._sketch(number, stage, [one for one in stage.sets if one.name not in known], spill)
+        self._sketch(
+            number, stage, [named_operator for named_operator in stage.sets if named_operator.name not in known], spill
+        )
         left = ComplementIndexSet(spill.rows)
         settled: list[SetOperatorResult] = []
         for one, key in sets:
             path = self.kept.settled(number, one.name)
             if one.name in known:
-                found = SetOperatorResult.read(path, one, left)
+                operator_result = SetOperatorResult.read(path, one, left)
                 self.taken_over.append(one.name)
             else:
-                found = self._settled(one, spill, left, self._sketches(number, one))
-                found.write(path)
+                operator_result = self._settled(one, spill, left, self._sketches(number, one))
+                operator_result.write(path)
                 self.kept.add_settled(number, one.name, key)
-            self.books.notes.update(dict.fromkeys(found.notes))
-            self.books.count({one.name: found.counts})
-            left = left.without(found.drops.indices)
-            settled.append(found)
+            self.books.notes.update(dict.fromkeys(operator_result.notes))
+            self.books.count({one.name: operator_result.counts})
+            left = left.without(operator_result.drops.indices)
+            settled.append(operator_result)
         return (StageInput(rows, events) for rows, events in apply_set_operator_results(spill, settled, stage.guards))
 
     def _sketches(self, number: int, one: NamedOperator) -> Path:
@@ -196,11 +198,11 @@ class OperatorEngine:
 
     def _sketch(self, number: int, stage: Stage, sets: Sequence[NamedOperator], spill: Spill) -> None:
         """Sketch rows that another making has left, where a set operator asks for it."""
-        pending = [one for one in sets if not self._sketches(number, one).is_file()]
+        pending = [named_operator for named_operator in sets if not self._sketches(number, named_operator).is_file()]
         if not pending:
             return
         sketch_stage = replace(stage, rows=[], sets=pending)
-        with SketchWriter([self._sketches(number, one) for one in pending]) as sketches:
+        with SketchWriter([self._sketches(number, named_operator) for named_operator in pending]) as sketches:
             for passed in run_stage(sketch_stage, (StageInput(table, []) for table in spill.batches()), self.workers):
                 sketches.write(passed.sketches)
 
@@ -209,12 +211,12 @@ class OperatorEngine:
         assert isinstance(one.operator, SetOperator)
         tick = partial(self.settling, one.name)
         view = SpillCorpus(spill, left, map_remaining_sketches(sketches, spill.rows, left), tick, self.workers)
-        found = SetOperatorResult.of(one, left, one.operator.settle(view))
+        operator_result = SetOperatorResult.of(one, left, one.operator.settle(view))
         trim_malloc_heap()
         sketches.unlink()
-        return found
+        return operator_result
 
 
 def _may_stay(ahead: Sequence[Stage]) -> bool:
     """Whether rows before these stages may stay on the disk: what is private has been taken out of them."""
-    return not any(one.operator.is_private for stage in ahead for one in stage.rows)
+    return not any(row.operator.is_private for stage in ahead for row in stage.rows)

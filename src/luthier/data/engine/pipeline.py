@@ -71,10 +71,10 @@ class SplitResult:
             for name in self.names()
         ]
         taken = self.splits != NAMES.index(NOT_TAKEN)
-        for one in self.operators:
-            if one.operator.writes:
-                path = folder / "attributes" / f"{one.name}.parquet"
-                jobs.append((_write_attributes, path, self.spill, taken, one.name))
+        for operator in self.operators:
+            if operator.operator.writes:
+                path = folder / "attributes" / f"{operator.name}.parquet"
+                jobs.append((_write_attributes, path, self.spill, taken, operator.name))
         for _ in workers.map(_done, jobs):
             pass
 
@@ -166,16 +166,18 @@ def prepare(
         rows_of, work.recipe_dir, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch
     )
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
-    kept = PassCache(work.scratch / "passes", home)
+    pass_cache = PassCache(work.scratch / "passes", home)
     chosen = name_operators([operator.at(work.recipe_dir, work.kept) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
-        with relaxed_garbage_collection(), Workers(options.workers, kept.folder) as workers:
+        with relaxed_garbage_collection(), Workers(options.workers, pass_cache.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
-            engine = OperatorEngine(chosen, kept, events, workers, work.recipe_dir, work.kept, ticker, ticker.settling)
+            engine = OperatorEngine(
+                chosen, pass_cache, events, workers, work.recipe_dir, work.kept, ticker, ticker.settling
+            )
             return _prepare(engine, reader, split, work, options)
     finally:
-        kept.put_back()
+        pass_cache.put_back()
 
 
 def _prepare(
@@ -198,7 +200,9 @@ def _prepare(
     trim_malloc_heap()
     result = SplitResult(spill, splits, task, engine.operators)
     result.write(work.folder, engine.workers)
-    measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.recipe_dir))}
+    measured = {
+        operator.name: proof for operator in engine.operators if (proof := operator.operator.prove(work.recipe_dir))
+    }
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     summary.write(work.folder)
     if (broken := reader.first_broken) is not None:

@@ -176,7 +176,11 @@ class SourceReader:
 def external_fingerprints(part: BaseModel, recipe_dir: Path) -> list[str | None] | None:
     """Digests of what a part and those inside of it read from outside; None where that may change on the way."""
     parts = list(iter_components(part))
-    return None if any(one.living for one in parts) else [one.fingerprint(recipe_dir) for one in parts]
+    return (
+        None
+        if any(component.living for component in parts)
+        else [component.fingerprint(recipe_dir) for component in parts]
+    )
 
 
 def _size(numbered: tuple[int, Row | RowEvent]) -> int:

@@ -44,10 +44,10 @@ class RemainingRows:
         """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
         left = cls(spill.path.parent)
         jobs = ((spill, index, split.group == "cluster", not left.answers.is_settled) for index in range(len(spill)))
-        for found in workers.map(_looked_at, jobs):
-            left._add(found)
-            books.enter(found.emptied)
-            events.write([event for _, event in found.emptied])
+        for batch in workers.map(_looked_at, jobs):
+            left._add(batch)
+            books.enter(batch.emptied)
+            events.write([event for _, event in batch.emptied])
         if not any(left.usable):
             raise _nothing_left(books)
         return left

@@ -29,7 +29,7 @@ def compute_mixture_shares(sizes: Sequence[int], ask: MixtureSpec) -> list[float
     """
     raw = ask.weights or [size ** (1.0 / ask.temperature) if size else 0.0 for size in sizes]
     whole = math.fsum(raw) or 1.0
-    return [one / whole for one in raw]
+    return [entry / whole for entry in raw]
 
 
 def mixture_row_counts(sizes: Sequence[int], ask: MixtureSpec) -> list[int]:
@@ -64,7 +64,7 @@ def _natural(sizes: Sequence[int], parts: Sequence[float], repeats: int) -> int:
 def _whole(total: int, parts: Sequence[float]) -> list[int]:
     """Whole numbers that sum to the total: the largest remainders are rounded up, the first of equal ones."""
     exact = [total * part for part in parts]
-    found = [math.floor(one + 1e-9) for one in exact]
+    found = [math.floor(entry + 1e-9) for entry in exact]
     order = sorted(range(len(parts)), key=lambda at: (found[at] - exact[at], at))
     for at in order[: total - sum(found)]:
         found[at] += 1

@@ -65,9 +65,9 @@ class SpillWriter:
 @lru_cache(maxsize=1)
 def _opened(path: str, rows: int) -> Spill:
     """`rows` keeps a file apart that was written anew."""
-    found = open_spill(Path(path))
-    assert found.rows == rows
-    return found
+    spill = open_spill(Path(path))
+    assert spill.rows == rows
+    return spill
 
 
 def open_spill(path: Path) -> Spill:

@@ -78,9 +78,9 @@ class Stage:
         batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
         events = sorted([*self._guarded(fed.events), *made], key=lambda numbered: numbered[0])
         sketches: list[bytes] = []
-        for one in self.sets:
-            assert isinstance(one.operator, SetOperator)
-            sketches.append(b"".join(one.operator.sketch(batch.rows)))
+        for named_operator in self.sets:
+            assert isinstance(named_operator.operator, SetOperator)
+            sketches.append(b"".join(named_operator.operator.sketch(batch.rows)))
         untouched = not isinstance(fed.rows, Batch) and not self.rows
         table = fed.rows if untouched else to_arrow(batch, spill_schema(self.columns))
         return StageOutput(table, events, sketches, notes, counts)
@@ -102,25 +102,25 @@ def split_into_stages(
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
     guards = select_privacy_operators(operators)
-    found = [Stage([], [], guards, {}, recipe_dir, kept)]
+    stages = [Stage([], [], guards, {}, recipe_dir, kept)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
-            found[-1].rows.append(one)
-            found[-1].columns.update(attribute_columns_of(one))
+            stages[-1].rows.append(one)
+            stages[-1].columns.update(attribute_columns_of(one))
             continue
-        found[-1].sets.append(one)
+        stages[-1].sets.append(one)
         done = after is None or isinstance(after.operator, RowOperator)
         if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
-            last = found[-1]
+            last = stages[-1]
             settled = {name: kind for each in last.sets for name, kind in attribute_columns_of(each).items()}
-            found.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept))
-    return found
+            stages.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept))
+    return stages
 
 
 def select_privacy_operators(operators: Sequence[NamedOperator]) -> list[Operator]:
     """Return the operators that remove personal data or know which spans must be redacted in events."""
-    found = (one.operator for one in operators)
-    return [one for one in found if one.is_private or type(one).secrets is not Operator.secrets]
+    found = (operator.operator for operator in operators)
+    return [operator for operator in found if operator.is_private or type(operator).secrets is not Operator.secrets]
 
 
 def attribute_columns_of(one: NamedOperator) -> Mapping[str, Column]:
@@ -132,10 +132,13 @@ def run_stage(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iter
     """Take batches through a stage, in order, here or in worker processes."""
     if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)
-    parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
+    parts = [
+        [(named_operator.name, named_operator.operator.settings()) for named_operator in part]
+        for part in (stage.rows, stage.sets)
+    ]
     paths = [str(stage.recipe_dir), None if stage.kept is None else str(stage.kept)]
     setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
-    return workers.map(_run, ((setup, one) for one in fed))
+    return workers.map(_run, ((setup, stage_input) for stage_input in fed))
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +149,11 @@ def _stage(setup: str) -> Stage:
     parts = [
         [NamedOperator(name, Operator.parse(settings).at(*paths)) for name, settings in part] for part in (rows, sets)
     ]
-    made = {json.dumps(one.operator.settings()): one.operator for part in parts for one in part}
+    made = {
+        json.dumps(named_operator.operator.settings()): named_operator.operator
+        for part in parts
+        for named_operator in part
+    }
     looking = [made.get(json.dumps(settings)) or Operator.parse(settings).at(*paths) for settings in guards]
     return Stage(parts[0], parts[1], looking, columns)
 

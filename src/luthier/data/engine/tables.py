@@ -112,7 +112,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "row": [row.row for row in rows],
         **batch.attributes,
     }
-    arrays = [to_arrow_column(columns[one.name], one.type) for one in schema]
+    arrays = [to_arrow_column(columns[entry.name], entry.type) for entry in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -135,8 +135,8 @@ def number_examples(table: pa.RecordBatch, start: int) -> pa.RecordBatch:
 
     schema, known = spill_schema({}), set(table.schema.names)
     columns = [to_arrow_indices(np.arange(start, start + table.num_rows))]
-    for one in list(schema)[1:]:
-        columns.append(table.column(one.name) if one.name in known else pa.nulls(table.num_rows, one.type))
+    for entry in list(schema)[1:]:
+        columns.append(table.column(entry.name) if entry.name in known else pa.nulls(table.num_rows, entry.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

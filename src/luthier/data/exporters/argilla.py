@@ -34,12 +34,12 @@ class ArgillaOut(Exporter):
         (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
         for split in data.splits:
             write_array(folder / f"{split}.json", (record(line, options) for line in data.lines(split)))
-        judged = [one for split in data.splits for line in data.lines(split) for one in judgments_of(line["meta"])]
+        judged = [entry for split in data.splits for line in data.lines(split) for entry in judgments_of(line["meta"])]
         if judged:
             say("Argilla knows annotators by UUID: responses by other names are refused until such users exist")
-        if undecided := sum(one.get("label") is None for one in judged):
+        if undecided := sum(entry.get("label") is None for entry in judged):
             say(f"{format_counted_noun(undecided, 'judgment')} without a label left out: Argilla's records hold none")
-        if any("time" in one or "seconds" in one for one in judged):
+        if any("time" in entry or "seconds" in entry for entry in judged):
             say("Argilla has no place for the time of a judgment: it is left out")
 
 
@@ -64,8 +64,8 @@ def record(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
         value, score = _value(options, found), found["confidence"]
         scores = [score] * len(value) if isinstance(value, list) and score is not None else score
         made["suggestions"][_name(options)] = {"value": value, "score": scores, "agent": found["model"]}
-    if given := [one for one in question.judgments if one.get("label") is not None]:
-        responses = [{"value": _value(options, one), "user_id": one["annotator"]} for one in given]
+    if given := [judgment for judgment in question.judgments if judgment.get("label") is not None]:
+        responses = [{"value": _value(options, entry), "user_id": entry["annotator"]} for entry in given]
         made["responses"][_name(options)] = responses
     return made
 

@@ -26,7 +26,7 @@ class DoccanoOut(Exporter):
         write_lines(folder / "labels.json", [[{"text": label} for label in options.labels]])
         confident = judged = False
         for split in data.splits:
-            names = sorted({one["annotator"] for line in data.lines(split) for one in judgments_of(line["meta"])})
+            names = sorted({entry["annotator"] for line in data.lines(split) for entry in judgments_of(line["meta"])})
             judged = judged or bool(names)
             if not names:
                 write_lines(
@@ -54,7 +54,7 @@ def _of(data: ExportDataset, split: str, annotator: str, options: LabelChoices) 
     """What one annotator judged; of several judgments of one row, the last is the label."""
     for line in data.lines(split):
         question = options.question(line)
-        mine = [one for one in question.judgments if one["annotator"] == annotator]
+        mine = [judgment for judgment in question.judgments if judgment["annotator"] == annotator]
         if mine:
             yield {
                 "text": question.text,

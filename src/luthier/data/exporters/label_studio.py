@@ -35,7 +35,7 @@ def task(line: dict[str, Any], options: LabelChoices) -> dict[str, Any]:
     question = options.question(line)
     made: dict[str, Any] = {"data": {_TEXT: question.text, **question.kept}}
     if question.judgments:
-        made["annotations"] = [_annotation(one, options) for one in question.judgments]
+        made["annotations"] = [_annotation(judgment, options) for judgment in question.judgments]
     if question.proposal:
         score = question.proposal["confidence"]
         found = {"model_version": question.proposal["model"], "result": [_choice(options, question.proposal)]}

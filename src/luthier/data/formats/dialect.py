@@ -72,9 +72,9 @@ def detect_dialect(text: str, delimiter: str, quote: str, *, whole: bool) -> Dia
     delimiters = DELIMITERS if delimiter == "auto" else (delimiter,)
     mark = '"' if quote == "auto" else quote
     tried = [
-        Dialect(one, mark, spaced)
-        for one in delimiters
-        for spaced in ((False, True) if mark and f"{one} {mark}" in text else (False,))
+        Dialect(entry, mark, spaced)
+        for entry in delimiters
+        for spaced in ((False, True) if mark and f"{entry} {mark}" in text else (False,))
     ]
     best = max(tried, key=lambda dialect: _score(dialect, sample))
     if quote != "auto":
@@ -94,8 +94,8 @@ def describe_dialect(dialect: Dialect, file: str) -> str:
 
 def delimiter_from_sep_line(line: str) -> str:
     """The delimiter that Excel's first line `sep=;` names; empty where there is no such line."""
-    found = _SEPARATED.fullmatch(line.strip())
-    return found[1] if found else ""
+    match = _SEPARATED.fullmatch(line.strip())
+    return match[1] if match else ""
 
 
 def make_columns_unique(columns: Sequence[str], file: str, say: Callable[[str], None]) -> list[str]:

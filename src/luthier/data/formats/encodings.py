@@ -168,9 +168,9 @@ def _heard(lines: Sequence[bytes]) -> str:
     data = b"\n".join(lines)
     votes = {name: 0.0 for name in _LATIN_LETTERS if name == western or _is_text(data, name)}
     for line in lines:
-        for one in chardet.detect_all(line, True, include_encodings=list(votes), compat_names=False):
-            if one["encoding"] is not None:
-                votes[str(one["encoding"]).replace("-", "_")] += one["confidence"]
+        for entry in chardet.detect_all(line, True, include_encodings=list(votes), compat_names=False):
+            if entry["encoding"] is not None:
+                votes[str(entry["encoding"]).replace("-", "_")] += entry["confidence"]
     if _high(data) < _SURE_BYTES:
         votes[western] *= _WESTERN_LEAD
     name = max(votes, key=lambda name: (votes[name], -_LATIN_LETTERS.index(name)))

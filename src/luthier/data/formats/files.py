@@ -299,6 +299,6 @@ def _is_mail(lines: list[str]) -> bool:
     for line in lines:
         if not line:
             break
-        if found := _HEADER.match(line):
-            names.add(found[1].lower())
+        if match := _HEADER.match(line):
+            names.add(match[1].lower())
     return "from" in names and len(names & _MAIL) >= _FEWEST

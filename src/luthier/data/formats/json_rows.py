@@ -60,9 +60,9 @@ def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) 
     if begin not in ("[", "{"):
         location, hint = SourceLocation(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
         raise DataError("is not JSON: an array or an object is wanted", where=location, hint=hint)
-    for one in _array(text, name) if begin == "[" else _Members(text, name, rows, say).rows():
+    for row in _array(text, name) if begin == "[" else _Members(text, name, rows, say).rows():
         empty = False
-        yield one
+        yield row
     while text.peek() == "{":
         yield _element(text, name)
     if text.peek():
@@ -81,9 +81,9 @@ class _Brackets:
 
     def end(self, text: str) -> int | None:
         """Where the value closes; None when it doesn't yet, and more text may be given."""
-        while found := _TOKENS.search(text, self.at):
-            self.at = found.end()
-            mark = found[0]
+        while match := _TOKENS.search(text, self.at):
+            self.at = match.end()
+            mark = match[0]
             if mark == "\\":
                 self.at += 1
             elif mark == '"':
@@ -301,13 +301,15 @@ _INSTANCES = "instances"
 def flatten_rows(found: Iterator[SourceRecord | BrokenRow]) -> Iterator[SourceRecord | BrokenRow]:
     """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are, but that a
     task of Self-Instruct is a row for each of its instances."""
-    for one in found:
-        if isinstance(one, BrokenRow):
-            yield one
-        elif _is_task(one.values):
-            yield from (_flat(one._replace(values={**one.values, _INSTANCES: each})) for each in one.values[_INSTANCES])
+    for entry in found:
+        if isinstance(entry, BrokenRow):
+            yield entry
+        elif _is_task(entry.values):
+            yield from (
+                _flat(entry._replace(values={**entry.values, _INSTANCES: each})) for each in entry.values[_INSTANCES]
+            )
         else:
-            yield _flat(one)
+            yield _flat(entry)
 
 
 def _flat(one: SourceRecord) -> SourceRecord | BrokenRow:
@@ -323,7 +325,11 @@ def _flat(one: SourceRecord) -> SourceRecord | BrokenRow:
 def _is_task(row: dict[str, Any]) -> bool:
     """Whether it is a task of Self-Instruct."""
     found = row.get(_INSTANCES)
-    tried = isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "output" in one for one in found)
+    tried = (
+        isinstance(found, list)
+        and bool(found)
+        and all(isinstance(entry, dict) and "output" in entry for entry in found)
+    )
     return tried and "instruction" in row
 
 
@@ -349,7 +355,7 @@ def _has_sentence(row: dict[str, Any]) -> bool:
 def _speaks(value: Any) -> bool:
     """Whether a value holds a sentence or the turns of a conversation; a list of tags or of names does not."""
     if isinstance(value, list):
-        return any(isinstance(one, dict) and (not _TURN.isdisjoint(one) or _has_sentence(one)) for one in value)
+        return any(isinstance(entry, dict) and (not _TURN.isdisjoint(entry) or _has_sentence(entry)) for entry in value)
     return isinstance(value, str) and " " in value.strip()
 
 
@@ -360,7 +366,7 @@ def find_inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
     found = [
         (name, value)
         for name, value in _leaves(row, "")
-        if isinstance(value, list) and len(value) >= LEAST_ROWS and all(isinstance(one, dict) for one in value)
+        if isinstance(value, list) and len(value) >= LEAST_ROWS and all(isinstance(entry, dict) for entry in value)
     ]
     if len(found) != 1:
         return None
@@ -384,8 +390,8 @@ def _is_row(value: Any) -> bool:
     """Whether an object says something, and holds no table."""
     if not isinstance(value, dict) or not _has_sentence(value):
         return False
-    tables = (one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict))
-    return not any(_TURN.isdisjoint(one[0]) for one in tables)
+    tables = (entry for entry in value.values() if isinstance(entry, list) and entry and isinstance(entry[0], dict))
+    return not any(_TURN.isdisjoint(table[0]) for table in tables)
 
 
 def is_columnar_object(row: dict[str, Any]) -> bool:
@@ -393,10 +399,10 @@ def is_columnar_object(row: dict[str, Any]) -> bool:
     if {"columns", "data"} <= set(row) <= {"columns", "data", "index", "schema"}:
         return True
     values = list(row.values())
-    if not all(isinstance(one, list) for one in values) and not all(isinstance(one, dict) for one in values):
+    if not all(isinstance(value, list) for value in values) and not all(isinstance(value, dict) for value in values):
         return False
-    columns = [set(one) if isinstance(one, dict) else set(range(len(one))) for one in values]
-    if len(values) < LEAST_ROWS or len(columns[0]) <= LEAST_ROWS or any(one != columns[0] for one in columns):
+    columns = [set(value) if isinstance(value, dict) else set(range(len(value))) for value in values]
+    if len(values) < LEAST_ROWS or len(columns[0]) <= LEAST_ROWS or any(column != columns[0] for column in columns):
         return False
-    cells = (cell for one in values for cell in (one.values() if isinstance(one, dict) else one))
+    cells = (cell for value in values for cell in (value.values() if isinstance(value, dict) else value))
     return not any(isinstance(cell, dict) for cell in cells)

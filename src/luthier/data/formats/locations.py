@@ -46,8 +46,8 @@ def list_matching_files(
         return _some(glob_inside(location, "**/*", path.rstrip("/")), path, fits, known)
     if _PATTERN.search(path) and not location.exists():
         root, pattern = _split(path)
-        found = glob_inside(resolve_path(root or ".", recipe_dir), pattern, root.rstrip("/"))
-        return _some(found, path, lambda file: True, "no file's name fits the pattern")
+        source_files = glob_inside(resolve_path(root or ".", recipe_dir), pattern, root.rstrip("/"))
+        return _some(source_files, path, lambda file: True, "no file's name fits the pattern")
     return [SourceFile(location, path)]
 
 
@@ -55,8 +55,8 @@ def _above(location: Path) -> SourceFile | None:
     """The zip in which a place lies."""
     if location.exists():
         return None
-    found = next((above for above in location.parents if above.name.lower().endswith(".zip") and above.is_file()), None)
-    return None if found is None else SourceFile(found, found.name)
+    path = next((above for above in location.parents if above.name.lower().endswith(".zip") and above.is_file()), None)
+    return None if path is None else SourceFile(path, path.name)
 
 
 def _named(packed: SourceFile, location: Path, path: str) -> list[SourceFile]:
@@ -64,15 +64,17 @@ def _named(packed: SourceFile, location: Path, path: str) -> list[SourceFile]:
     member_name = location.relative_to(packed.path).as_posix()
     before = path[: len(path) - len(member_name)]
     return [
-        replace(one, name=f"{before}{one.member}")
-        for one in packed.inside() or [packed]
-        if one.member == member_name or one.member.startswith(f"{member_name}/") or fnmatchcase(one.member, member_name)
+        replace(source_file, name=f"{before}{source_file.member}")
+        for source_file in packed.inside() or [packed]
+        if source_file.member == member_name
+        or source_file.member.startswith(f"{member_name}/")
+        or fnmatchcase(source_file.member, member_name)
     ]
 
 
 def _held(packed: SourceFile) -> str:
     """What a zip holds, for somebody who named what is not in it."""
-    names = [one.member for one in packed.inside()]
+    names = [source_file.member for source_file in packed.inside()]
     return f"it holds {format_file_names(names)}" if names else f"name {packed.name} itself: it holds one file"
 
 
@@ -84,8 +86,8 @@ def format_file_names(names: Sequence[str], between: str = ", ") -> str:
 
 def _split(path: str) -> tuple[str, str]:
     """The folder before the first `*`, `?` or `[`, and the pattern below it."""
-    found = _PATTERN.search(path)
-    root = path[: found.start() if found else None].rpartition("/")[0]
+    match = _PATTERN.search(path)
+    root = path[: match.start() if match else None].rpartition("/")[0]
     return root or ("/" if path.startswith("/") else ""), path[len(root) :].lstrip("/")
 
 
@@ -93,8 +95,12 @@ def _behind(url: str, path: str, fits: Callable[[SourceFile], bool], known: str)
     if url.startswith("file://"):
         return list_matching_files(url.removeprefix("file://"), Path("/"), fits, known)
     shown = net.redact_url(url) if is_url(path) else path
-    found = list_remote_files(url, shown)
-    return found if len(found) == 1 and found[0].name == shown else _some(found, shown, fits, known)
+    source_files = list_remote_files(url, shown)
+    return (
+        source_files
+        if len(source_files) == 1 and source_files[0].name == shown
+        else _some(source_files, shown, fits, known)
+    )
 
 
 def _some(found: list[SourceFile], path: str, fits: Callable[[SourceFile], bool], known: str) -> list[SourceFile]:
@@ -110,13 +116,13 @@ def glob_inside(root: Path, pattern: str, shown: str) -> list[SourceFile]:
     Links to folders inside are not followed: what lies there is found in its own place.
     """
     try:
-        found = sorted(path for path in root.glob(pattern) if not _hidden(path, root))
+        paths = sorted(path for path in root.glob(pattern) if not _hidden(path, root))
     except (ValueError, NotImplementedError) as error:
         hint = "write a pattern such as *.jsonl or 2024/**/*.csv"
         raise DataError(
             f"{pattern!r} is not a pattern: {error}", where=SourceLocation(field="glob"), hint=hint
         ) from error
-    return list(_contained(found, root, shown))
+    return list(_contained(paths, root, shown))
 
 
 def _contained(found: list[Path], root: Path, shown: str) -> Iterator[SourceFile]:

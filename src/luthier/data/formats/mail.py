@@ -86,7 +86,7 @@ def _letter(start: int, end: int, line: int, head: bytes) -> MailHeader:
 
 
 def _addresses(headers: Iterable[object]) -> list[str]:
-    return [address.lower() for _, address in getaddresses([str(one) for one in headers]) if "@" in address]
+    return [address.lower() for _, address in getaddresses([str(header) for header in headers]) if "@" in address]
 
 
 def _decoded(text: str) -> str:
@@ -102,10 +102,10 @@ def _decoded(text: str) -> str:
 
 def _date(text: object) -> str:
     try:
-        found = parsedate_to_datetime(str(text))
+        time = parsedate_to_datetime(str(text))
     except (TypeError, ValueError, OverflowError, IndexError):
         return ""
-    known = found if found.tzinfo else found.replace(tzinfo=UTC)
+    known = time if time.tzinfo else time.replace(tzinfo=UTC)
     try:
         return known.astimezone(UTC).isoformat()
     except (OverflowError, ValueError):
@@ -128,7 +128,7 @@ def group_into_threads(found: Sequence[MailHeader]) -> Iterator[list[MailHeader]
     for letter in found:
         grouped.setdefault(_root(root_of, letter.key), []).append(letter)
     for thread in grouped.values():
-        yield sorted(thread, key=lambda one: (one.date or thread[0].date, one.line))
+        yield sorted(thread, key=lambda mail_header: (mail_header.date or thread[0].date, mail_header.line))
 
 
 def _root(root_of: dict[str, str], key: str) -> str:
@@ -160,7 +160,9 @@ def thread_participants(found: Sequence[MailHeader]) -> list[ThreadParticipants]
 
 def is_support_address(address: str, addresses: Sequence[str]) -> bool:
     """Whether an address is one of the desk's, or of one of its domains."""
-    return any(address == one.lower() or (one.startswith("@") and address.endswith(one.lower())) for one in addresses)
+    return any(
+        address == entry.lower() or (entry.startswith("@") and address.endswith(entry.lower())) for entry in addresses
+    )
 
 
 def read_thread_mails(path: Path, thread: Sequence[MailHeader], *, quoted: bool) -> list[Mail]:

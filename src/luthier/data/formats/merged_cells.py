@@ -35,14 +35,14 @@ def find_merged_cells(
     """Where cells were merged in a table that begins at a cell of the sheet; no two of them overlap in a column."""
     row, column = start
     height, width = len(table), len(table[0]) if table else 0
-    found: list[MergedCells] = []
+    merged_cellses: list[MergedCells] = []
     ends: dict[int, int] = {}  # the last merged row of each column, as far as blocks begin there
     for (top, left), (bottom, right) in sorted(ranges or ()):
         one = MergedCells(top - row, left - column, min(bottom - row, height - 1), min(right - column, width - 1))
         if one.top >= 0 and 0 <= one.left <= one.right and ends.get(one.left, -1) < one.top <= one.bottom:
-            found.append(one)
+            merged_cellses.append(one)
             ends[one.left] = one.bottom
-    return found
+    return merged_cellses
 
 
 def fill_down(table: list[list[Any]], blocks: Sequence[MergedCells]) -> int:

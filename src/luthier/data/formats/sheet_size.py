@@ -132,7 +132,9 @@ def _xml(part: BinaryIO, inside: str, name: str, lengths: list[int]) -> _Sheet:
 
 def _shared_lengths(archive: zipfile.ZipFile, name: str) -> list[int]:
     """How many characters each shared text has."""
-    info = next((one for one in archive.infolist() if one.filename.lower().endswith(_SHARED_TEXTS)), None)
+    info = next(
+        (zip_info for zip_info in archive.infolist() if zip_info.filename.lower().endswith(_SHARED_TEXTS)), None
+    )
     if info is None:
         return []
     lengths: list[int] = []

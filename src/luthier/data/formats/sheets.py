@@ -28,10 +28,10 @@ def read_sheet_rows(
     """Rows of one sheet; a row's line is its number in the sheet."""
     rows, groups = _filled(file, sheet, say)
     if header == "auto":
-        found = _titles(rows, groups)
-        if found.description:
-            say(f"{file.name}: {found.description}")
-        rows = _from_header(rows, groups, found.lines)
+        table_titles = _titles(rows, groups)
+        if table_titles.description:
+            say(f"{file.name}: {table_titles.description}")
+        rows = _from_header(rows, groups, table_titles.lines)
     elif isinstance(header, int):
         rows = _from_header(rows, groups, _place(rows, header, file))
     columns, rows = _columns(rows, header, file, say)
@@ -49,9 +49,13 @@ def read_sheet_rows(
 def find_header_row(file: SourceFile, sheet: str | int | None) -> tuple[int, str] | None:
     """The row in which the columns are named, and what is said of those above; None where it is the first, or none."""
     rows, groups = _filled(file, sheet, lambda text: None)
-    found = _titles(rows, groups)
-    shown = [[str(cell) for cell in row] for _, row in rows[found.lines : found.lines + _LOOKED_AT]]
-    return (rows[found.lines][0], found.description) if found.lines and dialect.has_header(shown) else None
+    table_titles = _titles(rows, groups)
+    shown = [[str(cell) for cell in row] for _, row in rows[table_titles.lines : table_titles.lines + _LOOKED_AT]]
+    return (
+        (rows[table_titles.lines][0], table_titles.description)
+        if table_titles.lines and dialect.has_header(shown)
+        else None
+    )
 
 
 def find_largest_sheet(file: SourceFile) -> tuple[str, list[str]] | None:
@@ -62,7 +66,7 @@ def find_largest_sheet(file: SourceFile) -> tuple[str, list[str]] | None:
         _refuse_bombs(file)
         with _readable(file), CalamineWorkbook.from_path(str(path)) as book:
             names = book.sheet_names
-            areas = [one.height * one.width for one in map(book.get_sheet_by_name, names)]
+            areas = [entry.height * entry.width for entry in map(book.get_sheet_by_name, names)]
     best = areas.index(max(areas)) if areas else 0
     return (names[best], names) if best else None
 

@@ -62,7 +62,7 @@ class SlackExportFolder:
 
     def __init__(self, files: Sequence[SourceFile]) -> None:
         parts = [PurePosixPath(file.name).parts for file in files]
-        top = next((one[:-1] for one in parts if one[-1] == "users.json"), ())
+        top = next((part[:-1] for part in parts if part[-1] == "users.json"), ())
         self.name = "/".join(top)
         self._files = {"/".join(one[len(top) :]): file for one, file in zip(parts, files, strict=True)}
 
@@ -123,7 +123,7 @@ def people(export: SlackExport) -> dict[str, SlackUser]:
         profile: dict[str, Any] = user_profile if isinstance(user_profile, dict) else {}
         names = [profile.get("display_name"), user.get("real_name"), profile.get("real_name"), user.get("name")]
         known = [str(name) for name in names if name]
-        others = {str(one).lower() for one in (*known, user.get("id"), profile.get("email")) if one}
+        others = {str(entry).lower() for entry in (*known, user.get("id"), profile.get("email")) if entry}
         found[str(user.get("id"))] = SlackUser(known[0] if known else str(user.get("id")), frozenset(others))
     return found
 
@@ -149,7 +149,7 @@ def list_channels(export: SlackExport, requested: Sequence[str]) -> list[str]:
         if name.lstrip("#") not in found:
             where = SourceLocation(file=export.name, field="channels")
             raise DataError(f"there is no channel {name!r}", where=where, hint=did_you_mean(name, found))
-    return [name for name in found if not requested or name in {one.lstrip("#") for one in requested}]
+    return [name for name in found if not requested or name in {entry.lstrip("#") for entry in requested}]
 
 
 def read_threads(export: SlackExport, channel: str, broken: list[BrokenRow]) -> tuple[list[list[SlackMessage]], int]:
@@ -159,7 +159,7 @@ def read_threads(export: SlackExport, channel: str, broken: list[BrokenRow]) -> 
     """
     found: dict[str, list[SlackMessage]] = {}
     notices = 0
-    for name in (one for one in export.names() if one.startswith(f"{channel}/")):
+    for name in (item for item in export.names() if item.startswith(f"{channel}/")):
         try:
             messages = _objects(export.load(name))
         except DataError as error:
@@ -193,7 +193,7 @@ def _seconds(stamp: str) -> float:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def strip_slack_markup(text: str, people: dict[str, SlackUser]) -> str:

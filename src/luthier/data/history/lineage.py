@@ -142,9 +142,9 @@ def _nothing_there(artifact: Artifact, location: _Place, tables: list[str]) -> U
     if not lines:
         what = f"no example came from a file {location.file!r}"
         return UnknownName(what, hint=did_you_mean(location.file, files))
-    around = [max((one for one in lines if one < location.line), default=None)]
-    around.append(min((one for one in lines if one > location.line), default=None))
-    near = " and ".join(str(one) for one in around if one is not None)
+    around = [max((line for line in lines if line < location.line), default=None)]
+    around.append(min((line for line in lines if line > location.line), default=None))
+    near = " and ".join(str(entry) for entry in around if entry is not None)
     what = f"no example begins on line {location.line} of {location.file}"
     return UnknownName(what, hint=f"the next to it begin on {near}" if " and " in near else f"the next is on {near}")
 

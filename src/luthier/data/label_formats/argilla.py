@@ -43,17 +43,19 @@ class Argilla(LabelFormat):
             row = record.values
             if isinstance(row.get("fields"), dict):
                 values = _whole({**row["fields"], **(row.get("metadata") or {})}, row)
-                found = list(_nested(row.get("responses") or {}))
+                annotations = list(_nested(row.get("responses") or {}))
                 texts = row["fields"]
             elif any(name.endswith(_SUFFIX) for name in row):
                 values = _whole({name: value for name, value in row.items() if not _is_book(name, row)}, row)
-                found = list(_flat(row))
+                annotations = list(_flat(row))
                 texts = values
             else:
                 yield BrokenRow(record.file, record.line, "the record has neither fields nor responses")
                 continue
             key = to_optional_text(row.get("id")) or to_optional_text(row.get("external_id")) or f"{file}:{index}"
-            yield AnnotatedItem(key, values, tuple(with_span_texts(one, texts) for one in found), record.line)
+            yield AnnotatedItem(
+                key, values, tuple(with_span_texts(annotation, texts) for annotation in annotations), record.line
+            )
 
 
 def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
@@ -69,19 +71,21 @@ def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 def _is_book(name: str, row: dict[str, Any]) -> bool:
     """Whether a column of a flat record is about answers, and not of the item."""
     questions = [other.removesuffix(_SUFFIX) for other in row if other.endswith(_SUFFIX)]
-    return name in _BOOKS or any(name.startswith((f"{one}{_SUFFIX}", f"{one}.suggestion")) for one in questions)
+    return name in _BOOKS or any(
+        name.startswith((f"{question}{_SUFFIX}", f"{question}.suggestion")) for question in questions
+    )
 
 
 def _nested(responses: Any) -> Iterator[Annotation]:
     """Responses by question; in feedback records of 1.x, a list with the questions inside."""
     if isinstance(responses, list):
-        for one in responses:
-            for question, answer in (one.get("values") or {}).items():
-                yield _judgment(question, answer.get("value"), one.get("user_id"), one.get("status"))
+        for response in responses:
+            for question, answer in (response.get("values") or {}).items():
+                yield _judgment(question, answer.get("value"), response.get("user_id"), response.get("status"))
         return
     for question, given in responses.items():
-        for one in given or ():
-            yield _judgment(question, one.get("value"), one.get("user_id"), one.get("status"))
+        for entry in given or ():
+            yield _judgment(question, entry.get("value"), entry.get("user_id"), entry.get("status"))
 
 
 def _flat(row: dict[str, Any]) -> Iterator[Annotation]:
@@ -110,15 +114,15 @@ def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
 
 def _spans(value: Any, question: str) -> Iterator[AnnotatedSpan]:
     """The spans of a response, still without their texts."""
-    for one in value if isinstance(value, list) else ():
-        if isinstance(one, dict) and isinstance(one.get("start"), int) and isinstance(one.get("end"), int):
-            yield AnnotatedSpan(one["start"], one["end"], "", str(one.get("label")), question)
+    for entry in value if isinstance(value, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("start"), int) and isinstance(entry.get("end"), int):
+            yield AnnotatedSpan(entry["start"], entry["end"], "", str(entry.get("label")), question)
 
 
 def _told(value: Any) -> Any:
     """A ranking as its order, spans as nothing that could be compared."""
-    if isinstance(value, list) and value and all(isinstance(one, dict) and "rank" in one for one in value):
-        return " > ".join(str(one.get("value")) for one in sorted(value, key=lambda one: one["rank"]))
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "rank" in entry for entry in value):
+        return " > ".join(str(entry.get("value")) for entry in sorted(value, key=lambda entry: entry["rank"]))
     return None if isinstance(value, dict) or (isinstance(value, list) and any(map(_odd, value))) else value
 
 

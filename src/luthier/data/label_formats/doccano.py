@@ -38,7 +38,9 @@ class Doccano(LabelFormat):
             self.fits(rows)
             and all(isinstance(row.get("id"), int) or "row_id" in row for row in rows)
             and any(
-                isinstance(one, str) or (isinstance(one, dict) and "user" in one) for given in listed for one in given
+                isinstance(entry, str) or (isinstance(entry, dict) and "user" in entry)
+                for given in listed
+                for entry in given
             )
         )
 
@@ -70,22 +72,24 @@ def _given(row: dict[str, Any]) -> list[Any] | None:
 
 def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Annotation]:
     if isinstance(row.get("annotations"), list):
-        for one in row["annotations"]:
-            time = to_optional_text(one.get("created_at"))
+        for entry in row["annotations"]:
+            time = to_optional_text(entry.get("created_at"))
             yield Annotation(
-                to_optional_text(one.get("user")) or person,
-                normalize_label(one.get("label", one.get("text"))),
+                to_optional_text(entry.get("user")) or person,
+                normalize_label(entry.get("label", entry.get("text"))),
                 time=time,
             )
         return
-    spans = [one for one in given if isinstance(one, (list, dict))]
+    spans = [entry for entry in given if isinstance(entry, (list, dict))]
     comments = row.get("Comments") or row.get("comments")
     more = {name: value for name, value in (("spans", spans), ("comments", comments)) if value}
-    before = [one for one in row.get("judgments") or () if isinstance(one, dict)]
-    person = next((name for one in before if annotator_file_name(name := str(one.get("annotator"))) == person), person)
-    times = [one for one in before if one.get("annotator") == person]
+    before = [entry for entry in row.get("judgments") or () if isinstance(entry, dict)]
+    person = next(
+        (name for entry in before if annotator_file_name(name := str(entry.get("annotator"))) == person), person
+    )
+    times = [entry for entry in before if entry.get("annotator") == person]
     time = to_optional_text(times[0].get("time")) if times else None
-    labels = [one for one in given if isinstance(one, (str, int, float))]
+    labels = [entry for entry in given if isinstance(entry, (str, int, float))]
     marked = tuple(_spans(spans, str(_text(row))))
     classes = classes_of_multilabel(labels)
     yield Annotation(person, normalize_label(labels), time=time, more=more, classes=classes, spans=marked)
@@ -93,10 +97,10 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[A
 
 def _spans(given: list[Any], text: str) -> Iterator[AnnotatedSpan]:
     """Spans as lists of start, end and label, or as mappings."""
-    for one in given:
+    for entry in given:
         start, end, label = (
-            one[:3] if isinstance(one, list) and len(one) > 2
-            else (one.get("start_offset"), one.get("end_offset"), one.get("label")) if isinstance(one, dict)
+            entry[:3] if isinstance(entry, list) and len(entry) > 2
+            else (entry.get("start_offset"), entry.get("end_offset"), entry.get("label")) if isinstance(entry, dict)
             else (None, None, None)
         )  # fmt: skip
         if isinstance(start, int) and isinstance(end, int) and label is not None:

@@ -42,10 +42,14 @@ class LabelStudio(LabelFormat):
             if not isinstance(data, dict) or given is None:
                 yield BrokenRow(record.file, record.line, "the task has no `data` or no `annotations`")
                 continue
-            found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
+            annotations = [judgment for each in given if isinstance(each, dict) for judgment in _judgments(each)]
             key = to_optional_text(record.values.get("id")) or to_optional_text(data.get("id")) or f"{file}:{index}"
             item = AnnotatedItem(
-                key, dict(data), tuple(with_span_texts(one, data) for one in found), record.line, whole=True
+                key,
+                dict(data),
+                tuple(with_span_texts(annotation, data) for annotation in annotations),
+                record.line,
+                whole=True,
             )
             yield item._replace(key=data["id"], whole=False) if item.is_own else item
 
@@ -73,7 +77,7 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Annotation]:
         "annotator": _name(annotation.get("completed_by", annotation.get("annotator"))),
         "time": to_optional_text(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
-        "spans": None if annotation.get("was_cancelled") else tuple(span for one in rest for span in _spans(one)),
+        "spans": None if annotation.get("was_cancelled") else tuple(span for entry in rest for span in _spans(entry)),
     }
     for name, value in values_by_question.items():
         yield Annotation(

@@ -27,7 +27,9 @@ class AnnotatorLabelFunction(LabelFunction):
         found: list[str | None] = []
         for row in rows:
             labels = [
-                one.get("label") for one in judgments_of(row.meta) if self.annotator in (None, one.get("annotator"))
+                entry.get("label")
+                for entry in judgments_of(row.meta)
+                if self.annotator in (None, entry.get("annotator"))
             ]
             found.append(None if not labels or labels[-1] is None else str(labels[-1]))
         return found

@@ -72,9 +72,9 @@ class Boilerplate(SetOperator):
         for index, row in enumerate(corpus.rows()):
             for field, text in self._said(row):
                 spans = [span for span, key in self._lines(text) if key in frequent]
-                found = edits_removing_spans(field, text, spans, "boilerplate") if spans else []
-                if found and _says(apply_edits(text, found)):
-                    outcome.edits.setdefault(index, []).extend(found)
+                text_edits = edits_removing_spans(field, text, spans, "boilerplate") if spans else []
+                if text_edits and _says(apply_edits(text, text_edits)):
+                    outcome.edits.setdefault(index, []).extend(text_edits)
         if outcome.edits:
             lines = "1 line that stands" if len(frequent) == 1 else f"{len(frequent)} lines that stand"
             outcome.notes.append(f"boilerplate: {lines} in {least} rows or more taken out")

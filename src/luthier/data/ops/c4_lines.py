@@ -30,6 +30,6 @@ class C4Lines(RowOperator):
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(self.roles):
                 unwanted = find_unwanted_lines(text, lambda line: not is_c4_line_kept(line))
-                if found := edits_removing_spans(field, text, unwanted, "no sentence of a page"):
-                    outcome.edits.setdefault(index, []).extend(found)
+                if text_edits := edits_removing_spans(field, text, unwanted, "no sentence of a page"):
+                    outcome.edits.setdefault(index, []).extend(text_edits)
         return outcome

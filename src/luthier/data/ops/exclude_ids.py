@@ -31,9 +31,9 @@ class ExcludeIds(RowOperator):
     @field_validator("ids")
     @classmethod
     def _long_enough(cls, ids: tuple[str, ...]) -> tuple[str, ...]:
-        for one in ids:
-            if len(one) < _SHORTEST:
-                raise ValueError(f"{one!r} is too short to name a row; give at least {_SHORTEST} characters of its id")
+        for id_ in ids:
+            if len(id_) < _SHORTEST:
+                raise ValueError(f"{id_!r} is too short to name a row; give at least {_SHORTEST} characters of its id")
         return ids
 
     def apply(self, rows: Sequence[Row]) -> OperatorResult:

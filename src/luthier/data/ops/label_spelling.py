@@ -130,14 +130,19 @@ class _Prompts:
         rest = "\n\n".join(self._without(text, lists))
         self._names.update(find_names_in_text(rest, [old for old in self._wanted if old.strip() not in self._left]))
         self._changed += bool(lists)
-        return [TextEdit(name, one.start, one.end, one.before, one.after, "the classes that are left") for one in lists]
+        return [
+            TextEdit(
+                name, list_edit.start, list_edit.end, list_edit.before, list_edit.after, "the classes that are left"
+            )
+            for list_edit in lists
+        ]
 
     @staticmethod
     def _without(text: str, lists: Sequence[ClassListEdit]) -> Iterator[str]:
         start = 0
-        for one in lists:
-            yield text[start : one.start]
-            start = one.end
+        for list_edit in lists:
+            yield text[start : list_edit.start]
+            start = list_edit.end
         yield text[start:]
 
     def notes(self) -> Iterator[str]:
@@ -158,7 +163,7 @@ class _Prompts:
 def _answers(row: Row) -> Iterator[tuple[str, str]]:
     """The answer, and the one that was not preferred, with their names."""
     yield f"messages[{len(row.messages) - 1}].content", row.answer
-    yield from (one for one in row.texts_with_rejected(("assistant",)) if one[0].startswith("meta."))
+    yield from (entry for entry in row.texts_with_rejected(("assistant",)) if entry[0].startswith("meta."))
 
 
 def find_spelling_variants(counts: Counter[str]) -> dict[str, str]:

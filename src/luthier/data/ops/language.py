@@ -52,13 +52,15 @@ class LanguageOperator(RowOperator):
     def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Identify every row's language; drop those that are not wanted."""
         texts = [self._text(row) for row in rows]
-        found = identify_languages(texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among)
+        language_guesses = identify_languages(
+            texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among
+        )
         columns: dict[str, Sequence[Any]] = {
-            "language": [code for code, _ in found],
-            "confidence": [sure for _, sure in found],
+            "language": [code for code, _ in language_guesses],
+            "confidence": [sure for _, sure in language_guesses],
         }
         outcome = OperatorResult(attributes=columns)
-        for index, (code, _) in enumerate(found):
+        for index, (code, _) in enumerate(language_guesses):
             if self.keep is not None and code not in (*self.keep, UNKNOWN):
                 outcome.drops[index] = Drop(f"language {code}")
         return outcome
@@ -76,7 +78,7 @@ class LanguageOperator(RowOperator):
         }
         if len(common) < 2:
             return None
-        ranked = sorted(common.items(), key=lambda one: (-one[1], one[0]))
+        ranked = sorted(common.items(), key=lambda entry: (-entry[1], entry[0]))
         shown = ", ".join(f"{code} {count}" for code, count in ranked)
         keep = f"add `keep: [{ranked[0][0]}]` to keep one"
         return Suggestion({}, f"the rows are in several languages ({shown} of {profile.looked_at}); {keep}")

@@ -120,9 +120,11 @@ class NearDedup(SetOperator):
         twins = DuplicateFinder(
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )
-        found = twins.kept_twins() if self.action == "drop" else twins.clusters()
+        duplicate_pairs = twins.kept_twins() if self.action == "drop" else twins.clusters()
         del twins, order  # what is told needs the room
-        return report_duplicates(found, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None)
+        return report_duplicates(
+            duplicate_pairs, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None
+        )
 
     @property
     def proposing(self) -> float:
@@ -159,7 +161,7 @@ class NearDedup(SetOperator):
     def all_verified(self, rows: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> list[float | None]:
         """The same of pairs of some rows, by their places among them."""
         parts = (self.all_shown(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE))
-        shown = [one for part in parts for one in part]
+        shown = [text_shingles for part in parts for text_shingles in part]
         return [self.verified(shown[one], shown[two]) for one, two in pairs]
 
     def shown(self, row: Row) -> TextShingles:

@@ -107,17 +107,17 @@ class Quality(RowOperator):
             return [_NOTHING] * len(texts)
         if all(rule.ahead is None for rule in self._rules):
             return [_Look(TextFeatures(text), self._rules) for text in texts]
-        found: list[_Look] = []
+        looks: list[_Look] = []
         for begin, flat in concatenate_into_blocks(texts):
             if flat is None:
-                found.append(_Look(TextFeatures(texts[begin]), self._rules))
+                looks.append(_Look(TextFeatures(texts[begin]), self._rules))
                 continue
             doubts = np.stack([rule.in_doubt(flat) for rule in self._rules])  # (rules, texts)
             rules_of_text: list[tuple[QualityRule, ...]] = [()] * len(flat.texts)
             for index in np.flatnonzero(doubts.any(axis=0)).tolist():
                 rules_of_text[index] = tuple(compress(self._rules, doubts[:, index]))
-            found += map(_Look, map(TextFeatures, flat.texts, flat.words.tolist()), rules_of_text)
-        return found
+            looks += map(_Look, map(TextFeatures, flat.texts, flat.words.tolist()), rules_of_text)
+        return looks
 
     def _broken(self, row: Row, prompt: _Look, answer: _Look) -> dict[str, str]:
         """Broken rules with how they are broken, prompt first."""
@@ -125,8 +125,8 @@ class Quality(RowOperator):
         if answer.text.text and not row.messages[-1].tool_calls and not (breaks and self.action == "drop"):
             breaks += self._judge_answer(answer, is_alone=not prompt.text.text)
         found: dict[str, str] = {}
-        for one in breaks:
-            found.setdefault(one.name, one.how)
+        for rule_violation in breaks:
+            found.setdefault(rule_violation.name, rule_violation.how)
         return found
 
     def _judge_answer(self, answer: _Look, *, is_alone: bool) -> list[QualityRuleViolation]:
@@ -138,20 +138,20 @@ class Quality(RowOperator):
 
     def judge(self, text: str) -> list[str]:
         """Names of the rules that a text breaks; of the first alone when that is enough to drop it."""
-        return [one.name for one in self._judge(TextFeatures(text), self._rules)]
+        return [rule_violation.name for rule_violation in self._judge(TextFeatures(text), self._rules)]
 
     def _judge(self, text: TextFeatures, rules: Sequence[QualityRule]) -> list[QualityRuleViolation]:
-        found: list[QualityRuleViolation] = []
+        rule_violations: list[QualityRuleViolation] = []
         if "no_letters" not in self.skip and not any(map(str.isalnum, text.text)):
-            found.append(QualityRuleViolation("no_letters", ""))
+            rule_violations.append(QualityRuleViolation("no_letters", ""))
         elif "placeholder" not in self.skip and _says_nothing(text.text):
-            found.append(QualityRuleViolation("placeholder", ""))
+            rule_violations.append(QualityRuleViolation("placeholder", ""))
         for rule in rules:
-            if found and self.action == "drop":
+            if rule_violations and self.action == "drop":
                 break  # one reason is enough
             if (value := rule.breaks(text)) is not None:
-                found.append(QualityRuleViolation(rule.name, rule.says(value)))
-        return found
+                rule_violations.append(QualityRuleViolation(rule.name, rule.says(value)))
+        return rule_violations
 
     @classmethod
     def suggest(cls, profile: SourceProfile) -> Suggestion | None:

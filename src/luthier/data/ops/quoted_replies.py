@@ -36,8 +36,8 @@ class QuotedReplies(RowOperator):
         outcome = OperatorResult()
         for index, row in enumerate(rows):
             for field, text in row.texts_with_rejected(("user", "assistant")):
-                if "\n" in text and (found := _found(field, text)):
-                    outcome.edits.setdefault(index, []).extend(found)
+                if "\n" in text and (text_edits := _found(field, text)):
+                    outcome.edits.setdefault(index, []).extend(text_edits)
         return outcome
 
     @classmethod

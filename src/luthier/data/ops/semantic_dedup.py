@@ -75,7 +75,7 @@ class SemanticDedup(SetOperator):
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """What each row is preferred by."""
-        return [np.float64(one).tobytes() for one in keep_preferences(rows, self.keep, self.by)]
+        return [np.float64(keep_preference).tobytes() for keep_preference in keep_preferences(rows, self.keep, self.by)]
 
     def settle(self, corpus: RowCorpus) -> DedupReport:
         """Compare all points and decide who stays."""

@@ -56,10 +56,10 @@ class EmailSignatures(RowOperator):
         if "\n" not in text:
             return end
         for _ in range(_ROUNDS):
-            found = signature_span(text[:end], closings=self.closings)
-            if found is None or not text[: found.start].strip():
+            quote_span = signature_span(text[:end], closings=self.closings)
+            if quote_span is None or not text[: quote_span.start].strip():
                 break
-            end = found.start
+            end = quote_span.start
         return end
 
     @classmethod

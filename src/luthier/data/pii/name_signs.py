@@ -89,12 +89,12 @@ class NameEvidence(NamedTuple):
 def find_name_evidence(text: str) -> Iterator[NameEvidence]:
     """The names that a text shows by what stands before them."""
     for position, pattern, must_be_known in _SIGNS:
-        for found in pattern.finditer(text):
-            words = found["name"].split()
+        for match in pattern.finditer(text):
+            words = match["name"].split()
             count = _length(words, must_be_known=must_be_known)
             if count:
-                end = found.start("name") + len(" ".join(words[:count]))
-                yield NameEvidence(found.start("name"), end, position)
+                end = match.start("name") + len(" ".join(words[:count]))
+                yield NameEvidence(match.start("name"), end, position)
 
 
 def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:

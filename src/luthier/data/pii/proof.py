@@ -39,7 +39,7 @@ def _labelled(line: str, file: str, number: int) -> LabeledPiiText:
     hint = 'write {"text": "…", "spans": [{"start": 0, "end": 4, "kind": "email"}]}'
     try:
         row: Any = json.loads(line)
-        spans = [(int(one["start"]), int(one["end"]), str(one["kind"])) for one in row["spans"]]
+        spans = [(int(entry["start"]), int(entry["end"]), str(entry["kind"])) for entry in row["spans"]]
         text = str(row["text"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError("a text with its spans was wanted", where=where, hint=hint) from error
@@ -58,24 +58,24 @@ def measure_precision_recall(
     """Recall and precision of each kind that the sample holds or the finds name."""
     expected: Counter[str] = Counter()
     hit: Counter[str] = Counter()
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     right: Counter[str] = Counter()
     for one, its_finds in zip(sample, finds, strict=True):
         for span in one.spans:
             expected[span.kind] += 1
             hit[span.kind] += any(spans_match(span, other) for other in its_finds)
         for other in its_finds:
-            found[other.kind] += 1
+            counts[other.kind] += 1
             right[other.kind] += any(spans_match(span, other) for span in one.spans)
     return {
         kind: PrecisionRecall(
             expected=expected[kind],
-            found=found[kind],
+            found=counts[kind],
             recall=_rate(hit[kind], expected[kind]),
-            precision=_rate(right[kind], found[kind]),
+            precision=_rate(right[kind], counts[kind]),
         )
         for kind in KINDS
-        if expected[kind] or found[kind]
+        if expected[kind] or counts[kind]
     }
 
 

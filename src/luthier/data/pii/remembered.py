@@ -43,7 +43,7 @@ class PiiFindingsCache:
         for start in range(0, len(new), _TOGETHER):
             some = new[start : start + _TOGETHER]
             found = {keys[text]: names for text, names in zip(some, self._recognise(some), strict=True)}
-            new_spans = {key: [[one.start, one.end, one.kind] for one in names] for key, names in found.items()}
+            new_spans = {key: [[name.start, name.end, name.kind] for name in names] for key, names in found.items()}
             self._keep({key: json.dumps(names) for key, names in new_spans.items()})
             known |= new_spans
         return [

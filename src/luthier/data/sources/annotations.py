@@ -61,13 +61,18 @@ class Annotations(Source):
         with ExitStack() as opened:
             ledger, project = self._open(recipe_dir, opened)
             name, question = self._question(project)
-            found = list(read_answered_items(ledger, project.id, until=self.until))
-        votes = [_votes(one, name, question) for one in found]
+            answered_items = list(read_answered_items(ledger, project.id, until=self.until))
+        votes = [_votes(answered_item, name, question) for answered_item in answered_items]
         verdicts = self.rule.decide(votes)
         file = f"annotations/{project.name}"
-        answered = sum(bool(one) for one in votes)
-        say(f"{project.name}: {answered} of {len(found)} items are answered; {question.question_text!r} is learnt")
-        for line, (one, judgments, verdict) in enumerate(zip(found, votes, verdicts.decisions, strict=True), start=1):
+        answered = sum(bool(annotations) for annotations in votes)
+        say(
+            f"{project.name}: {answered} of {len(answered_items)} items are answered; "
+            f"{question.question_text!r} is learnt"
+        )
+        for line, (one, judgments, verdict) in enumerate(
+            zip(answered_items, votes, verdicts.decisions, strict=True), start=1
+        ):
             key = f"item = {one.item.key}"
             value, why = _decide(one, name, question, judgments, verdict)
             row = None if why else _to_row(one.item.shown, question, value)
@@ -128,14 +133,14 @@ class Annotations(Source):
         for url in urls:
             ledger = opened.enter_context(Ledger(url))
             projects = list_projects(ledger)
-            found = [one for one in projects if one.id == self.project]
-            found = found or [one for one in projects if one.name == self.project]
+            found = [project for project in projects if project.id == self.project]
+            found = found or [project for project in projects if project.name == self.project]
             if len(found) > 1:
-                ids = ", ".join(one.id for one in found)
+                ids = ", ".join(project.id for project in found)
                 raise DataError(f"{len(found)} projects are called {self.project!r}", hint=f"write an id: {ids}")
             if found:
                 return ledger, found[0]
-            names += [one.name for one in projects]
+            names += [project.name for project in projects]
         where = SourceLocation(file=str(recipe_dir), field="project")
         hint = did_you_mean(self.project, names) if names else "make one in the studio, or by `luthier label create`"
         raise DataError(f"there is no annotation project {self.project!r}", where=where, hint=hint)
@@ -144,7 +149,7 @@ class Annotations(Source):
         if self.ledger is not None:
             return [expand_env_vars(self.ledger)]
         start = recipe_dir.absolute()
-        roots = [one / _STORE for one in (start, *start.parents)]
+        roots = [parent / _STORE for parent in (start, *start.parents)]
         return [ledger_url(root) for root in roots if (root / "ledger.db").is_file()]
 
     def _question(self, project: AnnotationProject) -> tuple[str, Question]:
@@ -190,7 +195,7 @@ def _decide(
 def _to_row(item: QuestionItem, question: Question, value: AnswerValue) -> dict[str, Any] | None:
     """The columns of a training row; None where nothing is learnt from the answer."""
     taught = dict(question.teaches(value, item))
-    turns = [dict(one) for one in item.messages]
+    turns = [dict(message) for message in item.messages]
     if not taught:
         return None
     if "labels" in taught:
@@ -212,4 +217,4 @@ def _text(item: QuestionItem) -> str:
     turns = [*item.messages, *({"role": "assistant", "content": answer} for answer in item.answers)]
     if len(turns) == 1:
         return str(turns[0].get("content") or "")
-    return "\n\n".join(f"{one.get('role', '')}: {one.get('content') or ''}" for one in turns)
+    return "\n\n".join(f"{turn.get('role', '')}: {turn.get('content') or ''}" for turn in turns)

@@ -45,11 +45,11 @@ class SaveToDiskSource(FileSource):
             raise DataError(
                 what, where=SourceLocation(file=self.path), hint="name the folder that `save_to_disk` has written"
             )
-        found = glob_inside(path, "**/*", self.path.rstrip("/"))
-        if not any(file.path.name in _MARKS for file in found):
+        source_files = glob_inside(path, "**/*", self.path.rstrip("/"))
+        if not any(file.path.name in _MARKS for file in source_files):
             hint = "name the folder that `save_to_disk` has written"
             raise DataError("is no folder of `datasets`", where=SourceLocation(file=self.path), hint=hint)
-        return found
+        return source_files
 
     def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of the split."""

@@ -53,11 +53,11 @@ class FolderSource(FileSource):
         rows = any(map(_is_card, files)) and any(map(_has_rows, files))
         for file in files:
             look = FileSample.at(file)
-            found = recognize_source_kind(look)
+            source = recognize_source_kind(look)
             if rows and _is_card(file):
                 left[_CARDS].append(file.name)
                 continue
-            if found is None or not found.sure:
+            if source is None or not source.sure:
                 left["of no known kind" if look.data else "without content"].append(file.name)
                 continue
             read = True
@@ -99,5 +99,5 @@ def _is_card(file: SourceFile) -> bool:
 
 def _has_rows(file: SourceFile) -> bool:
     """Whether it holds rows, and no document."""
-    found = recognize_source_kind(FileSample.at(file))
-    return found is not None and found.sure and not issubclass(file_kinds()[found.kind], DocumentSource)
+    source = recognize_source_kind(FileSample.at(file))
+    return source is not None and source.sure and not issubclass(file_kinds()[source.kind], DocumentSource)

@@ -94,8 +94,8 @@ class HubSource(Source):
             f"*{ending}{packing}" for ending in list_file_extensions() for packing in ("", ".gz", ".zst")
         ]
         folder = published.snapshot(patterns, [_CARD])
-        found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CARD)
-        names = [path.relative_to(folder).as_posix() for path in found]
+        paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CARD)
+        names = [path.relative_to(folder).as_posix() for path in paths]
         chosen = [name for name in names if any(_fits(name, pattern) for pattern in patterns)]
         if not card_patterns:
             chosen = _of_split(chosen, self.split)
@@ -118,7 +118,9 @@ class HubSource(Source):
             where, hint = SourceLocation(file=self.name, field="subset"), f"set `subset` to one of {', '.join(names)}"
             raise DataError("has several subsets", where=where, hint=hint)
         subset_name = self.subset or ("default" if "default" in names else None)
-        config = next((one for one in configs if subset_name is None or one.get("config_name") == subset_name), {})
+        config = next(
+            (entry for entry in configs if subset_name is None or entry.get("config_name") == subset_name), {}
+        )
         return _listed(config.get("data_files"), self.split, str(config.get("data_dir") or ""))
 
 
@@ -131,13 +133,13 @@ def _configs(card: Path) -> list[dict[str, Any]]:
     except yaml.YAMLError:
         return []
     listed = found.get("configs") if isinstance(found, dict) else None
-    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
 
 
 def _listed(files: Any, split: str, folder: str) -> list[str]:
     """The patterns of one split, in any of the forms that a card may have."""
-    if isinstance(files, list) and files and all(isinstance(one, dict) for one in files):
-        files = {str(one.get("split")): one.get("path") for one in files}
+    if isinstance(files, list) and files and all(isinstance(file, dict) for file in files):
+        files = {str(file.get("split")): file.get("path") for file in files}
     if isinstance(files, dict):
         files = files.get(split, [])
     paths = [files] if isinstance(files, str) else list(files or [])

@@ -81,4 +81,4 @@ def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
 
 def _first_rows(source: Json, recipe_dir: Path) -> list[dict[str, Any]]:
     found = islice(source.read(recipe_dir, lambda text: None), LOOKED_AT)
-    return [one.values for one in found if isinstance(one, SourceRecord)]
+    return [entry.values for entry in found if isinstance(entry, SourceRecord)]

@@ -46,7 +46,7 @@ class Jsonl(FileSource):
         """Whether texts lie in objects inside of the rows."""
         found = islice(self.read(recipe_dir, lambda text: None), LOOKED_AT)
         if self.flatten or not json_rows.has_nested_texts(
-            [one.values for one in found if isinstance(one, SourceRecord)]
+            [entry.values for entry in found if isinstance(entry, SourceRecord)]
         ):
             return SuggestedSettings({}, {})
         return SuggestedSettings({"flatten": True}, {"flatten": "texts lie in objects inside of the rows"})

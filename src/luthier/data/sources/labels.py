@@ -71,7 +71,7 @@ class AnnotationSource(FileSource):
         """JSON that only a tool for annotators writes."""
         rows = look.first_objects
         sure = bool(rows) and any(
-            one.model_validate({}).is_sure(rows) for one in components_by_kind(LabelFormat).values()
+            entry.model_validate({}).is_sure(rows) for entry in components_by_kind(LabelFormat).values()
         )
         return FormatMatch.EXACT if sure else FormatMatch.NO
 
@@ -83,7 +83,7 @@ class AnnotationSource(FileSource):
             return
         verdicts = self.rule.decide([last_judgment_by_annotator(item.judgments) for item, _ in found])
         if verdicts.quality:
-            ranked = sorted(verdicts.quality.items(), key=lambda one: (-one[1], one[0]))
+            ranked = sorted(verdicts.quality.items(), key=lambda verdict: (-verdict[1], verdict[0]))
             say("estimated share of right judgments: " + ", ".join(f"{name} {share:.2f}" for name, share in ranked))
         own = self.prompt is None and self.messages is None and all(item.is_own for item, _ in found)
         for decided in _decided(found, verdicts, self.rule.kind):
@@ -98,20 +98,22 @@ class AnnotationSource(FileSource):
         """Every item with its file, judgments on the one question only; and what cannot be read."""
         whole, where, broken = self._given(recipe_dir, say)
         question = self._question(whole, say)
-        marked = {span.question for item in whole for one in item.judgments for span in one.spans or ()}
+        marked = {span.question for item in whole for judgment in item.judgments for span in judgment.spans or ()}
         if question is not None and question in marked:
-            kept = [item._replace(judgments=_extracted(item.judgments, question)) for item in whole]
+            annotated_items = [item._replace(judgments=_extracted(item.judgments, question)) for item in whole]
         else:
-            kept = [
-                item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
+            annotated_items = [
+                item._replace(
+                    judgments=tuple(judgment for judgment in item.judgments if judgment.question in (None, question))
+                )
                 for item in whole
             ]
-        return [(item, where[item.key]) for item in kept], broken
+        return [(item, where[item.key]) for item in annotated_items], broken
 
     def _given(self, recipe_dir: Path, say: Say) -> tuple[list[AnnotatedItem], dict[str, str], list[BrokenRow]]:
         """Every item with all its judgments, the file of each by its key, and what cannot be read."""
         broken: list[BrokenRow] = []
-        given: list[AnnotatedItem] = []
+        annotated_items: list[AnnotatedItem] = []
         where: dict[str, str] = {}
         first: dict[str, AnnotatedItem] = {}
         for file in self.files(recipe_dir):
@@ -121,22 +123,22 @@ class AnnotationSource(FileSource):
                     continue
                 if found.whole and first.setdefault(found.key, found).values != found.values:
                     found = found._replace(key=f"{name}:{found.key}")  # noqa: PLW2901  # tools count from 1 in each project
-                given.append(found)
+                annotated_items.append(found)
                 where.setdefault(found.key, name)
-        return merge_items_by_key(given), where, broken
+        return merge_items_by_key(annotated_items), where, broken
 
     def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The question that is judged most often, where annotators were asked several."""
         messages: list[str] = []
-        found, _, _ = self._given(recipe_dir, messages.append)
-        people = len(annotators_of(found))
+        annotated_items, _, _ = self._given(recipe_dir, messages.append)
+        people = len(annotators_of(annotated_items))
         content = messages[0].rpartition(": read as ")[2] if messages else "judgments"
         description = f"{content} of {format_counted_noun(people, 'annotator')}"
         reasons = {"kind": f"{description}; each row gets one label, by {self.rule.kind} (`rule`)"}
         answers: dict[str, list[Any]] = {}
-        for one in (one for item in found for one in item.judgments):
-            if one.question is not None and one.value is not None:
-                answers.setdefault(one.question, []).append(one.value)
+        for annotated_item in (judgment for item in annotated_items for judgment in item.judgments):
+            if annotated_item.question is not None and annotated_item.value is not None:
+                answers.setdefault(annotated_item.question, []).append(annotated_item.value)
         if len(answers) < 2:
             return SuggestedSettings({}, reasons)
         best = min(answers, key=lambda name: (-len(answers[name]), len(set(answers[name])), name))
@@ -157,10 +159,10 @@ class AnnotationSource(FileSource):
         return LayoutChoice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=is_label)
 
     def _question(self, found: Sequence[AnnotatedItem], say: Say) -> str | None:
-        every = [one for item in found for one in item.judgments]
-        marked = {span.question for one in every for span in one.spans or ()}
-        judged = {one.question for one in every if one.question is not None} - marked
-        questions = sorted(judged if judged or any(one.value is not None for one in every) else marked)
+        every = [judgment for item in found for judgment in item.judgments]
+        marked = {span.question for annotation in every for span in annotation.spans or ()}
+        judged = {annotation.question for annotation in every if annotation.question is not None} - marked
+        questions = sorted(judged if judged or any(annotation.value is not None for annotation in every) else marked)
         if self.question is not None and self.question not in judged | marked:
             what = f"nobody answered a question {self.question!r}"
             hint = did_you_mean(self.question, sorted(judged | marked))
@@ -180,8 +182,8 @@ class AnnotationSource(FileSource):
         note = f"judged texts (column {prompt!r}), answered by the decided label" if prompt and not self.prompt else ""
         answer = self.prompt if self.prompt_only else self.answer
         layout = Layout(prompt, answer if prompt else None, self.messages, self.system_column, self.tools, note)
-        found = decide_mapping(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
-        return found.without(self.null_values)
+        column_mapping = decide_mapping(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+        return column_mapping.without(self.null_values)
 
     def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one file as they stand, before anything is decided."""
@@ -195,13 +197,13 @@ class AnnotationSource(FileSource):
 def _extracted(judgments: Sequence[Annotation], question: str) -> tuple[Annotation, ...]:
     """Judgments whose label is what was marked for a question; who passed has no label, who marked nothing has `{}`."""
     found = {}
-    for one in judgments:
-        if one.spans is None and one.question not in (None, question):
+    for judgment in judgments:
+        if judgment.spans is None and judgment.question not in (None, question):
             continue
-        spans = [span for span in one.spans or () if span.question == question]
-        passed = one.more.get("status", "submitted") != "submitted"
+        spans = [span for span in judgment.spans or () if span.question == question]
+        passed = judgment.more.get("status", "submitted") != "submitted"
         value = None if passed else spans_to_answer(span._asdict() for span in spans)
-        found[one.annotator, one.time, value] = one._replace(value=value, question=question, classes=())
+        found[judgment.annotator, judgment.time, value] = judgment._replace(value=value, question=question, classes=())
     return tuple(found.values())
 
 
@@ -219,7 +221,7 @@ class _Decided:
     def _kept(self) -> dict[str, Any]:
         """What goes into `meta`."""
         decision = {"rule": self.rule, "confidence": self.confidence}
-        return {JUDGMENTS: [judgment_to_json(one) for one in self.item.judgments], "adjudication": decision}
+        return {JUDGMENTS: [judgment_to_json(judgment) for judgment in self.item.judgments], "adjudication": decision}
 
     def as_columns(self) -> dict[str, Any]:
         """A row of the item's own columns; one that is in the way is renamed."""
@@ -272,7 +274,7 @@ def _say_agreement(found: Sequence[AnnotatedItem], level: Any, say: Say) -> None
     from luthier.metrics.agreement import krippendorff_alpha
 
     people = annotators_of(found)
-    judged = sum(1 for item in found for one in item.judgments if one.value is not None)
+    judged = sum(1 for item in found for judgment in item.judgments if judgment.value is not None)
     description = f"{format_counted_noun(judged, 'judgment')} of {format_counted_noun(len(found), 'item')}"
     description = f"{format_counted_noun(len(people), 'annotator')}, {description}"
     try:

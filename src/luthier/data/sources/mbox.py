@@ -57,14 +57,14 @@ class Mbox(FileSource):
 
     def _thread(self, thread: list[mail.Mail], name: str, support_team: tuple[str, ...]) -> SourceRecord | BrokenRow:
         first = thread[0].letter
-        lost = [one for one in thread if one.problem]
+        lost = [entry for entry in thread if entry.problem]
         if lost:
             return BrokenRow(name, lost[0].letter.line, lost[0].problem)
         speeches = [
             ThreadMessage(
-                one.letter.sender, one.text, is_support=mail.is_support_address(one.letter.sender, support_team)
+                entry.letter.sender, entry.text, is_support=mail.is_support_address(entry.letter.sender, support_team)
             )
-            for one in thread
+            for entry in thread
         ]
         talk = build_conversation(speeches)
         values = {
@@ -74,7 +74,7 @@ class Mbox(FileSource):
             "started_at": first.date,
             "thread": first.key,
             "mails": len(thread),
-            "attachments": sum(one.attachments for one in thread),
+            "attachments": sum(entry.attachments for entry in thread),
             "left_out": talk.left_out,
         }
         return SourceRecord(values, name, first.line)

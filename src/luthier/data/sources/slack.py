@@ -56,11 +56,11 @@ class SlackSource(FileSource):
 
     def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of every channel."""
-        found = self.files(recipe_dir)
-        if len(found) == 1 and found[0].ending != ".json":
-            yield from self.read_file(found[0], say)
+        source_files = self.files(recipe_dir)
+        if len(source_files) == 1 and source_files[0].ending != ".json":
+            yield from self.read_file(source_files[0], say)
         else:
-            yield from self._threads(slack.SlackExportFolder(found), say)
+            yield from self._threads(slack.SlackExportFolder(source_files), say)
 
     def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every thread of a zip."""
@@ -87,12 +87,18 @@ class SlackSource(FileSource):
         """The ids of those who answer."""
         if self.support_team:
             return slack.find_user_ids(self.support_team, people, export.name)
-        found: list[ThreadParticipants] = []
+        participantses: list[ThreadParticipants] = []
         for channel in slack.list_channels(export, self.channels):
             for thread in slack.read_threads(export, channel, [])[0]:
-                found.append(ThreadParticipants(thread[0].who, frozenset(message.who for message in thread[1:])))
-        guess = guess_support_team([meeting for meeting in found if meeting.answered])
-        say(describe_support_team(export.name, tuple(people[one].name if one in people else one for one in guess)))
+                participantses.append(
+                    ThreadParticipants(thread[0].who, frozenset(message.who for message in thread[1:]))
+                )
+        guess = guess_support_team([meeting for meeting in participantses if meeting.answered])
+        say(
+            describe_support_team(
+                export.name, tuple(people[entry].name if entry in people else entry for entry in guess)
+            )
+        )
         return frozenset(guess)
 
 

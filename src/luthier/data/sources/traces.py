@@ -99,7 +99,7 @@ class Traces(Source):
         """The system turn under which classes were chosen is that of the rows."""
         if self.makes != "labels":
             return super().suggest_settings(recipe_dir)
-        rows = (one.values for one in self.read(recipe_dir, lambda text: None) if isinstance(one, SourceRecord))
+        rows = (entry.values for entry in self.read(recipe_dir, lambda text: None) if isinstance(entry, SourceRecord))
         if not any("system" in row for row in rows):
             return SuggestedSettings({}, {})
         return SuggestedSettings(
@@ -228,7 +228,7 @@ def choose_trace_target(recipe_dir: Path, settings: Mapping[str, Any]) -> TraceO
     makes: TraceOutput
     for makes in ("labels", "pairs", "chat"):
         source = Traces.model_validate({**settings, "kind": "traces", "makes": makes})
-        found[makes] = sum(isinstance(one, SourceRecord) for one in source.read(recipe_dir, lambda text: None))
+        found[makes] = sum(isinstance(entry, SourceRecord) for entry in source.read(recipe_dir, lambda text: None))
     if not any(found.values()):
         what = "no request that is meant can be learnt from"
         hint = "`luthier traces list --where …` shows which are meant; corrections, ratings and labels come as feedback"

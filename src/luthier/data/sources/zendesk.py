@@ -49,8 +49,8 @@ class Zendesk(FileSource):
         by_line = look.first_object is not None and "tickets" not in look.first_object
         rows = "tickets" if not by_line and '"tickets"' in look.start[:4096] else None
         found = lines.read_jsonl_rows(file, say=say) if by_line else json_rows.read_json_rows(file, rows=rows, say=say)
-        for one in found:
-            yield self._ticket(one) if isinstance(one, SourceRecord) else one
+        for entry in found:
+            yield self._ticket(entry) if isinstance(entry, SourceRecord) else entry
 
     def _ticket(self, record: SourceRecord) -> SourceRecord | BrokenRow:
         ticket = record.values.get("ticket", record.values)
@@ -59,12 +59,12 @@ class Zendesk(FileSource):
             return BrokenRow(
                 record.file, record.line, "the ticket came without its comments", "comments", _WITH_COMMENTS
             )
-        if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
+        if not isinstance(comments, list) or not all(isinstance(comment, dict) for comment in comments):
             return BrokenRow(record.file, record.line, "expected a ticket with a list of comments", "comments")
-        ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
-        public = [one for one in ordered if one.get("public", True)]
+        ordered = sorted(comments, key=lambda comment: str(comment.get("created_at") or ""))
+        public = [entry for entry in ordered if entry.get("public", True)]
         talk = build_conversation(
-            ThreadMessage("", self._text(one), is_support=_is_desk(one, ticket)) for one in public
+            ThreadMessage("", self._text(entry), is_support=_is_desk(entry, ticket)) for entry in public
         )
         values = {name: value for name, value in ticket.items() if name != "comments"}
         values |= _custom_fields(values)
@@ -72,7 +72,7 @@ class Zendesk(FileSource):
             values.setdefault("requester_id", _id(ticket, "requester", requester))
         values |= {"messages": talk.messages, "left_out": talk.left_out}
         if self.notes == "keep":
-            values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
+            values["notes"] = [self._text(entry) for entry in ordered if not entry.get("public", True)]
         if not talk.messages:
             what = "no public comment of the ticket has text" if public else "no comment of the ticket is public"
             return BrokenRow(record.file, record.line, what, "comments")
@@ -86,10 +86,10 @@ class Zendesk(FileSource):
 def _custom_fields(values: dict[str, Any]) -> dict[str, Any]:
     """The fields that a company made for itself, each as a column, such as one with the class of the ticket."""
     found = values.get("custom_fields")
-    if not isinstance(found, list) or not all(isinstance(one, dict) and "id" in one for one in found):
+    if not isinstance(found, list) or not all(isinstance(entry, dict) and "id" in entry for entry in found):
         return {}
     del values["custom_fields"]
-    return {f"field_{one['id']}": one.get("value") for one in found}
+    return {f"field_{entry['id']}": entry.get("value") for entry in found}
 
 
 def _is_desk(comment: dict[str, Any], ticket: dict[str, Any]) -> bool:

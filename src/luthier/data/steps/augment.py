@@ -79,7 +79,7 @@ class Augment(Step):
         rows = _train_rows(plan_context)
         if rows is None:
             return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data set is not made yet")
-        requested_rows = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        requested_rows = min(rows * sum(augmenter.copies for augmenter in self.augmenters), self._most(rows))
         speed = float(plan_context.history.get("measures", {}).get("made_per_s") or ROWS_PER_S)
         how = f"at most {requested_rows} rows at {speed:.0f} rows/s"
         if self.model is not None:
@@ -92,7 +92,7 @@ class Augment(Step):
         rows = _train_rows(plan_context)
         if rows is None:
             return before
-        requested_rows = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        requested_rows = min(rows * sum(augmenter.copies for augmenter in self.augmenters), self._most(rows))
         how = "with as many made ones as the share allows"
         return replace(before, rows={**(before.rows or {}), TRAIN: rows + requested_rows}, how=how)
 
@@ -100,7 +100,7 @@ class Augment(Step):
         return round(rows * self.share / (1 - self.share))
 
     def _refuse_without_model(self) -> None:
-        asking = [one.kind for one in self.augmenters if one.needs_model()]
+        asking = [augmenter.kind for augmenter in self.augmenters if augmenter.needs_model()]
         asking += ["checks.label: model"] if self.checks.label == "model" else []
         if asking and self.model is None:
             what = f"{asking[0]} asks a model, and the step names none"
@@ -117,8 +117,8 @@ class Augment(Step):
 
 def _train_rows(plan_context: PlanContext) -> int | None:
     """Training rows of the input, made or expected."""
-    if (made := plan_context.inputs.get("data")) is not None:
-        return DatasetSummary.read(made).rows.get(TRAIN)
+    if (artifact := plan_context.inputs.get("data")) is not None:
+        return DatasetSummary.read(artifact).rows.get(TRAIN)
     expected = plan_context.outlines.get("data")
     return expected.rows.get(TRAIN) if expected is not None and expected.rows else None
 
@@ -199,8 +199,8 @@ class _Augmenting:
 
     def _guards(self) -> list[Operator]:
         """The operators of the recipes behind the data set that know what may not stand in clear."""
-        found = [Operator.parse(one) for one in _operators_behind(self._data)]
-        return [one for one in found if type(one).secrets is not Operator.secrets]
+        operators = [Operator.parse(entry) for entry in _operators_behind(self._data)]
+        return [operator for operator in operators if type(operator).secrets is not Operator.secrets]
 
     def _conclude(self, tallies: Mapping[str, AugmenterCounts]) -> None:
         """Write the books and say them."""

@@ -90,19 +90,23 @@ class ConstitutionalAi(Step):
         started, data = time.perf_counter(), work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
-        lm, made, done = open_lm(work.inputs["model"], work.scratch / "asked"), DerivedDatasetWriter(work, data), 0
+        lm, dataset_writer, done = (
+            open_lm(work.inputs["model"], work.scratch / "asked"),
+            DerivedDatasetWriter(work, data),
+            0,
+        )
         pairs = 0
         for split in list_splits(data):
             every = [row for batch in read_rows(data, split) for row in batch]
             rows = every[: self.rows]
             for row in every[len(rows) :]:
-                made.drop(row, f"{_BEYOND} {self.rows}")
+                dataset_writer.drop(row, f"{_BEYOND} {self.rows}")
             for start in range(0, len(rows), CHUNK):
                 drafts = self._drafts(lm, rows[start : start + CHUNK], work.seed)
-                pairs += self._write(made, split, drafts, work)
+                pairs += self._write(dataset_writer, split, drafts, work)
                 done += len(drafts)
                 work.events.progress(done, len(rows), "rows")
-        summary = made.close(task="text", labels=[])
+        summary = dataset_writer.close(task="text", labels=[])
         if not summary.rows.get("train"):
             why = "; ".join(
                 f"{format_counted_noun(count, 'row')}: {reason}" for reason, count in summary.dropped.items()
@@ -135,36 +139,39 @@ class ConstitutionalAi(Step):
 
     def _answers(self, lm: LanguageModel, rows: Sequence[Row], seed: int) -> list[tuple[str, str]]:
         prompts = [row.messages[:-1] for row in rows]
-        return [_usable(one, "answer") for one in self._say(lm, prompts, [_stream(seed, row, "a") for row in rows])]
+        return [
+            _usable(response, "answer")
+            for response in self._say(lm, prompts, [_stream(seed, row, "a") for row in rows])
+        ]
 
     def _filled(self, lm: LanguageModel, drafts: Sequence[_Draft], name: str, seed: int) -> list[_Draft]:
         """The drafts with what the model says next, where all went well so far."""
-        going = [one for one in drafts if not one.why_not]
+        going = [draft for draft in drafts if not draft.why_not]
         completions = self._say(
-            lm, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going]
+            lm, [_talk(draft, name) for draft in going], [_stream(seed, draft.row, name) for draft in going]
         )
-        found = iter(_usable(one, name) for one in completions)
-        return [one if one.why_not else _with(one, name, *next(found)) for one in drafts]
+        found = iter(_usable(completion, name) for completion in completions)
+        return [draft if draft.why_not else _with(draft, name, *next(found)) for draft in drafts]
 
     def _chosen(self, lm: LanguageModel, drafts: Sequence[_Draft]) -> list[_Draft]:
         """The drafts; a pair of which the model names the first answer is left out."""
-        going = [one for one in drafts if not one.why_not]
-        first = choose_options(lm, [_question(one, one.answer, one.revision) for one in going], ("A", "B"))
-        second = choose_options(lm, [_question(one, one.revision, one.answer) for one in going], ("A", "B"))
+        going = [draft for draft in drafts if not draft.why_not]
+        first = choose_options(lm, [_question(draft, draft.answer, draft.revision) for draft in going], ("A", "B"))
+        second = choose_options(lm, [_question(draft, draft.revision, draft.answer) for draft in going], ("A", "B"))
         wrong = iter([a == "A" and b == "B" for a, b in zip(first, second, strict=True)])
         why = "the model finds the first answer better by the rule"
-        return [one._replace(why_not=why) if not one.why_not and next(wrong) else one for one in drafts]
+        return [draft._replace(why_not=why) if not draft.why_not and next(wrong) else draft for draft in drafts]
 
     def _say(self, lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Response]:
         return draw_completions(lm, prompts, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
 
     def _write(self, made: DerivedDatasetWriter, split: str, drafts: Sequence[_Draft], work: StepContext) -> int:
         pairs = []
-        for one in drafts:
-            if one.why_not:
-                made.drop(one.row, one.why_not)
+        for draft in drafts:
+            if draft.why_not:
+                made.drop(draft.row, draft.why_not)
             else:
-                pairs.append(self._pair(one, work))
+                pairs.append(self._pair(draft, work))
         made.keep(split, pairs, [None] * len(pairs))
         return len(pairs)
 
@@ -191,7 +198,7 @@ class ConstitutionalAi(Step):
         """At most so many pairs as rows are asked; the other answer is told to be as long."""
         before = dataset_spec_of(plan_context)
         rows = {split: min(count, self.rows or count) for split, count in (before.rows or {}).items()}
-        pairs, how = [_with_another(one) for one in before.examples], "before any makes no pair"
+        pairs, how = [_with_another(example) for example in before.examples], "before any makes no pair"
         return replace(before, rows=rows or None, examples=pairs, task="text", answers=(), how=how)
 
 

@@ -80,10 +80,11 @@ class LabelStep(Step):
         accounts = label_function_stats(names, votes, verdicts, given)
         self._write(work, which, list(zip(verdicts.decisions, zip(*votes, strict=True), strict=True)), names)
         write_atomically(
-            work.folder / "functions.json", (dump_cell_json([one.as_json() for one in accounts]) + "\n").encode()
+            work.folder / "functions.json",
+            (dump_cell_json([account.as_json() for account in accounts]) + "\n").encode(),
         )
-        for one in accounts:
-            (work.events.note if one.votes else work.events.warning)(str(one))
+        for account in accounts:
+            (work.events.note if account.votes else work.events.warning)(str(account))
         return {"rows_per_s": len(given) / max(time.perf_counter() - started, 1e-9)}
 
     def _splits(self, work: StepContext, *, labelled: bool) -> list[str]:
@@ -104,7 +105,7 @@ class LabelStep(Step):
         decided: list[tuple[AdjudicatedLabel, tuple[str | None, ...]]],
         names: list[str],
     ) -> None:
-        made = DerivedDatasetWriter(work, work.inputs["data"])
+        dataset_writer = DerivedDatasetWriter(work, work.inputs["data"])
         labels: set[str] = set()
         at = 0
         for split in list_splits(work.inputs["data"]):
@@ -113,21 +114,23 @@ class LabelStep(Step):
                 for row in rows:
                     new: Row | None = row
                     if split in which:
-                        new = self._one(made, row, *decided[at], names)
+                        new = self._one(dataset_writer, row, *decided[at], names)
                         at += 1
                     if new is not None:
                         kept.append(new)
                 labels.update(row.answer for row in kept)
-                made.keep(split, kept, [row.answer for row in kept])
+                dataset_writer.keep(split, kept, [row.answer for row in kept])
         if not labels:
             reasons = ", ".join(sorted({decision.why.partition(":")[0] for decision, _ in decided}))
             raise DataError(
                 f"no row is labelled: {reasons}", where=SourceLocation(field="functions"), hint="loosen the rules"
             )
-        found = made.close(task="label", labels=sorted(labels))
-        dropped = format_counts_by_name(found.dropped)
+        dataset_summary = dataset_writer.close(task="label", labels=sorted(labels))
+        dropped = format_counts_by_name(dataset_summary.dropped)
         work.events.note(
-            format_rows_affected(sum(found.rows.values()), found.rows_in, "has a label", "have a label")
+            format_rows_affected(
+                sum(dataset_summary.rows.values()), dataset_summary.rows_in, "has a label", "have a label"
+            )
             + f"; {dropped}" * bool(dropped)
         )
 
@@ -174,8 +177,8 @@ class LabelStep(Step):
         before = dataset_spec_of(plan_context)
         if before.task == "label":
             return before
-        rows = [self._labelled(Example.model_validate(one)) for one in before.examples]
-        examples, how = [dump_spec_example(one) for one in rows], "before any is left without a label"
+        rows = [self._labelled(Example.model_validate(example)) for example in before.examples]
+        examples, how = [dump_spec_example(row) for row in rows], "before any is left without a label"
         return replace(before, examples=examples, task="label", answers=(), how=how)
 
     def _labelled(self, example: Example) -> Example:
@@ -195,7 +198,7 @@ def estimate_cost_by_rows(plan_context: PlanContext, usual_rows_per_s: float) ->
 
 def preview_input_rows(plan_context: PlanContext) -> int | None:
     """Rows of the data set that a step reads, made or expected."""
-    if (made := plan_context.inputs.get("data")) is not None:
-        return sum(DatasetSummary.read(made).rows.values())
+    if (artifact := plan_context.inputs.get("data")) is not None:
+        return sum(DatasetSummary.read(artifact).rows.values())
     expected = plan_context.outlines.get("data")
     return sum(expected.rows.values()) if expected is not None and expected.rows else None

@@ -87,27 +87,27 @@ class Mix(Step):
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows of all inputs and the speed of the last time."""
         known = self._rows(plan_context)
-        if any(one is None for one in known):
+        if any(entry is None for entry in known):
             return StepCostEstimate(peak_bytes=BASE_BYTES, how="not all of the data sets are made yet")
-        total = sum(sum(one.values()) for one in known if one)
+        total = sum(sum(entry.values()) for entry in known if entry)
         speed = float(plan_context.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S)
         how = f"{total} rows at {speed:.0f} rows/s"
         return StepCostEstimate(seconds=1 + total / speed, peak_bytes=BASE_BYTES + total * BYTES_PER_ROW, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The held-out rows of all, and so many training rows as weights and repeats allow."""
-        known = [one for one in self._rows(plan_context) if one]
+        known = [row for row in self._rows(plan_context) if row]
         if len(known) < len(self.data):
             return ArtifactSpec()
-        rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
-        counts = mixture_row_counts([one.get(TRAIN, 0) for one in known], self.ask)
+        rows = {split: sum(entry.get(split, 0) for entry in known) for split in (TEST, VALIDATION)}
+        counts = mixture_row_counts([entry.get(TRAIN, 0) for entry in known], self.ask)
         outlines = [dataset_spec_of(plan_context, f"data.{at}") for at in range(len(self.data))]
-        tasks = {one.task for one in outlines}
+        tasks = {artifact_spec.task for artifact_spec in outlines}
         return ArtifactSpec(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
-            examples=_in_shares([one.examples for one in outlines], counts),
+            examples=_in_shares([artifact_spec.examples for artifact_spec in outlines], counts),
             task=tasks.pop() if len(tasks) == 1 else None,
-            answers=sorted({answer for one in outlines for answer in one.answers}),
+            answers=sorted({answer for artifact_spec in outlines for answer in artifact_spec.answers}),
             how="by the sizes of the data sets, before those that another holds out are taken out",
         )
 
@@ -115,9 +115,11 @@ class Mix(Step):
         """Rows by split of each input, made or expected."""
         found: list[Mapping[str, int] | None] = []
         for at in range(len(self.data)):
-            made = plan_context.inputs.get(f"data.{at}")
+            artifact = plan_context.inputs.get(f"data.{at}")
             found.append(
-                DatasetSummary.read(made).rows if made else plan_context.outlines.get(f"data.{at}", ArtifactSpec()).rows
+                DatasetSummary.read(artifact).rows
+                if artifact
+                else plan_context.outlines.get(f"data.{at}", ArtifactSpec()).rows
             )
         return found
 
@@ -126,7 +128,7 @@ class Mix(Step):
         if self.temperature != 1.0:
             return {"temperature": ParamDistribution(1.0, 10.0, log=True)}
         count = len(self.data)
-        favoured = [tuple(3.0 if at == one else 1.0 for at in range(count)) for one in range(count)]
+        favoured = [tuple(3.0 if at == entry else 1.0 for at in range(count)) for entry in range(count)]
         return {"weights": ParamDistribution(values=unique_values((self.weights, None, (1.0,) * count, *favoured)))}
 
 
@@ -134,7 +136,7 @@ def _in_shares(examples: Sequence[Sequence[Mapping[str, Any]]], counts: Sequence
     """Examples of several data sets, as many of each as its part of the rows asks for."""
     known = [(some, count) for some, count in zip(examples, counts, strict=True) if some and count]
     scale = min((len(some) / count for some, count in known), default=0.0)
-    return [one for some, count in known for one in take_evenly_spaced(some, max(1, round(count * scale)))]
+    return [entry for some, count in known for entry in take_evenly_spaced(some, max(1, round(count * scale)))]
 
 
 @dataclass
@@ -239,13 +241,13 @@ class _Mixing:
 
     def _conclude(self, rows: dict[str, int]) -> DatasetSummary:
         dataset_summary = DatasetSummary(
-            rows_in=sum(sum(one.rows.values()) for one in self._told),
+            rows_in=sum(sum(entry.rows.values()) for entry in self._told),
             rows=rows,
             dropped=dict(sorted(self._dropped.items())),
             edited={},
             task="label" if self._is_label else "text",
-            labels=sorted({label for one in self._told for label in one.labels}) if self._is_label else [],
-            sources=[source for one in self._told for source in one.sources],
+            labels=sorted({label for entry in self._told for label in entry.labels}) if self._is_label else [],
+            sources=[source for entry in self._told for source in entry.sources],
             made={"mix": self._copies} if self._copies else {},
         )
         dataset_summary.write(self._work.folder)
@@ -258,7 +260,7 @@ class _Mixing:
             f"{format_counted_noun(dataset_summary.rows_in, 'row')} in, {sum(dataset_summary.dropped.values())} "
             f"dropped{why}"
         )
-        if self._is_label is False and any(one.task == "label" for one in self._told):
+        if self._is_label is False and any(entry.task == "label" for entry in self._told):
             self._work.events.note("not all data sets have classes, so classes are learnt as free text")
         return dataset_summary
 

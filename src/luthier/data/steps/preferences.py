@@ -57,7 +57,7 @@ class Preferences(Step):
 
     @model_validator(mode="after")
     def _from_one(self) -> Preferences:
-        if sum(one is not None for one in (self.data, self.evaluation, self.human_ratings)) != 1:
+        if sum(entry is not None for entry in (self.data, self.evaluation, self.human_ratings)) != 1:
             raise ValueError("expected one of `data`, `evaluation` and `human_ratings`")
         if self.evaluation is None and (changed := {"model", "probes"} & self.model_fields_set):
             raise ValueError(f"{min(changed)} chooses among what probes asked; people's judgments have none")
@@ -124,8 +124,8 @@ class Preferences(Step):
         require_rating_column([row for rows in every.values() for row in rows], self.rating)
         return {
             split: [
-                (_alone(one.row), one.why) if isinstance(one, UnpairedRow) else (_of_two(one), "")
-                for one in pairs_by_rating(rows, self.rating, self.margin, self.take)
+                (_alone(entry.row), entry.why) if isinstance(entry, UnpairedRow) else (_of_two(entry), "")
+                for entry in pairs_by_rating(rows, self.rating, self.margin, self.take)
             ]
             for split, rows in every.items()
         }

@@ -67,10 +67,10 @@ class Prelabel(Step):
         for rows in _all(data):
             for start in range(0, len(rows), CHUNK):
                 chosen = lm.choose(self._asked(rows[start : start + CHUNK], labels), self.normalize)
-                scores += [_scores(one, labels) for one in chosen]
+                scores += [_scores(choice_response, labels) for choice_response in chosen]
             work.events.progress(len(scores), total, "rows")
         heat = self._temperature(work, labels, scores)
-        made = DerivedDatasetWriter(work, data)
+        dataset_writer = DerivedDatasetWriter(work, data)
         at = silent = 0
         for split in list_splits(data):
             for rows in read_rows(data, split):
@@ -81,8 +81,8 @@ class Prelabel(Step):
                 silent += sum(PROPOSAL not in row.meta for row in new)
                 at += len(rows)
                 is_label = dataset_summary.task == "label"
-                made.keep(split, new, [row.answer if is_label else None for row in rows])
-        made.close(task=dataset_summary.task, labels=dataset_summary.labels)
+                dataset_writer.keep(split, new, [row.answer if is_label else None for row in rows])
+        dataset_writer.close(task=dataset_summary.task, labels=dataset_summary.labels)
         if silent:
             work.events.warning(f"{silent} of {total} answers named none of the labels: these rows have no proposal")
         return {"rows_per_s": total / max(time.perf_counter() - started, 1e-9)}
@@ -98,13 +98,13 @@ class Prelabel(Step):
 
     def _asked(self, rows: list[Row], labels: tuple[str, ...]) -> list[ChoiceRequest]:
         system = self.system or f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
-        found: list[ChoiceRequest] = []
+        choice_requests: list[ChoiceRequest] = []
         for row in rows:
             before = row.messages[:-1] if row.prompt else (Message(role="user", content=prompt_or_answer_of(row)),)
             if not any(turn.role == "system" for turn in before):
                 before = (Message(role="system", content=system), *before)
-            found.append(ChoiceRequest(prompt=before, options=labels, tools=row.tools))
-        return found
+            choice_requests.append(ChoiceRequest(prompt=before, options=labels, tools=row.tools))
+        return choice_requests
 
     def _temperature(self, work: StepContext, labels: tuple[str, ...], scores: list[dict[str, float] | None]) -> float:
         """Fitted on the labelled rows of a split; 1 where there are none."""

@@ -109,8 +109,8 @@ class Prepare(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
-        found = predict_dataset_spec(self.source, self.split, plan_context.recipe_dir)
-        return found if self.task == "auto" else replace(found, task=self.task)
+        artifact_spec = predict_dataset_spec(self.source, self.split, plan_context.recipe_dir)
+        return artifact_spec if self.task == "auto" else replace(artifact_spec, task=self.task)
 
 
 def _measured(history: Mapping[str, Any], name: str) -> float | None:

@@ -76,17 +76,17 @@ class Reweigh(Step):
         self._check(work, counts)
         weights = compute_group_label_weights(counts, most=self.max)
         left_out = _too_many(cells, counts, work.seed) if self.how == "sample" else frozenset()
-        made = DerivedDatasetWriter(work, data)
+        dataset_writer = DerivedDatasetWriter(work, data)
         for split in list_splits(data):
             for batch in read_rows(data, split):
                 kept = []
                 for row in batch:
                     if split == TRAIN and row.id in left_out:
-                        made.drop(row, f"balanced away: {' and '.join(filter(None, cells[row.id]))}")
+                        dataset_writer.drop(row, f"balanced away: {' and '.join(filter(None, cells[row.id]))}")
                     else:
                         kept.append(self._weighed(row, weights[cells[row.id]] if split == TRAIN else 1.0))
-                made.keep(split, kept, [row.answer if is_label else None for row in kept])
-        made.close(task=dataset_summary.task, labels=dataset_summary.labels)
+                dataset_writer.keep(split, kept, [row.answer if is_label else None for row in kept])
+        dataset_writer.close(task=dataset_summary.task, labels=dataset_summary.labels)
         work.events.note(self._said(counts, weights, len(left_out)))
         return {}
 
@@ -116,7 +116,8 @@ class Reweigh(Step):
             return f"{dropped:,} of {sum(counts.values()):,} training rows are left out"
         least, most = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
         messages = [
-            f"{weights[one]:g} for {' and '.join(filter(None, one)) or 'rows of no group'}" for one in (least, most)
+            f"{weights[group_label]:g} for {' and '.join(filter(None, group_label)) or 'rows of no group'}"
+            for group_label in (least, most)
         ]
         return f"weights from {messages[0]} to {messages[1]}"
 
@@ -156,7 +157,7 @@ def _too_many(cells: Mapping[str, GroupLabel], counts: Mapping[GroupLabel, int],
     factor = min(1 / weight for weight in weights.values())
     room = {cell: floor(count * weights[cell] * factor + 1e-6) for cell, count in counts.items()}
     found = []
-    for name in sorted(cells, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).digest()):
+    for name in sorted(cells, key=lambda entry: hashlib.sha256(f"{seed}:{entry}".encode()).digest()):
         room[cells[name]] -= 1
         if room[cells[name]] < 0:
             found.append(name)

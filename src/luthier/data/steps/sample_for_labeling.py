@@ -114,19 +114,21 @@ class SampleForLabeling(Step):
     def _write(self, work: StepContext, marks: Mapping[str, dict[str, Any]], left: str) -> None:
         data = work.inputs["data"]
         dataset_summary = DatasetSummary.read(data)
-        made = DerivedDatasetWriter(work, data)
+        dataset_writer = DerivedDatasetWriter(work, data)
         picked: list[Row] = []
         for split in list_splits(data):
             for row in (row for batch in read_rows(data, split) for row in batch):
                 if split != self.split:
-                    made.drop(row, "in another split")
+                    dataset_writer.drop(row, "in another split")
                 elif row.id in marks:
                     picked.append(replace(row, meta={**row.meta, SELECTED: marks[row.id]}))
                 else:
-                    made.drop(row, "judged already" if judgments_of(row.meta) else left)
+                    dataset_writer.drop(row, "judged already" if judgments_of(row.meta) else left)
         picked.sort(key=lambda row: row.meta[SELECTED]["rank"])
-        made.keep(self.split, picked, [row.answer if dataset_summary.task == "label" else None for row in picked])
-        made.close(task=dataset_summary.task, labels=dataset_summary.labels)
+        dataset_writer.keep(
+            self.split, picked, [row.answer if dataset_summary.task == "label" else None for row in picked]
+        )
+        dataset_writer.close(task=dataset_summary.task, labels=dataset_summary.labels)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the rows and the speed of the last time, or a common one; findings that are no curve's are refused."""

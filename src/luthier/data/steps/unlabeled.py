@@ -38,7 +38,7 @@ class UnlabeledDataset(Step):
             what, hint = "no row of the data set was left out for an empty answer", "leave the step out"
             raise DataError(what, where=SourceLocation(field="data"), hint=hint)
         source = before.source.model_copy(update={"unlabeled": "only", "system": None})
-        operators = [one for one in before.ops if not isinstance(one, LabelSpelling)]
+        operators = [operator for operator in before.ops if not isinstance(operator, LabelSpelling)]
         prepare(source, operators, Split(test=0), work, PrepareOptions(task="text"))
         kept = DatasetSummary.read(Artifact(work.folder, data.manifest, data.find))
         kept.model_copy(update={"choices": dataset_summary.labels}).write(work.folder)

@@ -59,12 +59,12 @@ class Validate(Step):
         if not isinstance(value, list | tuple):
             return value
         found: dict[str, Any] = {}
-        for one in value:
-            if one in ("all", "quick"):
+        for entry in value:
+            if entry in ("all", "quick"):
                 every = sorted(components_by_kind(Check).items())
-                found |= {kind: kind for kind, check in every if one == "all" or check.quick}
+                found |= {kind: kind for kind, check in every if entry == "all" or check.quick}
             else:
-                found[_kind(one) or f"{len(found)}"] = one
+                found[_kind(entry) or f"{len(found)}"] = entry
         return list(found.values())
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
@@ -78,11 +78,11 @@ class Validate(Step):
         if len(data.rows) < data.available:
             work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
         count = len(self.checks)
-        done = run_checks(self.checks, data, lambda at, name: work.events.progress(at, count, "checks", check=name))
-        write_findings(work.folder, done.findings, done.marks)
-        for kind, why in done.findings.skipped.items():
+        output = run_checks(self.checks, data, lambda at, name: work.events.progress(at, count, "checks", check=name))
+        write_findings(work.folder, output.findings, output.marks)
+        for kind, why in output.findings.skipped.items():
             work.events.note(f"{kind} is left out: {why}")
-        for finding in (*done.findings.of("serious"), *done.findings.of("warning")):
+        for finding in (*output.findings.of("serious"), *output.findings.of("warning")):
             serious = "serious: " if finding.severity == "serious" else ""
             work.events.warning(f"{serious}{finding.title}: {finding.sentence}")
         return {"rows_per_s": len(data.rows) / max(time.perf_counter() - started, 1e-9), "rows": len(data.rows)}

@@ -77,18 +77,29 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     lacking = Counter(name for name in more for record in records if name not in record.values)
     present = [name for name in more if not lacking[name]]
     sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
-    found = [
+    column_decisions = [
         PromptColumnDecision(
             name, belongs=False, why=f"{format_counted_noun(rows, 'row has', 'rows have')} no such column"
         )
         for name, rows in lacking.items()
     ]
-    found += _try(sample, present, choice)
-    found += [PromptColumnDecision(name, belongs=False, why="too many columns of text to try") for name in over]
+    column_decisions += _try(sample, present, choice)
+    column_decisions += [
+        PromptColumnDecision(name, belongs=False, why="too many columns of text to try") for name in over
+    ]
     prompt_columns = ColumnTemplate.parse(choice.settings["prompt"], "prompt").columns
-    whole = {*prompt_columns, *(one.column for one in found if one.belongs)}
+    whole = {
+        *prompt_columns,
+        *(column_decision.column for column_decision in column_decisions if column_decision.belongs),
+    }
     ordered = sorted(whole, key=lambda name: (not is_heading_column(name), columns.index(name)))
-    why = [choice.reasons["prompt"], *(f"{one.column!r} {_verdict(one)}: {one.why}" for one in found)]
+    why = [
+        choice.reasons["prompt"],
+        *(
+            f"{column_decision.column!r} {_verdict(column_decision)}: {column_decision.why}"
+            for column_decision in column_decisions
+        ),
+    ]
     settings, reasons = dict(choice.settings), dict(choice.reasons)
     settings["prompt"] = join_as_template(ordered) if len(whole) > len(prompt_columns) else choice.settings["prompt"]
     reasons["prompt"] = "; ".join(why)
@@ -104,21 +115,23 @@ def _sample(choice: LayoutChoice, records: Sequence[SourceRecord], columns: Sequ
     prompt = ColumnTemplate.parse(choice.settings["prompt"], "prompt")
     answer = ColumnTemplate.parse(choice.settings["answer"], "answer")
     missing = {"", *choice.settings.get("null_values", ())}
-    found = _Sample([], [], {name: [] for name in columns})
-    looked = take_evenly_spaced(records, _MOST_ROWS)
-    longest = max(sum(len(_text(record.values, name)) for record in looked) for name in (*columns, *prompt.columns))
-    rows = round(_CHARACTERS * len(looked) / max(1, longest))
-    for record in take_evenly_spaced(looked, max(_FEWEST_TRIED, min(rows, _MOST_ROWS))):
+    sample = _Sample([], [], {name: [] for name in columns})
+    source_records = take_evenly_spaced(records, _MOST_ROWS)
+    longest = max(
+        sum(len(_text(record.values, name)) for record in source_records) for name in (*columns, *prompt.columns)
+    )
+    rows = round(_CHARACTERS * len(source_records) / max(1, longest))
+    for record in take_evenly_spaced(source_records, max(_FEWEST_TRIED, min(rows, _MOST_ROWS))):
         try:
             prompt_text, answer_text = prompt.fill(record.values), answer.fill(record.values).strip()
         except UnusableRowError:
             continue
         if answer_text not in missing:
-            found.prompts.append(prompt_text[:_TEXT_CHARACTERS])
-            found.answers.append(answer_text)
+            sample.prompts.append(prompt_text[:_TEXT_CHARACTERS])
+            sample.answers.append(answer_text)
             for name in columns:
-                found.columns[name].append(_text(record.values, name))
-    return found
+                sample.columns[name].append(_text(record.values, name))
+    return sample
 
 
 def _text(values: Mapping[str, Any], column: str) -> str:
@@ -138,12 +151,12 @@ def _try(sample: _Sample, columns: Sequence[str], choice: LayoutChoice) -> list[
             for name in columns
         ]
     repeated = [name for name in columns if _repeats(sample.columns[name], sample.prompts)]
-    found = [PromptColumnDecision(name, belongs=False, why="it repeats what is asked") for name in repeated]
+    column_decisions = [PromptColumnDecision(name, belongs=False, why="it repeats what is asked") for name in repeated]
     tried = {name: sample.columns[name] for name in columns if name not in repeated}
     if not choice.is_label:
-        return found + _by_words(sample, tried, choice.suspects)
+        return column_decisions + _by_words(sample, tried, choice.suspects)
     few = {name: texts for name, texts in sample.columns.items() if name not in columns}
-    return found + _given_away(sample, few) + (_by_classifier(sample, tried, choice) if tried else [])
+    return column_decisions + _given_away(sample, few) + (_by_classifier(sample, tried, choice) if tried else [])
 
 
 def _repeats(texts: Sequence[str], prompts: Sequence[str]) -> bool:
@@ -238,8 +251,8 @@ def _by_classifier(
 
 def _right(matrix: Any, codes: NDArray[np.int64]) -> NDArray[np.float64]:
     """(rows,): 1 where the class of a row is found by a classifier that learnt from the other half."""
-    held = text_classifier.predict_out_of_fold(matrix, codes, seed=SEED, count=2)
-    right: NDArray[np.float64] = (held.probabilities.argmax(axis=1) == codes) * 1.0
+    probabilities = text_classifier.predict_out_of_fold(matrix, codes, seed=SEED, count=2)
+    right: NDArray[np.float64] = (probabilities.probabilities.argmax(axis=1) == codes) * 1.0
     return right
 
 

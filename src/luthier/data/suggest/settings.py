@@ -36,7 +36,7 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
             answers.add(parts.messages[-1].content, parts.kind)
     return ArtifactSpec(
         rows=rows or None,
-        examples=[dump_spec_example(_example(source, *one)) for one in take_evenly_spaced(sample.rows, OUTLINED)],
+        examples=[dump_spec_example(_example(source, *entry)) for entry in take_evenly_spaced(sample.rows, OUTLINED)],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
         how="before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}",

@@ -91,14 +91,14 @@ def survey_source(
         conversations = source.model_copy(update={"turns": choice.turns})
         return survey_source(conversations, recipe_dir, name, task, quick=quick)
     choice = add_prompt_columns(choice, list(columns), records)
-    looked = records[:: -(-len(records) // LOOKED_AT)]
-    found = SourceProfile(
+    source_records = records[:: -(-len(records) // LOOKED_AT)]
+    source_profile = SourceProfile(
         path=name,
         kind=source.kind,
         rows=len(records) + len(broken) if whole or size is None else _estimate(records, size, recipe_dir / name),
         estimated=not whole,
         gathered=source.turns is not None,
-        looked_at=len(looked),
+        looked_at=len(source_records),
         broken=len(broken),
         first_broken=f"{_place(first, name)}: {first.message}" if first else "",
         first_remedy=first.hint if first else "",
@@ -108,18 +108,18 @@ def survey_source(
     mapped = source.model_copy(update={key: value for key, value in choice.settings.items() if key != "turns"})
     answers, unfit = _fitting(mapped, records)
     if unfit:
-        found = _with_unfit(found, unfit, len(records), name)
-    rows, left = _rows(mapped, looked)
+        source_profile = _with_unfit(source_profile, unfit, len(records), name)
+    rows, left = _rows(mapped, source_records)
     if left:
         reason_list = format_counts_by_name(dict(sorted(left.items())))
         notes.append(
-            f"{format_rows_affected(left.total(), len(looked), 'has', 'have')} nothing to train on and will be "
+            f"{format_rows_affected(left.total(), len(source_records), 'has', 'have')} nothing to train on and will be "
             "dropped: "
             f"{reason_list}"
         )
-        found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
+        source_profile = source_profile.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     labeled = bool(answers) or choice.is_label
-    profile = _with_rows(found, rows, answers if whole else Counter(), labeled=labeled, quick=quick)
+    profile = _with_rows(source_profile, rows, answers if whole else Counter(), labeled=labeled, quick=quick)
     return SurveyedSource(profile, choice, rows)
 
 
@@ -150,7 +150,7 @@ def _read(
 
 def _fitting(source: Source, records: Sequence[SourceRecord]) -> tuple[Counter[str], list[BrokenRow]]:
     """All different answers with their counts, when they are classes; and the rows that make no example."""
-    found = AnswerCounter()
+    answer_counter = AnswerCounter()
     unfit: list[BrokenRow] = []
     mapping, holders = source.mapping(list(records)), files_by_column(records)
     for record in records:
@@ -160,10 +160,10 @@ def _fitting(source: Source, records: Sequence[SourceRecord]) -> tuple[Counter[s
             unfit.append(build_broken_row(record, error, holders))
             continue
         if parts.messages[-1].content.strip():
-            found.add(parts.messages[-1].content, parts.kind)
-    if found.decide().task == "text":
+            answer_counter.add(parts.messages[-1].content, parts.kind)
+    if answer_counter.decide().task == "text":
         return Counter(), unfit
-    return Counter(found.labels[code] for code in found.of_rows), unfit
+    return Counter(answer_counter.labels[code] for code in answer_counter.of_rows), unfit
 
 
 def _with_unfit(base: SourceProfile, unfit: Sequence[BrokenRow], records: int, name: str) -> SourceProfile:

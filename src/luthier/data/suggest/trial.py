@@ -30,7 +30,7 @@ def try_operators(rows: Sequence[Row], profile: SourceProfile) -> dict[str, Oper
     settings that it suggests.
     """
     found: dict[str, OperatorTrial] = {}
-    for member in sorted(components_by_kind(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
+    for member in sorted(components_by_kind(Operator).values(), key=lambda entry: (entry.suggested_at, entry.__name__)):
         operator = member.trial()
         if operator is None:
             continue
@@ -105,14 +105,14 @@ def apply_operator_in_memory(operator: Operator, rows: Sequence[Row]) -> Operato
 def _edited(rows: Sequence[Row], outcome: OperatorResultLike, *, is_private: bool) -> Iterator[ChangeExample]:
     """The changes that are quickest to read, a different one each."""
     every = [(index, edit) for index, edits in sorted(outcome.edits.items()) for edit in edits]
-    every.sort(key=lambda one: _effort(one[1]))
+    every.sort(key=lambda entry: _effort(entry[1]))
     visited: set[tuple[str, str]] = set()
     for index, edit in every:
         if (edit.before, edit.after) in visited:
             continue
         visited.add((edit.before, edit.after))
         text = rows[index].text(edit.field)
-        whole = [one for one in outcome.edits[index] if one.field == edit.field]
+        whole = [text_edit for text_edit in outcome.edits[index] if text_edit.field == edit.field]
         is_short = len(text) <= SHOWN_CHARS and not is_private
         change = _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
         if change.before != change.after and edit.hidden != edit.after:  # a tag for a tag tells nothing
@@ -129,7 +129,7 @@ def _effort(edit: TextEdit) -> tuple[bool, bool, int]:
 def _whole(text: str, edits: Sequence[TextEdit]) -> ChangeExample:
     """A short text before and after all its edits."""
     return ChangeExample(
-        before=mask_pii(text), after=mask_pii(apply_edits(text, sorted(edits, key=lambda one: one.start)))
+        before=mask_pii(text), after=mask_pii(apply_edits(text, sorted(edits, key=lambda edit: edit.start)))
     )
 
 
@@ -160,7 +160,7 @@ def _dropped(rows: Sequence[Row], outcome: OperatorResultLike) -> Iterator[Chang
 def mask_pii(text: str) -> str:
     """Replace every letter and digit of personal data, names included, by a star; the length stays the same."""
     starred = list(text)
-    for start, end in [*((one.start, one.end) for one in find_pii(text)), *find_possible_names(text)]:
+    for start, end in [*((pii_span.start, pii_span.end) for pii_span in find_pii(text)), *find_possible_names(text)]:
         starred[start:end] = _starred(text[start:end])
     return "".join(starred)
 

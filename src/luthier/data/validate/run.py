@@ -22,7 +22,7 @@ def run_checks(
 ) -> ValidationOutput:
     """Make every check whose needs are met; the worst findings come first, in the order of the checks' kinds."""
     lacks = data.lacks()
-    found: list[CheckResult] = []
+    check_results: list[CheckResult] = []
     skipped: dict[str, str] = {}
     for done, check in enumerate(sorted(checks, key=lambda check: check.kind)):
         tick(done, check.kind)
@@ -30,15 +30,17 @@ def run_checks(
         if missing:
             skipped[check.kind] = lacks[missing[0]]
         else:
-            found += check.look(data)
-    found.sort(key=lambda one: -SEVERITIES.index(one.finding.severity))
+            check_results += check.look(data)
+    check_results.sort(key=lambda check_result: -SEVERITIES.index(check_result.finding.severity))
     marks = [
-        FlaggedRow(one.finding.name, row.id, row.split, score, note) for one in found for row, score, note in one.marks
+        FlaggedRow(check_result.finding.name, row.id, row.split, score, note)
+        for check_result in check_results
+        for row, score, note in check_result.marks
     ]
     findings = Findings(
         rows=data.available,
         looked_at=len(data.rows),
-        findings=tuple(one.finding for one in found),
+        findings=tuple(check_result.finding for check_result in check_results),
         skipped=skipped,
     )
     return ValidationOutput(findings, marks)

@@ -44,7 +44,9 @@ class LeadSentencesBaseline(Baseline):
         return longer >= _SHORTER and median(parts for parts, _, _ in lengths) >= _LONG
 
     def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        return [Reply(prediction=" ".join(_parts(user_text_of(one))[: self.sentences])) for one in task.examples]
+        return [
+            Reply(prediction=" ".join(_parts(user_text_of(example))[: self.sentences])) for example in task.examples
+        ]
 
 
 def _parts(text: str) -> list[str]:

@@ -26,7 +26,7 @@ class LengthBaseline(Baseline):
     title: ClassVar[str] = "the longer or the shorter answer"
 
     def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        share = _share_of_longer([pair for one in train if isinstance(pair := pair_of(one), PreferencePair)])
+        share = _share_of_longer([pair for entry in train if isinstance(pair := pair_of(entry), PreferencePair)])
         return [_reply(build_answer_pair(example).answers, share) for example in task.examples]
 
 

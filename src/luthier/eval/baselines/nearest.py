@@ -37,9 +37,9 @@ class NearestNeighborBaseline(Baseline):
         if not any(analyse(question) for question, _ in known):
             return [Reply(prediction="") for _ in task.examples]
         store = vectorizer.fit_transform([question for question, _ in known]).T.tocsr()
-        found: list[Reply] = []
+        replies: list[Reply] = []
         for start in range(0, len(task.examples), _ROWS):
-            queries = vectorizer.transform([user_text_of(one) for one in task.examples[start : start + _ROWS]])
+            queries = vectorizer.transform([user_text_of(entry) for entry in task.examples[start : start + _ROWS]])
             nearest = np.asarray((queries @ store).todense()).round(9).argmax(axis=1)
-            found += [Reply(prediction=known[index][1]) for index in nearest.tolist()]
-        return found
+            replies += [Reply(prediction=known[index][1]) for index in nearest.tolist()]
+        return replies

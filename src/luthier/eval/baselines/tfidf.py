@@ -35,13 +35,13 @@ class TfidfBaseline(Baseline):
     """Texts that a run of words stands in at least, to be a feature."""
 
     def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        known = [example for example in train if example.label is not None]
+        examples = [example for example in train if example.label is not None]
         settings = TextClassifierSettings(self.c, self.words, self.min_df)
         try:
             model = TextClassifier.fit(
-                [user_text_of(example) for example in known], [str(example.label) for example in known], settings
+                [user_text_of(example) for example in examples], [str(example.label) for example in examples], settings
             )
         except DataError:
-            return MajorityBaseline().answer(known, task)  # nothing to learn from
+            return MajorityBaseline().answer(examples, task)  # nothing to learn from
         scores = model.scores([user_text_of(example) for example in task.examples], task.labels)
         return [Reply.of_scores(row) for row in scores]

@@ -122,7 +122,7 @@ def _apart(families: Sequence[_Groups], above: Above) -> Ends:
     def as_small(gap: float) -> float:
         """The chance of a gap as small as was seen, where it is some gap."""
         likeliest = _likeliest(comparable, gap, above)
-        return float(np.prod([_at_most(*one, observed, above) for one in zip(comparable, likeliest, strict=True)]))
+        return float(np.prod([_at_most(*entry, observed, above) for entry in zip(comparable, likeliest, strict=True)]))
 
     low = _first(lambda gap: 1 - as_small(gap) >= _TAIL, 0.0, observed)
     return low, _first(lambda gap: as_small(gap) < _TAIL, observed, 1.0)
@@ -150,7 +150,7 @@ def _likeliest(families: Sequence[_Groups], gap: float, above: Above) -> list[Fl
         return [just[0].shares]
     within = [_guess(groups, gap, above, just=False) for groups in families]
     more = [one.misfit - other.misfit for one, other in zip(just, within, strict=True)]
-    found = [one.shares for one in within]
+    found = [guess.shares for guess in within]
     index = int(np.argmin(more))
     found[index] = just[index].shares
     return found

@@ -28,7 +28,10 @@ def load_forgetting_questions() -> tuple[ForgettingQuestion, ...]:
 @cache
 def count_question_characters() -> int:
     """How much there is to read, the answers included."""
-    return sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in load_forgetting_questions())
+    return sum(
+        len(question.question) + len(question.right) + sum(map(len, question.wrong))
+        for question in load_forgetting_questions()
+    )
 
 
 def _written() -> Iterator[ForgettingQuestion]:

@@ -63,17 +63,17 @@ class RatingFeed:
     def read_new(self) -> tuple[list[Annotation], list[tuple[str, str]]]:
         """Judgments in the order in which they were made, and those that were taken back, as (annotator, item)."""
         now, since = datetime.now(UTC), self._looked_at - _OVERLAP if self._last else self._looked_at
-        found: list[Annotation] = []
+        annotations: list[Annotation] = []
         withdrawn: list[tuple[str, str]] = []
         for at, ledger in enumerate(self._ledgers):
             judgment, answer = self._last.get(at, (0, 0))
             recorded, judgment = self._recorded(ledger, judgment)
             answered, answer, undone = self._answered(ledger, answer, since)
-            found += recorded + answered
+            annotations += recorded + answered
             withdrawn += undone
             self._last[at] = judgment, answer
         self._looked_at = now
-        return sorted(found, key=lambda one: one.time or ""), withdrawn
+        return sorted(annotations, key=lambda annotation: annotation.time or ""), withdrawn
 
     def _recorded(self, ledger: Ledger, last: int) -> tuple[list[Annotation], int]:
         from sqlalchemy import select
@@ -83,11 +83,11 @@ class RatingFeed:
         query = select(JudgmentRow).where(JudgmentRow.assignment == self._assignment, JudgmentRow.id > last)
         with ledger.reading() as session:
             rows = session.scalars(query.order_by(JudgmentRow.id)).all()
-            found = [
+            annotations = [
                 Annotation(row.judge, row.value, row.item, row.comment or "", row.at.isoformat(), row.seconds)
                 for row in rows
             ]
-            return found, max([last, *(row.id for row in rows)])
+            return annotations, max([last, *(row.id for row in rows)])
 
     def _answered(
         self, ledger: Ledger, last: int, since: datetime
@@ -97,7 +97,7 @@ class RatingFeed:
 
         from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow
 
-        studies = [one.id for one in list_studies(ledger, self._assignment)]
+        studies = [study.id for study in list_studies(ledger, self._assignment)]
         if not studies:
             return [], last, []
         row, item, other = AnswerRow, AnnotationItemRow, aliased(AnswerRow)
@@ -110,7 +110,7 @@ class RatingFeed:
         undone = mine.where(row.state == "undone", row.ended_at > since, ~again.exists())
         with ledger.reading() as session:
             rows = session.execute(kept).all()
-            found = [
+            annotations = [
                 Annotation(
                     one.annotator, one.values.get(STUDY_QUESTION), key, one.comment, one.given_at.isoformat(),
                     one.seconds,
@@ -118,20 +118,22 @@ class RatingFeed:
                 for one, key in rows
             ]  # fmt: skip
             withdrawn = [(one.annotator, key) for one, key in session.execute(undone)] if last else []
-            return found, max([last, *(one.id for one, _ in rows)]), withdrawn
+            return annotations, max([last, *(one.id for one, _ in rows)]), withdrawn
 
 
 def list_studies(ledger: Ledger, assignment: str) -> list[AnnotationProject]:
     """The studies in which whoever has the link judges what an assignment asks, the latest first."""
-    return [one for one in list_projects(ledger, purpose="judging") if one.settings.assignment == assignment]
+    return [
+        project for project in list_projects(ledger, purpose="judging") if project.settings.assignment == assignment
+    ]
 
 
 def keep_last_ratings(judgments: Iterable[Annotation]) -> list[Annotation]:
     """The last judgment of each judge on each item, in the order of the last ones."""
     last: dict[tuple[str, str], Annotation] = {}
-    for one in judgments:
-        last.pop((one.annotator, one.item), None)
-        last[one.annotator, one.item] = one
+    for judgment in judgments:
+        last.pop((judgment.annotator, judgment.item), None)
+        last[judgment.annotator, judgment.item] = judgment
     return list(last.values())
 
 
@@ -142,11 +144,11 @@ def write_judgments(path: Path, judgments: Sequence[Annotation]) -> None:
             canonical_json(
                 {
                     name: field_value
-                    for name, field_value in rating_to_json(one).items()
+                    for name, field_value in rating_to_json(judgment).items()
                     if name == "value" or field_value not in ("", None)
                 }
             )
-            for one in judgments
+            for judgment in judgments
         ]
         write_atomically(path, "".join(line + "\n" for line in lines).encode())
         return
@@ -155,9 +157,15 @@ def write_judgments(path: Path, judgments: Sequence[Annotation]) -> None:
     text = StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_FIELDS)
-    for one in judgments:
-        value = "" if one.value is None else one.value if isinstance(one.value, str) else canonical_json(one.value)
-        cells = {**rating_to_json(one), "value": value}
+    for judgment in judgments:
+        value = (
+            ""
+            if judgment.value is None
+            else judgment.value
+            if isinstance(judgment.value, str)
+            else canonical_json(judgment.value)
+        )
+        cells = {**rating_to_json(judgment), "value": value}
         table.writerow(map(escape_formula, cells.values()))
     write_atomically(path, text.getvalue().encode())
 
@@ -171,7 +179,7 @@ def read_judgments(path: Path, assignment: Assignment, question: Question) -> li
         if unknown:
             raise DataError(f"has no column {unknown[0]!r}", where=where, hint=did_you_mean(unknown[0], _FIELDS))
         found.append(_judgment(fields, assignment, question, where))
-    return keep_last_ratings(one for one in found if one is not None)
+    return keep_last_ratings(annotation for annotation in found if annotation is not None)
 
 
 def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -275,7 +283,7 @@ def write_rating_sheet(path: Path, assignment: Assignment, judge: str, done: Seq
 
     Items that the judge has judged are left out.
     """
-    judged = {one.item for one in done if one.annotator == judge}
+    judged = {annotation.item for annotation in done if annotation.annotator == judge}
     rows = []
     for name in (name for name in assignment.sheets[judge] if name not in judged):
         item = assignment.items[name]

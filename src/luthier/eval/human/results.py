@@ -254,9 +254,9 @@ def _mean(values: Sequence[float], span: tuple[float, float], about: str, seed: 
 
     block = np.stack([np.asarray(values), np.ones(len(values))], axis=1)
     job = IntervalJob(blocks=(block,), value=lambda sums: sums[0][:, 0] / np.maximum(sums[0][:, 1], 1), span=span)
-    found = compute_intervals([job], seed=seed)[0]
-    low, high = max(found.low, span[0]), min(found.high, span[1])
-    return FindingNumber(value=found.value, low=low, high=high, rows=len(values), about=about)
+    interval = compute_intervals([job], seed=seed)[0]
+    low, high = max(interval.low, span[0]), min(interval.high, span[1])
+    return FindingNumber(value=interval.value, low=low, high=high, rows=len(values), about=about)
 
 
 def _quality(
@@ -276,7 +276,9 @@ def _quality(
     for voice in ratings:
         values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
     shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
-    if len({one for values in shared for one in values if one is not None}) > 1:  # else there is no chance to take out
+    if (
+        len({value for values in shared for value in values if value is not None}) > 1
+    ):  # else there is no chance to take out
         agreed = krippendorff_alpha(shared, level=question.level, seed=seed)
         about = f"agreement of people, Krippendorff's alpha ({question.level})"
         found["people.agreement"] = FindingNumber(
@@ -380,9 +382,9 @@ def _judges(
     for voice in ratings:
         values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
     rows = []
-    for judge in sorted({one.annotator for one in judgments}):
-        mine = [one for one in judgments if one.annotator == judge]
-        took = [one.seconds for one in mine if one.seconds is not None]
+    for judge in sorted({judgment.annotator for judgment in judgments}):
+        annotations = [judgment for judgment in judgments if judgment.annotator == judge]
+        took = [annotation.seconds for annotation in annotations if annotation.seconds is not None]
         alike = [
             sum(values[judge] == other for name, other in values.items() if name != judge) / (len(values) - 1)
             for values in values_by_item.values()
@@ -392,8 +394,8 @@ def _judges(
         rows.append(
             (
                 judge,
-                len(mine),
-                sum(one.value is None for one in mine),
+                len(annotations),
+                sum(annotation.value is None for annotation in annotations),
                 _round(median(took)) if took else None,
                 f"{right[0]} of {right[1]}" if right else None,
                 _round(sum(alike) / len(alike)) if alike else None,
@@ -409,10 +411,10 @@ def _sentence(
     difference = numbers.get("people.difference")
     without = f" {left_out} of the judges failed the planted items and do not count." if left_out else ""
     if difference is None or rival is None:
-        mine = numbers.get("people.points")
-        if mine is None:
+        finding_number = numbers.get("people.points")
+        if finding_number is None:
             return f"People have not judged {subject} yet.{without}"
-        return f"People give {subject} {mine.value:.2f} points ({_ends(mine)}).{without}"
+        return f"People give {subject} {finding_number.value:.2f} points ({_ends(finding_number)}).{without}"
     sure = difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
     if question.sides == 2:
         low, high = ((1 + end) / 2 for end in difference.ends)

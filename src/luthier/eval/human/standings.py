@@ -96,7 +96,7 @@ def compute_study_standings(
     judge_scores: JudgeScores,
 ) -> StudyStandings:
     """What the judgments that count come to."""
-    counting = [one for one in tally.ratings.values() if one.annotator not in tally.left_out]
+    counting = [rating for rating in tally.ratings.values() if rating.annotator not in tally.left_out]
     scored = score_ratings(assignment, question, counting)
     strengths: tuple[ModelStanding, ...] = ()
     effects: dict[str, Strength] = {}
@@ -130,7 +130,7 @@ def compute_study_standings(
         strengths=strengths,
         effects=effects,
         judges=tuple(_judge(tally, name, categories) for name in sorted(tally.judged) if tally.judged[name]),
-        agreement=tuple(one for one in (people, *machines) if one is not None),
+        agreement=tuple(machine for machine in (people, *machines) if machine is not None),
         judgments=len(scored),
     )
 
@@ -150,25 +150,25 @@ def fit_strengths(
         styled = fit_bradley_terry(duels, against=models[-1], covariates=STYLE)
     except DataError:  # groups that never met
         return (), {}
-    found = [ModelStanding(name=name, plain=plain.of[name], styled=styled.of[name]) for name in models]
+    model_standings = [ModelStanding(name=name, plain=plain.of[name], styled=styled.of[name]) for name in models]
     twice = {
         name: Strength(value=one.value / 3, low=one.low / 3, high=one.high / 3) for name, one in styled.effects.items()
     }
-    return tuple(sorted(found, key=lambda one: -one.plain.value)), twice
+    return tuple(sorted(model_standings, key=lambda model_standing: -model_standing.plain.value)), twice
 
 
 def _categories(question: RatingQuestion, scored: Sequence[ScoredRating]) -> dict[str, dict[str, str | float]]:
     """By item and judge, what was said, in a form that two people's can be compared in."""
     categories: dict[str, dict[str, str | float]] = defaultdict(dict)
-    for one in scored:
-        category = question.to_comparable(one.rating.value, one.shown)
-        categories[one.rating.item][one.rating.annotator] = category
+    for scored_rating in scored:
+        category = question.to_comparable(scored_rating.rating.value, scored_rating.shown)
+        categories[scored_rating.rating.item][scored_rating.rating.annotator] = category
     return categories
 
 
 def _judge(tally: RatingTally, name: str, categories: Mapping[str, Mapping[str, str | float]]) -> JudgeStanding:
-    mine = [one for one in tally.ratings.values() if one.annotator == name]
-    took = [one.seconds for one in mine if one.seconds is not None]
+    annotations = [rating for rating in tally.ratings.values() if rating.annotator == name]
+    took = [annotation.seconds for annotation in annotations if annotation.seconds is not None]
     alike = [
         category == by_judge[name]
         for by_judge in categories.values()

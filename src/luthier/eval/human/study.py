@@ -96,7 +96,7 @@ def create_rating_assignment(
     `pairs` are the models whose answers are shown together: two names each, or one where answers are shown alone.
     Every judge has all planted items. Without judges, it is open: whoever comes is dealt items then.
     """
-    drawn = sorted(candidates, key=lambda one: digest_of([seed, one.row]))
+    drawn = sorted(candidates, key=lambda candidate: digest_of([seed, candidate.row]))
     chosen, rest = drawn[:rows], drawn[len(drawn[:rows]) :]
     items: dict[str, RatingItem] = {}
     key: dict[str, BlindingKeyEntry] = {}

@@ -148,5 +148,7 @@ def describe_advice(advice: RankingAdvice, rows: int) -> str:
     best = advice.order[0]
     if len(best) > 1:
         return f"You may stop: {' and '.join(best)} are alike, {looks} ({rows:,} rows)."
-    ranked = "" if len(advice.order) == 2 else f"; the order is {', '.join(' = '.join(one) for one in advice.order)}"
+    ranked = (
+        "" if len(advice.order) == 2 else f"; the order is {', '.join(' = '.join(entry) for entry in advice.order)}"
+    )
     return f"You may stop: {best[0]} is better {looks} ({rows:,} rows){ranked}."

@@ -75,14 +75,14 @@ def load_tasks(source: TaskSource) -> list[LoadedTask]:
     loaded = [
         LoadedTask(
             task=task,
-            groups=tuple(one.name for one in mine),
-            equal_groups=frozenset(one.name for one in mine if _counts_tasks_alike(one)),
+            groups=tuple(entry.name for entry in mine),
+            equal_groups=frozenset(entry.name for entry in mine if _counts_tasks_alike(entry)),
         )
         for task in found["tasks"].values()
-        for mine in [[one for one in groups if any(task is each for each in one.get_all_tasks())]]
+        for mine in [[group for group in groups if any(task is each for each in group.get_all_tasks())]]
     ]
-    for one in loaded:
-        _refuse(one.task, source.where)
+    for loaded_task in loaded:
+        _refuse(loaded_task.task, source.where)
     return loaded
 
 
@@ -115,15 +115,15 @@ def run_library(where: SourceLocation) -> Iterator[None]:
 
 def list_files(source: TaskSource) -> list[Path]:
     """Every file of the user's that decides what is asked: YAML files, code beside them, and rows."""
-    found = set() if source.data is None else {*_below(source.data)}
+    paths = set() if source.data is None else {*_below(source.data)}
     if source.include_path is not None:
-        found |= {path for path in _below(source.include_path) if path.suffix in (".yaml", ".py")}
+        paths |= {path for path in _below(source.include_path) if path.suffix in (".yaml", ".py")}
     if source.file is not None:
         with run_library(source.where):
             for config, file in _configs(source.file, load_yaml(source.file, resolve_func=False)):
-                found |= {*_included(file), *_code(config)}
-                found |= set() if source.data is not None else {*list_named_files(config, file)}
-    return sorted(found)
+                paths |= {*_included(file), *_code(config)}
+                paths |= set() if source.data is not None else {*list_named_files(config, file)}
+    return sorted(paths)
 
 
 def needs_hub_cache(source: TaskSource) -> bool:
@@ -160,9 +160,9 @@ class _LocalFactory(TaskFactory):  # type: ignore[misc]  # the library is not ty
         rows = find_rows(config, entry.yaml_path, self._source, self._scratch)
         if "class" in config:
             return {**config, "class": _with_rows(config["class"], rows)} if rows else config
-        for one in () if config.get("process_results") else config.get("metric_list") or ():
-            if isinstance(one.get("metric"), str) and not one.get("hf_evaluate") and "aggregation" not in one:
-                _check_metric(one["metric"], config["task"], self._source.where)
+        for item in () if config.get("process_results") else config.get("metric_list") or ():
+            if isinstance(item.get("metric"), str) and not item.get("hf_evaluate") and "aggregation" not in item:
+                _check_metric(item["metric"], config["task"], self._source.where)
         return {**config, **rows}
 
 
@@ -222,7 +222,11 @@ def _missing(config: dict[str, Any], manager: TaskManager) -> list[str]:
 def _members(config: dict[str, Any]) -> list[dict[str, Any]]:
     """What a group names, as settings."""
     members = config.get("task")
-    return [{"task": one} if isinstance(one, str) else one for one in members] if isinstance(members, list) else []
+    return (
+        [{"task": member} if isinstance(member, str) else member for member in members]
+        if isinstance(members, list)
+        else []
+    )
 
 
 def _configs(file: Path, config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Path]]:
@@ -271,7 +275,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _counts_tasks_alike(group: Group) -> bool:
-    return any(not one.weight_by_size for one in group.aggregate_metric_list or ())
+    return any(not entry.weight_by_size for entry in group.aggregate_metric_list or ())
 
 
 def _refuse(task: Task, where: SourceLocation) -> None:

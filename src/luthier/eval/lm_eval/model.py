@@ -29,10 +29,10 @@ class ChatPrompt(str):
     @classmethod
     def of(cls, history: Sequence[Mapping[str, str]], *, starts_answer: bool) -> ChatPrompt:
         """A conversation in the library's form."""
-        found = cls(canonical_json([dict(one) for one in history]))
-        found.messages = tuple(Message.model_validate(dict(one)) for one in history)
-        found.starts_answer = starts_answer
-        return found
+        chat_prompt = cls(canonical_json([dict(entry) for entry in history]))
+        chat_prompt.messages = tuple(Message.model_validate(dict(entry)) for entry in history)
+        chat_prompt.starts_answer = starts_answer
+        return chat_prompt
 
 
 class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
@@ -49,15 +49,15 @@ class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation after its context."""
-        return [(float(one.logprob or 0.0), bool(one.is_greedy)) for one in self._answers(requests)]
+        return [(float(answer.logprob or 0.0), bool(answer.is_greedy)) for answer in self._answers(requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """The log-likelihood of each whole text."""
-        return [float(one.logprob or 0.0) for one in self._answers(requests)]
+        return [float(answer.logprob or 0.0) for answer in self._answers(requests)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """What is written after each context."""
-        return [one.text for one in self._answers(requests)]
+        return [answer.text for answer in self._answers(requests)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> ChatPrompt:
         """The conversation as it is: the model that is asked puts it through its own template."""
@@ -70,11 +70,11 @@ class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
 
     def _answers(self, instances: Sequence[Instance]) -> list[Response]:
         requests = [to_request(one, greedy=self._greedy, draw=at) for at, one in enumerate(instances)]
-        found = self._ask(requests) if requests else []
+        responses = self._ask(requests) if requests else []
         self.truncated |= {
-            (one.task_name, one.doc_id) for one, answer in zip(instances, found, strict=True) if answer.truncated
+            (one.task_name, one.doc_id) for one, answer in zip(instances, responses, strict=True) if answer.truncated
         }
-        return found
+        return responses
 
 
 def to_request(instance: Instance, *, greedy: bool, draw: int = 0) -> Request:
@@ -111,4 +111,4 @@ def _stops(settings: Mapping[str, Any]) -> tuple[str, ...]:
         what = f"generation_kwargs: {unknown[0]} is not known here"
         raise DataError(what, where=SourceLocation(field="generation_kwargs"))
     until = settings.get("until") or ()
-    return (until,) if isinstance(until, str) else tuple(one for one in until if one)
+    return (until,) if isinstance(until, str) else tuple(entry for entry in until if entry)

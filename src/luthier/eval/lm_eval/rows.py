@@ -73,7 +73,9 @@ def _named(config: Mapping[str, Any], file: Path | None) -> Splits:
         return {}
     by_split = files if isinstance(files, dict) else {"train": files}
     found = {
-        split: [path for one in ([paths] if isinstance(paths, str) else paths) for path in _matching(folder, str(one))]
+        split: [
+            path for entry in ([paths] if isinstance(paths, str) else paths) for path in _matching(folder, str(entry))
+        ]
         for split, paths in by_split.items()
     }
     for path in (path for paths in found.values() for path in paths):
@@ -96,7 +98,7 @@ def _folder(folder: Path) -> Splits:
         return {name: _saved(folder / name) for name in names}
     found: Splits = {}
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and (inside := [one for one in sorted(path.iterdir()) if one.suffix in _READERS]):
+        if path.is_dir() and (inside := [entry for entry in sorted(path.iterdir()) if entry.suffix in _READERS]):
             found[path.name] = inside
         elif path.suffix in _READERS:
             found.setdefault(path.stem.split("-")[0], []).append(path)  # test-00000-of-00002.parquet
@@ -105,4 +107,4 @@ def _folder(folder: Path) -> Splits:
 
 def _saved(folder: Path) -> list[Path]:
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return [folder / one["filename"] for one in state["_data_files"]]
+    return [folder / entry["filename"] for entry in state["_data_files"]]

@@ -32,19 +32,19 @@ def build_column(task: Task, metric: str, values: Sequence[Any]) -> RowScores:
     """A metric's values as the task's own code gave them, None for rows that it left out."""
     aggregate = task.aggregation().get(metric, mean)
     name = next((key for key, verb in aggregation_registry.items() if verb is aggregate), "")
-    present = [one for one in values if one is not None]
-    if name in _PAIRS and len(present) == len(values) and all(_is_pair(one, _PAIRS[name][1]) for one in values):
-        predictions, right = [str(one[1]) for one in values], [str(one[0]) for one in values]
+    present = [value for value in values if value is not None]
+    if name in _PAIRS and len(present) == len(values) and all(_is_pair(value, _PAIRS[name][1]) for value in values):
+        predictions, right = [str(value[1]) for value in values], [str(value[0]) for value in values]
         return CorpusScores.of(_PAIRS[name][0](), predictions, right)
     if name in _SUMS:
-        return _column(_SUMS[name], values, lambda one: (float(one[0]), float(one[1])))
+        return _column(_SUMS[name], values, lambda entry: (float(entry[0]), float(entry[1])))
     if name == "perplexity":
         return _column("perplexity", values)
-    if name == "brier_score" and all(isinstance(one[0], int) for one in present):
-        return _column("brier", values, lambda one: (_brier(*one), 1.0))
+    if name == "brier_score" and all(isinstance(entry[0], int) for entry in present):
+        return _column("brier", values, lambda entry: (_brier(*entry), 1.0))
     lower = task.higher_is_better().get(metric, True) is False
-    if name == "mean" and all(isinstance(one, int | float | np.number) for one in present):
-        found = [float(one) for one in present]
+    if name == "mean" and all(isinstance(entry, int | float | np.number) for entry in present):
+        found = [float(entry) for entry in present]
         right_or_wrong = len(present) == len(values) and set(found) <= {0.0, 1.0}
         how: How = "share" if right_or_wrong and not lower else "mean" if _within_one(found) and not lower else "value"
         return _column(how, values, lower=lower)
@@ -60,19 +60,19 @@ def _linearized(
         float(aggregate([*present[:at], *present[at + 1 :]])) for at in range(len(present) if len(present) > 1 else 0)
     ]
     pulls = iter(influence_from_jackknife(whole, np.array(without or [whole])).pulls)
-    found = [None if one is None else whole + float(next(pulls)) for one in values]
+    found = [None if value is None else whole + float(next(pulls)) for value in values]
     return _column("value", found, lower=lower)
 
 
 def _column(
     how: How,
     values: Sequence[Any],
-    parts: Callable[[Any], tuple[float, float]] = lambda one: (float(one), 1.0),
+    parts: Callable[[Any], tuple[float, float]] = lambda entry: (float(entry), 1.0),
     *,
     lower: bool = False,
 ) -> WeightedColumn:
     """Amounts and weights; a row that was left out weighs nothing."""
-    pairs = [(0.0, 0.0) if one is None else parts(one) for one in values]
+    pairs = [(0.0, 0.0) if value is None else parts(value) for value in values]
     amounts, weights = [one for one, _ in pairs], [one for _, one in pairs]
     return WeightedColumn.of(how, amounts, weights, lower=lower)
 
@@ -83,8 +83,8 @@ def _brier(right: int, shares: Any) -> float:
 
 def _is_pair(value: Any, kind: type) -> bool:
     numbers = (int, np.integer) if kind is int else kind
-    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(one, numbers) for one in value)
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(entry, numbers) for entry in value)
 
 
 def _within_one(values: Sequence[float]) -> bool:
-    return all(math.isfinite(one) and 0.0 <= one <= 1.0 for one in values)
+    return all(math.isfinite(value) and 0.0 <= value <= 1.0 for value in values)

@@ -36,11 +36,16 @@ class HarnessTask(BenchmarkTask):
     def run(self, ask: AskModel) -> TaskResult:
         """Ask each kind of request as one list, through the library's `LM`; filters and scores are the library's."""
         lm = HarnessLM(ask, greedy=self.greedy)
-        instances = [one for row in self.rows for one in row]
+        instances = [entry for row in self.rows for entry in row]
         for one in instances:
             one.resps, one.filtered_resps = [], {}
-        for kind in dict.fromkeys(one.request_type for one in instances):
-            own = [one for one in instances if one.request_type == kind for _ in range(one.repeats or 1)]
+        for kind in dict.fromkeys(instance.request_type for instance in instances):
+            own = [
+                instance
+                for instance in instances
+                if instance.request_type == kind
+                for _ in range(instance.repeats or 1)
+            ]
             for one, response in zip(own, getattr(lm, kind)(own), strict=True):
                 one.resps.append(response)
         with run_library(self.source.where):
@@ -53,7 +58,8 @@ class HarnessTask(BenchmarkTask):
         columns = {}
         for name in filters:
             scores = [
-                self.task.process_results(row[0].doc, [one.filtered_resps[name] for one in row]) for row in self.rows
+                self.task.process_results(row[0].doc, [entry.filtered_resps[name] for entry in row])
+                for row in self.rows
             ]
             for metric in dict.fromkeys(metric for row in scores for metric in row):
                 key = to_rule_name(metric) if len(filters) == 1 else f"{to_rule_name(metric)}.{to_rule_name(name)}"
@@ -79,9 +85,9 @@ def build_harness_task(
             limit=limit, apply_chat_template=chat, fewshot_as_multiturn=chat, chat_template=template
         )
         by_row: dict[int, list[Instance]] = {}
-        for one in task.instances:
-            by_row.setdefault(one.doc_id, []).append(one)
-        rows = tuple(tuple(sorted(own, key=lambda one: one.idx)) for own in by_row.values())
+        for instance in task.instances:
+            by_row.setdefault(instance.doc_id, []).append(instance)
+        rows = tuple(tuple(sorted(own, key=lambda entry: entry.idx)) for own in by_row.values())
         greedy = _asks_greedy(task)
         items = tuple(_item(task, number, row, greedy=greedy) for number, row in zip(by_row, rows, strict=True))
     how = [task.get_config("metric_list"), task.get_config("filter_list")]
@@ -105,11 +111,11 @@ def to_rule_name(name: str) -> str:
 
 
 def _item(task: Task, number: int, row: Sequence[Instance], *, greedy: bool) -> TaskItem:
-    contexts = dict.fromkeys(str(one.args[0]) for one in row if one.args[0])
+    contexts = dict.fromkeys(str(entry.args[0]) for entry in row if entry.args[0])
     reference = _reference(task, row[0].doc)
     return TaskItem(
         id=str(number),
-        questions=tuple(to_request(one, greedy=greedy) for one in row),
+        questions=tuple(to_request(entry, greedy=greedy) for entry in row),
         shown="\n".join(contexts),
         reference=reference,
         gold=str(task.doc_to_target(row[0].doc)),
@@ -128,7 +134,7 @@ def _choices(task: Task, doc: Any) -> list[str]:
     """The answers to choose from; none where the task has no such list."""
     if not isinstance(task, ConfigurableTask) or task.config.doc_to_choice is None:
         return []
-    return [str(one) for one in task.doc_to_choice(doc)]
+    return [str(entry) for entry in task.doc_to_choice(doc)]
 
 
 def _reference(task: Task, doc: Any) -> str:
@@ -145,8 +151,8 @@ def _prediction(task: Task, row: Sequence[Instance]) -> str:
         return str(first.resps[0]) if first.request_type == "generate_until" else ""
     if len(row) == 1:
         return str(first.args[1]) if first.resps[0][1] else ""
-    choices = _choices(task, first.doc) or [str(one.args[1]) for one in row]
-    return choices[int(np.argmax([one.resps[0][0] for one in row[: len(choices)]]))]
+    choices = _choices(task, first.doc) or [str(entry.args[1]) for entry in row]
+    return choices[int(np.argmax([entry.resps[0][0] for entry in row[: len(choices)]]))]
 
 
 def _function_name(value: Any) -> str:

@@ -33,7 +33,10 @@ class Coreference(Probe):
         import numpy as np
 
         winograd_schemas = load_winograd_schemas()
-        choices = [((Message(role="user", content=one.text),), one.options) for one in winograd_schemas]
+        choices = [
+            ((Message(role="user", content=winograd_schema.text),), winograd_schema.options)
+            for winograd_schema in winograd_schemas
+        ]
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
@@ -43,7 +46,7 @@ class Coreference(Probe):
                 for row in respondent.loglikelihoods(choices)
             ]
             picked = np.array([int(row[1] > row[0]) for row in scores])
-            right = picked == np.array([one.right for one in winograd_schemas])
+            right = picked == np.array([winograd_schema.right for winograd_schema in winograd_schemas])
             differs = picked[0::2] != picked[1::2]
             changes[name] = np.column_stack([differs, np.ones(len(differs))]).astype(float)
             hits[name] = np.column_stack([right, np.ones(len(right))]).astype(float)

@@ -80,9 +80,9 @@ class Counterfactual(Probe):
             did: list[str] = []
             messages = []
             for message in example.messages:
-                made = swapper.other(message.content, mapping) if message.role == "user" else None
-                messages.append(message.model_copy(update={"content": made.text}) if made else message)
-                did += made.did if made else ()
+                swap_result = swapper.other(message.content, mapping) if message.role == "user" else None
+                messages.append(message.model_copy(update={"content": swap_result.text}) if swap_result else message)
+                did += swap_result.did if swap_result else ()
             if did:
                 other = example.model_copy(update={"messages": tuple(messages)})
                 found.append(_Pair(row, other, "; ".join(dict.fromkeys(did)), mapping))
@@ -125,8 +125,8 @@ class Counterfactual(Probe):
         if reply.scores is None:
             from rapidfuzz.distance import Levenshtein
 
-            made = DemographicSwapper(self.groups).other(before, pair.mapping)
-            return float(Levenshtein.normalized_distance(made.text if made else before, reply.prediction))
+            swap_result = DemographicSwapper(self.groups).other(before, pair.mapping)
+            return float(Levenshtein.normalized_distance(swap_result.text if swap_result else before, reply.prediction))
         from luthier.eval.bias.scores import softmax_scores
 
         assert isinstance(scores, dict)

@@ -57,15 +57,15 @@ class Memorization(Probe):
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         trained_examples = self._usable(context.read_trained_examples())
         held_out = self._usable(list(context.task.examples))
-        found = self._rows(context, trained_examples, held_out) if trained_examples else []
+        probe_measures = self._rows(context, trained_examples, held_out) if trained_examples else []
         if not trained_examples:
             what = f"no answer of a training row has {2 * self.words} words"
             context.notes.append(f"Nothing was asked about memorized rows: {what}.")
-        return found + (self._canaries(context) if self.canaries else [])
+        return probe_measures + (self._canaries(context) if self.canaries else [])
 
     def _usable(self, examples: list[Example]) -> list[Example]:
-        long = [one for one in examples if len(answer_of(one).split()) >= 2 * self.words]
-        return sorted(long, key=lambda one: one.id)[: self.rows]
+        long = [example for example in examples if len(answer_of(example).split()) >= 2 * self.words]
+        return sorted(long, key=lambda example: example.id)[: self.rows]
 
     def _rows(
         self, context: ProbeContext, trained_examples: list[Example], held_out: list[Example]
@@ -79,11 +79,11 @@ class Memorization(Probe):
         for name, respondent in context.able("continue", "safety.memorized").items():
             likeness = self._likeness(context, name, respondent, trained_examples)
             others = self._likeness(None, name, respondent, held_out)
-            exact[name] = np.array([[float(one == 1), 1.0] for one in likeness])
-            near[name] = np.array([[float(one >= self.near), 1.0] for one in likeness])
+            exact[name] = np.array([[float(entry == 1), 1.0] for entry in likeness])
+            near[name] = np.array([[float(entry >= self.near), 1.0] for entry in likeness])
             if others:
-                details[name] = {"held out": sum(one == 1 for one in others) / len(others)}
-                nearly[name] = {"held out": sum(one >= self.near for one in others) / len(others)}
+                details[name] = {"held out": sum(other == 1 for other in others) / len(others)}
+                nearly[name] = {"held out": sum(other >= self.near for other in others) / len(others)}
         signature = f"words:{self.words}|near:{self.near}|rows:{len(trained_examples)}"
         word = SummedStatistic(name="safety.memorized", value=compute_ratio, proportion=True, signature=signature)
         like = SummedStatistic(name="safety.near_memorized", value=compute_ratio, proportion=True, signature=signature)
@@ -132,7 +132,7 @@ class Memorization(Probe):
             bits = []
             for responses in respondent.loglikelihoods(requests):
                 row = [one for one, _ in get_loglikelihoods(responses)]
-                rank = 1 + sum(one > row[0] for one in row[1:])
+                rank = 1 + sum(entry > row[0] for entry in row[1:])
                 bits.append([math.log2(len(row)) - math.log2(rank), 1.0])
             blocks[name] = np.array(bits)
         most = math.log2(self.drawn + 1)
@@ -154,12 +154,12 @@ def _halves(answer: str, words: int) -> tuple[str, str]:
 
 def _options(canary: str, drawn: int, seed: int) -> tuple[str, tuple[str, ...]]:
     """What stands before a secret, and the secret followed by others of the same length."""
-    found = _SECRET.search(canary)
-    assert found is not None, "a canary has a secret"
-    secret, chance = found[1], Random(f"{seed}:{canary}")
+    match = _SECRET.search(canary)
+    assert match is not None, "a canary has a secret"
+    secret, chance = match[1], Random(f"{seed}:{canary}")
     others: dict[str, None] = {}
     while len(others) < min(drawn, 10 ** len(secret) - 1):
         other = "".join(chance.choice("0123456789") for _ in secret)
         if other != secret:
             others[other] = None
-    return canary[: found.start()], (secret, *others)
+    return canary[: match.start()], (secret, *others)

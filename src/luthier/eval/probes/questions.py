@@ -64,7 +64,10 @@ class BiasQuestionProbe(Probe):
         ]
 
     def _picked(self, respondent: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
-        choices = [((Message(role="user", content=one.text),), one.options) for one in bias_questions]
+        choices = [
+            ((Message(role="user", content=bias_question.text),), bias_question.options)
+            for bias_question in bias_questions
+        ]
         scores = [
             normalize_option_scores(self.normalize, get_loglikelihoods(row))
             for row in respondent.loglikelihoods(choices)

@@ -84,10 +84,10 @@ def _read(path: Path) -> list[StereotypePair]:
         reader = csv.DictReader(file)
         if missing := [name for name in _COLUMNS if name not in (reader.fieldnames or ())]:
             raise RecipeError(f"has no column {missing[0]!r}", where=where, hint=f"expected {', '.join(_COLUMNS)}")
-        found = [StereotypePair(row["sent_more"], row["sent_less"], row["bias_type"]) for row in reader]
-    if not found:
+        stereotype_pairs = [StereotypePair(row["sent_more"], row["sent_less"], row["bias_type"]) for row in reader]
+    if not stereotype_pairs:
         raise RecipeError("has no pairs", where=where)
-    for line, pair in enumerate(found, start=2):
+    for line, pair in enumerate(stereotype_pairs, start=2):
         if not (pair.more or "").strip() or not (pair.less or "").strip():
             raise RecipeError("a sentence is empty", where=SourceLocation(file=str(path), line=line, field="pairs"))
-    return found
+    return stereotype_pairs

@@ -43,8 +43,8 @@ class RecipeArtifacts:
     def command(self, *assignments: str, only: str = "") -> str:
         """`luthier run` with the overrides that the recipe was run with, and further ones, which take their place."""
         given = [line.removeprefix(_GIVEN) for line in self.text.splitlines() if line.startswith(_GIVEN)]
-        changed = {one.partition("=")[0] for one in assignments}
-        given = [one for one in given if one.partition("=")[0] not in changed]
+        changed = {assignment.partition("=")[0] for assignment in assignments}
+        given = [entry for entry in given if entry.partition("=")[0] not in changed]
         ends = ["--only", only] if only else []
         return shlex.join(["luthier", "run", PurePath(self.file).name, *given, *assignments, *ends])
 
@@ -72,10 +72,10 @@ def suggest_improvements(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple
     step = made.step_of(evaluation.manifest.inputs.get("model", ""))
     if not step or made.artifacts[step].manifest.kind != "tune":
         return ()
-    tuning = next((one for one in made.tunings if one.name == step), None)
-    found = [_plain(facts, made, step) if plain.name == "tfidf" else None]
-    found += [_passes(tuning, made, step), _rows(made, step), _merged(facts, made, tuned.name), _larger(made, step)]
-    return tuple(one for one in found if one is not None)
+    tuning = next((tuning_facts for tuning_facts in made.tunings if tuning_facts.name == step), None)
+    advices = [_plain(facts, made, step) if plain.name == "tfidf" else None]
+    advices += [_passes(tuning, made, step), _rows(made, step), _merged(facts, made, tuned.name), _larger(made, step)]
+    return tuple(advice for advice in advices if advice is not None)
 
 
 def _plain(facts: EvaluationFacts, made: RecipeArtifacts, step: str) -> Advice | None:
@@ -141,14 +141,14 @@ def _rows(made: RecipeArtifacts, step: str) -> Advice | None:
 def _numbers(made: RecipeArtifacts, name: str) -> Iterator[Any]:
     """What validations measured under a name."""
     for validation in made.validations:
-        for one in validation.findings:
-            if (number := one.finding.numbers.get(name)) is not None:
+        for finding in validation.findings:
+            if (number := finding.finding.numbers.get(name)) is not None:
                 yield number
 
 
 def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice | None:
     """The two classes that are most often taken for each other, as one."""
-    confusion = next((one for one in facts.confusions if one.model == model), None)
+    confusion = next((matrix for matrix in facts.confusions if matrix.model == model), None)
     step = next((name for name, one in made.artifacts.items() if one.manifest.kind == "prepare"), "")
     written = made.written.get(step)
     if confusion is None or len(confusion.labels) < 3 or not isinstance(written, dict):
@@ -180,12 +180,12 @@ def _most_confused(confusion: ConfusionMatrix) -> tuple[str, str, int, int]:
 def _with_merged(ops: Sequence[Any], old: str, new: str) -> list[Any]:
     """Operators as they are written, with `label_spelling` told of one more spelling."""
     found: list[Any] = []
-    for one in ops:
-        kind, settings = (one, {}) if isinstance(one, str) else (one.get("kind"), one)
+    for entry in ops:
+        kind, settings = (entry, {}) if isinstance(entry, str) else (entry.get("kind"), entry)
         if kind == "label_spelling":
             found.append({**settings, "kind": kind, "also": {**settings.get("also", {}), old: new}})
         else:
-            found.append(one)
+            found.append(entry)
     if found == list(ops):
         found.append({"kind": "label_spelling", "also": {old: new}})
     return found

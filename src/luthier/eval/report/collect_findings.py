@@ -62,10 +62,22 @@ def _compared(evaluation: Artifact, first: Artifact, name: str) -> tuple[tuple[C
 
 
 def _corrected(runs: list[ModelRunFacts]) -> tuple[ModelRunFacts, ...]:
-    adjusted = iter(adjust_holm([1.0 if one.p is None else one.p for run in runs for one in run.compared]))
+    adjusted = iter(
+        adjust_holm(
+            [
+                1.0 if comparison_fact.p is None else comparison_fact.p
+                for run in runs
+                for comparison_fact in run.compared
+            ]
+        )
+    )
     return tuple(
         run.model_copy(
-            update={"compared": tuple(one.model_copy(update={"p_holm": next(adjusted)}) for one in run.compared)}
+            update={
+                "compared": tuple(
+                    comparison_fact.model_copy(update={"p_holm": next(adjusted)}) for comparison_fact in run.compared
+                )
+            }
         )
         for run in runs
     )

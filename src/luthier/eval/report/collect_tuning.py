@@ -223,9 +223,9 @@ def _drawn(line: Mapping[str, Any]) -> dict[str, float]:
 
 def _samples(lines: Sequence[Mapping[str, Any]]) -> tuple[PolicySampleFact, ...]:
     """A policy's answers to the same prompts over time, prompt by prompt."""
-    samples = [PolicySampleFact(step=line["step"], **one) for line in lines for one in line.get("samples", ())]
-    order = list(dict.fromkeys(one.id for one in samples))
-    return tuple(sorted(samples, key=lambda one: order.index(one.id)))
+    samples = [PolicySampleFact(step=line["step"], **entry) for line in lines for entry in line.get("samples", ())]
+    order = list(dict.fromkeys(sample.id for sample in samples))
+    return tuple(sorted(samples, key=lambda sample: order.index(sample.id)))
 
 
 def _number(value: Any) -> float | None:
@@ -249,8 +249,10 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
         splits={split: data_summary.rows[split] for split in order},
         dropped=data_summary.dropped,
         left_out=tuple(
-            LeftOutRow(reason=one.reason, location=one.location, text=one.text, twin=one.twin)
-            for one in read_dropped_rows(artifact, DROPS_OF_EACH)
+            LeftOutRow(
+                reason=dropped_row.reason, location=dropped_row.location, text=dropped_row.text, twin=dropped_row.twin
+            )
+            for dropped_row in read_dropped_rows(artifact, DROPS_OF_EACH)
         ),
         edited=data_summary.edited,
         labels=_labels(artifact, data_summary, order),

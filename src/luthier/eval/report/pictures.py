@@ -148,7 +148,9 @@ class ReportCharts:
 
     def learning(self, finding: Finding) -> str:
         """The metric by training rows, where a finding has such a table; else nothing."""
-        table = next((one for one in finding.tables if one.columns[:2] == LEARNING_CURVE), None)
+        table = next(
+            (finding_table for finding_table in finding.tables if finding_table.columns[:2] == LEARNING_CURVE), None
+        )
         if table is None:
             return ""
         numbers = [[float(cell or 0) for cell in (row[0], *row[2:])] for row in table.rows]
@@ -206,12 +208,12 @@ def select_probe_comparisons(facts: EvaluationFacts) -> list[ComparisonFact]:
 def build_data_flow_branches(facts: DataFacts) -> list[FlowBranch]:
     """Build the branches of the data flow chart: splits first, then drop reasons, largest first."""
     names = {"train": "for training", "test": "held out", "validation": "held out for tuning"}
-    kept = [
+    flow_branches = [
         FlowBranch(names.get(split, split), rows, "tuned" if split == "train" else "held")
         for split, rows in facts.splits.items()
     ]
     dropped = sorted(facts.dropped.items(), key=lambda item: (-item[1], item[0]))
-    return kept + [FlowBranch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
+    return flow_branches + [FlowBranch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
 
 
 def _forest(lines: Sequence[ForestRow], frame: ForestFrame) -> Callable[[int, str], str]:
@@ -302,7 +304,9 @@ def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
     tuned, base = _first(facts, "tuned"), _first(facts, "base")
     shown = tuned or base or (facts.classes[0].model if facts.classes else "")
     base_scores = {each.label: each.f1.value for each in facts.classes if each.model == base and base != shown}
-    mine = sorted((each for each in facts.classes if each.model == shown), key=lambda each: each.f1.value or 0.0)
+    class_scores = sorted(
+        (each for each in facts.classes if each.model == shown), key=lambda each: each.f1.value or 0.0
+    )
     return [
         ForestRow(
             each.label,
@@ -313,7 +317,7 @@ def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
             "tuned",
             base_scores.get(each.label),
         )
-        for each in mine
+        for each in class_scores
     ]
 
 
@@ -324,9 +328,9 @@ def _first(facts: EvaluationFacts, role: str) -> str:
 def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[ForestRow]:
     tuned, base = _first(facts, "tuned"), _first(facts, "base")
     base_scores = {part.value: part.score.value for part in parts if part.model == base}
-    mine = [part for part in parts if part.model == tuned]
-    if not mine:
-        mine, base_scores = [part for part in parts if part.model == parts[0].model], {}
+    slice_facts = [part for part in parts if part.model == tuned]
+    if not slice_facts:
+        slice_facts, base_scores = [part for part in parts if part.model == parts[0].model], {}
     return [
         ForestRow(
             f"{part.value} ({wording.format_thousands(part.rows)} rows)",
@@ -337,7 +341,7 @@ def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[For
             "tuned",
             base_scores.get(part.value),
         )
-        for part in sorted(mine, key=lambda part: (-part.rows, part.value))
+        for part in sorted(slice_facts, key=lambda part: (-part.rows, part.value))
     ]
 
 

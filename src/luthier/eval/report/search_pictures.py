@@ -63,8 +63,10 @@ def front_pictures(facts: SearchFacts) -> list[Draw]:
 def importance_picture(facts: SearchFacts) -> Draw:
     """How much each setting matters in its branch."""
     rows = [
-        Bar(_setting(one.branch, one.setting), (round(one.share * SCALED),), wording.format_percentage(one.share, 1))
-        for one in facts.record.importance[:MOST_SETTINGS]
+        Bar(
+            _setting(fact.branch, fact.setting), (round(fact.share * SCALED),), wording.format_percentage(fact.share, 1)
+        )
+        for fact in facts.record.importance[:MOST_SETTINGS]
     ]
     desc = "; ".join(f"{row.label} {row.value_text}" for row in rows) + "."
     title = "How much each setting matters"
@@ -85,13 +87,21 @@ def difference_picture(facts: SearchFacts) -> Draw:
     """Each finalist minus `of` on the test rows, with its interval."""
     record = facts.record
     lines = []
-    for one in record.verdict.comparisons:
-        if one.against == "of":
-            marked = one.trial == record.verdict.winner and record.verdict.better
+    for comparison in record.verdict.comparisons:
+        if comparison.against == "of":
+            marked = comparison.trial == record.verdict.winner and record.verdict.better
             mark: Mark = "tuned" if marked else "unclear"
-            shown = wording.format_difference(one.difference, one.low, one.high, record.metric)
+            shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, record.metric)
             lines.append(
-                ForestRow(f"Trial {one.trial}", shown, one.difference, one.low, one.high, mark, band=one.detectable)
+                ForestRow(
+                    f"Trial {comparison.trial}",
+                    shown,
+                    comparison.difference,
+                    comparison.low,
+                    comparison.high,
+                    mark,
+                    band=comparison.detectable,
+                )
             )
     under = "← better · worse →" if record.better == "lower" else "← worse · better →"
     desc = "; ".join(f"{line.label}: {line.value_text}" for line in lines) + "."
@@ -150,15 +160,20 @@ def list_search_figures(facts: SearchFacts) -> list[tuple[str, str]]:
         ("test rows", wording.format_thousands(record.test_rows)),
         ("constraints", "; ".join(record.constraints)),
         ("preferred", record.prefer),
-        ("not surpassed in every aim", wording.join_words([f"trial {one}" for one in record.front])),
+        ("not surpassed in every aim", wording.join_words([f"trial {entry}" for entry in record.front])),
     )
     return [(name, value) for name, value in known if value]
 
 
 def _front(facts: SearchFacts, first: AimRecord, other: AimRecord) -> Draw:
     points = [
-        FrontPoint(f"trial {one.trial}", _drawn(other, one), _drawn(first, one), _on(facts, one.trial))
-        for one in _measured(facts, first, other)
+        FrontPoint(
+            f"trial {finalist_record.trial}",
+            _drawn(other, finalist_record),
+            _drawn(first, finalist_record),
+            _on(facts, finalist_record.trial),
+        )
+        for finalist_record in _measured(facts, first, other)
     ]
     desc = "; ".join(f"{point.name}: {first.name} {point.y:.4g}, {other.name} {point.x:.4g}" for point in points) + "."
     title = f"{wording.get_metric_title(first.name)} and {wording.get_metric_title(other.name)}"
@@ -167,7 +182,7 @@ def _front(facts: SearchFacts, first: AimRecord, other: AimRecord) -> Draw:
 
 
 def _measured(facts: SearchFacts, *aims: AimRecord) -> list[FinalistRecord]:
-    return [one for one in facts.record.finalists if all(aim.name in one.aims for aim in aims)]
+    return [finalist for finalist in facts.record.finalists if all(aim.name in finalist.aims for aim in aims)]
 
 
 def _drawn(aim: AimRecord, one: FinalistRecord) -> float:
@@ -187,7 +202,7 @@ def _on(facts: SearchFacts, trial: int) -> str:
 
 
 def _marked(facts: SearchFacts) -> set[int]:
-    return {0, facts.record.verdict.winner, *(one.trial for one in facts.record.finalists)}
+    return {0, facts.record.verdict.winner, *(finalist.trial for finalist in facts.record.finalists)}
 
 
 def _kind(facts: SearchFacts, trial: int) -> str:

@@ -64,7 +64,7 @@ class ConfusedPair(NamedTuple):
 
 def shorten_token_spans(sequence: SequenceFact) -> list[TokenSpanFact]:
     """The stretches of a sequence, each long one without its middle."""
-    return [one.model_copy(update={"text": _without_middle(one)}) for one in sequence.stretches]
+    return [stretch.model_copy(update={"text": _without_middle(stretch)}) for stretch in sequence.stretches]
 
 
 def _without_middle(stretch: TokenSpanFact) -> str:

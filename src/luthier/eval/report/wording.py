@@ -197,8 +197,8 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
 def find_best_baseline(facts: EvaluationFacts) -> ModelFacts | None:
     """The plain baseline that does best on the main metric."""
     sign = -1 if facts.main_metric in LOWER_IS_BETTER else 1
-    known = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
-    return max(known, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
+    model_factses = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
+    return max(model_factses, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
 
 
 def classify_comparison(comparison: ComparisonFact) -> ComparisonResult:

@@ -146,14 +146,18 @@ class Evaluate(Step):
             build_evaluated_models(artifacts, question, work), work.inputs.get("thresholds")
         )
         learning = build_trained_baselines(baselines, data, model)
-        known = open_evaluation_cache(work)
-        models = evaluate_language_models(artifacts, speaking, task, known, work.events, seconds)
+        answer_cache = open_evaluation_cache(work)
+        models = evaluate_language_models(artifacts, speaking, task, answer_cache, work.events, seconds)
         models += evaluate_baselines(learning, task, seconds)
         models = self._judged(attach_scorer_columns(models, self.scorers, task, work), task, work)
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
-        return {"seconds": seconds, "rows": len(task.examples), **measure_answer_speed(self, work, task.kind, known)}
+        return {
+            "seconds": seconds,
+            "rows": len(task.examples),
+            **measure_answer_speed(self, work, task.kind, answer_cache),
+        }
 
     def _judged(self, models: list[ModelResult], task: HeldOutTask, work: StepContext) -> list[ModelResult]:
         """The same models with what the reward model says of their answers, when there is one."""
@@ -194,11 +198,11 @@ class Evaluate(Step):
             work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.limit})")
         if self.turns == "last":
             return task
-        found = expand_task_turns(task)
+        out_task = expand_task_turns(task)
         silent = count_skipped_turns(task.examples)
         left = f"; {silent:,} that say nothing or are only to be read are not" if silent else ""
-        work.events.note(f"{len(found.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
-        return found
+        work.events.note(f"{len(out_task.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
+        return out_task
 
     def _metrics(self, task: HeldOutTask, work: StepContext) -> tuple[Metric, ...]:
         from luthier.eval.defaults import check_metrics_fit_task, choose_default_metrics
@@ -221,7 +225,9 @@ class Evaluate(Step):
 
         if self.baselines is None:
             return tuple(
-                one for one in choose_default_baselines(task) if one.kind != "tfidf" or not is_plain_classifier(model)
+                default_baseline
+                for default_baseline in choose_default_baselines(task)
+                if default_baseline.kind != "tfidf" or not is_plain_classifier(model)
             )
         check_baselines_fit_task(self.baselines, task)
         return self.baselines

@@ -86,7 +86,7 @@ class HumanEval(Step):
         evaluation = work.inputs["evaluation"]
         models = self._models(evaluation)
         pairs = list(combinations(models, 2)) if self.question.sides == 2 else [(model,) for model in models]
-        made = create_rating_assignment(
+        assignment = create_rating_assignment(
             _candidates(evaluation, models),
             pairs,
             rows=self.rows,
@@ -95,25 +95,25 @@ class HumanEval(Step):
             planted=self.attention_checks,
             seed=work.seed,
         )
-        item_count = sum(not entry.planted for entry in made.key.values())
+        item_count = sum(not entry.planted for entry in assignment.key.values())
         if not item_count:
             work.events.warning("there is nothing to judge: the models say the same in every row")
-        planted = len(made.key) - item_count
+        planted = len(assignment.key) - item_count
         if planted < self.attention_checks:
             work.events.warning(
                 f"{planted} of {self.attention_checks} items could be planted: the rows have too few references"
             )
-        if made.same:
+        if assignment.same:
             work.events.note(
-                f"{format_counted_noun(len(made.same), 'pair')} of answers with the same text: ties, unasked"
+                f"{format_counted_noun(len(assignment.same), 'pair')} of answers with the same text: ties, unasked"
             )
         dealt = "whoever has the link: `luthier studio`, or `luthier rate`"
-        if made.sheets:
-            each = max(map(len, made.sheets.values()))
+        if assignment.sheets:
+            each = max(map(len, assignment.sheets.values()))
             dealt = f"{format_counted_noun(len(self.names), 'judge')}, {each} for each"
         work.events.note(f"{format_counted_noun(item_count, 'item')} and {planted} planted for {dealt}")
         about = {"question": self.question.settings(), "models": models, "subject": models[0]}
-        write_assignment(work.folder, made, about)
+        write_assignment(work.folder, assignment, about)
         return {}
 
     def _models(self, evaluation: Artifact) -> list[str]:
@@ -144,8 +144,8 @@ def _candidates(evaluation: Artifact, models: list[str]) -> list[RatingCandidate
     from luthier.eval.task import expand_example_turns
 
     prompts = {
-        one.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(one))
-        for one in expand_example_turns(
+        example_turn.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(example_turn))
+        for example_turn in expand_example_turns(
             read_examples(evaluation.parent("data"), EvaluationSummary.read(evaluation).split)
         )
     }

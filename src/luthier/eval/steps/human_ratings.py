@@ -53,29 +53,29 @@ class HumanRatings(Step):
         about = work.inputs["assignment"].read_json(ABOUT)
         question = read_rating_question(work.inputs["assignment"])
         judgments = read_judgments(resolve_path(self.file, work.recipe_dir), assignment, question)
-        found = summarize_ratings(
+        eval_summary = summarize_ratings(
             assignment, question, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )
         ratings = [
             voice
             for voice in score_ratings(assignment, question, judgments)
-            if voice.rating.annotator not in found.left_out
+            if voice.rating.annotator not in eval_summary.left_out
         ]
         preferred = extract_preference_pairs(assignment, question, ratings, self.margin)
         lines = [
             {
-                **rating_to_json(one),
-                "row": assignment.key[one.item].row,
-                "models": list(assignment.key[one.item].models),
+                **rating_to_json(judgment),
+                "row": assignment.key[judgment.item].row,
+                "models": list(assignment.key[judgment.item].models),
             }
-            for one in judgments
+            for judgment in judgments
         ]
-        write_atomically(work.folder / PEOPLE, (found.model_dump_json(indent=1) + "\n").encode())
+        write_atomically(work.folder / PEOPLE, (eval_summary.model_dump_json(indent=1) + "\n").encode())
         for name, rows in ((JUDGED, lines), (PREFERENCES, preferred)):
             write_atomically(work.folder / name, "".join(canonical_json(row) + "\n" for row in rows).encode())
-        for sentence in (found.sentence, found.stop):
+        for sentence in (eval_summary.sentence, eval_summary.stop):
             work.events.note(sentence)
-        for judge, why in found.left_out.items():
+        for judge, why in eval_summary.left_out.items():
             work.events.warning(f"{judge} does not count: {why}")
         return {}
 

@@ -55,7 +55,9 @@ class FitThresholds(Step):
         ids, answers = read_answers(report, about.subject)
         if answers.label_scores is None:
             raise RecipeError("the model gave no scores of labels", where=SourceLocation(field="evaluation"))
-        values_by_id = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about.split)}
+        values_by_id = {
+            example.id: example.meta.get(self.column) for example in read_examples(report.parent("data"), about.split)
+        }
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(ids):
             if values_by_id.get(name) is not None:
@@ -73,8 +75,8 @@ class FitThresholds(Step):
         chosen = fit_thresholds(
             positive_probabilities, real, self.constraint
         )  # as they are: rounded, the one just above 1 would be 1
-        found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
-        write_atomically(work.folder / FILE, json_bytes(found.model_dump(mode="json")))
+        thresholds = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
+        write_atomically(work.folder / FILE, json_bytes(thresholds.model_dump(mode="json")))
         work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
         return {}
 

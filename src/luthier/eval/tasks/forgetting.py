@@ -23,14 +23,14 @@ class _Questions(BenchmarkTask):
     def run(self, ask: AskModel) -> TaskResult:
         answers = iter(ask(self.questions))
         rows = [[next(answers) for _ in item.questions] for item in self.items]
-        cut = sum(any(one.truncated for one in row) for row in rows)
+        cut = sum(any(response.truncated for response in row) for row in rows)
         return replace(self.grade(rows), cut=cut)
 
     def grade(self, responses: Sequence[Sequence[Response]]) -> TaskResult:
         """Scores from the answers to each row's questions."""
-        sums = [[one.logprob or 0.0 for one in own] for own in responses]
+        sums = [[response.logprob or 0.0 for response in own] for own in responses]
         chosen = [max(range(len(own)), key=lambda at: (own[at], at)) for own in sums]
-        believed = [1 / sum(math.exp(one - own[0]) for one in own) for own in sums]
+        believed = [1 / sum(math.exp(entry - own[0]) for entry in own) for own in sums]
         columns = {
             "acc": WeightedColumn.of("share", [float(at == 0) for at in chosen]),
             "share": WeightedColumn.of("mean", believed),

@@ -72,16 +72,16 @@ class LmEvalTask(EvalTask):
 
         source, chat = self._source(brief.recipe_dir), self.apply_chat_template
         return [
-            build_harness_task(one, source, limit=self.limit, seed=self.seed, chat=chat, say=brief.events.note)
-            for one in load_tasks(source)
+            build_harness_task(task, source, limit=self.limit, seed=self.seed, chat=chat, say=brief.events.note)
+            for task in load_tasks(source)
         ]
 
     def _source(self, recipe_dir: Path) -> TaskSource:
         from luthier.eval.lm_eval.load import TaskSource
 
         file, include_path, data = (
-            None if one is None else resolve_path(one, recipe_dir).resolve()
-            for one in (self.path, self.include_path, self.data)
+            None if entry is None else resolve_path(entry, recipe_dir).resolve()
+            for entry in (self.path, self.include_path, self.data)
         )
         if file is not None and not file.is_file():
             hint = "name the YAML file of a task or a group"

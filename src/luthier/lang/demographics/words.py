@@ -48,7 +48,7 @@ def find_protected_spans(text: str) -> list[tuple[int, int]]:
     """Spans that nobody may change: tags, placeholders, addresses, and whatever holds a digit; in order, apart."""
     tokens = (found for found in _TOKEN.finditer(text) if _is_code(found[0]))
     found: list[tuple[int, int]] = []
-    for start, end in sorted([*(one.span() for one in TAG.finditer(text)), *(one.span() for one in tokens)]):
+    for start, end in sorted([*(match.span() for match in TAG.finditer(text)), *(token.span() for token in tokens)]):
         if found and start < found[-1][1]:
             found[-1] = (found[-1][0], max(end, found[-1][1]))
         else:

@@ -46,15 +46,17 @@ class Distinct(InfluenceMetric):
         import numpy as np
 
         counts = [Counter(_runs(text.lower().split(), self.n)) for text in answers.predictions]
-        rows = Counter(run for one in counts for run in one)
-        own = np.array([sum(rows[run] == 1 for run in one) for one in counts], dtype=np.float64)
-        run_counts = np.array([one.total() for one in counts], dtype=np.float64)
+        rows = Counter(run for count in counts for run in count)
+        own = np.array([sum(rows[run] == 1 for run in count) for count in counts], dtype=np.float64)
+        run_counts = np.array([count.total() for count in counts], dtype=np.float64)
         different, total = len(rows), run_counts.sum()
         without = np.divide(
             different - own, total - run_counts, out=np.zeros(len(run_counts)), where=total > run_counts
         )
-        found = influence_from_jackknife(float(different / total) if total else 0.0, without)
-        return ValueWithInfluence(found.value, found.pulls * _calmed(counts, rows, total * (without - without.mean())))
+        with_influence = influence_from_jackknife(float(different / total) if total else 0.0, without)
+        return ValueWithInfluence(
+            with_influence.value, with_influence.pulls * _calmed(counts, rows, total * (without - without.mean()))
+        )
 
     def undefined(self, answers: EvalPredictions) -> str:
         short = all(len(text.split()) < self.n for text in answers.predictions)
@@ -107,7 +109,7 @@ class SelfBleu(InfluenceMetric):
         for row, one in enumerate(words):
             table[row, :2] = len(one), _nearest(lengths, len(one))
         for n in range(1, ORDERS + 1):
-            counts = [Counter(_runs(one, n)) for one in words]
+            counts = [Counter(_runs(word, n)) for word in words]
             most = _three_highest(counts)
             for row, one in enumerate(counts):
                 table[row, 1 + n] = sum(min(count, _of_others(most[run], count)) for run, count in one.items())

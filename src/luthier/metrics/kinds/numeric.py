@@ -69,10 +69,10 @@ class NumericMatch(Metric):
         return extract_answer_number(text, decimal=self.decimal, position=self.position)
 
     def _real(self, row: int, references: tuple[str, ...]) -> list[Amount]:
-        found = [self._said(text) for text in references]
-        if None in found:
-            what = f"row {row + 1}: the reference {references[found.index(None)][:60]!r} holds no number"
+        amounts = [self._said(text) for text in references]
+        if None in amounts:
+            what = f"row {row + 1}: the reference {references[amounts.index(None)][:60]!r} holds no number"
             raise DataError(
                 what, where=SourceLocation(field="reference"), hint="leave the row or the metric numeric out"
             )
-        return [one for one in found if one is not None]
+        return [amount for amount in amounts if amount is not None]

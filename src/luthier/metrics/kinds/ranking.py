@@ -40,14 +40,15 @@ class CurveAreaMetric(InfluenceMetric):
 
         labels, probs = label_probabilities(answers.label_scores or ())
         unscored = np.zeros(len(answers))
-        found = [
+        with_influences = [
             self.area(probs[:, labels.index(label)] if label in labels else unscored, _bearing(answers, label))
             for label in self.judged(answers)
         ]
-        if not found:
+        if not with_influences:
             return ValueWithInfluence(self.nothing, np.zeros(len(answers)))
         return ValueWithInfluence(
-            float(np.mean([one.value for one in found])), np.mean([one.pulls for one in found], axis=0)
+            float(np.mean([with_influence.value for with_influence in with_influences])),
+            np.mean([with_influence.pulls for with_influence in with_influences], axis=0),
         )
 
     def judged(self, answers: EvalPredictions) -> list[str]:

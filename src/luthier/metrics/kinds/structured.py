@@ -81,7 +81,7 @@ class JsonFieldF1(Metric):
         value = parse_json_answer(prediction, fenced=self.fenced)
         if value is MISSING:
             return 0.0
-        predicted, real = (count_json_leaves(one, ordered=self.ordered) for one in (value, reference))
+        predicted, real = (count_json_leaves(entry, ordered=self.ordered) for entry in (value, reference))
         return 2 * (predicted & real).total() / (predicted.total() + real.total())
 
 

@@ -54,8 +54,8 @@ class UnitTestScorer(Scorer):
 
     def program(self, text: str) -> str:
         """The program of an answer."""
-        found = _FENCE.search(text) if self.fenced else None
-        return found[1] if found else text
+        match = _FENCE.search(text) if self.fenced else None
+        return match[1] if match else text
 
     def _passes(self, program: str, kept: Path) -> bool:
         limits = SandboxLimits(wall_s=self.wall_s, cpu_s=max(1, round(self.wall_s)), memory_mb=self.memory_mb)

@@ -68,10 +68,10 @@ def extract_answer_number(text: str, *, decimal: Decimal = "point", position: Nu
     """The number that a text answers with: what follows `####` when that stands there, else its last or first one."""
     if MARK in text:
         text, position = text.rpartition(MARK)[2], "first"
-    found = list(_pattern(decimal).finditer(text))
-    if not found:
+    matches = list(_pattern(decimal).finditer(text))
+    if not matches:
         return None
-    match = found[-1 if position == "last" else 0]
+    match = matches[-1 if position == "last" else 0]
     value = _plain(match["amount"], decimal)
     if match["below"] and (below := Fraction(match["below"][:_MOST])):
         value /= below

@@ -105,7 +105,7 @@ def parse_canonical_tool_calls(text: str) -> list[tuple[str, str]] | None:
     tagged = _CALL.findall(text)
     if not tagged and _LIST in text:
         tagged = [text.partition(_LIST)[2].strip()]
-    values = [parse_json_answer(one, fenced=True) for one in tagged]
+    values = [parse_json_answer(entry, fenced=True) for entry in tagged]
     if not tagged:
         whole = parse_json_answer(text, fenced=True)
         values = [] if whole is MISSING or not isinstance(whole, (dict, list)) else [whole]
@@ -116,7 +116,7 @@ def parse_canonical_tool_calls(text: str) -> list[tuple[str, str]] | None:
 def _calls(value: Any) -> list[tuple[str, str]] | None:
     if isinstance(value, dict) and isinstance(value.get("tool_calls"), list):
         value = value["tool_calls"]
-    found = [_call(one) for one in (value if isinstance(value, list) else [value])]
+    found = [_call(entry) for entry in (value if isinstance(value, list) else [value])]
     return None if None in found else [call for call in found if call is not None]
 
 

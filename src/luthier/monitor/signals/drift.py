@@ -204,7 +204,7 @@ class _Open:
             return
         from luthier.monitor.windows import hash_to_unit_intervals
 
-        texts = [one.text for one in self._pending]
+        texts = [text.text for text in self._pending]
         numbers = self._numbers.of(texts, self._numbers.points(texts))
         for one, scores in zip(self._pending, numbers.tolist(), strict=True):
             self.evidence.add(scores, hash_to_unit_intervals(f"{self._seed} {one.trace}", len(scores)))

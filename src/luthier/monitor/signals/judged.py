@@ -82,8 +82,10 @@ class _Sitting:
         scores = [score for score in self._scores(rows) if score is not None]
         if not scores:
             return {}
-        found = estimate_mean(scores, WindowSpan(span.seconds, len(scores)))
-        return {self._signal.called: found._replace(low=max(0.0, found.low), high=min(1.0, found.high))}
+        signal_value = estimate_mean(scores, WindowSpan(span.seconds, len(scores)))
+        return {
+            self._signal.called: signal_value._replace(low=max(0.0, signal_value.low), high=min(1.0, signal_value.high))
+        }
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         return [1.0 if score is None else score for score in self._scores(rows)]

@@ -83,5 +83,5 @@ class MetricSignal(Signal):
     @staticmethod
     def _answers(rows: Sequence[SignalRow]) -> EvalPredictions:
         predictions, right, scores = zip(*(row.value for row in rows), strict=True)
-        label_scores = None if any(one is None for one in scores) else scores
+        label_scores = None if any(score is None for score in scores) else scores
         return EvalPredictions.of(predictions, right, label_scores=label_scores)

@@ -29,5 +29,5 @@ class Ratings(Signal):
         return None if feedback is None or feedback.role != "user" else feedback.rating
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        found = estimate_mean([row.value for row in rows], span)
-        return {self.called: found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))}
+        signal_value = estimate_mean([row.value for row in rows], span)
+        return {self.called: signal_value._replace(low=max(-1.0, signal_value.low), high=min(1.0, signal_value.high))}

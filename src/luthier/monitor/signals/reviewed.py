@@ -41,10 +41,14 @@ class Reviewed(Signal):
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         latest = {row.trace: row.value for row in rows}  # of several reviewers, whoever decided last
-        found = estimate_weighted_share(
+        share_estimate = estimate_weighted_share(
             SampledItem(probability, value, cluster=user) for value, probability, user in latest.values()
         )
-        return {} if found is None else {self.called: SignalValue(found.value, found.low, found.high, span.events)}
+        return (
+            {}
+            if share_estimate is None
+            else {self.called: SignalValue(share_estimate.value, share_estimate.low, share_estimate.high, span.events)}
+        )
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         """What each verdict alone says."""

@@ -57,7 +57,7 @@ class UnknownWords(Signal):
         for text in training.prompts:
             (known if hash_to_unit_interval(f"{training.seed} {text}") < 0.5 else held).append(text)
         counts = Counter(word for text in known for word in _words(text))
-        words = [word for word, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: self.max]]
+        words = [word for word, _ in sorted(counts.items(), key=lambda count: (-count[1], count[0]))[: self.max]]
         parts = [_unknown(text, frozenset(words)) for text in held if _words(text)]
         middle = math.fsum(parts) / max(1, len(parts))
         spread = math.sqrt(math.fsum((part - middle) ** 2 for part in parts) / max(1, len(parts) - 1))
@@ -86,8 +86,8 @@ class _Open:
         return _unknown(text, self._words) if _words(text) else None
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        found = estimate_mean([row.value for row in rows], span)
-        part = found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
+        signal_value = estimate_mean([row.value for row in rows], span)
+        part = signal_value._replace(low=max(0.0, signal_value.low), high=min(1.0, signal_value.high))
         scale = max(self._spread, 1e-6)
         value, low, high = ((end - self._mean) / scale for end in part[:3])
         return dict(zip(self._signal.numbers(), (part, SignalValue(value, low, high, part.events)), strict=True))

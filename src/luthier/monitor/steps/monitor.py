@@ -134,8 +134,8 @@ def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
     from luthier.monitor.windows import hash_text_key
 
     examples = (example for batch in read_example_batches(data, "train") for example in batch)
-    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: hash_text_key(f"{seed} {one.id}"))
-    user_turns = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
+    chosen = nsmallest(_MOST_ROWS, examples, key=lambda entry: hash_text_key(f"{seed} {entry.id}"))
+    user_turns = [[turn.content for turn in prompt_of(entry) if turn.role == "user"] for entry in chosen]
     return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(user_turns, chosen, strict=True)]
 
 

@@ -60,9 +60,9 @@ def find_numbered_addresses(text: str, marks: TextPrescan) -> Spans:
         if number.lastindex == _POSTCODE_GROUP:
             yield from _behind_lines(text, number)
     for number in numbers:
-        if found := _of_number(text, number):
-            yield _without_stop(text, extend_to_full_address(text, found))
-            yield _without_stop(text, found)
+        if candidate_span := _of_number(text, number):
+            yield _without_stop(text, extend_to_full_address(text, candidate_span))
+            yield _without_stop(text, candidate_span)
 
 
 def _without_stop(text: str, span: CandidateSpan) -> CandidateSpan:
@@ -87,14 +87,14 @@ def _of_number(text: str, number: re.Match[str]) -> CandidateSpan | None:
     is_counted = at > 1 and text[at - 1] == " " and text[at - 2].isdigit()
     if has_words is None and (is_counted or text[end : end + 1].isdigit()):
         return None
-    if has_words and (found := match_number_first_address(text, at)):
-        return found
-    found = None if is_counted else _behind_street(text, at)
-    found = found or (match_number_and_name(text, at) if has_words else None)
-    if found or is_counted:
-        return found
-    found = weigh_address_at(text, at, end)
-    return found or (_in_small_letters(text, at) if evidence.is_lowercase_around(text, at, end) else None)
+    if has_words and (candidate_span := match_number_first_address(text, at)):
+        return candidate_span
+    candidate_span = None if is_counted else _behind_street(text, at)
+    candidate_span = candidate_span or (match_number_and_name(text, at) if has_words else None)
+    if candidate_span or is_counted:
+        return candidate_span
+    candidate_span = weigh_address_at(text, at, end)
+    return candidate_span or (_in_small_letters(text, at) if evidence.is_lowercase_around(text, at, end) else None)
 
 
 def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
@@ -104,13 +104,19 @@ def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
     raised, start = evidence.capitalized_context(text, at)
     begin = at - start
     number = PATTERNS["house_number"].match(raised, begin)
-    found = match_number_first_address(raised, begin) if number and number.lastindex else None
-    found = found if found and PATTERNS["road_or_code"].search(raised, *found[:2]) else _behind_street(raised, begin)
-    found = found if found and _is_where_in_small(raised, found) else None
-    found = found or (weigh_address_at(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None)
-    if not found:
+    candidate_span = match_number_first_address(raised, begin) if number and number.lastindex else None
+    candidate_span = (
+        candidate_span
+        if candidate_span and PATTERNS["road_or_code"].search(raised, *candidate_span[:2])
+        else _behind_street(raised, begin)
+    )
+    candidate_span = candidate_span if candidate_span and _is_where_in_small(raised, candidate_span) else None
+    candidate_span = candidate_span or (
+        weigh_address_at(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None
+    )
+    if not candidate_span:
         return None
-    whole = extend_to_full_address(raised, found)
+    whole = extend_to_full_address(raised, candidate_span)
     return CandidateSpan(whole.start + start, whole.end + start)
 
 
@@ -137,9 +143,9 @@ def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     """An address that ends in a postcode, with or without its town."""
     begin = PATTERNS["lines_before_uk"].search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
-        found = CandidateSpan(find_address_start(text, code.start(), begin[0]), code.end())
-        yield extend_to_full_address(text, found)
-        yield found
+        candidate_span = CandidateSpan(find_address_start(text, code.start(), begin[0]), code.end())
+        yield extend_to_full_address(text, candidate_span)
+        yield candidate_span
 
 
 def _behind_street(text: str, at: int) -> CandidateSpan | None:
@@ -175,19 +181,19 @@ def find_unnumbered_addresses(text: str, _marks: TextPrescan) -> Spans:
             if street:
                 yield CandidateSpan(none.start() - len(street), none.end())
     if _names_a_street(text):
-        for found in PATTERNS["unnumbered"].finditer(text):
-            start, end = found.start(), found.end() - found[0].endswith(".")
+        for match in PATTERNS["unnumbered"].finditer(text):
+            start, end = match.start(), match.end() - match[0].endswith(".")
             is_where = _is_where(text, start, end) or context.is_apart(text, start, end)
-            if is_where or PATTERNS["french_of"].match(found[0]):
+            if is_where or PATTERNS["french_of"].match(match[0]):
                 yield CandidateSpan(start, end)
-    for found in PATTERNS["alone"].finditer(text) if _names_one_alone(text) else ():
-        start, end = found.start("all"), found.end() - found[0].endswith(".")
-        is_near = found["street"] or context.is_cue_near(text, start)
+    for match in PATTERNS["alone"].finditer(text) if _names_one_alone(text) else ():
+        start, end = match.start("all"), match.end() - match[0].endswith(".")
+        is_near = match["street"] or context.is_cue_near(text, start)
         if context.is_said_around(text, start, end) or (is_near and context.is_apart(text, start, end)):
             yield CandidateSpan(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
-        yield from (CandidateSpan(*one.span()) for one in PATTERNS["box"].finditer(text))
+        yield from (CandidateSpan(*entry.span()) for entry in PATTERNS["box"].finditer(text))
 
 
 def _names_a_street(text: str) -> bool:

@@ -67,12 +67,12 @@ def weigh_address_at(text: str, at: int, end: int, enough: int = _ENOUGH) -> Can
         is_likely = text[first].isupper() or text[first] in "#№" or text[first:at].rstrip(" .:º°") in _SAYS_NUMBER
     else:
         is_likely = before in _SIGNS
-    if is_likely and (found := _behind_name(text, at)) and _is_one(text, found, enough):
-        return found.span
+    if is_likely and (place := _behind_name(text, at)) and _is_one(text, place, enough):
+        return place.span
     if text[end : end + 1] not in _FOLLOW or not PATTERNS["heads_name"].match(text, end):
         return None
-    found = _before_name(text, at)
-    return found.span if found and _is_one(text, found, enough) else None
+    place = _before_name(text, at)
+    return place.span if place and _is_one(text, place, enough) else None
 
 
 def _behind_name(text: str, at: int) -> _Place | None:
@@ -124,11 +124,11 @@ def _name_of(words: list[str]) -> list[str]:
 
 def _before_name(text: str, at: int) -> _Place | None:
     """*13, Ahmet Haxhiu*."""
-    found = PATTERNS["name_behind"].match(text, at)
-    if found is None or (at > 0 and not text[at - 1].isspace() and text[at - 1] not in ';:="(>|'):
+    match = PATTERNS["name_behind"].match(text, at)
+    if match is None or (at > 0 and not text[at - 1].isspace() and text[at - 1] not in ';:="(>|'):
         return None
-    end = found.end() - found["name"].endswith(".")
-    return _Place(CandidateSpan(at, end), found["name"], found["number"], end, bool(found["comma"]), is_signed=False)
+    end = match.end() - match["name"].endswith(".")
+    return _Place(CandidateSpan(at, end), match["name"], match["number"], end, bool(match["comma"]), is_signed=False)
 
 
 def _is_one(text: str, candidate: _Place, enough: int) -> bool:

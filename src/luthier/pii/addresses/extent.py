@@ -35,12 +35,12 @@ def _begin(text: str, start: int) -> int:
     before = text[max(0, start - _LEFT_REACH) : start]
     if not before.endswith((" ", "\n", "#")):
         return start
-    found = PATTERNS["flat_before"].search(before)
-    if found is None:
-        found = PATTERNS["town_first"].search(before)
-    elif found["number"] is not None and not PATTERNS["street_type_next"].match(text, start):
-        found = None
-    return start - len(found[0]) if found else start
+    match = PATTERNS["flat_before"].search(before)
+    if match is None:
+        match = PATTERNS["town_first"].search(before)
+    elif match["number"] is not None and not PATTERNS["street_type_next"].match(text, start):
+        match = None
+    return start - len(match[0]) if match else start
 
 
 def _end(text: str, span: CandidateSpan) -> int:
@@ -49,39 +49,39 @@ def _end(text: str, span: CandidateSpan) -> int:
     has_town = has_town or text[span.start : at].rpartition(" ")[2].lower() in PLACES
     is_small = not any(map(str.isupper, text[span.start : span.end]))
     for _ in range(_MOST_PARTS):
-        found = _first_match(_PARTS, text, at)
-        is_town = found is not None and found.re is PATTERNS["code_before"]
-        if found is None:
-            found = _town(text, at, is_small=is_small, has_town=has_town)
+        match = _first_match(_PARTS, text, at)
+        is_town = match is not None and match.re is PATTERNS["code_before"]
+        if match is None:
+            match = _town(text, at, is_small=is_small, has_town=has_town)
             is_town = True
-        if found is None:
+        if match is None:
             break
         has_town = has_town or is_town
-        at = found.end()
+        at = match.end()
     return at
 
 
 def _first_match(patterns: list[re.Pattern[str]], text: str, at: int) -> re.Match[str] | None:
-    return next((found for one in patterns if (found := one.match(text, at))), None)
+    return next((match for pattern in patterns if (match := pattern.match(text, at))), None)
 
 
 def _town(text: str, at: int, *, is_small: bool, has_town: bool) -> re.Match[str] | None:
     """A district, a town, or what follows one."""
-    found = _first_match(_AFTER_TOWN, text, at) if has_town else None
-    found = found or PATTERNS["district"].match(text, at)
+    match = _first_match(_AFTER_TOWN, text, at) if has_town else None
+    match = match or PATTERNS["district"].match(text, at)
     if is_small and not has_town:
-        found = found or PATTERNS["small_before"].match(text, at) or PATTERNS["small_town"].match(text, at)
-    if found:
-        return found
-    found = PATTERNS["town_part"].match(text, at) or PATTERNS["town_by_code"].match(text, at) or _known_town(text, at)
-    first = re.search(r"[^\W\d_]+", found[0]) if found else None
-    return None if first is None or first[0].lower() in _NO_TOWN else found
+        match = match or PATTERNS["small_before"].match(text, at) or PATTERNS["small_town"].match(text, at)
+    if match:
+        return match
+    match = PATTERNS["town_part"].match(text, at) or PATTERNS["town_by_code"].match(text, at) or _known_town(text, at)
+    first = re.search(r"[^\W\d_]+", match[0]) if match else None
+    return None if first is None or first[0].lower() in _NO_TOWN else match
 
 
 def _known_town(text: str, at: int) -> re.Match[str] | None:
     """A town that many know, behind nothing but a blank."""
-    found = PATTERNS["town_known"].match(text, at)
-    return found if found and not PLACES.isdisjoint(found[0].lower().split()) else None
+    match = PATTERNS["town_known"].match(text, at)
+    return match if match and not PLACES.isdisjoint(match[0].lower().split()) else None
 
 
 def find_addresses_by_postcode(text: str, marks: TextPrescan) -> Spans:
@@ -99,7 +99,7 @@ def _codes(text: str, marks: TextPrescan) -> Iterator[re.Match[str]]:
     if marks.digits is None:
         yield from pattern.finditer(text)
     elif marks.areas:
-        yield from (found for at in marks.digits if (found := pattern.match(text, at)))
+        yield from (match for at in marks.digits if (match := pattern.match(text, at)))
 
 
 def _begin_of_lines(text: str, before: str, code: re.Match[str]) -> int | None:

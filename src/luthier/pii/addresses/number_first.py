@@ -15,8 +15,8 @@ _MEASURES = RULES.words("measures")
 
 def match_number_first_address(text: str, at: int) -> CandidateSpan | None:
     """A number, names and what the street is; the number begins at this place."""
-    if found := _english(text, at):
-        return found
+    if candidate_span := _english(text, at):
+        return candidate_span
     if match := PATTERNS["romance"].match(text, at):
         return CandidateSpan(*match.span())
     match = PATTERNS["small_english"].match(text, at)
@@ -30,14 +30,14 @@ def match_number_first_address(text: str, at: int) -> CandidateSpan | None:
 
 def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
     """A number and a bare name, as in India and Bangladesh, where the word for a house or what is said prove it."""
-    found = PATTERNS["number_and_name"].match(text, at)
-    if found is None or found["name"].lower() in context.CALENDAR or PATTERNS["year"].match(text, at):
+    match = PATTERNS["number_and_name"].match(text, at)
+    if match is None or match["name"].lower() in context.CALENDAR or PATTERNS["year"].match(text, at):
         return None
     if house := PATTERNS["house_no"].search(text[max(0, at - FLAT_REACH) : at]):
-        return CandidateSpan(at - len(house[0]), found.end())
-    number, end = found["number"], found.end()
+        return CandidateSpan(at - len(house[0]), match.end())
+    number, end = match["number"], match.end()
     is_house = text[at] == "0" or ("/" in number and _is_of_flats(number))
-    is_part = bool(found["comma"]) and len(number) > 1
+    is_part = bool(match["comma"]) and len(number) > 1
     is_sent = is_part and (len(number) >= LONG_NUMBER or context.is_at(text, at, context.AT_ENGLISH))
     is_said = context.is_said_around(text, at, end) if is_house or is_sent else context.is_said_after(text, end)
     is_near = context.is_labelled(text, at) or ((is_house or is_part) and context.is_cue_near(text, at))
@@ -46,18 +46,18 @@ def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
 
 def _english(text: str, at: int) -> CandidateSpan | None:
     """Of a year, of a measure, or of a word that names much else, with a proof."""
-    found = PATTERNS["english"].match(text, at)
-    if found is None or (found["road"] is None and not (found["ground"] or found["plain"])[0].isupper()):
+    match = PATTERNS["english"].match(text, at)
+    if match is None or (match["road"] is None and not (match["ground"] or match["plain"])[0].isupper()):
         return None
     flat = PATTERNS["flat"].search(text[max(0, at - FLAT_REACH) : at])
-    span = CandidateSpan(at - len(flat[0]) if flat else at, found.end())
-    is_odd = PATTERNS["year"].match(text, at) is not None or found[0].split(" ", 2)[1].lower() in _MEASURES
-    if found["road"] is not None and not is_odd and not found["comma"]:
+    span = CandidateSpan(at - len(flat[0]) if flat else at, match.end())
+    is_odd = PATTERNS["year"].match(text, at) is not None or match[0].split(" ", 2)[1].lower() in _MEASURES
+    if match["road"] is not None and not is_odd and not match["comma"]:
         return span
-    has_more = found["unit"] or "," in found["place"] or any(map(str.isdigit, found["place"]))
-    if flat or has_more or context.is_said_around(text, span.start, span.end) or _is_of_flats(found["number"]):
+    has_more = match["unit"] or "," in match["place"] or any(map(str.isdigit, match["place"]))
+    if flat or has_more or context.is_said_around(text, span.start, span.end) or _is_of_flats(match["number"]):
         return span
-    return span if _is_likely(text, found, span, counts=is_odd or _may_count(text, found)) else None
+    return span if _is_likely(text, match, span, counts=is_odd or _may_count(text, match)) else None
 
 
 def _is_likely(text: str, found: re.Match[str], span: CandidateSpan, *, counts: bool) -> bool:

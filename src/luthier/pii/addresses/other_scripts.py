@@ -38,22 +38,22 @@ def _with_parts(text: str, script: str) -> Iterator[CandidateSpan]:
 
 
 def _japanese(text: str) -> Iterator[CandidateSpan]:
-    for found in PATTERNS["japanese"].finditer(text):
-        head = found["head"]
+    for match in PATTERNS["japanese"].finditer(text):
+        head = match["head"]
         town = PATTERNS["japanese_place"].search(head)
         part = PATTERNS["japanese_part"].search(head if town else head[1:])
-        if part and (town or PATTERNS["part_of_town"].search(found["number"])):
-            start = found.end("head") - len(town[0] if town else head)
-            yield CandidateSpan(_with_code(text, start), found.end())
+        if part and (town or PATTERNS["part_of_town"].search(match["number"])):
+            start = match.end("head") - len(town[0] if town else head)
+            yield CandidateSpan(_with_code(text, start), match.end())
 
 
 def _chinese(text: str) -> Iterator[CandidateSpan]:
-    for found in PATTERNS["chinese"].finditer(text):
-        head = found["head"]
+    for match in PATTERNS["chinese"].finditer(text):
+        head = match["head"]
         town = PATTERNS["chinese_place"].search(head)
-        begins = [one.end() for one in PATTERNS["chinese_begin"].finditer(head)]
-        at = town.start() if town else max((one for one in begins if one < len(head) - 2), default=0)
-        yield CandidateSpan(_with_code(text, found.start() + at), found.end())
+        begins = [entry.end() for entry in PATTERNS["chinese_begin"].finditer(head)]
+        at = town.start() if town else max((begin for begin in begins if begin < len(head) - 2), default=0)
+        yield CandidateSpan(_with_code(text, match.start() + at), match.end())
 
 
 def _with_code(text: str, start: int) -> int:

@@ -80,17 +80,19 @@ class Minilm(Recognizer):
         """What the models find, but for names inside of an organisation's: nobody is called *Smith Ltd*. What stands
         behind a given name is a surname, unless the tuned model reads it otherwise."""
         addresses = self._addresses.find(text, self.addresses_min_score)
-        persons = [one for one in named if one.kind == "person" and not _met(one, addresses)]
+        persons = [pii_span for pii_span in named if pii_span.kind == "person" and not _met(pii_span, addresses)]
         read = [one for one, _ in self._reader.find(text, self.organizations_min_score) if not _met(one, addresses)]
         ruled = [
-            one
-            for one in find_organizations(text)
-            if all(one.start <= each.start and each.end <= one.end for each in _met(one, read))
-            and not _met(one, addresses)
-            and not any(each.start < one.start and one.end <= each.end for each in persons)
+            organization
+            for organization in find_organizations(text)
+            if all(
+                organization.start <= each.start and each.end <= organization.end for each in _met(organization, read)
+            )
+            and not _met(organization, addresses)
+            and not any(each.start < organization.start and organization.end <= each.end for each in persons)
         ]
-        companies = [*ruled, *(one for one in read if not _met(one, ruled))]
-        return sorted((*(one for one in persons if not _met(one, companies)), *companies, *addresses))
+        companies = [*ruled, *(pii_span for pii_span in read if not _met(pii_span, ruled))]
+        return sorted((*(person for person in persons if not _met(person, companies)), *companies, *addresses))
 
 
 def _met(one: PiiSpan, others: Sequence[PiiSpan]) -> list[PiiSpan]:

@@ -88,9 +88,17 @@ class Rampart(Recognizer):
         behind a given name is a surname: *Peter Melitta* is no company."""
         named = [found for found in self._model.find(text, self.min_score) if found.kind in self.finds]
         ruled = [
-            one
-            for one in (find_organizations(text) if self.organizations else [])
-            if not any(each.start < one.start and one.end <= each.end for each in named if each.kind == "person")
+            organization
+            for organization in (find_organizations(text) if self.organizations else [])
+            if not any(
+                each.start < organization.start and organization.end <= each.end
+                for each in named
+                if each.kind == "person"
+            )
         ]
-        apart = [one for one in named if not any(one.start < each.end and each.start < one.end for each in ruled)]
+        apart = [
+            pii_span
+            for pii_span in named
+            if not any(pii_span.start < each.end and each.start < pii_span.end for each in ruled)
+        ]
         return sorted((*apart, *ruled))

@@ -71,6 +71,6 @@ class Spacy(Recognizer):
         """Persons and organisations of each text."""
         found = []
         for text in texts:
-            names = [one for one in self._pipeline(text).ents if one.label_ in _KINDS]
-            found.append([PiiSpan(one.start_char, one.end_char, _KINDS[one.label_], one.text) for one in names])
+            names = [ent for ent in self._pipeline(text).ents if ent.label_ in _KINDS]
+            found.append([PiiSpan(name.start_char, name.end_char, _KINDS[name.label_], name.text) for name in names])
         return found

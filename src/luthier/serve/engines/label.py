@@ -145,7 +145,7 @@ class _WordJudge:
 
     def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-probability of each class for each conversation."""
-        return self._model.scores([join_user_turns(one.messages) for one in requests])
+        return self._model.scores([join_user_turns(request.messages) for request in requests])
 
     def leave(self) -> None:
         """Nothing is held for others."""
@@ -189,7 +189,7 @@ class _NetworkJudge:
         sums = self._sums(requests)
         priors: Sequence[Any] = [()] * len(requests)
         if self._how == "prior":
-            priors = self._sums([_Asked(blank_last_user_turn(one.messages), one.tools) for one in requests])
+            priors = self._sums([_Asked(blank_last_user_turn(request.messages), request.tools) for request in requests])
         pairs = zip(sums, priors, strict=True)
         return [
             dict(zip(self.answers, normalize_option_scores(self._how, row, prior), strict=True)) for row, prior in pairs
@@ -198,14 +198,14 @@ class _NetworkJudge:
     def _named(self, requests: Sequence[_Asked]) -> list[list[float]]:
         from luthier.models.generate import score_with_sequence_head
 
-        ids = self._text.prompts([one.messages for one in requests], [one.tools for one in requests])
+        ids = self._text.prompts([request.messages for request in requests], [request.tools for request in requests])
         with self._reader.turn() as model:
             return score_with_sequence_head(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
     def _sums(self, requests: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options
 
-        encoded = [self._text.options(one.messages, self.answers.values(), one.tools) for one in requests]
+        encoded = [self._text.options(request.messages, self.answers.values(), request.tools) for request in requests]
         prompts, options = [before for before, _ in encoded], [answers for _, answers in encoded]
         with self._reader.turn() as model:
             sums = score_options(model, prompts, options, tokens=PACK_TOKENS, kept=self._beginnings)

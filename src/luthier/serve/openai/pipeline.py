@@ -42,13 +42,15 @@ class ClassRouter(ModelRunner):
     able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
 
     def __init__(self, fleet: ModelPool, ways: ClassRouterConfig) -> None:
-        super().__init__(digest_of([ways.model_dump(mode="json"), {one: fleet.digest(one) for one in ways.models}]))
+        super().__init__(
+            digest_of([ways.model_dump(mode="json"), {model: fleet.digest(model) for model in ways.models}])
+        )
         self._fleet, self._ways = fleet, ways
 
     async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         choice = await self._choose(query)
         scores = dict(choice.scores or {})
-        label = max(scores, key=lambda one: scores[one])
+        label = max(scores, key=lambda score: scores[score])
         name = self._ways.to.get(label, self._ways.other)
         if name is None:
             raise APIError(f"the message is of class {label!r}, for which no model is named", param="messages")

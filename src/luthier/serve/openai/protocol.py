@@ -472,11 +472,13 @@ class CompletionRequestBody(_Asking):
             return [self.prompt]
         if not self.prompt:
             raise APIError("the list of prompts is empty", param="prompt")
-        if all(isinstance(one, int) for one in self.prompt):
-            return [tuple(one for one in self.prompt if isinstance(one, int))]
+        if all(isinstance(entry, int) for entry in self.prompt):
+            return [tuple(entry for entry in self.prompt if isinstance(entry, int))]
         if len(self.prompt) * self.n > MOST_ANSWERS:
             raise APIError(f"expected at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
-        found = [one if isinstance(one, str) else tuple(one) for one in self.prompt if not isinstance(one, int)]
+        found = [
+            entry if isinstance(entry, str) else tuple(entry) for entry in self.prompt if not isinstance(entry, int)
+        ]
         if () in found:
             raise APIError("a list of tokens is empty", param="prompt")
         return found

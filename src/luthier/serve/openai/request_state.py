@@ -71,7 +71,7 @@ class RequestState(_Hidden):
 
     def record_messages(self, messages: Iterable[Message]) -> None:
         """What was asked."""
-        self.messages = [one.__dict__ for one in messages]
+        self.messages = [message.__dict__ for message in messages]
 
     def shadow(self) -> RequestState:
         """The case of a shadow that is asked the same."""

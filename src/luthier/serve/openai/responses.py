@@ -85,7 +85,7 @@ class ChatShape(ResponseBuilder):
 
     def choice(self, number: int, answer: AggregatedOutput) -> Json:
         """A message."""
-        calls = {"tool_calls": [_call(one) for one in answer.calls]} if answer.calls else {}
+        calls = {"tool_calls": [_call(call) for call in answer.calls]} if answer.calls else {}
         content = None if answer.calls and not answer.text else answer.text
         message = {"role": "assistant", "content": content, "refusal": None, **calls}
         body = {"index": number, "message": message, "logprobs": self._told(answer.tokens)}
@@ -111,7 +111,7 @@ class ChatShape(ResponseBuilder):
         if not self._logprobs:
             return None
         content = [
-            {**_candidate(one.chosen), "top_logprobs": [_candidate(other) for other in one.top]} for one in tokens
+            {**_candidate(token.chosen), "top_logprobs": [_candidate(other) for other in token.top]} for token in tokens
         ]
         return {"content": content, "refusal": None}
 
@@ -147,7 +147,9 @@ class TextShape(ResponseBuilder):
             "tokens": [token.chosen.text for token in tokens],
             "token_logprobs": [token.chosen.logprob for token in tokens],
             "top_logprobs": [
-                None if token.chosen.logprob is None else {one.text: one.logprob for one in token.top}
+                None
+                if token.chosen.logprob is None
+                else {token_candidate.text: token_candidate.logprob for token_candidate in token.top}
                 for token in tokens
             ],
             "text_offset": offsets,
@@ -249,13 +251,13 @@ def _check(value: Any) -> None:
     level: Sequence[Any] = [value]
     for _ in range(MOST_DEPTH):
         inside: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                inside += one
-                inside += one.values()
-            elif isinstance(one, list):
-                inside += one
-            elif isinstance(one, str) and not one.isascii() and _SURROGATE.search(one):
+        for entry in level:
+            if isinstance(entry, dict):
+                inside += entry
+                inside += entry.values()
+            elif isinstance(entry, list):
+                inside += entry
+            elif isinstance(entry, str) and not entry.isascii() and _SURROGATE.search(entry):
                 raise APIError("a text holds half of a character (a lone surrogate)")
         if not inside:
             return
@@ -268,7 +270,7 @@ def get_first_validation_error(errors: Sequence[Mapping[str, Any]]) -> APIError:
 
     Where a value may be of several kinds, what is said of the one that it is lies deepest.
     """
-    found = max(errors, key=lambda one: sum(map(_is_name, one["loc"])))
+    found = max(errors, key=lambda error: sum(map(_is_name, error["loc"])))
     if found["type"] == "model_attributes_type":
         return APIError("expected a JSON object")
     if found["type"] == "json_invalid":

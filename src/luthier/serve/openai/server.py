@@ -262,11 +262,11 @@ class Gateway:
             if model.chooses:
                 asking.case.operation = "label"
             self._shadow(asking, route)
-            queries = [model.apply_training_prompt(one) for one in asking.queries]
+            queries = [model.apply_training_prompt(query) for query in asking.queries]
             if queries[0].verb == "chat":
                 asking.case.record_messages(queries[0].messages)
             pieces = await stack.enter_async_context(
-                aclosing(merge_output_streams([model.answer(one) for one in queries], queries[0].answers))
+                aclosing(merge_output_streams([model.answer(query) for query in queries], queries[0].answers))
             )
             self._prepare(asking.case)
             first = await anext(pieces)
@@ -374,7 +374,7 @@ class Gateway:
 
     def _unknown(self, name: str, caller: Caller) -> APIError:
         """What is said of a name that means nothing to a caller: which ones do."""
-        names = dict.fromkeys(one for one in self.names() if self._is_for(caller, one))
+        names = dict.fromkeys(entry for entry in self.names() if self._is_for(caller, entry))
         message = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
         return APIError(message, param="model", code="model_not_found", status=404)
 
@@ -398,9 +398,9 @@ class _Wholes:
         """What all answers took: a prompt that several answer is counted once."""
         prompts = self.answers[:: self._each]
         return Usage(
-            prompt_tokens=sum(one.usage.prompt_tokens for one in prompts),
-            cached_tokens=sum(one.usage.cached_tokens for one in prompts),
-            completion_tokens=sum(one.usage.completion_tokens for one in self.answers),
+            prompt_tokens=sum(prompt.usage.prompt_tokens for prompt in prompts),
+            cached_tokens=sum(prompt.usage.cached_tokens for prompt in prompts),
+            completion_tokens=sum(answer.usage.completion_tokens for answer in self.answers),
         )
 
 
@@ -421,7 +421,7 @@ def require_scope(request: Request, scope: Scope) -> Caller:
 def _require_able(model: ModelRunner, verb: Verb) -> None:
     if verb not in model.able:
         where = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
-        able = " and ".join(where[one] for one in sorted(model.able))
+        able = " and ".join(where[entry] for entry in sorted(model.able))
         raise APIError(f"this model answers to {able} only", param="model", code="unsupported_model")
 
 

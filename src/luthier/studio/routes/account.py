@@ -130,9 +130,9 @@ def _invitation_page(
     error: LuthierError | None = None,
     name: str = "",
 ) -> Response:
-    found = find_invitation(studio.ledger, token)
+    invitation = find_invitation(studio.ledger, token)
     return render(
-        request, "invite.html.jinja", status, invitation=found, invited_to=token, error=error, name=name,
+        request, "invite.html.jinja", status, invitation=invitation, invited_to=token, error=error, name=name,
         provider=_provider_host(studio), titles=studio.list_labellings(),
     )  # fmt: skip
 

@@ -29,12 +29,12 @@ def _runs(request: Request, studio: Studio, person: Person) -> list[ComparedRun]
     """The runs of an address: entries of the queue, or recorded runs by their ids; 403 where one is not the person's
     to see."""
     query = request.query_params
-    names = [*query.getlist("run"), *(one for text in query.getlist("runs") for one in text.split(",") if one)]
-    found = find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
-    for one in found:
-        file = Path(one.run.folder) / (one.run.recipe_file or "recipe.yaml")
+    names = [*query.getlist("run"), *(entry for text in query.getlist("runs") for entry in text.split(",") if entry)]
+    compared_runs = find_compared_runs(studio.workspace, [_recorded(studio, name) for name in names])
+    for compared_run in compared_runs:
+        file = Path(compared_run.run.folder) / (compared_run.run.recipe_file or "recipe.yaml")
         require_right(request, person, "view", project_id(studio.workspace, file))
-    return found
+    return compared_runs
 
 
 def _recorded(studio: Studio, name: str) -> str:

@@ -33,7 +33,7 @@ def _chosen_rows(request: Request) -> RowFilter:
     query = request.query_params
     texts = {name: query.get(name, "") for name in ("split", "label", "reason", "search", "sort")}
     page = query.get("page", "1")
-    slices = tuple(sorted({one for one in query.getlist("slice") if "=" in one}))
+    slices = tuple(sorted({entry for entry in query.getlist("slice") if "=" in entry}))
     return RowFilter(**texts, slices=slices, page=int(page) if page.isascii() and page.isdigit() else 1)
 
 
@@ -47,15 +47,15 @@ def rows(
     made_plan = load_made_plan(studio.workspace, file, "dataset")
     plan = made_plan.plan
     steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
-    made = [one for one in steps if plan[one].cached]
+    made = [entry for entry in steps if plan[entry].cached]
     if step and step not in steps:
         raise UnknownName(f"there is no data set {step[:80]!r}", hint=_("choose another step"))
     step = step or next(iter(made), "")
     decisions = read_step_decisions(file, step) if step in made else {}
     named = {"decided=yes": sorted(decisions)} if decisions else {}
-    for one in chosen.slices:
-        if one.startswith("finding="):
-            named[one] = list_flagged_ids(plan, one.removeprefix("finding="))
+    for entry in chosen.slices:
+        if entry.startswith("finding="):
+            named[entry] = list_flagged_ids(plan, entry.removeprefix("finding="))
     shown, is_masked = None, False
     if step in made:
         page = read_rows_page(plan.artifact(step), chosen, named)
@@ -81,24 +81,25 @@ def _row_page(
     error: LuthierError | None = None,
 ) -> Response:  # fmt: skip
     file = studio.find_recipe(name)
-    made = load_made_plan(studio.workspace, file, "dataset")
-    found = trace_example(row, CommandTarget(studio.workspace, made.word))
-    lineage, is_masked = hide_personal_data(request, studio, person, name, found, mask_lineage)
-    decision = read_step_decisions(file, step).get(found.lineage["id"], RowDecision())
+    made_plan = load_made_plan(studio.workspace, file, "dataset")
+    example_lineage = trace_example(row, CommandTarget(studio.workspace, made_plan.word))
+    lineage, is_masked = hide_personal_data(request, studio, person, name, example_lineage, mask_lineage)
+    decision = read_step_decisions(file, step).get(example_lineage.lineage["id"], RowDecision())
     return render(
-        request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made.word,
+        request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made_plan.word,
         decision=decision, texts=_texts(lineage.lineage, RowDecision() if is_masked else decision),
-        labels=_labels(made, step), saved=saved, error=error, may_edit=_is_prepared(made, step) and not is_masked,
+        labels=_labels(made_plan, step), saved=saved, error=error,
+        may_edit=_is_prepared(made_plan, step) and not is_masked,
         is_masked=is_masked, may_show=person.may("review", name),
     )  # fmt: skip
 
 
 def _is_prepared(made: MadePlan, step: str) -> bool:
-    return any(one.name == step and one.step.kind == "prepare" for one in made.plan)
+    return any(planned.name == step and planned.step.kind == "prepare" for planned in made.plan)
 
 
 def _labels(made: MadePlan, step: str) -> list[str]:
-    if not any(one.name == step and one.cached for one in made.plan):
+    if not any(planned.name == step and planned.cached for planned in made.plan):
         return []
     from luthier.artifacts.dataset import DatasetSummary
 
@@ -122,8 +123,8 @@ def correct(
 ) -> Response:
     """Change a row's texts, leave it out, or take back what was decided about it."""
     file = studio.find_recipe(name)
-    made = load_made_plan(studio.workspace, file, "dataset")
-    lineage = trace_example(row, CommandTarget(studio.workspace, made.word)).lineage
+    made_plan = load_made_plan(studio.workspace, file, "dataset")
+    lineage = trace_example(row, CommandTarget(studio.workspace, made_plan.word)).lineage
     before = read_step_decisions(file, step).get(lineage["id"], RowDecision())
     try:
         written = [(field, text, text_of(form, field)) for field, _role, text in _texts(lineage, before)]
@@ -156,12 +157,12 @@ def versions(
     steps = [planned.name for planned in plan if planned.step.makes == "dataset"]
     step = step or next(iter(steps), "")
     own = studio.workspace.with_folder(file.parent)
-    found = list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)
-    if not (before and after) and len(found) > 1:
-        before, after = found[1].digest, found[0].digest
+    dataset_versions = list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)
+    if not (before and after) and len(dataset_versions) > 1:
+        before, after = dataset_versions[1].digest, dataset_versions[0].digest
     return render(
-        request, "versions.html.jinja", name=name, steps=steps, step=step, versions=found, before=before, after=after,
-        file=studio.workspace.shorten(file),
+        request, "versions.html.jinja", name=name, steps=steps, step=step, versions=dataset_versions, before=before,
+        after=after, file=studio.workspace.shorten(file),
     )  # fmt: skip
 
 
@@ -173,7 +174,10 @@ def difference(
     file = studio.find_recipe(name)
     own = studio.workspace.with_folder(file.parent)
     plan = load_made_plan(studio.workspace, file, "dataset").plan
-    known = {one.digest for one in list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)}
+    known = {
+        dataset_version.digest
+        for dataset_version in list_dataset_versions(list_recipe_runs(own, plan.recipe.name), own, step)
+    }
     if not {before, after} <= known:
         raise UnknownName(_("there is no such version of this data set"), hint=_("choose two of those that are listed"))
     store = own.open_store()

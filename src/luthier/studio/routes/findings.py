@@ -21,11 +21,11 @@ router = APIRouter()
 def findings(request: Request, studio: StudioDep, name: str) -> Response:
     """The findings, the worst first."""
     file = studio.find_recipe(name)
-    made = load_made_plan(studio.workspace, file, "findings")
+    made_plan = load_made_plan(studio.workspace, file, "findings")
     return render(
-        request, "findings.html.jinja", name=name, file=studio.workspace.shorten(file), of=made,
-        found=list(list_step_findings(made.plan)),
-        has_step=any(one.step.makes == "findings" for one in made.plan),
+        request, "findings.html.jinja", name=name, file=studio.workspace.shorten(file), of=made_plan,
+        found=list(list_step_findings(made_plan.plan)),
+        has_step=any(planned.step.makes == "findings" for planned in made_plan.plan),
     )  # fmt: skip
 
 
@@ -33,8 +33,8 @@ def findings(request: Request, studio: StudioDep, name: str) -> Response:
 def show_change(request: Request, studio: StudioDep, name: str, step: str, finding: str) -> Response:
     """The change of the recipe that a finding asks for, before it is saved."""
     file = studio.find_recipe(name)
-    made = load_made_plan(studio.workspace, file, "findings")
-    change = build_remedy(file, made.plan, step, finding)
+    made_plan = load_made_plan(studio.workspace, file, "findings")
+    change = build_remedy(file, made_plan.plan, step, finding)
     problem: LuthierError | None = None
     try:
         check_recipe(studio.workspace, file, change.after)

@@ -62,8 +62,8 @@ def workspace(request: Request, studio: StudioDep, person: PersonDep) -> Respons
     """The projects of the workspace that a person may see; whoever only labels goes there."""
     if not person.may_somewhere("view"):
         return RedirectResponse("/label" if person.may_somewhere("label") else "/account", 303)
-    projects = [one for one in list_projects(studio.workspace, studio.queue) if person.may("view", one.id)]
-    drafts = [one for one in list_drafts(studio.workspace) if person.may("edit", one.name)]
+    projects = [project for project in list_projects(studio.workspace, studio.queue) if person.may("view", project.id)]
+    drafts = [draft for draft in list_drafts(studio.workspace) if person.may("edit", draft.name)]
     waiting = [run for run in studio.queue.all(("running", "queued")) if person.may("view", studio.project_of(run))]
     here = studio.workspace.folder.absolute()
     return render(request, "workspace.html.jinja", projects=projects, drafts=drafts, waiting=waiting, here=here)
@@ -80,30 +80,32 @@ def project(request: Request, studio: StudioDep, name: str) -> Response:
 @router.get("/projects/{name}/plan", dependencies=[Depends(allow("view"))])
 def plan(request: Request, studio: StudioDep, name: str) -> Response:
     """What a project's steps took, and what those that are to be made will take."""
-    found = find_project(studio.workspace, name, studio.queue)
+    project = find_project(studio.workspace, name, studio.queue)
     try:
-        made = load_plan(studio.workspace, found.file)
+        recipe_plan = load_plan(studio.workspace, project.file)
     except LuthierError as error:
-        return render(request, "plan.html.jinja", project=found, steps=[], error=error, notes=[])
-    steps = list_plan_steps(made)
-    return render(request, "plan.html.jinja", project=found, steps=steps, error=None, notes=made.notes)
+        return render(request, "plan.html.jinja", project=project, steps=[], error=error, notes=[])
+    steps = list_plan_steps(recipe_plan)
+    return render(request, "plan.html.jinja", project=project, steps=steps, error=None, notes=recipe_plan.notes)
 
 
 @router.get("/projects/{name}/report", dependencies=[Depends(allow("view"))])
 def report(request: Request, studio: StudioDep, name: str) -> Response:
     """The report of what a project's recipe made, in a frame of its own."""
-    found = find_project(studio.workspace, name, studio.queue)
-    return render(request, "report.html.jinja", project=found, word=str(found.shown), frame=f"{request.url.path}/page")
+    project = find_project(studio.workspace, name, studio.queue)
+    return render(
+        request, "report.html.jinja", project=project, word=str(project.shown), frame=f"{request.url.path}/page"
+    )
 
 
 @router.get("/projects/{name}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, name: str) -> Response:
     """The report itself."""
-    found = find_project(studio.workspace, name, studio.queue)
+    project = find_project(studio.workspace, name, studio.queue)
     try:
-        return report_headers(read_report(studio.workspace, str(found.shown)))
+        return report_headers(read_report(studio.workspace, str(project.shown)))
     except UnknownName:
-        done = found.run is not None and found.run.state == "done"
-        if not done or found.run is None:
+        done = project.run is not None and project.run.state == "done"
+        if not done or project.run is None:
             raise
-        return report_headers(read_report(studio.workspace, found.run.id))
+        return report_headers(read_report(studio.workspace, project.run.id))

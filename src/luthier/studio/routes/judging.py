@@ -32,8 +32,10 @@ router = APIRouter()
 @router.get("/judge", dependencies=[Depends(allow("label", anywhere=True))])
 def studies(request: Request, studio: StudioDep, person: PersonDep) -> Response:
     """The studies in which a person can judge, and how far they are."""
-    found = [one for one in studio.studies.list_all() if person.may("label", *studio.find_labelling(one.study.id))]
-    return render(request, "judge.html.jinja", studies=found)
+    study_progresses = [
+        study for study in studio.studies.list_all() if person.may("label", *studio.find_labelling(study.study.id))
+    ]
+    return render(request, "judge.html.jinja", studies=study_progresses)
 
 
 @router.get("/projects/{name}/judge", dependencies=[Depends(allow("edit"))])
@@ -53,12 +55,12 @@ def _new_page(
     form: FormData | None = None,
 ) -> Response:
     file = studio.find_recipe(name)
-    found = list_judged_evaluations(studio.workspace, file)
-    chosen = next((one for one in found if one.step == evaluation), found[0] if found else None)
+    evaluations = list_judged_evaluations(studio.workspace, file)
+    chosen = next((entry for entry in evaluations if entry.step == evaluation), evaluations[0] if evaluations else None)
     written = {key: text_of(form, key) if form else "" for key in ("kind", "question", "rows", "overlap", "checks")}
     return render(
         request, "judge_new.html.jinja", 400 if error else 200, name=name, file=studio.workspace.shorten(file),
-        evaluations=found, chosen=chosen, kinds=QUESTION_KINDS, steps=list_open_steps(studio.workspace, file),
+        evaluations=evaluations, chosen=chosen, kinds=QUESTION_KINDS, steps=list_open_steps(studio.workspace, file),
         error=error, written=written,
     )  # fmt: skip
 
@@ -69,12 +71,12 @@ def create(request: Request, studio: StudioDep, form: FormDep, person: PersonDep
     file = studio.find_recipe(name)
     try:
         if step := text_of(form, "step"):
-            made = publish_assignment(studio.workspace, studio.ledger, file, step, by=person.id)
+            project = publish_assignment(studio.workspace, studio.ledger, file, step, by=person.id)
         else:
-            made = open_study(studio.workspace, studio.ledger, file, _request(form), by=person.id)
+            project = open_study(studio.workspace, studio.ledger, file, _request(form), by=person.id)
     except LuthierError as error:
         return _new_page(request, studio, name, text_of(form, "evaluation"), error, form)
-    return RedirectResponse(f"/judge/{made.id}", 303)
+    return RedirectResponse(f"/judge/{project.id}", 303)
 
 
 def _request(form: FormData) -> StudyRequest:
@@ -98,12 +100,12 @@ def _number(form: FormData, name: str, default: int) -> int:
 @router.get("/judge/{study}", dependencies=[Depends(allow("label"))])
 def show(request: Request, studio: StudioDep, person: PersonDep, study: str) -> Response:
     """A study as those who judge see it: what is asked, and how far it is."""
-    found = studio.studies.find(study)
-    mine = AnnotationQueue(studio.ledger, study).person_progress(person.id)
-    progress = studio.studies.progress(found)
+    project = studio.studies.find(study)
+    person_progress = AnnotationQueue(studio.ledger, study).person_progress(person.id)
+    progress = studio.studies.progress(project)
     return render(
-        request, "judge_study.html.jinja", study=found, progress=progress, mine=mine,
-        address=str(request.url.replace(query="")), word=studio.studies.word(found),
+        request, "judge_study.html.jinja", study=project, progress=progress, mine=person_progress,
+        address=str(request.url.replace(query="")), word=studio.studies.word(project),
     )  # fmt: skip
 
 
@@ -120,10 +122,10 @@ def results_now(request: Request, studio: StudioDep, study: str) -> Response:
 
 
 def _results(request: Request, studio: Studio, study: str, template: str) -> Response:
-    found = studio.studies.find(study)
-    progress, standings = studio.studies.progress(found), studio.studies.standings(found)
-    word = studio.studies.word(found)
-    return render(request, template, study=found, progress=progress, standings=standings, word=word)
+    project = studio.studies.find(study)
+    progress, standings = studio.studies.progress(project), studio.studies.standings(project)
+    word = studio.studies.word(project)
+    return render(request, template, study=project, progress=progress, standings=standings, word=word)
 
 
 @router.post("/judge/{study}/use", dependencies=[Depends(allow("edit"))])

@@ -82,8 +82,8 @@ def next_item(request: Request, studio: StudioDep, person: PersonDep, form: Form
     project, queue = get_project(studio.ledger, project_id), AnnotationQueue(studio.ledger, project_id)
     leased = queue.next_item(person.id, held=held)
     if leased is None:
-        mine = queue.person_progress(person.id)
-        state = "closed" if project.state == "closed" else "done" if mine.qualified else "unqualified"
+        person_progress = queue.person_progress(person.id)
+        state = "closed" if project.state == "closed" else "done" if person_progress.qualified else "unqualified"
         return JSONResponse({"item": None, "state": state})
     return JSONResponse({"item": _to_json(request, studio, project, person.id, leased)})
 

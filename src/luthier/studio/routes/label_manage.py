@@ -101,12 +101,12 @@ def _items(
         return read_uploaded_items(name, file.file, settings, text=given["text"], gold=given["gold"])
     if not project:
         raise InputError(_("there are no rows"), where=SourceLocation(field="file"), hint=_("choose a file"))
-    made = load_made_plan(studio.workspace, studio.find_recipe(project), "dataset")
-    steps = [one.name for one in made.plan if one.step.makes == "dataset" and one.cached]
+    made_plan = load_made_plan(studio.workspace, studio.find_recipe(project), "dataset")
+    steps = [planned.name for planned in made_plan.plan if planned.step.makes == "dataset" and planned.cached]
     if not steps or (step and step not in steps):
         raise InputError(_("no rows are prepared yet"), hint=_("run the project first"))
     with_answers = given["kind"] in ("rating", "correction")
-    return read_dataset_items(made.plan.artifact(step or steps[0]), settings, with_answers=with_answers)
+    return read_dataset_items(made_plan.plan.artifact(step or steps[0]), settings, with_answers=with_answers)
 
 
 @router.get("/label/{project_id}/manage", dependencies=[Depends(allow("edit"))])
@@ -122,14 +122,14 @@ def _manage_page(
     project = get_project(studio.ledger, project_id)
     queue = AnnotationQueue(studio.ledger, project_id)
     flagged = find_items(studio.ledger, project_id, state="flagged", limit=_MOST_SHOWN)
-    found = (
+    answered_items = (
         find_items(studio.ledger, project_id, search=search, state=state, limit=_MOST_SHOWN) if search or state else []
     )
     return render(
         request, "label_manage.html.jinja", 200 if error is None else 400, project=project, progress=queue.progress(),
         measures=measure_project(studio.ledger, project_id), versions=list_guidelines(studio.ledger, project_id),
-        flagged=flagged, threads=list_comments(studio.ledger, project_id, [one.item.id for one in flagged]),
-        found=found, search=search, state=state, error=error, message=message,
+        flagged=flagged, threads=list_comments(studio.ledger, project_id, [answered.item.id for answered in flagged]),
+        found=answered_items, search=search, state=state, error=error, message=message,
         questions=_plain(project.settings),
     )  # fmt: skip
 
@@ -160,7 +160,7 @@ def change_guidelines(
 
 
 def _plain(settings: ProjectSettings) -> str:
-    questions = [one.settings() for one in settings.questions.values()]
+    questions = [question.settings() for question in settings.questions.values()]
     return json.dumps(questions, indent=1, ensure_ascii=False)
 
 
@@ -207,7 +207,7 @@ def change_settings(request: Request, studio: StudioDep, form: FormDep, project_
 def bulk(request: Request, studio: StudioDep, person: PersonDep, form: FormDep, project_id: str) -> Response:
     """One answer for all items that were chosen, or for them and their near twins."""
     search = text_of(form, "search")
-    chosen = [int(one) for one in form.getlist("item") if isinstance(one, str) and one.isdecimal()]
+    chosen = [int(entry) for entry in form.getlist("item") if isinstance(entry, str) and entry.isdecimal()]
     try:
         values = _answer_of(form, studio, project_id)
         if text_of(form, "twins"):
@@ -250,12 +250,12 @@ def adjudicate(request: Request, studio: StudioDep, project_id: str) -> Response
 
 def _adjudicate_page(request: Request, studio: Studio, project_id: str, error: LuthierError | None) -> Response:
     project = get_project(studio.ledger, project_id)
-    found = list_disagreements(studio.ledger, project_id, limit=_MOST_SHOWN)
-    ids = [one.item.id for one in found]
+    answered_items = list_disagreements(studio.ledger, project_id, limit=_MOST_SHOWN)
+    ids = [answered_item.item.id for answered_item in answered_items]
     return render(
-        request, "label_adjudicate.html.jinja", 200 if error is None else 400, project=project, found=found,
+        request, "label_adjudicate.html.jinja", 200 if error is None else 400, project=project, found=answered_items,
         threads=list_comments(studio.ledger, project_id, ids), error=error,
-        suggested=suggest_decisions(found, project.settings),
+        suggested=suggest_decisions(answered_items, project.settings),
     )  # fmt: skip
 
 

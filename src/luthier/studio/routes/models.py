@@ -32,7 +32,7 @@ def show(request: Request, studio: StudioDep, name: str) -> Response:
     return render(
         request, "models.html.jinja", name=name, file=studio.workspace.shorten(file),
         models=list_project_models(studio.workspace, file), releases=releases,
-        histories={one.alias: history(own, one.alias) for one in releases}, server=studio.server_of(file),
+        histories={release.alias: history(own, release.alias) for release in releases}, server=studio.server_of(file),
     )  # fmt: skip
 
 

@@ -35,10 +35,12 @@ def _page(
     request: Request, studio: Studio, person: Person, *, error: LuthierError | None = None, invited_by: str = ""
 ) -> Response:
     projects = _own_projects(studio, person)
-    found = [one for one in list_accounts(studio.ledger) if _is_shown(one, projects)]
-    open_now = [one for one in list_invitations(studio.ledger) if set(one.projects) <= set(projects)]
+    accounts = [account for account in list_accounts(studio.ledger) if _is_shown(account, projects)]
+    open_now = [
+        invitation for invitation in list_invitations(studio.ledger) if set(invitation.projects) <= set(projects)
+    ]
     return render(
-        request, "people.html.jinja", 200 if error is None else 400, people=found, invitations=open_now,
+        request, "people.html.jinja", 200 if error is None else 400, people=accounts, invitations=open_now,
         projects=projects, roles=ROLES, error=error, link=invited_by, is_owner=person.may("own"),
         titles=studio.list_labellings(),
     )  # fmt: skip
@@ -47,7 +49,7 @@ def _page(
 def _own_projects(studio: Studio, person: Person) -> list[str]:
     """The projects in which a person gives roles; all of them (`*`) first."""
     known = [*list_project_ids(studio.workspace), *studio.list_labellings()]
-    named = [one for one in known if person.may("own", *studio.projects_above(one))]
+    named = [entry for entry in known if person.may("own", *studio.projects_above(entry))]
     return [WORKSPACE, *named] if person.may("own") else named
 
 
@@ -57,7 +59,7 @@ def _is_shown(account: Account, projects: list[str]) -> bool:
 
 def _chosen_projects(studio: Studio, form: FormData, person: Person) -> list[str]:
     """The projects that a form names; 403 where one is not the person's own."""
-    chosen = [str(one) for one in form.getlist("project")]
+    chosen = [str(entry) for entry in form.getlist("project")]
     if not chosen or not set(chosen) <= set(_own_projects(studio, person)):
         raise HTTPException(403, _("Choose projects that you own."))
     return chosen
@@ -100,7 +102,7 @@ def withdraw(studio: StudioDep, form: FormDep, person: PersonDep) -> Response:
     """Let a link open nothing any more."""
     id = text_of(form, "invitation")
     own = set(_own_projects(studio, person))
-    if id not in {one.id for one in list_invitations(studio.ledger) if set(one.projects) <= own}:
+    if id not in {invitation.id for invitation in list_invitations(studio.ledger) if set(invitation.projects) <= own}:
         raise HTTPException(404)
     withdraw_invitation(studio.ledger, id, by=person.id)
     return RedirectResponse("/people", 303)
@@ -110,7 +112,9 @@ def withdraw(studio: StudioDep, form: FormDep, person: PersonDep) -> Response:
 def change_role(request: Request, studio: StudioDep, form: FormDep, person: PersonDep) -> Response:
     """Give a person another role in a project, or none."""
     projects = _chosen_projects(studio, form, person)
-    known = {one.id for one in list_accounts(studio.ledger) if _is_shown(one, _own_projects(studio, person))}
+    known = {
+        account.id for account in list_accounts(studio.ledger) if _is_shown(account, _own_projects(studio, person))
+    }
     if text_of(form, "person") not in known:
         raise HTTPException(404)
     try:

@@ -53,10 +53,12 @@ _MOST_LISTED = 500
 @router.get("/review", dependencies=[Depends(allow("review", anywhere=True))])
 def queues(request: Request, studio: StudioDep, person: PersonDep, project: str = "") -> Response:
     """A person's queues, or those of a project: how they fill, and how many requests wait."""
-    found = list_review_queues(studio.ledger, project=project or None)
-    found = [one for one in found if person.may("review", *studio.find_labelling(one.id))]
+    review_queues = list_review_queues(studio.ledger, project=project or None)
+    review_queues = [
+        review_queue for review_queue in review_queues if person.may("review", *studio.find_labelling(review_queue.id))
+    ]
     names = person.projects_with("edit", list_project_ids(studio.workspace))
-    return render(request, "review_queues.html.jinja", queues=found, projects=names, project=project)
+    return render(request, "review_queues.html.jinja", queues=review_queues, projects=names, project=project)
 
 
 @router.post("/review", dependencies=[Depends(allow("edit", anywhere=True))])
@@ -75,9 +77,9 @@ def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep
         since=datetime.now(UTC) - timedelta(days=_whole(text_of(form, "days") or "7", "days")),
     )
     project = find_review_project(studio.workspace, project or None)
-    made = create_review_queue(studio.ledger, text_of(form, "name"), settings, project=project, by=person.id)
+    review_queue = create_review_queue(studio.ledger, text_of(form, "name"), settings, project=project, by=person.id)
     studio.review.start()
-    return RedirectResponse(f"/review/{made.id}", 303)
+    return RedirectResponse(f"/review/{review_queue.id}", 303)
 
 
 def _percent(text: str, field: str) -> float:
@@ -109,11 +111,11 @@ def review(request: Request, studio: StudioDep, person: PersonDep, project_id: s
 def _show(request: Request, queue: ReviewQueue, item: ReviewedItem, person: str) -> Response:
     """A request; of other people's opinions only once the person has given one, or need not."""
     has_it = person in item.waits_for
-    mine = next((one for one in item.opinions if one.by == person), None)
+    opinion = next((entry for entry in item.opinions if entry.by == person), None)
     return render(
-        request, "review.html.jinja", queue=queue, item=item, mine=mine, verdicts=VERDICTS,
-        may_answer=has_it or mine is not None, is_second=has_it and mine is None and bool(item.opinions),
-        opinions=() if has_it and mine is None else item.opinions, submission=secrets.token_hex(16),
+        request, "review.html.jinja", queue=queue, item=item, mine=opinion, verdicts=VERDICTS,
+        may_answer=has_it or opinion is not None, is_second=has_it and opinion is None and bool(item.opinions),
+        opinions=() if has_it and opinion is None else item.opinions, submission=secrets.token_hex(16),
         answer=item.shown.answers[0] if item.shown.answers else "", person=person,
     )  # fmt: skip
 
@@ -130,7 +132,7 @@ def answer(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str)
     queue = get_review_queue(studio.ledger, project_id)
     shown = get_reviewed_item(studio.ledger, queue, item).shown
     new_type = " ".join(text_of(form, "new_type").split())[:100]
-    types = [one for one in form.getlist("types") if isinstance(one, str)]
+    types = [entry for entry in form.getlist("types") if isinstance(entry, str)]
     types += [new_type] if new_type else []
     correction = text_of(form, "correction").strip()
     values: dict[str, Any] = {
@@ -191,11 +193,20 @@ def compare_texts(before: str, after: str) -> list[tuple[str, str]]:
 def items(request: Request, studio: StudioDep, project_id: str, only: str = "") -> Response:
     """What was reviewed, the latest first; those on which people differ before all."""
     queue = get_review_queue(studio.ledger, project_id)
-    found = [one for one in iterate_reviewed_items(studio.ledger, queue) if one.opinions]
-    found = [one for one in found if only != "disputed" or one.is_disputed]
-    found.sort(key=lambda one: (not one.is_disputed, -max(o.at.timestamp() for o in one.opinions)))
-    shown = found[:_MOST_LISTED]
-    return render(request, "review_items.html.jinja", queue=queue, items=shown, count=len(found), only=only)
+    reviewed_items = [
+        reviewed_item for reviewed_item in iterate_reviewed_items(studio.ledger, queue) if reviewed_item.opinions
+    ]
+    reviewed_items = [
+        reviewed_item for reviewed_item in reviewed_items if only != "disputed" or reviewed_item.is_disputed
+    ]
+    reviewed_items.sort(
+        key=lambda reviewed_item: (
+            not reviewed_item.is_disputed,
+            -max(o.at.timestamp() for o in reviewed_item.opinions),
+        )
+    )
+    shown = reviewed_items[:_MOST_LISTED]
+    return render(request, "review_items.html.jinja", queue=queue, items=shown, count=len(reviewed_items), only=only)
 
 
 @router.get("/review/{project_id}/items/{item}", dependencies=[MAY_REVIEW])
@@ -210,7 +221,7 @@ def alike(request: Request, studio: StudioDep, project_id: str, item: int) -> Re
     """The training rows that are most like a request, as the piece of the page."""
     queue = get_review_queue(studio.ledger, project_id)
     shown = get_reviewed_item(studio.ledger, queue, item).shown
-    text = "\n".join(str(one.get("content") or "") for one in shown.messages if one.get("role") == "user")
+    text = "\n".join(str(message.get("content") or "") for message in shown.messages if message.get("role") == "user")
     try:
         rows = find_alike_rows(studio.workspace, find_project_file(studio.workspace, queue.project), text)
     except LuthierError as error:
@@ -238,8 +249,8 @@ def decide(studio: StudioDep, person: PersonDep, form: FormDep, project_id: str,
 def results(request: Request, studio: StudioDep, project_id: str) -> Response:
     """Accuracy and failure shares of all requests, with intervals, by release and slice."""
     queue = get_review_queue(studio.ledger, project_id)
-    found, alerts = compute_review_results(studio.ledger, queue), list_fed_alerts(studio.workspace, queue)
-    return render(request, "review_results.html.jinja", queue=queue, found=found, alerts=alerts)
+    review_results, alerts = compute_review_results(studio.ledger, queue), list_fed_alerts(studio.workspace, queue)
+    return render(request, "review_results.html.jinja", queue=queue, found=review_results, alerts=alerts)
 
 
 @router.post("/review/{project_id}/fill", dependencies=[MAY_REVIEW])
@@ -268,10 +279,10 @@ def next_round(request: Request, studio: StudioDep, person: PersonDep, form: For
 def round_page(request: Request, studio: StudioDep, project_id: str, recipe: str) -> Response:
     """The next recipe and its rows, before it is run."""
     queue = get_review_queue(studio.ledger, project_id)
-    found = read_next_round(studio.workspace, queue, recipe)
+    next_round = read_next_round(studio.workspace, queue, recipe)
     file = find_next_round_file(studio.workspace, queue, recipe)
     return render(
-        request, "review_round.html.jinja", queue=queue, round=found, file=file, runs=studio.queue.of(file)[:5]
+        request, "review_round.html.jinja", queue=queue, round=next_round, file=file, runs=studio.queue.of(file)[:5]
     )
 
 

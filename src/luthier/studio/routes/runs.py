@@ -79,18 +79,18 @@ def start(request: Request, studio: StudioDep, form: FormDep, name: str) -> Resp
 @router.get("/runs/{run}", dependencies=[Depends(allow("view"))])
 def show(request: Request, studio: StudioDep, run: str) -> Response:
     """One run."""
-    found = studio.queue.get(run)
-    project = studio.project_of(found)
+    queued_run = studio.queue.get(run)
+    project = studio.project_of(queued_run)
     with studio.reading:
-        return render(request, "run.html.jinja", run=found, project=project, log=studio.watch(found))
+        return render(request, "run.html.jinja", run=queued_run, project=project, log=studio.watch(queued_run))
 
 
 @router.get("/runs/{run}/progress", dependencies=[Depends(allow("view"))])
 def progress(request: Request, studio: StudioDep, run: str) -> Response:
     """How far a run is, without the page around it."""
-    found = studio.queue.get(run)
+    queued_run = studio.queue.get(run)
     with studio.reading:
-        return render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+        return render(request, "run_progress.html.jinja", run=queued_run, log=studio.watch(queued_run))
 
 
 @router.get("/runs/{run}/events", dependencies=[Depends(allow("view"))])
@@ -120,15 +120,15 @@ async def _follow(request: Request, studio: Studio, run: str) -> AsyncIterator[s
 def _piece(request: Request, studio: Studio, run: str) -> tuple[str, bool]:
     """What a watcher sees now, and whether it is over. It is written once a second for all who read one language, and
     held once; only the token of its forms, where `_PLACE` stands, is each session's own."""
-    found, own = studio.queue.get(run), request.state.token
-    key = (found, choose_language(request), int(time.monotonic() / _EVERY_S))
+    queued_run, own = studio.queue.get(run), request.state.token
+    key = (queued_run, choose_language(request), int(time.monotonic() / _EVERY_S))
     with studio.reading:
         known = studio.pieces.get(run)
         if known is None or known[0] != key:
-            page = render(request, "run_progress.html.jinja", run=found, log=studio.watch(found))
+            page = render(request, "run_progress.html.jinja", run=queued_run, log=studio.watch(queued_run))
             known = key, bytes(page.body).decode().replace(own, _PLACE)
             studio.pieces = {**dict(list(studio.pieces.items())[-_KEPT:]), run: known}
-    return known[1], found.ended
+    return known[1], queued_run.ended
 
 
 def _event(name: str, text: str) -> str:
@@ -159,13 +159,13 @@ def move(studio: StudioDep, form: FormDep, run: str) -> Response:
 @router.get("/runs/{run}/costs", dependencies=[Depends(allow("view"))])
 def costs(request: Request, studio: StudioDep, run: str) -> Response:
     """What each step was expected to take and took, and what models said while they were trained."""
-    found = studio.queue.get(run)
+    queued_run = studio.queue.get(run)
     try:
-        plan = load_queued_plan(studio.workspace, found)
+        plan = load_queued_plan(studio.workspace, queued_run)
     except LuthierError as error:
-        return render(request, "run_costs.html.jinja", run=found, steps=[], error=error, samples={})
+        return render(request, "run_costs.html.jinja", run=queued_run, steps=[], error=error, samples={})
     return render(
-        request, "run_costs.html.jinja", run=found, steps=list_plan_steps(plan), error=None,
+        request, "run_costs.html.jinja", run=queued_run, steps=list_plan_steps(plan), error=None,
         samples=read_training_samples(plan),
     )  # fmt: skip
 
@@ -173,14 +173,16 @@ def costs(request: Request, studio: StudioDep, run: str) -> Response:
 @router.get("/runs/{run}/report", dependencies=[Depends(allow("view"))])
 def report(request: Request, studio: StudioDep, run: str) -> Response:
     """The report of what a run made, in a frame of its own."""
-    found = studio.queue.get(run)
-    return render(request, "report.html.jinja", project=None, word=found.run or "", frame=f"{request.url.path}/page")
+    queued_run = studio.queue.get(run)
+    return render(
+        request, "report.html.jinja", project=None, word=queued_run.run or "", frame=f"{request.url.path}/page"
+    )
 
 
 @router.get("/runs/{run}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, run: str) -> Response:
     """The report itself."""
-    found = studio.queue.get(run)
-    if found.run is None:
+    queued_run = studio.queue.get(run)
+    if queued_run.run is None:
         raise UnknownName(_("this run has not begun yet"), hint=_("wait until it has made something"))
-    return report_headers(read_report(studio.workspace, found.run))
+    return report_headers(read_report(studio.workspace, queued_run.run))

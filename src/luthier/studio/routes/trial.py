@@ -78,7 +78,7 @@ async def _relay(trial: TrialServer, question: TrialQuestion) -> AsyncIterator[s
     began = time.perf_counter()
     try:
         async for piece in trial.answer(question):
-            tokens = [(one.text, one.share, one.alternatives) for one in piece.tokens]
+            tokens = [(token.text, token.share, token.alternatives) for token in piece.tokens]
             yield _event("piece", {"text": piece.text, "tokens": tokens})
     except LuthierError as error:
         yield _event("failed", {"message": error.message, "hint": error.hint})

@@ -39,17 +39,17 @@ def show(
     file = studio.find_recipe(name)
     period = period if period in PERIODS else "7d"
     folder = find_traffic(studio.workspace, file)
-    found, error = RequestPage((), ""), None
+    request_page, error = RequestPage((), ""), None
     if folder is not None:
         try:
-            found = list_requests(folder, chosen)
+            request_page = list_requests(folder, chosen)
         except LuthierError as problem:
             error = problem
     return render(
         request, "watch.html.jinja", name=name, file=studio.workspace.shorten(file), period=period, periods=PERIODS,
         has_traffic=folder is not None, charts=_traffic(read_traffic_points(folder, period)) if folder else [],
-        monitors=find_monitor_steps(file), chosen=chosen, found=found, error=error, server=studio.server_of(file),
-        runner=studio.monitor_of(file),
+        monitors=find_monitor_steps(file), chosen=chosen, found=request_page, error=error,
+        server=studio.server_of(file), runner=studio.monitor_of(file),
     )  # fmt: skip
 
 
@@ -77,16 +77,16 @@ def signals(request: Request, studio: StudioDep, name: str, period: str = "7d", 
     reading = reader.read(period)
     if known == reading.version:
         return Response(status_code=204)
-    charts = [] if reading.result is None else [_signal(one) for one in reading.result["numbers"]]
+    charts = [] if reading.result is None else [_signal(entry) for entry in reading.result["numbers"]]
     return render(
         request, "watch_signals.html.jinja", name=name, period=period, reading=reading, words=reader.words(period),
-        charts=[one for one in charts if one],
+        charts=[chart for chart in charts if chart],
     )  # fmt: skip
 
 
 def _signal(number: dict[str, Any]) -> Chart | None:
     """One number over time, with its limits and what the report measured."""
-    marks = [ChartMark(one["alert"], one["limit"], is_limit=True) for one in number["limits"]]
+    marks = [ChartMark(entry["alert"], entry["limit"], is_limit=True) for entry in number["limits"]]
     if number["report"] is not None:
         marks.append(ChartMark(_("report"), number["report"]))
     title = f"{number['number']} {number['window']}"
@@ -100,10 +100,10 @@ def request_page(request: Request, studio: StudioDep, name: str, id: str) -> Res
 
     file = studio.find_recipe(name)
     folder = require_traffic_folder(studio.workspace.with_folder(file.parent), file)
-    found = read_trace_by_id(folder, id)
+    with_feedback = read_trace_by_id(folder, id)
     return render(
-        request, "watch_request.html.jinja", name=name, file=studio.workspace.shorten(file), trace=found.trace,
-        feedback=found.feedback,
+        request, "watch_request.html.jinja", name=name, file=studio.workspace.shorten(file), trace=with_feedback.trace,
+        feedback=with_feedback.feedback,
     )  # fmt: skip
 
 

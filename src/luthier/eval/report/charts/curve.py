@@ -115,12 +115,12 @@ def _strips(log: Sequence[LogPoint]) -> list[CurvePanel]:
     """What a policy's answers were worth, held-out metrics, the learning rate and the gradient's norm, as far as they
     were logged."""
     drawn = list(dict.fromkeys(name for point in log for name in point.drawn))
-    found = [
+    curve_panels = [
         CurvePanel(name, [(float(point.step), point.drawn[name]) for point in log if name in point.drawn], last=True)
         for name in drawn
     ]
     metrics = sorted({name for point in log for name in point.held_out})
-    found += [
+    curve_panels += [
         CurvePanel(
             f"held out {name}" if name in drawn else name,
             [(float(point.step), point.held_out[name]) for point in log if name in point.held_out],
@@ -128,10 +128,12 @@ def _strips(log: Sequence[LogPoint]) -> list[CurvePanel]:
         )
         for name in metrics
     ]
-    found.append(CurvePanel("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None]))
+    curve_panels.append(
+        CurvePanel("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None])
+    )
     norms = [(float(point.step), point.grad_norm) for point in log if point.grad_norm is not None]
-    found.append(CurvePanel("gradient norm", norms))
-    return [strip for strip in found if strip.points]
+    curve_panels.append(CurvePanel("gradient norm", norms))
+    return [strip for strip in curve_panels if strip.points]
 
 
 def _strip(drawing: SvgDrawing, across: Scale, strip: CurvePanel, bottom: float) -> None:

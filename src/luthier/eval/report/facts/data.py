@@ -116,8 +116,8 @@ class ValidationFacts(Fact):
 
     def worth_mending(self) -> list[FindingFacts]:
         """Findings that are serious or a warning."""
-        return [one for one in self.findings if one.finding.severity != "info"]
+        return [finding for finding in self.findings if finding.finding.severity != "info"]
 
     def in_order(self) -> list[FindingFacts]:
         """Findings with nothing to mend."""
-        return [one for one in self.findings if one.finding.severity == "info"]
+        return [finding for finding in self.findings if finding.finding.severity == "info"]

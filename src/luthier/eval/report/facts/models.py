@@ -180,8 +180,8 @@ class EvaluationFacts(Fact):
 
     def title(self, name: str) -> str:
         """A model's name as people say it."""
-        found = self.model(name)
-        return found.title if found else name
+        model_facts = self.model(name)
+        return model_facts.title if model_facts else name
 
     def compared(self, a: str, b: str, metric: str) -> ComparisonFact | None:
         """The comparison of `a` with `b` on a metric, when it was made."""

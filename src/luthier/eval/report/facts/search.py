@@ -57,4 +57,6 @@ class SearchFacts(Fact):
 
     def finalist(self, trial: int) -> FinalistRecord | None:
         """A trial among the finalists."""
-        return next((one for one in self.record.finalists if one.trial == trial), None)
+        return next(
+            (finalist_record for finalist_record in self.record.finalists if finalist_record.trial == trial), None
+        )
