@@ -196,8 +196,9 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="[STEP=]EXECUTOR",
-            help="Where steps run: local (this process), process (one for each step), slurm, or one with settings "
-            "(tune='{kind: slurm, partition: gpu}'); for one step or for all; may be repeated.",
+            help="Where steps run, whatever `on` says in the recipe: local (this process), process (one for each step), "
+            "slurm, or one with settings (tune='{kind: slurm, partition: gpu}'); for one step or for all; may be "
+            "repeated.",
         ),
     ] = None,
     as_json: Json = False,

@@ -16,7 +16,7 @@ from luthier.core.errors import SourceLocation, UnknownName, did_you_mean
 _BASES = (
     "luthier.core.step",
     "luthier.core.artifact_type",
-    "luthier.recipe.executor",
+    "luthier.core.step_executor",
     "luthier.models.source",
     "luthier.models.merge",
     "luthier.models.embeddings.base",

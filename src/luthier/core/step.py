@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
@@ -20,6 +20,7 @@ from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
+from luthier.core.step_executor import StepExecutor
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,10 @@ class Step(Component):
     tells_of_machine: ClassVar[bool] = False
     """True when what it measures foretells other recipes' steps of this kind on the same machine."""
 
+    on: Annotated[StepExecutor | None, NotHashed()] = None
+    """Where the step is made: the kind of an executor, or one with its settings; `luthier run --on` overrides it. In
+    the process of the run when not given. It never changes the artifact."""
+
     @abstractmethod
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Do the work: read `work.inputs`, write into `work.folder`.
@@ -291,14 +296,19 @@ class Step(Component):
 
     def code(self) -> str:
         """The revision of the code that decides this step's bytes: that of the step and its parts, and all it uses."""
-        usual = {name: type(self).model_fields[name].default for name in self._beside()}
-        parts = iter_components(self.model_copy(update=usual))
+        parts = iter_components(self._without_unhashed())
         return code_revision(*sorted({type(part).__module__ for part in parts}))
+
+    def _without_unhashed(self) -> Self:
+        """This step with the defaults of all settings that change nothing in the artifact."""
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in self._beside()})
 
     def contents(self, recipe_dir: Path) -> dict[str, str]:
         """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of
         those that other packages bring."""
-        found = {f"code.{name}": digest for name, digest in digest_plugin_code(self).items()}
+        found = {
+            f"code.{name}": digest for name, digest in digest_plugin_code(self.model_copy(update={"on": None})).items()
+        }
         for part in iter_components(self):
             if (digest := part.fingerprint(recipe_dir)) is not None:
                 found[f"{part.role}.{part.kind}.{len(found)}"] = digest

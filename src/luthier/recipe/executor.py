@@ -19,10 +19,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import Component
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import RunEventEmitter
 from luthier.core.step import StepCostEstimate
+from luthier.core.step_executor import StepExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
@@ -33,11 +33,9 @@ class StepFault(RuntimeError):
     """A fault of Luthier's own in another process that made a step; its text ends with the traceback from there."""
 
 
-class Executor(Component):
-    """Where the steps of a run are made."""
+class Executor(StepExecutor):
+    """Makes the steps of a run."""
 
-    role: ClassVar[str] = "executor"
-    home: ClassVar[str] = "luthier.recipe.executors"
     is_elsewhere: ClassVar[bool] = False
     """Whether a job elsewhere makes the step and holds its lock; steps that do not wait for one another go at once."""
 
@@ -56,18 +54,20 @@ class Executor(Component):
 
 @dataclass(frozen=True)
 class Placement:
-    """Which executor makes which step."""
+    """Which executor makes which step: that of its name, else that of all, else the one that the recipe names."""
 
-    default: Executor
+    default: Executor | None = None
+    """The executor of all steps, whatever the recipe says."""
     by_step: Mapping[str, Executor] = field(default_factory=dict)
 
     def executor_of(self, planned: PlannedStep) -> Executor:
-        """The executor of a step; base models are fetched in this process."""
+        """The executor of a step; a base model is fetched in this process unless its own step is placed."""
         from luthier.recipe.executors.local import LocalExecutor
 
-        if planned.step.shared and planned.name not in self.by_step:
-            return LocalExecutor()
-        return self.by_step.get(planned.name, self.default)
+        everywhere = None if planned.step.shared else self.default
+        found = self.by_step.get(planned.name) or everywhere or planned.step.on or LocalExecutor()
+        assert isinstance(found, Executor), "members of the role are executors"
+        return found
 
     def check(self, recipe: Recipe) -> None:
         """`UnknownName` where a step is placed that the recipe does not have."""
@@ -154,9 +154,7 @@ def read_task(path: Path) -> StepTask:
 def parse_placement(words: Iterable[str]) -> Placement:
     """Where steps go, from words as `local`, `tune=slurm` or `tune={kind: slurm, partition: gpu}`; a later word for the
     same step counts."""
-    from luthier.recipe.executors.local import LocalExecutor
-
-    default: Executor = LocalExecutor()
+    default: Executor | None = None
     by_step = dict[str, Executor]()
     for word in words:
         named = _PLACED.fullmatch(word)

@@ -35,7 +35,6 @@ from luthier.core.hashing import digest_of
 from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
 from luthier.recipe.executor import Executor, Placement
-from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.outcomes import remember_outcomes
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
@@ -152,10 +151,10 @@ def run_recipe(
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> RunResult:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
-    waited for, not made twice. `placement` says where, in this process by default. `on_step` is called with each step
+    waited for, not made twice. `placement` says where, else the recipe, else it is this process. `on_step` is called with each step
     as soon as its artifact is there."""
     set_thread_wait_policy()
-    placement = placement or Placement(LocalExecutor())
+    placement = placement or Placement()
     placement.check(recipe)
     events = events or RunEventEmitter()
     needed = recipe.needed(only)

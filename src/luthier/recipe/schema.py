@@ -363,12 +363,12 @@ class Recipe(BaseModel):
         events: RunEventEmitter | None = None,
         only: Sequence[str] = (),
         *,
-        on: Placement | str | Sequence[str] = "local",
+        on: Placement | str | Sequence[str] = (),
         progress: bool = True,
     ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
 
-        `on` says where steps are made, as `luthier run --on` does. Progress goes to standard error, as of
+        `on` says where steps are made, as `luthier run --on` does; else what the recipe says at each step counts. Progress goes to standard error, as of
         `luthier run`, unless `progress` is false or `events` hears it.
         """
         from luthier.core.events import RunEventEmitter

@@ -38,7 +38,7 @@ _OUTPUT_LINES = 20
 _FINAL_CODES = [1, 2, 3, 4, 130]
 """Exit codes of Luthier after which nothing is tried again: the same would come of it."""
 _CONTAINER, _TASK_FOLDER, _TASK_FILE = "luthier", "/etc/luthier", "task.json"
-_WHERE = SourceLocation(field="--on")
+_WHERE = SourceLocation(field="on")
 
 
 class KubernetesExecutor(BatchExecutor):

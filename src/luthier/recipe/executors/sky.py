@@ -34,7 +34,7 @@ _OUTPUT_LINES = 20
 _CACHE = "/tmp/luthier-cache"  # noqa: S108  # on the job's own machine
 _NO_CONTROLLER = re.compile(r"ClusterNotUpError|No in-progress managed jobs|controller .{0,80}(is stopped|not found)")
 _PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
-_WHERE = SourceLocation(field="--on")
+_WHERE = SourceLocation(field="on")
 
 
 class SkyExecutor(BatchExecutor):

@@ -111,7 +111,7 @@ def _call(command: list[str], text: str | None = None) -> str:
     """What one of Slurm's commands prints; `SystemResourceError` when it fails or stays silent."""
     if shutil.which(command[0]) is None:
         hint = "install Slurm's client commands, or run on a login node of the cluster"
-        raise InputError(f"there is no {command[0]} here", where=SourceLocation(field="--on"), hint=hint)
+        raise InputError(f"there is no {command[0]} here", where=SourceLocation(field="on"), hint=hint)
     try:
         done = subprocess.run(  # noqa: S603  # Slurm's own command, with arguments and no shell
             command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
