@@ -24,6 +24,7 @@ from luthier.core.errors import InputError
 from luthier.core.system.packages import is_installed
 from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe.executor import Executor, parse_executor
+from ray_cluster import ray_cluster, why_no_ray
 from sky_command import make_sky
 from slurm import slurm_cluster, why_no_slurm
 from tests.workshop import own_cache
@@ -164,6 +165,10 @@ def scheduler(kind: str, site: Site) -> Iterator[tuple[str, dict[str, str]]]:
     elif kind == "kubernetes":
         with kubernetes_api(site.folder / "cluster") as (_, cluster):
             yield kubernetes_settings(site), cluster
+    elif kind == "ray":
+        with ray_cluster() as url:
+            env = json.dumps({"PYTHONPATH": site.environment["PYTHONPATH"], "LUTHIER_CACHE": own_cache(site.folder)})
+            yield f"{{kind: ray, {often}, address: '{url}', cpus: 1, env: {env}, python: {sys.executable}}}", {}
     elif kind == "sky":
         with s3_store() as bucket:
             program = make_sky(site.folder / "sky")
@@ -230,6 +235,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 WHY_NOT = {
     "slurm": why_no_slurm(),
     "kubernetes": why_no_kubernetes(),
+    "ray": why_no_ray(),
     "sky": "" if is_installed("moto") and is_installed("s3fs") else "a bucket for tests needs moto[server] and s3fs",
 }
 """Why a kind cannot be tried here."""

@@ -163,9 +163,9 @@ def test_a_task_of_other_code_or_other_rows_makes_nothing(tmp_path: Path, site: 
 def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text('{"step": "tune"}')
     with pytest.raises(InputError, match="is no task of a step"):
-        read_task(tmp_path / "task.json")
+        read_task(str(tmp_path / "task.json"))
     with pytest.raises(InputError, match="cannot be read"):
-        read_task(tmp_path / "none.json")
+        read_task(str(tmp_path / "none.json"))
 
 
 def test_placement_is_read_from_words() -> None:

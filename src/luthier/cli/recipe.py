@@ -196,9 +196,9 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="[STEP=]EXECUTOR",
-            help="Where steps run, whatever `on` says in the recipe: local (this process), process (one for each step), "
-            "slurm, or one with settings (tune='{kind: slurm, partition: gpu}'); for one step or for all; may be "
-            "repeated.",
+            help="Where steps run, whatever `on` says in the recipe: local (this process), process (one for each "
+            "step), slurm, or one with settings (tune='{kind: slurm, partition: gpu}'); for one step or for all; may "
+            "be repeated.",
         ),
     ] = None,
     as_json: Json = False,
@@ -220,13 +220,22 @@ def run(
 
 
 def make(
-    task: Annotated[Path, typer.Argument(metavar="TASK", help="The file of a task; - reads standard input.")],
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="The file of a task, or its URL in a store; - reads standard input.")
+    ],
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Start so many processes here as one group, with those of the job's other nodes."),
+    ] = None,
 ) -> None:
     """Make the step of a task that an executor handed to a scheduler; its job calls this."""
     from luthier.core.render import choose_renderer
     from luthier.recipe.batch import make_task_step
     from luthier.recipe.executor import read_task
+    from luthier.recipe.torchrun import start_ranks
 
+    if processes is not None:
+        start_ranks(task, processes)
     found = read_task(task)
     with choose_renderer(sys.stderr, json=False) as listener:
         print_line(make_task_step(found, listener).digest)

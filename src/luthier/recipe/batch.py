@@ -9,6 +9,7 @@ that ended it, and its output; of a store behind a URL, the job sends events and
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 from abc import abstractmethod
@@ -20,7 +21,7 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import iter_components
-from luthier.core.errors import Interrupted, LuthierError, SourceLocation
+from luthier.core.errors import InputError, Interrupted, LuthierError, SourceLocation
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
@@ -31,9 +32,10 @@ from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
-_EVENTS, _ERROR, OUTPUT = "events.jsonl", "error.json", "output.log"
+_EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "output.log"
 _SEND_S = 2.0
 """Seconds between two sendings of a job's events to a store behind a URL."""
+_PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
 _TAIL = 20
 """Lines of a job's output that the error about it shows."""
 
@@ -59,6 +61,24 @@ class BatchJob(NamedTuple):
     """What `luthier make` reads on standard input: one line of JSON."""
     output: Path
     """The file that its output goes to, where the scheduler writes into the store's folder."""
+    location: str = ""
+    """Where `luthier make` finds the task in the store, a path or a URL, for executors with `sends_task`."""
+
+
+def refuse_passwords(text: str, scheduler: str) -> None:
+    """`InputError` where what a scheduler would show to its users has an address with a password."""
+    if _PASSWORD.search(text):
+        message = f"the recipe, its store or its database has an address with a password, which {scheduler} would show"
+        hint = "take the password out of the address; keys come to a job from its machine or by `secrets`"
+        raise InputError(message, where=SourceLocation(field="on"), hint=hint)
+
+
+def require_remote_store(store: Store, folder: Path) -> None:
+    """`InputError` for a store on this machine, which no machine of a cloud reaches."""
+    if not is_remote(store.location):
+        hint = f"keep it behind a URL: LUTHIER_STORE=s3://bucket/{folder.name}"
+        message = f"no machine of a cloud can reach the store {store.location}"
+        raise InputError(message, where=SourceLocation(field="on"), hint=hint)
 
 
 def get_job_name(store: Store, digest: str) -> str:
@@ -71,6 +91,8 @@ class BatchExecutor(Executor):
     """The base of executors that hand each step to a scheduler, and follow its job."""
 
     is_elsewhere: ClassVar[bool] = True
+    sends_task: ClassVar[bool] = False
+    """Whether the job reads its task from the store (`BatchJob.location`), so that a place alone is submitted."""
 
     poll_s: float = Field(default=2.0, gt=0)
     """Seconds between two looks at the job."""
@@ -158,8 +180,18 @@ class _JobFollower:
             for file in (self._events_file, self._error):
                 self._files.remove_file(file)
             task = StepTask.of(self._plan, self._planned).model_dump_json()
-            self._executor.submit(BatchJob(self._name, task, self._output))
+            location = self._send_task(task) if self._executor.sends_task else ""
+            self._executor.submit(BatchJob(self._name, task, self._output, location))
             note(f"submitted the job {self._name}")
+
+    def _send_task(self, task: str) -> str:
+        """Put the task into the store; returns where."""
+        refuse_passwords(task, "the store")
+        name = _get_file(self._planned.digest, _TASK)
+        write_atomically(self._files.root / name, task.encode())
+        self._files.send_file(name)
+        base = self._files.location if is_remote(self._files.location) else str(self._files.root.absolute())
+        return f"{base}/{name}"
 
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
@@ -284,4 +316,12 @@ def _make_base_models(plan: RecipePlan, planned: PlannedStep, events: RunEventEm
             _make_once(plan, source, events)
 
 
-__all__ = ["BatchExecutor", "BatchJob", "JobFailed", "JobStatus", "make_task_step"]
+__all__ = [
+    "BatchExecutor",
+    "BatchJob",
+    "JobFailed",
+    "JobStatus",
+    "make_task_step",
+    "refuse_passwords",
+    "require_remote_store",
+]

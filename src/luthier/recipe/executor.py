@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import RunEventEmitter
+from luthier.core.remote_store import is_remote, open_store
 from luthier.core.step import StepCostEstimate
 from luthier.core.step_executor import StepExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
@@ -136,11 +137,15 @@ class StepTask(BaseModel):
         return plan, planned
 
 
-def read_task(path: Path) -> StepTask:
-    """The task in a file, or on standard input where the path is `-`; `InputError` for anything else."""
-    where, hint = SourceLocation(file=str(path)), "executors write tasks; `luthier run --on slurm` hands one to a job"
+def read_task(location: str) -> StepTask:
+    """The task in a file, in a store behind a URL, or on standard input (`-`); `InputError` for anything else."""
+    where, hint = SourceLocation(file=location), "executors write tasks; `luthier run --on slurm` hands one to a job"
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        if is_remote(location):
+            store, _, name = location.rpartition("/tasks/")
+            text = open_store(store).read_file(f"tasks/{name}").decode()
+        else:
+            text = sys.stdin.read() if location == "-" else Path(location).read_text(encoding="utf-8")
         return StepTask.model_validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is no text"

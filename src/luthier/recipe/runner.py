@@ -151,8 +151,8 @@ def run_recipe(
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
 ) -> RunResult:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
-    waited for, not made twice. `placement` says where, else the recipe, else it is this process. `on_step` is called with each step
-    as soon as its artifact is there."""
+    waited for, not made twice. `placement` says where, else the recipe, else it is this process. `on_step` is called
+    with each step as soon as its artifact is there."""
     set_thread_wait_policy()
     placement = placement or Placement()
     placement.check(recipe)

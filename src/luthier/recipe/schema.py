@@ -368,8 +368,8 @@ class Recipe(BaseModel):
     ) -> RunResult:
         """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
 
-        `on` says where steps are made, as `luthier run --on` does; else what the recipe says at each step counts. Progress goes to standard error, as of
-        `luthier run`, unless `progress` is false or `events` hears it.
+        `on` says where steps are made, as `luthier run --on` does; else what the recipe says at each step counts.
+        Progress goes to standard error, as of `luthier run`, unless `progress` is false or `events` hears it.
         """
         from luthier.core.events import RunEventEmitter
         from luthier.core.render import choose_renderer

@@ -18,10 +18,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from luthier.core.errors import InputError, MissingExtra, SourceLocation, SystemResourceError
-from luthier.core.remote_store import is_remote
+from luthier.core.errors import MissingExtra, SourceLocation, SystemResourceError
 from luthier.core.store import Store
-from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus
+from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus, refuse_passwords, require_remote_store
 
 _STATES: dict[str, Literal["pending", "running"]] = {
     "PENDING": "pending", "SUBMITTED": "pending", "STARTING": "pending", "RECOVERING": "pending",
@@ -33,7 +32,6 @@ _SECONDS, _LAUNCH_S = 180.0, 1800.0
 _OUTPUT_LINES = 20
 _CACHE = "/tmp/luthier-cache"  # noqa: S108  # on the job's own machine
 _NO_CONTROLLER = re.compile(r"ClusterNotUpError|No in-progress managed jobs|controller .{0,80}(is stopped|not found)")
-_PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
 _WHERE = SourceLocation(field="on")
 
 
@@ -94,16 +92,11 @@ class SkyExecutor(BatchExecutor):
 
     def check_reach(self, folder: Path, store: Store) -> None:
         """`InputError` for a store on this machine."""
-        if not is_remote(store.location):
-            hint = f"keep it behind a URL: LUTHIER_STORE=s3://bucket/{folder.name}"
-            raise InputError(f"no machine of a cloud can reach the store {store.location}", where=_WHERE, hint=hint)
+        require_remote_store(store, folder)
 
     def submit(self, job: BatchJob) -> None:
         """Write the task's YAML and hand it to `sky jobs launch`."""
-        if _PASSWORD.search(job.task):
-            message = "the recipe, its store or its database has an address with a password, which SkyPilot would show"
-            hint = "take the password out of the address; `secrets` names variables that hold keys"
-            raise InputError(message, where=_WHERE, hint=hint)
+        refuse_passwords(job.task, "SkyPilot")
         with tempfile.TemporaryDirectory(prefix="luthier-sky-") as folder:
             path = Path(folder) / "task.yaml"
             path.write_text(self.render_task(job), encoding="utf-8")
