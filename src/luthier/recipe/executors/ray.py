@@ -133,7 +133,7 @@ class RayExecutor(BatchExecutor):
         _, found = self._find_newest(self._connect(), name)
         if found is None:
             return None
-        state, message = str(found.get("status")), str(found.get("message") or "")
+        state, message = str(found.get("status")), str(found.get("message") or "").partition(", last available logs")[0]
         if state == "PENDING":
             return JobStatus("pending", message)
         return JobStatus(_STATES.get(state, "ended"), f"{state}: {message}" if message else state)
