@@ -26,7 +26,9 @@ import yaml
 from luthier.core.system.packages import is_installed
 
 Body = dict[str, Any]
-_ROUTE = re.compile(r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/(jobs|secrets|pods)(?:/([^/]+))?(?:/(log))?")
+_ROUTE = re.compile(
+    r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/(jobs|secrets|pods|services)(?:/([^/]+))?(?:/(log))?"
+)
 _REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
 
 
@@ -134,8 +136,16 @@ class KubernetesApi:
     def _run_job(self, key: tuple[str, str, str], job: Body) -> None:
         failed = 0
         while "deletionTimestamp" not in job["metadata"] and not self.is_over:
-            pod = self._make_pod(key, job)
+            pod, *others = [self._make_pod(key, job) for _ in range(job["spec"].get("completions", 1))]
+            more = [
+                threading.Thread(target=self._run_pod, args=(key[0], job, one, index), daemon=True)
+                for index, one in enumerate(others, 1)
+            ]
+            for thread in more:
+                thread.start()
             code = self._run_pod(key[0], job, pod)
+            for thread in more:
+                thread.join()
             disrupted = bool(pod["status"].get("conditions"))
             failed += 0 if disrupted else 1
             ended = _judge(job["spec"], code, failed, disrupted)
@@ -159,7 +169,7 @@ class KubernetesApi:
             self.kept[key[0], "pods", name] = pod
         return pod
 
-    def _run_pod(self, namespace: str, job: Body, pod: Body) -> int:
+    def _run_pod(self, namespace: str, job: Body, pod: Body, index: int = 0) -> int:
         name, spec = pod["metadata"]["name"], pod["spec"]
         (container,) = spec["containers"]
         if container["image"].endswith(":none"):  # an image that no registry has: the pod waits
@@ -182,7 +192,13 @@ class KubernetesApi:
             data = self._await_secret(namespace, source["secretRef"]["name"])
             variables |= {key: base64.b64decode(text).decode() for key, text in data.items()}
         for variable in container.get("env", ()):
-            variables[variable["name"]] = expand(variable["value"], variables)
+            variables[variable["name"]] = expand(variable.get("value", str(index)), variables)
+        service = spec.get("subdomain")
+        if service is not None:
+            assert (namespace, "services", service) in self.kept or self._await_service(namespace, service)
+            variables = {
+                key: "127.0.0.1" if value == f"{service}-0.{service}" else value for key, value in variables.items()
+            }
         command = [expand(word, variables) for word in container["command"]]
         for place, here in moved.items():
             command = [word.replace(place, str(here)) for word in command]
@@ -196,6 +212,11 @@ class KubernetesApi:
             pod["status"]["containerStatuses"][0]["state"] = {"running": {}}
         code = process.wait()
         return code if code >= 0 else 128 - code
+
+    def _await_service(self, namespace: str, name: str) -> bool:
+        while not self.is_over and (namespace, "services", name) not in self.kept:
+            time.sleep(0.05)
+        return True
 
     def _await_secret(self, namespace: str, name: str) -> dict[str, str]:
         while not self.is_over:

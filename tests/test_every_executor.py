@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from cloud_apis import SETTINGS, cloud_apis
 from documented import undescribed
 from kubernetes_api import kubernetes_api, why_no_kubernetes
 from luthier.core.component import components_by_kind
@@ -30,7 +31,10 @@ from slurm import slurm_cluster, why_no_slurm
 from tests.workshop import own_cache
 
 KINDS = sorted(components_by_kind(Executor))
-MINIMAL = {"kubernetes": "{kind: kubernetes, image: luthier}"}
+MINIMAL = {
+    "kubernetes": "{kind: kubernetes, image: luthier}",
+    **{kind: json.dumps({"kind": kind, **settings}) for kind, settings in SETTINGS.items()},
+}
 """How a kind is asked for, where not by its name."""
 STEPS = """
 import os, signal, sys, time
@@ -169,6 +173,9 @@ def scheduler(kind: str, site: Site) -> Iterator[tuple[str, dict[str, str]]]:
         with ray_cluster() as url:
             env = json.dumps({"PYTHONPATH": site.environment["PYTHONPATH"], "LUTHIER_CACHE": own_cache(site.folder)})
             yield f"{{kind: ray, {often}, address: '{url}', cpus: 1, env: {env}, python: {sys.executable}}}", {}
+    elif kind in SETTINGS:
+        with s3_store() as bucket, cloud_apis(site.folder / "cloud") as (_, url, cloud):
+            yield cloud_settings(kind, site, url), {**bucket, **cloud}
     elif kind == "sky":
         with s3_store() as bucket:
             program = make_sky(site.folder / "sky")
@@ -182,6 +189,14 @@ def kubernetes_settings(site: Site, **more: Any) -> str:
     env = {"PYTHONPATH": site.environment["PYTHONPATH"], "OMP_NUM_THREADS": "1"}
     found = {"kind": "kubernetes", "image": "luthier:1", "claim": "data", "mount": str(site.folder), "env": env}
     return json.dumps({**found, "python": sys.executable, "poll_s": 0.1, "grace_s": 5, **more})
+
+
+def cloud_settings(kind: str, site: Site, url: str, **more: Any) -> str:
+    """The executor of a cloud whose machines have the site's package."""
+    env = {"PYTHONPATH": site.environment["PYTHONPATH"], "LUTHIER_CACHE": own_cache(site.folder)}
+    address = {} if kind == "sagemaker" else {"endpoint": url}
+    often = {"poll_s": 0.1, "grace_s": 5, "python": sys.executable}
+    return json.dumps({"kind": kind, **SETTINGS[kind], **address, "env": env, **often, **more})
 
 
 @contextmanager
@@ -232,11 +247,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     return found
 
 
+_NO_BUCKET = "" if is_installed("moto") and is_installed("s3fs") else "a bucket for tests needs moto[server] and s3fs"
 WHY_NOT = {
     "slurm": why_no_slurm(),
     "kubernetes": why_no_kubernetes(),
     "ray": why_no_ray(),
-    "sky": "" if is_installed("moto") and is_installed("s3fs") else "a bucket for tests needs moto[server] and s3fs",
+    "sky": _NO_BUCKET,
+    "sagemaker": _NO_BUCKET,
+    "vertex": _NO_BUCKET or ("" if is_installed("google.auth") else "google-auth is not installed"),
+    "azureml": _NO_BUCKET or ("" if is_installed("azure.identity") else "azure-identity is not installed"),
 }
 """Why a kind cannot be tried here."""
 

@@ -21,6 +21,7 @@ from luthier.recipe.batch import BatchJob, get_job_name
 from luthier.recipe.executors.ray import RayExecutor
 from luthier.recipe.workspace import Workspace
 from ray_cluster import ray_cluster, why_no_ray
+from tests.recipe.test_groups import check_places, processes_seen
 from tests.test_every_executor import Site
 from tests.workshop import own_cache
 
@@ -170,26 +171,9 @@ def test_a_killed_run_finds_its_job_again(cluster: str, site: Site) -> None:
 @needs_ray
 @pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)])
 def test_processes_of_a_job_know_their_place(cluster: str, site: Site, nodes: int, processes: int) -> None:
-    """Each process writes its variables before Luthier begins; a job of several nodes has one on each."""
-    folder, seen = site.recipe(f"group-{nodes}", "well"), site.folder / f"seen-{nodes}"
-    seen.mkdir()
-    (site.folder / "site" / "sitecustomize.py").write_text(SHOW)
-    on = settings(site, cluster, nodes=nodes, processes_per_node=processes)
-    on = json.dumps(json.loads(on) | {"env": json.loads(on)["env"] | {"SEEN": str(seen)}})
-    out, _ = site.start(folder, "run", "--on", on, "--json").communicate(timeout=200)
-    assert json.loads(out).get("exit") == 0, out
-    found = [json.loads(path.read_text()) for path in sorted(seen.iterdir())]
-    assert [one["RANK"] for one in found] == ["0", "1"]
-    assert [one["LOCAL_RANK"] for one in found] == (["0", "1"] if processes == 2 else ["0", "0"])
-    assert {one["WORLD_SIZE"] for one in found} == {"2"}
-    assert len({(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in found}) == 1
-
-
-SHOW = """
-import json, os
-from pathlib import Path
-
-if "SEEN" in os.environ and "RANK" in os.environ:
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    Path(os.environ["SEEN"], os.environ["RANK"]).write_text(json.dumps({name: os.environ[name] for name in names}))
-"""
+    with processes_seen(site, f"group-{nodes}") as seen:
+        found = json.loads(settings(site, cluster, nodes=nodes, processes_per_node=processes))
+        on = json.dumps(found | {"env": found["env"] | {"SEEN": str(seen)}})
+        out, _ = site.start(site.recipe(f"group-{nodes}", "well"), "run", "--on", on, "--json").communicate(timeout=200)
+        assert json.loads(out).get("exit") == 0, out
+        check_places(seen, processes)

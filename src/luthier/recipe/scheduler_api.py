@@ -44,6 +44,13 @@ class SchedulerApi:
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_S, 2 * wait)
 
+    def find_newest(self, path_of: Callable[[int], str]) -> tuple[int, dict[str, Any] | None]:
+        """The number of the newest of jobs that are numbered from 1, and what stands there; 0 and None without any."""
+        newest, number = None, 0
+        while (found := self.read(path_of(number + 1))) is not None:
+            newest, number = found, number + 1
+        return number, newest
+
     def change(self, method: str, path: str, body: Any = None, *, unless: tuple[int, ...] = ()) -> int:
         """Send what changes something, once; `unless` are answers that are no errors. Returns the status."""
         status, _, said = self._send(method, path, body)

@@ -68,6 +68,10 @@ class KubernetesExecutor(BatchExecutor):
     """Memory that a pod asks for and may use at most, such as `8Gi`."""
     gpus: int | None = Field(default=None, ge=1)
     """GPUs of a pod (`nvidia.com/gpu`); none when not given."""
+    nodes: int = Field(default=1, ge=1)
+    """Pods of a Job, each of which has the processors, memory and GPUs above; several are an Indexed Job."""
+    processes_per_node: int = Field(default=1, ge=1)
+    """Processes of a step in each pod, which torchrun starts as one group."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that the pod's node must have."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -155,6 +159,8 @@ class KubernetesExecutor(BatchExecutor):
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": made.metadata.uid}
             owned = {"metadata": {"ownerReferences": [owner]}}
             api.core.patch_namespaced_secret(job.name, self.namespace, owned, **_WITHIN)
+            if self.nodes > 1:
+                self._write_service(api, job.name, owner)
 
     def _await_end(self, api: _Api, name: str) -> None:
         """Remove an ended Job of the name, and wait until it is gone."""
@@ -181,6 +187,21 @@ class KubernetesExecutor(BatchExecutor):
                     raise
                 api.core.replace_namespaced_secret(job.name, self.namespace, body, **_WITHIN)
 
+    def _write_service(self, api: _Api, name: str, owner: dict[str, Any]) -> None:
+        """Give the pods of a Job names by which they find each other."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name, "labels": _labels(), "ownerReferences": [owner]},
+            "spec": {"clusterIP": "None", "selector": {"job-name": name}, "publishNotReadyAddresses": True},
+        }
+        try:
+            api.core.create_namespaced_service(self.namespace, body, **_WITHIN)
+        except api.error as error:
+            if error.status != 409:
+                self.cancel_job(name)
+                raise
+
     def _remove_secret(self, api: _Api, name: str) -> None:
         try:
             api.core.delete_namespaced_secret(name, self.namespace, **_WITHIN)
@@ -200,6 +221,11 @@ class KubernetesExecutor(BatchExecutor):
             "metadata": metadata,
             "spec": {
                 "backoffLimit": self.retries,
+                **(
+                    {"completionMode": "Indexed", "completions": self.nodes, "parallelism": self.nodes}
+                    if self.nodes > 1
+                    else {}
+                ),
                 "podFailurePolicy": {"rules": rules},
                 "ttlSecondsAfterFinished": round(3600 * self.keep_hours),
                 **({} if self.hours is None else {"activeDeadlineSeconds": max(1, round(3600 * self.hours))}),
@@ -219,11 +245,16 @@ class KubernetesExecutor(BatchExecutor):
         if self.claim is not None:
             volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": self.claim}})
             mounts.append({"name": "data", "mountPath": str(self.mount)})
+        is_group = self.nodes * self.processes_per_node > 1
+        count = ["--processes", str(self.processes_per_node)] if is_group else []
         container = {
             "name": _CONTAINER,
             "image": self.image,
-            "command": [_double(self.python), "-P", "-m", "luthier", "make", f"{_TASK_FOLDER}/{_TASK_FILE}"],
-            "env": [{"name": key, "value": _double(value)} for key, value in self._environment().items()],
+            "command": [_double(self.python), "-P", "-m", "luthier", "make", *count, f"{_TASK_FOLDER}/{_TASK_FILE}"],
+            "env": [
+                *({"name": key, "value": _double(value)} for key, value in self._environment().items()),
+                *(self._group_variables(name) if self.nodes > 1 else ()),
+            ],
             "envFrom": [{"secretRef": {"name": secret}} for secret in self.secrets],
             "resources": self._resources(),
             "volumeMounts": mounts,
@@ -235,6 +266,7 @@ class KubernetesExecutor(BatchExecutor):
         }
         return {
             "restartPolicy": "Never",
+            **({"subdomain": name} if self.nodes > 1 else {}),
             "terminationGracePeriodSeconds": _STOP_S,
             "automountServiceAccountToken": self.service_account is not None,
             **({"serviceAccountName": self.service_account} if self.service_account else {}),
@@ -250,6 +282,13 @@ class KubernetesExecutor(BatchExecutor):
             "containers": [container],
             "volumes": volumes,
         }
+
+    def _group_variables(self, name: str) -> list[dict[str, Any]]:
+        """The variables by which torchrun in a pod finds the others; Kubernetes numbers the pods."""
+        index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
+        first = {"PET_NNODES": str(self.nodes), "PET_MASTER_ADDR": f"{name}-0.{name}"}
+        fixed: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in first.items()]
+        return [*fixed, {"name": "PET_NODE_RANK", "valueFrom": index}]
 
     def _environment(self) -> dict[str, str]:
         """The pod's variables: home is the empty folder, the cache this machine's where it lies on the claim."""

@@ -90,20 +90,13 @@ class RayExecutor(BatchExecutor):
         """Hand the job to the cluster; of two runs that submit it at once, one makes it."""
         api, order = self._connect(), self.order(job)
         refuse_passwords(str(order), "Ray")
-        number, found = self._find_newest(api, job.name)
+        number, found = api.find_newest(lambda at: _path_of(job.name, at))
         if found is not None and str(found.get("status")) in _STATES:
             return
         order["submission_id"] = f"{job.name}-{number + 1}"
         status = api.change("POST", "api/jobs/", order, unless=(400, 500))
-        if status >= 400 and api.read(f"api/jobs/{order['submission_id']}") is None:  # else another run was first
+        if status >= 400 and api.read(_path_of(job.name, number + 1)) is None:  # else another run was first
             api.change("POST", "api/jobs/", order)
-
-    def _find_newest(self, api: SchedulerApi, name: str) -> tuple[int, dict[str, Any] | None]:
-        """The number of the newest job of a name, and what Ray says of it; 0 and None when there is none."""
-        newest, number = None, 0
-        while (found := api.read(f"api/jobs/{name}-{number + 1}")) is not None:
-            newest, number = found, number + 1
-        return number, newest
 
     def order(self, job: BatchJob) -> dict[str, Any]:
         """What is submitted."""
@@ -130,7 +123,7 @@ class RayExecutor(BatchExecutor):
 
     def find(self, name: str) -> JobStatus | None:
         """What the cluster says of the newest job of the name."""
-        _, found = self._find_newest(self._connect(), name)
+        _, found = self._connect().find_newest(lambda at: _path_of(name, at))
         if found is None:
             return None
         state, message = str(found.get("status")), str(found.get("message") or "").partition(", last available logs")[0]
@@ -141,20 +134,24 @@ class RayExecutor(BatchExecutor):
     def cancel_job(self, name: str) -> None:
         """Tell the job to stop; it is killed when it has not stopped after two minutes."""
         api = self._connect()
-        number, found = self._find_newest(api, name)
+        number, found = api.find_newest(lambda at: _path_of(name, at))
         if found is not None and str(found.get("status")) in _STATES:
-            api.change("POST", f"api/jobs/{name}-{number}/stop", unless=(404,))
+            api.change("POST", f"{_path_of(name, number)}/stop", unless=(404,))
 
     def read_output(self, name: str) -> str:
         """The end of the newest job's log."""
         api = self._connect()
-        number, _ = self._find_newest(api, name)
-        logs = (api.read(f"api/jobs/{name}-{number}/logs") or {}).get("logs", "") if number else ""
+        number, _ = api.find_newest(lambda at: _path_of(name, at))
+        logs = (api.read(f"{_path_of(name, number)}/logs") or {}).get("logs", "") if number else ""
         return "\n".join(str(logs).splitlines()[-_OUTPUT_LINES:])
 
     def _connect(self) -> SchedulerApi:
         url = self.address or os.environ.get("RAY_API_SERVER_ADDRESS") or _LOCAL
         return SchedulerApi("Ray", url, _read_headers)
+
+
+def _path_of(name: str, number: int) -> str:
+    return f"api/jobs/{name}-{number}"
 
 
 def _read_headers() -> dict[str, str]:

@@ -30,7 +30,7 @@ _STATES: dict[str, Literal["pending", "running"]] = {
 _SECONDS, _LAUNCH_S = 180.0, 1800.0
 """How long `sky` may take to answer, and to launch: the first launch makes the controller of managed jobs."""
 _OUTPUT_LINES = 20
-_CACHE = "/tmp/luthier-cache"  # noqa: S108  # on the job's own machine
+_CACHE, _TASK = "/tmp/luthier-cache", "/tmp/luthier-task.json"  # noqa: S108  # on the job's own machine
 _NO_CONTROLLER = re.compile(r"ClusterNotUpError|No in-progress managed jobs|controller .{0,80}(is stopped|not found)")
 _WHERE = SourceLocation(field="on")
 
@@ -61,6 +61,10 @@ class SkyExecutor(BatchExecutor):
     """Whether machines may be taken away, which makes them cheaper."""
     image: str | None = None
     """The image of the machine, such as `docker:registry.example.org/luthier:1.0`."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines of a job."""
+    processes_per_node: int = Field(default=1, ge=1)
+    """Processes of a step on each machine, which torchrun starts as one group."""
     setup: tuple[str, ...] = ()
     """Lines of shell that a machine runs first, such as `pip install luthier[s3]==1.0`."""
     python: str = "python"
@@ -119,16 +123,23 @@ class SkyExecutor(BatchExecutor):
         mounts: dict[str, Any] = {folder: folder} if self.upload else {}
         if self.checkpoints is not None:
             mounts[_CACHE] = {"source": self.checkpoints, "mode": "MOUNT_CACHED"}
-        make = shlex.join([self.python, "-P", "-m", "luthier", "make", "-"])
+        run = [f"{self._make('-')} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]
+        if self.nodes * self.processes_per_node > 1:  # each process of a group reads the task, so that it is a file
+            made = self._make("--processes", str(self.processes_per_node), _TASK)
+            run = [f"cat > {_TASK} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", made, ""]
         task = {
             "name": job.name,
+            **({"num_nodes": self.nodes} if self.nodes > 1 else {}),
             "resources": {name: value for name, value in resources.items() if value is not None},
             **({"file_mounts": mounts} if mounts else {}),
             **({"envs": {"LUTHIER_CACHE": _CACHE}} if self.checkpoints is not None else {}),
             **({"setup": "\n".join(["set -e", *self.setup, ""])} if self.setup else {}),
-            "run": "\n".join(["set -e", f"{make} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]),
+            "run": "\n".join(["set -e", *run]),
         }
         return yaml.safe_dump(task, sort_keys=False)
+
+    def _make(self, *words: str) -> str:
+        return shlex.join([self.python, "-P", "-m", "luthier", "make", *words])
 
     def find(self, name: str) -> JobStatus | None:
         """The newest job of the name in SkyPilot's queue."""

@@ -22,6 +22,14 @@ _STATES: dict[str, Literal["pending", "running", "ended"]] = {
 """What Slurm's states mean here; all others have ended."""
 _WARNING_S = 60
 """Seconds before the end of its time in which a job is told to stop, so that a checkpoint is written."""
+_ENVIRONMENT = """
+export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID"
+export LOCAL_WORLD_SIZE="$((SLURM_NTASKS / SLURM_NNODES))"
+export MASTER_ADDR="$(scontrol show hostnames "$SLURM_STEP_NODELIST" | head -n 1)"
+export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
+exec "$@"
+"""
+"""What each process of a group does first: torchrun's variables from those of Slurm."""
 _SECONDS = 60.0
 """How long one of Slurm's commands may take."""
 
@@ -49,6 +57,10 @@ class SlurmExecutor(BatchExecutor):
     """GPUs of a job; none when not given."""
     hours: float | None = Field(default=None, gt=0)
     """Hours after which a job ends; the partition's limit when not given. It is told a minute before."""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes of a job."""
+    processes_per_node: int = Field(default=1, ge=1)
+    """Processes of a step on each node, as one group; `cpus` are those of each process, `gpus` of the whole job."""
     setup: tuple[str, ...] = ()
     """Lines of shell that a job runs first, such as `module load python` or `source venv/bin/activate`."""
     python: str | None = None
@@ -72,15 +84,24 @@ class SlurmExecutor(BatchExecutor):
             "cpus-per-task": self.cpus,
             "mem": self.memory,
             "gpus": self.gpus,
+            "nodes": self.nodes if self._is_group else None,
+            "ntasks-per-node": self.processes_per_node if self._is_group else None,
             "time": None if self.hours is None else max(1, round(60 * self.hours)),
         }
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         fixed = ["--parsable", "--requeue", "--open-mode=append", f"--signal=B:TERM@{_WARNING_S}"]
         _call(["sbatch", *fixed, *given], self._script(job))
 
+    @property
+    def _is_group(self) -> bool:
+        return self.nodes * self.processes_per_node > 1
+
     def _script(self, job: BatchJob) -> str:
-        """The script of a job: the task comes as it is, since the shell reads nothing in it."""
+        """The script of a job: the task comes as it is, since the shell reads nothing in it; `srun` gives it to each
+        process of a group."""
         make = shlex.join([self.python or sys.executable, "-P", "-m", "luthier", "make", "-"])
+        if self._is_group:
+            make = f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(_ENVIRONMENT)} luthier {make}"
         return "\n".join(
             ["#!/bin/bash", "set -e", *self.setup, f"exec {make} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]
         )
