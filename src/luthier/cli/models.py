@@ -234,11 +234,23 @@ def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: 
         print_line("nothing is proposed for these rows")
 
 
-def doctor(as_json: Json = False) -> int:
+def doctor(
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXECUTOR",
+            help="Try an executor instead: its store, client, credentials and scheduler, and the code of the far side.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
     """Check what this machine supports, what is missing, and how to install it."""
     from luthier.commands.doctor import run_health_checks
+    from luthier.commands.executor_health import run_executor_checks
+    from luthier.recipe.executor import parse_executor
 
-    findings = run_health_checks(current_workspace())
+    workspace = current_workspace()
+    findings = run_health_checks(workspace) if on is None else run_executor_checks(workspace, parse_executor(on))
     if as_json:
         print_json({"findings": [finding.as_json() for finding in findings]})
     else:

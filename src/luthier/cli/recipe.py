@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,15 @@ RecipePath = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="PATH=VALUE", help="For example steps.tune.max_train_samples=500.")
+]
+On = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[STEP=]EXECUTOR",
+        help="Where steps run, whatever `on` says in the recipe: local (this process), process (one for each "
+        "step), slurm, or one with settings (tune='{kind: slurm, partition: gpu}'); for one step or for all; may "
+        "be repeated.",
+    ),
 ]
 
 
@@ -155,9 +165,14 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
     print_line(f"next: luthier plan {written.path}")
 
 
-def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Show which steps are cached, which will run, and the predicted time, memory and tokens."""
-    what = _load(recipe, overrides).plan()
+def plan(recipe: RecipePath = None, overrides: Overrides = None, on: On = None, as_json: Json = False) -> None:
+    """Show which steps are cached, which will run, and the predicted time, memory and tokens; with --on or where the
+    recipe places steps, where each goes and what it is expected to take there."""
+    loaded = _load(recipe, overrides)
+    what = loaded.plan()
+    if on or any(step.on is not None for step in loaded.steps.values()):
+        _print_placed(what, on or (), as_json=as_json)
+        return
     if as_json:
         print_json(what.as_json())
         return
@@ -173,6 +188,46 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json =
     print_line(f"{what.recipe.name}: {_together(what)}")
     for note in what.notes:
         print_line(note)
+
+
+def _print_placed(what: RecipePlan, on: Sequence[str], *, as_json: bool) -> None:
+    from luthier.recipe.executor import parse_placement
+    from luthier.recipe.placed_cost import estimate_placed_costs
+
+    placement = parse_placement(on)
+    placement.check(what.recipe)
+    costs = estimate_placed_costs(what, placement)
+    if as_json:
+        found = what.as_json()
+        steps = {cost.name: found["steps"][cost.name] | {"placed": cost.as_json()} for cost in costs}
+        print_json(found | {"steps": steps})
+        return
+    rows = []
+    for cost in costs:
+        if cost.cached:
+            rows.append((cost.name, cost.kind, "cached", "", "", "", "", ""))
+            continue
+        memory, sent = (
+            "not known" if value is None else format_bytes(value) for value in (cost.memory, cost.bytes_sent)
+        )
+        numbers = (_range(cost.seconds, format_seconds), memory, "" if cost.executor in _HERE else sent)
+        money = "" if cost.executor in _HERE else _range(cost.money, "${:,.2f}".format)
+        rows.append((cost.name, cost.kind, cost.executor, *numbers, money, cost.how))
+    print_table(("step", "kind", "on", "time", "peak memory", "sent", "money", "how we know"), rows)
+    for note in what.notes:
+        print_line(note)
+
+
+_HERE = ("local", "process")
+"""Executors on this machine: nothing is sent and nothing is paid."""
+
+
+def _range(found: tuple[float, float, float] | None, form: Callable[[float], str]) -> str:
+    """A number with its interval, when it has one."""
+    if found is None:
+        return "not known"
+    low, expected, high = (form(value) for value in found)
+    return expected if low == high else f"{expected} ({low} to {high})"
 
 
 def _together(what: RecipePlan) -> str:
@@ -192,15 +247,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
     ] = None,
-    on: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[STEP=]EXECUTOR",
-            help="Where steps run, whatever `on` says in the recipe: local (this process), process (one for each "
-            "step), slurm, or one with settings (tune='{kind: slurm, partition: gpu}'); for one step or for all; may "
-            "be repeated.",
-        ),
-    ] = None,
+    on: On = None,
     as_json: Json = False,
 ) -> int:
     """Run the steps that are not cached, then write the report."""

@@ -98,6 +98,25 @@ class BatchExecutor(Executor):
     """Seconds between two looks at the job."""
     grace_s: float = Field(default=30.0, ge=0)
     """Seconds after its job's end in which an artifact may still appear: shared file systems tell late."""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes of a job (machines or pods), each with the processors, memory and GPUs that are asked for."""
+    processes_per_node: int = Field(default=1, ge=1)
+    """Processes of a step on each node, which are one group, as torchrun starts it."""
+    machine: str | None = None
+    """What the job computes on in the catalogue of machines, such as `h100`, for the estimates of `plan --on`."""
+
+    @property
+    def is_group(self) -> bool:
+        """Whether several processes make a step."""
+        return self.nodes * self.processes_per_node > 1
+
+    def find_machine(self) -> tuple[str, int] | None:
+        """The machine by its name in the catalogue, and how many devices a job has; None when that is not known."""
+        return None if self.machine is None else (self.machine, self.nodes * self.count_devices())
+
+    def count_devices(self) -> int:
+        """Devices of one node that a step computes on."""
+        return self.processes_per_node
 
     @abstractmethod
     def submit(self, job: BatchJob) -> None:

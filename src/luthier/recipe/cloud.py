@@ -28,10 +28,6 @@ class CloudExecutor(BatchExecutor):
 
     poll_s: float = Field(default=15.0, gt=0)
     """Seconds between two looks at the job; each is a call of the cloud's API."""
-    nodes: int = Field(default=1, ge=1)
-    """Machines of a job."""
-    processes_per_node: int = Field(default=1, ge=1)
-    """Processes of a step on each machine, as one group."""
     hours: float = Field(default=24.0, gt=0)
     """Hours after which the job ends."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -62,7 +58,7 @@ class CloudExecutor(BatchExecutor):
         if _EXPANDED.search(job.location) or len(job.location) > 256:
             message = "the address of the store is longer than 190 characters, or has $( or ${{, which a cloud replaces"
             raise InputError(message, where=WHERE, hint="give the store a plain address: LUTHIER_STORE")
-        grouped = starts_processes and self.nodes * self.processes_per_node > 1
+        grouped = starts_processes and self.is_group
         count = ["--processes", str(self.processes_per_node)] if grouped else []
         return [self.python, "-P", "-m", "luthier", "make", *count, job.location]
 

@@ -49,6 +49,10 @@ class Executor(StepExecutor):
         (`KeyboardInterrupt`) ends the step; its scratch folder stays, so that the same step goes on from there.
         """
 
+    def find_machine(self) -> tuple[str, int] | None:
+        """The machine that it computes on, by its name in the catalogue, and how many devices; None when not known."""
+        return None
+
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the job that makes a step elsewhere, since the run is stopped; `make_artifact` then returns soon."""
 

@@ -17,6 +17,8 @@ _SECONDS = 60.0
 _PATIENCE_S = 120.0
 """How long something is read again before the scheduler counts as away."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
+_ANSWERED = set[str]()
+"""Addresses that answered this process; one that never did is not waited for."""
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_SAID = 600
 WHERE = SourceLocation(field="on")
@@ -39,7 +41,7 @@ class SchedulerApi:
                 return found
             if status is not None and status not in _PASSING:
                 raise self._refusal(status, said)
-            if time.monotonic() - began + wait > _PATIENCE_S:
+            if self._url not in _ANSWERED or time.monotonic() - began + wait > _PATIENCE_S:
                 raise self._refusal(status, said)
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_S, 2 * wait)
@@ -66,6 +68,7 @@ class SchedulerApi:
             response = httpx.request(method, f"{self._url}/{path}", json=body, headers=headers, timeout=_SECONDS)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             return None, {}, type(error).__name__
+        _ANSWERED.add(self._url)
         try:
             found = response.json()
         except ValueError:

@@ -110,7 +110,7 @@ class AzureMLExecutor(CloudExecutor):
             "resources": count,
             "tags": {"application": "luthier"},
             **({"computeId": f"{self._base()}/computes/{self.compute}"} if self.compute else {}),
-            **({"distribution": group} if self.nodes * self.processes_per_node > 1 else {}),
+            **({"distribution": group} if self.is_group else {}),
             **({"queueSettings": {"jobTier": "Spot"}} if self.spot else {}),
         }
         return {"properties": properties}

@@ -68,10 +68,6 @@ class KubernetesExecutor(BatchExecutor):
     """Memory that a pod asks for and may use at most, such as `8Gi`."""
     gpus: int | None = Field(default=None, ge=1)
     """GPUs of a pod (`nvidia.com/gpu`); none when not given."""
-    nodes: int = Field(default=1, ge=1)
-    """Pods of a Job, each of which has the processors, memory and GPUs above; several are an Indexed Job."""
-    processes_per_node: int = Field(default=1, ge=1)
-    """Processes of a step in each pod, which torchrun starts as one group."""
     node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels that the pod's node must have."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -139,6 +135,10 @@ class KubernetesExecutor(BatchExecutor):
             if not path.is_relative_to(self.mount):
                 hint = f"put recipe and store below {self.mount}, which is the claim {self.claim} here, too"
                 raise InputError(f"{path} does not lie on the claim {self.claim}", where=_WHERE, hint=hint)
+
+    def count_devices(self) -> int:
+        """GPUs of one pod."""
+        return self.gpus or self.processes_per_node
 
     def submit(self, job: BatchJob) -> None:
         """Make the Secret, then the Job; where another run has made the Job meanwhile, it is left as it is."""
@@ -245,8 +245,7 @@ class KubernetesExecutor(BatchExecutor):
         if self.claim is not None:
             volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": self.claim}})
             mounts.append({"name": "data", "mountPath": str(self.mount)})
-        is_group = self.nodes * self.processes_per_node > 1
-        count = ["--processes", str(self.processes_per_node)] if is_group else []
+        count = ["--processes", str(self.processes_per_node)] if self.is_group else []
         container = {
             "name": _CONTAINER,
             "image": self.image,

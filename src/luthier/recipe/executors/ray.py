@@ -51,10 +51,6 @@ class RayExecutor(BatchExecutor):
     """Resources of your own that the job's node must have, such as `{spot: 1}`."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables of the job; Ray shows them to all, so that keys belong to the nodes."""
-    nodes: int = Field(default=1, ge=1)
-    """Nodes of a job; more than one need Ray in the Python of the job."""
-    processes_per_node: int = Field(default=1, ge=1)
-    """Processes of a step on each node, which torchrun starts as one group."""
     python: str = "python"
     """The Python on the nodes in which Luthier is installed."""
 
@@ -85,6 +81,10 @@ class RayExecutor(BatchExecutor):
         if self.nodes > 1 and self.memory is not None:
             hint = "leave `memory` out, or name a resource of your own in `resources`"
             raise InputError("`memory` is for jobs of one node", where=WHERE, hint=hint)
+
+    def count_devices(self) -> int:
+        """GPUs of one node."""
+        return max(1, int(self.gpus)) if self.gpus else self.processes_per_node
 
     def submit(self, job: BatchJob) -> None:
         """Hand the job to the cluster; of two runs that submit it at once, one makes it."""

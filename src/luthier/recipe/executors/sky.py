@@ -61,10 +61,6 @@ class SkyExecutor(BatchExecutor):
     """Whether machines may be taken away, which makes them cheaper."""
     image: str | None = None
     """The image of the machine, such as `docker:registry.example.org/luthier:1.0`."""
-    nodes: int = Field(default=1, ge=1)
-    """Machines of a job."""
-    processes_per_node: int = Field(default=1, ge=1)
-    """Processes of a step on each machine, which torchrun starts as one group."""
     setup: tuple[str, ...] = ()
     """Lines of shell that a machine runs first, such as `pip install luthier[s3]==1.0`."""
     python: str = "python"
@@ -79,7 +75,14 @@ class SkyExecutor(BatchExecutor):
     program: str = "sky"
     """The command of SkyPilot."""
 
-    @field_validator("infra", "accelerators", "cpus", "memory", "image", "checkpoints")
+    @field_validator("accelerators")
+    @classmethod
+    def _counted(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+(:[0-9]+)?", value):
+            raise ValueError(f"expected GPUs such as A100:1, got {value!r}")
+        return value
+
+    @field_validator("infra", "cpus", "memory", "image", "checkpoints")
     @classmethod
     def _one_word(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[\w.,:/@+*-]+", value):
@@ -97,6 +100,13 @@ class SkyExecutor(BatchExecutor):
     def check_reach(self, folder: Path, store: Store) -> None:
         """`InputError` for a store on this machine."""
         require_remote_store(store, folder)
+
+    def find_machine(self) -> tuple[str, int] | None:
+        """The GPUs that are asked for."""
+        if self.machine is None and self.accelerators is not None:
+            name, _, count = self.accelerators.partition(":")
+            return name, self.nodes * int(count or 1)
+        return super().find_machine()
 
     def submit(self, job: BatchJob) -> None:
         """Write the task's YAML and hand it to `sky jobs launch`."""
@@ -124,7 +134,7 @@ class SkyExecutor(BatchExecutor):
         if self.checkpoints is not None:
             mounts[_CACHE] = {"source": self.checkpoints, "mode": "MOUNT_CACHED"}
         run = [f"{self._make('-')} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]
-        if self.nodes * self.processes_per_node > 1:  # each process of a group reads the task, so that it is a file
+        if self.is_group:  # each process of a group reads the task, so that it is a file
             made = self._make("--processes", str(self.processes_per_node), _TASK)
             run = [f"cat > {_TASK} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", made, ""]
         task = {

@@ -50,17 +50,13 @@ class SlurmExecutor(BatchExecutor):
     qos: str | None = None
     """The quality of service."""
     cpus: int | None = Field(default=None, ge=1)
-    """Processors of a job; the cluster's default when not given."""
+    """Processors of each process of a job; the cluster's default when not given."""
     memory: str | None = None
-    """Memory of a job, such as `8G`; the cluster's default when not given."""
+    """Memory of a job on each node, such as `8G`; the cluster's default when not given."""
     gpus: int | None = Field(default=None, ge=1)
-    """GPUs of a job; none when not given."""
+    """GPUs of a job, on all its nodes; none when not given."""
     hours: float | None = Field(default=None, gt=0)
     """Hours after which a job ends; the partition's limit when not given. It is told a minute before."""
-    nodes: int = Field(default=1, ge=1)
-    """Nodes of a job."""
-    processes_per_node: int = Field(default=1, ge=1)
-    """Processes of a step on each node, as one group; `cpus` are those of each process, `gpus` of the whole job."""
     setup: tuple[str, ...] = ()
     """Lines of shell that a job runs first, such as `module load python` or `source venv/bin/activate`."""
     python: str | None = None
@@ -84,23 +80,23 @@ class SlurmExecutor(BatchExecutor):
             "cpus-per-task": self.cpus,
             "mem": self.memory,
             "gpus": self.gpus,
-            "nodes": self.nodes if self._is_group else None,
-            "ntasks-per-node": self.processes_per_node if self._is_group else None,
+            "nodes": self.nodes if self.is_group else None,
+            "ntasks-per-node": self.processes_per_node if self.is_group else None,
             "time": None if self.hours is None else max(1, round(60 * self.hours)),
         }
         given = [f"--{name}={value}" for name, value in options.items() if value is not None]
         fixed = ["--parsable", "--requeue", "--open-mode=append", f"--signal=B:TERM@{_WARNING_S}"]
         _call(["sbatch", *fixed, *given], self._script(job))
 
-    @property
-    def _is_group(self) -> bool:
-        return self.nodes * self.processes_per_node > 1
+    def count_devices(self) -> int:
+        """GPUs of one node."""
+        return max(1, (self.gpus or 0) // self.nodes) if self.gpus else self.processes_per_node
 
     def _script(self, job: BatchJob) -> str:
         """The script of a job: the task comes as it is, since the shell reads nothing in it; `srun` gives it to each
         process of a group."""
         make = shlex.join([self.python or sys.executable, "-P", "-m", "luthier", "make", "-"])
-        if self._is_group:
+        if self.is_group:
             make = f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(_ENVIRONMENT)} luthier {make}"
         return "\n".join(
             ["#!/bin/bash", "set -e", *self.setup, f"exec {make} <<'LUTHIER_TASK'", job.task, "LUTHIER_TASK", ""]

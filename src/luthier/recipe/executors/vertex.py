@@ -86,6 +86,12 @@ class VertexExecutor(CloudExecutor):
         require("google.auth", "google", "the executor `vertex`", where=WHERE)
         super().check_reach(folder, store)
 
+    def find_machine(self) -> tuple[str, int] | None:
+        """The GPUs that are asked for."""
+        if self.machine is None and self.accelerator is not None:
+            return self.accelerator.removeprefix("NVIDIA_").lower().replace("_", "-"), self.nodes * self.accelerators
+        return super().find_machine()
+
     def submit(self, job: BatchJob) -> None:
         """Create the custom job."""
         order = self.order(job)
