@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cloud_apis import SETTINGS, cloud_apis
 from documented import undescribed
 from kubernetes_api import kubernetes_api, why_no_kubernetes
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError
+from luthier.core.step import Step
 from luthier.core.system.packages import is_installed
 from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe.executor import Executor, parse_executor
@@ -225,14 +227,15 @@ def s3_store() -> Iterator[dict[str, str]]:
         server.stop()
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """By kind, what came of each toy and what was heard of it."""
-    found = {}
-    for kind in KINDS:
-        if WHY_NOT.get(kind):
-            continue
-        site = Site(tmp_path_factory.mktemp(kind))
+class Outcomes(dict[str, dict[str, Any]]):
+    """By kind, what came of each toy and what was heard of it; a kind is tried when it is first asked for."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._factory = factory
+
+    def __missing__(self, kind: str) -> dict[str, Any]:
+        site = Site(self._factory.mktemp(kind))
         for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "drive"):
             site.recipe(name, "well" if name == "stop" else name)
         (site.folder / "driver.py").write_text(DRIVER)
@@ -243,8 +246,14 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert done.stdout in ("", "noise on standard output\n" * 8)
-        found[kind] = json.loads((site.folder / "told").read_text())
-    return found
+        self[kind] = json.loads((site.folder / "told").read_text())
+        return self[kind]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What came of the toys of each kind that a test asks for."""
+    return Outcomes(tmp_path_factory)
 
 
 _NO_BUCKET = "" if is_installed("moto") and is_installed("s3fs") else "a bucket for tests needs moto[server] and s3fs"
@@ -275,7 +284,49 @@ def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
     assert Executor.parse(executor.settings()) == executor
 
 
-def test_it_makes_the_bytes_of_the_local_one_and_measures_them(told: dict[str, dict[str, Any]], kind: str) -> None:
+QUOTED = {"python", "program", "context", "mount", "setup"}
+"""Settings that hold any text: each executor's own tests show that it is quoted."""
+NASTY = "x$(touch harm) `touch harm`\n'\"; touch harm\n- a: {b}"
+MANUAL = Path(__file__).parents[1] / "docs" / "howto" / "clusters.md"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_on_clusters_names_it(kind: str) -> None:
+    assert f"| `{kind}`" in MANUAL.read_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_setting_takes_what_a_shell_or_yaml_would_read(kind: str) -> None:
+    member = components_by_kind(Executor)[kind]
+    known = {"kind": kind, **yaml.safe_load(MINIMAL.get(kind, f"{{kind: {kind}}}"))}
+    words = [name for name, field in member.model_fields.items() if "str" in str(field.annotation)]
+    for name in set(words) - QUOTED - {"kind"}:
+        wrong: Any = NASTY
+        if "tuple" in str(member.model_fields[name].annotation):
+            wrong = [NASTY]
+        elif "dict" in str(member.model_fields[name].annotation):
+            wrong = {NASTY: "x"}
+        with pytest.raises(InputError) as error:
+            parse_executor(json.dumps({**known, name: wrong}))
+        assert error.value.where.field == "--on", name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_setting_that_there_is_not_is_refused_with_the_nearest(kind: str) -> None:
+    known = yaml.safe_load(MINIMAL.get(kind, f"{{kind: {kind}}}"))
+    with pytest.raises(InputError, match="there is no setting 'nonsense' here"):
+        parse_executor(json.dumps({**known, "nonsense": 1}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_a_recipe_takes_it(kind: str) -> None:
+    step = Step.parse({"kind": "base", "source": "folder", "on": yaml.safe_load(MINIMAL.get(kind, kind))})
+    assert step.on is not None
+    assert step.on.kind == kind
+    assert "on" not in step.hashed_settings()
+
+
+def test_it_makes_the_bytes_of_the_local_one_and_measures_them(told: Outcomes, kind: str) -> None:
     made, local = told[kind]["well"]["outcome"], told["local"]["well"]["outcome"]
     assert (made["digest"], made["files"]) == (local["digest"], local["files"])
     assert made["timing"].keys() == local["timing"].keys()
@@ -288,7 +339,7 @@ def is_aside(text: str) -> bool:
     return "noise" in text or "submitted the job" in text or " waits: " in text
 
 
-def test_events_come_in_order_and_name_the_step(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_events_come_in_order_and_name_the_step(told: Outcomes, kind: str) -> None:
     heard = [event for event in told[kind]["well"]["heard"] if not is_aside(event.get("text", ""))]
     assert [event["kind"] for event in heard] == [
         "run", "start", "note", "progress", "progress", "progress", "note", "done", "end",
@@ -298,7 +349,7 @@ def test_events_come_in_order_and_name_the_step(told: dict[str, dict[str, Any]],
     assert heard[6]["text"] == "of toy with 5"
 
 
-def test_a_step_that_drives_others_makes_them_as_its_own(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_a_step_that_drives_others_makes_them_as_its_own(told: Outcomes, kind: str) -> None:
     driven, local = told[kind]["drive"], told["local"]["drive"]
     assert driven["outcome"]["digest"] == local["outcome"]["digest"]
     heard = [(event["kind"], event["step"]) for event in driven["heard"] if event.get("step") == "toy.small"]
@@ -306,30 +357,30 @@ def test_a_step_that_drives_others_makes_them_as_its_own(told: dict[str, dict[st
     assert heard.count(("progress", "toy.small")) == 3
 
 
-def test_a_listener_stops_the_step_at_once(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_a_listener_stops_the_step_at_once(told: Outcomes, kind: str) -> None:
     stopped = told[kind]["stop"]
     assert stopped["outcome"]["error"]["kind"] == "Interrupted"
     assert "stopped by who listens" in stopped["outcome"]["error"]["message"]
     assert sum(event["kind"] == "progress" for event in stopped["heard"]) == 2
 
 
-def test_an_error_keeps_its_class_place_and_remedy(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_an_error_keeps_its_class_place_and_remedy(told: Outcomes, kind: str) -> None:
     error, local = (told[one]["refuse"]["outcome"]["error"] for one in (kind, "local"))
     assert (error["kind"], error["message"], error["hint"]) == ("DataError", "is no good", "take another")
     assert error["where"] | {"file": ""} == local["where"] | {"file": ""}
     assert error["where"]["field"] == "steps.toy.ends"
 
 
-def test_a_fault_is_no_error_of_the_user(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_a_fault_is_no_error_of_the_user(told: Outcomes, kind: str) -> None:
     assert "ZeroDivisionError: nobody thought of this" in told[kind]["fault"]["outcome"]["fault"]
 
 
-def test_an_interruption_says_what_is_kept(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_an_interruption_says_what_is_kept(told: Outcomes, kind: str) -> None:
     error = told[kind]["interrupt"]["outcome"]["error"]
     assert (error["kind"], error["hint"]) == ("Interrupted", "run it again to go on")
 
 
-def test_a_step_goes_on_from_its_scratch_folder(told: dict[str, dict[str, Any]], kind: str) -> None:
+def test_a_step_goes_on_from_its_scratch_folder(told: Outcomes, kind: str) -> None:
     assert told[kind]["second"]["outcome"]["error"]["message"] == "not yet"
     assert told[kind]["again"]["outcome"]["timing"]["measures"] == {"went_on": True}
 

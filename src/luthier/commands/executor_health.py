@@ -38,7 +38,10 @@ def _check(workspace: Workspace, executor: Executor) -> Iterator[HealthCheck]:
     except LuthierError as error:
         yield HealthCheck("missing", "store", f"{workspace.store_location}: {error.message}", error.hint)
         return
-    yield HealthCheck("missing" if came else "good", "store", f"{store.location}: {came or 'one at a time may write'}")
+    if came:
+        yield HealthCheck("missing", "store", f"{store.location}: {came}", "take another place for it: LUTHIER_STORE")
+        return
+    yield HealthCheck("good", "store", f"{store.location}: files come back, and one at a time may write")
     if not isinstance(executor, BatchExecutor):
         yield HealthCheck("good", "executor", f"{executor.kind}: steps are made on this machine")
         return

@@ -102,7 +102,7 @@ class BatchExecutor(Executor):
     """Nodes of a job (machines or pods), each with the processors, memory and GPUs that are asked for."""
     processes_per_node: int = Field(default=1, ge=1)
     """Processes of a step on each node, which are one group, as torchrun starts it."""
-    machine: str | None = None
+    machine: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     """What the job computes on in the catalogue of machines, such as `h100`, for the estimates of `plan --on`."""
 
     @property

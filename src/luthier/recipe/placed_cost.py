@@ -50,14 +50,25 @@ def estimate_placed_costs(plan: RecipePlan, placement: Placement) -> list[Placed
 
 def _estimate(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> PlacedCost:
     executor = placement.executor_of(planned)
-    known = {"name": planned.name, "kind": planned.step.kind, "executor": executor.kind, "cached": planned.cached}
+    known: dict[str, Any] = {
+        "name": planned.name,
+        "kind": planned.step.kind,
+        "executor": executor.kind,
+        "cached": planned.cached,
+    }
     if planned.cached:
         return PlacedCost(**known)
     if not executor.is_elsewhere:
         cost = planned.forecast
         seconds = None if cost is None or cost.seconds is None else (cost.seconds,) * 3
         how = cost.how if cost is not None else ""
-        return PlacedCost(**known, seconds=seconds, memory=cost and cost.peak_bytes, money=(0.0, 0.0, 0.0), how=how)
+        return PlacedCost(
+            **known,
+            seconds=seconds,
+            memory=cost.peak_bytes if cost is not None else None,
+            money=(0.0, 0.0, 0.0),
+            how=how,
+        )
     if (machine := executor.find_machine()) is None:
         return PlacedCost(**known, how="not known: the executor names no `machine`")
     estimate = getattr(plan, "estimate_placement", lambda *placed: None)(planned, *machine)

@@ -100,7 +100,7 @@ class RayExecutor(BatchExecutor):
 
     def order(self, job: BatchJob) -> dict[str, Any]:
         """What is submitted."""
-        wanted = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
+        wanted: dict[str, Any] = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
         memory = None if self.memory is None else round(float(self.memory[:-1]) * _SIZES[self.memory[-1]])
         wanted |= {"entrypoint_memory": memory, "entrypoint_resources": self.resources or None}
         command = [self.python, "-P", "-m", "luthier", "make", job.location]
