@@ -320,7 +320,9 @@ def test_a_setting_that_there_is_not_is_refused_with_the_nearest(kind: str) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_of_a_recipe_takes_it(kind: str) -> None:
-    step = Step.parse({"kind": "base", "source": "folder", "on": yaml.safe_load(MINIMAL.get(kind, kind))})
+    step = Step.parse(
+        {"kind": "base", "source": {"kind": "folder", "path": "x"}, "on": yaml.safe_load(MINIMAL.get(kind, kind))}
+    )
     assert step.on is not None
     assert step.on.kind == kind
     assert "on" not in step.hashed_settings()
