@@ -59,17 +59,19 @@ class CloudApis:
     """What the server keeps."""
 
     folder: Path
+    rights: dict[str, str] = field(default_factory=dict)
+    """What every container is given by the identity of its job: variables that lead to the store."""
     jobs: list[CloudJob] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
     fails: int = 0
     """How many requests that only read are answered 503."""
 
     def start(self, name: str, order: Body, words: list[str], variables: dict[str, str]) -> CloudJob:
-        """Begin a job; its process sees the variables of this machine that lead to the store, and its own."""
+        """Begin a job; its process sees its own variables and the rights of its identity, and nothing else."""
         with self.lock:
             job = CloudJob(order, words, variables, name, len(self.jobs) + 1)
             job.output = self.folder / f"{job.number}.log"
-            surroundings = {key: value for key, value in os.environ.items() if key.startswith(("AWS_", "PATH", "LC_"))}
+            surroundings = {"PATH": os.environ["PATH"], **self.rights}
             with job.output.open("wb") as log:
                 job.process = subprocess.Popen(
                     words, env={**surroundings, **variables}, cwd="/", stdout=log, stderr=log, start_new_session=True
@@ -214,10 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def cloud_apis(folder: Path) -> Iterator[tuple[CloudApis, str, dict[str, str]]]:
+def cloud_apis(folder: Path, rights: dict[str, str] | None = None) -> Iterator[tuple[CloudApis, str, dict[str, str]]]:
     """The server, its address, and the environment in which clients find it with credentials."""
     folder.mkdir(parents=True)
-    apis = CloudApis(folder)
+    apis = CloudApis(folder, rights or {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"apis": apis}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)

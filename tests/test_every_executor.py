@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -176,7 +177,7 @@ def scheduler(kind: str, site: Site) -> Iterator[tuple[str, dict[str, str]]]:
             env = json.dumps({"PYTHONPATH": site.environment["PYTHONPATH"], "LUTHIER_CACHE": own_cache(site.folder)})
             yield f"{{kind: ray, {often}, address: '{url}', cpus: 1, env: {env}, python: {sys.executable}}}", {}
     elif kind in SETTINGS:
-        with s3_store() as bucket, cloud_apis(site.folder / "cloud") as (_, url, cloud):
+        with s3_store() as bucket, cloud_apis(site.folder / "cloud", bucket) as (_, url, cloud):
             yield cloud_settings(kind, site, url), {**bucket, **cloud}
     elif kind == "sky":
         with s3_store() as bucket:
@@ -221,7 +222,7 @@ def s3_store() -> Iterator[dict[str, str]]:
     )
     client.create_bucket(Bucket="stores")
     try:
-        yield {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "STORES": "s3://stores"}
+        yield {**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}", "STORES": f"s3://stores/{secrets.token_hex(4)}"}
     finally:
         client.close()
         server.stop()

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from luthier.core.errors import InputError, SystemResourceError
 from luthier.core.store import Store
+from luthier.core.system.process import is_process_gone, unique_process_name_of
 from luthier.recipe import scheduler_api
 from luthier.recipe.batch import BatchJob, get_job_name
 from luthier.recipe.executors.ray import RayExecutor
@@ -177,3 +178,17 @@ def test_processes_of_a_job_know_their_place(cluster: str, site: Site, nodes: in
         out, _ = site.start(site.recipe(f"group-{nodes}", "well"), "run", "--on", on, "--json").communicate(timeout=200)
         assert json.loads(out).get("exit") == 0, out
         check_places(seen, processes)
+
+
+@needs_ray
+def test_a_stop_reaches_every_node(cluster: str, site: Site) -> None:
+    folder, on = site.recipe("stopped", "sleep"), settings(site, cluster, nodes=2)
+    run = site.start(folder, "run", "--on", on)
+    wait_until(lambda: list((folder / ".luthier").rglob("pid")), 120)
+    (path,) = (folder / ".luthier").rglob("pid")
+    name = unique_process_name_of(int(path.read_text()))
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=120)
+    assert run.returncode == 130
+    wait_until(lambda: is_process_gone(name))
+    assert list((folder / ".luthier").rglob("mark"))  # what it wrote is kept for the next run
