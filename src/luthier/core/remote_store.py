@@ -2,11 +2,14 @@
 
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
     URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
+    URL/locks/DIGEST/…          who makes an artifact now (see `luthier.core.lease`)
 
 An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
-nothing is seen, so an interrupted sending leaves nothing that counts, and the next one overwrites it. What is opened is
-fetched aside, checked against its manifest, and renamed. Locks hold between processes of one machine; two machines that
-make the same artifact at once send the same bytes.
+nothing is seen, so an interrupted sending leaves nothing that counts, and the next one removes it. What is opened is
+fetched aside, checked against its manifest, and renamed. A lock holds between processes of one machine by the kernel,
+and between machines by a lease. Each file is created, never overwritten, and right before the manifest the lease is
+read once more: who lost it publishes nothing. At a place that cannot create files exclusively, locks hold between
+processes of one machine; two machines that make the same artifact at once send the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ import hashlib
 import re
 import shutil
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +35,24 @@ from luthier.core.files import (
     write_atomically,
 )
 from luthier.core.hashing import file_digest
+from luthier.core.lease import (
+    EXCLUSIVE,
+    PATIENCE_S,
+    Heartbeat,
+    Lease,
+    LeaseFolder,
+    LeaseLost,
+    StoreUnreachable,
+    is_refusal,
+    persist,
+)
 from luthier.core.store import Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
 _ABANDONED_S = 24 * 3600
 """A sending without a manifest that is older than this is nobody's any more."""
+_PAUSE_S = 2.0
+"""Seconds between two tries to send an artifact."""
 _CHUNK = 1 << 20
 _AGAIN = "remove it (`luthier store gc` once nothing needs it, or by hand) and run again; it will be made anew"
 _CREDENTIALS = "give credentials the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
@@ -76,6 +93,10 @@ class RemoteStore(Store):
         super().__init__(find_store_root(url), shared=shared)
         self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
+        self._leases = LeaseFolder(self._files, self._beside("locks"), self._reach)
+        self._may_lease = url.partition("://")[0] in EXCLUSIVE
+        self._held = dict[str, Lease]()
+        """The lease under which each artifact was begun here."""
 
     def _connect(self, url: str) -> tuple[Any, str]:
         with self._reach:
@@ -104,9 +125,9 @@ class RemoteStore(Store):
     def open(self, digest: str) -> Artifact:
         """A finished artifact by its whole digest, fetched to this machine when it isn't here yet."""
         if not self._local(digest) and self._here(digest):
-            with self.lock(f"{digest}.fetch"):
+            with super().lock(f"{digest}.fetch"):
                 if not self._local(digest):
-                    self._fetch(digest)
+                    persist(lambda: self._fetch(digest))
         return super().open(digest)
 
     def read_file(self, name: str) -> bytes:
@@ -196,22 +217,113 @@ class RemoteStore(Store):
                 return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
-    def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
-        """Turn the work folder into a finished artifact on this machine, then send it, its manifest last."""
-        artifact = super().finish(manifest, timing)
-        self._send(artifact)
-        return artifact
+    @contextmanager
+    def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the right to make an artifact, on this machine and then behind the URL; as `Store.lock`."""
+        with super().lock(digest, wait=wait) as held:
+            if not held or not self._may_lease or not persist(self._leases.works):
+                yield held
+                return
+            lease = self._leases.take(digest) if wait else self._leases.try_take(digest)
+            if lease is None:
+                yield False
+                return
+            write_atomically(self._lease_note(digest), lease.dump())
+            try:
+                with Heartbeat(self._leases, digest, lease):
+                    yield True
+            finally:
+                self._lease_note(digest).unlink(missing_ok=True)
+                with suppress(StoreUnreachable):  # it is over in time
+                    self._leases.release(digest, lease, forget=self._here(digest))
 
-    def _send(self, artifact: Artifact) -> None:
-        names = [entry.path for entry in artifact.manifest.files]
+    def _lease_note(self, digest: str) -> Path:
+        """Where this machine's processes see the lease that one of them holds: a step's own process makes under it."""
+        return self.root / "locks" / f"{digest}.lease"
+
+    def begin(self, digest: str) -> tuple[Path, Path]:
+        """Prepare the place to make an artifact, under the lease that this machine holds."""
+        note = self._lease_note(digest)
+        if note.is_file():
+            self._held[digest] = Lease.parse(note.read_bytes())
+        return super().begin(digest)
+
+    def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
+        """Turn the work folder into a finished artifact on this machine, then send it, its manifest last.
+
+        Where another process has published it meanwhile, that artifact is taken; where one has taken over and is not
+        done, `LeaseLost`.
+        """
+        lease = self._held.pop(manifest.digest, None)
+        artifact = super().finish(manifest, timing)
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if lease is None:
+                    self._overwrite(artifact)
+                elif self._here(artifact.digest) or not self._send(artifact, lease):
+                    return self._take_other(artifact)
+                return artifact
+            except StoreUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            except LeaseLost:
+                super().remove(artifact.digest)
+                if self._here(artifact.digest):
+                    return self.open(artifact.digest)
+                raise
+
+    def _overwrite(self, artifact: Artifact) -> None:
+        """Send an artifact to a place where two may send it at once."""
         with self._reach:
-            if names:
-                local = [str(artifact.folder / name) for name in names]
-                self._files.put(local, [self._at(artifact.digest, name) for name in names])
-            for name in self._sizes(artifact.digest).keys() - {*names, MANIFEST, TIMING}:
+            self._put(artifact, mode="overwrite")
+            for name in self._sizes(artifact.digest).keys() - _names_of(artifact) - {MANIFEST, TIMING}:
                 self._files.rm_file(self._at(artifact.digest, name))
-            for name in (TIMING, MANIFEST):
-                self._files.pipe_file(self._at(artifact.digest, name), (artifact.folder / name).read_bytes())
+            self._files.pipe_file(self._at(artifact.digest, MANIFEST), (artifact.folder / MANIFEST).read_bytes())
+
+    def _send(self, artifact: Artifact, lease: Lease) -> bool:
+        """Send an artifact under a lease; returns False where another one was published first.
+
+        Files are created anew: one that comes late, from a holder that was paused, is refused.
+        """
+        digest = artifact.digest
+        self._leases.check(digest, lease)
+        for name in self._sizes(digest).keys() - {MANIFEST}:
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(self._at(digest, name))
+        with self._reach:
+            try:
+                self._put(artifact, mode="create")
+            except OSError as error:
+                if is_refusal(error):
+                    raise StoreUnreachable("another process sends the same files now") from error
+                raise
+        self._leases.check(digest, lease)
+        with self._reach:
+            try:
+                sealed = (artifact.folder / MANIFEST).read_bytes()
+                self._files.pipe_file(self._at(digest, MANIFEST), sealed, mode="create")
+            except OSError as error:
+                if is_refusal(error):
+                    return self._sealed(digest, MANIFEST)[1] == sealed
+                raise
+        return True
+
+    def _put(self, artifact: Artifact, mode: str) -> None:
+        """Send all but the manifest."""
+        names = sorted(_names_of(artifact))
+        if names:
+            local = [str(artifact.folder / name) for name in names]
+            self._files.put(local, [self._at(artifact.digest, name) for name in names], mode=mode)
+        timing = (artifact.folder / TIMING).read_bytes()
+        self._files.pipe_file(self._at(artifact.digest, TIMING), timing, mode=mode)
+
+    def _take_other(self, artifact: Artifact) -> Artifact:
+        """The published artifact in place of the one that was made here."""
+        if self._sealed(artifact.digest, MANIFEST)[1] != (artifact.folder / MANIFEST).read_bytes():
+            super().remove(artifact.digest)
+        return self.open(artifact.digest)
 
     def _sizes(self, digest: str) -> dict[str, int]:
         """Bytes of every file behind the URL below an artifact's folder, by name."""
@@ -275,11 +387,25 @@ class RemoteStore(Store):
         before = time.time() - _ABANDONED_S
         return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
 
+    def _refuse_while_busy(self) -> None:
+        """`InputError` while a process of any machine makes something in this store."""
+        for path in sorted(self.work.glob("*")):
+            with super().lock(path.name.partition(".")[0], wait=False) as held:
+                if not held:
+                    raise self._busy(path.name)
+        for name in self._leases.names():
+            if self._leases.is_busy(name):
+                raise self._busy(name)
+
     def _latest(self, digest: str) -> float:
         with self._reach:
             found = self._files.find(self._at(digest), detail=True).values()
         times = [info.get("LastModified") or info.get("created") or info.get("mtime") for info in found]
         return max((_seconds(moment) for moment in times), default=0.0)
+
+
+def _names_of(artifact: Artifact) -> set[str]:
+    return {entry.path for entry in artifact.manifest.files}
 
 
 def _knock(files: Any, base: str) -> None:
@@ -325,4 +451,4 @@ def _explain(error: Exception, url: str) -> LuthierError:
     if isinstance(error, FileNotFoundError):
         return UnknownName("there is no such bucket or folder", where=where, hint="make it, or check the spelling")
     hint = "check the network and the address (AWS_ENDPOINT_URL for an S3 server of your own), then run again"
-    return InputError(f"cannot be reached ({type(error).__name__})", where=where, hint=hint)
+    return StoreUnreachable(f"cannot be reached ({type(error).__name__})", where=where, hint=hint)

@@ -24,6 +24,7 @@ UNDECIDING = (
     "luthier.core.errors",
     "luthier.core.events",
     "luthier.core.files",
+    "luthier.core.lease",
     "luthier.core.param_space",
     "luthier.core.remote_store",
     "luthier.core.outcomes",

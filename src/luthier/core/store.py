@@ -355,8 +355,11 @@ class Store:
         for path in sorted(self.work.glob("*")):
             with self.lock(path.name.removesuffix(_REMOVED), wait=False) as held:
                 if not held:
-                    what = f"another run is making {path.name[:12]} in {self.location}"
-                    raise InputError(what, hint="wait until it is done, then collect")
+                    raise self._busy(path.name)
+
+    def _busy(self, name: str) -> InputError:
+        what = f"another run is making {name[:12]} in {self.location}"
+        return InputError(what, hint="wait until it is done, then collect")
 
 
 def _with_children(digests: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> set[str]:

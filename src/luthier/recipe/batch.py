@@ -12,7 +12,7 @@ import json
 import time
 import traceback
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from luthier.core.errors import Interrupted, LuthierError, SourceLocation
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.lease import StoreUnreachable, persist
 from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
 from luthier.core.store import Store
@@ -127,19 +128,19 @@ class _JobFollower:
         self._begin()
         ended_at: float | None = None
         while True:
-            is_made = self._store.has(self._planned.digest)
+            is_made = persist(lambda: self._store.has(self._planned.digest))
             if self._pass_events() or (is_made and self._pass_last_events()):
                 self._executor.cancel_job(self._name)
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
             if is_made:
-                return self._plan.store.open(self._planned.digest)
+                return persist(lambda: self._plan.store.open(self._planned.digest))
             status = self._executor.find(self._name)
             self._tell(status)
             if status is not None and status.state != "ended":
                 ended_at = None
             elif ended_at is None:
                 ended_at = time.monotonic()
-            elif error := self._files.read_file(self._error):
+            elif error := persist(lambda: self._files.read_file(self._error)):
                 raise self._parse_error(error)
             elif time.monotonic() - ended_at >= self._executor.grace_s:
                 raise self._failure(status)
@@ -163,7 +164,7 @@ class _JobFollower:
 
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
-        data = self._files.read_file(self._events_file)[self._read :]
+        data = persist(lambda: self._files.read_file(self._events_file))[self._read :]
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         return any(self._events.emit(RunEvent(**json.loads(line))) for line in whole.splitlines())
@@ -247,21 +248,22 @@ class _EventSender(AbstractContextManager["_EventSender"]):
     def __call__(self, event: RunEvent) -> None:
         self._log(event)
         if time.monotonic() - self._sent_at >= _SEND_S:
-            self.send()
+            self._sent_at = time.monotonic()
+            with suppress(StoreUnreachable):  # the next sending holds these events, too
+                self.send()
 
     def send(self) -> None:
         """Send what was not sent yet."""
         self._store.send_file(self._name)
-        self._sent_at = time.monotonic()
 
     def __exit__(self, *ended: object) -> None:
         self._log.close()
-        self.send()
+        persist(self.send)
 
 
 def _write_error(store: Store, name: str, error: dict[str, Any]) -> None:
     write_atomically(store.root / name, json.dumps(error).encode())
-    store.send_file(name)
+    persist(lambda: store.send_file(name))
 
 
 def _make_once(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
