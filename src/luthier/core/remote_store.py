@@ -2,6 +2,7 @@
 
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
     URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
+    URL/work/DIGEST/…           checkpoints of an artifact that is being made (see `luthier.core.remote_work`)
     URL/locks/DIGEST/…          who makes an artifact now (see `luthier.core.lease`)
 
 An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
@@ -18,7 +19,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,10 @@ from luthier.core.lease import (
     is_refusal,
     persist,
 )
-from luthier.core.store import Store
+from luthier.core.remote_work import WorkFolder, WorkSender
+from luthier.core.store import ABANDONED_S, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
-_ABANDONED_S = 24 * 3600
-"""A sending without a manifest that is older than this is nobody's any more."""
 _PAUSE_S = 2.0
 """Seconds between two tries to send an artifact."""
 _CHUNK = 1 << 20
@@ -94,6 +94,7 @@ class RemoteStore(Store):
         self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
         self._leases = LeaseFolder(self._files, self._beside("locks"), self._reach)
+        self._works_behind = WorkFolder(self._files, self._beside("work"), self._reach)
         self._may_lease = url.partition("://")[0] in EXCLUSIVE
         self._held = dict[str, Lease]()
         """The lease under which each artifact was begun here."""
@@ -242,11 +243,31 @@ class RemoteStore(Store):
         return self.root / "locks" / f"{digest}.lease"
 
     def begin(self, digest: str) -> tuple[Path, Path]:
-        """Prepare the place to make an artifact, under the lease that this machine holds."""
+        """Prepare the place to make an artifact, under the lease that this machine holds; what another machine left
+        since this one made it last is fetched into the scratch folder."""
         note = self._lease_note(digest)
         if note.is_file():
             self._held[digest] = Lease.parse(note.read_bytes())
-        return super().begin(digest)
+        folder, scratch = super().begin(digest)
+        last = scratch.with_name("number")
+        after = int(last.read_text(encoding="ascii")) if last.is_file() else -1
+        persist(lambda: self._works_behind.fetch(digest, scratch, after=after))
+        write_atomically(last, str(self._number(digest)).encode())
+        return folder, scratch
+
+    def _number(self, digest: str) -> int:
+        """The number of the lease under which an artifact was begun here; 0 without one."""
+        return self._held[digest].number if digest in self._held else 0
+
+    def send_work(
+        self, digest: str, patterns: Sequence[str], say: Callable[[str], None]
+    ) -> AbstractContextManager[object]:
+        """Send the checkpoints of an artifact that is being made as they come."""
+        return WorkSender(self._works_behind, digest, self._number(digest), self.work / digest, patterns, say)
+
+    def _children(self, digest: str) -> list[str]:
+        seal = self._works_behind.read(digest)
+        return [*super()._children(digest), *(seal.children if seal else ())]
 
     def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
         """Turn the work folder into a finished artifact on this machine, then send it, its manifest last.
@@ -255,7 +276,12 @@ class RemoteStore(Store):
         done, `LeaseLost`.
         """
         lease = self._held.pop(manifest.digest, None)
-        artifact = super().finish(manifest, timing)
+        made = self._publish(super().finish(manifest, timing), lease)
+        with suppress(StoreUnreachable):  # a collection of rubbish finds it
+            self._works_behind.remove(made.digest)
+        return made
+
+    def _publish(self, artifact: Artifact, lease: Lease | None) -> Artifact:
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -384,8 +410,41 @@ class RemoteStore(Store):
 
     def abandoned(self) -> list[str]:
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
-        before = time.time() - _ABANDONED_S
+        before = time.time() - ABANDONED_S
         return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
+
+    def _works(self) -> list[str]:
+        return sorted({*super()._works(), *self._works_behind.digests()})
+
+    def _work_size(self, name: str) -> int:
+        return super()._work_size(name) + sum(self._works_behind.sizes(name).values())
+
+    def _remove_work(self, name: str) -> None:
+        super()._remove_work(name)
+        self._works_behind.remove(name)
+
+    def _tasks(self) -> dict[str, float]:
+        found = super()._tasks()
+        start = len(self._beside("tasks")) + 1
+        for path, info in self._find("tasks").items():
+            name = path[start:].partition("/")[0]
+            found[name] = max(found.get(name, 0.0), _seconds(_time_of(info)))
+        return found
+
+    def _task_size(self, name: str) -> int:
+        behind = sum(int(info["size"] or 0) for info in self._find(f"tasks/{name}").values())
+        return super()._task_size(name) + behind
+
+    def _remove_task(self, name: str) -> None:
+        super()._remove_task(name)
+        for path in self._find(f"tasks/{name}"):
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(path)
+
+    def _find(self, place: str) -> dict[str, dict[str, Any]]:
+        """All files below a place beside the artifacts, by path."""
+        with self._reach:
+            return dict(self._files.find(self._beside(place), detail=True))
 
     def _refuse_while_busy(self) -> None:
         """`InputError` while a process of any machine makes something in this store."""
@@ -400,8 +459,7 @@ class RemoteStore(Store):
     def _latest(self, digest: str) -> float:
         with self._reach:
             found = self._files.find(self._at(digest), detail=True).values()
-        times = [info.get("LastModified") or info.get("created") or info.get("mtime") for info in found]
-        return max((_seconds(moment) for moment in times), default=0.0)
+        return max((_seconds(_time_of(info)) for info in found), default=0.0)
 
 
 def _names_of(artifact: Artifact) -> set[str]:
@@ -415,6 +473,10 @@ def _knock(files: Any, base: str) -> None:
     except FileNotFoundError:
         if not files.exists(base.split("/", 1)[0]):
             raise
+
+
+def _time_of(info: dict[str, Any]) -> Any:
+    return info.get("LastModified") or info.get("created") or info.get("mtime")
 
 
 def _seconds(moment: Any) -> float:

@@ -27,6 +27,7 @@ UNDECIDING = (
     "luthier.core.lease",
     "luthier.core.param_space",
     "luthier.core.remote_store",
+    "luthier.core.remote_work",
     "luthier.core.outcomes",
     "luthier.core.render",
     "luthier.core.revision",
