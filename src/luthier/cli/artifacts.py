@@ -107,18 +107,30 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
+    """List the runs of recipes with their overrides, and the jobs that they handed to schedulers; a run's id stands for
+    its recipe in every command."""
+    from luthier.recipe.launches import list_launches
     from luthier.recipe.locate import list_runs, run_to_facts
 
     found = list_runs(current_workspace(), recipe, limit=limit)
+    launches = list_launches(current_workspace(), recipe, limit=limit)
     if as_json:
-        print_json({"runs": [run_to_facts(run) for run in found]})
+        jobs = [launch.model_dump(mode="json") for launch in launches]
+        print_json({"runs": [run_to_facts(run) for run in found], "launches": jobs})
         return
     rows = [
         (run.id, run.recipe, f"{run.started_at:%Y-%m-%d %H:%M}", run.state, shlex.join(run.overrides or []))
         for run in found
     ]
     print_table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
+    if launches:
+        print_table(
+            ("job", "executor", "step", "run", "submitted (UTC)", "state"),
+            [
+                (one.job, one.executor, one.step, one.run or "", f"{one.submitted_at:%Y-%m-%d %H:%M}", one.state)
+                for one in launches
+            ],
+        )
     print_line("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
 
 

@@ -2,8 +2,9 @@
 
 A step is done when its artifact stands in the store, whatever the scheduler says. A job is named by the store and the
 digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job
-holds the step's lock. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events of a job as JSON lines, the error
-that ended it, and its output; of a store behind a URL, the job sends events and error there.
+holds the step's lock. The ledger of the run lists its jobs. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events
+of a job as JSON lines, the error that ended it, and its output; of a store behind a URL, the job sends events and error
+there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import time
 import traceback
 from abc import abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -20,6 +22,7 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import iter_components
+from luthier.core.db import Ledger
 from luthier.core.errors import Interrupted, LuthierError, SourceLocation
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
@@ -30,6 +33,7 @@ from luthier.core.render import LogFileRenderer
 from luthier.core.store import Store
 from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
+from luthier.recipe.launches import LaunchState, end_launch, has_open_launch, record_launch
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
 _EVENTS, _ERROR, OUTPUT = "events.jsonl", "error.json", "output.log"
@@ -124,8 +128,24 @@ class _JobFollower:
         """Bytes of its events that were passed on."""
 
     def follow(self) -> Artifact:
-        """The artifact, once it stands; raises what ended the job too early."""
-        self._begin()
+        """The artifact, once it stands; raises what ended the job too early. How it ended is in the ledger."""
+        state: LaunchState = "failed"
+        try:
+            self._begin()
+            artifact = self._wait()
+            state = "done"
+        except Interrupted:
+            state = "cancelled"
+            raise
+        except StoreUnreachable:
+            state = "submitted"  # the job knows nothing of that
+            raise
+        finally:
+            self._record(lambda ledger: end_launch(ledger, self._name, state))
+        return artifact
+
+    def _wait(self) -> Artifact:
+        """The artifact, once it stands."""
         ended_at: float | None = None
         while True:
             is_made = persist(lambda: self._store.has(self._planned.digest))
@@ -154,13 +174,34 @@ class _JobFollower:
             if status is not None and status.state != "ended":
                 self._read = len(self._files.read_file(self._events_file))
                 note(f"the job {self._name} of an earlier run is {status.state}; this run follows it")
+                self._record(lambda ledger: None if has_open_launch(ledger, self._name) else self._add_launch(ledger))
                 return
             self._output.parent.mkdir(parents=True, exist_ok=True)
             for file in (self._events_file, self._error):
                 self._files.remove_file(file)
             task = StepTask.of(self._plan, self._planned).model_dump_json()
+            self._record(self._add_launch)  # before: a run that is killed while it submits has told of its job
             self._executor.submit(BatchJob(self._name, task, self._output))
             note(f"submitted the job {self._name}")
+
+    def _add_launch(self, ledger: Ledger) -> None:
+        record_launch(
+            ledger,
+            self._plan.recipe,
+            executor=self._executor.kind,
+            job=self._name,
+            store=self._store,
+            step=self._planned.name,
+            artifact=self._planned.digest,
+        )
+
+    def _record(self, write: Callable[[Ledger], None]) -> None:
+        """Write into the ledger; one that cannot be written now stops no job."""
+        try:
+            with self._plan.recipe.workspace.open_ledger() as ledger:
+                write(ledger)
+        except LuthierError as error:
+            self._events.of(self._planned.name).warning(f"the job {self._name} is not in the ledger: {error}")
 
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""

@@ -36,6 +36,7 @@ from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
 from luthier.recipe.executor import Executor, Placement
 from luthier.recipe.executors.local import LocalExecutor
+from luthier.recipe.launches import describe_open_launches
 from luthier.recipe.outcomes import remember_outcomes
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
@@ -373,6 +374,8 @@ def run_and_record(
     with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
         with LogFileRenderer(get_run_log_path(store, record.run)) as log, record.failures(log):
+            for text in describe_open_launches(ledger, recipe, store):
+                RunEventEmitter(listener, log).emit(RunEvent(kind="note", text=text))
             result = run_recipe(recipe, RunEventEmitter(listener, log), only, placement=placement, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))
