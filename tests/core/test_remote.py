@@ -143,6 +143,27 @@ def test_removal_usage_and_collection_reach_behind_the_url(store: RemoteStore, t
         store.open(numbers.digest)
 
 
+def test_collection_takes_what_jobs_said_and_works_whose_artifact_stands(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = run_chain(store, tmp_path / "log")[-1]
+    for digest in (total.digest, "a" * 32):
+        path = store.root / "tasks" / digest / "events.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+        store.send_file(f"tasks/{digest}/events.jsonl")
+        store._files.pipe_file(f"{store._works_behind._base}/{digest}/00000001/seal.json", b"{}")
+    assert store.gc(None).tasks == ()
+    later = time.time() + 2 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert store.gc(None).tasks == (total.digest,)
+    assert store.read_file(f"tasks/{total.digest}/events.jsonl") == b""
+    assert store.read_file(f"tasks/{'a' * 32}/events.jsonl") == b"{}\n"
+    assert store._works_behind.digests() == ["a" * 32]
+    assert store._leases.names() == []
+    assert len(store.digests()) == 3
+
+
 def test_a_kill_while_sending_leaves_nothing_that_counts(bucket: str, chain: Chain, tmp_path: Path) -> None:
     url = f"s3://{bucket}/killed"
     store = open_store(url)

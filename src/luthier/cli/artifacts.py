@@ -402,11 +402,17 @@ def store_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts that no recipe in this folder needs any more."""
+    """Remove artifacts that no recipe in this folder needs any more, and what finished jobs wrote.
+
+    Of a store behind a URL, artifacts are kept, since recipes elsewhere may need them.
+    """
     from luthier.commands.retention import collect_garbage
 
-    removed, freed = collect_garbage(current_workspace(), dry_run=dry_run)
+    found = collect_garbage(current_workspace(), dry_run=dry_run)
+    removed = [*found.artifacts, *found.works]
     if as_json:
-        print_json({"removed": removed, "bytes": freed})
+        print_json({"removed": removed, "tasks": found.tasks, "bytes": found.bytes})
         return
-    print_line(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {format_bytes(freed)}")
+    jobs = f" and the records of {format_counted_noun(len(found.tasks), 'job')}" if found.tasks else ""
+    what = f"{len(removed)} artifacts{jobs}, {format_bytes(found.bytes)}"
+    print_line(f"{'would remove' if dry_run else 'removed'} {what}")

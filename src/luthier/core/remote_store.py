@@ -19,7 +19,7 @@ import hashlib
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from luthier.core.lease import (
     persist,
 )
 from luthier.core.remote_work import WorkFolder, WorkSender
-from luthier.core.store import ABANDONED_S, Store
+from luthier.core.store import ABANDONED_S, GarbageCollectionResult, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
 _PAUSE_S = 2.0
@@ -412,6 +412,14 @@ class RemoteStore(Store):
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
         before = time.time() - ABANDONED_S
         return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
+
+    def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
+        """As `Store.gc`, here and behind the URL; leases that were given back go, too."""
+        found = super().gc(keep, dry_run=dry_run)
+        for name in [] if dry_run else self._leases.names():
+            if (lease := self._leases.read(name)) is not None and lease.is_free:
+                self._leases.remove(name)
+        return found
 
     def _works(self) -> list[str]:
         return sorted({*super()._works(), *self._works_behind.digests()})
