@@ -3,6 +3,7 @@
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
     URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
     URL/work/DIGEST/…           checkpoints of an artifact that is being made (see `luthier.core.remote_work`)
+    URL/files/XXH3              files that recipes name and that jobs elsewhere read (see `luthier.recipe.task_files`)
     URL/locks/DIGEST/…          who makes an artifact now (see `luthier.core.lease`)
 
 An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
@@ -48,7 +49,7 @@ from luthier.core.lease import (
     persist,
 )
 from luthier.core.remote_work import WorkFolder, WorkSender
-from luthier.core.store import ABANDONED_S, GarbageCollectionResult, Store
+from luthier.core.store import ABANDONED_S, OLD_S, GarbageCollectionResult, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
 _PAUSE_S = 2.0
@@ -153,6 +154,26 @@ class RemoteStore(Store):
 
     def _beside(self, name: str) -> str:
         return f"{self._base.removesuffix('/artifacts')}/{name}"
+
+    def send_content(self, path: Path, content: str) -> None:
+        """Send a file under the digest of its bytes, where it is not there already."""
+        with self._reach:
+            if not self._files.exists(self._beside(f"files/{content}")):
+                self._files.put_file(str(path), self._beside(f"files/{content}"))
+
+    def fetch_content(self, content: str, path: Path) -> None:
+        """Fetch a file by the digest of its bytes; `CorruptArtifact` where it is missing or differs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.fetched")
+        where = SourceLocation(file=f"{self._shown}/files/{content}")
+        with translate_write_errors(aside), self._reach:
+            try:
+                self._files.get_file(self._beside(f"files/{content}"), str(aside))
+            except FileNotFoundError as error:
+                raise CorruptArtifact("is missing", where=where, hint="run it again: it is sent anew") from error
+        if file_digest(aside) != content:
+            raise CorruptArtifact("its bytes differ from what was sent", where=where, hint="remove it and run again")
+        aside.replace(path)
 
     def _fetch(self, digest: str) -> None:
         aside = self.work / f"{digest}.fetch"
@@ -414,8 +435,13 @@ class RemoteStore(Store):
         return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
 
     def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
-        """As `Store.gc`, here and behind the URL; leases that were given back go, too."""
+        """As `Store.gc`, here and behind the URL; leases that were given back and old files of recipes go, too."""
         found = super().gc(keep, dry_run=dry_run)
+        before = time.time() - OLD_S
+        old = [path for path, info in self._find("files").items() if _seconds(_time_of(info)) < before]
+        for path in [] if dry_run else old:
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(path)
         for name in [] if dry_run else self._leases.names():
             if (lease := self._leases.read(name)) is not None and lease.is_free:
                 self._leases.remove(name)

@@ -41,7 +41,7 @@ _CHILDREN = "children"
 _TIMINGS = "timings.json"
 ABANDONED_S = 24 * 3600
 """What nobody wrote to for so long is nobody's any more."""
-_OLD_S = 30 * 24 * 3600
+OLD_S = 30 * 24 * 3600
 """After so long, what an unfinished job said is of no use."""
 
 
@@ -359,7 +359,7 @@ class Store:
     def _is_over(self, at: float, *, needed: bool, name: str) -> bool:
         """Whether what a job said, last at a time, is of no use: it is done, nobody needs it, or it is very old."""
         age = time.time() - at
-        return age > _OLD_S or (age > ABANDONED_S and (not needed or self._here(name)))
+        return age > OLD_S or (age > ABANDONED_S and (not needed or self._here(name)))
 
     def abandoned(self) -> list[str]:
         """Folders among the artifacts that have no manifest, so that nothing can use them."""

@@ -35,6 +35,7 @@ from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.launches import LaunchState, end_launch, has_open_launch, record_launch
 from luthier.recipe.planner import PlannedStep, RecipePlan
+from luthier.recipe.task_files import find_step_files, send_files
 
 _EVENTS, _ERROR, OUTPUT = "events.jsonl", "error.json", "output.log"
 _SEND_S = 2.0
@@ -97,13 +98,27 @@ class BatchExecutor(Executor):
     def check_reach(self, folder: Path, store: Store) -> None:
         """`InputError` where a job could not reach the recipe's folder or the store."""
 
+    def reaches(self, path: Path) -> bool:
+        """Whether jobs see a path of this machine where it is; what they do not see is sent, or refused."""
+        return False
+
+    def find_files(self, plan: RecipePlan, planned: PlannedStep) -> dict[str, Path]:
+        """The files that are sent with a step's task, by their paths from the recipe's folder; `InputError` for one
+        that a job could not read. A store in a folder is reached through a file system that has the files, too."""
+        return find_step_files(plan, planned, self.reaches) if is_remote(plan.store.location) else {}
+
     def read_output(self, name: str) -> str:
         """The last lines that the newest job of a name printed, where they do not go to `BatchJob.output`."""
         return ""
 
+    def check(self, plan: RecipePlan, planned: PlannedStep) -> None:
+        """`InputError` where a job could not reach the store, the recipe or a file that the step reads."""
+        self.check_reach(plan.recipe.recipe_dir.absolute(), plan.store_of(planned))
+        self.find_files(plan, planned)
+
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         """Submit the step's job, or find that of an earlier run, and follow it until the artifact stands."""
-        self.check_reach(plan.recipe.recipe_dir.absolute(), plan.store_of(planned))
+        self.check(plan, planned)
         return _JobFollower(self, plan, planned, events).follow()
 
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
@@ -179,7 +194,9 @@ class _JobFollower:
             self._output.parent.mkdir(parents=True, exist_ok=True)
             for file in (self._events_file, self._error):
                 self._files.remove_file(file)
-            task = StepTask.of(self._plan, self._planned).model_dump_json()
+            paths = self._executor.find_files(self._plan, self._planned)
+            files = send_files(self._files, paths) if is_remote(self._files.location) else None
+            task = StepTask.of(self._plan, self._planned, files).model_dump_json()
             self._record(self._add_launch)  # before: a run that is killed while it submits has told of its job
             self._executor.submit(BatchJob(self._name, task, self._output))
             note(f"submitted the job {self._name}")

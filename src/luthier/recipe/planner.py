@@ -168,12 +168,12 @@ def build_recipe_plan(
     recipe: Recipe,
     store: Store | None = None,
     costs_of: Collection[str] | None = None,
-    known: Mapping[str, PlannedStep] | None = None,
+    known: Mapping[str, Mapping[str, str]] | None = None,
 ) -> RecipePlan:
     """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
 
-    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it. What steps
-    of `known` read from outside is not read again.
+    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it. `known` has
+    digests of what steps read from outside, by step: they are not read again.
     """
     planner = _Planner(recipe, store or recipe.workspace.open_store(), costs_of, known or {})
     for name in recipe.order():
@@ -189,7 +189,7 @@ class _Planner:
     """Plans one step after another; each sees what is known of those that it reads."""
 
     def __init__(
-        self, recipe: Recipe, store: Store, costs_of: Collection[str] | None, known: Mapping[str, PlannedStep]
+        self, recipe: Recipe, store: Store, costs_of: Collection[str] | None, known: Mapping[str, Mapping[str, str]]
     ) -> None:
         self.recipe = recipe
         self.store = store
@@ -207,7 +207,7 @@ class _Planner:
         references = self.recipe.references(step)
         inputs = {field: self.planned[other].digest for field, other in references.items()}
         known = self._known.get(name)
-        contents = read_step_contents(self.recipe, name) if known is None else known.contents
+        contents = read_step_contents(self.recipe, name) if known is None else known
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
         forecast, is_asked = None, name in self._costs_of

@@ -183,6 +183,9 @@ def make_steps(
     """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
     name. Steps that jobs make elsewhere go at once; in this process one is made after the other."""
     _download([one for one in requested if not placement.executor_of(one).is_elsewhere], what.recipe, events)
+    for planned in requested:
+        if not planned.cached:
+            placement.executor_of(planned).check(what, planned)
     done: dict[str, StepResult] = {}
 
     def finish(planned: PlannedStep, result: StepResult) -> None:

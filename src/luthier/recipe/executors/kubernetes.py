@@ -136,6 +136,10 @@ class KubernetesExecutor(BatchExecutor):
                 hint = f"put recipe and store below {self.mount}, which is the claim {self.claim} here, too"
                 raise InputError(f"{path} does not lie on the claim {self.claim}", where=_WHERE, hint=hint)
 
+    def reaches(self, path: Path) -> bool:
+        """Pods see what lies on the claim."""
+        return self.mount is not None and path.is_relative_to(self.mount)
+
     def submit(self, job: BatchJob) -> None:
         """Make the Secret, then the Job; where another run has made the Job meanwhile, it is left as it is."""
         if len(job.task.encode()) > _TASK_BYTES:
