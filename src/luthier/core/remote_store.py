@@ -55,6 +55,8 @@ _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
 _PAUSE_S = 2.0
 """Seconds between two tries to send an artifact."""
 _CHUNK = 1 << 20
+_AT_ONCE = 32
+"""Requests that wait for their answers side by side."""
 _AGAIN = "remove it (`luthier store gc` once nothing needs it, or by hand) and run again; it will be made anew"
 _CREDENTIALS = "give credentials the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
 
@@ -123,6 +125,16 @@ class RemoteStore(Store):
     def _here(self, digest: str) -> bool:
         with self._reach:
             return "/" not in digest and bool(self._files.exists(self._at(digest, MANIFEST)))
+
+    def find_made(self, digests: Iterable[str]) -> set[str]:
+        """Those of some artifacts that are finished, as `has`, many asked for at once.
+
+        To list the store instead would take one request for each thousand of all its files, which is more than that of
+        a recipe's steps in a store that a team fills.
+        """
+        asked = list(dict.fromkeys(digests))
+        shared = self.shared.find_made(asked) if self.shared is not None else set()
+        return shared | self._with_manifest([digest for digest in asked if digest not in shared])
 
     def open(self, digest: str) -> Artifact:
         """A finished artifact by its whole digest, fetched to this machine when it isn't here yet."""
@@ -229,7 +241,15 @@ class RemoteStore(Store):
 
     def digests(self) -> list[str]:
         """Digests of all finished artifacts behind the URL, sorted."""
-        return [digest for digest in self._folders() if self._here(digest)]
+        return sorted(self._with_manifest(self._folders()))
+
+    def _with_manifest(self, digests: Sequence[str]) -> set[str]:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return {
+                digest for digest, is_here in zip(digests, threads.map(self._here, digests), strict=True) if is_here
+            }
 
     def _folders(self) -> list[str]:
         with self._reach:
@@ -431,8 +451,9 @@ class RemoteStore(Store):
 
     def abandoned(self) -> list[str]:
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
-        before = time.time() - ABANDONED_S
-        return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
+        before, folders = time.time() - ABANDONED_S, self._folders()
+        made = self._with_manifest(folders)
+        return [digest for digest in folders if digest not in made and self._latest(digest) < before]
 
     def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
         """As `Store.gc`, here and behind the URL; leases that were given back and old files of recipes go, too."""

@@ -102,6 +102,10 @@ class Store:
         """Whether the artifact is finished, here or in the shared store."""
         return self._here(digest) or (self.shared is not None and self.shared.has(digest))
 
+    def find_made(self, digests: Iterable[str]) -> set[str]:
+        """Those of some artifacts that are finished, as `has`; behind a URL many are asked for at once."""
+        return {digest for digest in digests if self.has(digest)}
+
     def _here(self, digest: str) -> bool:
         return self._local(digest)
 
