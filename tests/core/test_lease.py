@@ -20,6 +20,7 @@ from luthier.core import remote_store
 from luthier.core.errors import InputError
 from luthier.core.lease import Lease, LeaseFolder, LeaseLost, StoreUnreachable
 from luthier.core.remote_store import RemoteStore, open_store
+from luthier.core.system.process import get_unique_process_name
 from toy_chain import Numbers, manifest
 
 DIGEST = "ab" * 16
@@ -120,6 +121,14 @@ def test_the_work_of_a_killed_machine_is_taken_over_on_the_same_one_at_once(hold
     second = holder("second", lease_s=600)
     assert said(second) == "held"
     assert go_on(second) == "made second"
+
+
+def test_a_machine_of_the_same_name_is_not_taken_for_this_one_before_it_was_started_anew() -> None:
+    host, boot, space, number, started = get_unique_process_name().split("|")
+    gone = f"{host}|{boot}|{space}|{number}|0"
+    assert Lease(number=1, owner="x", process=gone).is_free
+    assert not Lease(number=1, owner="x", process=f"{host}|other|{space}|{number}|{started}").is_free
+    assert not Lease(number=1, owner="x", process=get_unique_process_name()).is_free
 
 
 def test_a_heartbeat_that_stands_still_is_taken_over_by_the_own_clock(
@@ -258,7 +267,7 @@ def test_a_store_that_is_away_while_a_step_ends_is_waited_for(url: str, monkeypa
     assert store._leases.names() == []
 
 
-def test_a_store_that_stays_away_is_one_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_stays_away_is_one_error_and_loses_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = remote(url)
     away = Away(store._files)
     store._files = store._leases._files = away
@@ -268,6 +277,11 @@ def test_a_store_that_stays_away_is_one_error(url: str, monkeypatch: pytest.Monk
         away.is_away = True
         with pytest.raises(StoreUnreachable, match="cannot be reached"):
             publish(store, "me")
+    away.is_away = False
+    assert not store.has(DIGEST)
+    with store.lock(DIGEST):
+        assert store.has(DIGEST), "what was made is sent, not made again"
+    assert store.verify() == []
 
 
 def test_where_files_are_not_created_exclusively_the_lock_is_this_machine_s(url: str) -> None:

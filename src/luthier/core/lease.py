@@ -76,8 +76,12 @@ class Lease:
 
     @property
     def is_free(self) -> bool:
-        """Whether it was given back, or its holder is certainly over."""
-        return self.released or (bool(self.process) and is_process_gone(self.process))
+        """Whether it was given back, or its holder, a process of this machine, is over.
+
+        Of another machine nothing is known: that it was started anew cannot be told from a second one of its name.
+        """
+        machine = get_unique_process_name().split("|")[:3]
+        return self.released or (self.process.split("|")[:3] == machine and is_process_gone(self.process))
 
     def dump(self) -> bytes:
         """What its file holds."""

@@ -273,11 +273,21 @@ class RemoteStore(Store):
             write_atomically(self._lease_note(digest), lease.dump())
             try:
                 with Heartbeat(self._leases, digest, lease):
+                    self._send_unsent(digest, lease)
                     yield True
             finally:
                 self._lease_note(digest).unlink(missing_ok=True)
                 with suppress(StoreUnreachable):  # it is over in time
                     self._leases.release(digest, lease, forget=self._here(digest))
+
+    def _send_unsent(self, digest: str, lease: Lease) -> None:
+        """Publish an artifact that was made here when the place did not answer for long; a damaged one goes."""
+        if self._local(digest) and not self._here(digest):
+            artifact = super().open(digest)
+            if artifact.faults():
+                super().remove(digest)
+            else:
+                self._publish(artifact, lease)
 
     def _lease_note(self, digest: str) -> Path:
         """Where this machine's processes see the lease that one of them holds: a step's own process makes under it."""

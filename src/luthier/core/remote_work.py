@@ -117,9 +117,12 @@ class WorkFolder:
             found = self._files.find(f"{self._base}/{digest}", detail=True)
         return {path: int(info["size"] or 0) for path, info in found.items()}
 
-    def remove(self, digest: str) -> None:
-        """Remove a work, seals first."""
+    def remove(self, digest: str, *, before: int | None = None) -> None:
+        """Remove a work, seals first; or what leases of lower numbers left of it."""
+        start = len(f"{self._base}/{digest}/")
         for path in sorted(self.sizes(digest), key=lambda path: not path.endswith(_SEAL)):
+            if before is not None and path[start:].partition("/")[0] >= f"{before:08d}":
+                continue
             with self._reach, suppress(FileNotFoundError):
                 self._files.rm_file(path)
 
@@ -183,6 +186,8 @@ class WorkSender(AbstractContextManager["WorkSender"]):
                 digests = {name: file_digest(path) for name, path in paths.items()}
                 seal = WorkSeal(number=self._number, files=digests, children=read_children(self._place))
                 self._folder.send(self._digest, seal, paths, self._known)
+                if not self._stamps:
+                    self._folder.remove(self._digest, before=self._number)
                 self._stamps = stamps
         except StoreUnreachable:
             return  # the next look finds them again
