@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,7 +17,6 @@ from luthier.recipe.workspace import Workspace
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
-    from luthier.core.db.tables.launches import LaunchRow
     from luthier.core.store import Store
 
 LaunchState = Literal["submitted", "done", "failed", "cancelled"]
@@ -128,7 +127,7 @@ def describe_open_launches(ledger: Ledger, recipe: Recipe, store: Store) -> Iter
             yield f"{job}, has no artifact yet; `--on {launch.step}={launch.executor}` follows it while it lives"
 
 
-def _find(ledger: Ledger, query: Select[tuple[LaunchRow]]) -> list[Launch]:
+def _find(ledger: Ledger, query: Select[Any]) -> list[Launch]:
     from luthier.core.db.tables.launches import LaunchRow
 
     with ledger.reading() as session:
