@@ -123,7 +123,10 @@ class BatchExecutor(Executor):
 
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the step's job; it keeps its checkpoints as by Ctrl-C."""
-        self.cancel_job(get_job_name(plan.store_of(planned), planned.digest))
+        name = get_job_name(plan.store_of(planned), planned.digest)
+        with suppress(LuthierError), plan.recipe.workspace.open_ledger() as ledger:
+            end_launch(ledger, name, "cancelled")
+        self.cancel_job(name)
 
 
 class _JobFollower:
