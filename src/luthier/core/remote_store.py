@@ -132,9 +132,9 @@ class RemoteStore(Store):
         To list the store instead would take one request for each thousand of all its files, which is more than that of
         a recipe's steps in a store that a team fills.
         """
-        asked = list(dict.fromkeys(digests))
-        shared = self.shared.find_made(asked) if self.shared is not None else set()
-        return shared | self._with_manifest([digest for digest in asked if digest not in shared])
+        requested = list(dict.fromkeys(digests))
+        shared = self.shared.find_made(requested) if self.shared is not None else set()
+        return shared | self._with_manifest([digest for digest in requested if digest not in shared])
 
     def open(self, digest: str) -> Artifact:
         """A finished artifact by its whole digest, fetched to this machine when it isn't here yet."""
@@ -506,10 +506,10 @@ class RemoteStore(Store):
             with self._reach, suppress(FileNotFoundError):
                 self._files.rm_file(path)
 
-    def _find(self, place: str) -> dict[str, dict[str, Any]]:
+    def _find(self, location: str) -> dict[str, dict[str, Any]]:
         """All files below a place beside the artifacts, by path."""
         with self._reach:
-            return dict(self._files.find(self._beside(place), detail=True))
+            return dict(self._files.find(self._beside(location), detail=True))
 
     def _refuse_while_busy(self) -> None:
         """`InputError` while a process of any machine makes something in this store."""

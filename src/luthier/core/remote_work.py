@@ -146,12 +146,12 @@ class WorkSender(AbstractContextManager["WorkSender"]):
         folder: WorkFolder,
         digest: str,
         number: int,
-        place: Path,
+        work_dir: Path,
         patterns: Sequence[str],
         say: Callable[[str], None],
     ) -> None:
-        """`place` is the work's folder on this machine; `say` hears, once, why nothing can be sent."""
-        self._folder, self._digest, self._number, self._place = folder, digest, number, place
+        """`work_dir` is the work's folder on this machine; `say` hears, once, why nothing can be sent."""
+        self._folder, self._digest, self._number, self._work_dir = folder, digest, number, work_dir
         self._patterns, self._say = patterns, say
         self._over = threading.Event()
         self._stamps: dict[str, tuple[int, ...]] = {}
@@ -174,9 +174,9 @@ class WorkSender(AbstractContextManager["WorkSender"]):
     def _run(self) -> None:
         rest = LOOK_S
         while not self._over.wait(rest):
-            begun = time.monotonic()
+            started = time.monotonic()
             self.send()
-            rest = max(LOOK_S, _REST * (time.monotonic() - begun))
+            rest = max(LOOK_S, _REST * (time.monotonic() - started))
 
     def send(self) -> None:
         """Send the files as they stand, where one is new."""
@@ -184,7 +184,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
             paths, stamps = self._link()
             if stamps and stamps != self._stamps:
                 digests = {name: file_digest(path) for name, path in paths.items()}
-                seal = WorkSeal(number=self._number, files=digests, children=read_children(self._place))
+                seal = WorkSeal(number=self._number, files=digests, children=read_children(self._work_dir))
                 self._folder.send(self._digest, seal, paths, self._known)
                 if not self._stamps:
                     self._folder.remove(self._digest, before=self._number)
@@ -198,7 +198,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
 
     def _link(self) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:
         """Hold the files as they are now, those that others belong to first."""
-        scratch, held = self._place / "scratch", self._place / "sent"
+        scratch, held = self._work_dir / "scratch", self._work_dir / "sent"
         shutil.rmtree(held, ignore_errors=True)
         paths, stamps = dict[str, Path](), dict[str, tuple[int, ...]]()
         for pattern in self._patterns:

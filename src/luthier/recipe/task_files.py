@@ -45,9 +45,9 @@ def find_step_files(plan: RecipePlan, planned: PlannedStep, reaches: Callable[[P
 
 
 def _list_paths(planned: PlannedStep, folder: Path) -> Iterator[tuple[str, Path]]:
-    for place, part in iter_components_with_paths(planned.step):
+    for part_path, part in iter_components_with_paths(planned.step):
         for field, path in part.paths(folder):
-            yield f"{place}.{field}".lstrip("."), path.absolute()
+            yield f"{part_path}.{field}".lstrip("."), path.absolute()
 
 
 def _list_files(path: Path) -> list[Path]:
