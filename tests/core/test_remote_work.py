@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from contextlib import suppress
@@ -161,10 +162,18 @@ def test_a_store_that_is_away_stops_no_step_and_one_that_refuses_is_told_once(
     assert fetched(works, tmp_path / "b") == {"state": "1"}
 
 
-def test_what_is_sent_is_the_file_as_it_was_whatever_replaces_it(works: WorkFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_what_is_sent_is_the_file_as_it_was_whatever_replaces_it(
+    works: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*given: Path) -> None:
+        raise PermissionError("a mounted bucket has no links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
     write(tmp_path / "a", "state", "1")
     mine = sender(works, tmp_path / "a", 1)
-    paths, _ = mine._link()
+    paths = mine._hold(mine._read_stamps())
     write(tmp_path / "a", "state", "2")
     assert paths["state"].read_text() == "1"
     assert (tmp_path / "a" / "scratch" / "state").read_text() == "2"

@@ -131,7 +131,7 @@ class LeaseFolder:
 
     def try_take(self, name: str) -> Lease | None:
         """A lease of the next number, where nobody holds the highest one; None where somebody does."""
-        found = self._look(name)
+        found = self.look(name)
         if found is not None and not found.is_free and not self._is_lapsed(name):
             return None
         number = found.number + 1 if found is not None else 1
@@ -154,7 +154,7 @@ class LeaseFolder:
     def works(self) -> bool:
         """Whether the place creates a file for one alone: it must refuse to create one again."""
         if self._is_exclusive is None:
-            probe = self._at(f"probe-{secrets.token_hex(8)}", 1)
+            probe = f"{self._base}-probe-{secrets.token_hex(8)}"
             with self._reach:
                 self._files.pipe_file(probe, b"1")
                 try:
@@ -168,8 +168,8 @@ class LeaseFolder:
 
     def is_busy(self, name: str) -> bool:
         """Whether somebody holds a lease: a heartbeat that stands still is watched until it moves or is over."""
-        first = self._look(name)
-        while (found := self._look(name)) is not None and not found.is_free and not self._is_lapsed(name):
+        first = self.look(name)
+        while (found := self.look(name)) is not None and not found.is_free and not self._is_lapsed(name):
             if found != first:
                 return True
             time.sleep(min(_POLL_S, found.lease_s / 10))
@@ -210,7 +210,7 @@ class LeaseFolder:
             for number in self._numbers(name):
                 self._remove(name, number)
 
-    def _look(self, name: str) -> Lease | None:
+    def look(self, name: str) -> Lease | None:
         """The highest lease; remembers since when it stands as it does."""
         try:
             found = self.read(name)

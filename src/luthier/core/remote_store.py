@@ -297,6 +297,7 @@ class RemoteStore(Store):
         """Prepare the place to make an artifact, under the lease that this machine holds; what another machine left
         since this one made it last is fetched into the scratch folder."""
         note = self._lease_note(digest)
+        self._held.pop(digest, None)
         if note.is_file():
             self._held[digest] = Lease.parse(note.read_bytes())
         folder, scratch = super().begin(digest)
@@ -466,7 +467,7 @@ class RemoteStore(Store):
         return [digest for digest in folders if digest not in made and self._latest(digest) < before]
 
     def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
-        """As `Store.gc`, here and behind the URL; leases that were given back and old files of recipes go, too."""
+        """As `Store.gc`, here and behind the URL; leases that are over and old files of recipes go, too."""
         found = super().gc(keep, dry_run=dry_run)
         before = time.time() - OLD_S
         old = [path for path, info in self._find("files").items() if _seconds(_time_of(info)) < before]
@@ -474,7 +475,7 @@ class RemoteStore(Store):
             with self._reach, suppress(FileNotFoundError):
                 self._files.rm_file(path)
         for name in [] if dry_run else self._leases.names():
-            if (lease := self._leases.read(name)) is not None and lease.is_free:
+            if not self._leases.is_busy(name):
                 self._leases.remove(name)
         return found
 
@@ -517,7 +518,10 @@ class RemoteStore(Store):
             with super().lock(path.name.partition(".")[0], wait=False) as held:
                 if not held:
                     raise self._busy(path.name)
-        for name in self._leases.names():
+        names = self._leases.names()
+        for name in names:  # all are watched at once
+            self._leases.look(name)
+        for name in names:
             if self._leases.is_busy(name):
                 raise self._busy(name)
 

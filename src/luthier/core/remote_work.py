@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -181,8 +181,9 @@ class WorkSender(AbstractContextManager["WorkSender"]):
     def send(self) -> None:
         """Send the files as they stand, where one is new."""
         try:
-            paths, stamps = self._link()
+            stamps = self._read_stamps()
             if stamps and stamps != self._stamps:
+                paths = self._hold(stamps)
                 digests = {name: file_digest(path) for name, path in paths.items()}
                 seal = WorkSeal(number=self._number, files=digests, children=read_children(self._work_dir))
                 self._folder.send(self._digest, seal, paths, self._known)
@@ -196,21 +197,32 @@ class WorkSender(AbstractContextManager["WorkSender"]):
                 self._said = str(error)
                 self._say(f"checkpoints cannot be sent to the store, so only this machine can go on from them: {error}")
 
-    def _link(self) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:
-        """Hold the files as they are now, those that others belong to first."""
-        scratch, held = self._work_dir / "scratch", self._work_dir / "sent"
-        shutil.rmtree(held, ignore_errors=True)
-        paths, stamps = dict[str, Path](), dict[str, tuple[int, ...]]()
+    def _read_stamps(self) -> dict[str, tuple[int, ...]]:
+        """What tells each file from the one that replaces it, those that others belong to first."""
+        scratch, stamps = self._work_dir / "scratch", dict[str, tuple[int, ...]]()
         for pattern in self._patterns:
             for path in sorted(scratch.glob(pattern)):
-                name = path.relative_to(scratch).as_posix()
-                link = held / name
-                link.parent.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError, FileExistsError):
-                    os.link(path, link)
-                    status = link.stat()
-                    paths[name], stamps[name] = link, (status.st_ino, status.st_size, status.st_mtime_ns)
-        return paths, stamps
+                with suppress(FileNotFoundError):
+                    status = path.stat()
+                    stamps[path.relative_to(scratch).as_posix()] = status.st_ino, status.st_size, status.st_mtime_ns
+        return stamps
+
+    def _hold(self, names: Iterable[str]) -> dict[str, Path]:
+        """Files as they are now, whatever replaces them: by another name, or as copies where a file has only one."""
+        held, paths = self._work_dir / "sent", dict[str, Path]()
+        shutil.rmtree(held, ignore_errors=True)
+        for name in names:
+            source, link = self._work_dir / "scratch" / name, held / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                try:
+                    os.link(source, link)
+                except FileNotFoundError:
+                    raise
+                except OSError:
+                    shutil.copyfile(source, link)
+                paths[name] = link
+        return paths
 
 
 def _is_inside(name: str) -> bool:
