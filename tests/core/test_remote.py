@@ -190,6 +190,27 @@ def test_two_processes_share_the_work_behind_one_url(bucket: str, chain: Chain, 
     assert open_store(url).verify() == []
 
 
+def test_two_machines_share_the_work_behind_one_url(
+    bucket: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, processes = f"s3://{bucket}/machines", []
+    for machine in ("one", "other"):
+        monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / machine))
+        processes.append(chain(url, "--pause", "0.05"))
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted((tmp_path / "log").read_text().split()) == ["toy_numbers", "toy_squares", "toy_total"]
+    assert open_store(url).verify() == []
+
+
+def test_many_are_asked_for_side_by_side(store: RemoteStore, tmp_path: Path) -> None:
+    made = {artifact.digest for artifact in run_chain(store, tmp_path / "log")}
+    assert store.find_made([*made, "e" * 32, *made]) == made
+    assert store.find_made([]) == set()
+    assert set(store.read_newest_timings()) == {"toy_numbers", "toy_squares", "toy_total"}
+
+
 def test_a_place_without_a_protocol_or_with_file_is_a_folder(tmp_path: Path) -> None:
     for place in (tmp_path, str(tmp_path), f"file://{tmp_path}"):
         store = open_store(place)

@@ -49,7 +49,7 @@ from luthier.core.lease import (
     persist,
 )
 from luthier.core.remote_work import WorkFolder, WorkSender
-from luthier.core.store import ABANDONED_S, OLD_S, GarbageCollectionResult, Store
+from luthier.core.store import ABANDONED_S, OLD_S, Answer, GarbageCollectionResult, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
 _PAUSE_S = 2.0
@@ -244,12 +244,14 @@ class RemoteStore(Store):
         return sorted(self._with_manifest(self._folders()))
 
     def _with_manifest(self, digests: Sequence[str]) -> set[str]:
+        return {digest for digest, is_here in zip(digests, self._map(self._here, digests), strict=True) if is_here}
+
+    def _map(self, ask: Callable[[str], Answer], digests: Sequence[str]) -> list[Answer]:
+        """What is answered for each of some artifacts, many asked for at once."""
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return {
-                digest for digest, is_here in zip(digests, threads.map(self._here, digests), strict=True) if is_here
-            }
+            return list(threads.map(ask, digests))
 
     def _folders(self) -> list[str]:
         with self._reach:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.core.artifact import (
     MANIFEST,
@@ -43,6 +43,9 @@ ABANDONED_S = 24 * 3600
 """What nobody wrote to for so long is nobody's any more."""
 OLD_S = 30 * 24 * 3600
 """After so long, what an unfinished job said is of no use."""
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +169,10 @@ class Store:
         for digest in self.digests():
             stamp = self._stamp(digest)
             known = before.get(digest)
-            if known is not None and known[0] == stamp:
-                index[digest] = known
-            else:
-                kind, finished_at = self.manifest(digest).kind, float(self.timing(digest).get("finished_at", 0))
-                index[digest] = [stamp, kind, finished_at]
+            index[digest] = known if known is not None and known[0] == stamp else [stamp]
+        new = [digest for digest, entry in index.items() if len(entry) == 1]
+        for digest, entry in zip(new, self._map(self._read_kind_and_time, new), strict=True):
+            index[digest] += entry
         if index != before:
             with suppress(SystemResourceError):  # without it the next reading opens them again
                 write_atomically(self.root / _TIMINGS, json.dumps(index).encode())
@@ -181,6 +183,13 @@ class Store:
             kind: {**self.timing(digest), "settings": self.manifest(digest).settings}
             for kind, (_, digest) in newest.items()
         }
+
+    def _read_kind_and_time(self, digest: str) -> tuple[str, float]:
+        return self.manifest(digest).kind, float(self.timing(digest).get("finished_at", 0))
+
+    def _map(self, ask: Callable[[str], Answer], digests: Sequence[str]) -> list[Answer]:
+        """What is answered for each of some artifacts."""
+        return [ask(digest) for digest in digests]
 
     def _read_timing_index(self) -> dict[str, list[Any]]:
         """For each digest the stamp of its manifest, kind and time; only what has that form."""
