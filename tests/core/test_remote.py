@@ -143,6 +143,27 @@ def test_removal_usage_and_collection_reach_behind_the_url(store: RemoteStore, t
         store.open(numbers.digest)
 
 
+def test_collection_takes_what_jobs_said_and_works_whose_artifact_stands(
+    store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = run_chain(store, tmp_path / "log")[-1]
+    for digest in (total.digest, "a" * 32):
+        path = store.root / "tasks" / digest / "events.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+        store.send_file(f"tasks/{digest}/events.jsonl")
+        store._files.pipe_file(f"{store._works_behind._base}/{digest}/00000001/seal.json", b"{}")
+    assert store.gc(None).tasks == ()
+    later = time.time() + 2 * 24 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert store.gc(None).tasks == (total.digest,)
+    assert store.read_file(f"tasks/{total.digest}/events.jsonl") == b""
+    assert store.read_file(f"tasks/{'a' * 32}/events.jsonl") == b"{}\n"
+    assert store._works_behind.digests() == ["a" * 32]
+    assert store._leases.names() == []
+    assert len(store.digests()) == 3
+
+
 def test_a_kill_while_sending_leaves_nothing_that_counts(bucket: str, chain: Chain, tmp_path: Path) -> None:
     url = f"s3://{bucket}/killed"
     store = open_store(url)
@@ -167,6 +188,27 @@ def test_two_processes_share_the_work_behind_one_url(bucket: str, chain: Chain, 
     assert [process.returncode for process in processes] == [0, 0]
     assert sorted((tmp_path / "log").read_text().split()) == ["toy_numbers", "toy_squares", "toy_total"]
     assert open_store(url).verify() == []
+
+
+def test_two_machines_share_the_work_behind_one_url(
+    bucket: str, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, processes = f"s3://{bucket}/machines", []
+    for machine in ("one", "other"):
+        monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / machine))
+        processes.append(chain(url, "--pause", "0.05"))
+    for process in processes:
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sorted((tmp_path / "log").read_text().split()) == ["toy_numbers", "toy_squares", "toy_total"]
+    assert open_store(url).verify() == []
+
+
+def test_many_are_asked_for_side_by_side(store: RemoteStore, tmp_path: Path) -> None:
+    made = {artifact.digest for artifact in run_chain(store, tmp_path / "log")}
+    assert store.find_made([*made, "e" * 32, *made]) == made
+    assert store.find_made([]) == set()
+    assert set(store.read_newest_timings()) == {"toy_numbers", "toy_squares", "toy_total"}
 
 
 def test_a_place_without_a_protocol_or_with_file_is_a_folder(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,6 +209,31 @@ def test_collection_takes_what_no_manifest_speaks_for(store: Store, tmp_path: Pa
     (numbers.folder / MANIFEST).unlink()
     assert store.gc({total.digest}).artifacts == (numbers.digest,)
     assert store.verify() == []
+
+
+def test_collection_takes_what_finished_and_old_jobs_said(store: Store, tmp_path: Path) -> None:
+    total = run_chain(store, tmp_path / "log")[-1]
+    days = {total.digest: 2, "a" * 32: 2, "b" * 32: 2, "c" * 32: 40, "d" * 32: 0}
+    for digest, age in days.items():
+        path = store.root / "tasks" / digest / "events.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("{}\n")
+        for one in (path, path.parent):
+            os.utime(one, (time.time() - age * 24 * 3600,) * 2)
+    keep = {total.digest, "a" * 32, "c" * 32, "d" * 32}
+    assert (
+        store.gc(keep, dry_run=True).tasks == store.gc(keep).tasks == tuple(sorted([total.digest, "b" * 32, "c" * 32]))
+    )
+    assert sorted(path.name for path in (store.root / "tasks").iterdir()) == ["a" * 32, "d" * 32]
+    assert len(store.digests()) == 3
+
+
+def test_collection_without_knowledge_of_what_is_needed_takes_only_what_is_over(store: Store, tmp_path: Path) -> None:
+    made = run_chain(store, tmp_path / "log")
+    store.begin("e" * 32)
+    store.begin(made[0].digest)
+    assert store.gc(None).works == (made[0].digest,)
+    assert len(store.digests()) == 3
 
 
 def test_nothing_is_collected_while_a_run_makes_something(store: Store, chain: Chain) -> None:

@@ -66,6 +66,14 @@ def name_of(site: Site, folder: Path) -> str:
     return get_job_name(Workspace(folder).open_store(), digest)
 
 
+def launches(site: Site, folder: Path) -> list[dict[str, Any]]:
+    """The jobs in the ledger, the latest first."""
+    out, err = site.start(folder, "runs", "--json").communicate(timeout=100)
+    assert out, err
+    found: list[dict[str, Any]] = json.loads(out)["launches"]
+    return found
+
+
 def test_a_killed_run_finds_its_job_again(site: Site) -> None:
     folder = site.recipe("killed", "sleep")
     name = name_of(site, folder)
@@ -75,7 +83,12 @@ def test_a_killed_run_finds_its_job_again(site: Site) -> None:
     first.communicate()
     second = site.start(folder, "run", "--on", SLURM)
     assert second.stderr is not None
-    assert any("of an earlier run is running" in line for line in second.stderr)
+    heard = []
+    for line in second.stderr:
+        heard.append(line)
+        if "of an earlier run is running" in line:
+            break
+    assert any(f"the job {name} of 'toy', handed to slurm by run" in line for line in heard)
     assert [job[1] for job in jobs(site)].count(name) == 1
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=60)
@@ -83,6 +96,7 @@ def test_a_killed_run_finds_its_job_again(site: Site) -> None:
     wait_until(lambda: next(state for _, job, state in jobs(site) if job == name) not in ("RUNNING", "COMPLETING"))
     code, told = run(site, folder)  # it goes on from the scratch folder, which makes it end at once
     assert code == 0
+    assert [(one["job"], one["state"]) for one in launches(site, folder)] == [(name, "done"), (name, "cancelled")]
     made = Path(told["steps"]["toy"]["path"])
     assert json.loads((made / "timing.json").read_text())["measures"] == {"went_on": True}
 

@@ -107,18 +107,30 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
+    """List the runs of recipes with their overrides, and the jobs that they handed to schedulers; a run's id stands for
+    its recipe in every command."""
+    from luthier.recipe.launches import list_launches
     from luthier.recipe.locate import list_runs, run_to_facts
 
     found = list_runs(current_workspace(), recipe, limit=limit)
+    launches = list_launches(current_workspace(), recipe, limit=limit)
     if as_json:
-        print_json({"runs": [run_to_facts(run) for run in found]})
+        jobs = [launch.model_dump(mode="json") for launch in launches]
+        print_json({"runs": [run_to_facts(run) for run in found], "launches": jobs})
         return
     rows = [
         (run.id, run.recipe, f"{run.started_at:%Y-%m-%d %H:%M}", run.state, shlex.join(run.overrides or []))
         for run in found
     ]
     print_table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
+    if launches:
+        print_table(
+            ("job", "executor", "step", "run", "submitted (UTC)", "state"),
+            [
+                (one.job, one.executor, one.step, one.run or "", f"{one.submitted_at:%Y-%m-%d %H:%M}", one.state)
+                for one in launches
+            ],
+        )
     print_line("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
 
 
@@ -390,11 +402,17 @@ def store_gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts that no recipe in this folder needs any more."""
+    """Remove artifacts that no recipe in this folder needs any more, and what finished jobs wrote.
+
+    Of a store behind a URL, artifacts are kept, since recipes elsewhere may need them.
+    """
     from luthier.commands.retention import collect_garbage
 
-    removed, freed = collect_garbage(current_workspace(), dry_run=dry_run)
+    found = collect_garbage(current_workspace(), dry_run=dry_run)
+    removed = [*found.artifacts, *found.works]
     if as_json:
-        print_json({"removed": removed, "bytes": freed})
+        print_json({"removed": removed, "tasks": found.tasks, "bytes": found.bytes})
         return
-    print_line(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {format_bytes(freed)}")
+    jobs = f" and the records of {format_counted_noun(len(found.tasks), 'job')}" if found.tasks else ""
+    what = f"{len(removed)} artifacts{jobs}, {format_bytes(found.bytes)}"
+    print_line(f"{'would remove' if dry_run else 'removed'} {what}")

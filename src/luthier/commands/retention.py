@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.store import Store
+from luthier.core.remote_store import is_remote
+from luthier.core.store import GarbageCollectionResult, Store
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace, list_store_recipes
@@ -37,13 +38,19 @@ def verify_stores(workspace: Workspace) -> tuple[list[str], int]:
     return faults, sum(len(one.digests()) for one in stores)
 
 
-def collect_garbage(workspace: Workspace, *, dry_run: bool) -> tuple[list[str], int]:
+def collect_garbage(workspace: Workspace, *, dry_run: bool) -> GarbageCollectionResult:
     """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
-    is kept."""
+    is kept.
+
+    Of a store behind a URL, which others use for recipes that are not here, only what is over goes: checkpoints whose
+    artifact stands, and what jobs said that are done or old.
+    """
     needed: set[str] = set()
     meant = workspace.find_meant()
     store = meant.open_store()
     recipes = list_store_recipes(store)
+    if is_remote(store.location):
+        return store.gc(None, dry_run=dry_run)
     if meant.store or not recipes:
         what = "no recipe stands beside this store, so what is needed cannot be known"
         hint = "run it where the recipes are, without LUTHIER_STORE; single artifacts can be removed by hand"
@@ -58,5 +65,4 @@ def collect_garbage(workspace: Workspace, *, dry_run: bool) -> tuple[list[str], 
     from luthier.commands.release import released_digests
 
     needed |= released_digests(workspace) | collect_active_job_digests(meant)
-    found = store.gc(needed, dry_run=dry_run)
-    return [*found.artifacts, *found.works], found.bytes
+    return store.gc(needed, dry_run=dry_run)

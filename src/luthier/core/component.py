@@ -27,7 +27,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.errors import MissingExtra, UnknownName, did_you_mean
-from luthier.core.files import EnvVarMarker, is_env_var
+from luthier.core.files import EnvVarMarker, is_env_var, resolve_path
 from luthier.core.former_names import former_settings
 from luthier.core.hashing import digest_package_code, file_digest
 from luthier.core.param_space import ParamDistribution
@@ -209,6 +209,15 @@ class Component(BaseModel):
         does."""
         return None
 
+    def paths(self, recipe_dir: Path) -> Iterator[tuple[str, Path]]:
+        """The files and folders outside the recipe that this part names, each with its field, as far as they are here;
+        `fingerprint` says what they hold."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            is_path = isinstance(value, str) and _takes_path((field.annotation, *field.metadata))
+            if is_path and "://" not in value and (path := resolve_path(value, recipe_dir)).exists():
+                yield name, path
+
     @property
     def living(self) -> bool:
         """Whether what it reads may change on the way, or under one fingerprint.
@@ -282,6 +291,11 @@ def setting_aliases(cls: type[BaseModel]) -> dict[str, str]:
     for one in reversed(cls.__mro__):
         found |= one.__dict__.get("other_names", {})
     return found
+
+
+def _takes_path(annotations: Iterable[Any]) -> bool:
+    """Whether a setting is a path, also one that may be left out."""
+    return any(isinstance(one, EnvVarMarker) or _takes_path(get_args(one)) for one in annotations)
 
 
 def _wants_number(annotation: Any) -> bool:

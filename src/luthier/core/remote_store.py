@@ -2,11 +2,16 @@
 
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
     URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
+    URL/work/DIGEST/…           checkpoints of an artifact that is being made (see `luthier.core.remote_work`)
+    URL/files/XXH3              files that recipes name and that jobs elsewhere read (see `luthier.recipe.task_files`)
+    URL/locks/DIGEST/…          who makes an artifact now (see `luthier.core.lease`)
 
 An artifact is made in a local folder and then sent: its files, `timing.json`, `manifest.json`. Without a manifest
-nothing is seen, so an interrupted sending leaves nothing that counts, and the next one overwrites it. What is opened is
-fetched aside, checked against its manifest, and renamed. Locks hold between processes of one machine; two machines that
-make the same artifact at once send the same bytes.
+nothing is seen, so an interrupted sending leaves nothing that counts, and the next one removes it. What is opened is
+fetched aside, checked against its manifest, and renamed. A lock holds between processes of one machine by the kernel,
+and between machines by a lease. Each file is created, never overwritten, and right before the manifest the lease is
+read once more: who lost it publishes nothing. At a place that cannot create files exclusively, locks hold between
+processes of one machine; two machines that make the same artifact at once send the same bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +20,8 @@ import hashlib
 import re
 import shutil
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +37,26 @@ from luthier.core.files import (
     write_atomically,
 )
 from luthier.core.hashing import file_digest
-from luthier.core.store import Store
+from luthier.core.lease import (
+    EXCLUSIVE,
+    PATIENCE_S,
+    Heartbeat,
+    Lease,
+    LeaseFolder,
+    LeaseLost,
+    StoreUnreachable,
+    is_refusal,
+    persist,
+)
+from luthier.core.remote_work import WorkFolder, WorkSender
+from luthier.core.store import ABANDONED_S, OLD_S, Answer, GarbageCollectionResult, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
-_ABANDONED_S = 24 * 3600
-"""A sending without a manifest that is older than this is nobody's any more."""
+_PAUSE_S = 2.0
+"""Seconds between two tries to send an artifact."""
 _CHUNK = 1 << 20
+_AT_ONCE = 32
+"""Requests that wait for their answers side by side."""
 _AGAIN = "remove it (`luthier store gc` once nothing needs it, or by hand) and run again; it will be made anew"
 _CREDENTIALS = "give credentials the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
 
@@ -76,6 +96,11 @@ class RemoteStore(Store):
         super().__init__(find_store_root(url), shared=shared)
         self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
+        self._leases = LeaseFolder(self._files, self._beside("locks"), self._reach)
+        self._works_behind = WorkFolder(self._files, self._beside("work"), self._reach)
+        self._may_lease = url.partition("://")[0] in EXCLUSIVE
+        self._held = dict[str, Lease]()
+        """The lease under which each artifact was begun here."""
 
     def _connect(self, url: str) -> tuple[Any, str]:
         with self._reach:
@@ -101,12 +126,22 @@ class RemoteStore(Store):
         with self._reach:
             return "/" not in digest and bool(self._files.exists(self._at(digest, MANIFEST)))
 
+    def find_made(self, digests: Iterable[str]) -> set[str]:
+        """Those of some artifacts that are finished, as `has`, many asked for at once.
+
+        To list the store instead would take one request for each thousand of all its files, which is more than that of
+        a recipe's steps in a store that a team fills.
+        """
+        requested = list(dict.fromkeys(digests))
+        shared = self.shared.find_made(requested) if self.shared is not None else set()
+        return shared | self._with_manifest([digest for digest in requested if digest not in shared])
+
     def open(self, digest: str) -> Artifact:
         """A finished artifact by its whole digest, fetched to this machine when it isn't here yet."""
         if not self._local(digest) and self._here(digest):
-            with self.lock(f"{digest}.fetch"):
+            with super().lock(f"{digest}.fetch"):
                 if not self._local(digest):
-                    self._fetch(digest)
+                    persist(lambda: self._fetch(digest))
         return super().open(digest)
 
     def read_file(self, name: str) -> bytes:
@@ -131,6 +166,26 @@ class RemoteStore(Store):
 
     def _beside(self, name: str) -> str:
         return f"{self._base.removesuffix('/artifacts')}/{name}"
+
+    def send_content(self, path: Path, content: str) -> None:
+        """Send a file under the digest of its bytes, where it is not there already."""
+        with self._reach:
+            if not self._files.exists(self._beside(f"files/{content}")):
+                self._files.put_file(str(path), self._beside(f"files/{content}"))
+
+    def fetch_content(self, content: str, path: Path) -> None:
+        """Fetch a file by the digest of its bytes; `CorruptArtifact` where it is missing or differs."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.fetched")
+        where = SourceLocation(file=f"{self._shown}/files/{content}")
+        with translate_write_errors(aside), self._reach:
+            try:
+                self._files.get_file(self._beside(f"files/{content}"), str(aside))
+            except FileNotFoundError as error:
+                raise CorruptArtifact("is missing", where=where, hint="run it again: it is sent anew") from error
+        if file_digest(aside) != content:
+            raise CorruptArtifact("its bytes differ from what was sent", where=where, hint="remove it and run again")
+        aside.replace(path)
 
     def _fetch(self, digest: str) -> None:
         aside = self.work / f"{digest}.fetch"
@@ -186,7 +241,17 @@ class RemoteStore(Store):
 
     def digests(self) -> list[str]:
         """Digests of all finished artifacts behind the URL, sorted."""
-        return [digest for digest in self._folders() if self._here(digest)]
+        return sorted(self._with_manifest(self._folders()))
+
+    def _with_manifest(self, digests: Sequence[str]) -> set[str]:
+        return {digest for digest, is_here in zip(digests, self._map(self._here, digests), strict=True) if is_here}
+
+    def _map(self, ask: Callable[[str], Answer], digests: Sequence[str]) -> list[Answer]:
+        """What is answered for each of some artifacts, many asked for at once."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return list(threads.map(ask, digests))
 
     def _folders(self) -> list[str]:
         with self._reach:
@@ -196,22 +261,149 @@ class RemoteStore(Store):
                 return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
-    def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
-        """Turn the work folder into a finished artifact on this machine, then send it, its manifest last."""
-        artifact = super().finish(manifest, timing)
-        self._send(artifact)
-        return artifact
+    @contextmanager
+    def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold the right to make an artifact, on this machine and then behind the URL; as `Store.lock`."""
+        with super().lock(digest, wait=wait) as held:
+            if not held or not self._may_lease or not persist(self._leases.works):
+                yield held
+                return
+            lease = self._leases.take(digest) if wait else self._leases.try_take(digest)
+            if lease is None:
+                yield False
+                return
+            write_atomically(self._lease_note(digest), lease.dump())
+            try:
+                with Heartbeat(self._leases, digest, lease):
+                    self._send_unsent(digest, lease)
+                    yield True
+            finally:
+                self._lease_note(digest).unlink(missing_ok=True)
+                with suppress(StoreUnreachable):  # it is over in time
+                    self._leases.release(digest, lease, forget=self._here(digest))
 
-    def _send(self, artifact: Artifact) -> None:
-        names = [entry.path for entry in artifact.manifest.files]
+    def _send_unsent(self, digest: str, lease: Lease) -> None:
+        """Publish an artifact that was made here when the place did not answer for long; a damaged one goes."""
+        if self._local(digest) and not self._here(digest):
+            artifact = super().open(digest)
+            if artifact.faults():
+                super().remove(digest)
+            else:
+                self._publish(artifact, lease)
+
+    def _lease_note(self, digest: str) -> Path:
+        """Where this machine's processes see the lease that one of them holds: a step's own process makes under it."""
+        return self.root / "locks" / f"{digest}.lease"
+
+    def begin(self, digest: str) -> tuple[Path, Path]:
+        """Prepare the place to make an artifact, under the lease that this machine holds; what another machine left
+        since this one made it last is fetched into the scratch folder."""
+        note = self._lease_note(digest)
+        self._held.pop(digest, None)
+        if note.is_file():
+            self._held[digest] = Lease.parse(note.read_bytes())
+        folder, scratch = super().begin(digest)
+        last = scratch.with_name("number")
+        after = int(last.read_text(encoding="ascii")) if last.is_file() else -1
+        persist(lambda: self._works_behind.fetch(digest, scratch, after=after))
+        write_atomically(last, str(self._number(digest)).encode())
+        return folder, scratch
+
+    def _number(self, digest: str) -> int:
+        """The number of the lease under which an artifact was begun here; 0 without one."""
+        return self._held[digest].number if digest in self._held else 0
+
+    def send_work(
+        self, digest: str, patterns: Sequence[str], say: Callable[[str], None]
+    ) -> AbstractContextManager[object]:
+        """Send the checkpoints of an artifact that is being made as they come."""
+        return WorkSender(self._works_behind, digest, self._number(digest), self.work / digest, patterns, say)
+
+    def _children(self, digest: str) -> list[str]:
+        seal = self._works_behind.read(digest)
+        return [*super()._children(digest), *(seal.children if seal else ())]
+
+    def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
+        """Turn the work folder into a finished artifact on this machine, then send it, its manifest last.
+
+        Where another process has published it meanwhile, that artifact is taken; where one has taken over and is not
+        done, `LeaseLost`.
+        """
+        lease = self._held.pop(manifest.digest, None)
+        made = self._publish(super().finish(manifest, timing), lease)
+        with suppress(StoreUnreachable):  # a collection of rubbish finds it
+            self._works_behind.remove(made.digest)
+        return made
+
+    def _publish(self, artifact: Artifact, lease: Lease | None) -> Artifact:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if lease is None:
+                    self._overwrite(artifact)
+                elif self._here(artifact.digest) or not self._send(artifact, lease):
+                    return self._take_other(artifact)
+                return artifact
+            except StoreUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+            except LeaseLost:
+                super().remove(artifact.digest)
+                if self._here(artifact.digest):
+                    return self.open(artifact.digest)
+                raise
+
+    def _overwrite(self, artifact: Artifact) -> None:
+        """Send an artifact to a place where two may send it at once."""
         with self._reach:
-            if names:
-                local = [str(artifact.folder / name) for name in names]
-                self._files.put(local, [self._at(artifact.digest, name) for name in names])
-            for name in self._sizes(artifact.digest).keys() - {*names, MANIFEST, TIMING}:
+            self._put(artifact, mode="overwrite")
+            for name in self._sizes(artifact.digest).keys() - _names_of(artifact) - {MANIFEST, TIMING}:
                 self._files.rm_file(self._at(artifact.digest, name))
-            for name in (TIMING, MANIFEST):
-                self._files.pipe_file(self._at(artifact.digest, name), (artifact.folder / name).read_bytes())
+            self._files.pipe_file(self._at(artifact.digest, MANIFEST), (artifact.folder / MANIFEST).read_bytes())
+
+    def _send(self, artifact: Artifact, lease: Lease) -> bool:
+        """Send an artifact under a lease; returns False where another one was published first.
+
+        Files are created anew: one that comes late, from a holder that was paused, is refused.
+        """
+        digest = artifact.digest
+        self._leases.check(digest, lease)
+        for name in self._sizes(digest).keys() - {MANIFEST}:
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(self._at(digest, name))
+        with self._reach:
+            try:
+                self._put(artifact, mode="create")
+            except OSError as error:
+                if is_refusal(error):
+                    raise StoreUnreachable("another process sends the same files now") from error
+                raise
+        self._leases.check(digest, lease)
+        with self._reach:
+            try:
+                sealed = (artifact.folder / MANIFEST).read_bytes()
+                self._files.pipe_file(self._at(digest, MANIFEST), sealed, mode="create")
+            except OSError as error:
+                if is_refusal(error):
+                    return self._sealed(digest, MANIFEST)[1] == sealed
+                raise
+        return True
+
+    def _put(self, artifact: Artifact, mode: str) -> None:
+        """Send all but the manifest."""
+        names = sorted(_names_of(artifact))
+        if names:
+            local = [str(artifact.folder / name) for name in names]
+            self._files.put(local, [self._at(artifact.digest, name) for name in names], mode=mode)
+        timing = (artifact.folder / TIMING).read_bytes()
+        self._files.pipe_file(self._at(artifact.digest, TIMING), timing, mode=mode)
+
+    def _take_other(self, artifact: Artifact) -> Artifact:
+        """The published artifact in place of the one that was made here."""
+        if self._sealed(artifact.digest, MANIFEST)[1] != (artifact.folder / MANIFEST).read_bytes():
+            super().remove(artifact.digest)
+        return self.open(artifact.digest)
 
     def _sizes(self, digest: str) -> dict[str, int]:
         """Bytes of every file behind the URL below an artifact's folder, by name."""
@@ -272,14 +464,77 @@ class RemoteStore(Store):
 
     def abandoned(self) -> list[str]:
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
-        before = time.time() - _ABANDONED_S
-        return [digest for digest in self._folders() if not self._here(digest) and self._latest(digest) < before]
+        before, folders = time.time() - ABANDONED_S, self._folders()
+        made = self._with_manifest(folders)
+        return [digest for digest in folders if digest not in made and self._latest(digest) < before]
+
+    def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
+        """As `Store.gc`, here and behind the URL; leases that are over and old files of recipes go, too."""
+        found = super().gc(keep, dry_run=dry_run)
+        before = time.time() - OLD_S
+        old = [path for path, info in self._find("files").items() if _seconds(_time_of(info)) < before]
+        for path in [] if dry_run else old:
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(path)
+        for name in [] if dry_run else self._leases.names():
+            if not self._leases.is_busy(name):
+                self._leases.remove(name)
+        return found
+
+    def _works(self) -> list[str]:
+        return sorted({*super()._works(), *self._works_behind.digests()})
+
+    def _work_size(self, name: str) -> int:
+        return super()._work_size(name) + sum(self._works_behind.sizes(name).values())
+
+    def _remove_work(self, name: str) -> None:
+        super()._remove_work(name)
+        self._works_behind.remove(name)
+
+    def _tasks(self) -> dict[str, float]:
+        found = super()._tasks()
+        start = len(self._beside("tasks")) + 1
+        for path, info in self._find("tasks").items():
+            name = path[start:].partition("/")[0]
+            found[name] = max(found.get(name, 0.0), _seconds(_time_of(info)))
+        return found
+
+    def _task_size(self, name: str) -> int:
+        behind = sum(int(info["size"] or 0) for info in self._find(f"tasks/{name}").values())
+        return super()._task_size(name) + behind
+
+    def _remove_task(self, name: str) -> None:
+        super()._remove_task(name)
+        for path in self._find(f"tasks/{name}"):
+            with self._reach, suppress(FileNotFoundError):
+                self._files.rm_file(path)
+
+    def _find(self, location: str) -> dict[str, dict[str, Any]]:
+        """All files below a place beside the artifacts, by path."""
+        with self._reach:
+            return dict(self._files.find(self._beside(location), detail=True))
+
+    def _refuse_while_busy(self) -> None:
+        """`InputError` while a process of any machine makes something in this store."""
+        for path in sorted(self.work.glob("*")):
+            with super().lock(path.name.partition(".")[0], wait=False) as held:
+                if not held:
+                    raise self._busy(path.name)
+        names = self._leases.names()
+        for name in names:  # all are watched at once
+            self._leases.look(name)
+        for name in names:
+            if self._leases.is_busy(name):
+                raise self._busy(name)
 
     def _latest(self, digest: str) -> float:
         with self._reach:
             found = self._files.find(self._at(digest), detail=True).values()
-        times = [info.get("LastModified") or info.get("created") or info.get("mtime") for info in found]
-        return max((_seconds(moment) for moment in times), default=0.0)
+        return max((_seconds(_time_of(info)) for info in found), default=0.0)
+
+
+def _names_of(artifact: Artifact) -> set[str]:
+    return {entry.path for entry in artifact.manifest.files}
 
 
 def _knock(files: Any, base: str) -> None:
@@ -289,6 +544,10 @@ def _knock(files: Any, base: str) -> None:
     except FileNotFoundError:
         if not files.exists(base.split("/", 1)[0]):
             raise
+
+
+def _time_of(info: dict[str, Any]) -> Any:
+    return info.get("LastModified") or info.get("created") or info.get("mtime")
 
 
 def _seconds(moment: Any) -> float:
@@ -325,4 +584,4 @@ def _explain(error: Exception, url: str) -> LuthierError:
     if isinstance(error, FileNotFoundError):
         return UnknownName("there is no such bucket or folder", where=where, hint="make it, or check the spelling")
     hint = "check the network and the address (AWS_ENDPOINT_URL for an S3 server of your own), then run again"
-    return InputError(f"cannot be reached ({type(error).__name__})", where=where, hint=hint)
+    return StoreUnreachable(f"cannot be reached ({type(error).__name__})", where=where, hint=hint)

@@ -229,6 +229,9 @@ class Step(Component):
     """The kind of the `ArtifactType` of its artifact."""
     shared: ClassVar[bool] = False
     """True when the artifact is kept for all recipes of this user (a converted base model)."""
+    checkpoints: ClassVar[tuple[str, ...]] = ()
+    """Patterns of files in the scratch folder from which the step goes on, each replaced whole; one that others belong
+    to comes first. Behind a URL they are kept in the store while the step is made, so that any machine goes on."""
     tells_of_machine: ClassVar[bool] = False
     """True when what it measures foretells other recipes' steps of this kind on the same machine."""
 

@@ -4,6 +4,7 @@
     ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill, `children`
                                names the artifacts that were made for it on the way
     ROOT/locks/DIGEST.lock     held by the process that makes it
+    ROOT/tasks/DIGEST/         what the job that makes an artifact says (see `luthier.recipe.batch`)
     ROOT/kept/                 answers and passes that steps find again, until rubbish is collected
     ROOT/timings.json          kind and time of each artifact, so that the newest of a kind is found without opening all
     ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.db`)
@@ -17,11 +18,11 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from luthier.core.artifact import (
     MANIFEST,
@@ -38,6 +39,13 @@ from luthier.core.files import dump_json_with_checksum, sync, sync_tree, transla
 _REMOVED = ".removed"
 _CHILDREN = "children"
 _TIMINGS = "timings.json"
+ABANDONED_S = 24 * 3600
+"""What nobody wrote to for so long is nobody's any more."""
+OLD_S = 30 * 24 * 3600
+"""After so long, what an unfinished job said is of no use."""
+
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +68,8 @@ class GarbageCollectionResult:
     artifacts: tuple[str, ...]
     works: tuple[str, ...]
     """Digests of unfinished artifacts whose work folder (checkpoints included) nobody needs."""
+    tasks: tuple[str, ...] = ()
+    """Digests of artifacts whose jobs are done, or that nobody needs, and what these jobs said."""
     bytes: int
 
 
@@ -94,6 +104,10 @@ class Store:
     def has(self, digest: str) -> bool:
         """Whether the artifact is finished, here or in the shared store."""
         return self._here(digest) or (self.shared is not None and self.shared.has(digest))
+
+    def find_made(self, digests: Iterable[str]) -> set[str]:
+        """Those of some artifacts that are finished, as `has`; behind a URL many are asked for at once."""
+        return {digest for digest in digests if self.has(digest)}
 
     def _here(self, digest: str) -> bool:
         return self._local(digest)
@@ -155,11 +169,10 @@ class Store:
         for digest in self.digests():
             stamp = self._stamp(digest)
             known = before.get(digest)
-            if known is not None and known[0] == stamp:
-                index[digest] = known
-            else:
-                kind, finished_at = self.manifest(digest).kind, float(self.timing(digest).get("finished_at", 0))
-                index[digest] = [stamp, kind, finished_at]
+            index[digest] = known if known is not None and known[0] == stamp else [stamp]
+        new = [digest for digest, entry in index.items() if len(entry) == 1]
+        for digest, entry in zip(new, self._map(self._read_kind_and_time, new), strict=True):
+            index[digest] += entry
         if index != before:
             with suppress(SystemResourceError):  # without it the next reading opens them again
                 write_atomically(self.root / _TIMINGS, json.dumps(index).encode())
@@ -170,6 +183,13 @@ class Store:
             kind: {**self.timing(digest), "settings": self.manifest(digest).settings}
             for kind, (_, digest) in newest.items()
         }
+
+    def _read_kind_and_time(self, digest: str) -> tuple[str, float]:
+        return self.manifest(digest).kind, float(self.timing(digest).get("finished_at", 0))
+
+    def _map(self, ask: Callable[[str], Answer], digests: Sequence[str]) -> list[Answer]:
+        """What is answered for each of some artifacts."""
+        return [ask(digest) for digest in digests]
 
     def _read_timing_index(self) -> dict[str, list[Any]]:
         """For each digest the stamp of its manifest, kind and time; only what has that form."""
@@ -218,9 +238,16 @@ class Store:
             scratch.mkdir(exist_ok=True)
         return folder, scratch
 
+    def send_work(
+        self, digest: str, patterns: Sequence[str], say: Callable[[str], None]
+    ) -> AbstractContextManager[object]:
+        """While an artifact is made, let other machines go on from the files in its scratch folder that `patterns`
+        name; `say` hears why they cannot."""
+        return nullcontext()
+
     def record_child(self, digest: str, child: str) -> None:
         """Note that an artifact was made for one that is being made: it stays until that is finished."""
-        if child in self._children(digest):
+        if child in read_children(self.work / digest):
             return
         path = self.work / digest / _CHILDREN
         with translate_write_errors(path):
@@ -229,8 +256,7 @@ class Store:
                 file.write(f"{child}\n")
 
     def _children(self, digest: str) -> list[str]:
-        path = self.work / digest / _CHILDREN
-        return path.read_text(encoding="utf-8").split() if _is_name(digest) and path.is_file() else []
+        return read_children(self.work / digest) if _is_name(digest) else []
 
     def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
         """Turn the work folder into a finished artifact: digests, manifest last, rename."""
@@ -316,28 +342,37 @@ class Store:
             ahead += self.manifest(digest).inputs.values()
         return reached
 
-    def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> GarbageCollectionResult:
-        """Remove artifacts that are neither in `keep` nor ancestors of one that is, and work that nobody goes on with.
+    def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
+        """Remove artifacts that are neither in `keep` nor ancestors of one that is, work that nobody goes on with, and
+        what jobs said that are done or old.
 
         `keep` may name unfinished artifacts too: their checkpoints stay, and what was made for them on the way; when
-        an artifact is finished, nothing needs its children. Raises `InputError` while a run makes something in this
-        store, since what that run reads is not known here.
+        an artifact is finished, nothing needs its children. None: nobody knows what is needed; no artifact is removed,
+        and of works only those whose artifact stands. Raises `InputError` while a run makes something in this store,
+        since what that run reads is not known here.
         """
-        roots = _with_children(keep, self._children)
+        roots = _with_children(keep or (), self._children)
         self._refuse_while_busy()
-        waste = sorted((set(self.digests()) - self.lineage(roots)) | set(self.abandoned()))
-        works = sorted(path.name for path in self.work.glob("*") if path.name not in roots)
-        freed = sum(self._size(digest) for digest in waste) + sum(_bytes_below(self.work / name) for name in works)
-        freed += _bytes_below(self.kept)
+        waste = [] if keep is None else sorted((set(self.digests()) - self.lineage(roots)) | set(self.abandoned()))
+        is_needed = (lambda name: not self._here(name)) if keep is None else roots.__contains__
+        works = [name for name in self._works() if not is_needed(name)]
+        tasks = [name for name, at in self._tasks().items() if self._is_over(at, needed=is_needed(name), name=name)]
+        freed = sum(self._size(digest) for digest in waste) + sum(self._work_size(name) for name in works)
+        freed += sum(self._task_size(name) for name in tasks) + (_bytes_below(self.kept) if keep is not None else 0)
         if not dry_run:
-            shutil.rmtree(self.kept, ignore_errors=True)
-            for name in works:
-                self._remove_work(name)
-            for digest in waste:
-                with self.lock(digest, wait=False) as held:
-                    if held:
-                        self.remove(digest)
-        return GarbageCollectionResult(artifacts=tuple(waste), works=tuple(works), bytes=freed)
+            if keep is not None:
+                shutil.rmtree(self.kept, ignore_errors=True)
+            for remove, names in ((self._remove_work, works), (self._remove_task, tasks), (self.remove, waste)):
+                for name in names:
+                    with self.lock(name.removesuffix(_REMOVED), wait=False) as held:
+                        if held:
+                            remove(name)
+        return GarbageCollectionResult(artifacts=tuple(waste), works=tuple(works), tasks=tuple(tasks), bytes=freed)
+
+    def _is_over(self, at: float, *, needed: bool, name: str) -> bool:
+        """Whether what a job said, last at a time, is of no use: it is done, nobody needs it, or it is very old."""
+        age = time.time() - at
+        return age > OLD_S or (age > ABANDONED_S and (not needed or self._here(name)))
 
     def abandoned(self) -> list[str]:
         """Folders among the artifacts that have no manifest, so that nothing can use them."""
@@ -346,17 +381,34 @@ class Store:
     def _size(self, digest: str) -> int:
         return _bytes_below(self.artifacts / digest)
 
+    def _works(self) -> list[str]:
+        return sorted(path.name for path in self.work.glob("*"))
+
+    def _work_size(self, name: str) -> int:
+        return _bytes_below(self.work / name)
+
     def _remove_work(self, name: str) -> None:
-        with self.lock(name.removesuffix(_REMOVED), wait=False) as held:
-            if held:
-                shutil.rmtree(self.work / name, ignore_errors=True)
+        shutil.rmtree(self.work / name, ignore_errors=True)
+
+    def _tasks(self) -> dict[str, float]:
+        """The jobs that said something, and when last."""
+        return {path.name: _latest_below(path) for path in sorted((self.root / "tasks").glob("*"))}
+
+    def _task_size(self, name: str) -> int:
+        return _bytes_below(self.root / "tasks" / name)
+
+    def _remove_task(self, name: str) -> None:
+        shutil.rmtree(self.root / "tasks" / name, ignore_errors=True)
 
     def _refuse_while_busy(self) -> None:
         for path in sorted(self.work.glob("*")):
             with self.lock(path.name.removesuffix(_REMOVED), wait=False) as held:
                 if not held:
-                    what = f"another run is making {path.name[:12]} in {self.location}"
-                    raise InputError(what, hint="wait until it is done, then collect")
+                    raise self._busy(path.name)
+
+    def _busy(self, name: str) -> InputError:
+        what = f"another run is making {name[:12]} in {self.location}"
+        return InputError(what, hint="wait until it is done, then collect")
 
 
 def _with_children(digests: Iterable[str], children_of: Callable[[str], Iterable[str]]) -> set[str]:
@@ -378,6 +430,16 @@ def _is_timing_entry(entry: Any) -> bool:
 def _is_name(digest: str) -> bool:
     """Whether a digest is one folder's name, so that nothing asked for lies outside the store."""
     return bool(digest) and Path(digest).name == digest
+
+
+def read_children(work_dir: Path) -> list[str]:
+    """The artifacts that were made on the way of one that is being made in a folder."""
+    path = work_dir / _CHILDREN
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
+
+
+def _latest_below(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _bytes_below(folder: Path) -> int:

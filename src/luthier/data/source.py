@@ -382,6 +382,13 @@ class FileSource(Source):
             return found[0].fingerprint()
         return digest_of([(file.name, file.fingerprint()) for file in found]) if found else None
 
+    def paths(self, recipe_dir: Path) -> Iterator[tuple[str, Path]]:
+        """The file or folder, or the files that the pattern names."""
+        found = list(super().paths(recipe_dir)) or [
+            ("path", file.path) for file in self._present(recipe_dir) if not file.url
+        ]
+        yield from dict.fromkeys(found)
+
     def size(self, recipe_dir: Path) -> int | None:
         """About how many bytes there are to read; None when there is no such file."""
         found = self._present(recipe_dir)

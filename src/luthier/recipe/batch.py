@@ -2,8 +2,9 @@
 
 A step is done when its artifact stands in the store, whatever the scheduler says. A job is named by the store and the
 digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job
-holds the step's lock. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events of a job as JSON lines, the error
-that ended it, and its output; of a store behind a URL, the job sends events and error there.
+holds the step's lock. The ledger of the run lists its jobs. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events
+of a job as JSON lines, the error that ended it, and its output; of a store behind a URL, the job sends events and error
+there.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import re
 import time
 import traceback
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -21,16 +23,20 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import iter_components
+from luthier.core.db import Ledger
 from luthier.core.errors import InputError, Interrupted, LuthierError, SourceLocation
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.lease import StoreUnreachable, persist
 from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
 from luthier.core.store import Store
 from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
+from luthier.recipe.launches import LaunchState, end_launch, has_open_launch, record_launch
 from luthier.recipe.planner import PlannedStep, RecipePlan
+from luthier.recipe.task_files import find_step_files, send_files
 
 _EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "output.log"
 _SEND_S = 2.0
@@ -133,18 +139,35 @@ class BatchExecutor(Executor):
     def check_reach(self, folder: Path, store: Store) -> None:
         """`InputError` where a job could not reach the recipe's folder or the store."""
 
+    def reaches(self, path: Path) -> bool:
+        """Whether jobs see a path of this machine where it is; what they do not see is sent, or refused."""
+        return False
+
+    def find_files(self, plan: RecipePlan, planned: PlannedStep) -> dict[str, Path]:
+        """The files that are sent with a step's task, by their paths from the recipe's folder; `InputError` for one
+        that a job could not read. A store in a folder is reached through a file system that has the files, too."""
+        return find_step_files(plan, planned, self.reaches) if is_remote(plan.store.location) else {}
+
     def read_output(self, name: str) -> str:
         """The last lines that the newest job of a name printed, where they do not go to `BatchJob.output`."""
         return ""
 
+    def check(self, plan: RecipePlan, planned: PlannedStep) -> None:
+        """`InputError` where a job could not reach the store, the recipe or a file that the step reads."""
+        self.check_reach(plan.recipe.recipe_dir.absolute(), plan.store_of(planned))
+        self.find_files(plan, planned)
+
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
         """Submit the step's job, or find that of an earlier run, and follow it until the artifact stands."""
-        self.check_reach(plan.recipe.recipe_dir.absolute(), plan.store_of(planned))
+        self.check(plan, planned)
         return _JobFollower(self, plan, planned, events).follow()
 
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the step's job; it keeps its checkpoints as by Ctrl-C."""
-        self.cancel_job(get_job_name(plan.store_of(planned), planned.digest))
+        name = get_job_name(plan.store_of(planned), planned.digest)
+        with suppress(LuthierError), plan.recipe.workspace.open_ledger() as ledger:
+            end_launch(ledger, name, "cancelled")
+        self.cancel_job(name)
 
 
 class _JobFollower:
@@ -164,23 +187,39 @@ class _JobFollower:
         """Bytes of its events that were passed on."""
 
     def follow(self) -> Artifact:
-        """The artifact, once it stands; raises what ended the job too early."""
-        self._begin()
+        """The artifact, once it stands; raises what ended the job too early. How it ended is in the ledger."""
+        state: LaunchState = "failed"
+        try:
+            self._begin()
+            artifact = self._wait()
+            state = "done"
+        except Interrupted:
+            state = "cancelled"
+            raise
+        except StoreUnreachable:
+            state = "submitted"  # the job knows nothing of that
+            raise
+        finally:
+            self._record(lambda ledger: end_launch(ledger, self._name, state))
+        return artifact
+
+    def _wait(self) -> Artifact:
+        """The artifact, once it stands."""
         ended_at: float | None = None
         while True:
-            is_made = self._store.has(self._planned.digest)
+            is_made = persist(lambda: self._store.has(self._planned.digest))
             if self._pass_events() or (is_made and self._pass_last_events()):
                 self._executor.cancel_job(self._name)
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
             if is_made:
-                return self._plan.store.open(self._planned.digest)
+                return persist(lambda: self._plan.store.open(self._planned.digest))
             status = self._executor.find(self._name)
             self._tell(status)
             if status is not None and status.state != "ended":
                 ended_at = None
             elif ended_at is None:
                 ended_at = time.monotonic()
-            elif error := self._files.read_file(self._error):
+            elif error := persist(lambda: self._files.read_file(self._error)):
                 raise self._parse_error(error)
             elif time.monotonic() - ended_at >= self._executor.grace_s:
                 raise self._failure(status)
@@ -194,11 +233,15 @@ class _JobFollower:
             if status is not None and status.state != "ended":
                 self._read = len(self._files.read_file(self._events_file))
                 note(f"the job {self._name} of an earlier run is {status.state}; this run follows it")
+                self._record(lambda ledger: None if has_open_launch(ledger, self._name) else self._add_launch(ledger))
                 return
             self._output.parent.mkdir(parents=True, exist_ok=True)
             for file in (self._events_file, self._error):
                 self._files.remove_file(file)
-            task = StepTask.of(self._plan, self._planned).model_dump_json()
+            paths = self._executor.find_files(self._plan, self._planned)
+            files = send_files(self._files, paths) if is_remote(self._files.location) else None
+            task = StepTask.of(self._plan, self._planned, files).model_dump_json()
+            self._record(self._add_launch)  # before: a run that is killed while it submits has told of its job
             location = self._send_task(task) if self._executor.sends_task else ""
             self._executor.submit(BatchJob(self._name, task, self._output, location))
             note(f"submitted the job {self._name}")
@@ -212,9 +255,28 @@ class _JobFollower:
         base = self._files.location if is_remote(self._files.location) else str(self._files.root.absolute())
         return f"{base}/{name}"
 
+    def _add_launch(self, ledger: Ledger) -> None:
+        record_launch(
+            ledger,
+            self._plan.recipe,
+            executor=self._executor.kind,
+            job=self._name,
+            store=self._store,
+            step=self._planned.name,
+            artifact=self._planned.digest,
+        )
+
+    def _record(self, write: Callable[[Ledger], None]) -> None:
+        """Write into the ledger; one that cannot be written now stops no job."""
+        try:
+            with self._plan.recipe.workspace.open_ledger() as ledger:
+                write(ledger)
+        except LuthierError as error:
+            self._events.of(self._planned.name).warning(f"the job {self._name} is not in the ledger: {error}")
+
     def _pass_events(self) -> bool:
         """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
-        data = self._files.read_file(self._events_file)[self._read :]
+        data = persist(lambda: self._files.read_file(self._events_file))[self._read :]
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
         return any(self._events.emit(RunEvent(**json.loads(line))) for line in whole.splitlines())
@@ -298,21 +360,22 @@ class _EventSender(AbstractContextManager["_EventSender"]):
     def __call__(self, event: RunEvent) -> None:
         self._log(event)
         if time.monotonic() - self._sent_at >= _SEND_S:
-            self.send()
+            self._sent_at = time.monotonic()
+            with suppress(StoreUnreachable):  # the next sending holds these events, too
+                self.send()
 
     def send(self) -> None:
         """Send what was not sent yet."""
         self._store.send_file(self._name)
-        self._sent_at = time.monotonic()
 
     def __exit__(self, *ended: object) -> None:
         self._log.close()
-        self.send()
+        persist(self.send)
 
 
 def _write_error(store: Store, name: str, error: dict[str, Any]) -> None:
     write_atomically(store.root / name, json.dumps(error).encode())
-    store.send_file(name)
+    persist(lambda: store.send_file(name))
 
 
 def _make_once(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:

@@ -60,7 +60,7 @@ class StepChildRunner:
         recipe = self._plan.recipe.with_children(self._driver.name, steps)
         needed = recipe.needed([name])
         gather_inputs(recipe, [one for one in needed if one in steps], RunEventEmitter(self._listener(steps)))
-        known = {planned.name: planned for planned in self._plan if planned.name not in steps}
+        known = {planned.name: planned.contents for planned in self._plan if planned.name not in steps}
         return build_recipe_plan(recipe, self._plan.store, costs_of=needed, known=known)
 
     def _listener(self, steps: Mapping[str, Step]) -> _ChildEvents:

@@ -7,6 +7,7 @@ it, as plain JSON. `Placement` says which step goes where.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from abc import abstractmethod
@@ -26,6 +27,7 @@ from luthier.core.step import StepCostEstimate
 from luthier.core.step_executor import StepExecutor
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
+from luthier.recipe.task_files import list_own_steps, place_files
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import apply_overrides, parse_yaml
 
@@ -52,6 +54,9 @@ class Executor(StepExecutor):
     def find_machine(self) -> tuple[str, int] | None:
         """The machine that it computes on, by its name in the catalogue, and how many devices; None when not known."""
         return None
+
+    def check(self, plan: RecipePlan, planned: PlannedStep) -> None:
+        """`InputError` where it could not make a step of a plan; asked before anything is made."""
 
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the job that makes a step elsewhere, since the run is stopped; `make_artifact` then returns soon."""
@@ -103,22 +108,31 @@ class StepTask(BaseModel):
     """The revision of the code that is to make it."""
     forecast: StepCostEstimate | None
     """What the plan expects it to cost."""
+    contents: dict[str, dict[str, str]] = {}
+    """Of the steps that others make: digests of what they read from outside, which is not read again."""
+    files: dict[str, str] = {}
+    """Digests of the files that come with the task, by their paths from the recipe's folder."""
 
     @classmethod
-    def of(cls, plan: RecipePlan, planned: PlannedStep) -> Self:
-        """The task of a planned step."""
-        recipe = plan.recipe
+    def of(cls, plan: RecipePlan, planned: PlannedStep, files: Mapping[str, str] | None = None) -> Self:
+        """The task of a planned step; `files` come with it. The base model is named in full then: a short name may be
+        that of a folder, which is not looked for where only some of the files are."""
+        recipe, own = plan.recipe, {one.name for one in list_own_steps(plan, planned)}
+        model = recipe.model if files is not None else None
+        named = (f"model={json.dumps(model.settings())}",) if model is not None else ()
         return cls(
             folder=recipe.recipe_dir.absolute(),
             store=recipe.workspace.store,
             database=recipe.workspace.database,
             file=recipe.file,
             text=recipe.written,
-            overrides=recipe.overrides,
+            overrides=(*recipe.overrides, *named),
             step=planned.name,
             digest=planned.digest,
             code=planned.step.code(),
             forecast=planned.forecast,
+            contents={one.name: dict(one.contents) for one in plan if one.name not in own},
+            files=dict(files or {}),
         )
 
     @property
@@ -128,8 +142,10 @@ class StepTask(BaseModel):
 
     def open(self) -> tuple[RecipePlan, PlannedStep]:
         """The plan and the step; `DataError` where they have come to mean another artifact."""
-        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), self.workspace)
-        plan = build_recipe_plan(recipe, costs_of=())
+        workspace = self.workspace
+        workspace = workspace.with_folder(place_files(workspace.open_store(), self.folder, self.files))
+        recipe = Recipe.of(apply_overrides(parse_yaml(self.text, self.file), self.overrides), workspace)
+        plan = build_recipe_plan(recipe, costs_of=(), known=self.contents)
         planned = replace(plan[self.step], forecast=self.forecast)
         if planned.step.code() != self.code:
             message = f"the code of {planned.step.kind!r} here is not that of who asked for it, so nothing was made"

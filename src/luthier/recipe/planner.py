@@ -168,19 +168,21 @@ def build_recipe_plan(
     recipe: Recipe,
     store: Store | None = None,
     costs_of: Collection[str] | None = None,
-    known: Mapping[str, PlannedStep] | None = None,
+    known: Mapping[str, Mapping[str, str]] | None = None,
 ) -> RecipePlan:
     """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
 
-    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it. What steps
-    of `known` read from outside is not read again.
+    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it. `known` has
+    digests of what steps read from outside, by step: they are not read again.
     """
     planner = _Planner(recipe, store or recipe.workspace.open_store(), costs_of, known or {})
-    for name in recipe.order():
-        try:
-            planner.take(name)
-        except LuthierError as error:
-            raise recipe.placed(error, name) from error
+    order = recipe.order()
+    for work in (planner.name, planner.take):
+        for name in order:
+            try:
+                work(name)
+            except LuthierError as error:
+                raise recipe.placed(error, name) from error
     store = planner.store
     return RecipePlan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planner.planned.values()))
 
@@ -189,27 +191,41 @@ class _Planner:
     """Plans one step after another; each sees what is known of those that it reads."""
 
     def __init__(
-        self, recipe: Recipe, store: Store, costs_of: Collection[str] | None, known: Mapping[str, PlannedStep]
+        self, recipe: Recipe, store: Store, costs_of: Collection[str] | None, known: Mapping[str, Mapping[str, str]]
     ) -> None:
         self.recipe = recipe
         self.store = store
         self._known = known
         self.planned: dict[str, PlannedStep] = {}
+        self._named: dict[str, PlannedStep] = {}
+        """The steps with their digests, before anybody knows whether they are made."""
         self._steps = recipe.all_steps()
         self._costs_of = self._steps if costs_of is None else costs_of
         self._outlines: dict[str, ArtifactSpec] = {}
         self._left_bytes = 0
         """What the steps that will be made before leave in the process."""
 
-    def take(self, name: str) -> None:
-        """Plan a step whose inputs are planned."""
+    def name(self, name: str) -> None:
+        """Find the digest of a step whose inputs have theirs."""
         step = self._steps[name]
         references = self.recipe.references(step)
-        inputs = {field: self.planned[other].digest for field, other in references.items()}
+        inputs = {field: self._named[other].digest for field, other in references.items()}
         known = self._known.get(name)
-        contents = read_step_contents(self.recipe, name) if known is None else known.contents
+        contents = read_step_contents(self.recipe, name) if known is None else known
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
-        cached = self.store.has(digest)
+        self._named[name] = PlannedStep(
+            name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=False, forecast=None
+        )
+
+    @cached_property
+    def _made(self) -> set[str]:
+        """The digests of those that are made."""
+        return self.store.find_made(one.digest for one in self._named.values())
+
+    def take(self, name: str) -> None:
+        """Plan a step whose inputs are planned; all have their digests."""
+        named, step = self._named[name], self._steps[name]
+        cached = named.digest in self._made
         forecast, is_asked = None, name in self._costs_of
         if is_asked and not cached:
             check_installed(step, self.recipe.recipe_dir)
@@ -226,9 +242,7 @@ class _Planner:
             if size := sum(part.download_bytes() for part in iter_components(step)):
                 forecast = replace(forecast, how=f"{forecast.how}; the run fetches {size / 1e6:.0f} MB first")
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
-        self.planned[name] = PlannedStep(
-            name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
-        )
+        self.planned[name] = replace(named, cached=cached, forecast=forecast)
 
     @cached_property
     def _history(self) -> dict[str, dict[str, Any]]:
@@ -238,7 +252,7 @@ class _Planner:
 def read_step_contents(recipe: Recipe, name: str) -> dict[str, str]:
     """Digests of what a step's parts read from outside; for one that drives others, also of its children's code and of
     what these read."""
-    step, recipe_dir = recipe.all_steps()[name], recipe.recipe_dir
+    step, recipe_dir = recipe.find_step(name), recipe.recipe_dir
     contents = step.contents(recipe_dir)
     children = {digest_of([child.code(), child.contents(recipe_dir)]) for child in recipe.list_children(name)}
     return {**contents, "children": digest_of(sorted(children))} if children else contents

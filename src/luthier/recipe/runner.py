@@ -35,6 +35,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
 from luthier.recipe.executor import Executor, Placement
+from luthier.recipe.launches import describe_open_launches
 from luthier.recipe.outcomes import remember_outcomes
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
@@ -181,6 +182,9 @@ def make_steps(
     """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
     name. Steps that jobs make elsewhere go at once; in this process one is made after the other."""
     _download([one for one in requested if not placement.executor_of(one).is_elsewhere], what.recipe, events)
+    for planned in requested:
+        if not planned.cached:
+            placement.executor_of(planned).check(what, planned)
     done: dict[str, StepResult] = {}
 
     def finish(planned: PlannedStep, result: StepResult) -> None:
@@ -372,6 +376,8 @@ def run_and_record(
     with recipe.workspace.open_ledger() as ledger:
         record = _Record.begin(ledger, recipe)
         with LogFileRenderer(get_run_log_path(store, record.run)) as log, record.failures(log):
+            for text in describe_open_launches(ledger, recipe, store):
+                RunEventEmitter(listener, log).emit(RunEvent(kind="note", text=text))
             result = run_recipe(recipe, RunEventEmitter(listener, log), only, placement=placement, on_step=record.add)
         record.end("done", result.exit_code)
     return RecordedRun(result=result, report=write_run_report(result))

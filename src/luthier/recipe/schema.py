@@ -181,6 +181,10 @@ class Recipe(BaseModel):
             raise RecipeError("names no model, though steps need one", where=SourceLocation(field="model"), hint=hint)
         return {**self.steps, MODEL_STEP: BaseModelStep(source=self.model, chat_template=self.chat_template)}
 
+    def find_step(self, name: str) -> Step:
+        """One of all steps by its name."""
+        return self.steps[name] if name in self.steps else self.all_steps()[name]
+
     def _check_chat_template(self) -> None:
         """Refuse a chat template that would change nothing."""
         if self.chat_template is None:
@@ -296,7 +300,7 @@ class Recipe(BaseModel):
 
     def list_children(self, name: str) -> list[Step]:
         """The steps that a step which drives others may make itself; none of another step."""
-        step = self.all_steps()[name]
+        step = self.find_step(name)
         if type(step).list_children is Step.list_children:
             return []
         return list(step.list_children(self.find_upstream(name)))

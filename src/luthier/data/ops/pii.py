@@ -145,6 +145,11 @@ class Pii(RowOperator):
         """What a recogniser takes."""
         return size * self.ner.seconds_a_byte if self.ner else 0.0
 
+    def paths(self, recipe_dir: Path) -> Iterator[tuple[str, Path]]:
+        """The labelled sample."""
+        if self.labelled and (path := recipe_dir / self.labelled).is_file():
+            yield "labelled", path
+
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the key, since it decides the tags, and of the labelled sample."""
         sample = (

@@ -140,6 +140,10 @@ class KubernetesExecutor(BatchExecutor):
         """GPUs of one pod."""
         return self.gpus or self.processes_per_node
 
+    def reaches(self, path: Path) -> bool:
+        """Pods see what lies on the claim."""
+        return self.mount is not None and path.is_relative_to(self.mount)
+
     def submit(self, job: BatchJob) -> None:
         """Make the Secret, then the Job; where another run has made the Job meanwhile, it is left as it is."""
         if len(job.task.encode()) > _TASK_BYTES:

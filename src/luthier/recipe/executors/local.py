@@ -45,7 +45,8 @@ class LocalExecutor(Executor):
                 events=events.of(planned.name),
                 kept=store.kept,
             )
-            measures = planned.step.make(work)
+            with store.send_work(planned.digest, planned.step.checkpoints, events.of(planned.name).warning):
+                measures = planned.step.make(work)
             _check_still(planned, plan)
             seconds = time.perf_counter() - started
             if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -68,6 +69,10 @@ class SlurmExecutor(BatchExecutor):
         if value is not None and not re.fullmatch(r"[\w.,:@+-]+", value):
             raise ValueError(f"expected one word of letters, digits and .,:@+-, got {value!r}")
         return value
+
+    def reaches(self, path: Path) -> bool:
+        """The nodes share the file system of this machine."""
+        return True
 
     def submit(self, job: BatchJob) -> None:
         """Hand the job to `sbatch`, with its script on standard input."""

@@ -63,6 +63,13 @@ class Tune(Step):
     kind: Literal["tune"] = "tune"
     makes: ClassVar[str] = "model"
     tells_of_machine: ClassVar[bool] = True
+    checkpoints: ClassVar[tuple[str, ...]] = (
+        "checkpoint.safetensors",
+        "best.safetensors",
+        "epoch-*.safetensors",
+        "hosted.json",
+        "answers/*.json",
+    )
     other_names: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate",
         "num_train_epochs": "epochs",
