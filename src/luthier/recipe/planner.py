@@ -22,6 +22,7 @@ from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
 from luthier.core.system.process import trim_malloc_heap
 from luthier.core.timings import read_machine_timings
+from luthier.recipe.budget import warn_of_budget
 from luthier.recipe.schema import MODEL_STEP, Recipe
 
 if TYPE_CHECKING:
@@ -165,10 +166,14 @@ class RecipePlan:
 
     @property
     def notes(self) -> list[str]:
-        """What the recipe says and no step uses."""
+        """What the recipe says and no step uses, and where the forecast passes its budget."""
+        warnings = warn_of_budget(self)
         if self.recipe.model is None or any(planned.name == MODEL_STEP for planned in self.steps):
-            return []
-        return ["no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it"]
+            return warnings
+        return [
+            *warnings,
+            "no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it",
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""
