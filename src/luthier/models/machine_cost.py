@@ -104,12 +104,12 @@ def read_machines() -> dict[str, Machine]:
 
 def find_machine(name: str) -> Machine:
     """A machine of the catalogue by its name in any case, with or without `nvidia-`; `UnknownName` for any other."""
-    machines, wanted = read_machines(), name.lower().replace("_", "-").removeprefix("nvidia-")
-    wanted = {"a100": "a100-40gb", "a100-40": "a100-40gb", "a100-80": "a100-80gb"}.get(wanted, wanted)
-    if wanted not in machines:
-        where, hint = SourceLocation(field="machine"), did_you_mean(wanted, [CPU, *machines])
+    machines, requested = read_machines(), name.lower().replace("_", "-").removeprefix("nvidia-")
+    requested = {"a100": "a100-40gb", "a100-40": "a100-40gb", "a100-80": "a100-80gb"}.get(requested, requested)
+    if requested not in machines:
+        where, hint = SourceLocation(field="machine"), did_you_mean(requested, [CPU, *machines])
         raise UnknownName(f"there is no machine {name!r} in the catalogue", where=where, hint=hint)
-    return machines[wanted]
+    return machines[requested]
 
 
 def build_pretraining_workload(
