@@ -60,8 +60,6 @@ def place(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
 def make(kind: str, folder: Path, cache: str) -> dict[str, Any]:
     """Run the recipe in a place over a store of its own; by step its digest and its files."""
     shutil.copytree(RECIPES / "anywhere", folder / "recipes" / "anywhere")
-    (folder / "recipes" / "support").mkdir()
-    shutil.copy(RECIPES / "support" / "tickets.csv", folder / "recipes" / "support")
     tiny_model(folder / "recipes" / "anywhere" / "tiny-model")
     outside = {name: value for name, value in os.environ.items() if name not in ("LUTHIER_STORE", "LUTHIER_LEDGER")}
     own = {"PYTHONPATH": os.pathsep.join(sys.path), "LUTHIER_CACHE": cache, "OMP_NUM_THREADS": "1"}

@@ -16,7 +16,14 @@ import pytest
 
 from luthier.core.errors import RecipeError
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.recipe.budget import BudgetMeter, BudgetSpent, Spending, find_hourly_price, read_spending
+from luthier.recipe.budget import (
+    BudgetMeter,
+    BudgetSpent,
+    Spending,
+    find_hourly_price,
+    forecast_spending,
+    read_spending,
+)
 from luthier.recipe.executor import Executor, Placement
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.executors.slurm import SlurmExecutor
@@ -208,6 +215,9 @@ def test_money_is_counted_by_the_price_of_the_machine(tmp_path: Path) -> None:
     assert find_hourly_price(SlurmExecutor()) == 0.0
     small_recipe(tmp_path)
     plan = Recipe.load(tmp_path / "recipe.yaml", ("budget={money: 100}",), Workspace.open(tmp_path)).plan()
+    ahead = forecast_spending(plan, Placement(priced))
+    here = forecast_spending(plan)
+    assert here.money == 0.0 < ahead.money
     clock = {"now": 0.0}
     meter = BudgetMeter(plan, Placement(priced), clock=lambda: clock["now"])
     name = next(one.name for one in plan if not one.step.shared)

@@ -72,11 +72,12 @@ def find_hourly_price(executor: Executor) -> float:
     from luthier.models.machine_cost import CPU, find_machine
 
     machine = getattr(executor, "machine", None)
-    if machine is None or machine == CPU:
-        return 0.0
-    return (
-        find_machine(machine).price * (getattr(executor, "gpus", None) or 1) * (getattr(executor, "nodes", None) or 1)
-    )
+    return 0.0 if machine is None or machine == CPU else find_machine(machine).price * _count_devices(executor)
+
+
+def _count_devices(executor: Executor) -> int:
+    """GPUs that a step has on an executor, on all of its nodes; at least one."""
+    return int((getattr(executor, "gpus", None) or 1) * (getattr(executor, "nodes", None) or 1))
 
 
 def find_hosted_price(step: Step, tokens: int | None) -> float:
@@ -94,18 +95,33 @@ def read_spending(plan: RecipePlan) -> Spending:
     return found
 
 
-def forecast_spending(plan: RecipePlan) -> Spending:
-    """What the steps that are not made are expected to take, as far as it is known, on machines without a price."""
-    costs = [(planned.step, planned.forecast) for planned in plan if planned.forecast is not None]
-    seconds = sum(cost.seconds or 0.0 for _, cost in costs)
-    return Spending(seconds, sum(find_hosted_price(step, cost.tokens) for step, cost in costs))
+def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> Spending:
+    """What the steps that are not made are expected to take, as far as it is known: here, or where they are placed on
+    machines of the catalogue."""
+    found = Spending()
+    for planned in plan:
+        if planned.forecast is not None:
+            own = _forecast_placed(plan, planned, placement) or Spending(planned.forecast.seconds or 0.0)
+            found = found.add(own).add(Spending(0.0, find_hosted_price(planned.step, planned.forecast.tokens)))
+    return found
 
 
-def warn_of_budget(plan: RecipePlan) -> list[str]:
+def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placement | None) -> Spending | None:
+    """What a step is expected to take on the machine that its executor names; None where it names none."""
+    if placement is None:
+        return None
+    executor = placement.executor_of(planned)
+    if (machine := getattr(executor, "machine", None)) is None:
+        return None
+    estimate = plan.estimate_placement(planned, machine, _count_devices(executor))
+    return None if estimate is None else Spending(estimate.seconds, estimate.money)
+
+
+def warn_of_budget(plan: RecipePlan, placement: Placement | None = None) -> list[str]:
     """A sentence for each bound of the budget that the forecast passes."""
     if (budget := plan.recipe.budget) is None:
         return []
-    spent, ahead = read_spending(plan), forecast_spending(plan)
+    spent, ahead = read_spending(plan), forecast_spending(plan, placement)
     found = []
     if budget.hours is not None and spent.seconds + ahead.seconds > 3600 * budget.hours:
         found.append(

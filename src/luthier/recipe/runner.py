@@ -183,7 +183,7 @@ def _make_within_budget(
     """The same as `make_steps`, until the recipe's budget is spent where it has one: `BudgetSpent`."""
     if what.recipe.budget is None:
         return make_steps(what, requested, events, placement, on_step)
-    for text in warn_of_budget(what):
+    for text in warn_of_budget(what, placement):
         events.emit(RunEvent(kind="warning", text=text))
     meter = BudgetMeter(what, placement)
     try:
