@@ -26,6 +26,7 @@ OBJECTIVES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "reci
 DATA = ROOT.parent / "shared" / "data"
 FEW_OF_PEOPLE = ("steps.data.split.train=64", "steps.data.split.test=32")
 SMALL = {
+    "anywhere": ("steps.data.source.limit=24", "steps.data.split.test=8"),
     "headlines": ("steps.data.split.train=32", "steps.data.split.test=8"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,

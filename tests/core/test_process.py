@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import pwd
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from luthier.core.system.process import get_unique_process_name, is_process_gone
+from luthier.core.system.process import get_unique_process_name, get_user_name, is_process_gone
 
 SAY = """
 import sys
@@ -90,3 +92,9 @@ def test_what_comes_and_goes_is_not_asked_of_the_system_each_time() -> None:
     told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     before, after = map(int, told.stdout.split())
     assert after < before / 10
+
+
+def test_a_user_without_a_name_is_known_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as any number."""
+    monkeypatch.setattr("getpass.getuser", lambda: pwd.getpwuid(4_000_000_000)[0])
+    assert get_user_name() == f"uid-{os.getuid()}"

@@ -167,13 +167,12 @@ def correct(
     as_json: Json = False,
 ) -> None:
     """Correct a row's answer or leave it out; the decision is kept beside the recipe, with who and when."""
-    import getpass
-
     from luthier.commands.correct import decide
+    from luthier.core.system.process import get_user_name
     from luthier.recipe.locate import CommandTarget
 
     target = CommandTarget(current_workspace(), recipe)
-    made = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=getpass.getuser())
+    made = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=get_user_name())
     if as_json:
         print_json({"file": str(made.path), **made.correction.model_dump(mode="json", exclude_defaults=True)})
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from luthier.cli.output import Json, print_json, print_line, print_table
 from luthier.cli.workspace import current_workspace
+from luthier.core.system.process import get_user_name
 
 label_app = typer.Typer(
     help="Labeling projects, which people answer in the studio: list, create, measure, export, import.",
@@ -67,7 +67,7 @@ def label_create(  # noqa: PLR0913, PLR0917  # the options of a command
     )
     items = read_items(workspace, source, settings, text=text, gold=gold, proposal=proposal)
     with workspace.open_ledger() as ledger:
-        made, count = create_labeling_project(ledger, name, settings, items, by=getpass.getuser())
+        made, count = create_labeling_project(ledger, name, settings, items, by=get_user_name())
     if as_json:
         print_json({"id": made.id, "name": made.name, "items": count})
     else:
@@ -131,7 +131,7 @@ def label_import(
     workspace = current_workspace()
     with workspace.open_ledger() as ledger:
         found = [workspace.resolve(path) for path in paths]
-        made, read, kept = import_project(ledger, name, found, by=getpass.getuser())
+        made, read, kept = import_project(ledger, name, found, by=get_user_name())
     if as_json:
         print_json({"id": made.id, "items": len(read.items), "answers": kept, "notes": read.notes})
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from luthier.cli.output import Json, print_json, print_line, print_table
 from luthier.cli.workspace import current_workspace
 from luthier.core.events import format_counted_noun
+from luthier.core.system.process import get_user_name
 
 review_app = typer.Typer(
     help="Review production output: create, fill, status, results, next, close.",
@@ -53,7 +53,7 @@ def create(  # noqa: PLR0913, PLR0917  # one option for each rule
     )  # fmt: skip
     found = find_review_project(workspace, project)
     with workspace.open_ledger() as ledger:
-        queue = create_review_queue(ledger, name, settings, project=found, by=getpass.getuser())
+        queue = create_review_queue(ledger, name, settings, project=found, by=get_user_name())
         filled = fill_review_queue(ledger, workspace, queue, _mutter)
     if as_json:
         print_json({"id": queue.id, "project": found, **filled._asdict()})

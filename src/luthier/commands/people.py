@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import secrets
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, SourceLocation, UnknownName
 from luthier.core.files import write_atomically
+from luthier.core.system.process import get_user_name
 from luthier.people import accounts, audit, invitations
 from luthier.people.accounts import Account
 from luthier.people.rights import WORKSPACE
@@ -45,7 +45,7 @@ def open_people_ledger(workspace: Workspace) -> Ledger:
 def record_command(workspace: Workspace, action: str, **what: Any) -> None:
     """Write into the audit log what the user of this machine did by a command."""
     with open_people_ledger(workspace) as ledger:
-        audit.record_audit(ledger, getpass.getuser(), action, **what)
+        audit.record_audit(ledger, get_user_name(), action, **what)
 
 
 def add_account(
@@ -55,7 +55,7 @@ def add_account(
     roles = dict.fromkeys(projects or [WORKSPACE], accounts.check_role(role))
     with open_people_ledger(workspace) as ledger:
         accounts.add_person(
-            ledger, name, roles=roles, by=getpass.getuser(), name=shown, email=email, password=password
+            ledger, name, roles=roles, by=get_user_name(), name=shown, email=email, password=password
         )  # fmt: skip
 
 
@@ -68,27 +68,27 @@ def list_people(workspace: Workspace) -> list[Account]:
 def invite_person(workspace: Workspace, role: str, projects: Sequence[str], days: float) -> str:
     """The path of a new invitation's page."""
     with open_people_ledger(workspace) as ledger:
-        token = invitations.create_invitation(ledger, role, projects or [WORKSPACE], by=getpass.getuser(), days=days)
+        token = invitations.create_invitation(ledger, role, projects or [WORKSPACE], by=get_user_name(), days=days)
     return f"/invite/{token}"
 
 
 def change_role(workspace: Workspace, name: str, role: str | None, projects: Sequence[str]) -> None:
     """Give a person a role, or take it away."""
     with open_people_ledger(workspace) as ledger:
-        accounts.set_role(ledger, name, role, projects or [WORKSPACE], by=getpass.getuser())
+        accounts.set_role(ledger, name, role, projects or [WORKSPACE], by=get_user_name())
 
 
 def change_password(workspace: Workspace, name: str, password: str) -> None:
     """Give a person another password; their sessions end."""
     with open_people_ledger(workspace) as ledger:
-        accounts.set_password(ledger, name, password, by=getpass.getuser())
+        accounts.set_password(ledger, name, password, by=get_user_name())
 
 
 def remove_account(workspace: Workspace, name: str, *, by: str = "") -> None:
     """Close an account, and revoke the person's keys in this workspace and in its projects."""
     with open_people_ledger(workspace) as ledger:
         id = accounts.find_account(ledger, name).id
-        accounts.remove_person(ledger, id, by=by or getpass.getuser())
+        accounts.remove_person(ledger, id, by=by or get_user_name())
     for nearby in _ledgers(workspace):
         _revoke_keys(nearby, id)
 

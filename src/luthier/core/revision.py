@@ -38,6 +38,7 @@ UNDECIDING = (
     "luthier.eval.cost",
     "luthier.models.cost",
     "luthier.models.export.model_card",
+    "luthier.models.machine_cost",
     "luthier.tune.forecast",
 )
 """Modules, and packages with all they hold, that no bytes of an artifact follow from: errors, progress, forecasts, the

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
@@ -103,6 +103,32 @@ class StepCostEstimate:
             or (mine is not None and its is not None and abs(its - mine) > max(share * mine, least))
             for mine, its, share, least in pairs
         )
+
+
+class TrainingWorkload(NamedTuple):
+    """What is to be trained, as far as its cost depends on it."""
+
+    parameters: int
+    trainable: int
+    layers: int
+    hidden_size: int
+    steps: float
+    """Updates of the weights."""
+    step_tokens: float
+    """Computed in one update."""
+    sequence_tokens: float
+    """Of one row."""
+    flops: float
+    """Of all updates, without what is computed again."""
+    microbatch_tokens: int | None = None
+    """Read at once by one device; what fits when None."""
+    recompute: bool | None = None
+    """Whether activations are computed again; where they do not fit when None."""
+    bf16: bool = True
+    cpu_flops: float | None = None
+    """The same on a processor, with what it computes beside them; `flops` when None."""
+    start_seconds: float = 0.0
+    """Until the first update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +276,10 @@ class Step(Component):
     @abstractmethod
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict cost without loading torch; say how it is known."""
+
+    def describe_training(self, plan_context: PlanContext) -> TrainingWorkload | None:
+        """What it trains, to estimate it on other machines; None for a step that trains no network."""
+        return None
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """What the artifact will hold, for those who must plan with it before it is made; nothing by default."""

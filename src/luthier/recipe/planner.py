@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import check_installed, iter_components
@@ -22,7 +22,11 @@ from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
 from luthier.core.system.process import trim_malloc_heap
 from luthier.core.timings import read_machine_timings
+from luthier.recipe.budget import warn_of_budget
 from luthier.recipe.schema import MODEL_STEP, Recipe
+
+if TYPE_CHECKING:
+    from luthier.models.machine_cost import PlacementEstimate
 
 MOST_RUNS = 3
 """Runs that an error names."""
@@ -145,12 +149,31 @@ class RecipePlan:
         history = self.store.read_newest_timings().get(planned.step.kind, {})
         return planned.step.estimate_cost(_outlook(self.recipe, self.store, planned.step, known, history))
 
+    def estimate_placement(self, planned: PlannedStep, machine: str, count: int) -> PlacementEstimate | None:
+        """What a step is expected to take on some devices of a machine of the catalogue (`models.machine_cost`); None
+        for a step that trains no network, and where model or data are not known yet."""
+        from luthier.models.machine_cost import estimate_on
+
+        known = {each.name: each for each in self.steps}
+        outlines = dict[str, ArtifactSpec]()
+        for each in self.steps:
+            context = _outlook(self.recipe, self.store, each.step, known, {}, outlines)
+            if each.name == planned.name:
+                workload = each.step.describe_training(context)
+                return None if workload is None else estimate_on(workload, machine, count)
+            outlines[each.name] = each.step.outline(context)
+        raise UnknownName(f"there is no step {planned.name!r}", hint=did_you_mean(planned.name, known))
+
     @property
     def notes(self) -> list[str]:
-        """What the recipe says and no step uses."""
+        """What the recipe says and no step uses, and where the forecast passes its budget."""
+        warnings = warn_of_budget(self)
         if self.recipe.model is None or any(planned.name == MODEL_STEP for planned in self.steps):
-            return []
-        return ["no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it"]
+            return warnings
+        return [
+            *warnings,
+            "no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it",
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""

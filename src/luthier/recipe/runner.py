@@ -34,6 +34,7 @@ from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.render import format_elapsed_time
 from luthier.core.system.process import raise_pending_stop, set_thread_wait_policy
+from luthier.recipe.budget import BudgetMeter, BudgetSpent, warn_of_budget
 from luthier.recipe.executor import Executor, Placement
 from luthier.recipe.launches import describe_open_launches
 from luthier.recipe.outcomes import remember_outcomes
@@ -163,7 +164,7 @@ def run_recipe(
     what = build_recipe_plan(recipe, costs_of=needed)
     requested = [planned for planned in what if planned.name in needed]
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
-    done = make_steps(what, requested, events, placement, on_step)
+    done = _make_within_budget(what, requested, events, placement, on_step)
     remember_outcomes(what, [planned for planned in requested if not done[planned.name].cached])
     exit_code = _exit_code(done)
     events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
@@ -172,15 +173,42 @@ def run_recipe(
     )
 
 
+def _make_within_budget(
+    what: RecipePlan,
+    requested: Sequence[PlannedStep],
+    events: RunEventEmitter,
+    placement: Placement,
+    on_step: Callable[[PlannedStep, StepResult], None],
+) -> dict[str, StepResult]:
+    """The same as `make_steps`, until the recipe's budget is spent where it has one: `BudgetSpent`."""
+    if what.recipe.budget is None:
+        return make_steps(what, requested, events, placement, on_step)
+    for text in warn_of_budget(what, placement):
+        events.emit(RunEvent(kind="warning", text=text))
+    meter = BudgetMeter(what, placement)
+    try:
+        return make_steps(what, requested, RunEventEmitter(events.emit, meter), placement, on_step, meter.check)
+    except BudgetSpent:
+        raise
+    except Interrupted as error:
+        if meter.is_spent:
+            raise meter.error() from error
+        raise
+    finally:
+        meter.close()
+
+
 def make_steps(
     what: RecipePlan,
     requested: Sequence[PlannedStep],
     events: RunEventEmitter,
     placement: Placement,
     on_step: Callable[[PlannedStep, StepResult], None] = lambda planned, result: None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, StepResult]:
     """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
-    name. Steps that jobs make elsewhere go at once; in this process one is made after the other."""
+    name. Steps that jobs make elsewhere go at once; in this process one is made after the other. `check` is called
+    while jobs are waited for, and may raise."""
     _download([one for one in requested if not placement.executor_of(one).is_elsewhere], what.recipe, events)
     for planned in requested:
         if not planned.cached:
@@ -201,7 +229,7 @@ def make_steps(
                 result = _take(planned, what, events, placement.executor_of(planned), wait=False)
                 if result is not None:
                     finish(planned, result)
-            for planned, result in jobs.collect(wait=not here):
+            for planned, result in jobs.collect(check, wait=not here):
                 finish(planned, result)
             if len(done) == before and here:
                 events.emit(RunEvent(kind="wait", step=here[0].name, text="another process is making it; waiting"))
@@ -229,11 +257,12 @@ class _JobThreads:
             return _found(planned, self._what, self._events)
         return _make(planned, self._what, self._events, self._placement.executor_of(planned))
 
-    def collect(self, *, wait: bool) -> Iterator[tuple[PlannedStep, StepResult]]:
+    def collect(self, check: Callable[[], None], *, wait: bool) -> Iterator[tuple[PlannedStep, StepResult]]:
         """Those that are over, after one is, if so wished; raises what ended one too early."""
         while wait and self._followed and not any(future.done() for _, future in self._followed.values()):
             wait_for_futures([future for _, future in self._followed.values()], timeout=0.2)
             raise_pending_stop()
+            check()
         for name, (planned, future) in list(self._followed.items()):
             if future.done():
                 del self._followed[name]

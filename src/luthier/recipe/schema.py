@@ -33,6 +33,7 @@ from luthier.core.files import PathText
 from luthier.core.step import Step
 from luthier.models.catalog import resolve_model_source
 from luthier.models.source import ModelSource
+from luthier.recipe.budget import RunBudget
 from luthier.recipe.errors import NAME_PATTERN, add_indefinite_article, explain_validation_error
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import Key, LocatedYaml, apply_overrides, join_dotted_path, read_yaml
@@ -73,6 +74,9 @@ class Recipe(BaseModel):
     """The chat template that takes the place of the base model's own, in training, evaluation, serving and export
     alike: the name of one that ships with Luthier (`hermes`: ChatML with tools), or a Jinja file; a relative path
     starts at the recipe's folder. The model's own when not given."""
+    budget: RunBudget | None = None
+    """Hours and money after which a run stops, with its finished steps and checkpoints kept; counted over all runs of
+    the recipe. No artifact follows from it."""
     steps: Annotated[dict[Name, Step], Field(min_length=1)]
     """The steps by name; a step names those whose artifacts it reads."""
 

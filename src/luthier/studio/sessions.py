@@ -3,7 +3,6 @@ cookie."""
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import secrets
 import threading
@@ -12,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from luthier.core.db import Ledger
+from luthier.core.system.process import get_user_name
 from luthier.people.accounts import exist_accounts, has_accounts, roles_of
 from luthier.people.rights import WORKSPACE, Person
 
@@ -138,7 +138,7 @@ class BrowserSessions:
 
 def machine_user() -> Person:
     """The user of this machine, who may do everything where there are no accounts."""
-    return Person(getpass.getuser(), getpass.getuser(), {WORKSPACE: "owner"})
+    return Person(get_user_name(), get_user_name(), {WORKSPACE: "owner"})
 
 
 def form_token(cookie: str) -> str:

@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.chat.preference import rejected_char_ratio
-from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
+from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate, TrainingWorkload
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
@@ -80,6 +80,33 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
+    )
+
+
+def describe_training_workload(step: Tune, plan_context: PlanContext) -> TrainingWorkload | None:
+    """What a training computes, to estimate it on other machines; None until the model and the data are here."""
+    model = describe_step_model(plan_context)
+    rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
+    if model is None or rows is None:
+        return None
+    second = _second(step, plan_context, rows)
+    rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
+    steps, computed = _steps(step, rows), _computed(step, rows)
+    trainable, narrow = step.technique.trainable(model), _narrow(step)
+    operations = build_flop_counter(model, trainable, bits=16 if narrow else 32, headed=step.objective.wants_head())
+    read_once = computed._replace(packs=0, tokens=steps.tokens, keys=steps.tokens * steps.keys)
+    return TrainingWorkload(
+        parameters=model.parameters,
+        trainable=trainable,
+        layers=model.layers,
+        hidden_size=model.hidden_size,
+        steps=steps.number,
+        step_tokens=steps.tokens,
+        sequence_tokens=rows.tokens,
+        flops=steps.number * operations(read_once),
+        bf16=narrow,
+        cpu_flops=steps.number * operations(computed),
+        start_seconds=_BEGIN_S,
     )
 
 

@@ -37,6 +37,16 @@ def get_unique_process_name() -> str:
     return unique_process_name_of(os.getpid())
 
 
+def get_user_name() -> str:
+    """The name of the user of this process; `uid-1000` for a number without a name, as in a container."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
 def unique_process_name_of(number: int) -> str:
     """The name of a process on this machine that is alive."""
     return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))

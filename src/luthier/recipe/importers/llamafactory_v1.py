@@ -18,6 +18,7 @@ from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 NAMES = map_same_names(
     "model", "blocks", "learning_rate", "max_steps", "max_grad_norm", "seed", "bf16",
 ) | {
+    "dist_config.name": "dist_config", "dp_size": "processes",
     "command": "method", "peft_config.name": "technique", "peft_config.r": "r",
     "peft_config.lora_alpha": "lora_alpha", "peft_config.lora_dropout": "lora_dropout",
     "peft_config.target_modules": "target_modules", "peft_config.use_rslora": "use_rslora",
@@ -42,7 +43,7 @@ LEFT = {
     "model_class": "language models are tuned as language models", "custom_chat_template": reasons.TEMPLATE,
     "trust_remote_code": reasons.REMOTE, "flash_attn": reasons.MEASURED, "kernel_config.*": reasons.MEASURED,
     "init_config.*": reasons.MEMORY, "enable_activation_checkpointing": reasons.MEMORY, "dist_config.*": reasons.ALONE,
-    "dp_size": reasons.ALONE, "cp_*": reasons.ALONE, "mp_*": reasons.ALONE, "dist_timeout": reasons.ALONE,
+    "cp_*": reasons.ALONE, "mp_*": reasons.ALONE, "dist_timeout": reasons.ALONE,
     "quant_config.*": reasons.QUANTISED, "batching_strategy": reasons.PACKED, "batching_workers": reasons.PREPARED,
     "eval_dataset": reasons.EVALUATED, "output_dir": reasons.STORED, "save_*": reasons.SAVED,
     "resume_from_checkpoint": reasons.SAVED, "logging_steps": reasons.LOGGED,

@@ -16,11 +16,13 @@ from luthier.data.suggest.settings import predict_dataset_spec
 from luthier.recipe.importers.account import ImportOptionReader, ImportReport
 from luthier.recipe.importers.axolotl import AXOLOTL
 from luthier.recipe.importers.build import build_tune_step
+from luthier.recipe.importers.distributed import build_process_settings
 from luthier.recipe.importers.llamafactory import LLAMAFACTORY
 from luthier.recipe.importers.llamafactory_v1 import LLAMAFACTORY_V1
 from luthier.recipe.importers.objective import REINFORCE
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 from luthier.recipe.importers.trl import TRL
+from luthier.tune.steps.tune import Tune
 
 TOOLS = (AXOLOTL, LLAMAFACTORY, LLAMAFACTORY_V1, TRL)
 MANY_BYTES = 64 << 20
@@ -54,7 +56,8 @@ def _translated(options: dict[str, Any], file: Path, folder: Path) -> RecipeTran
     recipe["seed"] = int(common_options.take("seed", "seed") or 0)
     recipe["model"] = _model(common_options, file.parent, folder)
     held, settings, rows = _data(common_options, data, file.parent, folder)
-    steps = {"data": settings, "tune": build_tune_step(common_options, rows)}
+    processes = build_process_settings(common_options, file.parent, Tune.model_fields)
+    steps = {"data": settings, "tune": build_tune_step(common_options, rows) | processes}
     if held:
         steps["report"] = {"kind": "evaluate", "data": "data", "model": "tune"}
     recipe["steps"] = steps

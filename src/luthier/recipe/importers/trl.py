@@ -29,6 +29,7 @@ ARGUMENTS = map_same_names(
     "num_train_epochs": "epochs", "per_device_train_batch_size": "micro_batch",
     "gradient_accumulation_steps": "accumulation", "lr_scheduler_type": "lr_scheduler", "optim": "optimizer",
     "adam_beta1": "beta1", "adam_beta2": "beta2", "adam_epsilon": "eps", "early_stopping_patience": "patience",
+    "deepspeed": "deepspeed", "fsdp": "fsdp", "fsdp_config": "fsdp_config",
 }  # fmt: skip
 """transformers' training arguments with a counterpart."""
 ARGUMENTS_LEFT = {
@@ -47,7 +48,7 @@ ARGUMENTS_LEFT = {
     "tf32": reasons.MEASURED, "torch_compile*": reasons.MEASURED, "use_liger_kernel": reasons.MEASURED,
     "liger_kernel_config": reasons.MEASURED, "attn_implementation": reasons.MEASURED, "use_cpu": reasons.MEASURED,
     "fp16*": "a model computes in bfloat16 or float32 here", "bf16_full_eval": reasons.EVALUATED,
-    "deepspeed": reasons.ALONE, "fsdp*": reasons.ALONE, "ddp_*": reasons.ALONE, "local_rank": reasons.ALONE,
+    "fsdp_*": reasons.ALONE, "ddp_*": reasons.ALONE, "local_rank": reasons.ALONE,
     "accelerator_config": reasons.ALONE, "parallelism_config": reasons.ALONE,
     "average_tokens_across_devices": "the loss is divided by the learnt tokens of the whole step, always",
     "full_determinism": "the same recipe makes the same bytes, always",

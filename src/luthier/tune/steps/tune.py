@@ -28,6 +28,7 @@ from luthier.core.step import (
     StepContext,
     StepCostEstimate,
     TeacherRef,
+    TrainingWorkload,
 )
 from luthier.models.cost import describe_step_model, has_sequence_head
 from luthier.models.describe import ModelDescription, describe_model_folder
@@ -35,7 +36,7 @@ from luthier.models.load import find_base_folder, is_remote_input, require_plann
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
 from luthier.tune.dataset.validation import ValidationSettings
-from luthier.tune.forecast import estimate_cost, predict_tuned_model
+from luthier.tune.forecast import describe_training_workload, estimate_cost, predict_tuned_model
 from luthier.tune.low_rank import LowRankTechnique
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
@@ -321,6 +322,12 @@ class Tune(Step):
         if (model := describe_step_model(plan_context)) is not None:
             self.agree(model)
         return estimate_cost(self, plan_context)
+
+    def describe_training(self, plan_context: PlanContext) -> TrainingWorkload | None:
+        """What it computes; None where a technique trains no network here."""
+        if isinstance(self.technique, StandaloneTechnique) or is_remote_input(plan_context):
+            return None
+        return describe_training_workload(self, plan_context)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The tuned model has the size of the one it stands on."""

@@ -1,0 +1,261 @@
+"""Estimate what a training costs on 1 to 4,096 GPUs: time, memory, bytes between them and money, before it runs.
+
+A step of the optimizer takes as long as its products at the speed that published trainings reach, beside whatever of
+the exchange of weights and gradients does not hide behind them. The machines stand in `machines.toml`, with the public
+source of each number; the constants here are fitted to every second row of MosaicML's published table of MFU
+(`benchmarks/published_mfu.csv`), and `benchmarks/scale.py` prints how far the others are. The machine `cpu` is this
+one: its speed is that of its last trainings, or of a product measured now.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from datetime import date
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+from luthier.core.errors import SourceLocation, UnknownName, did_you_mean
+from luthier.core.step import TrainingWorkload
+from luthier.core.timings import read_machine_timings
+from luthier.models.cost import ABOUT, BASE_BYTES, estimate_full_machine_flops, measure_flops_per_s
+
+CPU = "cpu"
+"""The name of this machine among the machines, computing on its processors."""
+_OVERHEAD_TOKENS = 1307.0
+"""A microbatch takes as long, beside its tokens, as so many of them: calls, small products at the edges."""
+_WIDTH = 522.0
+"""A model of this width reaches half of what an endlessly wide one does."""
+_RECOMPUTE = 1.235
+"""How much longer a step takes where activations are computed again."""
+_EXPOSED = 0.5
+"""Share of the time of products behind which an exchange hides."""
+_LINK_SHARE = 0.8
+"""Share of a link's bandwidth that collectives reach."""
+_PER_DOUBLING = 0.01
+"""How much longer a step takes for each doubling of the nodes: Megatron-LM's published 47 % at 96 H100 and 42 % at
+4,608 are 0.02, MosaicML's tables up to 512 GPUs 0.004."""
+_MEASURED = (0.8, 1.35)
+"""A training takes so many times the estimate, from and to, where the speed is fitted: what other people's published
+trainings that nothing was fitted to took (torchtitan, Llama, Llama 2)."""
+_ASSUMED = (0.6, 2.0)
+_HERE = (0.85, 1.18)
+"""The same for this machine, once a training has run here."""
+_STATE_BYTES = 16
+"""Of a weight that learns: itself and its gradient in bf16, master weight and two moments in fp32."""
+_ACTIVATION_BYTES = 34
+"""Kept for a token and unit of width in each layer, with fused attention (Korthikanti et al., 2022)."""
+_HEAD_BYTES = 6
+"""Of a token's probabilities over the vocabulary."""
+_VOCABULARY = 32_000
+_MEMORY_SHARE = 0.9
+_LEAST_TOKENS = 2048
+"""Fewer tokens in a microbatch than these, and activations are computed again rather than kept."""
+_MOST_TOKENS = 32_768
+
+
+class Machine(NamedTuple):
+    """One kind of device, as its vendor states it; units are bytes, seconds, FLOP and US dollars."""
+
+    name: str
+    peak_flops: float
+    memory: float
+    memory_bandwidth: float
+    devices: int
+    link_bandwidth: float
+    network_bandwidth: float
+    price: float
+    price_of: str
+    price_as_of: date
+    efficiency: float
+    attention: float
+    measured: bool
+    source: str
+
+
+class PlacementEstimate(NamedTuple):
+    """What a training is expected to take on some devices."""
+
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    memory: int
+    """Bytes of one device at the peak."""
+    bytes_sent: float
+    """By one device to the others, in all."""
+    money: float
+    """US dollars at the list price of the catalogue; 0 on this machine."""
+    money_low: float
+    money_high: float
+    fits: bool = True
+    """Whether the memory of a device holds it."""
+    mfu: float = 0.0
+    """Share of the peak that goes into the training's own operations; 0 on this machine, whose peak is not known."""
+    how: str = ""
+
+
+@cache
+def read_machines() -> dict[str, Machine]:
+    """The catalogue of machines, by name."""
+    text = files("luthier.models").joinpath("machines.toml").read_text(encoding="utf-8")
+    return {name: Machine(name=name, **settings) for name, settings in tomllib.loads(text).items()}
+
+
+def find_machine(name: str) -> Machine:
+    """A machine of the catalogue by its name in any case, with or without `nvidia-`; `UnknownName` for any other."""
+    machines, requested = read_machines(), name.lower().replace("_", "-").removeprefix("nvidia-")
+    requested = {"a100": "a100-40gb", "a100-40": "a100-40gb", "a100-80": "a100-80gb"}.get(requested, requested)
+    if requested not in machines:
+        where, hint = SourceLocation(field="machine"), did_you_mean(requested, [CPU, *machines])
+        raise UnknownName(f"there is no machine {name!r} in the catalogue", where=where, hint=hint)
+    return machines[requested]
+
+
+def build_pretraining_workload(
+    parameters: int,
+    layers: int,
+    hidden_size: int,
+    *,
+    sequence_tokens: int,
+    step_tokens: float,
+    steps: float = 1.0,
+    microbatch_tokens: int | None = None,
+    recompute: bool | None = None,
+) -> TrainingWorkload:
+    """The workload of training all weights of a decoder, with operations counted as for published MFU (PaLM, appendix
+    B): six for each weight and token, and attention without regard to causality."""
+    flops = (6 * parameters + 12 * layers * hidden_size * sequence_tokens) * step_tokens * steps
+    return TrainingWorkload(
+        parameters, parameters, layers, hidden_size, steps, step_tokens, sequence_tokens, flops, microbatch_tokens,
+        recompute,
+    )  # fmt: skip
+
+
+def estimate_on(workload: TrainingWorkload, machine: str, count: int) -> PlacementEstimate:
+    """Estimate a training on `count` devices of a machine of the catalogue, or on `cpu`: this machine, and as many like
+    it. `UnknownName` for a machine that is not there; `ValueError` for a count below 1."""
+    if count < 1:
+        raise ValueError(f"expected at least one device, got {count}")
+    if machine.lower() == CPU:
+        return _estimate_here(workload, count)
+    device = find_machine(machine)
+    tokens, recompute, memory = _choose_microbatch(workload, device, count)
+    seconds, sent = _step_seconds(workload, device, count, tokens, recompute=recompute)
+    total = workload.start_seconds + seconds * workload.steps
+    low, high = _MEASURED if device.measured else _ASSUMED
+    money = total / 3600 * count * device.price
+    basis = "fitted to published trainings" if device.measured else "assumed: no published trainings were fitted"
+    fits = memory <= _MEMORY_SHARE * device.memory
+    return PlacementEstimate(
+        seconds=total,
+        seconds_low=low * total,
+        seconds_high=high * total,
+        memory=memory,
+        bytes_sent=sent * workload.steps,
+        money=money,
+        money_low=low * money,
+        money_high=high * money,
+        fits=fits,
+        mfu=workload.flops / (total * count * device.peak_flops) if total else 0.0,
+        how=f"speed {basis}; list price of {device.price_of} as of {device.price_as_of}"
+        + ("" if fits else "; it does not fit into a device's memory"),
+    )
+
+
+def _choose_microbatch(workload: TrainingWorkload, device: Machine, count: int) -> tuple[int, bool, int]:
+    """Tokens that a device reads at once, whether activations are computed again, and the bytes that it holds: with
+    activations kept while that leaves room for enough tokens."""
+    own = max(1, math.ceil(workload.step_tokens / count))
+    for recompute in (False, True) if workload.recompute is None else (workload.recompute,):
+        tokens = workload.microbatch_tokens or _fitting_tokens(workload, device, count, recompute=recompute)
+        tokens = min(tokens, own)
+        memory = _memory(workload, count, tokens, recompute=recompute)
+        if memory <= _MEMORY_SHARE * device.memory and tokens >= min(own, _LEAST_TOKENS):
+            break
+    return tokens, recompute, memory
+
+
+def _fitting_tokens(workload: TrainingWorkload, device: Machine, count: int, *, recompute: bool) -> int:
+    """Tokens of the largest microbatch that fits; of one row at least."""
+    least = max(1, round(workload.sequence_tokens))
+    fixed = _memory(workload, count, 0, recompute=recompute)
+    each = (_memory(workload, count, 1 << 20, recompute=recompute) - fixed) / (1 << 20)
+    room = (_MEMORY_SHARE * device.memory - fixed) / each
+    return max(least, min(_MOST_TOKENS, int(room)))
+
+
+def _memory(workload: TrainingWorkload, count: int, tokens: int, *, recompute: bool) -> int:
+    """Bytes of one device: weights and what learns shared out over all, one layer gathered, activations, and what the
+    runtime holds."""
+    frozen = workload.parameters - workload.trainable
+    shared = (_STATE_BYTES * workload.trainable + 2 * frozen) / count
+    gathered = 0 if count == 1 else 4 * workload.parameters / max(1, workload.layers)
+    width, layer = workload.hidden_size, _ACTIVATION_BYTES * workload.hidden_size
+    kept = 2 * width * workload.layers + layer if recompute else layer * workload.layers
+    return round(shared + gathered + tokens * (kept + _HEAD_BYTES * _VOCABULARY) + BASE_BYTES)
+
+
+def _step_seconds(
+    workload: TrainingWorkload, device: Machine, count: int, tokens: int, *, recompute: bool
+) -> tuple[float, float]:
+    """Seconds of one update, and the bytes that a device sends in it."""
+    own = workload.step_tokens / count
+    microbatches = max(1.0, own / tokens)
+    flops = workload.flops / max(workload.steps, 1e-9) / count
+    attention = 12 * workload.layers * workload.hidden_size * workload.sequence_tokens
+    share = min(1.0, attention * workload.step_tokens * workload.steps / max(workload.flops, 1.0))
+    speed = device.peak_flops * device.efficiency / (1 + _WIDTH / workload.hidden_size) / (1 + device.attention * share)
+    products = flops / speed * (1 + _OVERHEAD_TOKENS * microbatches / max(own, 1.0))
+    products *= _RECOMPUTE if recompute else 1.0
+    sent = _bytes_sent(workload, device, count, microbatches)
+    bandwidth = device.link_bandwidth
+    if count > device.devices:  # a node's devices send over all its network links at once
+        bandwidth = min(bandwidth, device.devices * device.network_bandwidth)
+    exchange = sent / (bandwidth * _LINK_SHARE)
+    update = 28 * workload.trainable / count / (_LINK_SHARE * device.memory_bandwidth)
+    seconds = products + max(0.0, exchange - _EXPOSED * products) + update
+    return seconds * (1 + _PER_DOUBLING * max(0.0, math.log2(count / device.devices))), sent
+
+
+def _bytes_sent(workload: TrainingWorkload, device: Machine, count: int, microbatches: float) -> float:
+    """Bytes that a device sends in one update: gradients once for each microbatch where they are sharded, else once, as
+    a ring does; weights twice for each microbatch where one device does not hold them."""
+    passed = (count - 1) / count
+    held = _STATE_BYTES * workload.trainable + 2 * (workload.parameters - workload.trainable)
+    if held > _MEMORY_SHARE * device.memory / 2:
+        return passed * microbatches * (4 * workload.parameters + 2 * workload.trainable)
+    return 2 * passed * 2 * workload.trainable
+
+
+def _estimate_here(workload: TrainingWorkload, count: int) -> PlacementEstimate:
+    """The same on this machine's processors, and on as many machines like it: without what they exchange."""
+    alike = [
+        measures
+        for measures in read_machine_timings("tune")
+        if 1 / ABOUT <= float(measures.get("parameters", 0)) / workload.parameters <= ABOUT
+        and measures.get("flops_per_s")
+    ]
+    speed = estimate_full_machine_flops(alike[0]) if alike else measure_flops_per_s(bf16=workload.bf16)
+    low, high = _HERE if alike else _ASSUMED
+    flops = workload.flops if workload.cpu_flops is None else workload.cpu_flops
+    seconds = workload.start_seconds + flops / (speed * count)
+    tokens = workload.microbatch_tokens or min(int(workload.step_tokens / count) + 1, _LEAST_TOKENS)
+    how = "speed of the last training of about this size here" if alike else "speed assumed from matrix products"
+    return PlacementEstimate(
+        seconds=seconds,
+        seconds_low=low * seconds,
+        seconds_high=high * seconds,
+        memory=_memory(workload, 1, tokens, recompute=False),
+        bytes_sent=2 * (count - 1) / count * 4 * workload.trainable * workload.steps,
+        money=0.0,
+        money_low=0.0,
+        money_high=0.0,
+        how=how,
+    )
+
+
+__all__ = [
+    "CPU", "Machine", "PlacementEstimate", "TrainingWorkload", "build_pretraining_workload", "estimate_on",
+    "find_machine", "read_machines",
+]  # fmt: skip
