@@ -63,7 +63,9 @@ class Provider:
         if path.endswith("/chat/completions"):
             asked = json.loads(body)
             known = [
-                job.get("fine_tuned_model") or job.get("model_output_name") or job.get("outputModel")
+                job.get("fine_tuned_model")
+                or job.get("model_output_name")
+                or job.get("trainingConfig", job).get("outputModel")
                 for job in self.jobs
             ]
             if asked["model"] not in known:
@@ -79,14 +81,13 @@ class Provider:
     def _files(self, method: str, body: bytes) -> Answer:
         if method == "GET":
             return Answer({"object": "list", "data": self.files})
-        found = re.search(rb'filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
-        assert found is not None
+        filename, content = _read_part(body)
         record: Record = {
-            "id": f"file-{len(self.files)}", "object": "file", "filename": found[1].decode(), "purpose": "fine-tune",
-            "bytes": len(found[2]), "status": "processed",
+            "id": f"file-{len(self.files)}", "object": "file", "filename": filename, "purpose": "fine-tune",
+            "bytes": len(content), "status": "processed",
         }  # fmt: skip
         self.files.append(record)
-        self.contents[record["id"]] = found[2]
+        self.contents[record["id"]] = content
         return Answer(record)
 
     def _openai(self, method: str, path: str, query: Record, body: bytes) -> Answer:
@@ -151,8 +152,8 @@ class Provider:
         home, _, name = path.removeprefix("/v1/").rpartition("/")
         if "/datasets" in path:
             return self._fireworks_data(path, name, body)
-        if path.endswith("/supervisedFineTuningJobs"):
-            job_id = query["supervisedFineTuningJobId"][0]
+        if path.endswith(("/supervisedFineTuningJobs", "/dpoJobs")):
+            job_id = query["dpoJobId" if path.endswith("/dpoJobs") else "supervisedFineTuningJobId"][0]
             full = f"{path.removeprefix('/v1/')}/{job_id}"
             if any(one["name"] == full for one in self.jobs):
                 return Answer({"message": "already exists"}, 409)
@@ -179,7 +180,15 @@ class Provider:
         found = [one for one in self.files if one["id"] == name.removesuffix(":upload")]
         if found and name.endswith(":upload"):
             found[0]["state"] = "READY"
+            self.contents[found[0]["id"]] = _read_part(body)[1]
         return Answer(found[0]) if found else Answer({"message": "not found"}, 404)
+
+
+def _read_part(body: bytes) -> tuple[str, bytes]:
+    """Name and content of the file in a form."""
+    found = re.search(rb'filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
+    assert found is not None
+    return found[1].decode(), found[2]
 
 
 def _streamed(asked: Record) -> Answer:

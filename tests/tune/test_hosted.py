@@ -25,7 +25,7 @@ from luthier.tune import hosted_client
 from luthier.tune.hosted import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
-from tuning import Bench, bench, chat, examples
+from tuning import Bench, bench, chat, examples, pairs, preferring
 
 KINDS = sorted(kind for kind, one in components_by_kind(TechniqueBase).items() if issubclass(one, HostedTechnique))
 NEEDED: dict[str, dict[str, Any]] = {"fireworks": {"account": "me"}}
@@ -95,11 +95,11 @@ def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provid
     assert get_model_name(made) == record["model"]
     assert provider.keys == {f"Bearer {KEY}"}
     assert provider.count(CREATE[kind]) == 1
+    [content] = provider.contents.values()
+    assert [json.loads(line)["messages"][-1]["content"] for line in content.splitlines()[:3]] == [
+        one.messages[-1].content for one in examples(3)
+    ]
     if kind != "fireworks":
-        [content] = provider.contents.values()
-        assert [json.loads(line)["messages"][-1]["content"] for line in content.splitlines()[:3]] == [
-            one.messages[-1].content for one in examples(3)
-        ]
         assert shop.said("note").count("started") == 1
     assert_no_key(shop, json.dumps(provider.jobs), json.dumps(provider.files))
 
@@ -216,6 +216,67 @@ def test_rows_leave_only_with_upload(provider: Provider, shop: Bench) -> None:
     with pytest.raises(ModelError, match="the training rows"):
         wanted.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path()))
     assert provider.asked == []
+
+
+METHODS = {
+    "fireworks": ("trainingConfig", "lossConfig"),
+    "openai": ("method",),
+    "together": ("training_method",),
+}
+"""What a job says of preferences, in each provider's words."""
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_preferences_are_tuned_on_in_the_providers_form(kind: str, provider: Provider, tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs())
+    made = shop.classify(step(provider, kind, method="dpo", beta=0.2, epochs=1))
+    assert made.read_json("training.json")["objective"] == {"kind": "dpo"}
+    [job] = provider.jobs
+    asked = {
+        "fireworks": {"method": "DPO", "klBeta": 0.2},
+        "openai": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}},
+        "together": {"method": "dpo", "dpo_beta": 0.2},
+    }
+    assert job[METHODS[kind][-1]] == asked[kind]
+    first = pairs(1)[0]
+    row = json.loads(next(iter(provider.contents.values())).splitlines()[0])
+    assert [one["role"] for one in row["input"]["messages"]] == ["system", "user"]
+    assert row["preferred_output"] == [{"role": "assistant", "content": first.messages[-1].content}]
+    assert row["non_preferred_output"] == [{"role": "assistant", "content": first.meta["rejected"]}]
+    assert made.read_json("job.json")["tokens_told"] > 24 * 20
+
+
+def test_preferences_and_answers_are_other_jobs(provider: Provider, tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs())
+    for fields in ({}, {"method": "dpo"}, {"method": "dpo", "beta": 0.5}):
+        shop.classify(step(provider, **fields))
+    assert len(provider.jobs) == 3
+    with pytest.raises(ValueError, match="beta belongs to `method: dpo`"):
+        step(provider, beta=0.1)
+
+
+def test_a_row_that_is_refused_is_named_by_file_and_line(provider: Provider, tmp_path: Path) -> None:
+    rows = [*pairs(4), preferring(chat("where is it", "delivery", 17), "delivery")]
+    with pytest.raises(DataError, match=r"1 of 5 rows would be refused by the server.*a tie") as error:
+        bench(tmp_path, rows).classify(step(provider, method="dpo"))
+    assert str(error.value).startswith("tickets.csv:17")
+    assert provider.asked == []
+
+
+def test_what_a_price_list_says_does_not_rename_the_model(provider: Provider, shop: Bench) -> None:
+    plain, priced = (
+        step(provider),
+        step(provider, price_per_million_tokens=2.0, max_price=9.0, poll_s=1.0, upload=False),
+    )
+    assert plain.recipe_digest({}, {}, 1) == priced.recipe_digest({}, {}, 1)
+    assert plain.recipe_digest({}, {}, 1) != step(provider, epochs=1).recipe_digest({}, {}, 1)
+    one = shop.classify(plain)
+    names = ("endpoint.json", "job.json", "model.json", "training.json", "training_examples.parquet")
+    written = {name: (one.folder / name).read_bytes() for name in names}
+    shop.store.remove(shop.tune_digest(plain))
+    measured = priced.model_copy(update={"technique": priced.technique.model_copy(update={"upload": True})})
+    two = again(shop, measured)
+    assert {name: (two.folder / name).read_bytes() for name in names} == written
 
 
 def test_personal_data_do_not_leave(provider: Provider, tmp_path: Path) -> None:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.provider_rules import FIREWORKS, ProviderRules
 from luthier.core.errors import ModelError
-from luthier.tune.hosted import EnvVarName, HostedEvent, HostedJob, HostedRequest, HostedTechnique, JobState, read_text
+from luthier.tune.hosted import (
+    EnvVarName,
+    HostedEvent,
+    HostedJob,
+    HostedRequest,
+    JobState,
+    PreferenceHostedTechnique,
+    read_text,
+)
 from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
 
 _STATES: Mapping[str, JobState] = {
@@ -27,15 +36,16 @@ _MOST_TRIES = 20
 """Jobs for the same rows and settings, each after one that failed."""
 
 
-class FireworksTechnique(HostedTechnique):
+class FireworksTechnique(PreferenceHostedTechnique):
     """A model that Fireworks AI tunes on uploaded rows (LoRA); asked there once you have deployed it.
 
-    Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`). The names of
-    data set, job and model follow from the job key, so that Fireworks itself refuses to make one twice. The finished
-    model must be deployed there (`firectl create deployment`) before it answers.
+    Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`, `dpoJobs`).
+    The names of data set, job and model follow from the job key, so that Fireworks itself refuses to make one twice.
+    The finished model must be deployed there (`firectl create deployment`) before it answers.
     """
 
     kind: Literal["fireworks"] = "fireworks"
+    sent_names: ClassVar[Mapping[str, str]] = {"learning_rate": "learningRate", "lora_rank": "loraRank"}
 
     account: Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
     """The id of the account at Fireworks."""
@@ -53,10 +63,10 @@ class FireworksTechnique(HostedTechnique):
         """`/inference/v1` on the same host."""
         return f"{self.url.rstrip('/').removesuffix('/v1')}/inference/v1"
 
-    def job_settings(self) -> Mapping[str, Any]:
-        """Those that are given, as Fireworks calls them."""
-        given = {"learningRate": self.learning_rate, "loraRank": self.lora_rank}
-        return {name: value for name, value in given.items() if value is not None}
+    @property
+    def rules(self) -> ProviderRules:
+        """Fireworks'."""
+        return FIREWORKS
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """The data set, once it is whole."""
@@ -83,16 +93,18 @@ class FireworksTechnique(HostedTechnique):
         job_id = next((one for one, record in self._list(client, request) if record is None), None)
         if job_id is None:
             raise ModelError(f"{_MOST_TRIES} jobs for the same rows failed", hint="look at them at Fireworks")
-        body = {
-            "dataset": f"{self._account}/datasets/{file_id}",
+        training = {
             "baseModel": self.model,
             "outputModel": f"{self._account}/models/{job_id}",
-            "displayName": job_id,
             "epochs": self.epochs,
             **self.job_settings(),
         }
-        path = f"{self._account}/supervisedFineTuningJobs"
-        return self._read(client.post(path, body, supervisedFineTuningJobId=job_id))
+        body: dict[str, Any] = {"dataset": f"{self._account}/datasets/{file_id}", "displayName": job_id}
+        if not self.tunes_on_pairs:
+            return self._read(client.post(self._jobs, {**body, **training}, supervisedFineTuningJobId=job_id))
+        loss = {"method": "DPO", **({} if self.beta is None else {"klBeta": self.beta})}
+        body |= {"trainingConfig": training, "lossConfig": loss}
+        return self._read(client.post(self._jobs, body, dpoJobId=job_id))
 
     def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
         """Ask for it."""
@@ -112,8 +124,12 @@ class FireworksTechnique(HostedTechnique):
     def _account(self) -> str:
         return f"accounts/{self.account}"
 
+    @property
+    def _jobs(self) -> str:
+        return f"{self._account}/{'dpoJobs' if self.tunes_on_pairs else 'supervisedFineTuningJobs'}"
+
     def _path(self, job_id: str) -> str:
-        return f"{self._account}/supervisedFineTuningJobs/{job_id}"
+        return f"{self._jobs}/{job_id}"
 
     def _list(self, client: ProviderClient, request: HostedRequest) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """The ids of the request's jobs with what they stand for, up to the first that is free."""
@@ -129,9 +145,10 @@ class FireworksTechnique(HostedTechnique):
         return HostedJob(
             id=read_text(record, "name", self.url).rpartition("/")[2],
             state=_STATES.get(read_text(record, "state", self.url), "running"),
-            model=str(record.get("outputModel") or ""),
+            model=str((record.get("trainingConfig") or record).get("outputModel") or ""),
             message=str(status.get("message") or "") if isinstance(status, dict) else "",
             tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+            file=str(record.get("dataset") or "").rpartition("/")[2],
         )
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.provider_rules import TOGETHER, ProviderRules
 from luthier.tune.hosted import (
     EnvVarName,
     HostedEvent,
     HostedJob,
     HostedRequest,
-    HostedTechnique,
     JobState,
+    PreferenceHostedTechnique,
+    map_same_names,
     read_records,
     read_text,
 )
@@ -23,6 +25,7 @@ from luthier.tune.hosted_client import ProviderClient
 _STATES: Mapping[str, JobState] = {
     "completed": "succeeded",
     "error": "failed",
+    "user_error": "failed",
     "cancelled": "cancelled",
     "cancel_requested": "cancelled",
 }
@@ -30,7 +33,7 @@ _STATES: Mapping[str, JobState] = {
 _JOBS = "fine-tunes"
 
 
-class TogetherTechnique(HostedTechnique):
+class TogetherTechnique(PreferenceHostedTechnique):
     """A model that Together AI tunes on uploaded rows (LoRA); asked there afterwards.
 
     Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`). Models that Together does not serve
@@ -38,6 +41,7 @@ class TogetherTechnique(HostedTechnique):
     """
 
     kind: Literal["together"] = "together"
+    sent_names: ClassVar[Mapping[str, str]] = map_same_names("batch_size", "learning_rate")
 
     url: str = "https://api.together.xyz/v1"
     """Where the API begins. `http://` only on this machine."""
@@ -48,10 +52,10 @@ class TogetherTechnique(HostedTechnique):
     learning_rate: float | None = Field(default=None, gt=0)
     """Size of the updates at their height; the provider chooses when not given."""
 
-    def job_settings(self) -> Mapping[str, Any]:
-        """Those that are given."""
-        given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        return {name: value for name, value in given.items() if value is not None}
+    @property
+    def rules(self) -> ProviderRules:
+        """Together's."""
+        return TOGETHER
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """By its name."""
@@ -83,6 +87,7 @@ class TogetherTechnique(HostedTechnique):
             "n_epochs": self.epochs,
             "suffix": request.name,
             **self.job_settings(),
+            **self._describe_method(),
         }
         return self._read(client.post(_JOBS, body))
 
@@ -103,6 +108,13 @@ class TogetherTechnique(HostedTechnique):
         """Cancel it."""
         client.post(f"{_JOBS}/{job_id}/cancel", {})
 
+    def _describe_method(self) -> dict[str, Any]:
+        """What the job says of its method; nothing of the usual one."""
+        if not self.tunes_on_pairs:
+            return {}
+        beta = {} if self.beta is None else {"dpo_beta": self.beta}
+        return {"training_method": {"method": "dpo", **beta}}
+
     def _read(self, record: Mapping[str, Any]) -> HostedJob:
         tokens = record.get("token_count")
         failures = [str(one.get("message") or "") for one in read_records(record, "events")]
@@ -112,6 +124,7 @@ class TogetherTechnique(HostedTechnique):
             model=_model_name(record),
             message=failures[-1] if failures else "",
             tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+            file=str(record.get("training_file") or ""),
         )
 
 
