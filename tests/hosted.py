@@ -74,11 +74,16 @@ class Provider:
         for prefix, obey in (("/v1/accounts/", self._fireworks), ("/v1/fine-tunes", self._together)):
             if path.startswith(prefix):
                 return obey(method, path, query, body)
+        if path.startswith("/signed/"):
+            return Answer(self.contents[path.removeprefix("/signed/")])
         if path.startswith("/v1/files"):
-            return self._files(method, body)
+            return self._files(method, path, body)
         return self._openai(method, path, query, body)
 
-    def _files(self, method: str, body: bytes) -> Answer:
+    def _files(self, method: str, path: str, body: bytes) -> Answer:
+        if path.endswith("/content"):
+            found = self.contents.get(path.split("/")[-2])
+            return Answer({"error": {"message": "no such file"}}, 404) if found is None else Answer(found)
         if method == "GET":
             return Answer({"object": "list", "data": self.files})
         filename, content = _read_part(body)
@@ -138,7 +143,9 @@ class Provider:
             del job["suffix"]
             self.jobs.append(job)
             return Answer(job)
-        job = next(one for one in self.jobs if one["id"] == parts[0])
+        job = next((one for one in self.jobs if one["id"] == parts[0]), {})
+        if not job:
+            return Answer({"error": {"message": "no such job"}}, 404)
         if parts[1:] == ["events"]:
             return Answer({"data": self.events})
         if parts[1:] == ["cancel"]:
@@ -177,6 +184,11 @@ class Provider:
                 return Answer({"message": "already exists"}, 409)
             self.files.append({"id": asked["datasetId"], "state": "UPLOADING", **asked["dataset"]})
             return Answer(self.files[-1])
+        if name.endswith(":getDownloadEndpoint"):
+            known = name.removesuffix(":getDownloadEndpoint")
+            if known not in self.contents:
+                return Answer({"message": "not found"}, 404)
+            return Answer({"filenameToSignedUrls": {f"{known}.jsonl": f"{self.root}/signed/{known}"}})
         found = [one for one in self.files if one["id"] == name.removesuffix(":upload")]
         if found and name.endswith(":upload"):
             found[0]["state"] = "READY"
@@ -214,7 +226,9 @@ def providing() -> Iterator[Provider]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             address = urlsplit(self.path)
-            provider.keys.add(self.headers.get("Authorization", ""))
+            key = self.headers.get("Authorization", "")
+            assert not (key and address.path.startswith("/signed/")), "a signed address needs no key"
+            provider.keys.add(key)
             answer = provider.answer(self.command, address.path, parse_qs(address.query), body)
             if answer.status is None:
                 self.close_connection = True

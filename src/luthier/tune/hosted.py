@@ -11,7 +11,7 @@ import json
 import re
 import time
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -173,9 +173,9 @@ class HostedTechnique(StandaloneTechnique):
         """What decides a job besides rows and seed."""
         return [self.kind, self.url, self.model, self.epochs, self.job_settings()]
 
-    def open_client(self, work: StepContext) -> ProviderClient:
+    def open_client(self, say: Callable[[str], None]) -> ProviderClient:
         """The provider's API, asked with the user's key."""
-        return ProviderClient(self.url, self.key_env, work.events, patience_s=self.patience_s, timeout_s=self.timeout_s)
+        return ProviderClient(self.url, self.key_env, say, patience_s=self.patience_s, timeout_s=self.timeout_s)
 
     @abstractmethod
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
@@ -194,8 +194,12 @@ class HostedTechnique(StandaloneTechnique):
         """Start the job."""
 
     @abstractmethod
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
-        """A job as it stands."""
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
+        """A job as its provider writes it down."""
+
+    @abstractmethod
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """A job as it stands, from its provider's record."""
 
     @abstractmethod
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
@@ -290,6 +294,10 @@ class PreferenceHostedTechnique(HostedTechnique):
         """The method as well, where it is not the usual one."""
         return [*super().identify_job(), *([self.method, self.beta] if self.tunes_on_pairs else [])]
 
+    def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
+        """Write the rows that were uploaded into a file."""
+        client.download(f"files/{file_id}/content", to)
+
 
 class HostedRun:
     """One run of a hosted technique: finds or starts the job, follows it, and writes the artifact."""
@@ -308,7 +316,7 @@ class HostedRun:
         """The whole way; returns the price, which is no part of the artifact, and nothing that is measured: the
         provider's time is no measure of this machine."""
         technique = self._technique
-        with technique.open_client(self._work) as client:
+        with technique.open_client(self._work.events.note) as client:
             job = self._find_known(client) or client.find_or_create(
                 lambda: self._find(client), lambda: self._create(client)
             )
@@ -327,7 +335,7 @@ class HostedRun:
         if (job_id := self._known().get("job")) is None:
             return None
         try:
-            job = self._technique.read_job(client, job_id)
+            job = self._technique.read_job(self._technique.read_record(client, job_id))
         except ModelError as error:
             if not is_missing(error):
                 raise
@@ -374,7 +382,7 @@ class HostedRun:
         """The job when it is done; `ModelError` when it failed or was cancelled."""
         try:
             while True:
-                job = self._technique.read_job(client, job.id)
+                job = self._technique.read_job(self._technique.read_record(client, job.id))
                 self._tell(client, job.id)
                 if job.state != "running":
                     break

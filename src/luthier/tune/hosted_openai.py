@@ -60,7 +60,7 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
             if (record.get("metadata") or {}).get(_MARK) == request.key
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self._read(record) for record in reversed(found)]
+        return [self.read_job(record) for record in reversed(found)]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job of the method."""
@@ -74,11 +74,11 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
             "metadata": {_MARK: request.key},
             "method": {"type": self.method, self.method: {"hyperparameters": hyperparameters}},
         }
-        return self._read(client.post(_JOBS, body))
+        return self.read_job(client.post(_JOBS, body))
 
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
         """Ask for it."""
-        return self._read(client.get(f"{_JOBS}/{job_id}"))
+        return client.get(f"{_JOBS}/{job_id}")
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """The last hundred."""
@@ -88,7 +88,8 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
         """Cancel it."""
         client.post(f"{_JOBS}/{job_id}/cancel", {})
 
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """By its state."""
         error, tokens = record.get("error"), record.get("trained_tokens")
         return HostedJob(
             id=read_text(record, "id", self.url),

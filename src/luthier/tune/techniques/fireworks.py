@@ -86,7 +86,7 @@ class FireworksTechnique(PreferenceHostedTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """By their ids."""
-        return [self._read(record) for _, record in self._list(client, request) if record is not None]
+        return [self.read_job(record) for _, record in self._list(client, request) if record is not None]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job under the first id that is free."""
@@ -101,20 +101,24 @@ class FireworksTechnique(PreferenceHostedTechnique):
         }
         body: dict[str, Any] = {"dataset": f"{self._account}/datasets/{file_id}", "displayName": job_id}
         if not self.tunes_on_pairs:
-            return self._read(client.post(self._jobs, {**body, **training}, supervisedFineTuningJobId=job_id))
+            return self.read_job(client.post(self._jobs, {**body, **training}, supervisedFineTuningJobId=job_id))
         loss = {"method": "DPO", **({} if self.beta is None else {"klBeta": self.beta})}
         body |= {"trainingConfig": training, "lossConfig": loss}
-        return self._read(client.post(self._jobs, body, dpoJobId=job_id))
+        return self.read_job(client.post(self._jobs, body, dpoJobId=job_id))
 
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
         """Ask for it."""
-        return self._read(client.get(self._path(job_id)))
+        return client.get(self._path(job_id))
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """How far it is; Fireworks lists no events."""
-        progress = client.get(self._path(job_id)).get("jobProgress")
+        progress = self.read_record(client, job_id).get("jobProgress")
         percent = progress.get("percent") if isinstance(progress, dict) else None
         return [HostedEvent(f"{percent}", f"{percent} % done")] if percent else []
+
+    def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
+        """From the addresses that Fireworks signs for the files of a data set."""
+        _download(client, f"{self._account}/datasets/{file_id}:getDownloadEndpoint", to)
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
@@ -139,7 +143,8 @@ class FireworksTechnique(PreferenceHostedTechnique):
             if found is None:
                 return
 
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """By its state."""
         status, progress = record.get("status"), record.get("jobProgress")
         tokens = progress.get("inputTokens") if isinstance(progress, dict) else None
         return HostedJob(
@@ -150,6 +155,18 @@ class FireworksTechnique(PreferenceHostedTechnique):
             tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
             file=str(record.get("dataset") or "").rpartition("/")[2],
         )
+
+
+def _download(client: ProviderClient, path: str, to: Path) -> None:
+    """Write all files behind an address into one, in the order of their names."""
+    signed = client.get(path).get("filenameToSignedUrls")
+    urls = [str(url) for _, url in sorted(signed.items())] if isinstance(signed, dict) else []
+    with to.open("wb") as file:
+        for url in urls:
+            part = to.with_name(f"{to.name}.part")
+            client.download(url, part)
+            file.write(part.read_bytes())
+            part.unlink()
 
 
 def _find(client: ProviderClient, path: str) -> dict[str, Any] | None:

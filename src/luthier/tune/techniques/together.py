@@ -77,7 +77,7 @@ class TogetherTechnique(PreferenceHostedTechnique):
             if request.name in (record.get("suffix"), *_split_name(record))
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self._read(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
+        return [self.read_job(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job."""
@@ -89,11 +89,11 @@ class TogetherTechnique(PreferenceHostedTechnique):
             **self.job_settings(),
             **self._describe_method(),
         }
-        return self._read(client.post(_JOBS, body))
+        return self.read_job(client.post(_JOBS, body))
 
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
         """Ask for it."""
-        return self._read(client.get(f"{_JOBS}/{job_id}"))
+        return client.get(f"{_JOBS}/{job_id}")
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """All that the provider lists; they have no ids."""
@@ -115,7 +115,8 @@ class TogetherTechnique(PreferenceHostedTechnique):
         beta = {} if self.beta is None else {"dpo_beta": self.beta}
         return {"training_method": {"method": "dpo", **beta}}
 
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """By its state."""
         tokens = record.get("token_count")
         failures = [str(one.get("message") or "") for one in read_records(record, "events")]
         return HostedJob(
