@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import threading
@@ -59,7 +61,23 @@ class Provider:
         found = self._obey(method, path, query, body)
         return self.after[name].pop(0) if self.after.get(name) else found
 
+    def _download(self, path: str, query: Record) -> Answer | None:
+        """A file, an adapter, or where one is; None for anything else."""
+        if path.startswith("/signed/"):
+            content = self.contents[path.removeprefix("/signed/")]
+            told = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+            return Answer(content, headers={"x-goog-hash": f"crc32c=AAAAAA==, md5={told}"})
+        if path == "/v1/finetune/download":
+            found = self.contents.get("adapter") if query["checkpoint"] == ["adapter"] else None
+            return Answer({"error": {"message": "no adapter"}}, 404) if found is None else Answer(found)
+        if path.endswith(":getDownloadEndpoint") and "/models/" in path:
+            names = [name for name in self.contents if name.startswith("adapter_")]
+            return Answer({"filenameToSignedUrls": {f"m/{name}": f"{self.root}/signed/{name}" for name in names}})
+        return None
+
     def _obey(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        if (found := self._download(path, query)) is not None:
+            return found
         if path.endswith("/chat/completions"):
             asked = json.loads(body)
             known = [
@@ -74,8 +92,6 @@ class Provider:
         for prefix, obey in (("/v1/accounts/", self._fireworks), ("/v1/fine-tunes", self._together)):
             if path.startswith(prefix):
                 return obey(method, path, query, body)
-        if path.startswith("/signed/"):
-            return Answer(self.contents[path.removeprefix("/signed/")])
         if path.startswith("/v1/files"):
             return self._files(method, path, body)
         return self._openai(method, path, query, body)

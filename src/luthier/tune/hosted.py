@@ -37,6 +37,7 @@ from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
+    from luthier.core.artifact import Artifact
 
 JOB_FILE = "job.json"
 """The record of the provider's job in the artifact."""
@@ -92,6 +93,15 @@ class HostedRequest(NamedTuple):
         return f"luthier-{self.key[:16]}"
 
 
+def check_url(url: str) -> str:
+    """An address of a provider; `ValueError` for one with a password, or in clear to another machine."""
+    if not re.fullmatch(r"https?://[^\s@?#]+", url):
+        raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
+    if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+        raise ValueError("rows and key would travel in clear; write https://")
+    return url
+
+
 class HostedTechnique(StandaloneTechnique):
     """The base of techniques that have a provider tune the model by its fine-tuning API."""
 
@@ -129,11 +139,7 @@ class HostedTechnique(StandaloneTechnique):
     @field_validator("url")
     @classmethod
     def _an_address_and_no_password(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^\s@?#]+", url):
-            raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
-        if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            raise ValueError("rows and key would travel in clear; write https://")
-        return url
+        return check_url(url)
 
     @field_validator("key_env")
     @classmethod
@@ -208,6 +214,28 @@ class HostedTechnique(StandaloneTechnique):
     @abstractmethod
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """End a job for good."""
+
+    def get_served_name(self, job: HostedJob) -> str:
+        """The name by which the tuned model is asked."""
+        return job.model
+
+    def describe_endpoint(self, job: HostedJob) -> EndpointModelSource:
+        """Where the tuned model is asked, and how."""
+        return EndpointModelSource(url=self.inference_url, model=self.get_served_name(job), key_env=self.key_env)
+
+    def write_model(
+        self, client: ProviderClient, job: HostedJob, folder: Path, base: Artifact | None
+    ) -> dict[str, Any]:
+        """Write what stands for the tuned model, by default `endpoint.json` and `model.json`.
+
+        `base` is the step's own base model, where it has one. Returns what the record of the job says of it.
+        """
+        endpoint = self.describe_endpoint(job)
+        write_settings(folder / ENDPOINT, endpoint.settings())
+        origin = f"tuned from {self.model} by job {job.id} at {self.url}"
+        card = {"name": endpoint.model, "licence": None, "origin": origin, "parameters": None}
+        write_settings(folder / MODEL_CARD, card)
+        return {}
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """No weights are here."""
@@ -322,8 +350,8 @@ class HostedRun:
             )
             self._remember(job=job.id)
             job = self._follow(client, job)
-        self._check_tokens(job)
-        self._write(job, examples)
+            self._check_tokens(job)
+            self._write(client, job, examples)
         prices = {
             "price_told": technique.compute_price(self._tokens),
             "price_counted": None if job.tokens is None else technique.compute_price(job.tokens),
@@ -440,15 +468,12 @@ class HostedRun:
             what = f"{what}: {price:.2f} in place of {technique.compute_price(self._tokens):.2f}{above}"
         self._work.events.warning(what)
 
-    def _write(self, job: HostedJob, examples: Sequence[Example]) -> None:
-        """`endpoint.json`, `model.json`, `job.json`, `training.json` and `training_examples.parquet`."""
+    def _write(self, client: ProviderClient, job: HostedJob, examples: Sequence[Example]) -> None:
+        """The model, `job.json`, `training.json` and `training_examples.parquet`."""
         import polars
 
         technique, folder = self._technique, self._work.folder
-        endpoint = EndpointModelSource(url=technique.inference_url, model=job.model, key_env=technique.key_env)
-        write_settings(folder / ENDPOINT, endpoint.settings())
-        origin = f"tuned from {technique.model} by job {job.id} at {technique.url}"
-        write_settings(folder / MODEL_CARD, {"name": job.model, "licence": None, "origin": origin, "parameters": None})
+        more = technique.write_model(client, job, folder, self._work.inputs.get("model"))
         job_record = {
             "provider": technique.kind,
             "url": technique.url,
@@ -460,6 +485,7 @@ class HostedRun:
             "rows": len(examples),
             "tokens_told": self._tokens,
             "tokens_counted": job.tokens,
+            **more,
         }
         write_settings(folder / JOB_FILE, job_record)
         training_record = {

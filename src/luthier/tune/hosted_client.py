@@ -5,6 +5,8 @@ The key is read from the environment at the moment of the call, and taken out of
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import time
@@ -112,9 +114,20 @@ class ProviderClient:
         with file.open("rb") as opened:
             return self._send("POST", path, data=dict(fields), files={"file": (name, opened, "application/jsonl")})
 
-    def put(self, path: str, file: Path) -> None:
-        """Send the bytes of a file to an address; sent again while the provider is busy, broken or away."""
-        self._repeat(lambda: self._request("PUT", path, content=file.read_bytes()))
+    def send_file(self, method: str, path: str, file: Path) -> None:
+        """Send the bytes of a file to an address, where they may arrive twice without harm."""
+        headers = {"Content-Type": "application/jsonl"}
+        self._repeat(lambda: self._request(method, path, content=file.read_bytes(), headers=headers))
+
+    def exists(self, path: str) -> bool:
+        """Whether something that may be looked at is at an address."""
+        try:
+            self._repeat(lambda: self._request("HEAD", path))
+        except ProviderRefusalError as error:
+            if error.status in (NOT_FOUND, *_REFUSED_KEY):
+                return False
+            raise
+        return True
 
     def download(self, path: str, to: Path) -> None:
         """Write what is at an address into a file; tried again while the provider is busy, broken or away.
@@ -134,9 +147,13 @@ class ProviderClient:
                 if not response.is_success:
                     response.read()
                     self._refuse(response)
+                digest = hashlib.md5(usedforsecurity=False)
                 with to.open("wb") as file:
                     for some in response.iter_bytes():
                         file.write(some)
+                        digest.update(some)
+                if _read_md5(response) not in (None, digest.digest()):
+                    raise LostRequestError(f"sent other bytes than its digest says of {to.name}")
         except httpx.TransportError as error:
             raise LostRequestError(f"does not answer ({type(error).__name__})") from None
 
@@ -222,6 +239,19 @@ class BusyError(Exception):
 def is_missing(error: LuthierError) -> bool:
     """Whether a provider says that there is no such thing."""
     return isinstance(error, ProviderRefusalError) and error.status == NOT_FOUND
+
+
+def _read_md5(response: httpx.Response) -> bytes | None:
+    """The MD5 of a file as its store tells it (S3, Azure: `Content-MD5`; Google: `x-goog-hash`); None where it does
+    not."""
+    google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
+    told = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
+    if not told and "content-encoding" not in response.headers:
+        told = [value] if (value := response.headers.get("content-md5")) else []
+    try:
+        return base64.b64decode(told[0], validate=True) if told else None
+    except ValueError:
+        return None
 
 
 def _read_key(name: str | None) -> str:

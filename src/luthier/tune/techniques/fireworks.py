@@ -16,10 +16,10 @@ from luthier.tune.hosted import (
     HostedJob,
     HostedRequest,
     JobState,
-    PreferenceHostedTechnique,
     read_text,
 )
 from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted_weights import SETTINGS, WEIGHTS, DownloadableHostedTechnique
 
 _STATES: Mapping[str, JobState] = {
     "JOB_STATE_COMPLETED": "succeeded",
@@ -36,7 +36,7 @@ _MOST_TRIES = 20
 """Jobs for the same rows and settings, each after one that failed."""
 
 
-class FireworksTechnique(PreferenceHostedTechnique):
+class FireworksTechnique(DownloadableHostedTechnique):
     """A model that Fireworks AI tunes on uploaded rows (LoRA); asked there once you have deployed it.
 
     Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`, `dpoJobs`).
@@ -118,7 +118,19 @@ class FireworksTechnique(PreferenceHostedTechnique):
 
     def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
         """From the addresses that Fireworks signs for the files of a data set."""
-        _download(client, f"{self._account}/datasets/{file_id}:getDownloadEndpoint", to)
+        signed = _list_files(client, f"{self._account}/datasets/{file_id}:getDownloadEndpoint")
+        with to.open("wb") as file:
+            for url in signed.values():
+                part = to.with_name(f"{to.name}.part")
+                client.download(url, part)
+                file.write(part.read_bytes())
+                part.unlink()
+
+    def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
+        """From the addresses that Fireworks signs for the files of a model."""
+        for name, url in _list_files(client, f"{job.model}:getDownloadEndpoint").items():
+            if (own := name.rpartition("/")[2]) in (SETTINGS, WEIGHTS):
+                client.download(url, folder / own)
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
@@ -157,16 +169,10 @@ class FireworksTechnique(PreferenceHostedTechnique):
         )
 
 
-def _download(client: ProviderClient, path: str, to: Path) -> None:
-    """Write all files behind an address into one, in the order of their names."""
+def _list_files(client: ProviderClient, path: str) -> dict[str, str]:
+    """The signed addresses of files by their names, in the order of names."""
     signed = client.get(path).get("filenameToSignedUrls")
-    urls = [str(url) for _, url in sorted(signed.items())] if isinstance(signed, dict) else []
-    with to.open("wb") as file:
-        for url in urls:
-            part = to.with_name(f"{to.name}.part")
-            client.download(url, part)
-            file.write(part.read_bytes())
-            part.unlink()
+    return {name: str(url) for name, url in sorted(signed.items())} if isinstance(signed, dict) else {}
 
 
 def _find(client: ProviderClient, path: str) -> dict[str, Any] | None:

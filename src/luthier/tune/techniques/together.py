@@ -15,12 +15,12 @@ from luthier.tune.hosted import (
     HostedJob,
     HostedRequest,
     JobState,
-    PreferenceHostedTechnique,
     map_same_names,
     read_records,
     read_text,
 )
 from luthier.tune.hosted_client import ProviderClient
+from luthier.tune.hosted_weights import DownloadableHostedTechnique, extract_adapter
 
 _STATES: Mapping[str, JobState] = {
     "completed": "succeeded",
@@ -33,10 +33,11 @@ _STATES: Mapping[str, JobState] = {
 _JOBS = "fine-tunes"
 
 
-class TogetherTechnique(PreferenceHostedTechnique):
+class TogetherTechnique(DownloadableHostedTechnique):
     """A model that Together AI tunes on uploaded rows (LoRA); asked there afterwards.
 
-    Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`). Models that Together does not serve
+    Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`,
+    `/v1/finetune/download`). Models that Together does not serve
     on demand need a dedicated endpoint, which you start there, before they answer.
     """
 
@@ -103,6 +104,13 @@ class TogetherTechnique(PreferenceHostedTechnique):
             HostedEvent(identity, str(one.get("message") or ""), str(one.get("level")).lower() in ("warning", "error"))
             for identity, one in sorted(texts, key=lambda pair: pair[0])
         ]
+
+    def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
+        """Out of the archive of `/v1/finetune/download`."""
+        archive = folder.parent / "adapter.archive"
+        client.download(f"finetune/download?ft_id={job.id}&checkpoint=adapter", archive)
+        extract_adapter(archive, folder)
+        archive.unlink()
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
