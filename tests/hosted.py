@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from endpoint import completion
 
@@ -84,12 +84,19 @@ class Provider:
                 job.get("fine_tuned_model")
                 or job.get("model_output_name")
                 or job.get("trainingConfig", job).get("outputModel")
+                or job.get("tunedModel", {}).get("endpoint")
                 for job in self.jobs
             ]
             if asked["model"] not in known:
                 return Answer({"error": {"message": "no such model"}}, 404)
             return _streamed(asked) if asked.get("stream") else Answer(completion("billing", asked))
-        for prefix, obey in (("/v1/accounts/", self._fireworks), ("/v1/fine-tunes", self._together)):
+        for prefix, obey in (
+            ("/v1/accounts/", self._fireworks),
+            ("/v1/fine-tunes", self._together),
+            ("/v1/projects/", self._vertex),
+            ("/storage/v1/", self._storage),
+            ("/upload/storage/v1/", self._storage),
+        ):
             if path.startswith(prefix):
                 return obey(method, path, query, body)
         if path.startswith("/v1/files"):
@@ -171,6 +178,38 @@ class Provider:
             job |= {"status": "running"} if job["looks"] <= self.looks else {"status": "completed", **self.outcome}
         return Answer(job)
 
+    def _vertex(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        parent, _, name = path.removeprefix("/v1/").rpartition("/")
+        if path.endswith("/tuningJobs"):
+            if method == "GET":
+                first = int(query.get("pageToken", ["0"])[0])
+                more = {"nextPageToken": str(first + 1)} if first + 1 < len(self.jobs) else {}
+                return Answer({"tuningJobs": self.jobs[first : first + 1], **more})
+            asked = json.loads(body)
+            full = f"{path.removeprefix('/v1/')}/{len(self.jobs) + 70}"
+            self.jobs.append({**asked, "name": full, "state": "JOB_STATE_PENDING", "looks": 0})
+            return Answer(self.jobs[-1])
+        job = next((one for one in self.jobs if one["name"] == f"{parent}/{name.removesuffix(':cancel')}"), {})
+        if not job:
+            return Answer({"error": {"code": 404, "message": "not found"}}, 404)
+        if name.endswith(":cancel"):
+            job["state"] = "JOB_STATE_CANCELLED"
+        elif job["state"] in ("JOB_STATE_PENDING", "JOB_STATE_RUNNING"):
+            job["looks"] += 1
+            tuned = {"model": f"{parent}/../models/1@1", "endpoint": "projects/7/locations/here/endpoints/9"}
+            stats = {"supervisedTuningDataStats": {"totalBillableTokenCount": "9"}}
+            done = {"state": "JOB_STATE_SUCCEEDED", "tunedModel": tuned, "tuningDataStats": stats, **self.outcome}
+            job |= {"state": "JOB_STATE_RUNNING"} if job["looks"] <= self.looks else done
+        return Answer(job)
+
+    def _storage(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        """Cloud Storage's JSON API."""
+        name = unquote(path.rpartition("/o/")[2]) if method == "GET" else query["name"][0]
+        if method == "POST":
+            self.contents[name] = body
+            self.files.append({"name": name})
+        return Answer({"name": name}) if name in self.contents else Answer({"error": {"message": "no object"}}, 404)
+
     def _fireworks(self, method: str, path: str, query: Record, body: bytes) -> Answer:
         home, _, name = path.removeprefix("/v1/").rpartition("/")
         if "/datasets" in path:
@@ -242,8 +281,8 @@ def providing() -> Iterator[Provider]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             address = urlsplit(self.path)
-            key = self.headers.get("Authorization", "")
-            assert not (key and address.path.startswith("/signed/")), "a signed address needs no key"
+            key = self.headers.get("Authorization") or f"api-key {self.headers.get('api-key')}"
+            assert not (KEY in key and address.path.startswith("/signed/")), "a signed address needs no key"
             provider.keys.add(key)
             answer = provider.answer(self.command, address.path, parse_qs(address.query), body)
             if answer.status is None:

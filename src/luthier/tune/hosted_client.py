@@ -9,10 +9,10 @@ import base64
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from luthier.core.errors import LuthierError, ModelError, SourceLocation
@@ -176,18 +176,18 @@ class ProviderClient:
 
     def _repeat(self, ask: Callable[[], Result]) -> Result:
         """What is answered within the time that the user has."""
-        began, wait = time.monotonic(), FIRST_WAIT_S
+        began, wait = monotonic(), FIRST_WAIT_S
         while True:
             try:
                 return ask()
             except (LostRequestError, BusyError) as error:
                 pause = min(LONGEST_WAIT_S, error.after if isinstance(error, BusyError) and error.after else wait)
-                if time.monotonic() - began + pause > self._patience_s:
+                if monotonic() - began + pause > self._patience_s:
                     what = f"{self.url} {error}, and has not done so for {self._patience_s:g} s (`patience_s`)"
                     hint = "run it again later: what was uploaded and started there is found again"
                     raise ModelError(what, where=SourceLocation(field="technique"), hint=hint) from None
                 self._say(f"{self.url} {error}; asking again in {pause:g} s")
-                time.sleep(pause)
+                sleep(pause)
                 wait = min(LONGEST_WAIT_S, 2 * wait)
 
     def _send(self, method: str, path: str, **more: Any) -> dict[str, Any]:
