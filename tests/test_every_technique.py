@@ -122,11 +122,20 @@ STANDALONE = {kind: found for kind, found in EVERY.items() if issubclass(found, 
 HOSTED = {kind: found for kind, found in EVERY.items() if issubclass(found, HostedTechnique)}
 NEEDED: dict[str, dict[str, Any]] = {
     **{kind: {"model": "base"} for kind in HOSTED},
+    "azure": {"model": "base", "url": "https://me.openai.azure.com/openai/v1"},
+    "bedrock": {
+        "model": "base",
+        "region": "us-east-1",
+        "bucket": "rows",
+        "role_arn": "arn:aws:iam::123456789012:role/a",
+    },
     "fireworks": {"model": "base", "account": "me"},
+    "vertex": {"model": "base", "project": "me", "region": "us-central1", "bucket": "rows"},
 }
 """Settings of standalone techniques that have no default."""
 PROVEN = {
     **dict.fromkeys(HOSTED, "tests/tune/test_hosted.py"),
+    "bedrock": "tests/tune/test_hosted_bedrock.py",
     "plain": "tests/tune/test_plain.py",
     "prompt_search": "tests/test_every_search.py",
 }
