@@ -62,7 +62,9 @@ class Provider:
         return self.after[name].pop(0) if self.after.get(name) else found
 
     def _download(self, path: str, query: Record) -> Answer | None:
-        """A file, an adapter, or where one is; None for anything else."""
+        """A file, an adapter, where one is, or Google's token; None for anything else."""
+        if path == "/token":
+            return Answer({"access_token": KEY, "expires_in": 3600, "token_type": "Bearer"})
         if path.startswith("/signed/"):
             content = self.contents[path.removeprefix("/signed/")]
             told = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()

@@ -456,6 +456,31 @@ def test_a_job_that_is_done_twice_over_is_one_model(provider: Provider, shop: Be
     assert provider.count(look) == 2
 
 
+def test_vertex_takes_googles_own_credentials(
+    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account", "project_id": "me", "private_key_id": "1", "private_key": key.decode(),
+        "client_email": "me@me.iam.gserviceaccount.com", "client_id": "1", "token_uri": f"{provider.root}/token",
+    }  # fmt: skip
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    monkeypatch.delenv("GOOGLE_OAUTH_ACCESS_TOKEN", raising=False)
+    shop.classify(step(provider, "vertex", key_env="GOOGLE_OAUTH_ACCESS_TOKEN"))
+    assert provider.count("POST /token") == 1
+    assert f"Bearer {KEY}" in provider.keys
+    assert_no_key(shop, json.dumps(provider.jobs))
+    (tmp_path / "account.json").unlink()
+    with pytest.raises(ModelError, match="no credentials of Google Cloud"):
+        shop.classify(step(provider, "vertex", key_env=None, epochs=1))
+
+
 def test_an_unknown_model_is_said(provider: Provider, shop: Bench) -> None:
     with pytest.raises(ModelError, match="The model unknown does not exist"):
         shop.classify(step(provider, model="unknown"))
