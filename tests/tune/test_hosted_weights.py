@@ -63,7 +63,7 @@ def pack(adapter: Path, packing: str = "zstd") -> bytes:
             tar.add(adapter / name, f"out/{name}")
         for name, kind in (("../../evil.py", tarfile.REGTYPE), (f"x/{SETTINGS}", tarfile.SYMTYPE)):
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "/etc/passwd"
+            member.type = kind
             tar.addfile(member, io.BytesIO())
     if packing != "zstd":
         return buffer.getvalue()

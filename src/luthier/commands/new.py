@@ -170,9 +170,9 @@ def _write_from_project(
     if choices != ProposalChoices():
         hint = "leave them out: technique and rows are those of the job"
         raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory() as downloads:
         named = _from_there(workspace, model, folder)
-        made = import_hosted_job(source, folder.name, named, MODEL, Path(place))
+        made = import_hosted_job(source, folder.name, named, MODEL, Path(downloads))
         return _write(workspace, folder, _Text(made.text, made.account.sentences(), made.notes, made.files))
 
 

@@ -245,11 +245,11 @@ def _read_md5(response: httpx.Response) -> bytes | None:
     """The MD5 of a file as its store tells it (S3, Azure: `Content-MD5`; Google: `x-goog-hash`); None where it does
     not."""
     google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
-    told = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
-    if not told and "content-encoding" not in response.headers:
-        told = [value] if (value := response.headers.get("content-md5")) else []
+    values = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
+    if not values and "content-encoding" not in response.headers:
+        values = [value] if (value := response.headers.get("content-md5")) else []
     try:
-        return base64.b64decode(told[0], validate=True) if told else None
+        return base64.b64decode(values[0], validate=True) if values else None
     except ValueError:
         return None
 

@@ -41,14 +41,14 @@ class AwsAuth:
 
         url, frozen = str(request.url), self._credentials.get_frozen_credentials()
         headers = {name: request.headers[name] for name in ("content-type",) if name in request.headers}
-        asked = AWSRequest(method=request.method, url=url, data=request.read(), headers=headers)
+        signed = AWSRequest(method=request.method, url=url, data=request.read(), headers=headers)
         signer = (
             S3SigV4Auth(frozen, "s3", self._region)
             if url.startswith(self._storage_url)
             else SigV4Auth(frozen, self._service, self._region)
         )
-        signer.add_auth(asked)
-        request.headers.update(dict(asked.headers.items()))
+        signer.add_auth(signed)
+        request.headers.update(dict(signed.headers.items()))
         return request
 
 
