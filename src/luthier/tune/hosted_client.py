@@ -242,7 +242,7 @@ def is_missing(error: LuthierError) -> bool:
 
 
 def _read_md5(response: httpx.Response) -> bytes | None:
-    """The MD5 of a file as its store tells it (S3, Azure: `Content-MD5`; Google: `x-goog-hash`); None where it does
+    """The MD5 of a file as its store tells it (Google: `x-goog-hash`; Azure and others: `Content-MD5`); None where it does
     not."""
     google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
     values = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
