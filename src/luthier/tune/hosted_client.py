@@ -242,8 +242,7 @@ def is_missing(error: LuthierError) -> bool:
 
 
 def _read_md5(response: httpx.Response) -> bytes | None:
-    """The MD5 of a file as its store tells it (Google: `x-goog-hash`; Azure and others: `Content-MD5`); None where it does
-    not."""
+    """The MD5 of a file where its store tells it: Google by `x-goog-hash`, Azure and others by `Content-MD5`."""
     google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
     values = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
     if not values and "content-encoding" not in response.headers:

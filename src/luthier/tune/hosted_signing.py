@@ -19,7 +19,7 @@ class AwsAuth:
 
     def __init__(self, region: str, service: str, storage_url: str) -> None:
         """Requests below `storage_url` go to S3, all others to `service`."""
-        require("botocore", "aws", "requests to AWS")
+        require("boto3", "aws", "requests to AWS")
         from botocore.session import get_session
 
         self._region, self._service, self._storage_url = region, service, storage_url

@@ -46,7 +46,7 @@ class BedrockTechnique(HostedTechnique):
     """
 
     kind: Literal["bedrock"] = "bedrock"
-    libraries: ClassVar[Mapping[str, str]] = {"botocore": "aws"}
+    libraries: ClassVar[Mapping[str, str]] = {"boto3": "aws"}
     sent_names: ClassVar[Mapping[str, str]] = {
         "learning_rate": "learningRate",
         "batch_size": "batchSize",
