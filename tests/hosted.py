@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import threading
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from endpoint import completion
 
@@ -59,34 +61,63 @@ class Provider:
         found = self._obey(method, path, query, body)
         return self.after[name].pop(0) if self.after.get(name) else found
 
+    def _download(self, path: str, query: Record) -> Answer | None:
+        """A file, an adapter, where one is, or Google's token; None for anything else."""
+        if path == "/token":
+            return Answer({"access_token": KEY, "expires_in": 3600, "token_type": "Bearer"})
+        if path.startswith("/signed/"):
+            content = self.contents[path.removeprefix("/signed/")]
+            told = base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+            return Answer(content, headers={"x-goog-hash": f"crc32c=AAAAAA==, md5={told}"})
+        if path == "/v1/finetune/download":
+            found = self.contents.get("adapter") if query["checkpoint"] == ["adapter"] else None
+            return Answer({"error": {"message": "no adapter"}}, 404) if found is None else Answer(found)
+        if path.endswith(":getDownloadEndpoint") and "/models/" in path:
+            names = [name for name in self.contents if name.startswith("adapter_")]
+            return Answer({"filenameToSignedUrls": {f"m/{name}": f"{self.root}/signed/{name}" for name in names}})
+        return None
+
     def _obey(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        if (found := self._download(path, query)) is not None:
+            return found
         if path.endswith("/chat/completions"):
             asked = json.loads(body)
             known = [
-                job.get("fine_tuned_model") or job.get("model_output_name") or job.get("outputModel")
+                job.get("fine_tuned_model")
+                or job.get("model_output_name")
+                or job.get("trainingConfig", job).get("outputModel")
+                or job.get("tunedModel", {}).get("endpoint")
                 for job in self.jobs
             ]
             if asked["model"] not in known:
                 return Answer({"error": {"message": "no such model"}}, 404)
             return _streamed(asked) if asked.get("stream") else Answer(completion("billing", asked))
-        for prefix, obey in (("/v1/accounts/", self._fireworks), ("/v1/fine-tunes", self._together)):
+        for prefix, obey in (
+            ("/v1/accounts/", self._fireworks),
+            ("/v1/fine-tunes", self._together),
+            ("/v1/projects/", self._vertex),
+            ("/storage/v1/", self._storage),
+            ("/upload/storage/v1/", self._storage),
+        ):
             if path.startswith(prefix):
                 return obey(method, path, query, body)
         if path.startswith("/v1/files"):
-            return self._files(method, body)
+            return self._files(method, path, body)
         return self._openai(method, path, query, body)
 
-    def _files(self, method: str, body: bytes) -> Answer:
+    def _files(self, method: str, path: str, body: bytes) -> Answer:
+        if path.endswith("/content"):
+            found = self.contents.get(path.split("/")[-2])
+            return Answer({"error": {"message": "no such file"}}, 404) if found is None else Answer(found)
         if method == "GET":
             return Answer({"object": "list", "data": self.files})
-        found = re.search(rb'filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
-        assert found is not None
+        filename, content = _read_part(body)
         record: Record = {
-            "id": f"file-{len(self.files)}", "object": "file", "filename": found[1].decode(), "purpose": "fine-tune",
-            "bytes": len(found[2]), "status": "processed",
+            "id": f"file-{len(self.files)}", "object": "file", "filename": filename, "purpose": "fine-tune",
+            "bytes": len(content), "status": "processed",
         }  # fmt: skip
         self.files.append(record)
-        self.contents[record["id"]] = found[2]
+        self.contents[record["id"]] = content
         return Answer(record)
 
     def _openai(self, method: str, path: str, query: Record, body: bytes) -> Answer:
@@ -137,7 +168,9 @@ class Provider:
             del job["suffix"]
             self.jobs.append(job)
             return Answer(job)
-        job = next(one for one in self.jobs if one["id"] == parts[0])
+        job = next((one for one in self.jobs if one["id"] == parts[0]), {})
+        if not job:
+            return Answer({"error": {"message": "no such job"}}, 404)
         if parts[1:] == ["events"]:
             return Answer({"data": self.events})
         if parts[1:] == ["cancel"]:
@@ -147,12 +180,44 @@ class Provider:
             job |= {"status": "running"} if job["looks"] <= self.looks else {"status": "completed", **self.outcome}
         return Answer(job)
 
+    def _vertex(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        parent, _, name = path.removeprefix("/v1/").rpartition("/")
+        if path.endswith("/tuningJobs"):
+            if method == "GET":
+                first = int(query.get("pageToken", ["0"])[0])
+                more = {"nextPageToken": str(first + 1)} if first + 1 < len(self.jobs) else {}
+                return Answer({"tuningJobs": self.jobs[first : first + 1], **more})
+            asked = json.loads(body)
+            full = f"{path.removeprefix('/v1/')}/{len(self.jobs) + 70}"
+            self.jobs.append({**asked, "name": full, "state": "JOB_STATE_PENDING", "looks": 0})
+            return Answer(self.jobs[-1])
+        job = next((one for one in self.jobs if one["name"] == f"{parent}/{name.removesuffix(':cancel')}"), {})
+        if not job:
+            return Answer({"error": {"code": 404, "message": "not found"}}, 404)
+        if name.endswith(":cancel"):
+            job["state"] = "JOB_STATE_CANCELLED"
+        elif job["state"] in ("JOB_STATE_PENDING", "JOB_STATE_RUNNING"):
+            job["looks"] += 1
+            tuned = {"model": f"{parent}/../models/1@1", "endpoint": "projects/7/locations/here/endpoints/9"}
+            stats = {"supervisedTuningDataStats": {"totalBillableTokenCount": "9"}}
+            done = {"state": "JOB_STATE_SUCCEEDED", "tunedModel": tuned, "tuningDataStats": stats, **self.outcome}
+            job |= {"state": "JOB_STATE_RUNNING"} if job["looks"] <= self.looks else done
+        return Answer(job)
+
+    def _storage(self, method: str, path: str, query: Record, body: bytes) -> Answer:
+        """Cloud Storage's JSON API."""
+        name = unquote(path.rpartition("/o/")[2]) if method == "GET" else query["name"][0]
+        if method == "POST":
+            self.contents[name] = body
+            self.files.append({"name": name})
+        return Answer({"name": name}) if name in self.contents else Answer({"error": {"message": "no object"}}, 404)
+
     def _fireworks(self, method: str, path: str, query: Record, body: bytes) -> Answer:
         home, _, name = path.removeprefix("/v1/").rpartition("/")
         if "/datasets" in path:
             return self._fireworks_data(path, name, body)
-        if path.endswith("/supervisedFineTuningJobs"):
-            job_id = query["supervisedFineTuningJobId"][0]
+        if path.endswith(("/supervisedFineTuningJobs", "/dpoJobs")):
+            job_id = query["dpoJobId" if path.endswith("/dpoJobs") else "supervisedFineTuningJobId"][0]
             full = f"{path.removeprefix('/v1/')}/{job_id}"
             if any(one["name"] == full for one in self.jobs):
                 return Answer({"message": "already exists"}, 409)
@@ -176,10 +241,23 @@ class Provider:
                 return Answer({"message": "already exists"}, 409)
             self.files.append({"id": asked["datasetId"], "state": "UPLOADING", **asked["dataset"]})
             return Answer(self.files[-1])
+        if name.endswith(":getDownloadEndpoint"):
+            known = name.removesuffix(":getDownloadEndpoint")
+            if known not in self.contents:
+                return Answer({"message": "not found"}, 404)
+            return Answer({"filenameToSignedUrls": {f"{known}.jsonl": f"{self.root}/signed/{known}"}})
         found = [one for one in self.files if one["id"] == name.removesuffix(":upload")]
         if found and name.endswith(":upload"):
             found[0]["state"] = "READY"
+            self.contents[found[0]["id"]] = _read_part(body)[1]
         return Answer(found[0]) if found else Answer({"message": "not found"}, 404)
+
+
+def _read_part(body: bytes) -> tuple[str, bytes]:
+    """Name and content of the file in a form."""
+    found = re.search(rb'filename="([^"]+)".*?\r\n\r\n(.*?)\r\n--', body, re.DOTALL)
+    assert found is not None
+    return found[1].decode(), found[2]
 
 
 def _streamed(asked: Record) -> Answer:
@@ -205,7 +283,9 @@ def providing() -> Iterator[Provider]:
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             address = urlsplit(self.path)
-            provider.keys.add(self.headers.get("Authorization", ""))
+            key = self.headers.get("Authorization") or f"api-key {self.headers.get('api-key')}"
+            assert not (KEY in key and address.path.startswith("/signed/")), "a signed address needs no key"
+            provider.keys.add(key)
             answer = provider.answer(self.command, address.path, parse_qs(address.query), body)
             if answer.status is None:
                 self.close_connection = True

@@ -52,7 +52,12 @@ MONITOR = """\
   watch: {kind: monitor, signals: [latency, {kind: metric, metric: accuracy}], alerts: ["accuracy < 0.9"]}
 """
 _SERVE = serve.serve
-_HOSTED = {"fireworks": {"account": "me"}}
+_HOSTED = {
+    "azure": {"url": "https://me.openai.azure.com/openai/v1"},
+    "bedrock": {"region": "us-east-1", "bucket": "rows", "role_arn": "arn:aws:iam::123456789012:role/a"},
+    "fireworks": {"account": "me"},
+    "vertex": {"project": "me", "region": "us-central1", "bucket": "rows"},
+}
 STEPS = """\
 data: {kind: prepare, source: {kind: csv, path: tickets.csv}, split: {test: 0.2}}
 questions: {kind: prepare, source: {kind: csv, path: questions.csv}}

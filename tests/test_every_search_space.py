@@ -39,9 +39,14 @@ SETTINGS: dict[tuple[str, str], list[dict[str, Any]]] = {
         {"data": ["one", "two"], "temperature": 5},
     ],
     ("step", "reweigh"): [{"data": "data", "column": "region"}, {"data": "data", "axis": "age", "how": "sample"}],
+    ("technique", "azure"): [{"model": "base", "url": "https://me.openai.azure.com/openai/v1"}],
+    ("technique", "bedrock"): [
+        {"model": "base", "region": "us-east-1", "bucket": "rows", "role_arn": "arn:aws:iam::123456789012:role/a"}
+    ],
     ("technique", "fireworks"): [{"model": "base", "account": "me"}],
     ("technique", "openai"): [{"model": "base"}],
     ("technique", "together"): [{"model": "base"}],
+    ("technique", "vertex"): [{"model": "base", "project": "me", "region": "us-central1", "bucket": "rows"}],
     ("step", "tune"): [
         {"data": "data"},
         {"data": "data", "objective": "dpo", "optimizer": "adafactor"},

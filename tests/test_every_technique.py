@@ -122,11 +122,26 @@ STANDALONE = {kind: found for kind, found in EVERY.items() if issubclass(found, 
 HOSTED = {kind: found for kind, found in EVERY.items() if issubclass(found, HostedTechnique)}
 NEEDED: dict[str, dict[str, Any]] = {
     **{kind: {"model": "base"} for kind in HOSTED},
+    "azure": {"model": "base", "url": "https://me.openai.azure.com/openai/v1"},
+    "bedrock": {
+        "model": "base",
+        "region": "us-east-1",
+        "bucket": "rows",
+        "role_arn": "arn:aws:iam::123456789012:role/a",
+    },
     "fireworks": {"model": "base", "account": "me"},
+    "vertex": {"model": "base", "project": "me", "region": "us-central1", "bucket": "rows"},
 }
 """Settings of standalone techniques that have no default."""
+KEY_NAMES = {
+    "azure": "AZURE_OPENAI_API_KEY",
+    "bedrock": "AWS_BEARER_TOKEN_BEDROCK",
+    "vertex": "GOOGLE_OAUTH_ACCESS_TOKEN",
+}
+"""The variables of providers' own clients, where they have another name than the rest."""
 PROVEN = {
     **dict.fromkeys(HOSTED, "tests/tune/test_hosted.py"),
+    "bedrock": "tests/tune/test_hosted_bedrock.py",
     "plain": "tests/tune/test_plain.py",
     "prompt_search": "tests/test_every_search.py",
 }
@@ -202,7 +217,7 @@ def test_a_hosted_one_sends_nothing_by_default_and_names_its_key_only(kind: str)
     technique = HOSTED[kind].model_validate({"kind": kind, **NEEDED[kind]})
     assert (technique.upload, technique.allow_personal_data, technique.on_interrupt) == (False, False, "keep")
     assert technique.url.startswith("https://")
-    assert technique.key_env == f"{kind.upper()}_API_KEY"
+    assert technique.key_env == KEY_NAMES.get(kind, f"{kind.upper()}_API_KEY")
     assert not technique.reads_model
 
 

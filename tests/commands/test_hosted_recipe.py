@@ -3,7 +3,9 @@ provider on this machine, once by `luthier serve --tune` itself."""
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,40 @@ def _serve(place: Path, provider: Provider) -> None:
         asked = client.chat.completions.create(model=model.id, messages=[{"role": "user", "content": "My invoice"}])
         assert asked.choices[0].message.content == "billing"
     assert provider.count("POST /v1/chat/completions") > 1
+
+
+WEIGHTS = """\
+name: fetched
+model: ./tiny
+steps:
+  data: {{kind: prepare, source: {{kind: csv, path: tickets.csv}}, task: label, split: {{test: 0.2}}}}
+  tune: {{kind: tune, data: data, {more}}}
+  report: {{kind: evaluate, data: data, model: tune, tasks: []}}
+  verdict: {{kind: gate, evaluation: report, rules: ["accuracy >= 0"]}}
+"""
+
+
+def test_fetched_weights_are_evaluated_gated_and_served_here(place: Path) -> None:
+    tiny_model(place / "tiny")
+    (place / "recipe.yaml").write_text(WEIGHTS.format(more="technique: {kind: lora, r: 4}, max_steps: 1"))
+    assert run_command(["run", "recipe.yaml", "--only", "tune"]) == 0
+    [adapter] = place.rglob("adapter")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for path in adapter.iterdir():
+            tar.add(path, path.name)
+    with providing() as provider:
+        provider.contents["adapter"] = buffer.getvalue()
+        told = f"kind: together, model: base, url: '{provider.root}/v1', key_env: PROVIDER_KEY, poll_s: 0.1"
+        more = f"technique: {{{told}, epochs: 1, upload: true, weights: true}}"
+        (place / "recipe.yaml").write_text(WEIGHTS.format(more=more))
+        assert run_command(["run", "recipe.yaml"]) == 0
+        assert provider.count("POST /v1/chat/completions") == 0
+    with command(place, "recipe.yaml:tune", start=ready.Popen) as running:
+        client = running.client()
+        [model] = client.models.list().data
+        messages = [{"role": "user", "content": "My invoice"}]
+        assert client.chat.completions.create(model=model.id, messages=messages, max_tokens=3).choices
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from luthier.core.spreadsheet import escape_formula
 from luthier.data.columns.layouts import OWN_TABLE
 from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.csv import COLUMNS
-from luthier.data.exporters.openai import OpenaiOut, to_chat_example
+from luthier.data.exporters.openai import OpenaiOut
+from luthier.data.provider_export import format_export_row
 from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]
@@ -206,7 +207,7 @@ def test_openai_chat_rows_hold_what_openai_documents(chats: Any, tmp_path: Path)
     said: list[str] = []
     export_dataset(chats, tmp_path, "openai", said.append)
     assert any("hold no id" in note or "holds no id" in note for note in said)
-    assert any(note.startswith("test: 5 rows") for note in said), "OpenAI wants ten"
+    assert any(note.startswith("test: OpenAI takes files of 10 rows and more, and there are 5") for note in said)
     line = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
     assert set(line) == {"messages", "tools"}
     assert [turn.get("weight") for turn in line["messages"]] == [None, None, 0, None, None, None, None]
@@ -314,8 +315,10 @@ def test_plain_tools_become_functions() -> None:
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
         "tools": [{"name": "f"}],
     }
-    assert to_chat_example(line)["tools"] == [{"type": "function", "function": {"name": "f"}}]
-    assert explain_chat_refusal({**to_chat_example(line), "tools": [{"type": "function", "function": {"name": "f g"}}]})
+    assert format_export_row(line, pairs=False)["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    assert explain_chat_refusal(
+        {**format_export_row(line, pairs=False), "tools": [{"type": "function", "function": {"name": "f g"}}]}
+    )
 
 
 def test_label_studio_tasks(judged: Any, tmp_path: Path) -> None:

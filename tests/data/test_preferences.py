@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.hashing import digest_of
 from luthier.core.store import Store
-from luthier.data.exporters.openai import to_preference_example
+from luthier.data.provider_export import format_export_row
 from luthier.data.steps.preferences import Preferences
 
 
@@ -78,7 +78,7 @@ def test_openai_takes_the_pairs(store: Store) -> None:
     found = made(store, Preferences(evaluation="report"), {"evaluation": report(store, ROWS)})
     row = read_examples(found, "train")[0]
     line = {"messages": [one.model_dump(exclude_defaults=True) for one in row.messages], "meta": row.meta}
-    made_of = to_preference_example(line)  # type: ignore[arg-type]  # the fields that are read
+    made_of = format_export_row(line, pairs=True)  # type: ignore[arg-type]  # the fields that are read
     assert made_of["preferred_output"][0]["content"] == "good"
     assert made_of["non_preferred_output"][0]["content"] == "bad"
 

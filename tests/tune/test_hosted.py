@@ -25,14 +25,26 @@ from luthier.tune import hosted_client
 from luthier.tune.hosted import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
-from tuning import Bench, bench, chat, examples
+from tuning import Bench, bench, chat, examples, pairs, preferring
 
-KINDS = sorted(kind for kind, one in components_by_kind(TechniqueBase).items() if issubclass(one, HostedTechnique))
-NEEDED: dict[str, dict[str, Any]] = {"fireworks": {"account": "me"}}
+ELSEWHERE = {"bedrock"}
+"""Those of `test_hosted_bedrock.py`."""
+KINDS = sorted(
+    kind
+    for kind, one in components_by_kind(TechniqueBase).items()
+    if issubclass(one, HostedTechnique) and kind not in ELSEWHERE
+)
+NEEDED: dict[str, dict[str, Any]] = {
+    "azure": {"api_version": "2024-10-21"},
+    "fireworks": {"account": "me"},
+    "vertex": {"project": "me", "region": "here", "bucket": "rows"},
+}
 CREATE = {
+    "azure": "POST /v1/fine_tuning/jobs",
     "fireworks": "POST /v1/accounts/me/supervisedFineTuningJobs",
     "openai": "POST /v1/fine_tuning/jobs",
     "together": "POST /v1/fine-tunes",
+    "vertex": "POST /v1/projects/me/locations/here/tuningJobs",
 }
 by_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -53,13 +65,15 @@ def shop(tmp_path: Path) -> Bench:
 
 def step(provider: Provider, kind: str = "openai", **fields: Any) -> Tune:
     usual = {"kind": kind, "model": "base", "url": f"{provider.root}/v1", "key_env": "PROVIDER_KEY", "upload": True}
-    fields = {**usual, **NEEDED.get(kind, {}), "poll_s": 0.01, **fields}
+    store = {"storage_url": provider.root} if kind == "vertex" else {}
+    fields = {**usual, **NEEDED.get(kind, {}), **store, "poll_s": 0.01, "patience_s": 30.0, **fields}
     return Tune(data="data", technique=TechniqueBase.parse(fields))
 
 
 def uploads(provider: Provider) -> int:
     return sum(
-        one.endswith((":upload", "/files", "/files/upload")) and one.startswith("POST") for one in provider.asked
+        one.endswith((":upload", "/files", "/files/upload", "/rows/o")) and one.startswith("POST")
+        for one in provider.asked
     )
 
 
@@ -85,21 +99,25 @@ def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provid
     made = shop.classify(step(provider, kind, epochs=2))
     assert is_endpoint(made)
     assert is_tuned(made)
-    answers = EndpointLM.of(made).generate([GenerateRequest(prompt=examples(1)[0].messages[:-1], max_tokens=5)])
-    assert [one.text for one in answers] == ["billing"]
+    said = EndpointLM.of(made).generate([GenerateRequest(prompt=examples(1)[0].messages[:-1], max_tokens=5)])
+    assert [one.text for one in said] == ["billing"]
     assert RemoteEngine().open(made) is not None
     record = made.read_json("job.json")
     assert record["provider"] == kind
     assert record["rows"] == 48
     assert record["tokens_told"] > 48
     assert get_model_name(made) == record["model"]
-    assert provider.keys == {f"Bearer {KEY}"}
+    assert provider.keys == {f"Bearer {KEY}"} | ({f"api-key {KEY}"} if kind == "azure" else set())
     assert provider.count(CREATE[kind]) == 1
-    if kind != "fireworks":
-        [content] = provider.contents.values()
-        assert [json.loads(line)["messages"][-1]["content"] for line in content.splitlines()[:3]] == [
-            one.messages[-1].content for one in examples(3)
-        ]
+    [content] = provider.contents.values()
+    rows = [json.loads(line) for line in content.splitlines()[:3]]
+    answers = (
+        [row["contents"][-1]["parts"][0]["text"] for row in rows]
+        if kind == "vertex"
+        else [row["messages"][-1]["content"] for row in rows]
+    )
+    assert answers == [one.messages[-1].content for one in examples(3)]
+    if kind not in ("fireworks", "vertex"):
         assert shop.said("note").count("started") == 1
     assert_no_key(shop, json.dumps(provider.jobs), json.dumps(provider.files))
 
@@ -191,6 +209,8 @@ def test_an_interrupted_run_keeps_or_cancels_its_job(
 def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provider: Provider, shop: Bench) -> None:
     why = f"line 3 is malformed, {KEY}"
     outcomes: dict[str, dict[str, Any]] = {
+        "azure": {"status": "failed", "error": {"message": why}, "fine_tuned_model": None},
+        "vertex": {"state": "JOB_STATE_FAILED", "error": {"code": 3, "message": why}, "tunedModel": {}},
         "openai": {"status": "failed", "error": {"message": why}, "fine_tuned_model": None},
         "together": {"status": "error", "events": [{"message": why}]},
         "fireworks": {"state": "JOB_STATE_FAILED", "status": {"code": "INTERNAL", "message": why}},
@@ -216,6 +236,69 @@ def test_rows_leave_only_with_upload(provider: Provider, shop: Bench) -> None:
     with pytest.raises(ModelError, match="the training rows"):
         wanted.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path()))
     assert provider.asked == []
+
+
+METHODS = {
+    "azure": ("method",),
+    "fireworks": ("trainingConfig", "lossConfig"),
+    "openai": ("method",),
+    "together": ("training_method",),
+}
+"""What a job says of preferences, in each provider's words."""
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS))
+def test_preferences_are_tuned_on_in_the_providers_form(kind: str, provider: Provider, tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs())
+    made = shop.classify(step(provider, kind, method="dpo", beta=0.2, epochs=1))
+    assert made.read_json("training.json")["objective"] == {"kind": "dpo"}
+    [job] = provider.jobs
+    asked = {
+        "azure": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}},
+        "fireworks": {"method": "DPO", "klBeta": 0.2},
+        "openai": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}},
+        "together": {"method": "dpo", "dpo_beta": 0.2},
+    }
+    assert job[METHODS[kind][-1]] == asked[kind]
+    first = pairs(1)[0]
+    row = json.loads(next(iter(provider.contents.values())).splitlines()[0])
+    assert [one["role"] for one in row["input"]["messages"]] == ["system", "user"]
+    assert row["preferred_output"] == [{"role": "assistant", "content": first.messages[-1].content}]
+    assert row["non_preferred_output"] == [{"role": "assistant", "content": first.meta["rejected"]}]
+    assert made.read_json("job.json")["tokens_told"] > 24 * 20
+
+
+def test_preferences_and_answers_are_other_jobs(provider: Provider, tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs())
+    for fields in ({}, {"method": "dpo"}, {"method": "dpo", "beta": 0.5}):
+        shop.classify(step(provider, **fields))
+    assert len(provider.jobs) == 3
+    with pytest.raises(ValueError, match="beta belongs to `method: dpo`"):
+        step(provider, beta=0.1)
+
+
+def test_a_row_that_is_refused_is_named_by_file_and_line(provider: Provider, tmp_path: Path) -> None:
+    rows = [*pairs(4), preferring(chat("where is it", "delivery", 17), "delivery")]
+    with pytest.raises(DataError, match=r"1 of 5 rows would be refused by the server.*a tie") as error:
+        bench(tmp_path, rows).classify(step(provider, method="dpo"))
+    assert str(error.value).startswith("tickets.csv:17")
+    assert provider.asked == []
+
+
+def test_what_a_price_list_says_does_not_rename_the_model(provider: Provider, shop: Bench) -> None:
+    plain, priced = (
+        step(provider),
+        step(provider, price_per_million_tokens=2.0, max_price=9.0, poll_s=1.0, upload=False),
+    )
+    assert plain.recipe_digest({}, {}, 1) == priced.recipe_digest({}, {}, 1)
+    assert plain.recipe_digest({}, {}, 1) != step(provider, epochs=1).recipe_digest({}, {}, 1)
+    one = shop.classify(plain)
+    names = ("endpoint.json", "job.json", "model.json", "training.json", "training_examples.parquet")
+    written = {name: (one.folder / name).read_bytes() for name in names}
+    shop.store.remove(shop.tune_digest(plain))
+    measured = priced.model_copy(update={"technique": priced.technique.model_copy(update={"upload": True})})
+    two = again(shop, measured)
+    assert {name: (two.folder / name).read_bytes() for name in names} == written
 
 
 def test_personal_data_do_not_leave(provider: Provider, tmp_path: Path) -> None:
@@ -336,6 +419,66 @@ def test_what_is_refused_or_malformed_is_one_clear_error(
     assert_no_key(shop, str(error.value))
     shop.classify(step(provider))
     assert len(provider.jobs) == 1
+
+
+@by_kind
+def test_a_provider_that_is_busy_for_an_hour_is_waited_for(
+    kind: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is wound on by each wait."""
+    slept: list[float] = []
+    monkeypatch.setattr(hosted_client, "LONGEST_WAIT_S", 60.0)
+    monkeypatch.setattr(hosted_client, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(hosted_client, "sleep", slept.append)
+    busy = Answer({"error": {"message": "slow down"}}, 429, {"Retry-After": "60"})
+    provider.faults[CREATE[kind]] = [busy] * 59
+    shop.classify(step(provider, kind, patience_s=3600.0))
+    assert sum(slept) == 59 * 60
+    assert len(provider.jobs) == 1
+    provider.faults[CREATE[kind]] = [busy] * 1000
+    with pytest.raises(ModelError, match=r"answered 429: slow down, and has not done so for 3600 s"):
+        shop.classify(step(provider, kind, epochs=1, patience_s=3600.0))
+    assert 3540 <= sum(slept) - 59 * 60 <= 3600
+    provider.faults[CREATE[kind]] = []
+    shop.classify(step(provider, kind, epochs=1))
+    assert len(provider.jobs) == 2
+    assert uploads(provider) == 2
+
+
+def test_a_job_that_is_done_twice_over_is_one_model(provider: Provider, shop: Bench) -> None:
+    """The provider says *succeeded*, then *running*, then *succeeded* once more."""
+    done = {"id": "ftjob-0", "status": "succeeded", "fine_tuned_model": "ft:one", "trained_tokens": 9}
+    look = "GET /v1/fine_tuning/jobs/ftjob-0"
+    provider.faults[look] = [Answer({**done, "status": "running"}), Answer(done), Answer({**done, "status": "running"})]
+    made = shop.classify(step(provider))
+    assert get_model_name(made) == "ft:one"
+    assert len(provider.jobs) == 1
+    assert provider.count(look) == 2
+
+
+def test_vertex_takes_googles_own_credentials(
+    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    account = {
+        "type": "service_account", "project_id": "me", "private_key_id": "1", "private_key": key.decode(),
+        "client_email": "me@me.iam.gserviceaccount.com", "client_id": "1", "token_uri": f"{provider.root}/token",
+    }  # fmt: skip
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+    monkeypatch.delenv("GOOGLE_OAUTH_ACCESS_TOKEN", raising=False)
+    shop.classify(step(provider, "vertex", key_env="GOOGLE_OAUTH_ACCESS_TOKEN"))
+    assert provider.count("POST /token") == 1
+    assert f"Bearer {KEY}" in provider.keys
+    assert_no_key(shop, json.dumps(provider.jobs))
+    (tmp_path / "account.json").unlink()
+    with pytest.raises(ModelError, match="no credentials of Google Cloud"):
+        shop.classify(step(provider, "vertex", key_env=None, epochs=1))
 
 
 def test_an_unknown_model_is_said(provider: Provider, shop: Bench) -> None:

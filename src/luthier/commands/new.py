@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from luthier.commands.advise import MODEL
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 _TEMPLATES = files("luthier.commands") / "templates"
 _ANNOTATIONS = "annotations:"
 """How an annotation project is named where a recipe is made from it."""
+_PROVIDERS = ("openai:", "together:", "fireworks:")
+"""How a provider's tuning job is named where a recipe is made from it."""
 _SQLITE = b"SQLite format 3\0"
 """What a database of SQLite begins with."""
 
@@ -66,6 +70,8 @@ class _Text(NamedTuple):
     recipe: str
     decisions: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never written to
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    """What it reads, to be put beside it."""
 
 
 class _Columns(NamedTuple):
@@ -104,20 +110,19 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
     recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
-    named, or columns are. Or it is `annotations:PROJECT`, what people answered in an annotation project. `prompt` and
+    named, or columns are. Or it is `annotations:PROJECT`, what people answered in an annotation project; or
+    `openai:JOB` (`together:`, `fireworks:`), a finished job of a provider of fine-tuning. `prompt` and
     `answer` are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else
     they are chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=SourceLocation(field="--template"), hint=hint)
-    if isinstance(source, str) and source.startswith(_ANNOTATIONS):
+    if isinstance(source, str) and source.startswith((_ANNOTATIONS, *_PROVIDERS)):
         if any(one is not None for one in (table, where, prompt, answer)):
-            what = "--table, --where, --prompt and --answer do not go with annotations"
-            raise InputError(what, hint="leave them out: the project's first question says what is learnt")
-        folder = _folder(workspace, name)
-        base = _Base(workspace, model or MODEL, folder, choices or ProposalChoices())
-        return _write(workspace, folder, _from_annotations(source.removeprefix(_ANNOTATIONS), base))
+            what = f"--table, --where, --prompt and --answer do not go with {source.partition(':')[0]}"
+            raise InputError(what, hint="leave them out: the source says what is learnt from what")
+        return _write_from_project(workspace, name, source, model, choices or ProposalChoices())
     traffic = _traffic(workspace, source)
     served = _served(workspace, traffic) if traffic is not None and model is None else []
     is_plain = table is None and prompt is None and answer is None
@@ -152,11 +157,37 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     return _write(workspace, folder, made)
 
 
+def _write_from_project(
+    workspace: Workspace, name: str, source: str, model: str | None, choices: ProposalChoices
+) -> NewRecipe:
+    """Write a recipe from an annotation project, or from a finished job of a provider with the job's rows."""
+    folder = _folder(workspace, name)
+    if source.startswith(_ANNOTATIONS):
+        base = _Base(workspace, model or MODEL, folder, choices)
+        return _write(workspace, folder, _from_annotations(source.removeprefix(_ANNOTATIONS), base))
+    from luthier.recipe.importers.hosted_job import import_hosted_job
+
+    if choices != ProposalChoices():
+        hint = "leave them out: technique and rows are those of the job"
+        raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
+    with TemporaryDirectory() as downloads:
+        named = _from_there(workspace, model, folder)
+        made = import_hosted_job(source, folder.name, named, MODEL, Path(downloads))
+        return _write(workspace, folder, _Text(made.text, made.account.sentences(), made.notes, made.files))
+
+
 def _write(workspace: Workspace, folder: Path, made: _Text) -> NewRecipe:
-    """Write a recipe and its schema into a folder."""
+    """Write a recipe, its schema and the files that come with it into a folder."""
     path = folder / "recipe.yaml"
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), workspace.with_folder(folder))
+        for file in made.files:
+            if (folder / file.name).exists():
+                where = SourceLocation(file=str(folder / file.name))
+                raise InputError("is there already; it was not touched", where=where, hint="take another name")
+    with translate_write_errors(folder, _ELSEWHERE):
+        for file in made.files:
+            shutil.move(file, folder / file.name)
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
     write_atomically(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)

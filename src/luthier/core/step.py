@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+from pydantic import BaseModel
+
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, digest_plugin_code, iter_components
 from luthier.core.context import RunContext
@@ -246,6 +248,22 @@ class PlanContext:
     """What steps of the same kind measured on this machine in any recipe, the newest first (`tells_of_machine`)."""
 
 
+def drop_not_hashed(part: Any, settings: Any) -> Any:
+    """The settings of a part, or of parts in lists and mappings, without the fields marked `NotHashed`."""
+    if isinstance(part, BaseModel) and isinstance(settings, dict):
+        fields = type(part).model_fields
+        return {
+            name: drop_not_hashed(getattr(part, name), value) if name in fields else value
+            for name, value in settings.items()
+            if name not in fields or not any(isinstance(mark, NotHashed) for mark in fields[name].metadata)
+        }
+    if isinstance(part, list | tuple) and isinstance(settings, list) and len(part) == len(settings):
+        return [drop_not_hashed(one, value) for one, value in zip(part, settings, strict=True)]
+    if isinstance(part, Mapping) and isinstance(settings, dict):
+        return {name: drop_not_hashed(part.get(name), value) for name, value in settings.items()}
+    return settings
+
+
 class Step(Component):
     """Something that makes one artifact from others."""
 
@@ -311,9 +329,9 @@ class Step(Component):
         return self.reads()
 
     def hashed_settings(self) -> dict[str, Any]:
-        """The settings that decide the artifact's bytes: all but those marked `NotHashed`."""
-        not_hashed = self._beside()
-        return {name: value for name, value in self.settings().items() if name not in not_hashed}
+        """The settings that decide the artifact's bytes: all but those marked `NotHashed`, in its parts as well."""
+        hashed: dict[str, Any] = drop_not_hashed(self, self.settings())
+        return hashed
 
     @classmethod
     def _beside(cls) -> set[str]:

@@ -11,8 +11,7 @@ import json
 import re
 import time
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -20,23 +19,25 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from luthier.artifacts.training import TrainingRecord
-from luthier.chat.openai_examples import explain_chat_refusal, format_chat_example
-from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.chat.provider_rules import ProviderRules
+from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import EnvVarMarker, write_atomically
 from luthier.core.hashing import canonical_json, digest_of
 from luthier.core.param_space import ParamDistribution
-from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
+from luthier.core.step import ArtifactSpec, NotHashed, PlanContext, StepContext, StepCostEstimate, drop_not_hashed
 from luthier.models.cost import estimate_rows
 from luthier.models.describe import ModelDescription
 from luthier.models.load import ENDPOINT, MODEL_CARD, Dtype
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.token_counts import count_row_tokens
 from luthier.tune.hosted_client import BusyError, LostRequestError, ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted_rows import format_rows, list_counted_turns, refuse_personal_data, write_rows
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
+    from luthier.core.artifact import Artifact
 
 JOB_FILE = "job.json"
 """The record of the provider's job in the artifact."""
@@ -45,7 +46,6 @@ BASE_BYTES = 320 << 20
 SLACK = 1.1
 """Tokens that a provider counts, in terms of those told, from which it is said: tokens are guessed without the
 provider's tokenizer."""
-_BATCH = 256
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EnvVarName = Annotated[str | None, EnvVarMarker()]
 """The name of an environment variable, whose value stays there."""
@@ -63,6 +63,8 @@ class HostedJob(NamedTuple):
     """Why it failed."""
     tokens: int | None = None
     """Tokens that the provider counts, over all epochs, where it tells."""
+    file: str = ""
+    """The id of the rows that it learns from."""
 
 
 class HostedEvent(NamedTuple):
@@ -91,10 +93,21 @@ class HostedRequest(NamedTuple):
         return f"luthier-{self.key[:16]}"
 
 
+def check_url(url: str) -> str:
+    """An address of a provider; `ValueError` for one with a password, or in clear to another machine."""
+    if not re.fullmatch(r"https?://[^\s@?#]+", url):
+        raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
+    if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
+        raise ValueError("rows and key would travel in clear; write https://")
+    return url
+
+
 class HostedTechnique(StandaloneTechnique):
-    """The base of techniques that have a provider tune the model by its fine-tuning API (supervised)."""
+    """The base of techniques that have a provider tune the model by its fine-tuning API."""
 
     reads_model: ClassVar[bool] = False
+    sent_names: ClassVar[Mapping[str, str]] = {}
+    """The settings of this very provider that decide what a job learns, each with the provider's name of it."""
 
     model: Annotated[str, Field(min_length=1)]
     """The base model's name at the provider."""
@@ -102,35 +115,31 @@ class HostedTechnique(StandaloneTechnique):
     """Where the provider's API begins. No password in it; `http://` only on this machine."""
     key_env: EnvVarName
     """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
-    upload: bool = False
+    upload: Annotated[bool, NotHashed()] = False
     """Whether the training rows may leave this machine. Nothing is sent without it."""
-    allow_personal_data: bool = False
+    allow_personal_data: Annotated[bool, NotHashed()] = False
     """Whether rows may be uploaded in which personal data are found at the last look."""
     epochs: int = Field(default=3, ge=1, le=50)
     """How often each row is seen; every pass is paid for."""
-    price_per_million_tokens: float | None = Field(default=None, gt=0)
+    price_per_million_tokens: Annotated[float | None, NotHashed()] = Field(default=None, gt=0)
     """The provider's price for training on a million tokens, as its price list says today, in its currency."""
-    max_price: float | None = Field(default=None, gt=0)
+    max_price: Annotated[float | None, NotHashed()] = Field(default=None, gt=0)
     """The most that the job may cost; a job that is foretold to cost more is refused before anything is sent."""
-    on_interrupt: Literal["keep", "cancel"] = "keep"
+    on_interrupt: Annotated[Literal["keep", "cancel"], NotHashed()] = "keep"
     """What becomes of the provider's job when the run is interrupted: `keep` lets it go on (the next run finds it),
     `cancel` ends it."""
-    poll_s: float = Field(default=15.0, gt=0)
+    poll_s: Annotated[float, NotHashed()] = Field(default=15.0, gt=0)
     """Seconds between two looks at the job."""
-    patience_s: float = Field(default=3600.0, gt=0)
+    patience_s: Annotated[float, NotHashed()] = Field(default=3600.0, gt=0)
     """How long a provider that is busy (429), broken (5xx) or away is asked again, before the run ends with an error.
     The job goes on meanwhile."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: Annotated[float, NotHashed()] = Field(default=120.0, gt=0)
     """Seconds to wait for one answer."""
 
     @field_validator("url")
     @classmethod
     def _an_address_and_no_password(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^\s@?#]+", url):
-            raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
-        if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
-            raise ValueError("rows and key would travel in clear; write https://")
-        return url
+        return check_url(url)
 
     @field_validator("key_env")
     @classmethod
@@ -151,9 +160,28 @@ class HostedTechnique(StandaloneTechnique):
         """Where the tuned model answers: `/chat/completions` is added."""
         return self.url
 
+    @property
     @abstractmethod
-    def job_settings(self) -> Mapping[str, Any]:
-        """The settings of this very provider that decide what a job learns."""
+    def rules(self) -> ProviderRules:
+        """What the provider takes."""
+
+    @property
+    def tunes_on_pairs(self) -> bool:
+        """Whether a job learns from preferences."""
+        return False
+
+    def job_settings(self) -> dict[str, Any]:
+        """Those of `sent_names` that are given, by the provider's names; the provider chooses the others."""
+        given = {sent: getattr(self, name) for name, sent in self.sent_names.items()}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def identify_job(self) -> list[Any]:
+        """What decides a job besides rows and seed."""
+        return [self.kind, self.url, self.model, self.epochs, self.job_settings()]
+
+    def open_client(self, say: Callable[[str], None]) -> ProviderClient:
+        """The provider's API, asked with the user's key."""
+        return ProviderClient(self.url, self.key_env, say, patience_s=self.patience_s, timeout_s=self.timeout_s)
 
     @abstractmethod
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
@@ -172,8 +200,12 @@ class HostedTechnique(StandaloneTechnique):
         """Start the job."""
 
     @abstractmethod
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
-        """A job as it stands."""
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
+        """A job as its provider writes it down."""
+
+    @abstractmethod
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """A job as it stands, from its provider's record."""
 
     @abstractmethod
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
@@ -182,6 +214,28 @@ class HostedTechnique(StandaloneTechnique):
     @abstractmethod
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """End a job for good."""
+
+    def get_served_name(self, job: HostedJob) -> str:
+        """The name by which the tuned model is asked."""
+        return job.model
+
+    def describe_endpoint(self, job: HostedJob) -> EndpointModelSource:
+        """Where the tuned model is asked, and how."""
+        return EndpointModelSource(url=self.inference_url, model=self.get_served_name(job), key_env=self.key_env)
+
+    def write_model(
+        self, client: ProviderClient, job: HostedJob, folder: Path, base: Artifact | None
+    ) -> dict[str, Any]:
+        """Write what stands for the tuned model, by default `endpoint.json` and `model.json`.
+
+        `base` is the step's own base model, where it has one. Returns what the record of the job says of it.
+        """
+        endpoint = self.describe_endpoint(job)
+        write_settings(folder / ENDPOINT, endpoint.settings())
+        origin = f"tuned from {self.model} by job {job.id} at {self.url}"
+        card = {"name": endpoint.model, "licence": None, "origin": origin, "parameters": None}
+        write_settings(folder / MODEL_CARD, card)
+        return {}
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """No weights are here."""
@@ -209,10 +263,10 @@ class HostedTechnique(StandaloneTechnique):
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Upload the rows, have the job done, and write down where the tuned model answers."""
         self._require_upload(format_counted_noun(len(examples), "row"))
-        lines = _format_rows(examples)
+        lines = format_rows(examples, self.rules, pairs=self.tunes_on_pairs)
         if not self.allow_personal_data:
-            _refuse_personal_data(lines)
-        counts = count_row_tokens([_with_tools_as_text(line) for line in lines], None).lengths
+            refuse_personal_data(lines)
+        counts = count_row_tokens([list_counted_turns(line) for line in lines], None).lengths
         tokens = round(sum(counts) / max(1, len(counts)) * len(lines) * self.epochs)
         self._check_price(tokens)
         return HostedRun(self, work, lines, tokens).run(examples)
@@ -245,6 +299,34 @@ class HostedTechnique(StandaloneTechnique):
         return None if self.price_per_million_tokens is None else tokens * self.price_per_million_tokens / 1e6
 
 
+class PreferenceHostedTechnique(HostedTechnique):
+    """The base of techniques whose provider tunes on preferences as well."""
+
+    method: Literal["supervised", "dpo"] = "supervised"
+    """`supervised` learns the answers; `dpo` learns to prefer each answer to the rejected one of its row."""
+    beta: float | None = Field(default=None, gt=0, le=2)
+    """Under `method: dpo`, how strongly the model is held to where it began; the provider chooses when not given."""
+
+    @model_validator(mode="after")
+    def _beta_matters(self) -> Self:
+        if self.beta is not None and self.method != "dpo":
+            raise ValueError("beta belongs to `method: dpo`; leave it out, or write dpo")
+        return self
+
+    @property
+    def tunes_on_pairs(self) -> bool:
+        """Under `method: dpo`."""
+        return self.method == "dpo"
+
+    def identify_job(self) -> list[Any]:
+        """The method as well, where it is not the usual one."""
+        return [*super().identify_job(), *([self.method, self.beta] if self.tunes_on_pairs else [])]
+
+    def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
+        """Write the rows that were uploaded into a file."""
+        client.download(f"files/{file_id}/content", to)
+
+
 class HostedRun:
     """One run of a hosted technique: finds or starts the job, follows it, and writes the artifact."""
 
@@ -253,36 +335,35 @@ class HostedRun:
     ) -> None:
         self._technique, self._work, self._lines, self._tokens = technique, work, lines, tokens
         seed = work.seed % 2**31
-        identity = [technique.kind, technique.url, technique.model, technique.epochs, dict(technique.job_settings())]
-        self._request = HostedRequest(digest_of([*identity, seed, list(lines)]), len(lines), seed)
+        key = digest_of([*technique.identify_job(), seed, list(lines)])
+        self._request = HostedRequest(key, len(lines), seed)
         self._notes = work.scratch / "hosted.json"
         self._seen: set[str] = set()
 
     def run(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The whole way; returns nothing that is measured, since the provider's time is no measure of this machine."""
+        """The whole way; returns the price, which is no part of the artifact, and nothing that is measured: the
+        provider's time is no measure of this machine."""
         technique = self._technique
-        with ProviderClient(
-            technique.url,
-            technique.key_env,
-            self._work.events,
-            patience_s=technique.patience_s,
-            timeout_s=technique.timeout_s,
-        ) as client:
+        with technique.open_client(self._work.events.note) as client:
             job = self._find_known(client) or client.find_or_create(
                 lambda: self._find(client), lambda: self._create(client)
             )
             self._remember(job=job.id)
             job = self._follow(client, job)
-        self._check_tokens(job)
-        self._write(job, examples)
-        return {}
+            self._check_tokens(job)
+            self._write(client, job, examples)
+        prices = {
+            "price_told": technique.compute_price(self._tokens),
+            "price_counted": None if job.tokens is None else technique.compute_price(job.tokens),
+        }
+        return {name: price for name, price in prices.items() if price is not None}
 
     def _find_known(self, client: ProviderClient) -> HostedJob | None:
         """The job that an earlier try of this very step started."""
         if (job_id := self._known().get("job")) is None:
             return None
         try:
-            job = self._technique.read_job(client, job_id)
+            job = self._technique.read_job(self._technique.read_record(client, job_id))
         except ModelError as error:
             if not is_missing(error):
                 raise
@@ -312,8 +393,7 @@ class HostedRun:
             file_id = technique.find_file(client, request)
         if file_id is None:
             path = self._work.scratch / f"{request.name}.jsonl"
-            path.write_bytes("".join(f"{canonical_json(line)}\n" for line in self._lines).encode())
-            size = path.stat().st_size
+            size = write_rows(path, self._lines, technique.rules)
             self._work.events.note(f"uploading {format_counted_noun(len(self._lines), 'row')} ({size:,} bytes)")
             file_id = technique.upload_file(client, request, path)
         self._remember(file=file_id)
@@ -330,7 +410,7 @@ class HostedRun:
         """The job when it is done; `ModelError` when it failed or was cancelled."""
         try:
             while True:
-                job = self._technique.read_job(client, job.id)
+                job = self._technique.read_job(self._technique.read_record(client, job.id))
                 self._tell(client, job.id)
                 if job.state != "running":
                     break
@@ -388,32 +468,29 @@ class HostedRun:
             what = f"{what}: {price:.2f} in place of {technique.compute_price(self._tokens):.2f}{above}"
         self._work.events.warning(what)
 
-    def _write(self, job: HostedJob, examples: Sequence[Example]) -> None:
-        """`endpoint.json`, `model.json`, `job.json`, `training.json` and `training_examples.parquet`."""
+    def _write(self, client: ProviderClient, job: HostedJob, examples: Sequence[Example]) -> None:
+        """The model, `job.json`, `training.json` and `training_examples.parquet`."""
         import polars
 
         technique, folder = self._technique, self._work.folder
-        endpoint = EndpointModelSource(url=technique.inference_url, model=job.model, key_env=technique.key_env)
-        write_settings(folder / ENDPOINT, endpoint.settings())
-        origin = f"tuned from {technique.model} by job {job.id} at {technique.url}"
-        write_settings(folder / MODEL_CARD, {"name": job.model, "licence": None, "origin": origin, "parameters": None})
+        more = technique.write_model(client, job, folder, self._work.inputs.get("model"))
         job_record = {
             "provider": technique.kind,
             "url": technique.url,
             "job": job.id,
             "job_key": self._request.key,
-            "file": self._known().get("file"),
+            "file": job.file or None,
             "base": technique.model,
             "model": job.model,
             "rows": len(examples),
             "tokens_told": self._tokens,
             "tokens_counted": job.tokens,
-            "price_told": technique.compute_price(self._tokens),
+            **more,
         }
         write_settings(folder / JOB_FILE, job_record)
         training_record = {
-            "technique": technique.settings(),
-            "objective": {"kind": "sft"},
+            "technique": drop_not_hashed(technique, technique.settings()),
+            "objective": {"kind": "dpo" if technique.tunes_on_pairs else "sft"},
             "base": technique.model,
             "rows": len(examples),
             "rows_seen": len(examples) * technique.epochs,
@@ -435,6 +512,11 @@ class HostedRun:
         write_atomically(self._notes, canonical_json(kept).encode())
 
 
+def map_same_names(*names: str) -> dict[str, str]:
+    """Settings that the provider calls as they are called here."""
+    return {name: name for name in names}
+
+
 def read_text(record: Mapping[str, Any], name: str, url: str) -> str:
     """A text in a provider's answer; `ModelError` where it is missing."""
     if not isinstance(found := record.get(name), str) or not found:
@@ -447,48 +529,3 @@ def read_records(record: Mapping[str, Any], name: str = "data") -> list[dict[str
     """The objects of a list in a provider's answer."""
     found = record.get(name)
     return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-
-
-def _format_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
-    lines = [format_chat_example(one.messages, one.tools) for one in examples]
-    pairs = zip(examples, lines, strict=True)
-    if refused := [f"{one.id}: {why}" for one, line in pairs if (why := explain_chat_refusal(line))]:
-        what = f"{len(refused)} of {len(lines)} rows would be refused by the provider; the first is {refused[0]}"
-        raise DataError(what, where=SourceLocation(field="data"), hint="drop or mend such rows in the recipe")
-    return lines
-
-
-def _with_tools_as_text(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose tools are counted as a turn is."""
-    tools = [{"role": "system", "content": canonical_json(line["tools"])}] if "tools" in line else []
-    return {"messages": [*tools, *line["messages"]], "tools": []}
-
-
-def _refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:
-    """The last look before rows leave: `DataError` with how many of each kind were found."""
-    from luthier.pii.detect import find_pii, hide_pii_tags
-    from luthier.pii.text_marks import compute_text_marks
-
-    texts = list(dict.fromkeys(hide_pii_tags(text) for line in lines for text in _list_texts(line)))
-    counts: Counter[str] = Counter()
-    for at in range(0, len(texts), _BATCH):
-        some = texts[at : at + _BATCH]
-        for text, marks in zip(some, compute_text_marks(some), strict=True):
-            counts.update(found.kind for found in find_pii(text, marks=marks))
-    if counts:
-        found = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
-        hint = "put the operator `pii` into the step that prepares the data, or write `allow_personal_data: true`"
-        where = SourceLocation(field="technique.allow_personal_data")
-        raise DataError(f"the rows hold personal data, and nothing was uploaded: {found}", where=where, hint=hint)
-
-
-def _list_texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _list_texts(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _list_texts(one)

@@ -5,19 +5,23 @@ The key is read from the environment at the moment of the call, and taken out of
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from luthier.core.errors import LuthierError, ModelError, SourceLocation
 
 if TYPE_CHECKING:
     import httpx
 
-    from luthier.core.events import StepEventEmitter
+    Say = Callable[[str], None]
+    """Takes a sentence for the user."""
 
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 60.0
@@ -42,20 +46,50 @@ class LostRequestError(Exception):
     """A request that changes something, of which nobody knows whether it was heard."""
 
 
+class ProviderAuth(Protocol):
+    """Signs requests, and knows its secrets."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must be in no error or log."""
+        ...
+
+    def sign(self, request: httpx.Request) -> httpx.Request:
+        """The request with what proves who asks."""
+        ...
+
+
 class ProviderClient:
     """Asks the API of one provider; used as a context."""
 
     def __init__(
-        self, url: str, key_env: str | None, events: StepEventEmitter, *, patience_s: float, timeout_s: float
+        self,
+        url: str,
+        key_env: str | None,
+        say: Say,
+        *,
+        patience_s: float,
+        timeout_s: float,
+        key_header: str | None = None,
+        params: Mapping[str, str] | None = None,
+        auth: ProviderAuth | None = None,
     ) -> None:
+        """`key_header` carries the bare key in place of `Authorization: Bearer`; `params` are in every request; `auth`
+        signs requests in place of a key."""
         import httpx
 
-        self.url, self._key_env, self._events = url.rstrip("/"), key_env, events
-        self._patience_s = patience_s
-        self._key = _read_key(key_env)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self.url, self._key_env, self._say = url.rstrip("/"), key_env, say
+        self._patience_s, self._timeout_s = patience_s, timeout_s
+        self._auth, self._key = auth, _read_key(key_env)
+        headers = {key_header or "Authorization": self._key if key_header else f"Bearer {self._key}"}
         try:
-            self._http = httpx.Client(base_url=f"{self.url}/", headers=headers, timeout=timeout_s)
+            self._http = httpx.Client(
+                base_url=f"{self.url}/",
+                headers=headers if self._key else {},
+                timeout=timeout_s,
+                params=dict(params or {}),
+                auth=auth.sign if auth is not None else None,
+            )
         except httpx.InvalidURL as error:
             hint = "as in https://api.openai.com/v1"
             where = SourceLocation(field="technique.url")
@@ -80,6 +114,49 @@ class ProviderClient:
         with file.open("rb") as opened:
             return self._send("POST", path, data=dict(fields), files={"file": (name, opened, "application/jsonl")})
 
+    def send_file(self, method: str, path: str, file: Path) -> None:
+        """Send the bytes of a file to an address, where they may arrive twice without harm."""
+        headers = {"Content-Type": "application/jsonl"}
+        self._repeat(lambda: self._request(method, path, content=file.read_bytes(), headers=headers))
+
+    def exists(self, path: str) -> bool:
+        """Whether something that may be looked at is at an address."""
+        try:
+            self._repeat(lambda: self._request("HEAD", path))
+        except ProviderRefusalError as error:
+            if error.status in (NOT_FOUND, *_REFUSED_KEY):
+                return False
+            raise
+        return True
+
+    def download(self, path: str, to: Path) -> None:
+        """Write what is at an address into a file; tried again while the provider is busy, broken or away.
+
+        A whole address, as providers sign them, is asked without the key.
+        """
+        self._repeat(lambda: self._receive(path, to))
+
+    def _receive(self, path: str, to: Path) -> None:
+        import httpx
+
+        try:
+            with ExitStack() as stack:
+                signed = "://" in path
+                http = stack.enter_context(httpx.Client(timeout=self._timeout_s)) if signed else self._http
+                response = stack.enter_context(http.stream("GET", path, follow_redirects=True))
+                if not response.is_success:
+                    response.read()
+                    self._refuse(response)
+                digest = hashlib.md5(usedforsecurity=False)
+                with to.open("wb") as file:
+                    for some in response.iter_bytes():
+                        file.write(some)
+                        digest.update(some)
+                if _read_md5(response) not in (None, digest.digest()):
+                    raise LostRequestError(f"sent other bytes than its digest says of {to.name}")
+        except httpx.TransportError as error:
+            raise LostRequestError(f"does not answer ({type(error).__name__})") from None
+
     def find_or_create(self, find: Callable[[], Result | None], create: Callable[[], Result]) -> Result:
         """What is there already, else what is made now.
 
@@ -93,33 +170,42 @@ class ProviderClient:
 
     def hide_key(self, text: str) -> str:
         """A text without the key, should the provider repeat it."""
-        return text.replace(self._key, "…") if self._key else text
+        for secret in filter(None, (self._key, *(self._auth.secrets if self._auth is not None else ()))):
+            text = text.replace(secret, "…")
+        return text
 
     def _repeat(self, ask: Callable[[], Result]) -> Result:
         """What is answered within the time that the user has."""
-        began, wait = time.monotonic(), FIRST_WAIT_S
+        began, wait = monotonic(), FIRST_WAIT_S
         while True:
             try:
                 return ask()
             except (LostRequestError, BusyError) as error:
                 pause = min(LONGEST_WAIT_S, error.after if isinstance(error, BusyError) and error.after else wait)
-                if time.monotonic() - began + pause > self._patience_s:
+                if monotonic() - began + pause > self._patience_s:
                     what = f"{self.url} {error}, and has not done so for {self._patience_s:g} s (`patience_s`)"
                     hint = "run it again later: what was uploaded and started there is found again"
                     raise ModelError(what, where=SourceLocation(field="technique"), hint=hint) from None
-                self._events.note(f"{self.url} {error}; asking again in {pause:g} s")
-                time.sleep(pause)
+                self._say(f"{self.url} {error}; asking again in {pause:g} s")
+                sleep(pause)
                 wait = min(LONGEST_WAIT_S, 2 * wait)
 
     def _send(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        return self._read(self._request(method, path, **more))
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
         import httpx
 
         try:
             response = self._http.request(method, path, **more)
         except httpx.TransportError as error:
             raise LostRequestError(f"does not answer ({type(error).__name__})") from None
-        if response.is_success:
-            return self._read(response)
+        if not response.is_success:
+            self._refuse(response)
+        return response
+
+    def _refuse(self, response: httpx.Response) -> NoReturn:
+        """Raise the error that an answer stands for."""
         status, text = response.status_code, self.hide_key(_read_message(response.text))
         if status == BUSY:
             raise BusyError(f"answered 429: {text}", response.headers.get("retry-after", ""))
@@ -153,6 +239,18 @@ class BusyError(Exception):
 def is_missing(error: LuthierError) -> bool:
     """Whether a provider says that there is no such thing."""
     return isinstance(error, ProviderRefusalError) and error.status == NOT_FOUND
+
+
+def _read_md5(response: httpx.Response) -> bytes | None:
+    """The MD5 of a file where its store tells it: Google by `x-goog-hash`, Azure and others by `Content-MD5`."""
+    google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
+    values = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
+    if not values and "content-encoding" not in response.headers:
+        values = [value] if (value := response.headers.get("content-md5")) else []
+    try:
+        return base64.b64decode(values[0], validate=True) if values else None
+    except ValueError:
+        return None
 
 
 def _read_key(name: str | None) -> str:

@@ -59,6 +59,11 @@ class TechniqueBase(Component):
     reads_model: ClassVar[bool] = True
     """Whether a base model is needed."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether it needs a base model with these very settings."""
+        return self.reads_model
+
     def merges(self, model: ModelDescription | None) -> Merging:
         """How what is learnt on a model can be merged into its weights; None: a model that is not here yet."""
         return self.merging

@@ -94,7 +94,7 @@ class WorkCounter:
 
     def _context(self, step: Tune, data: Artifact) -> PlanContext:
         inputs = {"data": data}
-        if step.technique.reads_model and self.base is not None:
+        if step.technique.needs_model and self.base is not None:
             inputs["model"] = self.base
         return PlanContext(inputs=inputs, upstream={}, recipe_dir=self.recipe_dir)
 

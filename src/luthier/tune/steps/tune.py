@@ -348,6 +348,8 @@ class Tune(Step):
         if not isinstance(self.technique, StandaloneTechnique):
             return self
         for name, field in type(self).model_fields.items():
+            if name == "model" and self.technique.needs_model:
+                continue
             if name not in self.technique.used and getattr(self, name) != field.get_default(call_default_factory=True):
                 kind = self.technique.kind
                 raise ValueError(f"{name} changes nothing under {kind}, which trains no network; leave it out")
@@ -355,7 +357,7 @@ class Tune(Step):
 
     def inputs(self) -> dict[str, Reads]:
         """A technique that reads no base model leaves the recipe's own unread."""
-        return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.reads_model}
+        return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.needs_model}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """The state that is gone on from, by its contents."""

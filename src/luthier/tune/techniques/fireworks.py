@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.provider_rules import FIREWORKS, ProviderRules
 from luthier.core.errors import ModelError
-from luthier.tune.hosted import EnvVarName, HostedEvent, HostedJob, HostedRequest, HostedTechnique, JobState, read_text
+from luthier.tune.hosted import (
+    EnvVarName,
+    HostedEvent,
+    HostedJob,
+    HostedRequest,
+    JobState,
+    read_text,
+)
 from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted_weights import SETTINGS, WEIGHTS, DownloadableHostedTechnique
 
 _STATES: Mapping[str, JobState] = {
     "JOB_STATE_COMPLETED": "succeeded",
@@ -27,15 +36,16 @@ _MOST_TRIES = 20
 """Jobs for the same rows and settings, each after one that failed."""
 
 
-class FireworksTechnique(HostedTechnique):
+class FireworksTechnique(DownloadableHostedTechnique):
     """A model that Fireworks AI tunes on uploaded rows (LoRA); asked there once you have deployed it.
 
-    Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`). The names of
-    data set, job and model follow from the job key, so that Fireworks itself refuses to make one twice. The finished
-    model must be deployed there (`firectl create deployment`) before it answers.
+    Follows Fireworks' REST reference of 2025 (`datasets`, `datasets:upload`, `supervisedFineTuningJobs`, `dpoJobs`).
+    The names of data set, job and model follow from the job key, so that Fireworks itself refuses to make one twice.
+    The finished model must be deployed there (`firectl create deployment`) before it answers.
     """
 
     kind: Literal["fireworks"] = "fireworks"
+    sent_names: ClassVar[Mapping[str, str]] = {"learning_rate": "learningRate", "lora_rank": "loraRank"}
 
     account: Annotated[str, Field(pattern="^[a-z0-9-]{1,63}$")]
     """The id of the account at Fireworks."""
@@ -53,10 +63,10 @@ class FireworksTechnique(HostedTechnique):
         """`/inference/v1` on the same host."""
         return f"{self.url.rstrip('/').removesuffix('/v1')}/inference/v1"
 
-    def job_settings(self) -> Mapping[str, Any]:
-        """Those that are given, as Fireworks calls them."""
-        given = {"learningRate": self.learning_rate, "loraRank": self.lora_rank}
-        return {name: value for name, value in given.items() if value is not None}
+    @property
+    def rules(self) -> ProviderRules:
+        """Fireworks'."""
+        return FIREWORKS
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """The data set, once it is whole."""
@@ -76,33 +86,51 @@ class FireworksTechnique(HostedTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """By their ids."""
-        return [self._read(record) for _, record in self._list(client, request) if record is not None]
+        return [self.read_job(record) for _, record in self._list(client, request) if record is not None]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job under the first id that is free."""
         job_id = next((one for one, record in self._list(client, request) if record is None), None)
         if job_id is None:
             raise ModelError(f"{_MOST_TRIES} jobs for the same rows failed", hint="look at them at Fireworks")
-        body = {
-            "dataset": f"{self._account}/datasets/{file_id}",
+        training = {
             "baseModel": self.model,
             "outputModel": f"{self._account}/models/{job_id}",
-            "displayName": job_id,
             "epochs": self.epochs,
             **self.job_settings(),
         }
-        path = f"{self._account}/supervisedFineTuningJobs"
-        return self._read(client.post(path, body, supervisedFineTuningJobId=job_id))
+        body: dict[str, Any] = {"dataset": f"{self._account}/datasets/{file_id}", "displayName": job_id}
+        if not self.tunes_on_pairs:
+            return self.read_job(client.post(self._jobs, {**body, **training}, supervisedFineTuningJobId=job_id))
+        loss = {"method": "DPO", **({} if self.beta is None else {"klBeta": self.beta})}
+        body |= {"trainingConfig": training, "lossConfig": loss}
+        return self.read_job(client.post(self._jobs, body, dpoJobId=job_id))
 
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
         """Ask for it."""
-        return self._read(client.get(self._path(job_id)))
+        return client.get(self._path(job_id))
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """How far it is; Fireworks lists no events."""
-        progress = client.get(self._path(job_id)).get("jobProgress")
+        progress = self.read_record(client, job_id).get("jobProgress")
         percent = progress.get("percent") if isinstance(progress, dict) else None
         return [HostedEvent(f"{percent}", f"{percent} % done")] if percent else []
+
+    def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
+        """From the addresses that Fireworks signs for the files of a data set."""
+        signed = _list_files(client, f"{self._account}/datasets/{file_id}:getDownloadEndpoint")
+        with to.open("wb") as file:
+            for url in signed.values():
+                part = to.with_name(f"{to.name}.part")
+                client.download(url, part)
+                file.write(part.read_bytes())
+                part.unlink()
+
+    def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
+        """From the addresses that Fireworks signs for the files of a model."""
+        for name, url in _list_files(client, f"{job.model}:getDownloadEndpoint").items():
+            if (own := name.rpartition("/")[2]) in (SETTINGS, WEIGHTS):
+                client.download(url, folder / own)
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
@@ -112,8 +140,12 @@ class FireworksTechnique(HostedTechnique):
     def _account(self) -> str:
         return f"accounts/{self.account}"
 
+    @property
+    def _jobs(self) -> str:
+        return f"{self._account}/{'dpoJobs' if self.tunes_on_pairs else 'supervisedFineTuningJobs'}"
+
     def _path(self, job_id: str) -> str:
-        return f"{self._account}/supervisedFineTuningJobs/{job_id}"
+        return f"{self._jobs}/{job_id}"
 
     def _list(self, client: ProviderClient, request: HostedRequest) -> Iterator[tuple[str, dict[str, Any] | None]]:
         """The ids of the request's jobs with what they stand for, up to the first that is free."""
@@ -123,16 +155,24 @@ class FireworksTechnique(HostedTechnique):
             if found is None:
                 return
 
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """By its state."""
         status, progress = record.get("status"), record.get("jobProgress")
         tokens = progress.get("inputTokens") if isinstance(progress, dict) else None
         return HostedJob(
             id=read_text(record, "name", self.url).rpartition("/")[2],
             state=_STATES.get(read_text(record, "state", self.url), "running"),
-            model=str(record.get("outputModel") or ""),
+            model=str((record.get("trainingConfig") or record).get("outputModel") or ""),
             message=str(status.get("message") or "") if isinstance(status, dict) else "",
             tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+            file=str(record.get("dataset") or "").rpartition("/")[2],
         )
+
+
+def _list_files(client: ProviderClient, path: str) -> dict[str, str]:
+    """The signed addresses of files by their names, in the order of names."""
+    signed = client.get(path).get("filenameToSignedUrls")
+    return {name: str(url) for name, url in sorted(signed.items())} if isinstance(signed, dict) else {}
 
 
 def _find(client: ProviderClient, path: str) -> dict[str, Any] | None:

@@ -2,129 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from luthier.chat.provider_rules import OPENAI, ProviderRules
+from luthier.tune.hosted import EnvVarName
+from luthier.tune.hosted_openai import OpenaiShapedTechnique
 
-from luthier.tune.hosted import (
-    EnvVarName,
-    HostedEvent,
-    HostedJob,
-    HostedRequest,
-    HostedTechnique,
-    JobState,
-    read_records,
-    read_text,
-)
-from luthier.tune.hosted_client import ProviderClient
-
-_STATES: Mapping[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
-"""All others are on the way: `validating_files`, `queued`, `running`, `paused`."""
-_JOBS = "fine_tuning/jobs"
-_PAGE = 100
-_MOST_PAGES = 1000
-_MARK = "luthier"
-"""The metadata of a job by which it is found again."""
+_HOST = "api.openai.com"
 
 
-class OpenaiTechnique(HostedTechnique):
+class OpenaiTechnique(OpenaiShapedTechnique):
     """A model that OpenAI, or a server of the same API, tunes on uploaded rows; asked there afterwards.
 
-    Follows OpenAI's API reference of 2025 (`/v1/files`, `/v1/fine_tuning/jobs`, method `supervised`).
+    Follows OpenAI's API reference of 2025 (`/v1/files`, `/v1/fine_tuning/jobs`, methods `supervised` and `dpo`).
     """
 
     kind: Literal["openai"] = "openai"
 
-    url: str = "https://api.openai.com/v1"
+    url: str = f"https://{_HOST}/v1"
     """Where the API begins: OpenAI's, or that of any server of its shape. `http://` only on this machine."""
     key_env: EnvVarName = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key, never the key itself; null for servers without keys."""
-    batch_size: int | None = Field(default=None, ge=1, le=256)
-    """Rows that each update averages over; the provider chooses when not given."""
-    learning_rate_multiplier: float | None = Field(default=None, gt=0)
-    """How many times the provider's usual learning rate; the provider chooses when not given."""
 
-    def job_settings(self) -> Mapping[str, Any]:
-        """Those that are given."""
-        given = {"batch_size": self.batch_size, "learning_rate_multiplier": self.learning_rate_multiplier}
-        return {name: value for name, value in given.items() if value is not None}
-
-    def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """By its name."""
-        filename = f"{request.name}.jsonl"
-        found = read_records(client.get("files", purpose="fine-tune"))
-        able = (one for one in found if one.get("filename") == filename and one.get("status") != "error")
-        return next((read_text(one, "id", self.url) for one in able), None)
-
-    def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Upload it for `fine-tune`."""
-        made = client.upload("files", file, f"{request.name}.jsonl", {"purpose": "fine-tune"})
-        return read_text(made, "id", self.url)
-
-    def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By the job key in their metadata, or by the file."""
-        found = [
-            record
-            for record in _list_jobs(client)
-            if (record.get("metadata") or {}).get(_MARK) == request.key
-            or (file_id is not None and record.get("training_file") == file_id)
-        ]
-        return [self._read(record) for record in reversed(found)]
-
-    def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
-        """Start a supervised job."""
-        hyperparameters = {"n_epochs": self.epochs, **self.job_settings()}
-        body = {
-            "model": self.model,
-            "training_file": file_id,
-            "suffix": request.name,
-            "seed": request.seed,
-            "metadata": {_MARK: request.key},
-            "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
-        }
-        return self._read(client.post(_JOBS, body))
-
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
-        """Ask for it."""
-        return self._read(client.get(f"{_JOBS}/{job_id}"))
-
-    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """The last hundred."""
-        return [_read_event(one) for one in reversed(read_records(client.get(f"{_JOBS}/{job_id}/events", limit=_PAGE)))]
-
-    def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Cancel it."""
-        client.post(f"{_JOBS}/{job_id}/cancel", {})
-
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
-        error, tokens = record.get("error"), record.get("trained_tokens")
-        return HostedJob(
-            id=read_text(record, "id", self.url),
-            state=_STATES.get(read_text(record, "status", self.url), "running"),
-            model=str(record.get("fine_tuned_model") or ""),
-            message=str(error.get("message") or "") if isinstance(error, dict) else "",
-            tokens=tokens if isinstance(tokens, int) else None,
-        )
-
-
-def _list_jobs(client: ProviderClient) -> Iterator[dict[str, Any]]:
-    """All jobs that the key sees, the latest first."""
-    after: dict[str, str] = {}
-    for _ in range(_MOST_PAGES):
-        page = client.get(_JOBS, limit=_PAGE, **after)
-        records = read_records(page)
-        yield from records
-        if not (page.get("has_more") and records):
-            return
-        after = {"after": str(records[-1].get("id"))}
-
-
-def _read_event(record: Mapping[str, Any]) -> HostedEvent:
-    data = record.get("data") if record.get("type") == "metrics" else None
-    numbers = {name: value for name, value in (data or {}).items() if isinstance(value, int | float)}
-    step, steps = int(numbers.pop("step", 0)), int(numbers.pop("total_steps", 0))
-    text = str(record.get("message") or "")
-    identity = str(record.get("id") or f"{record.get('created_at')} {text}")
-    return HostedEvent(identity, text, record.get("level") in ("warn", "error"), step, steps, numbers)
+    @property
+    def rules(self) -> ProviderRules:
+        """OpenAI's; another server may take fewer rows."""
+        return OPENAI if urlsplit(self.url).hostname == _HOST else OPENAI._replace(provider="the server", least_rows=1)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.chat.provider_rules import TOGETHER, ProviderRules
 from luthier.tune.hosted import (
     EnvVarName,
     HostedEvent,
     HostedJob,
     HostedRequest,
-    HostedTechnique,
     JobState,
+    map_same_names,
     read_records,
     read_text,
 )
 from luthier.tune.hosted_client import ProviderClient
+from luthier.tune.hosted_weights import DownloadableHostedTechnique, extract_adapter
 
 _STATES: Mapping[str, JobState] = {
     "completed": "succeeded",
     "error": "failed",
+    "user_error": "failed",
     "cancelled": "cancelled",
     "cancel_requested": "cancelled",
 }
@@ -30,14 +33,16 @@ _STATES: Mapping[str, JobState] = {
 _JOBS = "fine-tunes"
 
 
-class TogetherTechnique(HostedTechnique):
+class TogetherTechnique(DownloadableHostedTechnique):
     """A model that Together AI tunes on uploaded rows (LoRA); asked there afterwards.
 
-    Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`). Models that Together does not serve
+    Follows Together's API reference of 2025 (`/v1/files/upload`, `/v1/fine-tunes`,
+    `/v1/finetune/download`). Models that Together does not serve
     on demand need a dedicated endpoint, which you start there, before they answer.
     """
 
     kind: Literal["together"] = "together"
+    sent_names: ClassVar[Mapping[str, str]] = map_same_names("batch_size", "learning_rate")
 
     url: str = "https://api.together.xyz/v1"
     """Where the API begins. `http://` only on this machine."""
@@ -48,10 +53,10 @@ class TogetherTechnique(HostedTechnique):
     learning_rate: float | None = Field(default=None, gt=0)
     """Size of the updates at their height; the provider chooses when not given."""
 
-    def job_settings(self) -> Mapping[str, Any]:
-        """Those that are given."""
-        given = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        return {name: value for name, value in given.items() if value is not None}
+    @property
+    def rules(self) -> ProviderRules:
+        """Together's."""
+        return TOGETHER
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """By its name."""
@@ -73,7 +78,7 @@ class TogetherTechnique(HostedTechnique):
             if request.name in (record.get("suffix"), *_split_name(record))
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self._read(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
+        return [self.read_job(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job."""
@@ -83,12 +88,13 @@ class TogetherTechnique(HostedTechnique):
             "n_epochs": self.epochs,
             "suffix": request.name,
             **self.job_settings(),
+            **self._describe_method(),
         }
-        return self._read(client.post(_JOBS, body))
+        return self.read_job(client.post(_JOBS, body))
 
-    def read_job(self, client: ProviderClient, job_id: str) -> HostedJob:
+    def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
         """Ask for it."""
-        return self._read(client.get(f"{_JOBS}/{job_id}"))
+        return client.get(f"{_JOBS}/{job_id}")
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """All that the provider lists; they have no ids."""
@@ -99,11 +105,26 @@ class TogetherTechnique(HostedTechnique):
             for identity, one in sorted(texts, key=lambda pair: pair[0])
         ]
 
+    def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
+        """Out of the archive of `/v1/finetune/download`."""
+        archive = folder.parent / "adapter.archive"
+        client.download(f"finetune/download?ft_id={job.id}&checkpoint=adapter", archive)
+        extract_adapter(archive, folder)
+        archive.unlink()
+
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
         client.post(f"{_JOBS}/{job_id}/cancel", {})
 
-    def _read(self, record: Mapping[str, Any]) -> HostedJob:
+    def _describe_method(self) -> dict[str, Any]:
+        """What the job says of its method; nothing of the usual one."""
+        if not self.tunes_on_pairs:
+            return {}
+        beta = {} if self.beta is None else {"dpo_beta": self.beta}
+        return {"training_method": {"method": "dpo", **beta}}
+
+    def read_job(self, record: Mapping[str, Any]) -> HostedJob:
+        """By its state."""
         tokens = record.get("token_count")
         failures = [str(one.get("message") or "") for one in read_records(record, "events")]
         return HostedJob(
@@ -112,6 +133,7 @@ class TogetherTechnique(HostedTechnique):
             model=_model_name(record),
             message=failures[-1] if failures else "",
             tokens=tokens if isinstance(tokens, int) and tokens > 0 else None,
+            file=str(record.get("training_file") or ""),
         )
 
 

@@ -1,0 +1,87 @@
+"""Files for a provider of fine-tuning: rows in its form and within its rules, and beside them what they cannot hold."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.chat.openai_examples import get_rejected_answer
+from luthier.chat.provider_rules import ProviderRules, format_provider_example
+from luthier.core.errors import DataError, SourceLocation
+from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_lines
+from luthier.data.row import MESSAGES
+
+
+class ProviderExporter(Exporter):
+    """The base of exporters for providers: `SPLIT.jsonl`, and line by line beside it `SPLIT.index.jsonl` with `id`,
+    `origin` and `meta`. Reasoning is left out."""
+
+    @property
+    @abstractmethod
+    def rules(self) -> ProviderRules:
+        """What the provider takes."""
+
+    def holds_pairs(self, data: ExportDataset, say: Say) -> bool:
+        """Whether rows are written as preferences."""
+        return False
+
+    def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
+        """Write both files of each split; `DataError` names the first row that the provider would refuse, with its file
+        and line."""
+        pairs = self.holds_pairs(data, say)
+        for split in data.splits:
+            path = folder / f"{split}.jsonl"
+            write_lines(path, self._checked(data, split, pairs=pairs))
+            write_lines(folder / f"{split}.index.jsonl", _index(data, split))
+            if why := self.rules.explain_file_refusal(data.rows(split), path.stat().st_size):
+                say(f"{split}: {why}")
+        say(f"{self.rules.provider}'s form holds no id, origin or meta: they stand line by line in SPLIT.index.jsonl")
+
+    def _checked(self, data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[str, Any]]:
+        refused: list[tuple[ExportRow, str]] = []
+        for line in data.lines(split):
+            made = format_export_row(line, pairs=pairs)
+            if problem := self.rules.explain_refusal(made):
+                refused.append((line, problem))
+                continue
+            yield self.rules.write(made)
+        if refused:
+            row, problem = refused[0]
+            what = f"{len(refused)} of {data.rows(split)} rows would be refused by {self.rules.provider}; the first is"
+            where = SourceLocation(file=row["origin"]["file"], line=row["origin"]["line"], field=split)
+            hint = "drop or mend such rows in the recipe, or export `jsonl`"
+            raise DataError(f"{what} {row['id']}: {problem}", where=where, hint=hint)
+
+
+class PreferenceProviderExporter(ProviderExporter):
+    """The base of exporters for providers that tune on preferences as well."""
+
+    form: Literal["auto", "chat", "preference"] = "auto"
+    """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`);
+    `auto` looks and says."""
+
+    def holds_pairs(self, data: ExportDataset, say: Say) -> bool:
+        """As the form says."""
+        if self.form != "auto":
+            return self.form == "preference"
+        found = all(get_rejected_answer(line["meta"]) for split in data.splits for line in data.lines(split))
+        if found:
+            say("every row has a rejected answer: written as preference pairs")
+        return found
+
+
+def format_export_row(line: ExportRow, *, pairs: bool) -> dict[str, Any]:
+    """A row in OpenAI's form: a chat example, or a preference example."""
+    rejected = get_rejected_answer(line["meta"]) if pairs else None
+    return format_provider_example(
+        MESSAGES.validate_python(line["messages"]),
+        line.get("tools", ()),
+        "" if pairs and rejected is None else rejected,
+    )
+
+
+def _index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(data.lines(split), start=1):
+        yield {"line": number, **{name: line[name] for name in ("id", "origin", "meta")}}
