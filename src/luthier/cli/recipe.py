@@ -221,12 +221,18 @@ def run(
 def make(
     task: Annotated[Path, typer.Argument(metavar="TASK", help="The file of a task; - reads standard input.")],
 ) -> None:
-    """Make the step of a task that an executor handed to a scheduler; its job calls this."""
+    """Make the step of a task that an executor handed to a scheduler; its job calls this.
+
+    Of several processes that torchrun started, rank 0 makes the artifact, and the others compute with it."""
     from luthier.core.render import choose_renderer
-    from luthier.recipe.batch import make_task_step
+    from luthier.core.system.process import get_rank_in_job
+    from luthier.recipe.batch import follow_task_step, make_task_step
     from luthier.recipe.executor import read_task
 
     found = read_task(task)
+    if get_rank_in_job()[0] > 0:
+        follow_task_step(found)
+        return
     with choose_renderer(sys.stderr, json=False) as listener:
         print_line(make_task_step(found, listener).digest)
 

@@ -25,7 +25,7 @@ from luthier.core.events import format_counted_noun
 from luthier.core.files import resolve_path
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.core.system.process import trim_malloc_heap
+from luthier.core.system.process import get_rank_in_job, trim_malloc_heap
 from luthier.models.cost import count_cores
 from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.load import ADAPTER
@@ -217,12 +217,11 @@ class TrainingRun:
         if self._step.parts == 1:
             yield None
             return
-        from luthier.tune.training.group import TorchrunEnvironment
-        from luthier.tune.training.ranks import LocalRanks, TorchrunRanks
+        from luthier.tune.training.ranks import JobRanks, LocalRanks
 
         host: RankHost
-        if (environment := TorchrunEnvironment.read()) is not None:
-            host = TorchrunRanks(environment)
+        if get_rank_in_job()[1] > 1:
+            host = JobRanks()
         elif self._step.processes > 1:
             warn = self._work.events.warning
             host = LocalRanks(self._step.processes, describe_task(self._step, self._work), self._work.scratch, warn)
@@ -353,18 +352,18 @@ class TrainingRun:
         return model
 
     def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
-        """The parts of each step; `auto` looks at steps of the whole course."""
-        if self._step.parts != "auto":
-            return self._step.parts
-        from luthier.tune.training.memory import read_step_rows
-        from luthier.tune.training.parts import LOOKED_AT, choose_parts
+        """The parts of each step; `auto` looks at steps of the whole course. `RecipeError` where ranks are more."""
+        parts = self._step.parts
+        if parts == "auto":
+            from luthier.tune.training.memory import read_step_rows
+            from luthier.tune.training.parts import LOOKED_AT, choose_parts
 
-        whole = replace(sampler, max_steps=None)
-        looked_at = sorted({at * whole.steps // LOOKED_AT for at in range(LOOKED_AT)})
-        parts = choose_parts([read_step_rows(material.dataset, whole, step) for step in looked_at])
-        self._work.events.note(f"each step is dealt to {format_counted_noun(parts, 'part')}")
-        if parts < self._step.processes:
-            what = f"{self._step.processes} processes have {format_counted_noun(parts, 'part')} of each step to compute"
+            whole = replace(sampler, max_steps=None)
+            looked_at = sorted({at * whole.steps // LOOKED_AT for at in range(LOOKED_AT)})
+            parts = choose_parts([read_step_rows(material.dataset, whole, step) for step in looked_at])
+            self._work.events.note(f"each step is dealt to {format_counted_noun(parts, 'part')}")
+        if parts < (wanted := max(self._step.processes, get_rank_in_job()[1])):
+            what = f"{wanted} processes have {format_counted_noun(parts, 'part')} of each step to compute"
             hint = "set parts to a number, or processes to fewer"
             raise RecipeError(what, where=SourceLocation(field="processes"), hint=hint)
         return parts

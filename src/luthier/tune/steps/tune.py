@@ -316,6 +316,23 @@ class Tune(Step):
         assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
         return self.technique.fit(work, self.examples(work), self.dtype)
 
+    @property
+    def takes_ranks(self) -> bool:
+        """Where steps have parts."""
+        return self.parts != 1 and isinstance(self.technique, Technique)
+
+    def follow(self, work: StepContext) -> None:
+        """Compute parts of the training that rank 0 leads; `RankLost` when it is gone."""
+        from luthier.tune.run import TrainingRun
+        from luthier.tune.training.group import RankGroup, RankLost, connect_job_ranks
+
+        def fail(error: RankLost) -> RankGroup:
+            raise error
+
+        assert isinstance(self.technique, Technique), "only a technique that trains weights has steps"
+        work = work if self.seed is None else replace(work, seed=self.seed)
+        TrainingRun(self, self.technique, work).follow(connect_job_ranks, fail)
+
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
         refuse_planned_tool_rows(plan_context)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +67,10 @@ class RankGroup(ABC):
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
         """Send a contiguous tensor to each of some ranks, and fill one with what each of some ranks sends, all at
         once."""
+
+    def leave(self, error: RankLost) -> None:
+        """Close all connections, so that the others learn of the error that broke one of them."""
+        error.__traceback__ = error.__cause__ = error.__context__ = None  # its frames would hold connections open
 
     def broadcast(self, message: Any) -> None:
         """Send a message to all others."""
@@ -125,13 +129,17 @@ class TorchRankGroup(RankGroup):
         if loopback:
             options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         with _name_lost(None):
-            self._gloo = ProcessGroupGloo(store, rank, size, options)
+            self._gloo: Any = ProcessGroupGloo(store, rank, size, options)
             self._nccl: Any = None
             if torch.cuda.is_available():
                 from torch._C._distributed_c10d import ProcessGroupNCCL
 
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
                 self._nccl = ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, ProcessGroupNCCL.Options())
+
+    def leave(self, error: RankLost) -> None:
+        super().leave(error)
+        self._gloo = self._nccl = None
 
     def send(self, to: int, message: Any) -> None:
         data = zlib.compress(json.dumps(message).encode(), 1)
@@ -171,24 +179,11 @@ def _name_lost(rank: int | None) -> Iterator[None]:
         raise lose_rank(rank, said.split(". ", 1)[0].partition("] ")[2] or said) from error
 
 
-class TorchrunEnvironment(NamedTuple):
-    """What torchrun (or an executor in its place) tells each process of a job."""
+def connect_job_ranks() -> TorchRankGroup:
+    """Meet the other ranks of this job at torchrun's `MASTER_ADDR`; `RankLost` when they do not come."""
+    from torch.distributed.rendezvous import rendezvous
 
-    rank: int
-    size: int
-
-    @classmethod
-    def read(cls) -> TorchrunEnvironment | None:
-        """What stands in the environment; None where this process is alone."""
-        if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-            return None
-        return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-
-    def connect(self) -> TorchRankGroup:
-        """Meet the others at `MASTER_ADDR`; `RankLost` when they do not come."""
-        from torch.distributed.rendezvous import rendezvous
-
-        with _name_lost(None):
-            store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
-        loopback = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost")
-        return TorchRankGroup(PrefixStore("luthier", store), rank, size, loopback=loopback)
+    with _name_lost(None):
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(hours=1)))
+    loopback = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost")
+    return TorchRankGroup(PrefixStore("luthier", store), rank, size, loopback=loopback)

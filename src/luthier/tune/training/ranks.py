@@ -39,7 +39,7 @@ from luthier.tune.training.group import (
     RankLost,
     SingleRank,
     TorchRankGroup,
-    TorchrunEnvironment,
+    connect_job_ranks,
     lose_rank,
 )
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
@@ -191,15 +191,14 @@ class LocalMembership:
         return self.connect()
 
 
-class TorchrunRanks(RankHost):
+class JobRanks(RankHost):
     """Ranks that torchrun, or an executor, started; whoever started them starts them again when one is lost."""
 
-    def __init__(self, environment: TorchrunEnvironment) -> None:
-        self._environment = environment
+    def __init__(self) -> None:
         self.group: RankGroup = SingleRank()
 
     def connect(self) -> None:
-        self.group = self._environment.connect()
+        self.group = connect_job_ranks()
 
     def connect_again(self, error: RankLost, wait_s: float) -> None:
         raise error
@@ -232,14 +231,14 @@ class PartLeader:
     def _send_state(self) -> None:
         """Bring all ranks to the state of this one; where one is lost meanwhile, those that are left."""
         while self._group.size > 1:
+            if self._lost is not None:
+                self._connect_again(self._lost)
             try:
-                if self._lost is not None:
-                    self._connect_again(self._lost)
                 for rank in self._group.others:
                     self._group.send(rank, {"order": "state", "kernels": self._kernels})
                     self._group.send_tensors(rank, self._updater.state())
             except RankLost as error:
-                self._lost = error
+                self._lose(error)
             else:
                 self._lost = None
                 return
@@ -254,12 +253,12 @@ class PartLeader:
         """Gather the gradient of one step's rows; computed anew where a rank is lost."""
         deals = deal_rows(rows, self._reader.parts)
         while True:
+            if self._lost is not None:
+                self._send_state()
             try:
-                if self._lost is not None:
-                    self._send_state()
                 return self._gather(deals, denominator, tokens, step)
             except RankLost as error:
-                self._lost = error
+                self._lose(error)
 
     def _gather(self, deals: Sequence[Sequence[TokenRow]], denominator: float, tokens: int, step: int) -> StepGradient:
         group, parts = self._group, self._reader.parts
@@ -299,7 +298,11 @@ class PartLeader:
         try:
             self._group.broadcast(order)
         except RankLost as error:  # the others take this rank's state before the next step
-            self._lost = error
+            self._lose(error)
+
+    def _lose(self, error: RankLost) -> None:
+        self._group.leave(error)
+        self._lost = error
 
 
 class PartFollower:
@@ -330,6 +333,7 @@ class PartFollower:
                     return order, group
                 self._obey(group, order)
             except RankLost as error:
+                group.leave(error)
                 group = self._connect_again(error)
 
     def _obey(self, group: RankGroup, order: Mapping[str, Any]) -> None:
