@@ -362,8 +362,8 @@ class TrainingRun:
             looked_at = sorted({at * whole.steps // LOOKED_AT for at in range(LOOKED_AT)})
             parts = choose_parts([read_step_rows(material.dataset, whole, step) for step in looked_at])
             self._work.events.note(f"each step is dealt to {format_counted_noun(parts, 'part')}")
-        if parts < (wanted := max(self._step.processes, get_rank_in_job()[1])):
-            what = f"{wanted} processes have {format_counted_noun(parts, 'part')} of each step to compute"
+        if parts < (requested := max(self._step.processes, get_rank_in_job()[1])):
+            what = f"{requested} processes have {format_counted_noun(parts, 'part')} of each step to compute"
             hint = "set parts to a number, or processes to fewer"
             raise RecipeError(what, where=SourceLocation(field="processes"), hint=hint)
         return parts

@@ -11,17 +11,19 @@ import json
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store, Work
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from luthier.core.errors import SystemResourceError
 
+PIECE_BYTES = 1 << 18
+"""Bytes of a tensor that go at once: half of the time of a tensor that goes whole, over loopback."""
 WAIT_S = 3600.0 * 24
 """Seconds that a rank waits for another by default: the first draws and measures while the others wait. A rank that
 ends closes its connections, which is noticed at once."""
@@ -68,9 +70,14 @@ class RankGroup(ABC):
         """Send a contiguous tensor to each of some ranks, and fill one with what each of some ranks sends, all at
         once."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""
+
     def leave(self, error: RankLost) -> None:
         """Close all connections, so that the others learn of the error that broke one of them."""
         error.__traceback__ = error.__cause__ = error.__context__ = None  # its frames would hold connections open
+        self.close()
 
     def broadcast(self, message: Any) -> None:
         """Send a message to all others."""
@@ -103,6 +110,9 @@ class SingleRank(RankGroup):
 
     rank = 0
     size = 1
+
+    def close(self) -> None:
+        """There are no connections."""
 
     def send(self, to: int, message: Any) -> None:
         """There is nobody to send to."""
@@ -137,8 +147,7 @@ class TorchRankGroup(RankGroup):
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
                 self._nccl = ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, ProcessGroupNCCL.Options())
 
-    def leave(self, error: RankLost) -> None:
-        super().leave(error)
+    def close(self) -> None:
         self._gloo = self._nccl = None
 
     def send(self, to: int, message: Any) -> None:
@@ -154,13 +163,13 @@ class TorchRankGroup(RankGroup):
         return json.loads(zlib.decompress(data.numpy().tobytes()))
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
-        posted: list[tuple[int, Work]] = []
+        posted: list[tuple[int, Any]] = []
         for rank, value in incoming.items():
             with _name_lost(rank):
-                posted.append((rank, self._over(value).recv([value], rank, 0)))
+                posted += [(rank, self._over(value).recv([piece], rank, 0)) for piece in _cut(value)]
         for rank, value in outgoing.items():
             with _name_lost(rank):
-                posted.append((rank, self._over(value).send([value], rank, 0)))
+                posted += [(rank, self._over(value).send([piece], rank, 0)) for piece in _cut(value)]
         for rank, work in posted:
             with _name_lost(rank):
                 work.wait(timedelta(seconds=wait_s))
@@ -169,14 +178,19 @@ class TorchRankGroup(RankGroup):
         return self._nccl if value.is_cuda else self._gloo
 
 
+def _cut(value: Tensor) -> Sequence[Tensor]:
+    """Pieces that are on the way at once: one is read while the next is written."""
+    return value.view(-1).split(max(1, PIECE_BYTES // value.element_size()))
+
+
 @contextmanager
 def _name_lost(rank: int | None) -> Iterator[None]:
     """Raise what torch says of a broken connection as `RankLost`."""
     try:
         yield
     except RuntimeError as error:
-        said = str(error).split("\n", 1)[0].rpartition("cc:")[2]
-        raise lose_rank(rank, said.split(". ", 1)[0].partition("] ")[2] or said) from error
+        line = str(error).split("\n", 1)[0].rpartition("cc:")[2]
+        raise lose_rank(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
 
 
 def connect_job_ranks() -> TorchRankGroup:

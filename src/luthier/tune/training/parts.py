@@ -48,9 +48,9 @@ def choose_parts(steps: Sequence[Sequence[TokenRow]]) -> int:
     """The largest power of two of parts by which some steps compute at most `AGAIN` more than as one, each part of
     enough tokens for a thread to be worth its while."""
     whole = sum(count_computed_tokens([rows]) for rows in steps)
-    lessons = max(sum(1 / row.group_size for row in rows) for rows in steps)
+    examples = max(sum(1 / row.group_size for row in rows) for rows in steps)
     parts = 1
-    while 2 * parts <= lessons and whole >= 2 * parts * LEAST_TOKENS * len(steps):
+    while 2 * parts <= examples and whole >= 2 * parts * LEAST_TOKENS * len(steps):
         computed = sum(count_computed_tokens(deal_rows(rows, 2 * parts)) for rows in steps)
         if computed > (1 + AGAIN) * whole:
             break
@@ -196,7 +196,8 @@ def reduce_over_ranks(
                 pieces[spans[group.rank]] = vector[mine]
             summed = sum_tree(range(spans[0].start, spans[-1].stop), spans, pieces.get, Tensor.add_)
             assert summed is not None, "some rank has a gradient"
-            vector[mine] = summed
+            if summed.data_ptr() != vector[mine].data_ptr():
+                vector[mine] = summed
         sent = dict.fromkeys(group.others, vector[mine]) if _length(mine) else {}
         group.exchange(sent, {rank: vector[shards[rank]] for rank in others}, wait_s)
     return total

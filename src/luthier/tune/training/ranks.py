@@ -148,6 +148,7 @@ class LocalRanks(RankHost):
         self._warn("\n".join([f"process {number} of {self._count} {how}", *lines]))
 
     def close(self) -> None:
+        self.group.close()
         deadline = time.monotonic() + _CLOSE_S
         for child in self._children.values():
             with suppress(subprocess.TimeoutExpired):
@@ -205,6 +206,7 @@ class JobRanks(RankHost):
 
     def close(self) -> None:
         """Whoever started the others ends them."""
+        self.group.close()
 
 
 class PartLeader:
@@ -319,6 +321,7 @@ class PartFollower:
         while order["order"] != "end":
             with nullcontext() if order["kernels"] else disable_kernels():
                 order, group = self._follow(group)
+        group.close()
 
     def _follow(self, group: RankGroup) -> tuple[dict[str, Any], RankGroup]:
         """Do what is ordered until the last order, or one that changes how is computed; returns it."""
