@@ -61,7 +61,7 @@ def measure(names: list[str], steps: int, rounds: int) -> Iterator[dict[str, Any
             print(f"  two lanes {lanes}; two ranks {ranks}", flush=True)
         yield {"figure": "two_ranks_over_two_lanes", "value": round(statistics.median(ratios), 3), "goal": 0.95}
     if {"bytes_over_bound", "tree_over_all_reduce"} & set(names):
-        found = run_ranks(lambda rank, port: ["exchange", json.dumps(rank), json.dumps(port), "20"])[0]
+        found = run_ranks("exchange", 20)[0]
         yield {"figure": "bytes_over_bound", "value": round(found["bytes"] / (4 * NUMBERS), 4), "goal": 1.02}
         value = round(found["tree_s"] / found["all_reduce_s"], 3)
         yield {"figure": "tree_over_all_reduce", "value": value, "goal": 1.1, **found}
@@ -69,7 +69,7 @@ def measure(names: list[str], steps: int, rounds: int) -> Iterator[dict[str, Any
         if f"{rows}_over_ddp" not in names:
             continue
         ours = run("ours", rows, steps, 2, 2, threads=2)
-        peers = run_ranks(lambda _, __, rows=rows: ["ddp", json.dumps(rows), json.dumps(max(3, steps // 3))])
+        peers = run_ranks("ddp", rows, max(3, steps // 3))
         theirs = statistics.mean(one["rows_per_cpu_s"] for one in peers)
         print(f"  ours {ours}; each rank of DDP {peers}", flush=True)
         yield {"figure": f"{rows}_over_ddp", "value": round(ours["rows_per_cpu_s"] / theirs, 2), "goal": goal}
@@ -80,17 +80,13 @@ def run(worker: str, *arguments: Any, threads: int) -> dict[str, Any]:
     return _finish(_start([worker, *map(json.dumps, arguments)], threads, {}))
 
 
-def run_ranks(arguments_of: Callable[[int, int], list[str]]) -> list[dict[str, Any]]:
+def run_ranks(worker: str, *arguments: Any) -> list[dict[str, Any]]:
     """One measurement in two processes of one thread that know of each other."""
     from watching import free_port
 
-    port, other = free_port(), free_port()
-    started = []
-    for rank in range(2):
-        job = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other)}  # fmt: skip
-        started.append(_start(arguments_of(rank, port), 1, job))
-    return [_finish(one) for one in started]
+    job = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = ({**job, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
+    return [_finish(one) for one in [_start([worker, *map(json.dumps, arguments)], 1, rank) for rank in ranks]]
 
 
 def _start(arguments: list[str], threads: int, environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -104,7 +100,7 @@ def _start(arguments: list[str], threads: int, environment: dict[str, str]) -> s
 def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = process.communicate()
     if process.returncode:
-        sys.exit(f"{process.args} failed:\n{err[-4000:]}")
+        sys.exit(f"{process.args!r} failed:\n{err[-4000:]}")
     found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return found
 
@@ -149,7 +145,7 @@ def train(rows: str, steps: int, parts: int, processes: int) -> dict[str, Any]:
     return {"rows_per_cpu_s": round(BATCH * steps / cpu, 3), "rows_per_s": round(BATCH * steps / wall, 3)}
 
 
-def exchange(rank: int, port: int, times: int) -> dict[str, Any]:
+def exchange(times: int) -> dict[str, Any]:
     """Seconds of a sum over two ranks along the tree and by gloo's all-reduce, in turns; bytes sent by one."""
     import torch
     from torch._C._distributed_c10d import PrefixStore, TCPStore
@@ -165,6 +161,7 @@ def exchange(rank: int, port: int, times: int) -> dict[str, Any]:
             sent.extend(value.nbytes for value in outgoing.values())
             super().exchange(outgoing, incoming, wait_s)
 
+    rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
     store = TCPStore("127.0.0.1", port, is_master=rank == 0, wait_for_workers=False)
     group = Counting(PrefixStore("bench", store), rank, 2, loopback=True)
     spans, weight = [range(1), range(1, 2)], torch.zeros(NUMBERS)

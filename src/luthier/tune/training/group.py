@@ -180,7 +180,7 @@ class TorchRankGroup(RankGroup):
 
 def _cut(value: Tensor) -> Sequence[Tensor]:
     """Pieces that are on the way at once: one is read while the next is written."""
-    return value.view(-1).split(max(1, PIECE_BYTES // value.element_size()))
+    return torch.split(value.view(-1), max(1, PIECE_BYTES // value.element_size()))
 
 
 @contextmanager
