@@ -390,9 +390,10 @@ def describe_rank(model: torch.nn.Module, code: str) -> dict[str, Any]:
 def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) -> None:
     """Let the others go on when all compute alike; `InputError` that names the difference, here and there, if not."""
     own = describe_rank(model, code)
+    descriptions = {rank: group.receive(rank) for rank in group.others}  # all of them: who sends waits until it is read
     try:
-        for rank in group.others:
-            check_agreement(own, group.receive(rank), rank)
+        for rank, description in descriptions.items():
+            check_agreement(own, description, rank)
     except InputError as error:
         group.broadcast(error.as_json())
         raise
