@@ -73,7 +73,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
-from luthier.tune.training import trainer
+from luthier.tune.training import pack_reader
 from luthier.tune.training.schedule import Curriculum, permute_examples
 from luthier.tune.training.trainer import Trainer
 from tests.chat.families import byte_level, dressed, family
@@ -469,7 +469,7 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest pack of the whole course runs before the first step: memory fails there, and smaller packs follow."""
     read: list[int] = []
-    honest, room = trainer.compute_pack_logprobs, 10**9
+    honest, room = pack_reader.compute_pack_logprobs, 10**9
     rows = examples(24)
     rows[permute_examples(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
     shop = bench(tmp_path, rows)
@@ -480,7 +480,7 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         read.append(made.tokens)
         return honest(model, made, **more)
 
-    monkeypatch.setattr(trainer, "compute_pack_logprobs", watched)
+    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", watched)
     shop.tune(Tune(**QUICK), seed=18)
     assert read[0] == max(read) > max(read[1:-1])
     room = read[0] - 1

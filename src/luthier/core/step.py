@@ -291,6 +291,14 @@ class Step(Component):
         is kept in `timing.json`, apart from the artifact's own bytes.
         """
 
+    @property
+    def takes_ranks(self) -> bool:
+        """Whether several processes of one job can make it: rank 0 makes the artifact, the others `follow`."""
+        return False
+
+    def follow(self, work: StepContext) -> None:
+        """Compute with rank 0 of this job, which makes the artifact; nothing is written."""
+
     @abstractmethod
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict cost without loading torch; say how it is known."""

@@ -10,6 +10,7 @@ there.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import traceback
@@ -17,6 +18,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -31,6 +33,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.lease import StoreUnreachable, persist
 from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
+from luthier.core.step import StepContext
 from luthier.core.store import Store
 from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
@@ -323,6 +326,24 @@ def _get_file(digest: str, name: str) -> str:
     return f"tasks/{digest}/{name}"
 
 
+def follow_task_step(task: StepTask) -> None:
+    """Compute with rank 0 of this job, which makes the step of a task; nothing for a step that one process makes."""
+    plan, planned = task.open()
+    if not planned.step.takes_ranks or plan.store_of(planned).has(planned.digest):
+        return
+    _make_base_models(plan, planned, RunEventEmitter())
+    with TemporaryDirectory(prefix="luthier-rank-") as folder:
+        work = StepContext(
+            name=planned.name,
+            inputs={field: plan.store.open(digest).check() for field, digest in planned.inputs.items()},
+            folder=Path(folder),
+            scratch=Path(folder),
+            recipe_dir=plan.recipe.recipe_dir,
+            seed=plan.recipe.seed,
+        )
+        planned.step.follow(work)
+
+
 def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
     """Make the step of a task under its lock, or find what another job made meanwhile.
 
@@ -332,7 +353,10 @@ def make_task_step(task: StepTask, *listeners: Listener) -> Artifact:
     with _EventSender(store, _get_file(task.digest, _EVENTS)) as sender:
         store.remove_file(error_file)
         try:
-            return _make_once(*task.open(), RunEventEmitter(sender, *listeners))
+            plan, planned = task.open()
+            if not planned.step.takes_ranks:
+                os.environ.pop("WORLD_SIZE", None)  # no step that it drives has followers
+            return _make_once(plan, planned, RunEventEmitter(sender, *listeners))
         except LuthierError as error:
             _write_error(store, error_file, error.as_json())
             raise
@@ -403,6 +427,7 @@ __all__ = [
     "BatchJob",
     "JobFailed",
     "JobStatus",
+    "follow_task_step",
     "make_task_step",
     "refuse_passwords",
     "require_remote_store",

@@ -11,7 +11,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.prompt import PromptPrefix
-from luthier.core.errors import Interrupted, ModelError, SourceLocation
+from luthier.core.errors import Interrupted, ModelError, RecipeError, SourceLocation
+from luthier.core.events import format_counted_noun
 from luthier.core.files import resolve_path
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.core.system.process import trim_malloc_heap
+from luthier.core.system.process import get_rank_in_job, trim_malloc_heap
 from luthier.models.cost import count_cores
 from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.load import ADAPTER
@@ -40,10 +42,13 @@ from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWri
 from luthier.tune.training.schedule import DECAY, BatchSampler
 
 if TYPE_CHECKING:
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.dataset.tokenized import TokenizedDataset
     from luthier.tune.steps.tune import Tune
     from luthier.tune.training.checkpoint import CheckpointManager
     from luthier.tune.training.critic import Critic
+    from luthier.tune.training.group import RankGroup, RankLost
+    from luthier.tune.training.ranks import RankHost
     from luthier.tune.training.trainer import StepMetrics, Trainer
     from luthier.tune.training.trunk import TrunkStates
 
@@ -113,6 +118,26 @@ def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> d
     return found
 
 
+def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
+    """What another process on this machine needs to follow a training: `luthier.tune.training.follower` reads it."""
+    folders = dict[str, str]()
+    waiting = [artifact for field, artifact in work.inputs.items() if field != "data"]
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.digest not in folders:
+            folders[artifact.digest] = str(artifact.folder.absolute())
+            waiting += [artifact.parent(field) for field in artifact.manifest.inputs if field in _STANDS_ON]
+    return {
+        "step": step.settings(),
+        "inputs": {field: artifact.digest for field, artifact in work.inputs.items() if field != "data"},
+        "folders": folders,
+        "seed": work.seed,
+        "recipe_dir": str(work.recipe_dir.absolute()),
+    }
+
+
+_STANDS_ON = ("model", "of")
+"""Inputs of a model without which it cannot be opened."""
 WEIGHTS = "adapter_model.safetensors"
 EPOCHS = "epochs"
 """Holds a folder for each epoch that a training kept beside its end."""
@@ -179,15 +204,44 @@ class TrainingRun:
         """Rows, model, loop, files; returns measures."""
         start_clocks = _clocks()  # the first imports here load torch
         from luthier.chat.tokenizer import ChatTokenizer
-        from luthier.models.kernels.lora import restore_peft_forward
-        from luthier.models.load import pick_dtype
 
         text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
         for sentence in text.notes:
             self._work.events.note(sentence)
-        material, step = TrainingData(self._step, self._work, text), self._step
-        sampler = material.sampler
-        training, keeper = self._prepare(material, sampler)
+        with self._start_ranks() as host:
+            return self._train(TrainingData(self._step, self._work, text), text, host, start_clocks)
+
+    @contextmanager
+    def _start_ranks(self) -> Iterator[RankHost | None]:
+        """The ranks that compute with this process, which have time to load libraries; None where it is alone."""
+        if self._step.parts == 1:
+            yield None
+            return
+        from luthier.tune.training.ranks import JobRanks, LocalRanks
+
+        host: RankHost
+        if get_rank_in_job()[1] > 1:
+            host = JobRanks()
+        elif self._step.processes > 1:
+            warn = self._work.events.warning
+            host = LocalRanks(self._step.processes, describe_task(self._step, self._work), self._work.scratch, warn)
+        else:
+            yield None
+            return
+        try:
+            yield host
+        finally:
+            host.close()
+
+    def _train(
+        self, material: TrainingData, text: ChatTokenizer, host: RankHost | None, start_clocks: tuple[float, float]
+    ) -> dict[str, Any]:
+        """Loop and files; returns measures."""
+        from luthier.models.kernels.lora import restore_peft_forward
+        from luthier.models.load import pick_dtype
+
+        step, sampler = self._step, material.sampler
+        training, keeper = self._prepare(material, sampler, host)
         wall, cpu = (now - then for now, then in zip(_clocks(), start_clocks, strict=True))
         begin = {"begin_s": wall - self._before[0], "begin_cpu_s": cpu - self._before[1]}
         bits, headed = 8 * pick_dtype(step.dtype).itemsize, step.objective.wants_head()
@@ -205,8 +259,8 @@ class TrainingRun:
         rollout_sampler = material.rollout_sampler
         drawing_s = rollout_sampler.drawing_s if rollout_sampler is not None else 0.0
         rates = speed.measures(sum(aside.values()), drawing_s)
-        if any(parameter.device.type != "cpu" for parameter in self.trained.parameters()):
-            del rates["flops_per_cpu_s"]  # a processor's time tells nothing of an accelerator's
+        if host is not None or any(parameter.device.type != "cpu" for parameter in self.trained.parameters()):
+            del rates["flops_per_cpu_s"]  # this processor's time tells nothing of an accelerator's, nor of other ranks'
         drawn = (
             {"writing_s": rollout_sampler.writing_s, "judging_s": rollout_sampler.judging_s}
             if rollout_sampler is not None
@@ -223,27 +277,32 @@ class TrainingRun:
         if names and sampler.steps > 1:  # at the first step LoRA's A stands still, since B is zero
             self._work.events.warning(f"{len(names)} parameters did not move, {names[0]} among them")
 
-    def _prepare(self, material: TrainingData, sampler: BatchSampler) -> tuple[Trainer, CheckpointManager]:
+    def _prepare(
+        self, material: TrainingData, sampler: BatchSampler, host: RankHost | None
+    ) -> tuple[Trainer, CheckpointManager]:
         import torch
 
         from luthier.models.kernels.calls import describe_kernels
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
         from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
-        from luthier.models.quiet import silence_peft_warnings
         from luthier.tune.training.memory import iterate_packs
+        from luthier.tune.training.ranks import agree_with_followers, send_weights
         from luthier.tune.training.trainer import Trainer, TrainingArguments
 
         torch.set_num_threads(count_cores())
         step = self._step
         dtype = pick_dtype(step.dtype)
+        parts = self._choose_parts(material, sampler)
+        if host is not None:
+            host.connect()
+            order = {"classes": dict(material.about.classes), "seed": sampler.seed, "parts": parts}
+            host.group.broadcast(order)
         plain = self._open(dtype, material.about)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
             clear_forward_mode(plain)
-        with silence_peft_warnings():
-            model = self._technique.adapt(plain, self._work.seed)
-        self._technique.check_saved(model)
+        model = self._adapt(plain)
         critic = self._critic(model)
         tokens = self._tokens(material.dataset)
         start_clocks = _clocks()
@@ -251,9 +310,13 @@ class TrainingRun:
         self._technique.begin(model, packs)
         self._reads_packs = inspect.getgeneratorstate(packs) != inspect.GEN_CREATED
         self._before = [now - then for now, then in zip(_clocks(), start_clocks, strict=True)]
+        if host is not None:
+            send_weights(host.group, model)
         install_fused_lora(model)
         trim_malloc_heap()
         how = detect_forward_mode(model)
+        if host is not None:
+            agree_with_followers(host.group, model, step.code())
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
@@ -271,11 +334,76 @@ class TrainingRun:
             on_loss_spike=step.on_loss_spike,
             rate_of=self._rate_of,
             epochs=step.kept_epochs,
+            parts=parts,
+            ranks=host,
         )
         self.trained = model
         source = material.source(model, tokens, critic)
         training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
         return training, self._keeper()
+
+    def _adapt(self, plain: Any) -> Any:
+        """The model with what moves."""
+        from luthier.models.quiet import silence_peft_warnings
+
+        with silence_peft_warnings():
+            model = self._technique.adapt(plain, self._work.seed)
+        self._technique.check_saved(model)
+        return model
+
+    def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
+        """The parts of each step; `auto` looks at steps of the whole course. `RecipeError` where ranks are more."""
+        parts = self._step.parts
+        if parts == "auto":
+            from luthier.tune.training.memory import read_step_rows
+            from luthier.tune.training.parts import LOOKED_AT, choose_parts
+
+            whole = replace(sampler, max_steps=None)
+            looked_at = sorted({at * whole.steps // LOOKED_AT for at in range(LOOKED_AT)})
+            parts = choose_parts([read_step_rows(material.dataset, whole, step) for step in looked_at])
+            self._work.events.note(f"each step is dealt to {format_counted_noun(parts, 'part')}")
+        if parts < (requested := max(self._step.processes, get_rank_in_job()[1])):
+            what = f"{requested} processes have {format_counted_noun(parts, 'part')} of each step to compute"
+            hint = "set parts to a number, or processes to fewer"
+            raise RecipeError(what, where=SourceLocation(field="processes"), hint=hint)
+        return parts
+
+    def follow(self, connect: Callable[[], RankGroup], connect_again: Callable[[RankLost], RankGroup]) -> None:
+        """Compute parts of another process' training, which writes all files; returns at its end."""
+        import torch
+
+        from luthier.chat.tokenizer import ChatTokenizer
+        from luthier.models.kernels.lora import install_fused_lora
+        from luthier.models.load import pick_dtype
+        from luthier.models.packing.logprobs import clear_forward_mode
+        from luthier.tune.teacher import open_teacher
+        from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+        from luthier.tune.training.pack_reader import PackReader
+        from luthier.tune.training.parts import PartReader
+        from luthier.tune.training.ranks import PartFollower, agree_with_leader, receive_weights
+        from luthier.tune.training.reference_logprobs import enable_dropout
+
+        step, objective = self._step, self._step.objective
+        group = connect()
+        torch.set_num_threads(1)
+        begin = group.receive(0)
+        plain = self._open(pick_dtype(step.dtype), ObjectiveContext(classes=begin["classes"], seed=begin["seed"]))
+        model = self._adapt(plain)
+        critic = self._critic(model)
+        receive_weights(group, model)
+        clear_forward_mode(model)
+        install_fused_lora(model)
+        agree_with_leader(group, model, step.code())
+        settings = OptimizerSettings(optimizer=step.optimizer, clip=step.max_grad_norm, rate_of=self._rate_of)
+        updater = MixedPrecisionOptimizer(model, settings)
+        teacher = None
+        if objective.needs_teacher and not objective.stored:
+            text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
+            teacher = open_teacher(self._work.inputs["teacher"], step.dtype, text)
+        packs = PackReader(model, objective, updater, teacher, critic)
+        reader = PartReader(packs, updater, seed=begin["seed"], parts=begin["parts"])
+        with enable_dropout(model, objective):
+            PartFollower(reader, updater, connect_again).run(group)
 
     def _critic(self, model: Any) -> Critic | None:
         """The critic that the objective needs, over the same base; it is said with what it begins."""

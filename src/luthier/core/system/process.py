@@ -62,6 +62,13 @@ def is_process_gone(name: str) -> bool:
     return space == _space() and _started(int(number)) != started
 
 
+def get_rank_in_job() -> tuple[int, int]:
+    """This process' rank and the number of ranks, as torchrun or an executor tells each process of a job; (0, 1) for
+    one that is alone."""
+    size = int(os.environ.get("WORLD_SIZE") or 1)
+    return (int(os.environ["RANK"]), size) if size > 1 else (0, 1)
+
+
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """What `malloc.h` calls them."""
 _KEPT_BYTES = 32 << 20

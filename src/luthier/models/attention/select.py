@@ -92,6 +92,11 @@ def _shares(made: Pack) -> bool:
     return bool((made.parent >= 0).any())
 
 
+def read_attention_choices() -> dict[str, str]:
+    """The winners that this machine remembers, by case."""
+    return _remembered(cache_folder() / "attention.json")
+
+
 def _remembered(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}

@@ -237,6 +237,13 @@ def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_F
     `n_parallel` one another, there are as many as to leave none alone, if rows suffice, and those that cost most come
     first.
     """
+    return [build_pack(part, share_from) for part in split_rows(rows, tokens, share_from, n_parallel)]
+
+
+def split_rows(
+    rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1
+) -> list[list[TokenRow]]:
+    """The rows of each pack that `build_packs` builds."""
     read = [list(row.ids[: row.needed]) for row in rows]
     groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
     links = [0, *(common_prefix_length(read[one[-1]], read[other[0]]) for one, other in pairwise(groups))]
@@ -257,10 +264,7 @@ def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_F
     if n_parallel > 1:
         head_costs = [LEARNT * sum(len(rows[at].targets) for at in group) for group in groups]
         parts = _even(parts, size, head_costs)
-    return [
-        build_pack([rows[at] for at in sorted(at for number in part for at in groups[number])], share_from)
-        for part in parts
-    ]
+    return [[rows[at] for at in sorted(at for number in part for at in groups[number])] for part in parts]
 
 
 def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]) -> list[list[int]]:

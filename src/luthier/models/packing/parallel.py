@@ -22,11 +22,12 @@ from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, build_packs
 from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
 PackResult = TypeVar("PackResult")
+Item = TypeVar("Item")
 
 
 def count_parallel_packs(model: Any) -> int:
     """How many packs of a model can be read at once here: one where reading it changes what another thread sees."""
-    return LANES if _is_steady(model) and torch.get_num_threads() >= LANES else 1
+    return LANES if is_thread_safe(model) and torch.get_num_threads() >= LANES else 1
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def run_packs(
 def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
     whole = build_packs(rows, tokens, share_from)
     computed = sum(map(_computed, whole))
-    if computed < LANES * LEAST_TOKENS or not _is_steady(model):
+    if computed < LANES * LEAST_TOKENS or not is_thread_safe(model):
         return whole
     parallel_packs = build_packs(rows, tokens // LANES, share_from, n_parallel=LANES)
     return parallel_packs if sum(map(_computed, parallel_packs)) <= LANES * WORTH * computed else whole
@@ -64,7 +65,7 @@ def _unlearnt(work: Callable[[Pack], PackResult], pack: Pack) -> PackResult:
         return work(pack)
 
 
-def _is_steady(model: Any) -> bool:
+def is_thread_safe(model: Any) -> bool:
     """Whether threads can read a model at once, on processors: nothing in it changes while it is read."""
     how, inner = detect_forward_mode(model), unwrap_peft_model(model)
     steady = how.packed and how.turn is None and (how.head is not None or ends_in_sequence_head(inner))
@@ -74,13 +75,15 @@ def _is_steady(model: Any) -> bool:
 class WorkerThreads:
     """Threads that read packs at once, each computing on its share of the cores; they bear the name of their work."""
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, threads: int | None = None) -> None:
+        """`threads`: how many each computes with, in place of its share of the cores."""
         self.count = count
         self.name = name
+        self._own_threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(self, work: Callable[[Pack], PackResult], some: Sequence[Pack]) -> Generator[PackResult, None, None]:
-        """What comes of each pack, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
+    def each(self, work: Callable[[Item], PackResult], some: Sequence[Item]) -> Generator[PackResult, None, None]:
+        """What comes of each item, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
         raised here, once those that were begun have ended."""
         if len(some) == 1:
             yield work(some[0])
@@ -106,7 +109,10 @@ class WorkerThreads:
         if self._pool is None:
             whole = torch.get_num_threads()
             self._pool = ThreadPoolExecutor(
-                self.count, self.name, initializer=torch.set_num_threads, initargs=(max(1, whole // self.count),)
+                self.count,
+                self.name,
+                initializer=torch.set_num_threads,
+                initargs=(self._own_threads or max(1, whole // self.count),),
             )
         return self._pool
 

@@ -158,6 +158,14 @@ class Tune(Step):
     """What the model computes in; what moves is always kept in fp32. `auto`: bfloat16 where the processor has it."""
     max_tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
+    parts: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1
+    """Into how many parts the rows of each step are dealt, each packed alone and computed by one thread. Up to so many
+    processes compute a step, and their number changes no byte. Prefixes that rows of several parts share are computed
+    again. `auto`: the largest power of two that computes at most 5 % more. 1: rows are packed together, and one process
+    uses all cores."""
+    processes: Annotated[int, Field(ge=1, le=256), NotHashed()] = 1
+    """Processes on this machine that compute the parts of each step together, at most one for each part. Other machines
+    take part by torchrun's environment, as jobs of an executor have it."""
     save_steps: Annotated[int | None, Field(ge=1), NotHashed()] = None
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
     keep_trunk: Annotated[bool, NotHashed()] = False
@@ -196,6 +204,16 @@ class Tune(Step):
             before = math.ceil(self.epochs) - 1
             what = f"the last epoch is kept anyway, and {before} end before it, got save_epochs {self.save_epochs}"
             raise ValueError(f"{what}; leave it out" if not before else f"{what}; at most {before}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.parts != "auto" and self.processes > self.parts:
+            what = f"{self.processes} processes have {self.parts} part{'s' * (self.parts > 1)} of each step to compute"
+            raise ValueError(f"{what}; set parts to {self.processes} or more, or to auto")
+        if self.parts == "auto" and self.objective.draws:
+            what = f"{self.objective.kind} writes its rows on the way, so nothing can be counted before"
+            raise ValueError(f"{what}; give parts as a number")
         return self
 
     @model_validator(mode="after")
@@ -306,6 +324,23 @@ class Tune(Step):
         assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
         return self.technique.fit(work, self.examples(work), self.dtype)
 
+    @property
+    def takes_ranks(self) -> bool:
+        """Where steps have parts."""
+        return self.parts != 1 and isinstance(self.technique, Technique)
+
+    def follow(self, work: StepContext) -> None:
+        """Compute parts of the training that rank 0 leads; `RankLost` when it is gone."""
+        from luthier.tune.run import TrainingRun
+        from luthier.tune.training.group import RankGroup, RankLost, connect_job_ranks
+
+        def fail(error: RankLost) -> RankGroup:
+            raise error
+
+        assert isinstance(self.technique, Technique), "only a technique that trains weights has steps"
+        work = work if self.seed is None else replace(work, seed=self.seed)
+        TrainingRun(self, self.technique, work).follow(connect_job_ranks, fail)
+
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
         refuse_planned_tool_rows(plan_context)
@@ -386,6 +421,13 @@ class Tune(Step):
             raise ModelError(
                 what, where=SourceLocation(field="technique"), hint="choose another technique or objective"
             )
+
+    def hashed_settings(self) -> dict[str, Any]:
+        """One part is what a training without the setting has, and has its name."""
+        found = super().hashed_settings()
+        if self.parts == 1:
+            del found["parts"]
+        return found
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """The technique's learning rates at the scale of objective and optimizer, epochs, and the batch size; nothing

@@ -24,6 +24,38 @@ class OptimizerSettings:
     """A factor on the learning rate, by the parameter's name."""
 
 
+class GradientSum:
+    """A sum of gradients as one vector for each dtype, with a view for each weight."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """Zero for weights like these."""
+        sizes: dict[torch.dtype, int] = {}
+        begins = []
+        for one in weights:
+            begins.append(sizes.get(one.dtype, 0))
+            sizes[one.dtype] = begins[-1] + one.numel()
+        device = weights[0].device if weights else None
+        self.flat = {dtype: torch.zeros(size, dtype=dtype, device=device) for dtype, size in sizes.items()}
+        """The vector of each dtype."""
+        self.views = [
+            self.flat[one.dtype][begin : begin + one.numel()].view(one.shape)
+            for one, begin in zip(weights, begins, strict=True)
+        ]
+        """The part of each weight."""
+
+    def gather(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of one pack, in at least fp32."""
+        for total, gradient in zip(self.views, gradients, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
+
+    def add(self, other: GradientSum) -> GradientSum:
+        """This sum, to which another was added."""
+        for dtype, vector in self.flat.items():
+            vector.add_(other.flat[dtype])
+        return self
+
+
 class MixedPrecisionOptimizer:
     """An optimizer over a master of each parameter that moves, in at least fp32."""
 
@@ -52,6 +84,15 @@ class MixedPrecisionOptimizer:
         for total, gradient in zip(self._sums.values(), gradients, strict=True):
             if gradient is not None:
                 total.add_(gradient)
+
+    def build_sum(self) -> GradientSum:
+        """A sum of gradients that is zero yet."""
+        return GradientSum(list(self._masters.values()))
+
+    def take(self, gradients: GradientSum) -> None:
+        """Take the gradient of a step that was summed elsewhere."""
+        for total, view in zip(self._sums.values(), gradients.views, strict=True):
+            total.copy_(view)
 
     def norm(self) -> float:
         """Norm of the step's whole gradient."""

@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -22,19 +22,21 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.kernels.calls import disable_kernels, get_kernel_names
-from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import Pack, TokenRow
-from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs
+from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs, is_thread_safe
 from luthier.tune.cost import PackWorkload
 from luthier.tune.dataset.validation import BestCheckpoint, ValidationSettings, update_best_checkpoint
-from luthier.tune.objective import REFERENCE, BatchSource, Loss, Objective, Teacher, read_pack_logprobs
+from luthier.tune.objective import BatchSource, Objective, Teacher
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes, count_threads
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
 from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
+from luthier.tune.training.parts import PartReader, mix_seed, use_threads
+from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
 from luthier.tune.training.reference_logprobs import enable_dropout
 from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor, count_trunk_steps
 from luthier.tune.training.trunk import TrunkStates
@@ -105,6 +107,10 @@ class TrainingArguments:
     """A factor on the rate, by the parameter's name."""
     epochs: Sequence[int] = ()
     """The epochs (from 1) after which the weights are kept."""
+    parts: int = 1
+    """How many parts the rows of each step are dealt to."""
+    ranks: RankHost | None = None
+    """The ranks that compute parts with this process, which leads them; None: it is alone."""
 
 
 class ValidationEvaluator(Protocol):
@@ -158,32 +164,6 @@ class StepMetrics:
         return json.dumps({name: _finite(value) for name, value in record.items()}, sort_keys=True)
 
 
-class _PackSums(NamedTuple):
-    """What one pack adds to the sums of an optimizer step; nothing here has a gradient."""
-
-    total: Tensor
-    examples: Tensor
-    """(E,) the share of each of the pack's examples."""
-    measures: dict[str, Tensor]
-
-
-class _Read(NamedTuple):
-    """What one pack gives."""
-
-    sums: _PackSums
-    gradients: list[Tensor | None]
-
-
-class StepGradient(NamedTuple):
-    """What is known of a step once its gradient is gathered; its terms are divided by the step's denominator."""
-
-    loss: float
-    computed: PackWorkload
-    measures: dict[str, float]
-    example_losses: dict[str, float]
-    """What each example adds to the loss, by its id."""
-
-
 class Trainer:
     """The training loop of one model."""
 
@@ -198,15 +178,22 @@ class Trainer:
         teacher: Teacher | None = None,
         critic: Critic | None = None,
     ) -> None:
-        self._critic = critic
         self._model, self._objective, self._source = model, objective, source
-        self._course, self._manner, self._watch, self._teacher = sampler, args, watch, teacher
+        self._course, self._manner, self._watch = sampler, args, watch
         self._tokens = args.max_tokens_per_microbatch
+        settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
+        self._updater = MixedPrecisionOptimizer(model, settings)
+        self._reader = PackReader(model, objective, self._updater, teacher, critic)
+        self._parts: PartLeader | None = None
         self._lanes = WorkerThreads(
             count_parallel_packs(model) if critic is None else 1, "learning"
         )  # a critic speaks through it too
-        settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
-        self._updater = MixedPrecisionOptimizer(model, settings)
+        if args.parts > 1:
+            part_reader = PartReader(self._reader, self._updater, seed=sampler.seed, parts=args.parts)
+            self._parts = PartLeader(part_reader, self._updater, args.ranks)
+            self._lanes = part_reader.threads
+            if critic is None and is_thread_safe(model):
+                self._lanes.count = min(args.parts, get_local_share(self._parts.size))
         self._average = ExponentialMovingAverage(self._updater.weights(), args.ema) if args.ema is not None else None
         self._log: list[str] = []
         self._losses: list[float] = []
@@ -274,6 +261,8 @@ class Trainer:
                 self._rehearse(say)
             if trunk_states is not None and not first_step:
                 first_step = self._begin_on_trunk(trunk_states, keeper, say)
+            if self._parts is not None:
+                self._parts.start(kernels=bool(self._kernels))
             for step in range(first_step, self._course.steps):
                 if why := self._over():
                     self.stopped = f"after step {step}: {why}"
@@ -288,6 +277,8 @@ class Trainer:
                     keeper.write_epoch(self._weights(), epoch, stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
+        if self._parts is not None:
+            self._parts.end()
         unmoved = self._unmoved()
         self._settle(keeper)
         if trunk_states is not None:
@@ -303,7 +294,7 @@ class Trainer:
     def _begin_on_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
         """Take up the latest kept state that this training would have come to itself; returns how many steps are
         done."""
-        ways = (count_threads(), self._tokens, self._kernels, self._lanes.count)
+        ways = (count_threads(), self._tokens, self._kernels, self._lane_count)
         found = trunk_states.read(
             self._trunk, lambda state: (state.threads, state.tokens, state.kernels, state.lanes) == ways
         )
@@ -316,6 +307,11 @@ class Trainer:
         say(f"goes on after step {found.step}, where an earlier training that begins as this one left its trunk")
         return found.step
 
+    @property
+    def _lane_count(self) -> int:
+        """How many packs of a step are read at once, where bytes follow from it."""
+        return self._lanes.count if self._parts is None else 1
+
     def _keep_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager) -> None:
         """Keep the state now, with the best weights so far where these may be saved in the end."""
         state = self._state()
@@ -327,59 +323,35 @@ class Trainer:
         trunk_states.write(state)
 
     def gradient(self, rows: list[TokenRow], denominator: float, step: int = 0) -> StepGradient:
-        """Gather the gradient of one step's rows, pack by pack."""
-        total, computed, measures, examples = 0.0, PackWorkload(), dict[str, float](), dict[str, float]()
+        """Gather the gradient of one step's rows, part by part, or pack by pack."""
+        if self._parts is not None:
+            return self._parts.gradient(rows, denominator, tokens=self._tokens, step=step)
+        found = StepGradient()
         for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
-            torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
+            torch.manual_seed(mix_seed(self._course.seed, step, number))  # only dropout asks for it
             self._leftovers.before(min(len(parallel_packs), self._lanes.count))
-            for pack, sums in zip(parallel_packs, self._gathered(parallel_packs, denominator), strict=True):
-                total += float(sums.total) / denominator
-                for name, value in sums.measures.items():
-                    measures[name] = measures.get(name, 0.0) + float(value) / denominator
-                for key, value in zip(pack.example_keys, sums.examples.tolist(), strict=True):
-                    examples[key] = examples.get(key, 0.0) + value / denominator
-                computed = computed.and_of(PackWorkload.of(pack, times=1 if self._critic is None else 2))
-        return StepGradient(total, computed, measures, examples)
-
-    def _gathered(self, parallel_packs: Sequence[Pack], denominator: float) -> list[_PackSums]:
-        """Read packs side by side, and gather their gradients in order."""
-        ready = [self._objective.ready(pack, self._teacher) for pack in parallel_packs]
-        found = []
-        with closing(self._lanes.each(lambda pack: self._read(pack, denominator), ready)) as read:
-            for sums, gradients in read:
-                self._updater.gather(gradients)
-                found.append(sums)
+            for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator), strict=True):
+                found = found.and_of(self._reader.describe(read, pack, denominator))
         return found
 
-    def _read(self, pack: Pack, denominator: float) -> _Read:
-        """One pack forward and backward."""
-        logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
-        read = self._reduced(self._objective.loss(logp, pack, pack.token_values.get(REFERENCE)), pack, denominator)
-        return read if self._critic is None else self._valued(self._critic, pack, denominator, read)
-
-    def _valued(self, critic: Critic, pack: Pack, denominator: float, read: _Read) -> _Read:
-        """What the critic learns of the same pack, once the policy's part is out of memory."""
-        own = self._reduced(critic.loss(pack), pack, denominator)
-        both = [one if other is None else other for one, other in zip(read.gradients, own.gradients, strict=True)]
-        return _Read(read.sums._replace(measures={**read.sums.measures, **own.sums.measures}), both)
-
-    def _reduced(self, loss: Loss, pack: Pack, denominator: float) -> _Read:
-        """The sums of a pack's terms, and the gradient of their share in the step's mean."""
-        total = loss.total
-        with torch.no_grad():
-            examples = loss.by_example(pack)
-        gradients = self._updater.gradients(total / denominator)
-        return _Read(
-            _PackSums(total.detach(), examples, {name: value.sum() for name, value in loss.measures.items()}), gradients
-        )
+    def _gather(self, parallel_packs: Sequence[Pack], denominator: float) -> list[PackGradient]:
+        """Read packs side by side, and gather their gradients in order."""
+        ready = [self._reader.prepare(pack) for pack in parallel_packs]
+        found = []
+        with closing(self._lanes.each(lambda pack: self._reader.read(pack, denominator), ready)) as packs_read:
+            for read in packs_read:
+                self._updater.gather(read.gradients)
+                found.append(read._replace(gradients=[]))
+        return found
 
     def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
         drawn = self._source.draw(step)
         rows = drawn.rows
         total, taken, measures, examples = self.gradient(rows, drawn.denominator, step)
-        norm = self._updater.norm()
         args = self._manner
+        with self._use_part_threads():
+            norm = self._updater.norm()
         rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup_steps, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
@@ -387,7 +359,7 @@ class Trainer:
             skipped = f"{skipped}, on examples {_named(examples)}"
             self._give_up_or_skip(step, skipped, keeper)
         elif not drawn.nothing:
-            self._updater.update(rate, norm)
+            self._update(rate, norm)
             if self._average is not None:
                 self._average.follow(self._updater.weights(), step + 1)
         return StepMetrics(
@@ -405,9 +377,22 @@ class Trainer:
             instead=drawn.instead,
         )
 
+    def _use_part_threads(self) -> AbstractContextManager[None]:
+        """What ranks compute alike, each of them computes by one thread."""
+        return use_threads(1) if self._parts is not None else nullcontext()
+
+    def _update(self, rate: float, norm: float) -> None:
+        """Move by the step's gradient, at all ranks."""
+        if self._parts is not None:
+            self._parts.update(rate)
+        with self._use_part_threads():
+            self._updater.update(rate, norm)
+
     def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
         self._updater.drop()
+        if self._parts is not None:
+            self._parts.drop()
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
         if self._manner.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
             return
@@ -489,7 +474,8 @@ class Trainer:
         if self._average is not None:
             self._average.restore(averaged or self._updater.weights())
         self._tokens, self._since = kept.tokens, kept.since
-        self._lanes.count = min(kept.lanes, count_parallel_packs(self._model))
+        if self._parts is None:
+            self._lanes.count = min(kept.lanes, count_parallel_packs(self._model))
         torch.set_num_threads(kept.threads)
         self._kernels = self._kernels if kept.kernels else ""
         for line in kept.log:
@@ -511,7 +497,7 @@ class Trainer:
         def read(parallel_packs: Sequence[Pack]) -> None:
             nonlocal drawn
             before = torch.get_rng_state()
-            self._gathered(parallel_packs, 1.0)
+            self._gather(parallel_packs, 1.0)
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
@@ -524,7 +510,7 @@ class Trainer:
         tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
         log = tuple(self._log)
         return TrainingState(
-            len(log), tensors, log, count_threads(), self._tokens, self._since, self._kernels, self._lanes.count
+            len(log), tensors, log, count_threads(), self._tokens, self._since, self._kernels, self._lane_count
         )
 
     @cached_property
@@ -542,11 +528,6 @@ class Trainer:
                 raise ModelError(what, where=SourceLocation(field="objective.rewards"), hint=hint)
             raise ModelError("no parameter moved", hint="raise learning_rate, or train for more steps")
         return still
-
-
-def _mixed(seed: int, step: int, pack: int) -> int:
-    """A different seed for the dropout of every pack."""
-    return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
 
 
 def _named(losses: Mapping[str, float]) -> str:

@@ -1,0 +1,203 @@
+"""A group of ranks: the processes that train one model together, and how they exchange messages and shards.
+
+Ranks send JSON messages and parts of vectors to one another; nothing is reduced on the way. Sums over ranks are made by
+who receives (`luthier.tune.training.parts`), in an order that does not depend on the number of ranks. Transport is
+torch's gloo between processors, and NCCL between GPUs (not yet run over several GPUs).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store
+
+from luthier.core.errors import SystemResourceError
+
+PIECE_BYTES = 1 << 18
+"""Bytes of a tensor that go at once: half of the time of a tensor that goes whole, over loopback."""
+WAIT_S = 3600.0 * 24
+"""Seconds that a rank waits for another by default: the first draws and measures while the others wait. A rank that
+ends closes its connections, which is noticed at once."""
+
+
+class RankLost(SystemResourceError):
+    """A rank of the group ended, or stayed silent for too long; training can go on from its newest checkpoint."""
+
+    rank: int | None = None
+    """The rank, where it is known."""
+
+
+def lose_rank(rank: int | None, why: str) -> RankLost:
+    """The error about a rank of the group that is gone."""
+    which = f"rank {rank}" if rank is not None else "a rank"
+    error = RankLost(
+        f"{which} of the training is gone: {why}", hint="run it again: it goes on from its newest checkpoint"
+    )
+    error.rank = rank
+    return error
+
+
+class RankGroup(ABC):
+    """Ranks 0 up to `size` of one training, seen from one of them."""
+
+    rank: int
+    size: int
+
+    @property
+    def others(self) -> list[int]:
+        """All ranks but this one."""
+        return [rank for rank in range(self.size) if rank != self.rank]
+
+    @abstractmethod
+    def send(self, to: int, message: Any) -> None:
+        """Send something that JSON can hold (also numbers that are not finite)."""
+
+    @abstractmethod
+    def receive(self, source: int, wait_s: float = WAIT_S) -> Any:
+        """The next message of a rank; `RankLost` when it ended or says nothing for so long."""
+
+    @abstractmethod
+    def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
+        """Send a contiguous tensor to each of some ranks, and fill one with what each of some ranks sends, all at
+        once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all connections."""
+
+    def leave(self, error: RankLost) -> None:
+        """Close all connections, so that the others learn of the error that broke one of them."""
+        error.__traceback__ = error.__cause__ = error.__context__ = None  # its frames would hold connections open
+        self.close()
+
+    def broadcast(self, message: Any) -> None:
+        """Send a message to all others."""
+        for rank in self.others:
+            self.send(rank, message)
+
+    def send_tensors(self, to: int, tensors: Mapping[str, Tensor]) -> None:
+        """Send tensors by name."""
+        self.send(to, {name: [str(value.dtype), list(value.shape)] for name, value in tensors.items()})
+        for value in tensors.values():
+            if value.numel():
+                self.exchange({to: _bytes_of(value.detach().cpu().contiguous())}, {})
+
+    def receive_tensors(self, source: int) -> dict[str, Tensor]:
+        """The tensors that a rank sends by `send_tensors`."""
+        found = {}
+        for name, (dtype, shape) in self.receive(source).items():
+            found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+            if found[name].numel():
+                self.exchange({}, {source: _bytes_of(found[name])})
+        return found
+
+
+def _bytes_of(value: Tensor) -> Tensor:
+    return value.view(-1).view(torch.uint8)
+
+
+class SingleRank(RankGroup):
+    """The group of one process that trains alone."""
+
+    rank = 0
+    size = 1
+
+    def close(self) -> None:
+        """There are no connections."""
+
+    def send(self, to: int, message: Any) -> None:
+        """There is nobody to send to."""
+        raise ValueError("a single rank sends nothing")
+
+    def receive(self, source: int, wait_s: float = WAIT_S) -> Any:
+        """There is nobody to receive from."""
+        raise ValueError("a single rank receives nothing")
+
+    def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
+        """There is nobody to exchange with."""
+        if outgoing or incoming:
+            raise ValueError("a single rank exchanges nothing")
+
+
+class TorchRankGroup(RankGroup):
+    """Ranks that torch connects: gloo for what is on processors, NCCL for what is on GPUs."""
+
+    def __init__(self, store: Store, rank: int, size: int, *, loopback: bool) -> None:
+        """`loopback`: all ranks are on this machine. `RankLost` when the others do not come."""
+        self.rank, self.size = rank, size
+        options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # the stubs lack it
+        options._timeout = timedelta(seconds=WAIT_S)
+        if loopback:
+            options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        with _name_lost(None):
+            self._gloo: Any = ProcessGroupGloo(store, rank, size, options)
+            self._nccl: Any = None
+            if torch.cuda.is_available():
+                from torch._C._distributed_c10d import ProcessGroupNCCL
+
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+                self._nccl = ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, ProcessGroupNCCL.Options())
+
+    def close(self) -> None:
+        self._gloo = self._nccl = None
+
+    def send(self, to: int, message: Any) -> None:
+        data = zlib.compress(json.dumps(message).encode(), 1)
+        self.exchange({to: torch.tensor([len(data)], dtype=torch.int64)}, {})
+        self.exchange({to: torch.frombuffer(bytearray(data), dtype=torch.uint8)}, {})
+
+    def receive(self, source: int, wait_s: float = WAIT_S) -> Any:
+        length = torch.zeros(1, dtype=torch.int64)
+        self.exchange({}, {source: length}, wait_s)
+        data = torch.empty(int(length), dtype=torch.uint8)
+        self.exchange({}, {source: data}, wait_s)
+        return json.loads(zlib.decompress(data.numpy().tobytes()))
+
+    def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
+        posted: list[tuple[int, Any]] = []
+        for rank, value in incoming.items():
+            with _name_lost(rank):
+                posted += [(rank, self._over(value).recv([piece], rank, 0)) for piece in _cut(value)]
+        for rank, value in outgoing.items():
+            with _name_lost(rank):
+                posted += [(rank, self._over(value).send([piece], rank, 0)) for piece in _cut(value)]
+        for rank, work in posted:
+            with _name_lost(rank):
+                work.wait(timedelta(seconds=wait_s))
+
+    def _over(self, value: Tensor) -> Any:
+        return self._nccl if value.is_cuda else self._gloo
+
+
+def _cut(value: Tensor) -> Sequence[Tensor]:
+    """Pieces that are on the way at once: one is read while the next is written."""
+    return torch.split(value.view(-1), max(1, PIECE_BYTES // value.element_size()))
+
+
+@contextmanager
+def _name_lost(rank: int | None) -> Iterator[None]:
+    """Raise what torch says of a broken connection as `RankLost`."""
+    try:
+        yield
+    except RuntimeError as error:
+        line = str(error).split("\n", 1)[0].rpartition("cc:")[2]
+        raise lose_rank(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
+
+
+def connect_job_ranks() -> TorchRankGroup:
+    """Meet the other ranks of this job at torchrun's `MASTER_ADDR`; `RankLost` when they do not come."""
+    from torch.distributed.rendezvous import rendezvous
+
+    with _name_lost(None):
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(hours=1)))
+    loopback = os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost")
+    return TorchRankGroup(PrefixStore("luthier", store), rank, size, loopback=loopback)

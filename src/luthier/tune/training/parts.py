@@ -1,0 +1,207 @@
+"""Parts of an optimizer step: how its rows are dealt, and the fixed order in which sums over parts are taken.
+
+The rows of a step are dealt to P parts by their contents. Each part is packed alone and computed by one thread. What
+parts give (gradients, losses, counts) is added along one binary tree over the parts, whoever computes them: a process
+alone, or up to P ranks that exchange shards of their gradients. So the number of ranks changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from luthier.models.packing.lanes import LEAST_TOKENS
+from luthier.models.packing.pack import Pack, TokenRow, build_pack, split_rows
+from luthier.models.packing.parallel import WorkerThreads
+from luthier.tune.training.group import RankGroup
+from luthier.tune.training.memory import AllocatorCacheTrimmer
+from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer
+from luthier.tune.training.pack_reader import PackReader, StepGradient
+from luthier.tune.training.parallel import schedule_parallel_packs
+
+AGAIN = 0.05
+"""Share of a step's tokens that its parts may compute again, of prefixes that rows share, under `parts: auto`."""
+LOOKED_AT = 32
+"""Steps that `parts: auto` looks at."""
+Sum = TypeVar("Sum")
+Job = tuple[int, list[Pack]]
+"""A part with its packs."""
+
+
+def deal_rows(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
+    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where lessons do not
+    suffice. It depends on the rows alone."""
+    found = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
+    return found + [[] for _ in range(parts - len(found))]
+
+
+def count_computed_tokens(deals: Sequence[Sequence[TokenRow]]) -> int:
+    """Tokens that parts compute, shared prefixes once in each."""
+    return sum(build_pack(rows).tokens for rows in deals if rows)
+
+
+def choose_parts(steps: Sequence[Sequence[TokenRow]]) -> int:
+    """The largest power of two of parts by which some steps compute at most `AGAIN` more than as one, each part of
+    enough tokens for a thread to be worth its while."""
+    whole = sum(count_computed_tokens([rows]) for rows in steps)
+    examples = max(sum(1 / row.group_size for row in rows) for rows in steps)
+    parts = 1
+    while 2 * parts <= examples and whole >= 2 * parts * LEAST_TOKENS * len(steps):
+        computed = sum(count_computed_tokens(deal_rows(rows, 2 * parts)) for rows in steps)
+        if computed > (1 + AGAIN) * whole:
+            break
+        parts *= 2
+    return parts
+
+
+def halve(span: range) -> tuple[range, range]:
+    """The two spans whose sums are added to that of a span of parts."""
+    middle = (span.start + span.stop + 1) // 2
+    return range(span.start, middle), range(middle, span.stop)
+
+
+def assign_spans(parts: int, ranks: int) -> list[range]:
+    """The span of parts of each rank: whole branches of the tree, so that a rank has one sum to exchange; as even as
+    that allows. `ValueError` for more ranks than parts."""
+    if not 1 <= ranks <= parts:
+        raise ValueError(f"{parts} parts cannot be dealt to {ranks} ranks")
+    spans = [range(parts)]
+    while len(spans) < ranks:
+        largest = max(range(len(spans)), key=lambda at: (len(spans[at]), -at))
+        spans[largest : largest + 1] = halve(spans[largest])
+    return spans
+
+
+def sum_tree(
+    span: range, known: Collection[range], take: Callable[[range], Sum | None], add: Callable[[Sum, Sum], Sum]
+) -> Sum | None:
+    """The sum over a span of parts along the tree, from those of known spans, which are taken in order; a span without
+    rows has none."""
+    if span in known:
+        return take(span)
+    first, second = (sum_tree(half, known, take, add) for half in halve(span))
+    if first is None or second is None:
+        return second if first is None else first
+    return add(first, second)
+
+
+class PartReader:
+    """Computes parts of a step in one process."""
+
+    def __init__(self, reader: PackReader, updater: MixedPrecisionOptimizer, *, seed: int, parts: int) -> None:
+        self._reader, self._updater, self._seed = reader, updater, seed
+        self.parts = parts
+        self.threads = WorkerThreads(1, "learning", threads=1)
+        """How many parts are computed at once, each by one thread."""
+        self._leftovers = AllocatorCacheTrimmer()
+
+    def read(
+        self, rows: Mapping[int, Sequence[TokenRow]], span: range, denominator: float, *, tokens: int, step: int
+    ) -> tuple[list[StepGradient | None], GradientSum | None]:
+        """What each part of a span gives in order (None: it has no rows), and the sum of their gradients along the
+        tree. The packs of all parts hold at most so many tokens, as far as lessons let them."""
+        most = max(1, tokens // self.parts)
+        packs = {
+            part: [pack for some in schedule_parallel_packs(rows[part], most, 1) for pack in some]
+            for part in span
+            if rows[part]
+        }
+        self._leftovers.before(min(len(packs), self.threads.count))
+        ready = [(part, [self._reader.prepare(pack) for pack in some]) for part, some in packs.items()]
+        found: dict[int, StepGradient] = {}
+
+        def work(job: Job) -> tuple[StepGradient, GradientSum]:
+            return self._read_part(*job, denominator, step)
+
+        with closing(self._each(work, ready)) as results:
+
+            def take(one: range) -> GradientSum | None:
+                if one.start not in packs:
+                    return None
+                found[one.start], gradients = next(results)
+                return gradients
+
+            total = sum_tree(span, [range(part, part + 1) for part in span], take, GradientSum.add)
+        return [found.get(part) for part in span], total
+
+    def _each(
+        self, work: Callable[[Job], tuple[StepGradient, GradientSum]], jobs: Sequence[Job]
+    ) -> Generator[tuple[StepGradient, GradientSum], None, None]:
+        if self.threads.count > 1:
+            yield from self.threads.each(work, jobs)
+        else:
+            yield from map(work, jobs)
+
+    def _read_part(
+        self, part: int, packs: Sequence[Pack], denominator: float, step: int
+    ) -> tuple[StepGradient, GradientSum]:
+        """Read the packs of one part one after another."""
+        total, gradients = StepGradient(), self._updater.build_sum()
+        for number, pack in enumerate(packs):
+            if self.threads.count == 1:
+                torch.manual_seed(mix_seed(self._seed, step, (part << 32) + number))  # only dropout asks for it
+            read = self._reader.read(pack, denominator)
+            gradients.gather(read.gradients)
+            total = total.and_of(self._reader.describe(read, pack, denominator))
+        return total, gradients
+
+
+def mix_seed(seed: int, step: int, pack: int) -> int:
+    """A different seed for the dropout of every pack."""
+    return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Let this thread compute with so many threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reduce_over_ranks(
+    group: RankGroup,
+    spans: Sequence[range],
+    own: GradientSum | None,
+    present: Sequence[bool],
+    build: Callable[[], GradientSum],
+    wait_s: float,
+) -> GradientSum | None:
+    """The sum of all ranks' gradients along the tree, at every rank. `present` says which ranks have one.
+
+    Each rank adds one shard of the vector, from what the others send of it, and sends the sum back: 2(W - 1)/W of the
+    vector goes out of each of W ranks.
+    """
+    if group.size == 1 or not any(present):
+        return own
+    total = own or build()
+    for vector in total.flat.values():
+        shards = [
+            slice(len(vector) * rank // group.size, len(vector) * (rank + 1) // group.size)
+            for rank in range(group.size)
+        ]
+        mine, others = shards[group.rank], [rank for rank in group.others if _length(shards[rank])]
+        received = {rank: torch.empty_like(vector[mine]) for rank in group.others if present[rank] and _length(mine)}
+        group.exchange({rank: vector[shards[rank]] for rank in others} if own is not None else {}, received, wait_s)
+        if _length(mine):
+            pieces: dict[range, Tensor] = {spans[rank]: value for rank, value in received.items()}
+            if own is not None:
+                pieces[spans[group.rank]] = vector[mine]
+            summed = sum_tree(range(spans[0].start, spans[-1].stop), spans, pieces.get, Tensor.add_)
+            assert summed is not None, "some rank has a gradient"
+            if summed.data_ptr() != vector[mine].data_ptr():
+                vector[mine] = summed
+        sent = dict.fromkeys(group.others, vector[mine]) if _length(mine) else {}
+        group.exchange(sent, {rank: vector[shards[rank]] for rank in others}, wait_s)
+    return total
+
+
+def _length(shard: slice) -> int:
+    return int(shard.stop - shard.start)

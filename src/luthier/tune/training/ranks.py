@@ -1,0 +1,459 @@
+"""Steps of a training that several ranks compute: the first leads, the others follow its orders.
+
+The leader draws each step's rows, deals them, and sends each rank those of its parts. Every rank holds all that learns
+and makes every update itself, from the same sum of gradients. The leader alone measures held-out rows, draws answers,
+and writes checkpoints, events and the artifact. Where a rank ends, the others meet again, take the leader's state, and
+the step is computed anew: in other shares, and to the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.models.attention.select import read_attention_choices
+from luthier.models.kernels.calls import disable_kernels, get_kernel_names
+from luthier.models.packing.logprobs import detect_forward_mode
+from luthier.models.packing.pack import TokenRow
+from luthier.tune.cost import PackWorkload
+from luthier.tune.training.group import (
+    WAIT_S,
+    RankGroup,
+    RankLost,
+    SingleRank,
+    TorchRankGroup,
+    connect_job_ranks,
+    lose_rank,
+)
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
+from luthier.tune.training.pack_reader import StepGradient
+from luthier.tune.training.parts import (
+    PartReader,
+    assign_spans,
+    deal_rows,
+    reduce_over_ranks,
+    sum_tree,
+    use_threads,
+)
+
+SILENT_S, SILENT_TIMES = 60.0, 20.0
+"""A rank is taken to be frozen when it says nothing for so long after the leader's own share is done, and for so many
+times as long as that took."""
+_MEET_S = 600.0
+"""Seconds in which ranks that were started must be ready: they load libraries first."""
+_POLL_S = 0.02
+_TAIL = 20
+"""Lines of a rank's output that a warning about it shows."""
+
+
+class RankHost(ABC):
+    """Brings the ranks of a training together, as seen from the leader."""
+
+    group: RankGroup
+    """Those that met last."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Meet the others for the first time."""
+
+    @abstractmethod
+    def connect_again(self, error: RankLost, wait_s: float) -> None:
+        """Meet those that are left after one was lost, and that are ready within so long; raises the error where that
+        is not to be had."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave no process behind."""
+
+
+class LocalRanks(RankHost):
+    """Ranks that this process starts on this machine."""
+
+    def __init__(self, count: int, task: Mapping[str, Any], folder: Path, warn: Callable[[str], None]) -> None:
+        """`task`: what `luthier.tune.training.follower` reads; output goes to files in `folder`."""
+        self.group: RankGroup = SingleRank()
+        self._count, self._warn, self._generation = count, warn, 0
+        self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._folder = folder
+        self._children = {number: self._start(number, task) for number in range(1, count)}
+
+    def _start(self, number: int, task: Mapping[str, Any]) -> subprocess.Popen[str]:
+        with self._log(number).open("w", encoding="utf-8") as log:
+            child = subprocess.Popen(  # this very program
+                [sys.executable, "-P", "-m", "luthier.tune.training.follower"], stdin=subprocess.PIPE, stdout=log,
+                stderr=log, encoding="utf-8", start_new_session=True,
+            )  # fmt: skip
+        assert child.stdin is not None
+        with suppress(OSError):  # it ended already, which is seen when it does not come
+            child.stdin.write(json.dumps({**task, "number": number, "port": self._store.port}))
+            child.stdin.close()
+        return child
+
+    def _log(self, number: int) -> Path:
+        return self._folder / f"rank-{number}.log"
+
+    def connect(self) -> None:
+        self.group = self._meet(_MEET_S)
+
+    def connect_again(self, error: RankLost, wait_s: float) -> None:
+        self._generation += 1
+        self.group = self._meet(wait_s)
+        self._warn(f"{error.message}; {self.group.size} of {self._count} processes go on, and compute the step anew")
+
+    def _meet(self, wait_s: float) -> RankGroup:
+        """Wait until every child is ready or has ended, and form a group of those that are ready."""
+        deadline = time.monotonic() + wait_s
+        waiting, ready = dict(self._children), list[int]()
+        while waiting:
+            for number, child in list(waiting.items()):
+                if self._store.check([f"{self._generation}/ready/{number}"]):
+                    ready.append(number)
+                    del waiting[number]
+                elif child.poll() is not None or time.monotonic() > deadline:
+                    self._drop(number)
+                    del waiting[number]
+            time.sleep(_POLL_S)
+        ready.sort()
+        self._store.set(f"{self._generation}/members", json.dumps(ready))
+        if not ready:
+            return SingleRank()
+        store = PrefixStore(f"{self._generation}/gloo", self._store)
+        return TorchRankGroup(store, 0, len(ready) + 1, loopback=True)
+
+    def _drop(self, number: int) -> None:
+        """Say how a child ended; kill one that does not answer."""
+        child = self._children.pop(number)
+        code = child.poll()
+        _kill(child)
+        how = "does not answer" if code is None else f"ended with code {code}"
+        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else how
+        lines = self._log(number).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
+        self._warn("\n".join([f"process {number} of {self._count} {how}", *lines]))
+
+    def close(self) -> None:
+        self.group.close()
+        deadline = time.monotonic() + _CLOSE_S
+        for child in self._children.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+            _kill(child)
+
+
+_CLOSE_S = 5.0
+"""Seconds in which ranks end by themselves after the last order."""
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+
+
+class LocalMembership:
+    """A rank that another process of this machine started: how it meets the others."""
+
+    def __init__(self, port: int, number: int) -> None:
+        self._store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=WAIT_S))
+        self._number, self._generation = number, 0
+
+    def connect(self) -> RankGroup:
+        """Meet the others; `RankLost` when the leader is gone, or goes on without this rank."""
+        generation = self._generation
+        self._generation += 1
+        try:
+            self._store.set(f"{generation}/ready/{self._number}", "1")
+            members = json.loads(self._store.get(f"{generation}/members"))
+        except RuntimeError as error:
+            raise lose_rank(0, "it answers no more") from error
+        if self._number not in members:
+            raise lose_rank(0, "it goes on without this rank")
+        store = PrefixStore(f"{generation}/gloo", self._store)
+        return TorchRankGroup(store, members.index(self._number) + 1, len(members) + 1, loopback=True)
+
+    def connect_again(self, error: RankLost) -> RankGroup:
+        """The same after a rank was lost."""
+        return self.connect()
+
+
+class JobRanks(RankHost):
+    """Ranks that torchrun, or an executor, started; whoever started them starts them again when one is lost."""
+
+    def __init__(self) -> None:
+        self.group: RankGroup = SingleRank()
+
+    def connect(self) -> None:
+        self.group = connect_job_ranks()
+
+    def connect_again(self, error: RankLost, wait_s: float) -> None:
+        raise error
+
+    def close(self) -> None:
+        """Whoever started the others ends them."""
+        self.group.close()
+
+
+class PartLeader:
+    """Computes each step's gradient in parts, alone or with the ranks that follow."""
+
+    def __init__(self, reader: PartReader, updater: MixedPrecisionOptimizer, host: RankHost | None) -> None:
+        """`host` has brought the others together; None: there are none."""
+        self._reader, self._updater, self._host = reader, updater, host
+        self._group = host.group if host is not None else SingleRank()
+        self._lost: RankLost | None = None
+        self._kernels = True
+        self._wait_s = SILENT_S
+
+    @property
+    def size(self) -> int:
+        """How many ranks compute."""
+        return self._group.size
+
+    def start(self, *, kernels: bool) -> None:
+        """Give the others the state that the first step begins with, and say whether compiled kernels compute."""
+        self._kernels = kernels
+        self._send_state()
+
+    def _send_state(self) -> None:
+        """Bring all ranks to the state of this one; where one is lost meanwhile, those that are left."""
+        while self._group.size > 1:
+            if self._lost is not None:
+                self._connect_again(self._lost)
+            try:
+                for rank in self._group.others:
+                    self._group.send(rank, {"order": "state", "kernels": self._kernels})
+                    self._group.send_tensors(rank, self._updater.state())
+            except RankLost as error:
+                self._lose(error)
+            else:
+                self._lost = None
+                return
+        self._lost = None
+
+    def _connect_again(self, error: RankLost) -> None:
+        assert self._host is not None, "one that is alone loses nobody"
+        self._host.connect_again(error, self._wait_s)
+        self._group = self._host.group
+
+    def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:
+        """Gather the gradient of one step's rows; computed anew where a rank is lost."""
+        deals = deal_rows(rows, self._reader.parts)
+        while True:
+            if self._lost is not None:
+                self._send_state()
+            try:
+                return self._gather(deals, denominator, tokens, step)
+            except RankLost as error:
+                self._lose(error)
+
+    def _gather(self, deals: Sequence[Sequence[TokenRow]], denominator: float, tokens: int, step: int) -> StepGradient:
+        group, parts = self._group, self._reader.parts
+        spans = assign_spans(parts, group.size)
+        present = [any(deals[part] for part in span) for span in spans]
+        about = {"order": "step", "step": step, "denominator": denominator, "tokens": tokens, "present": present}
+        for rank in group.others:
+            group.send(rank, {**about, "rows": [[_row_as_json(row) for row in deals[part]] for part in spans[rank]]})
+        start = time.monotonic()
+        with use_threads(1):
+            found, total = self._reader.read(dict(enumerate(deals)), spans[0], denominator, tokens=tokens, step=step)
+            self._wait_s = max(SILENT_S, SILENT_TIMES * (time.monotonic() - start))
+            for rank in group.others:
+                found += [value and _gradient_from_json(value) for value in group.receive(rank, self._wait_s)]
+            total = reduce_over_ranks(group, spans, total, present, self._updater.build_sum, self._wait_s)
+        if total is not None:
+            self._updater.take(total)
+        singles = [range(part, part + 1) for part in range(parts)]
+        whole = sum_tree(range(parts), singles, lambda one: found[one.start], StepGradient.and_of)
+        return whole or StepGradient()
+
+    def update(self, rate: float) -> None:
+        """Let the others move by the gradient that all have."""
+        self._tell({"order": "update", "rate": rate})
+
+    def drop(self) -> None:
+        """Let the others drop the gradient."""
+        self._tell({"order": "drop"})
+
+    def end(self) -> None:
+        """Let the others end."""
+        self._tell({"order": "end"})
+
+    def _tell(self, order: Mapping[str, Any]) -> None:
+        if self._lost is not None:
+            return
+        try:
+            self._group.broadcast(order)
+        except RankLost as error:  # the others take this rank's state before the next step
+            self._lose(error)
+
+    def _lose(self, error: RankLost) -> None:
+        self._group.leave(error)
+        self._lost = error
+
+
+class PartFollower:
+    """Computes the parts that the leader sends, until it says that this was all."""
+
+    def __init__(
+        self, reader: PartReader, updater: MixedPrecisionOptimizer, connect_again: Callable[[RankLost], RankGroup]
+    ) -> None:
+        self._reader, self._updater, self._connect_again = reader, updater, connect_again
+
+    def run(self, group: RankGroup) -> None:
+        """Follow; `RankLost` when the leader is gone."""
+        order: dict[str, Any] = {"order": "", "kernels": True}
+        while order["order"] != "end":
+            with nullcontext() if order["kernels"] else disable_kernels():
+                order, group = self._follow(group)
+        group.close()
+
+    def _follow(self, group: RankGroup) -> tuple[dict[str, Any], RankGroup]:
+        """Do what is ordered until the last order, or one that changes how is computed; returns it."""
+        while True:
+            try:
+                order = group.receive(0)
+                if order["order"] == "end":
+                    return {**order, "kernels": True}, group
+                if order["order"] == "state":
+                    self._updater.drop()
+                    self._updater.restore(group.receive_tensors(0))
+                    return order, group
+                self._obey(group, order)
+            except RankLost as error:
+                group.leave(error)
+                group = self._connect_again(error)
+
+    def _obey(self, group: RankGroup, order: Mapping[str, Any]) -> None:
+        if order["order"] == "step":
+            self._gather(group, order)
+        elif order["order"] == "update":
+            self._updater.update(order["rate"], self._updater.norm())
+        else:
+            self._updater.drop()
+
+    def _gather(self, group: RankGroup, order: Mapping[str, Any]) -> None:
+        spans = assign_spans(self._reader.parts, group.size)
+        span = spans[group.rank]
+        rows = {part: [_row_from_json(row) for row in some] for part, some in zip(span, order["rows"], strict=True)}
+        found, total = self._reader.read(rows, span, order["denominator"], tokens=order["tokens"], step=order["step"])
+        group.send(0, found)
+        total = reduce_over_ranks(group, spans, total, order["present"], self._updater.build_sum, WAIT_S)
+        if total is not None:
+            self._updater.take(total)
+
+
+def _row_as_json(row: TokenRow) -> list[Any]:
+    values = {name: list(some) for name, some in row.token_values.items()}
+    return [list(row.ids), list(row.loss_weights), row.key, row.group_size, row.choices, row.teacher, values]
+
+
+def _row_from_json(value: Sequence[Any]) -> TokenRow:
+    return TokenRow(*value)
+
+
+def _gradient_from_json(value: Sequence[Any]) -> StepGradient:
+    loss, computed, measures, example_losses = value
+    return StepGradient(loss, PackWorkload(*computed), measures, example_losses)
+
+
+def describe_rank(model: torch.nn.Module, code: str) -> dict[str, Any]:
+    """All by which two processes could compute the same part to other bytes."""
+    how = detect_forward_mode(model)
+    device = next(model.parameters()).device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "code": code,
+        **{f"version of {name}": version(name) for name in ("torch", "transformers", "peft")},
+        "processor": gpu or torch.backends.cpu.get_cpu_capability(),
+        "kernels": get_kernel_names(model),
+        "way of reading": [how.packed, how.why, how.short, how.turn],
+        "attention paths": read_attention_choices(),
+    }
+
+
+def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) -> None:
+    """Let the others go on when all compute alike; `InputError` that names the difference, here and there, if not."""
+    own = describe_rank(model, code)
+    descriptions = {rank: group.receive(rank) for rank in group.others}  # all of them: who sends waits until it is read
+    try:
+        for rank, description in descriptions.items():
+            check_agreement(own, description, rank)
+    except InputError as error:
+        group.broadcast(error.as_json())
+        raise
+    group.broadcast({})
+
+
+def agree_with_leader(group: RankGroup, model: torch.nn.Module, code: str) -> None:
+    """The same from the other side."""
+    group.send(0, describe_rank(model, code))
+    if answer := group.receive(0):
+        raise LuthierError.from_json(answer)
+
+
+def check_agreement(own: Mapping[str, Any], other: Mapping[str, Any], rank: int) -> None:
+    """`InputError` that names what a rank does differently."""
+    for name, value in own.items():
+        mine, its = value, other.get(name)
+        if name == "attention paths":
+            paths = dict(its or {})
+            mine, its = (
+                {case: mine[case] for case in mine if case in paths},
+                {case: paths[case] for case in paths if case in mine},
+            )
+        if mine != its:
+            what = f"rank {rank} differs from rank 0 in {name}: {its!r} there, {mine!r} here"
+            hint = "ranks need one Luthier, one set of libraries and one kind of machine; then the bytes are the same"
+            raise InputError(what, where=SourceLocation(field="processes"), hint=hint)
+
+
+def _tensors_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _digest(value: Tensor) -> str:
+    flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return xxhash.xxh3_128(f"{value.dtype} {tuple(value.shape)}".encode() + flat.numpy().tobytes()).hexdigest()
+
+
+def send_weights(group: RankGroup, model: torch.nn.Module) -> None:
+    """Give the others what differs in their models: what began by chance, or was found by other threads."""
+    own = _tensors_of(model)
+    digests = {name: _digest(value) for name, value in own.items()}
+    for rank in group.others:
+        its = group.receive(rank)
+        if its.keys() != own.keys():
+            name = min(its.keys() ^ own.keys())
+            hint = "ranks need one Luthier, one set of libraries and the same files"
+            raise InputError(f"rank {rank} has built another model: {name!r} is in one of both only", hint=hint)
+        group.send_tensors(rank, {name: own[name] for name, digest in digests.items() if its[name] != digest})
+
+
+def receive_weights(group: RankGroup, model: torch.nn.Module) -> None:
+    """Take from the leader what differs in its model."""
+    own = _tensors_of(model)
+    group.send(0, {name: _digest(value) for name, value in own.items()})
+    for name, value in group.receive_tensors(0).items():
+        own[name].data.copy_(value)
+
+
+def get_local_share(size: int) -> int:
+    """How many threads each of the ranks on this machine may use for its parts."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    return max(1, torch.get_num_threads() // max(1, local))

@@ -1,0 +1,130 @@
+"""Every objective, technique and optimizer is computed by two and by four processes in the bytes of one.
+
+The processes stay from training to training: what each follows comes as a line of JSON, since starting one takes longer
+than a training here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.component import components_by_kind
+from luthier.core.errors import LuthierError
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import Technique, TechniqueBase
+from luthier.tune.training.ranks import LocalRanks
+from tune.test_lanes_everywhere import OBJECTIVES, WAYS, files, objective_of, shop_for, step_of
+from tuning import Bench
+
+TECHNIQUES = sorted(kind for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique))
+OTHERS: list[dict[str, Any]] = [
+    {"kind": "lora", "lora_dropout": 0.2}, {"kind": "lora", "init_lora_weights": "pissa", "r": 4},
+    {"kind": "lora", "init_lora_weights": "eva", "r": 4}, {"kind": "lora", "use_dora": True},
+]  # fmt: skip
+OPTIMIZERS = sorted(components_by_kind(Optimizer))
+QUICK: list[tuple[tuple[str, dict[str, Any]], dict[str, Any], str]] = [
+    (("sft", {}), {"kind": "full"}, "muon"),
+    (("dpo", {}), {"kind": "lora", "lora_dropout": 0.2}, "adamw"),
+    (("grpo", {}), {"kind": "qlora"}, "adafactor"),
+    (("distil", {"logits": "live"}), {"kind": "lora", "init_lora_weights": "eva", "r": 4}, "adamw8bit"),
+    (("ppo", {}), {"kind": "lora", "r": 4}, "schedule_free"),
+]
+CHILD = """
+import json, sys
+from luthier.tune.training.follower import follow_task
+for line in sys.stdin:
+    follow_task(json.loads(line))
+"""
+
+
+class Followers:
+    """Processes that follow one training after another."""
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self._log = (folder / "followers.log").open("w")
+        self._children = {
+            number: subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", CHILD], stdin=subprocess.PIPE, stderr=self._log, text=True,
+                env=dict(os.environ),
+            )
+            for number in range(1, count)
+        }  # fmt: skip
+
+    def start(self, ranks: LocalRanks, number: int, task: Mapping[str, Any]) -> subprocess.Popen[str]:
+        child = self._children[number]
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({**task, "number": number, "port": ranks._store.port}) + "\n")
+        child.stdin.flush()
+        return child
+
+    def close(self) -> None:
+        for child in self._children.values():
+            assert child.stdin is not None
+            child.stdin.close()
+            child.kill()
+            child.wait()
+        self._log.close()
+
+
+@pytest.fixture
+def followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followers]:
+    pool = Followers(4, tmp_path)
+    monkeypatch.setattr(LocalRanks, "_start", lambda *args: pool.start(*args))  # noqa: PLW0108  # bound to the ranks
+    monkeypatch.setattr(LocalRanks, "close", lambda self: self._children.clear())
+    yield pool
+    pool.close()
+
+
+def make_step(way: tuple[str, dict[str, Any]], technique: dict[str, Any], optimizer: str) -> Tune:
+    kind, extra = way
+    held_out = {} if OBJECTIVES[kind].draws else {"validation": {"rows": 4, "every": 2}}
+    return step_of(
+        objective=objective_of(kind, extra), technique=technique, optimizer={"kind": optimizer}, parts=4,
+        teacher="teacher" if OBJECTIVES[kind].needs_teacher else None, **held_out,
+    )  # fmt: skip
+
+
+def compare(shop: Bench, step: Tune, counts: tuple[int, ...]) -> bool:
+    """Whether it trains at all; then each number of processes must write what one does."""
+    try:
+        alone = files(shop, step)
+    except LuthierError:
+        return False
+    for count in counts:
+        assert files(shop, step.model_copy(update={"processes": count})) == alone, (count, step.settings())
+    assert not shop.said("warning"), "no rank was lost"
+    return True
+
+
+def test_some_of_each_are_the_same_by_two_processes(tmp_path: Path, followers: Followers) -> None:
+    for at, (way, technique, optimizer) in enumerate(QUICK):
+        assert compare(shop_for(tmp_path / str(at), way[0]), make_step(way, technique, optimizer), (2,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS, ids=["-".join([way[0], *way[1]]) for way in WAYS])
+def test_every_objective_technique_and_optimizer_is_the_same_by_two_and_four(
+    way: tuple[str, dict[str, Any]], tmp_path: Path, followers: Followers
+) -> None:
+    """Each pair of an objective and a technique, under optimizers that change from one to the next."""
+    optimizers = cycle(OPTIMIZERS)
+    for _ in range(WAYS.index(way)):
+        next(optimizers)
+    shop, trained = shop_for(tmp_path, way[0]), 0
+    for technique in [*({"kind": kind} for kind in TECHNIQUES), *OTHERS]:
+        try:
+            step = make_step(way, technique, next(optimizers))
+        except ValueError:  # a pair that is refused
+            continue
+        trained += compare(shop, step, (2, 4))
+    assert trained
