@@ -59,8 +59,10 @@ def _word_ends(text: str) -> Iterator[int]:
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
-    """Where sentences end: after a line, after `。`, and after `.`, `!`, `?` or `…` with closing quotes and a space, but
-    not before a small letter or a digit."""
+    """Where sentences end: after a line, after `。`, and after `.`, `!`, `?` or `…` with closing quotes and a space.
+
+    Before a small letter or a digit none ends.
+    """
     ended, space = False, 0
     for at in range(1, len(text)):
         before, here = text[at - 1], text[at]

@@ -26,8 +26,8 @@ class IntegratedGradientsExplainer(Explainer):
     steps: int = Field(default=64, ge=2, le=1000)
     """Points of the integral (Gauss and Legendre's)."""
     baseline: Literal["mean", "zero"] = "mean"
-    """The embedding that says nothing: the mean of all token embeddings of the model, or zeros. Norms make all of the way
-    from zero look alike but its first steps, so that the integral from there comes out wrong with few steps."""
+    """The embedding that says nothing: the mean of all token embeddings of the model, or zeros. Norms make all of the
+    way from zero look alike but its first steps, so that the integral from there comes out wrong with few steps."""
 
     def attribute(self, prompt: ExplainedPrompt) -> Attribution:
         """Read gradients at all points, several in one pack, and sum them up."""
