@@ -48,7 +48,7 @@ class GateVocabulary(ExpressionVocabulary):
     name_wanted = "the name of a metric"
     limit_wanted = "a number, or a model such as base"
 
-    def __init__(self, *, findings: bool, people: bool, explanation: bool) -> None:
+    def __init__(self, *, findings: bool, people: bool, explanation: bool = False) -> None:
         self._findings = findings
         self._people = people
         self._explanation = explanation

@@ -57,7 +57,7 @@ class PromptGradients:
         prompt = len(self._scorer.ids)
         at_once = max(1, PACK_TOKENS // self._pack.tokens)
         values, gradients = list[Any](), list[Any]()
-        for some in embeddings.split(at_once):
+        for some in torch.split(embeddings, at_once):
             rest = self._whole[None, prompt:].expand(some.shape[0], -1, -1)
             found = compute_embedding_gradients(self.model, self._pack, torch.cat([some.to(rest), rest], 1))
             values.append(found.values.double().cpu())

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from luthier.explain.explainer import AddsUp, Attribution, ExplainedPrompt, Explainer, sum_by_unit
 
+_AT_ONCE = 8
+"""Points that are read together, as far as they fit into a pack."""
 _LARGE_GAP = 0.1
 """A gap above this share of what the scores should add up to is told."""
 
@@ -44,7 +46,8 @@ class IntegratedGradientsExplainer(Explainer):
                 start = unwrap_peft_model(gradients.model).get_input_embeddings().weight.mean(0).to(own).expand_as(own)
         points, weights = np.polynomial.legendre.leggauss(self.steps)
         total = torch.zeros(own.shape, dtype=torch.float64)
-        for some, their in zip(np.array_split(points, -(-self.steps // 8)), _split(weights), strict=True):
+        parts = -(-self.steps // _AT_ONCE)
+        for some, their in zip(np.array_split(points, parts), np.array_split(weights, parts), strict=True):
             alphas = torch.tensor((1 + some) / 2, dtype=own.dtype, device=own.device)[:, None, None]
             _, found = gradients.read(start + alphas * (own - start))
             total += torch.einsum("c,cpw->pw", torch.tensor(their / 2), found)
@@ -56,11 +59,3 @@ class IntegratedGradientsExplainer(Explainer):
         large = abs(gap) > _LARGE_GAP * max(1.0, abs(expected))
         notes = (f"The integral misses its sum by {gap:.3g}: take more steps",) if large else ()
         return Attribution(units, template, expected=expected, notes=notes)
-
-
-def _split(weights: object) -> list[object]:
-    """Weights in the parts of eight points that are read together."""
-    import numpy as np
-
-    values = np.asarray(weights)
-    return list(np.array_split(values, -(-len(values) // 8)))
