@@ -66,8 +66,8 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     if to is not None:
         check_heat_map_path(to)
     workspace = current_workspace()
-    asked = ["--text", text] if text is not None else ["--row", row or ""]
-    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(asked)}"))
+    prompt = ["--text", text] if text is not None else ["--row", row or ""]
+    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(prompt)}"))
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
     found = explain_answer(
         artifact,

@@ -107,9 +107,9 @@ def explain(
     question = _question(model, text, row, request)
     how = {"faithful": request.orders > 0, "orders": request.orders}
 
-    def by(one: Artifact, asked: Question) -> tuple[ExplanationRecord, ...]:
+    def by(one: Artifact, about: Question) -> tuple[ExplanationRecord, ...]:
         builder = SubjectBuilder(one, units=request.units, dtype=request.dtype, seed=request.seed)
-        return tuple(explain_question(builder, asked, explainers, **how))  # type: ignore[arg-type]
+        return tuple(explain_question(builder, about, explainers, **how))  # type: ignore[arg-type]
 
     records = by(model, question)
     if against is None:

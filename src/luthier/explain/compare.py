@@ -19,7 +19,7 @@ from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 
 if TYPE_CHECKING:
-    from luthier.metrics.intervals import Block, Floats
+    from luthier.metrics.intervals import Block
 
 RANDOM = "random"
 ALPHA = 0.05
@@ -80,10 +80,6 @@ def _block(values: Sequence[float]) -> Block:
     return np.array([[value, 1.0] for value in values])
 
 
-def _ratio(sums: Floats) -> Floats:
-    return sums[:, 0] / sums[:, 1]
-
-
 def _width(values: Sequence[float]) -> float:
     """How far a row usually lies from 0: 1 for probabilities and correlations, more for rewards."""
     return max(1.0, *map(abs, values))
@@ -91,15 +87,17 @@ def _width(values: Sequence[float]) -> float:
 
 def _mean(values: Sequence[float], seed: int) -> MeasureOverRows:
     from luthier.metrics.intervals import IntervalJob, compute_intervals
+    from luthier.metrics.kinds.answers import ratio_of_sums
 
     width = _width(values)
-    job = IntervalJob(blocks=(_block(values),), value=lambda sums: _ratio(sums[0]), span=(-width, width))
+    job = IntervalJob(blocks=(_block(values),), value=lambda sums: ratio_of_sums(sums[0]), span=(-width, width))
     (found,) = compute_intervals([job], seed=seed)
     return MeasureOverRows(value=found.value, low=found.low, high=found.high, rows=len(values))
 
 
 def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[MethodComparison]:
     """All pairs of methods, the more faithful first."""
+    from luthier.metrics.kinds.answers import ratio_of_sums
     from luthier.metrics.paired import adjust_comparisons_holm, compare_row_statistics
 
     pairs = list(combinations(measured, 2))
@@ -109,7 +107,7 @@ def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[
         width = 2 * _width([*values[0], *values[1]])
         blocks = (_block(values[0]), _block(values[1]))
         found.append(
-            compare_row_statistics("faithfulness", blocks, _ratio, width=width, lower_is_better=False, seed=seed)
+            compare_row_statistics("faithfulness", blocks, ratio_of_sums, width=width, lower_is_better=False, seed=seed)
         )
     adjusted = adjust_comparisons_holm([replace(one, p_holm=None) for one in found])
     return [

@@ -28,8 +28,8 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
     others = _aligned(record, rival)
     for at in sorted(numbers):
         unit, other = record.units[at], others[at]
-        beside = "" if other is None else f" {other:+9.3f} {unit.score - other:+9.3f}"
-        yield f"{unit.score:+9.3f}{beside} {_bar(unit.score, strongest):<{WIDTH}} {_short(unit)}"
+        second = "" if other is None else f" {other:+9.3f} {unit.score - other:+9.3f}"
+        yield f"{unit.score:+9.3f}{second} {_bar(unit.score, strongest):<{WIDTH}} {_short(unit)}"
     if len(record.units) > SHOWN:
         yield f"  … {len(record.units) - SHOWN} weaker {record.unit} are not listed"
     if record.template is not None:

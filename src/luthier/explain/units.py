@@ -49,10 +49,10 @@ def cut_text(text: str, kind: UnitKind) -> list[tuple[int, int]]:
 
 def _word_ends(text: str) -> Iterator[int]:
     """Where the words of a text end, each with the white space behind it."""
-    begun = False
+    inside = False
     for at in range(1, len(text)):
-        begun = begun or not text[at - 1].isspace()
-        if begun and text[at - 1].isspace() and not text[at].isspace():
+        inside = inside or not text[at - 1].isspace()
+        if inside and text[at - 1].isspace() and not text[at].isspace():
             yield at
     if text:
         yield len(text)
@@ -168,6 +168,6 @@ def _number(kind: UnitKind, found: Sequence[PromptUnit], owners: Sequence[int]) 
     for at, owner in enumerate(owners):
         if owner >= 0:
             tokens.setdefault(owner, []).append(at)
-    order = {number: place for place, number in enumerate(sorted(tokens))}
+    order = {number: position for position, number in enumerate(sorted(tokens))}
     units = tuple(found[number]._replace(tokens=tuple(tokens[number])) for number in order)
     return CutPrompt(kind, units, tuple(order.get(owner, -1) for owner in owners))

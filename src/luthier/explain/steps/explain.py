@@ -112,8 +112,8 @@ class Explain(Step):
         about, classes = DatasetSummary.read(data), get_output_classes(model)
         options: dict[str, str] = {}
         if about.task == "label" and not classes:
-            learnt = read_examples(data, "train") if has_split(data, "train") else ()
-            options = answer_text_by_label(about.labels, learnt)
+            trained = read_examples(data, "train") if has_split(data, "train") else ()
+            options = answer_text_by_label(about.labels, trained)
         rows = read_evenly_spaced_examples(data, self.split, self.limit)
         return [self._question(row, options, classes) for row in rows]
 
