@@ -45,6 +45,13 @@ SMALL = {
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
+    "why": (
+        "steps.data.split.train=32",
+        "steps.data.split.test=8",
+        "steps.tune.epochs=1",
+        "steps.why.limit=3",
+        "steps.why.orders=9",
+    ),
     "support": ("steps.data.split.test=8", "steps.tune.epochs=1", "steps.tune.max_train_samples=16"),
 }
 OWN_DATA = {
@@ -65,6 +72,8 @@ PLAIN: dict[str, set[str]] = {
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
+TICKETS = {"choose", "why"}
+"""Recipes that read the tickets of `support`."""
 SEARCHES = {"choose"}
 """Recipes that search; theirs is a test of its own, too."""
 LONG = {"distil", "fair-sentiment", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
@@ -83,7 +92,8 @@ def make(tmp_path: Path, smollm2: Artifact) -> Make:
     assert smollm2.manifest.makes == "model"
 
     def run(name: str, *overrides: str) -> RunResult:
-        shutil.copytree(ROOT / "recipes" / name, tmp_path / name, ignore=shutil.ignore_patterns(".luthier"))
+        for folder in {name, *(["support"] if name in TICKETS else [])}:
+            shutil.copytree(ROOT / "recipes" / folder, tmp_path / folder, ignore=shutil.ignore_patterns(".luthier"))
         return Recipe.load(tmp_path / name, overrides).run()
 
     return run
@@ -160,8 +170,7 @@ def test_every_recipe_runs(make: Make, name: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_the_search_of_tickets_makes_one_model(make: Make, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "recipes" / "support", tmp_path / "support")
+def test_the_search_of_tickets_makes_one_model(make: Make) -> None:
     result = make(
         "choose",
         "steps.data.split={train: 64, test: 32, validation: 32}",

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from luthier.chat.messages import Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
-from luthier.chat.spans import Part
+from luthier.chat.spans import Part, RenderedSegment
 from luthier.chat.template import PINNED_DAY, JinjaChatTemplate, Turns, template_of
 from luthier.chat.template_guard import EncodingRequest, GuardedEncoder, SpecialTokenSpan, TokensWithOffsets
 from luthier.core.errors import DataError, ModelError, SourceLocation
@@ -83,6 +83,17 @@ class EncodedChat:
     """What the chat template left out of the conversation."""
     nothing: str = ""
     """Why no token is learnt, when none is."""
+
+
+class LocatedTokens(NamedTuple):
+    """A rendering as token ids, with the characters of `text` that each stands for."""
+
+    ids: list[int]
+    starts: list[int]
+    ends: list[int]
+    text: str
+    pieces: tuple[RenderedSegment, ...]
+    """What messages and tools supplied; all else the template wrote. Messages are counted with the prompt in front."""
 
 
 class ChatTokenizer:
@@ -201,6 +212,22 @@ class ChatTokenizer:
         pairs = zip(conversations, offered, strict=True)
         rendered = [self._renderer.prompt(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
         return [one.ids for one in self._guard.encode([EncodingRequest(one.text, one.controls) for one in rendered])]
+
+    def locate_tokens(self, messages: Sequence[Message], tools: Tools = (), *, answered: bool = False) -> LocatedTokens:
+        """The ids of `prompt`, or with `answered` those of `encode`, and where each stands in the rendering."""
+        if not answered:
+            prompt = self._renderer.prompt(self.before.wrap(messages), tools)
+            tokens = self._guard.encode([EncodingRequest(prompt.text, prompt.controls)])[0]
+            return LocatedTokens(tokens.ids, tokens.starts, tokens.ends, prompt.text, prompt.pieces)
+        rendered = self.render(messages, tools)
+        joined = self._guard.encode([EncodingRequest(rendered.text, rendered.controls)])
+        walls = self._walls([rendered], joined)[0]
+        row = self._row(rendered, joined[0], walls, messages)
+        tokens = (
+            self._guard.encode([EncodingRequest(rendered.text, rendered.controls, walls)])[0] if walls else joined[0]
+        )
+        rest = [len(rendered.text)] * (len(row.ids) - len(tokens.ids))  # an EOS that is appended
+        return LocatedTokens(row.ids, [*tokens.starts, *rest], [*tokens.ends, *rest], rendered.text, rendered.pieces)
 
     def going_on(self, messages: Sequence[Message], reply: Message, tools: Tools = ()) -> list[int]:
         """Ids from the end of an assistant's turn, which stands before `said`, up to where the next one begins.

@@ -22,6 +22,7 @@ from luthier import __version__
 from luthier.cli import (
     advise,
     artifacts,
+    explain,
     jobs,
     label,
     models,
@@ -60,6 +61,7 @@ recipe.register_commands(app)
 advise.register_commands(app)
 artifacts.register_commands(app)
 models.register_commands(app)
+explain.register_commands(app)
 serve.register_commands(app)
 traces.register_commands(app)
 release.register_commands(app)

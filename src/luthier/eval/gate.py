@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
+from luthier.artifacts.explanation import ExplanationSummary
 from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import ThresholdExpression
+from luthier.eval.gate_vocabulary import EXPLAIN
 from luthier.metrics.paired import Z95, estimate_additional_rows
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -103,6 +105,29 @@ def evaluate_human_rule(text: str, rule: ThresholdExpression, judgments: Artifac
         what = f"these judgments do not say {rule.name!r}"
         raise RecipeError(what, where=SourceLocation(field="rules"), hint=did_you_mean(rule.name, opinion.numbers))
     return _ruling(text, rule, _of_number(rule.name, opinion.numbers[rule.name]))
+
+
+def evaluate_explanation_rule(text: str, rule: ThresholdExpression, explanation: Artifact) -> RuleResult:
+    """Evaluate one gate rule on how faithful explanations are."""
+    summary = ExplanationSummary.read(explanation)
+    if rule.reference is not None:
+        where = SourceLocation(field="rules")
+        hint = "give a number; `explain.gain_over_random` is the difference from random orders"
+        raise RecipeError(f"{rule.name} is compared with numbers only", where=where, hint=hint)
+    found = summary.measure(rule.name.removeprefix(EXPLAIN))
+    if found is None:
+        methods = ", ".join(one.method for one in summary.methods)
+        what = f"{rule.name} was not measured; the methods are {methods}"
+        raise RecipeError(what, where=SourceLocation(field="rules"), hint="add the method to the step `explain`")
+    sentence = f"{rule.name} (of {summary.best} where no method is named) is {found.value:.4g} "
+    measured = MeasuredValue(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        rows=found.rows,
+        sentence=sentence + _ends(found.low, found.high),
+    )
+    return _ruling(text, rule, measured)
 
 
 def _of_number(name: str, number: FindingNumber) -> MeasuredValue:

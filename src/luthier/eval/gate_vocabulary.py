@@ -3,13 +3,15 @@
 A name is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
 `arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
 (`people.difference`); a reference is `base`, `against` or a baseline (`tfidf`); a per cent is a hundredth of the
-metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse.
+metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse. A name
+that begins with `explain.` is a measure of how faithful explanations are (`explain.gain_over_random`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from luthier.artifacts.explanation import MEASURES
 from luthier.artifacts.findings import COUNTS
 from luthier.core.component import components_by_kind
 from luthier.core.expressions import (
@@ -21,6 +23,7 @@ from luthier.core.expressions import (
 )
 from luthier.eval.task import SCORES
 
+EXPLAIN = "explain."
 PEOPLE = "people."
 PEOPLE_MEASURES = tuple(
     PEOPLE + name for name in ("points", "difference", "agreement", "attention_checks", "ties", "first_shown")
@@ -28,13 +31,15 @@ PEOPLE_MEASURES = tuple(
 """What people's judgments say; `people.difference.NAME` is the difference from a further model."""
 
 
-def parse_rule(text: str, *, findings: bool = False, people: bool = False) -> ThresholdExpression:
+def parse_rule(
+    text: str, *, findings: bool = False, people: bool = False, explanation: bool = False
+) -> ThresholdExpression:
     """Read a rule; `ExpressionError` says at which column it is wrong, and what was wanted there.
 
     With `findings`, rules about the data are read as well; which numbers their checks have, the findings know. With
-    `people`, so are rules about what people said.
+    `people`, so are rules about what people said, and with `explanation` those about how faithful explanations are.
     """
-    return parse_expression(text, GateVocabulary(findings=findings, people=people))
+    return parse_expression(text, GateVocabulary(findings=findings, people=people, explanation=explanation))
 
 
 class GateVocabulary(ExpressionVocabulary):
@@ -43,9 +48,10 @@ class GateVocabulary(ExpressionVocabulary):
     name_wanted = "the name of a metric"
     limit_wanted = "a number, or a model such as base"
 
-    def __init__(self, *, findings: bool, people: bool) -> None:
+    def __init__(self, *, findings: bool, people: bool, explanation: bool = False) -> None:
         self._findings = findings
         self._people = people
+        self._explanation = explanation
         self._measures = _measures()
 
     def find_name(self, token: ExpressionToken) -> str:
@@ -54,6 +60,12 @@ class GateVocabulary(ExpressionVocabulary):
                 raise token.error("nobody was asked; name a step of kind `human_ratings` in `human_ratings`")
             is_pair = token.text.startswith(f"{PEOPLE}difference.")
             return token.text if is_pair else token.match(PEOPLE_MEASURES, "measure")
+        if token.text.startswith(EXPLAIN):
+            if not self._explanation:
+                raise token.error("nothing was explained; name a step of kind `explain` in `explanation`")
+            if token.text.count(".") > 1 and token.text.rpartition(".")[2] in MEASURES:
+                return token.text
+            return token.match([EXPLAIN + name for name in MEASURES], "measure")
         is_measure = simplify_name(token.text) in map(simplify_name, self._measures)
         if is_task_score_name(token.text) or (self._findings and not is_measure):
             return token.text
@@ -98,6 +110,11 @@ def can_be_task_score(name: str) -> bool:
 def is_human_rule(rule: ThresholdExpression) -> bool:
     """Whether a rule is about what people said of the answers."""
     return rule.name.startswith(PEOPLE)
+
+
+def is_explanation_rule(rule: ThresholdExpression) -> bool:
+    """Whether a rule is about how faithful explanations are."""
+    return rule.name.startswith(EXPLAIN)
 
 
 def _measures() -> list[str]:

@@ -142,6 +142,7 @@ class SoftPrompt:
     count: int = 0
     embeddings: Tensor | None = None  # (count, width): what stands in the place of token embeddings
     cached: tuple[tuple[Tensor, Tensor], ...] = ()  # by layer: keys and values (1, key heads, count, d)
+    leaves: Tensor | None = None  # (T, width): embeddings of a pack's own tokens, to take their gradient
 
     def above(self, pack: Pack) -> Pack:
         """The pack with the virtual tokens over every root; their ids are 0 and mean nothing."""
@@ -166,7 +167,22 @@ class SoftPrompt:
 
     def inputs_of(self, model: Any, pack: Pack) -> dict[str, Tensor]:
         """What a model reads for a pack below the virtual tokens."""
-        return self.inputs(model, pack.ids[None, 0 if self.embeddings is None else self.count :])
+        inputs = self.inputs(model, pack.ids[None, 0 if self.embeddings is None else self.count :])
+        if self.leaves is None:
+            return inputs
+        own = inputs["inputs_embeds"] if self.embeddings is not None else model.get_input_embeddings()(pack.ids[None])
+        end = self.count + self.leaves.shape[0]
+        return {"inputs_embeds": torch.cat([own[:, : self.count], self.leaves[None], own[:, end:]], 1)}
+
+    def inputs_of_rows(self, model: Any, ids: Tensor, pack: Pack, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What a model reads for some of a pack's rows (rows, tokens), padded at their ends, after virtual tokens."""
+        inputs = self.inputs(model, ids)
+        if self.leaves is None:
+            return inputs
+        apart = [torch.cat([self.leaves[span] for span in pack.spans(row)]) for row in rows]
+        leaves = torch.nn.utils.rnn.pad_sequence(apart, batch_first=True)
+        ahead = inputs["inputs_embeds"][:, : self.count] if self.embeddings is not None else leaves[:, :0]
+        return {"inputs_embeds": torch.cat([ahead, leaves], 1)}
 
     def past(self, model: Any, rows: int) -> dict[str, Any]:
         """A cache that holds nothing but the virtual tokens' keys and values, when they have any, as an argument."""

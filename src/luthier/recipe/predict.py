@@ -213,7 +213,7 @@ def _answers(
     if get_output_classes(model) == (REWARD,):
         hint = "rank answers with a step `evaluate` over rows of `prompt`, `chosen` and `rejected`"
         raise ModelError("a reward model scores answers and predicts none", hint=hint)
-    options = _classes(model)
+    options = read_answer_texts(model)
     with tempfile.TemporaryDirectory(prefix="luthier.predict.") as scratch:
         folder = Path(scratch)
         work = StepContext(
@@ -239,8 +239,8 @@ def _answers(
     return [_prediction(reply) for reply in replies]
 
 
-def _classes(model: Artifact) -> dict[str, str]:
-    """The classes that a model chooses among, each with what the assistant says for it; empty for one that writes."""
+def read_answer_texts(model: Artifact) -> dict[str, str]:
+    """The classes that a tuned model chooses among, each with what it says for it; none for one that writes."""
     from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
 
     data = get_training_data(model)
@@ -353,7 +353,7 @@ def predict_file(
     predictions = _answers(model, examples, max_new_tokens, events or RunEventEmitter(), kept)
     references = _references(records, asking.source)
     if asking.spelling is not None:
-        references = _respelled(references, asking.spelling, _classes(model))
+        references = _respelled(references, asking.spelling, read_answer_texts(model))
     return PredictedFile(records=records, predictions=predictions, references=references, broken=broken)
 
 

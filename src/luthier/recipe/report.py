@@ -189,6 +189,8 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
         if artifact.manifest.makes == "judgments":
             human_eval = artifact.read_json("human_eval.json")
             lines += [human_eval["sentence"], human_eval["stop"]]
+        if artifact.manifest.makes == "explanation":
+            lines.append(artifact.read_json("explain.json")["sentence"])
         if artifact.manifest.makes == "evaluation":
             lines.append(EvaluationSummary.read(artifact).verdict_sentence)
         if artifact.manifest.makes == "verdict":

@@ -14,6 +14,7 @@ from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
 from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
+from luthier.eval.report.collect_explanations import explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
@@ -53,7 +54,7 @@ def collect_report_facts(
     """
     found = {
         makes: _of_kind(artifacts, makes)
-        for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments")
+        for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments", "explanation")
     }
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, TUNED_CARD)]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
@@ -81,6 +82,7 @@ def collect_report_facts(
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
         tunings=tuple(tunings),
         searches=tuple(search_facts(name, each) for name, each in found["model"].items() if _has(each, SEARCH)),
+        explanations=tuple(explanation_facts(name, each) for name, each in found["explanation"].items()),
         costs=tuple(
             build_cost_fact(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
             for name, artifact in artifacts.items()

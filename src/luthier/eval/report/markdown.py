@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
@@ -40,6 +41,8 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _evaluation(evaluation, opening=at == 0)
     if facts.runs:
         parts += _runs(facts)
+    for explained in facts.explanations:
+        parts += _explanation(explained)
     for people in facts.people:
         parts += _people(people)
     for validation in facts.validations:
@@ -150,6 +153,25 @@ def _people(facts: HumanEvalFacts) -> list[str]:
     ]
     title = f"## What people say: {_plain(facts.name)}"
     return [title, _plain(f"{opinion.sentence} {opinion.stop}"), _table(("Number", "What it is", "Value"), rows)]
+
+
+def _explanation(facts: ExplanationFacts) -> list[str]:
+    """The verdict on the methods, and their measures."""
+    rows = [
+        (
+            one.method,
+            *(
+                ""
+                if each is None
+                else wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high))
+                for each in (one.comprehensiveness, one.sufficiency, one.rank_agreement, one.gain_over_random)
+            ),
+        )
+        for one in facts.summary.methods
+    ]
+    titles = ("Method", "Comprehensiveness", "Sufficiency", "Agrees with leave-one-out", "Over random orders")
+    title = f"## Why it answers so: {_plain(facts.name)}"
+    return [title, _plain(facts.summary.sentence), _table(titles, rows)]
 
 
 def _validation(facts: ValidationFacts) -> list[str]:

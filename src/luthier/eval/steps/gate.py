@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.files import json_bytes, write_atomically
-from luthier.core.step import EvaluationRef, FindingsRef, JudgmentsRef, PlanContext, Step, StepContext, StepCostEstimate
+from luthier.core.step import (
+    EvaluationRef,
+    ExplanationRef,
+    FindingsRef,
+    JudgmentsRef,
+    PlanContext,
+    Step,
+    StepContext,
+    StepCostEstimate,
+)
 
 if TYPE_CHECKING:
     from luthier.core.expressions import ThresholdExpression
@@ -20,7 +29,12 @@ if TYPE_CHECKING:
 def _checked(text: str, info: ValidationInfo) -> str:
     from luthier.eval.gate_vocabulary import parse_rule
 
-    parse_rule(text, findings=bool(info.data.get("findings")), people=bool(info.data.get("human_ratings")))
+    parse_rule(
+        text,
+        findings=bool(info.data.get("findings")),
+        people=bool(info.data.get("human_ratings")),
+        explanation=bool(info.data.get("explanation")),
+    )
     return text
 
 
@@ -28,7 +42,7 @@ RuleText = Annotated[str, AfterValidator(_checked)]
 
 
 class Gate(Step):
-    """Hold an evaluation, what was found in data, or what people said, against rules.
+    """Hold an evaluation, what was found in data, what people said, or how faithful explanations are, against rules.
 
     A rule passes only when its whole 95 % interval is on the right side.
 
@@ -44,15 +58,18 @@ class Gate(Step):
     """The step that checked the data, for rules such as `label_errors < 2%` or `no serious findings`."""
     human_ratings: JudgmentsRef = None
     """The step that took people's judgments together, for rules such as `people.difference > 0`."""
+    explanation: ExplanationRef = None
+    """The step that explained answers, for rules such as `explain.gain_over_random > 0`."""
     rules: tuple[RuleText, ...] = Field(min_length=1)
     """What must hold, such as `macro_f1 > base`, `rougeL >= base - 0.01`, `accuracy >= 0.8`, `accuracy > tfidf`."""
 
     @model_validator(mode="after")
     def _holds_something(self) -> Gate:
-        if self.evaluation is None and self.findings is None and self.human_ratings is None:
+        if not any((self.evaluation, self.findings, self.human_ratings, self.explanation)):
             raise ValueError(
                 "a gate holds nothing; name a step that evaluates in `evaluation`, one that validates in "
-                "`findings`, or one that takes judgments together in `human_ratings`"
+                "`findings`, one that takes judgments together in `human_ratings`, or one that explains in "
+                "`explanation`"
             )
         return self
 
@@ -67,11 +84,28 @@ class Gate(Step):
         write_atomically(work.folder / "gate.json", json_bytes(verdict))
         return {}
 
-    def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> RuleResult:
-        from luthier.eval.gate import evaluate_data_rule, evaluate_human_rule, evaluate_rule
-        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_human_rule, parse_rule
+    def _parse(self, text: str) -> ThresholdExpression:
+        from luthier.eval.gate_vocabulary import parse_rule
 
-        rule = parse_rule(text, findings=self.findings is not None, people=self.human_ratings is not None)
+        return parse_rule(
+            text,
+            findings=self.findings is not None,
+            people=self.human_ratings is not None,
+            explanation=self.explanation is not None,
+        )
+
+    def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> RuleResult:
+        from luthier.eval.gate import (
+            evaluate_data_rule,
+            evaluate_explanation_rule,
+            evaluate_human_rule,
+            evaluate_rule,
+        )
+        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_explanation_rule, is_human_rule
+
+        rule = self._parse(text)
+        if is_explanation_rule(rule):
+            return evaluate_explanation_rule(text, rule, inputs["explanation"])
         if is_human_rule(rule):
             return evaluate_human_rule(text, rule, inputs["human_ratings"])
         if "findings" in inputs and not (is_evaluation_rule(rule) and "evaluation" in inputs):
@@ -80,14 +114,17 @@ class Gate(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
-        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_human_rule, parse_rule
+        from luthier.eval.gate_vocabulary import is_evaluation_rule, is_explanation_rule, is_human_rule
         from luthier.eval.steps.evaluate import Evaluate
 
         evaluation, checked = plan_context.upstream.get("evaluation"), plan_context.upstream.get("findings")
         for number, text in enumerate(self.rules):
             where = SourceLocation(field=f"rules.{number}")
-            rule = parse_rule(text, findings=checked is not None, people=self.human_ratings is not None)
+            rule = self._parse(text)
             if is_human_rule(rule):
+                continue
+            if is_explanation_rule(rule):
+                _check_explanation(rule, plan_context.upstream.get("explanation"), where)
                 continue
             if checked is not None and not (is_evaluation_rule(rule) and evaluation is not None):
                 _check_data(rule, checked, where)
@@ -105,6 +142,14 @@ def _check_data(rule: ThresholdExpression, checked: Step, where: SourceLocation)
     if rule.reference is not None:
         what = f"{rule.name} is about data, which has no {rule.reference}"
         raise RecipeError(what, where=where, hint="give the rule a number as its limit")
+
+
+def _check_explanation(rule: ThresholdExpression, explained: Step | None, where: SourceLocation) -> None:
+    """`RecipeError` when the step that explains does not measure what a rule names."""
+    known = None if explained is None else explained.measured()
+    if known is not None and rule.name not in known:
+        what = f"the step that explains does not measure {rule.name}"
+        raise RecipeError(what, where=where, hint=f"add the method to its `methods`; {did_you_mean(rule.name, known)}")
 
 
 def _check(rule: ThresholdExpression, evaluation: Any, where: SourceLocation) -> None:

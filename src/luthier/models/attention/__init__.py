@@ -23,6 +23,7 @@ from luthier.models.attention.backends import AttentionParams, dense_pack_attent
 from luthier.models.attention.cpu import AttentionPlan
 from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
+from luthier.models.gradient_rules import apply_attention_rule
 from luthier.models.packing.pack import Pack
 
 NAME = "luthier"
@@ -64,6 +65,7 @@ def context_attention(
     context = _CONTEXT.get()
     if context is None:
         raise RuntimeError(f"attention {NAME!r} is chosen by `use_attention`, not by a configuration")
+    query, key, value = apply_attention_rule(query, key, value)
     return context.attend(module, query, key, value, attention_mask, scaling, kwargs), None
 
 

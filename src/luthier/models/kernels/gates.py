@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.gradient_rules import are_gradient_rules_active
 from luthier.models.kernels.calls import get_layer_op_kernels
 from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
@@ -38,7 +39,7 @@ class _Forward:
 
     def __call__(self, x: Tensor) -> Tensor:
         module = self._module
-        if get_layer_op_kernels(x) is None:
+        if get_layer_op_kernels(x) is None or are_gradient_rules_active():
             same: Tensor = self._own(module, x)
             return same
         out: Tensor = module.down_proj(_Gated.apply(module.gate_proj(x), module.up_proj(x)))  # type: ignore[no-untyped-call]

@@ -107,7 +107,7 @@ class ForwardMode:
 
 def compute_pack_logprobs(
     model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, training_precision: bool = False,
-    first: Tensor | None = None,
+    first: Tensor | None = None, embeddings: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
@@ -115,10 +115,12 @@ def compute_pack_logprobs(
     sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
     layer see every token, for those who watch the layers. `training_precision` rounds logits as they are rounded while
     the model learns, also where no gradient is wanted. Into `first` (N,) is written whether nothing is likelier than
-    the target, where no choices are told of.
+    the target, where no choices are told of. `embeddings` (T, width) stand in the place of those of the pack's tokens,
+    so that gradients with respect to them can be taken.
     """
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     how = replace(how, short=False) if whole else how
+    soft = soft if embeddings is None else replace(soft, leaves=embeddings)
     pack = pack.on(next(inner.parameters()).device)
     if ends_in_sequence_head(inner):
         scores = score_hidden_states(inner, _hidden(inner, pack, soft, how, quick))
@@ -231,7 +233,7 @@ def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: b
 
 
 def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
-    prefix_kv = get_active_prefix_kv(pack) if not soft.count else None
+    prefix_kv = get_active_prefix_kv(pack) if not soft.count and soft.leaves is None else None
     known = prefix_kv.known if prefix_kv is not None else 0
     sources, count = pack.sources - known, pack.sources.shape[0]
     read = pad_index_count(sources) if short and 0 < count < pack.tokens - known else None
@@ -272,23 +274,28 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
     Rows stand side by side, padded at their ends; alone where a longer one would turn the positions of the others.
     """
     rows = [torch.tensor(ids, dtype=torch.int64, device=pack.ids.device) for ids in pack.unpack()]
+    if soft.leaves is not None and not all(map(len, rows)):
+        raise ValueError("embeddings are given for a pack with rows of which nothing is read")
     longest = max(len(row) for row in rows)
     positions = pack.positions[pack.sources]
 
-    def read(ids: Tensor, mask: Tensor) -> Tensor:
+    def read(ids: Tensor, mask: Tensor, numbers: Sequence[int]) -> Tensor:
         """(rows, places, x), without the virtual tokens."""
         mask = torch.cat([mask.new_ones(len(mask), soft.count), mask], 1)
-        output = part(**soft.inputs(model, ids), **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
+        inputs = soft.inputs_of_rows(model, ids, pack, numbers)
+        output = part(**inputs, **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
         states: Tensor = getattr(output, output_name)
         return states[:, states.shape[1] - ids.shape[1] :]
 
     if turn is not None and soft.count + longest > turn:
-        alone = torch.cat([read(row[None], torch.ones_like(row)[None])[0] for row in rows if len(row)])
+        alone = torch.cat(
+            [read(row[None], torch.ones_like(row)[None], [at])[0] for at, row in enumerate(rows) if len(row)]
+        )
         begins = torch.tensor([0, *(len(row) for row in rows)], device=alone.device).cumsum(0)
         return alone.index_select(0, begins[pack.path] + positions)
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return read(ids, mask).flatten(0, 1).index_select(0, pack.path * longest + positions)
+    return read(ids, mask, range(len(rows))).flatten(0, 1).index_select(0, pack.path * longest + positions)
 
 
 def find_decoder(model: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics
+from luthier.artifacts.explanation import ExplanationSummary
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
 
@@ -39,3 +40,21 @@ class ThresholdsType(ArtifactType):
     def describe(self, artifact: Artifact) -> dict[str, Any]:
         record = artifact.read_json("thresholds.json")
         return {"positive": record["positive"], "by": record["column"], **record["by_group"]}
+
+
+class ExplanationType(ArtifactType):
+    """Answers explained by several methods, with how faithful each method is."""
+
+    kind: Literal["explanation"] = "explanation"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        summary = ExplanationSummary.read(artifact)
+        return {
+            "says": summary.sentence,
+            "rows": summary.rows,
+            **{
+                one.method: f"comprehensiveness {one.comprehensiveness.value:.3f}, "
+                f"sufficiency {one.sufficiency.value:.3f}, over random {one.gain_over_random.value:+.3f}"
+                for one in summary.methods
+            },
+        }

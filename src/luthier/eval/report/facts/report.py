@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
 from luthier.eval.report.facts.search import SearchFacts
@@ -106,6 +107,7 @@ class ReportFacts(Fact):
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
     searches: tuple[SearchFacts, ...] = ()
+    explanations: tuple[ExplanationFacts, ...] = ()
     costs: tuple[CostFact, ...] = ()
     provenance: ProvenanceFacts = ProvenanceFacts()
 

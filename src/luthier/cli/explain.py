@@ -1,0 +1,94 @@
+"""The command that explains an answer: explain."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, print_json, print_line
+from luthier.cli.workspace import current_workspace
+
+
+def register_commands(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(explain)
+
+
+def explain(  # noqa: PLR0913, PLR0917  # the options of a command
+    model: Annotated[
+        str, typer.Argument(metavar="RECIPE:STEP|MODEL", help="A tuned step, a recipe's last model, or a base model.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is asked.")] = None,
+    row: Annotated[
+        str | None, typer.Option(metavar="ID", help="A row of the model's data, by the beginning of its id.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Another model, whose scores of the same answer stand beside.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The answer or class to explain; the model's own when not given.")
+    ] = None,
+    part: Annotated[str, typer.Option(metavar="TEXT", help="The part of the answer to explain.")] = "",
+    instead: Annotated[
+        str, typer.Option(metavar="TEXT", help="Explain why the answer, or class, and not this one.")
+    ] = "",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Several times: attnlrp, leave_one_out, shapley, …; NAME:setting=value."),
+    ] = None,
+    units: Annotated[
+        Literal["auto", "turns", "sentences", "words", "tokens"],
+        typer.Option(help="What is scored; auto: sentences, or words where there are few sentences."),
+    ] = "auto",
+    orders: Annotated[
+        int, typer.Option(min=0, help="Random orders that the ranking is compared with; 0: no faithfulness.")
+    ] = 39,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "auto"], typer.Option(help="What the model computes in.")
+    ] = "float32",
+    seed: Annotated[int, typer.Option(help="Draws random orders.")] = 0,
+    to: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a heat map as one HTML page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Explain an answer: which parts of the prompt it comes from, and how far that can be trusted."""
+    from luthier.commands.explain import check_heat_map_path
+    from luthier.commands.explain import explain as explain_answer
+    from luthier.recipe.locate import CommandTarget
+    from luthier.recipe.models import find_model
+
+    if to is not None:
+        check_heat_map_path(to)
+    workspace = current_workspace()
+    prompt = ["--text", text] if text is not None else ["--row", row or ""]
+    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(prompt)}"))
+    rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
+    found = explain_answer(
+        artifact,
+        text=text,
+        row=row,
+        against=rival,
+        answer=answer,
+        part=part,
+        instead=instead,
+        methods=method or (),
+        units=units,
+        dtype=dtype,
+        seed=seed,
+        orders=orders,
+    )
+    if to is not None:
+        found.write(to)
+    if as_json:
+        print_json(found.as_json())
+        return
+    for line in found.lines():
+        print_line(line)
+    if to is not None:
+        print_line(f"wrote {to}")

@@ -1,0 +1,38 @@
+"""Collect the facts of a report on explanations, from their `explain.json` and `explanations.jsonl`."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary, read_explanations
+from luthier.core.artifact import Artifact
+from luthier.eval.report.facts.explanation import ExplainedRow, ExplanationFacts, HeatUnit
+
+ROWS = 8
+"""Rows that are shown at most."""
+_RANKED = 5
+
+
+def explanation_facts(name: str, artifact: Artifact) -> ExplanationFacts:
+    """What the report says of one step that explained rows."""
+    summary = ExplanationSummary.read(artifact)
+    best = (record for record in read_explanations(artifact) if record.method == summary.best)
+    rows = tuple(ExplainedRow(record=record, units=_heat(record)) for record in islice(best, ROWS))
+    return ExplanationFacts(name=name, summary=summary, rows=rows)
+
+
+def _heat(record: ExplanationRecord) -> tuple[HeatUnit, ...]:
+    strongest = max((abs(unit.score) for unit in record.units), default=0.0) or 1.0
+    order = sorted(range(len(record.units)), key=lambda at: -abs(record.units[at].score))
+    ranks = {at: rank for rank, at in enumerate(order[:_RANKED], start=1)}
+    messages = [None, *(unit.message for unit in record.units)]
+    return tuple(
+        HeatUnit(
+            text=unit.text,
+            role=unit.role if messages[at] != unit.message else "",
+            score=unit.score,
+            heat=abs(unit.score) / strongest,
+            rank=ranks.get(at, 0),
+        )
+        for at, unit in enumerate(record.units)
+    )

@@ -1,0 +1,131 @@
+"""Methods compared over rows, in pairs: which one to use for a model, and whether any is better than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from luthier.artifacts.explanation import (
+    ExplanationRecord,
+    ExplanationSummary,
+    Faithfulness,
+    MeasureOverRows,
+    MethodComparison,
+    MethodSummary,
+)
+from luthier.core.errors import DataError
+from luthier.core.events import format_counted_noun
+
+if TYPE_CHECKING:
+    from luthier.metrics.intervals import Block
+
+RANDOM = "random"
+ALPHA = 0.05
+
+
+def summarize_methods(
+    records: Mapping[str, Sequence[ExplanationRecord]], skipped: Mapping[str, int], seed: int
+) -> ExplanationSummary:
+    """What records of the same rows by several methods say of them; each must have its faithfulness."""
+    first = next(iter(records.values()))
+    if not first:
+        reasons = "; ".join(skipped) or "there are no rows"
+        raise DataError(f"no row could be explained: {reasons}", hint="take finer `units`, or another split")
+    measured = {method: [_faithfulness(one) for one in own] for method, own in records.items()}
+    summaries = sorted(
+        (_summarize(method, own, seed) for method, own in measured.items()),
+        key=lambda one: (-(one.comprehensiveness.value - one.sufficiency.value), one.method),
+    )
+    comparisons = _compare({one.method: measured[one.method] for one in summaries}, seed)
+    best = next((one for one in summaries if one.method != RANDOM), summaries[0])
+    return ExplanationSummary(
+        model=first[0].model,
+        digest=first[0].digest,
+        rows=len(first),
+        skipped=dict(sorted(skipped.items())),
+        unit=first[0].unit,
+        methods=tuple(summaries),
+        comparisons=tuple(comparisons),
+        best=best.method,
+        sentence=_sentence(best, comparisons, len(first)),
+    )
+
+
+def _faithfulness(record: ExplanationRecord) -> Faithfulness:
+    assert record.faithfulness is not None, "a step measures faithfulness with every explanation"
+    return record.faithfulness
+
+
+def _score(one: Faithfulness) -> float:
+    return one.comprehensiveness - one.sufficiency
+
+
+def _summarize(method: str, own: Sequence[Faithfulness], seed: int) -> MethodSummary:
+    agreement = [one.rank_agreement for one in own if one.rank_agreement is not None]
+    gains = [_score(one) - one.random_comprehensiveness.mean + one.random_sufficiency.mean for one in own]
+    return MethodSummary(
+        method=method,
+        comprehensiveness=_mean([one.comprehensiveness for one in own], seed),
+        sufficiency=_mean([one.sufficiency for one in own], seed),
+        rank_agreement=_mean(agreement, seed) if agreement else None,
+        gain_over_random=_mean(gains, seed),
+    )
+
+
+def _block(values: Sequence[float]) -> Block:
+    import numpy as np
+
+    return np.array([[value, 1.0] for value in values])
+
+
+def _width(values: Sequence[float]) -> float:
+    """How far a row usually lies from 0: 1 for probabilities and correlations, more for rewards."""
+    return max(1.0, *map(abs, values))
+
+
+def _mean(values: Sequence[float], seed: int) -> MeasureOverRows:
+    from luthier.metrics.intervals import IntervalJob, compute_intervals
+    from luthier.metrics.kinds.answers import ratio_of_sums
+
+    width = _width(values)
+    job = IntervalJob(blocks=(_block(values),), value=lambda sums: ratio_of_sums(sums[0]), span=(-width, width))
+    (found,) = compute_intervals([job], seed=seed)
+    return MeasureOverRows(value=found.value, low=found.low, high=found.high, rows=len(values))
+
+
+def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[MethodComparison]:
+    """All pairs of methods, the more faithful first."""
+    from luthier.metrics.kinds.answers import ratio_of_sums
+    from luthier.metrics.paired import adjust_comparisons_holm, compare_row_statistics
+
+    pairs = list(combinations(measured, 2))
+    found = []
+    for pair in pairs:
+        values = [[_score(one) for one in measured[method]] for method in pair]
+        width = 2 * _width([*values[0], *values[1]])
+        blocks = (_block(values[0]), _block(values[1]))
+        found.append(
+            compare_row_statistics("faithfulness", blocks, ratio_of_sums, width=width, lower_is_better=False, seed=seed)
+        )
+    adjusted = adjust_comparisons_holm([replace(one, p_holm=None) for one in found])
+    return [
+        MethodComparison(
+            method=method, against=against, difference=one.difference, low=one.low, high=one.high, p=one.p,
+            p_holm=one.p if one.p_holm is None else one.p_holm, rows=one.rows,
+        )
+        for (method, against), one in zip(pairs, adjusted, strict=True)
+    ]  # fmt: skip
+
+
+def _sentence(best: MethodSummary, comparisons: Sequence[MethodComparison], rows: int) -> str:
+    over = f"over {format_counted_noun(rows, 'row')}"
+    gain = best.gain_over_random
+    ends = f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
+    if gain.low <= 0:
+        return f"No method is clearly better than random orders {over}; the best, {best.method}, gains {ends}."
+    rivals = [one for one in comparisons if best.method in (one.method, one.against) and one.p_holm > ALPHA]
+    names = sorted({one.against if one.method == best.method else one.method for one in rivals} - {RANDOM})
+    as_good = f"; {', '.join(names)} may be as good" if names else ""
+    return f"Explain this model by {best.method}: it gains {ends} over random orders {over}{as_good}."

@@ -1,0 +1,68 @@
+"""Gradients of a target's value with respect to the embeddings of the prompt's tokens."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from luthier.explain.scorer import PACK_TOKENS, LocalPromptScorer, not_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.packing.pack import Pack
+
+
+class PromptGradients:
+    """Reads gradients for one prompt; the answers of a contrast share the prompt's tokens in one pack."""
+
+    def __init__(self, scorer: LocalPromptScorer) -> None:
+        self._scorer = scorer
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        return self._scorer.model
+
+    @cached_property
+    def _pack(self) -> Pack:
+        from luthier.models.packing.pack import TokenRow, build_pack
+
+        ids = self._scorer.ids
+        rows = [
+            TokenRow([*ids, *target.ids], [*[0.0] * len(ids), *target.weights], str(number))
+            for number, target in enumerate(self._scorer.targets)
+        ]
+        return build_pack(rows, share_from=1)  # the prompt, which all rows begin with, are its first tokens
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """(P, width) embeddings of the prompt's tokens."""
+        return self._whole[: len(self._scorer.ids)]
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        from luthier.models.packing.gradients import get_pack_embeddings
+
+        return get_pack_embeddings(self.model, self._pack)
+
+    def read(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """(C,) values and (C, P, width) gradients at (C, P, width) embeddings of the prompt's tokens; those of the
+        answer's tokens stay. In float64, whatever the model computes in.
+        """
+        import torch
+
+        from luthier.models.packing.gradients import compute_embedding_gradients
+
+        prompt = len(self._scorer.ids)
+        at_once = max(1, PACK_TOKENS // self._pack.tokens)
+        values, gradients = list[Any](), list[Any]()
+        for some in torch.split(embeddings, at_once):
+            rest = self._whole[None, prompt:].expand(some.shape[0], -1, -1)
+            found = compute_embedding_gradients(self.model, self._pack, torch.cat([some.to(rest), rest], 1))
+            values.append(found.values.double().cpu())
+            gradients.append(found.gradients[:, :prompt].double().cpu())
+        value, gradient = torch.cat(values), torch.cat(gradients)
+        if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
+            raise not_finite()
+        return value, gradient

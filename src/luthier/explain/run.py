@@ -1,0 +1,76 @@
+"""Explain one answer by one or several methods, which share what was read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord
+from luthier.core.artifact import Artifact
+from luthier.explain.explainer import Explainer
+from luthier.explain.faithfulness import ORDERS, measure_faithfulness
+from luthier.explain.scorer import not_finite
+from luthier.explain.subject import Question, Subject, SubjectBuilder
+from luthier.models.load import get_model_name
+
+
+def explain_subject(
+    model: Artifact,
+    subject: Subject,
+    explainer: Explainer,
+    *,
+    row: str = "",
+    faithful: bool = True,
+    orders: int = ORDERS,
+) -> ExplanationRecord:
+    """Explain a subject by one method, and measure how faithful that is."""
+    prompt = subject.prompt
+    scorer = prompt.scorer
+    found = explainer.attribute(prompt)
+    scores = [float(score) for score in found.scores]
+    if not all(map(math.isfinite, scores)):
+        raise not_finite()
+    faithfulness = measure_faithfulness(scorer, scores, seed=prompt.seed, orders=orders) if faithful else None
+    gap = None if found.expected is None else sum(scores) + (found.template or 0.0) - found.expected
+    flat = len({round(score, 12) for score in scores}) == 1
+    notes = (*subject.notes, *found.notes, *(("All units have the same score: the target is flat",) if flat else ()))
+    return ExplanationRecord(
+        row=row,
+        model=get_model_name(model),
+        digest=model.digest,
+        method=explainer.kind,
+        settings=explainer.settings(),
+        unit=scorer.cut.kind,
+        target=subject.target,
+        value=scorer.full,
+        without=scorer.empty,
+        units=tuple(
+            ExplainedUnit(
+                text=unit.text, message=unit.message, role=unit.role, start=unit.start, end=unit.end,
+                tokens=len(unit.tokens), score=score,
+            )
+            for unit, score in zip(scorer.cut.units, scores, strict=True)
+        ),
+        template=found.template,
+        gap=gap,
+        texts_read=scorer.texts_read,
+        perturbation_only=scorer.perturbation_only,
+        notes=notes,
+        faithfulness=faithfulness,
+    )  # fmt: skip
+
+
+def explain_question(
+    builder: SubjectBuilder,
+    question: Question,
+    explainers: Sequence[Explainer],
+    *,
+    faithful: bool = True,
+    orders: int = ORDERS,
+) -> list[ExplanationRecord]:
+    """Explain one question by several methods; each variant of the prompt is read once for all of them."""
+    subject = builder.build(question)
+    return [
+        explain_subject(builder.model, subject, one, row=question.row, faithful=faithful, orders=orders)
+        for one in explainers
+    ]
