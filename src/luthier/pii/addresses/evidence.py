@@ -67,12 +67,12 @@ def weigh_address_at(text: str, at: int, end: int, enough: int = _ENOUGH) -> Can
         is_likely = text[first].isupper() or text[first] in "#№" or text[first:at].rstrip(" .:º°") in _SAYS_NUMBER
     else:
         is_likely = before in _SIGNS
-    if is_likely and (place := _behind_name(text, at)) and _is_one(text, place, enough):
-        return place.span
+    if is_likely and (location := _behind_name(text, at)) and _is_one(text, location, enough):
+        return location.span
     if text[end : end + 1] not in _FOLLOW or not PATTERNS["heads_name"].match(text, end):
         return None
-    place = _before_name(text, at)
-    return place.span if place and _is_one(text, place, enough) else None
+    location = _before_name(text, at)
+    return location.span if location and _is_one(text, location, enough) else None
 
 
 def _behind_name(text: str, at: int) -> _Place | None:
