@@ -13,7 +13,7 @@ from luthier.core.errors import CorruptArtifact, DataError, InputError
 from luthier.core.remote_store import RemoteStore
 from luthier.data.source import Source
 from luthier.recipe.batch import make_task_step
-from luthier.recipe.executor import StepTask
+from luthier.recipe.executor import Placement, StepTask
 from luthier.recipe.executors.sky import SkyExecutor
 from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
@@ -100,6 +100,9 @@ def test_a_file_outside_the_folder_is_refused_with_its_place(plan: RecipePlan, t
     with pytest.raises(InputError, match="lies outside the recipe's folder") as caught:
         SkyExecutor().check(other, other["data"])
     assert caught.value.where.field == "steps.data.source.path"
+    with pytest.raises(InputError, match="lies outside the recipe's folder"):
+        Placement(SkyExecutor()).check_files(other)
+    Placement(SlurmExecutor()).check_files(other)
     SlurmExecutor().check(other, other["data"])
     SkyExecutor().check(other, other["tune"])
 

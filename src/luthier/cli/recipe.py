@@ -197,6 +197,7 @@ def _print_placed(what: RecipePlan, on: Sequence[str], *, as_json: bool) -> None
 
     placement = parse_placement(on)
     placement.check(what.recipe)
+    placement.check_files(what)
     costs = estimate_placed_costs(what, placement)
     if as_json:
         found = what.as_json()

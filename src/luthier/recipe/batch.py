@@ -147,8 +147,7 @@ class BatchExecutor(Executor):
         return False
 
     def find_files(self, plan: RecipePlan, planned: PlannedStep) -> dict[str, Path]:
-        """The files that are sent with a step's task, by their paths from the recipe's folder; `InputError` for one
-        that a job could not read. A store in a folder is reached through a file system that has the files, too."""
+        """As `Executor.find_files`; a store in a folder is reached through a file system that has the files, too."""
         return find_step_files(plan, planned, self.reaches) if is_remote(plan.store.location) else {}
 
     def read_output(self, name: str) -> str:

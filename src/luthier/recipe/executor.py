@@ -58,6 +58,11 @@ class Executor(StepExecutor):
     def check(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """`InputError` where it could not make a step of a plan; asked before anything is made."""
 
+    def find_files(self, plan: RecipePlan, planned: PlannedStep) -> dict[str, Path]:
+        """The files that are sent with a step's task, by their paths from the recipe's folder; `InputError` for one
+        that a job could not read."""
+        return {}
+
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the job that makes a step elsewhere, since the run is stopped; `make_artifact` then returns soon."""
 
@@ -84,6 +89,12 @@ class Placement:
         for name in self.by_step.keys() - recipe.all_steps().keys():
             hint = did_you_mean(name, recipe.all_steps())
             raise UnknownName(f"there is no step {name!r}", where=SourceLocation(field="--on"), hint=hint)
+
+    def check_files(self, plan: RecipePlan) -> None:
+        """`InputError` where a step that is to be made reads a file that its job could not."""
+        for planned in plan:
+            if not planned.cached:
+                self.executor_of(planned).find_files(plan, planned)
 
 
 class StepTask(BaseModel):
