@@ -1,12 +1,12 @@
 """How good is the search of settings under a budget? Searchers replay a table of real trainings.
 
-    python benchmarks/auto.py [--fill] [--neural] [--seeds 100] [--table FILE] [--ray PYTHON]
+    python benchmarks/auto.py [--fill] [--neural] [--sets NAME …] [--rows N] [--seeds 100] [--table FILE] [--ray PYTHON]
 
 `--fill` adds trainings that the table does not have yet: 40 settings on each of 14 real sets at every rung (1/9, 1/3
 and all of the training rows). These are quick trainings: two families of classifiers, TF-IDF with logistic regression
 (`technique: plain`) and logistic regression on latent semantic analysis (`lsa`). They are not trainings of language
 models; `--neural` makes and replays those in a table of its own, LoRA on SmolLM2 by the project's own recipe, which
-takes hours. A table keeps right and wrong of each validation and test row as bits, and no texts.
+takes hours, or some minutes a set with `--rows 90`. A table keeps right and wrong of each validation and test row as bits, and no texts.
 
 Searchers then replay the table, each with a hundred seeds. The space is the table's grid, the same for all. A training
 costs its share, and one that goes on pays the difference, for all searchers that have rungs. Regret is the best
@@ -231,6 +231,10 @@ class GridSpace:
     def refuses(self, settings: Mapping[str, Any]) -> str:
         """Nothing is refused."""
         return ""
+
+    def identify(self, settings: Mapping[str, Any]) -> str:
+        """All settings of the grid differ."""
+        return _identify(settings)
 
 
 class Standing:
@@ -469,10 +473,11 @@ def _identify(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def fill_neural_table(path: Path) -> None:
+def fill_neural_table(path: Path, sets: Sequence[str], rows: int | None) -> None:
     """Train SmolLM2 in LoRA by the recipe that `luthier new` proposes, on shares of its rows, and write each result.
 
-    The report's test rows are halved: the even ones choose, the odd ones test.
+    The report's test rows are halved: the even ones choose, the odd ones test. `rows` are trained on where given, and a
+    third more are held out.
     """
     import yaml
 
@@ -480,10 +485,12 @@ def fill_neural_table(path: Path) -> None:
 
     known = pl.read_parquet(path) if path.is_file() else None
     have = set() if known is None else set(zip(known["set"], known["settings"], known["rung"], strict=True))
-    wanted = itertools.product(TABLES.items(), enumerate(SHARES), list_settings(NEURAL))
-    for (name, table), (rung, share), settings in wanted:
-        if not table.classes or (name, json.dumps(settings), rung) in have:
+    for chosen, (rung, share), settings in itertools.product(sets, enumerate(SHARES), list_settings(NEURAL)):
+        table, name = TABLES[chosen], chosen if rows is None else f"{chosen}, {rows} rows"
+        if (name, json.dumps(settings), rung) in have:
             continue
+        if rows is not None:
+            table = table._replace(train=rows, test=rows + rows // 3)
         bench = Bench(name, table, cache_folder() / "auto" / re.sub(r"\W+", "-", name), SEED)
         arm = {
             "technique": {"kind": "lora", "r": settings["technique.r"]},
@@ -505,6 +512,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fill", action="store_true", help="make the trainings that the table lacks")
     parser.add_argument("--neural", action="store_true", help="LoRA on SmolLM2 in a table of its own: takes hours")
+    parser.add_argument("--sets", nargs="+", choices=TABLES, help="sets that --neural trains on; all with labels if left out")
+    parser.add_argument("--rows", type=int, help="training rows of a set that --neural takes, instead of the set's own")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--table", type=Path, help="where the table is kept, instead of benchmarks/results")
     parser.add_argument("--ray", type=Path, help="Python of an environment with Ray Tune")
@@ -514,7 +523,10 @@ def main() -> None:
     if options.fill:
         if not DATA.is_dir():
             sys.exit(f"the real data is not beside the repository: {DATA}")
-        (fill_neural_table if options.neural else fill_table)(path)
+        if options.neural:
+            fill_neural_table(path, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows)
+        else:
+            fill_table(path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     lines = pl.read_parquet(path)
     complete = len(list_settings(grids)) * len(SHARES)
