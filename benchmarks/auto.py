@@ -6,7 +6,8 @@
 and all of the training rows). These are quick trainings: two families of classifiers, TF-IDF with logistic regression
 (`technique: plain`) and logistic regression on latent semantic analysis (`lsa`). They are not trainings of language
 models; `--neural` makes and replays those in a table of its own, LoRA on SmolLM2 by the project's own recipe, which
-takes hours, or some minutes a set with `--rows 90`. A table keeps right and wrong of each validation and test row as bits, and no texts.
+takes hours, or some ten minutes of a quiet machine a set with `--rows 90`. A table keeps right and wrong of each
+validation and test row as bits, and no texts.
 
 Searchers then replay the table, each with a hundred seeds. The space is the table's grid, the same for all. A training
 costs its share, and one that goes on pays the difference, for all searchers that have rungs. Regret is the best
@@ -512,7 +513,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fill", action="store_true", help="make the trainings that the table lacks")
     parser.add_argument("--neural", action="store_true", help="LoRA on SmolLM2 in a table of its own: takes hours")
-    parser.add_argument("--sets", nargs="+", choices=TABLES, help="sets that --neural trains on; all with labels if left out")
+    parser.add_argument(
+        "--sets", nargs="+", choices=TABLES, help="sets that --neural trains on; all with labels if left out"
+    )
     parser.add_argument("--rows", type=int, help="training rows of a set that --neural takes, instead of the set's own")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--table", type=Path, help="where the table is kept, instead of benchmarks/results")
@@ -524,7 +527,9 @@ def main() -> None:
         if not DATA.is_dir():
             sys.exit(f"the real data is not beside the repository: {DATA}")
         if options.neural:
-            fill_neural_table(path, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows)
+            fill_neural_table(
+                path, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows
+            )
         else:
             fill_table(path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

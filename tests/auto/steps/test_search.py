@@ -22,36 +22,8 @@ from luthier.models.load import get_model_name, get_training_data, is_tuned
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.tune.techniques.plain import PlainTechnique
-from workshop import own_cache, small_recipe, tickets, write_csv
-
-RECIPE = """\
-luthier: 1
-name: tickets
-seed: 3
-steps:
-  data:
-    kind: prepare
-    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    ops: [normalize, exact_dedup]
-    split: {test: 60, validation: 60}
-  tune: {kind: tune, data: data, technique: {kind: plain, c: 0.01}}
-  best:
-    kind: search
-    of: tune
-    over: {technique.c: {low: 0.01, high: 100, log: true}, technique.words: [1, 2]}
-    metric: macro_f1
-    budget: 3
-    finalists: 2
-"""
-COUNT = 300
-
-
-def write_recipe(folder: Path, text: str = RECIPE, rows: int = COUNT) -> Path:
-    """A folder with tickets and a recipe that searches."""
-    folder.mkdir(exist_ok=True)
-    write_csv(folder / "tickets.csv", tickets(rows))
-    (folder / "recipe.yaml").write_text(text)
-    return folder / "recipe.yaml"
+from search_recipe import RECIPE, files_of, run_command, write_recipe
+from workshop import own_cache, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +41,6 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe,
 def change(recipe: Recipe, *overrides: str) -> Recipe:
     """The recipe with overrides, over the same store."""
     return Recipe.load(recipe.file, overrides)
-
-
-def files_of(artifact: Artifact) -> dict[str, str]:
-    """The digest of each file."""
-    return {entry.path: entry.digest for entry in artifact.manifest.files}
 
 
 def test_it_makes_a_model_with_the_table_of_its_trials(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
@@ -166,15 +133,6 @@ def test_one_worker_and_two_choose_the_same(tmp_path: Path) -> None:
         made.append(recipe.run(progress=False)["best"].artifact)
     assert made[0].digest == made[1].digest
     assert files_of(made[0]) == files_of(made[1])
-
-
-def run_command(folder: Path, cache: Path) -> subprocess.Popen[str]:
-    """`luthier run` in a folder."""
-    environment = {**os.environ, "LUTHIER_CACHE": own_cache(cache)}
-    command = [sys.executable, "-m", "luthier", "run", "recipe.yaml"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
 
 
 @pytest.mark.slow

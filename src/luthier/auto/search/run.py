@@ -99,6 +99,7 @@ class SearchRun:
         self._step, self._work = step, work
         self._steps = work.children.steps
         self._of = require_tune(step.of, self._steps)
+        step.check_workers(self._of)
         self._data = _require_data(work.inputs["of"])
         self._counter = WorkCounter(base=work.inputs.get("model"), recipe_dir=work.recipe_dir)
         self._space = step.build_space(self._steps, _describe_base(work.inputs.get("model")))
@@ -210,7 +211,8 @@ class SearchRun:
         whole = tune if seed is None else tune.model_copy(update={"seed": seed})
         model, report = f"{prefix}-tune", f"{prefix}-{split}"
         steps[model] = self._shorten(whole, request.share, rows)
-        steps[report] = self._step.evaluation(self._of.data, model, split)
+        evaluation = self._step.evaluation(self._of.data, model, split)
+        steps[report] = evaluation.model_copy(update={"on": self._of.on})
         return _Children(steps, report)
 
     def _apply(self, settings: Mapping[str, Any]) -> tuple[Tune, dict[str, Step]]:

@@ -5,7 +5,8 @@ of which those left out are the part's own), or `auto`, which is what the part's
 [lora, plain]` opens a branch for each technique, which brings its own search space and learning rate; other entries
 narrow or widen it, and a list of one value fixes a setting. With nothing in `over`, the searched step's technique,
 objective and optimizer are searched with their own spaces. In a list of parts a kind stands for the part:
-`data.ops.quality: [true, false]` tries the operator and its absence. A setting of an absent operator changes nothing, and what differs in such settings alone is one trial.
+`data.ops.quality: [true, false]` tries the operator and its absence. A setting of an absent operator changes nothing,
+and settings that differ in such alone are one trial.
 
 The settings of a trial are flat: `{"technique": "lora", "technique.r": 16, "data.ops.quality": true}`. Validation and
 test rows are those of the searched step's own data, before any option; an option that decides who is held out is

@@ -108,18 +108,18 @@ class ModelSearch(Step):
     probes: tuple[Probe, ...] = ()
     """Further measures of each finalist, for `aims` and `constraints`."""
     workers: Annotated[int, Field(ge=1, le=64), NotHashed()] = 1
-    """Trials of a rung that run at once, each in processes of its own; the same trials are chosen with any number."""
+    """Trials of a rung that run at once: jobs where `of` says by `on` where it is made, such as `on: ray`, else in
+    processes of their own. The same trials are chosen with any number."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that each trial computes with, in a process of its own; all processors, in the search's process, when not
-    given. Sums depend on it, so that it is a part of what is searched; more than one worker needs it."""
+    given. Sums depend on it, so that it is a part of what is searched; more than one worker on this machine needs
+    it."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         from luthier.auto.search.pareto import find_contradiction, make_aim
         from luthier.auto.search.preference import parse_preference
 
-        if self.workers > 1 and self.threads is None:
-            raise ValueError(f"{self.workers} workers share the processors: give each trial its `threads`")
         if why := find_contradiction(self.constraints):
             raise ValueError(f"{why}; leave one of them out")
         for number, name in enumerate(self.aims):
@@ -191,7 +191,7 @@ class ModelSearch(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """The budget times what `of` takes, and the finalists' trainings; refuse what cannot be searched."""
-        require_tune(self.of, {self.of: plan_context.upstream["of"]})
+        self.check_workers(require_tune(self.of, {self.of: plan_context.upstream["of"]}))
         known = plan_context.forecasts.get("of", StepCostEstimate())
         self._check_splits(plan_context)
         if isinstance(self.budget, str):
@@ -206,6 +206,13 @@ class ModelSearch(Step):
             peak_bytes=known.peak_bytes,
             how=f"{times} for trials, and {further} at most for finalists",
         )
+
+    def check_workers(self, of: Step) -> None:
+        """`RecipeError` where workers would share the processors of this machine as it comes."""
+        if self.workers > 1 and self.threads is None and of.on is None:
+            what = f"{self.workers} workers share the processors: give each trial its `threads`"
+            hint = f"write `threads: 1`, or let {self.of!r} be made elsewhere by `on`"
+            raise RecipeError(what, where=SourceLocation(field="workers"), hint=hint)
 
     def _work(self) -> str:
         return f"{self.budget} and at most {self._count_finalist_trainings()}"
