@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from luthier.core.artifact import Artifact
+from luthier.tune.techniques.plain import PlainTechnique
 from workshop import own_cache, tickets, write_csv
 
 RECIPE = """\
@@ -28,6 +33,34 @@ steps:
     metric: macro_f1
     budget: 3
     finalists: 2
+"""
+LORA = """\
+luthier: 1
+name: tickets
+seed: 3
+model: tiny-model
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
+    ops: [normalize, exact_dedup]
+    split: {test: 30, validation: 30}
+  tune:
+    kind: tune
+    data: data
+    technique: {kind: lora, r: 4}
+    batch_size: 8
+    learning_rate: 1.0e-2
+    dtype: float32
+  best:
+    kind: search
+    of: tune
+    over: {technique: [lora, plain], learning_rate: [1.0e-3, 1.0e-2]}
+    metric: accuracy
+    budget: 3
+    finalists: 1
+    seeds: 1
+  report: {kind: evaluate, data: data, model: best, tasks: []}
 """
 COUNT = 300
 
@@ -52,3 +85,15 @@ def run_command(folder: Path, cache: Path, *overrides: str) -> subprocess.Popen[
     return subprocess.Popen(
         command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
+
+
+def break_fit(monkeypatch: pytest.MonkeyPatch, error: Callable[[PlainTechnique], BaseException | None]) -> None:
+    """Let trainings end with an error where there is one."""
+    fit = PlainTechnique.fit
+
+    def break_it(self: PlainTechnique, *given: Any) -> Any:
+        if (found := error(self)) is not None:
+            raise found
+        return fit(self, *given)
+
+    monkeypatch.setattr(PlainTechnique, "fit", break_it)

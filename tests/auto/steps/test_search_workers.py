@@ -20,8 +20,7 @@ from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.executors.process import StepProcess
 from luthier.recipe.planner import PlannedStep, RecipePlan
 from luthier.recipe.schema import Recipe
-from luthier.tune.techniques.plain import PlainTechnique
-from search_recipe import files_of, run_command, write_recipe
+from search_recipe import break_fit, files_of, run_command, write_recipe
 from workshop import own_cache
 
 SMALL = (
@@ -99,14 +98,7 @@ def test_trials_go_where_the_command_line_places_the_searched_step(tmp_path: Pat
 
 
 def test_a_trial_that_fails_elsewhere_is_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit = PlainTechnique.fit
-
-    def fail(self: PlainTechnique, *given: Any) -> Any:
-        if self.words == 1:
-            raise MemoryError
-        return fit(self, *given)
-
-    monkeypatch.setattr(PlainTechnique, "fit", fail)
+    break_fit(monkeypatch, lambda technique: MemoryError() if technique.words == 1 else None)
     placed = ("steps.tune.on={kind: test_elsewhere}", "steps.best.workers=4")
     best = Recipe.load(write_recipe(tmp_path / "here"), [*SMALL, *placed]).run(progress=False)["best"].artifact
     failed = {row.settings["technique.words"]: row.failed for row in read_trials(best) if row.failed}
