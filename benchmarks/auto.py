@@ -1,6 +1,7 @@
 """How good is the search of settings under a budget? Searchers replay a table of real trainings.
 
     python benchmarks/auto.py [--fill] [--neural] [--sets NAME …] [--rows N] [--seeds 100] [--table FILE] [--ray PYTHON]
+                               [--syne PYTHON]
 
 `--fill` adds trainings that the table does not have yet: 40 settings on each of 14 real sets at every rung (1/9, 1/3
 and all of the training rows). These are quick trainings: two families of classifiers, TF-IDF with logistic regression
@@ -21,6 +22,8 @@ at which a searcher's mean regret falls to that of ours at eight runs, and the s
 - `hyperband`: Optuna's TPE with its `HyperbandPruner`.
 - `asha`: asynchronous successive halving as published (Li et al. 2020), one worker, reduction factor 3.
 - `ray`: Ray Tune's ASHA, where `--ray` names the Python of an environment that has it (`auto_ray.py`).
+- `syne`, `syne-cqr`: Syne Tune's ASHA on random settings and on those of its quantile regression, where `--syne` names
+  the Python of an environment that has it (`auto_syne.py`).
 
 Needs `../shared/data`; four sets come from packages of the package index.
 """
@@ -365,10 +368,10 @@ def search_by_asha(table: SetTable, seed: int, budget: float) -> tuple[Standing,
         rungs[rung].append(place)
 
 
-def search_by_ray(python: Path, tables: Sequence[SetTable], seeds: int) -> list[tuple[SetTable, Standing]]:
-    """Ray Tune's ASHA in an environment of its own."""
-    asked = {"seeds": seeds, "values": {table.name: table.values.tolist() for table in tables}}
-    command = [str(python), str(Path(__file__).parent / "auto_ray.py")]
+def search_elsewhere(command: Sequence[str], tables: Sequence[SetTable], seeds: int) -> list[tuple[SetTable, Standing]]:
+    """A searcher in an environment of its own, which says what it trains in order."""
+    values = {table.name: table.values.tolist() for table in tables}
+    asked = {"seeds": seeds, "settings": tables[0].settings, "values": values}
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
     answers, found = json.loads(done.stdout), []
     for table in tables:
@@ -389,8 +392,8 @@ PEERS: Mapping[str, Searcher] = {
 }
 
 
-def replay(tables: Sequence[SetTable], seeds: int, ray: Path | None) -> None:
-    """Print what each searcher reaches."""
+def replay(tables: Sequence[SetTable], seeds: int, elsewhere: Mapping[str, Sequence[str]]) -> None:
+    """Print what each searcher reaches, also those in environments of their own, by the commands that start them."""
     ours: dict[float, list[tuple[float, float, float, str]]] = {}
     for budget in BUDGETS:
         found = ours[budget] = []
@@ -411,8 +414,8 @@ def replay(tables: Sequence[SetTable], seeds: int, ray: Path | None) -> None:
     for name, searcher in PEERS.items():
         runs = [(table, searcher(table, seed, MOST_SPENT)[0]) for table in tables for seed in range(seeds)]
         _print_peer(name, runs, ours)
-    if ray is not None:
-        _print_peer("ray", search_by_ray(ray, tables, seeds), ours)
+    for name, command in elsewhere.items():
+        _print_peer(name, search_elsewhere(command, tables, seeds), ours)
 
 
 def _print_peer(
@@ -520,6 +523,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--table", type=Path, help="where the table is kept, instead of benchmarks/results")
     parser.add_argument("--ray", type=Path, help="Python of an environment with Ray Tune")
+    parser.add_argument("--syne", type=Path, help="Python of an environment with Syne Tune")
     options = parser.parse_args()
     grids = NEURAL if options.neural else QUICK
     path = options.table or RESULTS / ("auto_table_neural.parquet" if options.neural else "auto_table.parquet")
@@ -544,7 +548,14 @@ def main() -> None:
         told = {"set": table.name, "rows": len(table.rows[0, 0]), "best": round(float(table.values[best, -1]), 3)}
         default = table.find(GridSpace(grids).default)
         print(json.dumps({**told, "setting": table.settings[best], "default_regret": round(table.regret(default), 2)}))
-    replay(tables, options.seeds, options.ray)
+    elsewhere = {"ray": [options.ray, "auto_ray.py"], "syne": [options.syne, "auto_syne.py"]}
+    elsewhere["syne-cqr"] = [*elsewhere["syne"], "--cqr"]
+    commands = {
+        name: [str(python), str(Path(__file__).parent / script), *words]
+        for name, (python, script, *words) in elsewhere.items()
+        if python is not None
+    }
+    replay(tables, options.seeds, commands)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from luthier.core.step import (
     StepContext,
     StepCostEstimate,
 )
+from luthier.core.timings import read_machine_timings
 from luthier.data.steps.prepare import Prepare
 from luthier.eval.probe import Probe
 from luthier.eval.steps.evaluate import Evaluate
@@ -199,13 +200,39 @@ class ModelSearch(Step):
         further = self._count_finalist_trainings()
         if known.seconds is None:
             return replace(known, tokens=None, how=f"unknown until {self.of!r} is made: {self._work()} times as long")
-        seconds = (self.budget + further) * known.seconds
-        times = f"{self.budget:g} trainings of {self.of!r} ({format_elapsed_time(known.seconds)} each)"
+        each, how = self._estimate_unit(known.seconds, plan_context)
+        times = f"{self.budget:g} trainings of {self.of!r} with an evaluation ({format_elapsed_time(each)} each{how})"
         return StepCostEstimate(
-            seconds=seconds,
+            seconds=(self.budget + further) * each,
             peak_bytes=known.peak_bytes,
             how=f"{times} for trials, and {further} at most for finalists",
         )
+
+    def _estimate_unit(self, training_s: float, plan_context: PlanContext) -> tuple[float, str]:
+        """Seconds of one training of `of` with its evaluation, given those of the training, and how they are known:
+        by what trials of the last search took, else by what an evaluation is expected to take."""
+        measured = plan_context.history.get("measures", {})
+        work = measured.get("work", 0.0) * measured.get("of_s", 0.0)
+        if work > 0:
+            return training_s * measured["trial_s"] / work, "; as in the last search"
+        return training_s + self._estimate_evaluation(plan_context), ""
+
+    def _estimate_evaluation(self, plan_context: PlanContext) -> float:
+        """Seconds of an evaluation on validation rows, as far as `of` is made; 0 else."""
+        from luthier.models.load import get_training_data
+
+        made = plan_context.inputs.get("of")
+        data = get_training_data(made) if made is not None else None
+        if made is None or data is None:
+            return 0.0
+        of = require_tune(self.of, {self.of: plan_context.upstream["of"]})
+        context = PlanContext(
+            inputs={"data": data, "model": made},
+            upstream={"model": of},
+            recipe_dir=plan_context.recipe_dir,
+            paces=read_machine_timings("evaluate"),
+        )
+        return self.evaluation(of.data, self.of, YARDSTICK).estimate_cost(context).seconds or 0.0
 
     def check_workers(self, of: Step) -> None:
         """`RecipeError` where workers would share the processors of this machine as it comes."""
