@@ -1,7 +1,7 @@
 """How good is the search of settings under a budget? Searchers replay a table of real trainings.
 
-    python benchmarks/auto.py [--fill] [--neural] [--sets NAME …] [--rows N] [--seeds 100] [--table FILE] [--ray PYTHON]
-                               [--syne PYTHON]
+    python benchmarks/auto.py [--fill] [--neural] [--sets NAME …] [--rows N] [--ranks N …] [--seeds 100]
+                               [--table FILE] [--ray PYTHON] [--syne PYTHON]
 
 `--fill` adds trainings that the table does not have yet: 40 settings on each of 14 real sets at every rung (1/9, 1/3
 and all of the training rows). These are quick trainings: two families of classifiers, TF-IDF with logistic regression
@@ -22,8 +22,7 @@ at which a searcher's mean regret falls to that of ours at eight runs, and the s
 - `hyperband`: Optuna's TPE with its `HyperbandPruner`.
 - `asha`: asynchronous successive halving as published (Li et al. 2020), one worker, reduction factor 3.
 - `ray`: Ray Tune's ASHA, where `--ray` names the Python of an environment that has it (`auto_ray.py`).
-- `syne`, `syne-cqr`: Syne Tune's ASHA on random settings and on those of its quantile regression, where `--syne` names
-  the Python of an environment that has it (`auto_syne.py`).
+- `syne`: Syne Tune's ASHA, where `--syne` names the Python of an environment that has it (`auto_syne.py`).
 
 Needs `../shared/data`; four sets come from packages of the package index.
 """
@@ -230,7 +229,9 @@ class GridSpace:
             for name, grid in grids.items()
         }
         first = next(iter(grids))
-        self.default = {"technique": first, **DEFAULTS[first]}
+        default = {"technique": first, **DEFAULTS[first]}
+        settings = list_settings(grids)
+        self.default = default if default in settings else settings[len(settings) // 2]
 
     def refuses(self, settings: Mapping[str, Any]) -> str:
         """Nothing is refused."""
@@ -477,7 +478,7 @@ def _identify(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def fill_neural_table(path: Path, sets: Sequence[str], rows: int | None) -> None:
+def fill_neural_table(path: Path, grids: Grids, sets: Sequence[str], rows: int | None) -> None:
     """Train SmolLM2 in LoRA by the recipe that `luthier new` proposes, on shares of its rows, and write each result.
 
     The report's test rows are halved: the even ones choose, the odd ones test. `rows` are trained on where given, and a
@@ -489,7 +490,7 @@ def fill_neural_table(path: Path, sets: Sequence[str], rows: int | None) -> None
 
     known = pl.read_parquet(path) if path.is_file() else None
     have = set() if known is None else set(zip(known["set"], known["settings"], known["rung"], strict=True))
-    for chosen, (rung, share), settings in itertools.product(sets, enumerate(SHARES), list_settings(NEURAL)):
+    for chosen, (rung, share), settings in itertools.product(sets, enumerate(SHARES), list_settings(grids)):
         table, name = TABLES[chosen], chosen if rows is None else f"{chosen}, {rows} rows"
         if (name, json.dumps(settings), rung) in have:
             continue
@@ -520,12 +521,13 @@ def main() -> None:
         "--sets", nargs="+", choices=TABLES, help="sets that --neural trains on; all with labels if left out"
     )
     parser.add_argument("--rows", type=int, help="training rows of a set that --neural takes, instead of the set's own")
+    parser.add_argument("--ranks", type=int, nargs="+", default=NEURAL["lora"]["r"], help="ranks that --neural tries")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--table", type=Path, help="where the table is kept, instead of benchmarks/results")
     parser.add_argument("--ray", type=Path, help="Python of an environment with Ray Tune")
     parser.add_argument("--syne", type=Path, help="Python of an environment with Syne Tune")
     options = parser.parse_args()
-    grids = NEURAL if options.neural else QUICK
+    grids = {"lora": {**NEURAL["lora"], "r": tuple(options.ranks)}} if options.neural else QUICK
     path = options.table or RESULTS / ("auto_table_neural.parquet" if options.neural else "auto_table.parquet")
     if options.fill:
         if not DATA.is_dir():
@@ -537,22 +539,22 @@ def main() -> None:
         else:
             fill_table(path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    lines = pl.read_parquet(path)
-    complete = len(list_settings(grids)) * len(SHARES)
+    settings = list_settings(grids)
+    lines = pl.read_parquet(path).filter(pl.col("settings").is_in([json.dumps(one) for one in settings]))
+    complete = len(settings) * len(SHARES)
     names = [name for name in lines["set"].unique(maintain_order=True) if (lines["set"] == name).sum() == complete]
     tables = [SetTable(name, lines, grids) for name in names]
-    print(f"{len(tables)} sets x {len(list_settings(grids))} settings x {len(SHARES)} rungs, {options.seeds} seeds")
+    print(f"{len(tables)} sets x {len(settings)} settings x {len(SHARES)} rungs, {options.seeds} seeds")
     print(f"techniques: {', '.join(grids)}" + ("" if options.neural else " (quick ones; no language model is trained)"))
     for table in tables:
         best = int(table.values[:, -1].argmax())
         told = {"set": table.name, "rows": len(table.rows[0, 0]), "best": round(float(table.values[best, -1]), 3)}
         default = table.find(GridSpace(grids).default)
         print(json.dumps({**told, "setting": table.settings[best], "default_regret": round(table.regret(default), 2)}))
-    elsewhere = {"ray": [options.ray, "auto_ray.py"], "syne": [options.syne, "auto_syne.py"]}
-    elsewhere["syne-cqr"] = [*elsewhere["syne"], "--cqr"]
+    elsewhere = {"ray": (options.ray, "auto_ray.py"), "syne": (options.syne, "auto_syne.py")}
     commands = {
-        name: [str(python), str(Path(__file__).parent / script), *words]
-        for name, (python, script, *words) in elsewhere.items()
+        name: [str(python), str(Path(__file__).parent / script)]
+        for name, (python, script) in elsewhere.items()
         if python is not None
     }
     replay(tables, options.seeds, commands)

@@ -99,7 +99,6 @@ class SearchRun:
         self._step, self._work = step, work
         self._steps = work.children.steps
         self._of = require_tune(step.of, self._steps)
-        step.check_workers(self._of)
         self._data = _require_data(work.inputs["of"])
         self._counter = WorkCounter(base=work.inputs.get("model"), recipe_dir=work.recipe_dir)
         self._space = step.build_space(self._steps, _describe_base(work.inputs.get("model")))

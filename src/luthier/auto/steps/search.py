@@ -155,6 +155,7 @@ class ModelSearch(Step):
 
     def list_children(self, steps: Mapping[str, Step]) -> Iterable[Step]:
         """The trainings and evaluations: each branch, and each value that is tried, once."""
+        self._check_workers(require_tune(self.of, steps))
         _check_held_out(steps)
         yield self.evaluation("data", "model", TEST)
         space = self.build_space(steps)
@@ -192,7 +193,7 @@ class ModelSearch(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """The budget times what `of` takes, and the finalists' trainings; refuse what cannot be searched."""
-        self.check_workers(require_tune(self.of, {self.of: plan_context.upstream["of"]}))
+        require_tune(self.of, {self.of: plan_context.upstream["of"]})
         known = plan_context.forecasts.get("of", StepCostEstimate())
         self._check_splits(plan_context)
         if isinstance(self.budget, str):
@@ -234,7 +235,7 @@ class ModelSearch(Step):
         )
         return self.evaluation(of.data, self.of, YARDSTICK).estimate_cost(context).seconds or 0.0
 
-    def check_workers(self, of: Step) -> None:
+    def _check_workers(self, of: Step) -> None:
         """`RecipeError` where workers would share the processors of this machine as it comes."""
         if self.workers > 1 and self.threads is None and of.on is None:
             what = f"{self.workers} workers share the processors: give each trial its `threads`"
