@@ -140,7 +140,8 @@ def test_processes_stay_for_further_trials_and_end_with_the_search(
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_costs_one_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make, killed = StepProcess.make, []
+    make = StepProcess.make
+    killed: list[str] = []
 
     def kill(self: StepProcess, *given: Any) -> Any:
         if given[0].step == "1-tune" and not killed:
