@@ -534,7 +534,7 @@ def main() -> None:
             sys.exit(f"the real data is not beside the repository: {DATA}")
         if options.neural:
             fill_neural_table(
-                path, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows
+                path, grids, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows
             )
         else:
             fill_table(path)
