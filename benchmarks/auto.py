@@ -1,12 +1,14 @@
 """How good is the search of settings under a budget? Searchers replay a table of real trainings.
 
-    python benchmarks/auto.py [--fill] [--neural] [--seeds 100] [--table FILE] [--ray PYTHON]
+    python benchmarks/auto.py [--fill] [--neural] [--sets NAME …] [--rows N] [--ranks N …] [--seeds 100]
+                               [--table FILE] [--ray PYTHON] [--syne PYTHON]
 
 `--fill` adds trainings that the table does not have yet: 40 settings on each of 14 real sets at every rung (1/9, 1/3
 and all of the training rows). These are quick trainings: two families of classifiers, TF-IDF with logistic regression
 (`technique: plain`) and logistic regression on latent semantic analysis (`lsa`). They are not trainings of language
 models; `--neural` makes and replays those in a table of its own, LoRA on SmolLM2 by the project's own recipe, which
-takes hours. A table keeps right and wrong of each validation and test row as bits, and no texts.
+takes hours, or some ten minutes of a quiet machine a set with `--rows 90`. A table keeps right and wrong of each
+validation and test row as bits, and no texts.
 
 Searchers then replay the table, each with a hundred seeds. The space is the table's grid, the same for all. A training
 costs its share, and one that goes on pays the difference, for all searchers that have rungs. Regret is the best
@@ -20,6 +22,7 @@ at which a searcher's mean regret falls to that of ours at eight runs, and the s
 - `hyperband`: Optuna's TPE with its `HyperbandPruner`.
 - `asha`: asynchronous successive halving as published (Li et al. 2020), one worker, reduction factor 3.
 - `ray`: Ray Tune's ASHA, where `--ray` names the Python of an environment that has it (`auto_ray.py`).
+- `syne`: Syne Tune's ASHA, where `--syne` names the Python of an environment that has it (`auto_syne.py`).
 
 Needs `../shared/data`; four sets come from packages of the package index.
 """
@@ -226,11 +229,17 @@ class GridSpace:
             for name, grid in grids.items()
         }
         first = next(iter(grids))
-        self.default = {"technique": first, **DEFAULTS[first]}
+        default = {"technique": first, **DEFAULTS[first]}
+        settings = list_settings(grids)
+        self.default = default if default in settings else settings[len(settings) // 2]
 
     def refuses(self, settings: Mapping[str, Any]) -> str:
         """Nothing is refused."""
         return ""
+
+    def identify(self, settings: Mapping[str, Any]) -> str:
+        """All settings of the grid differ."""
+        return _identify(settings)
 
 
 class Standing:
@@ -360,10 +369,10 @@ def search_by_asha(table: SetTable, seed: int, budget: float) -> tuple[Standing,
         rungs[rung].append(place)
 
 
-def search_by_ray(python: Path, tables: Sequence[SetTable], seeds: int) -> list[tuple[SetTable, Standing]]:
-    """Ray Tune's ASHA in an environment of its own."""
-    asked = {"seeds": seeds, "values": {table.name: table.values.tolist() for table in tables}}
-    command = [str(python), str(Path(__file__).parent / "auto_ray.py")]
+def search_elsewhere(command: Sequence[str], tables: Sequence[SetTable], seeds: int) -> list[tuple[SetTable, Standing]]:
+    """A searcher in an environment of its own, which says what it trains in order."""
+    values = {table.name: table.values.tolist() for table in tables}
+    asked = {"seeds": seeds, "settings": tables[0].settings, "values": values}
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=True)
     answers, found = json.loads(done.stdout), []
     for table in tables:
@@ -384,8 +393,8 @@ PEERS: Mapping[str, Searcher] = {
 }
 
 
-def replay(tables: Sequence[SetTable], seeds: int, ray: Path | None) -> None:
-    """Print what each searcher reaches."""
+def replay(tables: Sequence[SetTable], seeds: int, elsewhere: Mapping[str, Sequence[str]]) -> None:
+    """Print what each searcher reaches, also those in environments of their own, by the commands that start them."""
     ours: dict[float, list[tuple[float, float, float, str]]] = {}
     for budget in BUDGETS:
         found = ours[budget] = []
@@ -406,8 +415,8 @@ def replay(tables: Sequence[SetTable], seeds: int, ray: Path | None) -> None:
     for name, searcher in PEERS.items():
         runs = [(table, searcher(table, seed, MOST_SPENT)[0]) for table in tables for seed in range(seeds)]
         _print_peer(name, runs, ours)
-    if ray is not None:
-        _print_peer("ray", search_by_ray(ray, tables, seeds), ours)
+    for name, command in elsewhere.items():
+        _print_peer(name, search_elsewhere(command, tables, seeds), ours)
 
 
 def _print_peer(
@@ -469,10 +478,11 @@ def _identify(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def fill_neural_table(path: Path) -> None:
+def fill_neural_table(path: Path, grids: Grids, sets: Sequence[str], rows: int | None) -> None:
     """Train SmolLM2 in LoRA by the recipe that `luthier new` proposes, on shares of its rows, and write each result.
 
-    The report's test rows are halved: the even ones choose, the odd ones test.
+    The report's test rows are halved: the even ones choose, the odd ones test. `rows` are trained on where given, and a
+    third more are held out.
     """
     import yaml
 
@@ -480,10 +490,12 @@ def fill_neural_table(path: Path) -> None:
 
     known = pl.read_parquet(path) if path.is_file() else None
     have = set() if known is None else set(zip(known["set"], known["settings"], known["rung"], strict=True))
-    wanted = itertools.product(TABLES.items(), enumerate(SHARES), list_settings(NEURAL))
-    for (name, table), (rung, share), settings in wanted:
-        if not table.classes or (name, json.dumps(settings), rung) in have:
+    for chosen, (rung, share), settings in itertools.product(sets, enumerate(SHARES), list_settings(grids)):
+        table, name = TABLES[chosen], chosen if rows is None else f"{chosen}, {rows} rows"
+        if (name, json.dumps(settings), rung) in have:
             continue
+        if rows is not None:
+            table = table._replace(train=rows, test=rows + rows // 3)
         bench = Bench(name, table, cache_folder() / "auto" / re.sub(r"\W+", "-", name), SEED)
         arm = {
             "technique": {"kind": "lora", "r": settings["technique.r"]},
@@ -505,29 +517,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fill", action="store_true", help="make the trainings that the table lacks")
     parser.add_argument("--neural", action="store_true", help="LoRA on SmolLM2 in a table of its own: takes hours")
+    parser.add_argument(
+        "--sets", nargs="+", choices=TABLES, help="sets that --neural trains on; all with labels if left out"
+    )
+    parser.add_argument("--rows", type=int, help="training rows of a set that --neural takes, instead of the set's own")
+    parser.add_argument("--ranks", type=int, nargs="+", default=NEURAL["lora"]["r"], help="ranks that --neural tries")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--table", type=Path, help="where the table is kept, instead of benchmarks/results")
     parser.add_argument("--ray", type=Path, help="Python of an environment with Ray Tune")
+    parser.add_argument("--syne", type=Path, help="Python of an environment with Syne Tune")
     options = parser.parse_args()
-    grids = NEURAL if options.neural else QUICK
+    grids = {"lora": {**NEURAL["lora"], "r": tuple(options.ranks)}} if options.neural else QUICK
     path = options.table or RESULTS / ("auto_table_neural.parquet" if options.neural else "auto_table.parquet")
     if options.fill:
         if not DATA.is_dir():
             sys.exit(f"the real data is not beside the repository: {DATA}")
-        (fill_neural_table if options.neural else fill_table)(path)
+        if options.neural:
+            fill_neural_table(
+                path, grids, options.sets or [name for name, table in TABLES.items() if table.classes], options.rows
+            )
+        else:
+            fill_table(path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    lines = pl.read_parquet(path)
-    complete = len(list_settings(grids)) * len(SHARES)
+    settings = list_settings(grids)
+    lines = pl.read_parquet(path).filter(pl.col("settings").is_in([json.dumps(one) for one in settings]))
+    complete = len(settings) * len(SHARES)
     names = [name for name in lines["set"].unique(maintain_order=True) if (lines["set"] == name).sum() == complete]
     tables = [SetTable(name, lines, grids) for name in names]
-    print(f"{len(tables)} sets x {len(list_settings(grids))} settings x {len(SHARES)} rungs, {options.seeds} seeds")
+    print(f"{len(tables)} sets x {len(settings)} settings x {len(SHARES)} rungs, {options.seeds} seeds")
     print(f"techniques: {', '.join(grids)}" + ("" if options.neural else " (quick ones; no language model is trained)"))
     for table in tables:
         best = int(table.values[:, -1].argmax())
         told = {"set": table.name, "rows": len(table.rows[0, 0]), "best": round(float(table.values[best, -1]), 3)}
         default = table.find(GridSpace(grids).default)
         print(json.dumps({**told, "setting": table.settings[best], "default_regret": round(table.regret(default), 2)}))
-    replay(tables, options.seeds, options.ray)
+    elsewhere = {"ray": (options.ray, "auto_ray.py"), "syne": (options.syne, "auto_syne.py")}
+    commands = {
+        name: [str(python), str(Path(__file__).parent / script)]
+        for name, (python, script) in elsewhere.items()
+        if python is not None
+    }
+    replay(tables, options.seeds, commands)
 
 
 if __name__ == "__main__":

@@ -230,3 +230,15 @@ def postgres_database(postgres_server: str) -> str:
     with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql://postgres@/{name}?host={folder}"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte, mounted for the test."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "luthier-test", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a disk of one megabyte can only be mounted by root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)

@@ -1,9 +1,8 @@
-"""Real places to test with: an S3 server on loopback, a disk of one megabyte."""
+"""Real places to test with: an S3 server on loopback."""
 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import subprocess
 import sys
@@ -42,18 +41,6 @@ def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each ledger by its migrations."""
     if migrate := sys.modules.get("luthier.core.db.migrate"):
         monkeypatch.setattr(migrate, "_run", getattr(migrate._run, "once", migrate._run))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte, mounted for the test."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "luthier-test", str(place)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
-        pytest.skip("a disk of one megabyte can only be mounted by root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture(scope="session")

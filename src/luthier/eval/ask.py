@@ -6,6 +6,7 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, RecipeError
+from luthier.core.errors import DataError, ModelError, RecipeError
 from luthier.core.hashing import digest_of
 from luthier.eval.task import FIRST, SECOND, AnswerPair, HeldOutTask, Reply, build_answer_pair, group_by_conversation
 from luthier.eval.voice import EvalModel
@@ -86,7 +87,15 @@ class LocalEvalModel(EvalModel):
         return cls(lm, artifact.digest, question, name=name, title=title)
 
     def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        """Answer some rows of a task."""
+        """Answer some rows of a task; `ModelError` for a model whose probabilities are no numbers."""
+        replies = self._reply(examples, task)
+        scores = [one for reply in replies for one in (*(reply.scores or {}).values(), reply.logprob)]
+        if not all(one is None or math.isfinite(one) for one in scores):
+            hint = "its training has diverged: lower the learning rate"
+            raise ModelError("the model's probabilities are no numbers", hint=hint)
+        return replies
+
+    def _reply(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         if task.pairs:
             return self._prefer(examples)
         if self.lm.classes == (REWARD,):

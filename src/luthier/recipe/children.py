@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import Interrupted
@@ -11,14 +13,24 @@ from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import ChildPlan, Step
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 
+if TYPE_CHECKING:
+    from luthier.recipe.executor import Executor
+    from luthier.recipe.executors.process import ProcessPool
+
 
 class StepChildRunner:
-    """Plans and makes children of one step of a plan (`luthier.core.step.ChildRunner`)."""
+    """Plans and makes children of one step of a plan (`luthier.core.step.ChildRunner`).
+
+    A child is made by the executor that its field `on` names, else here. Used as a context, the processes that make
+    children end with it.
+    """
 
     def __init__(self, plan: RecipePlan, driver: PlannedStep, events: RunEventEmitter) -> None:
         self._plan, self._driver, self._events = plan, driver, events
         self._sentences = set[str]()
         """Sentences of children that were passed on."""
+        self._pools: dict[int, ProcessPool] = {}
+        """Processes that make children, by the threads that they compute with."""
 
     @property
     def steps(self) -> Mapping[str, Step]:
@@ -33,12 +45,10 @@ class StepChildRunner:
         return ChildPlan(digest=child.digest, cached=child.cached, forecasts={} if child.cached else costs)
 
     def make(self, steps: Mapping[str, Step], name: str, *, threads: int | None = None) -> Artifact:
-        """The artifact of one of some further steps, found or made with all that it reads: here, or in processes that
-        compute with so many threads. The names of those made are kept with the driving step's work until that is
-        finished."""
+        """The artifact of one of some further steps, found or made with all that it reads: where their `on` says, else
+        here, or in processes that compute with so many threads. The names of those made are kept with the driving
+        step's work until that is finished."""
         from luthier.recipe.executor import Placement
-        from luthier.recipe.executors.local import LocalExecutor
-        from luthier.recipe.executors.process import ProcessExecutor
         from luthier.recipe.runner import make_steps
 
         plan = self._build_plan(steps, name)
@@ -48,11 +58,25 @@ class StepChildRunner:
             if planned.name in steps and not planned.step.shared:
                 plan.store.record_child(self._driver.digest, planned.digest)
         try:
-            executor = LocalExecutor() if threads is None else ProcessExecutor(threads=threads)
-            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), Placement(executor))
+            own = {} if threads is None else self._place_in_processes(requested, threads)
+            done = make_steps(plan, requested, RunEventEmitter(self._listener(steps)), Placement(by_step=own))
         except Interrupted as error:
             raise KeyboardInterrupt from error  # what stops the run is no failure of the child
         return done[name].artifact
+
+    def _place_in_processes(self, requested: Sequence[PlannedStep], threads: int) -> Mapping[str, Executor]:
+        """The executor of the steps that name none."""
+        from luthier.recipe.executors.process import ProcessExecutor, ProcessPool
+
+        executor = ProcessExecutor.of_pool(self._pools.setdefault(threads, ProcessPool(threads)))
+        return {planned.name: executor for planned in requested if planned.step.on is None and not planned.step.shared}
+
+    def __enter__(self) -> StepChildRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for pool in self._pools.values():
+            pool.__exit__(kind, error, at)
 
     def _build_plan(self, steps: Mapping[str, Step], name: str) -> RecipePlan:
         from luthier.recipe.runner import gather_inputs

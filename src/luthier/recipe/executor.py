@@ -84,6 +84,13 @@ class Placement:
         assert isinstance(found, Executor), "members of the role are executors"
         return found
 
+    def place_driven_steps(self, recipe: Recipe) -> Recipe:
+        """The recipe in which the steps that others drive say by `on` where they are made: so do then their children,
+        wherever the driving step is made itself."""
+        driven = {other for name in recipe.steps if recipe.drives(name) for other in recipe.find_upstream(name)}
+        placed = {name: executor for name, executor in self.by_step.items() if name in driven and name in recipe.steps}
+        return recipe.with_overrides({f"steps.{name}.on": one.settings() for name, one in placed.items()})
+
     def check(self, recipe: Recipe) -> None:
         """`UnknownName` where a step is placed that the recipe does not have."""
         for name in self.by_step.keys() - recipe.all_steps().keys():

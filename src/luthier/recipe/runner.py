@@ -158,6 +158,7 @@ def run_recipe(
     set_thread_wait_policy()
     placement = placement or Placement()
     placement.check(recipe)
+    recipe = placement.place_driven_steps(recipe)
     events = events or RunEventEmitter()
     needed = recipe.needed(only)
     gather_inputs(recipe, needed, events)
@@ -261,7 +262,7 @@ class _JobThreads:
         """Those that are over, after one is, if so wished; raises what ended one too early."""
         while wait and self._followed and not any(future.done() for _, future in self._followed.values()):
             wait_for_futures([future for _, future in self._followed.values()], timeout=0.2)
-            raise_pending_stop()
+            raise_pending_stop(in_any_thread=True)
             check()
         for name, (planned, future) in list(self._followed.items()):
             if future.done():

@@ -302,12 +302,13 @@ class Recipe(BaseModel):
                 ahead += self.references(steps[other]).values()
         return {key: found[key] for key in steps if key in found}
 
+    def drives(self, name: str) -> bool:
+        """Whether a step makes further steps itself."""
+        return type(self.find_step(name)).list_children is not Step.list_children
+
     def list_children(self, name: str) -> list[Step]:
         """The steps that a step which drives others may make itself; none of another step."""
-        step = self.find_step(name)
-        if type(step).list_children is Step.list_children:
-            return []
-        return list(step.list_children(self.find_upstream(name)))
+        return list(self.find_step(name).list_children(self.find_upstream(name))) if self.drives(name) else []
 
     def with_children(self, name: str, children: Mapping[str, Step]) -> Self:
         """The recipe of some children of a step: what that step reads, directly or not, with these beside.
@@ -356,6 +357,8 @@ class Recipe(BaseModel):
 
         They are checked as the recipe is, and stand among its `overrides`.
         """
+        if not values:
+            return self
         source = self._source or LocatedYaml(self.file, self.model_dump(mode="json"), {}, self.as_yaml())
         texts = tuple(f"{path}={_as_override(value)}" for path, value in values.items())
         return type(self).of(apply_overrides(source, texts), self._workspace)

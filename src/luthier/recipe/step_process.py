@@ -1,8 +1,9 @@
-"""`python -m luthier.recipe.step_process`: make the artifact of the step whose `StepTask` comes on standard input.
+"""`python -m luthier.recipe.step_process`: make the artifact of each step whose `StepTask` comes on standard input.
 
-Lines of JSON go to standard output: `{"event": …}` for each event, and at the end `{"artifact": DIGEST}`,
-`{"error": …}` or `{"interrupted": true}`. To each event of progress `{"stop": true}` or `{"stop": false}` is read from
-standard input; its end means that the run is gone, and the step ends as by Ctrl-C. The caller holds the step's lock.
+Lines of JSON go to standard output: `{"event": …}` for each event, and at the end of a step `{"artifact": DIGEST}`,
+`{"error": …}` or `{"interrupted": true}`, after which the process ends. To each event of progress `{"stop": true}` or
+`{"stop": false}` is read from standard input; its end means that the run is gone or has no further step, and a step
+ends as by Ctrl-C. The caller holds the step's lock.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ class _RunPipe:
         os.dup2(nothing, sys.stdin.fileno())
         os.close(nothing)
         self._answers = queue.SimpleQueue[bool]()
+        self._tasks = queue.SimpleQueue[str]()
+        self._received, self._finished = 0, 0
+        """Tasks that came, and those that are over."""
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def read_task(self) -> StepTask:
-        """The first line; all after it are answers."""
-        task = StepTask.model_validate_json(self._input.readline())
-        threading.Thread(target=self._read_answers, daemon=True).start()
-        return task
+    def read_task(self) -> StepTask | None:
+        """The next task; None when there is no further one."""
+        line = self._tasks.get()
+        return StepTask.model_validate_json(line) if line else None
+
+    def finish(self, message: dict[str, Any]) -> None:
+        """Say how a step ended."""
+        self._finished += 1
+        self.send(message)
 
     def send(self, message: dict[str, Any]) -> None:
         """Write one line."""
@@ -55,31 +64,45 @@ class _RunPipe:
         self.send({"event": event.as_json()})
         return event.kind == "progress" and self._answers.get()
 
-    def _read_answers(self) -> None:
+    def _read(self) -> None:
+        """Read tasks and answers; at their end, end the step that is being made."""
         for line in self._input:
-            self._answers.put(bool(json.loads(line)["stop"]))
+            if line.startswith('{"stop":'):
+                self._answers.put(bool(json.loads(line)["stop"]))
+            else:
+                self._received += 1
+                self._tasks.put(line)
+        self._tasks.put("")
         self._answers.put(True)
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_GRACE_S)
-        os._exit(Interrupted.exit_code)
+        if self._received > self._finished:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_GRACE_S)
+            os._exit(Interrupted.exit_code)
 
 
 def main() -> int:
-    """Make the artifact; returns the exit code."""
+    """Make the artifacts of all tasks; returns the exit code of the last."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, request_stop)
     set_thread_wait_policy()
-    pipe = _RunPipe()
+    pipe, code = _RunPipe(), 0
     try:
-        plan, planned = pipe.read_task().open()
+        while (task := pipe.read_task()) is not None:
+            code = _make(task, pipe)
+    except KeyboardInterrupt:
+        pipe.finish({"interrupted": True})
+        return Interrupted.exit_code
+    return code
+
+
+def _make(task: StepTask, pipe: _RunPipe) -> int:
+    try:
+        plan, planned = task.open()
         LocalExecutor().make_artifact(plan, planned, RunEventEmitter(pipe.hear))
     except LuthierError as error:
-        pipe.send(error.as_json())
+        pipe.finish(error.as_json())
         return error.exit_code
-    except KeyboardInterrupt:
-        pipe.send({"interrupted": True})
-        return Interrupted.exit_code
-    pipe.send({"artifact": planned.digest})
+    pipe.finish({"artifact": planned.digest})
     return 0
 
 

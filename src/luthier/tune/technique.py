@@ -171,7 +171,7 @@ class StandaloneTechnique(TechniqueBase):
     """The base of techniques that make a model without training a network: no optimizer and no training loop."""
 
     merging: ClassVar[Merging] = "never"
-    used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples"})
+    used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples", "on"})
     """The step's settings that matter here; any other one would change nothing, and is refused."""
 
     def trainable(self, model: ModelDescription) -> int:

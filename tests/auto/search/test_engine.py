@@ -33,6 +33,11 @@ class Space:
         """Why settings are not tried."""
         return "refused" if self._refuse is not None and self._refuse(settings) else ""
 
+    def identify(self, settings: Settings) -> str:
+        """Settings of the operator count where it is there."""
+        is_off = settings.get("data.ops.quality") is False
+        return repr(sorted((path, value) for path, value in settings.items() if not (is_off and "quality." in path)))
+
 
 def _middle(one: ParamDistribution) -> Any:
     return one.values[len(one.values) // 2] if one.values else one.high if one.integer else (one.low * one.high) ** 0.5
@@ -109,6 +114,18 @@ def test_a_search_finds_what_is_good() -> None:
         best = engine.trials[engine.finalists[0]]
         assert best["technique"] == "lora"
         assert 1e-4 < best["learning_rate"] < 1e-2
+
+
+def test_settings_of_what_is_switched_off_make_one_trial() -> None:
+    branch = {
+        "data.ops.quality": ParamDistribution(values=(True, False)),
+        "data.ops.quality.action": ParamDistribution(values=("drop", "flag", "fix")),
+    }
+    engine = build(budget=20, space=Space({"lora": branch}), least_gain=0)
+    run(engine)
+    tried = [one["data.ops.quality"] for one in engine.trials]
+    assert (tried.count(True), tried.count(False)) == (3, 1)
+    assert engine.end == "the space has no further settings"
 
 
 @settings(max_examples=8, deadline=None)

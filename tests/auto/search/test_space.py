@@ -380,3 +380,15 @@ def test_overrides_are_taken_by_a_recipe_in_memory(folder: Path, steps: Mapping[
     }
     found = read_recipe(folder).with_overrides({path: yaml.safe_load(text) for path, text in values.items()})
     assert found.steps["tune"] == space.apply(chosen)["of"]
+
+
+def test_what_differs_only_in_settings_without_effect_is_one_training(steps: Mapping[str, Step]) -> None:
+    quality = "data.data.0.data.ops.quality"
+    over = {"technique": ["lora", "plain"], "technique.r": [4, 12], quality: [False, True]}
+    space = build(steps, {**over, f"{quality}.action": ["drop", "flag"]})
+    off, on = {"technique": "lora", quality: False}, {"technique": "lora", quality: True}
+    dropped, flagged = ({**one, f"{quality}.action": action} for one, action in ((off, "drop"), (off, "flag")))
+    assert space.identify(dropped) == space.identify(flagged) == space.identify(space.default)
+    assert space.identify({**on, f"{quality}.action": "drop"}) != space.identify({**on, f"{quality}.action": "flag"})
+    assert space.identify({"technique": "lora", "technique.r": 4}) != space.identify({"technique": "lora"})
+    assert space.identify({"technique": "plain", "batch_size": 8}) == space.identify({"technique": "plain"})

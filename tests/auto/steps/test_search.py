@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import polars
 import pytest
@@ -21,37 +20,8 @@ from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.models.load import get_model_name, get_training_data, is_tuned
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from luthier.tune.techniques.plain import PlainTechnique
-from workshop import own_cache, small_recipe, tickets, write_csv
-
-RECIPE = """\
-luthier: 1
-name: tickets
-seed: 3
-steps:
-  data:
-    kind: prepare
-    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    ops: [normalize, exact_dedup]
-    split: {test: 60, validation: 60}
-  tune: {kind: tune, data: data, technique: {kind: plain, c: 0.01}}
-  best:
-    kind: search
-    of: tune
-    over: {technique.c: {low: 0.01, high: 100, log: true}, technique.words: [1, 2]}
-    metric: macro_f1
-    budget: 3
-    finalists: 2
-"""
-COUNT = 300
-
-
-def write_recipe(folder: Path, text: str = RECIPE, rows: int = COUNT) -> Path:
-    """A folder with tickets and a recipe that searches."""
-    folder.mkdir(exist_ok=True)
-    write_csv(folder / "tickets.csv", tickets(rows))
-    (folder / "recipe.yaml").write_text(text)
-    return folder / "recipe.yaml"
+from search_recipe import LORA, RECIPE, break_fit, files_of, run_command, write_recipe
+from workshop import own_cache, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +36,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe,
         yield recipe, result["best"].artifact, heard
 
 
+KILLS = 30
+"""Random points at which a search is killed."""
+
+
 def change(recipe: Recipe, *overrides: str) -> Recipe:
     """The recipe with overrides, over the same store."""
     return Recipe.load(recipe.file, overrides)
-
-
-def files_of(artifact: Artifact) -> dict[str, str]:
-    """The digest of each file."""
-    return {entry.path: entry.digest for entry in artifact.manifest.files}
 
 
 def test_it_makes_a_model_with_the_table_of_its_trials(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
@@ -168,15 +137,6 @@ def test_one_worker_and_two_choose_the_same(tmp_path: Path) -> None:
     assert files_of(made[0]) == files_of(made[1])
 
 
-def run_command(folder: Path, cache: Path) -> subprocess.Popen[str]:
-    """`luthier run` in a folder."""
-    environment = {**os.environ, "LUTHIER_CACHE": own_cache(cache)}
-    command = [sys.executable, "-m", "luthier", "run", "recipe.yaml"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("finished", [1, 7, 16, 20])
 def test_a_killed_search_goes_on_to_the_same_bytes(
@@ -204,16 +164,17 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
     assert files_of(made) == files_of(best)
 
 
-def break_fit(monkeypatch: pytest.MonkeyPatch, error: Callable[[PlainTechnique], BaseException | None]) -> None:
-    """Let trainings end with an error where there is one."""
-    fit = PlainTechnique.fit
-
-    def break_it(self: PlainTechnique, *given: Any) -> Any:
-        if (found := error(self)) is not None:
-            raise found
-        return fit(self, *given)
-
-    monkeypatch.setattr(PlainTechnique, "fit", break_it)
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_search_that_is_killed_at_random_points_comes_to_the_same_bytes(tmp_path: Path) -> None:
+    environment = {**os.environ, "LUTHIER_CACHE": own_cache(tmp_path)}
+    command = [sys.executable, str(Path(__file__).parents[2] / "search_kills.py"), str(tmp_path), f"{KILLS}", "36"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    points = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(points) == KILLS
+    assert all(one["same"] for one in points), points
+    assert sum(one["late"] for one in points) <= 2, "almost all were killed before their end"
 
 
 NO_MEMORY = "the machine has no memory left"
@@ -369,36 +330,6 @@ def test_aims_constraints_and_a_preference_decide_between_finalists(
     assert record.front
     strict = change(recipe, "steps.best.constraints=['accuracy > 1.5']").run(progress=False)["best"].artifact
     assert SearchRecord.read(strict).verdict.winner == 0
-
-
-LORA = """\
-luthier: 1
-name: tickets
-seed: 3
-model: tiny-model
-steps:
-  data:
-    kind: prepare
-    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    ops: [normalize, exact_dedup]
-    split: {test: 30, validation: 30}
-  tune:
-    kind: tune
-    data: data
-    technique: {kind: lora, r: 4}
-    batch_size: 8
-    learning_rate: 1.0e-2
-    dtype: float32
-  best:
-    kind: search
-    of: tune
-    over: {technique: [lora, plain], learning_rate: [1.0e-3, 1.0e-2]}
-    metric: accuracy
-    budget: 3
-    finalists: 1
-    seeds: 1
-  report: {kind: evaluate, data: data, model: best, tasks: []}
-"""
 
 
 @pytest.mark.slow

@@ -121,7 +121,14 @@ def run_model(step: Curve, work: StepContext) -> CurveSubject:
             steps: dict[str, Step] = {} if count == training else {name: _limited(tune, count)}
             asking = f"{of}_{count}_evaluation"
             steps[asking] = Evaluate(
-                data=step.data, model=name, metrics=(metric,), split=split, baselines=(), compare_base=False, tasks=()
+                data=step.data,
+                model=name,
+                metrics=(metric,),
+                split=split,
+                baselines=(),
+                compare_base=False,
+                tasks=(),
+                on=tune.on,
             )
             ids, replies = read_answers(work.children.make(steps, asking), TUNED)
             index = {row: number for number, row in enumerate(ids)}

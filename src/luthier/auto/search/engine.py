@@ -23,7 +23,6 @@ results; results of an earlier search may be told before they are asked for.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from luthier.auto.search.rungs import (
     is_clearly_worse,
 )
 from luthier.auto.search.sampler import TrialObservation, sample_settings
-from luthier.core.errors import InputError, RecipeError
+from luthier.core.errors import InputError, LuthierError, RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -284,9 +283,15 @@ class SearchEngine:
         ]
 
     def _accept(self, settings: Mapping[str, Any], *, refused: bool) -> bool:
-        """Whether settings are new and, where asked, taken by the parts; they count as tried from now on."""
-        key = json.dumps(settings, sort_keys=True, default=str)
-        if key in self._keys or (refused and self._space.refuses(settings)):
+        """Whether settings make a new training and, where asked, are taken by the parts; they count as tried from now
+        on. Those that make a training which was tried are none, however they are written."""
+        if refused and self._space.refuses(settings):
+            return False
+        try:
+            key = self._space.identify(settings)
+        except LuthierError:  # the first trial, which fails with its reason
+            key = ""
+        if key in self._keys:
             return False
         self._keys.add(key)
         return True

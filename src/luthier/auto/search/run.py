@@ -110,6 +110,8 @@ class SearchRun:
         self._left_out: dict[str, tuple[str, ...]] = {}
         """By changed data steps, the training rows that are held out, or stem from such."""
         self._operations: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        """What trainings and evaluations took when they were made, by digest."""
 
     def run(self) -> dict[str, Any]:
         """Search, compare the finalists, and write the files of the model that is taken."""
@@ -133,7 +135,13 @@ class SearchRun:
         finalists = self._train_finalists(engine)
         winner = self._write(engine, finalists, stopped or engine.end)
         self._work.events.note(f"trial {winner} of {len(engine.trials)} is taken")
-        return {"trials": len(engine.trials), "spent": self._progress.spent}
+        return {
+            "trials": len(engine.trials),
+            "spent": self._progress.spent,
+            "work": self._progress.spent + self._count_finalist_work(engine, finalists),
+            "trial_s": sum(self._seconds.values()),
+            "of_s": _read_seconds(self._work.inputs["of"]),
+        }
 
     def _warn_unaffordable(self, share: float) -> None:
         """Say which techniques the budget does not pay for, even once."""
@@ -210,7 +218,8 @@ class SearchRun:
         whole = tune if seed is None else tune.model_copy(update={"seed": seed})
         model, report = f"{prefix}-tune", f"{prefix}-{split}"
         steps[model] = self._shorten(whole, request.share, rows)
-        steps[report] = self._step.evaluation(self._of.data, model, split)
+        evaluation = self._step.evaluation(self._of.data, model, split)
+        steps[report] = evaluation.model_copy(update={"on": self._of.on})
         return _Children(steps, report)
 
     def _apply(self, settings: Mapping[str, Any]) -> tuple[Tune, dict[str, Step]]:
@@ -272,12 +281,13 @@ class SearchRun:
         return self._read(report)
 
     def _read(self, report: Artifact) -> _Measured:
-        summary = EvaluationSummary.read(report)
+        model, summary = report.parent("model"), EvaluationSummary.read(report)
+        self._seconds |= {one.digest: _read_seconds(one) for one in (model, report)}
         score = EvaluationMetrics.read(report).models[summary.subject][self._metric.kind]
         named = {model.name for model in summary.models}
         baseline = read_answers(report, BASELINE)[1] if BASELINE in named else None
         answers = read_answers(report, summary.subject)[1]
-        return _Measured(model=report.parent("model"), report=report, score=score, answers=answers, baseline=baseline)
+        return _Measured(model=model, report=report, score=score, answers=answers, baseline=baseline)
 
     def _score_rows(self, answers: EvalPredictions) -> NDArray[np.float64] | None:
         """The score of each row, larger is better: the metric's own where it is a mean, else whether it is right."""
@@ -548,6 +558,11 @@ def _measure_model(measured: _Measured) -> dict[str, float]:
     found = {name: float(one.value) for name, one in metrics.models[summary.subject].items()}
     found |= {name: float(one.value) for name, one in metrics.measures.get(summary.subject, {}).items()}
     return {**found, **_measure_size(measured.model)}
+
+
+def _read_seconds(made: Artifact) -> float:
+    """What making an artifact took."""
+    return float(made.timing().get("seconds", 0.0))
 
 
 def _measure_size(model: Artifact) -> dict[str, float]:

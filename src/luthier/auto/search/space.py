@@ -5,7 +5,8 @@ of which those left out are the part's own), or `auto`, which is what the part's
 [lora, plain]` opens a branch for each technique, which brings its own search space and learning rate; other entries
 narrow or widen it, and a list of one value fixes a setting. With nothing in `over`, the searched step's technique,
 objective and optimizer are searched with their own spaces. In a list of parts a kind stands for the part:
-`data.ops.quality: [true, false]` tries the operator and its absence (a setting of an absent operator changes nothing).
+`data.ops.quality: [true, false]` tries the operator and its absence. A setting of an absent operator changes nothing,
+and settings that differ in such alone are one trial.
 
 The settings of a trial are flat: `{"technique": "lora", "technique.r": 16, "data.ops.quality": true}`. Validation and
 test rows are those of the searched step's own data, before any option; an option that decides who is held out is
@@ -40,6 +41,7 @@ from luthier.auto.search.paths import (
 )
 from luthier.core.component import Component
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, did_you_mean
+from luthier.core.hashing import digest_of
 from luthier.core.param_space import ParamDistribution, unique_values
 from luthier.core.step import Step
 from luthier.data.ops.exclude_ids import ExcludeIds
@@ -170,6 +172,14 @@ class SearchSpace:
         except LuthierError as error:
             return describe_refusal(error)
         return ""
+
+    def identify(self, settings: Settings) -> str:
+        """What names the training that settings make: equal where they differ in what changes nothing, such as a
+        setting of an operator that is taken out. `RecipeError` as `apply`."""
+        hashed = {name: step.hashed_settings() for name, step in self.apply(settings).items()}
+        return digest_of(
+            {name: one for name, one in hashed.items() if name == OF or one != self.steps[name].hashed_settings()}
+        )
 
     def overrides(self, settings: Settings) -> list[str]:
         """The same changes as `luthier run` takes them: `steps.tune.technique.r=16`."""

@@ -21,6 +21,7 @@ from luthier.core.step import (
     StepContext,
     StepCostEstimate,
 )
+from luthier.core.timings import read_machine_timings
 from luthier.data.steps.prepare import Prepare
 from luthier.eval.probe import Probe
 from luthier.eval.steps.evaluate import Evaluate
@@ -108,18 +109,18 @@ class ModelSearch(Step):
     probes: tuple[Probe, ...] = ()
     """Further measures of each finalist, for `aims` and `constraints`."""
     workers: Annotated[int, Field(ge=1, le=64), NotHashed()] = 1
-    """Trials of a rung that run at once, each in processes of its own; the same trials are chosen with any number."""
+    """Trials of a rung that run at once: jobs where `of` says by `on` where it is made, such as `on: ray`, else in
+    processes of their own. The same trials are chosen with any number."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that each trial computes with, in a process of its own; all processors, in the search's process, when not
-    given. Sums depend on it, so that it is a part of what is searched; more than one worker needs it."""
+    given. Sums depend on it, so that it is a part of what is searched; more than one worker on this machine needs
+    it."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         from luthier.auto.search.pareto import find_contradiction, make_aim
         from luthier.auto.search.preference import parse_preference
 
-        if self.workers > 1 and self.threads is None:
-            raise ValueError(f"{self.workers} workers share the processors: give each trial its `threads`")
         if why := find_contradiction(self.constraints):
             raise ValueError(f"{why}; leave one of them out")
         for number, name in enumerate(self.aims):
@@ -154,6 +155,7 @@ class ModelSearch(Step):
 
     def list_children(self, steps: Mapping[str, Step]) -> Iterable[Step]:
         """The trainings and evaluations: each branch, and each value that is tried, once."""
+        self._check_workers(require_tune(self.of, steps))
         _check_held_out(steps)
         yield self.evaluation("data", "model", TEST)
         space = self.build_space(steps)
@@ -199,13 +201,46 @@ class ModelSearch(Step):
         further = self._count_finalist_trainings()
         if known.seconds is None:
             return replace(known, tokens=None, how=f"unknown until {self.of!r} is made: {self._work()} times as long")
-        seconds = (self.budget + further) * known.seconds
-        times = f"{self.budget:g} trainings of {self.of!r} ({format_elapsed_time(known.seconds)} each)"
+        each, how = self._estimate_unit(known.seconds, plan_context)
+        times = f"{self.budget:g} trainings of {self.of!r} with an evaluation ({format_elapsed_time(each)} each{how})"
         return StepCostEstimate(
-            seconds=seconds,
+            seconds=(self.budget + further) * each,
             peak_bytes=known.peak_bytes,
             how=f"{times} for trials, and {further} at most for finalists",
         )
+
+    def _estimate_unit(self, training_s: float, plan_context: PlanContext) -> tuple[float, str]:
+        """Seconds of one training of `of` with its evaluation, given those of the training, and how they are known:
+        by what trials of the last search took, else by what an evaluation is expected to take."""
+        measured = plan_context.history.get("measures", {})
+        work = measured.get("work", 0.0) * measured.get("of_s", 0.0)
+        if work > 0:
+            return training_s * measured["trial_s"] / work, "; as in the last search"
+        return training_s + self._estimate_evaluation(plan_context), ""
+
+    def _estimate_evaluation(self, plan_context: PlanContext) -> float:
+        """Seconds of an evaluation on validation rows, as far as `of` is made; 0 else."""
+        from luthier.models.load import get_training_data
+
+        made = plan_context.inputs.get("of")
+        data = get_training_data(made) if made is not None else None
+        if made is None or data is None:
+            return 0.0
+        of = require_tune(self.of, {self.of: plan_context.upstream["of"]})
+        context = PlanContext(
+            inputs={"data": data, "model": made},
+            upstream={"model": of},
+            recipe_dir=plan_context.recipe_dir,
+            paces=read_machine_timings("evaluate"),
+        )
+        return self.evaluation(of.data, self.of, YARDSTICK).estimate_cost(context).seconds or 0.0
+
+    def _check_workers(self, of: Step) -> None:
+        """`RecipeError` where workers would share the processors of this machine as it comes."""
+        if self.workers > 1 and self.threads is None and of.on is None:
+            what = f"{self.workers} workers share the processors: give each trial its `threads`"
+            hint = f"write `threads: 1`, or let {self.of!r} be made elsewhere by `on`"
+            raise RecipeError(what, where=SourceLocation(field="workers"), hint=hint)
 
     def _work(self) -> str:
         return f"{self.budget} and at most {self._count_finalist_trainings()}"

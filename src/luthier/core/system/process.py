@@ -174,9 +174,11 @@ def request_stop(signum: int, frame: FrameType | None = None) -> None:
     raise KeyboardInterrupt
 
 
-def raise_pending_stop() -> None:
-    """Raise `KeyboardInterrupt` in the main thread if a stop was requested and its first interruption was lost."""
-    if _wishes and threading.current_thread() is threading.main_thread() and not _is_on_its_way():
+def raise_pending_stop(*, in_any_thread: bool = False) -> None:
+    """Raise `KeyboardInterrupt` in the main thread if a stop was requested and its first interruption was lost; with
+    `in_any_thread` also in a thread that waits for work which would go on otherwise."""
+    is_heard = in_any_thread or threading.current_thread() is threading.main_thread()
+    if _wishes and is_heard and not _is_on_its_way():
         raise KeyboardInterrupt
 
 

@@ -33,19 +33,23 @@ class LocalExecutor(Executor):
             expected = _expect(planned, plan, events)
             folder, scratch = store.begin(planned.digest)
             references, steps = plan.recipe.references(planned.step), plan.recipe.all_steps()
-            work = StepContext(
-                name=planned.name,
-                upstream={field: steps[name] for field, name in references.items()},
-                children=StepChildRunner(plan, planned, events),
-                inputs={field: plan.store.open(digest).check() for field, digest in planned.inputs.items()},
-                folder=folder,
-                scratch=scratch,
-                recipe_dir=plan.recipe.recipe_dir,
-                seed=plan.recipe.seed,
-                events=events.of(planned.name),
-                kept=store.kept,
-            )
-            with store.send_work(planned.digest, planned.step.checkpoints, events.of(planned.name).warning):
+            inputs = {field: plan.store.open(digest).check() for field, digest in planned.inputs.items()}
+            with (
+                StepChildRunner(plan, planned, events) as children,
+                store.send_work(planned.digest, planned.step.checkpoints, events.of(planned.name).warning),
+            ):
+                work = StepContext(
+                    name=planned.name,
+                    upstream={field: steps[name] for field, name in references.items()},
+                    children=children,
+                    inputs=inputs,
+                    folder=folder,
+                    scratch=scratch,
+                    recipe_dir=plan.recipe.recipe_dir,
+                    seed=plan.recipe.seed,
+                    events=events.of(planned.name),
+                    kept=store.kept,
+                )
                 measures = planned.step.make(work)
             _check_still(planned, plan)
             seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Steps made in a process each, which a step that runs out of memory takes down alone."""
+"""Steps made in other processes, which a step that runs out of memory takes down alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation
@@ -41,56 +42,116 @@ class ProcessExecutor(Executor):
 
     threads: int | None = Field(default=None, ge=1)
     """Threads that each step computes with; as many as there are processors when not given."""
+    _idle: ProcessPool | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of_pool(cls, pool: ProcessPool) -> ProcessExecutor:
+        """An executor whose processes stay in a pool for further steps, which then need not load libraries again."""
+        executor = cls(threads=pool.threads)
+        executor._idle = pool
+        return executor
 
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
-        threads = {} if self.threads is None else dict.fromkeys(_THREADS, str(self.threads))
-        child = _StepProcess(StepTask.of(plan, planned), {**plan.recipe.workspace.environment, **threads}, events)
-        child.run()
+        task = StepTask.of(plan, planned)
+        process = self._idle.take() if self._idle is not None else None
+        if process is None:
+            threads = {} if self.threads is None else dict.fromkeys(_THREADS, str(self.threads))
+            process = StepProcess({**plan.recipe.workspace.environment, **threads})
+        is_reusable = False
+        try:
+            outcome = process.make(task, events)
+            is_reusable = self._idle is not None and process.is_idle
+        finally:
+            if not is_reusable:
+                process.end()
+        if is_reusable and self._idle is not None:
+            self._idle.give_back(process)
+        if "artifact" not in outcome:
+            raise process.failure(outcome)
         return plan.store.open(planned.digest)
 
 
-class _StepProcess:
-    """The process of a step, seen from the run: lines of JSON come, and answers to progress go back."""
+class ProcessPool:
+    """Idle processes that go on with further steps; used as a context, it ends them."""
 
-    def __init__(self, task: StepTask, environment: dict[str, str], events: RunEventEmitter) -> None:
-        self._task, self._events = task, events
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        """Threads that each process computes with."""
+        self._processes = deque[StepProcess]()
+
+    def take(self) -> StepProcess | None:
+        """The process that was used last, out of the pool; None where there is none."""
+        while self._processes:
+            process = self._processes.pop()
+            if process.is_idle:
+                return process
+            process.end()
+        return None
+
+    def give_back(self, process: StepProcess) -> None:
+        """Put a process into the pool."""
+        self._processes.append(process)
+
+    def __enter__(self) -> ProcessPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        while self._processes:
+            self._processes.pop().end()
+
+
+class StepProcess:
+    """A process that makes one step after another, seen from the run: lines of JSON come, and answers to progress go
+    back."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._step, self._events, self._is_busy = "", RunEventEmitter(), False
         self._log = deque[str](maxlen=_TAIL)
         self._child = subprocess.Popen(  # noqa: S603  # this very program
             [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env={**os.environ, **environment}, encoding="utf-8", errors="backslashreplace",
             start_new_session=True,
         )  # fmt: skip
-
-    def run(self) -> None:
-        """Follow it to its end; raises what ended it too early."""
-        threads = [threading.Thread(target=work, daemon=True) for work in (self._read_log, self._end_group)]
-        for thread in threads:
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read_log, self._end_group)]
+        for thread in self._threads:
             thread.start()
-        try:
-            outcome = self._follow()
-        finally:
-            if self._child.poll() is None:
-                self._stop()
-            for thread in threads:
-                thread.join(_GRACE_S)
-            for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
-                with suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]  # all three are pipes
-        if "artifact" not in outcome:
-            raise self._failure(outcome)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can make a further step."""
+        return not self._is_busy and self._child.poll() is None
+
+    def make(self, task: StepTask, events: RunEventEmitter) -> dict[str, Any]:
+        """Let it make a step; returns how it says that this ended, nothing when it ended without a word."""
+        self._step, self._events, self._is_busy = task.step, events, True
+        self._send(task.model_dump_json())
+        outcome = self._follow()
+        self._is_busy = not outcome or "interrupted" in outcome
+        return outcome
+
+    def end(self) -> None:
+        """End it: one that waits for a step by itself, one that makes a step as by Ctrl-C."""
+        if self._is_busy and self._child.poll() is None:
+            self._stop()
+        with suppress(OSError):
+            self._child.stdin.close()  # type: ignore[union-attr]  # it is a pipe
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(_GRACE_S)
+        for thread in self._threads:
+            thread.join(_GRACE_S)
+        for pipe in (self._child.stdout, self._child.stderr):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]  # both are pipes
 
     def _follow(self) -> dict[str, Any]:
-        """Pass events on and answers back until it says how it ended; nothing when it ended without a word."""
+        """Pass events on and answers back until it says how the step ended."""
         assert self._child.stdout is not None
-        self._send(self._task.model_dump_json())
         for line in self._child.stdout:
             message: dict[str, Any] = json.loads(line)
             if "event" not in message:
-                with suppress(subprocess.TimeoutExpired):
-                    self._child.wait(_GRACE_S)
                 return message
             stop = self._events.emit(RunEvent(**message["event"]))
-            raise_pending_stop()
+            raise_pending_stop(in_any_thread=True)
             if message["event"]["kind"] == "progress":
                 self._send(json.dumps({"stop": stop}))
         self._child.wait()
@@ -102,13 +163,13 @@ class _StepProcess:
             self._child.stdin.write(f"{line}\n")
             self._child.stdin.flush()
 
-    def _failure(self, outcome: dict[str, Any]) -> BaseException:
+    def failure(self, outcome: dict[str, Any]) -> BaseException:
         """Why there is no artifact."""
         if "interrupted" in outcome:
             return KeyboardInterrupt()
         if "error" in outcome:
             return LuthierError.from_json(outcome)
-        code, step = self._child.returncode, self._task.step
+        code, step = self._child.returncode, self._step
         if code < 0:
             name = signal.Signals(-code).name
             likely = ", most likely because memory ran out" if -code == signal.SIGKILL else ""
@@ -124,7 +185,7 @@ class _StepProcess:
             text = line.rstrip()
             self._log.append(text)
             if text:
-                self._events.emit(RunEvent(kind="note", step=self._task.step, text=text))
+                self._events.emit(RunEvent(kind="note", step=self._step, text=text))
 
     def _end_group(self) -> None:
         """When it ends, end what it has started, too: that would hold the pipes open."""
