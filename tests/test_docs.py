@@ -219,9 +219,18 @@ def yaml_blocks() -> list[tuple[str, str]]:
     return found
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """Keys are texts, as in a recipe: `on` is none of YAML 1.1's words for true."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
 @pytest.mark.parametrize(("page", "block"), yaml_blocks(), ids=lambda value: str(value)[:40])
 def test_the_yaml_of_the_pages_is_a_recipe_or_a_part_of_one(page: str, block: str, tmp_path: Path) -> None:
-    recipe = _whole(yaml.safe_load(textwrap.dedent(block)))
+    recipe = _whole(yaml.load(textwrap.dedent(block), _RecipeLoader))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     assert Recipe.load(tmp_path / "recipe.yaml").all_steps(), page
 

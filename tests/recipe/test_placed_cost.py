@@ -51,7 +51,7 @@ def test_a_machine_gives_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         numbers = {"seconds": 60.0, "seconds_low": 50.0, "seconds_high": 90.0, "memory": 10, "bytes_sent": 5.0}
         return SimpleNamespace(**numbers, money=3.0, money_low=2.0, money_high=4.0, how="by a table")
 
-    monkeypatch.setattr(RecipePlan, "estimate_placement", estimate, raising=False)
+    monkeypatch.setattr(RecipePlan, "estimate_placement", estimate)
     cost = placed(tmp_path, "", "data={kind: sky, accelerators: 'A100:8', nodes: 2}")
     assert asked == [("A100", 16)]
     assert cost.as_json() == {
@@ -62,6 +62,14 @@ def test_a_machine_gives_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "money": {"low": 2.0, "expected": 3.0, "high": 4.0},
         "how": "16 × A100; by a table",
     }
+
+
+def test_a_machine_that_the_catalogue_lacks_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models.machine_cost import find_machine
+
+    monkeypatch.setattr(RecipePlan, "estimate_placement", lambda self, planned, machine, count: find_machine(machine))
+    cost = placed(tmp_path, "on: {kind: sky, accelerators: 'K80:1'}")
+    assert cost.how == "not known: there is no machine 'K80' in the catalogue"
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

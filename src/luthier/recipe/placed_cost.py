@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.core.errors import UnknownName
 from luthier.recipe.executor import Placement
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
@@ -71,7 +72,10 @@ def _estimate(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> P
         )
     if (machine := executor.find_machine()) is None:
         return PlacedCost(**known, how="not known: the executor names no `machine`")
-    estimate = getattr(plan, "estimate_placement", lambda *placed: None)(planned, *machine)
+    try:
+        estimate = plan.estimate_placement(planned, *machine)
+    except UnknownName as error:  # accelerators that the catalogue does not have
+        return PlacedCost(**known, how=f"not known: {error.message}")
     if estimate is None:
         return PlacedCost(**known, how="not known: the step trains no network, or its inputs are not known yet")
     return PlacedCost(
