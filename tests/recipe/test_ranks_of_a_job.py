@@ -77,7 +77,7 @@ def test_three_ranks_make_the_artifact_of_one_also_after_one_was_killed(tmp_path
     ranks[1].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     told = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert time.monotonic() - killed < 20
+    assert time.monotonic() - killed < 60
     assert all(rank.returncode for rank in ranks)
     assert "of the training is gone" in told[0]
     assert "run it again: it goes on from its newest checkpoint" in told[0]
