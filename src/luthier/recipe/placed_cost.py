@@ -71,7 +71,7 @@ def _estimate(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> P
         )
     if (machine := executor.find_machine()) is None:
         return PlacedCost(**known, how="not known: the executor names no `machine`")
-    estimate = getattr(plan, "estimate_placement", lambda *placed: None)(planned, *machine)
+    estimate = plan.estimate_placement(planned, *machine)
     if estimate is None:
         return PlacedCost(**known, how="not known: the step trains no network, or its inputs are not known yet")
     return PlacedCost(
