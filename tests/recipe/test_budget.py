@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ from luthier.recipe.budget import (
     forecast_spending,
     read_spending,
 )
-from luthier.recipe.executor import Executor, Placement
+from luthier.recipe.executor import Placement
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.runner import run_recipe
@@ -209,7 +208,7 @@ def test_a_training_that_a_budget_stops_ends_in_the_undisturbed_bytes(tmp_path: 
 def test_money_is_counted_by_the_price_of_the_machine(tmp_path: Path) -> None:
     """An hour on two nodes of eight H100 at their list price; half of the budget goes in half of the time."""
 
-    priced = cast("Executor", SimpleNamespace(machine="h100", gpus=8, nodes=2, is_elsewhere=False))
+    priced = SlurmExecutor(machine="h100", gpus=16, nodes=2)
     assert find_hourly_price(priced) == pytest.approx(6.88 * 16)
     assert find_hourly_price(LocalExecutor()) == 0.0
     assert find_hourly_price(SlurmExecutor()) == 0.0
@@ -222,7 +221,9 @@ def test_money_is_counted_by_the_price_of_the_machine(tmp_path: Path) -> None:
     meter = BudgetMeter(plan, Placement(priced), clock=lambda: clock["now"])
     name = next(one.name for one in plan if not one.step.shared)
     meter(RunEvent(kind="start", step=name))
-    clock["now"] = 1800.0
+    clock["now"] = 600.0  # it waited for so long
+    assert not meter(RunEvent(kind="progress", step=name, done=1, total=9))
+    clock["now"] = 2400.0
     assert meter.spent.money == pytest.approx(55.04)
     meter(RunEvent(kind="failed", step=name))
     assert read_spending(plan) == Spending(1800.0, pytest.approx(55.04))

@@ -67,17 +67,14 @@ class Spending(NamedTuple):
 
 
 def find_hourly_price(executor: Executor) -> float:
-    """US dollars for an hour of a step on an executor: of the machine that it names, for each of its GPUs; 0 where it
-    names none."""
+    """US dollars for an hour of a step on an executor: of all devices of the machine that it names; 0 where it names
+    none."""
     from luthier.models.machine_cost import CPU, find_machine
 
-    machine = getattr(executor, "machine", None)
-    return 0.0 if machine is None or machine == CPU else find_machine(machine).price * _count_devices(executor)
-
-
-def _count_devices(executor: Executor) -> int:
-    """GPUs that a step has on an executor, on all of its nodes; at least one."""
-    return int((getattr(executor, "gpus", None) or 1) * (getattr(executor, "nodes", None) or 1))
+    if (placed := executor.find_machine()) is None or placed[0] == CPU:
+        return 0.0
+    machine, count = placed
+    return find_machine(machine).price * count
 
 
 def find_hosted_price(step: Step, tokens: int | None) -> float:
@@ -98,7 +95,9 @@ def read_spending(plan: RecipePlan) -> Spending:
 def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> Spending:
     """What the steps that are not made are expected to take, as far as it is known: here, or where they are placed on
     machines of the catalogue."""
-    found = Spending()
+    from luthier.recipe.executor import Placement
+
+    placement, found = placement or Placement(), Spending()
     for planned in plan:
         if planned.forecast is not None:
             own = _forecast_placed(plan, planned, placement) or Spending(planned.forecast.seconds or 0.0)
@@ -106,14 +105,11 @@ def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> S
     return found
 
 
-def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placement | None) -> Spending | None:
+def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> Spending | None:
     """What a step is expected to take on the machine that its executor names; None where it names none."""
-    if placement is None:
+    if (machine := placement.executor_of(planned).find_machine()) is None:
         return None
-    executor = placement.executor_of(planned)
-    if (machine := getattr(executor, "machine", None)) is None:
-        return None
-    estimate = plan.estimate_placement(planned, machine, _count_devices(executor))
+    estimate = plan.estimate_placement(planned, *machine)
     return None if estimate is None else Spending(estimate.seconds, estimate.money)
 
 
