@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -16,8 +15,7 @@ from typing import Any
 import pytest
 
 from kubernetes_api import kubernetes_api, why_no_kubernetes
-from luthier.core.component import components_by_kind
-from luthier.recipe.executor import Executor
+from ray_cluster import ray_cluster, why_no_ray
 from slurm import slurm_cluster, why_no_slurm
 from tests.workshop import own_cache, tiny_model
 
@@ -26,15 +24,8 @@ OFTEN = "poll_s: 0.1, grace_s: 5"
 SMALL = ("model=tiny-model", "steps.data.source.limit=40", "steps.data.split.test=8")
 
 
-def why_no_ray() -> str:
-    """Why the recipe cannot be made by Ray here; empty where it can."""
-    if "ray" not in components_by_kind(Executor):
-        return "there is no executor for Ray in this version"
-    return str(importlib.import_module("ray_cluster").why_no_ray())
-
-
 @contextmanager
-def place(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
+def place(kind: str, folder: Path, cache: str) -> Iterator[tuple[str, Mapping[str, str]]]:
     """What `--on` says for a place, and the environment that leads there."""
     if kind == "slurm":
         with slurm_cluster(folder / "slurm") as cluster:
@@ -51,8 +42,10 @@ def place(kind: str, folder: Path) -> Iterator[tuple[str, Mapping[str, str]]]:
             }
             yield json.dumps({"kind": "kubernetes", "poll_s": 0.1, "grace_s": 5, **settings}), cluster
     elif kind == "ray":
-        with importlib.import_module("ray_cluster").ray_cluster() as address:
-            yield json.dumps({"kind": "ray", "address": address, "poll_s": 0.1, "grace_s": 5}), {}
+        with ray_cluster() as address:
+            env = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "LUTHIER_CACHE": cache}
+            settings = {"address": address, "cpus": 1, "env": env, "python": sys.executable}
+            yield json.dumps({"kind": "ray", "poll_s": 0.1, "grace_s": 5, **settings}), {}
     else:
         yield kind, {}
 
@@ -63,7 +56,7 @@ def make(kind: str, folder: Path, cache: str) -> dict[str, Any]:
     tiny_model(folder / "recipes" / "anywhere" / "tiny-model")
     outside = {name: value for name, value in os.environ.items() if name not in ("LUTHIER_STORE", "LUTHIER_LEDGER")}
     own = {"PYTHONPATH": os.pathsep.join(sys.path), "LUTHIER_CACHE": cache, "OMP_NUM_THREADS": "1"}
-    with place(kind, folder) as (words, cluster):
+    with place(kind, folder, cache) as (words, cluster):
         command = [sys.executable, "-m", "luthier", "run", ".", "--json", "--only", "tune", "--on", words, *SMALL]
         where = folder / "recipes" / "anywhere"
         environment = {**outside, **own, **cluster}

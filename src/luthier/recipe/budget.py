@@ -18,7 +18,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import add_field_descriptions
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, UnknownName
 from luthier.core.events import RunEvent
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
@@ -109,7 +109,10 @@ def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placemen
     """What a step is expected to take on the machine that its executor names; None where it names none."""
     if (machine := placement.executor_of(planned).find_machine()) is None:
         return None
-    estimate = plan.estimate_placement(planned, *machine)
+    try:
+        estimate = plan.estimate_placement(planned, *machine)
+    except UnknownName:  # said where its price is asked for
+        return None
     return None if estimate is None else Spending(estimate.seconds, estimate.money)
 
 
@@ -261,7 +264,8 @@ class BudgetMeter:
             message = f"{message} in money {max(0.0, budget.money - self.spent.money):.2f} are left"
             raise BudgetSpent(message, where=where, hint="nothing was sent; take fewer rows, or raise `budget.money`")
         since = None if executor.is_elsewhere else self._clock()
-        self._running[planned.name] = _StepClock(planned, find_hourly_price(executor), executor.is_elsewhere, since)
+        hourly = find_hourly_price(executor) if budget is not None and budget.money is not None else 0.0
+        self._running[planned.name] = _StepClock(planned, hourly, executor.is_elsewhere, since)
 
     def _end(self, planned: PlannedStep, *, is_done: bool) -> None:
         running = self._running[planned.name]
