@@ -80,7 +80,7 @@ class Followers:
 def followers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Followers]:
     pool = Followers(4, tmp_path)
     monkeypatch.setattr(LocalRanks, "_start", lambda *args: pool.start(*args))  # noqa: PLW0108  # bound to the ranks
-    monkeypatch.setattr(LocalRanks, "close", lambda self: self._children.clear())
+    monkeypatch.setattr(LocalRanks, "close", lambda self: (self.group.close(), self._children.clear()))
     yield pool
     pool.close()
 

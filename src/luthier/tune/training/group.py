@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class TorchRankGroup(RankGroup):
         options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # the stubs lack it
         options._timeout = timedelta(seconds=WAIT_S)
         if loopback:
-            options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+            options._devices = [_open_loopback()]
         with _name_lost(None):
             self._gloo: Any = ProcessGroupGloo(store, rank, size, options)
             self._nccl: Any = None
@@ -176,6 +177,12 @@ class TorchRankGroup(RankGroup):
 
     def _over(self, value: Tensor) -> Any:
         return self._nccl if value.is_cuda else self._gloo
+
+
+@cache
+def _open_loopback() -> Any:
+    """Gloo's device for this machine; it stays, since its thread may still be at work when a group is closed."""
+    return ProcessGroupGloo.create_device(hostname="127.0.0.1")
 
 
 def _cut(value: Tensor) -> Sequence[Tensor]:
