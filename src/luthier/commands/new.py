@@ -112,11 +112,11 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
 
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
-    recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
-    named, or columns are. Or it is `annotations:PROJECT`, what people answered in an annotation project; or
-    `openai:JOB` (`together:`, `fireworks:`), a finished job of a provider of fine-tuning. `prompt` and
-    `answer` are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else
-    they are chosen. `choices` change what is proposed for rows.
+    recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, or a base `model`,
+    columns or `choices` are named. Or it is `annotations:PROJECT`, what people answered in an annotation project; or
+    `openai:JOB` (`together:`, `fireworks:`), a finished job of a provider of fine-tuning. `prompt` and `answer` are
+    columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else they are
+    chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
@@ -128,7 +128,8 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         return _write_from_project(workspace, name, source, model, choices or ProposalChoices())
     traffic = _traffic(workspace, source)
     served = _served(workspace, traffic) if traffic is not None and model is None else []
-    is_plain = table is None and prompt is None and answer is None
+    is_changed = choices is not None and choices != ProposalChoices()
+    is_plain = table is None and prompt is None and answer is None and not is_changed
     if traffic is not None and is_plain and any(one.made for one in served):
         return _write_next(name, traffic, served, where)
     folder = _folder(workspace, name)
@@ -142,10 +143,10 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     if where is not None and traffic is None:
         hint = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
-    if choices is not None and choices != ProposalChoices() and source is None:
+    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
+    if is_changed and (source is None or is_tool):
         hint = "leave them out, or give your data by --from"
         raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
-    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
         made = _from_traces(traffic, where, base, columns, served if model is None else None)
