@@ -213,6 +213,7 @@ def _plain_rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> I
     yield from _validation_lines(proposal)
     yield from _advice_lines(ranking)
     yield "  # TF-IDF of words with logistic regression: no base model, seconds."
+    yield "  # `luthier new NAME --from FILE --technique lora` writes the recipe for an adapter of a base model."
     yield "  tune: {kind: tune, data: data, technique: plain}"
     yield "  # On rows that were not trained on, beside plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
