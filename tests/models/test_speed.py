@@ -12,7 +12,8 @@ from luthier.models import cost
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache without probes, and one processor."""
+    """A cache without probes, one processor, and a probe for each question."""
+    monkeypatch.setattr(cost, "_PROBE_AGE_S", -1.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
@@ -29,6 +30,12 @@ def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(KEPT + 1):
         last = told(monkeypatch, 200.0)
     assert last == pytest.approx(200.0), "the oldest are forgotten"
+
+
+def test_a_probe_of_the_last_seconds_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_PROBE_AGE_S", 60.0)
+    monkeypatch.setattr(cost, "_probes", {})
+    assert told(monkeypatch, 400.0) == told(monkeypatch, 100.0)
 
 
 def test_reading_has_probes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

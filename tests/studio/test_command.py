@@ -101,6 +101,8 @@ def test_a_proposed_operator_is_left_out_and_a_plain_classifier_is_made(
     assert run_command(["new", "none", "--from", "rows.csv", "--without", "exact_dedupe"]) == 2
     assert "exact_dedup" in capsys.readouterr().err
     assert run_command(["new", "none", "--technique", "plain"]) == 2
+    assert run_command(["new", "none", "--from", "axolotl.yaml", "--technique", "plain"]) == 2
+    assert "change what is proposed for data" in capsys.readouterr().err
     (workspace / "texts.csv").write_text(
         "prompt,answer\n" + "".join(f"q {at}?,it is {at} of them\n" for at in range(40))
     )

@@ -81,6 +81,8 @@ def _print(found: RowsAdvice) -> None:
         if one.left_out:
             print_line(f"left out: {one.technique}: {one.left_out}")
     first = ranking.first
+    if first is not None and first.thin:
+        print_line(f"evidence for {first.technique} is thin: {first.thin}")
     if first is None:
         print_line("no technique is left to choose")
     elif first.evidence:

@@ -111,12 +111,25 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
         typer.Option(metavar="OPERATOR", help="With --from: leave this operator out; may be repeated."),
     ] = None,
     technique: Annotated[
-        Literal["lora", "plain", "auto"],
+        Literal[
+            "auto",
+            "lora",
+            "qlora",
+            "full",
+            "layers",
+            "adapter",
+            "ia3",
+            "prefix",
+            "p_tuning",
+            "prompt",
+            "prompt_search",
+            "plain",
+        ],
         typer.Option(
-            help="With --from: an adapter of a base model, a plain classifier of words (seconds), or the first choice "
-            "of `luthier advise`."
+            help="With --from: the technique. `auto` is the first choice of the advice, of those that tune the base "
+            "model where --model names one."
         ),
-    ] = "lora",
+    ] = "auto",
     want: Annotated[
         Literal["answer", "classify", "extract", "rewrite", "prefer"] | None,
         typer.Option(help="With --from: what is wanted of the model. What fits the rows when not given."),

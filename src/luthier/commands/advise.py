@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.auto.advice.evidence import EvidenceRecord, shipped_evidence, to_evidence
 from luthier.auto.advice.predict import (
+    TECHNIQUES,
     AdviceLimits,
     AdviceTarget,
     ModelChoice,
@@ -137,9 +138,14 @@ def advise_on_proposal(
 
 
 def advise_without_costs(proposal: RecipeProposal, model: str) -> RowsAdvice:
-    """Advice on LoRA and the plain classifier from their quality alone, without a look at the base model: what
-    `luthier new` writes into a recipe."""
-    costs = {ModelChoice("lora", model, _parameters(model)): TechniqueCost(seconds=_NETWORK_S)}
+    """Advice from quality alone, without a look at the base model or at this machine's speed: what `luthier new` writes
+    into a recipe."""
+    base = _parameters(model)
+    costs = {
+        ModelChoice(technique, model, base): TechniqueCost(seconds=_NETWORK_S)
+        for technique in TECHNIQUES
+        if technique != "plain"
+    }
     if proposal.task == "label":
         costs[ModelChoice("plain")] = TechniqueCost(seconds=_PLAIN_S)
     return _ranked(proposal, profile_proposal(proposal), costs, choose_advice_metric(proposal, None), [], [])

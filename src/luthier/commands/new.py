@@ -28,6 +28,7 @@ from luthier.recipe.workspace import LEDGER_VARIABLE, Workspace
 from luthier.recipe.yaml import parse_yaml
 
 if TYPE_CHECKING:
+    from luthier.auto.advice.predict import TechniqueKind
     from luthier.commands.next_recipe import ServedModel
     from luthier.commands.recipe_text import BaseModelChoice
     from luthier.commands.release import ReleasedRecipe
@@ -59,8 +60,8 @@ class ProposalChoices(NamedTuple):
 
     without: tuple[str, ...] = ()
     """Operators that are left out, by kind."""
-    technique: Literal["lora", "plain", "auto"] = "lora"
-    """`auto`: the first choice of `luthier advise`."""
+    technique: TechniqueKind | Literal["auto"] = "auto"
+    """`auto`: the first choice of the advice, of those that tune the base model where one is named."""
     want: Want | None = None
 
 
@@ -72,6 +73,8 @@ class _Text(NamedTuple):
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """What it reads, to be put beside it."""
+    technique: str = ""
+    """What is proposed to be trained, where something is."""
 
 
 class _Columns(NamedTuple):
@@ -109,11 +112,11 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
 
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
     `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. From traffic, the
-    recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, a base `model` is
-    named, or columns are. Or it is `annotations:PROJECT`, what people answered in an annotation project; or
-    `openai:JOB` (`together:`, `fireworks:`), a finished job of a provider of fine-tuning. `prompt` and
-    `answer` are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else
-    they are chosen. `choices` change what is proposed for rows.
+    recipe goes on from the model that answered (`write_followup_recipe`), unless none is known, or a base `model`,
+    columns or `choices` are named. Or it is `annotations:PROJECT`, what people answered in an annotation project; or
+    `openai:JOB` (`together:`, `fireworks:`), a finished job of a provider of fine-tuning. `prompt` and `answer` are
+    columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else they are
+    chosen. `choices` change what is proposed for rows.
     """
     if source is not None and template is not None:
         hint = "leave one of them out: a recipe made from your data needs no template"
@@ -125,11 +128,12 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         return _write_from_project(workspace, name, source, model, choices or ProposalChoices())
     traffic = _traffic(workspace, source)
     served = _served(workspace, traffic) if traffic is not None and model is None else []
-    is_plain = table is None and prompt is None and answer is None
+    is_changed = choices is not None and choices != ProposalChoices()
+    is_plain = table is None and prompt is None and answer is None and not is_changed
     if traffic is not None and is_plain and any(one.made for one in served):
         return _write_next(name, traffic, served, where)
     folder = _folder(workspace, name)
-    base = _Base(workspace, model or MODEL, folder, choices or ProposalChoices())
+    base = _Base(workspace, model, folder, choices or ProposalChoices())
     model = _from_there(workspace, model, folder)
     source = _as_url(workspace, source)
     is_url = isinstance(source, str) and ("://" in source or is_env_var(source))
@@ -139,10 +143,10 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     if where is not None and traffic is None:
         hint = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=SourceLocation(field="--where"), hint=hint)
-    if choices is not None and choices != ProposalChoices() and source is None:
+    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
+    if is_changed and (source is None or is_tool):
         hint = "leave them out, or give your data by --from"
         raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
-    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
         made = _from_traces(traffic, where, base, columns, served if model is None else None)
@@ -163,7 +167,7 @@ def _write_from_project(
     """Write a recipe from an annotation project, or from a finished job of a provider with the job's rows."""
     folder = _folder(workspace, name)
     if source.startswith(_ANNOTATIONS):
-        base = _Base(workspace, model or MODEL, folder, choices)
+        base = _Base(workspace, model, folder, choices)
         return _write(workspace, folder, _from_annotations(source.removeprefix(_ANNOTATIONS), base))
     from luthier.recipe.importers.hosted_job import import_hosted_job
 
@@ -359,13 +363,18 @@ def _from_template(template: str, name: str, model: str) -> str:
 
 
 class _Base(NamedTuple):
-    """The base model that is asked for, by the word that was given, the folder of the recipe, and what else is wanted
-    otherwise than it is proposed."""
+    """The base model that is asked for, by the word that was given if one was, the folder of the recipe, and what else
+    is wanted otherwise than it is proposed."""
 
     workspace: Workspace
-    word: str
+    named: str | None
     folder: Path
     choices: ProposalChoices
+
+    @property
+    def word(self) -> str:
+        """The base model by its word."""
+        return self.named or MODEL
 
     def fitting(self, profile: SourceProfile) -> BaseModelChoice:
         """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
@@ -414,25 +423,32 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
-    from luthier.commands.advise import advise_without_costs
-    from luthier.commands.recipe_text import render_recipe, why_plain_first
+    from luthier.commands.recipe_text import (
+        choose_technique,
+        explain_technique,
+        rank_recipe_techniques,
+        render_recipe,
+        why_plain_first,
+    )
     from luthier.data.suggest.propose import exclude_operators
 
     found = base.fitting(proposal.profile)
     proposal = exclude_operators(proposal, base.choices.without)
-    technique = base.choices.technique
-    if technique == "auto":
-        first = advise_without_costs(proposal, found.model).ranking.first
-        technique = "plain" if first is not None and first.technique == "plain" else "lora"
+    ranking = rank_recipe_techniques(proposal, found.model)
+    is_asked = base.choices.technique != "auto"
+    technique = base.choices.technique if is_asked else choose_technique(ranking, network=base.named is not None)
     proposal = proposal.model_copy(update={"technique": technique})
     left_out = {f"ops.{kind}" for kind in base.choices.without}
-    text = render_recipe(proposal, base.folder.name, found)
+    text = render_recipe(proposal, base.folder.name, found, ranking)
     reasons = {path: why for path, why in proposal.reasons.items() if path not in left_out}
-    if technique != "plain" and (why := why_plain_first(proposal, found.model)):
-        reasons["technique"] = f"lora; try `plain` first: {why}"
+    why = "it is asked for" if is_asked else explain_technique(technique, ranking)
+    plain = why_plain_first(proposal, ranking) if technique != "plain" else ""
+    reasons["technique"] = f"{technique}: {why}" + (f"; try `plain` first: {plain}" if plain else "")
     if technique != "plain" and found.why:
         reasons["chat_template"] = found.why
-    return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
+    return _Text(
+        text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)), technique=technique
+    )
 
 
 def _from_annotations(project: str, base: _Base) -> _Text:
@@ -495,15 +511,16 @@ def _from_traces(
         traffic, _shown(base.workspace, str(traffic.absolute()), base.folder), where, requested_layout=layout
     )
     made = _proposed(proposal, base)
-    note = _base_note(proposal.profile.rows, base.word, served)
+    note = _base_note(proposal.profile.rows, base.word if made.technique != "plain" else None, served)
     return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
 
 
-def _base_note(rows: int, model: str, served: list[ServedModel] | None) -> str:
-    """That a recipe starts from a base model, on how many rows, and why."""
+def _base_note(rows: int, model: str | None, served: list[ServedModel] | None) -> str:
+    """That a recipe starts from a base model, if from one, on how many rows, and why."""
     from luthier.data.checks.few_rows import FEW_ROWS
 
-    note = f"starts from the base model {model} on {format_counted_noun(rows, 'row')} of traffic alone"
+    start = f"starts from the base model {model}" if model is not None else "trains a classifier without a base model"
+    note = f"{start} on {format_counted_noun(rows, 'row')} of traffic alone"
     if rows < FEW_ROWS:
         note += f", which is little: a new model wants {FEW_ROWS} or more"
     if served is None:

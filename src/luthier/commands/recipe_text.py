@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+from luthier.auto.advice.predict import BASE, STANDALONE, STANDARD, RankedTechnique, TechniqueRanking
 from luthier.auto.advice.training import suggest_training_for_proposal, why_try_plain_classifier
 from luthier.commands.advise import advise_without_costs, describe_quality
 from luthier.core.errors import InputError, SourceLocation
@@ -35,14 +36,54 @@ class BaseModelChoice(NamedTuple):
 
 
 DEFAULT_BASE = BaseModelChoice()
+_SHOWN = 4
+"""Techniques that are shown at most, beside the plain classifier."""
 
 
-def render_recipe(proposal: RecipeProposal, name: str, base: BaseModelChoice = DEFAULT_BASE) -> str:
-    """The whole recipe as YAML, with a comment wherever something was chosen from the data."""
-    return "\n".join(_lines(proposal, name, base)) + "\n"
+def render_recipe(
+    proposal: RecipeProposal,
+    name: str,
+    base: BaseModelChoice = DEFAULT_BASE,
+    ranking: TechniqueRanking | None = None,
+) -> str:
+    """The whole recipe as YAML, with a comment wherever something was chosen from the data; the `ranking` of techniques
+    is that of `rank_recipe_techniques` when not given."""
+    ranking = ranking or rank_recipe_techniques(proposal, base.model)
+    return "\n".join(_lines(proposal, name, base, ranking)) + "\n"
 
 
-def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterator[str]:
+def rank_recipe_techniques(proposal: RecipeProposal, model: str) -> TechniqueRanking | None:
+    """The techniques for a recipe over a base model, the first choice first; None where rows are no prompts with an
+    answer, of which nothing is known."""
+    if proposal.objective != "sft":
+        return None
+    return advise_without_costs(proposal, model).ranking
+
+
+def choose_technique(ranking: TechniqueRanking | None, *, network: bool) -> str:
+    """The technique that a recipe trains: the first choice, or the standard where that is not to tune, or where a
+    `network` is wanted and it tunes none."""
+    first = ranking.first if ranking is not None else None
+    if first is None or first.technique == BASE or (network and first.technique == "plain"):
+        return STANDARD
+    return first.technique
+
+
+def explain_technique(technique: str, ranking: TechniqueRanking | None) -> str:
+    """Why a recipe trains a technique, and which come next."""
+    if ranking is None or ranking.first is None:
+        return "the standard, since nothing is known of rows like these"
+    others = [one for one in ranking.techniques if one.technique not in {technique, BASE} and not one.left_out]
+    following = f"next: {', '.join(one.technique for one in others[:_SHOWN])}"
+    chosen = next((one for one in ranking.techniques if one.technique == technique), ranking.first)
+    if chosen.thin:
+        return f"the standard, since evidence is thin ({chosen.thin}); {following}"
+    return f"{chosen.reason}; {following}"
+
+
+def _lines(
+    proposal: RecipeProposal, name: str, base: BaseModelChoice, ranking: TechniqueRanking | None
+) -> Iterator[str]:
     profile = proposal.profile
     yield f"# Made from {_one_line(profile.size_told)}."
     yield f"# Numbers in the comments below are from rows seen: {profile.looked_at}."
@@ -54,7 +95,7 @@ def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterat
     if proposal.technique == "plain":
         yield "steps:"
         yield from _data_lines(proposal)
-        yield from _plain_rest(proposal)
+        yield from _plain_rest(proposal, ranking)
         return
     yield f"model: {_scalar(base.model)}"
     if base.why:
@@ -63,7 +104,7 @@ def _lines(proposal: RecipeProposal, name: str, base: BaseModelChoice) -> Iterat
         yield f"chat_template: {_scalar(base.chat_template)}"
     yield "steps:"
     yield from _data_lines(proposal)
-    yield from _rest(proposal, base)
+    yield from _rest(proposal, ranking)
 
 
 def _data_lines(proposal: RecipeProposal) -> Iterator[str]:
@@ -114,20 +155,15 @@ def _spelled(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
-def _rest(proposal: RecipeProposal, base: BaseModelChoice) -> Iterator[str]:
-    wished = suggest_training_for_proposal(proposal)
-    more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
+def _rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> Iterator[str]:
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield from _validation_lines(proposal)
     yield from _balancing(proposal.profile)
-    yield from _advice_lines(proposal, base)
-    yield "  # A small adapter: the base model's weights stay as they are."
-    if wished.why:
-        yield f"  # {wished.why} (`luthier docs choose-technique`)."
-    if why := proposal.reasons.get("objective.train_on"):
-        yield f"  # {_one_line(why)}."
-    objective = proposal.objective if proposal.learn == "last" else f"{{kind: {proposal.objective}, train_on: all}}"
-    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {objective}{more}}}"
+    yield from _advice_lines(ranking)
+    if why := why_plain_first(proposal, ranking):
+        yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
+        yield f"  # {PLAIN_FIRST}"
+    yield from _training_lines(proposal)
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     turns = ""
     if asks_every_turn(proposal.profile, proposal.learn):
@@ -136,6 +172,24 @@ def _rest(proposal: RecipeProposal, base: BaseModelChoice) -> Iterator[str]:
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
     yield f"  gate: {{kind: gate, evaluation: report, rules: [{rules}]}}"
+
+
+def _training_lines(proposal: RecipeProposal) -> Iterator[str]:
+    """The step that tunes a base model."""
+    if proposal.technique in STANDALONE:
+        yield f"  tune: {{kind: tune, data: data, technique: {proposal.technique}}}"
+        return
+    wished = suggest_training_for_proposal(proposal)
+    if proposal.technique == STANDARD:
+        yield "  # A small adapter: the base model's weights stay as they are."
+    if wished.why:
+        yield f"  # {wished.why} (`luthier docs choose-technique`)."
+    if why := proposal.reasons.get("objective.train_on"):
+        yield f"  # {_one_line(why)}."
+    technique = "{kind: lora, r: 16}" if proposal.technique == STANDARD else proposal.technique
+    objective = proposal.objective if proposal.learn == "last" else f"{{kind: {proposal.objective}, train_on: all}}"
+    more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
+    yield f"  tune: {{kind: tune, data: data, technique: {technique}, objective: {objective}{more}}}"
 
 
 def _validation_lines(proposal: RecipeProposal) -> Iterator[str]:
@@ -150,14 +204,16 @@ def _validation_lines(proposal: RecipeProposal) -> Iterator[str]:
         yield "  # unlabeled: {kind: unlabeled, data: data}"
 
 
-def _plain_rest(proposal: RecipeProposal) -> Iterator[str]:
+def _plain_rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> Iterator[str]:
     """The steps of a recipe that trains a plain classifier."""
     if proposal.task != "label":
         hint = "take lora, or name a column of classes by --answer"
         where = SourceLocation(field="--technique")
         raise InputError("plain chooses one of a few classes, and the answers are free text", where=where, hint=hint)
     yield from _validation_lines(proposal)
+    yield from _advice_lines(ranking)
     yield "  # TF-IDF of words with logistic regression: no base model, seconds."
+    yield "  # `luthier new NAME --from FILE --technique lora` writes the recipe for an adapter of a base model."
     yield "  tune: {kind: tune, data: data, technique: plain}"
     yield "  # On rows that were not trained on, beside plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
@@ -165,27 +221,29 @@ def _plain_rest(proposal: RecipeProposal) -> Iterator[str]:
     yield '  gate: {kind: gate, evaluation: report, rules: ["macro_f1 > majority"]}'
 
 
-def _advice_lines(proposal: RecipeProposal, base: BaseModelChoice) -> Iterator[str]:
-    """The techniques for rows with classes, the first choice first, and how to try a plain classifier before a network
-    where that is worth it."""
-    if (proposal.objective, proposal.task) != ("sft", "label"):
+def _advice_lines(ranking: TechniqueRanking | None) -> Iterator[str]:
+    """The techniques, the first choice first, and whether little is known of these rows."""
+    if ranking is None or (first := ranking.first) is None:
         return
-    ranking = advise_without_costs(proposal, base.model).ranking
     yield "  # The techniques by what is expected of them; `luthier advise` tells more, with time, memory and evidence:"
-    for number, one in enumerate(ranking.techniques, 1):
-        yield f"  # {number}. {one.technique}: {describe_quality(one, ranking.metric)}: {_one_line(one.reason)}"
-    if why := why_plain_first(proposal, base.model):
-        yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
-        yield f"  # {PLAIN_FIRST}"
+    choices = [one for one in ranking.techniques if not one.left_out]
+    for number, one in enumerate(choices, 1):
+        if number <= _SHOWN or one.technique == "plain":
+            yield f"  # {number}. {_described(one, ranking.metric)}"
+    if first.thin:
+        yield f"  # Evidence is thin ({first.thin}), so that the standard comes first: {first.technique}."
 
 
-def why_plain_first(proposal: RecipeProposal, model: str) -> str:
-    """Why a plain classifier should be tried before a network over this model; empty where it need not."""
-    if (proposal.objective, proposal.task) != ("sft", "label"):
+def _described(one: RankedTechnique, metric: str) -> str:
+    return f"{one.technique}: {describe_quality(one, metric)}: {_one_line(one.reason)}"
+
+
+def why_plain_first(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> str:
+    """Why a plain classifier should be tried before a network; empty where it need not."""
+    if ranking is None or proposal.task != "label":
         return ""
-    first = advise_without_costs(proposal, model).ranking.first
-    if first is not None and first.technique == "plain":
-        return f"a network is expected to add a point at most: {first.reason}"
+    if ranking.first is not None and ranking.first.technique == "plain":
+        return f"a network is expected to add a point at most: {ranking.first.reason}"
     return why_try_plain_classifier(proposal)
 
 

@@ -74,13 +74,22 @@ def measure_memory_bandwidth() -> float:
     return _steady("reading", _read_bytes) * float(count_cores() ** MORE_CORES)
 
 
+_PROBE_AGE_S = 10.0
+_probes: dict[str, tuple[float, float]] = {}
+"""When each rate was last measured in this process, and what it was."""
+
+
 def _steady(kind: str, probe: Callable[[], float]) -> float:
     """A rate as the last probes of this machine have it, one more among them: by the mean of the times that they took.
 
-    What a shared machine gives in one second may be a third of what it gives in the next.
+    What a shared machine gives in one second may be a third of what it gives in the next. A probe of the last seconds
+    is not repeated: a plan asks for the speed once for each step.
     """
-    now = probe()
-    record_timing(kind, {"per_s": now})
+    at, now = _probes.get(kind, (-math.inf, 0.0))
+    if time.monotonic() - at > _PROBE_AGE_S:
+        now = probe()
+        _probes[kind] = time.monotonic(), now
+        record_timing(kind, {"per_s": now})
     return harmonic_mean([float(one["per_s"]) for one in read_timings(kind) if one.get("per_s")] or [now])
 
 

@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import luthier
+from luthier.auto.advice.predict import TechniqueKind
 from luthier.cli.app import run_command
 from luthier.commands.advise import advise
 from luthier.core.errors import InputError
 from luthier.core.outcomes import OutcomeRecord, outcomes_file, read_outcomes, record_outcomes
 from luthier.recipe.schema import Recipe
+from luthier.tune.steps.tune import Tune
 from workshop import tickets, tiny_model, write_csv
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -171,13 +173,56 @@ def test_an_evaluation_is_remembered_without_texts(tmp_path: Path) -> None:
 
 
 def test_the_first_choice_is_written_by_new(tmp_path: Path) -> None:
-    assert run_command(["new", "desk", "--from", "rows.csv", "--technique", "auto"]) == 0
-    assert "technique: plain" in (tmp_path / "desk" / "recipe.yaml").read_text()
-    assert run_command(["new", "other", "--from", "rows.csv"]) == 0
-    text = (tmp_path / "other" / "recipe.yaml").read_text()
+    assert run_command(["new", "desk", "--from", "rows.csv"]) == 0
+    text = (tmp_path / "desk" / "recipe.yaml").read_text()
+    assert "technique: plain" in text
     assert "# 1. plain: accuracy" in text
     assert "# 2. lora: accuracy" in text
+    assert Recipe.load(tmp_path / "desk" / "recipe.yaml").model is None
+
+
+@pytest.mark.parametrize("words", [["--technique", "lora"], ["--model", "smollm2-135m-instruct"]])
+def test_a_technique_or_a_base_model_that_is_named_wins(tmp_path: Path, words: list[str]) -> None:
+    assert run_command(["new", "desk", "--from", "rows.csv", *words]) == 0
+    text = (tmp_path / "desk" / "recipe.yaml").read_text()
+    assert "# 1. plain: accuracy" in text
+    assert "# A network is expected to add a point at most" in text
     assert "technique: {kind: lora, r: 16}" in text
+
+
+@pytest.mark.parametrize("technique", [*get_args(TechniqueKind)])
+def test_every_technique_that_is_ranked_can_be_written(tmp_path: Path, technique: str) -> None:
+    assert run_command(["new", "desk", "--from", "rows.csv", "--technique", technique]) == 0
+    tune = Recipe.load(tmp_path / "desk" / "recipe.yaml").steps["tune"]
+    assert isinstance(tune, Tune)
+    assert tune.technique.kind == technique
+
+
+@pytest.mark.parametrize("rows", [5, 8, 12, 20])
+def test_thin_evidence_is_told_and_the_standard_is_taken(
+    tmp_path: Path, rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(tmp_path / "few.csv", tickets(rows))
+    words = ["--prompt", "message", "--answer", "category", "--want", "classify"]
+    assert run_command(["new", "desk", "--from", "few.csv", *words]) == 0
+    assert "technique: lora: the standard, since evidence is thin (" in capsys.readouterr().out
+    text = (tmp_path / "desk" / "recipe.yaml").read_text()
+    assert "technique: {kind: lora, r: 16}" in text
+    assert "# 1. lora: accuracy" in text
+    assert "# Evidence is thin (anything from 0." in text
+    assert run_command(["advise", "few.csv", *words]) == 0
+    said = capsys.readouterr().out
+    assert "evidence for lora is thin: " in said or "no technique is left to choose" in said
+
+
+def test_free_texts_get_the_standard(tmp_path: Path) -> None:
+    rows = [{"question": f"what is the price of the item {n}", "answer": f"it is about {n} coins"} for n in range(60)]
+    write_csv(tmp_path / "texts.csv", rows)
+    assert run_command(["new", "desk", "--from", "texts.csv"]) == 0
+    text = (tmp_path / "desk" / "recipe.yaml").read_text()
+    assert "technique: {kind: lora, r: 16}" in text
+    assert "# Evidence is thin" in text
+    assert ". plain:" not in text
 
 
 def test_a_probe_measures(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,6 +146,23 @@ def test_thin_evidence_widens() -> None:
     assert width(named(far, "prompt")) > width(named(far, "lora")) > width(named(alike, "lora"))
 
 
+def test_the_standard_comes_first_where_evidence_is_thin() -> None:
+    few = profile(0.5, rows=8, held_out=2).model_copy(update={"separability": None, "classes": 3})
+    found = ranked(few)
+    assert found.first is not None
+    assert found.first.technique == "lora"
+    assert all(one.thin for one in found.techniques)
+    without = ranked(few, limits=AdviceLimits(peak_bytes=0.5e9))
+    assert without.first is None or without.first.technique != "lora"
+
+
+def test_what_was_not_measured_on_such_rows_comes_after_what_was() -> None:
+    found = ranked(profile(0.8))
+    thin = {one.technique for one in found.techniques if one.thin.startswith("it was not measured")}
+    assert {"full", "qlora", "ia3", "prompt_search", "base"} <= thin
+    assert not {"lora", "plain"} & thin
+
+
 def test_past_runs_move_the_prediction() -> None:
     past = [
         EvidenceRecord(

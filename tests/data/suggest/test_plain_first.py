@@ -60,7 +60,7 @@ def test_the_command_of_the_comment_runs(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     write_csv(tmp_path / "rows.csv", tickets(150))
     monkeypatch.chdir(tmp_path)
-    assert run_command(["new", "desk", "--from", "rows.csv"]) == 0
+    assert run_command(["new", "desk", "--from", "rows.csv", "--technique", "lora"]) == 0
     monkeypatch.chdir(tmp_path / "desk")
     (line,) = [one.strip(" #") for one in Path("recipe.yaml").read_text().splitlines() if PLAIN_FIRST in one]
     words = shlex.split(line)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.auto.advice.predict import BASE, ModelChoice, TechniqueCost
+from luthier.auto.advice.predict import BASE, STANDALONE, TECHNIQUES, ModelChoice, TechniqueCost
 from luthier.core.errors import LuthierError
 from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.core.timings import read_machine_timings
@@ -20,22 +20,6 @@ from luthier.models.cost import (
 from luthier.models.load import cpu_has_bf16
 from luthier.tune.steps.tune import Tune
 
-TECHNIQUES = (
-    "lora",
-    "qlora",
-    "full",
-    "layers",
-    "adapter",
-    "ia3",
-    "prefix",
-    "p_tuning",
-    "prompt",
-    "prompt_search",
-    BASE,
-    "plain",
-)
-"""What is ranked: the techniques of `tune`, and the base model as it is."""
-_STANDALONE = ("plain", "prompt_search")
 _PLAIN_LATENCY_S = 0.002
 _NO_TEXTS = "it chooses one of a few classes, and the answers are free text"
 
@@ -99,7 +83,7 @@ def _estimate(
         context = _context(material, "tune", reads)
         outlines["model"] = tune.outline(context)
         training = tune.estimate_cost(context)
-    key = technique if technique in {*_STANDALONE, BASE} else "tuned"
+    key = technique if technique in {*STANDALONE, BASE} else "tuned"
     if key not in measuring:
         settings = {"kind": "evaluate", "data": "data", "model": "model", "metrics": [*material.metrics]}
         upstream = {"model": tune} if tune is not None else {}
@@ -120,7 +104,7 @@ def _settings(technique: str, material: AdviceMaterial) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": "tune", "data": "data", "technique": technique}
     if technique != "plain":
         found["model"] = "model"
-    if technique not in _STANDALONE:
+    if technique not in STANDALONE:
         found |= {"objective": material.objective, **material.training}
     return found
 

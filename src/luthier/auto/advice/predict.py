@@ -5,6 +5,10 @@ it gained over a plain classifier on sets like these, weighed by likeness, poole
 and drawn to a wide prior where few sets are alike; every other technique from LoRA, by published comparisons and rules.
 An interval is one of 95 % for the value that the held-out rows will show: it holds the variance between sets, that of
 the estimate, and that of the held-out rows.
+
+LoRA is the standard. Another technique comes before it only with evidence: it was measured on rows of this kind, its
+interval is narrow enough to say something, and it is clearly better or takes half the time. Where limits leave LoRA
+out, techniques with such evidence come first.
 """
 
 from __future__ import annotations
@@ -13,20 +17,42 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from luthier.auto.advice.evidence import RULES, EvidenceRecord
 from luthier.auto.advice.profile import AdviceProfile
 from luthier.core.events import format_counted_noun
 from luthier.core.render import format_elapsed_time
 
+TechniqueKind = Literal[
+    "lora",
+    "qlora",
+    "full",
+    "layers",
+    "adapter",
+    "ia3",
+    "prefix",
+    "p_tuning",
+    "prompt",
+    "prompt_search",
+    "plain",
+]
+"""The techniques of `tune` that are ranked."""
+STANDALONE = ("plain", "prompt_search")
+"""Techniques that train no weights of a network, so that they have neither an objective nor epochs."""
 BASE = "base"
 """The base model as it is: no tuning."""
+TECHNIQUES: tuple[str, ...] = (*get_args(TechniqueKind), BASE)
+"""What is ranked: the techniques of `tune`, and the base model as it is."""
 UNTUNED = (BASE, "plain")
 """Choices that tune no network."""
 NEAR = 0.01
 """A choice that takes half the time or less comes first if its expected quality is at most so much lower."""
 _SIMPLER = 0.5
+STANDARD = "lora"
+"""The technique that is taken where the evidence does not speak for another one."""
+THIN = 0.6
+"""An interval of this width or more says too little to choose by."""
 _FEW = 1e-3
 _Z = NormalDist().inv_cdf(0.975)
 _OTHER_TASK = 0.15
@@ -93,6 +119,8 @@ class RankedTechnique:
     reason: str
     left_out: str
     """Why it is left out; empty where it is a choice."""
+    thin: str
+    """Why its evidence is too thin to choose by; empty where it is not."""
     evidence: tuple[str, ...]
 
 
@@ -119,6 +147,8 @@ class _Prediction(NamedTuple):
     reason: str
     records: tuple[EvidenceRecord, ...] = ()
     notes: tuple[str, ...] = ()
+    measured: bool = False
+    """Whether the technique itself was measured on rows of this kind."""
 
 
 class _Observation(NamedTuple):
@@ -162,7 +192,7 @@ class QualityPredictor:
         reached = self.profile.plain_quality(self.metric)
         reason = f"words alone reach about {reached:.2f}, each of {rows} rows predicted from the others"
         notes = (f"{self.metric} out of fold, by rows: {self._curve()}",)
-        return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, records[:_SHOWN], notes)
+        return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, records[:_SHOWN], notes, measured=True)
 
     def _lora(self, parameters: int) -> _Prediction:
         start, records = self._plain_start(), self._alike("lora", parameters)
@@ -171,8 +201,8 @@ class QualityPredictor:
             observations = [_observed(_logit(one.value), one, self._likeness(one, parameters)) for one in levels]
             mean, sd = _pool(observations, prior=(_logit(0.4), 1.0), between=0.8)
             known = "the level is known from no set like this" if not levels else "the level is that of few sets"
-            return _Prediction(mean, sd, f"nearly all that full fine-tuning learns, in little memory; {known}",
-                               tuple(levels[:_SHOWN]))  # fmt: skip
+            reason = f"nearly all that full fine-tuning learns, in little memory; {known}"
+            return _Prediction(mean, sd, reason, tuple(levels[:_SHOWN]), measured=bool(levels))
         paired = [one for one in records if one.plain is not None]
         mean, sd = _pool(self._gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
         gains = [one.value - one.plain for one in paired if one.plain is not None]
@@ -182,12 +212,15 @@ class QualityPredictor:
             f"it reads order and meaning: better than words alone in {better} of {len(gains)} measurements on "
             f"{format_counted_noun(sets, 'set')}"
         )
-        return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, tuple(paired[:_SHOWN]))
+        return _Prediction(
+            start.mean + mean, math.hypot(start.sd, sd), reason, tuple(paired[:_SHOWN]), measured=bool(paired)
+        )
 
     def _base(self, parameters: int) -> _Prediction:
         if (probe := self._probe("base")) is not None:
             reason = f"asked {probe.rows} rows, it answered {probe.value:.2f} as it is"
-            return _Prediction(_logit(probe.value), math.sqrt(_noise(probe.value, probe.rows)), reason, (probe,))
+            spread = math.sqrt(_noise(probe.value, probe.rows))
+            return _Prediction(_logit(probe.value), spread, reason, (probe,), measured=True)
         if not self.profile.classes:
             lora = self._lora(parameters)
             reason = "no evidence: assumed to be behind a tuned model; `--probe` measures it"
@@ -222,7 +255,10 @@ class QualityPredictor:
         mean, sd = _pool(observations, prior=prior, between=0.2)
         reason = rule.sentence if rule is not None else "no evidence"
         notes = (f"rule: {rule.sentence} ({rule.source})",) if rule is not None else ()
-        found = _Prediction(lora.mean + mean, math.hypot(lora.sd, sd), reason, tuple(compared[:_SHOWN]), notes)
+        is_measured = any(one.task == self.profile.task for one in compared)
+        found = _Prediction(
+            lora.mean + mean, math.hypot(lora.sd, sd), reason, tuple(compared[:_SHOWN]), notes, measured=is_measured
+        )
         return self._with_direct(choice, found)
 
     def _with_direct(self, choice: ModelChoice, found: _Prediction) -> _Prediction:
@@ -234,7 +270,10 @@ class QualityPredictor:
         prior = (found.mean - start.mean, found.sd)
         mean, sd = _pool(self._gains(direct, choice.parameters), prior=prior, between=0.4)
         return found._replace(
-            mean=start.mean + mean, sd=math.hypot(start.sd, sd), records=(*direct[:_SHOWN], *found.records)[:_SHOWN]
+            mean=start.mean + mean,
+            sd=math.hypot(start.sd, sd),
+            records=(*direct[:_SHOWN], *found.records)[:_SHOWN],
+            measured=True,
         )
 
     def _plain_start(self) -> _Prediction | None:
@@ -323,12 +362,13 @@ def _ranked(
 ) -> RankedTechnique:
     found = predictor.predict(choice)
     chance = NormalDist(found.mean, found.sd).cdf(_logit(target.value)) if target is not None else None
+    low, high = (round(_expit(found.mean + sign * _Z * found.sd), 4) for sign in (-1, 1))
     return RankedTechnique(
         technique=choice.technique,
         model=choice.model,
         quality=round(_expit(found.mean), 4),
-        low=round(_expit(found.mean - _Z * found.sd), 4),
-        high=round(_expit(found.mean + _Z * found.sd), 4),
+        low=low,
+        high=high,
         chance=round(1 - chance, 3) if chance is not None else None,
         seconds=cost.seconds,
         peak_bytes=cost.peak_bytes,
@@ -336,8 +376,18 @@ def _ranked(
         fetches=cost.fetches,
         reason=found.reason,
         left_out=cost.refused or _beyond(cost, limits),
+        thin=_thinness(found, low, high),
         evidence=(*found.notes, *(one.sentence for one in found.records)),
     )
+
+
+def _thinness(found: _Prediction, low: float, high: float) -> str:
+    """Why a prediction says too little to choose by; empty where it says enough."""
+    if not found.measured:
+        return "it was not measured on rows of this kind"
+    if high - low >= THIN:
+        return f"anything from {low:.2f} to {high:.2f} is possible"
+    return ""
 
 
 def _beyond(cost: TechniqueCost, limits: AdviceLimits) -> str:
@@ -353,20 +403,25 @@ def _beyond(cost: TechniqueCost, limits: AdviceLimits) -> str:
 
 
 def _ordered(found: Sequence[RankedTechnique], target: AdviceTarget | None) -> list[RankedTechnique]:
-    """The best first; a choice that takes half the time or less comes before one that is hardly better."""
+    """The best first; a choice that takes half the time or less comes before one that is hardly better, and the
+    standard before one for which too little speaks."""
 
     def worth(one: RankedTechnique) -> float:
         return one.quality if one.chance is None or target is None else one.chance
 
     choices = sorted((one for one in found if not one.left_out), key=lambda one: (-worth(one), one.seconds or 0))
     near = NEAR if target is None else 5 * NEAR
-    if choices:
-        best = choices[0]
-        simpler = [one for one in choices if worth(best) - worth(one) <= near and _is_simpler(one, best)]
-        if simpler:
-            first = min(simpler, key=lambda one: one.seconds or 0)
-            choices.remove(first)
-            choices.insert(0, first)
+    supported = [one for one in choices if not one.thin]
+    standard = next((one for one in choices if one.technique == STANDARD), None)
+    first = standard or next(iter(supported or choices), None)
+    for one in supported:
+        if first is not None and worth(one) > worth(first) + near:
+            first = one
+    if first is not None:
+        simpler = [one for one in supported if worth(first) - worth(one) <= near and _is_simpler(one, first)]
+        first = min(simpler, key=lambda one: one.seconds or 0, default=first)
+        choices.remove(first)
+        choices.insert(0, first)
     return [*choices, *sorted((one for one in found if one.left_out), key=lambda one: -worth(one))]
 
 

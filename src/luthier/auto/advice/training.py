@@ -36,10 +36,12 @@ token, and a classifier of words takes seconds.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.events import format_counted_noun
-from luthier.data.suggest.propose import RecipeProposal
+
+if TYPE_CHECKING:
+    from luthier.data.suggest.propose import RecipeProposal
 
 ROWS_PER_STEP = 32
 """What a training averages over unless it is told otherwise."""

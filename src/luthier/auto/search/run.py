@@ -25,6 +25,7 @@ from luthier.artifacts.search import (
     write_trials,
 )
 from luthier.artifacts.training import TrainingRecord
+from luthier.auto.advice.trials import suggest_first_trials
 from luthier.auto.search.engine import SearchEngine, TrialRequest, TrialResult
 from luthier.auto.search.importance import measure_importance
 from luthier.auto.search.leaks import find_leaked_rows
@@ -120,7 +121,7 @@ class SearchRun:
             budget=float(self._step.budget),
             seed=self._work.seed,
             work_of=self.count_work,
-            first=self._step.first,
+            first=self._list_first_trials(),
             finalists=self._step.finalists,
         )
         self._shares = engine.shares
@@ -142,6 +143,15 @@ class SearchRun:
             "trial_s": sum(self._seconds.values()),
             "of_s": _read_seconds(self._work.inputs["of"]),
         }
+
+    def _list_first_trials(self) -> Sequence[Mapping[str, Any]]:
+        """Settings that are tried after those of `of`."""
+        if self._step.first != "advice":
+            return self._step.first
+        about = DatasetSummary.read(self._data)
+        rows = about.rows.get("train", 0)
+        rows = min(rows, self._of.max_train_samples or rows)
+        return suggest_first_trials(self._space, max(1, rows), len(about.labels))
 
     def _warn_unaffordable(self, share: float) -> None:
         """Say which techniques the budget does not pay for, even once."""

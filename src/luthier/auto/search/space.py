@@ -135,6 +135,19 @@ class SearchSpace:
                 found[path] = self._auto_rate(self.of) or AUTO
         return found
 
+    def begin(self, kind: str) -> Settings:
+        """The settings of the searched step with a technique of its branches, at the learning rate that is its own."""
+        of = self._with_technique(kind).model_copy(update={RATE: AUTO})
+        found: dict[str, Any] = {TECHNIQUE: kind}
+        for path in self.branches[kind]:
+            try:
+                found[path] = self._read(of, path)
+            except RecipeError:  # a field of a part that is not there
+                continue
+            if path == RATE:
+                found[path] = self._auto_rate(of) or AUTO
+        return found
+
     def apply(self, settings: Settings) -> Mapping[str, Step]:
         """The steps that settings make: `of`, and by their names those of its data that change.
 

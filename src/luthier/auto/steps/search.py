@@ -91,8 +91,9 @@ class ModelSearch(Step):
     ]
     """The work of all trials, in whole trainings of `of` with an evaluation each. A time such as `90m` is refused with
     the number that it comes to on this machine: a budget of work finds the same model everywhere."""
-    first: tuple[dict[str, Any], ...] = ()
-    """Settings that are tried first after those of `of`, by the same paths as in `over`."""
+    first: Literal["advice"] | tuple[dict[str, Any], ...] = "advice"
+    """What is tried first after the settings of `of`: `advice`, with which each technique begins as it is advised for
+    so many rows, or a list of settings by the same paths as in `over`."""
     max_trials: int | None = Field(default=None, ge=2)
     """Ends the search after the rung in which it has so many trials; the budget alone ends it when not given."""
     finalists: int = Field(default=3, ge=1, le=10)

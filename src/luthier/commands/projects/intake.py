@@ -20,6 +20,7 @@ from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
+    from luthier.auto.advice.predict import TechniqueKind
     from luthier.commands.new import NewRecipe
     from luthier.data.suggest.propose import RecipeProposal, Want
 
@@ -71,7 +72,7 @@ class IntakeChoices:
     prompt: str | None = None
     answer: str | None = None
     without: tuple[str, ...] = ()
-    technique: Literal["lora", "plain"] = "lora"
+    technique: TechniqueKind | Literal["auto"] = "auto"
     model: str | None = None
     want: Want | None = None
 
@@ -86,7 +87,7 @@ class IntakeChoices:
         for kind in self.without:
             words += ["--without", kind]
         words += ["--want", self.want] if self.want is not None else []
-        words += ["--technique", self.technique] if self.technique != "lora" else []
+        words += ["--technique", self.technique] if self.technique != "auto" else []
         return [*words, *(["--model", self.model] if self.model else [])]
 
 

@@ -67,8 +67,8 @@ class RecipeProposal(BaseModel):
     """Which assistant turns are trained on; `objective.train_on` in `reasons` says why where it is not the last."""
     left: int
     """About how many rows the operators leave."""
-    technique: Literal["lora", "plain"] = "lora"
-    """What is trained: an adapter of a base model, or a plain classifier of words."""
+    technique: str = "lora"
+    """The kind of technique that is trained."""
     want: Want = "answer"
     """What is wanted: as it was asked for, or as the rows look."""
     profile: SourceProfile

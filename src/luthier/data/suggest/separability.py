@@ -56,6 +56,13 @@ class LabelSeparability(BaseModel):
 
 def measure_separability(texts: Sequence[str], labels: Sequence[str]) -> LabelSeparability | None:
     """Predict the class of each text from the others; None where rows or classes are too few."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # matrices this small are slower on several threads, which spin
+        return _measure(texts, labels)
+
+
+def _measure(texts: Sequence[str], labels: Sequence[str]) -> LabelSeparability | None:
     import numpy as np
 
     if len(texts) < _FEWEST or len(set(labels)) < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends
@@ -13,6 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from luthier.auto.advice.predict import TechniqueKind
 from luthier.commands.advise import MODEL, AdviceOptions
 from luthier.commands.projects.intake import (
     KINDS,
@@ -31,7 +32,7 @@ from luthier.commands.projects.intake import (
     write_traffic_recipe,
 )
 from luthier.commands.projects.workspace import project_id
-from luthier.commands.recipe_text import why_plain_first
+from luthier.commands.recipe_text import choose_technique, rank_recipe_techniques, why_plain_first
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.data.suggest.propose import WANTS, Want
 from luthier.models.catalog import CATALOG
@@ -136,9 +137,11 @@ def proposal(
         made = studio.proposals.propose(studio.workspace, found, choices)
     except LuthierError as error:
         return render(request, "draft_error.html.jinja", draft=found, error=error, is_choice=want != "")
+    ranking = rank_recipe_techniques(made, MODEL)
     return render(
         request, "proposal.html.jinja", draft=found, proposal=made, profile=made.profile, choices=choices,
-        catalog=CATALOG, words=choices.words(found), plain_first=why_plain_first(made, MODEL),
+        catalog=CATALOG, words=choices.words(found), plain_first=why_plain_first(made, ranking), ranking=ranking,
+        technique=choose_technique(ranking, network=False),
         query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
 
@@ -198,14 +201,17 @@ def _choices(form: FormData) -> IntakeChoices:
     shown, on = json.loads(text_of(form, "shown") or "[]"), form.getlist("op")
     if not isinstance(shown, list):
         raise InputError(_("the form is not as expected"), hint=_("load the page again"))
-    technique: Literal["lora", "plain"] = "plain" if text_of(form, "technique") == "plain" else "lora"
+    named = text_of(form, "technique")
+    technique: TechniqueKind | Literal["auto"] = next(
+        (kind for kind in get_args(TechniqueKind) if kind == named), "auto"
+    )
     return IntakeChoices(
         prompt=_column(text_of(form, "prompt")),
         answer=_column(text_of(form, "answer")),
         without=tuple(str(kind) for kind in shown if kind not in on),
         technique=technique,
         want=_want(text_of(form, "want")),
-        model=text_of(form, "model") if technique == "lora" and text_of(form, "model") in CATALOG else None,
+        model=text_of(form, "model") if technique != "plain" and text_of(form, "model") in CATALOG else None,
     )
 
 
