@@ -443,6 +443,7 @@ def send_weights(group: RankGroup, model: torch.nn.Module) -> None:
             hint = "ranks need one Luthier, one set of libraries and the same files"
             raise InputError(f"rank {rank} has built another model: {name!r} is in one of both only", hint=hint)
         group.send_tensors(rank, {name: own[name] for name, digest in digests.items() if its[name] != digest})
+        group.send(rank, [name for name, value in own.items() if value.requires_grad])
 
 
 def receive_weights(group: RankGroup, model: torch.nn.Module) -> None:
@@ -451,6 +452,9 @@ def receive_weights(group: RankGroup, model: torch.nn.Module) -> None:
     group.send(0, {name: _digest(value) for name, value in own.items()})
     for name, value in group.receive_tensors(0).items():
         own[name].data.copy_(value)
+    moving = set(group.receive(0))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in moving)
 
 
 def get_local_share(size: int) -> int:
