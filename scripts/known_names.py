@@ -16,7 +16,10 @@ from luthier.traces.record import Feedback, Trace
 
 SEAMS = "needs_reference Other Recorder Route Resolver Models shadow retire"
 """Fields of a role that no member sets yet, and classes that a test defines to be found."""
-RECORDS = "mean_chars conflicts prompt_words activations grad_norm"
+RECORDS = (
+    "mean_chars conflicts prompt_words activations grad_norm rank_agreement_low rank_agreement_high "
+    "lora_rank adapter_size"
+)
 """Fields of records that are printed or written whole."""
 SOURCE = Path(__file__).parent.parent / "src"
 FRAMEWORKS = (
@@ -26,6 +29,7 @@ FRAMEWORKS = (
     "cache_ok down_revision branch_labels depends_on type_annotation_map impl process_bind_param process_result_value "
     "isolation_level __getattr__ model_config decoder post_processor normalizer pytestmark protocol_version "
     "TRACKIO_DIR text_factory capture_signals generate_trace_id generate_span_id "
+    "__traceback__ _timeout "
     "do_GET do_HEAD do_POST daemon_threads handle_error log_message handle_starttag handle_startendtag handle_endtag "
     "handle_data signum s3_environment closure train_dataloader training_step configure_optimizers"
 )

@@ -106,15 +106,17 @@ def compare(shop: Bench, step: Tune, counts: tuple[int, ...]) -> bool:
     return True
 
 
-def test_some_of_each_are_the_same_by_two_processes(tmp_path: Path, followers: Followers) -> None:
+@pytest.mark.usefixtures("followers")
+def test_some_of_each_are_the_same_by_two_processes(tmp_path: Path) -> None:
     for at, (way, technique, optimizer) in enumerate(QUICK):
         assert compare(shop_for(tmp_path / str(at), way[0]), make_step(way, technique, optimizer), (2,))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("followers")
 @pytest.mark.parametrize("way", WAYS, ids=["-".join([way[0], *way[1]]) for way in WAYS])
 def test_every_objective_technique_and_optimizer_is_the_same_by_two_and_four(
-    way: tuple[str, dict[str, Any]], tmp_path: Path, followers: Followers
+    way: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """Each pair of an objective and a technique, under optimizers that change from one to the next."""
     optimizers = cycle(OPTIMIZERS)

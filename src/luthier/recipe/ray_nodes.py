@@ -61,9 +61,9 @@ def run_on_nodes(task: str, nodes: int, processes: int, resources: dict[str, flo
     strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
     custom = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
     options = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0), "resources": custom}
-    places = [strategy(placement_group=group, placement_group_bundle_index=rank) for rank in range(nodes)]
+    strategies = [strategy(placement_group=group, placement_group_bundle_index=rank) for rank in range(nodes)]
     actor = ray.remote(NodeProcess)
-    actors = [actor.options(**options, max_concurrency=2, scheduling_strategy=place).remote() for place in places]
+    actors = [actor.options(**options, max_concurrency=2, scheduling_strategy=bundle).remote() for bundle in strategies]
     address, port = _await(ray, [actors[0].find_address.remote()], stopped)[0] or ("", 0)
     words = [sys.executable, "-P", "-m", "luthier", "make", "--processes", str(processes), task]
     shared = {"PET_NNODES": str(nodes), "PET_MASTER_ADDR": str(address), "PET_MASTER_PORT": str(port)}

@@ -20,7 +20,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0
 _ANSWERED = set[str]()
 """Addresses that answered this process; one that never did is not waited for."""
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_MOST_SAID = 600
+_MOST_TEXT = 600
 WHERE = SourceLocation(field="on")
 
 
@@ -34,15 +34,15 @@ class SchedulerApi:
         """What stands at a path; None where there is nothing."""
         began, wait = time.monotonic(), _FIRST_WAIT_S
         while True:
-            status, found, said = self._send("GET", path, None)
+            status, found, text = self._send("GET", path, None)
             if status == 404:
                 return None
             if status is not None and status < 400:
                 return found
             if status is not None and status not in _PASSING:
-                raise self._refusal(status, said)
+                raise self._refusal(status, text)
             if self._url not in _ANSWERED or time.monotonic() - began + wait > _PATIENCE_S:
-                raise self._refusal(status, said)
+                raise self._refusal(status, text)
             time.sleep(wait)
             wait = min(_LONGEST_WAIT_S, 2 * wait)
 
@@ -55,9 +55,9 @@ class SchedulerApi:
 
     def change(self, method: str, path: str, body: Any = None, *, unless: tuple[int, ...] = ()) -> int:
         """Send what changes something, once; `unless` are answers that are no errors. Returns the status."""
-        status, _, said = self._send(method, path, body)
+        status, _, text = self._send(method, path, body)
         if status is None or (status >= 400 and status not in unless):
-            raise self._refusal(status, said)
+            raise self._refusal(status, text)
         return status
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int | None, dict[str, Any], str]:
@@ -73,17 +73,17 @@ class SchedulerApi:
             found = response.json()
         except ValueError:
             found = {}
-        said = _find_message(found) or response.text
+        text = _find_message(found) or response.text
         for secret in headers.values():
-            said = said.replace(secret, "…")
-        return response.status_code, found if isinstance(found, dict) else {}, " ".join(said.split())[:_MOST_SAID]
+            text = text.replace(secret, "…")
+        return response.status_code, found if isinstance(found, dict) else {}, " ".join(text.split())[:_MOST_TEXT]
 
-    def _refusal(self, status: int | None, said: str) -> SystemResourceError:
+    def _refusal(self, status: int | None, text: str) -> SystemResourceError:
         if status is None:
-            message = f"{self._name} cannot be reached at {self._url} ({said})"
+            message = f"{self._name} cannot be reached at {self._url} ({text})"
             hint = "jobs that run go on, and running again finds them"
         else:
-            message, hint = f"{self._name} refused: {status} {said}".rstrip(), "look at the executor's settings"
+            message, hint = f"{self._name} refused: {status} {text}".rstrip(), "look at the executor's settings"
             if status in (401, 403):
                 hint = "look at the credentials of this machine: `luthier doctor --on EXECUTOR` tries them"
         return SystemResourceError(message, where=WHERE, hint=hint)

@@ -100,16 +100,16 @@ class RayExecutor(BatchExecutor):
 
     def order(self, job: BatchJob) -> dict[str, Any]:
         """What is submitted."""
-        wanted: dict[str, Any] = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
+        resources: dict[str, Any] = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
         memory = None if self.memory is None else round(float(self.memory[:-1]) * _SIZES[self.memory[-1]])
-        wanted |= {"entrypoint_memory": memory, "entrypoint_resources": self.resources or None}
+        resources |= {"entrypoint_memory": memory, "entrypoint_resources": self.resources or None}
         command = [self.python, "-P", "-m", "luthier", "make", job.location]
         if self.nodes > 1:
             counts = {"nodes": self.nodes, "processes": self.processes_per_node, "cpus": self.cpus, "gpus": self.gpus}
             options = [f"--{name}={value:g}" for name, value in counts.items() if value is not None]
             options += [f"--resource={name}={amount:g}" for name, amount in self.resources.items()]
             command = [self.python, "-P", "-m", "luthier.recipe.ray_nodes", *options, job.location]
-            wanted = {"entrypoint_num_cpus": 0}  # the driver only waits
+            resources = {"entrypoint_num_cpus": 0}  # the driver only waits
         elif self.processes_per_node > 1:
             command += ["--processes", str(self.processes_per_node)]
         if self.cpus is None and "OMP_NUM_THREADS" not in self.env:
@@ -118,7 +118,7 @@ class RayExecutor(BatchExecutor):
             "entrypoint": f"exec {shlex.join(command)}",
             "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S), **self.env}},
             "metadata": {"name": job.name},
-            **{name: value for name, value in wanted.items() if value is not None},
+            **{name: value for name, value in resources.items() if value is not None},
         }
 
     def find(self, name: str) -> JobStatus | None:
