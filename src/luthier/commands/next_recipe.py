@@ -455,7 +455,7 @@ class _Asked(NamedTuple):
 def list_served_models(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """All of them that have a digest, the one with the most recent request first."""
     plans = list(_plans(workspace, traffic))
-    return [_found(workspace, asked, plans) for asked in _asked(traffic)]
+    return [_found(workspace, request, plans) for request in _asked(traffic)]
 
 
 def _asked(traffic: Path) -> list[_Asked]:

@@ -283,13 +283,26 @@ def check_adapter_loaded(model: Any, adapter: str | None) -> None:
 
 
 @contextmanager
+def disable_adapters(model: Any) -> Iterator[None]:
+    """Context manager: compute with the base alone. Which parameters are trained stays as it was: PEFT's own context
+    freezes all adapters but the active one when it ends, a critic's too."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
 def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
     """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all."""
     if adapter is None or not hasattr(model, "peft_config"):
         yield
         return
     if adapter == BASE:
-        with model.disable_adapter():
+        with disable_adapters(model):
             yield
         return
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
