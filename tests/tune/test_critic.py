@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from luthier.core.artifact import Artifact
+from luthier.models.generation.cpu_decoder import BASE, activate_adapter
 from luthier.models.kernels.lora import install_fused_lora
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_pack
+from luthier.tune.eva import initialize_with_eva
 from luthier.tune.objectives.ppo import Ppo
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -83,6 +85,17 @@ def test_policy_and_critic_share_one_base_and_do_not_disturb_one_another(shop: B
     critic.loss(build_pack(told)).total.backward()
     assert moved(model)
     assert all(is_critic_parameter(name) for name in moved(model))
+
+
+def test_a_look_at_the_base_freezes_no_critic(shop: Bench) -> None:
+    model = adapted(shop, Lora(r=2))
+    add_critic(model, seed=1)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(is_critic_parameter(name) and "lora_A" in name for name in trained)
+    initialize_with_eva(model, iter([build_pack(ROWS)]), 2)
+    with activate_adapter(model, BASE):
+        compute_pack_logprobs(model, build_pack(ROWS))
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
 
 
 def moved(model: Any) -> list[str]:

@@ -14,8 +14,8 @@ def spans_to_answer(spans: Iterable[Mapping[str, Any]]) -> str:
     of it was found.
     """
     found: dict[str, list[str]] = {}
-    for one in sorted(spans, key=lambda span: (span["start"], span["end"])):
-        texts = found.setdefault(str(one["label"]), [])
-        if one["text"] not in texts:
-            texts.append(one["text"])
+    for entry in sorted(spans, key=lambda span: (span["start"], span["end"])):
+        texts = found.setdefault(str(entry["label"]), [])
+        if entry["text"] not in texts:
+            texts.append(entry["text"])
     return json.dumps(found, ensure_ascii=False)

@@ -166,19 +166,19 @@ def read_evenly_spaced_examples(artifact: Artifact, split: str, number: int) -> 
 
 def preview_input_examples(plan_context: PlanContext, split: str, number: int) -> list[Example]:
     """Some examples that a step will read in `data`, whose artifact is made or expected."""
-    if (made := plan_context.inputs.get("data")) is not None:
-        return first_examples(made, split, number)
+    if (artifact := plan_context.inputs.get("data")) is not None:
+        return first_examples(artifact, split, number)
     rows = plan_context.outlines.get("data", ArtifactSpec()).examples
-    return [Example.model_validate(one) for one in take_evenly_spaced(rows, number)]
+    return [Example.model_validate(entry) for entry in take_evenly_spaced(rows, number)]
 
 
 def dataset_spec_of(plan_context: PlanContext, field: str = "data") -> ArtifactSpec:
     """Return the expected contents (rows, sample examples, task) of the data set that a step's field names, whether it
     exists yet or not."""
-    if (made := plan_context.inputs.get(field)) is None:
+    if (artifact := plan_context.inputs.get(field)) is None:
         return plan_context.outlines.get(field, ArtifactSpec())
-    dataset_summary, split = DatasetSummary.read(made), list_splits(made)[0]
-    examples = read_evenly_spaced_examples(made, split, OUTLINED)
+    dataset_summary, split = DatasetSummary.read(artifact), list_splits(artifact)[0]
+    examples = read_evenly_spaced_examples(artifact, split, OUTLINED)
     return ArtifactSpec(
         rows=dataset_summary.rows,
         examples=tuple(map(dump_spec_example, examples)),

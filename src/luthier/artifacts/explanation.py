@@ -210,10 +210,10 @@ class ExplanationSummary(_Frozen):
     def measure(self, name: str) -> MeasureOverRows | None:
         """A measure by the name that a gate's rule uses: of the best method, or of the one before the point."""
         method, _, measure = name.rpartition(".")
-        found = next((one for one in self.methods if one.method == (method or self.best)), None)
-        if found is None or measure not in MEASURES:
+        method_summary = next((entry for entry in self.methods if entry.method == (method or self.best)), None)
+        if method_summary is None or measure not in MEASURES:
             return None
-        value: MeasureOverRows | None = getattr(found, measure)
+        value: MeasureOverRows | None = getattr(method_summary, measure)
         return value
 
 

@@ -294,6 +294,6 @@ def _places(artifact: Artifact, ids: Iterable[str]) -> dict[str, str]:
     for name in (EVENTS, *(f"examples/{split}.parquet" for split in list_splits(artifact))):
         if wanted_ids:
             rows = pl.scan_parquet(artifact.path(name)).filter(pl.col("id").is_in(wanted_ids)).collect()
-            for one in rows.iter_rows(named=True):
-                found[one["id"]] = format_file_location(one["file"], one["line"], one.get("row"))
+            for row in rows.iter_rows(named=True):
+                found[row["id"]] = format_file_location(row["file"], row["line"], row.get("row"))
     return found

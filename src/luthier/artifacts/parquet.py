@@ -51,7 +51,7 @@ def _longest(kept: ParquetFile, group: int) -> float:
             continue
         some = next(kept.iter_batches(1, row_groups=[group], columns=[column.path_in_schema]), None)
         texts = _dictionaries(some.column(0)) if some else []
-        total += max((pc.max(pc.binary_length(one)).as_py() or 0 for one in texts), default=0) * column.num_values
+        total += max((pc.max(pc.binary_length(text)).as_py() or 0 for text in texts), default=0) * column.num_values
     each: float = total / max(1, row_group.num_rows)
     return each
 
@@ -63,5 +63,5 @@ def _dictionaries(values: pa.Array) -> list[pa.Array]:
     if pa.types.is_dictionary(values.type):
         return [values.dictionary]
     if pa.types.is_struct(values.type):
-        return [one for field in values.flatten() for one in _dictionaries(field)]
+        return [dictionary for field in values.flatten() for dictionary in _dictionaries(field)]
     return _dictionaries(values.values) if hasattr(values, "values") else []

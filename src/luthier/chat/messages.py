@@ -118,7 +118,7 @@ def render_message_text(message: Message) -> str:
     if not message.tool_calls:
         return message.content
     functions = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
-    calls = [f"<tool_call>\n{json.dumps(one, ensure_ascii=False)}\n</tool_call>" for one in functions]
+    calls = [f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>" for function in functions]
     return "\n".join([*filter(None, [message.content]), *calls])
 
 

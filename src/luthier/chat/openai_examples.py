@@ -21,7 +21,9 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 def format_chat_example(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
     """A row as a chat example: weight 0 on assistant turns that are not to be learnt."""
     pairs = zip(messages_to_openai(messages), messages, strict=True)
-    made: dict[str, Any] = {"messages": [one if message.learn else {**one, "weight": 0} for one, message in pairs]}
+    made: dict[str, Any] = {
+        "messages": [entry if message.learn else {**entry, "weight": 0} for entry, message in pairs]
+    }
     return {**made, "tools": _format_tools(tools)} if tools else made
 
 

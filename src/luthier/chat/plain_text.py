@@ -38,7 +38,7 @@ def encode_loglikelihood_pairs(
     is one token: BOS, or EOS where there is none.
     """
     parted = [move_trailing_space(before, after) for before, after in requests]
-    distinct = dict.fromkeys(one for before, after in parted for one in (before, before + after) if one)
+    distinct = dict.fromkeys(entry for before, after in parted for entry in (before, before + after) if entry)
     ids = dict(zip(distinct, encode_plain_texts(text, list(distinct)), strict=True))
     alone = dict.fromkeys(after for before, after in parted if not before)
     bare = dict(zip(alone, _bare(text, list(alone)), strict=True))
@@ -57,11 +57,11 @@ def encode_rolling_windows(text: ChatTokenizer, whole: str, limit: int) -> list[
     its tokens have as much before them as there is room for.
     """
     ids = encode_plain_texts(text, [whole])[0]
-    found = [LoglikelihoodPair([bos_or_eos_id(text)], ids[:limit])] if ids else []
+    pairs = [LoglikelihoodPair([bos_or_eos_id(text)], ids[:limit])] if ids else []
     for start in range(limit, len(ids), limit):
         end = min(start + limit, len(ids))
-        found.append(LoglikelihoodPair(ids[end - limit - 1 : start], ids[start:end]))
-    return found
+        pairs.append(LoglikelihoodPair(ids[end - limit - 1 : start], ids[start:end]))
+    return pairs
 
 
 def bos_or_eos_id(text: ChatTokenizer) -> int:
@@ -101,4 +101,6 @@ def _front(text: ChatTokenizer) -> list[int]:
 
 
 def _bare(text: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [tokens.ids for tokens in text.encode_texts([EncodingRequest(one, ()) for one in texts])] if texts else []
+    return (
+        [tokens.ids for tokens in text.encode_texts([EncodingRequest(entry, ()) for entry in texts])] if texts else []
+    )

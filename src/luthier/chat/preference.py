@@ -69,8 +69,8 @@ def _checked(pair: PreferencePair, name: str) -> PreferencePair | str:
 def rejected_char_ratio(examples: Sequence[Example]) -> float:
     """Return the characters of the rejected answers divided by those of the full conversations with the chosen
     answers."""
-    pairs = [(one, pair) for one in examples if isinstance(pair := pair_of(one), PreferencePair)]
-    whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
+    pairs = [(example, pair) for example in examples if isinstance(pair := pair_of(example), PreferencePair)]
+    whole = sum(len(turn.content) for example, _ in pairs for turn in example.messages)
     return sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
 
 
@@ -143,8 +143,8 @@ def parse_answer_turns(value: Any) -> tuple[Message, ...] | None:
         value = value.get("messages", [value])
     if not isinstance(value, Sequence):
         return None
-    found = [_turn(item) for item in value]
-    return None if None in found else tuple(one for one in found if one is not None)
+    messages = [_turn(item) for item in value]
+    return None if None in messages else tuple(message for message in messages if message is not None)
 
 
 def _turn(item: Any) -> Message | None:
@@ -157,9 +157,9 @@ def _turn(item: Any) -> Message | None:
 
 def _follows(turns: Sequence[Message], prompt: Sequence[Message]) -> bool:
     """Whether a conversation is the prompt, with or without its system turn, and an answer; or an answer alone."""
-    own = [one for one in prompt if one.role != "system" or turns[0].role == "system"]
+    own = [message for message in prompt if message.role != "system" or turns[0].role == "system"]
     return len(turns) == 1 or _said(turns[:-1]) == _said(own)
 
 
 def _said(turns: Sequence[Message]) -> list[tuple[str, str]]:
-    return [(one.role, one.content.strip()) for one in turns]
+    return [(turn.role, turn.content.strip()) for turn in turns]

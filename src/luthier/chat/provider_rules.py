@@ -50,11 +50,11 @@ class ProviderRules(NamedTuple):
         """Why the provider would refuse what is in no other provider's way, or None."""
         messages: Sequence[Mapping[str, Any]] = example["messages"]
         problem = None
-        if not self.takes_tools and (example.get("tools") or any(_is_about_tools(one) for one in messages)):
+        if not self.takes_tools and (example.get("tools") or any(_is_about_tools(message) for message in messages)):
             problem = f"{self.provider} takes no tools here"
-        if not self.takes_weights and any(one.get("weight") == 0 for one in messages):
+        if not self.takes_weights and any(message.get("weight") == 0 for message in messages):
             problem = f"{self.provider} trains on every turn of the assistant, and one has weight 0"
-        if self.alternates and not _take_turns([one["role"] for one in messages]):
+        if self.alternates and not _take_turns([message["role"] for message in messages]):
             problem = f"at {self.provider} the user begins after a system turn, if any, and the assistant takes turns"
         return problem
 
@@ -98,7 +98,7 @@ def list_example_messages(example: Mapping[str, Any]) -> list[Record]:
 
 def write_bedrock_example(example: Record) -> Record:
     """A row in Amazon Bedrock's conversation form."""
-    texts = [(one["role"], [{"text": one["content"]}]) for one in example["messages"]]
+    texts = [(entry["role"], [{"text": entry["content"]}]) for entry in example["messages"]]
     system = [part for role, parts in texts if role == "system" for part in parts]
     return {
         "schemaVersion": "bedrock-conversation-2024",
@@ -109,7 +109,7 @@ def write_bedrock_example(example: Record) -> Record:
 
 def write_gemini_example(example: Record) -> Record:
     """A row as Gemini's `generateContent` holds a conversation."""
-    texts = [(one["role"], [{"text": one["content"]}]) for one in example["messages"]]
+    texts = [(entry["role"], [{"text": entry["content"]}]) for entry in example["messages"]]
     system = [part for role, parts in texts if role == "system" for part in parts]
     turns = [("model" if role == "assistant" else role, parts) for role, parts in texts if role != "system"]
     return {

@@ -86,10 +86,10 @@ class ChatRenderer:
         probe = (Message(role="user", content="qzvkasked"), Message(role="assistant", content="qzvkanswered"))
         run: list[SpecialTokenSpan] = []
         ground = self._ground(probe, (), prompt=False)
-        for one in self._specials(ground, _edge(ground, 1, 0)):
-            if run and run[-1].end != one.start:
+        for special in self._specials(ground, _edge(ground, 1, 0)):
+            if run and run[-1].end != special.start:
                 break
-            run.append(one)
+            run.append(special)
         return ground.text[run[0].start : run[-1].end] if run else ""
 
     @cached_property
@@ -135,7 +135,7 @@ class ChatRenderer:
         before = max([piece.end for piece in ground.pieces if piece.end <= first and piece.message < number], default=0)
         parted = first if opening is None else _shared(opening, ground.text)
         start = parted if before <= parted <= first else first
-        return next((one.start for one in ground.controls if one.start < start < one.end), start), False
+        return next((control.start for control in ground.controls if control.start < start < control.end), start), False
 
     def _opening(self, messages: Sequence[Message], tools: Tools) -> str | None:
         """What the model is given to write the next turn; None when the template cannot say."""
@@ -149,8 +149,8 @@ class ChatRenderer:
     def _specials(self, ground: _Ground, edge: int, bound: int | None = None) -> list[SpecialTokenSpan]:
         """The special tokens between two places."""
         end = len(ground.text) if bound is None else bound
-        inside = [one for one in ground.controls if edge <= one.start and one.end <= end]
-        return [one for one in inside if self.guard.is_special(ground.text, one)]
+        inside = [control for control in ground.controls if edge <= control.start and control.end <= end]
+        return [token_span for token_span in inside if self.guard.is_special(ground.text, token_span)]
 
     def _own_tail(self, glue: str, messages: Sequence[Message], tools: Tools) -> int:
         """How much of what follows a turn in mid-conversation is its own: what the template writes after it when the

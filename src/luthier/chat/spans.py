@@ -173,10 +173,10 @@ def map_rendered_segments(
         if marker.given in tried:
             continue
         tried.append(marker.given)
-        found = _found(forms, turns, marked_tools, marker, text, prompt)
-        if found is not None and marker.verbatim(found, text):
-            return found
-        loose = loose or found
+        segment_mapping = _found(forms, turns, marked_tools, marker, text, prompt)
+        if segment_mapping is not None and marker.verbatim(segment_mapping, text):
+            return segment_mapping
+        loose = loose or segment_mapping
     if loose is not None:
         return loose
     raise ModelError(

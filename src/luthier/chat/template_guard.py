@@ -74,15 +74,15 @@ class GuardedEncoder:
 
     def controls(self, text: str, pieces: Sequence[RenderedSegment], roles: Sequence[str]) -> list[SpecialTokenSpan]:
         """The special tokens of a rendering that the template wrote (and the tags that an assistant may write)."""
-        found: list[SpecialTokenSpan] = []
+        token_spans: list[SpecialTokenSpan] = []
         edge = 0
         for piece in pieces:
-            found += _hits(self._any, text, edge, piece.start)
+            token_spans += _hits(self._any, text, edge, piece.start)
             role = roles[piece.message] if piece.message >= 0 else "system"
             if role not in ("user", "tool"):
-                found += _hits(self._tag, text, max(edge, piece.start), piece.end)
+                token_spans += _hits(self._tag, text, max(edge, piece.start), piece.end)
             edge = max(edge, piece.end)
-        return found + _hits(self._any, text, edge, len(text))
+        return token_spans + _hits(self._any, text, edge, len(text))
 
     def is_special(self, text: str, control: SpecialTokenSpan) -> bool:
         """Whether a control is a special token proper, not a tag."""
@@ -97,8 +97,8 @@ class GuardedEncoder:
             copy = self._copies(block)
             guarded = [copy.respelled(rows[number]) for number in numbers]
             encodings = copy.backend.encode_batch(guarded, add_special_tokens=False)
-            found = [_tokens(one.ids, one.offsets, copy.wall) for one in encodings]
-            done |= dict(zip(numbers, found, strict=True))
+            with_offsetses = [_tokens(encoding.ids, encoding.offsets, copy.wall) for encoding in encodings]
+            done |= dict(zip(numbers, with_offsetses, strict=True))
         return [done[number] for number in range(len(rows))]
 
     def _copies(self, block: int) -> _Copy:

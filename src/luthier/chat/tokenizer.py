@@ -128,7 +128,7 @@ class ChatTokenizer:
         self._guard = GuardedEncoder(tokenizer.backend_tokenizer, literal)
         self._renderer = ChatRenderer(self.template, self._guard)
         added = tokenizer.added_tokens_decoder
-        self._ends = {one for one in ends if one in added and added[one].special}
+        self._ends = {end for end in ends if end in added and added[end].special}
 
     @classmethod
     def load(
@@ -195,7 +195,9 @@ class ChatTokenizer:
         offered = tools if tools is not None else [()] * len(conversations)
         pairs = zip(conversations, offered, strict=True)
         rendered = [self.render(messages, on_offer, learn=learn) for messages, on_offer in pairs]
-        joined = self._guard.encode([EncodingRequest(one.text, one.controls) for one in rendered])
+        joined = self._guard.encode(
+            [EncodingRequest(rendered_chat.text, rendered_chat.controls) for rendered_chat in rendered]
+        )
         walls = self._walls(rendered, joined)
         rows = [self._row(*each) for each in zip(rendered, joined, walls, conversations, strict=True)]
         return [_fit(row, max_tokens, cut, self.tokenizer.bos_token_id) for row in rows]
@@ -211,7 +213,12 @@ class ChatTokenizer:
         offered = tools if tools is not None else [()] * len(conversations)
         pairs = zip(conversations, offered, strict=True)
         rendered = [self._renderer.prompt(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
-        return [one.ids for one in self._guard.encode([EncodingRequest(one.text, one.controls) for one in rendered])]
+        return [
+            with_offsets.ids
+            for with_offsets in self._guard.encode(
+                [EncodingRequest(rendered_chat.text, rendered_chat.controls) for rendered_chat in rendered]
+            )
+        ]
 
     def locate_tokens(self, messages: Sequence[Message], tools: Tools = (), *, answered: bool = False) -> LocatedTokens:
         """The ids of `prompt`, or with `answered` those of `encode`, and where each stands in the rendering."""
@@ -329,7 +336,9 @@ class ChatTokenizer:
 
     def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""
-        borders = [(number, turn.start) for number, one in enumerate(rendered) for turn in one.turns]
+        borders = [
+            (number, turn.start) for number, rendered_chat in enumerate(rendered) for turn in rendered_chat.turns
+        ]
         heads = {border: _head(rendered[border[0]], border[1]) for border in borders}
         plans = {head.text: head for head in heads.values()}
         alone = dict(zip(plans, self._guard.encode(list(plans.values())), strict=True))
@@ -351,7 +360,7 @@ class ChatTokenizer:
             ids=tokens.ids,
             loss_mask=loss_mask,
             text=rendered.text,
-            spans=tuple(_span(one.message, one.part, one.start, one.end, tokens) for one in rendered.pieces),
+            spans=tuple(_span(piece.message, piece.part, piece.start, piece.end, tokens) for piece in rendered.pieces),
             straddles=len(walls),
             prefix=all(turn.prefix for turn in rendered.turns),
             dropped=rendered.dropped,
@@ -378,7 +387,7 @@ def _ends(folder: Path) -> list[int]:
         raise ModelError(
             "is no JSON object", where=SourceLocation(file=str(path)), hint="fetch the model again"
         ) from error
-    return [one for one in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if isinstance(one, int)]
+    return [eos_id_ for eos_id_ in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if isinstance(eos_id_, int)]
 
 
 def _nothing(rendered: RenderedChat, messages: Sequence[Message]) -> str:
@@ -391,7 +400,7 @@ def _nothing(rendered: RenderedChat, messages: Sequence[Message]) -> str:
 
 def _head(rendered: RenderedChat, position: int) -> EncodingRequest:
     """The rendering up to a place, from the last special token on (nothing before one changes what follows it)."""
-    last = next((one for one in reversed(rendered.controls) if one.end <= position), None)
+    last = next((control for control in reversed(rendered.controls) if control.end <= position), None)
     if last is None:
         return EncodingRequest(rendered.text[:position], ())
     return EncodingRequest(rendered.text[last.start : position], [SpecialTokenSpan(0, last.end - last.start)])

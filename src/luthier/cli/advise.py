@@ -49,7 +49,7 @@ def advise(  # noqa: PLR0913, PLR0917  # the options of a command
     """Rank the techniques for your data by expected quality, with time, memory, reasons and evidence."""
     from luthier.commands.advise import advise as advise_on
 
-    found = advise_on(
+    rows_advice = advise_on(
         data,
         prompt=prompt and prompt.replace("\\n", "\n"),
         answer=answer,
@@ -63,23 +63,23 @@ def advise(  # noqa: PLR0913, PLR0917  # the options of a command
         probe=probe,
     )
     if as_json:
-        print_json(found.as_json())
+        print_json(rows_advice.as_json())
         return
-    _print(found)
+    _print(rows_advice)
 
 
 def _print(found: RowsAdvice) -> None:
     ranking = found.ranking
     print_line(found.rows)
-    chance = any(one.chance is not None for one in ranking.techniques)
+    chance = any(technique.chance is not None for technique in ranking.techniques)
     header = ["technique", ranking.metric, "95 %", *(["target"] if chance else []), "time", "memory"]
-    choices = [one for one in ranking.techniques if not one.left_out]
-    print_table(header, [_cells(one, chance=chance) for one in choices])
-    for number, one in enumerate(choices, 1):
-        print_line(f"{number}. {one.technique}: {one.reason}")
-    for one in ranking.techniques:
-        if one.left_out:
-            print_line(f"left out: {one.technique}: {one.left_out}")
+    choices = [technique for technique in ranking.techniques if not technique.left_out]
+    print_table(header, [_cells(choice, chance=chance) for choice in choices])
+    for number, choice in enumerate(choices, 1):
+        print_line(f"{number}. {choice.technique}: {choice.reason}")
+    for technique in ranking.techniques:
+        if technique.left_out:
+            print_line(f"left out: {technique.technique}: {technique.left_out}")
     first = ranking.first
     if first is not None and first.thin:
         print_line(f"evidence for {first.technique} is thin: {first.thin}")
@@ -91,7 +91,7 @@ def _print(found: RowsAdvice) -> None:
             print_line(f"  · {sentence}")
     for turn in ranking.turns:
         print_line(f"what would change it: {turn}")
-    if any(one.fetches for one in choices):
+    if any(choice.fetches for choice in choices):
         print_line("note: the base model is not here and is fetched first")
     for note in found.notes:
         print_line(f"note: {note}")

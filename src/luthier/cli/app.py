@@ -164,8 +164,8 @@ _OTHER_NAMES = {
 
 def _ours(message: str) -> str:
     """What to type for a command that other tools have; empty for any other mistake."""
-    found = re.search(r"no such command '([^']+)'", message)
-    ours = _OTHER_NAMES.get(found[1].casefold()) if found else None
+    match = re.search(r"no such command '([^']+)'", message)
+    ours = _OTHER_NAMES.get(match[1].casefold()) if match else None
     return f"here it is `luthier {ours}`" if ours else ""
 
 

@@ -127,8 +127,15 @@ def runs(
         print_table(
             ("job", "executor", "step", "run", "submitted (UTC)", "state"),
             [
-                (one.job, one.executor, one.step, one.run or "", f"{one.submitted_at:%Y-%m-%d %H:%M}", one.state)
-                for one in launches
+                (
+                    entry.job,
+                    entry.executor,
+                    entry.step,
+                    entry.run or "",
+                    f"{entry.submitted_at:%Y-%m-%d %H:%M}",
+                    entry.state,
+                )
+                for entry in launches
             ],
         )
     print_line("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
@@ -172,11 +179,13 @@ def correct(
     from luthier.recipe.locate import CommandTarget
 
     target = CommandTarget(current_workspace(), recipe)
-    made = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=get_user_name())
+    decided_row = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=get_user_name())
     if as_json:
-        print_json({"file": str(made.path), **made.correction.model_dump(mode="json", exclude_defaults=True)})
+        print_json(
+            {"file": str(decided_row.path), **decided_row.correction.model_dump(mode="json", exclude_defaults=True)}
+        )
         return
-    print_line(f"written to {made.path}: {made.correction.action} {made.correction.row}")
+    print_line(f"written to {decided_row.path}: {decided_row.correction.action} {decided_row.correction.row}")
     print_line("next: luthier run makes the data set with it")
 
 
@@ -197,13 +206,13 @@ def compare(
     from luthier.recipe.compare import compare_targets
     from luthier.recipe.locate import CommandTarget
 
-    found = compare_targets(
+    way_comparison = compare_targets(
         CommandTarget.read_all(current_workspace(), [first, second, *(more or ())], "compare"), metric or ()
     )
     if as_json:
-        print_json(found.facts)
+        print_json(way_comparison.facts)
         return
-    for line in found.lines():
+    for line in way_comparison.lines():
         print_line(line)
 
 
@@ -357,13 +366,13 @@ def export(
 
     options = ["--to", str(to), *(["--format", form] if form else [])]
     target = CommandTarget.read(current_workspace(), what, overrides, f"export {{}} {shlex.join(options)}")
-    done = export_artifact(target, to, form, quant=quant, dequantize=dequantize, with_base=base)
+    export_result = export_artifact(target, to, form, quant=quant, dequantize=dequantize, with_base=base)
     if as_json:
-        print_json({"to": str(to), "files": done.files, "notes": done.notes})
+        print_json({"to": str(to), "files": export_result.files, "notes": export_result.notes})
         return
-    for note in done.notes:
+    for note in export_result.notes:
         print_line(f"  · {note}")
-    print_line(f"wrote {to}: {', '.join(done.files)}")
+    print_line(f"wrote {to}: {', '.join(export_result.files)}")
 
 
 @store_app.command("list")
@@ -407,11 +416,15 @@ def store_gc(
     """
     from luthier.commands.retention import collect_garbage
 
-    found = collect_garbage(current_workspace(), dry_run=dry_run)
-    removed = [*found.artifacts, *found.works]
+    collection_result = collect_garbage(current_workspace(), dry_run=dry_run)
+    removed = [*collection_result.artifacts, *collection_result.works]
     if as_json:
-        print_json({"removed": removed, "tasks": found.tasks, "bytes": found.bytes})
+        print_json({"removed": removed, "tasks": collection_result.tasks, "bytes": collection_result.bytes})
         return
-    jobs = f" and the records of {format_counted_noun(len(found.tasks), 'job')}" if found.tasks else ""
-    what = f"{len(removed)} artifacts{jobs}, {format_bytes(found.bytes)}"
+    jobs = (
+        f" and the records of {format_counted_noun(len(collection_result.tasks), 'job')}"
+        if collection_result.tasks
+        else ""
+    )
+    what = f"{len(removed)} artifacts{jobs}, {format_bytes(collection_result.bytes)}"
     print_line(f"{'would remove' if dry_run else 'removed'} {what}")

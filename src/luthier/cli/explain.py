@@ -69,7 +69,7 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     prompt = ["--text", text] if text is not None else ["--row", row or ""]
     _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(prompt)}"))
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
-    found = explain_answer(
+    explanation = explain_answer(
         artifact,
         text=text,
         row=row,
@@ -84,11 +84,11 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         orders=orders,
     )
     if to is not None:
-        found.write(to)
+        explanation.write(to)
     if as_json:
-        print_json(found.as_json())
+        print_json(explanation.as_json())
         return
-    for line in found.lines():
+    for line in explanation.lines():
         print_line(line)
     if to is not None:
         print_line(f"wrote {to}")

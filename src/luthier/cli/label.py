@@ -32,8 +32,8 @@ def label_list(as_json: Json = False) -> None:
 
     with current_workspace().open_ledger() as ledger:
         rows = [
-            {"id": one.id, "name": one.name, "state": one.state, **count_progress(ledger, one.id)}
-            for one in list_projects(ledger, purpose="labeling")
+            {"id": project.id, "name": project.name, "state": project.state, **count_progress(ledger, project.id)}
+            for project in list_projects(ledger, purpose="labeling")
         ]
     if as_json:
         print_json(rows)
@@ -67,11 +67,13 @@ def label_create(  # noqa: PLR0913, PLR0917  # the options of a command
     )
     items = read_items(workspace, source, settings, text=text, gold=gold, proposal=proposal)
     with workspace.open_ledger() as ledger:
-        made, count = create_labeling_project(ledger, name, settings, items, by=get_user_name())
+        project, count = create_labeling_project(ledger, name, settings, items, by=get_user_name())
     if as_json:
-        print_json({"id": made.id, "name": made.name, "items": count})
+        print_json({"id": project.id, "name": project.name, "items": count})
     else:
-        print_line(f"{made.id}: {made.name}, {count:,} items; people answer them in `luthier studio`, under Label")
+        print_line(
+            f"{project.id}: {project.name}, {count:,} items; people answer them in `luthier studio`, under Label"
+        )
 
 
 @label_app.command("measure")
@@ -131,9 +133,9 @@ def label_import(
     workspace = current_workspace()
     with workspace.open_ledger() as ledger:
         found = [workspace.resolve(path) for path in paths]
-        made, read, kept = import_project(ledger, name, found, by=get_user_name())
+        project, read, kept = import_project(ledger, name, found, by=get_user_name())
     if as_json:
-        print_json({"id": made.id, "items": len(read.items), "answers": kept, "notes": read.notes})
+        print_json({"id": project.id, "items": len(read.items), "answers": kept, "notes": read.notes})
         return
-    for line in (f"{made.id}: {describe_import(read, kept)}", *read.notes):
+    for line in (f"{project.id}: {describe_import(read, kept)}", *read.notes):
         print_line(line)

@@ -60,7 +60,7 @@ def predict(
         CommandTarget.read(current_workspace(), model, overrides, f"predict {{}} {shlex.quote(str(file))}")
     )
     with choose_renderer(sys.stderr) as listener:
-        found = predict_file(
+        predicted_file = predict_file(
             artifact,
             file,
             prompt=prompt,
@@ -69,15 +69,20 @@ def predict(
             kept=artifact.folder.parent.parent / "kept" / "predictions",
         )
     if to is not None:
-        found.write(to)
-    facts = {"model": name, "rows": len(found.predictions), "broken": found.broken, "path": str(to) if to else None}
+        predicted_file.write(to)
+    facts = {
+        "model": name,
+        "rows": len(predicted_file.predictions),
+        "broken": predicted_file.broken,
+        "path": str(to) if to else None,
+    }
     if as_json:
-        print_json(facts if to else {**facts, "predictions": [*found.lines()]})
+        print_json(facts if to else {**facts, "predictions": [*predicted_file.lines()]})
     elif to is not None:
-        left = f", {format_counted_noun(found.broken, 'row')} left out" if found.broken else ""
-        print_line(f"wrote {to}: {format_counted_noun(len(found.predictions), 'prediction')}{left}")
+        left = f", {format_counted_noun(predicted_file.broken, 'row')} left out" if predicted_file.broken else ""
+        print_line(f"wrote {to}: {format_counted_noun(len(predicted_file.predictions), 'prediction')}{left}")
     else:
-        for line in found.lines():
+        for line in predicted_file.lines():
             print_line(json.dumps(line, ensure_ascii=False))
 
 
@@ -222,13 +227,13 @@ def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: 
     found = suggest_operators(source)
     if kind is not None:
         find_component(role, kind)
-        found = {name: one for name, one in found.items() if name == kind}
+        found = {name: entry for name, entry in found.items() if name == kind}
     if as_json:
         print_json(found)
         return
-    for name, one in found.items():
-        print_line(f"{name}: {one['why']}")
-        for change in one["examples"]:
+    for name, entry in found.items():
+        print_line(f"{name}: {entry['why']}")
+        for change in entry["examples"]:
             print_line(f"  {change['before']!r} → {change['after']!r}")
     if not found:
         print_line("nothing is proposed for these rows")
@@ -270,14 +275,19 @@ def docs(
     from luthier.commands.manual import find_manual_page, load_manual_pages, search_pages
 
     if search is not None:
-        found = [{"page": one.name, "title": one.title, "line": line} for one, line in search_pages(search)]
+        found = [
+            {"page": manual_page.name, "title": manual_page.title, "line": line}
+            for manual_page, line in search_pages(search)
+        ]
         print_json({"pages": found}) if as_json else print_table(
-            ("page", "title", "line"), [(one["page"], one["title"], one["line"]) for one in found]
+            ("page", "title", "line"), [(entry["page"], entry["title"], entry["line"]) for entry in found]
         )
     elif name is None:
-        listed = [{"page": one.name, "title": one.title} for one in load_manual_pages().values()]
+        listed = [
+            {"page": manual_page.name, "title": manual_page.title} for manual_page in load_manual_pages().values()
+        ]
         print_json({"pages": listed}) if as_json else print_table(
-            ("page", "title"), [(one["page"], one["title"]) for one in listed]
+            ("page", "title"), [(entry["page"], entry["title"]) for entry in listed]
         )
     else:
         text = find_manual_page(name).text

@@ -55,7 +55,7 @@ def replay(
     from luthier.commands.monitor import replay_alerts as replayed
     from luthier.commands.traces import parse_moment
 
-    found = replayed(
+    monitor_replay = replayed(
         open_monitor(current_workspace(), recipe),
         log,
         parse_moment(since, "--since"),
@@ -63,16 +63,16 @@ def replay(
         _mutter,
     )
     if as_json:
-        print_json(found.as_json())
+        print_json(monitor_replay.as_json())
         return
-    for message in found.messages:
+    for message in monitor_replay.messages:
         for number, line in enumerate(message.lines()):
             print_line(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
-    at_the_end = ", ".join(found.firing) or "none"
-    many = format_counted_noun(len(found.messages), "message")
-    print_line(f"{many} over {found.requests:,} events; firing at the end: {at_the_end}")
-    if found.unjoined:
-        print_line(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")
+    at_the_end = ", ".join(monitor_replay.firing) or "none"
+    many = format_counted_noun(len(monitor_replay.messages), "message")
+    print_line(f"{many} over {monitor_replay.requests:,} events; firing at the end: {at_the_end}")
+    if monitor_replay.unjoined:
+        print_line(f"{monitor_replay.unjoined:,} pieces of feedback are about requests that the log does not hold")
 
 
 @monitor_app.command()
@@ -113,19 +113,19 @@ def show(
         ("number", "window", "value", "95 % interval", "events"),
         [
             (
-                one["number"],
-                one["window"],
-                f"{one['value']:.4g}",
-                f"{one['low']:.4g} to {one['high']:.4g}",
-                f"{one['events']:,}",
+                entry["number"],
+                entry["window"],
+                f"{entry['value']:.4g}",
+                f"{entry['low']:.4g} to {entry['high']:.4g}",
+                f"{entry['events']:,}",
             )
-            for one in found["numbers"]
+            for entry in found["numbers"]
         ],
     )
     if found["alerts"]:
         print_table(
             ("alert", "state", "when", "limit"),
-            [(one["alert"], one["state"], one["when"], f"{one['limit']:.4g}") for one in found["alerts"]],
+            [(entry["alert"], entry["state"], entry["when"], f"{entry['limit']:.4g}") for entry in found["alerts"]],
         )
     print_line(f"{found['events']:,} events")
 
@@ -150,11 +150,11 @@ def history(
     if as_json:
         print_json(found)
         return
-    for one in found["numbers"]:
-        values = [point[1] for point in one["points"]]
+    for entry in found["numbers"]:
+        values = [point[1] for point in entry["points"]]
         if values:
             ends = f"{values[0]:.4g} to {values[-1]:.4g}, between {min(values):.4g} and {max(values):.4g}"
-            print_line(f"{one['number']} {one['window']}: {ends}")
+            print_line(f"{entry['number']} {entry['window']}: {ends}")
     for message in found["messages"]:
         print_line(f"{message['at'][:19]} {message['tells']}: {message['alert']}: {message['when']}")
     print_line(f"{found['events']:,} events")

@@ -67,18 +67,18 @@ def people_list(as_json: Json = False) -> None:
     """List accounts with their roles."""
     from luthier.commands.people import list_people
 
-    found = list_people(current_workspace())
+    accounts = list_people(current_workspace())
     if as_json:
-        print_json({"people": [{**vars(one), "roles": dict(one.roles)} for one in found]})
+        print_json({"people": [{**vars(account), "roles": dict(account.roles)} for account in accounts]})
         return
     rows = [
         (
-            one.id,
-            one.name,
-            " ".join(f"{project}:{role}" for project, role in one.roles.items()),
-            f"{one.made_at:%Y-%m-%d}",
+            account.id,
+            account.name,
+            " ".join(f"{project}:{role}" for project, role in account.roles.items()),
+            f"{account.made_at:%Y-%m-%d}",
         )
-        for one in found
+        for account in accounts
     ]
     print_table(("name", "shown as", "roles", "made (UTC)"), rows)
 
@@ -173,14 +173,21 @@ def audit_show(
     """Show the latest entries of the audit log, the last first."""
     from luthier.commands.people import list_audit
 
-    found = list_audit(current_workspace(), count, person)
+    audit_entries = list_audit(current_workspace(), count, person)
     if as_json:
-        print_json({"entries": [vars(one) for one in found]})
+        print_json({"entries": [vars(audit_entry) for audit_entry in audit_entries]})
         return
     head = ("number", "when (UTC)", "who", "what", "project", "about")
     rows = [
-        (one.number, f"{one.at:%Y-%m-%d %H:%M:%S}", one.actor, one.action, one.project, one.whom or one.subject)
-        for one in found
+        (
+            audit_entry.number,
+            f"{audit_entry.at:%Y-%m-%d %H:%M:%S}",
+            audit_entry.actor,
+            audit_entry.action,
+            audit_entry.project,
+            audit_entry.whom or audit_entry.subject,
+        )
+        for audit_entry in audit_entries
     ]
     print_table(head, rows)
 

@@ -183,15 +183,15 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, on: On = None, 
     """Show which steps are cached, which will run, and the predicted time, memory and tokens; with --on or where the
     recipe places steps, where each goes and what it is expected to take there."""
     loaded = _load(recipe, overrides)
-    what = loaded.plan()
+    recipe_plan = loaded.plan()
     if on or any(step.on is not None for step in loaded.steps.values()):
-        _print_placed(what, on or (), as_json=as_json)
+        _print_placed(recipe_plan, on or (), as_json=as_json)
         return
     if as_json:
-        print_json(what.as_json())
+        print_json(recipe_plan.as_json())
         return
     rows = []
-    for step in what:
+    for step in recipe_plan:
         cost = step.forecast
         if cost is None:
             rows.append((step.name, step.step.kind, "cached", "", "", "", step.digest[:12]))
@@ -199,8 +199,8 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, on: On = None, 
             numbers = (format_seconds(cost.seconds), format_bytes(cost.peak_bytes), format_count(cost.tokens))
             rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
     print_table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
-    print_line(f"{what.recipe.name}: {_together(what)}")
-    for note in what.notes:
+    print_line(f"{recipe_plan.recipe.name}: {_together(recipe_plan)}")
+    for note in recipe_plan.notes:
         print_line(note)
 
 
@@ -301,12 +301,12 @@ def make(
 
     if processes is not None:
         start_ranks(task, processes)
-    found = read_task(task)
+    step_task = read_task(task)
     if get_rank_in_job()[0] > 0:
-        follow_task_step(found)
+        follow_task_step(step_task)
         return
     with choose_renderer(sys.stderr, json=False) as listener:
-        print_line(make_task_step(found, listener).digest)
+        print_line(make_task_step(step_task, listener).digest)
 
 
 def report(
@@ -333,15 +333,15 @@ def report(
     from luthier.recipe.report import describe_missing_steps, facts_as_json, render_report, write_report
 
     workspace = current_workspace()
-    what = find_plan(CommandTarget.read(workspace, recipe, overrides, "report {}"))
-    others = [CommandTarget(workspace, word) for word in compare or ()]
+    recipe_plan = find_plan(CommandTarget.read(workspace, recipe, overrides, "report {}"))
+    command_targets = [CommandTarget(workspace, word) for word in compare or ()]
     if as_json:
-        print_json(facts_as_json(what, others))
+        print_json(facts_as_json(recipe_plan, command_targets))
     elif to is None and form not in (None, "html"):
-        print_line(render_report(what, form, others).rstrip("\n"))
+        print_line(render_report(recipe_plan, form, command_targets).rstrip("\n"))
     else:
-        print_line(str(write_report(what, to, form, others)))
-        if lacks := describe_missing_steps(what):
+        print_line(str(write_report(recipe_plan, to, form, command_targets)))
+        if lacks := describe_missing_steps(recipe_plan):
             sys.stderr.write(f"{lacks}\n")
 
 

@@ -64,13 +64,13 @@ def release_list(as_json: Json = False) -> None:
     """List the released names and their models."""
     from luthier.commands import release
 
-    found = release.list_aliases(current_workspace())
+    releases = release.list_aliases(current_workspace())
     if as_json:
-        print_json([release.release_to_json(one) for one in found])
+        print_json([release.release_to_json(entry) for entry in releases])
         return
-    for one in found:
-        print_line(release.describe_release(one))
-    if not found:
+    for entry in releases:
+        print_line(release.describe_release(entry))
+    if not releases:
         print_line("nothing is released yet: luthier release support@prod RECIPE:STEP")
 
 
@@ -79,12 +79,12 @@ def release_history(alias: Alias, as_json: Json = False) -> None:
     """List all changes of a name, the latest first."""
     from luthier.commands import release
 
-    found = release.history(current_workspace(), alias)
+    releases = release.history(current_workspace(), alias)
     if as_json:
-        print_json([release.release_to_json(one) for one in found])
+        print_json([release.release_to_json(entry) for entry in releases])
         return
-    for one in found:
-        print_line(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.describe_release(one)}")
+    for entry in releases:
+        print_line(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.did:<9} {release.describe_release(entry)}")
 
 
 @release_app.command("compare")

@@ -70,8 +70,8 @@ def fill(queue: Queue = None, as_json: Json = False) -> None:
     workspace, results = current_workspace(), dict[str, dict[str, int]]()
     with workspace.open_ledger() as ledger:
         meant = [find_review_queue(ledger, queue)] if queue else list_review_queues(ledger, only_open=True)
-        for one in meant:
-            results[one.id] = refresh_review_queue(ledger, workspace, one, _mutter)._asdict()
+        for review_queue in meant:
+            results[review_queue.id] = refresh_review_queue(ledger, workspace, review_queue, _mutter)._asdict()
     if as_json:
         print_json(results)
         return
@@ -87,11 +87,18 @@ def status(as_json: Json = False) -> None:
     with current_workspace().open_ledger() as ledger:
         queues = list_review_queues(ledger)
     if as_json:
-        print_json([one.as_json() for one in queues])
+        print_json([queue.as_json() for queue in queues])
         return
     rows = [
-        (one.id, one.name, one.project, one.annotation.state, str(one.progress.waiting), str(one.progress.done))
-        for one in queues
+        (
+            queue.id,
+            queue.name,
+            queue.project,
+            queue.annotation.state,
+            str(queue.progress.waiting),
+            str(queue.progress.done),
+        )
+        for queue in queues
     ]
     print_table(("id", "name", "project", "state", "waiting", "reviewed"), rows)
 
@@ -103,11 +110,11 @@ def results(queue: Queue = None, as_json: Json = False) -> None:
     from luthier.commands.review.results import compute_review_results, format_result_lines
 
     with current_workspace().open_ledger() as ledger:
-        found = compute_review_results(ledger, find_review_queue(ledger, queue))
+        review_results = compute_review_results(ledger, find_review_queue(ledger, queue))
     if as_json:
-        print_json(found.as_json())
+        print_json(review_results.as_json())
         return
-    for line in format_result_lines(found):
+    for line in format_result_lines(review_results):
         print_line(line)
 
 
@@ -135,9 +142,9 @@ def close(queue: Queue = None, again: Annotated[bool, typer.Option("--again", he
     from luthier.commands.review.queues import close_review_queue, find_review_queue
 
     with current_workspace().open_ledger() as ledger:
-        found = find_review_queue(ledger, queue)
-        close_review_queue(ledger, found.id, again=again)
-    print_line(f"{found.name}: {'open' if again else 'closed'}")
+        review_queue = find_review_queue(ledger, queue)
+        close_review_queue(ledger, review_queue.id, again=again)
+    print_line(f"{review_queue.name}: {'open' if again else 'closed'}")
 
 
 def _mutter(text: str) -> None:

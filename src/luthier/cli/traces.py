@@ -44,11 +44,11 @@ def traces_list(
     """List the latest requests, the latest last."""
     from luthier.commands import traces
 
-    found = traces.list_traces(current_workspace(), location, where, since, until, most)
+    with_feedbacks = traces.list_traces(current_workspace(), location, where, since, until, most)
     if as_json:
-        print_json([traces.trace_to_json(entry) for entry in found])
+        print_json([traces.trace_to_json(entry) for entry in with_feedbacks])
         return
-    for entry in found:
+    for entry in with_feedbacks:
         trace = entry.trace
         answer = " ".join((trace.answer.content if trace.answer else trace.error).split())
         parts = [
@@ -138,7 +138,7 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
     from luthier.traces.feedback import FeedbackBody
 
     thumb = None if up is None else ("up" if up else "down")
-    given = FeedbackBody.from_fields(
+    feedback_body = FeedbackBody.from_fields(
         id=id,
         thumb=thumb,
         rating=rating,
@@ -149,7 +149,7 @@ def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be
         new_class=new_class,
     )
     record = traces.record_feedback(
-        current_workspace(), location, given.feedback(datetime.now(UTC)), new_class=new_class
+        current_workspace(), location, feedback_body.feedback(datetime.now(UTC)), new_class=new_class
     )
     if as_json:
         print_json(record.model_dump(mode="json", exclude_unset=True))

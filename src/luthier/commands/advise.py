@@ -77,7 +77,7 @@ class RowsAdvice:
             "profile": self.profile.model_dump(mode="json"),
             "metric": self.ranking.metric,
             "first": None if first is None else {"technique": first.technique, "model": first.model},
-            "techniques": [asdict(one) for one in self.ranking.techniques],
+            "techniques": [asdict(technique) for technique in self.ranking.techniques],
             "turns": list(self.ranking.turns),
             "training": {"settings": self.training, "why": self.training_reason},
             "notes": list(self.notes),
@@ -312,21 +312,21 @@ def _duration(field: str, text: str | None) -> float | None:
 def _size(field: str, text: str | None) -> float | None:
     if text is None:
         return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
         what = f"expected an amount of memory, got {text[:40]!r}"
         raise InputError(what, where=SourceLocation(field=field), hint="write it such as 8GB or 512MB")
-    return _positive(field, float(found[1]) * _BYTES[(found[2] or "").upper()], text)
+    return _positive(field, float(match[1]) * _BYTES[(match[2] or "").upper()], text)
 
 
 def _latency(field: str, text: str | None) -> float | None:
     if text is None:
         return None
-    found = _LATENCY.fullmatch(text.strip())
-    if found is None:
+    match = _LATENCY.fullmatch(text.strip())
+    if match is None:
         what = f"expected the time of an answer, got {text[:40]!r}"
         raise InputError(what, where=SourceLocation(field=field), hint="write it such as 200ms or 1.5s")
-    return _positive(field, float(found[1]) / (1000 if found[2] == "ms" else 1), text)
+    return _positive(field, float(match[1]) / (1000 if match[2] == "ms" else 1), text)
 
 
 def _positive(field: str, value: float, text: str) -> float:
@@ -339,11 +339,11 @@ def _positive(field: str, value: float, text: str) -> float:
 def _target(text: str | None) -> AdviceTarget | None:
     if text is None:
         return None
-    found = _TARGET.fullmatch(text.strip())
-    if found is None or not 0 < float(found[2]) < 1:
+    match = _TARGET.fullmatch(text.strip())
+    if match is None or not 0 < float(match[2]) < 1:
         what = f"expected a metric and a bound between 0 and 1, got {text[:60]!r}"
         raise InputError(what, where=SourceLocation(field="--target"), hint='write it such as "macro_f1 >= 0.9"')
-    return AdviceTarget(found[1], float(found[2]))
+    return AdviceTarget(match[1], float(match[2]))
 
 
 def describe_quality(one: RankedTechnique, metric: str) -> str:

@@ -95,8 +95,8 @@ def _held(annotation: Any) -> Iterator[type[BaseModel]]:
         if not issubclass(annotation, Component):
             yield annotation
     elif get_origin(annotation) in (Union, UnionType, Annotated):
-        for one in get_args(annotation):
-            yield from _held(one)
+        for arg in get_args(annotation):
+            yield from _held(arg)
 
 
 def find_component(role: str, kind: str) -> type[Component]:
@@ -114,10 +114,10 @@ def suggest_operators(file: Path) -> dict[str, dict[str, Any]]:
 
     proposal = propose_recipe(file)
     found: dict[str, dict[str, Any]] = {}
-    for one in proposal.ops:
-        kind = one["kind"]
+    for entry in proposal.ops:
+        kind = entry["kind"]
         found[kind] = {
-            "settings": {name: value for name, value in one.items() if name != "kind"},
+            "settings": {name: value for name, value in entry.items() if name != "kind"},
             "why": proposal.reasons[f"ops.{kind}"],
             "examples": [change.model_dump() for change in proposal.examples.get(kind, ())],
         }
@@ -125,8 +125,8 @@ def suggest_operators(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, tuple) and any(isinstance(one, Component) for one in value):
-        return [one.kind for one in value]
+    if isinstance(value, tuple) and any(isinstance(entry, Component) for entry in value):
+        return [entry.kind for entry in value]
     if isinstance(value, BaseModel):
         return value.settings() if isinstance(value, Component) else value.model_dump(exclude_none=True)
     return value

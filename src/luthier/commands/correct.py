@@ -107,8 +107,8 @@ def decide(
         raise InputError("expected one decision", where=SourceLocation(field=row), hint=hint)
     file = target.workspace.find_recipe(target.word)
     own = target.workspace.with_folder(file.parent)
-    made = load_made_plan(own, file, "dataset")  # of an earlier run, where decisions since then wait for the next
-    lineage = trace_example(row, CommandTarget(own, made.word)).lineage
+    made_plan = load_made_plan(own, file, "dataset")  # of an earlier run, where decisions since then wait for the next
+    lineage = trace_example(row, CommandTarget(own, made_plan.word)).lineage
     step = _preparing_step(file)
     known = {"row": lineage["id"], "reason": reason, "by": by, "at": datetime.now(UTC)}
     if answer is None:

@@ -52,11 +52,13 @@ def _check(workspace: Workspace, executor: Executor) -> Iterator[HealthCheck]:
         return
     yield HealthCheck("good", "client", f"what {executor.kind} needs is installed, and jobs can reach the store")
     try:
-        found = executor.find(_NAME)
+        job_status = executor.find(_NAME)
     except LuthierError as error:
         yield HealthCheck("missing", "scheduler", error.message, error.hint)
         return
-    yield HealthCheck("good", "scheduler", f"{executor.kind} answers" + (f" ({found.state})" if found else ""))
+    yield HealthCheck(
+        "good", "scheduler", f"{executor.kind} answers" + (f" ({job_status.state})" if job_status else "")
+    )
     if image := getattr(executor, "image", None) or getattr(executor, "environment", None):
         yield HealthCheck("note", "image", f"{image}: not tried, since only a job can", "run a small step on it")
     yield _check_code(getattr(executor, "python", None))
@@ -87,13 +89,13 @@ def _check_code(python: str | None) -> HealthCheck:
     if program is None:
         return HealthCheck("good", "code", f"luthier {__version__}, by the Python of this machine")
     try:
-        done = subprocess.run(  # noqa: S603  # the Python that the executor names
+        process = subprocess.run(  # noqa: S603  # the Python that the executor names
             [str(Path(program)), "-P", "-c", _ASK], capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return HealthCheck("missing", "code", f"{python}: {type(error).__name__}", "name another Python: `python`")
-    if done.returncode != 0:
+    if process.returncode != 0:
         return HealthCheck("missing", "code", f"{python} has no Luthier", f"{python} -m pip install luthier")
-    same = done.stdout.strip() == mine
-    came = f"{python} has luthier {done.stdout.split()[0]}, " + ("the same code" if same else "other code")
+    same = process.stdout.strip() == mine
+    came = f"{python} has luthier {process.stdout.split()[0]}, " + ("the same code" if same else "other code")
     return HealthCheck("good" if same else "missing", "code", came, "" if same else "install the same Luthier there")

@@ -118,7 +118,7 @@ def explain(
 
 
 def _usual_method(*models: Artifact | None) -> str:
-    remote = any(one is not None and (is_endpoint(one) or is_plain_classifier(one)) for one in models)
+    remote = any(model is not None and (is_endpoint(model) or is_plain_classifier(model)) for model in models)
     return WITHOUT_WEIGHTS if remote else METHOD
 
 
@@ -147,14 +147,18 @@ def find_row(model: Artifact, row: str) -> Example:
     if data is None:
         what = "this model was not tuned here, so no data set is known in which a row could be"
         raise DataError(what, where=SourceLocation(field="row"), hint="give a text: --text TEXT")
-    found = [
+    examples = [
         example
         for split in list_splits(data)
         for batch in read_example_batches(data, split)
         for example in batch
         if example.id.startswith(row)
     ]
-    if len(found) != 1 or not row:
-        what = f"no row has the id {row!r}" if not found else f"{len(found)} rows have an id that begins with {row!r}"
+    if len(examples) != 1 or not row:
+        what = (
+            f"no row has the id {row!r}"
+            if not examples
+            else f"{len(examples)} rows have an id that begins with {row!r}"
+        )
         raise UnknownName(what, where=SourceLocation(field="row"), hint="ids stand in `luthier show` and in reports")
-    return found[0]
+    return examples[0]

@@ -59,10 +59,10 @@ def export_artifact(
     if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
         where = SourceLocation(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, hint=did_you_mean(form, known))
-    word, found = str(target), _find(target)
-    makes = found.artifact.manifest.makes
+    word, artifact_ref = str(target), _find(target)
+    makes = artifact_ref.artifact.manifest.makes
     able, thing = _forms(makes), add_indefinite_article(makes)
-    if makes == "model" and is_plain_classifier(found.artifact):
+    if makes == "model" and is_plain_classifier(artifact_ref.artifact):
         able, thing = able[-1:], "a plain classifier"
     elif makes == "model":
         able = able[:-1]
@@ -82,27 +82,27 @@ def export_artifact(
     if makes == "dataset":
         from luthier.data.delivery.export import export_dataset as export_data
 
-        export_data(found.artifact, to, chosen, notes.append)
-        _write_card(found, to, notes)
+        export_data(artifact_ref.artifact, to, chosen, notes.append)
+        _write_card(artifact_ref, to, notes)
     elif makes == "findings":
         from luthier.data.delivery.found_rows import write_finding_rows
 
-        write_finding_rows(found.artifact, to)
+        write_finding_rows(artifact_ref.artifact, to)
     elif makes == "judgments":
         for name in ("judgments.jsonl", "preferences.jsonl"):
-            write_atomically(to / name, found.artifact.path(name).read_bytes())
+            write_atomically(to / name, artifact_ref.artifact.path(name).read_bytes())
     else:
         from luthier.models.export.checkpoint import export_model_folder as export_model
 
-        measures = _measures(found)
+        measures = _measures(artifact_ref)
         before = (
             None
-            if is_plain_classifier(found.artifact)
-            else PromptPrefix.of(found.artifact).to_openai() or _usual(found.artifact)
+            if is_plain_classifier(artifact_ref.artifact)
+            else PromptPrefix.of(artifact_ref.artifact).to_openai() or _usual(artifact_ref.artifact)
         )
-        with _named(found, word):
+        with _named(artifact_ref, word):
             export_model(
-                found.artifact, to, chosen, quant=quant, dequantize=dequantize,  # type: ignore[arg-type]
+                artifact_ref.artifact, to, chosen, quant=quant, dequantize=dequantize,  # type: ignore[arg-type]
                 with_base=with_base, measures=measures, before=before, say=notes.append,
             )  # fmt: skip  # `chosen` is one of `able`
         if before:
@@ -194,10 +194,10 @@ def _subject(evaluation: Artifact) -> ModelScores:
         name: {metric: score.as_json() for metric, score in scores.items()}
         for name, scores in EvaluationMetrics.read(evaluation).models.items()
     }
-    others = (model for model in about.models if model.name != about.subject)
+    evaluated_models = (model for model in about.models if model.name != about.subject)
     return ModelScores(
         values=found[about.subject],
-        compared_models={model.title: found[model.name] for model in others if model.name in found},
+        compared_models={model.title: found[model.name] for model in evaluated_models if model.name in found},
         where=f"{about.rows} rows of `{about.split}` (`{about.rows_digest[:12]}`)",
         conclusion=about.verdict_sentence,
     )

@@ -46,18 +46,18 @@ class ExampleLineage:
     def lines(self) -> Iterator[str]:
         """The story for a person."""
         yield from _story_lines(self.lineage)
-        for one in self.doubts:
-            yield f"{one['step']}: named by {one['finding']}{': ' if one['note'] else ''}{one['note']}"
-        for one in self.later:
-            yield from (f"{one['step']}: {line}" for line in _later_lines(one))
+        for doubt in self.doubts:
+            yield f"{doubt['step']}: named by {doubt['finding']}{': ' if doubt['note'] else ''}{doubt['note']}"
+        for entry in self.later:
+            yield from (f"{entry['step']}: {line}" for line in _later_lines(entry))
         for child in self.children:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
-        for one in self.trained_models:
-            yield _learnt_line(one)
-            yield f"  in the runs {', '.join(one['runs']) or '(made outside a recorded run)'}"
-        for one in self.answers:
-            right = {True: "right", False: "wrong", None: ""}[one["correct"]]
-            yield f"{one['step']}: {one['model']:<10} answered {one['prediction']!r} {right}".rstrip()
+        for trained_model in self.trained_models:
+            yield _learnt_line(trained_model)
+            yield f"  in the runs {', '.join(trained_model['runs']) or '(made outside a recorded run)'}"
+        for answer in self.answers:
+            right = {True: "right", False: "wrong", None: ""}[answer["correct"]]
+            yield f"{answer['step']}: {answer['model']:<10} answered {answer['prediction']!r} {right}".rstrip()
 
 
 def _learnt_line(training: dict[str, Any]) -> str:
@@ -83,7 +83,7 @@ def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
     for event in lineage["events"]:
         if event["action"] != "drop" and event["before"] is not None:
             yield f"{event['operator']}: {_edit(event)}"
-    if tag := next((found[0] for event in lineage["events"] if (found := TAG.search(event["before"] or ""))), None):
+    if tag := next((match[0] for event in lineage["events"] if (match := TAG.search(event["before"] or ""))), None):
         yield f"{tag} stands for what was found, which is not kept: the same letters for the same value"
     for operator, columns in lineage["attributes"].items():
         if noted := [f"{name} {value}" for name, value in columns.items() if value is not None]:
@@ -138,10 +138,10 @@ def trace_example(example: str, target: CommandTarget) -> ExampleLineage:
     """Find an example by its id (or the beginning of it) in the data sets of a recipe with its overrides, or of a
     run."""
     is_named = target.word is not None or target.overrides
-    what, found = _in_recipe(example, target) if is_named else _holding(example, target.workspace)
-    made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
+    recipe_plan, found = _in_recipe(example, target) if is_named else _holding(example, target.workspace)
+    made = [(planned.name, recipe_plan.store.open(planned.digest)) for planned in recipe_plan if planned.cached]
     trained_models = [
-        row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.recipe.workspace)
+        row for name, artifact in made for row in _learnt(name, artifact, found["id"], recipe_plan.recipe.workspace)
     ]
     answered = [
         {"step": name, **answer.as_json()}
@@ -159,8 +159,8 @@ def trace_example(example: str, target: CommandTarget) -> ExampleLineage:
 
 
 def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[str, Any]]:
-    what = find_plan(target)
-    return what, _story(example, what)
+    recipe_plan = find_plan(target)
+    return recipe_plan, _story(example, recipe_plan)
 
 
 def _holding(example: str, workspace: Workspace) -> tuple[RecipePlan, dict[str, Any]]:

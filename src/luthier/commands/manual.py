@@ -53,8 +53,8 @@ def find_manual_page(name: str) -> ManualPage:
 def search_pages(words: str) -> Iterator[tuple[ManualPage, str]]:
     """Pages that hold every word, with the first line that holds most of them."""
     terms = [word for word in re.split(r"\W+", words.casefold()) if word]
-    for one in load_manual_pages().values():
-        text = one.text
+    for manual_page in load_manual_pages().values():
+        text = manual_page.text
         if terms and all(word in text.casefold() for word in terms):
             lines = [line.strip("#*|- ").strip() for line in text.splitlines() if line.strip()]
-            yield one, max(lines, key=lambda line: sum(word in line.casefold() for word in terms))
+            yield manual_page, max(lines, key=lambda line: sum(word in line.casefold() for word in terms))

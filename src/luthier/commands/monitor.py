@@ -60,12 +60,14 @@ class RecipeMonitor:
 
 def open_monitor(workspace: Workspace, word: str | None = None) -> RecipeMonitor:
     """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
-    found = find_artifact(CommandTarget(workspace, word if word and ":" in word else _only_monitor(workspace, word)))
-    if found.artifact.manifest.makes != "monitor":
-        what = f"expected a step of kind `monitor`, got one that makes a {found.artifact.manifest.makes}"
+    artifact_ref = find_artifact(
+        CommandTarget(workspace, word if word and ":" in word else _only_monitor(workspace, word))
+    )
+    if artifact_ref.artifact.manifest.makes != "monitor":
+        what = f"expected a step of kind `monitor`, got one that makes a {artifact_ref.artifact.manifest.makes}"
         raise RecipeError(what, where=SourceLocation(field=word), hint="add a step {kind: monitor, …} to the recipe")
-    assert found.plan is not None, "a monitor is found through its recipe"
-    return _opened(found.plan, str(found.step))
+    assert artifact_ref.plan is not None, "a monitor is found through its recipe"
+    return _opened(artifact_ref.plan, str(artifact_ref.step))
 
 
 def find_recipe_monitor(recipe: Recipe) -> RecipeMonitor | None:
@@ -265,11 +267,11 @@ def open_alert_manager(opened: RecipeMonitor, say: Say) -> AlertManager:
     """The monitor with its channels and its memory."""
     from luthier.monitor.manager import AlertManager
 
-    made = AlertManager(
+    alert_manager = AlertManager(
         opened.watcher(say), opened.channels, RunContext(recipe_dir=opened.recipe_dir), opened.kept / "state.json", say
     )
-    made.recall()
-    return made
+    alert_manager.recall()
+    return alert_manager
 
 
 class AlertEvaluation(NamedTuple):

@@ -122,7 +122,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         hint = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=SourceLocation(field="--template"), hint=hint)
     if isinstance(source, str) and source.startswith((_ANNOTATIONS, *_PROVIDERS)):
-        if any(one is not None for one in (table, where, prompt, answer)):
+        if any(entry is not None for entry in (table, where, prompt, answer)):
             what = f"--table, --where, --prompt and --answer do not go with {source.partition(':')[0]}"
             raise InputError(what, hint="leave them out: the source says what is learnt from what")
         return _write_from_project(workspace, name, source, model, choices or ProposalChoices())
@@ -130,7 +130,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     served = _served(workspace, traffic) if traffic is not None and model is None else []
     is_changed = choices is not None and choices != ProposalChoices()
     is_plain = table is None and prompt is None and answer is None and not is_changed
-    if traffic is not None and is_plain and any(one.made for one in served):
+    if traffic is not None and is_plain and any(served_model.made for served_model in served):
         return _write_next(name, traffic, served, where)
     folder = _folder(workspace, name)
     base = _Base(workspace, model, folder, choices or ProposalChoices())
@@ -149,16 +149,16 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
         raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
-        made = _from_traces(traffic, where, base, columns, served if model is None else None)
+        text = _from_traces(traffic, where, base, columns, served if model is None else None)
     elif source is None:
-        made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
+        text = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database_url(str(source))):
-        made = _from_database(str(source), table, base, columns)
+        text = _from_database(str(source), table, base, columns)
     elif is_tool:
-        made = _from_tool(workspace.resolve(source), folder, model)
+        text = _from_tool(workspace.resolve(source), folder, model)
     else:
-        made = _from_file(str(source), base, columns)
-    return _write(workspace, folder, made)
+        text = _from_file(str(source), base, columns)
+    return _write(workspace, folder, text)
 
 
 def _write_from_project(
@@ -176,8 +176,12 @@ def _write_from_project(
         raise InputError("--without, --technique and --want change what is proposed for data", hint=hint)
     with TemporaryDirectory() as downloads:
         named = _from_there(workspace, model, folder)
-        made = import_hosted_job(source, folder.name, named, MODEL, Path(downloads))
-        return _write(workspace, folder, _Text(made.text, made.account.sentences(), made.notes, made.files))
+        home_recipe = import_hosted_job(source, folder.name, named, MODEL, Path(downloads))
+        return _write(
+            workspace,
+            folder,
+            _Text(home_recipe.text, home_recipe.account.sentences(), home_recipe.notes, home_recipe.files),
+        )
 
 
 def _write(workspace: Workspace, folder: Path, made: _Text) -> NewRecipe:
@@ -224,7 +228,7 @@ def write_followup_recipe(
     file, step = _recipe_and_step(workspace, after)
     traffic = resolve_traffic_folder(workspace, file.absolute())
     every = list_served_models(workspace, traffic) if has_traffic(traffic) else []
-    served = [one for one in every if one.made and _is_meant(one.made, file, step)]
+    served = [served_model for served_model in every if served_model.made and _is_meant(served_model.made, file, step)]
     if served:
         return _write_next(name, traffic, served[:1], where)
     released = find_released_recipe(find_recipe_alias(file, workspace), file, workspace)
@@ -251,7 +255,7 @@ def _is_meant(made: ReleasedRecipe, file: Path, step: str | None) -> bool:
 
 def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str | None) -> NewRecipe:
     """The next recipe after the model with the most recent requests, of those that a recipe here makes."""
-    chosen = next(one for one in served if one.made)
+    chosen = next(served_model for served_model in served if served_model.made)
     released = chosen.made
     assert released is not None, "it was chosen for that"
     here = f"{released.recipe.file}:{released.step}"
@@ -262,7 +266,7 @@ def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str 
         explanation += f"; the recipe, its data or Luthier changed since, so `luthier run` makes {released.step} anew"
     decisions = {"model": explanation}
     if len(served) > 1:
-        every = "; ".join(one.line() for one in served)
+        every = "; ".join(served_model.line() for served_model in served)
         decisions["chosen"] = (
             f"the model with the most recent request among {len(served)}: {every}. "
             "--base-recipe RECIPE:STEP chooses another, --model BASE starts from a base model"
@@ -415,10 +419,10 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 
     path = source if "://" in source else str(base.workspace.resolve(source))
     shown = _shown(base.workspace, source, base.folder)
-    made = propose_recipe(
+    recipe_proposal = propose_recipe(
         path, shown=shown, prompt=columns.prompt, answer=columns.answer, want=base.choices.want
     )  # fmt: skip
-    return _proposed(made, base)
+    return _proposed(recipe_proposal, base)
 
 
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
@@ -432,20 +436,20 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     )
     from luthier.data.suggest.propose import exclude_operators
 
-    found = base.fitting(proposal.profile)
+    model_choice = base.fitting(proposal.profile)
     proposal = exclude_operators(proposal, base.choices.without)
-    ranking = rank_recipe_techniques(proposal, found.model)
+    ranking = rank_recipe_techniques(proposal, model_choice.model)
     is_asked = base.choices.technique != "auto"
     technique = base.choices.technique if is_asked else choose_technique(ranking, network=base.named is not None)
     proposal = proposal.model_copy(update={"technique": technique})
     left_out = {f"ops.{kind}" for kind in base.choices.without}
-    text = render_recipe(proposal, base.folder.name, found, ranking)
+    text = render_recipe(proposal, base.folder.name, model_choice, ranking)
     reasons = {path: why for path, why in proposal.reasons.items() if path not in left_out}
     why = "it is asked for" if is_asked else explain_technique(technique, ranking)
     plain = why_plain_first(proposal, ranking) if technique != "plain" else ""
     reasons["technique"] = f"{technique}: {why}" + (f"; try `plain` first: {plain}" if plain else "")
-    if technique != "plain" and found.why:
-        reasons["chat_template"] = found.why
+    if technique != "plain" and model_choice.why:
+        reasons["chat_template"] = model_choice.why
     return _Text(
         text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)), technique=technique
     )
@@ -488,7 +492,7 @@ def _traffic(workspace: Workspace, source: Path | str | None) -> Path | None:
         return None
     if str(source) == "traces" and not workspace.resolve("traces").exists():
         return require_traffic_folder(workspace)
-    return found if has_traffic(found := workspace.resolve(source)) else None
+    return path if has_traffic(path := workspace.resolve(source)) else None
 
 
 def _from_traces(
@@ -510,9 +514,9 @@ def _from_traces(
     proposal = propose_trace_recipe(
         traffic, _shown(base.workspace, str(traffic.absolute()), base.folder), where, requested_layout=layout
     )
-    made = _proposed(proposal, base)
-    note = _base_note(proposal.profile.rows, base.word if made.technique != "plain" else None, served)
-    return made._replace(recipe=f"# {note}\n{made.recipe}", notes=(note, *made.notes))
+    text = _proposed(proposal, base)
+    note = _base_note(proposal.profile.rows, base.word if text.technique != "plain" else None, served)
+    return text._replace(recipe=f"# {note}\n{text.recipe}", notes=(note, *text.notes))
 
 
 def _base_note(rows: int, model: str | None, served: list[ServedModel] | None) -> str:
@@ -527,7 +531,7 @@ def _base_note(rows: int, model: str | None, served: list[ServedModel] | None) -
         return f"{note} (--model)"
     if not served:
         return f"{note}. No served model is known: no request here names the model that answered it"
-    every = "; ".join(one.line() for one in served)
+    every = "; ".join(served_model.line() for served_model in served)
     return f"{note}. No recipe here makes a model that answered: {every}. --base-recipe RECIPE:STEP goes on from one"
 
 
@@ -564,5 +568,5 @@ def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
     if model is not None:
         hint = "leave it out, and change `model` in the recipe if you want another"
         raise InputError("the file names its own model", where=SourceLocation(field="--model"), hint=hint)
-    made = translate_config(read_yaml(source).data, source, folder)
-    return _Text(made.text, made.account.sentences())
+    translation = translate_config(read_yaml(source).data, source, folder)
+    return _Text(translation.text, translation.account.sentences())

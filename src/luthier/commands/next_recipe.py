@@ -79,9 +79,9 @@ class NumberedRecipeName(NamedTuple):
     @classmethod
     def of(cls, name: str) -> NumberedRecipeName:
         """By a recipe's name."""
-        found = _ROUND.fullmatch(name)
-        assert found is not None, "a recipe has a name"
-        return cls(found[1], int(found[2] or 1))
+        match = _ROUND.fullmatch(name)
+        assert match is not None, "a recipe has a name"
+        return cls(match[1], int(match[2] or 1))
 
     def after(self, folder: Path) -> str:
         """The first name after it that no file here has."""
@@ -167,9 +167,10 @@ def _can_be_tuned_on(released: ReleasedRecipe) -> bool:
 
 def _strange(named: Iterable[str], known: list[str]) -> list[str]:
     """Classes that are not among the known ones."""
-    counts = Counter(one for one in named if one not in known)
+    counts = Counter(entry for entry in named if entry not in known)
     return [
-        f"{one!r} ({format_counted_noun(number, 'row')}; {did_you_mean(one, known)})" for one, number in counts.items()
+        f"{entry!r} ({format_counted_noun(number, 'row')}; {did_you_mean(entry, known)})"
+        for entry, number in counts.items()
     ]
 
 
@@ -227,7 +228,7 @@ def _read_said(
     source = Traces(
         path=str(traffic.absolute()), makes=makes, where=" and ".join(filter(None, conditions)), until=until
     )
-    found = [one.values for one in source.read(traffic, lambda text: None) if isinstance(one, SourceRecord)]
+    found = [entry.values for entry in source.read(traffic, lambda text: None) if isinstance(entry, SourceRecord)]
     if not found:
         hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
         raise DataError(
@@ -275,13 +276,13 @@ def _next(
     old = [released.step, *_before(recipe, [released.step])]
     data_sets = {
         training_set.data,
-        *(one for one in _before(recipe, [training_set.data]) if recipe.steps[one].makes == "dataset"),
+        *(entry for entry in _before(recipe, [training_set.data]) if recipe.steps[entry].makes == "dataset"),
     }
-    fresh = [one for one in recipe.steps if training_set.data in _before(recipe, [one])]
-    further = [one for one in _before(recipe, fresh) if one not in fresh]
-    again = [one for one in (*fresh, training_set.data) if one in old]
+    fresh = [entry for entry in recipe.steps if training_set.data in _before(recipe, [entry])]
+    further = [entry for entry in _before(recipe, fresh) if entry not in fresh]
+    again = [entry for entry in (*fresh, training_set.data) if entry in old]
     number = _free_number(recipe, again, NumberedRecipeName.of(recipe.name).number)
-    was = {one: f"{one}-{number}" for one in again}
+    was = {entry: f"{entry}-{number}" for entry in again}
     round_number = _free_number(recipe, ["said", "failures"], max(NumberedRecipeName.of(name).number, number))
     feedback_step, failures_step = f"said-{round_number}", f"failures-{round_number}"
 
@@ -296,19 +297,19 @@ def _next(
             step = _search_behind_mix(step)
         return _held_against(step, recipe.steps[one], released.step, was[released.step])
 
-    steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
+    steps = {was.get(entry, entry): kept(entry) for entry in recipe.order() if entry in {*old, *further}}
     steps[feedback_step] = _said(recipe, training_set, written, f"{name}.jsonl", rows)
     mixed = [was[training_set.data], feedback_step]
     if tested:
         steps[failures_step] = _standing_test(steps[feedback_step], f"{name}{_FAILURES}", recipe)
         mixed.append(failures_step)
     steps[training_set.data] = {"kind": "mix", "data": mixed}
-    again_steps = {one: renewed(one) for one in fresh}
+    again_steps = {entry: renewed(entry) for entry in fresh}
     tests = _tests_of(again_steps, recipe, released.step, tested) if tested and not _uses_standing(recipe) else {}
     whole = {**written, "name": name, "steps": steps | again_steps | tests}
     fresh = [*fresh, *tests]
     below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
-    return _needed(whole, [one for one in fresh if one not in below], recipe.workspace)
+    return _needed(whole, [entry for entry in fresh if entry not in below], recipe.workspace)
 
 
 def _search_behind_mix(written: dict[str, Any]) -> dict[str, Any]:
@@ -381,7 +382,7 @@ def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mappi
         if setting in found and other in names:
             if at:
                 found[setting] = [
-                    names[other] if number == int(at) else one for number, one in enumerate(found[setting])
+                    names[other] if number == int(at) else entry for number, entry in enumerate(found[setting])
                 ]
             else:
                 found[setting] = names[other]
@@ -402,7 +403,9 @@ def _said(
 ) -> dict[str, Any]:
     """What people said, prepared as the first data were. Few rows may be of one class, and none of them is held out."""
     chain = [training_set.data, *_before(recipe, [training_set.data])]
-    first = next((one for one in recipe.order() if one in chain and isinstance(recipe.steps[one], Prepare)), None)
+    first = next(
+        (entry for entry in recipe.order() if entry in chain and isinstance(recipe.steps[entry], Prepare)), None
+    )
     like: dict[str, Any] = {"kind": "prepare"} if first is None else dict(written["steps"][first])
     columns = {"prompt": "text", "answer": "label"} if training_set.makes == "labels" else {}
     system = {name: value for name, value in like.get("source", {}).items() if name == "system"}
@@ -452,7 +455,7 @@ class _Asked(NamedTuple):
 def list_served_models(workspace: Workspace, traffic: Path) -> list[ServedModel]:
     """All of them that have a digest, the one with the most recent request first."""
     plans = list(_plans(workspace, traffic))
-    return [_found(workspace, one, plans) for one in _asked(traffic)]
+    return [_found(workspace, request, plans) for request in _asked(traffic)]
 
 
 def _asked(traffic: Path) -> list[_Asked]:
@@ -486,7 +489,7 @@ def _plans(workspace: Workspace, traffic: Path) -> Iterator[RecipePlan]:
             recipes.append(Recipe.load(workspace.format_path(path), (), workspace))
         except LuthierError:
             continue  # a recipe that cannot be read made nothing that is known
-    for recipe in sorted(recipes, key=lambda one: len(one.steps)):
+    for recipe in sorted(recipes, key=lambda entry: len(entry.steps)):
         try:
             yield build_recipe_plan(recipe, costs_of=())
         except LuthierError:
@@ -500,8 +503,8 @@ def _found(workspace: Workspace, usage: _Asked, plans: list[RecipePlan]) -> Serv
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest) or {digest}
     words = {usage.name, *([changes[0].stable.word] if changes else [])}
     tuned = [(what, step) for what in plans for step in what if step.step.makes == "model" and step.step.kind != "base"]
-    exact = [one for one in tuned if one[1].digest == digest]
-    called = [one for one in tuned if words & set(_words(one[0].recipe, one[1].name))]
+    exact = [entry for entry in tuned if entry[1].digest == digest]
+    called = [entry for entry in tuned if words & set(_words(entry[0].recipe, entry[1].name))]
     made = None
     for what, step in (exact or called)[:1]:
         since = find_live_start_time(changes) if changes else None

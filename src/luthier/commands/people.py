@@ -33,9 +33,9 @@ _AUDIT_TABLES = frozenset({"audit_subjects"})
 
 def open_people_ledger(workspace: Workspace) -> Ledger:
     """The ledger with the accounts: of this folder, or of the workspace that it lies in."""
-    for one in (workspace, *workspace.list_enclosing()):
-        if one.has_ledger():
-            ledger = one.open_ledger()
+    for entry in (workspace, *workspace.list_enclosing()):
+        if entry.has_ledger():
+            ledger = entry.open_ledger()
             if accounts.has_accounts(ledger):
                 return ledger
             ledger.close()
@@ -105,7 +105,7 @@ def _ledgers(workspace: Workspace) -> Iterator[Ledger]:
     """The ledger with the accounts, and those of the projects nearby."""
     with open_people_ledger(workspace) as own:
         yield own
-        for url in sorted({one.ledger_url for one in workspace.list_nearby() if one.has_ledger()}):
+        for url in sorted({entry.ledger_url for entry in workspace.list_nearby() if entry.has_ledger()}):
             with Ledger(url) as ledger:
                 if ledger.location != own.location:
                     yield ledger
@@ -114,7 +114,7 @@ def _ledgers(workspace: Workspace) -> Iterator[Ledger]:
 def _traffic_folders(workspace: Workspace) -> list[Path]:
     from luthier.traces.retention import has_traffic, traffic_folder
 
-    folders = dict.fromkeys(traffic_folder(one.folder) for one in (workspace, *workspace.list_nearby()))
+    folders = dict.fromkeys(traffic_folder(entry.folder) for entry in (workspace, *workspace.list_nearby()))
     return [folder for folder in folders if has_traffic(folder)]
 
 
@@ -129,8 +129,10 @@ def export_person(workspace: Workspace, name: str, to: Path) -> dict[str, int]:
         content.setdefault("audit", []).extend(
             vars(entry) for entry in audit.list_entries(ledger, limit=1_000_000, person=name)
         )
-    given = [one for folder in _traffic_folders(workspace) for one in read_feedback(folder) if one.by == name]
-    content["feedback"] = [one.model_dump(mode="json") for one in given]
+    feedbacks = [
+        feedback for folder in _traffic_folders(workspace) for feedback in read_feedback(folder) if feedback.by == name
+    ]
+    content["feedback"] = [feedback.model_dump(mode="json") for feedback in feedbacks]
     found = {what: rows for what, rows in content.items() if rows}
     if not found:
         raise UnknownName(f"nothing is recorded under {name!r}", where=SourceLocation(field="NAME"))
@@ -155,7 +157,7 @@ def _rows(ledger: Ledger, table: Table, column: Column[Any], name: str) -> list[
 
     if table.name in _AUDIT_TABLES:
         return []
-    shown = [one for one in table.columns if one.name not in _SECRET_COLUMNS]
+    shown = [entry for entry in table.columns if entry.name not in _SECRET_COLUMNS]
     with ledger.reading() as session:
         return [dict(row) for row in session.execute(select(*shown).where(column == name)).mappings()]
 
@@ -167,7 +169,7 @@ def erase_person(workspace: Workspace, name: str) -> tuple[str, int]:
     The audit log's chain stays as it is. Artifacts that were made before keep the id: they never change.
     """
     with open_people_ledger(workspace) as ledger:
-        if name in {one.id for one in accounts.list_accounts(ledger)}:
+        if name in {account.id for account in accounts.list_accounts(ledger)}:
             remove_account(workspace, name)
     pseudonym = f"erased-{secrets.token_hex(6)}"
     changed = sum(_rename_feedback(folder, name, pseudonym) for folder in _traffic_folders(workspace))

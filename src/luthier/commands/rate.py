@@ -82,10 +82,17 @@ class RatingSession(AbstractContextManager["RatingSession"]):
     def refresh(self) -> None:
         """Count what others have judged since."""
         ratings, withdrawn = self._feed.read_new()
-        before = {(one.annotator, one.item): self.tally.ratings.get((one.annotator, one.item)) for one in ratings}
+        before = {
+            (rating.annotator, rating.item): self.tally.ratings.get((rating.annotator, rating.item))
+            for rating in ratings
+        }
         for annotator, item in withdrawn:
             self.tally.remove(annotator, item)
-        new = [one for one in ratings if one.item in self.assignment.items and before[one.annotator, one.item] != one]
+        new = [
+            rating
+            for rating in ratings
+            if rating.item in self.assignment.items and before[rating.annotator, rating.item] != rating
+        ]
         self.tally.extend(new)
         self.revision += bool(new or withdrawn)
 
@@ -113,11 +120,11 @@ class RatingSession(AbstractContextManager["RatingSession"]):
         text, _, comment = typed.partition("//")
         text = text.strip()
         value = None if text.lower() in ("s", "skip") else self.question.typed(text, item.shown)
-        made = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
-        record_rating(self._ledger, self.found.artifact.digest, made)
-        self.tally.add(made)
+        annotation = Annotation(judge, value, item.id, comment.strip(), datetime.now(UTC).isoformat(), seconds)
+        record_rating(self._ledger, self.found.artifact.digest, annotation)
+        self.tally.add(annotation)
         self.revision += 1
-        return made
+        return annotation
 
     def save(self, to: Path | None = None) -> Path:
         """Write all judgments to a file: the one that the recipe reads, unless one is named."""
@@ -133,10 +140,14 @@ class RatingSession(AbstractContextManager["RatingSession"]):
     def take(self, path: Path) -> int:
         """Read judgments from a file into the ledger; those that stand there as they are stay single."""
         came = read_judgments(path, self.assignment, self.question)
-        known = {(one.annotator, one.item): (one.value, one.comment) for one in self.list_ratings()}
-        new = [one for one in came if known.get((one.annotator, one.item)) != (one.value, one.comment)]
-        for one in new:
-            record_rating(self._ledger, self.found.artifact.digest, one)
+        known = {(rating.annotator, rating.item): (rating.value, rating.comment) for rating in self.list_ratings()}
+        new = [
+            annotation
+            for annotation in came
+            if known.get((annotation.annotator, annotation.item)) != (annotation.value, annotation.comment)
+        ]
+        for annotation in new:
+            record_rating(self._ledger, self.found.artifact.digest, annotation)
         return len(new)
 
     def sheet(self, judge: str, to: Path) -> int:
@@ -153,7 +164,8 @@ class RatingSession(AbstractContextManager["RatingSession"]):
             expected = dict.fromkeys(sorted(self.tally.judged), len(self.assignment.items))
         annotators = {judge: {"judged": self.tally.judged[judge], "of": of} for judge, of in expected.items()}
         is_judged = any(
-            one.value is not None and not self.assignment.key[one.item].planted for one in self.tally.ratings.values()
+            rating.value is not None and not self.assignment.key[rating.item].planted
+            for rating in self.tally.ratings.values()
         )
         stop = {"stop": describe_stop(self.tally, self.assignment, self.models)} if is_judged else {}
         return {"annotators": annotators, **stop}
@@ -161,19 +173,19 @@ class RatingSession(AbstractContextManager["RatingSession"]):
 
 def open_rating_session(target: CommandTarget) -> RatingSession:
     """What `RECIPE:STEP` (a step of kind `human_eval`) asks people."""
-    found = find_artifact(target)
-    if found.artifact.manifest.makes != "assignment":
-        what = f"expected a step of kind `human_eval`, got one that makes a {found.artifact.manifest.makes}"
+    artifact_ref = find_artifact(target)
+    if artifact_ref.artifact.manifest.makes != "assignment":
+        what = f"expected a step of kind `human_eval`, got one that makes a {artifact_ref.artifact.manifest.makes}"
         raise RecipeError(
             what,
             where=SourceLocation(field=str(target)),
             hint="add a step {kind: human_eval, evaluation: …} to the recipe",
         )
-    workspace = found.plan.recipe.workspace if found.plan else target.workspace
-    enclosing = (one.ledger_url for one in workspace.list_enclosing() if one.has_ledger())
+    workspace = artifact_ref.plan.recipe.workspace if artifact_ref.plan else target.workspace
+    enclosing = (entry.ledger_url for entry in workspace.list_enclosing() if entry.has_ledger())
     with ExitStack() as opened:
         ledgers = [opened.enter_context(Ledger(url)) for url in dict.fromkeys([workspace.ledger_url, *enclosing])]
-        return RatingSession(found, ledgers, opened.pop_all())
+        return RatingSession(artifact_ref, ledgers, opened.pop_all())
 
 
 def format_rating_item(item: RatingItem, number: int, total: int, question: str) -> Iterator[str]:
@@ -192,7 +204,7 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
 
     `read` takes a prompt and returns a line, or None at the end; `write` prints one.
     """
-    left, made = sitting.left(judge), list[Annotation]()
+    left, annotations = sitting.left(judge), list[Annotation]()
     total = len(sitting.assignment.sheets.get(judge, ())) or len(left)
     index = 0
     while index < len(left):
@@ -207,9 +219,9 @@ def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any
             index = max(0, index - 1)
             continue
         try:
-            made.append(sitting.say(judge, item, typed, round(time.monotonic() - began, 1)))
+            annotations.append(sitting.say(judge, item, typed, round(time.monotonic() - began, 1)))
         except InvalidAnswer as error:
             write(f"! {error}")
             continue
         index += 1
-    return len({one.item for one in made})
+    return len({annotation.item for annotation in annotations})

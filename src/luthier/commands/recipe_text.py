@@ -73,9 +73,11 @@ def explain_technique(technique: str, ranking: TechniqueRanking | None) -> str:
     """Why a recipe trains a technique, and which come next."""
     if ranking is None or ranking.first is None:
         return "the standard, since nothing is known of rows like these"
-    others = [one for one in ranking.techniques if one.technique not in {technique, BASE} and not one.left_out]
-    following = f"next: {', '.join(one.technique for one in others[:_SHOWN])}"
-    chosen = next((one for one in ranking.techniques if one.technique == technique), ranking.first)
+    techniques = [
+        entry for entry in ranking.techniques if entry.technique not in {technique, BASE} and not entry.left_out
+    ]
+    following = f"next: {', '.join(entry.technique for entry in techniques[:_SHOWN])}"
+    chosen = next((entry for entry in ranking.techniques if entry.technique == technique), ranking.first)
     if chosen.thin:
         return f"the standard, since evidence is thin ({chosen.thin}); {following}"
     return f"{chosen.reason}; {following}"
@@ -136,14 +138,14 @@ def _source_lines(proposal: RecipeProposal) -> Iterator[str]:
 
 def _operator_lines(proposal: RecipeProposal) -> Iterator[str]:
     yield "    ops:" if proposal.ops else "    ops: []"
-    for one in proposal.ops:
-        kind = one["kind"]
+    for entry in proposal.ops:
+        kind = entry["kind"]
         why = _one_line(proposal.reasons[f"ops.{kind}"])
         yield from (f"      # {line}" for line in wrap(why, 110, break_long_words=False, break_on_hyphens=False))
         for change in proposal.examples.get(kind, ()):
             yield f"      #   {_quoted(change.before)} → {_quoted(change.after)}"
-        inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in one.items())
-        yield f"      - {{{inner}}}" if len(one) > 1 else f"      - {kind}"
+        inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in entry.items())
+        yield f"      - {{{inner}}}" if len(entry) > 1 else f"      - {kind}"
 
 
 def _quoted(text: str) -> str:
@@ -226,10 +228,10 @@ def _advice_lines(ranking: TechniqueRanking | None) -> Iterator[str]:
     if ranking is None or (first := ranking.first) is None:
         return
     yield "  # The techniques by what is expected of them; `luthier advise` tells more, with time, memory and evidence:"
-    choices = [one for one in ranking.techniques if not one.left_out]
-    for number, one in enumerate(choices, 1):
-        if number <= _SHOWN or one.technique == "plain":
-            yield f"  # {number}. {_described(one, ranking.metric)}"
+    choices = [technique for technique in ranking.techniques if not technique.left_out]
+    for number, choice in enumerate(choices, 1):
+        if number <= _SHOWN or choice.technique == "plain":
+            yield f"  # {number}. {_described(choice, ranking.metric)}"
     if first.thin:
         yield f"  # Evidence is thin ({first.thin}), so that the standard comes first: {first.technique}."
 

@@ -35,19 +35,19 @@ def release_recipe_model(alias: str, target: CommandTarget, canary: str | None, 
     meant = target.workspace.find_alias(alias, [target.word or ""])
     with meant.open_ledger() as ledger:
         if canary is None and not shadow:
-            made = releases.release(ledger, alias, model)
+            release = releases.release(ledger, alias, model)
         else:
-            made = releases.start_candidate(ledger, alias, model, share=share)
+            release = releases.start_candidate(ledger, alias, model, share=share)
     record_command(meant, "release", subject=alias, model=model.word)
-    return made
+    return release
 
 
 def _share(text: str) -> float:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*(%))?\s*", text)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*(%))?\s*", text)
+    if match is None:
         what = f"expected a share, got {text!r}"
         raise InputError(what, where=SourceLocation(field="--canary"), hint="for example --canary 10%")
-    return float(found[1]) / (100 if found[2] else 1)
+    return float(match[1]) / (100 if match[2] else 1)
 
 
 def _model(target: CommandTarget) -> ReleasedModel:
@@ -74,18 +74,18 @@ def promote(workspace: Workspace, alias: str) -> Release:
     """Promote the canary or shadow of an alias to stable."""
     meant = workspace.find_alias(alias)
     with meant.open_ledger() as ledger:
-        made = releases.promote(ledger, alias)
+        release = releases.promote(ledger, alias)
     record_command(meant, "release.promote", subject=alias)
-    return made
+    return release
 
 
 def roll_back(workspace: Workspace, alias: str) -> Release:
     """Stop the canary or shadow of an alias, or return to its previous stable model."""
     meant = workspace.find_alias(alias)
     with meant.open_ledger() as ledger:
-        made = releases.roll_back(ledger, alias)
+        release = releases.roll_back(ledger, alias)
     record_command(meant, "release.rollback", subject=alias)
-    return made
+    return release
 
 
 def compare_candidate(workspace: Workspace, alias: str) -> list[dict[str, Any]]:
@@ -98,7 +98,7 @@ def compare_candidate(workspace: Workspace, alias: str) -> list[dict[str, Any]]:
         hint = f"`luthier release {alias} RECIPE:STEP --canary 10%` tries a model, --shadow unheard"
         raise InputError("nothing is tried beside it", where=SourceLocation(field=alias), hint=hint)
     traffic = require_traffic_folder(workspace, workspace.find_alias(alias).folder.absolute())
-    return [_finite(one.as_json()) for one in compare_with_stable(traffic, now[0], _begun(now))]
+    return [_finite(comparison.as_json()) for comparison in compare_with_stable(traffic, now[0], _begun(now))]
 
 
 def _begun(changes: list[Release]) -> Any:
@@ -121,7 +121,9 @@ def _finite(value: Any) -> Any:
 def release_to_json(release: Release) -> dict[str, Any]:
     """A release as other programs read it."""
     models = {
-        name: vars(one) if one else None for name in ("stable", "canary", "shadow") for one in [getattr(release, name)]
+        name: vars(entry) if entry else None
+        for name in ("stable", "canary", "shadow")
+        for entry in [getattr(release, name)]
     }
     return {
         "alias": release.alias,
@@ -148,13 +150,13 @@ def _called(model: ReleasedModel) -> str:
 
 def format_comparison_lines(found: list[dict[str, Any]]) -> Iterator[str]:
     """Format a comparison of candidate and stable model as lines for the terminal."""
-    for one in found:
-        requests = one["requests"]
-        compared_with = f"{requests[1]} of the stable model" if one["variant"] == "canary" else "of both"
-        yield f"{one['variant']} minus stable: {requests[0]} requests, {compared_with}"
-        if one["same"] is not None:
-            yield f"  the same words     {100 * one['same']:.1f} %"
-        for name, row in one["measures"].items():
+    for entry in found:
+        requests = entry["requests"]
+        compared_with = f"{requests[1]} of the stable model" if entry["variant"] == "canary" else "of both"
+        yield f"{entry['variant']} minus stable: {requests[0]} requests, {compared_with}"
+        if entry["same"] is not None:
+            yield f"  the same words     {100 * entry['same']:.1f} %"
+        for name, row in entry["measures"].items():
             ends = "not known" if row["low"] is None else f"{row['low']:+.4g} to {row['high']:+.4g}"
             counted = f"{row['people'][0]} and {row['people'][1]}"
             yield f"  {name:<18} {row['difference']:+.4g} ({ends}; p {row['p']:.2g} by {row['test']}, of {counted})"
@@ -164,8 +166,8 @@ def released_digests(workspace: Workspace) -> set[str]:
     """List the digests of all models that an alias means or can be rolled back to, here or in an enclosing folder: no
     store may delete them."""
     found: set[str] = set()
-    for one in (*workspace.list_nearby(), *workspace.list_enclosing()):
-        with one.open_ledger() as ledger:
+    for entry in (*workspace.list_nearby(), *workspace.list_enclosing()):
+        with entry.open_ledger() as ledger:
             every = [
                 change for alias in releases.current_releases(ledger) for change in releases.history(ledger, alias)
             ]
@@ -215,10 +217,12 @@ def find_released_recipe(alias: str, recipe: Path, workspace: Workspace) -> Rele
     changes = _changes(alias, named.workspace)
     digest, since = changes[0].stable.digest, find_live_start_time(changes)
     ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
-    for what in _plans(named):
-        for step in what:
+    for recipe_plan in _plans(named):
+        for step in recipe_plan:
             if step.step.makes == "model" and step.digest == digest:
-                return ReleasedRecipe(alias=alias, plan=what, step=step.name, digest=digest, since=since, ever=ever)
+                return ReleasedRecipe(
+                    alias=alias, plan=recipe_plan, step=step.name, digest=digest, since=since, ever=ever
+                )
     raise RecipeError(
         f"{alias} means {digest[:12] or 'a base model'}, which no recipe here makes",
         where=SourceLocation(file=str(recipe)),

@@ -34,8 +34,8 @@ def verify_stores(workspace: Workspace) -> tuple[list[str], int]:
     """Faults of the store here and of the shared one, and how many artifacts were read."""
     store = workspace.find_meant().open_store()
     stores = [store, *([store.shared] if store.shared else [])]
-    faults = [fault for one in stores for fault in one.verify()]
-    return faults, sum(len(one.digests()) for one in stores)
+    faults = [fault for entry in stores for fault in entry.verify()]
+    return faults, sum(len(entry.digests()) for entry in stores)
 
 
 def collect_garbage(workspace: Workspace, *, dry_run: bool) -> GarbageCollectionResult:

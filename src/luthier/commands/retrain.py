@@ -74,11 +74,11 @@ def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> Recip
     if not any(step.makes == "verdict" for step in recipe.steps.values()):
         hint = "nothing is released but by a gate: add {kind: gate, evaluation: …, rules: […]}"
         raise RecipeError("this recipe has no gate", where=SourceLocation(file=recipe.file), hint=hint)
-    found = find_recipe_monitor(recipe)
-    if found is None:
+    recipe_monitor = find_recipe_monitor(recipe)
+    if recipe_monitor is None:
         hint = "add one: monitor: {kind: monitor, evaluation: …, signals: […], alerts: […]}"
         raise RecipeError("expected one step of kind `monitor`", where=SourceLocation(file=recipe.file), hint=hint)
-    known = [rule.name for rule in found.plan.rules]
+    known = [rule.name for rule in recipe_monitor.plan.rules]
     for name in circle.alerts:
         if name not in known:
             raise RecipeError(
@@ -86,7 +86,7 @@ def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> Recip
                 where=SourceLocation(field="--on"),
                 hint=f"known: {', '.join(known) or 'none'}",
             )
-    return replace(found, plan=replace(found.plan, models=frozenset({circle.alias, *released.ever})))
+    return replace(recipe_monitor, plan=replace(recipe_monitor.plan, models=frozenset({circle.alias, *released.ever})))
 
 
 def run_retrain_loop(

@@ -78,7 +78,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     ways = dict(map(parse_class_router, pipelines))
     served = CommandTarget.read_all(workspace, models, "serve")
     meant = {str(target): target for target in served}
-    models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
+    models = list(dict.fromkeys([*meant, *(entry for way in ways.values() for entry in way.models), *ways]))
     found = workspace.find_meant([meant[model].word or "" if model in meant else model for model in models])
     url = found.ledger_url
     with Ledger(url) as ledger, closing(_Kept(found, keep, enabled=traces)) as kept:
@@ -404,9 +404,9 @@ def _collect(artifact: Artifact, visited: dict[str, Artifact]) -> None:
 
 def _operators(artifact: Artifact) -> Iterator[Mapping[str, Any]]:
     """The settings of operators `pii` that an artifact was made by."""
-    for one in artifact.manifest.settings.get("ops") or ():
-        if isinstance(one, Mapping) and one.get("kind") == "pii":
-            yield one
+    for setting in artifact.manifest.settings.get("ops") or ():
+        if isinstance(setting, Mapping) and setting.get("kind") == "pii":
+            yield setting
 
 
 def _stays(ops: Mapping[str, Any], kind: PiiKind) -> bool:

@@ -60,14 +60,14 @@ def describe_target(target: CommandTarget) -> ShowResult:
 
 def describe_recipe(target: CommandTarget) -> ShowResult:
     """The steps of a recipe and what is made of them."""
-    what = find_plan(target)
-    recipe = what.recipe
-    steps, lines = _steps(what)
+    recipe_plan = find_plan(target)
+    recipe = recipe_plan.recipe
+    steps, lines = _steps(recipe_plan)
     lines.insert(0, " ".join([f"{recipe.name}: {recipe.file}", *recipe.overrides]))
-    if any(planned.cached for planned in what):
+    if any(planned.cached for planned in recipe_plan):
         lines.append(f"next: luthier show {' '.join([f'{recipe.file}:STEP', *map(shlex.quote, recipe.overrides)])}")
     else:
-        lines.append(f"next: {what.command_to_run}")
+        lines.append(f"next: {recipe_plan.command_to_run}")
     return ShowResult(facts={"recipe": recipe.name, "steps": steps}, path=str(recipe.recipe_dir), text=tuple(lines))
 
 
@@ -111,8 +111,8 @@ def _steps(what: RecipePlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 def describe_artifact(target: CommandTarget) -> ShowResult:
     """One artifact: what made it, from what, when, and what it holds."""
-    found = find_artifact(target)
-    artifact = found.artifact
+    artifact_ref = find_artifact(target)
+    artifact = artifact_ref.artifact
     manifest = artifact.manifest
     summary = component_of_kind(ArtifactType, manifest.makes).model_validate({}).describe(artifact)
     facts = {
@@ -127,7 +127,7 @@ def describe_artifact(target: CommandTarget) -> ShowResult:
         "summary": summary,
     }
     return ShowResult(
-        facts=facts, path=str(artifact.folder), text=tuple(_artifact_lines(found.name, artifact, summary))
+        facts=facts, path=str(artifact.folder), text=tuple(_artifact_lines(artifact_ref.name, artifact, summary))
     )
 
 
@@ -135,55 +135,57 @@ def describe_dropped_rows(target: CommandTarget) -> ShowResult:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
     from luthier.artifacts.dataset import DatasetSummary
 
-    found = _find_dataset(target)
-    dataset_summary, dropped = DatasetSummary.read(found.artifact), read_dropped_rows(found.artifact)
+    artifact_ref = _find_dataset(target)
+    dataset_summary, dropped = DatasetSummary.read(artifact_ref.artifact), read_dropped_rows(artifact_ref.artifact)
     rows_in = dataset_summary.rows_in + sum(dataset_summary.made.values())
     facts = {
-        "artifact": found.artifact.digest,
+        "artifact": artifact_ref.artifact.digest,
         "rows_in": rows_in,
         "dropped": dataset_summary.dropped,
-        "rows": [{**one._asdict(), "place": one.location} for one in dropped],
+        "rows": [{**dropped_row._asdict(), "place": dropped_row.location} for dropped_row in dropped],
     }
-    head = f"{found.name}: {len(dropped):,} of {format_counted_noun(rows_in, 'row')} left out"
-    return ShowResult(facts=facts, path=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
+    head = f"{artifact_ref.name}: {len(dropped):,} of {format_counted_noun(rows_in, 'row')} left out"
+    return ShowResult(facts=facts, path=str(artifact_ref.artifact.folder), text=(head, *_dropped_lines(dropped)))
 
 
 def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
     """The rows under their reasons, in columns: place, more of the reason, first words, the row that it repeats."""
-    for reason, found in groupby(dropped, lambda one: one.category):
-        rows = list(found)
+    for reason, dropped_rows in groupby(dropped, lambda dropped_row: dropped_row.category):
+        rows = list(dropped_rows)
         yield f"{len(rows):,} × {reason}"
-        width = min(_WIDEST_PLACE, max(len(one.location) for one in rows))
-        for one in rows:
-            details = one.reason.partition(": ")[2]
-            alike = f" ({one.similarity:.0%} alike)" if one.similarity not in (None, 1) else ""
-            repeats = f"repeats {one.twin}{alike}" if one.twin else ""
-            words = " · ".join(filter(None, (details, one.text, repeats)))
-            yield f"  {one.location:<{width}}  {words}".rstrip()
+        width = min(_WIDEST_PLACE, max(len(row.location) for row in rows))
+        for row in rows:
+            details = row.reason.partition(": ")[2]
+            alike = f" ({row.similarity:.0%} alike)" if row.similarity not in (None, 1) else ""
+            repeats = f"repeats {row.twin}{alike}" if row.twin else ""
+            words = " · ".join(filter(None, (details, row.text, repeats)))
+            yield f"  {row.location:<{width}}  {words}".rstrip()
 
 
 def _find_dataset(target: CommandTarget) -> ArtifactRef:
     """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
     text = target.word or ""
     if target.is_recipe and not (text and target.path.is_dir() and not (target.path / "recipe.yaml").is_file()):
-        what = find_plan(target)
-        made = [name for name, step in what.recipe.steps.items() if step.makes == "dataset"]
+        recipe_plan = find_plan(target)
+        made = [name for name, step in recipe_plan.recipe.steps.items() if step.makes == "dataset"]
         if not made:
             hint = "name a recipe with a step `prepare`"
-            raise InputError("the recipe makes no data set", where=SourceLocation(file=what.recipe.file), hint=hint)
-        found = ArtifactRef(what.artifact(made[0]), what, made[0])
+            raise InputError(
+                "the recipe makes no data set", where=SourceLocation(file=recipe_plan.recipe.file), hint=hint
+            )
+        artifact_ref = ArtifactRef(recipe_plan.artifact(made[0]), recipe_plan, made[0])
     elif ":" not in text and not re.fullmatch(r"[0-9a-f]{6,32}", text):
-        found = find_artifact(target.renamed(f":{text}"))
+        artifact_ref = find_artifact(target.renamed(f":{text}"))
     else:
-        found = find_artifact(target)
-    if (makes := found.artifact.manifest.makes) != "dataset":
+        artifact_ref = find_artifact(target)
+    if (makes := artifact_ref.artifact.manifest.makes) != "dataset":
         hint = "name the step that made the data set, such as recipe.yaml:data"
         raise InputError(
             f"expected a data set, which has dropped rows, got {add_indefinite_article(makes)}",
             where=SourceLocation(field=text),
             hint=hint,
         )
-    return found
+    return artifact_ref
 
 
 def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> list[str]:
@@ -240,10 +242,10 @@ def show_training_rows(target: CommandTarget, number: int, *, ids: bool = False)
     from luthier.tune.dataset.tool_rows import refuse_tool_rows
 
     file, name = _split(target)
-    what = find_plan(target.renamed(file), step=f":{name or 'STEP'}")
-    recipe = what.recipe
+    recipe_plan = find_plan(target.renamed(file), step=f":{name or 'STEP'}")
+    recipe = recipe_plan.recipe
     chosen, step = _tuning(recipe, name)
-    inputs = {field: _made(what, chosen, field) for field in ("data", "model")}
+    inputs = {field: _made(recipe_plan, chosen, field) for field in ("data", "model")}
     require_local_weights(inputs["model"])
     refuse_tool_rows(inputs["data"], inputs["model"])
     with tempfile.TemporaryDirectory() as scratch:

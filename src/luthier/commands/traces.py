@@ -52,11 +52,11 @@ def parse_moment(text: str | None, name: str) -> datetime | None:
     if ago := _AGO.fullmatch(text.strip()):
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
-        found = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         hint = "for example 2026-11-01, 2026-11-01T12:00, 30m, 6h, 7d"
         raise InputError(f"expected a moment, got {text!r}", where=SourceLocation(field=name), hint=hint) from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def list_traces(
@@ -85,7 +85,7 @@ def get_trace_by_id(workspace: Workspace, location: Path | None, id: str) -> Tra
 
 def trace_to_json(entry: TraceWithFeedback) -> dict[str, Any]:
     """A request with what was said of it, as other programs read it."""
-    feedback = [one.model_dump(mode="json", exclude={"trace"}) for one in entry.feedback]
+    feedback = [item.model_dump(mode="json", exclude={"trace"}) for item in entry.feedback]
     return {**entry.trace.model_dump(mode="json"), "feedback": feedback}
 
 
@@ -123,7 +123,7 @@ def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
         yield from (f"  calls {call.name}({call.arguments})" for call in turn.tool_calls)
     if trace.error:
         yield f"\nerror: {trace.error}"
-    for label, share in sorted((trace.scores or {}).items(), key=lambda one: -one[1])[:5]:
+    for label, share in sorted((trace.scores or {}).items(), key=lambda score: -score[1])[:5]:
         yield f"  {share:.3f} {label}"
     for feedback in entry.feedback:
         yield f"\nfeedback of {feedback.by or 'somebody'}: {format_feedback_summary([feedback])}"
@@ -170,7 +170,7 @@ def export_traces(
 
     where, since, until = which
     condition = TraceFilter(where) if where else None
-    found = read_traces_with_feedback(
+    with_feedbacks = read_traces_with_feedback(
         require_traffic_folder(workspace, location),
         parse_moment(since, "--since"),
         parse_moment(until, "--until"),
@@ -181,16 +181,20 @@ def export_traces(
             raise InputError(
                 "a collector takes OTLP", where=SourceLocation(field="--format"), hint="leave --format out"
             )
-        return send_otlp(to, (one.trace for one in found))
+        return send_otlp(to, (with_feedback.trace for with_feedback in with_feedbacks))
     path = workspace.resolve(to)
     with translate_write_errors(path, "name another file"):
-        return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
+        return (
+            write_otlp(path, (with_feedback.trace for with_feedback in with_feedbacks))
+            if form == "otlp"
+            else _write_lines(path, with_feedbacks)
+        )
 
 
 def _write_lines(path: Path, found: Iterator[TraceWithFeedback]) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        for one in found:
-            file.write(json.dumps(trace_to_json(one), ensure_ascii=False) + "\n")
+        for with_feedback in found:
+            file.write(json.dumps(trace_to_json(with_feedback), ensure_ascii=False) + "\n")
             count += 1
     return count

@@ -71,7 +71,7 @@ class Artifact:
         """One file of the artifact by its name; `UnknownName` when it has none of that name."""
         if not any(entry.path == name or entry.path.startswith(f"{name}/") for entry in self.manifest.files):
             names = [entry.path for entry in self.manifest.files]
-            former = next((one for one in names if FORMER_FILES.get(one) == name), None)
+            former = next((item for item in names if FORMER_FILES.get(item) == name), None)
             older = f"an earlier version made it and called that {former!r}: run its recipe again"
             hint = older if former is not None else did_you_mean(name, names)
             raise UnknownName(f"artifact {self.digest[:12]} holds no {name!r}", hint=hint)

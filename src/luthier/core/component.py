@@ -56,8 +56,8 @@ def add_field_descriptions(schema: dict[str, Any], model: type[BaseModel]) -> No
 def field_descriptions(model: type[BaseModel]) -> dict[str, str]:
     """The texts of a model's fields by name, those that it inherits among them."""
     under: dict[str, str] = {}
-    for one in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
-        under |= _texts(one.__module__).get(one.__qualname__, {})
+    for entry in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        under |= _texts(entry.__module__).get(entry.__qualname__, {})
     texts = {name: field.description or under.get(name) for name, field in model.model_fields.items()}
     return {name: text for name, text in texts.items() if text}
 
@@ -87,11 +87,11 @@ def _look(node: ast.AST, before: str, found: dict[str, dict[str, str]]) -> None:
 
 def _of_class(body: ast.ClassDef) -> dict[str, str]:
     found = {}
-    for one, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
+    for entry, after in zip(body.body, body.body[1:], strict=False):
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and isinstance(after, ast.Expr):
             text = after.value
             if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                found[one.target.id] = inspect.cleandoc(text.value)
+                found[entry.target.id] = inspect.cleandoc(text.value)
     return found
 
 
@@ -288,14 +288,14 @@ def hint_for_foreign_setting(cls: type[BaseModel], name: str) -> str:
 def setting_aliases(cls: type[BaseModel]) -> dict[str, str]:
     """Other tools' names of a class's settings and its former ones, those of its parents included."""
     found = former_settings(cls)
-    for one in reversed(cls.__mro__):
-        found |= one.__dict__.get("other_names", {})
+    for entry in reversed(cls.__mro__):
+        found |= entry.__dict__.get("other_names", {})
     return found
 
 
 def _takes_path(annotations: Iterable[Any]) -> bool:
     """Whether a setting is a path, also one that may be left out."""
-    return any(isinstance(one, EnvVarMarker) or _takes_path(get_args(one)) for one in annotations)
+    return any(isinstance(annotation, EnvVarMarker) or _takes_path(get_args(annotation)) for annotation in annotations)
 
 
 def _wants_number(annotation: Any) -> bool:
@@ -308,8 +308,8 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     inner = () if get_origin(annotation) is Literal else get_args(annotation)
     if not inner:
         yield annotation
-    for one in inner:
-        yield from _kinds(one)
+    for entry in inner:
+        yield from _kinds(entry)
 
 
 def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
@@ -377,7 +377,7 @@ def component_of_kind(role: type[Role], kind: str) -> type[Role]:
 
 def iter_components(part: BaseModel) -> Iterator[Component]:
     """The part itself (when a component) and every component inside its fields, lists and mappings."""
-    yield from (one for _, one in iter_components_with_paths(part))
+    yield from (component for _, component in iter_components_with_paths(part))
 
 
 def iter_components_with_paths(part: BaseModel, path: str = "") -> Iterator[tuple[str, Component]]:
@@ -390,9 +390,9 @@ def iter_components_with_paths(part: BaseModel, path: str = "") -> Iterator[tupl
 
 def check_installed(part: BaseModel, recipe_dir: Path) -> None:
     """`MissingExtra`, with the place in the part, when a library is not installed that the part or one inside needs."""
-    for path, one in iter_components_with_paths(part):
+    for path, component in iter_components_with_paths(part):
         try:
-            one.check_installed(recipe_dir)
+            component.check_installed(recipe_dir)
         except MissingExtra as error:
             field = ".".join(filter(None, (path, error.where.field))) or None
             where = replace(error.where, field=field)
@@ -402,7 +402,9 @@ def check_installed(part: BaseModel, recipe_dir: Path) -> None:
 def digest_plugin_code(part: BaseModel) -> dict[str, str]:
     """Digests of the packages (or single files) that parts come from which are not ours, by name: changed code of a
     plug-in finds no stale cache."""
-    roots = {type(one).__module__.partition(".")[0] for one in iter_components(part)} - {__name__.partition(".")[0]}
+    roots = {type(component).__module__.partition(".")[0] for component in iter_components(part)} - {
+        __name__.partition(".")[0]
+    }
     return {root: digest for root in sorted(roots) if (digest := _code_of(root)) is not None}
 
 

@@ -128,11 +128,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A remedy: the known names that it begins, or the nearest one, or those that begin nearly so, else all of them (at
     most twelve)."""
     names = sorted(known)
-    short = [one for one in names if not set(one) & _TEXT] if len(name) >= _BEGINNING else []
-    whole = [one for one in short if one.startswith(name)]
+    short = [entry for entry in names if not set(entry) & _TEXT] if len(name) >= _BEGINNING else []
+    whole = [entry for entry in short if entry.startswith(name)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    nearly = difflib.get_close_matches(name, {one[: len(name)] for one in short}, n=1, cutoff=0.8)
-    for found in (whole, near, [one for one in short if nearly and one.startswith(nearly[0])]):
+    nearly = difflib.get_close_matches(name, {entry[: len(name)] for entry in short}, n=1, cutoff=0.8)
+    for found in (whole, near, [entry for entry in short if nearly and entry.startswith(nearly[0])]):
         if 0 < len(found) <= _MOST_BEGUN:
             return f"did you mean {' or '.join(map(repr, found))}?"
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")

@@ -221,25 +221,25 @@ def _any_of(more: list[str]) -> str:
 def _split(text: str) -> Iterator[ExpressionToken]:
     position, end = 0, len(text.rstrip())
     while position < end:
-        found = _TOKEN.match(text, position)
-        if found is None:
+        match = _TOKEN.match(text, position)
+        if match is None:
             column = end - len(text[position:end].lstrip())
             raise ExpressionToken("", text[column], column + 1, text).error(
                 f"{text[column]!r} has no meaning in a rule"
             )
-        kind = str(found.lastgroup)
-        yield ExpressionToken(kind, found[kind], found.start(kind) + 1, text)
-        position = found.end()
+        kind = str(match.lastgroup)
+        yield ExpressionToken(kind, match[kind], match.start(kind) + 1, text)
+        position = match.end()
 
 
 def parse_duration(value: Any) -> Any:
     """Seconds from how people write a time: `10m`, `2h`, `90s`, `1d`, or a number of seconds."""
     if not isinstance(value, str):
         return value
-    found = _TIME.fullmatch(value)
-    if found is None:
+    match = _TIME.fullmatch(value)
+    if match is None:
         raise ValueError(f"expected a time such as 30s, 10m, 2h or 1d, got {value!r}")
-    return float(found[1]) * TIME_UNITS[found[2]]
+    return float(match[1]) * TIME_UNITS[match[2]]
 
 
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=MAX_SECONDS)]
@@ -249,7 +249,7 @@ Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0, le=MAX_S
 def format_duration(seconds: float) -> str:
     """A time as Prometheus writes it, in the largest unit that is whole: `90m`, `2h`."""
     whole = round(seconds)
-    for unit, size in sorted(TIME_UNITS.items(), key=lambda one: -one[1]):
+    for unit, size in sorted(TIME_UNITS.items(), key=lambda entry: -entry[1]):
         if whole and whole % size == 0:
             return f"{whole // size}{unit}"
     return "0s"

@@ -131,10 +131,10 @@ class LeaseFolder:
 
     def try_take(self, name: str) -> Lease | None:
         """A lease of the next number, where nobody holds the highest one; None where somebody does."""
-        found = self.look(name)
-        if found is not None and not found.is_free and not self._is_lapsed(name):
+        lease = self.look(name)
+        if lease is not None and not lease.is_free and not self._is_lapsed(name):
             return None
-        number = found.number + 1 if found is not None else 1
+        number = lease.number + 1 if lease is not None else 1
         mine = Lease(
             number=number, owner=secrets.token_hex(8), process=get_unique_process_name(), lease_s=LEASE_S, beat=0
         )
@@ -147,8 +147,8 @@ class LeaseFolder:
     def take(self, name: str) -> Lease:
         """Wait for a lease, also while the place does not answer for a while."""
         while True:
-            if (mine := persist(lambda: self.try_take(name))) is not None:
-                return mine
+            if (lease := persist(lambda: self.try_take(name))) is not None:
+                return lease
             time.sleep(min(_POLL_S, LEASE_S / 10))
 
     def works(self) -> bool:
@@ -169,10 +169,10 @@ class LeaseFolder:
     def is_busy(self, name: str) -> bool:
         """Whether somebody holds a lease: a heartbeat that stands still is watched until it moves or is over."""
         first = self.look(name)
-        while (found := self.look(name)) is not None and not found.is_free and not self._is_lapsed(name):
-            if found != first:
+        while (lease := self.look(name)) is not None and not lease.is_free and not self._is_lapsed(name):
+            if lease != first:
                 return True
-            time.sleep(min(_POLL_S, found.lease_s / 10))
+            time.sleep(min(_POLL_S, lease.lease_s / 10))
         return False
 
     def check(self, name: str, mine: Lease) -> None:
@@ -213,15 +213,15 @@ class LeaseFolder:
     def look(self, name: str) -> Lease | None:
         """The highest lease; remembers since when it stands as it does."""
         try:
-            found = self.read(name)
+            lease = self.read(name)
         except StoreUnreachable:
             self._seen.pop(name, None)  # the holder could not beat either
             raise
-        if found is None:
+        if lease is None:
             self._seen.pop(name, None)
-        elif name not in self._seen or self._seen[name][0] != found:
-            self._seen[name] = found, time.monotonic()
-        return found
+        elif name not in self._seen or self._seen[name][0] != lease:
+            self._seen[name] = lease, time.monotonic()
+        return lease
 
     def _is_lapsed(self, name: str) -> bool:
         lease, since = self._seen[name]
@@ -235,8 +235,8 @@ class LeaseFolder:
             except OSError as error:
                 if not is_refusal(error):
                     raise
-        found = self.read(name)
-        return mine.is_same(found) and found is not None and bool(found.owner)
+        lease = self.read(name)
+        return mine.is_same(lease) and lease is not None and bool(lease.owner)
 
     def _numbers(self, name: str) -> list[int]:
         try:
@@ -271,13 +271,13 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         self._thread.join()
 
     def _run(self) -> None:
-        mine = self._lease
-        while not self._over.wait(mine.lease_s / BEATS):
+        lease = self._lease
+        while not self._over.wait(lease.lease_s / BEATS):
             with suppress(InputError):  # a lease that cannot be renewed is over in time
-                if not mine.is_same(self._folder.read(self._name)):
+                if not lease.is_same(self._folder.read(self._name)):
                     return
-                mine = replace(mine, beat=mine.beat + 1)
-                self._folder.beat(self._name, mine)
+                lease = replace(lease, beat=lease.beat + 1)
+                self._folder.beat(self._name, lease)
 
 
 def is_refusal(error: Exception) -> bool:

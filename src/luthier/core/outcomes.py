@@ -59,9 +59,9 @@ def record_outcomes(records: list[OutcomeRecord]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
-            new = {(one.digest, one.metric) for one in records}
-            before = [one for one in read_outcomes().records if (one.digest, one.metric) not in new]
-            kept = [one.model_dump(mode="json") for one in [*records, *before][:KEPT]]
+            new = {(record.digest, record.metric) for record in records}
+            before = [record for record in read_outcomes().records if (record.digest, record.metric) not in new]
+            kept = [record.model_dump(mode="json") for record in [*records, *before][:KEPT]]
             write_atomically(file, (json.dumps(kept, indent=1, sort_keys=True) + "\n").encode())
     except (OSError, SystemResourceError):
         return
@@ -81,9 +81,9 @@ def read_outcomes() -> RememberedOutcomes:
     if not isinstance(found, list):
         return RememberedOutcomes((), f"{file} is no list of outcomes; past runs are not counted")
     records, spoilt = [], 0
-    for one in found[:KEPT]:
+    for entry in found[:KEPT]:
         try:
-            records.append(OutcomeRecord.model_validate(one))
+            records.append(OutcomeRecord.model_validate(entry))
         except ValidationError:
             spoilt += 1
     note = f"{spoilt} of {len(found)} outcomes in {file} are not as they were written and are not counted"

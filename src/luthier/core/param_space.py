@@ -47,7 +47,7 @@ class ParamDistribution:
     def contains(self, value: Any) -> bool:
         """Whether a value is one of the values, or a number within the bounds."""
         if self.values:
-            return any(is_same_value(value, one) for one in self.values)
+            return any(is_same_value(value, entry) for entry in self.values)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return self.low <= value <= self.high and (not self.integer or value == int(value))
@@ -55,7 +55,7 @@ class ParamDistribution:
     def to_json(self) -> dict[str, Any]:
         """As a recipe writes it: `{values: [...]}`, or `{low, high}` with `log` and `integer` where they are on."""
         if self.values:
-            return {"values": [_plain(one) for one in self.values]}
+            return {"values": [_plain(value) for value in self.values]}
         marks = {name: True for name, on in (("log", self.log), ("integer", self.integer)) if on}
         return {"low": self.low, "high": self.high, **marks}
 
@@ -76,16 +76,16 @@ def unique_values(values: Iterable[Any]) -> tuple[Any, ...]:
 def _identity(value: Any) -> Any:
     """A hashable form that tells values apart as settings."""
     if isinstance(value, list | tuple):
-        return tuple(_identity(one) for one in value)
+        return tuple(_identity(entry) for entry in value)
     if isinstance(value, dict):
-        return frozenset((name, _identity(one)) for name, one in value.items())
+        return frozenset((name, _identity(entry)) for name, entry in value.items())
     return (isinstance(value, bool), value)
 
 
 def _plain(value: Any) -> Any:
     """The value as JSON has it."""
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     return value

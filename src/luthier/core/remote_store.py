@@ -330,10 +330,10 @@ class RemoteStore(Store):
         done, `LeaseLost`.
         """
         lease = self._held.pop(manifest.digest, None)
-        made = self._publish(super().finish(manifest, timing), lease)
+        artifact = self._publish(super().finish(manifest, timing), lease)
         with suppress(StoreUnreachable):  # a collection of rubbish finds it
-            self._works_behind.remove(made.digest)
-        return made
+            self._works_behind.remove(artifact.digest)
+        return artifact
 
     def _publish(self, artifact: Artifact, lease: Lease | None) -> Artifact:
         deadline = time.monotonic() + PATIENCE_S
@@ -470,7 +470,7 @@ class RemoteStore(Store):
 
     def gc(self, keep: Iterable[str] | None, *, dry_run: bool = False) -> GarbageCollectionResult:
         """As `Store.gc`, here and behind the URL; leases that are over and old files of recipes go, too."""
-        found = super().gc(keep, dry_run=dry_run)
+        collection_result = super().gc(keep, dry_run=dry_run)
         before = time.time() - OLD_S
         old = [path for path, info in self._find("files").items() if _seconds(_time_of(info)) < before]
         for path in [] if dry_run else old:
@@ -479,7 +479,7 @@ class RemoteStore(Store):
         for name in [] if dry_run else self._leases.names():
             if not self._leases.is_busy(name):
                 self._leases.remove(name)
-        return found
+        return collection_result
 
     def _works(self) -> list[str]:
         return sorted({*super()._works(), *self._works_behind.digests()})

@@ -209,10 +209,10 @@ class WorkSender(AbstractContextManager["WorkSender"]):
 
     def _hold(self, names: Iterable[str]) -> dict[str, Path]:
         """Files as they are now, whatever replaces them: by another name, or as copies where a file has only one."""
-        held, paths = self._work_dir / "sent", dict[str, Path]()
-        shutil.rmtree(held, ignore_errors=True)
+        path, paths = self._work_dir / "sent", dict[str, Path]()
+        shutil.rmtree(path, ignore_errors=True)
         for name in names:
-            source, link = self._work_dir / "scratch" / name, held / name
+            source, link = self._work_dir / "scratch" / name, path / name
             link.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 try:

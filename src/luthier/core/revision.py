@@ -132,8 +132,8 @@ class SourceTree:
     @cached_property
     def _others(self) -> list[Path]:
         """All files of the package that are no Python."""
-        found = (path for path in self.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-        return [path for path in found if path.suffix not in (".py", ".pyc")]
+        paths = (path for path in self.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return [path for path in paths if path.suffix not in (".py", ".pyc")]
 
     def revision(self, roots: Iterable[str]) -> str:
         """A digest of what decides bytes: the modules' files, and those beside them that they name."""
@@ -143,7 +143,7 @@ class SourceTree:
 
 
 def _is_undeciding(module: str) -> bool:
-    return any(module == one or module.startswith(f"{one}.") for one in UNDECIDING)
+    return any(module == entry or module.startswith(f"{entry}.") for entry in UNDECIDING)
 
 
 def _above(module: str) -> Iterator[str]:

@@ -259,7 +259,7 @@ def drop_not_hashed(part: Any, settings: Any) -> Any:
             if name not in fields or not any(isinstance(mark, NotHashed) for mark in fields[name].metadata)
         }
     if isinstance(part, list | tuple) and isinstance(settings, list) and len(part) == len(settings):
-        return [drop_not_hashed(one, value) for one, value in zip(part, settings, strict=True)]
+        return [drop_not_hashed(entry, value) for entry, value in zip(part, settings, strict=True)]
     if isinstance(part, Mapping) and isinstance(settings, dict):
         return {name: drop_not_hashed(part.get(name), value) for name, value in settings.items()}
     return settings

@@ -319,8 +319,8 @@ class Store:
 
     def usage(self) -> list[StoredArtifact]:
         """This store's own artifacts, the latest first."""
-        found = [self._holding(digest) for digest in self.digests()]
-        return sorted(found, key=lambda holding: (-holding.finished_at, holding.digest))
+        stored_artifacts = [self._holding(digest) for digest in self.digests()]
+        return sorted(stored_artifacts, key=lambda holding: (-holding.finished_at, holding.digest))
 
     def _holding(self, digest: str) -> StoredArtifact:
         try:
@@ -424,7 +424,7 @@ def _with_children(digests: Iterable[str], children_of: Callable[[str], Iterable
 
 def _is_timing_entry(entry: Any) -> bool:
     """Whether it is `[stamp, kind, finished_at]`."""
-    return isinstance(entry, list) and [type(one) for one in entry] == [int, str, float]
+    return isinstance(entry, list) and [type(item) for item in entry] == [int, str, float]
 
 
 def _is_name(digest: str) -> bool:

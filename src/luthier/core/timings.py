@@ -41,13 +41,13 @@ def read_timings(kind: str) -> list[dict[str, Any]]:
         records = json.loads(_file(kind).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []  # never kept, or not whole: what is kept next is
-    return [one for one in records if isinstance(one, dict)] if isinstance(records, list) else []
+    return [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
 
 
 def read_machine_timings(kind: str) -> list[dict[str, Any]]:
     """What steps of all kinds measured here, each with its `step`: one kind first, and of each the newest first."""
     others = sorted(path.stem for path in _file(kind).parent.glob("*.json") if path.stem != kind)
-    return [{**one, "step": name} for name in (kind, *others) for one in read_timings(name)]
+    return [{**timing, "step": name} for name in (kind, *others) for timing in read_timings(name)]
 
 
 def _file(kind: str) -> Path:

@@ -84,7 +84,7 @@ class Drops(Mapping[int, Drop]):
     def among(self, indices: NDArray[np.int64]) -> dict[int, Drop]:
         """Those of some rows in order, by their index."""
         index, at = self._found(indices)
-        return {one: self._drop(other) for one, other in zip(index.tolist(), at.tolist(), strict=True)}
+        return {entry: self._drop(other) for entry, other in zip(index.tolist(), at.tolist(), strict=True)}
 
     def stay(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of some rows in order do not go."""

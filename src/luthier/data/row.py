@@ -299,7 +299,7 @@ def _among(rated: Sequence[tuple[Example, float]], margin: float, take: Take) ->
 
 
 def _all(ordered: Sequence[tuple[Example, float]]) -> list[tuple[tuple[Example, float], tuple[Example, float]]]:
-    return [(one, other) for at, one in enumerate(ordered) for other in ordered[at + 1 :]]
+    return [(entry, other) for at, entry in enumerate(ordered) for other in ordered[at + 1 :]]
 
 
 def _why(rated: Sequence[tuple[Example, float]], margin: float) -> str:

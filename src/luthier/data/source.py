@@ -129,8 +129,8 @@ class Source(Component):
     def instead_of(cls, name: str) -> str:
         """Of a path, how it is written with its kind; of an ending, whose it is."""
         ending = SourceFile(Path(name), name).ending
-        known = components_by_kind(cls).items()
-        kinds = sorted(kind for kind, one in known if (ending or f".{name}") in getattr(one, "endings", ()))
+        dict_items = components_by_kind(cls).items()
+        kinds = sorted(kind for kind, entry in dict_items if (ending or f".{name}") in getattr(entry, "endings", ()))
         if not ending and kinds:
             return f"did you mean {kinds[0]!r}?"
         if kinds or ("/" in name and "://" not in name):
@@ -184,11 +184,11 @@ class Source(Component):
         here = self.here(recipe_dir)
         found = here.mapped(recipe_dir, lambda text: None) if here is not None else iter(())
         looked = take_first_chunk(found, LOOKED_AT, _size)
-        for one in looked:
-            if isinstance(one, BrokenRow) and self.on_error == "stop" and not one.left_out:
-                raise one.error()
+        for entry in looked:
+            if isinstance(entry, BrokenRow) and self.on_error == "stop" and not entry.left_out:
+                raise entry.error()
         more, whole = _further(found, seconds)
-        rows = [one for one in (*looked, *more) if not isinstance(one, BrokenRow)]
+        rows = [entry for entry in (*looked, *more) if not isinstance(entry, BrokenRow)]
         return SourceSample(rows, len(looked) + len(more) - len(rows), whole)
 
     def records(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
@@ -262,10 +262,10 @@ class Source(Component):
         requested_layout = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         name, written = good[0].file, self.turns.layout if self.turns else self.written
-        found = decide_mapping(
+        column_mapping = decide_mapping(
             requested_layout, rows, name, system=self.system, group=self.group, key=self.id, written=written
         )
-        return found.without(self.null_values)
+        return column_mapping.without(self.null_values)
 
 
 def _in_both(prompt: str | None, answer: str | None) -> str | None:
@@ -360,12 +360,12 @@ class FileSource(Source):
         Of a zip that holds several files, those that fit are read, as of a folder.
         """
         known = f"known endings: {self._known()}"
-        found = list_matching_files(self.path, recipe_dir, self._fits, known)
-        if len(found) != 1 or not (inside := found[0].inside()):
-            return found
+        source_files = list_matching_files(self.path, recipe_dir, self._fits, known)
+        if len(source_files) != 1 or not (inside := source_files[0].inside()):
+            return source_files
         if fitting := list(filter(self._fits, inside)):
             return fitting
-        raise DataError("holds no file that can be read", where=found[0].where, hint=known)
+        raise DataError("holds no file that can be read", where=source_files[0].where, hint=known)
 
     def _fits(self, file: SourceFile) -> bool:
         return file.ending in self.endings
@@ -377,10 +377,10 @@ class FileSource(Source):
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the files' names and contents; None when there is no such file (`read` says why)."""
-        found = self._present(recipe_dir)
-        if len(found) == 1 and found[0].name == self.path:
-            return found[0].fingerprint()
-        return digest_of([(file.name, file.fingerprint()) for file in found]) if found else None
+        source_files = self._present(recipe_dir)
+        if len(source_files) == 1 and source_files[0].name == self.path:
+            return source_files[0].fingerprint()
+        return digest_of([(file.name, file.fingerprint()) for file in source_files]) if source_files else None
 
     def paths(self, recipe_dir: Path) -> Iterator[tuple[str, Path]]:
         """The file or folder, or the files that the pattern names."""
@@ -391,15 +391,15 @@ class FileSource(Source):
 
     def size(self, recipe_dir: Path) -> int | None:
         """About how many bytes there are to read; None when there is no such file."""
-        found = self._present(recipe_dir)
-        return sum(file.size() for file in found) if found else None
+        source_files = self._present(recipe_dir)
+        return sum(file.size() for file in source_files) if source_files else None
 
     def _present(self, recipe_dir: Path) -> list[SourceFile]:
         try:
-            found = self.files(recipe_dir)
+            source_files = self.files(recipe_dir)
         except DataError:
             return []
-        return found if all(file.exists() for file in found) else []
+        return source_files if all(file.exists() for file in source_files) else []
 
     def _known(self) -> str:
         return ", ".join(self.endings)

@@ -89,8 +89,8 @@ class LocalEvalModel(EvalModel):
     def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """Answer some rows of a task; `ModelError` for a model whose probabilities are no numbers."""
         replies = self._reply(examples, task)
-        scores = [one for reply in replies for one in (*(reply.scores or {}).values(), reply.logprob)]
-        if not all(one is None or math.isfinite(one) for one in scores):
+        scores = [score for reply in replies for score in (*(reply.scores or {}).values(), reply.logprob)]
+        if not all(score is None or math.isfinite(score) for score in scores):
             hint = "its training has diverged: lower the learning rate"
             raise ModelError("the model's probabilities are no numbers", hint=hint)
         return replies
@@ -105,9 +105,14 @@ class LocalEvalModel(EvalModel):
 
     def _choose(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         options = tuple(task.labels if self.lm.classes else task.options.values())
-        requests = [ChoiceRequest(prompt=prompt_of(one), options=options, tools=one.tools) for one in examples]
+        requests = [
+            ChoiceRequest(prompt=prompt_of(example), options=options, tools=example.tools) for example in examples
+        ]
         chosen = self.lm.choose(requests, self._question.normalize)
-        return [Reply(prediction=one.label(task.labels), scores=one.by_label(task.labels)) for one in chosen]
+        return [
+            Reply(prediction=choice_response.label(task.labels), scores=choice_response.by_label(task.labels))
+            for choice_response in chosen
+        ]
 
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
         """Which of two answers has the higher reward, or is likelier after the prompt."""
@@ -124,10 +129,12 @@ class LocalEvalModel(EvalModel):
             found = self._verdicts(offers, self._question.verdict)
         else:
             requests = [
-                ChoiceRequest(prompt=one.prompt, options=one.answers, tools=row.tools)
-                for one, row in zip(offers, examples, strict=True)
+                ChoiceRequest(prompt=offer.prompt, options=offer.answers, tools=row.tools)
+                for offer, row in zip(offers, examples, strict=True)
             ]
-            found = [one.scores or [] for one in self.lm.choose(requests, self._question.normalize)]
+            found = [
+                choice_response.scores or [] for choice_response in self.lm.choose(requests, self._question.normalize)
+            ]
         return [_preferred(row) for row in found]
 
     def _rewards(self, offers: Sequence[AnswerPair], examples: Sequence[Example]) -> list[list[float]]:
@@ -156,7 +163,7 @@ class LocalEvalModel(EvalModel):
         )
         likely: list[tuple[float | None, int | None]] = [(None, None)] * len(examples)
         if self._question.likelihood and "loglikelihood" in self.lm.abilities:
-            found = self.lm.loglikelihood(
+            responses = self.lm.loglikelihood(
                 [
                     LoglikelihoodRequest(
                         prompt=prompt, continuation=answer_of(example), tools=tools, truncate_prompt=False
@@ -164,16 +171,16 @@ class LocalEvalModel(EvalModel):
                     for (prompt, tools), example in zip(prompts, examples, strict=True)
                 ]
             )
-            likely = [(round(one.logprob or 0.0, DIGITS), one.tokens) for one in found]
+            likely = [(round(response.logprob or 0.0, DIGITS), response.tokens) for response in responses]
         return [
             Reply(
-                prediction=one.text.strip(),
-                tokens=one.tokens,
-                finished=one.finished,
+                prediction=response.text.strip(),
+                tokens=response.tokens,
+                finished=response.finished,
                 logprob=logprob,
                 reference_tokens=tokens,
             )
-            for one, (logprob, tokens) in zip(written, likely, strict=True)
+            for response, (logprob, tokens) in zip(written, likely, strict=True)
         ]
 
 
@@ -197,11 +204,11 @@ def collect_model_replies(
     model: EvalModel, task: HeldOutTask, kept: AnswerCache, events: StepEventEmitter
 ) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
-    found: list[Reply] = []
+    replies: list[Reply] = []
     for chunk in group_into_chunks(task.examples, CHUNK if task.kind == "text" else CHOOSING):
-        found += answer_chunk(model, chunk, task, kept, {"messages", "tools"})
-        events.progress(len(found), len(task.examples), "rows", model=model.name)
-    return found
+        replies += answer_chunk(model, chunk, task, kept, {"messages", "tools"})
+        events.progress(len(replies), len(task.examples), "rows", model=model.name)
+    return replies
 
 
 def group_into_chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
@@ -224,5 +231,5 @@ def answer_chunk(
     all of them), else new ones."""
     rows = [example.model_dump(mode="json", include=fields) for example in chunk]
     requests = [model.digest, task.kind, dict(task.options), rows]
-    record = kept.or_made(requests, lambda: [vars(one) for one in model.answer(chunk, task)])
+    record = kept.or_made(requests, lambda: [vars(reply) for reply in model.answer(chunk, task)])
     return [Reply(**values) for values in record]

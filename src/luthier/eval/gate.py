@@ -114,18 +114,18 @@ def evaluate_explanation_rule(text: str, rule: ThresholdExpression, explanation:
         where = SourceLocation(field="rules")
         hint = "give a number; `explain.gain_over_random` is the difference from random orders"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=where, hint=hint)
-    found = summary.measure(rule.name.removeprefix(EXPLAIN))
-    if found is None:
-        methods = ", ".join(one.method for one in summary.methods)
+    over_rows = summary.measure(rule.name.removeprefix(EXPLAIN))
+    if over_rows is None:
+        methods = ", ".join(method.method for method in summary.methods)
         what = f"{rule.name} was not measured; the methods are {methods}"
         raise RecipeError(what, where=SourceLocation(field="rules"), hint="add the method to the step `explain`")
-    sentence = f"{rule.name} (of {summary.best} where no method is named) is {found.value:.4g} "
+    sentence = f"{rule.name} (of {summary.best} where no method is named) is {over_rows.value:.4g} "
     measured = MeasuredValue(
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        rows=found.rows,
-        sentence=sentence + _ends(found.low, found.high),
+        value=over_rows.value,
+        low=over_rows.low,
+        high=over_rows.high,
+        rows=over_rows.rows,
+        sentence=sentence + _ends(over_rows.low, over_rows.high),
     )
     return _ruling(text, rule, measured)
 

@@ -104,7 +104,9 @@ def is_task_score_name(name: str) -> bool:
 def can_be_task_score(name: str) -> bool:
     """Whether a name may be that of a score which a task's own code calls as it likes: no probe has such measures."""
     family, point, _ = name.partition(".")
-    return is_task_score_name(name) or (bool(point) and family not in {one.partition(".")[0] for one in _measures()})
+    return is_task_score_name(name) or (
+        bool(point) and family not in {measure.partition(".")[0] for measure in _measures()}
+    )
 
 
 def is_human_rule(rule: ThresholdExpression) -> bool:

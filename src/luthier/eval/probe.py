@@ -72,8 +72,12 @@ class ProbeContext(RunContext):
     def able(self, verbs: Verb | Collection[Verb], what: str) -> dict[str, CachedEvalModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
         requested = {verbs} if isinstance(verbs, str) else {*verbs}
-        found = {name: one for name, one in self.respondents.items() if requested <= one.able}
-        lacking = [one.voice.title for name, one in self.respondents.items() if name not in found and one.is_model]
+        found = {name: respondent for name, respondent in self.respondents.items() if requested <= respondent.able}
+        lacking = [
+            respondent.voice.title
+            for name, respondent in self.respondents.items()
+            if name not in found and respondent.is_model
+        ]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
 
@@ -86,7 +90,7 @@ class ProbeContext(RunContext):
         answers = {
             name: replace(model_answers.select(rows), clusters=None) for name, model_answers in self.answers.items()
         }
-        respondents = {name: replace(one, task=task) for name, one in self.respondents.items()}
+        respondents = {name: replace(respondent, task=task) for name, respondent in self.respondents.items()}
         return replace(self, task=task, answers=answers, respondents=respondents)
 
     def read_trained_examples(self) -> list[Example]:

@@ -251,7 +251,8 @@ def compute_probe_measures(
         for block in blocks.values()
     ]
     intervals = [
-        _ended(statistic, job, one) for job, one in zip(jobs, compute_intervals(jobs, seed=context.seed), strict=True)
+        _ended(statistic, job, interval)
+        for job, interval in zip(jobs, compute_intervals(jobs, seed=context.seed), strict=True)
     ]
     subject = next(iter(context.answers))
     method = "score" if statistic.ends else "wilson" if statistic.proportion else "bca"
@@ -259,16 +260,16 @@ def compute_probe_measures(
         ProbeMeasure(
             name=statistic.name,
             model=model,
-            value=one.value,
-            low=max(one.low, statistic.bounds[0]),
-            high=min(one.high, statistic.bounds[1]),
+            value=interval.value,
+            low=max(interval.low, statistic.bounds[0]),
+            high=min(interval.high, statistic.bounds[1]),
             rows=len(block),
             signature=f"{statistic.name}|v:1|{statistic.signature}|interval:{method}95".replace("||", "|"),
             detail=(details or {}).get(model, {}),
-            detectable=minimum_detectable_difference(one.standard_error),
+            detectable=minimum_detectable_difference(interval.standard_error),
             against=_against(statistic, blocks, subject, context.seed) if model == subject else {},
         )
-        for (model, block), one in zip(blocks.items(), intervals, strict=True)
+        for (model, block), interval in zip(blocks.items(), intervals, strict=True)
     ]
 
 

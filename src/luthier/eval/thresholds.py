@@ -71,7 +71,7 @@ class ThresholdedModel(EvalModel):
     def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         """The voice's answers, decided anew."""
         replies = self._voice.answer(examples, task)
-        return [self._thresholds.applied(one, reply) for one, reply in zip(examples, replies, strict=True)]
+        return [self._thresholds.applied(example, reply) for example, reply in zip(examples, replies, strict=True)]
 
 
 def fit_thresholds(

@@ -33,13 +33,18 @@ def summarize_methods(
     if not first:
         reasons = "; ".join(skipped) or "there are no rows"
         raise DataError(f"no row could be explained: {reasons}", hint="take finer `units`, or another split")
-    measured = {method: [_faithfulness(one) for one in own] for method, own in records.items()}
+    measured = {
+        method: [_faithfulness(explanation_record) for explanation_record in own] for method, own in records.items()
+    }
     summaries = sorted(
         (_summarize(method, own, seed) for method, own in measured.items()),
-        key=lambda one: (-(one.comprehensiveness.value - one.sufficiency.value), one.method),
+        key=lambda method_summary: (
+            -(method_summary.comprehensiveness.value - method_summary.sufficiency.value),
+            method_summary.method,
+        ),
     )
-    comparisons = _compare({one.method: measured[one.method] for one in summaries}, seed)
-    best = next((one for one in summaries if one.method != RANDOM), summaries[0])
+    comparisons = _compare({summary.method: measured[summary.method] for summary in summaries}, seed)
+    best = next((summary for summary in summaries if summary.method != RANDOM), summaries[0])
     return ExplanationSummary(
         model=first[0].model,
         digest=first[0].digest,
@@ -63,12 +68,15 @@ def _score(one: Faithfulness) -> float:
 
 
 def _summarize(method: str, own: Sequence[Faithfulness], seed: int) -> MethodSummary:
-    agreement = [one.rank_agreement for one in own if one.rank_agreement is not None]
-    gains = [_score(one) - one.random_comprehensiveness.mean + one.random_sufficiency.mean for one in own]
+    agreement = [faithfulness.rank_agreement for faithfulness in own if faithfulness.rank_agreement is not None]
+    gains = [
+        _score(faithfulness) - faithfulness.random_comprehensiveness.mean + faithfulness.random_sufficiency.mean
+        for faithfulness in own
+    ]
     return MethodSummary(
         method=method,
-        comprehensiveness=_mean([one.comprehensiveness for one in own], seed),
-        sufficiency=_mean([one.sufficiency for one in own], seed),
+        comprehensiveness=_mean([faithfulness.comprehensiveness for faithfulness in own], seed),
+        sufficiency=_mean([faithfulness.sufficiency for faithfulness in own], seed),
         rank_agreement=_mean(agreement, seed) if agreement else None,
         gain_over_random=_mean(gains, seed),
     )
@@ -91,8 +99,8 @@ def _mean(values: Sequence[float], seed: int) -> MeasureOverRows:
 
     width = _width(values)
     job = IntervalJob(blocks=(_block(values),), value=lambda sums: ratio_of_sums(sums[0]), span=(-width, width))
-    (found,) = compute_intervals([job], seed=seed)
-    return MeasureOverRows(value=found.value, low=found.low, high=found.high, rows=len(values))
+    (interval,) = compute_intervals([job], seed=seed)
+    return MeasureOverRows(value=interval.value, low=interval.low, high=interval.high, rows=len(values))
 
 
 def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[MethodComparison]:
@@ -103,19 +111,20 @@ def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[
     pairs = list(combinations(measured, 2))
     found = []
     for pair in pairs:
-        values = [[_score(one) for one in measured[method]] for method in pair]
+        values = [[_score(faithfulness) for faithfulness in measured[method]] for method in pair]
         width = 2 * _width([*values[0], *values[1]])
         blocks = (_block(values[0]), _block(values[1]))
         found.append(
             compare_row_statistics("faithfulness", blocks, ratio_of_sums, width=width, lower_is_better=False, seed=seed)
         )
-    adjusted = adjust_comparisons_holm([replace(one, p_holm=None) for one in found])
+    adjusted = adjust_comparisons_holm([replace(comparison, p_holm=None) for comparison in found])
     return [
         MethodComparison(
-            method=method, against=against, difference=one.difference, low=one.low, high=one.high, p=one.p,
-            p_holm=one.p if one.p_holm is None else one.p_holm, rows=one.rows,
+            method=method, against=against, difference=comparison.difference, low=comparison.low, high=comparison.high,
+            p=comparison.p,
+            p_holm=comparison.p if comparison.p_holm is None else comparison.p_holm, rows=comparison.rows,
         )
-        for (method, against), one in zip(pairs, adjusted, strict=True)
+        for (method, against), comparison in zip(pairs, adjusted, strict=True)
     ]  # fmt: skip
 
 
@@ -125,7 +134,11 @@ def _sentence(best: MethodSummary, comparisons: Sequence[MethodComparison], rows
     ends = f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f})"
     if gain.low <= 0:
         return f"No method is clearly better than random orders {over}; the best, {best.method}, gains {ends}."
-    rivals = [one for one in comparisons if best.method in (one.method, one.against) and one.p_holm > ALPHA]
-    names = sorted({one.against if one.method == best.method else one.method for one in rivals} - {RANDOM})
+    rivals = [
+        comparison
+        for comparison in comparisons
+        if best.method in (comparison.method, comparison.against) and comparison.p_holm > ALPHA
+    ]
+    names = sorted({rival.against if rival.method == best.method else rival.method for rival in rivals} - {RANDOM})
     as_good = f"; {', '.join(names)} may be as good" if names else ""
     return f"Explain this model by {best.method}: it gains {ends} over random orders {over}{as_good}."

@@ -36,12 +36,12 @@ def measure_faithfulness(
     ranking = rank_units(scores)
     draw = random.Random(seed)
     others = [draw.sample(range(count), count) for _ in range(orders)]
-    sets = [one for order in (ranking, *others) for one in _top_sets(order)]
-    scorer.score([scorer.all_units, *sets, *(scorer.all_units - one for one in sets)])
+    sets = [top_set for order in (ranking, *others) for top_set in _top_sets(order)]
+    scorer.score([scorer.all_units, *sets, *(scorer.all_units - entry for entry in sets)])
     comprehensiveness, sufficiency = measure_order(scorer, ranking)
     chance = [tuple(map(_mean, measure_order(scorer, order))) for order in others]
     own = _mean(comprehensiveness) - _mean(sufficiency)
-    gains = [one - other - own for one, other in chance]
+    gains = [entry - other - own for entry, other in chance]
     higher, ties = sum(gain > _TIE for gain in gains), sum(abs(gain) <= _TIE for gain in gains)
     p = (0.5 + higher + ties / 2) / (1 + orders)
     agreement, low, high = correlate_ranks(scores, leave_one_out(scorer))
@@ -51,7 +51,7 @@ def measure_faithfulness(
         sufficiency_at=tuple(sufficiency),
         comprehensiveness=_mean(comprehensiveness),
         sufficiency=_mean(sufficiency),
-        random_comprehensiveness=_middle([one for one, _ in chance]),
+        random_comprehensiveness=_middle([entry for entry, _ in chance]),
         random_sufficiency=_middle([other for _, other in chance]),
         orders=orders,
         p=p,
@@ -73,10 +73,10 @@ def measure_order(scorer: PromptScorer, order: Sequence[int]) -> tuple[list[floa
     top = _top_sets(order)
     full, *values = map(
         scorer.to_probability,
-        scorer.score([scorer.all_units, *(scorer.all_units - one for one in top), *top]),
+        scorer.score([scorer.all_units, *(scorer.all_units - entry for entry in top), *top]),
     )
     without, alone = values[: len(top)], values[len(top) :]
-    return [full - one for one in without], [full - one for one in alone]
+    return [full - entry for entry in without], [full - entry for entry in alone]
 
 
 def rank_units(scores: Sequence[float]) -> list[int]:

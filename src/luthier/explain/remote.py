@@ -41,10 +41,10 @@ class ClassifierPromptScorer(PromptScorer):
 
     def _score(self, kept: Sequence[Units]) -> list[float]:
         found = self._read(kept)
-        return [one[self.chosen] - (one[self._against] if self._against else 0.0) for one in found]
+        return [entry[self.chosen] - (entry[self._against] if self._against else 0.0) for entry in found]
 
     def _read(self, kept: Sequence[Units]) -> list[dict[str, float]]:
-        texts = [join_user_turns(remove_units(self._messages, self.cut.units, one)) for one in kept]
+        texts = [join_user_turns(remove_units(self._messages, self.cut.units, entry)) for entry in kept]
         return self._classifier.scores(texts)
 
 
@@ -67,14 +67,14 @@ class EndpointPromptScorer(PromptScorer):
         # the model's own prompt is among the messages, so that its units count
         lm = self._lm.with_prompt(PromptPrefix()) if isinstance(self._lm, EndpointLM) else self._lm
         requests = [
-            GenerateRequest(prompt=remove_units(self._messages, self.cut.units, one), max_tokens=MAX_NEW_TOKENS)
-            for one in kept
+            GenerateRequest(prompt=remove_units(self._messages, self.cut.units, entry), max_tokens=MAX_NEW_TOKENS)
+            for entry in kept
         ]
-        return [one.text for one in lm.generate(requests)]
+        return [response.text for response in lm.generate(requests)]
 
 
 def share_of_words(text: str, other: str) -> float:
     """The F1 score of the words that two texts have in common."""
-    words, others = Counter(text.casefold().split()), Counter(other.casefold().split())
-    common = (words & others).total()
-    return 0.0 if not common else 2 * common / math.fsum((words.total(), others.total()))
+    words, counts = Counter(text.casefold().split()), Counter(other.casefold().split())
+    common = (words & counts).total()
+    return 0.0 if not common else 2 * common / math.fsum((words.total(), counts.total()))

@@ -26,14 +26,18 @@ def explain_subject(
     """Explain a subject by one method, and measure how faithful that is."""
     prompt = subject.prompt
     scorer = prompt.scorer
-    found = explainer.attribute(prompt)
-    scores = [float(score) for score in found.scores]
+    attribution = explainer.attribute(prompt)
+    scores = [float(score) for score in attribution.scores]
     if not all(map(math.isfinite, scores)):
         raise not_finite()
     faithfulness = measure_faithfulness(scorer, scores, seed=prompt.seed, orders=orders) if faithful else None
-    gap = None if found.expected is None else sum(scores) + (found.template or 0.0) - found.expected
+    gap = None if attribution.expected is None else sum(scores) + (attribution.template or 0.0) - attribution.expected
     flat = len({round(score, 12) for score in scores}) == 1
-    notes = (*subject.notes, *found.notes, *(("All units have the same score: the target is flat",) if flat else ()))
+    notes = (
+        *subject.notes,
+        *attribution.notes,
+        *(("All units have the same score: the target is flat",) if flat else ()),
+    )
     return ExplanationRecord(
         row=row,
         model=get_model_name(model),
@@ -51,7 +55,7 @@ def explain_subject(
             )
             for unit, score in zip(scorer.cut.units, scores, strict=True)
         ),
-        template=found.template,
+        template=attribution.template,
         gap=gap,
         texts_read=scorer.texts_read,
         perturbation_only=scorer.perturbation_only,
@@ -71,6 +75,6 @@ def explain_question(
     """Explain one question by several methods; each variant of the prompt is read once for all of them."""
     subject = builder.build(question)
     return [
-        explain_subject(builder.model, subject, one, row=question.row, faithful=faithful, orders=orders)
-        for one in explainers
+        explain_subject(builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders)
+        for explainer in explainers
     ]

@@ -64,13 +64,13 @@ class PromptScorer(ABC):
 
     def score(self, kept: Sequence[Units]) -> list[float]:
         """The value with each of some sets of units; `ModelError` where it is no number."""
-        missing = [one for one in dict.fromkeys(kept) if one not in self._known]
+        missing = [fromkey for fromkey in dict.fromkeys(kept) if fromkey not in self._known]
         if missing:
             found = self._score(missing)
             if not all(map(math.isfinite, found)):
                 raise not_finite()
             self._known |= dict(zip(missing, found, strict=True))
-        return [self._known[one] for one in kept]
+        return [self._known[entry] for entry in kept]
 
     def to_probability(self, value: float) -> float:
         """A value on the scale of ERASER's measures: the probability of a class, the mean probability of an answer's

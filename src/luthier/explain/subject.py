@@ -80,13 +80,13 @@ class SubjectBuilder:
         from luthier.models.load import is_endpoint, is_plain_classifier
 
         if is_plain_classifier(self.model):
-            found = self._classifier(question)
+            subject = self._classifier(question)
         elif is_endpoint(self.model):
-            found = self._endpoint(question)
+            subject = self._endpoint(question)
         else:
-            found = self._local(question)
-        _check_units(found.cut)
-        return found
+            subject = self._local(question)
+        _check_units(subject.cut)
+        return subject
 
     def _local(self, question: Question) -> Subject:
         from luthier.models.lm.local import LocalLM
@@ -173,7 +173,7 @@ class SubjectBuilder:
         targets: Sequence[TargetTokens],
         target: ExplanationTarget,
     ) -> Subject:
-        longest = len(located.ids) + max(len(one.ids) for one in targets)
+        longest = len(located.ids) + max(len(target_tokens.ids) for target_tokens in targets)
         if longest > lm.context:
             what = f"the prompt with its answer has {longest:,} tokens, and the model reads {lm.context:,} at once"
             raise DataError(what, hint="explain a shorter conversation: nothing is cut off silently")
@@ -182,7 +182,7 @@ class SubjectBuilder:
         return Subject(ExplainedPrompt(scorer, PromptGradients(scorer), self._seed), target)
 
     def _kind(self, messages: Sequence[Message]) -> UnitKind:
-        return choose_unit_kind([one.content for one in messages]) if self._units == "auto" else self._units
+        return choose_unit_kind([message.content for message in messages]) if self._units == "auto" else self._units
 
     def _text_kind(self, messages: Sequence[Message]) -> UnitKind:
         kind = self._kind(messages)

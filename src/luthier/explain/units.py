@@ -118,7 +118,7 @@ def locate_units(located: LocatedTokens, messages: Sequence[Message], kind: Unit
 
     A token belongs to the unit of its first character that is no white space.
     """
-    found: list[PromptUnit] = []
+    prompt_units: list[PromptUnit] = []
     owner_of_char = [-1] * len(located.text)
     turns: dict[int, int] = {}
     for piece in located.pieces:
@@ -127,16 +127,16 @@ def locate_units(located: LocatedTokens, messages: Sequence[Message], kind: Unit
         content = messages[piece.message].content if piece.message >= 0 else text
         offset = max(0, content.find(text)) if piece.part == "content" else 0
         for start, end in cut_text(text, kind):
-            number = turns.get(piece.message, len(found)) if kind == "turns" else len(found)
+            number = turns.get(piece.message, len(prompt_units)) if kind == "turns" else len(prompt_units)
             turns[piece.message] = number
-            if number == len(found):
+            if number == len(prompt_units):
                 unit = PromptUnit(text[start:end], piece.message, role, offset + start, offset + end)
-                found.append(unit)
+                prompt_units.append(unit)
             owner_of_char[piece.start + start : piece.start + end] = [number] * (end - start)
     owners = [_find_owner(located, at, owner_of_char) for at in range(len(located.ids))]
     if kind == "tokens":
-        return _each_token(located, found, owners)
-    return _number(kind, found, owners)
+        return _each_token(located, prompt_units, owners)
+    return _number(kind, prompt_units, owners)
 
 
 def _find_owner(located: LocatedTokens, token: int, owner_of_char: Sequence[int]) -> int:

@@ -60,7 +60,7 @@ def check_categories_ordered(categories: Sequence[Any]) -> None:
     known = [number for number in numbers if number is not None]
     if all(len(str(entry)) == 1 for entry in categories) or (len(known) == len(numbers) and known == sorted(known)):
         return
-    odd = next((one for one, number in zip(categories, numbers, strict=True) if number is None), categories[0])
+    odd = next((item for item, number in zip(categories, numbers, strict=True) if number is None), categories[0])
     what = f"nobody says in what order the categories stand; a judgment is {odd!r}"
     raise DataError(what, hint="use level nominal, or numbers; names such as '1 low', '2 high' have an order, too")
 

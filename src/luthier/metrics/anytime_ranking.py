@@ -193,10 +193,10 @@ class AnytimeRanking:
     def advise(self, top: int = 3) -> RankingAdvice:
         """Whether the order of the `top` best is decided, and what it still needs."""
         standings = self.standings()
-        above = {name: sum(one.better not in (None, name) and name in pair for pair, one in standings.items())
+        above = {name: sum(entry.better not in (None, name) and name in pair for pair, entry in standings.items())
                  for name in self.models}  # fmt: skip
         running = {name for name in self.models if above[name] < top}
-        undecided = [one for pair, one in standings.items() if not one.decided and running.issuperset(pair)]
+        undecided = [entry for pair, entry in standings.items() if not entry.decided and running.issuperset(pair)]
         undecided.sort(
             key=lambda pair_standing: (
                 pair_standing.more is None,

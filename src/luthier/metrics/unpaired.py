@@ -83,8 +83,8 @@ def compare_unpaired(first: Sequence[Observation], second: Sequence[Observation]
 def _people(observations: Sequence[Observation]) -> list[float]:
     """One mean for each person; whoever is not known stands alone."""
     by_person: dict[str | int, list[float]] = defaultdict(list)
-    for index, one in enumerate(observations):
-        by_person[index if one.who is None else one.who].append(one.value)
+    for index, observation in enumerate(observations):
+        by_person[index if observation.who is None else observation.who].append(observation.value)
     return [sum(values) / len(values) for values in by_person.values()]
 
 

@@ -113,7 +113,9 @@ def read_added_special_tokens(folder: Path) -> set[str]:
 def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozenset[str]:
     """Those of a file as it stands: several megabytes, asked for by every step of a plan."""
     added = read_json_object(path).get("added_tokens") or ()
-    return frozenset(str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special"))
+    return frozenset(
+        str(entry.get("content")) for entry in added if isinstance(entry, Mapping) and entry.get("special")
+    )
 
 
 def replace_template(folder: Path, text: str) -> None:
@@ -152,7 +154,7 @@ def _tool_template(folder: Path) -> str | None:
     config = folder / "tokenizer_config.json"
     named = read_json_object(config).get("chat_template") if config.is_file() else None
     if isinstance(named, list) and not (folder / FILE).is_file():
-        found = next((one.get("template") for one in named if one.get("name") == _FOR_TOOLS), None)
+        found = next((entry.get("template") for entry in named if entry.get("name") == _FOR_TOOLS), None)
         if isinstance(found, str):
             return found
     return read_chat_template(folder)
@@ -163,7 +165,7 @@ def list_template_tokens(folder: Path) -> dict[str, str]:
     file = folder / "tokenizer_config.json"
     config = read_json_object(file) if file.is_file() else {}
     found = {name: config.get(name) for name in _TOKENS}
-    texts = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in found.items()}
+    texts = {name: entry.get("content") if isinstance(entry, Mapping) else entry for name, entry in found.items()}
     return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
 
 

@@ -90,7 +90,7 @@ def _steady(kind: str, probe: Callable[[], float]) -> float:
         now = probe()
         _probes[kind] = time.monotonic(), now
         record_timing(kind, {"per_s": now})
-    return harmonic_mean([float(one["per_s"]) for one in read_timings(kind) if one.get("per_s")] or [now])
+    return harmonic_mean([float(timing["per_s"]) for timing in read_timings(kind) if timing.get("per_s")] or [now])
 
 
 def _read_bytes() -> float:
@@ -184,8 +184,8 @@ def describe_step_model(plan_context: PlanContext, field: str = "model") -> Mode
     `ModelError` for one that is no network."""
     if not has_network(plan_context, field):
         raise no_network_error(f"the {field}")
-    if (made := plan_context.inputs.get(field)) is not None:
-        return describe_model_folder(find_base_folder(made))
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return describe_model_folder(find_base_folder(artifact))
     expected = plan_context.outlines.get(field)
     if expected is not None and expected.tokenizer is not None:
         return describe_model_folder(expected.tokenizer)  # what it stands on has its size
@@ -194,8 +194,8 @@ def describe_step_model(plan_context: PlanContext, field: str = "model") -> Mode
 
 def has_sequence_head(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether the model that a field names chooses among classes, or gives a number, by a head of its own."""
-    if (made := plan_context.inputs.get(field)) is not None:
-        return bool(get_output_classes(made))
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return bool(get_output_classes(artifact))
     return plan_context.outlines.get(field, ArtifactSpec()).headed
 
 
@@ -301,8 +301,8 @@ def find_tokenizer_folder(plan_context: PlanContext, field: str = "model") -> Pa
     """The folder with the tokenizer of the model that a field names, made or not; None where it is not here."""
     if is_remote_input(plan_context, field) or not has_network(plan_context, field):
         return None
-    if (made := plan_context.inputs.get(field)) is not None:
-        return find_base_folder(made)
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return find_base_folder(artifact)
     return plan_context.outlines.get(field, ArtifactSpec()).tokenizer
 
 
@@ -329,8 +329,8 @@ def predict_tool_support(plan_context: PlanContext, field: str = "model") -> Too
     yet."""
     if is_remote_input(plan_context, field):
         return None
-    if (made := plan_context.inputs.get(field)) is not None:
-        return read_tool_support(find_base_folder(made))
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return read_tool_support(find_base_folder(artifact))
     return get_planned_tool_support(plan_context.outlines.get(field, ArtifactSpec()))
 
 
@@ -349,9 +349,9 @@ def estimate_rows(
     requested: int | None, plan_context: PlanContext, split: str = "train", longest: LengthLimit | None = None
 ) -> RowEstimate | None:
     """The rows of a split that will be read, at most `requested`; None when nothing says how many."""
-    made, expected = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
-    counts = DatasetSummary.read(made).rows if made is not None else expected.rows or {}
-    if made is not None and not counts.get(split):
+    artifact, expected = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
+    counts = DatasetSummary.read(artifact).rows if artifact is not None else expected.rows or {}
+    if artifact is not None and not counts.get(split):
         has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
         hint = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"
         raise DataError(f"the data set has no row in {split}; it has {has}", hint=hint)
@@ -359,26 +359,31 @@ def estimate_rows(
         return None
     number = int(known) if requested is None else min(requested, int(known))
     sample = (
-        _sample(made.path(f"examples/{split}.parquet"))
-        if made is not None
+        _sample(artifact.path(f"examples/{split}.parquet"))
+        if artifact is not None
         else take_evenly_spaced(expected.examples, SAMPLE)
     )
     if not sample:
         return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
-    found, rest = count_row_tokens(sample, find_tokenizer_folder(plan_context), get_planned_template(plan_context)), ""
-    lengths: Sequence[float] = found.lengths
+    token_counts, rest = (
+        count_row_tokens(sample, find_tokenizer_folder(plan_context), get_planned_template(plan_context)),
+        "",
+    )
+    lengths: Sequence[float] = token_counts.lengths
     if longest is not None:
         lengths, rest = longest.kept(lengths)
-        number = max(1, round(number * len(lengths) / len(found.lengths)))  # so many of all as of those looked at
+        number = max(
+            1, round(number * len(lengths) / len(token_counts.lengths))
+        )  # so many of all as of those looked at
     return RowEstimate(
         number=number,
         tokens=statistics.fmean(lengths),
-        shared=min(found.shared, statistics.fmean(lengths)),
-        how=f"{number} rows{'' if made is not None else f' {expected.how}'}, {found.how}{rest}",
+        shared=min(token_counts.shared, statistics.fmean(lengths)),
+        how=f"{number} rows{'' if artifact is not None else f' {expected.how}'}, {token_counts.how}{rest}",
         spread=statistics.pstdev(lengths),
-        answers=found.answers,
-        spoken=found.spoken,
-        characters=found.characters,
+        answers=token_counts.answers,
+        spoken=token_counts.spoken,
+        characters=token_counts.characters,
     )
 
 

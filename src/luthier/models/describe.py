@@ -124,7 +124,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
     tensors = read_safetensors_headers(folder)
     tied = _tied(config, tensors)
-    embedding = next((one.numbers for name, one in tensors.items() if name.endswith(EMBEDDINGS)), 0)
+    embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
@@ -132,7 +132,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
     return ModelDescription(
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
         model_type=config.get("model_type", "unknown"),
-        parameters=sum(one.numbers for one in tensors.values()) - duplicate,
+        parameters=sum(tensor.numbers for tensor in tensors.values()) - duplicate,
         embedding_parameters=embedding,
         tied=tied,
         hidden_size=hidden,
@@ -144,11 +144,11 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         vocab=int(text.get("vocab_size") or 0),
         context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
         dtype=find_majority_dtype(tensors),
-        weight_bytes=sum(one.numbers * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
+        weight_bytes=sum(tensor.numbers * BYTES_OF.get(tensor.dtype, 1) for tensor in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
-        tensors={name: one.shape for name, one in tensors.items()},
+        tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )
 
@@ -333,8 +333,8 @@ def read_licence(folder: Path) -> str | None:
         return licence if isinstance(licence, str) else None
     if card.is_file():
         head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.S)
-        found = re.search(r"^license: *['\"]?([^\s'\"]+)", head[1], re.M) if head else None
-        return found[1] if found else None
+        match = re.search(r"^license: *['\"]?([^\s'\"]+)", head[1], re.M) if head else None
+        return match[1] if match else None
     return None
 
 
@@ -347,13 +347,13 @@ def _tied(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
 
 def _duplicate_head(tensors: dict[str, TensorHeader]) -> int:
     """Numbers of an output head that lies in the file though it is tied to the embeddings."""
-    return sum(one.numbers for name, one in tensors.items() if name.endswith("lm_head.weight"))
+    return sum(tensor.numbers for name, tensor in tensors.items() if name.endswith("lm_head.weight"))
 
 
 def find_majority_dtype(tensors: dict[str, TensorHeader]) -> str:
     """The dtype that most numbers have."""
     counts: dict[str, int] = {}
-    for one in tensors.values():
-        counts[one.dtype] = counts.get(one.dtype, 0) + one.numbers
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numbers
     most = max(sorted(counts), key=lambda name: counts[name])
     return DTYPE_NAMES.get(most, most.lower())

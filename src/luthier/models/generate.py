@@ -108,9 +108,9 @@ def stream_token_ids(
     decoder.admit(GenerationRequest(ids=prompt, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling))
     finish = None
     while finish is None:
-        for one in decoder.step():
-            finish = one.finish
-            yield one.token
+        for token_output in decoder.step():
+            finish = token_output.finish
+            yield token_output.token
 
 
 def _refuse(context: int, prompts: Sequence[Sequence[int]]) -> None:
@@ -186,8 +186,8 @@ def score_options(
 ) -> list[list[float]]:
     """For each prompt, the summed log-probability of each of its options; `kept` as for likelihoods."""
     pairs = [(prompt, option) for prompt, own in zip(prompts, options, strict=True) for option in own]
-    found = iter(compute_loglikelihoods(model, pairs, tokens=tokens, kept=kept))
-    return [[next(found).logprob for _ in own] for own in options]
+    loglikelihoods = iter(compute_loglikelihoods(model, pairs, tokens=tokens, kept=kept))
+    return [[next(loglikelihoods).logprob for _ in own] for own in options]
 
 
 def score_with_sequence_head(
@@ -225,6 +225,6 @@ def compute_model_rewards(
     rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
     with torch.no_grad(), share_prefixes(model, rows, kept):
-        for made, scores in run_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
-            found |= dict(zip(made.keys, scores.double().tolist(), strict=True))
+        for pack, scores in run_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
+            found |= dict(zip(pack.keys, scores.double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

@@ -182,7 +182,7 @@ def _find_rules(model: torch.nn.Module) -> _InstalledRules:
     weights = next(model.parameters())
     taken: dict[str, str] = {}
     kinds: dict[type, Any] = {}
-    found = _InstalledRules(GradientRules(taken, ()), [], [], [])
+    installed_rules = _InstalledRules(GradientRules(taken, ()), [], [], [])
     token = _ACTIVE.set(True)  # so that kernels stand back while activations are watched
     try:
         for module in model.modules():
@@ -190,18 +190,18 @@ def _find_rules(model: torch.nn.Module) -> _InstalledRules:
             if kind not in kinds:
                 kinds[kind] = _try_norm(module, weights) or _try_activation(module, weights)
             if isinstance(kinds[kind], _NormForm):
-                found.norms.append((module, kinds[kind]))
+                installed_rules.norms.append((module, kinds[kind]))
                 taken[kind.__name__] = "norm"
             elif kinds[kind]:
-                found.activations.append(module)
+                installed_rules.activations.append(module)
                 taken[kind.__name__] = "activation"
-        rest = _find_gates(model, found, taken, weights)
+        rest = _find_gates(model, installed_rules, taken, weights)
     finally:
         _ACTIVE.reset(token)
     others = {type(module): module for module in model.modules() if type(module).__name__ not in taken}
     missing = [kind.__name__ for kind, module in others.items() if _needs_rule(module, weights)]
-    found.found = GradientRules(dict(taken), tuple(sorted({*missing, *rest})))
-    return found
+    installed_rules.found = GradientRules(dict(taken), tuple(sorted({*missing, *rest})))
+    return installed_rules
 
 
 def _try_norm(module: Any, like: Tensor) -> _NormForm | None:

@@ -87,8 +87,12 @@ def compute_weights_digest(artifact: Artifact) -> str:
     if is_adapter(artifact):
         return artifact.digest
     root = [entry for entry in artifact.manifest.files if "/" not in entry.path]
-    entries = [one for one in root if one.path == "config.json" or one.path.endswith(".safetensors")]
-    return digest_of([[one.path, one.digest] for one in entries])
+    entries = [
+        file_entry
+        for file_entry in root
+        if file_entry.path == "config.json" or file_entry.path.endswith(".safetensors")
+    ]
+    return digest_of([[file_entry.path, file_entry.digest] for file_entry in entries])
 
 
 def move_to_gpu(model: Any) -> Any:
@@ -130,16 +134,16 @@ def is_tuned(artifact: Artifact) -> bool:
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether a step's input model, made or not, is behind an endpoint."""
-    if (made := plan_context.inputs.get(field)) is not None:
-        return is_endpoint(made)
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return is_endpoint(artifact)
     expected = plan_context.outlines.get(field)
     return expected is not None and expected.remote
 
 
 def has_network(plan_context: PlanContext, field: str = "model") -> bool:
     """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
-    if (made := plan_context.inputs.get(field)) is not None:
-        return not is_plain_classifier(made)
+    if (artifact := plan_context.inputs.get(field)) is not None:
+        return not is_plain_classifier(artifact)
     return plan_context.outlines.get(field, ArtifactSpec()).network
 
 

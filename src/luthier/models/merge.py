@@ -122,16 +122,16 @@ def build_change_combiner(method: Merger, weights: Sequence[float], seed: int) -
 
 def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    found = [_whole(get_weights_artifact(artifacts[0]), scratch, dequantize)]
-    for at, one in enumerate(artifacts[1:]):
+    paths = [_whole(get_weights_artifact(artifacts[0]), scratch, dequantize)]
+    for at, artifact in enumerate(artifacts[1:]):
         try:
-            found.append(_whole(get_weights_artifact(one), scratch, dequantize))
+            paths.append(_whole(get_weights_artifact(artifact), scratch, dequantize))
         except ModelError as error:
             raise ModelError(error.message, where=SourceLocation(field=f"models.{at}"), hint=error.hint) from error
-    if len({frozenset(_files(folder)) for folder in found}) > 1:
-        found = [_renamed(folder, one, scratch) for folder, one in zip(found, artifacts, strict=True)]
-    first = read_safetensors_headers(found[0])
-    for at, folder in enumerate(found[1:]):
+    if len({frozenset(_files(folder)) for folder in paths}) > 1:
+        paths = [_renamed(folder, artifact, scratch) for folder, artifact in zip(paths, artifacts, strict=True)]
+    first = read_safetensors_headers(paths[0])
+    for at, folder in enumerate(paths[1:]):
         other = read_safetensors_headers(folder)
         wrong = sorted(
             key
@@ -145,7 +145,7 @@ def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> l
                 where=SourceLocation(field=f"models.{at}"),
                 hint="merge models whose technique adds no weights of its own and leaves the vocabulary as it is",
             )
-    return found
+    return paths
 
 
 def _whole(artifact: Artifact, scratch: Path, dequantize: bool) -> Path:

@@ -97,5 +97,5 @@ def _is_in_layers(folder: Path) -> bool:
 
 def _is_in_layer(key: str) -> bool:
     """Whether an adapter's weight belongs to a numbered layer."""
-    found = _LORA.fullmatch(key)
-    return found is not None and _NUMBERED.search(found["module"]) is not None
+    match = _LORA.fullmatch(key)
+    return match is not None and _NUMBERED.search(match["module"]) is not None

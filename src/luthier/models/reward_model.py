@@ -51,14 +51,14 @@ def compute_verdict_log_odds(
 ) -> list[float]:
     """log p(yes) - log p(no) for the last turn of each conversation, asked by a rubric."""
     how = YesNoJudgePrompt.model_validate(verdict)
-    found = lm.loglikelihood(
+    responses = lm.loglikelihood(
         [
             LoglikelihoodRequest(prompt=request, continuation=word, truncate_prompt=False)
             for request in map(how.build_prompt, conversations)
             for word in (how.yes, how.no)
         ]
     )
-    return [(yes.logprob or 0.0) - (no.logprob or 0.0) for yes, no in zip(found[::2], found[1::2], strict=True)]
+    return [(yes.logprob or 0.0) - (no.logprob or 0.0) for yes, no in zip(responses[::2], responses[1::2], strict=True)]
 
 
 def get_judge_rubric(artifact: Artifact) -> Any:

@@ -67,10 +67,12 @@ def list_linear_layers(model: ModelDescription) -> list[LinearLayerSpec]:
 def select_target_layers(model: ModelDescription, targets: str | Sequence[str]) -> list[LinearLayerSpec]:
     """The linear layers that targets mean: all of them for `all-linear`, else those called by one of the names."""
     if isinstance(targets, str):
-        return [one for one in list_linear_layers(model) if not _means_experts(one.name, model)]
+        return [
+            linear_layer for linear_layer in list_linear_layers(model) if not _means_experts(linear_layer.name, model)
+        ]
     every = [*list_linear_layers(model), LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)]
-    chosen = [one for one in every if any(one.called(name) for name in targets)]
-    return [one for one in chosen if not _means_experts(one.name, model)]
+    chosen = [layer_spec for layer_spec in every if any(layer_spec.called(name) for name in targets)]
+    return [layer_spec for layer_spec in chosen if not _means_experts(layer_spec.name, model)]
 
 
 def count_expert_lora_parameters(model: ModelDescription, targets: str | Sequence[str], rank: int) -> int:
@@ -83,7 +85,9 @@ def count_expert_lora_parameters(model: ModelDescription, targets: str | Sequenc
     total = 0
     for name, shape in model.tensors.items():
         path = name.removesuffix(".weight")
-        if not isinstance(targets, str) and not any(path == one or path.endswith(f".{one}") for one in targets):
+        if not isinstance(targets, str) and not any(
+            path == target or path.endswith(f".{target}") for target in targets
+        ):
             continue
         if name.endswith(".gate.weight"):
             total += rank * sum(shape)
@@ -115,8 +119,8 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
 
 def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
-    found = re.search(r"(?:^|\.)(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.search(r"(?:^|\.)(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 def matches_parameter_pattern(name: str, glob: str) -> bool:

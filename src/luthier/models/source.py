@@ -111,17 +111,17 @@ def is_hub_id(value: str) -> bool:
 def list_model_files(folder: Path) -> list[Path]:
     """The files of a checked Hugging Face folder that belong to the model, sorted."""
     check_model_folder(folder)
-    kept = [path for name in KEPT if (path := folder / name).is_file()]
+    paths = [path for name in KEPT if (path := folder / name).is_file()]
     extra_files = [
         path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)
     ]
-    return sorted([*kept, *list_weight_files(folder), *extra_files])
+    return sorted([*paths, *list_weight_files(folder), *extra_files])
 
 
 def list_tokenizer_files(folder: Path) -> list[Path]:
     """The files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
-    kept = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
-    return sorted([*kept, *folder.glob("additional_chat_templates/*.jinja")])
+    paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    return sorted([*paths, *folder.glob("additional_chat_templates/*.jinja")])
 
 
 def check_model_folder(folder: Path) -> None:

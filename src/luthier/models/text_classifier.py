@@ -151,10 +151,10 @@ class TextClassifier:
             raise ModelError(
                 what, where=SourceLocation(file=str(folder / SETTINGS_FILE)), hint="open it with a newer luthier"
             )
-        given = TextClassifierSettings(
+        classifier_settings = TextClassifierSettings(
             record["classifier"]["C"], record["vectorizer"]["ngram_range"][1], record["min_df"]
         )
-        return cls(open_pipeline(folder), given)
+        return cls(open_pipeline(folder), classifier_settings)
 
 
 def _vectorizer(settings: TextClassifierSettings) -> Any:

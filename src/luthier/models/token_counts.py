@@ -68,7 +68,7 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
         )
     else:
         ids = _ids(folder, tuple(_rendered(folder, template or read_chat_template(folder), turns, rows)))
-        lengths, shared, how = [len(one) for one in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
+        lengths, shared, how = [len(id_) for id_ in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
     last = [_said(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
     spoken = sum(len(_said(turn)) for some in turns for turn in some if turn["role"] == "assistant")
     number, answers = max(1, len(rows)), sum(_sizes(last, folder)) + len(last)
@@ -88,7 +88,7 @@ def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
         characters = len({text[:at] for text in texts for at in range(1, len(text) + 1)})
         return characters * sum(map(_guessed, texts)) / max(1, sum(map(len, texts))) + len(texts)
     ids = list(map(tuple, _ids(folder, tuple(texts))))
-    return float(len({one[:at] for one in ids for at in range(1, len(one) + 1)}) + len(texts))
+    return float(len({id_[:at] for id_ in ids for at in range(1, len(id_) + 1)}) + len(texts))
 
 
 def _sizes(texts: Sequence[str], folder: Path | None) -> list[int]:
@@ -124,7 +124,7 @@ def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
     """Ids of texts; the steps of a plan ask for the same answers."""
     tokenizer = _tokenizer(folder)
     assert tokenizer is not None, "asked for where it is here"
-    return [one.ids for one in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def _bounded(rows: Sequence[Row]) -> Sequence[Row]:

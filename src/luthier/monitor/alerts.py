@@ -63,7 +63,7 @@ class Alert(BaseModel):
         value = {"expr": value} if isinstance(value, str) else value
         if not isinstance(value, dict):
             return value
-        refuse_unknown_settings(cls, {"hold" if name == "for" else name: one for name, one in value.items()})
+        refuse_unknown_settings(cls, {"hold" if name == "for" else name: entry for name, entry in value.items()})
         return value
 
     @model_serializer(mode="wrap")

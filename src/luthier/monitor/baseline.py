@@ -98,7 +98,7 @@ class ReferenceSignalState:
             return SignalValue(apart, apart, apart, span.events)
         parts = [float(entry.var(ddof=1)) / len(entry) for entry in (mine, theirs)]
         whole = sum(parts)
-        squares = sum(part**2 / (len(one) - 1) for part, one in zip(parts, (mine, theirs), strict=True))
+        squares = sum(part**2 / (len(item) - 1) for part, item in zip(parts, (mine, theirs), strict=True))
         half = float(stdtrit(whole**2 / squares, 0.975)) * math.sqrt(whole) if squares else 0.0
         return SignalValue(apart, apart - half, apart + half, span.events)
 

@@ -173,8 +173,8 @@ class MonitorCollector(Collector):
                 reading = read.get((number, spec))
                 events.add_metric(labels, 0 if reading is None else reading.events)
                 if reading is not None:
-                    for family, one in ((value, reading.value), (low, reading.low), (high, reading.high)):
-                        family.add_metric(labels, one)
+                    for family, entry in ((value, reading.value), (low, reading.low), (high, reading.high)):
+                        family.add_metric(labels, entry)
         with self._lock:
             self._families = [value, low, high, events, self._alerts(self._watcher.states)]
 

@@ -103,7 +103,7 @@ class _Part:
         self.kept[row.key] = row
         while len(self.kept) > ROWS_OF_PART:
             self.below >>= 1
-            self.kept = {key: one for key, one in self.kept.items() if _mixed(key) < self.below}
+            self.kept = {key: signal_row for key, signal_row in self.kept.items() if _mixed(key) < self.below}
 
 
 def _mixed(key: int) -> int:

@@ -199,7 +199,7 @@ def _is_series(written: str) -> bool:
     if len(terms) < _SERIES or not all(map(str.isdecimal, terms)) or len(terms[1]) > 1:
         return False
     numbers = list(map(int, terms))
-    return all(one < other for one, other in pairwise(numbers))
+    return all(entry < other for entry, other in pairwise(numbers))
 
 
 def _is_isbn(written: str) -> bool:

@@ -416,7 +416,7 @@ def _make_once(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) 
 def _make_base_models(plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> None:
     """Fetch the base models that a step reads and that this machine does not have."""
     for digest in planned.inputs.values():
-        source = next((one for one in plan if one.digest == digest), None)
+        source = next((planned_step for planned_step in plan if planned_step.digest == digest), None)
         if source is not None and source.step.shared and not plan.store.has(digest):
             _make_once(plan, source, events)
 

@@ -86,10 +86,10 @@ def find_hosted_price(step: Step, tokens: int | None) -> float:
 def read_spending(plan: RecipePlan) -> Spending:
     """What all runs of a recipe with a budget took for the steps as they stand."""
     kept = _SpendingFile(plan).read()
-    found = Spending()
+    spending = Spending()
     for planned in plan:
-        found = found.add(kept.get(planned.digest, Spending()))
-    return found
+        spending = spending.add(kept.get(planned.digest, Spending()))
+    return spending
 
 
 def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> Spending:
@@ -97,12 +97,12 @@ def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> S
     machines of the catalogue."""
     from luthier.recipe.executor import Placement
 
-    placement, found = placement or Placement(), Spending()
+    placement, spending = placement or Placement(), Spending()
     for planned in plan:
         if planned.forecast is not None:
             own = _forecast_placed(plan, planned, placement) or Spending(planned.forecast.seconds or 0.0)
-            found = found.add(own).add(Spending(0.0, find_hosted_price(planned.step, planned.forecast.tokens)))
-    return found
+            spending = spending.add(own).add(Spending(0.0, find_hosted_price(planned.step, planned.forecast.tokens)))
+    return spending
 
 
 def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> Spending | None:
@@ -225,11 +225,11 @@ class BudgetMeter:
     @property
     def spent(self) -> Spending:
         """What all runs of the recipe took so far, this one's running steps among them."""
-        found = self._before
+        spending = self._before
         for running in self._running.values():
             now = running.now(self._clock)
-            found = found.add(Spending(now.seconds, now.money))
-        return found
+            spending = spending.add(Spending(now.seconds, now.money))
+        return spending
 
     @property
     def is_spent(self) -> bool:

@@ -40,7 +40,9 @@ class StepChildRunner:
     def plan(self, steps: Mapping[str, Step], name: str) -> ChildPlan:
         """Plan one of some further steps and what it reads; raises the `LuthierError` by which it is refused."""
         planned = self._build_plan(steps, name)
-        costs = {one.name: one.forecast for one in planned if one.forecast is not None}
+        costs = {
+            planned_step.name: planned_step.forecast for planned_step in planned if planned_step.forecast is not None
+        }
         child = planned[name]
         return ChildPlan(digest=child.digest, cached=child.cached, forecasts={} if child.cached else costs)
 
@@ -83,7 +85,7 @@ class StepChildRunner:
 
         recipe = self._plan.recipe.with_children(self._driver.name, steps)
         needed = recipe.needed([name])
-        gather_inputs(recipe, [one for one in needed if one in steps], RunEventEmitter(self._listener(steps)))
+        gather_inputs(recipe, [entry for entry in needed if entry in steps], RunEventEmitter(self._listener(steps)))
         known = {planned.name: planned.contents for planned in self._plan if planned.name not in steps}
         return build_recipe_plan(recipe, self._plan.store, costs_of=needed, known=known)
 

@@ -67,8 +67,12 @@ def compare_targets(targets: Sequence[CommandTarget], metrics: Sequence[str] = (
         raise InputError(
             "expected two things to compare, got one", where=SourceLocation(field=str(targets[0])), hint=hint
         )
-    first, *others = targets
-    return compare_two(first, others[0], metrics) if len(others) == 1 else compare_many(first, others, metrics)
+    first, *command_targets = targets
+    return (
+        compare_two(first, command_targets[0], metrics)
+        if len(command_targets) == 1
+        else compare_many(first, command_targets, metrics)
+    )
 
 
 def compare_many(
@@ -118,8 +122,8 @@ def compare_two(one: CommandTarget, other: CommandTarget, metrics: Sequence[str]
     if kinds == ("dataset", "dataset"):
         from luthier.data.history.compare import compare_datasets as compare_data
 
-        found = compare_data(a.artifact, b.artifact)
-        return TwoWayComparison(facts={**found.model_dump(mode="json"), "counts": found.counts(), **same})
+        comparison = compare_data(a.artifact, b.artifact)
+        return TwoWayComparison(facts={**comparison.model_dump(mode="json"), "counts": comparison.counts(), **same})
     message = f"expected two evaluations, two data sets or two files of predictions; got a {kinds[0]} and a {kinds[1]}"
     raise InputError(
         message, where=SourceLocation(field=f"{first} {second}"), hint="name steps of the same kind, as RECIPE:STEP"
@@ -134,10 +138,10 @@ def find_comparable_artifact(target: CommandTarget) -> ArtifactRef:
     if target.path.is_file() and not word.endswith((".yaml", ".yml")):
         hint = "name a recipe, RECIPE:STEP, a run, a digest, or two files of predictions that end in .jsonl"
         raise InputError("cannot be compared", where=SourceLocation(file=word), hint=hint)
-    what = find_plan(target)
-    names = [planned.name for planned in what if planned.step.makes == "evaluation"]
+    recipe_plan = find_plan(target)
+    names = [planned.name for planned in recipe_plan if planned.step.makes == "evaluation"]
     if not names:
         raise InputError(
             "this recipe measures nothing", where=SourceLocation(file=word), hint="name a step: RECIPE:STEP"
         )
-    return ArtifactRef(what.artifact(names[0], target.command), what, names[0])
+    return ArtifactRef(recipe_plan.artifact(names[0], target.command), recipe_plan, names[0])

@@ -89,7 +89,7 @@ class Placement:
         wherever the driving step is made itself."""
         driven = {other for name in recipe.steps if recipe.drives(name) for other in recipe.find_upstream(name)}
         placed = {name: executor for name, executor in self.by_step.items() if name in driven and name in recipe.steps}
-        return recipe.with_overrides({f"steps.{name}.on": one.settings() for name, one in placed.items()})
+        return recipe.with_overrides({f"steps.{name}.on": entry.settings() for name, entry in placed.items()})
 
     def check(self, recipe: Recipe) -> None:
         """`UnknownName` where a step is placed that the recipe does not have."""
@@ -135,7 +135,7 @@ class StepTask(BaseModel):
     def of(cls, plan: RecipePlan, planned: PlannedStep, files: Mapping[str, str] | None = None) -> Self:
         """The task of a planned step; `files` come with it. The base model is named in full then: a short name may be
         that of a folder, which is not looked for where only some of the files are."""
-        recipe, own = plan.recipe, {one.name for one in list_own_steps(plan, planned)}
+        recipe, own = plan.recipe, {step.name for step in list_own_steps(plan, planned)}
         model = recipe.model if files is not None else None
         named = (f"model={json.dumps(model.settings())}",) if model is not None else ()
         return cls(
@@ -149,7 +149,9 @@ class StepTask(BaseModel):
             digest=planned.digest,
             code=planned.step.code(),
             forecast=planned.forecast,
-            contents={one.name: dict(one.contents) for one in plan if one.name not in own},
+            contents={
+                planned_step.name: dict(planned_step.contents) for planned_step in plan if planned_step.name not in own
+            },
             files=dict(files or {}),
         )
 

@@ -204,8 +204,8 @@ def find_artifact(target: CommandTarget) -> ArtifactRef:
     text = target.word or ""
     file, colon, step = text.rpartition(":")
     if colon:
-        what = find_plan(target.renamed(file or None), step=f":{step}")
-        return ArtifactRef(what.artifact(step, target.command), what, step)
+        recipe_plan = find_plan(target.renamed(file or None), step=f":{step}")
+        return ArtifactRef(recipe_plan.artifact(step, target.command), recipe_plan, step)
     if re.fullmatch(r"[0-9a-f]{6,32}", text):
         if (run := target.run) is not None:
             steps = ", ".join(made.name for made in run.steps) or "none that was made"

@@ -39,7 +39,7 @@ def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, lis
     Raises:
         RecipeError: the text is no YAML mapping.
     """
-    done: list[AppliedRename] = []
+    applied_renames: list[AppliedRename] = []
     for _ in range(_ROUNDS):
         data = parse_yaml(text, file).data
         edits = sorted(set(_edits(yaml.compose(text, Loader=yaml.SafeLoader), (), data, model)), reverse=True)
@@ -47,8 +47,8 @@ def migrate_text(text: str, file: str, model: type[BaseModel]) -> tuple[str, lis
             break
         for start, end, renamed in edits:
             text = text[:start] + renamed.new + text[end:]
-        done += [renamed for _, _, renamed in reversed(edits)]
-    return text, done
+        applied_renames += [renamed for _, _, renamed in reversed(edits)]
+    return text, applied_renames
 
 
 def _edits(node: yaml.Node | None, key: Key, data: Any, model: type[BaseModel]) -> Iterator[_Edit]:

@@ -63,10 +63,10 @@ def open_base_model(workspace: Workspace, name: str, events: RunEventEmitter | N
 
 def predict_base_spec(workspace: Workspace, name: str) -> ArtifactSpec:
     """Return what is known of a base model without downloading it, from its files or the catalogue."""
-    what = build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP]
-    if what.cached:
-        return ArtifactSpec(tokenizer=open_shared_store().open(what.digest).folder)
-    return what.step.outline(PlanContext(inputs={}, upstream={}, recipe_dir=workspace.folder))
+    planned_step = build_recipe_plan(_recipe(workspace, name), costs_of=())[MODEL_STEP]
+    if planned_step.cached:
+        return ArtifactSpec(tokenizer=open_shared_store().open(planned_step.digest).folder)
+    return planned_step.step.outline(PlanContext(inputs={}, upstream={}, recipe_dir=workspace.folder))
 
 
 def download_model(workspace: Workspace, name: str, events: RunEventEmitter | None = None) -> Path:
@@ -92,15 +92,15 @@ def find_model(target: CommandTarget) -> tuple[str, Artifact]:
     if target.word is None or target.path.suffix in (".yaml", ".yml") or target.run is not None:
         return _last_model(target)
     try:
-        found = find_artifact(target)
+        artifact_ref = find_artifact(target)
     except UnknownName:
         if ":" in word:
             raise
         return target.plain(), open_base_model(target.workspace, word)
-    if found.artifact.manifest.makes != "model":
-        message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
+    if artifact_ref.artifact.manifest.makes != "model":
+        message = f"{artifact_ref.name} is a {artifact_ref.artifact.manifest.makes}, not a model"
         raise ModelError(message, where=SourceLocation(field=word), hint="name the step that tunes, as RECIPE:STEP")
-    return found.name, found.artifact
+    return artifact_ref.name, artifact_ref.artifact
 
 
 def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
@@ -108,14 +108,14 @@ def _last_model(target: CommandTarget) -> tuple[str, Artifact]:
     if target.word is None and not target.workspace.list_recipes():
         hint = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
         raise RecipeError("no recipe here whose model could be meant", where=target.workspace.location, hint=hint)
-    what = find_plan(target, step=":STEP")
-    models = [planned for planned in what if planned.step.makes == "model"]
+    recipe_plan = find_plan(target, step=":STEP")
+    models = [planned for planned in recipe_plan if planned.step.makes == "model"]
     names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
     if not names:
         raise RecipeError(
-            "this recipe makes no model", where=SourceLocation(file=what.recipe.file), hint="name a model"
+            "this recipe makes no model", where=SourceLocation(file=recipe_plan.recipe.file), hint="name a model"
         )
-    return format_step_name(what, names[-1]), what.artifact(names[-1], target.command)
+    return format_step_name(recipe_plan, names[-1]), recipe_plan.artifact(names[-1], target.command)
 
 
 def get_training_system_message(artifact: Artifact) -> str | None:

@@ -24,8 +24,10 @@ _SETTINGS = ("epochs", "batch_size", "learning_rate")
 
 def remember_outcomes(plan: RecipePlan, made: Iterable[PlannedStep]) -> None:
     """Remember the evaluations among some steps that were made just now."""
-    found = [record for planned in made if planned.step.makes == "evaluation" for record in _outcomes(plan, planned)]
-    record_outcomes(found)
+    outcome_records = [
+        record for planned in made if planned.step.makes == "evaluation" for record in _outcomes(plan, planned)
+    ]
+    record_outcomes(outcome_records)
 
 
 def _outcomes(plan: RecipePlan, planned: PlannedStep) -> Iterator[OutcomeRecord]:
@@ -40,7 +42,10 @@ def _outcomes(plan: RecipePlan, planned: PlannedStep) -> Iterator[OutcomeRecord]
         rows = training.rows or summary.rows.get("train", 0)
         if min(rows, about.rows) < FEWEST_ROWS:
             return
-        words = [len(_asked(one).split()) for one in read_evenly_spaced_examples(data, "train", _PROMPTS)]
+        words = [
+            len(_asked(spaced_example).split())
+            for spaced_example in read_evenly_spaced_examples(data, "train", _PROMPTS)
+        ]
         parameters = _parameters(model)
     except LuthierError:  # an artifact of another version
         return

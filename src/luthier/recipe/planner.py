@@ -125,9 +125,9 @@ class RecipePlan:
             runs = ledger.runs_of(self.recipe.name, str(self.recipe.recipe_dir.absolute()))
         found: dict[str, Run] = {}
         for run in runs:
-            for made in run.steps:
-                if made.name == step and self.store.has(made.artifact):
-                    found.setdefault(made.artifact, run)
+            for run_step in run.steps:
+                if run_step.name == step and self.store.has(run_step.artifact):
+                    found.setdefault(run_step.artifact, run)
         return [(run, digest) for digest, run in found.items()]
 
     def _words_for(self, step: str, run: Run, digest: str, *, whole: bool) -> str:
@@ -243,7 +243,7 @@ class _Planner:
     @cached_property
     def _made(self) -> set[str]:
         """The digests of those that are made."""
-        return self.store.find_made(one.digest for one in self._named.values())
+        return self.store.find_made(planned_step.digest for planned_step in self._named.values())
 
     def take(self, name: str) -> None:
         """Plan a step whose inputs are planned; all have their digests."""

@@ -184,9 +184,9 @@ def _source_of(model: Artifact) -> tuple[Source | None, LabelSpelling | None]:
     from luthier.data.source import Source as AnySource
 
     data = get_training_data(model)
-    for one in list_source_datasets(data) if data is not None else ():
-        if isinstance(settings := one.manifest.settings.get("source"), dict):
-            ops = one.manifest.settings.get("ops")
+    for source_dataset in list_source_datasets(data) if data is not None else ():
+        if isinstance(settings := source_dataset.manifest.settings.get("source"), dict):
+            ops = source_dataset.manifest.settings.get("ops")
             named = (
                 [op for op in ops if isinstance(op, dict) and op.get("kind") == "label_spelling"]
                 if isinstance(ops, list)
@@ -337,13 +337,13 @@ def predict_file(
     asking = RowPromptSettings.of(model, prompt)
     records, examples, broken = list[SourceRecord](), list[Example](), 0
     reader, base = build_source_for_path(path)
-    for one in reader.read(base, stream.note):
+    for entry in reader.read(base, stream.note):
         try:
-            if isinstance(one, BrokenRow):
-                raise one.error()
-            where = SourceLocation(file=one.file, line=one.line)
-            examples.append(asking.example(one.values, len(examples) + 1, where))
-            records.append(one)
+            if isinstance(entry, BrokenRow):
+                raise entry.error()
+            where = SourceLocation(file=entry.file, line=entry.line)
+            examples.append(asking.example(entry.values, len(examples) + 1, where))
+            records.append(entry)
         except DataError as error:
             broken += 1
             stream.warning(f"left out: {error.where}: {error.message}")
@@ -369,7 +369,7 @@ def _references(records: Sequence[SourceRecord], source: Source | None) -> list[
     except DataError:
         return nothing
     parts = [mapping.try_parts(record.values) for record in records]
-    answers = [one.messages[-1].content if one and one.messages[-1].role == "assistant" else "" for one in parts]
+    answers = [part.messages[-1].content if part and part.messages[-1].role == "assistant" else "" for part in parts]
     return [answer if answer.strip() else None for answer in answers]
 
 

@@ -69,10 +69,10 @@ def run_on_nodes(task: str, nodes: int, processes: int, resources: dict[str, flo
     shared = {"PET_NNODES": str(nodes), "PET_MASTER_ADDR": str(address), "PET_MASTER_PORT": str(port)}
     if stopped.is_set():
         return 130
-    runs = [one.run.remote(words, {**shared, "PET_NODE_RANK": str(rank)}) for rank, one in enumerate(actors)]
+    runs = [entry.run.remote(words, {**shared, "PET_NODE_RANK": str(rank)}) for rank, entry in enumerate(actors)]
     codes = _await(ray, runs, stopped)
     if None in codes:
-        ray.get([one.stop.remote() for one in actors])
+        ray.get([entry.stop.remote() for entry in actors])
         ray.wait(runs, num_returns=nodes, timeout=_STOP_S)
     return 130 if stopped.is_set() else next((code for code in codes if code), 0)
 
@@ -85,11 +85,11 @@ def _await(ray: Any, waiting: list[Any], stopped: threading.Event) -> list[Any]:
     """The results in order; None for those that were not awaited, because one failed or the job is told to stop."""
     found = dict[Any, Any]()
     while len(found) < len(waiting) and not stopped.is_set():
-        done, _ = ray.wait([one for one in waiting if one not in found], timeout=_LOOK_S)
-        found |= {one: ray.get(one) for one in done}
+        done, _ = ray.wait([entry for entry in waiting if entry not in found], timeout=_LOOK_S)
+        found |= {entry: ray.get(entry) for entry in done}
         if any(isinstance(value, int) and value for value in found.values()):
             break
-    return [found.get(one) for one in waiting]
+    return [found.get(entry) for entry in waiting]
 
 
 def main() -> int:
@@ -101,12 +101,12 @@ def main() -> int:
     parser.add_argument("--gpus", type=float, default=0.0)
     parser.add_argument("--resource", action="append", default=[])
     parser.add_argument("task")
-    given = parser.parse_args()
-    resources = {"CPU": given.cpus, **({"GPU": given.gpus} if given.gpus else {})}
-    for text in given.resource:
+    namespace = parser.parse_args()
+    resources = {"CPU": namespace.cpus, **({"GPU": namespace.gpus} if namespace.gpus else {})}
+    for text in namespace.resource:
         name, _, amount = text.partition("=")
         resources[name] = float(amount)
-    return run_on_nodes(given.task, given.nodes, given.processes, resources)
+    return run_on_nodes(namespace.task, namespace.nodes, namespace.processes, resources)
 
 
 if __name__ == "__main__":

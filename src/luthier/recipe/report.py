@@ -72,13 +72,13 @@ def _evaluation(target: CommandTarget) -> tuple[str, Artifact]:
     """An evaluation, and what to call it."""
     from luthier.recipe.compare import find_comparable_artifact
 
-    found = find_comparable_artifact(target)
-    makes = found.artifact.manifest.makes
+    artifact_ref = find_comparable_artifact(target)
+    makes = artifact_ref.artifact.manifest.makes
     if makes != "evaluation":
         what = f"expected an evaluation to compare with, got a {makes}"
         where, hint = SourceLocation(field=str(target)), "name a step that evaluates, as RECIPE:STEP"
         raise InputError(what, where=where, hint=hint)
-    return found.name, found.artifact
+    return artifact_ref.name, artifact_ref.artifact
 
 
 def facts_as_json(plan: RecipePlan, compare_with: Sequence[CommandTarget] = ()) -> dict[str, Any]:

@@ -162,15 +162,18 @@ def run_recipe(
     events = events or RunEventEmitter()
     needed = recipe.needed(only)
     gather_inputs(recipe, needed, events)
-    what = build_recipe_plan(recipe, costs_of=needed)
-    requested = [planned for planned in what if planned.name in needed]
+    recipe_plan = build_recipe_plan(recipe, costs_of=needed)
+    requested = [planned for planned in recipe_plan if planned.name in needed]
     events.emit(RunEvent(kind="run", text=recipe.name, total=len(requested)))
-    done = _make_within_budget(what, requested, events, placement, on_step)
-    remember_outcomes(what, [planned for planned in requested if not done[planned.name].cached])
+    done = _make_within_budget(recipe_plan, requested, events, placement, on_step)
+    remember_outcomes(recipe_plan, [planned for planned in requested if not done[planned.name].cached])
     exit_code = _exit_code(done)
     events.emit(RunEvent(kind="end", text=recipe.name, measures={"exit": exit_code}))
     return RunResult(
-        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in requested}, exit_code=exit_code
+        recipe=recipe,
+        plan=recipe_plan,
+        steps={planned.name: done[planned.name] for planned in requested},
+        exit_code=exit_code,
     )
 
 
@@ -210,7 +213,11 @@ def make_steps(
     """Make steps of a plan with which comes all that they read, as far as they are not cached; their results by
     name. Steps that jobs make elsewhere go at once; in this process one is made after the other. `check` is called
     while jobs are waited for, and may raise."""
-    _download([one for one in requested if not placement.executor_of(one).is_elsewhere], what.recipe, events)
+    _download(
+        [planned_step for planned_step in requested if not placement.executor_of(planned_step).is_elsewhere],
+        what.recipe,
+        events,
+    )
     for planned in requested:
         if not planned.cached:
             placement.executor_of(planned).check(what, planned)

@@ -211,7 +211,7 @@ class Recipe(BaseModel):
         for field, mark in step.inputs().items():
             value = getattr(step, field)
             if isinstance(value, tuple):
-                found |= {f"{field}.{at}": one for at, one in enumerate(value)}
+                found |= {f"{field}.{at}": entry for at, entry in enumerate(value)}
             elif value is not None:
                 found[field] = value
             elif mark.through:
@@ -282,7 +282,7 @@ class Recipe(BaseModel):
         for name in requested - set(steps):
             where = SourceLocation(file=self.file, field="steps")
             several = re.split(r"[,\s]+", name.strip(", "))
-            each = " ".join(f"--only {one}" for one in several)
+            each = " ".join(f"--only {entry}" for entry in several)
             hint = did_you_mean(name, steps) if len(several) == 1 else f"every step is named by itself: {each}"
             raise UnknownName(f"there is no step {name!r}", where=where, hint=hint)
         order = self.order()
@@ -455,5 +455,7 @@ def _former_names(source: LocatedYaml, model: type[BaseModel]) -> RecipeError | 
     if not renamed:
         return None
     where = source.where(tuple(int(part) if part.isdigit() else part for part in renamed[0].path.split(".")))
-    names = ", ".join(dict.fromkeys(f"`{one.old}` is now `{one.new}`" for one in renamed))
+    names = ", ".join(
+        dict.fromkeys(f"`{applied_rename.old}` is now `{applied_rename.new}`" for applied_rename in renamed)
+    )
     return RecipeError(f"uses former names: {names}", where=where, hint=f"`luthier migrate {source.file}` rewrites it")

@@ -21,10 +21,13 @@ from luthier.recipe.planner import PlannedStep, RecipePlan
 
 def list_own_steps(plan: RecipePlan, planned: PlannedStep) -> list[PlannedStep]:
     """The steps that a job makes: its own, and the base models that this one reads."""
-    by_digest = {one.digest: one for one in plan}
+    by_digest = {planned_step.digest: planned_step for planned_step in plan}
     read = [by_digest[digest] for digest in planned.inputs.values() if digest in by_digest]
-    found = [planned, *(inner for one in read if one.step.shared for inner in list_own_steps(plan, one))]
-    return list({one.name: one for one in found}.values())
+    planned_steps = [
+        planned,
+        *(inner for planned_step in read if planned_step.step.shared for inner in list_own_steps(plan, planned_step)),
+    ]
+    return list({step.name: step for step in planned_steps}.values())
 
 
 def find_step_files(plan: RecipePlan, planned: PlannedStep, reaches: Callable[[Path], bool]) -> dict[str, Path]:
@@ -54,8 +57,8 @@ def _list_files(path: Path) -> list[Path]:
     """A file, or those below a folder, without hidden ones."""
     if not path.is_dir():
         return [path]
-    below = (one for one in path.rglob("*") if one.is_file())
-    return sorted(one for one in below if not any(part.startswith(".") for part in one.relative_to(path).parts))
+    below = (entry for entry in path.rglob("*") if entry.is_file())
+    return sorted(entry for entry in below if not any(part.startswith(".") for part in entry.relative_to(path).parts))
 
 
 def send_files(store: Store, files: Mapping[str, Path]) -> dict[str, str]:

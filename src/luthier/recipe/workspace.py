@@ -115,19 +115,19 @@ class Workspace:
         `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
         """
         if word is not None:
-            given = self.resolve(word)
-            if not given.exists():
+            path = self.resolve(word)
+            if not path.exists():
                 self._refuse_step(str(word))
-            return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
+            return path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
         if (here := self.resolve("recipe.yaml")).is_file():
             return here
-        found = self.list_recipes()
-        if len(found) == 1:
-            return found[0]
-        what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
+        paths = self.list_recipes()
+        if len(paths) == 1:
+            return paths[0]
+        what = "no recipe here" if not paths else f"{len(paths)} recipes here: {', '.join(map(str, paths[:6]))}"
         hint = (
-            f"name one, such as {found[0]}{step}"
-            if found
+            f"name one, such as {paths[0]}{step}"
+            if paths
             else "`luthier new NAME --from FILE` writes one from your data"
         )
         raise RecipeError(what, where=self.location, hint=hint)
@@ -196,7 +196,9 @@ class Workspace:
 
     def _ledgers_near(self) -> Iterator[Ledger]:
         """The ledgers of the folders nearby that have one."""
-        for url in sorted({one.ledger_url for one in (*self.list_nearby(), self) if one.has_ledger()}):
+        for url in sorted(
+            {workspace.ledger_url for workspace in (*self.list_nearby(), self) if workspace.has_ledger()}
+        ):
             with Ledger(url) as ledger:
                 yield ledger
 
@@ -205,8 +207,8 @@ class Workspace:
         from luthier.traces.api_keys import list_keys
         from luthier.traces.releases import current_releases
 
-        kept = self.folder / STORE
-        if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
+        path = self.folder / STORE
+        if (path / "traffic").is_dir() or (path / "jobs").is_dir():
             return True
         if self.database or not self.has_ledger():
             return False  # there is none, or one for all folders
@@ -226,15 +228,17 @@ class Workspace:
         """The workspace whose ledger knows a name; where none nearby does, the one that is meant."""
         from luthier.traces.releases import current_releases
 
-        for one in self.list_nearby():
-            with one.open_ledger() as ledger:
+        for entry in self.list_nearby():
+            with entry.open_ledger() as ledger:
                 if alias in current_releases(ledger):
-                    return one
+                    return entry
         return self.find_meant(words)
 
     def find_digest(self, beginning: str) -> Artifact:
         """A finished artifact by the beginning of its digest, in one of the stores nearby."""
-        stores = {store.location: store for store in (one.open_store() for one in (*self.list_nearby(), self))}
+        stores = {
+            store.location: store for store in (workspace.open_store() for workspace in (*self.list_nearby(), self))
+        }
         missed: list[UnknownName] = []
         for store in stores.values():
             try:

@@ -228,7 +228,7 @@ def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: 
     for path, text in zip(given, given_as, strict=True):
         step = steps.get(path[1]) if path[0] == "steps" and len(path) > 2 else None
         if isinstance(step, dict) and "kind" not in step:
-            known = [name for name, one in steps.items() if not isinstance(one, dict) or "kind" in one]
+            known = [name for name, entry in steps.items() if not isinstance(entry, dict) or "kind" in entry]
             where = SourceLocation(file=COMMAND_LINE, field=text)
             raise RecipeError(f"there is no step {path[1]!r}", where=where, hint=did_you_mean(str(path[1]), known))
 

@@ -39,7 +39,7 @@ class SharedBasePool(Generic[Key, Kind]):
         with self._lock:
             base.standing -= 1
             last = not base.standing
-            for key in [key for key, one in self._open.items() if last and one is base]:
+            for key in [key for key, entry in self._open.items() if last and entry is base]:
                 del self._open[key]
         return last
 

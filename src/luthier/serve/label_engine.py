@@ -206,11 +206,11 @@ class DynamicBatcher(Generic[Asked, Result]):
 
     def _tell(self, some: Sequence[_One[Asked, Result]], found: Sequence[Result], error: Exception | None) -> None:
         if error is not None:
-            for one in some:
-                one.tell(None, _told(error))
+            for entry in some:
+                entry.tell(None, _told(error))
         else:
-            for one, answer in zip(some, found, strict=True):
-                one.tell(answer)
+            for entry, answer in zip(some, found, strict=True):
+                entry.tell(answer)
 
     def _next(self) -> list[_One[Asked, Result]]:
         """Those whose turn it is; empty when it is time to end. Whoever has gone is passed over."""

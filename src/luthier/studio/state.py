@@ -57,7 +57,7 @@ class PendingLogins:
         """Keep one for the browser with a cookie; `then` is where it goes afterwards."""
         now = time.monotonic()
         with self._turn:
-            fresh = {state: one for state, one in self._kept.items() if now - one[0] < _LOGIN_S}
+            fresh = {state: entry for state, entry in self._kept.items() if now - entry[0] < _LOGIN_S}
             self._kept = dict([*fresh.items(), (pending.state, (now, cookie, pending, then))][-_MOST_LOGINS:])
 
     def take(self, cookie: str, state: str) -> tuple[PendingLogin, str] | None:

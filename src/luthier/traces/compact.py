@@ -133,9 +133,9 @@ def _written(
 
     rows = made(table, records)
     tables: list[tuple[Table, pa.Table]] = [(table, rows)]
-    for one, content in [*tables, ("rollup", compute_rollup(rows))] if table == "traces" else tables:
-        output = stage_replacement(folder, folder / one / day.isoformat() / f"{name}.parquet")
-        write_row_groups(output.aside, one, [content])
+    for entry, content in [*tables, ("rollup", compute_rollup(rows))] if table == "traces" else tables:
+        output = stage_replacement(folder, folder / entry / day.isoformat() / f"{name}.parquet")
+        write_row_groups(output.aside, entry, [content])
         yield output
 
 

@@ -86,7 +86,7 @@ def parse_own_log_line(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
     if "trace" in value:
         yield Feedback.model_validate(value)
         return
-    trace = Trace.model_validate({name: one for name, one in value.items() if name != "feedback"})
+    trace = Trace.model_validate({name: item for name, item in value.items() if name != "feedback"})
     yield trace
     yield from (Feedback.model_validate({**entry, "trace": trace.id}) for entry in value.get("feedback", ()))
 

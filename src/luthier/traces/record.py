@@ -101,7 +101,7 @@ def strip_trace_defaults(trace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without(defaults: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in value.items() if name not in defaults or one != defaults[name]}
+    return {name: entry for name, entry in value.items() if name not in defaults or entry != defaults[name]}
 
 
 def _defaults(kind: type[BaseModel]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class VariantComparison:
 
     def as_json(self) -> dict[str, Any]:
         """All fields as plain values."""
-        measures = {name: one.as_json() for name, one in self.measures.items()}
+        measures = {name: measure.as_json() for name, measure in self.measures.items()}
         return {"variant": self.variant, "requests": list(self.requests), "measures": measures, "same": self.same}
 
 

@@ -112,9 +112,9 @@ _COUNTS: dict[Table, list[tuple[str, int]]] = {
 
 def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
     found = {**_EMPTY_ROWS[name], **record}
-    for one, most in _COUNTS[name]:
-        if isinstance(found[one], int) and found[one] > most:
-            found[one] = most
+    for entry, most in _COUNTS[name]:
+        if isinstance(found[entry], int) and found[entry] > most:
+            found[entry] = most
     found["timestamp"] = datetime.fromisoformat(record["timestamp"]).astimezone(UTC)
     if name == "traces":
         found["text"] = (record.get("answer") or {}).get("content")

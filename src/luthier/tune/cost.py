@@ -55,7 +55,7 @@ class PackWorkload(NamedTuple):
 
     def and_of(self, other: PackWorkload) -> PackWorkload:
         """Both together."""
-        return PackWorkload(*(one + more for one, more in zip(self, other, strict=True)))
+        return PackWorkload(*(entry + more for entry, more in zip(self, other, strict=True)))
 
 
 def build_flop_counter(

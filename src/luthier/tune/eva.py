@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.generation.cpu_decoder import disable_adapters
 from luthier.models.packing.logprobs import clear_forward_mode, compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
@@ -48,7 +49,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
         layer_inputs.setdefault(name, []).append(last[0][1])
 
     detect_forward_mode(model)
-    with ExitStack() as undo, torch.no_grad(), model.disable_adapter():
+    with ExitStack() as undo, torch.no_grad(), disable_adapters(model):
         for name, module in model.named_modules():
             if isinstance(module, LoraLayer):
                 hook = module.register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))

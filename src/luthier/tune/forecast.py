@@ -203,9 +203,10 @@ def _peak(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, 
     steps = _steps(step, rows)
     packs, tokens = _packs(step, steps.tokens + _above(steps.number) * rows.spread * steps.rows**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
-    held = describe_in_dtype(model, step.dtype)
+    description = describe_in_dtype(model, step.dtype)
     fixed, whole = (
-        estimate_peak_memory(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens))
+        estimate_peak_memory(step.technique, step.optimizer, description, at, steps.keys + chunk)
+        for at in (0, int(tokens))
     )
     kernels = estimate_kernel_cache_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
     if _at_once(step, model):
@@ -278,5 +279,5 @@ def predict_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
         return ArtifactSpec(remote=True, how="an endpoint")
     model = describe_step_model(plan_context)
     parameters, tokenizer = model.parameters if model else None, find_tokenizer_folder(plan_context)
-    known = predict_chat_template(plan_context)
-    return replace(known, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")
+    artifact_spec = predict_chat_template(plan_context)
+    return replace(artifact_spec, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

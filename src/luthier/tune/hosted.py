@@ -247,13 +247,15 @@ class HostedTechnique(StandaloneTechnique):
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
         """Tokens and price; a job without `upload`, and one that would cost too much, are refused."""
-        found = estimate_rows(rows, plan_context)
-        self._require_upload("the training rows" if found is None else format_counted_noun(found.number, "row"))
-        if found is None:
+        row_estimate = estimate_rows(rows, plan_context)
+        self._require_upload(
+            "the training rows" if row_estimate is None else format_counted_noun(row_estimate.number, "row")
+        )
+        if row_estimate is None:
             return StepCostEstimate(how="unknown until the data are here; the provider's machines do the work")
-        tokens = round(found.number * found.tokens * self.epochs)
+        tokens = round(row_estimate.number * row_estimate.tokens * self.epochs)
         self._check_price(tokens)
-        how = f"{found.how}; {self.describe_price(tokens)}; the provider's machines do the work"
+        how = f"{row_estimate.how}; {self.describe_price(tokens)}; the provider's machines do the work"
         return StepCostEstimate(peak_bytes=BASE_BYTES, tokens=tokens, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
@@ -376,12 +378,12 @@ class HostedRun:
     def _find(self, client: ProviderClient) -> HostedJob | None:
         """A job with the same key that is done or under way at the provider."""
         file_id = self._known().get("file")
-        found = self._technique.find_jobs(client, self._request, file_id)
-        able = [job for job in found if job.state in ("succeeded", "running")]
+        hosted_jobs = self._technique.find_jobs(client, self._request, file_id)
+        able = [job for job in hosted_jobs if job.state in ("succeeded", "running")]
         if not able:
             return None
-        job = next((one for one in able if one.state == "succeeded"), able[0])
-        if others := [one.id for one in able if one.id != job.id]:
+        job = next((hosted_job for hosted_job in able if hosted_job.state == "succeeded"), able[0])
+        if others := [hosted_job.id for hosted_job in able if hosted_job.id != job.id]:
             what = f"the provider has {len(able)} jobs for the same rows and settings; {job.id} is taken"
             self._work.events.warning(f"{what}, and {', '.join(others)} may be paid for as well: look at them there")
         self._work.events.note(f"job {job.id} was started before for the same rows and settings: none is started anew")
@@ -496,7 +498,9 @@ class HostedRun:
             "rows_seen": len(examples) * technique.epochs,
         }
         TrainingRecord.model_validate(training_record).write(folder)
-        table = [{"id": one.id, "seen": technique.epochs, "tokens": 0, "learnt": 0, "cut": False} for one in examples]
+        table = [
+            {"id": example.id, "seen": technique.epochs, "tokens": 0, "learnt": 0, "cut": False} for example in examples
+        ]
         polars.DataFrame(table).write_parquet(folder / "training_examples.parquet")
 
     def _known(self) -> dict[str, str]:
@@ -528,4 +532,4 @@ def read_text(record: Mapping[str, Any], name: str, url: str) -> str:
 def read_records(record: Mapping[str, Any], name: str = "data") -> list[dict[str, Any]]:
     """The objects of a list in a provider's answer."""
     found = record.get(name)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []

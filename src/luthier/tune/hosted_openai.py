@@ -44,8 +44,8 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
         """By its name."""
         filename = f"{request.name}.jsonl"
         found = read_records(client.get("files", purpose="fine-tune"))
-        able = (one for one in found if one.get("filename") == filename and one.get("status") not in _BAD_FILE)
-        return next((read_text(one, "id", self.url) for one in able), None)
+        able = (entry for entry in found if entry.get("filename") == filename and entry.get("status") not in _BAD_FILE)
+        return next((read_text(entry, "id", self.url) for entry in able), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
         """Upload it for `fine-tune`."""
@@ -82,7 +82,10 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """The last hundred."""
-        return [_read_event(one) for one in reversed(read_records(client.get(f"{_JOBS}/{job_id}/events", limit=_PAGE)))]
+        return [
+            _read_event(record)
+            for record in reversed(read_records(client.get(f"{_JOBS}/{job_id}/events", limit=_PAGE)))
+        ]
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""

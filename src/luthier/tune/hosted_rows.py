@@ -94,8 +94,8 @@ def _list_texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _list_texts(one)
+        for entry in value.values():
+            yield from _list_texts(entry)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _list_texts(one)
+        for entry in value:
+            yield from _list_texts(entry)

@@ -94,7 +94,8 @@ def build_compute_loss_func(objective: Objective) -> Callable[..., Tensor]:
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         mask = labels != IGNORED
         rows = [
-            TokenRow(one.clamp(min=0).tolist(), here.double().tolist()) for one, here in zip(labels, mask, strict=True)
+            TokenRow(label.clamp(min=0).tolist(), here.double().tolist())
+            for label, here in zip(labels, mask, strict=True)
         ]
         logits = outputs["logits"][:, :-1][mask[:, 1:]]
         logp = torch.log_softmax(logits.float(), -1).gather(1, labels[:, 1:][mask[:, 1:], None])[:, 0]
@@ -114,7 +115,7 @@ class OptimizerStep:
 
     def to(self, device: torch.device, **_: Any) -> OptimizerStep:
         """The same packs on a device; Lightning asks for it."""
-        return OptimizerStep([one.on(device) for one in self.packs], self.denominator, self.outputs)
+        return OptimizerStep([pack.on(device) for pack in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:
         """The loss of the step: what `training_step` returns.
@@ -137,8 +138,8 @@ class OptimizerStep:
             raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", hint=hint)
         with enable_dropout(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
             sums = [
-                objective.loss(compute_pack_logprobs(model, one), one, one.token_values.get(REFERENCE)).total
-                for one in self.packs
+                objective.loss(compute_pack_logprobs(model, pack), pack, pack.token_values.get(REFERENCE)).total
+                for pack in self.packs
             ]
         return torch.stack(sums).sum() / self.denominator
 
@@ -181,8 +182,8 @@ def build_optimizer_steps(
     sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
     found = []
     for number in range(sampler.steps):
-        drawn = [row for lesson in sampler.lessons_of(number) for row in row_groups[lesson]]
-        rows = objective.prepared(drawn, partial(_refuse_asking, objective))
+        token_rows = [row for lesson in sampler.lessons_of(number) for row in row_groups[lesson]]
+        rows = objective.prepared(token_rows, partial(_refuse_asking, objective))
         read = build_packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found

@@ -110,7 +110,7 @@ class LowRankTechnique(Technique):
 
     def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""
-        layers = sum(one.inputs + one.outputs for one in self.adapted(model))
+        layers = sum(layer_spec.inputs + layer_spec.outputs for layer_spec in self.adapted(model))
         return self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
 
     def warning(self, model: ModelDescription) -> str:
@@ -130,7 +130,7 @@ class LowRankTechnique(Technique):
 
     def at_tied_head(self, model: ModelDescription) -> bool:
         """Whether the output head gets an adapter, and its weight is that of the embeddings."""
-        return model.tied and any(is_head(one.name) for one in self.adapted(model))
+        return model.tied and any(is_head(layer_spec.name) for layer_spec in self.adapted(model))
 
     def rate(self, hidden_size: int) -> LearningRate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""

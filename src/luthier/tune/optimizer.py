@@ -64,8 +64,10 @@ class Optimizer(Component):
 def build_parameter_groups(moving: Sequence[TrainableParameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
-    for one in moving:
-        found[0.0 if _is_vector(one.name, one.weight.shape) else weight_decay, one.factor].append(one.weight)
+    for parameter in moving:
+        found[0.0 if _is_vector(parameter.name, parameter.weight.shape) else weight_decay, parameter.factor].append(
+            parameter.weight
+        )
     return [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in found.items()]
 
 

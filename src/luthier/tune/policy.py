@@ -149,7 +149,7 @@ class PolicyObjective(Objective):
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
         """For each example its prompt; what is learnt is written later."""
-        prompts = text.prompts([prompt_of(one) for one in examples], [one.tools for one in examples])
+        prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
         return [self._asked(example, ids) for example, ids in zip(examples, prompts, strict=True)]
 
     def _asked(self, example: Example, ids: list[int]) -> TrainingExample:

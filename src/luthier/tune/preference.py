@@ -94,7 +94,7 @@ def build_pair_examples(
     conversations = [
         [] if isinstance(pair, str) else read(example, pair) for example, pair in zip(examples, found, strict=True)
     ]
-    flat = [one for some in conversations for one in some]
+    flat = [entry for some in conversations for entry in some]
     rows = iter(text.encode_many([messages for messages, _ in flat], [tools for _, tools in flat]))
     return [
         TrainingExample(id=example.id, nothing=pair)
@@ -113,12 +113,14 @@ def build_answer_example(key: str, answers: Sequence[EncodedChat], max_tokens: i
     """The rows of some answers to one prompt, or why nothing can be learnt from them."""
     from luthier.models.packing.pack import TokenRow
 
-    longest = max(len(one.ids) for one in answers)
+    longest = max(len(answer.ids) for answer in answers)
     if longest > max_tokens:
         return TrainingExample(id=key, cut=longest, nothing=TOO_LONG.format(limit=max_tokens))
-    if why := next((one.nothing for one in answers if one.nothing), ""):
+    if why := next((answer.nothing for answer in answers if answer.nothing), ""):
         return TrainingExample(id=key, nothing=why)
-    rows = [TokenRow(one.ids, [float(trained) for trained in one.loss_mask], key, len(answers)) for one in answers]
+    rows = [
+        TokenRow(answer.ids, [float(trained) for trained in answer.loss_mask], key, len(answers)) for answer in answers
+    ]
     return TrainingExample(id=key, rows=tuple(rows))
 
 

@@ -222,7 +222,7 @@ def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
             model = technique.adapt(plain, 0)
     except (NotImplementedError, RuntimeError):  # torch: there are no values to compute with
         return None
-    return sum(int(one.numel()) for one in model.parameters() if one.requires_grad)
+    return sum(int(parameter.numel()) for parameter in model.parameters() if parameter.requires_grad)
 
 
 def scale_rate_to_width(best: float, hidden_size: int) -> float:

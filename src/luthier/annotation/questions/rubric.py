@@ -81,7 +81,7 @@ class RubricQuestion(RatingQuestion):
         came = text.replace(",", " ").split()
         if len(came) != len(self.criteria):
             raise InvalidAnswer(f"expected {len(self.criteria)} numbers, got {len(came)}")
-        return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, item)
+        return self.check({criterion.name: number for criterion, number in zip(self.criteria, came, strict=True)}, item)
 
     def check(self, value: AnswerValue, item: QuestionItem) -> AnswerValue:
         names = [criterion.name for criterion in self.criteria]

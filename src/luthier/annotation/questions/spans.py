@@ -78,9 +78,11 @@ class SpansQuestion(LabelQuestion):
         given = [self._span(entry, item) for entry in value["spans"]]
         spans = [dict(entry) for entry in sorted({tuple(entry.items()) for entry in given})]
         if not self.overlap:
-            for one, after in pairwise(spans):
-                if after["start"] < one["end"]:
-                    raise InvalidAnswer(f"expected spans that do not overlap; {one['text']!r} and {after['text']!r} do")
+            for element, after in pairwise(spans):
+                if after["start"] < element["end"]:
+                    raise InvalidAnswer(
+                        f"expected spans that do not overlap; {element['text']!r} and {after['text']!r} do"
+                    )
         index_of = [spans.index(entry) for entry in given]
         related = value.get("relations") or []
         if not isinstance(related, list | tuple):

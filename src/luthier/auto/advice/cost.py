@@ -92,7 +92,7 @@ def _estimate(
     measured = measuring[key]
     seconds = [training.seconds, measured.seconds]
     return TechniqueCost(
-        seconds=round(sum(one for one in seconds if one is not None), 1) if None not in seconds else None,
+        seconds=round(sum(entry for entry in seconds if entry is not None), 1) if None not in seconds else None,
         peak_bytes=max(training.peak_bytes or 0, measured.peak_bytes or 0) or None,
         latency_s=_latency(technique, material, outlines["model"]) if latency else None,
         fetches=technique != "plain" and not model.here,

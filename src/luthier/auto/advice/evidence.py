@@ -133,7 +133,7 @@ RULES = (
 def shipped_evidence() -> tuple[EvidenceRecord, ...]:
     """The records of `outcomes.json`."""
     text = (files("luthier.auto.advice") / "outcomes.json").read_text(encoding="utf-8")
-    return tuple(EvidenceRecord.model_validate(one) for one in json.loads(text))
+    return tuple(EvidenceRecord.model_validate(entry) for entry in json.loads(text))
 
 
 def to_evidence(outcome: OutcomeRecord) -> EvidenceRecord:

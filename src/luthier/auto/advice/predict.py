@@ -136,7 +136,7 @@ class TechniqueRanking:
     @property
     def first(self) -> RankedTechnique | None:
         """The first choice; None where everything is left out."""
-        return next((one for one in self.techniques if not one.left_out), None)
+        return next((technique for technique in self.techniques if not technique.left_out), None)
 
 
 class _Prediction(NamedTuple):
@@ -169,17 +169,17 @@ class QualityPredictor:
         """The logit of the quality that a choice will have on the held-out rows."""
         match choice.technique:
             case "plain":
-                found = self._plain()
+                prediction = self._plain()
             case "lora":
-                found = self._lora(choice.parameters)
+                prediction = self._lora(choice.parameters)
             case "base":
-                found = self._base(choice.parameters)
+                prediction = self._base(choice.parameters)
             case "prompt_search":
-                found = self._prompt_search(choice.parameters)
+                prediction = self._prompt_search(choice.parameters)
             case _:
-                found = self._beside_lora(choice)
-        spread = math.sqrt(found.sd**2 + _noise(_expit(found.mean), self.profile.held_out))
-        return found._replace(sd=spread)
+                prediction = self._beside_lora(choice)
+        spread = math.sqrt(prediction.sd**2 + _noise(_expit(prediction.mean), self.profile.held_out))
+        return prediction._replace(sd=spread)
 
     def _plain(self) -> _Prediction:
         start = self._plain_start()
@@ -187,8 +187,8 @@ class QualityPredictor:
             return _Prediction(0.0, 1.5, "few rows, or none with classes, were seen: nothing is known of it")
         records = self._alike("plain", 0)
         mean, sd = _pool(self._gains(records, 0), prior=(0.0, 0.3), between=0.2)
-        found = self.profile.separability
-        rows = found.rows if found is not None else 0
+        separability = self.profile.separability
+        rows = separability.rows if separability is not None else 0
         reached = self.profile.plain_quality(self.metric)
         reason = f"words alone reach about {reached:.2f}, each of {rows} rows predicted from the others"
         notes = (f"{self.metric} out of fold, by rows: {self._curve()}",)
@@ -197,16 +197,22 @@ class QualityPredictor:
     def _lora(self, parameters: int) -> _Prediction:
         start, records = self._plain_start(), self._alike("lora", parameters)
         if start is None:
-            levels = [one for one in records if one.metric == self.metric and one.task == self.profile.task]
-            observations = [_observed(_logit(one.value), one, self._likeness(one, parameters)) for one in levels]
+            levels = [record for record in records if record.metric == self.metric and record.task == self.profile.task]
+            observations = [
+                _observed(_logit(level.value), level, self._likeness(level, parameters)) for level in levels
+            ]
             mean, sd = _pool(observations, prior=(_logit(0.4), 1.0), between=0.8)
             known = "the level is known from no set like this" if not levels else "the level is that of few sets"
             reason = f"nearly all that full fine-tuning learns, in little memory; {known}"
             return _Prediction(mean, sd, reason, tuple(levels[:_SHOWN]), measured=bool(levels))
-        paired = [one for one in records if one.plain is not None]
+        paired = [record for record in records if record.plain is not None]
         mean, sd = _pool(self._gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
-        gains = [one.value - one.plain for one in paired if one.plain is not None]
-        sets = len({one.set for one in paired})
+        gains = [
+            evidence_record.value - evidence_record.plain
+            for evidence_record in paired
+            if evidence_record.plain is not None
+        ]
+        sets = len({evidence_record.set for evidence_record in paired})
         better = sum(gain > 0 for gain in gains)
         reason = (
             f"it reads order and meaning: better than words alone in {better} of {len(gains)} measurements on "
@@ -226,10 +232,10 @@ class QualityPredictor:
             reason = "no evidence: assumed to be behind a tuned model; `--probe` measures it"
             return _Prediction(lora.mean - 0.8, math.hypot(lora.sd, 0.8), reason)
         records = self._alike("base", parameters)
-        chance = [_logit(one.value) - _logit(1 / one.classes) for one in records]
-        observations = [_observed(gain, one, one.tuning) for gain, one in zip(chance, records, strict=True)]
+        chance = [_logit(record.value) - _logit(1 / record.classes) for record in records]
+        observations = [_observed(gain, record, record.tuning) for gain, record in zip(chance, records, strict=True)]
         mean, sd = _pool(observations, prior=(0.4, 0.8), between=0.5)
-        larger = max(0.0, math.log(max(1, parameters) / max([1, *(one.parameters for one in records)])))
+        larger = max(0.0, math.log(max(1, parameters) / max([1, *(record.parameters for record in records)])))
         reason = "untuned small models choose little better than by chance; `--probe` measures it"
         start = _logit(1 / max(2, self.profile.classes))
         return _Prediction(start + mean, math.hypot(sd, 0.4 * larger), reason, records[:_SHOWN])
@@ -244,27 +250,37 @@ class QualityPredictor:
 
     def _beside_lora(self, choice: ModelChoice) -> _Prediction:
         lora = self._lora(choice.parameters)
-        rule = next((one for one in RULES if one.technique == choice.technique), None)
+        rule = next((entry for entry in RULES if entry.technique == choice.technique), None)
         prior = (rule.advantage, rule.spread) if rule is not None else (-0.5, 1.0)
-        compared = [one for one in self.records if one.technique == choice.technique and one.lora is not None]
+        compared = [
+            record for record in self.records if record.technique == choice.technique and record.lora is not None
+        ]
         observations = [
-            _observed(_logit(one.value) - _logit(one.lora), one, one.tuning * self._task_likeness(one))
-            for one in compared
-            if one.lora is not None
+            _observed(
+                _logit(evidence_record.value) - _logit(evidence_record.lora),
+                evidence_record,
+                evidence_record.tuning * self._task_likeness(evidence_record),
+            )
+            for evidence_record in compared
+            if evidence_record.lora is not None
         ]
         mean, sd = _pool(observations, prior=prior, between=0.2)
         reason = rule.sentence if rule is not None else "no evidence"
         notes = (f"rule: {rule.sentence} ({rule.source})",) if rule is not None else ()
-        is_measured = any(one.task == self.profile.task for one in compared)
-        found = _Prediction(
+        is_measured = any(evidence_record.task == self.profile.task for evidence_record in compared)
+        prediction = _Prediction(
             lora.mean + mean, math.hypot(lora.sd, sd), reason, tuple(compared[:_SHOWN]), notes, measured=is_measured
         )
-        return self._with_direct(choice, found)
+        return self._with_direct(choice, prediction)
 
     def _with_direct(self, choice: ModelChoice, found: _Prediction) -> _Prediction:
         """The same with what was seen of the technique itself on sets with a plain classifier beside it."""
         start = self._plain_start()
-        direct = [one for one in self._alike(choice.technique, choice.parameters) if one.plain is not None]
+        direct = [
+            evidence_record
+            for evidence_record in self._alike(choice.technique, choice.parameters)
+            if evidence_record.plain is not None
+        ]
         if start is None or not direct:
             return found
         prior = (found.mean - start.mean, found.sd)
@@ -278,25 +294,29 @@ class QualityPredictor:
 
     def _plain_start(self) -> _Prediction | None:
         """The logit that the plain classifier reaches out of fold, carried over to all training rows."""
-        value, found = self.profile.plain_quality(self.metric), self.profile.separability
-        if value is None or found is None:
+        value, separability = self.profile.plain_quality(self.metric), self.profile.separability
+        if value is None or separability is None:
             return None
-        beyond = max(0.0, math.log2(self.profile.rows / max(found.accuracy)))
-        return _Prediction(_logit(value), math.hypot(math.sqrt(_noise(value, found.rows)), 0.15 * beyond), "")
+        beyond = max(0.0, math.log2(self.profile.rows / max(separability.accuracy)))
+        return _Prediction(_logit(value), math.hypot(math.sqrt(_noise(value, separability.rows)), 0.15 * beyond), "")
 
     def _gains(self, records: Sequence[EvidenceRecord], parameters: int) -> list[_Observation]:
         """By how much each record beat a plain classifier, in logits."""
         return [
-            _observed(_logit(one.value) - _logit(one.plain), one, self._likeness(one, parameters))
-            for one in records
-            if one.plain is not None
+            _observed(_logit(record.value) - _logit(record.plain), record, self._likeness(record, parameters))
+            for record in records
+            if record.plain is not None
         ]
 
     def _alike(self, technique: str, parameters: int) -> tuple[EvidenceRecord, ...]:
         """The records of a technique on rows of this task, the most alike first."""
-        found = [one for one in self.records if one.technique == technique and one.kind != "probe"]
-        found = [one for one in found if one.task == self.profile.task]
-        return tuple(sorted(found, key=lambda one: -self._likeness(one, parameters)))
+        evidence_records = [
+            record for record in self.records if record.technique == technique and record.kind != "probe"
+        ]
+        evidence_records = [
+            evidence_record for evidence_record in evidence_records if evidence_record.task == self.profile.task
+        ]
+        return tuple(sorted(evidence_records, key=lambda evidence_record: -self._likeness(evidence_record, parameters)))
 
     def _likeness(self, record: EvidenceRecord, parameters: int) -> float:
         """From 0 to 1: how much a record says about these rows."""
@@ -308,7 +328,7 @@ class QualityPredictor:
             pairs.append((record.classes, self.profile.classes, 1.5))
         if record.parameters and parameters:
             pairs.append((record.parameters, parameters, 2.0))
-        distance = sum((math.log(one / other) / scale) ** 2 for one, other, scale in pairs)
+        distance = sum((math.log(entry / other) / scale) ** 2 for entry, other, scale in pairs)
         value = self.profile.plain_quality(self.metric)
         if record.plain is not None and value is not None:
             distance += ((_logit(record.plain) - _logit(value)) / 1.5) ** 2
@@ -318,11 +338,17 @@ class QualityPredictor:
         return 1.0 if record.task == self.profile.task else _OTHER_TASK
 
     def _probe(self, technique: str) -> EvidenceRecord | None:
-        return next((one for one in self.records if one.kind == "probe" and one.technique == technique), None)
+        return next(
+            (record for record in self.records if record.kind == "probe" and record.technique == technique), None
+        )
 
     def _curve(self) -> str:
-        found = self.profile.separability
-        return ", ".join(f"{rows}: {value:.2f}" for rows, value in sorted(found.accuracy.items())) if found else ""
+        separability = self.profile.separability
+        return (
+            ", ".join(f"{rows}: {value:.2f}" for rows, value in sorted(separability.accuracy.items()))
+            if separability
+            else ""
+        )
 
 
 def rank_techniques(
@@ -342,7 +368,11 @@ def rank_techniques(
         predictor = QualityPredictor(changed, metric, records)
         factor = rows / profile.rows
         return _ordered(
-            [_ranked(one, predictor, _times(cost, one, factor), limits, target) for one, cost in costs.items()], target
+            [
+                _ranked(model_choice, predictor, _times(cost, model_choice, factor), limits, target)
+                for model_choice, cost in costs.items()
+            ],
+            target,
         )
 
     techniques = drawn_up(profile.rows, limits)
@@ -360,13 +390,13 @@ def _ranked(
     limits: AdviceLimits,
     target: AdviceTarget | None,
 ) -> RankedTechnique:
-    found = predictor.predict(choice)
-    chance = NormalDist(found.mean, found.sd).cdf(_logit(target.value)) if target is not None else None
-    low, high = (round(_expit(found.mean + sign * _Z * found.sd), 4) for sign in (-1, 1))
+    prediction = predictor.predict(choice)
+    chance = NormalDist(prediction.mean, prediction.sd).cdf(_logit(target.value)) if target is not None else None
+    low, high = (round(_expit(prediction.mean + sign * _Z * prediction.sd), 4) for sign in (-1, 1))
     return RankedTechnique(
         technique=choice.technique,
         model=choice.model,
-        quality=round(_expit(found.mean), 4),
+        quality=round(_expit(prediction.mean), 4),
         low=low,
         high=high,
         chance=round(1 - chance, 3) if chance is not None else None,
@@ -374,10 +404,10 @@ def _ranked(
         peak_bytes=cost.peak_bytes,
         latency_s=cost.latency_s,
         fetches=cost.fetches,
-        reason=found.reason,
+        reason=prediction.reason,
         left_out=cost.refused or _beyond(cost, limits),
-        thin=_thinness(found, low, high),
-        evidence=(*found.notes, *(one.sentence for one in found.records)),
+        thin=_thinness(prediction, low, high),
+        evidence=(*prediction.notes, *(record.sentence for record in prediction.records)),
     )
 
 
@@ -409,20 +439,30 @@ def _ordered(found: Sequence[RankedTechnique], target: AdviceTarget | None) -> l
     def worth(one: RankedTechnique) -> float:
         return one.quality if one.chance is None or target is None else one.chance
 
-    choices = sorted((one for one in found if not one.left_out), key=lambda one: (-worth(one), one.seconds or 0))
+    choices = sorted(
+        (technique for technique in found if not technique.left_out),
+        key=lambda technique: (-worth(technique), technique.seconds or 0),
+    )
     near = NEAR if target is None else 5 * NEAR
-    supported = [one for one in choices if not one.thin]
-    standard = next((one for one in choices if one.technique == STANDARD), None)
+    supported = [choice for choice in choices if not choice.thin]
+    standard = next((choice for choice in choices if choice.technique == STANDARD), None)
     first = standard or next(iter(supported or choices), None)
-    for one in supported:
-        if first is not None and worth(one) > worth(first) + near:
-            first = one
+    for technique in supported:
+        if first is not None and worth(technique) > worth(first) + near:
+            first = technique
     if first is not None:
-        simpler = [one for one in supported if worth(first) - worth(one) <= near and _is_simpler(one, first)]
-        first = min(simpler, key=lambda one: one.seconds or 0, default=first)
+        simpler = [
+            technique
+            for technique in supported
+            if worth(first) - worth(technique) <= near and _is_simpler(technique, first)
+        ]
+        first = min(simpler, key=lambda technique: technique.seconds or 0, default=first)
         choices.remove(first)
         choices.insert(0, first)
-    return [*choices, *sorted((one for one in found if one.left_out), key=lambda one: -worth(one))]
+    return [
+        *choices,
+        *sorted((technique for technique in found if technique.left_out), key=lambda technique: -worth(technique)),
+    ]
 
 
 def _is_simpler(one: RankedTechnique, other: RankedTechnique) -> bool:
@@ -485,14 +525,17 @@ def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], b
     A normal prior (mean, standard deviation), and observations that differ between sets by a standard deviation which
     is itself estimated from them, three observations' worth drawn to `between`.
     """
-    mean, weight = prior[0], sum(one.weight for one in observations)
+    mean, weight = prior[0], sum(observation.weight for observation in observations)
     spread = between**2
     for _ in range(2):
-        precision = [one.weight / (spread + one.variance) for one in observations]
+        precision = [observation.weight / (spread + observation.variance) for observation in observations]
         total = 1 / prior[1] ** 2 + sum(precision)
-        weighted_sum = sum(p * one.value for p, one in zip(precision, observations, strict=True))
+        weighted_sum = sum(p * observation.value for p, observation in zip(precision, observations, strict=True))
         mean = (prior[0] / prior[1] ** 2 + weighted_sum) / total
-        squares = sum(one.weight * max(0.0, (one.value - mean) ** 2 - one.variance) for one in observations)
+        squares = sum(
+            observation.weight * max(0.0, (observation.value - mean) ** 2 - observation.variance)
+            for observation in observations
+        )
         spread = (3 * between**2 + squares) / (3 + weight)
     return mean, math.sqrt(1 / total + spread)
 

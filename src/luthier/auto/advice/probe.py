@@ -54,7 +54,7 @@ def probe_plain_classifier(texts: Sequence[str], labels: Sequence[str]) -> Label
 def _macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> float:
     found = []
     for name in sorted(set(labels)):
-        hits = sum(one == other == name for one, other in zip(labels, predicted, strict=True))
+        hits = sum(label == other == name for label, other in zip(labels, predicted, strict=True))
         found.append(2 * hits / (labels.count(name) + predicted.count(name)))
     return sum(found) / len(found)
 

@@ -48,24 +48,24 @@ class AdviceProfile(BaseModel):
 
     def plain_quality(self, metric: str) -> float | None:
         """What a plain classifier is expected to reach with all training rows; None where that is not known."""
-        found = self.separability
-        if found is None:
+        separability = self.separability
+        if separability is None:
             return None
-        measured = max(found.accuracy)
-        value = found.macro_f1 if metric == "macro_f1" else found.accuracy[measured]
-        error = max(1 - value, 0.5 / found.rows)
+        measured = max(separability.accuracy)
+        value = separability.macro_f1 if metric == "macro_f1" else separability.accuracy[measured]
+        error = max(1 - value, 0.5 / separability.rows)
         times = min(self.rows / measured, _MOST_TIMES)
         return 1 - error * times**-self.error_power if times > 1 else value
 
     @property
     def error_power(self) -> float:
         """The power of the number of rows by which the error falls, as measured between sizes, drawn to the usual."""
-        found = self.separability
-        if found is None or len(found.accuracy) < 2:
+        separability = self.separability
+        if separability is None or len(separability.accuracy) < 2:
             return _USUAL_POWER
-        sizes = sorted(found.accuracy)
+        sizes = sorted(separability.accuracy)
         doublings = math.log2(sizes[-1] / sizes[0])
-        first, last = (max(1 - found.accuracy[size], 0.5 / found.rows) for size in (sizes[0], sizes[-1]))
+        first, last = (max(1 - separability.accuracy[size], 0.5 / separability.rows) for size in (sizes[0], sizes[-1]))
         measured = max(0.0, math.log2(first / last) / doublings)
         return (measured * doublings + _USUAL_POWER * _PSEUDO) / (doublings + _PSEUDO)
 

@@ -51,5 +51,5 @@ def _fit(distribution: ParamDistribution, value: Any) -> Any:
         return value
     if not distribution.values:
         return min(max(value, distribution.low), distribution.high)
-    numbers = [one for one in distribution.values if isinstance(one, int | float) and not isinstance(one, bool)]
-    return min(numbers, key=lambda one: abs(one - value), default=value)
+    numbers = [entry for entry in distribution.values if isinstance(entry, int | float) and not isinstance(entry, bool)]
+    return min(numbers, key=lambda number: abs(number - value), default=value)

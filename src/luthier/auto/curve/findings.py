@@ -72,9 +72,9 @@ class _Found(NamedTuple):
 def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[Findings, list[FlaggedRow]]:
     """All findings, the worst first, with the rows that the one on cleaning is about."""
     skipped = dict(subject.notes)
-    found: list[_Found] = []
+    founds: list[_Found] = []
     if subject.answers is None:
-        found.append(_lacking(step, subject))
+        founds.append(_lacking(step, subject))
     else:
         curve = subject.answers.curve(seed=seed)
         if not curve.is_drawn:
@@ -83,21 +83,21 @@ def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[
                 where=SourceLocation(field="sizes"),
                 hint="give sizes farther apart",
             )
-        found.append(_Found(_whole(step, subject, curve)))
+        founds.append(_Found(_whole(step, subject, curve)))
         if step.target is not None:
-            found.append(_Found(_target(step, subject, curve)))
+            founds.append(_Found(_target(step, subject, curve)))
         if step.by is not None:
-            found.append(_Found(_parts(step, subject, subject.answers, seed)))
+            founds.append(_Found(_parts(step, subject, subject.answers, seed)))
         if subject.texts is not None:
-            found.append(_clean(step, subject, curve, seed))
-    found.sort(key=lambda one: -SEVERITIES.index(one.finding.severity))
+            founds.append(_clean(step, subject, curve, seed))
+    founds.sort(key=lambda found: -SEVERITIES.index(found.finding.severity))
     findings = Findings(
         rows=subject.rows,
         looked_at=subject.training + len(subject.held_out),
-        findings=tuple(one.finding for one in found),
+        findings=tuple(found.finding for found in founds),
         skipped=skipped,
     )
-    return findings, [mark for one in found for mark in one.marks]
+    return findings, [mark for found in founds for mark in found.marks]
 
 
 def _lacking(step: Curve, subject: CurveSubject) -> _Found:
@@ -218,7 +218,7 @@ def _parts(step: Curve, subject: CurveSubject, answers: CurveAnswers, seed: int)
         title=f"Gain from twice the rows, by {step.by}",
         columns=(what, "measured rows", "now", "with twice the rows", "gain", "low", "high"),
         rows=tuple(
-            (name, curve.rows, *(round(one, 4) for one in (value.value, doubled, *gain)))
+            (name, curve.rows, *(round(entry, 4) for entry in (value.value, doubled, *gain)))
             for name, curve, value, doubled, gain in lines
         ),
     )
@@ -270,9 +270,9 @@ def _clean(step: Curve, subject: CurveSubject, curve: MeasuredCurve, seed: int) 
     added = curve.gain(curve.counts[-1] + step.add)
     cleaned = removed = ForecastNumber(0.0, 0.0, 0.0)
     if worst:
-        corrected, kept = classify_cleaned(learned, held_out, worst)
+        corrected, predictions = classify_cleaned(learned, held_out, worst)
         cleaned = compare_answers(curve.metric, subject.answers.predictions, corrected, seed=seed)
-        removed = compare_answers(curve.metric, subject.answers.predictions, kept, seed=seed)
+        removed = compare_answers(curve.metric, subject.answers.predictions, predictions, seed=seed)
     numbers = {
         "curve.doubtful": FindingNumber(
             value=round(len(doubtful) / len(learned), 6), rows=len(learned), share=True,
@@ -298,16 +298,16 @@ def _clean(step: Curve, subject: CurveSubject, curve: MeasuredCurve, seed: int) 
         title="Cleaning and adding",
         columns=("what", "rows", "gain", "low", "high"),
         rows=(
-            ("correct the most doubtful labels", len(worst), *(round(one, 4) for one in cleaned)),
-            ("leave these rows out", len(worst), *(round(one, 4) for one in removed)),
-            ("add rows", step.add, *(round(one, 4) for one in added)),
+            ("correct the most doubtful labels", len(worst), *(round(entry, 4) for entry in cleaned)),
+            ("leave these rows out", len(worst), *(round(entry, 4) for entry in removed)),
+            ("add rows", step.add, *(round(entry, 4) for entry in added)),
         ),
     )
     finding = Finding(
         name="curve.clean", severity="info", title="Clean or add", sentence=sentence, rows=len(worst), numbers=numbers,
         tables=(table,),
     )  # fmt: skip
-    return _Found(finding, [_mark(subject, one) for one in worst])
+    return _Found(finding, [_mark(subject, doubtful_label) for doubtful_label in worst])
 
 
 def _mark(subject: CurveSubject, one: DoubtfulLabel) -> FlaggedRow:
@@ -318,10 +318,10 @@ def _table(curve: MeasuredCurve) -> FindingTable:
     """Measured and foretold sizes; the report draws them."""
     rows: list[tuple[int, str, float, float, float]] = []
     for at, count in enumerate(curve.counts):
-        rows.append((count, MEASURED, *(round(one, 4) for one in curve.measured(at))))  # type: ignore[arg-type]  # three
+        rows.append((count, MEASURED, *(round(entry, 4) for entry in curve.measured(at))))  # type: ignore[arg-type]  # three
     for times in (1.5, 2, 3, 4):
         count = round(times * curve.counts[-1])
-        rows.append((count, FORETOLD, *(round(one, 4) for one in curve.expected(count))))  # type: ignore[arg-type]  # three
+        rows.append((count, FORETOLD, *(round(entry, 4) for entry in curve.expected(count))))  # type: ignore[arg-type]  # three
     return FindingTable(
         title="Learning curve", columns=(*LEARNING_CURVE, curve.metric.kind, "low", "high"), rows=tuple(rows)
     )
@@ -335,14 +335,14 @@ def _laws(curve: MeasuredCurve) -> FindingTable:
 
 
 def _number(number: ForecastNumber, curve: MeasuredCurve, about: str) -> FindingNumber:
-    value, low, high = (round(one, 5) for one in number)
+    value, low, high = (round(entry, 5) for entry in number)
     share = curve.metric.bounds == (0.0, 1.0)
     return FindingNumber(value=value, low=low, high=high, rows=curve.rows, about=about, share=share)
 
 
 def _rows_number(rows: ForecastNumber, last: int, name: str) -> FindingNumber:
     most = float(FARTHEST * last)
-    value, low, high = (float(round(min(one, most))) for one in rows)
+    value, low, high = (float(round(min(row, most))) for row in rows)
     about = f"{TARGET_NUMBERS[name]}; {most:,.0f} stands for never"
     return FindingNumber(value=value, low=low, high=high, rows=last, about=about)
 
@@ -357,7 +357,7 @@ def _said(number: ForecastNumber, curve: MeasuredCurve) -> str:
 
 def _gained(gain: ForecastNumber, curve: MeasuredCurve) -> str:
     """A gain in points: hundredths of a metric that is written from 0 to 1."""
-    value, low, high = (100 * one / curve.metric.whole() for one in gain)
+    value, low, high = (100 * entry / curve.metric.whole() for entry in gain)
     return f"{value:.1f} points (95 % interval {low:.1f} to {high:.1f})"
 
 

@@ -46,7 +46,7 @@ class CurveAnswers:
     @classmethod
     def of(cls, metric: Metric, counts: Sequence[int], answers: Sequence[Sequence[EvalPredictions]]) -> CurveAnswers:
         """Take answers by size and by draw; `DataError` where they lack what the metric reads."""
-        together = reduce(EvalPredictions.joined, (one for by_draw in answers for one in by_draw))
+        together = reduce(EvalPredictions.joined, (predictions for by_draw in answers for predictions in by_draw))
         metric.check(together)
         return cls(metric, tuple(counts), len(answers[0]), together, metric.statistics(together))
 

@@ -131,9 +131,9 @@ def classify_cleaned(
     """Answers after the doubtful labels are replaced by the likelier classes, and after their rows are left out."""
     classes = sorted(set(learned.labels))
     labels = list(learned.labels)
-    for one in doubtful:
-        labels[one.row] = one.rather
-    removed = {one.row for one in doubtful}
-    kept = learned.select([row for row in range(len(learned)) if row not in removed])
+    for doubtful_label in doubtful:
+        labels[doubtful_label.row] = doubtful_label.rather
+    removed = {doubtful_label.row for doubtful_label in doubtful}
+    labelled_texts = learned.select([row for row in range(len(learned)) if row not in removed])
     corrected = LabelledTexts(learned.texts, labels)
-    return classify(corrected, held_out, classes), classify(kept, held_out, classes)
+    return classify(corrected, held_out, classes), classify(labelled_texts, held_out, classes)

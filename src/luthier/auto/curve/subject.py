@@ -61,7 +61,7 @@ def run_classifier(step: Curve, work: StepContext) -> CurveSubject:
     training = _labelled(data, "train")
     split = choose_split(step, data)
     if split is None:
-        held_out, training = training[::4], [one for at, one in enumerate(training) if at % 4]
+        held_out, training = training[::4], [example for at, example in enumerate(training) if at % 4]
     else:
         held_out = _labelled(data, split)
     learned, questions = _texts(training), _texts(held_out)
@@ -83,7 +83,7 @@ def run_classifier(step: Curve, work: StepContext) -> CurveSubject:
         answers=answers,
         why=why,
         texts=(learned, questions),
-        ids=[one.id for one in training],
+        ids=[example.id for example in training],
         seconds_per_label=step.seconds_per_label or compute_median_seconds(training),
         notes={} if split else {"held-out rows": "there are none; every fourth training row measures instead"},
     )
@@ -154,17 +154,17 @@ def choose_metric(step: Curve, task: str) -> Metric:
     from luthier.eval.defaults import explain_unfit_metric
     from luthier.eval.task import TaskType
 
-    found = step.metric
-    if found is None and step.target is not None:
-        found = Metric.parse(parse_target(step.target, None).name)
-    if found is None:
-        found = Metric.parse("accuracy" if task == "label" else "rougeL")
-    if why := explain_unfit_metric(found, TaskType("label" if task == "label" else "text", False)):
+    metric = step.metric
+    if metric is None and step.target is not None:
+        metric = Metric.parse(parse_target(step.target, None).name)
+    if metric is None:
+        metric = Metric.parse("accuracy" if task == "label" else "rougeL")
+    if why := explain_unfit_metric(metric, TaskType("label" if task == "label" else "text", False)):
         raise RecipeError(why, where=SourceLocation(field="metric"), hint="name a metric of the data's own kind")
-    if found.scored:
-        what = f"{found.kind} reads scores that a curve does not have"
+    if metric.scored:
+        what = f"{metric.kind} reads scores that a curve does not have"
         raise RecipeError(what, where=SourceLocation(field="metric"), hint="name a metric of answers and references")
-    return found
+    return metric
 
 
 def choose_split(step: Curve, data: Artifact) -> Literal["validation", "test"] | None:
@@ -200,11 +200,11 @@ def _limited(tune: Step, count: int) -> Step:
 def _labelled(data: Artifact, split: str) -> list[Example]:
     if not has_split(data, split):
         return []
-    return [one for one in read_examples(data, split) if one.label is not None and one.messages]
+    return [example for example in read_examples(data, split) if example.label is not None and example.messages]
 
 
 def _texts(examples: Sequence[Example]) -> LabelledTexts:
-    return LabelledTexts([user_text_of(one) for one in examples], [str(one.label) for one in examples])
+    return LabelledTexts([user_text_of(example) for example in examples], [str(example.label) for example in examples])
 
 
 def _explain_lack(learned: LabelledTexts, held_out: LabelledTexts) -> str:

@@ -158,10 +158,10 @@ class SearchEngine:
         """Take results in any order, also before they are asked for; `RecipeError` where two of one rung differ."""
         for result in results:
             key = result.trial, result.rung
-            known = self._told.setdefault(key, result)
-            if known is not result and _summarize(known) != _summarize(result):
+            trial_result = self._told.setdefault(key, result)
+            if trial_result is not result and _summarize(trial_result) != _summarize(result):
                 raise RecipeError(
-                    f"trial {result.trial} has two results at rung {result.rung}: {_summarize(known)} and "
+                    f"trial {result.trial} has two results at rung {result.rung}: {_summarize(trial_result)} and "
                     f"{_summarize(result)}",
                     hint="training is deterministic: something outside the recipe differs between them",
                 )
@@ -223,7 +223,7 @@ class SearchEngine:
         if self.end:
             return []
         first = len(self._trials)
-        trials = [_Trial(first + index, one) for index, one in enumerate(settings)]
+        trials = [_Trial(first + index, setting) for index, setting in enumerate(settings)]
         self._trials += trials
         return self._afford(trials, 0)
 
@@ -231,7 +231,7 @@ class SearchEngine:
         """As many of a round's first settings as can be paid to the last rung; none where those are too few."""
         for count in range(len(proposed), 0, -1):
             settings = proposed[:count]
-            work = [sum(self._work_of(one, share) for one in settings) / count for share in self.shares]
+            work = [sum(self._work_of(setting, share) for setting in settings) / count for share in self.shares]
             if compute_round_work(self.shares, count, work) <= self._remaining + _SLACK:
                 return settings if count >= min(LEAST_TRIALS, len(proposed)) or not self._trials else ()
         return ()
@@ -323,7 +323,9 @@ class SearchEngine:
             found = False
             for rung in reversed(range(len(self.shares) - 1)):
                 reached = self._reached(rung)
-                ties = [one for one in reached if one.rung == rung and not self._is_worse_at(rung, one, reached[0])]
+                ties = [
+                    trial for trial in reached if trial.rung == rung and not self._is_worse_at(rung, trial, reached[0])
+                ]
                 requests = self._afford(ties, rung + 1, floor)
                 if requests:
                     found = True

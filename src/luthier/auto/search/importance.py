@@ -39,15 +39,15 @@ def measure_importance(
     branch add up to 1, or are all 0 where nothing sets the best trials apart.
     """
     ranked = rank_trials_by_rung(rows, better)
-    found: list[SettingImportance] = []
+    importances: list[SettingImportance] = []
     if len(space) > 1:
         choice = {"values": sorted(space)}
         params = [{BRANCH: row.branch} for row in ranked]
-        found += _importance("", {BRANCH: choice}, params)
+        importances += _importance("", {BRANCH: choice}, params)
     for branch in sorted(space):
         own = [row.settings for row in ranked if row.branch == branch or len(space) == 1]
-        found += _importance(branch, space[branch], own)
-    return tuple(found)
+        importances += _importance(branch, space[branch], own)
+    return tuple(importances)
 
 
 def rank_trials_by_rung(rows: Sequence[TrialRow], better: Better) -> list[TrialRow]:
@@ -71,7 +71,7 @@ def _importance(
     shares = {path: divergences.get(path, 0.0) / whole if whole > 0 else 0.0 for path in space}
     return [
         SettingImportance(branch=branch, setting=path, share=round(share, 6), trials=len(ranked))
-        for path, share in sorted(shares.items(), key=lambda one: (-round(one[1], 6), one[0]))
+        for path, share in sorted(shares.items(), key=lambda entry: (-round(entry[1], 6), entry[0]))
     ]
 
 
@@ -115,7 +115,7 @@ def _encode(tried: Mapping[str, Any], value: Any) -> float | None:
         ordered = list(tried["values"])
         if all(map(_is_number, ordered)):
             ordered.sort()
-        keys = [json.dumps(one, sort_keys=True) for one in ordered]
+        keys = [json.dumps(entry, sort_keys=True) for entry in ordered]
         key = json.dumps(value, sort_keys=True)
         return keys.index(key) if key in keys else None
     if not _is_number(value) or not tried["low"] <= value <= tried["high"]:

@@ -96,7 +96,7 @@ def make_aim(name: str, better: Better | None = None, field: str = "aims") -> Ai
     from luthier.metrics.metric import Metric
 
     metrics = components_by_kind(Metric)
-    measures = [one for probe in components_by_kind(Probe).values() for one in probe.measures]
+    measures = [measure for probe in components_by_kind(Probe).values() for measure in probe.measures]
     if name in metrics:
         return AimRecord(name=name, better=better or metrics[name].better)
     if name in UNITS or name in measures:

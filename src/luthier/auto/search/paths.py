@@ -257,7 +257,7 @@ def _replace(current: Any, value: Any) -> Any:
         return value
     if value == current.kind:
         return current
-    role = next(one for one in type(current).__mro__ if "role" in one.__dict__)
+    role = next(entry for entry in type(current).__mro__ if "role" in entry.__dict__)
     replaced: Component = TypeAdapter(role).validate_python(value)
     return replaced
 
@@ -266,31 +266,35 @@ def _change_parts(
     parts: Sequence[Component], changes: Mapping[str, SettingChange], role: type[Component], path: str
 ) -> tuple[Component, ...]:
     """A list of parts with some changed, added or taken out; places count before anything is added."""
-    found, removed = list(parts), []
-    for segment, change in sorted(changes.items(), key=lambda one: (not one[0].isdigit(), one[0])):
+    components, removed = list(parts), []
+    for segment, change in sorted(changes.items(), key=lambda entry: (not entry[0].isdigit(), entry[0])):
         requested = change.values[0] if change.values else True
-        index = index_of_part(found, segment, path)
+        index = index_of_part(components, segment, path)
         if requested is False:
-            removed += [found[index]] if index is not None else []
+            removed += [components[index]] if index is not None else []
             continue
         if isinstance(requested, Mapping) or index is None:
             settings = requested if isinstance(requested, Mapping) else {}
-            kind = segment if index is None else found[index].kind
+            kind = segment if index is None else components[index].kind
             part: Component = TypeAdapter(role).validate_python({**settings, "kind": kind})
             if index is None:
-                index = _place_for(found, part)
-                found.insert(index, part)
+                index = _place_for(components, part)
+                components.insert(index, part)
             else:
-                found[index] = part
+                components[index] = part
         if change.inner:
-            found[index] = change_part(found[index], change.inner, f"{path}.{segment}")
-    return tuple(part for part in found if not any(part is one for one in removed))
+            components[index] = change_part(components[index], change.inner, f"{path}.{segment}")
+    return tuple(part for part in components if not any(part is component for component in removed))
 
 
 def _place_for(parts: Sequence[Component], part: Component) -> int:
     """Behind those that a proposed recipe puts before it."""
     position = getattr(part, "suggested_at", _USUAL_PLACE)
-    before = (index for index, one in enumerate(parts, 1) if getattr(one, "suggested_at", _USUAL_PLACE) <= position)
+    before = (
+        index
+        for index, component in enumerate(parts, 1)
+        if getattr(component, "suggested_at", _USUAL_PLACE) <= position
+    )
     return max(before, default=0)
 
 
@@ -324,9 +328,9 @@ def write_setting(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return {name: write_setting(getattr(value, name)) for name in _set_fields(value)}
     if isinstance(value, tuple | list):
-        return [write_setting(one) for one in value]
+        return [write_setting(entry) for entry in value]
     if isinstance(value, Mapping):
-        return {name: write_setting(one) for name, one in value.items()}
+        return {name: write_setting(entry) for name, entry in value.items()}
     return value
 
 

@@ -28,11 +28,11 @@ class Preference(NamedTuple):
 def parse_preference(text: str, field: str = "prefer") -> Preference:
     """Read a preference; `RecipeError` says what is wrong with it."""
     where = SourceLocation(field=field)
-    found = _FORM.fullmatch(" ".join(text.split()))
-    if found is None:
+    match = _FORM.fullmatch(" ".join(text.split()))
+    if match is None:
         raise RecipeError(f"expected a preference, got {text!r}", where=where, hint=_HINT)
-    word = found[1].lower()
+    word = match[1].lower()
     if word not in MEASURES:
-        what = f"expected {', '.join(MEASURES)}, got {found[1]!r}"
+        what = f"expected {', '.join(MEASURES)}, got {match[1]!r}"
         raise RecipeError(what, where=where, hint=did_you_mean(word, MEASURES))
-    return Preference(f"{word} within {found[2]} {found[3]}", MEASURES[word], float(found[2]))
+    return Preference(f"{word} within {match[2]} {match[3]}", MEASURES[word], float(match[2]))

@@ -257,7 +257,9 @@ class SearchRun:
     def _rename(tune: Tune, changed: Mapping[str, Step]) -> tuple[Tune, dict[str, Step]]:
         mark = digest_of([[name, step.settings()] for name, step in sorted(changed.items())])[:8]
         names = {name: f"{name[:50]}-{mark}" for name in changed}
-        return _rename_inputs(tune, names), {names[name]: _rename_inputs(one, names) for name, one in changed.items()}
+        return _rename_inputs(tune, names), {
+            names[name]: _rename_inputs(entry, names) for name, entry in changed.items()
+        }
 
     def _shorten(self, tune: Tune, share: float, rows: int) -> Tune:
         return tune.at_share(share, rows)
@@ -292,7 +294,7 @@ class SearchRun:
 
     def _read(self, report: Artifact) -> _Measured:
         model, summary = report.parent("model"), EvaluationSummary.read(report)
-        self._seconds |= {one.digest: _read_seconds(one) for one in (model, report)}
+        self._seconds |= {artifact.digest: _read_seconds(artifact) for artifact in (model, report)}
         score = EvaluationMetrics.read(report).models[summary.subject][self._metric.kind]
         named = {model.name for model in summary.models}
         baseline = read_answers(report, BASELINE)[1] if BASELINE in named else None
@@ -335,7 +337,7 @@ class SearchRun:
             return 0.0  # what is refused, or has no data, costs nothing
         evaluation = self._counter.count_evaluation(tune, self._data, YARDSTICK)
         total = kept = 0.0
-        for at in [*(one for one in self._shares if one < share), share]:
+        for at in [*(entry for entry in self._shares if entry < share), share]:
             short = self._shorten(tune, at, rows)
             training = self._counter.count_training(short, data)
             goes_on = not short.find_trunk_obstacle()
@@ -401,7 +403,7 @@ class SearchRun:
     def _write(self, engine: SearchEngine, finalists: Mapping[int, Sequence[_Measured]], stopped: str) -> int:
         step, metric = self._step, self._metric
         answers: dict[int | str, list[EvalPredictions]] = {
-            trial: [one.answers for one in seeds] for trial, seeds in finalists.items()
+            trial: [seed.answers for seed in seeds] for trial, seeds in finalists.items()
         }
         baseline = finalists[0][0].baseline
         if baseline is not None:
@@ -487,16 +489,16 @@ class SearchRun:
             high=found.high,
             parameters=int(measured["parameters"]) if "parameters" in measured else None,
             aims={aim.name: measured[aim.name] for aim in self._step.aim_records if aim.name in measured},
-            digests=tuple(one.model.digest for one in seeds),
+            digests=tuple(entry.model.digest for entry in seeds),
             overrides=tuple(self._list_overrides(settings, 1.0)),
             refused=refused,
         )
 
     def _measure_aims(self, seeds: Sequence[_Measured]) -> dict[str, float]:
         """What was measured of a finalist, by name: the mean over its seeds."""
-        each = [_measure_model(one) for one in seeds]
+        each = [_measure_model(seed) for seed in seeds]
         shared = set(each[0]).intersection(*each)
-        return {name: sum(one[name] for one in each) / len(each) for name in sorted(shared)}
+        return {name: sum(entry[name] for entry in each) / len(each) for name in sorted(shared)}
 
     def _count_finalist_work(self, engine: SearchEngine, finalists: Mapping[int, Sequence[_Measured]]) -> float:
         """Work of the finalists' trainings that no trial had done."""
@@ -512,7 +514,7 @@ class SearchRun:
         known = self._progress.measured
         failed = {row.trial for row in self._progress.rows if row.failed}
         for rung in sorted({rung for _, rung in known}, reverse=True):
-            here = {trial: one for (trial, at), one in known.items() if at == rung and trial not in failed}
+            here = {trial: measured for (trial, at), measured in known.items() if at == rung and trial not in failed}
             if 0 in here and len(here) > 1:
                 answers: dict[int | str, list[EvalPredictions]] = {key: [here[key].answers] for key in sorted(here)}
                 table = ScoreTable.of_answers(self._metric, answers)
@@ -549,7 +551,7 @@ def _rename_inputs(step: Any, names: Mapping[str, str]) -> Any:
     changes: dict[str, Any] = {}
     for name in step.reads():
         value = getattr(step, name)
-        new = tuple(names.get(one, one) for one in value) if isinstance(value, tuple) else names.get(value, value)
+        new = tuple(names.get(entry, entry) for entry in value) if isinstance(value, tuple) else names.get(value, value)
         if new != value:
             changes[name] = new
     return step.model_copy(update=changes) if changes else step
@@ -565,8 +567,8 @@ def _describe_base(model: Artifact | None) -> ModelDescription | None:
 def _measure_model(measured: _Measured) -> dict[str, float]:
     """Metrics, probes and tasks of one model by name, and its size."""
     summary, metrics = EvaluationSummary.read(measured.report), EvaluationMetrics.read(measured.report)
-    found = {name: float(one.value) for name, one in metrics.models[summary.subject].items()}
-    found |= {name: float(one.value) for name, one in metrics.measures.get(summary.subject, {}).items()}
+    found = {name: float(model.value) for name, model in metrics.models[summary.subject].items()}
+    found |= {name: float(measure.value) for name, measure in metrics.measures.get(summary.subject, {}).items()}
     return {**found, **_measure_size(measured.model)}
 
 

@@ -108,8 +108,8 @@ class ScoreTable:
         names = [(key, at) for key, seeds in answers.items() for at in range(len(seeds))]
         each = _counted_for_all(metric, [answers[key][at] for key, at in names])
         together = each[0]
-        for one in each[1:]:
-            together = together.joined(one)
+        for predictions in each[1:]:
+            together = together.joined(predictions)
         statistics, rows, clusters = metric.statistics(together), len(each[0]), each[0].clusters
         blocks: dict[Key, tuple[Block, ...]] = {}
         for at, (key, _) in enumerate(names):
@@ -172,9 +172,9 @@ class ScoreTable:
 
     def compare(self, key: Key, other: Key, *, seed: int = 0) -> PairedComparison:
         """A model minus another, paired by row; the seed draws resamples and permutations."""
-        found = self._compare_rows(key, other, seed)
+        comparison = self._compare_rows(key, other, seed)
         variance = self.variance_by_seeds(key) + self.variance_by_seeds(other)
-        return widen(found, variance, self.seed_variance[1]) if variance > 0 else found
+        return widen(comparison, variance, self.seed_variance[1]) if variance > 0 else comparison
 
     def variance_by_seeds(self, key: Key) -> float:
         """How much a model's mean varies from seed to seed, beyond what rows account for."""
@@ -202,7 +202,9 @@ class ScoreTable:
         if self.measured is not None or self.value is not _mean:
             return False
         scores = [block for blocks in self.blocks.values() for block in blocks]
-        return all(bool(((one[:, 0] == 0) | (one[:, 0] == 1)).all() and (one[:, 1] == 1).all()) for one in scores)
+        return all(
+            bool(((score[:, 0] == 0) | (score[:, 0] == 1)).all() and (score[:, 1] == 1).all()) for score in scores
+        )
 
     def _of_seeds(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """The mean of the values of seeds whose statistics stand side by side."""
@@ -328,17 +330,17 @@ def _counted_for_all(metric: Metric, answers: Sequence[EvalPredictions]) -> list
     if not answers:
         raise DataError("no model answered")
     first = answers[0]
-    for one in answers:
-        metric.check(one)
-        if [set(row) for row in one.references] != [set(row) for row in first.references]:
+    for answer in answers:
+        metric.check(answer)
+        if [set(row) for row in answer.references] != [set(row) for row in first.references]:
             raise DataError("the models did not answer the same rows", hint="pair them by id first")
-    counted = [known for one in answers if (known := metric.counted(one)) is not None]
+    counted = [known for answer in answers if (known := metric.counted(answer)) is not None]
     if not counted:
         return list(answers)
     rows = [row for row, each in enumerate(zip(*counted, strict=True)) if all(each)]
     if not rows:
         raise DataError(f"no row has a number in {metric.kind} for every model")
-    return [one.select(rows) for one in answers]
+    return [answer.select(rows) for answer in answers]
 
 
 def _check(columns: Sequence[NDArray[np.float64]], key: Key) -> None:

@@ -116,9 +116,9 @@ class SearchSpace:
             if path not in taken:
                 hint = "leave it out, or try a technique that has it"
                 raise errors.get(path) or refuse_path(path, f"changes nothing under {', '.join(branches)}", hint)
-        found = replace(space, branches=branches, refused=refused)
-        found._check_points()
-        return found
+        search_space = replace(space, branches=branches, refused=refused)
+        search_space._check_points()
+        return search_space
 
     @property
     def default(self) -> Settings:
@@ -191,7 +191,7 @@ class SearchSpace:
         setting of an operator that is taken out. `RecipeError` as `apply`."""
         hashed = {name: step.hashed_settings() for name, step in self.apply(settings).items()}
         return digest_of(
-            {name: one for name, one in hashed.items() if name == OF or one != self.steps[name].hashed_settings()}
+            {name: entry for name, entry in hashed.items() if name == OF or entry != self.steps[name].hashed_settings()}
         )
 
     def overrides(self, settings: Settings) -> list[str]:
@@ -229,7 +229,8 @@ class SearchSpace:
     def to_json(self) -> dict[str, Any]:
         """Branches, the settings of the searched step and refused techniques, as `search.json` holds them."""
         branches = {
-            kind: {path: one.to_json() for path, one in branch.items()} for kind, branch in self.branches.items()
+            kind: {path: distribution.to_json() for path, distribution in branch.items()}
+            for kind, branch in self.branches.items()
         }
         default = {path: write_setting(value) for path, value in self.default.items()}
         return {"branches": branches, "default": default, "refused": dict(self.refused)}
@@ -267,12 +268,16 @@ class SearchSpace:
         of = self._with_technique(kind)
         offered = of.search_space()
         found = {RATE: offered[RATE]} if RATE in offered else {}
-        found |= {f"{TECHNIQUE}.{name}": one for name, one in of.technique.search_space().items() if name != RATE}
+        found |= {
+            f"{TECHNIQUE}.{name}": distribution
+            for name, distribution in of.technique.search_space().items()
+            if name != RATE
+        }
         if not over:
             for part in _FREE:
                 space = getattr(of, part).search_space() if self._is_used(kind, part) else {}
-                found |= {f"{part}.{name}": one for name, one in space.items()}
-        return {path: self._include_own(of, path, one) for path, one in found.items()}
+                found |= {f"{part}.{name}": entry for name, entry in space.items()}
+        return {path: self._include_own(of, path, distribution) for path, distribution in found.items()}
 
     def _include_own(self, of: Tune, path: str, offered: ParamDistribution) -> ParamDistribution:
         """What a part offers, with the searched step's own value among it."""
@@ -285,7 +290,7 @@ class SearchSpace:
             return offered
         if offered.values:
             values = unique_values((*offered.values, own))
-            is_ordered = all(isinstance(one, int | float) and not isinstance(one, bool) for one in values)
+            is_ordered = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
             return replace(offered, values=tuple(sorted(values)) if is_ordered else values)
         if isinstance(own, bool) or not isinstance(own, int | float):
             return offered
@@ -299,7 +304,10 @@ class SearchSpace:
         step_name, segments = locate_setting(of, self.steps, path)
         step = self._step(step_name, of)
         if tried == AUTO:
-            return {name: self._include_own(of, name, one) for name, one in self._offered(step, segments, path).items()}
+            return {
+                name: self._include_own(of, name, distribution)
+                for name, distribution in self._offered(step, segments, path).items()
+            }
         if not segments:
             raise refuse_path(path, "is a whole step", "name a setting in it, or write `auto`")
         if isinstance(tried, Mapping):
@@ -340,7 +348,7 @@ class SearchSpace:
         space = part.search_space()
         if not space:
             raise refuse_path(path, f"has no search space: {part.kind} offers nothing", "write what is to be tried")
-        return {f"{path}.{name}": one for name, one in space.items()}
+        return {f"{path}.{name}": entry for name, entry in space.items()}
 
     def _read_bounds(
         self, step: Step, segments: Sequence[str], path: str, tried: Mapping[str, Any]
@@ -417,14 +425,14 @@ def _read_techniques(of: Tune, tried: Any) -> dict[str, TechniqueBase]:
     if not isinstance(tried, list | tuple) or not tried:
         raise refuse_path(TECHNIQUE, f"expects a list of techniques, got {tried!r}", "write [lora, plain]")
     found: dict[str, TechniqueBase] = {}
-    for one in tried:
-        if one == of.technique.kind:
+    for entry in tried:
+        if entry == of.technique.kind:
             technique = of.technique
         else:
             try:
-                technique = TypeAdapter(TechniqueBase).validate_python(one)
+                technique = TypeAdapter(TechniqueBase).validate_python(entry)
             except ValidationError as error:
-                raise refuse_path(TECHNIQUE, f"does not take {one!r}: {describe_refusal(error)}") from error
+                raise refuse_path(TECHNIQUE, f"does not take {entry!r}: {describe_refusal(error)}") from error
         if technique.kind in found:
             raise refuse_path(TECHNIQUE, f"names {technique.kind} twice", "keep one of them")
         found[technique.kind] = technique
@@ -463,4 +471,4 @@ def write_override(value: Any) -> str:
 
 
 def _index(parts: Sequence[Component], segment: str) -> int:
-    return int(segment) if segment.isdigit() else next(i for i, one in enumerate(parts) if one.kind == segment)
+    return int(segment) if segment.isdigit() else next(i for i, part in enumerate(parts) if part.kind == segment)

@@ -53,8 +53,8 @@ class _Comparisons:
 
     def is_better(self, trial: int) -> bool:
         """Whether a trial is clearly better than `of`."""
-        found = self.against_of.get(trial)
-        return found is not None and self.table.gain(trial, 0) > 0 and _p(found) < SURE
+        comparison = self.against_of.get(trial)
+        return comparison is not None and self.table.gain(trial, 0) > 0 and _p(comparison) < SURE
 
 
 def decide(
@@ -75,19 +75,22 @@ def decide(
     """
     if 0 not in table.blocks:
         raise DataError("the settings that the search began with (trial 0) were not measured on the test rows")
-    looked = _look(table, of, refused or {}, seed)
-    allowed = looked.allowed
-    winner = next((trial for trial in allowed if looked.is_better(trial)), 0)
-    if winner == 0 and looked.refused.get(0) and allowed:
+    comparisons = _look(table, of, refused or {}, seed)
+    allowed = comparisons.allowed
+    winner = next((trial for trial in allowed if comparisons.is_better(trial)), 0)
+    if winner == 0 and comparisons.refused.get(0) and allowed:
         winner = allowed[0]
-    taken = _preferred(looked, winner, prefer, whole, measured or {}) if prefer and allowed else winner
+    taken = _preferred(comparisons, winner, prefer, whole, measured or {}) if prefer and allowed else winner
     gain = shrink_gain(table, next((trial for trial in allowed or rank_trials(table) if trial), None))
     return SearchVerdict(
         winner=taken,
         best=allowed[0] if allowed else 0,
-        better=looked.is_better(taken),
-        sentence=_sentence(looked, winner, taken, prefer, gain),
-        comparisons=(*_records(table, looked.against_of, "of"), *_records(table, looked.against_plain, "plain")),
+        better=comparisons.is_better(taken),
+        sentence=_sentence(comparisons, winner, taken, prefer, gain),
+        comparisons=(
+            *_records(table, comparisons.against_of, "of"),
+            *_records(table, comparisons.against_plain, "plain"),
+        ),
         gain=gain,
         prefer=prefer.text if prefer and taken != winner else "",
     )
@@ -137,11 +140,11 @@ def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
 
     if trial is None:
         return None
-    others = [one for one in table.trials if one]
-    gains = np.array([table.gain(one, 0) for one in others])
+    others = [entry for entry in table.trials if entry]
+    gains = np.array([table.gain(other, 0) for other in others])
     observed, mean, count = table.gain(trial, 0), float(gains.mean()), len(others)
     covariance = table.covariance([0, *others])
-    by_seeds = sum(table.variance_by_seeds(one) for one in others) / count
+    by_seeds = sum(table.variance_by_seeds(other) for other in others) / count
     own = mean_pair_variance(covariance[1:, 1:]) + by_seeds
     spread = float(gains.var(ddof=1)) if count > 1 else math.inf
     kept = 0.0 if spread <= own else 1 - own / spread
@@ -204,16 +207,16 @@ def _outcome(looked: _Comparisons, winner: int, gain: ShrunkenGain | None) -> st
             return f"{_name(winner)} is taken, for {looked.of} does not meet the constraints ({looked.refused[0]})."
         if best is None:
             return f"{looked.of} stays as it is: no other finalist meets the constraints."
-        found = looked.against_of[best]
-        shown = wording.format_difference(found.difference, found.low, found.high, metric)
-        smallest = wording.format_number(found.detectable, wording.count_decimals(metric))
+        comparison = looked.against_of[best]
+        shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
+        smallest = wording.format_number(comparison.detectable, wording.count_decimals(metric))
         return (
             f"{looked.of} stays as it is: of {many} none is clearly better. The best, trial {best}, differs by {shown} "
-            f"in {wording.get_metric_title(metric)} ({wording.format_p_value(_p(found))} with Holm's correction); "
-            f"{found.rows:,} test rows show a difference of {smallest} four times out of five."
+            f"in {wording.get_metric_title(metric)} ({wording.format_p_value(_p(comparison))} with Holm's correction); "
+            f"{comparison.rows:,} test rows show a difference of {smallest} four times out of five."
         )
-    found = looked.against_of[winner]
-    shown = wording.format_difference(found.difference, found.low, found.high, metric)
+    comparison = looked.against_of[winner]
+    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
     expected = ""
     if gain is not None and gain.kept < 1:
         sign = -1 if looked.table.lower_is_better else 1
@@ -222,25 +225,26 @@ def _outcome(looked: _Comparisons, winner: int, gain: ShrunkenGain | None) -> st
         expected += " is to be expected."
     return (
         f"{_name(winner)} is better than {looked.of}: {shown} in {wording.get_metric_title(metric)} on "
-        f"{found.rows:,} test rows ({wording.format_p_value(_p(found))} with Holm's correction over {many}).{expected}"
+        f"{comparison.rows:,} test rows "
+        f"({wording.format_p_value(_p(comparison))} with Holm's correction over {many}).{expected}"
     )
 
 
 def _preference_sentence(looked: _Comparisons, winner: int, taken: int, prefer: Preference) -> str:
-    found = looked.table.compare(taken, winner)
-    shown = wording.format_difference(found.difference, found.low, found.high, looked.table.metric)
+    comparison = looked.table.compare(taken, winner)
+    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     other = looked.of if winner == 0 else f"trial {winner}"
     name = looked.of if taken == 0 else _name(taken)
     return f"{name} is taken all the same, as the {prefer.text}: it differs from {other} by {shown}."
 
 
 def _plain_sentence(looked: _Comparisons, taken: int) -> list[str]:
-    found = looked.against_plain.get(taken)
-    if found is None:
+    comparison = looked.against_plain.get(taken)
+    if comparison is None:
         return []
-    shown = wording.format_difference(found.difference, found.low, found.high, looked.table.metric)
+    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     better = looked.table.gain(taken, PLAIN) > 0
-    if _p(found) < SURE:
+    if _p(comparison) < SURE:
         return [f"It is {'better' if better else 'worse'} than the plain baseline: {shown}."]
     return [f"It is not clearly better than the plain baseline: {shown}."]
 

@@ -100,8 +100,8 @@ class WorkCounter:
 
     def _describe(self, context: PlanContext) -> ModelDescription | None:
         """The base model; None for one behind an endpoint."""
-        made = context.inputs.get("model")
-        return None if made is None or is_endpoint(made) else describe_step_model(context)
+        artifact = context.inputs.get("model")
+        return None if artifact is None or is_endpoint(artifact) else describe_step_model(context)
 
 
 def _read(model: ModelDescription | None, rows: RowEstimate) -> float:

@@ -195,18 +195,20 @@ class ModelSearch(Step):
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """The budget times what `of` takes, and the finalists' trainings; refuse what cannot be searched."""
         require_tune(self.of, {self.of: plan_context.upstream["of"]})
-        known = plan_context.forecasts.get("of", StepCostEstimate())
+        cost_estimate = plan_context.forecasts.get("of", StepCostEstimate())
         self._check_splits(plan_context)
         if isinstance(self.budget, str):
-            raise self._translated(known)
+            raise self._translated(cost_estimate)
         further = self._count_finalist_trainings()
-        if known.seconds is None:
-            return replace(known, tokens=None, how=f"unknown until {self.of!r} is made: {self._work()} times as long")
-        each, how = self._estimate_unit(known.seconds, plan_context)
+        if cost_estimate.seconds is None:
+            return replace(
+                cost_estimate, tokens=None, how=f"unknown until {self.of!r} is made: {self._work()} times as long"
+            )
+        each, how = self._estimate_unit(cost_estimate.seconds, plan_context)
         times = f"{self.budget:g} trainings of {self.of!r} with an evaluation ({format_elapsed_time(each)} each{how})"
         return StepCostEstimate(
             seconds=(self.budget + further) * each,
-            peak_bytes=known.peak_bytes,
+            peak_bytes=cost_estimate.peak_bytes,
             how=f"{times} for trials, and {further} at most for finalists",
         )
 
@@ -223,13 +225,13 @@ class ModelSearch(Step):
         """Seconds of an evaluation on validation rows, as far as `of` is made; 0 else."""
         from luthier.models.load import get_training_data
 
-        made = plan_context.inputs.get("of")
-        data = get_training_data(made) if made is not None else None
-        if made is None or data is None:
+        artifact = plan_context.inputs.get("of")
+        data = get_training_data(artifact) if artifact is not None else None
+        if artifact is None or data is None:
             return 0.0
         of = require_tune(self.of, {self.of: plan_context.upstream["of"]})
         context = PlanContext(
-            inputs={"data": data, "model": made},
+            inputs={"data": data, "model": artifact},
             upstream={"model": of},
             recipe_dir=plan_context.recipe_dir,
             paces=read_machine_timings("evaluate"),
@@ -271,7 +273,9 @@ class ModelSearch(Step):
         from luthier.artifacts.dataset import has_split
         from luthier.models.load import get_training_data
 
-        if (made := plan_context.inputs.get("of")) is not None and (data := get_training_data(made)) is not None:
+        if (artifact := plan_context.inputs.get("of")) is not None and (
+            data := get_training_data(artifact)
+        ) is not None:
             for split in (YARDSTICK, TEST):
                 if not has_split(data, split):
                     raise missing_split(split)

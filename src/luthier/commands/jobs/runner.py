@@ -275,14 +275,14 @@ class JobRunner:
         results = book.any(job.id).result_file or write_step_metrics_file(self._desk.files, job.key, model).id
         tokens = trained_tokens(model)
         if book.change(job.id, "running", ("running",), artifact=digest, result_file=results, trained_tokens=tokens):
-            for name, one in {**self._checkpoints(job, made), build_served_model_name(job): digest}.items():
-                releases.release(self._desk.ledger, name, ReleasedModel(word=job.id, model=one, digest=one))
+            for name, entry in {**self._checkpoints(job, made), build_served_model_name(job): digest}.items():
+                releases.release(self._desk.ledger, name, ReleasedModel(word=job.id, model=entry, digest=entry))
 
     def _checkpoints(self, job: FineTuningJob, made: Mapping[str, str]) -> dict[str, str]:
         """The models after earlier epochs by the names that they get; one that is the end itself needs none."""
-        steps = {one: self._desk.steps(one) for step, one in made.items() if step.startswith(EPOCH)}
+        steps = {entry: self._desk.steps(entry) for step, entry in made.items() if step.startswith(EPOCH)}
         end = self._desk.steps(made[TUNE])
-        return {checkpoint_name(build_served_model_name(job), at): one for one, at in steps.items() if at < end}
+        return {checkpoint_name(build_served_model_name(job), at): entry for entry, at in steps.items() if at < end}
 
     def _succeed(self, job: FineTuningJob) -> None:
         name, folder = build_served_model_name(job), self._desk.folder(job.id)

@@ -268,8 +268,8 @@ def suggest_decisions(found: Sequence[AnsweredItem], settings: ProjectSettings) 
             ]
             for answered_item in found
         ]
-        for one, decided in zip(found, MajorityAdjudicator().decide(votes).decisions, strict=True):
-            suggested[one.item.id][name] = decided.why if decided.label is None else str(decided.label)
+        for entry, decided in zip(found, MajorityAdjudicator().decide(votes).decisions, strict=True):
+            suggested[entry.item.id][name] = decided.why if decided.label is None else str(decided.label)
     return suggested
 
 

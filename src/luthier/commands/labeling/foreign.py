@@ -372,7 +372,9 @@ def _read_argilla(settings: Mapping[str, Any], files: _Files) -> ForeignProject:
         key = str(row.get("id") or row.get("external_id") or number)
         texts = [row["fields"][name] for name in fields if row["fields"].get(name) not in (None, "")]
         suggested = {
-            name: one.get("value") for name, one in (row.get("suggestions") or {}).items() if isinstance(one, dict)
+            name: element.get("value")
+            for name, element in (row.get("suggestions") or {}).items()
+            if isinstance(element, dict)
         }
         proposal = _argilla_values(read, suggested)
         item = QuestionItem(_to_turns([_argilla_text(text) for text in texts]) or ({"role": "user", "content": ""},))

@@ -40,12 +40,12 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
     name = next(iter(settings.questions))
     labelled: list[tuple[str, str]] = []
     waiting: list[AnsweredItem] = []
-    for one in read_answered_items(ledger, project_id):
-        label = known_label(one, name)
+    for entry in read_answered_items(ledger, project_id):
+        label = known_label(entry, name)
         if label is not None:
-            labelled.append((one.item.shown.text, label))
-        elif one.item.state in ("open", "returned"):
-            waiting.append(one)
+            labelled.append((entry.item.shown.text, label))
+        elif entry.item.state in ("open", "returned"):
+            waiting.append(entry)
     sample = random.Random(seed).sample(waiting, min(_POOL, len(waiting)))
     shares = _classify(labelled, [answered_item.item.shown.text for answered_item in sample])
     candidates = [
@@ -53,7 +53,9 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
     ]
     pool = LabelingPool(candidates, [text for text, _ in labelled], seed)
     chosen = by.choose(pool, _CHOSEN) if candidates else []
-    priorities = {sample[one.candidate_index].item.id: float(_CHOSEN - rank) for rank, one in enumerate(chosen)}
+    priorities = {
+        sample[candidate.candidate_index].item.id: float(_CHOSEN - rank) for rank, candidate in enumerate(chosen)
+    }
     if settings.order != "priority":
         update_settings(ledger, project_id, order="priority")
     earlier = {answered_item.item.id: 0.0 for answered_item in waiting if answered_item.item.id not in priorities}

@@ -164,8 +164,8 @@ class Arena:
         ).order_by(row.id)
         with self._ledger.reading() as session:
             return [
-                (one, item_from_json(shown), tuple(hidden["models"]), str(values[STUDY_QUESTION]))
-                for one, shown, hidden, values in session.execute(
+                (entry, item_from_json(shown), tuple(hidden["models"]), str(values[STUDY_QUESTION]))
+                for entry, shown, hidden, values in session.execute(
                     query if key is None else query.where(item.key == key)
                 )
             ]

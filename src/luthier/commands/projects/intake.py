@@ -214,8 +214,8 @@ def _check_content(path: Path) -> None:
 
 def list_drafts(workspace: Workspace) -> list[Draft]:
     """The uploads here that have no recipe yet."""
-    found = (_draft(path.parent.parent) for path in sorted(workspace.folder.glob(f"*/{_MARK}")))
-    return [draft for draft in found if draft is not None]
+    drafts = (_draft(path.parent.parent) for path in sorted(workspace.folder.glob(f"*/{_MARK}")))
+    return [draft for draft in drafts if draft is not None]
 
 
 def find_draft(workspace: Workspace, name: str) -> Draft:
@@ -261,8 +261,8 @@ class ProposalCache:
         version = (about.st_mtime_ns, about.st_size) if about else (draft.database, draft.table)
         key = (draft.folder, version, choices.prompt, choices.answer, choices.want)
         if key not in self._kept:
-            made = _propose(workspace, draft, choices)
-            self._kept = dict([*self._kept.items(), (key, made)][-self.most :])
+            recipe_proposal = _propose(workspace, draft, choices)
+            self._kept = dict([*self._kept.items(), (key, recipe_proposal)][-self.most :])
         return self._kept[key]
 
 

@@ -193,7 +193,7 @@ def _model(
         name = next(name for name, digest in summary.digests.items() if digest == artifact.digest)
         sentence = summary.verdict_sentence if summary.subject == name else ""
         rows, scores = summary.rows, _scores(EvaluationMetrics.read(evaluation), name)
-    measured = {one.digest for _, one in evaluations}
+    measured = {element.digest for _, element in evaluations}
     return ProjectModel(
         step=word.rpartition(":")[2], word=word, digest=artifact.digest, is_current=is_current, made_at=at,
         size=sum(entry.size for entry in manifest.files), seconds=artifact.timing().get("seconds"),
@@ -201,9 +201,9 @@ def _model(
         rows=rows, scores=scores,
         gates=tuple(
             GateOutcome(step, verdict["verdict"], verdict["rules"])
-            for step, one in artifacts.items()
-            if one.manifest.makes == "verdict" and measured & set(one.manifest.inputs.values())
-            for verdict in [one.read_json("gate.json")]
+            for step, element in artifacts.items()
+            if element.manifest.makes == "verdict" and measured & set(element.manifest.inputs.values())
+            for verdict in [element.read_json("gate.json")]
         ),
     )  # fmt: skip
 

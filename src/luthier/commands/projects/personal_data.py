@@ -29,7 +29,7 @@ def mask_value(value: Any) -> Any:
     if isinstance(value, str):
         return mask_text(value)
     if isinstance(value, Mapping):
-        return {key: mask_value(one) for key, one in value.items()}
+        return {key: mask_value(item) for key, item in value.items()}
     return [mask_value(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 

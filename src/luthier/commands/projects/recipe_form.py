@@ -153,7 +153,7 @@ class _FormBuilder:
         simple, parts, lists = self._settings(member, settings, path) if member is not None else ([], [], {})
         return FormPart(
             path=path, name=name, role=role.role, kind=kind,
-            kinds={one: part.summary() for one, part in sorted(members.items())},
+            kinds={entry: part.summary() for entry, part in sorted(members.items())},
             about=member.summary() if member is not None else "", hint=hint,
             fields=tuple(form_field for form_field in simple if form_field.comes_first),
             more=tuple(form_field for form_field in simple if not form_field.comes_first),
@@ -179,8 +179,8 @@ class _FormBuilder:
             if role is not None and is_list and isinstance(value, (list, type(None))):
                 items = enumerate(value or ())
                 parts += [
-                    self._part(role, one, f"{inner}.{at}", f"{name} {at + 1}", hint=hint, removable=True)
-                    for at, one in items
+                    self._part(role, entry, f"{inner}.{at}", f"{name} {at + 1}", hint=hint, removable=True)
+                    for at, entry in items
                 ]
                 kinds = sorted(components_by_kind(role).items())
                 lists[inner] = {kind: part.summary() for kind, part in kinds}

@@ -108,8 +108,8 @@ def _mended(text: str, file: Path, step: str, settings: Mapping[str, Any]) -> st
             for item in value:
                 text = _with_item(text, file, ("steps", step, name), item)
         elif isinstance(value, dict):
-            for inner, one in value.items():
-                text = set_value(text, str(file), ("steps", step, name, str(inner)), one)
+            for inner, entry in value.items():
+                text = set_value(text, str(file), ("steps", step, name, str(inner)), entry)
         else:
             text = set_value(text, str(file), ("steps", step, name), value)
     return text
@@ -123,8 +123,8 @@ def _with_item(text: str, file: Path, key: tuple[str, ...], item: Any) -> str:
     there: Sequence[Any] = data if isinstance(data, list) else ()
     if item in there:
         return text
-    for at, one in enumerate(there):
-        if isinstance(one, dict) and isinstance(item, dict) and {**one, "ids": 0} == {**item, "ids": 0}:
-            ids = [*one["ids"], *(name for name in item["ids"] if name not in one["ids"])]
+    for at, entry in enumerate(there):
+        if isinstance(entry, dict) and isinstance(item, dict) and {**entry, "ids": 0} == {**item, "ids": 0}:
+            ids = [*entry["ids"], *(name for name in item["ids"] if name not in entry["ids"])]
             return set_value(text, str(file), (*key, at, "ids"), ids)
     return set_value(text, str(file), (*key, len(there)) if there else key, item if there else [item])

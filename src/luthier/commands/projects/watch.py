@@ -162,7 +162,7 @@ def add_monitor(workspace: Workspace, file: Path) -> None:
     """Write a step of kind `monitor` into a recipe, over its data and its evaluation; `InputError` where it has not
     both, or has one already."""
     steps = read_yaml(file).data.get("steps") or {}
-    kinds = {str(one.get("kind")): str(name) for name, one in reversed(steps.items()) if isinstance(one, dict)}
+    kinds = {str(entry.get("kind")): str(name) for name, entry in reversed(steps.items()) if isinstance(entry, dict)}
     if "monitor" in kinds or "monitor" in steps:
         raise InputError("the recipe has a step monitor already", hint="change it on the page Recipe")
     if not {"prepare", "evaluate"} <= kinds.keys():

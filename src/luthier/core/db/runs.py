@@ -214,8 +214,8 @@ class Ledger:
 
     def latest(self, recipe: str, folder: str) -> Run | None:
         """The latest run of a recipe in a folder, whatever came of it."""
-        found = self.runs_of(recipe, folder, limit=1)
-        return found[0] if found else None
+        runs = self.runs_of(recipe, folder, limit=1)
+        return runs[0] if runs else None
 
     def runs_of(self, recipe: str, folder: str, *, limit: int | None = None) -> list[Run]:
         """The runs of a recipe in a folder, the latest first."""

@@ -41,8 +41,8 @@ def is_database_url(url: str) -> bool:
 
 def find_plain_secret(url: str) -> str | None:
     """Where a URL holds a secret that is not `$NAME`: `password`, or the name of a parameter; None when nowhere."""
-    found = _PASSWORD.match(url)
-    if found and found["password"] and not is_env_var(found["password"]):
+    match = _PASSWORD.match(url)
+    if match and match["password"] and not is_env_var(match["password"]):
         return "password"
     for pair in _SECRET_PAIR.finditer(url):
         inner = re.search(r"(?:pwd|password)(?:=|%3d)", pair["value"], re.IGNORECASE)

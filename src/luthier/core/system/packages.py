@@ -47,8 +47,8 @@ def wheel_cache() -> Path:
 
 def cached_wheel(package: str, version: str, sha256: str | None = None, cache: Path | None = None) -> Path | None:
     """The wheel when it was fetched before; never touches the network."""
-    found = sorted(_place(package, version, sha256, cache or wheel_cache()).glob("*.whl"))
-    return found[0] if found else None
+    paths = sorted(_place(package, version, sha256, cache or wheel_cache()).glob("*.whl"))
+    return paths[0] if paths else None
 
 
 def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Path | None = None) -> Path:
@@ -64,9 +64,9 @@ def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Pa
     with translate_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{target.name}.lock")):
-        found = cached_wheel(package, version, sha256, cache)
-        if found is not None and (sha256 is None or _sha256(found) == sha256):
-            return found
+        path = cached_wheel(package, version, sha256, cache)
+        if path is not None and (sha256 is None or _sha256(path) == sha256):
+            return path
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache) as aside:
             wheel = _download(package, version, Path(aside))
             _check_sum(wheel, sha256, f"{package}=={version}")
@@ -104,8 +104,8 @@ def wheel_license(wheel: Path) -> str | None:
         names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1]
         text = archive.read(names[0]).decode("utf-8", "replace") if names else ""
     head = text.partition("\n\n")[0]
-    found = re.search(r"^License-Expression: (.+)$", head, re.M) or re.search(r"^License: (.+)$", head, re.M)
-    return found[1].strip() if found else None
+    match = re.search(r"^License-Expression: (.+)$", head, re.M) or re.search(r"^License: (.+)$", head, re.M)
+    return match[1].strip() if match else None
 
 
 def _place(package: str, version: str, sha256: str | None, cache: Path) -> Path:
@@ -129,11 +129,11 @@ def _download(package: str, version: str, folder: Path) -> Path:
         raise InputError(f"pip is needed to fetch {package}=={version} from your index, and is missing", hint=hint)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", str(_RETRIES)]
     what = ["download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--dest", str(folder)]
-    done = subprocess.run([*pip, *what, f"{package}=={version}"], capture_output=True, text=True, check=False)  # noqa: S603 - checked names, no shell
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or not found:
-        raise _refused(package, version, done.stderr)
-    return found[0]
+    process = subprocess.run([*pip, *what, f"{package}=={version}"], capture_output=True, text=True, check=False)  # noqa: S603 - checked names, no shell
+    paths = sorted(folder.glob("*.whl"))
+    if process.returncode != 0 or not paths:
+        raise _refused(package, version, process.stderr)
+    return paths[0]
 
 
 def _refused(package: str, version: str, output: str) -> InputError:
@@ -143,13 +143,13 @@ def _refused(package: str, version: str, output: str) -> InputError:
         hint = "connect once, or put the wheel into a folder and set PIP_FIND_LINKS to it"
         what = f"{requirement} cannot be fetched: your package index cannot be reached"
         return DataError(what, where=SourceLocation(field="package"), hint=hint)
-    known = re.search(r"\(from versions: ([^()]*)\)", output)
-    versions = [one.strip() for one in known[1].split(",")] if known and known[1] != "none" else []
+    match = re.search(r"\(from versions: ([^()]*)\)", output)
+    versions = [entry.strip() for entry in match[1].split(",")] if match and match[1] != "none" else []
     if versions:
         hint = did_you_mean(version, versions)
         what = f"your package index has {package}, but no wheel of version {version}"
         return DataError(what, where=SourceLocation(field="version"), hint=hint)
-    if known or "No matching distribution" in output:
+    if match or "No matching distribution" in output:
         hint = "check the name; `pip config list` shows which index is asked"
         return DataError(
             f"your package index has no wheel of {package}", where=SourceLocation(field="package"), hint=hint

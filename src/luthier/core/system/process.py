@@ -249,11 +249,11 @@ def _interrupted(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _left_alone(seconds: float, work: Callable[[], T]) -> T:
-    found = Future[T]()
-    threading.Thread(target=run_into_future, args=(found, work), daemon=True).start()
-    if not wait([found], timeout=seconds).done:
+    future = Future[T]()
+    threading.Thread(target=run_into_future, args=(future, work), daemon=True).start()
+    if not wait([future], timeout=seconds).done:
         raise TimeoutError(_late(seconds))
-    return found.result()
+    return future.result()
 
 
 def _late(seconds: float) -> str:

@@ -33,7 +33,9 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     inner = _inner(found)
-    return all(one.is_global and not one.is_multicast and one not in _ASSIGNED for one in (found, inner or found))
+    return all(
+        entry.is_global and not entry.is_multicast and entry not in _ASSIGNED for entry in (found, inner or found)
+    )
 
 
 def _inner(found: IPv4Address | IPv6Address) -> IPv4Address | None:

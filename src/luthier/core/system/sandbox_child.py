@@ -89,7 +89,7 @@ def install_seccomp_filter() -> None:
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         raise OSError(errno.ENOSYS, "the sandbox needs Linux on x86_64")
     instructions = build_seccomp_filter()
-    table = (_Instruction * len(instructions))(*(_Instruction(*one) for one in instructions))
+    table = (_Instruction * len(instructions))(*(_Instruction(*instruction) for instruction in instructions))
     program = _Program(len(instructions), table)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or libc.prctl(_SECCOMP, _FILTER, ctypes.byref(program), 0, 0):

@@ -55,9 +55,9 @@ def synsets(word: str, part: str | None = None) -> list[Synset]:
     """The synsets of a word in any of its forms, a part of speech after the other, commonest sense first."""
     return [
         synset
-        for one in (PARTS if part is None else (part,))
-        for base in base_forms(word, one)
-        for _, synset in _table().senses[one, base]
+        for entry in (PARTS if part is None else (part,))
+        for base in base_forms(word, entry)
+        for _, synset in _table().senses[entry, base]
     ]
 
 
@@ -95,7 +95,7 @@ def _table() -> _Table:
         for lemma in synset.lemmas:
             senses.setdefault((part, lemma.word.lower()), []).append((lemma.number, synset))
     for numbered in senses.values():
-        numbered.sort(key=lambda one: one[0])
+        numbered.sort(key=lambda entry: entry[0])
     return _Table(senses, bases, {key: tuple(found) for key, found in forms.items()})
 
 

@@ -92,10 +92,10 @@ class AugmentLoop:
     def _drafts(self, wave: Sequence[AugmentJob]) -> list[AugmentedDraft | None]:
         """The drafts of each augmenter in one call."""
         augmented_drafts: list[AugmentedDraft | None] = [None] * len(wave)
-        for number, one in enumerate(self.augmenters):
+        for number, augmenter in enumerate(self.augmenters):
             indices = [index for index, job in enumerate(wave) if job.number == number]
             if indices:
-                made = one.augmenter.write([wave[index].request for index in indices], self.around)
+                made = augmenter.augmenter.write([wave[index].request for index in indices], self.around)
                 for index, draft in zip(indices, made, strict=True):
                     augmented_drafts[index] = draft
         return augmented_drafts

@@ -83,7 +83,7 @@ def _shuffled(
     augmenters: Sequence[NamedAugmenter], train: SplitRows, able: Sequence[NDArray[np.int64]], seed: int, copy: int
 ) -> Iterator[tuple[int, int, int]]:
     """Seed, augmenter and place of all wishes for one copy, in the order of their seeds; kept as plain numbers."""
-    chosen = [number for number, one in enumerate(augmenters) if copy < one.augmenter.copies]
+    chosen = [number for number, augmenter in enumerate(augmenters) if copy < augmenter.augmenter.copies]
     indices = np.concatenate([able[number] for number in chosen])
     numbers = np.repeat(np.array(chosen, np.int64), [len(able[number]) for number in chosen])
     seeds = np.fromiter(

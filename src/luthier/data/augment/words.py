@@ -35,9 +35,9 @@ def swaps_speaker(old: str, new: str) -> bool:
     """
     before, after = (frozenset(_SPOKEN.findall(text.lower())) for text in (old, new))
     return any(
-        (_OWN[one] & before and not _OWN[one] & after and _OWN[two] & after and not _OWN[two] & before)
-        or (_SIDES[one] & before and not _SIDES[one] & after and _SIDES[two] & after and not _SIDES[two] & before)
-        for one, two in ((0, 1), (1, 0))
+        (_OWN[entry] & before and not _OWN[entry] & after and _OWN[two] & after and not _OWN[two] & before)
+        or (_SIDES[entry] & before and not _SIDES[entry] & after and _SIDES[two] & after and not _SIDES[two] & before)
+        for entry, two in ((0, 1), (1, 0))
     )
 
 

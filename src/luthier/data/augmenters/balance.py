@@ -44,13 +44,13 @@ class ClassBalance(Augmenter):
         """The draft of the augmenter whose turn it is, or of the next that finds something."""
         augmented_drafts: list[AugmentedDraft | None] = [None] * len(requests)
         for turn in range(len(self.by)):
-            for number, one in enumerate(self.by):
+            for number, augmenter in enumerate(self.by):
                 indices = [
                     index
                     for index, request in enumerate(requests)
                     if augmented_drafts[index] is None and (request.copy + turn) % len(self.by) == number
                 ]
-                drafts = one.write([requests[index] for index in indices], around) if indices else ()
+                drafts = augmenter.write([requests[index] for index in indices], around) if indices else ()
                 for index, draft in zip(indices, drafts, strict=True):
                     augmented_drafts[index] = draft
         return augmented_drafts

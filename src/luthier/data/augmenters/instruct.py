@@ -97,8 +97,8 @@ class SelfInstruct(Augmenter):
         completions = self._write(lm, prompts, [augment_request.seed for augment_request in requests])
         finished = [completion.finished for completion in completions]
         rows = [
-            with_last_user_text(augment_request.row, strip_answer_wrapping(one.text))
-            for augment_request, one in zip(requests, completions, strict=True)
+            with_last_user_text(augment_request.row, strip_answer_wrapping(response.text))
+            for augment_request, response in zip(requests, completions, strict=True)
         ]
         self._answer(lm, requests, rows, finished)
         doubts = self._doubts(lm, requests, rows, seeds)
@@ -145,9 +145,9 @@ class SelfInstruct(Augmenter):
         completions = self._write(
             lm, [rows[row_index][:-1] for row_index in indices], [requests[row_index].seed ^ 1 for row_index in indices]
         )
-        for index, one in zip(indices, completions, strict=True):
-            rows[index] = (*rows[index][:-1], Message(role="assistant", content=one.text.strip()))
-            finished[index] = finished[index] and one.finished
+        for index, completion in zip(indices, completions, strict=True):
+            rows[index] = (*rows[index][:-1], Message(role="assistant", content=completion.text.strip()))
+            finished[index] = finished[index] and completion.finished
 
     def _doubts(
         self, lm: LanguageModel, requests: Sequence[AugmentRequest], rows: Sequence[tuple[Message, ...]], seeds: _Seeds

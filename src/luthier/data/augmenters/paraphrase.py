@@ -74,11 +74,11 @@ class Paraphrase(Augmenter):
         completions = draw_completions(lm, prompts, seeds, max_tokens=self.max_tokens, temperature=self.temperature)
         return [
             AugmentedDraft(
-                with_last_user_text(request.row, strip_answer_wrapping(one.text)),
+                with_last_user_text(request.row, strip_answer_wrapping(completion.text)),
                 (f"said {style}",),
-                finished=one.finished,
+                finished=completion.finished,
             )
-            for request, style, one in zip(requests, styles, completions, strict=True)
+            for request, style, completion in zip(requests, styles, completions, strict=True)
         ]
 
     def search_space(self) -> Mapping[str, ParamDistribution]:

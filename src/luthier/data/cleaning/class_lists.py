@@ -67,7 +67,7 @@ def _without(text: str, run: Sequence[_Item], meant: Mapping[str, str]) -> str:
         name = meant.get(item.name, item.name)
         if name not in kept and (item.name == name or name not in own):
             kept.append(name)
-    between = [text[one.end : two.start] for one, two in pairwise(run)]
+    between = [text[entry.end : two.start] for entry, two in pairwise(run)]
     if any(map(str.isalpha, between[-1])):  # the `or` before the last one
         between[len(kept) - 2] = between[-1]
     between = between[: len(kept) - 1]

@@ -37,7 +37,7 @@ def find_misspellings(counts: Mapping[str, int]) -> dict[str, str]:
 def _apart(counts: Mapping[str, int], found: set[str]) -> int:
     """How many pairs of values that nobody takes for slips are a slip apart from each other."""
     others = [value for value in counts if value not in found and len(value) > 1 and not any(map(str.isdigit, value))]
-    return sum(is_typo(one, other) for one, other in combinations(others, 2))
+    return sum(is_typo(entry, other) for entry, other in combinations(others, 2))
 
 
 def is_typo(one: str, other: str) -> bool:

@@ -452,7 +452,7 @@ def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
 
 def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -> tuple[str, str] | None:
     """The column, or heading and body together, that is asked."""
-    texts = {name: one for name, one in columns.items() if _may_ask(one) and name not in taken}
+    texts = {name: column for name, column in columns.items() if _may_ask(column) and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
     headings = [name for name in named if is_heading_column(name)]
     bodies = [name for name in named if name not in headings]

@@ -266,9 +266,9 @@ def _of_bands(
         is_crowd = _are_crowds(looked, keys, buckets)
         if is_crowd.any():
             crowds.append(_crowd(keys, buckets, is_crowd))
-        for one, two in _neighbours(keys, buckets, ~is_crowd):
-            near = looked.near(one, two)
-            waiting.append(one[near] * count + two[near])
+        for entry, two in _neighbours(keys, buckets, ~is_crowd):
+            near = looked.near(entry, two)
+            waiting.append(entry[near] * count + two[near])
         if left % _BANDS_BETWEEN == 0:
             release_mapped_pages(looked.quarters)
         if not left or sum(map(len, waiting)) > _WAITING:

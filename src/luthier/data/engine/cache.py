@@ -176,15 +176,15 @@ class PassCache:
     def _let_go(self) -> None:
         """Let rows go behind which another pass is done, where they may not stay or nobody has room for them."""
         room = 0 if self._home is None else _MOST_BYTES
-        for number, one in reversed([*enumerate(self._done)]):
+        for number, finished_pass in reversed([*enumerate(self._done)]):
             file = self.rows(number)
             room -= file.stat().st_size if file.is_file() else 0
-            if one.rows is None or number == len(self) - 1 or (self._may_stay[number] and room >= 0):
+            if finished_pass.rows is None or number == len(self) - 1 or (self._may_stay[number] and room >= 0):
                 continue
-            self._done[number] = replace(one, rows=None, settled={})
+            self._done[number] = replace(finished_pass, rows=None, settled={})
             self._write()
             file.unlink(missing_ok=True)
-            for name in one.settled:
+            for name in finished_pass.settled:
                 self.settled(number, name).unlink(missing_ok=True)
 
     def _write(self) -> None:
@@ -194,15 +194,15 @@ class PassCache:
     def _is_whole(self) -> bool:
         """Whether what is needed of the passes is what was written."""
         digests = [(self.rows(len(self) - 1), self._done[-1].rows)]
-        digests += [(self.events(number), one.events) for number, one in enumerate(self._done)]
+        digests += [(self.events(number), finished_pass.events) for number, finished_pass in enumerate(self._done)]
         return all(file.is_file() and file_digest(file) == digest for file, digest in digests)
 
     def _clear(self) -> None:
         """Leave nothing but the files of passes that are done."""
         stay = {self.folder / _TOLD} if self._done else set()
-        for number, one in enumerate(self._done):
-            stay |= {self.events(number), *(self.settled(number, name) for name in one.settled)}
-            stay |= {self.rows(number)} if one.rows is not None else set()
+        for number, finished_pass in enumerate(self._done):
+            stay |= {self.events(number), *(self.settled(number, name) for name in finished_pass.settled)}
+            stay |= {self.rows(number)} if finished_pass.rows is not None else set()
         for file in set(self.folder.iterdir()) - stay:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
@@ -216,7 +216,10 @@ def _begun(folder: Path, keys: Sequence[str]) -> list[FinishedPass]:
         ]
     except (OSError, CorruptArtifact, KeyError, TypeError):  # the last two: as another version tells it
         return []
-    same = [one for one, _ in takewhile(lambda pair: pair[0].key == pair[1], zip(records, keys, strict=False))]
+    same = [
+        finished_pass
+        for finished_pass, _ in takewhile(lambda pair: pair[0].key == pair[1], zip(records, keys, strict=False))
+    ]
     while same and same[-1].rows is None:
         same.pop()
     return same

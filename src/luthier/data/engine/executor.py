@@ -172,23 +172,23 @@ class OperatorEngine:
     ) -> Iterator[StageInput]:
         """The rows of a pass, with what the set operators that end it say of them carried out."""
         stage, sets = cut[number], list(zip(cut[number].sets, keys[number].sets, strict=True))
-        known = {one.name for one, key in sets if self.kept.has_settled(number, one.name, key)}
+        known = {entry.name for entry, key in sets if self.kept.has_settled(number, entry.name, key)}
         self._sketch(
             number, stage, [named_operator for named_operator in stage.sets if named_operator.name not in known], spill
         )
         left = ComplementIndexSet(spill.rows)
         settled: list[SetOperatorResult] = []
-        for one, key in sets:
-            path = self.kept.settled(number, one.name)
-            if one.name in known:
-                operator_result = SetOperatorResult.read(path, one, left)
-                self.taken_over.append(one.name)
+        for entry, key in sets:
+            path = self.kept.settled(number, entry.name)
+            if entry.name in known:
+                operator_result = SetOperatorResult.read(path, entry, left)
+                self.taken_over.append(entry.name)
             else:
-                operator_result = self._settled(one, spill, left, self._sketches(number, one))
+                operator_result = self._settled(entry, spill, left, self._sketches(number, entry))
                 operator_result.write(path)
-                self.kept.add_settled(number, one.name, key)
+                self.kept.add_settled(number, entry.name, key)
             self.books.notes.update(dict.fromkeys(operator_result.notes))
-            self.books.count({one.name: operator_result.counts})
+            self.books.count({entry.name: operator_result.counts})
             left = left.without(operator_result.drops.indices)
             settled.append(operator_result)
         return (StageInput(rows, events) for rows, events in apply_set_operator_results(spill, settled, stage.guards))

@@ -29,9 +29,13 @@ def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], books:
     A row in which it had found nothing is looked at again only when a later operator has edited any row.
     """
     looking = [
-        (one.name, one.operator.settings(), any(books.edited[later.name] for later in operators[position + 1 :]))
-        for position, one in enumerate(operators)
-        if type(one.operator).leftover is not Operator.leftover
+        (
+            operator.name,
+            operator.operator.settings(),
+            any(books.edited[later.name] for later in operators[position + 1 :]),
+        )
+        for position, operator in enumerate(operators)
+        if type(operator.operator).leftover is not Operator.leftover
     ]
     setup = json.dumps(looking)
     jobs = ((setup, spill, index) for index in range(len(spill) if looking else 0))
@@ -44,10 +48,10 @@ def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], books:
 def _looked_at(setup: str, spill: Spill, index: int) -> tuple[SourceLocation, LeftoverPii] | None:
     """The first that is left in one batch of a spill."""
     table = spill.batch(index)
-    for one, was_edited in _looking(setup):
-        looked_at = table if was_edited else table.filter(_troubled(table, one))
+    for named_operator, was_edited in _looking(setup):
+        looked_at = table if was_edited else table.filter(_troubled(table, named_operator))
         rows = batch_from_arrow(looked_at.select(list(ROW_COLUMNS))).rows
-        if found := one.operator.leftover(rows):
+        if found := named_operator.operator.leftover(rows):
             row, left = found
             return SourceLocation(file=row.file, line=row.line, field=left.field), left
     return None

@@ -103,14 +103,14 @@ def split_into_stages(
     """
     guards = select_privacy_operators(operators)
     stages = [Stage([], [], guards, {}, recipe_dir, kept)]
-    for one, after in zip(operators, (*operators, None)[1:], strict=True):
-        if isinstance(one.operator, RowOperator):
-            stages[-1].rows.append(one)
-            stages[-1].columns.update(attribute_columns_of(one))
+    for operator, after in zip(operators, (*operators, None)[1:], strict=True):
+        if isinstance(operator.operator, RowOperator):
+            stages[-1].rows.append(operator)
+            stages[-1].columns.update(attribute_columns_of(operator))
             continue
-        stages[-1].sets.append(one)
+        stages[-1].sets.append(operator)
         done = after is None or isinstance(after.operator, RowOperator)
-        if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
+        if done or (isinstance(operator.operator, SetOperator) and operator.operator.rewrites):
             last = stages[-1]
             settled = {name: kind for each in last.sets for name, kind in attribute_columns_of(each).items()}
             stages.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept))

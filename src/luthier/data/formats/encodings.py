@@ -191,8 +191,8 @@ def _mixes_letters(text: str) -> bool:
     That is the sign of a wrong guess. A brand's name before a Korean ending, or in a Japanese sentence, is none.
     """
     mixed = own = 0
-    for one, other in pairwise(text):
-        if one.isalpha() and other.isalpha() and ord(max(one, other)) > _LATIN_END:
-            mixed += one.isascii() != other.isascii()
-            own += min(ord(one), ord(other)) > _LATIN_END
+    for entry, other in pairwise(text):
+        if entry.isalpha() and other.isalpha() and ord(max(entry, other)) > _LATIN_END:
+            mixed += entry.isascii() != other.isascii()
+            own += min(ord(entry), ord(other)) > _LATIN_END
     return own <= mixed

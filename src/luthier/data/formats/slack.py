@@ -64,7 +64,7 @@ class SlackExportFolder:
         parts = [PurePosixPath(file.name).parts for file in files]
         top = next((part[:-1] for part in parts if part[-1] == "users.json"), ())
         self.name = "/".join(top)
-        self._files = {"/".join(one[len(top) :]): file for one, file in zip(parts, files, strict=True)}
+        self._files = {"/".join(entry[len(top) :]): file for entry, file in zip(parts, files, strict=True)}
 
     def names(self) -> list[str]:
         """All files, each with its folder, sorted."""
@@ -132,7 +132,7 @@ def find_user_ids(names: Iterable[str], people: dict[str, SlackUser], file: str)
     """The ids of people by name, address or id; `DataError` for one that nobody bears."""
     found: set[str] = set()
     for name in names:
-        ids = {one for one, person in people.items() if name.lower().lstrip("@") in person.others}
+        ids = {entry for entry, person in people.items() if name.lower().lstrip("@") in person.others}
         if not ids:
             hint = did_you_mean(name, [person.name for person in people.values()])
             raise DataError(

@@ -126,9 +126,9 @@ def _wide_item(record: SourceRecord, annotators: list[str], item: str | None) ->
     row = record.values
     labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
     annotations = tuple(
-        Annotation(name, normalize_label(one), classes=classes_of_multilabel(one))
-        for name, one in labels_by_annotator
-        if normalize_label(one) is not None
+        Annotation(name, normalize_label(entry), classes=classes_of_multilabel(entry))
+        for name, entry in labels_by_annotator
+        if normalize_label(entry) is not None
     )
     values = {column: value for column, value in row.items() if column not in annotators}
     return AnnotatedItem(_key(row, item), values, annotations, record.line)

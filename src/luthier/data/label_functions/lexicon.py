@@ -41,4 +41,4 @@ class Lexicon(LabelFunction):
     @cached_property
     def _patterns(self) -> dict[str, re.Pattern[str]]:
         found = {label: build_word_pattern(words) for label, words in self.words.items()}
-        return {label: one for label, one in found.items() if one is not None}
+        return {label: pattern for label, pattern in found.items() if pattern is not None}

@@ -79,7 +79,7 @@ class LabelSpelling(SetOperator):
         for label, rows in counts.items():
             meant[named[label]] += rows
         usual = find_spelling_variants(meant)
-        return {label: usual.get(one, one) for label, one in named.items() if usual.get(one, one) != label}
+        return {label: usual.get(entry, entry) for label, entry in named.items() if usual.get(entry, entry) != label}
 
     def _also(self, label: str, usual: Mapping[str, str]) -> str:
         """What `also` makes of a class, or of the usual spelling of it; one that it names may be named again."""
@@ -229,13 +229,13 @@ def _plurals(counts: Counter[str], alike: Callable[[str, str], bool] | None) -> 
     for label in bare:
         by_initial.setdefault(join_compound_name(bare[label])[:1], []).append(label)
     found: dict[str, str] = {}
-    for one, other in chain.from_iterable(permutations(labels, 2) for labels in by_initial.values()):
-        if not {one, other}.isdisjoint((*found, *found.values())):
+    for entry, other in chain.from_iterable(permutations(labels, 2) for labels in by_initial.values()):
+        if not {entry, other}.isdisjoint((*found, *found.values())):
             continue
-        pair = bare[one], bare[other]
-        if is_plural(*pair) or (alike is not None and may_be_plural(*pair) and alike(one, other)):
-            best = _best([one, other], counts)
-            found[other if best == one else one] = best
+        pair = bare[entry], bare[other]
+        if is_plural(*pair) or (alike is not None and may_be_plural(*pair) and alike(entry, other)):
+            best = _best([entry, other], counts)
+            found[other if best == entry else entry] = best
     return found
 
 

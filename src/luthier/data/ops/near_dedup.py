@@ -162,7 +162,7 @@ class NearDedup(SetOperator):
         """The same of pairs of some rows, by their places among them."""
         parts = (self.all_shown(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE))
         shown = [text_shingles for part in parts for text_shingles in part]
-        return [self.verified(shown[one], shown[two]) for one, two in pairs]
+        return [self.verified(shown[entry], shown[two]) for entry, two in pairs]
 
     def shown(self, row: Row) -> TextShingles:
         """What is compared of a row, ready to be compared."""
@@ -261,4 +261,4 @@ class _Reader:
 def _among(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
     """The rows of some pairs, each once, and the pairs by their places among them."""
     position_of = {index: at for at, index in enumerate(dict.fromkeys(index for pair in pairs for index in pair))}
-    return list(position_of), [(position_of[one], position_of[two]) for one, two in pairs]
+    return list(position_of), [(position_of[entry], position_of[two]) for entry, two in pairs]

@@ -55,7 +55,7 @@ class DateNumberNormalizer(RowOperator):
             partial(normalize_numbers, decimal=self.decimal): self.numbers,
             normalize_units: self.units,
         }
-        return [one for one, is_enabled in switches.items() if is_enabled]
+        return [entry for entry, is_enabled in switches.items() if is_enabled]
 
     def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Say what changes, and count what is left alone."""

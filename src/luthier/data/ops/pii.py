@@ -175,9 +175,9 @@ class Pii(RowOperator):
         looks = list(self._looks(rows))
         self._look_again(looks)
         for look in looks:
-            for found in look.whole:
-                counts[found.kind][look.row_index] += 1
-                by_field.setdefault(found.kind, Counter())[_told(rows[look.row_index], look.field)] += 1
+            for pii_span in look.whole:
+                counts[pii_span.kind][look.row_index] += 1
+                by_field.setdefault(pii_span.kind, Counter())[_told(rows[look.row_index], look.field)] += 1
             if look.edits:
                 outcome.edits.setdefault(look.row_index, []).extend(look.edits)
         for index in dict.fromkeys(look.row_index for look in looks):
@@ -257,11 +257,11 @@ class Pii(RowOperator):
     def _edited(self, look: _Look) -> bool:
         """Whether anything becomes of what was found at last, which is added to all that was."""
         look.whole += look.finds
-        made = [edit for one in look.finds if (edit := self._edit(look.field, one, look.stand_ins)) is not None]
-        anew = {edit.start for edit in made}
+        text_edits = [edit for find in look.finds if (edit := self._edit(look.field, find, look.stand_ins)) is not None]
+        anew = {edit.start for edit in text_edits}
         kept = (edit for edit in look.edits if edit.start not in anew)
-        look.edits = sorted([*kept, *made], key=lambda edit: edit.start)
-        return bool(made)
+        look.edits = sorted([*kept, *text_edits], key=lambda edit: edit.start)
+        return bool(text_edits)
 
     def _left(self, look: _Look, edited: str, marked: TextPrescan) -> Iterator[PiiSpan]:
         """What the last look would find in an edited text, by its place in the text before: around edits, or in what
@@ -271,18 +271,18 @@ class Pii(RowOperator):
         moved = list(accumulate((len(edit.after) - len(edit.before) for edit in edits), initial=0))
         starts = [edit.start + by for edit, by in zip(edits, moved, strict=False)]
         spans = [(start, start + len(edit.after)) for start, edit in zip(starts, edits, strict=True)]
-        for found in _in_field(look.field, edited, kinds, marked=marked):
-            around = list(_outside(found, spans))
+        for pii_span in _in_field(look.field, edited, kinds, marked=marked):
+            around = list(_outside(pii_span, spans))
             for start, end in around:
                 by = moved[bisect_right(starts, start)]
-                yield found._replace(start=start - by, end=end - by, text=text[start - by : end - by])
-            if not around and found.kind in ("secret", "url_secret"):
+                yield pii_span._replace(start=start - by, end=end - by, text=text[start - by : end - by])
+            if not around and pii_span.kind in ("secret", "url_secret"):
                 within = (
                     edit
                     for edit, (start, end) in zip(edits, spans, strict=True)
-                    if found.start < end and start < found.end
+                    if pii_span.start < end and start < pii_span.end
                 )
-                yield from (found._replace(start=edit.start, end=edit.end, text=edit.before) for edit in within)
+                yield from (pii_span._replace(start=edit.start, end=edit.end, text=edit.before) for edit in within)
 
     def _edit(self, field: str, found: PiiSpan, stand_ins: PseudonymGenerator | None) -> TextEdit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
@@ -321,7 +321,7 @@ class Pii(RowOperator):
         for text, named, marked in zip(texts, self._named(texts), compute_text_marks(texts), strict=True):
             finds = find_pii(text, self._wanted, named, marked)
             self._remember(text, finds)
-            found.append([RedactionSpan(one.start, one.end, self._tag(one)) for one in finds])
+            found.append([RedactionSpan(find.start, find.end, self._tag(find)) for find in finds])
         return found
 
     @cached_property
@@ -338,12 +338,12 @@ class Pii(RowOperator):
 
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, LeftoverPii] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
-        everything = ((row, *one) for row in rows for one in row.everything()) if self.final_check else ()
+        everything = ((row, *entry) for row in rows for entry in row.everything()) if self.final_check else ()
         texts = [(row, name, hide_pii_tags(text)) for row, name, text in everything if not _is_small_number(text)]
         marked = compute_text_marks([_context(name) + text for _, name, text in texts])
         for (row, name, text), text_marks in zip(texts, marked, strict=True):
-            if found := _in_field(name, text, self._risky, marked=text_marks):
-                kind = found[0].kind
+            if pii_spans := _in_field(name, text, self._risky, marked=text_marks):
+                kind = pii_spans[0].kind
                 hint = f"set `actions: {{{kind}: redact}}` and let pii stand behind what made it, or `keep` it"
                 return row, LeftoverPii(name, kind, hint)
         return None
@@ -353,8 +353,8 @@ class Pii(RowOperator):
         if self.labelled is None:
             return {}
         sample = read_labeled_texts(recipe_dir, self.labelled)
-        named = self._named([one.text for one in sample])
-        finds = [find_pii(one.text, self._wanted, names) for one, names in zip(sample, named, strict=True)]
+        named = self._named([pii_text.text for pii_text in sample])
+        finds = [find_pii(pii_text.text, self._wanted, names) for pii_text, names in zip(sample, named, strict=True)]
         return measure_precision_recall(sample, finds)
 
     @classmethod
@@ -367,7 +367,9 @@ class Pii(RowOperator):
         """Worth it when the sample holds any personal data, or names."""
         if not profile.pii and not profile.holds_names:
             return None
-        shown = ", ".join(f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda one: -one[1]))
+        shown = ", ".join(
+            f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda entry: -entry[1])
+        )
         why = [f"personal data in the {profile.looked_at} rows seen: {shown}"] if shown else []
         if not profile.holds_names:
             return Suggestion({"action": "redact"}, *why)
@@ -481,4 +483,4 @@ def _in_field(
     if not context:
         return finds
     shift = len(context)
-    return [one._replace(start=one.start - shift, end=one.end - shift) for one in finds if one.start >= shift]
+    return [find._replace(start=find.start - shift, end=find.end - shift) for find in finds if find.start >= shift]

@@ -60,13 +60,13 @@ def measure_precision_recall(
     hit: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     right: Counter[str] = Counter()
-    for one, its_finds in zip(sample, finds, strict=True):
-        for span in one.spans:
+    for pii_text, its_finds in zip(sample, finds, strict=True):
+        for span in pii_text.spans:
             expected[span.kind] += 1
             hit[span.kind] += any(spans_match(span, other) for other in its_finds)
         for other in its_finds:
             counts[other.kind] += 1
-            right[other.kind] += any(spans_match(span, other) for span in one.spans)
+            right[other.kind] += any(spans_match(span, other) for span in pii_text.spans)
     return {
         kind: PrecisionRecall(
             expected=expected[kind],

@@ -15,5 +15,5 @@ class RandomSelector(Selector):
 
     def choose(self, pool: LabelingPool, count: int) -> list[SelectedCandidate]:
         """Sort by a digest of seed and id."""
-        lots = {at: digest_of([pool.seed, one.id]) for at, one in enumerate(pool.candidates)}
+        lots = {at: digest_of([pool.seed, candidate.id]) for at, candidate in enumerate(pool.candidates)}
         return [SelectedCandidate(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]

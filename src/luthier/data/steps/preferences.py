@@ -134,18 +134,23 @@ class Preferences(Step):
         """Pairs of what probes asked, each with why it cannot be used."""
         rows = list(read_probe_rows(work.inputs["evaluation"]))
         self._check(rows)
-        mine = [(line, one) for line, one in enumerate(rows, 1) if one.model == self.model and self._wanted(one)]
+        mine = [(line, row) for line, row in enumerate(rows, 1) if row.model == self.model and self._wanted(row)]
         return [
             (
                 build_preference_row(
-                    one.prompt,
-                    one.expected or "",
-                    {"rejected": one.completion, "probe": one.probe, "group": one.group, "row": one.row},
+                    probe_row.prompt,
+                    probe_row.expected or "",
+                    {
+                        "rejected": probe_row.completion,
+                        "probe": probe_row.probe,
+                        "group": probe_row.group,
+                        "row": probe_row.row,
+                    },
                     ("probes", PROBED, line),
                 ),
-                _why_not(one),
+                _why_not(probe_row),
             )
-            for line, one in mine
+            for line, probe_row in mine
         ]
 
     def _judged(self, work: StepContext) -> list[tuple[Row, str]]:

@@ -119,7 +119,9 @@ class Prelabel(Step):
                 if split == split_name and DatasetSummary.read(data).task == "label":
                     pairs += list(zip(rows, scores[at : at + len(rows)], strict=True))
                 at += len(rows)
-        known = [(one, row.answer) for row, one in pairs if one and len(one) == len(labels) and row.answer in labels]
+        known = [
+            (entry, row.answer) for row, entry in pairs if entry and len(entry) == len(labels) and row.answer in labels
+        ]
         if len(known) < LEAST_ROWS:
             count = format_counted_noun(len(known), "labelled row")
             why = f"{count} in the split {split_name!r}; {LEAST_ROWS} are wanted"
@@ -129,7 +131,7 @@ class Prelabel(Step):
                 )
             work.events.note(f"the confidences are the model's own, not calibrated: {why}")
             return 1.0
-        found = fit_label_temperature([one for one, _ in known], [label for _, label in known])
+        found = fit_label_temperature([entry for entry, _ in known], [label for _, label in known])
         work.events.note(f"calibrated on {len(known)} labelled rows of {split_name}: temperature {found:.3g}")
         return found
 

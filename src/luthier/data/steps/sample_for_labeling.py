@@ -75,8 +75,8 @@ class SampleForLabeling(Step):
         why = self._why_enough(work)
         chosen = [] if why else self.by.choose(pool, self.count)
         marks = {
-            pool.candidates[one.candidate_index].id: {"rank": rank, "score": one.score}
-            for rank, one in enumerate(chosen, start=1)
+            pool.candidates[candidate.candidate_index].id: {"rank": rank, "score": candidate.score}
+            for rank, candidate in enumerate(chosen, start=1)
         }
         self._write(work, marks, why or "not selected")
         if why:

@@ -75,18 +75,18 @@ class RecipeProposal(BaseModel):
 
     def prepare(self) -> dict[str, Any]:
         """The settings of the step `prepare`."""
-        ops = [one["kind"] if len(one) == 1 else one for one in self.ops]
+        ops = [entry["kind"] if len(entry) == 1 else entry for entry in self.ops]
         return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
 
 
 def exclude_operators(proposal: RecipeProposal, kinds: Collection[str]) -> RecipeProposal:
     """The proposal without some of its operators; `UnknownName` for one that it does not have."""
-    proposed = [one["kind"] for one in proposal.ops]
+    proposed = [entry["kind"] for entry in proposal.ops]
     for kind in kinds:
         if kind not in proposed:
             where, hint = SourceLocation(field="--without"), did_you_mean(kind, proposed)
             raise UnknownName(f"the operator {kind!r} is not proposed for these rows", where=where, hint=hint)
-    ops = [one for one in proposal.ops if one["kind"] not in kinds]
+    ops = [entry for entry in proposal.ops if entry["kind"] not in kinds]
     return proposal.model_copy(update={"ops": ops, "left": _left(proposal.profile, ops)})
 
 
@@ -161,7 +161,7 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     examples: dict[str, tuple[ChangeExample, ...]] = {}
     ops = [] if quick else list(_operators(profile, reasons, examples))
     if objective == "dpo":
-        ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
+        ops = [entry for entry in ops if entry["kind"] not in _ONE_SIDED]
     left = _left(profile, ops)
     learn, why = _learn(profile) if (objective, chosen) == ("sft", "text") else ("last", "")
     if why:
@@ -295,7 +295,7 @@ def _marked(change: ChangeExample) -> ChangeExample:
 
 def _left(profile: SourceProfile, ops: Sequence[Mapping[str, Any]]) -> int:
     """About how many rows the operators leave of all, as they do of those that were looked at."""
-    dropping = [one["kind"] for one in ops if one.get("action") != "flag" and one["kind"] in profile.trials]
+    dropping = [entry["kind"] for entry in ops if entry.get("action") != "flag" and entry["kind"] in profile.trials]
     gone = sum(sum(profile.trials[kind].dropped.values()) for kind in dropping)
     return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
 

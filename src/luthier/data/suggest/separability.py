@@ -103,13 +103,13 @@ def _kernel(texts: Sequence[str]) -> NDArray[np.float64]:
     import numpy as np
 
     counts = [_features(text) for text in texts]
-    frequency = Counter(name for one in counts for name in one)
+    frequency = Counter(name for entry in counts for name in entry)
     columns = {name: column for column, name in enumerate(sorted(n for n, texts in frequency.items() if texts > 1))}
     matrix = np.zeros((len(texts), len(columns)), dtype=np.float32)
-    for row, one in enumerate(counts):
+    for row, entry in enumerate(counts):
         values = {
             name: (1 + np.log(count)) * (np.log((1 + len(texts)) / (1 + frequency[name])) + 1)
-            for name, count in one.items()
+            for name, count in entry.items()
         }
         length = np.sqrt(sum(value * value for value in values.values())) or 1.0
         for name, value in values.items():
@@ -129,7 +129,7 @@ def _distinct(kernel: NDArray[np.float64]) -> list[int]:
 
 def _features(text: str) -> Counter[str]:
     words = _WORD.findall(text[:MOST_CHARS].lower())
-    return Counter([*words, *(f"{one} {other}" for one, other in pairwise(words))])
+    return Counter([*words, *(f"{entry} {other}" for entry, other in pairwise(words))])
 
 
 def _leave_one_out(kernel: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[NDArray[np.int64], float]:

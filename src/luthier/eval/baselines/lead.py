@@ -39,7 +39,9 @@ class LeadSentencesBaseline(Baseline):
         if not cls.can(task) or not task.examples:
             return False
         pairs = zip(task.examples, task.references, strict=True)
-        lengths = [(len(_parts(user_text_of(one))), len(user_text_of(one)), len(answer)) for one, answer in pairs]
+        lengths = [
+            (len(_parts(user_text_of(example))), len(user_text_of(example)), len(answer)) for example, answer in pairs
+        ]
         longer = median(question / max(1, answer) for _, question, answer in lengths)
         return longer >= _SHORTER and median(parts for parts, _, _ in lengths) >= _LONG
 

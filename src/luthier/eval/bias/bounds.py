@@ -149,7 +149,7 @@ def _likeliest(families: Sequence[_Groups], gap: float, above: Above) -> list[Fl
     if len(families) == 1:
         return [just[0].shares]
     within = [_guess(groups, gap, above, just=False) for groups in families]
-    more = [one.misfit - other.misfit for one, other in zip(just, within, strict=True)]
+    more = [entry.misfit - other.misfit for entry, other in zip(just, within, strict=True)]
     found = [guess.shares for guess in within]
     index = int(np.argmin(more))
     found[index] = just[index].shares

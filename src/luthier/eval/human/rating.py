@@ -112,13 +112,13 @@ class RatingFeed:
             rows = session.execute(kept).all()
             annotations = [
                 Annotation(
-                    one.annotator, one.values.get(STUDY_QUESTION), key, one.comment, one.given_at.isoformat(),
-                    one.seconds,
+                    answer_row.annotator, answer_row.values.get(STUDY_QUESTION), key, answer_row.comment,
+                    answer_row.given_at.isoformat(), answer_row.seconds,
                 )
-                for one, key in rows
+                for answer_row, key in rows
             ]  # fmt: skip
-            withdrawn = [(one.annotator, key) for one, key in session.execute(undone)] if last else []
-            return annotations, max([last, *(one.id for one, _ in rows)]), withdrawn
+            withdrawn = [(answer_row.annotator, key) for answer_row, key in session.execute(undone)] if last else []
+            return annotations, max([last, *(answer_row.id for answer_row, _ in rows)]), withdrawn
 
 
 def list_studies(ledger: Ledger, assignment: str) -> list[AnnotationProject]:

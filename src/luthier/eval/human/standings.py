@@ -112,9 +112,9 @@ def compute_study_standings(
     people = compare_raters(
         "people with each other",
         [
-            (item, one, other)
+            (item, entry, other)
             for item, by_judge in categories.items()
-            for one, other in permutations(by_judge.values(), 2)
+            for entry, other in permutations(by_judge.values(), 2)
         ],
     )  # fmt: skip
     machines = (
@@ -152,7 +152,8 @@ def fit_strengths(
         return (), {}
     model_standings = [ModelStanding(name=name, plain=plain.of[name], styled=styled.of[name]) for name in models]
     twice = {
-        name: Strength(value=one.value / 3, low=one.low / 3, high=one.high / 3) for name, one in styled.effects.items()
+        name: Strength(value=effect.value / 3, low=effect.low / 3, high=effect.high / 3)
+        for name, effect in styled.effects.items()
     }
     return tuple(sorted(model_standings, key=lambda model_standing: -model_standing.plain.value)), twice
 
@@ -215,8 +216,8 @@ def compare_raters(name: str, pairs: Sequence[tuple[str, Hashable, Hashable]]) -
     categories = {value: at for at, value in enumerate(dict.fromkeys(label for _, *both in pairs for label in both))}
     clusters = {name: at for at, name in enumerate(dict.fromkeys(cluster for cluster, _, _ in pairs))}
     counts = np.zeros((len(clusters), len(categories), len(categories)))
-    for cluster, one, other in pairs:
-        counts[clusters[cluster], categories[one], categories[other]] += 1
+    for cluster, hashable, other in pairs:
+        counts[clusters[cluster], categories[hashable], categories[other]] += 1
     counts /= counts.sum(axis=(1, 2), keepdims=True)  # a row with more judges counts no more than another
 
     def kappa(sums: np.ndarray) -> np.ndarray:

@@ -102,15 +102,15 @@ def create_rating_assignment(
     key: dict[str, BlindingKeyEntry] = {}
     same: dict[str, tuple[str, ...]] = {}
     for number, pair in enumerate(pairs):
-        for index, one in enumerate(chosen):
+        for index, element in enumerate(chosen):
             models = pair if (index + number) % 2 == 0 else pair[::-1]
-            texts = tuple(one.answers[model] for model in models)
+            texts = tuple(element.answers[model] for model in models)
             if len(set(texts)) < len(texts):
-                same[_name(seed, one.row, *sorted(models))] = (one.row, *models)
+                same[_name(seed, element.row, *sorted(models))] = (element.row, *models)
                 continue
-            name = _name(seed, one.row, *models)
-            items[name] = RatingItem(name, one.prompt, texts)
-            key[name] = BlindingKeyEntry(one.row, models)
+            name = _name(seed, element.row, *models)
+            items[name] = RatingItem(name, element.prompt, texts)
+            key[name] = BlindingKeyEntry(element.row, models)
     shared = sorted(items)
     for item, entry in _plant(rest or chosen, drawn, planted, len(pairs[0]), seed):
         items[item.id], key[item.id] = item, entry
@@ -127,14 +127,14 @@ def _plant(
 ) -> list[tuple[RatingItem, BlindingKeyEntry]]:
     """Items whose answer is known: a row's own reference against another row's, or another row's reference alone."""
     found = []
-    for index, one in enumerate(rows[:count]):
-        wrong = next((other.reference for other in reversed(every) if other.reference not in ("", one.reference)), None)
-        if wrong is None or (sides == 2 and not one.reference):
+    for index, row in enumerate(rows[:count]):
+        wrong = next((other.reference for other in reversed(every) if other.reference not in ("", row.reference)), None)
+        if wrong is None or (sides == 2 and not row.reference):
             continue
         good = index % 2 if sides == 2 else None
-        texts = (wrong,) if good is None else (one.reference, wrong) if good == 0 else (wrong, one.reference)
-        name = _name(seed, "planted", one.row)
-        found.append((RatingItem(name, one.prompt, texts), BlindingKeyEntry(one.row, (), True, good)))
+        texts = (wrong,) if good is None else (row.reference, wrong) if good == 0 else (wrong, row.reference)
+        name = _name(seed, "planted", row.row)
+        found.append((RatingItem(name, row.prompt, texts), BlindingKeyEntry(row.row, (), True, good)))
     return found
 
 
@@ -200,5 +200,5 @@ def check_gives_points(question: Question) -> RatingQuestion:
     """The question, which gives points; `ValueError` for one that gives none."""
     if isinstance(question, RatingQuestion):
         return question
-    kinds = [kind for kind, one in sorted(components_by_kind(Question).items()) if issubclass(one, RatingQuestion)]
+    kinds = [kind for kind, entry in sorted(components_by_kind(Question).items()) if issubclass(entry, RatingQuestion)]
     raise ValueError(f"a question of kind {question.kind} gives no points; these do: {', '.join(kinds)}")

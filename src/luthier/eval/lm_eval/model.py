@@ -69,10 +69,12 @@ class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
         return "messages"
 
     def _answers(self, instances: Sequence[Instance]) -> list[Response]:
-        requests = [to_request(one, greedy=self._greedy, draw=at) for at, one in enumerate(instances)]
+        requests = [to_request(instance, greedy=self._greedy, draw=at) for at, instance in enumerate(instances)]
         responses = self._ask(requests) if requests else []
         self.truncated |= {
-            (one.task_name, one.doc_id) for one, answer in zip(instances, responses, strict=True) if answer.truncated
+            (instance.task_name, instance.doc_id)
+            for instance, answer in zip(instances, responses, strict=True)
+            if answer.truncated
         }
         return responses
 

@@ -73,7 +73,7 @@ def _column(
 ) -> WeightedColumn:
     """Amounts and weights; a row that was left out weighs nothing."""
     pairs = [(0.0, 0.0) if value is None else parts(value) for value in values]
-    amounts, weights = [one for one, _ in pairs], [one for _, one in pairs]
+    amounts, weights = [item for item, _ in pairs], [item for _, item in pairs]
     return WeightedColumn.of(how, amounts, weights, lower=lower)
 
 

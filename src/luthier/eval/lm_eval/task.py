@@ -37,8 +37,8 @@ class HarnessTask(BenchmarkTask):
         """Ask each kind of request as one list, through the library's `LM`; filters and scores are the library's."""
         lm = HarnessLM(ask, greedy=self.greedy)
         instances = [entry for row in self.rows for entry in row]
-        for one in instances:
-            one.resps, one.filtered_resps = [], {}
+        for item in instances:
+            item.resps, item.filtered_resps = [], {}
         for kind in dict.fromkeys(instance.request_type for instance in instances):
             own = [
                 instance
@@ -46,8 +46,8 @@ class HarnessTask(BenchmarkTask):
                 if instance.request_type == kind
                 for _ in range(instance.repeats or 1)
             ]
-            for one, response in zip(own, getattr(lm, kind)(own), strict=True):
-                one.resps.append(response)
+            for item, response in zip(own, getattr(lm, kind)(own), strict=True):
+                item.resps.append(response)
         with run_library(self.source.where):
             self.task.apply_filters()
             columns = self._columns(list(instances[0].filtered_resps))

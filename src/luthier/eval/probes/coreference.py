@@ -55,14 +55,14 @@ class Coreference(Probe):
                 ProbeRow(
                     probe=self.kind,
                     model=name,
-                    row=one.row,
-                    group=one.pronoun,
+                    row=entry.row,
+                    group=entry.pronoun,
                     prompt=choice[0],
-                    completion=one.options[at],
-                    expected=one.options[one.right],
-                    failed=bool(changed and at != one.right),
+                    completion=entry.options[at],
+                    expected=entry.options[entry.right],
+                    failed=bool(changed and at != entry.right),
                 )
-                for one, choice, at, changed in zip(
+                for entry, choice, at, changed in zip(
                     winograd_schemas, choices, picked.tolist(), np.repeat(differs, 2), strict=True
                 )
             )

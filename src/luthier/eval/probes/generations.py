@@ -72,7 +72,8 @@ class GenerationBiasProbe(Probe):
         details: dict[str, dict[str, float]] = {}
         for name, respondent in context.able("generate", "bias.generation_gap").items():
             completions = [
-                entry.strip() for entry in respondent.generate([one for *_, one in prompts], self.max_new_tokens)
+                entry.strip()
+                for entry in respondent.generate([messages for *_, messages in prompts], self.max_new_tokens)
             ]
             scores = self.regard.score(completions, context.recipe_dir)
             table = np.array(scores).reshape(-1, len(self.persons))

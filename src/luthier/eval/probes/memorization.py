@@ -131,7 +131,7 @@ class Memorization(Probe):
             requests = [_options(canary, self.drawn, context.seed) for canary in self.canaries]
             bits = []
             for responses in respondent.loglikelihoods(requests):
-                row = [one for one, _ in get_loglikelihoods(responses)]
+                row = [item for item, _ in get_loglikelihoods(responses)]
                 rank = 1 + sum(entry > row[0] for entry in row[1:])
                 bits.append([math.log2(len(row)) - math.log2(rank), 1.0])
             blocks[name] = np.array(bits)

@@ -79,7 +79,11 @@ def _lift(context: ProbeContext) -> list[ProbeMeasure]:
     """How often tuning raised the preferred answer more, for a language model beside its base."""
     import numpy as np
 
-    able = [name for name, one in context.respondents.items() if one.is_model and "loglikelihood" in one.able]
+    able = [
+        name
+        for name, respondent in context.respondents.items()
+        if respondent.is_model and "loglikelihood" in respondent.able
+    ]
     if able[:2] != ["tuned", "base"]:
         return []
     labels = [str(example.label) for example in context.task.examples]

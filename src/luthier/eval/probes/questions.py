@@ -102,7 +102,11 @@ def _of_kinds(bias_questions: list[BiasQuestion], block: Floats) -> dict[str, fl
     """The open score of each kind of group."""
     found = {}
     for kind in sorted({question.kind for question in bias_questions}):
-        rows = [at for at, one in enumerate(bias_questions) if one.kind == kind and one.context == "ambiguous"]
+        rows = [
+            at
+            for at, bias_question in enumerate(bias_questions)
+            if bias_question.kind == kind and bias_question.context == "ambiguous"
+        ]
         found[kind] = float(bbq_ambiguous_bias_score(block[rows].sum(axis=0, keepdims=True))[0])
     return found
 

@@ -56,7 +56,10 @@ class RefusalProbe(Probe):
             statistic,
             context,
             self.kind,
-            {f"{row}-{number}": build_request_messages(one, self.system) for number, one in enumerate(requests)},
+            {
+                f"{row}-{number}": build_request_messages(request, self.system)
+                for number, request in enumerate(requests)
+            },
             limit=self.max_new_tokens,
             counts=is_refusal,
             fails=lambda answer: is_refusal(answer) != harmful,

@@ -49,7 +49,7 @@ class Stereotypes(Probe):
         blocks, details = {}, {}
         for name, respondent in context.able("loglikelihood", "bias.stereotype").items():
             responses = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
-            found = [[one for one, _ in get_loglikelihoods(row)] for row in responses]
+            found = [[entry for entry, _ in get_loglikelihoods(row)] for row in responses]
             leans = [float(more > less) for more, less in found]
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])
             of = {kind: [lean for lean, pair in zip(leans, pairs, strict=True) if pair.kind == kind] for kind in kinds}

@@ -57,7 +57,7 @@ class RecipeArtifacts:
 
     def step_of(self, digest: str) -> str:
         """The step that made an artifact; empty when it is another recipe's."""
-        return next((name for name, one in self.artifacts.items() if one.digest == digest), "")
+        return next((name for name, artifact in self.artifacts.items() if artifact.digest == digest), "")
 
 
 def suggest_improvements(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple[Advice, ...]:
@@ -149,7 +149,7 @@ def _numbers(made: RecipeArtifacts, name: str) -> Iterator[Any]:
 def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice | None:
     """The two classes that are most often taken for each other, as one."""
     confusion = next((matrix for matrix in facts.confusions if matrix.model == model), None)
-    step = next((name for name, one in made.artifacts.items() if one.manifest.kind == "prepare"), "")
+    step = next((name for name, artifact in made.artifacts.items() if artifact.manifest.kind == "prepare"), "")
     written = made.written.get(step)
     if confusion is None or len(confusion.labels) < 3 or not isinstance(written, dict):
         return None

@@ -79,7 +79,7 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     parts += [f"> {_plain(note)}" for note in facts.notes]
     if facts.advice:
         parts.append("### What may change it")
-        parts += [f"{_plain(f'{one.what} {one.why}')}\n\n```sh\n{one.command}\n```" for one in facts.advice]
+        parts += [f"{_plain(f'{fact.what} {fact.why}')}\n\n```sh\n{fact.command}\n```" for fact in facts.advice]
     titles = [wording.capitalize_title(model.title) for model in facts.models]
     rows = [
         (
@@ -123,8 +123,8 @@ def _runs(facts: ReportFacts) -> list[str]:
         (
             run.name,
             *(
-                wording.format_score_interval(run.scores[one], one) if one in run.scores else wording.MISSING
-                for one in metrics
+                wording.format_score_interval(run.scores[metric], metric) if metric in run.scores else wording.MISSING
+                for metric in metrics
             ),
         )
         for run in facts.runs
@@ -159,15 +159,20 @@ def _explanation(facts: ExplanationFacts) -> list[str]:
     """The verdict on the methods, and their measures."""
     rows = [
         (
-            one.method,
+            method.method,
             *(
                 ""
                 if each is None
                 else wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high))
-                for each in (one.comprehensiveness, one.sufficiency, one.rank_agreement, one.gain_over_random)
+                for each in (
+                    method.comprehensiveness,
+                    method.sufficiency,
+                    method.rank_agreement,
+                    method.gain_over_random,
+                )
             ),
         )
-        for one in facts.summary.methods
+        for method in facts.summary.methods
     ]
     titles = ("Method", "Comprehensiveness", "Sufficiency", "Agrees with leave-one-out", "Over random orders")
     title = f"## Why it answers so: {_plain(facts.name)}"
@@ -216,19 +221,24 @@ def _search(facts: SearchFacts) -> list[str]:
     aims = [aim for aim in record.aims if aim.name not in (record.metric, "parameters")]
     finalists = [
         (
-            f"{one.trial}{', taken' if one.trial == record.verdict.winner else ''}",
-            search_pictures.describe_settings(one.settings),
-            search_pictures.describe_finalist(facts, one),
-            wording.format_large_number(one.parameters),
-            *(search_pictures.describe_aim(aim, one) for aim in aims),
+            f"{finalist.trial}{', taken' if finalist.trial == record.verdict.winner else ''}",
+            search_pictures.describe_settings(finalist.settings),
+            search_pictures.describe_finalist(facts, finalist),
+            wording.format_large_number(finalist.parameters),
+            *(search_pictures.describe_aim(aim, finalist) for aim in aims),
         )
-        for one in record.finalists
+        for finalist in record.finalists
     ]
     titles = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
     parts += ["### Finalists", _table(titles, finalists)] if finalists else []
     shares = [
-        (one.branch, one.setting, wording.format_percentage(one.share, 1), wording.format_thousands(one.trials))
-        for one in record.importance
+        (
+            importance.branch,
+            importance.setting,
+            wording.format_percentage(importance.share, 1),
+            wording.format_thousands(importance.trials),
+        )
+        for importance in record.importance
     ]
     titles = ("Technique", "Setting", "Share", "Trials")
     return [*parts, "### Which settings matter", _table(titles, shares)] if shares else parts
@@ -266,7 +276,8 @@ def _rendered(rows: Sequence[RenderedRowFact]) -> list[str]:
             trained = wording.format_thousands(sequence.trained_tokens)
             counts = f"{wording.format_thousands(sequence.tokens)} tokens, {trained} trained on{cut}"
             text = "".join(
-                f"{OPEN}{one.text}{CLOSE}" if one.trained else one.text for one in shorten_token_spans(sequence)
+                f"{OPEN}{token_span.text}{CLOSE}" if token_span.trained else token_span.text
+                for token_span in shorten_token_spans(sequence)
             )
             parts.append(f"{location}{name}: {counts}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
     return parts

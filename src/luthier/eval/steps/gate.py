@@ -170,7 +170,11 @@ def _check(rule: ThresholdExpression, evaluation: Any, where: SourceLocation) ->
     if rule.reference == "against" and evaluation.compare_with is None:
         hint = "name the step of the model to compare with in its `compare_with`"
         raise RecipeError("the evaluation holds its model against no other", where=where, hint=hint)
-    known = None if evaluation.baselines is None else ["base", "against", *(one.kind for one in evaluation.baselines)]
+    known = (
+        None
+        if evaluation.baselines is None
+        else ["base", "against", *(baseline.kind for baseline in evaluation.baselines)]
+    )
     if rule.reference is not None and known is not None and rule.reference not in known:
         raise RecipeError(
             f"the evaluation has no {rule.reference}", where=where, hint=did_you_mean(rule.reference, known)

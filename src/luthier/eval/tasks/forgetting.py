@@ -58,12 +58,17 @@ class Forgetting(EvalTask):
         from luthier.eval.forgetting.items import load_forgetting_questions
 
         found = []
-        for number, one in enumerate(load_forgetting_questions()):
-            prompt = (Message(role="user", content=one.question),)
+        for number, question in enumerate(load_forgetting_questions()):
+            prompt = (Message(role="user", content=question.question),)
             questions = tuple(
-                LoglikelihoodRequest(prompt=prompt, continuation=answer) for answer in (one.right, *one.wrong)
+                LoglikelihoodRequest(prompt=prompt, continuation=answer) for answer in (question.right, *question.wrong)
             )
             found.append(
-                TaskItem(id=f"{one.kind}-{number}", questions=questions, shown=one.question, reference=one.right)
+                TaskItem(
+                    id=f"{question.kind}-{number}",
+                    questions=questions,
+                    shown=question.question,
+                    reference=question.right,
+                )
             )
         return [_Questions(name="forgetting", items=tuple(found), about="chat|likeliest")]

@@ -25,4 +25,4 @@ def leave_one_out(scorer: PromptScorer) -> list[float]:
     """How far the value falls without each unit."""
     whole = scorer.all_units
     full, *without = scorer.score([whole, *(whole - {unit} for unit in range(scorer.count))])
-    return [full - one for one in without]
+    return [full - entry for entry in without]

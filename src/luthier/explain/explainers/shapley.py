@@ -43,7 +43,7 @@ class ShapleyExplainer(Explainer):
             draw.shuffle(units)
             orders += [units[:], units[::-1]]
         sets = [[frozenset(order[:count]) for count in range(len(order) + 1)] for order in orders]
-        values = iter(scorer.score([one for chain in sets for one in chain]))
+        values = iter(scorer.score([entry for chain in sets for entry in chain]))
         totals = [0.0] * scorer.count
         for order in orders:
             before = next(values)
@@ -57,16 +57,16 @@ class ShapleyExplainer(Explainer):
 def exact_shapley(scorer: PromptScorer) -> list[float]:
     """Shapley values from all sets of units."""
     count = scorer.count
-    sets = [frozenset(one) for size in range(count + 1) for one in combinations(range(count), size)]
+    sets = [frozenset(combination) for size in range(count + 1) for combination in combinations(range(count), size)]
     value = dict(zip(sets, scorer.score(sets), strict=True))
     return [
         sum(
-            factorial(len(one))
-            * factorial(count - len(one) - 1)
+            factorial(len(entry))
+            * factorial(count - len(entry) - 1)
             / factorial(count)
-            * (value[one | {unit}] - value[one])
-            for one in sets
-            if unit not in one
+            * (value[entry | {unit}] - value[entry])
+            for entry in sets
+            if unit not in entry
         )
         for unit in range(count)
     ]

@@ -80,13 +80,13 @@ class Explain(Step):
         questions = self._questions(work.inputs["data"], model)
         for number, question in enumerate(questions, start=1):
             try:
-                found = explain_question(builder, question, methods, orders=self.orders)
+                explanation_records = explain_question(builder, question, methods, orders=self.orders)
             except DataError as error:
                 skipped[error.message] += 1
                 continue
             finally:
                 work.events.progress(number, len(questions), "rows")
-            for record in found:
+            for record in explanation_records:
                 records[record.method].append(record)
         summary = summarize_methods(records, skipped, work.seed)
         write_explanations(work.folder, [record for own in zip(*records.values(), strict=True) for record in own])
@@ -102,7 +102,9 @@ class Explain(Step):
         else:
             remote = is_endpoint(model) or is_plain_classifier(model)
             chosen = [Explainer.parse(kind) for kind in (_WITHOUT_WEIGHTS if remote else _USUAL)]
-        return chosen if any(one.kind == "random" for one in chosen) else [*chosen, Explainer.parse("random")]
+        return (
+            chosen if any(explainer.kind == "random" for explainer in chosen) else [*chosen, Explainer.parse("random")]
+        )
 
     def _questions(self, data: Artifact, model: Artifact) -> list[Question]:
         from luthier.artifacts.dataset import DatasetSummary, has_split, read_evenly_spaced_examples, read_examples
@@ -133,7 +135,7 @@ class Explain(Step):
         from luthier.artifacts.explanation import MEASURES
 
         usual = dict.fromkeys((*_USUAL, *_WITHOUT_WEIGHTS))
-        methods = [*usual] if self.methods is None else [one.kind for one in self.methods]
+        methods = [*usual] if self.methods is None else [explainer.kind for explainer in self.methods]
         names = ["", *(f"{method}." for method in dict.fromkeys((*methods, "random")))]
         return tuple(f"explain.{name}{measure}" for name in names for measure in MEASURES)
 

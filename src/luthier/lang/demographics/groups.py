@@ -73,9 +73,9 @@ OF_PERSONS = frozenset(["old", "older", "oldest", "young", "younger", "youngest"
 def _pairs(table: str) -> dict[str, tuple[str, ...]]:
     """Each word with its one counterpart, both ways; the first pair of a word counts."""
     found: dict[str, tuple[str, ...]] = {}
-    for one, other in (pair.split("/") for pair in table.split()):
-        found.setdefault(one, (other,))
-        found.setdefault(other, (one,))
+    for entry, other in (pair.split("/") for pair in table.split()):
+        found.setdefault(entry, (other,))
+        found.setdefault(other, (entry,))
     return found
 
 

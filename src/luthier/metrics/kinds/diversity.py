@@ -106,14 +106,14 @@ class SelfBleu(InfluenceMetric):
         lengths = sorted(map(len, words))
         table = np.zeros((len(words), 2 + 2 * ORDERS))
         lost: dict[tuple[int, int], list[int]] = {}
-        for row, one in enumerate(words):
-            table[row, :2] = len(one), _nearest(lengths, len(one))
+        for row, entry in enumerate(words):
+            table[row, :2] = len(entry), _nearest(lengths, len(entry))
         for n in range(1, ORDERS + 1):
             counts = [Counter(_runs(word, n)) for word in words]
             most = _three_highest(counts)
-            for row, one in enumerate(counts):
-                table[row, 1 + n] = sum(min(count, _of_others(most[run], count)) for run, count in one.items())
-                table[row, 1 + ORDERS + n] = one.total()
+            for row, entry in enumerate(counts):
+                table[row, 1 + n] = sum(min(count, _of_others(most[run], count)) for run, count in entry.items())
+                table[row, 1 + ORDERS + n] = entry.total()
             for (_, first), (second_count, second), (third_count, _) in most.values():
                 for pair in ((first, second), (second, first)) if second_count > third_count else ():
                     lost.setdefault(pair, [0] * ORDERS)[n - 1] += second_count - third_count
@@ -131,8 +131,8 @@ def _calmed(counts: Sequence[Counter[Run]], rows: Counter[Run], moves: NDArray[n
     import numpy as np
 
     holders: dict[Run, list[int]] = {}
-    for row, one in enumerate(counts):
-        for run in one:
+    for row, entry in enumerate(counts):
+        for run in entry:
             if rows[run] == 2:
                 holders.setdefault(run, []).append(row)
     pairs = Counter(tuple(held) for held in holders.values())
@@ -147,8 +147,8 @@ def _runs(words: Sequence[str], n: int) -> list[Run]:
 def _three_highest(counts: Sequence[Counter[Run]]) -> dict[Run, tuple[Held, Held, Held]]:
     """The three highest counts of each run in any text, and whose they are; 0 of nobody's (-1) for want of more."""
     most: dict[Run, tuple[Held, Held, Held]] = {}
-    for row, one in enumerate(counts):
-        for run, count in one.items():
+    for row, entry in enumerate(counts):
+        for run, count in entry.items():
             first, second, third = most.get(run, (_NOBODY, _NOBODY, _NOBODY))
             if count > first[0]:
                 most[run] = (count, row), first, second

@@ -30,7 +30,7 @@ class ScorerMetric(Metric):
 
         numbers = [answers.columns[name] for name in self.scored]
         given = self.counted(answers)
-        first = [float(one or 0.0) if there else 0.0 for one, there in zip(numbers[0], given, strict=True)]
+        first = [float(number or 0.0) if there else 0.0 for number, there in zip(numbers[0], given, strict=True)]
         return np.stack([np.array(first), np.array(given, dtype=np.float64)], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -192,13 +192,13 @@ def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
 
 def merge_adjacent_spans(spans: Sequence[slice]) -> tuple[slice, ...]:
     """Neighbouring spans as one, so that keys need not be copied together."""
-    found: list[slice] = []
+    slices: list[slice] = []
     for span in spans:
-        if found and found[-1].stop == span.start:
-            found[-1] = slice(found[-1].start, span.stop)
+        if slices and slices[-1].stop == span.start:
+            slices[-1] = slice(slices[-1].start, span.stop)
         else:
-            found.append(span)
-    return tuple(found)
+            slices.append(span)
+    return tuple(slices)
 
 
 def block_attention(

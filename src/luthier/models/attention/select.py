@@ -111,11 +111,11 @@ def _remembered(file: Path) -> dict[str, str]:
 @torch.enable_grad()
 def _winner(names: tuple[str, ...], query: Tensor, key: Tensor, *, shared: bool) -> str:
     """The quickest path forward and backward on an exemplary pack of this kind."""
-    made = _exemplary(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
+    pack = _exemplary(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
     best = names[0]
-    least = _seconds(best, query, key, made)
+    least = _seconds(best, query, key, pack)
     for name in names[1:]:
-        seconds = _seconds(name, query, key, made)
+        seconds = _seconds(name, query, key, pack)
         if seconds * CLEARLY < least:
             best, least = name, seconds
     return best
@@ -135,7 +135,7 @@ def _seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
     heads = (query.shape[1], key.shape[1], key.shape[1])
     shapes = [(1, count, made.tokens, query.shape[3]) for count in heads]
     draws = [torch.randn(shape, generator=draw, dtype=query.dtype, device=query.device) for shape in shapes]
-    queries, keys, values = states = [one.requires_grad_() for one in draws]
+    queries, keys, values = states = [entry.requires_grad_() for entry in draws]
     found = []
     for _ in range(1 + TRIES):
         start = time.perf_counter()

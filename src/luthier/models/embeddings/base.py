@@ -120,7 +120,7 @@ class LatentSemanticProjection:
     def __init__(self, vectorizers: Sequence[Any], directions: NDArray[np.float64] | None) -> None:
         self._vectorizers = vectorizers
         self._directions = directions  # (width, terms)
-        terms = sum(len(one.vocabulary_) for one in vectorizers)
+        terms = sum(len(vectorizer.vocabulary_) for vectorizer in vectorizers)
         self.width = max(1, terms) if directions is None else len(directions)
 
     @classmethod
@@ -157,16 +157,16 @@ class LatentSemanticProjection:
         from scipy.sparse import hstack
         from sklearn.preprocessing import normalize
 
-        return normalize(hstack([one.transform(texts) for one in self._vectorizers], format="csr"))
+        return normalize(hstack([vectorizer.transform(texts) for vectorizer in self._vectorizers], format="csr"))
 
     def save(self, folder: Path) -> None:
         """Write terms, weights and directions."""
         from safetensors.numpy import save
 
-        numbers = {one.analyzer: one.idf_ for one in self._vectorizers}
+        numbers = {vectorizer.analyzer: vectorizer.idf_ for vectorizer in self._vectorizers}
         if self._directions is not None:
             numbers["directions"] = self._directions
-        terms = {one.analyzer: one.get_feature_names_out().tolist() for one in self._vectorizers}
+        terms = {vectorizer.analyzer: vectorizer.get_feature_names_out().tolist() for vectorizer in self._vectorizers}
         write_atomically(folder / _TERMS, json.dumps(terms).encode("ascii"))
         write_atomically(folder / _NUMBERS, save(numbers))
 

@@ -166,7 +166,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         return []
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        return [(str(one["type"]).rpartition(".")[2], folder / str(one["path"])) for one in modules][1:]
+        return [(str(module["type"]).rpartition(".")[2], folder / str(module["path"])) for module in modules][1:]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "expected a list of modules with `type` and `path`", where=SourceLocation(file=str(path))
@@ -181,11 +181,11 @@ def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]
             mode = config.get("pooling_mode")
             chosen = [mode] if isinstance(mode, str) else list(mode or [])
             chosen += [name for name in POOLINGS if config.get(f"pooling_mode_{_FLAGS.get(name, name)}")]
-            unknown = [one for one in chosen if one not in POOLINGS]
+            unknown = [entry for entry in chosen if entry not in POOLINGS]
             if unknown or not chosen or config.get("include_prompt") is False:
                 what = f"pools in a way that is not read here: {', '.join(unknown) or 'without its prompt'}"
                 raise ModelError(what, where=SourceLocation(file=str(module_path / "config.json")), hint=_TAKE)
-            return [POOLINGS[one] for one in chosen]
+            return [POOLINGS[entry] for entry in chosen]
     if modules:
         raise ModelError("names no pooling", where=SourceLocation(file=str(folder / "modules.json")), hint=_TAKE)
     return [POOLINGS["mean"]]

@@ -286,7 +286,9 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
 
     before = AutoTokenizer.from_pretrained(find_base_folder(artifact), local_files_only=True, trust_remote_code=False)
     after = read_gguf_tokenizer(path)
-    added = [one["content"] for one in read_json_object(find_base_folder(artifact) / "tokenizer.json")["added_tokens"]]
+    added = [
+        entry["content"] for entry in read_json_object(find_base_folder(artifact) / "tokenizer.json")["added_tokens"]
+    ]
     read = after.get_added_vocab()  # transformers reads special tokens that are not ASCII, and runs of spaces, as plain
     special = "".join(f"{token} a\n{token}" for token in added if token in read)
     for text in (*_TOKENIZER_PROBES, special):
@@ -312,8 +314,8 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
 
 
 def _finish(artifact: Artifact, folder: Path, form: ExportDetails, measures: ModelScores | None) -> None:
-    held = form._replace(with_base=(folder / BASE).is_dir())
-    (folder / "README.md").write_text(render_model_card(artifact, held, measures), encoding="utf-8")
+    export_details = form._replace(with_base=(folder / BASE).is_dir())
+    (folder / "README.md").write_text(render_model_card(artifact, export_details, measures), encoding="utf-8")
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))
     record = {"format": form.format, "checked": form.agreed.as_json()}

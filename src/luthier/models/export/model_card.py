@@ -276,10 +276,10 @@ def _written(form: ExportDetails) -> str:
 
 def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
     rows = [f"artifact: `{artifact.digest}`", f"seed: `{artifact.manifest.seed}`"]
-    known = {one.digest for one in steps}
-    for one in steps:
-        rows.append(f"`{one.manifest.kind}` `{one.digest}`: {_told(one)}")
-        gone = {field: key for field, key in one.manifest.inputs.items() if key not in known}
+    known = {step.digest for step in steps}
+    for step in steps:
+        rows.append(f"`{step.manifest.kind}` `{step.digest}`: {_told(step)}")
+        gone = {field: key for field, key in step.manifest.inputs.items() if key not in known}
         rows += [f"its {field}, no longer in the store: `{key}`" for field, key in sorted(gone.items())]
     return "## Provenance\n\n" + "\n".join(f"- {row}" for row in rows) + "\n"
 
@@ -354,7 +354,9 @@ def _merged(artifact: Artifact, record: TrainingRecord) -> str:
 
 
 def _settings(steps: list[Artifact]) -> str:
-    settings = {f"{one.manifest.kind} {one.digest[:12]}": strip_absolute_paths(one.manifest.settings) for one in steps}
+    settings = {
+        f"{step.manifest.kind} {step.digest[:12]}": strip_absolute_paths(step.manifest.settings) for step in steps
+    }
     return f"## Settings\n\n```yaml\n{yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)}```\n"
 
 
@@ -403,7 +405,7 @@ def _licences(base: BaseModelOrigin, steps: list[Artifact]) -> str:
 def format_data_licences(steps: list[Artifact]) -> list[str]:
     """Whose licences stand behind the data sets of a lineage, as lines of a list."""
     return [
-        f"- data set `{one.digest[:12]}`: {data_licence(one) or 'not stated by its source'}"
-        for one in steps
-        if one.manifest.makes == "dataset"
+        f"- data set `{step.digest[:12]}`: {data_licence(step) or 'not stated by its source'}"
+        for step in steps
+        if step.manifest.makes == "dataset"
     ]

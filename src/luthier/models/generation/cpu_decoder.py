@@ -56,10 +56,10 @@ class CompiledDecoder:
 
     def read(self, ids: Tensor, visit: ForwardBatch, adapters: Sequence[str | None]) -> Tensor:
         """(T, width) states in fp32 after the last layer, from (T,) ids."""
-        if self._at != [one.data_ptr() for one in self._weights]:
+        if self._at != [weight.data_ptr() for weight in self._weights]:
             self._lay_out()
         states = self._embedded(ids)
-        cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
+        cos, sin = (entry[0].contiguous() for entry in self._decoder.rotary_emb(states[None], visit.positions[None]))
         batch, d = visit.laid_out, self._d
         if cos.shape[-1] != d:
             raise UnsupportedArchitectureError
@@ -92,7 +92,7 @@ class CompiledDecoder:
             return -1
         if adapter is not None:
             return self._adapters.index(adapter)
-        layer = next(one for one in self._whole.modules() if isinstance(one, LoraLinear))
+        layer = next(module for module in self._whole.modules() if isinstance(module, LoraLinear))
         if layer.disable_adapters:
             return -1
         if len(layer.active_adapters) != 1:
@@ -111,15 +111,15 @@ class CompiledDecoder:
         if type(self._decoder.embed_tokens) is not torch.nn.Embedding:
             raise UnsupportedArchitectureError
         self._d = int(self._decoder.layers[0].self_attn.head_dim)
-        layers = [self._layer(at, one) for at, one in enumerate(self._decoder.layers)]
+        layers = [self._layer(at, layer) for at, layer in enumerate(self._decoder.layers)]
         self._layers = (DecoderLayerStruct * len(layers))(*layers)
         self._last = self._norm(self._decoder.norm)
-        self._room = max(self._rows.rooms(one) for one in layers)
-        linears = [getattr(one, name) for one in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
-        self._widest = max(one.base.width for one in linears)
-        ranks = [pair.down.outs for one in linears if one.pairs for pair in one.pairs[: len(self._adapters)]]
+        self._room = max(self._rows.rooms(layer) for layer in layers)
+        linears = [getattr(layer, name) for layer in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
+        self._widest = max(linear.base.width for linear in linears)
+        ranks = [pair.down.outs for linear in linears if linear.pairs for pair in linear.pairs[: len(self._adapters)]]
         self._rank = max(ranks, default=0)
-        self._at = [one.data_ptr() for one in self._weights]
+        self._at = [weight.data_ptr() for weight in self._weights]
 
     def _layer(self, at: int, layer: Any) -> DecoderLayerStruct:
         attention, mlp = layer.self_attn, layer.mlp
@@ -172,8 +172,8 @@ class CompiledDecoder:
         return LoraPairStruct(self._weight(down), self._weight(up), float(module.scaling[name]))
 
     def _weight(self, layer: Any) -> LinearStruct:
-        for one in (layer.weight, layer.bias):
-            self._note(one)
+        for entry in (layer.weight, layer.bias):
+            self._note(entry)
         if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
             raise UnsupportedArchitectureError
         return LinearStruct.of(layer.weight, layer.bias)
@@ -283,17 +283,30 @@ def check_adapter_loaded(model: Any, adapter: str | None) -> None:
 
 
 @contextmanager
+def disable_adapters(model: Any) -> Iterator[None]:
+    """Context manager: compute with the base alone. Which parameters are trained stays as it was: PEFT's own context
+    freezes all adapters but the active one when it ends, a critic's too."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
 def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
     """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all."""
     if adapter is None or not hasattr(model, "peft_config"):
         yield
         return
     if adapter == BASE:
-        with model.disable_adapter():
+        with disable_adapters(model):
             yield
         return
-    layers = [one for one in model.modules() if isinstance(one, BaseTunerLayer)]
-    before, whole = [(one._active_adapter, one._disable_adapters) for one in layers], model.active_adapter
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    before, whole = [(entry._active_adapter, entry._disable_adapters) for entry in layers], model.active_adapter
     try:
         for layer in layers:
             layer._active_adapter, layer._disable_adapters = [adapter], False

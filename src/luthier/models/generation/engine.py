@@ -286,28 +286,28 @@ class BatchedReader:
     def open(self, line: SequenceState) -> bool:
         """Hold all blocks that a line may need; False while there are too few."""
         self._notice()
-        held = self._blocks.hold(line.ask.adapter, line.ask.ids, line.end)
-        if held is None:
+        sequence_blocks = self._blocks.hold(line.ask.adapter, line.ask.ids, line.end)
+        if sequence_blocks is None:
             return False
-        line.cache_slot = held
-        line.read = line.found = len(held.known) * BLOCK
+        line.cache_slot = sequence_blocks
+        line.read = line.found = len(sequence_blocks.known) * BLOCK
         return True
 
     def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """Prompts in their order, up to the budget; what another line is reading just now is waited for."""
-        found: list[PrefillChunk] = []
+        prefill_chunks: list[PrefillChunk] = []
         started_keys: set[Hashable] = set()
         for line in waiting:
             if line.read % BLOCK == 0:
                 line.read = max(line.read, self._blocks.find(line.cache_slot, line.ask.ids))
-                line.found = max(line.found, line.read) if not found else line.found
+                line.found = max(line.found, line.read) if not prefill_chunks else line.found
             key = self._blocks.next(line.cache_slot, line.ask.ids)
             count = min(budget, len(line.ids) - line.read)
             if count and key not in started_keys:
                 started_keys.add(key)
-                found.append(PrefillChunk(line, count))
+                prefill_chunks.append(PrefillChunk(line, count))
                 budget -= count
-        return found
+        return prefill_chunks
 
     @torch.no_grad()
     def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
@@ -324,8 +324,8 @@ class BatchedReader:
 
     def close(self, line: SequenceState) -> None:
         """Give a line's blocks back; what was read stays to be found while there is room."""
-        held: SequenceBlocks = line.cache_slot
-        self._blocks.release(held)
+        sequence_blocks: SequenceBlocks = line.cache_slot
+        self._blocks.release(sequence_blocks)
         line.cache_slot = None
 
     def adopt(self, model: Any) -> None:
@@ -352,7 +352,7 @@ class BatchedReader:
 
     def _weights(self) -> list[int]:
         """Where all weights lie, and how often each was changed."""
-        return [number for one in self._parameters for number in (one.data_ptr(), one._version)]
+        return [number for parameter in self._parameters for number in (parameter.data_ptr(), parameter._version)]
 
     def _by_kernels(self, lean: CompiledDecoder, portions: Sequence[PrefillChunk]) -> Tensor:
         ids, visit, lasts = self._laid_out(portions)
@@ -377,7 +377,7 @@ class BatchedReader:
 
     def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:
         """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
-        ids = [one for line, count in portions for one in line.ids[line.read : line.read + count]]
+        ids = [id_ for line, count in portions for id_ in line.ids[line.read : line.read + count]]
         visit = ForwardBatch(
             [ForwardBatchPart(line.read, count, line.cache_slot.table) for line, count in portions], self._device
         )
@@ -411,7 +411,7 @@ def choose_next_tokens(logits: Tensor, lines: list[SequenceState]) -> list[Sampl
     token_ids = torch.tensor(tokens, device=logits.device)[:, None]
     own = (logits.gather(1, token_ids)[:, 0] - whole).tolist()
     tops = [_top(row, total, line) for row, total, line in zip(logits, whole, lines, strict=True)]
-    return [SampledToken(*one) for one in zip(tokens, own, tops, strict=True)]
+    return [SampledToken(*token) for token in zip(tokens, own, tops, strict=True)]
 
 
 def _token(logits: Tensor, line: SequenceState, likeliest: int) -> int:
@@ -446,8 +446,8 @@ def _top(logits: Tensor, whole: Tensor, line: SequenceState) -> tuple[tuple[int,
     count = min(line.ask.top_logprobs, logits.shape[0])
     if not count:
         return ()
-    found = logits.topk(count)
-    return tuple(zip(found.indices.tolist(), (found.values - whole).tolist(), strict=True))
+    topk = logits.topk(count)
+    return tuple(zip(topk.indices.tolist(), (topk.values - whole).tolist(), strict=True))
 
 
 __all__ = ["BASE", "GREEDY", "ContinuousBatchingDecoder", "GenerationRequest", "SamplingParams", "Stop", "TokenOutput"]
@@ -486,7 +486,7 @@ class ContinuousBatchingDecoder:
         context = self.context
         if not 0 < len(ask.ids) < context:
             raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
-        if unknown := [one for one in ask.ids if not 0 <= one < self._vocabulary]:
+        if unknown := [id_ for id_ in ask.ids if not 0 <= id_ < self._vocabulary]:
             raise DataError(f"the prompt has the token {unknown[0]}; the model knows 0 to {self._vocabulary - 1}")
         if ask.max_new_tokens < 1:
             raise DataError(f"{ask.max_new_tokens} new tokens are asked", hint="ask for one at least")
@@ -528,10 +528,10 @@ class ContinuousBatchingDecoder:
                 assert found.choices is not None
                 assert found.teacher is not None
                 tops = [
-                    tuple(zip(*one, strict=True))
-                    for one in zip(found.choices.tolist(), found.teacher.tolist(), strict=True)
+                    tuple(zip(*choice, strict=True))
+                    for choice in zip(found.choices.tolist(), found.teacher.tolist(), strict=True)
                 ]
-        return [SampledToken(*one) for one in zip(ids[1:], own, tops, strict=True)]
+        return [SampledToken(*id_) for id_ in zip(ids[1:], own, tops, strict=True)]
 
     def cancel(self, ticket: int) -> None:
         """Write no more for an ask; nothing happens when it is finished already."""

@@ -71,15 +71,15 @@ class BlockAllocator:
 
     def hold(self, root: Hashable, ids: Sequence[int], tokens: int) -> SequenceBlocks | None:
         """Room for a line of so many tokens that begins with ids, of which some are found; None while there is none."""
-        held = SequenceBlocks(root)
-        self.find(held, ids)
-        needed = -(-tokens // BLOCK) - len(held.known)
+        sequence_blocks = SequenceBlocks(root)
+        self.find(sequence_blocks, ids)
+        needed = -(-tokens // BLOCK) - len(sequence_blocks.known)
         if needed > len(self._free) + len(self._idle):
-            self.release(held)
+            self.release(sequence_blocks)
             return None
-        held.own = [self._take() for _ in range(needed)]
-        held.table = array("i", [*(node.block for node in held.known), *held.own])
-        return held
+        sequence_blocks.own = [self._take() for _ in range(needed)]
+        sequence_blocks.table = array("i", [*(node.block for node in sequence_blocks.known), *sequence_blocks.own])
+        return sequence_blocks
 
     def find(self, held: SequenceBlocks, ids: Sequence[int]) -> int:
         """Let a line whose blocks so far are all known use those that are known of its ids; returns their tokens.
@@ -144,7 +144,7 @@ class BlockAllocator:
 
     def _take(self) -> int:
         if not self._free:
-            self._drop(next(one for one in self._idle if not one.children))
+            self._drop(next(cached_block for cached_block in self._idle if not cached_block.children))
         return self._free.pop()
 
     def _drop(self, node: CachedBlock) -> None:
@@ -252,7 +252,7 @@ def build_kernel_attention(kernels: RowKernels) -> Callable[[New, KVCache, int, 
     """Build the attention over the paged KV cache that uses the compiled CPU kernels: (T, heads, d')."""
 
     def look(new: New, past: KVCache, layer: int, visit: ForwardBatch, params: AttentionParams) -> Tensor:
-        query, key, value = (one.float().contiguous() for one in new)
+        query, key, value = (entry.float().contiguous() for entry in new)
         sinks = None if params.sinks is None else params.sinks.float().contiguous()
         params_struct = linear_ops.AttentionParamsStruct(
             key_heads=key.shape[1],

@@ -132,8 +132,10 @@ def _config(path: Path) -> Any:
     name = str(reader.fields["general.architecture"].contents())
     if (shape := find_architecture(name)) is None:
         return config
-    fields = {key: one.contents() for key, one in reader.fields.items() if key.startswith(f"{name}.")}
-    tensors = {one.name: torch.tensor(one.data) for one in reader.tensors if one.name in (FACTORS, LONG, SHORT)}
+    fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith(f"{name}.")}
+    tensors = {
+        tensor.name: torch.tensor(tensor.data) for tensor in reader.tensors if tensor.name in (FACTORS, LONG, SHORT)
+    }
     try:
         shape.read(config, {key.removeprefix(f"{name}."): value for key, value in fields.items()}, tensors)
     except ModelError as error:
@@ -182,8 +184,8 @@ def _mend_special(tokenizer: Any) -> None:
     from tokenizers import Tokenizer
 
     config = json.loads(tokenizer.backend_tokenizer.to_str())
-    for one in config["added_tokens"]:
-        one["rstrip"] = one["content"] not in PHI3_PLAIN
+    for entry in config["added_tokens"]:
+        entry["rstrip"] = entry["content"] not in PHI3_PLAIN
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(config))
 
 

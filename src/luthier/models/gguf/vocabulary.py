@@ -79,7 +79,7 @@ class LlamaCppTokenizer(ABC):
 
     def named(self, name: str) -> str:
         """The model's name, such that llama.cpp takes the space after special tokens where the tokenizer does."""
-        stripped = any(one.get("rstrip") for one in self.added)
+        stripped = any(entry.get("rstrip") for entry in self.added)
         if stripped is is_phi3(name):
             return name
         return f"{name} (phi-3)" if stripped else _PHI3.sub("phi_3", name)
@@ -95,7 +95,7 @@ class LlamaCppTokenizer(ABC):
     def _entries(self, size: int) -> GgufVocabulary:
         tokens = [f"[PAD{index}]" for index in range(size)]
         kinds = [_UNUSED] * size
-        given = [*self._vocabulary().items(), *((one["content"], one["id"]) for one in self.added)]
+        given = [*self._vocabulary().items(), *((entry["content"], entry["id"]) for entry in self.added)]
         if outside := next((token for token, index in given if index >= size), None):
             raise self._refusal(f"its token {outside!r} lies outside the model's vocabulary")
         scores = self._fill(tokens, kinds)
@@ -108,7 +108,7 @@ class LlamaCppTokenizer(ABC):
         return found
 
     def _merges(self) -> list[tuple[str, str]]:
-        pairs = (tuple(one.split(" ") if isinstance(one, str) else one) for one in self.json["model"]["merges"])
+        pairs = (tuple(entry.split(" ") if isinstance(entry, str) else entry) for entry in self.json["model"]["merges"])
         return [(left, right) for left, right in pairs]
 
     def _add_special(self, writer: GGUFWriter, ids: dict[str, int]) -> None:
@@ -130,11 +130,13 @@ class LlamaCppTokenizer(ABC):
         """The other tokens at which an answer ends, by generation_config.json."""
         path = self.folder / "generation_config.json"
         eos_ids = read_json_object(path).get("eos_token_id") if path.is_file() else None
-        ends = [one for one in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if one not in (None, eos)]
+        ends = [
+            eos_id_ for eos_id_ in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if eos_id_ not in (None, eos)
+        ]
         if len(ends) > 2:
             raise self._refusal("answers end at more tokens than llama.cpp has places for")
-        for add, one in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False):
-            add(one)
+        for add, end in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False):
+            add(end)
 
     def _around(self) -> list[int]:
         """The tokens around a text that is given alone."""
@@ -144,10 +146,10 @@ class LlamaCppTokenizer(ABC):
 
     def _check_added(self) -> None:
         """Refuse added tokens that llama.cpp finds elsewhere in a text than the tokenizer does."""
-        if any(one.get("lstrip") or one.get("single_word") for one in self.added):
+        if any(entry.get("lstrip") or entry.get("single_word") for entry in self.added):
             raise self._refusal("some of its special tokens take the space before them, or are whole words only")
-        stripped = {one["content"] for one in self.added if one.get("rstrip")}
-        added = {one["content"] for one in self.added}
+        stripped = {entry["content"] for entry in self.added if entry.get("rstrip")}
+        added = {entry["content"] for entry in self.added}
         as_phi3 = stripped == added - PHI3_PLAIN and added >= {*PHI3_PLAIN, "</s>"} and all(map(str.strip, added))
         if stripped and not as_phi3:
             raise self._refusal("some of its special tokens take the space after them, and not those of Phi-3")
@@ -188,9 +190,9 @@ class ByteLevelBpe(LlamaCppTokenizer):
     def _fill(self, tokens: list[str], kinds: list[int]) -> None:
         for token, index in self._vocabulary().items():
             tokens[index], kinds[index] = token, _NORMAL
-        for one in self.added:
-            tokens[one["id"]] = one["content"]
-            kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
+        for entry in self.added:
+            tokens[entry["id"]] = entry["content"]
+            kinds[entry["id"]] = _CONTROL if entry["special"] else _USER_DEFINED
 
 
 class SentencePieceBpe(LlamaCppTokenizer):
@@ -203,13 +205,13 @@ class SentencePieceBpe(LlamaCppTokenizer):
         self.prefix = self._prefix()
         if any(f"<0x{byte:02X}>" not in self._vocabulary() for byte in range(256)):
             raise self._refusal("its vocabulary lacks bytes")
-        if any(one.get("normalized") for one in self.added):
+        if any(entry.get("normalized") for entry in self.added):
             raise self._refusal("it looks for its special tokens in changed text")
         self._check_added()
 
     def _prefix(self) -> bool:
         """Whether a space is put before a text; refuses what changes text in another way."""
-        steps = [self._step(one) for one in _parts(self.json.get("normalizer"), "normalizers")]
+        steps = [self._step(part) for part in _parts(self.json.get("normalizer"), "normalizers")]
         cut = self.json.get("pre_tokenizer")
         nothing = cut is None or (
             cut.get("type") == "Split"
@@ -236,11 +238,11 @@ class SentencePieceBpe(LlamaCppTokenizer):
         for token, index in self._vocabulary().items():
             tokens[index], kinds[index] = token, _BYTE if _is_byte(token) else _NORMAL
             scores[index] = float(-ranks.get(token, len(ranks)))
-        for one in self.added:
-            by_merges = _SPACE in one["content"] and one["content"] in ranks
-            if one["special"] or not by_merges:  # a text never holds what stands for a space
-                tokens[one["id"]] = one["content"]
-                kinds[one["id"]] = _CONTROL if one["special"] else _USER_DEFINED
+        for entry in self.added:
+            by_merges = _SPACE in entry["content"] and entry["content"] in ranks
+            if entry["special"] or not by_merges:  # a text never holds what stands for a space
+                tokens[entry["id"]] = entry["content"]
+                kinds[entry["id"]] = _CONTROL if entry["special"] else _USER_DEFINED
         if unknown in self._vocabulary():
             kinds[self._vocabulary()[unknown]] = _UNKNOWN
         return scores
@@ -259,7 +261,7 @@ class SentencePieceBpe(LlamaCppTokenizer):
 
     def _check_whole(self, merges: list[tuple[str, str]]) -> None:
         known, pairs = self._vocabulary(), set(merges)
-        apart = {one["content"] for one in self.added if one["special"] or _SPACE not in one["content"]}
+        apart = {entry["content"] for entry in self.added if entry["special"] or _SPACE not in entry["content"]}
         for token in known:
             if len(token) > 1 and token not in apart and not _is_byte(token):
                 for at in range(1, len(token)):

@@ -153,9 +153,12 @@ def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
             if (expert := _EXPERT.fullmatch(key)) is None:
                 yield key, where[key].get_tensor(key).float()
             elif expert[2] == "0":
-                number = sum(one.startswith(f"{expert[1]}.") and one.endswith(f".{expert[3]}") for one in where)
+                number = sum(entry.startswith(f"{expert[1]}.") and entry.endswith(f".{expert[3]}") for entry in where)
                 each = [f"{expert[1]}.{at}.{expert[3]}" for at in range(number)]
-                yield f"{expert[1]}.{expert[3]}", torch.stack([where[one].get_tensor(one).float() for one in each])
+                yield (
+                    f"{expert[1]}.{expert[3]}",
+                    torch.stack([where[entry].get_tensor(entry).float() for entry in each]),
+                )
 
 
 def _checked(key: str, values: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -111,7 +111,8 @@ class AttentionKernels:
         """The gradients of queries, keys and values, from that of the outputs and what `attend` gave."""
         out, norms = kept
         d_query, d_key, d_value = (
-            one.new_empty(1, one.shape[2], one.shape[1], one.shape[3]).transpose(1, 2) for one in (query, key, value)
+            entry.new_empty(1, entry.shape[2], entry.shape[1], entry.shape[3]).transpose(1, 2)
+            for entry in (query, key, value)
         )
         args = _told(
             query, key, value, block_mask, scaling=scaling, out=_States.of(out.transpose(1, 2)), norms=norms.data_ptr(),
@@ -158,5 +159,7 @@ def get_attention_kernels() -> AttentionKernels | None:
 def _kernels() -> AttentionKernels | None:
     from luthier.models.kernels.trial import passes_attention_trial
 
-    made = compile_library("attention.c", lambda found: passes_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER)
-    return AttentionKernels(made) if made is not None else None
+    library = compile_library(
+        "attention.c", lambda found: passes_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER
+    )
+    return AttentionKernels(library) if library is not None else None

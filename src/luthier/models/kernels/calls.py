@@ -135,7 +135,14 @@ def get_kernel_names(model: torch.nn.Module) -> str:
     from luthier.models.kernels.head_ops import get_head_kernels
     from luthier.models.kernels.linear_ops import get_linear_kernels
 
-    like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
+    like = next(
+        (
+            parameter
+            for parameter in model.parameters()
+            if parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu"
+        ),
+        None,
+    )
     if like is None:
         return ""
     several = get_layer_op_kernels(like), get_attention_kernels(), get_head_kernels(), get_linear_kernels()
@@ -146,7 +153,9 @@ def describe_kernels(model: torch.nn.Module) -> str:
     """What a log says of the kernels that compute a model; nothing where they are not for it."""
     if get_kernel_names(model):
         return " with compiled kernels"
-    narrow = any(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in model.parameters())
+    narrow = any(
+        parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu" for parameter in model.parameters()
+    )
     return ", slowed for want of a C compiler (see `luthier doctor`)" if narrow and find_c_compiler() is None else ""
 
 
@@ -177,5 +186,5 @@ def _kernels() -> LayerOpKernels | None:
     """Compiled once for a user, tried once, and opened once for a process."""
     from luthier.models.kernels.trial import passes_kernel_trial
 
-    made = compile_library("bf16.c", lambda found: passes_kernel_trial(LayerOpKernels(found)), *IN_ANY_ORDER)
-    return LayerOpKernels(made) if made is not None else None
+    library = compile_library("bf16.c", lambda found: passes_kernel_trial(LayerOpKernels(found)), *IN_ANY_ORDER)
+    return LayerOpKernels(library) if library is not None else None

@@ -55,7 +55,7 @@ def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool],
     if command is None or version is None:
         return None
     compile_flags = (*_FLAGS, *flags)
-    read = [one.read_text(encoding="utf-8") for one in (code, *sorted(code.parent.glob("*.h")))]
+    read = [path.read_text(encoding="utf-8") for path in (code, *sorted(code.parent.glob("*.h")))]
     name = digest_of([*read, version, compile_flags, platform.machine(), cpu_features()])[:16]
     file = cache_folder() / "kernels" / f"{name}.so"
     try:
@@ -86,7 +86,7 @@ def _version(command: str) -> str | None:
 def _said(command: list[str]) -> str | None:
     """What a program says; None when it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return process.stdout

@@ -91,5 +91,5 @@ def get_head_kernels() -> HeadKernels | None:
 def _kernels() -> HeadKernels | None:
     from luthier.models.kernels.trial import passes_head_trial
 
-    made = compile_library("head.c", lambda found: passes_head_trial(HeadKernels(found)), *IN_ANY_ORDER)
-    return HeadKernels(made) if made is not None else None
+    library = compile_library("head.c", lambda found: passes_head_trial(HeadKernels(found)), *IN_ANY_ORDER)
+    return HeadKernels(library) if library is not None else None

@@ -149,8 +149,8 @@ def get_linear_kernels() -> LinearKernels | None:
 def _kernels() -> LinearKernels | None:
     from luthier.models.kernels.trial import passes_lora_trial
 
-    made = compile_library("linear.c", lambda found: passes_lora_trial(LinearKernels(found)), *IN_ANY_ORDER)
-    return LinearKernels(made) if made is not None else None
+    library = compile_library("linear.c", lambda found: passes_lora_trial(LinearKernels(found)), *IN_ANY_ORDER)
+    return LinearKernels(library) if library is not None else None
 
 
 class LinearStruct(Structure):
@@ -304,8 +304,8 @@ def get_row_kernels() -> RowKernels | None:
 
 @cache
 def _rows() -> RowKernels | None:
-    made = compile_library("rows.c", lambda found: _passes(RowKernels(found)), AS_WRITTEN)
-    return RowKernels(made) if made is not None else None
+    library = compile_library("rows.c", lambda found: _passes(RowKernels(found)), AS_WRITTEN)
+    return RowKernels(library) if library is not None else None
 
 
 def _passes(rows: RowKernels) -> bool:

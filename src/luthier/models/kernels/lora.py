@@ -186,7 +186,9 @@ class _Product:
         """(…, out) of some members that stand beside one another."""
         ranks = _spans([member.up.shape[1] for member in members])
         outs = [self.outs[self.members.index(member)] for member in members]
-        parts = tuple(AdapterSlice(out, rank, one.scale) for out, rank, one in zip(outs, ranks, members, strict=True))
+        parts = tuple(
+            AdapterSlice(out, rank, forward.scale) for out, rank, forward in zip(outs, ranks, members, strict=True)
+        )
         joint = self._joined(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
@@ -297,7 +299,9 @@ class _Compiled(torch.autograd.Function):
             grads, x, down, ctx.joint, ctx.parts, inside, through=ctx.needs_input_grad[0]
         )
         found = [
-            one.to(ctx.dtype) for part, d_up in zip(ctx.parts, d_ups, strict=True) for one in (d_down[part.rank], d_up)
+            entry.to(ctx.dtype)
+            for part, d_up in zip(ctx.parts, d_ups, strict=True)
+            for entry in (d_down[part.rank], d_up)
         ]
         return d_x, None, None, None, *found
 

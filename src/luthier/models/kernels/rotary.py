@@ -81,4 +81,4 @@ def _is_plain(own: Any) -> bool:
         found = _Turning(own)(q, k, cos, sin)
         slopes = [torch.autograd.grad(turned[0], q, grad)[0] for turned in (found, expected)]
     pairs = [(found[0], expected[0]), (found[1], expected[1]), (slopes[0], slopes[1])]
-    return all(one.shape == other.shape and relative_distance(one, other) <= _AGREES for one, other in pairs)
+    return all(entry.shape == other.shape and relative_distance(entry, other) <= _AGREES for entry, other in pairs)

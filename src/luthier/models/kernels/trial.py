@@ -48,7 +48,7 @@ def passes_attention_trial(kernels: AttentionKernels) -> bool:
 
     @torch.enable_grad()
     def plain(query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
-        inputs = [one.detach().requires_grad_() for one in (query, key, value)]
+        inputs = [entry.detach().requires_grad_() for entry in (query, key, value)]
         query, key, value = inputs[0], inputs[1].repeat_interleave(3, 1), inputs[2].repeat_interleave(3, 1)
         scores = (query @ key.transpose(2, 3) * 0.125).masked_fill(hidden, float("-inf"))
         out = torch.softmax(scores, -1) @ value
@@ -96,14 +96,14 @@ def passes_lora_trial(kernels: LinearKernels) -> bool:
 
     @torch.enable_grad()
     def plain(*given: Tensor) -> Sequence[Tensor]:
-        inputs = [one.detach().requires_grad_() for one in given]
+        inputs = [entry.detach().requires_grad_() for entry in given]
         x, down, first, second = inputs
         inside, base = x @ down.t(), x @ weight.to(x.dtype).t()
         out = base + torch.cat([inside[:, :16] @ first.t(), inside[:, 16:] @ second.t()], 1)
         return out, *torch.autograd.grad(out, inputs, grad.to(x.dtype))
 
     given = (x, down, first, second)
-    agrees = _agree(ours(), plain(*(one.float() for one in given)))
+    agrees = _agree(ours(), plain(*(entry.float() for entry in given)))
     return agrees and _are_quicker([(ours, lambda: plain(*given))])
 
 
@@ -161,13 +161,13 @@ def _plain_chosen(logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
 
 @torch.enable_grad()
 def _slopes(function: Callable[..., Tensor], grad: Tensor, *given: Tensor) -> Sequence[Tensor]:
-    inputs = [one.detach().requires_grad_() for one in given]
+    inputs = [entry.detach().requires_grad_() for entry in given]
     return torch.autograd.grad(function(*inputs), inputs, grad)
 
 
 def _agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
-    pairs = [(one.float(), other.float()) for one, other in zip(ours, plain, strict=True)]
-    return all(bool((one - other).norm() <= AGREES * other.norm()) for one, other in pairs)
+    pairs = [(our.float(), other.float()) for our, other in zip(ours, plain, strict=True)]
+    return all(bool((entry - other).norm() <= AGREES * other.norm()) for entry, other in pairs)
 
 
 def _are_quicker(cases: Sequence[TrialCase]) -> bool:

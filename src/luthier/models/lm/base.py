@@ -171,7 +171,7 @@ class LanguageModel(ABC):
         totals = self._sums(requests)
         priors: Sequence[Sums] = [()] * len(requests)
         if how == "prior":
-            priors = self._sums([replace(one, prompt=blank_last_user_turn(one.prompt)) for one in requests])
+            priors = self._sums([replace(request, prompt=blank_last_user_turn(request.prompt)) for request in requests])
         rows = [normalize_option_scores(how, row, prior) for row, prior in zip(totals, priors, strict=True)]
         return [pick_best_option(row) for row in rows]
 
@@ -188,12 +188,12 @@ class LanguageModel(ABC):
     def _sums(self, requests: Sequence[ChoiceRequest]) -> list[Sums]:
         """For each request, the log-likelihood of each option and its tokens."""
         prompts = [
-            LoglikelihoodRequest(prompt=one.prompt, continuation=option, tools=one.tools, truncate_prompt=False)
-            for one in requests
-            for option in one.options
+            LoglikelihoodRequest(prompt=request.prompt, continuation=option, tools=request.tools, truncate_prompt=False)
+            for request in requests
+            for option in request.options
         ]
         found = iter(get_loglikelihoods(self.loglikelihood(prompts)))
-        return [[next(found) for _ in one.options] for one in requests]
+        return [[next(found) for _ in request.options] for request in requests]
 
     def _unable(self, what: str) -> ModelError:
         return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
@@ -211,7 +211,7 @@ def find_ability(request: Request) -> Ability:
 
 def get_loglikelihoods(responses: Sequence[Response]) -> Sums:
     """The log-likelihood of each continuation, and over how many tokens it is a sum."""
-    return [(one.logprob or 0.0, one.tokens or 0) for one in responses]
+    return [(response.logprob or 0.0, response.tokens or 0) for response in responses]
 
 
 def pick_best_option(scores: Sequence[float]) -> ChoiceResponse:

@@ -99,19 +99,19 @@ class CachingLM(LanguageModel):
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """As the model behind it."""
         return [
-            ChoiceResponse(**one) for one in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)
+            ChoiceResponse(**entry) for entry in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)
         ]
 
     def _responses(self, verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]) -> list[Response]:
-        return [Response(**one) for one in self._kept([], verb, requests)]
+        return [Response(**entry) for entry in self._kept([], verb, requests)]
 
     def _kept(
         self, settings: list[str], verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]
     ) -> list[dict[str, Any]]:
         if not requests:
             return []
-        prompts = [self.digest, *settings, [_record(one) for one in requests]]
-        return self._cache.or_made(prompts, lambda: [vars(one) for one in verb(requests)])
+        prompts = [self.digest, *settings, [_record(request) for request in requests]]
+        return self._cache.or_made(prompts, lambda: [vars(entry) for entry in verb(requests)])
 
 
 def open_lm(artifact: Artifact, kept: Path, **local: Any) -> LanguageModel:
@@ -128,7 +128,7 @@ def _record(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_record(item) for item in value]
     if hasattr(value, "__dataclass_fields__"):
-        return [type(value).__name__, {one.name: _record(getattr(value, one.name)) for one in fields(value)}]
+        return [type(value).__name__, {field.name: _record(getattr(value, field.name)) for field in fields(value)}]
     return value
 
 

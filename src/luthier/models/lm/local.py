@@ -133,17 +133,17 @@ class LocalLM(LanguageModel):
 
     def with_prompt(self, before: PromptPrefix) -> LocalLM:
         """The same model with another prompt in front."""
-        found = copy.copy(self)
-        found.before = before
-        return found
+        local_lm = copy.copy(self)
+        local_lm.before = before
+        return local_lm
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
         """What is written after each prompt; requests with the same settings are answered together."""
         found: dict[int, Response] = {}
         groups: dict[tuple[object, ...], list[int]] = {}
-        for index, one in enumerate(requests):
-            seed = one.seed if one.stream is None else None
-            how = (one.max_tokens, one.stop, one.temperature, one.top_p, seed, type(one.prompt))
+        for index, request in enumerate(requests):
+            seed = request.seed if request.stream is None else None
+            how = (request.max_tokens, request.stop, request.temperature, request.top_p, seed, type(request.prompt))
             groups.setdefault(how, []).append(index)
         for indices in groups.values():
             found |= dict(zip(indices, self._generate([requests[index] for index in indices]), strict=True))
@@ -169,13 +169,13 @@ class LocalLM(LanguageModel):
         from luthier.models.generate import compute_loglikelihoods
 
         pairs = self._pairs(requests)
-        greedy = any(one.greedy for one in requests)
-        found = compute_loglikelihoods(
+        greedy = any(request.greedy for request in requests)
+        loglikelihoods = compute_loglikelihoods(
             self.loaded.model, [pair[:2] for pair in pairs], greedy=greedy, tokens=PACK_TOKENS, kept=self._beginnings
         )
         return [
-            Response(logprob=one.logprob, tokens=one.tokens, is_greedy=one.greedy, truncated=pair.cut)
-            for one, pair in zip(found, pairs, strict=True)
+            Response(logprob=entry.logprob, tokens=entry.tokens, is_greedy=entry.greedy, truncated=pair.cut)
+            for entry, pair in zip(loglikelihoods, pairs, strict=True)
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
@@ -183,13 +183,17 @@ class LocalLM(LanguageModel):
         from luthier.chat.plain_text import encode_rolling_windows
         from luthier.models.generate import compute_loglikelihoods
 
-        parts = [encode_rolling_windows(self.text, one.text, self.context) for one in requests]
-        found = iter(
+        parts = [encode_rolling_windows(self.text, request.text, self.context) for request in requests]
+        loglikelihoods = iter(
             compute_loglikelihoods(self.loaded.model, [pair[:2] for own in parts for pair in own], tokens=PACK_TOKENS)
         )
-        sums = [[next(found) for _ in own] for own in parts]
+        sums = [[next(loglikelihoods) for _ in own] for own in parts]
         return [
-            Response(logprob=sum(one.logprob for one in own), tokens=sum(one.tokens for one in own)) for own in sums
+            Response(
+                logprob=sum(loglikelihood.logprob for loglikelihood in own),
+                tokens=sum(loglikelihood.tokens for loglikelihood in own),
+            )
+            for own in sums
         ]
 
     def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
@@ -198,7 +202,7 @@ class LocalLM(LanguageModel):
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
-        prompts = self._chat_ids([(one, ()) for one in conversations])
+        prompts = self._chat_ids([(conversation, ()) for conversation in conversations])
         found: list[Any] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         model = self.loaded.model
@@ -207,7 +211,7 @@ class LocalLM(LanguageModel):
             indices = order[start : start + _EMBEDDED]
             ids = [torch.tensor(prompts[index][-max_tokens:], device=device) for index in indices]
             batch = pad_sequence(ids, batch_first=True)
-            mask = pad_sequence([torch.ones_like(one) for one in ids], batch_first=True)
+            mask = pad_sequence([torch.ones_like(id_) for id_ in ids], batch_first=True)
             with torch.no_grad():
                 record = model(input_ids=batch, attention_mask=mask, output_hidden_states=True, use_cache=False)
             means = (record.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -220,11 +224,11 @@ class LocalLM(LanguageModel):
         """The likeliest option of each; a sequence head names its classes, whatever `how` says."""
         if not self.classes:
             return super().choose(requests, how)
-        if unknown := sorted({option for one in requests for option in one.options} - {*self.classes}):
+        if unknown := sorted({option for request in requests for option in request.options} - {*self.classes}):
             what = f"the model's head has no class {unknown[0]!r}"
             raise DataError(what, hint=f"it was tuned to name {', '.join(self.classes)}")
-        rows = self.classify([(one.prompt, one.tools) for one in requests])
-        indices = [[self.classes.index(option) for option in one.options] for one in requests]
+        rows = self.classify([(request.prompt, request.tools) for request in requests])
+        indices = [[self.classes.index(option) for option in request.options] for request in requests]
         return [pick_best_option([row[index] for index in own]) for row, own in zip(rows, indices, strict=True)]
 
     def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
@@ -261,13 +265,13 @@ class LocalLM(LanguageModel):
             how.max_tokens,
             self._stop(how.stop),
             sampling=_sampling(how),
-            streams=[index if one.stream is None else one.stream for index, one in enumerate(requests)],
+            streams=[index if request.stream is None else request.stream for index, request in enumerate(requests)],
         )
         return [self._response(ids, how.stop, cut) for ids, (_, cut) in zip(completions, prompts, strict=True)]
 
     def _response(self, ids: Sequence[int], stop: tuple[str, ...], cut: int) -> Response:
         ends = self.text.end_ids
-        written = self.text.decode([one for one in ids if one not in ends], special=False)
+        written = self.text.decode([id_ for id_ in ids if id_ not in ends], special=False)
         kept = truncate_at_stop(written, stop)
         finished = (bool(ids) and ids[-1] in ends) or kept != written
         return Response(text=kept, tokens=len(ids), finish_reason="stop" if finished else "length", truncated=cut)
@@ -276,8 +280,8 @@ class LocalLM(LanguageModel):
         """Ids of prompts of one kind, and how many were left out at their beginnings."""
         prompts = self._whole_prompts(requests)
         cuts = [
-            max(0, len(ids) + one.max_tokens - self.context) if one.truncate_prompt else 0
-            for ids, one in zip(prompts, requests, strict=True)
+            max(0, len(ids) + request.max_tokens - self.context) if request.truncate_prompt else 0
+            for ids, request in zip(prompts, requests, strict=True)
         ]
         return [(ids[cut:], cut) for ids, cut in zip(prompts, cuts, strict=True)]
 
@@ -285,16 +289,18 @@ class LocalLM(LanguageModel):
         from luthier.chat.plain_text import encode_plain_texts
 
         if isinstance(requests[0].prompt, str):
-            return encode_plain_texts(self.text, [cast("str", one.prompt) for one in requests])
-        prompts = [(cast("tuple[Message, ...]", one.prompt), one.tools) for one in requests]
-        started = [one.continue_final_message for one in requests]
-        whole = iter(self._chat_ids([one for one, goes_on in zip(prompts, started, strict=True) if not goes_on]))
-        return [self._begun(*one) if goes_on else next(whole) for one, goes_on in zip(prompts, started, strict=True)]
+            return encode_plain_texts(self.text, [cast("str", request.prompt) for request in requests])
+        prompts = [(cast("tuple[Message, ...]", request.prompt), request.tools) for request in requests]
+        started = [request.continue_final_message for request in requests]
+        whole = iter(self._chat_ids([prompt for prompt, goes_on in zip(prompts, started, strict=True) if not goes_on]))
+        return [
+            self._begun(*prompt) if goes_on else next(whole) for prompt, goes_on in zip(prompts, started, strict=True)
+        ]
 
     def _begun(self, messages: Sequence[Message], tools: Tools) -> list[int]:
         """Ids of a conversation whose last message is the beginning of an answer."""
         ids, (started,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
-        return [*ids, *(one for one in started if one not in self.text.end_ids)]
+        return [*ids, *(entry for entry in started if entry not in self.text.end_ids)]
 
     def _chat_ids(self, requests: Sequence[tuple[Sequence[Message], Tools]]) -> list[list[int]]:
         return self.text.prompts(
@@ -305,19 +311,21 @@ class LocalLM(LanguageModel):
         """Ids of prompts and continuations, in the order of the requests."""
         from luthier.chat.plain_text import LoglikelihoodPair, encode_loglikelihood_pairs
 
-        found: list[LoglikelihoodPair] = []
+        pairs: list[LoglikelihoodPair] = []
         key = attrgetter("prompt", "tools", "truncate_prompt", "end_token")
         for (prompt, tools, cuts, ends), run in groupby(requests, key=key):
-            continuations = [one.continuation for one in run]
+            continuations = [loglikelihood_request.continuation for loglikelihood_request in run]
             if isinstance(prompt, str):
-                found += encode_loglikelihood_pairs(self.text, [(prompt, one) for one in continuations], self.context)
+                pairs += encode_loglikelihood_pairs(
+                    self.text, [(prompt, continuation) for continuation in continuations], self.context
+                )
                 continue
             before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
             if not ends:
-                after = [[one for one in ids if one not in self.text.end_ids] for ids in after]
+                after = [[id_ for id_ in ids if id_ not in self.text.end_ids] for ids in after]
             overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
-            found += [LoglikelihoodPair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
-        return found
+            pairs += [LoglikelihoodPair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
+        return pairs
 
     def _stop(self, ends: tuple[str, ...]) -> Stop:
         """Where writing stops: at an end token, or where what was written last holds one of the ends."""

@@ -75,10 +75,10 @@ class _Echo(NamedTuple):
             what = "the server's tokenizer puts no token before a text, so that its first token has no probability"
             where = SourceLocation(field="model.prefix_token_id")
             raise ModelError(what, where=where, hint="set `prefix_token_id` to the tokenizer's BOS, or else its EOS")
-        own = [float(one or 0.0) for one in self.logprobs[start:]]
+        own = [float(logprob or 0.0) for logprob in self.logprobs[start:]]
         tops = self.tops[start:]
         greedy = len(tops) == len(own) and all(
-            one >= max((top or {"": one}).values()) for one, top in zip(own, tops, strict=True)
+            entry >= max((top or {"": entry}).values()) for entry, top in zip(own, tops, strict=True)
         )
         return Response(logprob=math.fsum(own), tokens=len(own), is_greedy=greedy)
 
@@ -114,9 +114,9 @@ class EndpointLM(LanguageModel):
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
         """The completion of each conversation, or of each plain text where the server has `echo`."""
         if not requests or not isinstance(requests[0].prompt, str):
-            return [one.response for one in self._chat([self._body(one) for one in requests])]
-        found = self._told([self._body(one) for one in requests], "completions", self._choice)
-        return [_read_text(self._choice(one), one) for one in found]
+            return [completion.response for completion in self._chat([self._body(request) for request in requests])]
+        found = self._told([self._body(request) for request in requests], "completions", self._choice)
+        return [_read_text(self._choice(entry), entry) for entry in found]
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
         """The whole completion at once; it is not kept."""
@@ -126,7 +126,7 @@ class EndpointLM(LanguageModel):
         """The log-likelihood of what follows plain texts: of the tokens that the whole has beyond the text's own."""
         from luthier.chat.plain_text import move_trailing_space
 
-        parted = [move_trailing_space(self._plain(one.prompt), one.continuation) for one in requests]
+        parted = [move_trailing_space(self._plain(request.prompt), request.continuation) for request in requests]
         texts = [text for before, after in parted if before for text in (before, before + after)]
         echoes, alone = self._echoes(texts), self._echoes_alone([after for before, after in parted if not before])
         return [
@@ -136,24 +136,32 @@ class EndpointLM(LanguageModel):
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each text that the server reads at once."""
-        echoes = self._echoes_alone([one.text for one in requests if one.text])
-        return [echoes[one.text].response() if one.text else Response(logprob=0.0, tokens=0) for one in requests]
+        echoes = self._echoes_alone([request.text for request in requests if request.text])
+        return [
+            echoes[request.text].response() if request.text else Response(logprob=0.0, tokens=0) for request in requests
+        ]
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """Which option each conversation is answered with, by its text or by first tokens, whatever `how` says."""
         by_text = self.settings.labels == "text"
         limit, more = (self.settings.label_tokens, {}) if by_text else (1, {"logprobs": True, "top_logprobs": TOP})
-        prompts = [GenerateRequest(prompt=one.prompt, max_tokens=limit) for one in requests]
-        found = self._chat([{**self._body(one), **more} for one in prompts])
+        prompts = [GenerateRequest(prompt=choice_request.prompt, max_tokens=limit) for choice_request in requests]
+        completions = self._chat([{**self._body(prompt), **more} for prompt in prompts])
         if by_text:
-            pairs = zip(found, requests, strict=True)
-            return [ChoiceResponse(index=match_option(one.response.text, request.options)) for one, request in pairs]
-        return [self._likeliest(one.first, request.options) for one, request in zip(found, requests, strict=True)]
+            pairs = zip(completions, requests, strict=True)
+            return [
+                ChoiceResponse(index=match_option(completion.response.text, request.options))
+                for completion, request in pairs
+            ]
+        return [
+            self._likeliest(completion.first, request.options)
+            for completion, request in zip(completions, requests, strict=True)
+        ]
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The first choice of each answer of `/v1/completions`, as it came; for prompts that are token ids."""
         record = self._told(bodies, "completions", self._choice)
-        return [self._choice(one) for one in record]
+        return [self._choice(entry) for entry in record]
 
     def _plain(self, prompt: str | tuple[Message, ...]) -> str:
         if not isinstance(prompt, str):
@@ -167,24 +175,24 @@ class EndpointLM(LanguageModel):
             return self._echoes(bare)
         ids = self._read_back([{"prompt": text, "return_tokens_as_token_ids": True} for text in bare])
         names = [
-            [str(name).removeprefix("token_id:") for name in self._choice(one)["logprobs"]["tokens"]] for one in ids
+            [str(name).removeprefix("token_id:") for name in self._choice(id_)["logprobs"]["tokens"]] for id_ in ids
         ]
         if not all(name.isdecimal() for own in names for name in own):
             raise self._wrong("does not name tokens by their ids", "leave `prefix_token_id` out")
         again = self._read_back([{"prompt": [prefix, *map(int, own)]} for own in names])
-        return {text: self._echo(one) for text, one in zip(bare, again, strict=True)}
+        return {text: self._echo(entry) for text, entry in zip(bare, again, strict=True)}
 
     def _read_back(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         how = {"model": self.settings.model, "max_tokens": 0, "echo": True, "logprobs": 1}
-        return self._told([{**how, **one} for one in prompts], "completions", self._echo)
+        return self._told([{**how, **prompt} for prompt in prompts], "completions", self._echo)
 
     def _echoes(self, texts: Sequence[str]) -> dict[str, _Echo]:
         """Each text as the server reads it back; one that is named twice is read once."""
         if not self.settings.echo:
             raise self._unable("give the log-likelihood of a text")
         distinct = list(dict.fromkeys(texts))
-        answers = self._read_back([{"prompt": one} for one in distinct])
-        return {text: self._echo(one, text) for text, one in zip(distinct, answers, strict=True)}
+        answers = self._read_back([{"prompt": entry} for entry in distinct])
+        return {text: self._echo(answer, text) for text, answer in zip(distinct, answers, strict=True)}
 
     def _echo(self, answer: Mapping[str, Any], text: str = "") -> _Echo:
         choice = self._choice(answer)
@@ -235,7 +243,7 @@ class EndpointLM(LanguageModel):
     def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[_Completion]:
         """All answers in order."""
         record = self._told(bodies, "chat/completions", lambda answer: _read(answer, self.settings.url))
-        return [_read(one, self.settings.url) for one in record]
+        return [_read(entry, self.settings.url) for entry in record]
 
     def _told(
         self, bodies: Sequence[dict[str, Any]], path: str, check: Callable[[Mapping[str, Any]], object]
@@ -252,8 +260,8 @@ class EndpointLM(LanguageModel):
                     pool.submit(self._one, http, path, file_path, body, check) for file_path, body in missing.items()
                 ]
                 try:
-                    for one in waiting:
-                        one.result()
+                    for future in waiting:
+                        future.result()
                 finally:
                     pool.shutdown(cancel_futures=True)
         return [json.loads(file_path.read_text(encoding="utf-8")) for file_path in paths]
@@ -367,7 +375,7 @@ def _read(answer: Mapping[str, Any], url: str) -> _Completion:
     try:
         choice = answer["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or [{}]
-        first = {one["token"]: float(one["logprob"]) for one in content[0].get("top_logprobs", ())}
+        first = {entry["token"]: float(entry["logprob"]) for entry in content[0].get("top_logprobs", ())}
         response = Response(
             text=choice["message"].get("content") or "",
             finish_reason="length" if choice.get("finish_reason") == "length" else "stop",

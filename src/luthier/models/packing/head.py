@@ -100,7 +100,7 @@ class OutputHead:
         for piece in _pieces(hidden.shape[0], weight.shape[0]):
             logps = torch.log_softmax(_logits(hidden[piece], weight, self.linear.bias, self.shape) / temperature, -1)
             found.append(logps[:, :below].topk(count, dim=-1))
-        return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+        return torch.cat([topk.indices for topk in found]), torch.cat([topk.values for topk in found])
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:

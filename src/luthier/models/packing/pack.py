@@ -246,7 +246,7 @@ def split_rows(
     """The rows of each pack that `build_packs` builds."""
     read = [list(row.ids[: row.needed]) for row in rows]
     groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
-    links = [0, *(common_prefix_length(read[one[-1]], read[other[0]]) for one, other in pairwise(groups))]
+    links = [0, *(common_prefix_length(read[entry[-1]], read[other[0]]) for entry, other in pairwise(groups))]
 
     def size(numbers: Iterable[int]) -> int:
         together = sorted(read[at] for number in numbers for at in groups[number])
@@ -282,13 +282,13 @@ def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_cos
 
 def _lessons(rows: Sequence[TokenRow]) -> list[range]:
     """Numbers of the rows of each lesson; the rows of a lesson follow one another."""
-    found, begin = list[range](), 0
+    ranges, begin = list[range](), 0
     while begin < len(rows):
-        found.append(range(begin, begin + rows[begin].group_size))
-        begin = found[-1].stop
-    if any(group.stop > len(rows) or any(rows[at].group_size != len(group) for at in group) for group in found):
+        ranges.append(range(begin, begin + rows[begin].group_size))
+        begin = ranges[-1].stop
+    if any(group.stop > len(rows) or any(rows[at].group_size != len(group) for at in group) for group in ranges):
         raise ValueError("the rows of a lesson are parted")
-    return found
+    return ranges
 
 
 def _taught(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Tensor | None]:
@@ -363,7 +363,7 @@ class _Branch(NamedTuple):
 
 def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
     """Segments, each followed by everything below it, and each sorted row's leaf."""
-    shared = [common_prefix_length(one, other) for one, other in pairwise(rows)]
+    shared = [common_prefix_length(entry, other) for entry, other in pairwise(rows)]
     forest: list[_Segment] = []
     leaf = [-1] * len(rows)
     least = max(1, share_from)

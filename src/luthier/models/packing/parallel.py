@@ -39,10 +39,10 @@ def run_packs(
     They become as many packs as lanes take at once, wherever that is worth it; whether there are cores for so many is
     of no account, so that no number depends on it.
     """
-    found = _packed(model, rows, tokens, share_from) if rows else []
-    if len(found) < LANES or count_parallel_packs(model) == 1:
-        return [(one, work(one)) for one in found]
-    return list(zip(found, _readers().each(lambda one: _unlearnt(work, one), found), strict=True))
+    packs = _packed(model, rows, tokens, share_from) if rows else []
+    if len(packs) < LANES or count_parallel_packs(model) == 1:
+        return [(pack, work(pack)) for pack in packs]
+    return list(zip(packs, _readers().each(lambda pack: _unlearnt(work, pack), packs), strict=True))
 
 
 def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
@@ -88,7 +88,7 @@ class WorkerThreads:
         if len(some) == 1:
             yield work(some[0])
             return
-        jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
+        jobs = deque(self._threads().submit(copy_context().run, work, entry) for entry in some)
         try:
             while jobs:
                 wait([jobs[0]])

@@ -54,7 +54,7 @@ class RecurringPrefixCache(PrefixCache):
 
     def worth(self, ids: Sequence[int]) -> Sequence[int]:
         """What an earlier reading began with as well; what is kept already, where that is nearly as long."""
-        shared = super().worth(ids[: max((common_prefix_length(ids, one) for one in self._before), default=0)])
+        shared = super().worth(ids[: max((common_prefix_length(ids, entry) for entry in self._before), default=0)])
         self._before.append(tuple(ids))
         known = [len(key) for key in self._kept if tuple(ids[: len(key)]) == key]
         longest = max(known, default=0)

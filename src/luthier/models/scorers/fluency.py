@@ -31,8 +31,8 @@ class FluencyScorer(Scorer):
         tokenizer = load_with_auto_class(folder, AutoTokenizer)
         start = tokenizer.bos_token_id
         ids = [list(tokenizer.encode(row.prediction, add_special_tokens=False)) for row in rows]
-        known = [[start, *one] if start is not None and one else one for one in ids]
-        scored = [index for index, one in enumerate(known) if len(one) > 1]
+        known = [[start, *id_] if start is not None and id_ else id_ for id_ in ids]
+        scored = [index for index, entry in enumerate(known) if len(entry) > 1]
         logprobs: Column = [None] * len(rows)
         tokens: Column = [None] * len(rows)
         if scored:

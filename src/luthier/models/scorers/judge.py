@@ -138,15 +138,15 @@ class JudgeScorer(Scorer):
         return (Message(role="system", content=f"{task} {_INSIDE}"), Message(role="user", content=body))
 
     def _read_score(self, text: str) -> float | None:
-        found = _NUMBER.search(text) or _ALONE.fullmatch(text)
-        score = float(found[1]) if found else None
+        match = _NUMBER.search(text) or _ALONE.fullmatch(text)
+        score = float(match[1]) if match else None
         return score if score is not None and self.min <= score <= self.max else None
 
 
 def _read_pair(text: str) -> float | None:
     """1 when A is better, 0 when B is, a half for a tie."""
-    found = _VERDICT.search(text)
-    word = found[1].lower() if found else text.strip(" .\"'*\n").lower()
+    match = _VERDICT.search(text)
+    word = match[1].lower() if match else text.strip(" .\"'*\n").lower()
     return {"a": 1.0, "b": 0.0, "tie": 0.5}.get(word)
 
 

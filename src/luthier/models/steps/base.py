@@ -50,9 +50,9 @@ class BaseModelStep(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the Hugging Face folder and `model.json`."""
         started = time.perf_counter()
-        found = self.source.fetch(work.folder, work.recipe_dir, work.events.note)
+        provenance = self.source.fetch(work.folder, work.recipe_dir, work.events.note)
         if not self.source.weights:
-            write_json(work.folder / "model.json", {**found._asdict(), "parameters": None})
+            write_json(work.folder / "model.json", {**provenance._asdict(), "parameters": None})
             return {"seconds": time.perf_counter() - started}
         if self.chat_template is not None:
             self._check_tokens(work.folder)
@@ -61,9 +61,9 @@ class BaseModelStep(Step):
         description = describe_model_folder(work.folder)
         known = find_catalog_entry(self.source)
         card = {
-            "name": known[0] if known else found.name,
-            "licence": (known[1].licence if known else None) or found.licence or description.licence,
-            "origin": found.origin,
+            "name": known[0] if known else provenance.name,
+            "licence": (known[1].licence if known else None) or provenance.licence or description.licence,
+            "origin": provenance.origin,
             "architecture": description.architecture,
             "parameters": description.parameters,
             "tied": description.tied,

@@ -66,10 +66,10 @@ class Merge(Step):
 
         started = time.perf_counter()
         base, models = work.inputs["model"], self._inputs(work.inputs)
-        for at, one in enumerate(models):
-            if not is_tuned_from(one, base):
+        for at, model in enumerate(models):
+            if not is_tuned_from(model, base):
                 raise self._other_base(at)
-            if get_weights_artifact(one) is not one:
+            if get_weights_artifact(model) is not model:
                 raise self._only_a_prompt(at)
         differs = merge_weights(
             base,
@@ -134,10 +134,12 @@ class Merge(Step):
 
     def _check_dequantize(self, plan_context: PlanContext) -> None:
         """Refuse `dequantize` where it is known of every model that it was not learnt over quantized weights."""
-        known = [
+        artifact_specs = [
             plan_context.outlines.get(field) for field in ("model", *(f"models.{at}" for at in range(len(self.models))))
         ]
-        if self.dequantize and all(one is not None and one.merging == "plain" for one in known):
+        if self.dequantize and all(
+            artifact_spec is not None and artifact_spec.merging == "plain" for artifact_spec in artifact_specs
+        ):
             what = "none of these models is learnt over quantized weights, so `dequantize` changes nothing"
             raise InputError(what, where=SourceLocation(field="dequantize"), hint="leave it out")
 
@@ -153,7 +155,7 @@ class Merge(Step):
             "merge": self.method.settings(),
             "weights": list(self.shares()),
             "base": get_model_name(base),
-            "models": [get_model_name(one) for one in models],
+            "models": [get_model_name(model) for model in models],
         }
         write_json(folder / TUNED_CARD, TrainingRecord.model_validate(record).as_json())
         _write_learnt(folder / "training_examples.parquet", models)
@@ -181,12 +183,16 @@ class Merge(Step):
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """The merged model has the size and the head of its base."""
-        made, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
-        size = describe_model_folder(find_base_folder(made)).parameters if made is not None else expected.parameters
+        artifact, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
+        size = (
+            describe_model_folder(find_base_folder(artifact)).parameters
+            if artifact is not None
+            else expected.parameters
+        )
         how = "of the model it stands on"
-        known = predict_chat_template(plan_context)
+        artifact_spec = predict_chat_template(plan_context)
         return replace(
-            known,
+            artifact_spec,
             parameters=size,
             tokenizer=find_tokenizer_folder(plan_context),
             headed=has_sequence_head(plan_context),
@@ -199,9 +205,9 @@ def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
     import polars
 
     parts = [
-        polars.read_parquet(one.path("training_examples.parquet"))
-        for one in models
-        if any(entry.path == "training_examples.parquet" for entry in one.manifest.files)
+        polars.read_parquet(model.path("training_examples.parquet"))
+        for model in models
+        if any(entry.path == "training_examples.parquet" for entry in model.manifest.files)
     ]
     if len(parts) == len(models):
         every = polars.concat(parts, how="diagonal_relaxed").group_by("id", maintain_order=True)

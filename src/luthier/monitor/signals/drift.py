@@ -206,8 +206,8 @@ class _Open:
 
         texts = [text.text for text in self._pending]
         numbers = self._numbers.of(texts, self._numbers.points(texts))
-        for one, scores in zip(self._pending, numbers.tolist(), strict=True):
-            self.evidence.add(scores, hash_to_unit_intervals(f"{self._seed} {one.trace}", len(scores)))
+        for entry, scores in zip(self._pending, numbers.tolist(), strict=True):
+            self.evidence.add(scores, hash_to_unit_intervals(f"{self._seed} {entry.trace}", len(scores)))
         self._pending.clear()
 
     def _told_apart(self, rows: Sequence[SignalRow]) -> tuple[float, float, float]:

@@ -136,7 +136,7 @@ def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
     examples = (example for batch in read_example_batches(data, "train") for example in batch)
     chosen = nsmallest(_MOST_ROWS, examples, key=lambda entry: hash_text_key(f"{seed} {entry.id}"))
     user_turns = [[turn.content for turn in prompt_of(entry) if turn.role == "user"] for entry in chosen]
-    return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(user_turns, chosen, strict=True)]
+    return [(turns[-1] if turns else "", answer_of(item)) for turns, item in zip(user_turns, chosen, strict=True)]
 
 
 def _measured(evaluation: Artifact) -> list[ReportRow]:

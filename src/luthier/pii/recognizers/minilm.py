@@ -81,7 +81,9 @@ class Minilm(Recognizer):
         behind a given name is a surname, unless the tuned model reads it otherwise."""
         addresses = self._addresses.find(text, self.addresses_min_score)
         persons = [pii_span for pii_span in named if pii_span.kind == "person" and not _met(pii_span, addresses)]
-        read = [one for one, _ in self._reader.find(text, self.organizations_min_score) if not _met(one, addresses)]
+        read = [
+            entry for entry, _ in self._reader.find(text, self.organizations_min_score) if not _met(entry, addresses)
+        ]
         ruled = [
             organization
             for organization in find_organizations(text)

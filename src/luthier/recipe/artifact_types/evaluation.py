@@ -53,8 +53,8 @@ class ExplanationType(ArtifactType):
             "says": summary.sentence,
             "rows": summary.rows,
             **{
-                one.method: f"comprehensiveness {one.comprehensiveness.value:.3f}, "
-                f"sufficiency {one.sufficiency.value:.3f}, over random {one.gain_over_random.value:+.3f}"
-                for one in summary.methods
+                method.method: f"comprehensiveness {method.comprehensiveness.value:.3f}, "
+                f"sufficiency {method.sufficiency.value:.3f}, over random {method.gain_over_random.value:+.3f}"
+                for method in summary.methods
             },
         }

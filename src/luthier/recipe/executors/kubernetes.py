@@ -169,7 +169,7 @@ class KubernetesExecutor(BatchExecutor):
     def _await_end(self, api: _Api, name: str) -> None:
         """Remove an ended Job of the name, and wait until it is gone."""
         deadline = time.monotonic() + _DELETION_S
-        while (found := self.find(name)) is not None and found.state == "ended":
+        while (job_status := self.find(name)) is not None and job_status.state == "ended":
             self.cancel_job(name)
             if time.monotonic() > deadline:
                 message = f"the ended Job {name} was not removed within {_DELETION_S:.0f} s"

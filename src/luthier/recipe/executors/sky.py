@@ -200,7 +200,7 @@ class SkyExecutor(BatchExecutor):
             raise MissingExtra(f"the program {self.program!r} is not installed", where=_WHERE, hint=hint)
         named = f"sky {words[0]} {words[1]}"
         try:
-            done = subprocess.run(  # noqa: S603  # SkyPilot's own command, with arguments and no shell
+            process = subprocess.run(  # noqa: S603  # SkyPilot's own command, with arguments and no shell
                 [program, *words],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -211,9 +211,9 @@ class SkyExecutor(BatchExecutor):
         except subprocess.TimeoutExpired as error:
             hint = "try `sky api info`; running again finds a job that was launched"
             raise SystemResourceError(f"`{named}` said nothing for {seconds:.0f} s", where=_WHERE, hint=hint) from error
-        if done.returncode != 0:
-            output = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-_OUTPUT_LINES:])
+        if process.returncode != 0:
+            output = "\n".join((process.stderr.strip() or process.stdout.strip()).splitlines()[-_OUTPUT_LINES:])
             hint = "`sky check` tells which clouds can be used"
-            message = f"`{named}` refused: {output or f'exit code {done.returncode}'}"
+            message = f"`{named}` refused: {output or f'exit code {process.returncode}'}"
             raise SystemResourceError(message, where=_WHERE, hint=hint)
-        return done.stdout
+        return process.stdout

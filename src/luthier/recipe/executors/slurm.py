@@ -135,13 +135,13 @@ def _call(command: list[str], text: str | None = None) -> str:
         hint = "install Slurm's client commands, or run on a login node of the cluster"
         raise InputError(f"there is no {command[0]} here", where=SourceLocation(field="on"), hint=hint)
     try:
-        done = subprocess.run(  # noqa: S603  # Slurm's own command, with arguments and no shell
+        process = subprocess.run(  # noqa: S603  # Slurm's own command, with arguments and no shell
             command, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
         message = f"{command[0]} said nothing for {_SECONDS:.0f} s"
         raise SystemResourceError(message, hint="see whether slurmctld is up: `scontrol ping`") from error
-    if done.returncode != 0:
-        message = f"{command[0]} refused: {done.stderr.strip() or f'exit code {done.returncode}'}"
+    if process.returncode != 0:
+        message = f"{command[0]} refused: {process.stderr.strip() or f'exit code {process.returncode}'}"
         raise SystemResourceError(message, hint="see whether slurmctld is up: `scontrol ping`")
-    return done.stdout
+    return process.stdout

@@ -153,12 +153,12 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Im
     option = "datasets" if options.get("datasets") else "pretraining_dataset"
     given = options.pop(option, None) or []
     found = None
-    for at, one in enumerate([{"path": given}] if isinstance(given, str) else given):
+    for at, entry in enumerate([{"path": given}] if isinstance(given, str) else given):
         name = f"{option}.{at}"
         if at:
-            account.left[f"{name}: {one}"] = "a data set has one source; put the files into one folder"
+            account.left[f"{name}: {entry}"] = "a data set has one source; put the files into one folder"
         else:
-            found = _first(dict(one) if option == "datasets" else _texts(dict(one)), name, account)
+            found = _first(dict(entry) if option == "datasets" else _texts(dict(entry)), name, account)
     return found
 
 

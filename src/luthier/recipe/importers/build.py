@@ -101,7 +101,7 @@ _ALL_LINEAR = (
 
 def _targets(value: Any) -> str | list[str]:
     """Names as a list; what means all linear layers under its name here."""
-    names = [one.strip() for one in value.split(",")] if isinstance(value, str) else list(value)
+    names = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else list(value)
     return "all-linear" if names in (["all"], ["all-linear"], ["all_linear"]) else sorted(set(names))
 
 
@@ -147,7 +147,7 @@ def _optimizer(options: ImportOptionReader) -> dict[str, Any]:
         return found
     if options.get("beta1") is not None or options.get("beta2") is not None:
         betas = options.take("beta1", f"{path}.betas"), options.take("beta2", f"{path}.betas")
-        found["betas"] = [float(one or usual) for one, usual in zip(betas, (0.9, 0.999), strict=True)]
+        found["betas"] = [float(beta or usual) for beta, usual in zip(betas, (0.9, 0.999), strict=True)]
     if (eps := options.take("eps", f"{path}.eps")) is not None:
         found["eps"] = float(eps)
     for name in ("momentum", "nesterov", "iterations") if found["kind"] == "muon" else ():

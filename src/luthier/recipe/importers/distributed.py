@@ -83,7 +83,9 @@ def _read_layout(name: str, value: Any, folder: Path, options: ImportOptionReade
     settings = value if isinstance(value, Mapping) else {}
     words = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     strategy = str(settings.get("sharding_strategy") or settings.get("fsdp_sharding_strategy") or words).lower()
-    offloads = ("offload" in words and not settings) or any(_is_on(settings.get(one)) for one in _PARAMETERS_OFFLOADED)
+    offloads = ("offload" in words and not settings) or any(
+        _is_on(settings.get(entry)) for entry in _PARAMETERS_OFFLOADED
+    )
     reshard = settings.get("reshard_after_forward", settings.get("fsdp_reshard_after_forward", True))
     gradients_alone = "shard_grad_op" in strategy or str(reshard).lower() in ("false", "shard_grad_op")
     unsharded = "no_shard" in strategy or "ddp" in strategy

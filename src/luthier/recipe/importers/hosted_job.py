@@ -191,9 +191,9 @@ def _read_record(technique: PreferenceHostedTechnique, client: ProviderClient, j
     tried = [technique]
     if technique.kind == "fireworks":
         tried.append(technique.model_copy(update={"method": "dpo"}))
-    for one in tried:
+    for entry in tried:
         try:
-            return one.read_record(client, job_id)
+            return entry.read_record(client, job_id)
         except LuthierError as error:
             if not is_missing(error):
                 raise

@@ -127,7 +127,7 @@ def _dataset(options: dict[str, Any], account: ImportReport, recipe_dir: Path) -
     folder = str(options.pop("dataset_dir", None) or "data")
     if named in EMPTY:
         return None
-    names = [one.strip() for one in named.split(",")] if isinstance(named, str) else list(named)
+    names = [item.strip() for item in named.split(",")] if isinstance(named, str) else list(named)
     for other in names[1:]:
         account.left[f"dataset: {other}"] = "a data set has one source; put the files into one folder"
     account.taken[f"dataset: {names[0]}, dataset_dir: {folder}"] = "steps.data.source"

@@ -128,11 +128,11 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Im
 def _described(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     """The data sets of a description, in its order."""
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or not found or not all(isinstance(one, dict) for one in found.values()):
+    if not isinstance(found, dict) or not found or not all(isinstance(entry, dict) for entry in found.values()):
         raise InputError(
             "does not describe data sets by name", where=SourceLocation(file=str(path)), hint="name each one"
         )
-    if missing := [name for name, one in found.items() if not one.get("path")]:
+    if missing := [name for name, entry in found.items() if not entry.get("path")]:
         raise InputError(
             f"says of {missing[0]!r} no `path`", where=SourceLocation(file=str(path)), hint="say where it lies"
         )

@@ -174,7 +174,7 @@ def _rewards(options: ImportOptionReader) -> list[dict[str, Any]]:
     named = options.get("rewards")
     names = [named] if isinstance(named, str) else list(named or ())
     given = options.get("reward_weights")
-    weights = [float(one) for one in given] if isinstance(given, list) else []
+    weights = [float(entry) for entry in given] if isinstance(given, list) else []
     judged = [(REWARDS[name.rpartition(".")[2]], at) for at, name in enumerate(names) if _known(name)]
     if named is not None and len(judged) == len(names):
         options.take("rewards", f"{PLACE}.rewards")

@@ -101,7 +101,7 @@ _OF_FORM = {"simpo": "simpo", **dict.fromkeys(FORMS["kto"], "kto")}
 def detect_trainer_objective(options: Mapping[str, Any], name: str) -> str:
     """The objective of the trainer whose options stand in a file of TRL's, which does not say it; its name may."""
     form, given, name = str(options.get("loss_type")), options.keys(), name.lower().replace("-", "_")
-    called = next((one for one in _CALLED if one in name and "sft" not in name), None)
+    called = next((entry for entry in _CALLED if entry in name and "sft" not in name), None)
     inferred = _OF_FORM.get(form) or next((method for signs, method in _SIGNS if signs & given), None)
     if inferred == "grpo" and called in ("rloo", "online_dpo"):
         return called

@@ -136,8 +136,8 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Im
         account.taken[f"dataset_text_field: {column}"] = "steps.data.source.answer"
         settings["answer"] = column
     mixture = _mixture(options, account)
-    for at, one in enumerate(mixture[1:], start=1):
-        account.left[f"datasets.{at}: {one}"] = "a data set has one source; put the files into one folder"
+    for at, entry in enumerate(mixture[1:], start=1):
+        account.left[f"datasets.{at}: {entry}"] = "a data set has one source; put the files into one folder"
     if mixture:
         first = dict(mixture[0])
         path = str(first.pop("path", None) or first.pop("id", ""))

@@ -50,7 +50,7 @@ class ResponseBuilder:
 
     def answer(self, answers: Sequence[AggregatedOutput], usage: Usage) -> Json:
         """All answers, whole."""
-        choices = [self.choice(number, one) for number, one in enumerate(answers)]
+        choices = [self.choice(number, output) for number, output in enumerate(answers)]
         return {**self.head, "object": self.whole, "choices": choices, "usage": usage_json(usage)}
 
     def chunks(self, piece: OutputChunk, *, first: bool, usage: bool) -> Iterable[Json]:
@@ -172,7 +172,7 @@ def embeddings_json(points: Points, tokens: int, model: str, *, base64_wanted: b
     def encode(point: Any) -> Any:
         return base64.b64encode(point.astype("<f4").tobytes()).decode() if base64_wanted else point.tolist()
 
-    data = [{"object": "embedding", "index": number, "embedding": encode(one)} for number, one in enumerate(points)]
+    data = [{"object": "embedding", "index": number, "embedding": encode(entry)} for number, entry in enumerate(points)]
     return {"object": "list", "data": data, "model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 

@@ -75,8 +75,8 @@ def upload(request: Request, studio: StudioDep, form: FormDep) -> Response:
         elif written["database"].strip():
             draft = create_database_draft(studio.workspace, name, written["database"].strip())
         elif written["traffic"]:
-            made = write_traffic_recipe(studio.workspace, name, written["traffic"], written["where"])
-            return RedirectResponse(f"/projects/{quote(project_id(studio.workspace, made.path), safe='~')}", 303)
+            new_recipe = write_traffic_recipe(studio.workspace, name, written["traffic"], written["where"])
+            return RedirectResponse(f"/projects/{quote(project_id(studio.workspace, new_recipe.path), safe='~')}", 303)
         else:
             raise InputError(
                 _("there are no rows"), where=SourceLocation(field="file"), hint=_("choose a file, or paste")
@@ -118,11 +118,11 @@ def _tables_page(request: Request, studio: Studio, found: Draft, error: LuthierE
 @router.post("/new/{name}/table", dependencies=[Depends(allow("edit"))])
 def table(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """Choose a table of a database."""
-    found = find_draft(studio.workspace, name)
+    draft = find_draft(studio.workspace, name)
     try:
-        choose_draft_table(studio.workspace, found, text_of(form, "table"))
+        choose_draft_table(studio.workspace, draft, text_of(form, "table"))
     except LuthierError as error:
-        return _tables_page(request, studio, found, error)
+        return _tables_page(request, studio, draft, error)
     return RedirectResponse(f"/new/{name}", 303)
 
 
@@ -131,16 +131,17 @@ def proposal(
     request: Request, studio: StudioDep, name: str, prompt: str = "", answer: str = "", want: str = ""
 ) -> Response:
     """What the rows hold, and what is proposed for them."""
-    found = find_draft(studio.workspace, name)
+    draft = find_draft(studio.workspace, name)
     choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer), want=_want(want))
     try:
-        made = studio.proposals.propose(studio.workspace, found, choices)
+        recipe_proposal = studio.proposals.propose(studio.workspace, draft, choices)
     except LuthierError as error:
-        return render(request, "draft_error.html.jinja", draft=found, error=error, is_choice=want != "")
-    ranking = rank_recipe_techniques(made, MODEL)
+        return render(request, "draft_error.html.jinja", draft=draft, error=error, is_choice=want != "")
+    ranking = rank_recipe_techniques(recipe_proposal, MODEL)
     return render(
-        request, "proposal.html.jinja", draft=found, proposal=made, profile=made.profile, choices=choices,
-        catalog=CATALOG, words=choices.words(found), plain_first=why_plain_first(made, ranking), ranking=ranking,
+        request, "proposal.html.jinja", draft=draft, proposal=recipe_proposal, profile=recipe_proposal.profile,
+        choices=choices, catalog=CATALOG, words=choices.words(draft), ranking=ranking,
+        plain_first=why_plain_first(recipe_proposal, ranking),
         technique=choose_technique(ranking, network=False),
         query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
@@ -159,17 +160,17 @@ def costs(  # noqa: PLR0913, PLR0917  # the fields of a form
     memory: str = "",
 ) -> Response:
     """The techniques by what is expected of them, with what each takes."""
-    found = find_draft(studio.workspace, name)
+    draft = find_draft(studio.workspace, name)
     choices = IntakeChoices(prompt=_column(prompt), answer=_column(answer), want=_want(want))
-    made = studio.proposals.propose(studio.workspace, found, choices)
+    recipe_proposal = studio.proposals.propose(studio.workspace, draft, choices)
     options = AdviceOptions(target=target.strip() or None, budget=budget.strip() or None, memory=memory.strip() or None)
     advice, error = None, None
     try:
-        advice = advise_on_draft(studio.workspace, found, made, options)
+        advice = advise_on_draft(studio.workspace, draft, recipe_proposal, options)
     except LuthierError as refused:
         error = refused
     return render(
-        request, "draft_costs.html.jinja", draft=found, advice=advice, error=error, options=options,
+        request, "draft_costs.html.jinja", draft=draft, advice=advice, error=error, options=options,
         query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
     )  # fmt: skip
 
@@ -185,8 +186,8 @@ def _column(text: str) -> str | None:
 @router.post("/new/{name}/command", dependencies=[Depends(allow("edit", action=""))])
 def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The command that does what is chosen."""
-    found = find_draft(studio.workspace, name)
-    return render(request, "command.html.jinja", words=_choices(form).words(found))
+    draft = find_draft(studio.workspace, name)
+    return render(request, "command.html.jinja", words=_choices(form).words(draft))
 
 
 @router.post("/new/{name}", dependencies=[Depends(allow("edit", action="project.create"))])

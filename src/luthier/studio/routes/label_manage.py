@@ -177,7 +177,7 @@ def _questions(settings: ProjectSettings, text: str, role: Any) -> dict[str, Any
         if not isinstance(message, list) or not message:
             raise InputError(_("the questions are a list"), where=where)
         names = [*settings.questions, *(f"answer_{number}" for number in range(2, len(message) + 2))]
-        return {name: role.parse(one) for name, one in zip(names, message, strict=False)}
+        return {name: role.parse(entry) for name, entry in zip(names, message, strict=False)}
     except (json.JSONDecodeError, ValidationError, PydanticCustomError, RecursionError) as error:
         raise InputError(f"these are no questions: {error}", where=where) from error
 

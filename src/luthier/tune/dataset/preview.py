@@ -60,10 +60,10 @@ class RenderedSequence(NamedTuple):
             "name": self.name,
             "tokens": len(self.tokens),
             "trained_tokens": self.trained,
-            "stretches": [one._asdict() for one in self.stretches],
+            "stretches": [stretch._asdict() for stretch in self.stretches],
         }
         if ids:
-            record |= {"ids": [one.id for one in self.tokens], "trained": [one.trained for one in self.tokens]}
+            record |= {"ids": [token.id for token in self.tokens], "trained": [token.trained for token in self.tokens]}
         return record
 
 
@@ -87,7 +87,7 @@ class RenderedRow(NamedTuple):
             "line": self.origin.line,
             "cut_tokens": 0 if self.nothing else self.cut,
             "left_out": self.nothing or None,
-            "sequences": [one.as_json(ids=ids) for one in self.sequences],
+            "sequences": [sequence.as_json(ids=ids) for sequence in self.sequences],
         }
 
 
@@ -126,13 +126,15 @@ def _rendered(
     for index in indices:
         lesson = training_examples[index]
         names = _names(step, len(lesson.rows))
-        sequences = [_sequenced(*one, text, outputs) for one in zip(names, lesson.rows, strict=True)]
+        sequences = [_sequenced(*name, text, outputs) for name in zip(names, lesson.rows, strict=True)]
         yield RenderedRow(lesson.id, examples[index].origin, sequences, lesson.cut, lesson.nothing)
 
 
 def _chosen(examples: Sequence[Example], number: int) -> list[int]:
     """The places of so many examples from the first; where none of them calls a tool, the last is one that does."""
-    calling = [index for index, one in enumerate(examples) if any(message.tool_calls for message in one.messages)]
+    calling = [
+        index for index, example in enumerate(examples) if any(message.tool_calls for message in example.messages)
+    ]
     indices = list(range(min(number, len(examples))))
     return [*indices[:-1], calling[0]] if calling and calling[0] >= len(indices) else indices
 
@@ -149,7 +151,7 @@ def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[
     ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
     targets = set(row.targets)
     trained = [at in targets for at in range(len(row.ids))]
-    tokens = [RenderedToken(one, text.decode([one]), trained[at]) for at, one in enumerate(ids)]
+    tokens = [RenderedToken(id_, text.decode([id_]), trained[at]) for at, id_ in enumerate(ids)]
     stretches = []
     for is_trained, run in groupby(range(len(ids)), key=trained.__getitem__):
         positions = list(run)

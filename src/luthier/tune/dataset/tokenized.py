@@ -59,15 +59,15 @@ class TokenizedDataset:
     @classmethod
     def write(cls, folder: Path, examples: Iterable[TrainingExample], key: str) -> TokenizedDataset:
         """Write lessons, or find them when they were written before under the same key."""
-        done = folder / _DONE
-        if done.is_file() and json.loads(done.read_text())["key"] == key:
+        path = folder / _DONE
+        if path.is_file() and json.loads(path.read_text())["key"] == key:
             return cls(folder)
         with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for stale in [*(folder / name for name in (_DONE, _REFERRED, *_TAUGHT)), *folder.glob(f"{_COLUMN}*")]:
                 stale.unlink(missing_ok=True)
             counts = _write(folder, examples)
-        write_atomically(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
+        write_atomically(path, json.dumps({"key": key, "counts": counts.__dict__}).encode())
         return cls(folder)
 
     def __len__(self) -> int:
@@ -84,20 +84,20 @@ class TokenizedDataset:
 
         `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
         """
-        done = self._folder / _REFERRED
-        if not (done.is_file() and json.loads(done.read_text())["key"] == key):
+        path = self._folder / _REFERRED
+        if not (path.is_file() and json.loads(path.read_text())["key"] == key):
             with translate_write_errors(self._folder):
-                done.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 self._write_reference(list(numbers), read)
-            write_atomically(done, json.dumps({"key": key}).encode())
+            write_atomically(path, json.dumps({"key": key}).encode())
         self.__dict__.pop("_columns", None)
 
     def _write_reference(self, numbers: Sequence[int], read: Callable[[list[TokenRow]], list[list[float]]]) -> None:
         import numpy
 
         path, count = self._folder / f"{_COLUMN}{REFERENCE}", int(self._target_ends[-1])
-        kept = numpy.memmap(path, dtype="float32", mode="w+", shape=(count,))
-        kept[:] = numpy.nan
+        memmap = numpy.memmap(path, dtype="float32", mode="w+", shape=(count,))
+        memmap[:] = numpy.nan
         self.__dict__.pop("_columns", None)
         for begin in range(0, len(numbers), READ_TOGETHER):
             some = numbers[begin : begin + READ_TOGETHER]
@@ -105,8 +105,8 @@ class TokenizedDataset:
             found = read([row for number in some for row in self.rows(number)])
             for row_index, values in zip(row_indices, found, strict=True):
                 first, last = self._between(self._target_ends, row_index)
-                kept[first:last] = values
-        kept.flush()
+                memmap[first:last] = values
+        memmap.flush()
 
     def _row(self, number: int, key: str, group_size: int) -> TokenRow:
         begin, end = self._between(self._row_ends, number)
@@ -189,8 +189,8 @@ class TokenizedDataset:
         """What is told of each learnt token, by name."""
         import numpy
 
-        found = sorted(self._folder.glob(f"{_COLUMN}*"))
-        return {path.name.removeprefix(_COLUMN): numpy.memmap(path, dtype="float32", mode="r") for path in found}
+        paths = sorted(self._folder.glob(f"{_COLUMN}*"))
+        return {path.name.removeprefix(_COLUMN): numpy.memmap(path, dtype="float32", mode="r") for path in paths}
 
     @cached_property
     def _choice_ends(self) -> numpy.ndarray[Any, Any] | None:

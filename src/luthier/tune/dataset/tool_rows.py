@@ -48,10 +48,10 @@ def refuse_planned_tool_rows(plan_context: PlanContext) -> None:
     tool_support = predict_tool_support(plan_context)
     if tool_support is None or all(tool_support):
         return
-    made, model = plan_context.inputs.get("data"), plan_context.inputs.get("model")
-    rows = _rows(made) if made is not None else _rows_ahead(plan_context)
+    artifact, model = plan_context.inputs.get("data"), plan_context.inputs.get("model")
+    rows = _rows(artifact) if artifact is not None else _rows_ahead(plan_context)
     name = get_model_name(model) if model is not None else "the base model"
-    looked = "" if made is not None else " of those looked at"
+    looked = "" if artifact is not None else " of those looked at"
     _refuse(rows, tool_support, name, list_fitting_templates(find_tokenizer_folder(plan_context)), looked)
 
 
@@ -77,32 +77,34 @@ def _rows_ahead(plan_context: PlanContext) -> Iterator[ToolRow]:
 def _refuse(
     rows: Iterable[ToolRow], tool_support: ToolSupport, name: str, fitting: list[str], looked: str = ""
 ) -> None:
-    found = [row for row in rows if (row.offers and not tool_support.offers) or (row.calls and not tool_support.calls)]
-    if not found:
+    tool_rows = [
+        row for row in rows if (row.offers and not tool_support.offers) or (row.calls and not tool_support.calls)
+    ]
+    if not tool_rows:
         return
-    offers, calls = any(row.offers for row in found), any(row.calls for row in found)
+    offers, calls = any(row.offers for row in tool_rows), any(row.calls for row in tool_rows)
     lacking = [
         *(["tools on offer"] if offers and not tool_support.offers else []),
         *(["calls of tools"] if calls and not tool_support.calls else []),
     ]
     who = (
-        f"this row and {format_counted_noun(len(found) - 1, 'other')}{looked} have"
-        if len(found) > 1
+        f"this row and {format_counted_noun(len(tool_rows) - 1, 'other')}{looked} have"
+        if len(tool_rows) > 1
         else "this row has"
     )
-    what = f"{who} tools{_listed(found)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
-    raise ModelError(f"{what}: they would not be trained on", where=found[0].location, hint=_remedy(fitting, calls))
+    what = f"{who} tools{_listed(tool_rows)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
+    raise ModelError(f"{what}: they would not be trained on", where=tool_rows[0].location, hint=_remedy(fitting, calls))
 
 
 def _listed(found: list[ToolRow]) -> str:
     """Where the first of the others are, in brackets: lines where all are in one file."""
-    others = found[1:_NAMED]
-    if not others:
+    tool_rows = found[1:_NAMED]
+    if not tool_rows:
         return ""
     one_file = len({row.location.file for row in found}) == 1
-    locations = ", ".join(str(row.location.line) if one_file else str(row.location) for row in others)
+    locations = ", ".join(str(row.location.line) if one_file else str(row.location) for row in tool_rows)
     more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
-    return f" ({'lines ' if one_file and len(others) > 1 else 'line ' if one_file else ''}{locations}{more})"
+    return f" ({'lines ' if one_file and len(tool_rows) > 1 else 'line ' if one_file else ''}{locations}{more})"
 
 
 def _remedy(fitting: list[str], calls: bool) -> str:

@@ -201,7 +201,7 @@ class TrainingData:
         for some in _together(read, len(indices)):
             yield from self._step.objective.build_training_examples(some, self._text, self.about)
             done += len(some)
-            remarks.update(warning for one in some for warning in self._text.remarks(one.messages))
+            remarks.update(warning for example in some for warning in self._text.remarks(example.messages))
             self._work.events.progress(done, len(indices), "rows read")
         for warning, rows in sorted(remarks.items()):
             self._work.events.note(f"{warning} (seen in {rows} of {done} rows)")
@@ -243,8 +243,8 @@ class TrainingData:
         """Where rewards work, with the reward model that an input names, when there is one."""
 
         judged = self._work.inputs.get(judge)
-        kept = self._work.scratch / "judged"
-        kept.mkdir(parents=True, exist_ok=True)
+        path = self._work.scratch / "judged"
+        path.mkdir(parents=True, exist_ok=True)
         model = None
         if judged is not None:
             from luthier.models.reward_model import RewardModel
@@ -252,7 +252,7 @@ class TrainingData:
             model = RewardModel(judged, self._step.dtype)
         work = self._work
         return RewardContext(
-            recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, kept=kept, models=Path, model=model
+            recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, kept=path, models=Path, model=model
         )
 
     def _trial(self, rollout_sampler: RolloutSampler) -> ValidationEvaluator:
@@ -268,7 +268,7 @@ class TrainingData:
         from luthier.tune.rollout.sampler import PromptDataset as Asked
 
         records = zip(indices, dataset.read_records(), strict=True)
-        trained_indices = [index for index, one in records if not one["nothing"]]
+        trained_indices = [index for index, entry in records if not entry["nothing"]]
         return Asked(
             dataset.rows,
             lambda some: examples_at(self._data, split, [trained_indices[at] for at in some]),
@@ -284,12 +284,14 @@ class TrainingData:
         text_by_label = answer_text_by_label(
             DatasetSummary.read(self._data).labels, chain.from_iterable(chain.from_iterable(streams))
         )
-        encoded = [self._text.options(prompt_of(one), text_by_label.values(), one.tools) for one in examples]
+        encoded = [
+            self._text.options(prompt_of(example), text_by_label.values(), example.tools) for example in examples
+        ]
         return LabelQuestions(
             prompts=[prompt for prompt, _ in encoded],
             choices=[choices for _, choices in encoded],
             labels=list(text_by_label),
-            references=[one.label or "" for one in examples],
+            references=[example.label or "" for example in examples],
             normalize=objective.normalize if isinstance(objective := self._step.objective, Classify) else "sum",
         )
 

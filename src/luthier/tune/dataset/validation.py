@@ -184,5 +184,5 @@ def check_metric(held_out: ValidationSettings, data: Artifact, objective: Object
 
 def read_labeled_examples(data: Artifact, parted: HeldOutSplit) -> list[Example]:
     """The held-out examples that have a question and a label."""
-    found = [one for some in read_example_batches(data, parted.split, parted.held) for one in some]
-    return [one for one in found if one.label is not None and one.messages and prompt_of(one)]
+    examples = [example for some in read_example_batches(data, parted.split, parted.held) for example in some]
+    return [example for example in examples if example.label is not None and example.messages and prompt_of(example)]

@@ -33,9 +33,11 @@ class CodeEnvironment(Environment):
         """What each program printed."""
         programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(
-            run_sandbox_programs([_PRINTED.format(program=one) for one in programs if one is not None], self.wall_s)
+            run_sandbox_programs(
+                [_PRINTED.format(program=program) for program in programs if program is not None], self.wall_s
+            )
         )
-        return [None if one is None else _told(next(ran)) for one in programs]
+        return [None if program is None else _told(next(ran)) for program in programs]
 
 
 def _told(ran: object) -> str:

@@ -66,7 +66,7 @@ class Classify(Objective):
         """For each example its prompt with every option, the right one first; or its prompt with the class's number."""
         _check(about)
         if self.head == "sequence":
-            prompts = text.prompts([prompt_of(one) for one in examples], [one.tools for one in examples])
+            prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
             numbers = {name: number for number, name in enumerate(about.classes)}
             return [self._numbered(*pair, numbers, text) for pair in zip(examples, prompts, strict=True)]
         options = [self._options(example, about) for example in examples]

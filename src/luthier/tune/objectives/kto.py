@@ -72,11 +72,13 @@ class Kto(Objective):
     ) -> list[TrainingExample]:
         """For each example the row of its answer and, to measure the drift, its prompt with the answer before it."""
         fit = [example for example in examples if not self._unfit(example)]
-        turns = [[*prompt_of(one), one.messages[-1]] for one in fit]
+        turns = [[*prompt_of(entry), entry.messages[-1]] for entry in fit]
         if self.loss_type == "kto":
-            turns += [[*prompt_of(one), other.messages[-1]] for one, other in zip(fit, [*fit[-1:], *fit], strict=False)]
-        rows = text.encode_many(turns, [one.tools for one in fit] * (1 + (self.loss_type == "kto")))
-        rows_by_id = {one.id: rows[at :: len(fit)] for at, one in enumerate(fit)}
+            turns += [
+                [*prompt_of(entry), other.messages[-1]] for entry, other in zip(fit, [*fit[-1:], *fit], strict=False)
+            ]
+        rows = text.encode_many(turns, [entry.tools for entry in fit] * (1 + (self.loss_type == "kto")))
+        rows_by_id = {entry.id: rows[at :: len(fit)] for at, entry in enumerate(fit)}
         return [self._lesson(example, rows_by_id, len(fit)) for example in examples]
 
     def _lesson(self, example: Example, rows_by_id: dict[str, list[EncodedChat]], count: int) -> TrainingExample:
@@ -86,7 +88,7 @@ class Kto(Objective):
             return TrainingExample(id=example.id, nothing=ALONE)
         own, *other = rows_by_id[example.id]
         lesson = build_answer_example(
-            example.id, [own, *(_begun(one, self.max_length) for one in other)], self.max_length
+            example.id, [own, *(_begun(encoded_chat, self.max_length) for encoded_chat in other)], self.max_length
         )
         good = float(desirable_label_of(example, self.label) or False)
         rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
@@ -114,9 +116,9 @@ class Kto(Objective):
         """The answers of the step, each told the drift."""
         if self.loss_type != "kto":
             return list(rows)
-        others = rows[1::2]
-        before = [sum(row.token_values[REFERENCE]) for row in others]
-        apart = [now - then for now, then in zip(read(others), before, strict=True)]
+        token_rows = rows[1::2]
+        before = [sum(row.token_values[REFERENCE]) for row in token_rows]
+        apart = [now - then for now, then in zip(read(token_rows), before, strict=True)]
         drift = max(0.0, sum(apart) / len(apart))
         return [
             replace(row, group_size=1, token_values={**row.token_values, _DRIFT: [drift] * len(row.targets)})

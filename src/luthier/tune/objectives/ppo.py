@@ -50,13 +50,18 @@ class Ppo(ActorCritic):
         """Advantages, what the critic is to say, and what it said; nothing to learn where no answer is better."""
         assert judged.values is not None, "the rollout asks the critic"
         ahead = [
-            _advantages(*one, self.gamma, self.gae_lambda) for one in zip(judged.tokens(), judged.values, strict=True)
+            _advantages(*token, self.gamma, self.gae_lambda)
+            for token in zip(judged.tokens(), judged.values, strict=True)
         ]
         returns = [
-            [one + value for one, value in zip(some, values, strict=True)]
+            [entry + value for entry, value in zip(some, values, strict=True)]
             for some, values in zip(ahead, judged.values, strict=True)
         ]
-        return {ADVANTAGE: self._scaled(ahead, judged), RETURN: returns, VALUE: [list(one) for one in judged.values]}
+        return {
+            ADVANTAGE: self._scaled(ahead, judged),
+            RETURN: returns,
+            VALUE: [list(entry) for entry in judged.values],
+        }
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
         """What still came at each token beyond what was expected."""

@@ -47,7 +47,7 @@ class ReinforcePlusPlus(TokenPolicyLoss):
         ahead = broadcast_to_tokens(worth, judged.lengths)
         if judged.kl is not None:
             ahead = [
-                [one - cost for one, cost in zip(some, _to_come(costs), strict=True)]
+                [entry - cost for entry, cost in zip(some, _to_come(costs), strict=True)]
                 for some, costs in zip(ahead, judged.kl, strict=True)
             ]
         return whiten_values(ahead, present.tolist())

@@ -87,7 +87,7 @@ class RewardObjective(PairObjective):
         else:
             found = build_pair_examples(examples, text, self.max_length)
         pad = get_padding_id(text.tokenizer)
-        return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
+        return [self._scored(*example, pad) for example in zip(examples, found, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
         return [

@@ -43,16 +43,16 @@ class AdamW8bit(Optimizer):
         """8 bits for large tensors, torch's AdamW for the rest."""
         from luthier.tune.training.adam8bit import BlockwiseAdamW
 
-        large = [one for one in moving if _large(one.weight.shape)]
-        small = [one for one in moving if not _large(one.weight.shape)]
-        found: list[torch.optim.Optimizer] = self._plain().begin(small) if small else []
+        large = [parameter for parameter in moving if _large(parameter.weight.shape)]
+        small = [parameter for parameter in moving if not _large(parameter.weight.shape)]
+        optimizers: list[torch.optim.Optimizer] = self._plain().begin(small) if small else []
         if large:
-            found.append(
+            optimizers.append(
                 BlockwiseAdamW(
                     build_parameter_groups(large, self.weight_decay), betas=self.betas, eps=self.eps, block=BLOCK
                 )
             )
-        return found
+        return optimizers
 
     def _plain(self) -> AdamW:
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)

@@ -45,9 +45,9 @@ class Muon(Optimizer):
         """Torch's Muon, scaled to the length of AdamW's updates, and torch's AdamW."""
         import torch
 
-        inner = [one for one in moving if is_hidden_matrix(one.name, one.weight.shape)]
-        rest = [one for one in moving if not is_hidden_matrix(one.name, one.weight.shape)]
-        found: list[torch.optim.Optimizer] = self._plain().begin(rest) if rest else []
+        inner = [parameter for parameter in moving if is_hidden_matrix(parameter.name, parameter.weight.shape)]
+        rest = [parameter for parameter in moving if not is_hidden_matrix(parameter.name, parameter.weight.shape)]
+        optimizers: list[torch.optim.Optimizer] = self._plain().begin(rest) if rest else []
         if inner:
             muon = torch.optim.Muon(
                 build_parameter_groups(inner, self.weight_decay),
@@ -56,8 +56,8 @@ class Muon(Optimizer):
                 ns_steps=self.iterations,
                 adjust_lr_fn="match_rms_adamw",
             )
-            found.append(muon)
-        return found
+            optimizers.append(muon)
+        return optimizers
 
     def _plain(self) -> AdamW:
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)

@@ -78,13 +78,13 @@ def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[st
     recipe_instructions = [
         Instruction(text, f"instruction {number} of the recipe") for number, text in enumerate(given, start=1)
     ]
-    found = [Instruction(None, "the rows' own"), *recipe_instructions]
+    instructions = [Instruction(None, "the rows' own"), *recipe_instructions]
     if vary:
         bases = ([Instruction(own, "the rows' own")] if own else []) + recipe_instructions
-        found += [other for base in bases for other in _otherwise(base, labels)]
-        found += [Instruction(answer, "the answers listed")] if (answer := _listing(labels)) else []
-        found += [Instruction("", "no instruction")]
-    return found
+        instructions += [other for base in bases for other in _otherwise(base, labels)]
+        instructions += [Instruction(answer, "the answers listed")] if (answer := _listing(labels)) else []
+        instructions += [Instruction("", "no instruction")]
+    return instructions
 
 
 def find_shared_instruction(examples: Sequence[Example]) -> str | None:
@@ -118,9 +118,9 @@ def draw_balanced_examples(pool: Sequence[Example], count: int, seed: int, draw:
     chance = random.Random(f"{seed}/{count}/{draw}")
     queues = [chance.sample(rows, len(rows)) for rows in _by_class(pool)]
     chance.shuffle(queues)
-    taken = _in_turn(queues, count)
-    chance.shuffle(taken)
-    return tuple(taken)
+    examples = _in_turn(queues, count)
+    chance.shuffle(examples)
+    return tuple(examples)
 
 
 def choose_closest_examples(

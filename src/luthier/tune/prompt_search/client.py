@@ -52,12 +52,14 @@ class PromptTrialClient:
                 GenerateRequest(prompt=messages, max_tokens=limit, tools=tools, truncate_prompt=False)
                 for messages, tools in prompts
             ]
-            return EvalPredictions.of([one.text.strip() for one in lm.generate(requests)], references)
+            return EvalPredictions.of([response.text.strip() for response in lm.generate(requests)], references)
         labels, options = list(self.options), tuple(self.options.values())
         choices = [ChoiceRequest(prompt=messages, options=options, tools=tools) for messages, tools in prompts]
         chosen = lm.choose(choices, self._alike)
-        scores = [record for one in chosen if (record := one.by_label(labels))]
-        return EvalPredictions.of([one.label(labels) for one in chosen], references, label_scores=scores or None)
+        scores = [record for choice_response in chosen if (record := choice_response.by_label(labels))]
+        return EvalPredictions.of(
+            [choice_response.label(labels) for choice_response in chosen], references, label_scores=scores or None
+        )
 
     def length(self, prompt: PromptPrefix, examples: Sequence[Example]) -> int:
         """How long the longest of these rows is with the prompt in front: tokens, or characters of an endpoint."""
@@ -85,7 +87,7 @@ class PromptTrialClient:
             )
             for number in range(count)
         ]
-        return [one.text.strip() for one in self._lm.generate(requests)]
+        return [response.text.strip() for response in self._lm.generate(requests)]
 
     def references(self, examples: Sequence[Example]) -> list[str]:
         """The right answers."""

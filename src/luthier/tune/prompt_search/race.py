@@ -39,17 +39,21 @@ class RoundScore:
 
 def build_halving_rounds(prompts: int, rows: int, first: int) -> list[HalvingRound]:
     """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
-    found = [HalvingRound(prompts, min(first, rows))]
-    while found[-1].rows < rows:
-        last = found[-1]
-        found.append(HalvingRound(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT)))
-    return found
+    halving_rounds = [HalvingRound(prompts, min(first, rows))]
+    while halving_rounds[-1].rows < rows:
+        last = halving_rounds[-1]
+        halving_rounds.append(
+            HalvingRound(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT))
+        )
+    return halving_rounds
 
 
 def count_asked_rows(plan: Sequence[HalvingRound]) -> int:
     """Rows that are asked in all: those answered in an earlier round are kept."""
-    before = [0, *(one.rows for one in plan[:-1])]
-    return sum(one.prompts * (one.rows - already_scored) for one, already_scored in zip(plan, before, strict=True))
+    before = [0, *(planned.rows for planned in plan[:-1])]
+    return sum(
+        planned.prompts * (planned.rows - already_scored) for planned, already_scored in zip(plan, before, strict=True)
+    )
 
 
 def compute_smallest_budget(prompts: int, rows: int) -> int:

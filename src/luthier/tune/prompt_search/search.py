@@ -64,7 +64,7 @@ class PromptSearchRun:
             raise no_generation_error(get_model_name(self._model))
         about = DatasetSummary.read(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
-        self._held, self._pool = self._split([one for one in examples if one.messages])
+        self._held, self._pool = self._split([example for example in examples if example.messages])
         able = sum(map(is_usable_demonstration, self._pool))
         self._shots = technique.shown(len(self._held), able)
         if missing := sorted({*technique.shots} - {*self._shots}):
@@ -79,8 +79,8 @@ class PromptSearchRun:
         plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
         self._warn_untried(len(candidates), plan[0].prompts)
         candidates = candidates[: plan[0].prompts]
-        lengths = [self._length(one) for one in candidates]
-        rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
+        lengths = [self._length(candidate) for candidate in candidates]
+        rows = " → ".join(f"{planned.prompts} × {planned.rows}" for planned in plan)
         summary = format_counted_noun(len(candidates), "prompt")
         self._work.events.note(f"{summary}, {self._metric.kind} on held-back rows, by round: {rows}")
         self._total = count_asked_rows(plan)
@@ -114,7 +114,7 @@ class PromptSearchRun:
         """Held-back rows in a drawn order, and the others, from which examples are shown."""
         from luthier.tune.training.schedule import permute_examples
 
-        able = [one for one in examples if (one.label is not None if self._labels else answer_of(one))]
+        able = [example for example in examples if (example.label is not None if self._labels else answer_of(example))]
         if len(able) < 4:
             have = format_counted_noun(len(able), "training row has", "training rows have")
             what = f"{have} an answer; a search of prompts needs at least 4"
@@ -160,8 +160,8 @@ class PromptSearchRun:
         sets = example_sets(
             self._pool, self._held, self._shots, draws=technique.draws, nearest=technique.nearest, seed=seed
         )
-        found = combine_candidates(PromptPrefix.of(self._model), all_instructions, sets)
-        return [found[0], *(one for one in self._shuffled(found[1:]) if self._fits(one))]
+        candidates = combine_candidates(PromptPrefix.of(self._model), all_instructions, sets)
+        return [candidates[0], *(candidate for candidate in self._shuffled(candidates[1:]) if self._fits(candidate))]
 
     def _shuffled(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
         """In a drawn order, so that a small budget tries some of every kind."""
@@ -180,7 +180,7 @@ class PromptSearchRun:
         """How long the longest rows are with a prompt in front."""
         key = candidate.prompt.digest
         if key not in self._lengths:
-            longest = sorted(self._held, key=lambda one: len(user_text_of(one)))[-LONGEST:]
+            longest = sorted(self._held, key=lambda example: len(user_text_of(example)))[-LONGEST:]
             self._lengths[key] = self._asker.length(candidate.prompt, longest)
         return self._lengths[key]
 
@@ -189,11 +189,13 @@ class PromptSearchRun:
         if not self._technique.proposals:
             return []
         examples = draw_balanced_examples(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
-        examples_text = "\n\n".join(f"Question: {user_text_of(one)}\nAnswer: {answer_of(one)}" for one in examples)
+        examples_text = "\n\n".join(
+            f"Question: {user_text_of(example)}\nAnswer: {answer_of(example)}" for example in examples
+        )
         words = f"{examples_text}\n\nWhich instruction makes somebody answer like this? Write the instruction only."
         messages = [Message(role="user", content=words)]
         written = self._asker.write(messages, self._technique.proposals, self._work.seed)
-        lines = [next((line.strip(" \"'*") for line in one.splitlines() if line.strip()), "") for one in written]
+        lines = [next((line.strip(" \"'*") for line in entry.splitlines() if line.strip()), "") for entry in written]
         kept = [line for line in lines if 0 < len(line) <= LONGEST_PROPOSAL]
         self._work.events.note(f"the model wrote {len(kept)} instructions that can be used, of {len(lines)}")
         return [Instruction(line, "written by the model") for line in kept]
@@ -218,7 +220,7 @@ class PromptSearchRun:
         lengths: Sequence[int],
     ) -> None:
         folder, last = self._work.folder, standings[-1].round
-        final = [one for one in standings if one.round == last]
+        final = [standing for standing in standings if standing.round == last]
         best = candidates[final[0].prompt_index]
         best.prompt.save(folder)
         why = self._why(final, answers)
@@ -239,7 +241,9 @@ class PromptSearchRun:
             "prompt_why": why,
         }
         TrainingRecord.model_validate(record).write(folder)
-        lines = [_line(one, candidates[one.prompt_index], lengths[one.prompt_index]) for one in standings]
+        lines = [
+            _line(standing, candidates[standing.prompt_index], lengths[standing.prompt_index]) for standing in standings
+        ]
         write_atomically(folder / "search.jsonl", "".join(f"{canonical_json(line)}\n" for line in lines).encode())
         self._write_learnt(candidates, standings)
 
@@ -251,9 +255,10 @@ class PromptSearchRun:
         sentence = f"{metric.kind} {_interval(best)} on {best.rows} held-back rows"
         if best.prompt_index == 0:
             return f"{sentence}, which no other prompt surpassed"
-        before = next(one for one in final if one.prompt_index == 0)
-        found = compare_paired(metric, answers[best.prompt_index], answers[0], seed=self._work.seed)
-        change = f"difference {found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f}, p {found.p:.2g}"
+        before = next(round_score for round_score in final if round_score.prompt_index == 0)
+        comparison = compare_paired(metric, answers[best.prompt_index], answers[0], seed=self._work.seed)
+        interval = f"{comparison.low:+.3f} to {comparison.high:+.3f}"
+        change = f"difference {comparison.difference:+.3f}, {interval}, p {comparison.p:.2g}"
         return (
             f"{sentence}, against {_interval(before)} as it was ({change}); the best of several looks better than it is"
         )
@@ -267,18 +272,18 @@ class PromptSearchRun:
 
     def _asked_rows(self, standings: Sequence[RoundScore]) -> dict[int, int]:
         """How many held-back rows each prompt answered in the end."""
-        return {one.prompt_index: one.rows for one in standings}
+        return {standing.prompt_index: standing.rows for standing in standings}
 
     def _write_learnt(self, candidates: Sequence[PromptCandidate], standings: Sequence[RoundScore]) -> None:
         """For each row: how many prompts were scored on it or showed it; nothing of it is learnt by weights."""
         import polars
 
         rows = self._asked_rows(standings).values()
-        counts = [(one, sum(index < request for request in rows)) for index, one in enumerate(self._held)]
-        counts += [(one, sum(one.id in other.examples for other in candidates)) for one in self._pool]
+        counts = [(example, sum(index < request for request in rows)) for index, example in enumerate(self._held)]
+        counts += [(example, sum(example.id in other.examples for other in candidates)) for example in self._pool]
         table = [
-            {"id": one.id, "seen": count, "tokens": self._asker.tokens(one), "learnt": 0, "cut": False}
-            for one, count in counts
+            {"id": example.id, "seen": count, "tokens": self._asker.tokens(example), "learnt": 0, "cut": False}
+            for example, count in counts
         ]
         polars.DataFrame(table).write_parquet(self._work.folder / "training_examples.parquet")
 

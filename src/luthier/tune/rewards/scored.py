@@ -15,8 +15,8 @@ def score_with_scorer(
 ) -> list[float]:
     """A column of a scorer's; NaN where it could say nothing."""
     rows = [
-        ScorerRow(question=user_text_of(one.example), prediction=one.text, references=one.references)
-        for one in attempts
+        ScorerRow(question=user_text_of(attempt.example), prediction=attempt.text, references=attempt.references)
+        for attempt in attempts
     ]
     found = scorer.columns(rows, context)[column]
     return [math.nan if value is None else value for value in found]

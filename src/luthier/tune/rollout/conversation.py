@@ -33,7 +33,7 @@ def converse(
         talks = [_talk(prompts[at], answers[at]) for at in going]
         replies = _asked(environment, talks, recipe_dir) if talks else []
         going = [at for at, reply in zip(going, replies, strict=True) if reply is not None]
-        for at, reply in zip(going, (one for one in replies if one is not None), strict=True):
+        for at, reply in zip(going, (entry for entry in replies if entry is not None), strict=True):
             _hear(answers[at], prompts[at], environment, reply[: environment.longest], text)
         more = write([_next(prompts[at], answers[at], turn) for at in going]) if going else []
         for at, written in zip(going, more, strict=True):

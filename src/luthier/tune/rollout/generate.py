@@ -128,7 +128,7 @@ def score_completions(
     for reward in rewards:
         part = _part(reward, attempts, context, scores.faults)
         scores.parts[reward.name] = part
-        scores.total = [total + reward.weight * one for total, one in zip(scores.total, part, strict=True)]
+        scores.total = [total + reward.weight * entry for total, entry in zip(scores.total, part, strict=True)]
     return scores
 
 

@@ -98,7 +98,7 @@ class RolloutBatchSource(BatchSource):
         if self._phase is None or self._phase[0] != first:
             steps = range(first, min(first + self._drawing.steps_per_generation, self._course.steps))
             groups = self._groups(first, steps)
-            rows = {one: self._rows(groups[one]) for one in steps}
+            rows = {entry: self._rows(groups[entry]) for entry in steps}
             self._phase = first, groups, self._told_of_weights(first, rows)
         return self._phase[1][step], self._phase[2][step]
 
@@ -122,7 +122,7 @@ class RolloutBatchSource(BatchSource):
 
     def _judged(self, step: int, again: int, indices: Sequence[int]) -> list[_Group]:
         count, seed = self._drawing.num_generations, self._course.seed
-        examples = [one for one in self._questions.examples(indices) for _ in range(count)]
+        examples = [entry for entry in self._questions.examples(indices) for _ in range(count)]
         ids = [ids for ids in self._questions.prompts(indices) for _ in range(count)]
         stream_keys = [(position, lesson, sample) for position, lesson in enumerate(indices) for sample in range(count)]
         prompts = [
@@ -143,7 +143,7 @@ class RolloutBatchSource(BatchSource):
         table = np.array([group.scores.total for group in groups], dtype=np.float64)
         keys = [self._questions.rows(group.lesson)[0].key for group in groups for _ in group.answers]
         trained = [self._is_learnt(answer) for answer in answers]
-        rows = [self._row(*one) for one in zip(answers, keys, trained, strict=True)]
+        rows = [self._row(*entry) for entry in zip(answers, keys, trained, strict=True)]
         rows = self._told_of_start(rows)
         lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
         values = self._critic.read(rows, self._tokens) if self._critic is not None else None
@@ -211,12 +211,12 @@ class RolloutBatchSource(BatchSource):
         answers = [answer for group in groups for answer in group.answers]
         scores = [group.scores for group in groups]
         written = [value for answer in answers for value in answer.logprobs]
-        found = {"reward": _mean(total for one in scores for total in one.total)}
+        found = {"reward": _mean(total for score in scores for total in score.total)}
         for name in scores[0].parts:
-            found[f"reward_{name}"] = _mean(value for one in scores for value in one.parts[name])
+            found[f"reward_{name}"] = _mean(value for score in scores for value in score.parts[name])
         found |= {
-            "reward_spread": _mean(np.nanstd(one.total) for one in scores if one.left_out < len(one.total)),
-            "reward_faults": float(sum(one.left_out for one in scores)),
+            "reward_spread": _mean(np.nanstd(score.total) for score in scores if score.left_out < len(score.total)),
+            "reward_faults": float(sum(score.left_out for score in scores)),
             "equal_prompts": _mean(float(group.flat(apart=self._objective.apart)) for group in groups),
             "entropy": -_mean(written),
             "length": _mean(float(len(answer.logprobs)) for answer in answers),

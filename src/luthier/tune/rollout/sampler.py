@@ -70,15 +70,15 @@ class RolloutSampler:
         """An answer to each prompt; with an environment, a conversation."""
         start = time.perf_counter()
         if self.environment is None:
-            found = self._write(prompts)
+            completions = self._write(prompts)
         else:
-            found = converse(self.environment, self.text, self.reward_context.recipe_dir, prompts, self._write)
+            completions = converse(self.environment, self.text, self.reward_context.recipe_dir, prompts, self._write)
         seconds = time.perf_counter() - start
         self.writing_s += seconds
         if all(prompt.stream is not None for prompt in prompts):
             self.drawing_s += seconds
-            self.drawn += sum(len(answer.logprobs) for answer in found)
-        return found
+            self.drawn += sum(len(answer.logprobs) for answer in completions)
+        return completions
 
     def _write(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
         """One turn after each prompt."""
@@ -97,12 +97,15 @@ class RolloutSampler:
         """What each answer, to the example at its place, is worth; at another bench than the desk's, when given."""
         start = time.perf_counter()
         attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
-        found = score_completions(rewards, attempts, context or self.reward_context)
+        reward_scores = score_completions(rewards, attempts, context or self.reward_context)
         if self.truncated is not None:
             cut = self.truncated
-            found.total = [one if answer.ended else cut for one, answer in zip(found.total, answers, strict=True)]
+            reward_scores.total = [
+                reward_score if answer.ended else cut
+                for reward_score, answer in zip(reward_scores.total, answers, strict=True)
+            ]
         self.judging_s += time.perf_counter() - start
-        return found
+        return reward_scores
 
     def decode(self, answer: RolloutCompletion) -> str:
         """The text of an answer; of a conversation, its last turn."""

@@ -368,10 +368,10 @@ class Tune(Step):
         """The tuned model has the size of the one it stands on."""
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.outline(plan_context)
-        made = plan_context.inputs.get("model")
+        artifact = plan_context.inputs.get("model")
         base = (
-            describe_model_folder(find_base_folder(made))
-            if made is not None and not is_remote_input(plan_context)
+            describe_model_folder(find_base_folder(artifact))
+            if artifact is not None and not is_remote_input(plan_context)
             else None
         )
         merging, headed = self.technique.merges(base), self.objective.wants_head()

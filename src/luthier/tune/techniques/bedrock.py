@@ -167,6 +167,6 @@ class BedrockTechnique(HostedTechnique):
     def _list_names(self, client: ProviderClient, request: HostedRequest) -> list[str]:
         """The names of the request's jobs, the oldest first."""
         page: dict[str, Any] = client.get(_JOBS, nameContains=request.name, maxResults=_PAGE)
-        names = [str(one.get("jobName")) for one in read_records(page, "modelCustomizationJobSummaries")]
+        names = [str(record.get("jobName")) for record in read_records(page, "modelCustomizationJobSummaries")]
         own = [name for name in names if name == request.name or name.startswith(f"{request.name}-")]
         return sorted(own, key=lambda name: (len(name), name))

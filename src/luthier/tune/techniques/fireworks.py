@@ -90,7 +90,7 @@ class FireworksTechnique(DownloadableHostedTechnique):
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job under the first id that is free."""
-        job_id = next((one for one, record in self._list(client, request) if record is None), None)
+        job_id = next((entry for entry, record in self._list(client, request) if record is None), None)
         if job_id is None:
             raise ModelError(f"{_MOST_TRIES} jobs for the same rows failed", hint="look at them at Fireworks")
         training = {

@@ -64,7 +64,7 @@ class Ia3(Technique):
     def _targets(self, names: list[str]) -> list[str]:
         """The targets that layers of these names have."""
         targets = (*KEYS_AND_VALUES, *DOWN) if self.target_modules == "auto" else self.target_modules
-        return sorted(one for one in set(targets) if any(f".{name}".endswith(f".{one}") for name in names))
+        return sorted(target for target in set(targets) if any(f".{name}".endswith(f".{target}") for name in names))
 
     def _check(self, targets: list[str], known: set[str]) -> None:
         """Refuse names that no layer has, and inputs of layers that are not scaled."""
@@ -81,22 +81,22 @@ class Ia3(Technique):
 
     def _feedforward(self, targets: list[str]) -> tuple[str, ...]:
         return (
-            tuple(one for one in targets if one in DOWN)
+            tuple(target for target in targets if target in DOWN)
             if self.feedforward_modules == "auto"
             else self.feedforward_modules
         )
 
     def _sides(self, model: ModelDescription) -> tuple[list[int], list[int]]:
         """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
-        targets = self._targets([one.name for one in list_linear_layers(model)])
+        targets = self._targets([linear_layer.name for linear_layer in list_linear_layers(model)])
         inner = self._feedforward(targets)
         layers = select_target_layers(model, targets)
-        at_input = [one.inputs for one in layers if any(one.called(name) for name in inner)]
-        return [one.outputs for one in layers if not any(one.called(name) for name in inner)], at_input
+        at_input = [layer.inputs for layer in layers if any(layer.called(name) for name in inner)]
+        return [layer.outputs for layer in layers if not any(layer.called(name) for name in inner)], at_input
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """A model whose layers are called otherwise."""
-        return "" if self._targets([one.name for one in list_linear_layers(model)]) else _NONE
+        return "" if self._targets([linear_layer.name for linear_layer in list_linear_layers(model)]) else _NONE
 
     def trainable(self, model: ModelDescription) -> int:
         """One factor for each scaled number."""

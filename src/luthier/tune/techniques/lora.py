@@ -63,7 +63,11 @@ class Lora(LowRankTechnique):
 
     def before_s(self, model: ModelDescription) -> float:
         """EVA looks for directions of what each layer reads."""
-        sizes = [min(one.inputs, WATCHED) for one in self.adapted(model)] if self.init_lora_weights == "eva" else []
+        sizes = (
+            [min(layer_spec.inputs, WATCHED) for layer_spec in self.adapted(model)]
+            if self.init_lora_weights == "eva"
+            else []
+        )
         return _APART * sum(_DIRECTIONS_S * size**2 for size in sizes)
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
@@ -82,7 +86,7 @@ class Lora(LowRankTechnique):
             start = f"init_lora_weights {self.init_lora_weights}"
             return f"{start} takes directions out of each weight, and the output head is the embeddings, too"
         if self.init_lora_weights in ("pissa", "olora") and model.tensors:
-            sides = {one.name: min(one.inputs, one.outputs) for one in self.adapted(model)}
+            sides = {layer_spec.name: min(layer_spec.inputs, layer_spec.outputs) for layer_spec in self.adapted(model)}
             least = min(sides, key=sides.__getitem__, default="")
             if least and sides[least] < self.r:
                 start = f"init_lora_weights {self.init_lora_weights}"
@@ -91,7 +95,9 @@ class Lora(LowRankTechnique):
 
     def trainable(self, model: ModelDescription) -> int:
         """The factors of every adapted layer, and one length for each of its outputs with DoRA."""
-        return super().trainable(model) + (sum(one.outputs for one in self.adapted(model)) if self.use_dora else 0)
+        return super().trainable(model) + (
+            sum(layer_spec.outputs for layer_spec in self.adapted(model)) if self.use_dora else 0
+        )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, fp32 adapters with AdamW, and what autograd keeps of one pack.
@@ -102,8 +108,8 @@ class Lora(LowRankTechnique):
         total = estimate_training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         if self.use_dora:
             layers = self.adapted(model)
-            total += tokens * sum(4 * one.inputs + 6 * one.outputs for one in layers)
-            total += 12 * max((one.inputs * max(one.inputs, one.outputs) for one in layers), default=0)
+            total += tokens * sum(4 * layer.inputs + 6 * layer.outputs for layer in layers)
+            total += 12 * max((layer.inputs * max(layer.inputs, layer.outputs) for layer in layers), default=0)
         return total
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:

@@ -68,9 +68,9 @@ class PlainTechnique(StandaloneTechnique):
         from luthier.models.text_classifier import TextClassifier
 
         _check(work.inputs["data"])
-        learned = [one for one in examples if one.label is not None]
+        learned = [example for example in examples if example.label is not None]
         started = time.perf_counter()
-        texts, labels = [user_text_of(one) for one in learned], [str(one.label) for one in learned]
+        texts, labels = [user_text_of(example) for example in learned], [str(example.label) for example in learned]
         try:
             model = TextClassifier.fit(texts, labels, TextClassifierSettings(self.c, self.words, self.min_df))
         except DataError as error:
@@ -102,23 +102,24 @@ class PlainTechnique(StandaloneTechnique):
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
         """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
-        made, ahead = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
-        if made is not None:
-            _check(made)
+        artifact, ahead = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
+        if artifact is not None:
+            _check(artifact)
         elif ahead.task not in (None, "label"):
             raise _no_classes(ahead.task)
-        found = estimate_rows(rows, plan_context)
-        if found is None:
+        row_estimate = estimate_rows(rows, plan_context)
+        if row_estimate is None:
             return StepCostEstimate(how="unknown until the data are here; no base model is read")
-        classes = len(DatasetSummary.read(made).labels if made is not None else ahead.answers)
+        classes = len(DatasetSummary.read(artifact).labels if artifact is not None else ahead.answers)
         factor, power = FEATURES
-        weights = factor * (found.number * found.characters) ** power * (classes if classes != 2 else 1)
+        weights = factor * (row_estimate.number * row_estimate.characters) ** power * (classes if classes != 2 else 1)
         pace, pace_source = _pace(plan_context)
         return StepCostEstimate(
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,
-            how=f"{format_counted_noun(found.number, 'row')} of {classes} classes; no base model is read{pace_source}",
+            how=f"{format_counted_noun(row_estimate.number, 'row')} of {classes} classes; "
+            f"no base model is read{pace_source}",
         )
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
@@ -158,6 +159,7 @@ def _write_learnt(work: StepContext, examples: Sequence[Example]) -> None:
     import polars
 
     table = [
-        {"id": one.id, "seen": int(one.label is not None), "tokens": 0, "learnt": 0, "cut": False} for one in examples
+        {"id": example.id, "seen": int(example.label is not None), "tokens": 0, "learnt": 0, "cut": False}
+        for example in examples
     ]
     polars.DataFrame(table).write_parquet(work.folder / "training_examples.parquet")

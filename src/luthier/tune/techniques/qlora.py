@@ -67,9 +67,9 @@ class Qlora(LowRankTechnique):
         """Packed weights, the rest as on the disk, one weight brought back, fp32 adapters with AdamW, and what autograd
         keeps of one pack."""
         layers, width = list_linear_layers(model), get_bytes_per_weight(model)
-        numbers = sum(one.inputs * one.outputs for one in layers)
+        numbers = sum(layer.inputs * layer.outputs for layer in layers)
         packed = int(numbers * QuantizationScheme(self.bits, self.group).bytes_a_number)
-        largest = max((one.outputs * (one.inputs + self.r) for one in layers), default=0)
+        largest = max((layer.outputs * (layer.inputs + self.r) for layer in layers), default=0)
         whole = estimate_training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return whole - width * numbers + packed + width * largest
 

@@ -61,8 +61,8 @@ class TogetherTechnique(DownloadableHostedTechnique):
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """By its name."""
         filename = f"{request.name}.jsonl"
-        able = (one for one in read_records(client.get("files")) if one.get("filename") == filename)
-        return next((read_text(one, "id", self.url) for one in able), None)
+        able = (record for record in read_records(client.get("files")) if record.get("filename") == filename)
+        return next((read_text(entry, "id", self.url) for entry in able), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
         """Upload it for `fine-tune`."""
@@ -78,7 +78,7 @@ class TogetherTechnique(DownloadableHostedTechnique):
             if request.name in (record.get("suffix"), *_split_name(record))
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self.read_job(one) for one in sorted(found, key=lambda one: str(one.get("created_at")))]
+        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("created_at")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job."""
@@ -99,10 +99,12 @@ class TogetherTechnique(DownloadableHostedTechnique):
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
         """All that the provider lists; they have no ids."""
         records = read_records(client.get(f"{_JOBS}/{job_id}/events"))
-        texts = [(f"{one.get('created_at')} {one.get('message')}", one) for one in records]
+        texts = [(f"{record.get('created_at')} {record.get('message')}", record) for record in records]
         return [
-            HostedEvent(identity, str(one.get("message") or ""), str(one.get("level")).lower() in ("warning", "error"))
-            for identity, one in sorted(texts, key=lambda pair: pair[0])
+            HostedEvent(
+                identity, str(entry.get("message") or ""), str(entry.get("level")).lower() in ("warning", "error")
+            )
+            for identity, entry in sorted(texts, key=lambda pair: pair[0])
         ]
 
     def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
@@ -126,7 +128,7 @@ class TogetherTechnique(DownloadableHostedTechnique):
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
         """By its state."""
         tokens = record.get("token_count")
-        failures = [str(one.get("message") or "") for one in read_records(record, "events")]
+        failures = [str(entry.get("message") or "") for entry in read_records(record, "events")]
         return HostedJob(
             id=read_text(record, "id", self.url),
             state=_STATES.get(read_text(record, "status", self.url), "running"),

@@ -117,12 +117,14 @@ class VertexTechnique(HostedTechnique):
         for _ in range(_MOST_PAGES):
             page = client.get(self._jobs, pageSize=_PAGE, **more)
             found += [
-                one for one in read_records(page, "tuningJobs") if one.get("tunedModelDisplayName") == request.name
+                record
+                for record in read_records(page, "tuningJobs")
+                if record.get("tunedModelDisplayName") == request.name
             ]
             if not (token := page.get("nextPageToken")):
                 break
             more = {"pageToken": str(token)}
-        return [self.read_job(one) for one in sorted(found, key=lambda one: str(one.get("createTime")))]
+        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("createTime")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a supervised job."""

@@ -60,8 +60,8 @@ class MLflow(Tracker):
 
 def _check_place(folder: Path) -> None:
     """Refuse a folder whose name means another one within the address by which MLflow knows a database."""
-    if found := _MEANS_MORE.search(str(folder)):
-        what = f"MLflow cannot keep a database in a folder with {found[0]!r} in its name: {folder}"
+    if match := _MEANS_MORE.search(str(folder)):
+        what = f"MLflow cannot keep a database in a folder with {match[0]!r} in its name: {folder}"
         raise InputError(what, where=SourceLocation(field="report_to"), hint="give the tracker another `folder`")
 
 

@@ -64,7 +64,7 @@ def probe_memory(
     smaller = ""
     while True:
         parallel_packs = largest(tokens, lanes)
-        pack, computed = max(parallel_packs, key=_cost), sum(one.tokens for one in parallel_packs)
+        pack, computed = max(parallel_packs, key=_cost), sum(parallel_pack.tokens for parallel_pack in parallel_packs)
         if _fits(parallel_packs, read):
             return MemoryPlan(tokens, lanes, f"{_named(parallel_packs)} into memory{smaller}")
         if len(parallel_packs) > 1:
@@ -82,8 +82,9 @@ def probe_memory(
 def _named(parallel_packs: ParallelPacks) -> str:
     if len(parallel_packs) == 1:
         return f"the largest pack ({parallel_packs[0].tokens} tokens of {parallel_packs[0].rows} rows) fits"
-    sizes = " and ".join(str(one.tokens) for one in parallel_packs)
-    return f"the largest packs side by side ({sizes} tokens of {sum(one.rows for one in parallel_packs)} rows) fit"
+    sizes = " and ".join(str(parallel_pack.tokens) for parallel_pack in parallel_packs)
+    rows = sum(parallel_pack.rows for parallel_pack in parallel_packs)
+    return f"the largest packs side by side ({sizes} tokens of {rows} rows) fit"
 
 
 def _fits(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) -> bool:

@@ -31,15 +31,15 @@ class GradientSum:
         """Zero for weights like these."""
         sizes: dict[torch.dtype, int] = {}
         begins = []
-        for one in weights:
-            begins.append(sizes.get(one.dtype, 0))
-            sizes[one.dtype] = begins[-1] + one.numel()
+        for weight in weights:
+            begins.append(sizes.get(weight.dtype, 0))
+            sizes[weight.dtype] = begins[-1] + weight.numel()
         device = weights[0].device if weights else None
         self.flat = {dtype: torch.zeros(size, dtype=dtype, device=device) for dtype, size in sizes.items()}
         """The vector of each dtype."""
         self.views = [
-            self.flat[one.dtype][begin : begin + one.numel()].view(one.shape)
-            for one, begin in zip(weights, begins, strict=True)
+            self.flat[weight.dtype][begin : begin + weight.numel()].view(weight.shape)
+            for weight, begin in zip(weights, begins, strict=True)
         ]
         """The part of each weight."""
 
@@ -67,7 +67,10 @@ class MixedPrecisionOptimizer:
         moving = [TrainableParameter(name, master, settings.rate_of(name)) for name, master in self._masters.items()]
         self._optimizers = settings.optimizer.begin(moving) if moving else []
         self._owners = {
-            id(weight): one for one in self._optimizers for group in one.param_groups for weight in group["params"]
+            id(weight): optimizer
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for weight in group["params"]
         }
 
     @property
@@ -96,7 +99,7 @@ class MixedPrecisionOptimizer:
 
     def norm(self) -> float:
         """Norm of the step's whole gradient."""
-        return float(torch.linalg.vector_norm(torch.stack([one.norm() for one in self._sums.values()])))
+        return float(torch.linalg.vector_norm(torch.stack([entry.norm() for entry in self._sums.values()])))
 
     def update(self, rate: float, norm: float) -> None:
         """Clip, move, and clear the step's gradient."""

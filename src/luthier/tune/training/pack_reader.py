@@ -80,7 +80,9 @@ class PackReader:
     def _add_critic(self, critic: Critic, pack: Pack, denominator: float, read: PackGradient) -> PackGradient:
         """With what the critic learns of the same pack, once the policy's part is out of memory."""
         own = self._reduce(critic.loss(pack), pack, denominator)
-        both = [one if other is None else other for one, other in zip(read.gradients, own.gradients, strict=True)]
+        both = [
+            gradient if other is None else other for gradient, other in zip(read.gradients, own.gradients, strict=True)
+        ]
         return read._replace(measures={**read.measures, **own.measures}, gradients=both)
 
     def _reduce(self, loss: Loss, pack: Pack, denominator: float) -> PackGradient:

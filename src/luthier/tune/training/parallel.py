@@ -14,30 +14,30 @@ def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -
     """The packs of a step, those together that lanes take one after another, each as it is ready; at most so many
     tokens are read at any moment, side by side or not."""
     whole = build_packs(rows, tokens)
-    computed = sum(one.tokens for one in whole)
+    computed = sum(pack.tokens for pack in whole)
     if lanes > 1 and computed >= LEAST_TOKENS * lanes:
-        found = _enough(rows, tokens // lanes, lanes, computed) or build_packs(rows, tokens // lanes, n_parallel=lanes)
-        if _last(found, lanes) <= WORTH * computed and sum(_most(found, lanes)) <= tokens:
-            return [tuple(found)]
-    return [(one,) for one in (_enough(rows, tokens, 1, computed) or whole)]
+        packs = _enough(rows, tokens // lanes, lanes, computed) or build_packs(rows, tokens // lanes, n_parallel=lanes)
+        if _last(packs, lanes) <= WORTH * computed and sum(_most(packs, lanes)) <= tokens:
+            return [tuple(packs)]
+    return [(pack,) for pack in (_enough(rows, tokens, 1, computed) or whole)]
 
 
 def _enough(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) -> list[Pack]:
     """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
     if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
         return []
-    found = build_packs(rows, ENOUGH, n_parallel=lanes)
-    return found if sum(one.tokens for one in found) <= AGAIN * computed else []
+    packs = build_packs(rows, ENOUGH, n_parallel=lanes)
+    return packs if sum(pack.tokens for pack in packs) <= AGAIN * computed else []
 
 
 def _last(some: Sequence[Pack], lanes: int) -> int:
     """Tokens of the lane that ends last, when each takes the next pack as it is ready."""
     ends = [0] * lanes
-    for one in some:
-        ends[ends.index(min(ends))] += one.tokens
+    for pack in some:
+        ends[ends.index(min(ends))] += pack.tokens
     return max(ends)
 
 
 def _most(some: Sequence[Pack], lanes: int) -> list[int]:
     """Tokens of the largest packs that may be read at the same time."""
-    return sorted((one.tokens for one in some), reverse=True)[:lanes]
+    return sorted((pack.tokens for pack in some), reverse=True)[:lanes]

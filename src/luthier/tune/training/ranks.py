@@ -271,15 +271,17 @@ class PartLeader:
             group.send(rank, {**about, "rows": [[_row_as_json(row) for row in deals[part]] for part in spans[rank]]})
         start = time.monotonic()
         with use_threads(1):
-            found, total = self._reader.read(dict(enumerate(deals)), spans[0], denominator, tokens=tokens, step=step)
+            step_gradients, total = self._reader.read(
+                dict(enumerate(deals)), spans[0], denominator, tokens=tokens, step=step
+            )
             self._wait_s = max(SILENT_S, SILENT_TIMES * (time.monotonic() - start))
             for rank in group.others:
-                found += [value and _gradient_from_json(value) for value in group.receive(rank, self._wait_s)]
+                step_gradients += [value and _gradient_from_json(value) for value in group.receive(rank, self._wait_s)]
             total = reduce_over_ranks(group, spans, total, present, self._updater.build_sum, self._wait_s)
         if total is not None:
             self._updater.take(total)
         singles = [range(part, part + 1) for part in range(parts)]
-        whole = sum_tree(range(parts), singles, lambda one: found[one.start], StepGradient.and_of)
+        whole = sum_tree(range(parts), singles, lambda entry: step_gradients[entry.start], StepGradient.and_of)
         return whole or StepGradient()
 
     def update(self, rate: float) -> None:
@@ -351,8 +353,10 @@ class PartFollower:
         spans = assign_spans(self._reader.parts, group.size)
         span = spans[group.rank]
         rows = {part: [_row_from_json(row) for row in some] for part, some in zip(span, order["rows"], strict=True)}
-        found, total = self._reader.read(rows, span, order["denominator"], tokens=order["tokens"], step=order["step"])
-        group.send(0, found)
+        step_gradients, total = self._reader.read(
+            rows, span, order["denominator"], tokens=order["tokens"], step=order["step"]
+        )
+        group.send(0, step_gradients)
         total = reduce_over_ranks(group, spans, total, order["present"], self._updater.build_sum, WAIT_S)
         if total is not None:
             self._updater.take(total)

@@ -295,17 +295,22 @@ class Trainer:
         """Take up the latest kept state that this training would have come to itself; returns how many steps are
         done."""
         ways = (count_threads(), self._tokens, self._kernels, self._lane_count)
-        found = trunk_states.read(
+        training_state = trunk_states.read(
             self._trunk, lambda state: (state.threads, state.tokens, state.kernels, state.lanes) == ways
         )
-        if found is None:
+        if training_state is None:
             return 0
-        best = {name.removeprefix(_BEST): value for name, value in found.tensors.items() if name.startswith(_BEST)}
-        self._take(found)
+        best = {
+            name.removeprefix(_BEST): value for name, value in training_state.tensors.items() if name.startswith(_BEST)
+        }
+        self._take(training_state)
         if best:
             keeper.write_best(best, self._standing.step)
-        say(f"goes on after step {found.step}, where an earlier training that begins as this one left its trunk")
-        return found.step
+        say(
+            f"goes on after step {training_state.step}, where an earlier training that begins as this one "
+            "left its trunk"
+        )
+        return training_state.step
 
     @property
     def _lane_count(self) -> int:
@@ -326,13 +331,13 @@ class Trainer:
         """Gather the gradient of one step's rows, part by part, or pack by pack."""
         if self._parts is not None:
             return self._parts.gradient(rows, denominator, tokens=self._tokens, step=step)
-        found = StepGradient()
+        step_gradient = StepGradient()
         for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(mix_seed(self._course.seed, step, number))  # only dropout asks for it
             self._leftovers.before(min(len(parallel_packs), self._lanes.count))
             for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator), strict=True):
-                found = found.and_of(self._reader.describe(read, pack, denominator))
-        return found
+                step_gradient = step_gradient.and_of(self._reader.describe(read, pack, denominator))
+        return step_gradient
 
     def _gather(self, parallel_packs: Sequence[Pack], denominator: float) -> list[PackGradient]:
         """Read packs side by side, and gather their gradients in order."""
@@ -346,9 +351,9 @@ class Trainer:
 
     def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
-        drawn = self._source.draw(step)
-        rows = drawn.rows
-        total, taken, measures, examples = self.gradient(rows, drawn.denominator, step)
+        training_batch = self._source.draw(step)
+        rows = training_batch.rows
+        total, pack_workload, measures, examples = self.gradient(rows, training_batch.denominator, step)
         args = self._manner
         with self._use_part_threads():
             norm = self._updater.norm()
@@ -358,7 +363,7 @@ class Trainer:
         if skipped:
             skipped = f"{skipped}, on examples {_named(examples)}"
             self._give_up_or_skip(step, skipped, keeper)
-        elif not drawn.nothing:
+        elif not training_batch.nothing:
             self._update(rate, norm)
             if self._average is not None:
                 self._average.follow(self._updater.weights(), step + 1)
@@ -369,12 +374,12 @@ class Trainer:
             grad_norm=norm,
             rows=len(self._course.lessons_of(step)),
             tokens=sum(len(row.ids) for row in rows),
-            taken=taken,
-            measures={**drawn.measures, **measures},
+            taken=pack_workload,
+            measures={**training_batch.measures, **measures},
             example_losses=examples,
-            skipped=skipped or drawn.nothing,
-            samples=drawn.samples,
-            instead=drawn.instead,
+            skipped=skipped or training_batch.nothing,
+            samples=training_batch.samples,
+            instead=training_batch.instead,
         )
 
     def _use_part_threads(self) -> AbstractContextManager[None]:
@@ -459,13 +464,13 @@ class Trainer:
 
     def _resume(self, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
         """Take up the newest checkpoint, when there is one; returns how many steps are done."""
-        if (kept := keeper.read()) is None:
+        if (training_state := keeper.read()) is None:
             return 0
-        self._check(kept.tensors)
-        if kept.kernels and kept.kernels != self._kernels:
+        self._check(training_state.tensors)
+        if training_state.kernels and training_state.kernels != self._kernels:
             say("this training was begun with kernels that are not here: its last bits may come out otherwise")
-        self._take(kept)
-        return kept.step
+        self._take(training_state)
+        return training_state.step
 
     def _take(self, kept: TrainingState) -> None:
         """Go on from a state: weights, moments, averages, log, and how it was computed."""

@@ -77,13 +77,13 @@ class EndpointRolloutGenerator(RolloutGenerator):
         if not all(str(name).startswith(_ID) for name in names):
             raise self._wrong(f"names tokens by their text ({names[0]!r})", "take an engine that names them by id")
         ids = [int(str(name).removeprefix(_ID)) for name in names]
-        if beyond := next((one for one in ids if one >= text.vocabulary), None):
+        if beyond := next((id_ for id_ in ids if id_ >= text.vocabulary), None):
             raise self._wrong(f"wrote token {beyond} of another vocabulary", "let it give out the model that is tuned")
         ended = choice.get("finish_reason") == "stop"
         if ended and ids[-1] not in text.end_ids:
             what = f"ended an answer with token {ids[-1]}, which ends no turn of this model"
             raise self._wrong(what, "does it tell the end token, and is it the same model?")
-        return RolloutCompletion(prompt.ids, ids, [float(one) for one in logprobs], ended)
+        return RolloutCompletion(prompt.ids, ids, [float(logprob) for logprob in logprobs], ended)
 
     def _wrong(self, what: str, hint: str) -> ModelError:
         return ModelError(f"{self.url} {what}", where=_WHERE, hint=f"{hint} (vLLM and `luthier serve` do)")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 def load_table_metadata() -> MetaData:
     """Every table of the ledger."""
-    for found in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{found.name}")
+    for module_info in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module_info.name}")
     from luthier.core.db.tables.base import LedgerBase
 
     return LedgerBase.metadata
