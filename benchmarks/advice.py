@@ -18,7 +18,7 @@ import sys
 import time
 from statistics import median
 
-from luthier.auto.advice.evidence import EvidenceRecord, shipped_evidence
+from luthier.auto.advice.evidence import EvidenceRecord, read_shipped_evidence
 from luthier.auto.advice.predict import ModelChoice, TechniqueCost, rank_techniques
 from luthier.auto.advice.profile import AdviceProfile
 from luthier.data.suggest.separability import measure_separability
@@ -43,7 +43,7 @@ def main() -> None:
     for name, values in measured.items():
         started = time.process_time()
         profile = _profile(name, values["lora"])
-        evidence = [one for one in shipped_evidence() if one.set != name]
+        evidence = [one for one in read_shipped_evidence() if one.set != name]
         ranking = rank_techniques(profile, COSTS, evidence, metric="accuracy")
         seconds.append(time.process_time() - started)
         by_name = {one.technique: one for one in ranking.techniques}
@@ -80,7 +80,7 @@ def main() -> None:
 def _measured() -> dict[str, dict[str, EvidenceRecord]]:
     """What outcome.py measured with the seed of these rows, by set and technique."""
     found: dict[str, dict[str, EvidenceRecord]] = {}
-    for one in shipped_evidence():
+    for one in read_shipped_evidence():
         if one.source.endswith("outcome.txt"):
             found.setdefault(one.set, {})[one.technique] = one
     return found

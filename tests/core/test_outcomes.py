@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.outcomes import KEPT, OutcomeRecord, outcomes_file, read_outcomes, record_outcomes
+from luthier.core.outcomes import KEPT, OutcomeRecord, get_outcomes_path, read_outcomes, record_outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +51,11 @@ def test_the_memory_is_bounded() -> None:
     ],
 )  # fmt: skip
 def test_a_spoilt_memory_is_said_and_not_believed(content: bytes) -> None:
-    outcomes_file().parent.mkdir(parents=True)
-    outcomes_file().write_bytes(content)
+    get_outcomes_path().parent.mkdir(parents=True)
+    get_outcomes_path().write_bytes(content)
     found = read_outcomes()
     assert found.records == ()
-    assert str(outcomes_file()) in found.note
+    assert str(get_outcomes_path()) in found.note
     record_outcomes([outcome()])
     assert len(read_outcomes().records) == 1
 
@@ -66,8 +66,8 @@ def test_records_that_are_not_as_written_are_left_out_one_by_one() -> None:
         {**good, "value": 2}, {**good, "value": "NaN"}, {**good, "text": "hello"}, {**good, "train_rows": 0}, 7, None,
         {**good, "technique": "x" * 1000},
     ]  # fmt: skip
-    outcomes_file().parent.mkdir(parents=True)
-    outcomes_file().write_text(json.dumps([good, *bad]))
+    get_outcomes_path().parent.mkdir(parents=True)
+    get_outcomes_path().write_text(json.dumps([good, *bad]))
     found = read_outcomes()
     assert [one.digest for one in found.records] == ["a"]
     assert f"{len(bad)} of {len(bad) + 1} outcomes" in found.note

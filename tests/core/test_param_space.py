@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.param_space import ParamDistribution, is_same_value, unique_values
+from luthier.core.param_space import ParamDistribution, is_same_value, list_unique_values
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_values_are_compared_as_settings() -> None:
     assert not any(flags.contains(one) for one in (1, False, [2, 1], {"words": [1, 2]}))
     assert ParamDistribution(values=(1, True)).values == (1, True)
     assert is_same_value([1, (2,)], (1, [2]))
-    assert unique_values(([1], (1,), 2, True, 1, 2)) == ([1], 2, True, 1)
+    assert list_unique_values(([1], (1,), 2, True, 1, 2)) == ([1], 2, True, 1)
 
 
 def test_it_is_written_as_a_recipe_writes_it() -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.auto.advice.evidence import EvidenceRecord, shipped_evidence, to_evidence
+from luthier.auto.advice.evidence import EvidenceRecord, convert_outcome, read_shipped_evidence
 from luthier.auto.advice.predict import (
     TECHNIQUES,
     AdviceLimits,
@@ -167,7 +167,7 @@ def _ranked(
     target: AdviceTarget | None = None,
 ) -> RowsAdvice:
     past = read_outcomes()
-    records = (*shipped_evidence(), *map(to_evidence, past.records), *probes)
+    records = (*read_shipped_evidence(), *map(convert_outcome, past.records), *probes)
     training = suggest_training_for_proposal(proposal)
     return RowsAdvice(
         rows=proposal.profile.size_told,
@@ -250,7 +250,7 @@ def _probe_base(
 ) -> tuple[list[EvidenceRecord], str]:
     """What the base model reaches on a few rows; a note where it was not asked."""
     from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
-    from luthier.auto.advice.probe import base_probe
+    from luthier.auto.advice.probe import read_base_probe
     from luthier.recipe.schema import Recipe
 
     if not base.here:
@@ -282,7 +282,7 @@ def _probe_base(
             return [], f"{base.name} could not be asked: {error.message}"
         summary = EvaluationSummary.read(report)
         score = EvaluationMetrics.read(report).models[summary.subject][metric]
-        return [base_probe(profile, metric, score.value, summary.rows, base.name)], ""
+        return [read_base_probe(profile, metric, score.value, summary.rows, base.name)], ""
 
 
 def _bounded(proposal: RecipeProposal, recipe_dir: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import Any, NamedTuple
 
 from luthier.auto.advice.predict import BASE, STANDALONE, STANDARD, RankedTechnique, TechniqueRanking
-from luthier.auto.advice.training import suggest_training_for_proposal, why_try_plain_classifier
+from luthier.auto.advice.training import explain_plain_classifier, suggest_training_for_proposal
 from luthier.commands.advise import advise_without_costs, describe_quality
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.events import format_counted_noun
@@ -246,7 +246,7 @@ def why_plain_first(proposal: RecipeProposal, ranking: TechniqueRanking | None) 
         return ""
     if ranking.first is not None and ranking.first.technique == "plain":
         return f"a network is expected to add a point at most: {ranking.first.reason}"
-    return why_try_plain_classifier(proposal)
+    return explain_plain_classifier(proposal)
 
 
 def _balancing(profile: SourceProfile) -> Iterator[str]:

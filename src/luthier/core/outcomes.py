@@ -55,7 +55,7 @@ def record_outcomes(records: list[OutcomeRecord]) -> None:
     """Remember outcomes, each evaluation's once; where the cache cannot be written, nothing is kept."""
     if not records:
         return
-    file = outcomes_file()
+    file = get_outcomes_path()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
@@ -69,7 +69,7 @@ def record_outcomes(records: list[OutcomeRecord]) -> None:
 
 def read_outcomes() -> RememberedOutcomes:
     """The outcomes that are remembered; what is not as it was written is left out, with a note."""
-    file = outcomes_file()
+    file = get_outcomes_path()
     try:
         if file.stat().st_size > _MOST_BYTES:
             return RememberedOutcomes((), f"{file} is larger than a memory of outcomes and was not read")
@@ -90,6 +90,6 @@ def read_outcomes() -> RememberedOutcomes:
     return RememberedOutcomes(tuple(records), note if spoilt else "")
 
 
-def outcomes_file() -> Path:
+def get_outcomes_path() -> Path:
     """Where outcomes are remembered."""
     return cache_folder() / "outcomes" / "outcomes.json"

@@ -32,7 +32,7 @@ class ParamDistribution:
         if self.values:
             if self.low or self.high or self.log or self.integer:
                 raise ValueError("a list of values has no bounds, no log scale and no whole numbers of its own")
-            if len(unique_values(self.values)) < len(self.values):
+            if len(list_unique_values(self.values)) < len(self.values):
                 raise ValueError(f"a value stands twice among {list(self.values)!r}")
             return
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -65,7 +65,7 @@ def is_same_value(one: Any, other: Any) -> bool:
     return bool(_identity(one) == _identity(other))
 
 
-def unique_values(values: Iterable[Any]) -> tuple[Any, ...]:
+def list_unique_values(values: Iterable[Any]) -> tuple[Any, ...]:
     """The values in order, each once."""
     found: dict[Any, Any] = {}
     for value in values:

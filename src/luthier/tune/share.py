@@ -82,7 +82,7 @@ def count_steps(step: Tune, rows: int) -> int:
     ).steps
 
 
-def shorten(step: Tune, share: float, rows: int) -> Tune:
+def shorten_training(step: Tune, share: float, rows: int) -> Tune:
     """A training of a share (0, 1] of the steps, or without steps of the budget or the rows; the step itself for 1."""
     if not 0 < share <= 1:
         raise ValueError(f"a share is above 0 and at most 1, got {share:g}")

@@ -16,7 +16,7 @@ from luthier.auto.advice.predict import TechniqueKind
 from luthier.cli.app import run_command
 from luthier.commands.advise import advise
 from luthier.core.errors import InputError
-from luthier.core.outcomes import OutcomeRecord, outcomes_file, read_outcomes, record_outcomes
+from luthier.core.outcomes import OutcomeRecord, get_outcomes_path, read_outcomes, record_outcomes
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from workshop import tickets, tiny_model, write_csv
@@ -135,8 +135,8 @@ def test_neither_torch_nor_scikit_learn_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_memory_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes_file().parent.mkdir(parents=True)
-    outcomes_file().write_text("{")
+    get_outcomes_path().parent.mkdir(parents=True)
+    get_outcomes_path().write_text("{")
     assert "cannot be read as JSON" in answered(capsys, "rows.csv")["notes"][0]
 
 
@@ -166,7 +166,7 @@ def test_an_evaluation_is_remembered_without_texts(tmp_path: Path) -> None:
     (found,) = read_outcomes().records
     assert (found.technique, found.metric, found.rows, found.train_rows) == ("plain", "accuracy", 60, 140)
     assert found.low <= found.value <= found.high
-    text = outcomes_file().read_text()
+    text = get_outcomes_path().read_text()
     assert not any(row["message"] in text or row["category"] in text for row in tickets(200))
     Recipe.load(tmp_path / "recipe.yaml").run()
     assert len(read_outcomes().records) == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.auto.advice.cost import TECHNIQUES
-from luthier.auto.advice.evidence import EvidenceRecord, shipped_evidence
+from luthier.auto.advice.evidence import EvidenceRecord, read_shipped_evidence
 from luthier.auto.advice.predict import (
     AdviceLimits,
     AdviceTarget,
@@ -57,7 +57,7 @@ def costs(**changed: TechniqueCost) -> dict[ModelChoice, TechniqueCost]:
 
 def ranked(about: AdviceProfile, **more: Any) -> TechniqueRanking:
     given_costs = more.pop("costs", None) or costs()
-    records = more.pop("records", shipped_evidence())
+    records = more.pop("records", read_shipped_evidence())
     return rank_techniques(about, given_costs, records, **{"metric": "accuracy", **more})
 
 
@@ -88,7 +88,7 @@ def test_a_base_model_that_knows_it_already_is_not_tuned() -> None:
         kind="probe", set="these rows", task="label", technique="base", metric="accuracy", value=0.99, rows=200,
         train_rows=200, classes=5, source="asked just now",
     )  # fmt: skip
-    found = ranked(profile(0.6), records=(*shipped_evidence(), probe))
+    found = ranked(profile(0.6), records=(*read_shipped_evidence(), probe))
     assert found.first is not None
     assert found.first.technique == "base"
 
@@ -171,7 +171,7 @@ def test_past_runs_move_the_prediction() -> None:
         )
         for number in range(8)
     ]  # fmt: skip
-    before, after = ranked(profile()), ranked(profile(), records=(*shipped_evidence(), *past))
+    before, after = ranked(profile()), ranked(profile(), records=(*read_shipped_evidence(), *past))
     assert named(after, "ia3").quality > named(before, "ia3").quality
     assert after.first is not None
     assert after.first.technique == "ia3"
@@ -196,7 +196,7 @@ def test_any_profile_is_ranked(accuracy: float, rows: int, classes: int, words: 
         assert 0 <= one.low <= one.quality <= one.high <= 1
 
 
-@pytest.mark.parametrize("record", shipped_evidence(), ids=lambda one: f"{one.set}, {one.technique}, {one.value}")
+@pytest.mark.parametrize("record", read_shipped_evidence(), ids=lambda one: f"{one.set}, {one.technique}, {one.value}")
 def test_each_record_has_its_source(record: EvidenceRecord) -> None:
     assert record.source.startswith(("benchmarks/results/", "huggingface/peft ", "docs/"))
     assert record.sentence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from luthier.auto.search.luck import expect_greatest_normal, expect_luck, measure_luck
+from luthier.auto.search.luck import compute_expected_luck, compute_expected_maximum, measure_luck
 from luthier.auto.search.scores import Key, ScoreTable
 from luthier.core.errors import DataError
 
@@ -23,20 +23,20 @@ def table(effects: list[float], rows: int, seed: int) -> ScoreTable:
     ("count", "mean"), [(1, 0.0), (2, np.pi**-0.5), (3, 1.5 * np.pi**-0.5), (10, 1.538753), (500, 3.036699)]
 )
 def test_the_greatest_of_normal_values_has_the_known_mean(count: int, mean: float) -> None:
-    assert expect_greatest_normal(count) == pytest.approx(mean, abs=1e-5)
+    assert compute_expected_maximum(count) == pytest.approx(mean, abs=1e-5)
 
 
 def test_what_is_expected_grows_with_trials_and_falls_with_rows() -> None:
-    assert expect_luck(1, 30) == pytest.approx(0, abs=1e-9)
-    assert expect_luck(500, 30) == pytest.approx(0.2772, abs=1e-3)
-    assert expect_luck(500, 120) == pytest.approx(expect_luck(500, 30) / 2)
+    assert compute_expected_luck(1, 30) == pytest.approx(0, abs=1e-9)
+    assert compute_expected_luck(500, 30) == pytest.approx(0.2772, abs=1e-3)
+    assert compute_expected_luck(500, 120) == pytest.approx(compute_expected_luck(500, 30) / 2)
     with pytest.raises(DataError):
-        expect_luck(5, 0)
+        compute_expected_luck(5, 0)
 
 
 def test_of_equal_trials_the_luck_measured_is_the_luck_expected() -> None:
     measured = [measure_luck(table([0.0] * 40, 100, seed), trials=40).expected for seed in range(30)]
-    assert np.mean(measured) == pytest.approx(expect_luck(40, 100, 1.0), rel=0.1)
+    assert np.mean(measured) == pytest.approx(compute_expected_luck(40, 100, 1.0), rel=0.1)
 
 
 def test_five_hundred_trials_on_thirty_rows_are_said_and_not_believed() -> None:

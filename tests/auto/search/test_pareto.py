@@ -10,7 +10,7 @@ from luthier.auto.search.pareto import (
     find_contradiction,
     find_front,
     find_unmet,
-    make_aim,
+    parse_aim,
     parse_constraint,
 )
 from luthier.core.errors import RecipeError
@@ -78,7 +78,7 @@ def test_rules_that_contradict_each_other_are_found() -> None:
 
 
 def test_aims_know_which_way_they_are_better() -> None:
-    found = {name: make_aim(name).better for name in ("macro_f1", "wer", "latency", "bias.gap", "arc_easy.acc")}
+    found = {name: parse_aim(name).better for name in ("macro_f1", "wer", "latency", "bias.gap", "arc_easy.acc")}
     assert found == {
         "macro_f1": "higher",
         "wer": "lower",
@@ -86,7 +86,7 @@ def test_aims_know_which_way_they_are_better() -> None:
         "bias.gap": "lower",
         "arc_easy.acc": "higher",
     }
-    assert make_aim("bias.gap", "higher").better == "higher"
-    assert make_aim("memory").unit == "bytes"
+    assert parse_aim("bias.gap", "higher").better == "higher"
+    assert parse_aim("memory").unit == "bytes"
     with pytest.raises(RecipeError, match="nothing is measured"):
-        make_aim("macrof2")
+        parse_aim("macrof2")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.auto.search.scores import PLAIN, Key, ScoreTable, mean_pair_variance
+from luthier.auto.search.scores import PLAIN, Key, ScoreTable, compute_mean_pair_variance
 from luthier.core.errors import DataError
 from luthier.metrics.kinds.labels import Accuracy, MacroF1
 from luthier.metrics.metric import EvalPredictions
@@ -42,7 +42,7 @@ def test_several_seeds_of_a_mean_are_the_mean_of_averaged_rows() -> None:
     covariance = several.covariance([0, 1])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     assert variance == pytest.approx(differences.var(ddof=1) / 40)
-    assert 2 * mean_pair_variance(covariance) == pytest.approx(variance)
+    assert 2 * compute_mean_pair_variance(covariance) == pytest.approx(variance)
 
 
 def test_several_seeds_of_a_metric_over_classes_are_the_mean_of_their_metrics() -> None:

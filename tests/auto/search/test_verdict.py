@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from luthier.artifacts.search import SearchVerdict
 from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.scores import PLAIN, Key, ScoreTable
-from luthier.auto.search.verdict import decide, rank_trials, shrink_gain
+from luthier.auto.search.verdict import decide_winner, rank_trials, shrink_gain
 from luthier.core.errors import DataError, RecipeError
 from luthier.metrics.paired import adjust_holm
 
@@ -27,7 +27,7 @@ def right(share: float, rows: int = 400) -> list[float]:
 
 def judged(shares: Mapping[Any, float], *, rows: int = 400, of: str = "tune", **settings: Any) -> SearchVerdict:
     scores = {key: [right(share, rows)] for key, share in shares.items()}
-    return decide(ScoreTable.of_rows("accuracy", scores), of=of, **settings)
+    return decide_winner(ScoreTable.of_rows("accuracy", scores), of=of, **settings)
 
 
 def test_the_best_of_the_clearly_better_is_taken() -> None:
@@ -55,7 +55,7 @@ def test_a_clearly_worse_one_is_not_taken() -> None:
 
 def test_less_can_be_better() -> None:
     rows = {0: [right(0.5)], 1: [right(0.2)]}
-    found = decide(ScoreTable.of_rows("wer", rows, lower_is_better=True), of="tune")
+    found = decide_winner(ScoreTable.of_rows("wer", rows, lower_is_better=True), of="tune")
     assert (found.winner, found.better) == (1, True)
     assert found.gain is not None
     assert found.gain.observed == pytest.approx(0.3)
@@ -74,8 +74,8 @@ def test_without_of_nothing_can_be_said() -> None:
 
 def test_one_seed_is_enough_where_nothing_is_drawn() -> None:
     rows = {0: [right(0.5)], 1: [right(0.6)]}
-    assert "one seed" in decide(ScoreTable.of_rows("accuracy", rows, fixed=[1]), of="tune").sentence
-    assert "one seed" not in decide(ScoreTable.of_rows("accuracy", rows, fixed=[0, 1]), of="tune").sentence
+    assert "one seed" in decide_winner(ScoreTable.of_rows("accuracy", rows, fixed=[1]), of="tune").sentence
+    assert "one seed" not in decide_winner(ScoreTable.of_rows("accuracy", rows, fixed=[0, 1]), of="tune").sentence
 
 
 def test_the_plain_baseline_is_compared_with_all() -> None:
@@ -207,7 +207,9 @@ def searched(random: np.random.Generator, *, trials: int, finalists: int, seeds:
 
 def count_called_better(searches: int, **settings: int) -> int:
     random = np.random.default_rng(7)
-    return sum(decide(searched(random, trials=40, **settings), of="tune", seed=at).better for at in range(searches))
+    return sum(
+        decide_winner(searched(random, trials=40, **settings), of="tune", seed=at).better for at in range(searches)
+    )
 
 
 def test_a_winner_among_equal_ones_is_seldom_called_better() -> None:

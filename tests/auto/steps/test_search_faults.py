@@ -13,7 +13,7 @@ import pytest
 from luthier.artifacts.search import read_trials
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, LuthierError, SystemResourceError
-from luthier.core.outcomes import outcomes_file
+from luthier.core.outcomes import get_outcomes_path
 from luthier.core.store import Store
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, files_of, run_command, write_recipe
@@ -109,8 +109,8 @@ def test_a_clock_that_is_set_back_changes_nothing(
 
 @pytest.mark.parametrize("content", [b"[{", b"\xff", b'[{"value": "__import__"}]'])
 def test_a_spoilt_memory_of_outcomes_changes_nothing(tmp_path: Path, undisturbed: Artifact, content: bytes) -> None:
-    outcomes_file().parent.mkdir(parents=True, exist_ok=True)
-    outcomes_file().write_bytes(content)
+    get_outcomes_path().parent.mkdir(parents=True, exist_ok=True)
+    get_outcomes_path().write_bytes(content)
     best = Recipe.load(write_recipe(tmp_path / "here"), SMALL).run(progress=False)["best"].artifact
     assert files_of(best) == files_of(undisturbed)
 

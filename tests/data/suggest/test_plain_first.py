@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.auto.advice.training import why_try_plain_classifier
+from luthier.auto.advice.training import explain_plain_classifier
 from luthier.cli.app import run_command
 from luthier.commands.recipe_text import PLAIN_FIRST, render_recipe
 from luthier.data.suggest.propose import propose_recipe
@@ -24,7 +24,7 @@ def hard(count: int) -> list[dict[str, str]]:
 def test_few_rows_are_a_reason(tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", tickets(120))
     proposal = propose_recipe(tmp_path / "rows.csv")
-    assert "to train on are few: a plain classifier takes seconds, and may do as well" in why_try_plain_classifier(
+    assert "to train on are few: a plain classifier takes seconds, and may do as well" in explain_plain_classifier(
         proposal
     )
     text = render_recipe(proposal, "few")
@@ -36,17 +36,17 @@ def test_long_texts_are_a_reason(tmp_path: Path) -> None:
     rows = [{**row, "message": " ".join([row["message"], *[f"word{at} of {number}" for at in range(90)]])}
             for number, row in enumerate(tickets(900))]  # fmt: skip
     write_csv(tmp_path / "rows.csv", rows)
-    why = why_try_plain_classifier(propose_recipe(tmp_path / "rows.csv"))
+    why = explain_plain_classifier(propose_recipe(tmp_path / "rows.csv"))
     assert "texts are long (27" in why
     assert "are few" not in why
 
 
 def test_many_short_rows_are_none_and_texts_have_no_classes(tmp_path: Path) -> None:
     write_csv(tmp_path / "rows.csv", hard(900))
-    assert not why_try_plain_classifier(propose_recipe(tmp_path / "rows.csv"))
+    assert not explain_plain_classifier(propose_recipe(tmp_path / "rows.csv"))
     assert PLAIN_FIRST not in render_recipe(propose_recipe(tmp_path / "rows.csv"), "many")
     write_csv(tmp_path / "texts.csv", [{"question": f"question {at}", "answer": f"it is {at}"} for at in range(90)])
-    assert not why_try_plain_classifier(propose_recipe(tmp_path / "texts.csv", task="text"))
+    assert not explain_plain_classifier(propose_recipe(tmp_path / "texts.csv", task="text"))
 
 
 def test_words_that_decide_alone_are_a_reason_however_many_rows_there_are(tmp_path: Path) -> None:

@@ -130,13 +130,13 @@ RULES = (
 
 
 @cache
-def shipped_evidence() -> tuple[EvidenceRecord, ...]:
+def read_shipped_evidence() -> tuple[EvidenceRecord, ...]:
     """The records of `outcomes.json`."""
     text = (files("luthier.auto.advice") / "outcomes.json").read_text(encoding="utf-8")
     return tuple(EvidenceRecord.model_validate(entry) for entry in json.loads(text))
 
 
-def to_evidence(outcome: OutcomeRecord) -> EvidenceRecord:
+def convert_outcome(outcome: OutcomeRecord) -> EvidenceRecord:
     """A past run of this user's as evidence."""
     return EvidenceRecord(
         kind="past run",

@@ -59,7 +59,7 @@ def _macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> float:
     return sum(found) / len(found)
 
 
-def base_probe(profile: AdviceProfile, metric: str, value: float, rows: int, model: str) -> EvidenceRecord:
+def read_base_probe(profile: AdviceProfile, metric: str, value: float, rows: int, model: str) -> EvidenceRecord:
     """What a base model reached as it is, on some of these rows."""
     return EvidenceRecord(
         kind="probe",

@@ -105,7 +105,7 @@ LONG_WORDS = 200
 """Of a prompt on average: some 270 tokens."""
 
 
-def why_try_plain_classifier(proposal: RecipeProposal) -> str:
+def explain_plain_classifier(proposal: RecipeProposal) -> str:
     """Why a plain classifier is worth a try before a network; empty where a network may well be tried first."""
     if (proposal.objective, proposal.task) != ("sft", "label"):
         return ""

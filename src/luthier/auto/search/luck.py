@@ -33,17 +33,17 @@ WORST_DEVIATION = 0.5
 """The standard deviation of rows that are right as often as wrong: no share varies more."""
 
 
-def expect_luck(trials: int, rows: int, deviation: float = WORST_DEVIATION) -> float:
+def compute_expected_luck(trials: int, rows: int, deviation: float = WORST_DEVIATION) -> float:
     """How far the best of equal trials stands above them on average, by luck alone.
 
     `deviation` is the standard deviation over the rows of what a trial scores on a row beside the others.
     """
     if trials < 1 or rows < 1:
         raise DataError(f"{trials} trials on {rows} rows have no luck to tell")
-    return deviation / math.sqrt(rows) * expect_greatest_normal(trials)
+    return deviation / math.sqrt(rows) * compute_expected_maximum(trials)
 
 
-def expect_greatest_normal(count: int) -> float:
+def compute_expected_maximum(count: int) -> float:
     """The mean of the greatest of so many independent standard normal values: 0, 0.564, 0.846, …"""
     import numpy as np
     from scipy.special import ndtr
@@ -68,7 +68,7 @@ def measure_luck(table: ScoreTable, *, trials: int, seed: int = 0) -> SelectionL
     best = int(np.argmax(gains))
     covariance = table.covariance([keys[best], 0])
     error = math.sqrt(max(0.0, covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]))
-    more = expect_greatest_normal(trials) / expect_greatest_normal(len(keys)) if 1 < len(keys) < trials else 1.0
+    more = compute_expected_maximum(trials) / compute_expected_maximum(len(keys)) if 1 < len(keys) < trials else 1.0
     expected = more * _luck_of_halves(table, keys, seed) if len(keys) > 1 and rows > 1 else 0.0
     believed = rows > 1 and gains[best] - expected > Z90 * error and gains[best] > 0
     return SelectionLuck(

@@ -86,7 +86,7 @@ def _apart(above: ThresholdExpression, below: ThresholdExpression) -> bool:
     return above.margin > below.margin or (above.margin == below.margin and (above.strict or below.strict))
 
 
-def make_aim(name: str, better: Better | None = None, field: str = "aims") -> AimRecord:
+def parse_aim(name: str, better: Better | None = None, field: str = "aims") -> AimRecord:
     """An aim by its name; `RecipeError` where nothing is measured that is called so.
 
     Where it is not said which way it is better, a metric and a task's score know it themselves; of anything else less

@@ -118,7 +118,7 @@ def _check_searchable(step: Step, segments: Sequence[str], path: str, *, is_own:
         what = "is not searched: it decides which rows there are and which are held out, and those stay the same"
         hint = f"search {', '.join(able)}" if able else f"nothing of {step.kind} is searched"
         raise refuse_path(path, what, f"{hint}; limit rows by max_train_samples")
-    if len(segments) == 1 and item_role(type(step), head) is not None:
+    if len(segments) == 1 and get_item_role(type(step), head) is not None:
         example = "quality" if head == "ops" else "noise"
         raise refuse_path(path, "is a list of parts", f"name a part by its kind, as in `{path}.{example}`")
     if head == "ops":
@@ -127,8 +127,8 @@ def _check_searchable(step: Step, segments: Sequence[str], path: str, *, is_own:
 
 def _check_operator(step: Step, segment: str, path: str) -> None:
     operators: tuple[Component, ...] = getattr(step, "ops", ())
-    index = index_of_part(operators, segment, path)
-    role = item_role(type(step), "ops")
+    index = find_part_index(operators, segment, path)
+    role = get_item_role(type(step), "ops")
     assert role is not None, "ops are parts"
     part: Component | type[Component]
     if index is not None:
@@ -147,7 +147,7 @@ def _check_operator(step: Step, segment: str, path: str) -> None:
         raise refuse_path(path, what, "split by a column, or leave it out")
 
 
-def item_role(owner: type[BaseModel], name: str) -> type[Component] | None:
+def get_item_role(owner: type[BaseModel], name: str) -> type[Component] | None:
     """The role of the parts that a field lists; None where it lists none."""
     arguments = get_args(owner.model_fields[name].annotation)
     first = arguments[0] if arguments else None
@@ -155,7 +155,7 @@ def item_role(owner: type[BaseModel], name: str) -> type[Component] | None:
     return first if is_role and len(arguments) == 2 and arguments[1] is Ellipsis else None
 
 
-def index_of_part(parts: Sequence[Component], segment: str, path: str) -> int | None:
+def find_part_index(parts: Sequence[Component], segment: str, path: str) -> int | None:
     """The place of the part that a segment names; None where there is none of that kind."""
     if segment.isdigit():
         if int(segment) >= len(parts):
@@ -173,7 +173,7 @@ def read_setting(part: BaseModel, segments: Sequence[str], path: str) -> Any:
     for depth, segment in enumerate(segments):
         is_last = depth == len(segments) - 1
         if isinstance(value, tuple):
-            index = index_of_part(value, segment, path)
+            index = find_part_index(value, segment, path)
             if is_last:
                 return index is not None
             if index is None:
@@ -197,12 +197,12 @@ def _field_of(owner: Any, segment: str, path: str) -> Any:
     return getattr(owner, segment)
 
 
-def owner_of(part: BaseModel, segments: Sequence[str], path: str) -> Any:
+def get_owner(part: BaseModel, segments: Sequence[str], path: str) -> Any:
     """The part, or list of parts, that the last segment of a path belongs to."""
     value: Any = part
     for segment in segments[:-1]:
         if isinstance(value, tuple):
-            index = index_of_part(value, segment, path)
+            index = find_part_index(value, segment, path)
             if index is None:
                 raise refuse_path(path, f"is a setting of {segment}, which is not there", "add it to the list first")
             value = value[index]
@@ -241,7 +241,7 @@ def change_part(
         if change.values:
             value = _replace(value, change.values[0])
         if change.inner:
-            if isinstance(value, tuple) and (role := item_role(type(part), name)) is not None:
+            if isinstance(value, tuple) and (role := get_item_role(type(part), name)) is not None:
                 value = _change_parts(value, change.inner, role, inside)
             elif isinstance(value, BaseModel):
                 value = change_part(value, change.inner, inside)
@@ -269,7 +269,7 @@ def _change_parts(
     components, removed = list(parts), []
     for segment, change in sorted(changes.items(), key=lambda entry: (not entry[0].isdigit(), entry[0])):
         requested = change.values[0] if change.values else True
-        index = index_of_part(components, segment, path)
+        index = find_part_index(components, segment, path)
         if requested is False:
             removed += [components[index]] if index is not None else []
             continue

@@ -36,9 +36,9 @@ from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.rungs import RUNG_SETS
 from luthier.auto.search.scores import PLAIN, ScoreTable
 from luthier.auto.search.space import write_override
-from luthier.auto.search.verdict import decide, rank_trials
+from luthier.auto.search.verdict import decide_winner, rank_trials
 from luthier.auto.search.work import WorkCounter
-from luthier.auto.steps.search import TEST, YARDSTICK, missing_split, require_tune
+from luthier.auto.steps.search import TEST, YARDSTICK, build_missing_split_error, require_tune
 from luthier.core.artifact import MANIFEST, TIMING, Artifact
 from luthier.core.errors import DataError, LuthierError, ModelError, OutOfMemory, SystemResourceError
 from luthier.core.events import format_counted_noun
@@ -363,7 +363,7 @@ class SearchRun:
     def _train_finalists(self, engine: SearchEngine) -> dict[int, list[_Measured]]:
         """Each finalist and `of`, trained whole by each seed and measured on the test rows; one that fails is out."""
         if not has_split(self._data, TEST):
-            raise missing_split(TEST)
+            raise build_missing_split_error(TEST)
         trials = sorted({0, *engine.finalists})
         jobs = [(trial, seed) for trial in trials for seed in self._list_seeds(engine.trials[trial])]
         tasks = [partial(self._try_finalist, engine.trials[trial], trial, seed) for trial, seed in jobs]
@@ -395,7 +395,7 @@ class SearchRun:
     def _list_seeds(self, settings: Mapping[str, Any]) -> list[int | None]:
         """The recipe's own seed, then others; one where nothing is drawn."""
         tune, _ = self._apply(settings)
-        if not draws_by_seed(tune):
+        if not depends_on_seed(tune):
             return [None]
         first = self._work.seed if tune.seed is None else tune.seed
         return [None, *((first + number) % 2**32 for number in range(1, self._step.seeds))]
@@ -408,13 +408,13 @@ class SearchRun:
         baseline = finalists[0][0].baseline
         if baseline is not None:
             answers[PLAIN] = [baseline]
-        fixed = [trial for trial in finalists if not draws_by_seed(self._apply(engine.trials[trial])[0])]
+        fixed = [trial for trial in finalists if not depends_on_seed(self._apply(engine.trials[trial])[0])]
         table = ScoreTable.of_answers(metric, answers, fixed=fixed)
         measured = {trial: self._measure_aims(seeds) for trial, seeds in finalists.items()}
         plain = {metric.kind: table.mean(PLAIN)} if baseline is not None else {}
         references = {"of": measured[0], "plain": plain}
         refused = {trial: find_unmet(step.constraints, measured[trial], references) for trial in finalists}
-        verdict = decide(
+        verdict = decide_winner(
             table,
             of=step.of,
             whole=metric.whole(),
@@ -528,7 +528,7 @@ def _raise_if_common(error: LuthierError) -> None:
         raise error
 
 
-def draws_by_seed(tune: Tune) -> bool:
+def depends_on_seed(tune: Tune) -> bool:
     """Whether another seed gives another model."""
     from luthier.tune.technique import StandaloneTechnique
 
@@ -542,7 +542,7 @@ def _require_data(of: Artifact) -> Artifact:
         raise ModelError("it was trained on no data set")
     for split in (YARDSTICK, TEST):
         if not has_split(data, split):
-            raise missing_split(split)
+            raise build_missing_split_error(split)
     return data
 
 

@@ -174,7 +174,7 @@ class ScoreTable:
         """A model minus another, paired by row; the seed draws resamples and permutations."""
         comparison = self._compare_rows(key, other, seed)
         variance = self.variance_by_seeds(key) + self.variance_by_seeds(other)
-        return widen(comparison, variance, self.seed_variance[1]) if variance > 0 else comparison
+        return widen_interval(comparison, variance, self.seed_variance[1]) if variance > 0 else comparison
 
     def variance_by_seeds(self, key: Key) -> float:
         """How much a model's mean varies from seed to seed, beyond what rows account for."""
@@ -257,14 +257,14 @@ class ScoreTable:
         return IntervalJob(blocks=(_side_by_side(blocks),), value=lambda sums: self._of_seeds(sums[0]), span=self.span)
 
 
-def widen(found: PairedComparison, variance: float, free: int) -> PairedComparison:
+def widen_interval(found: PairedComparison, variance: float, free: int) -> PairedComparison:
     """A comparison that allows for the variance of seeds, too: a wider interval, and the larger p of two tests."""
     from scipy.special import stdtr
 
     of_rows = found.standard_error**2
     error = math.sqrt(of_rows + variance)
     degrees = _degrees(of_rows, variance, found.rows, free)
-    reach = half_width(of_rows, variance, found.rows, free)
+    reach = compute_half_width(of_rows, variance, found.rows, free)
     p = 2 * float(stdtr(degrees, -abs(found.difference) / error))
     return replace(
         found,
@@ -276,7 +276,7 @@ def widen(found: PairedComparison, variance: float, free: int) -> PairedComparis
     )
 
 
-def half_width(of_rows: float, of_seeds: float, rows: int, free: int) -> float:
+def compute_half_width(of_rows: float, of_seeds: float, rows: int, free: int) -> float:
     """Half the 95 % interval of a value of these variances from rows and from seeds, of so many degrees of freedom."""
     from scipy.special import stdtrit
 
@@ -298,7 +298,7 @@ def _interaction(left_out: NDArray[np.float64]) -> float:
     return squares * (rows - 1) / rows
 
 
-def mean_pair_variance(covariance: NDArray[np.float64]) -> float:
+def compute_mean_pair_variance(covariance: NDArray[np.float64]) -> float:
     """Half the mean variance of the difference of two models: what each has of its own."""
     pairs = list(combinations(range(len(covariance)), 2))
     apart: list[float] = [covariance[a, a] + covariance[b, b] - 2 * covariance[a, b] for a, b in pairs]

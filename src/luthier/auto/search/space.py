@@ -32,9 +32,9 @@ from luthier.auto.search.paths import (
     change_part,
     check_value,
     describe_refusal,
+    get_owner,
     iter_differences,
     locate_setting,
-    owner_of,
     read_setting,
     refuse_path,
     write_setting,
@@ -42,7 +42,7 @@ from luthier.auto.search.paths import (
 from luthier.core.component import Component
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.hashing import digest_of
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.core.step import Step
 from luthier.data.ops.exclude_ids import ExcludeIds
 from luthier.data.steps.prepare import Prepare
@@ -289,7 +289,7 @@ class SearchSpace:
         if offered.contains(own) or not is_own or (own == AUTO and not offered.values):
             return offered
         if offered.values:
-            values = unique_values((*offered.values, own))
+            values = list_unique_values((*offered.values, own))
             is_ordered = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
             return replace(offered, values=tuple(sorted(values)) if is_ordered else values)
         if isinstance(own, bool) or not isinstance(own, int | float):
@@ -328,11 +328,11 @@ class SearchSpace:
         for known in self.named:
             if path.startswith(f"{known}."):
                 _, inside = locate_setting(self.of, self.steps, known)
-                if isinstance(owner_of(step, inside, known), tuple) and not read_setting(step, inside, known):
+                if isinstance(get_owner(step, inside, known), tuple) and not read_setting(step, inside, known):
                     change.add(inside, value=True)
         whole: Step = change_part(step, change.inner) if change.inner else step
         read_setting(whole, segments, path)
-        return owner_of(whole, segments, path)
+        return get_owner(whole, segments, path)
 
     def _offered(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
         """What the part at a path offers, or the part that has the field."""

@@ -26,7 +26,7 @@ from typing import Literal
 
 from luthier.artifacts.search import SearchComparison, SearchVerdict, ShrunkenGain
 from luthier.auto.search.preference import Preference
-from luthier.auto.search.scores import PLAIN, ScoreTable, half_width, mean_pair_variance
+from luthier.auto.search.scores import PLAIN, ScoreTable, compute_half_width, compute_mean_pair_variance
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 from luthier.eval.report import wording
@@ -57,7 +57,7 @@ class _Comparisons:
         return comparison is not None and self.table.gain(trial, 0) > 0 and _p(comparison) < SURE
 
 
-def decide(
+def decide_winner(
     table: ScoreTable,
     *,
     of: str,
@@ -145,7 +145,7 @@ def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
     observed, mean, count = table.gain(trial, 0), float(gains.mean()), len(others)
     covariance = table.covariance([0, *others])
     by_seeds = sum(table.variance_by_seeds(other) for other in others) / count
-    own = mean_pair_variance(covariance[1:, 1:]) + by_seeds
+    own = compute_mean_pair_variance(covariance[1:, 1:]) + by_seeds
     spread = float(gains.var(ddof=1)) if count > 1 else math.inf
     kept = 0.0 if spread <= own else 1 - own / spread
     weights = np.array([-1.0, *np.full(count, 1 / count)])
@@ -153,7 +153,7 @@ def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
     from_rows = float(weights @ covariance @ weights) + kept * (own - by_seeds) * (count - 1) / count + unsure
     from_seeds = table.variance_by_seeds(0) + by_seeds * (1 / count + kept * (count - 1) / count)
     value = mean + kept * (observed - mean)
-    reach = half_width(from_rows, from_seeds, table.rows, table.seed_variance[1])
+    reach = compute_half_width(from_rows, from_seeds, table.rows, table.seed_variance[1])
     return ShrunkenGain(observed=observed, value=value, low=value - reach, high=value + reach, kept=kept)
 
 

@@ -119,13 +119,13 @@ class ModelSearch(Step):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        from luthier.auto.search.pareto import find_contradiction, make_aim
+        from luthier.auto.search.pareto import find_contradiction, parse_aim
         from luthier.auto.search.preference import parse_preference
 
         if why := find_contradiction(self.constraints):
             raise ValueError(f"{why}; leave one of them out")
         for number, name in enumerate(self.aims):
-            make_aim(name, field=f"aims.{number}")
+            parse_aim(name, field=f"aims.{number}")
         named = [*self.aims, *([parse_preference(self.prefer).measure] if self.prefer else [])]
         if varying := next((name for name in named if name in _VARYING), None):
             raise ValueError(f"{varying} differs from run to run, and the same search must find the same model")
@@ -134,10 +134,10 @@ class ModelSearch(Step):
     @property
     def aim_records(self) -> tuple[AimRecord, ...]:
         """The metric and the further aims."""
-        from luthier.auto.search.pareto import make_aim
+        from luthier.auto.search.pareto import parse_aim
 
         names = dict.fromkeys((self.metric.kind, *self.aims))
-        return tuple(make_aim(name) for name in names)
+        return tuple(parse_aim(name) for name in names)
 
     def build_space(self, steps: Mapping[str, Step], model: ModelDescription | None = None) -> SearchSpace:
         """What is tried, given the steps behind this one; `RecipeError` for what `of` does not have.
@@ -278,7 +278,7 @@ class ModelSearch(Step):
         ) is not None:
             for split in (YARDSTICK, TEST):
                 if not has_split(data, split):
-                    raise missing_split(split)
+                    raise build_missing_split_error(split)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """As that of `of`, whose technique may differ from the chosen one's."""
@@ -290,10 +290,10 @@ def _check_held_out(steps: Mapping[str, Step]) -> None:
     prepared = [step for step in steps.values() if isinstance(step, Prepare)]
     for split in (YARDSTICK, TEST):
         if prepared and not any(getattr(step.split, split) for step in prepared):
-            raise missing_split(split)
+            raise build_missing_split_error(split)
 
 
-def missing_split(split: str) -> DataError:
+def build_missing_split_error(split: str) -> DataError:
     """The error for data that hold no rows to compare trials by."""
     share = "0.15" if split == YARDSTICK else "0.1"
     use = "trials are compared by" if split == YARDSTICK else "finalists are compared by"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
@@ -52,6 +52,6 @@ class LengthOperator(RowOperator):
         least = tuple(value for value in (1, 3 * times, 5 * times, 10 * times) if self.max is None or value < self.max)
         most = tuple(value for words in (50, 100, 200, 400) if (value := words * times) > self.min)
         return {
-            "min": ParamDistribution(values=unique_values((self.min, *least))),
-            "max": ParamDistribution(values=unique_values((self.max, None, *most))),
+            "min": ParamDistribution(values=list_unique_values((self.min, *least))),
+            "max": ParamDistribution(values=list_unique_values((self.max, None, *most))),
         }

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counts_by_name, format_rows_affected
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.data.cleaning.quality_measures import TextFeatures
 from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule, RuleSet
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
@@ -187,7 +187,7 @@ class Quality(RowOperator):
         if self.action != "drop" or "words" in self.skip or all(rule.name != "words" for rule in self._rules):
             return {}
         others = ({**self.limits, "words": (least, None)} for least in (20, 50, 100, 200))
-        return {"limits": ParamDistribution(values=unique_values((self.limits, *others)))}
+        return {"limits": ParamDistribution(values=list_unique_values((self.limits, *others)))}
 
 
 def _says_nothing(text: str) -> bool:

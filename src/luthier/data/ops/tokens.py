@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator
 from luthier.data.row import Row
 
@@ -94,7 +94,7 @@ class TokenCountOperator(RowOperator):
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """Limits around the lengths that models are tuned at."""
         most = tuple(value for value in (256, 512, 1024, 2048) if value > self.min)
-        return {"max": ParamDistribution(values=unique_values((self.max, None, *most)))}
+        return {"max": ParamDistribution(values=list_unique_values((self.max, None, *most)))}
 
 
 def _unreadable(path: Path, why: str) -> RecipeError:

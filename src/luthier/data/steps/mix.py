@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun, format_counts_by_name, take_evenly_spaced
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.core.step import ArtifactSpec, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.data.augment.rows import read_split_batches
 from luthier.data.dedup.shingles import digest8, prompt_key
@@ -129,7 +129,9 @@ class Mix(Step):
             return {"temperature": ParamDistribution(1.0, 10.0, log=True)}
         count = len(self.data)
         favoured = [tuple(3.0 if at == entry else 1.0 for at in range(count)) for entry in range(count)]
-        return {"weights": ParamDistribution(values=unique_values((self.weights, None, (1.0,) * count, *favoured)))}
+        return {
+            "weights": ParamDistribution(values=list_unique_values((self.weights, None, (1.0,) * count, *favoured)))
+        }
 
 
 def _in_shares(examples: Sequence[Sequence[Mapping[str, Any]]], counts: Sequence[int]) -> list[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.param_space import ParamDistribution, unique_values
+from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.tune.policy import (
     PolicyLoss,
     average_row_log_ratio,
@@ -111,7 +111,7 @@ class Grpo(PolicyLoss):
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """What rewards are divided by; how far a token may move, where answers are learnt for more than a step."""
-        scale = ParamDistribution(values=unique_values((self.scale_rewards, "group", "none")))
+        scale = ParamDistribution(values=list_unique_values((self.scale_rewards, "group", "none")))
         if self.rollout.steps_per_generation == 1 or self.importance_sampling_level == "sequence":
             return {"scale_rewards": scale}
         return {"scale_rewards": scale, **clip_ranges("epsilon", "epsilon_high")}

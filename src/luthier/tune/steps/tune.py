@@ -43,7 +43,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.policy import PolicyObjective
-from luthier.tune.share import count_steps, find_trunk_obstacle, shorten
+from luthier.tune.share import count_steps, find_trunk_obstacle, shorten_training
 from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase, rate_for_model
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
@@ -292,7 +292,7 @@ class Tune(Step):
         from there. A technique without steps gets a share of its own budget, or of the rows. `ValueError` for any other
         share.
         """
-        return shorten(self, share, rows)
+        return shorten_training(self, share, rows)
 
     @property
     def kept_epochs(self) -> range:
