@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,8 +53,8 @@ def find_node_group(environment: Mapping[str, str], sagemaker: Path = _SAGEMAKER
 
 def _number_of(host: str) -> int:
     """The number of a host of SageMaker: 10 of `algo-10`."""
-    digits = re.search(r"[0-9]+$", host)
-    return int(digits[0]) if digits else 0
+    number = host.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 def start_ranks(task: str, processes: int) -> NoReturn:
