@@ -198,6 +198,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "epochs": 2.0,
     "max_train_samples": 12,
     "batch_size": 4,
+    "parts": 2,
     "learning_rate": 5e-3,
     "lr_scheduler": "cosine",
     "max_steps": 2,
@@ -218,6 +219,7 @@ BESIDE = {"decay": {"lr_scheduler": "wsd"}}
 NOT_IN_THE_WEIGHTS = {
     "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
     "max_tokens_per_microbatch", "save_steps", "keep_trunk", "report_to",  # memory, time and what others are told
+    "processes", "on",  # where it is computed
     "validation", "loss_spike", "on_loss_spike", "resume_from", "save_epochs",  # tests/tune shows each at work
 }  # fmt: skip
 

@@ -5,10 +5,6 @@ No GPU is needed: tensors on torch's `meta` device have shapes only, and refuse 
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -21,7 +17,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-from luthier.tune.training.trainer import Trainer
+from luthier.tune.training.pack_reader import PackReader
 
 ELSEWHERE = torch.device("meta")
 TINY = LlamaConfig(
@@ -49,13 +45,11 @@ def test_all_that_a_step_reads_follows_the_model(
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=1.0))
     made = build_pack([TokenRow([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
     assert logprobs.compute_pack_logprobs(model, made, quick=quick).device == ELSEWHERE
-    told: Any = SimpleNamespace(_objective=Sft(), _model=model, _updater=updater, _critic=None)
-    told._reduced = partial(Trainer._reduced, told)
-    read = Trainer._read(told, made, 3.0)
+    read = PackReader(model, Sft(), updater).read(made, 3.0)
     moved = [gradient for gradient in read.gradients if gradient is not None]
     assert len(moved) == 2 * 7 * TINY.num_hidden_layers
     updater.gather(read.gradients)
-    assert read.sums.total.device == ELSEWHERE
+    assert read.total.device == ELSEWHERE
 
 
 def test_a_state_from_the_disk_goes_where_the_masters_are() -> None:

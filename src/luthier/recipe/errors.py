@@ -109,18 +109,21 @@ def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str
 
 
 def _to_choose(setting: str, owner: type[BaseModel]) -> str:
-    """Which kinds of a part inside have a setting: `density` of a step that merges is that of the method `ties`."""
+    """Which kinds of a part inside have a setting: `density` of a step that merges is that of the method `ties`. Where
+    parts of several fields have it, the field is named of which the most kinds do."""
+    found: list[tuple[str, list[str]]] = []
     for name, field in owner.model_fields.items():
         if get_origin(field.annotation) in (tuple, dict):
             continue  # one of several parts: which one is meant is not known
         for role in _classes(field.annotation):
-            if not (issubclass(role, Component) and "role" in role.__dict__):
-                continue
-            if kinds := sorted(kind for kind, part in components_by_kind(role).items() if setting in part.model_fields):
-                named = [*kinds[:3], *["others"] * (len(kinds) > 3)]
-                where = f"`{name}` where that is {' or '.join(named)}"
-                return f"it is a setting of {where}: write `{name}: {{kind: {kinds[0]}, {setting}: …}}`"
-    return ""
+            if issubclass(role, Component) and "role" in role.__dict__:
+                parts = components_by_kind(role)
+                found.append((name, sorted(kind for kind, part in parts.items() if setting in part.model_fields)))
+    name, kinds = max(found, key=lambda entry: len(entry[1]), default=("", []))
+    if not kinds:
+        return ""
+    where = f"`{name}` where that is {' or '.join([*kinds[:3], *['others'] * (len(kinds) > 3)])}"
+    return f"it is a setting of {where}: write `{name}: {{kind: {kinds[0]}, {setting}: …}}`"
 
 
 def _given_below(key: Key, problem: ErrorDetails, source: LocatedYaml) -> Key:
