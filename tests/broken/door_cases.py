@@ -42,7 +42,7 @@ def _foreign(folder: Path) -> None:
 
 
 USAGE = (
-    _typed("unknown command", "luthier", "no such command 'pln'. Did you mean 'plan'?", "`luthier --help`", "pln"),
+    _typed("unknown command", "luthier", "no such command 'pln'. Did you mean 'plan'", "`luthier --help`", "pln"),
     _typed("unknown option", "luthier plan", "no such option: --jsn", "`luthier plan --help`", "plan", "--jsn"),
     _typed("argument left out", "luthier score", "missing argument 'FILE'", "`luthier score --help`", "score"),
     _typed(
@@ -230,7 +230,7 @@ AFTER = (
         "a data set as GGUF",
         "recipe.yaml:data",
         "a dataset cannot be exported as gguf",
-        "formats of a dataset: jsonl, argilla, csv",
+        "formats of a dataset: jsonl, argilla, ",
         "export",
         "recipe.yaml:data",
         "--to",

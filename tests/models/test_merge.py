@@ -397,5 +397,5 @@ def test_every_setting_changes_something(tmp_path: Path) -> None:
     key = "model.layers.0.mlp.down_proj.weight"
     assert not torch.equal(made["nothing"][key], made["weights"][key])
     assert not torch.equal(made["nothing"][key], made["method"][key])
-    named = {"kind", "models", "model", "dequantize"}  # what they change is shown above
+    named = {"kind", "models", "model", "dequantize", "on"}  # what they change is shown above
     assert named | ways.keys() - {"nothing"} == set(Merge.model_fields)

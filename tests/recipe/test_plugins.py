@@ -198,7 +198,9 @@ def test_the_template_brings_its_parts(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_templates_own_tests_pass(installed: Path) -> None:
-    done = _example(installed, EXAMPLE, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "tests")
+    done = _example(
+        installed, EXAMPLE, "-m", "pytest", "-q", "-o", f"cache_dir={installed / 'cache'}", "-p", "no:randomly", "tests"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout
 
