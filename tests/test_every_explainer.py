@@ -16,7 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.explain.explainer import Explainer
 from luthier.explain.run import explain_question, explain_subject
-from luthier.explain.subject import Question, SubjectBuilder
+from luthier.explain.subject import ExplanationRequest, SubjectBuilder
 
 KINDS = components_by_kind(Explainer)
 LEAST_HITS = {"random": 0.0, "gradient_x_input": 0.3}
@@ -44,7 +44,7 @@ def explained(builder: SubjectBuilder) -> list[tuple[int, dict[str, ExplanationR
     for _ in range(20):
         text, answer, number = planted(draw)
         other = next(one for one in EVIDENCE.values() if one != answer)
-        question = Question(messages=ask(text), answer=answer, against=other)
+        question = ExplanationRequest(messages=ask(text), answer=answer, against=other)
         records = explain_question(builder, question, [Explainer.parse(kind) for kind in sorted(KINDS)], orders=9)
         found.append((number, {record.method: record for record in records}))
     return found
@@ -82,7 +82,7 @@ def test_adds_up_where_it_says_so(kind: str, explained: list[tuple[int, dict[str
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_changes_when_weights_are_drawn_anew(kind: str, model: Artifact) -> None:
     builder = SubjectBuilder(model, units="words", seed=1)
-    question = Question(messages=ask("the parcel was late again today"), answer="delivery")
+    question = ExplanationRequest(messages=ask("the parcel was late again today"), answer="delivery")
     explainer = Explainer.parse(kind)
     before, again = (explain_subject(model, builder.build(question), explainer, faithful=False) for _ in range(2))
     assert before == again
@@ -112,6 +112,6 @@ def test_the_folder_of_a_model_decides_nothing_else(tmp_path: Path) -> None:
     records = []
     for name in ("one", "two"):
         base = make_base(Store(tmp_path / name), FolderModelSource(path=str(folder)), tmp_path)
-        question = Question(messages=ask("the parcel was late again today"), answer="delivery")
+        question = ExplanationRequest(messages=ask("the parcel was late again today"), answer="delivery")
         records += explain_question(SubjectBuilder(base), question, [Explainer.parse("attnlrp")], orders=3)
     assert records[0] == records[1]

@@ -19,7 +19,7 @@ from luthier.core.spreadsheet import escape_formula
 from luthier.data.columns.layouts import OWN_TABLE
 from luthier.data.delivery.export import export_dataset
 from luthier.data.exporters.csv import COLUMNS
-from luthier.data.exporters.openai import OpenaiOut
+from luthier.data.exporters.openai import OpenaiExporter
 from luthier.data.provider_export import format_export_row
 from luthier.data.suggest.propose import propose_recipe
 
@@ -242,7 +242,7 @@ def test_openai_preference_pairs_are_found_and_checked(make: Make, write: Write,
         "preferred_output": [{"role": "assistant", "content": "yes 0"}],
         "non_preferred_output": [{"role": "assistant", "content": "no 0"}],
     }
-    export_dataset(made, tmp_path / "chat", OpenaiOut(form="chat"))
+    export_dataset(made, tmp_path / "chat", OpenaiExporter(form="chat"))
     assert set(json.loads((tmp_path / "chat" / "train.jsonl").read_text().splitlines()[0])) == {"messages"}
     same = {**line, "non_preferred_output": line["preferred_output"]}
     assert explain_preference_refusal(same) == "both answers are the same"

@@ -16,7 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.explain.explainer import Explainer
 from luthier.explain.run import explain_subject
-from luthier.explain.subject import Question, Subject, SubjectBuilder
+from luthier.explain.subject import ExplanationRequest, Subject, SubjectBuilder
 from luthier.models.sources.folder import FolderModelSource
 from models.architectures import Double
 from models.making import make_base, other_model
@@ -41,7 +41,7 @@ def subject(request: pytest.FixtureRequest, base: Artifact) -> Subject:
     builder._cache.load(base, "float32").model.double()
     against = "billing" if request.param == "contrast" else ""
     with Double():
-        return builder.build(Question(messages=ask(TEXT), answer="delivery", against=against))
+        return builder.build(ExplanationRequest(messages=ask(TEXT), answer="delivery", against=against))
 
 
 def value_of(subject: Subject, kept: Any = None, embeddings: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Faithfulness by ERASER's definitions, computed here by hand; random orders and attacks are told."""
+"""FaithfulnessScores by ERASER's definitions, computed here by hand; random orders and attacks are told."""
 
 from __future__ import annotations
 

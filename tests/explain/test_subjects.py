@@ -17,7 +17,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, LuthierError, ModelError
 from luthier.explain.explainer import Explainer
 from luthier.explain.run import explain_question
-from luthier.explain.subject import Question, SubjectBuilder
+from luthier.explain.subject import ExplanationRequest, SubjectBuilder
 from luthier.models.lm.local import LocalLM
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.tune.objectives.classify import Classify
@@ -45,7 +45,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def by(model: Artifact, *methods: str, text: str = TEXT, units: Any = "words", **more: Any) -> list[ExplanationRecord]:
-    question = Question(messages=ask(text), **more)
+    question = ExplanationRequest(messages=ask(text), **more)
     explainers = [Explainer.parse(method) for method in methods or ("attnlrp", "leave_one_out")]
     return explain_question(SubjectBuilder(model, units=units), question, explainers, orders=3)
 
@@ -157,7 +157,7 @@ def test_faults_are_told(shop: Bench) -> None:
     builder = SubjectBuilder(shop.base, units="words")
     with torch.no_grad():
         next(builder._cache.load(shop.base, "float32").model.parameters()).fill_(float("nan"))
-    asked = Question(messages=ask(TEXT), answer="delivery")
+    asked = ExplanationRequest(messages=ask(TEXT), answer="delivery")
     for method in ("leave_one_out", "attnlrp", "gradient_x_input"):
         with pytest.raises(LuthierError, match="not finite"):
             explain_question(builder, asked, [Explainer.parse(method)], faithful=False)
@@ -168,7 +168,9 @@ def test_a_long_prompt_shares_its_beginning(shop: Bench) -> None:
     from luthier.models.packing.pack import TokenRow, build_packs
 
     text = " ".join(f"Sentence number {number} says a thing." for number in range(12))
-    subject = SubjectBuilder(shop.base, units="sentences").build(Question(messages=ask(text), answer="delivery"))
+    subject = SubjectBuilder(shop.base, units="sentences").build(
+        ExplanationRequest(messages=ask(text), answer="delivery")
+    )
     scorer: Any = subject.prompt.scorer
     sets = [scorer.all_units - {unit} for unit in range(scorer.count)]
     (target,) = scorer.targets

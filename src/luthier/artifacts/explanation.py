@@ -73,7 +73,7 @@ class RandomOrders(_Frozen):
     """The middle 95 % of them."""
 
 
-class Faithfulness(_Frozen):
+class FaithfulnessScores(_Frozen):
     """How well a ranking of units tells what the model uses, by ERASER's definitions (DeYoung et al. 2020)."""
 
     shares: tuple[float, ...]
@@ -141,7 +141,7 @@ class ExplanationRecord(_Frozen):
     perturbation_only: bool = False
     """Whether the weights are not here, so that units were taken away and nothing else was possible."""
     notes: tuple[str, ...] = ()
-    faithfulness: Faithfulness | None = None
+    faithfulness: FaithfulnessScores | None = None
 
     def ranked(self) -> list[ExplainedUnit]:
         """The units, the strongest first, whatever their sign."""

@@ -20,7 +20,7 @@ from luthier.models.load import get_output_classes, get_training_data, is_endpoi
 from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
-    from luthier.explain.subject import Dtype, Question, Units
+    from luthier.explain.subject import Dtype, ExplanationRequest, Units
 
 METHOD, WITHOUT_WEIGHTS = "attnlrp", "leave_one_out"
 """The methods when none is named, the second where the weights are not here."""
@@ -107,7 +107,7 @@ def explain(
     question = _question(model, text, row, request)
     how = {"faithful": request.orders > 0, "orders": request.orders}
 
-    def by(one: Artifact, about: Question) -> tuple[ExplanationRecord, ...]:
+    def by(one: Artifact, about: ExplanationRequest) -> tuple[ExplanationRecord, ...]:
         builder = SubjectBuilder(one, units=request.units, dtype=request.dtype, seed=request.seed)
         return tuple(explain_question(builder, about, explainers, **how))  # type: ignore[arg-type]
 
@@ -122,15 +122,15 @@ def _usual_method(*models: Artifact | None) -> str:
     return WITHOUT_WEIGHTS if remote else METHOD
 
 
-def _question(model: Artifact, text: str | None, row: str | None, request: ExplainOptions) -> Question:
-    from luthier.explain.subject import Question
+def _question(model: Artifact, text: str | None, row: str | None, request: ExplainOptions) -> ExplanationRequest:
+    from luthier.explain.subject import ExplanationRequest
     from luthier.recipe.predict import RowPromptSettings, read_answer_texts
 
     example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
     answer, classes = request.answer, get_output_classes(model)
     if answer is None and classes == (REWARD,) and row is not None:
         answer = answer_of(example)
-    return Question(
+    return ExplanationRequest(
         messages=prompt_of(example),
         tools=example.tools,
         answer=answer,

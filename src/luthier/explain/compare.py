@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from luthier.artifacts.explanation import (
     ExplanationRecord,
     ExplanationSummary,
-    Faithfulness,
+    FaithfulnessScores,
     MeasureOverRows,
     MethodComparison,
     MethodSummary,
@@ -58,16 +58,16 @@ def summarize_methods(
     )
 
 
-def _faithfulness(record: ExplanationRecord) -> Faithfulness:
+def _faithfulness(record: ExplanationRecord) -> FaithfulnessScores:
     assert record.faithfulness is not None, "a step measures faithfulness with every explanation"
     return record.faithfulness
 
 
-def _score(one: Faithfulness) -> float:
+def _score(one: FaithfulnessScores) -> float:
     return one.comprehensiveness - one.sufficiency
 
 
-def _summarize(method: str, own: Sequence[Faithfulness], seed: int) -> MethodSummary:
+def _summarize(method: str, own: Sequence[FaithfulnessScores], seed: int) -> MethodSummary:
     agreement = [faithfulness.rank_agreement for faithfulness in own if faithfulness.rank_agreement is not None]
     gains = [
         _score(faithfulness) - faithfulness.random_comprehensiveness.mean + faithfulness.random_sufficiency.mean
@@ -103,7 +103,7 @@ def _mean(values: Sequence[float], seed: int) -> MeasureOverRows:
     return MeasureOverRows(value=interval.value, low=interval.low, high=interval.high, rows=len(values))
 
 
-def _compare(measured: Mapping[str, Sequence[Faithfulness]], seed: int) -> list[MethodComparison]:
+def _compare(measured: Mapping[str, Sequence[FaithfulnessScores]], seed: int) -> list[MethodComparison]:
     """All pairs of methods, the more faithful first."""
     from luthier.metrics.kinds.answers import ratio_of_sums
     from luthier.metrics.paired import adjust_comparisons_holm, compare_row_statistics

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from luthier.artifacts.explanation import Faithfulness, RandomOrders, Verdict
+from luthier.artifacts.explanation import FaithfulnessScores, RandomOrders, Verdict
 from luthier.explain.explainers.leave_one_out import leave_one_out
 from luthier.explain.scorer import PromptScorer, Units
 
@@ -30,7 +30,7 @@ _FISHER = 4
 
 def measure_faithfulness(
     scorer: PromptScorer, scores: Sequence[float], *, seed: int = 0, orders: int = ORDERS
-) -> Faithfulness:
+) -> FaithfulnessScores:
     """Measure a ranking of units and random orders of the same units, all read in one go."""
     count = scorer.count
     ranking = rank_units(scores)
@@ -45,7 +45,7 @@ def measure_faithfulness(
     higher, ties = sum(gain > _TIE for gain in gains), sum(abs(gain) <= _TIE for gain in gains)
     p = (0.5 + higher + ties / 2) / (1 + orders)
     agreement, low, high = correlate_ranks(scores, leave_one_out(scorer))
-    return Faithfulness(
+    return FaithfulnessScores(
         shares=SHARES,
         comprehensiveness_at=tuple(comprehensiveness),
         sufficiency_at=tuple(sufficiency),

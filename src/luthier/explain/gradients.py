@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from luthier.explain.scorer import PACK_TOKENS, LocalPromptScorer, not_finite
+from luthier.explain.scorer import PACK_TOKENS, LocalPromptScorer, build_not_finite_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,5 +64,5 @@ class PromptGradients:
             gradients.append(found.gradients[:, :prompt].double().cpu())
         value, gradient = torch.cat(values), torch.cat(gradients)
         if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
-            raise not_finite()
+            raise build_not_finite_error()
         return value, gradient

@@ -57,7 +57,7 @@ class EndpointPromptScorer(PromptScorer):
         self.answer = self._ask([self.all_units])[0] if answer is None else answer
 
     def _score(self, kept: Sequence[Units]) -> list[float]:
-        return [share_of_words(self.answer, text) for text in self._ask(kept)]
+        return [compute_word_overlap(self.answer, text) for text in self._ask(kept)]
 
     def _ask(self, kept: Sequence[Units]) -> list[str]:
         from luthier.chat.prompt import PromptPrefix
@@ -73,7 +73,7 @@ class EndpointPromptScorer(PromptScorer):
         return [response.text for response in lm.generate(requests)]
 
 
-def share_of_words(text: str, other: str) -> float:
+def compute_word_overlap(text: str, other: str) -> float:
     """The F1 score of the words that two texts have in common."""
     words, counts = Counter(text.casefold().split()), Counter(other.casefold().split())
     common = (words & counts).total()

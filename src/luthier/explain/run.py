@@ -9,8 +9,8 @@ from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord
 from luthier.core.artifact import Artifact
 from luthier.explain.explainer import Explainer
 from luthier.explain.faithfulness import ORDERS, measure_faithfulness
-from luthier.explain.scorer import not_finite
-from luthier.explain.subject import Question, Subject, SubjectBuilder
+from luthier.explain.scorer import build_not_finite_error
+from luthier.explain.subject import ExplanationRequest, Subject, SubjectBuilder
 from luthier.models.load import get_model_name
 
 
@@ -29,7 +29,7 @@ def explain_subject(
     attribution = explainer.attribute(prompt)
     scores = [float(score) for score in attribution.scores]
     if not all(map(math.isfinite, scores)):
-        raise not_finite()
+        raise build_not_finite_error()
     faithfulness = measure_faithfulness(scorer, scores, seed=prompt.seed, orders=orders) if faithful else None
     gap = None if attribution.expected is None else sum(scores) + (attribution.template or 0.0) - attribution.expected
     flat = len({round(score, 12) for score in scores}) == 1
@@ -66,7 +66,7 @@ def explain_subject(
 
 def explain_question(
     builder: SubjectBuilder,
-    question: Question,
+    question: ExplanationRequest,
     explainers: Sequence[Explainer],
     *,
     faithful: bool = True,

@@ -68,7 +68,7 @@ class PromptScorer(ABC):
         if missing:
             found = self._score(missing)
             if not all(map(math.isfinite, found)):
-                raise not_finite()
+                raise build_not_finite_error()
             self._known |= dict(zip(missing, found, strict=True))
         return [self._known[entry] for entry in kept]
 
@@ -86,7 +86,7 @@ class PromptScorer(ABC):
         """The values of sets that were not read yet."""
 
 
-def not_finite() -> ModelError:
+def build_not_finite_error() -> ModelError:
     """Build the error for a model whose outputs are no numbers."""
     hint = "open it in float32 (`--dtype float32`); a model that diverged in training cannot be explained"
     return ModelError("the model's log-probabilities are not finite", hint=hint)

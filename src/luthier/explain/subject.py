@@ -29,7 +29,7 @@ _FEWEST = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class ExplanationRequest:
     """What is to be explained: a conversation and a target."""
 
     messages: tuple[Message, ...]
@@ -70,7 +70,7 @@ class SubjectBuilder:
         self._cache = ModelCache()
         self.perturbation_only = is_endpoint(model) or is_plain_classifier(model)
 
-    def build(self, question: Question) -> Subject:
+    def build(self, question: ExplanationRequest) -> Subject:
         """The subject of a question.
 
         Raises:
@@ -88,7 +88,7 @@ class SubjectBuilder:
         _check_units(subject.cut)
         return subject
 
-    def _local(self, question: Question) -> Subject:
+    def _local(self, question: ExplanationRequest) -> Subject:
         from luthier.models.lm.local import LocalLM
 
         lm = LocalLM(self.model, self._dtype, models=self._cache)
@@ -96,7 +96,7 @@ class SubjectBuilder:
             return self._reward(lm, question)
         return self._head(lm, question) if lm.classes else self._language(lm, question)
 
-    def _language(self, lm: LocalLM, question: Question) -> Subject:
+    def _language(self, lm: LocalLM, question: ExplanationRequest) -> Subject:
         """An answer of a language model, a part of it, or an answer and not another."""
         question = replace(question, answer=self._answer(lm, question))
         messages = lm.before.wrap(question.messages)
@@ -117,7 +117,7 @@ class SubjectBuilder:
         target = ExplanationTarget(kind=kind, text=question.answer or "", part=question.part, against=question.against)
         return self._subject(lm, located, messages, targets, target)
 
-    def _answer(self, lm: LocalLM, question: Question) -> str:
+    def _answer(self, lm: LocalLM, question: ExplanationRequest) -> str:
         """The answer to explain: the given one, the likeliest label, or what the model writes."""
         from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 
@@ -135,7 +135,7 @@ class SubjectBuilder:
             raise DataError("the answer is empty: there is nothing to explain", hint=hint)
         return answer
 
-    def _head(self, lm: LocalLM, question: Question) -> Subject:
+    def _head(self, lm: LocalLM, question: ExplanationRequest) -> Subject:
         """A class of a model with a sequence head, or a class and not another."""
         if question.part:
             raise DataError("a class has no part to explain", hint="leave `part` out")
@@ -154,7 +154,7 @@ class SubjectBuilder:
         )
         return self._subject(lm, lm.text.locate_tokens(messages, question.tools), messages, targets, target)
 
-    def _reward(self, lm: LocalLM, question: Question) -> Subject:
+    def _reward(self, lm: LocalLM, question: ExplanationRequest) -> Subject:
         """The reward of an answer; the answer's own words are units, too."""
         if question.against or question.part:
             raise DataError("a reward is one number", hint="leave `against` and `part` out")
@@ -191,7 +191,7 @@ class SubjectBuilder:
             raise ModelError("this model has no tokens here", where=SourceLocation(field="units"), hint=hint)
         return "words" if kind == "tokens" else kind
 
-    def _classifier(self, question: Question) -> Subject:
+    def _classifier(self, question: ExplanationRequest) -> Subject:
         """A class of a plain classifier of words."""
         from luthier.models.text_classifier import TextClassifier
 
@@ -203,7 +203,7 @@ class SubjectBuilder:
         target = ExplanationTarget(kind=scorer.kind, text=scorer.chosen, against=question.against)
         return Subject(ExplainedPrompt(scorer, None, self._seed), target, (_TEXT_ONLY,))
 
-    def _endpoint(self, question: Question) -> Subject:
+    def _endpoint(self, question: ExplanationRequest) -> Subject:
         """The answer of an endpoint: how alike its answers are without units."""
         from luthier.models.lm.openai_client import EndpointLM
 
@@ -240,7 +240,7 @@ def _check_units(cut: CutPrompt) -> None:
         raise DataError(what, where=SourceLocation(field="units"), hint=hint)
 
 
-def _weigh_part(lm: LocalLM, ids: Sequence[int], question: Question) -> list[float]:
+def _weigh_part(lm: LocalLM, ids: Sequence[int], question: ExplanationRequest) -> list[float]:
     """1 for the tokens of an answer that overlap a part of it, else 0."""
     answer, begin = question.answer or "", (question.answer or "").find(question.part)
     if begin < 0:

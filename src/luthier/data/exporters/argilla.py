@@ -18,7 +18,7 @@ _ALLOWED = re.compile(r"[a-z0-9][a-z0-9_-]*")
 """What Argilla lets a question be called."""
 
 
-class ArgillaOut(Exporter):
+class ArgillaExporter(Exporter):
     """Argilla's records: `SPLIT.json` for `dataset.records.from_json`, and `settings.json` for `Settings.from_json`.
 
     The record's id is the row's; `origin`, `meta` and what else was asked are metadata, as JSON text where they have

@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import AZURE, ProviderRules
 from luthier.data.provider_export import PreferenceProviderExporter
 
 
-class AzureOut(PreferenceProviderExporter):
+class AzureExporter(PreferenceProviderExporter):
     """Azure OpenAI fine-tuning JSONL, in OpenAI's form; beside each file an index with what it cannot hold."""
 
     kind: Literal["azure"] = "azure"

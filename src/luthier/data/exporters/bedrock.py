@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import BEDROCK, ProviderRules
 from luthier.data.provider_export import ProviderExporter
 
 
-class BedrockOut(ProviderExporter):
+class BedrockExporter(ProviderExporter):
     """Amazon Bedrock conversation JSONL (`bedrock-conversation-2024`), by the rules for Nova; an index beside it."""
 
     kind: Literal["bedrock"] = "bedrock"

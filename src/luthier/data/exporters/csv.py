@@ -13,7 +13,7 @@ from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, join_
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
 
 
-class CsvOut(Exporter):
+class CsvExporter(Exporter):
     """One CSV a split, safe to open in a spreadsheet: texts that would be read as formulas get an apostrophe in front.
 
     It begins with the mark of UTF-8, by which Excel reads letters beyond ASCII as they are. `label`, `prompt` and

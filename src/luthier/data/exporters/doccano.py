@@ -11,7 +11,7 @@ from luthier.data.annotation.client import AnnotationQuestion, LabelChoices, col
 from luthier.data.exporter import ExportDataset, Exporter, Say, write_lines
 
 
-class DoccanoOut(Exporter):
+class DoccanoExporter(Exporter):
     """Doccano's JSONL for text classification, and `labels.json` with its label types.
 
     `row_id` (Doccano gives ids of its own), `origin` and `meta` become the document's metadata. Doccano knows one label

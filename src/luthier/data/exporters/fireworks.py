@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import FIREWORKS, ProviderRules
 from luthier.data.provider_export import PreferenceProviderExporter
 
 
-class FireworksOut(PreferenceProviderExporter):
+class FireworksExporter(PreferenceProviderExporter):
     """Fireworks fine-tuning JSONL, in OpenAI's form and within Fireworks' rules; beside each file an index."""
 
     kind: Literal["fireworks"] = "fireworks"

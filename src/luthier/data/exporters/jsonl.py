@@ -8,7 +8,7 @@ from typing import Literal
 from luthier.data.exporter import ExportDataset, Exporter, Say, write_lines
 
 
-class JsonlOut(Exporter):
+class JsonlExporter(Exporter):
     """One file a split, one row a line, with `id`, `origin`, `kind`, `messages`, `label` and `meta`."""
 
     kind: Literal["jsonl"] = "jsonl"

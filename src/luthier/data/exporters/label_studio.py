@@ -13,7 +13,7 @@ _TEXT = "text"
 """What the text is called in the configuration."""
 
 
-class LabelStudioOut(Exporter):
+class LabelStudioExporter(Exporter):
     """Label Studio's JSON: `SPLIT.json` to import, and `labels.xml` as the project's labelling configuration.
 
     `id`, `origin` and `meta` stand in each task's `data` and come back with its answers. Label Studio knows annotators

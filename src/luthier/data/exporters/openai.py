@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import OPENAI, ProviderRules
 from luthier.data.provider_export import PreferenceProviderExporter
 
 
-class OpenaiOut(PreferenceProviderExporter):
+class OpenaiExporter(PreferenceProviderExporter):
     """OpenAI fine-tuning JSONL, checked against OpenAI's rules; beside each file an index with what it cannot hold.
 
     `SPLIT.jsonl` holds `messages` (and `tools`), or `input`, `preferred_output` and `non_preferred_output`; line by

@@ -10,7 +10,7 @@ from luthier.data.engine.tables import TableWriter
 from luthier.data.exporter import ExportDataset, Exporter, Say
 
 
-class ParquetOut(Exporter):
+class ParquetExporter(Exporter):
     """One Parquet file a split; messages are a list of structs, `meta`, `tools` and arguments of calls JSON text."""
 
     kind: Literal["parquet"] = "parquet"

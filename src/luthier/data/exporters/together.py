@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import TOGETHER, ProviderRules
 from luthier.data.provider_export import PreferenceProviderExporter
 
 
-class TogetherOut(PreferenceProviderExporter):
+class TogetherExporter(PreferenceProviderExporter):
     """Together fine-tuning JSONL, in OpenAI's form and within Together's rules; beside each file an index."""
 
     kind: Literal["together"] = "together"

@@ -8,7 +8,7 @@ from luthier.chat.provider_rules import VERTEX, ProviderRules
 from luthier.data.provider_export import ProviderExporter
 
 
-class VertexOut(ProviderExporter):
+class VertexExporter(ProviderExporter):
     """Vertex AI's JSONL for the supervised tuning of Gemini (`contents`); beside each file an index."""
 
     kind: Literal["vertex"] = "vertex"

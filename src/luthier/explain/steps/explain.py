@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luthier.artifacts.explanation import ExplanationRecord
     from luthier.chat.messages import Example
     from luthier.core.artifact import Artifact
-    from luthier.explain.subject import Question
+    from luthier.explain.subject import ExplanationRequest
 
 _USUAL = ("attnlrp", "leave_one_out", "integrated_gradients", "gradient_x_input")
 _WITHOUT_WEIGHTS = ("leave_one_out", "shapley")
@@ -106,7 +106,7 @@ class Explain(Step):
             chosen if any(explainer.kind == "random" for explainer in chosen) else [*chosen, Explainer.parse("random")]
         )
 
-    def _questions(self, data: Artifact, model: Artifact) -> list[Question]:
+    def _questions(self, data: Artifact, model: Artifact) -> list[ExplanationRequest]:
         from luthier.artifacts.dataset import DatasetSummary, has_split, read_evenly_spaced_examples, read_examples
         from luthier.chat.messages import answer_text_by_label
         from luthier.models.load import get_output_classes
@@ -119,14 +119,14 @@ class Explain(Step):
         rows = read_evenly_spaced_examples(data, self.split, self.limit)
         return [self._question(row, options, classes) for row in rows]
 
-    def _question(self, row: Example, options: Mapping[str, str], classes: tuple[str, ...]) -> Question:
+    def _question(self, row: Example, options: Mapping[str, str], classes: tuple[str, ...]) -> ExplanationRequest:
         from luthier.chat.messages import answer_of, prompt_of
-        from luthier.explain.subject import Question
+        from luthier.explain.subject import ExplanationRequest
         from luthier.models.sequence_head import REWARD
 
         reference = row.label if classes and row.label is not None else answer_of(row)
         own = self.answers == "own" and classes != (REWARD,)
-        return Question(
+        return ExplanationRequest(
             messages=prompt_of(row), tools=row.tools, answer=None if own else reference, options=options, row=row.id
         )
 
