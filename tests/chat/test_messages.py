@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from luthier.chat.messages import Message, ToolCall, example_id, render_message_text
+from luthier.chat.messages import MEDIA_MARK, Media, Message, ToolCall, example_id, render_message_text
 from luthier.core.hashing import digest_of
 from luthier.metrics.text import structured
 
@@ -56,3 +57,16 @@ def test_calls_are_spelled_out_as_metrics_read_them() -> None:
         ("stop", "{}"),
     ]
     assert render_message_text(Message(role="assistant", content="No.")) == "No."
+
+
+def _picture(digest: str) -> Media:
+    return Media(kind="image", digest=digest * 64, format="png", size=70, width=2, height=3)
+
+
+def test_pictures_count_by_their_digest_and_have_a_place_each() -> None:
+    rows = [(Message(role="user", content=f"{MEDIA_MARK} What is it?", media=(_picture(name),)),) for name in "ab"]
+    assert example_id(rows[0], None, {}) == _plainly([*rows[0]], None, {}, 0) != example_id(rows[1], None, {})
+    assert Message.model_validate_json(rows[0][0].model_dump_json(exclude_defaults=True)) == rows[0][0]
+    with pytest.raises(ValidationError, match=r"1 pictures and sounds have 2 places"):
+        Message(role="user", content=MEDIA_MARK * 2, media=(_picture("a"),))
+    assert Message(role="user", content=f"text with a stray {MEDIA_MARK}").media == ()

@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import to_json
 
 from luthier.core.component import add_field_descriptions
@@ -30,11 +30,37 @@ class ToolCall(_Plain):
     id: str | None = None
 
 
+MEDIA_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+"""What stands in a turn's text where a picture or a sound stands, one character for each."""
+
+
+class Media(_Plain):
+    """A picture or a sound that a turn holds; its bytes stand once in the data set, under their digest."""
+
+    kind: Literal["image", "audio"]
+    digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the bytes as they are kept."""
+    format: str
+    """What the bytes are: `png`, `jpeg`, `webp`, `wav`, `flac`."""
+    size: int
+    """Bytes."""
+    width: int | None = None
+    """Pixels of a picture as it is shown."""
+    height: int | None = None
+    seconds: float | None = None
+    """How long a sound is."""
+    rate: int | None = None
+    """Samples of a sound in a second."""
+
+
 class Message(_Plain):
     """One turn of a conversation."""
 
     role: Role
     content: str = ""
+    """What is said; a turn with pictures or sounds has one U+FFFC for each, where it stands."""
+    media: tuple[Media, ...] = ()
+    """The pictures and sounds, in the order of their places in `content`."""
     thinking: str = ""
     """Reasoning written before the content of an assistant turn (`reasoning_content` elsewhere)."""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -44,6 +70,13 @@ class Message(_Plain):
     """What the data calls this turn, by which it can be chosen to be learnt."""
     learn: bool = True
     """False for an assistant turn that the data marks as read only: OpenAI's `weight: 0`, ShareGPT's `train: false`."""
+
+    @field_validator("media")
+    @classmethod
+    def _has_a_place_each(cls, media: tuple[Media, ...], info: ValidationInfo) -> tuple[Media, ...]:
+        if media and (places := info.data.get("content", "").count(MEDIA_MARK)) != len(media):
+            raise ValueError(f"{len(media)} pictures and sounds have {places} places (U+FFFC) in `content`")
+        return media
 
 
 class ExampleOrigin(_Plain):
@@ -83,6 +116,8 @@ def example_id(messages: tuple[Message, ...], label: str | None, meta: Mapping[s
 def _plain(message: Message) -> dict[str, str] | None:
     """What a message says, by name in order and without what it does not say; None when it holds more than texts."""
     if message.tool_calls or message.tool_call_id is not None or message.tag is not None or not message.learn:
+        return None
+    if message.media:  # their digests count
         return None
     found = {"content": message.content} if message.content else {}
     if message.name is not None:
