@@ -300,6 +300,21 @@ def test_a_plan_tells_the_work_and_the_time_and_loads_nothing_heavy(
     assert done.stdout.strip() == "[]"
 
 
+def test_a_plan_shares_the_time_among_workers_as_far_as_there_are_processors(
+    searched: tuple[Recipe, Artifact, list[RunEvent]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _, _ = searched
+    monkeypatch.setattr("luthier.models.cost.count_cores", lambda: 2)
+    seconds = []
+    for workers in (1, 2, 4):
+        settings = (f"steps.best.{one}" for one in ("budget=4", "threads=1", f"workers={workers}"))
+        forecast = change(recipe, *settings).plan()["best"].forecast
+        assert forecast is not None
+        assert forecast.seconds is not None
+        seconds.append(forecast.seconds)
+    assert seconds[0] == pytest.approx(2 * seconds[1]) == pytest.approx(2 * seconds[2])
+
+
 def test_a_data_option_that_trains_on_held_out_rows_fails(tmp_path: Path) -> None:
     text = RECIPE.replace("technique.words: [1, 2]", "data.ops.near_dedup: [true, false]")
     recipe = Recipe.load(write_recipe(tmp_path / "here", text), ["steps.best.budget=2"])

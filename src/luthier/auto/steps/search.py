@@ -205,12 +205,21 @@ class ModelSearch(Step):
                 cost_estimate, tokens=None, how=f"unknown until {self.of!r} is made: {self._work()} times as long"
             )
         each, how = self._estimate_unit(cost_estimate.seconds, plan_context)
+        at_once = self._count_trials_at_once(plan_context)
         times = f"{self.budget:g} trainings of {self.of!r} with an evaluation ({format_elapsed_time(each)} each{how})"
         return StepCostEstimate(
-            seconds=(self.budget + further) * each,
+            seconds=(self.budget + further) * each / at_once,
             peak_bytes=cost_estimate.peak_bytes,
-            how=f"{times} for trials, and {further} at most for finalists",
+            how=f"{times} for trials, and {further} at most for finalists" + f", {at_once} at once" * (at_once > 1),
         )
+
+    def _count_trials_at_once(self, plan_context: PlanContext) -> int:
+        """How many trials run at once: `workers`, as far as this machine has processors for them."""
+        from luthier.models.cost import count_cores
+
+        if self.threads is None or plan_context.upstream["of"].on is not None:
+            return self.workers
+        return min(self.workers, max(1, count_cores() // self.threads))
 
     def _estimate_unit(self, training_s: float, plan_context: PlanContext) -> tuple[float, str]:
         """Seconds of one training of `of` with its evaluation, given those of the training, and how they are known:
