@@ -33,6 +33,7 @@ TEXTS = {
         '[{"name": "run", "arguments": {}}]',
         '{"name": "rain", "arguments": {"over": "town"}}',
     ),
+    "box": ("[1, 2, 5, 9]", "x 30 to 44.5, y 3 and 2: 30, 3, 44.5, 2", "(-4, -4, 0, 1)"),
 }
 """References of each form that a metric may want."""
 
@@ -165,8 +166,10 @@ def test_empty_texts(kind: str) -> None:
             tokens=told.tokens,
             columns=told.columns,
         )
-        if not references[0][0] and metric.form in ("number", "json") and kind != "json_valid":
-            with pytest.raises(DataError, match=r"row 1: .*reference"):  # an empty text is no number, and no JSON
+        if not references[0][0] and metric.form in ("number", "json", "box") and kind != "json_valid":
+            with pytest.raises(
+                DataError, match=r"row 1: .*reference"
+            ):  # an empty text is no number, no JSON and no box
                 measure_all([metric], empty)
             continue
         score = measure_all([metric], empty)[0]

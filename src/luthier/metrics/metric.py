@@ -131,7 +131,7 @@ def _wrong(row: int, field: str, message: str) -> DataError:
 GREATEST = 1e300
 """Stands for no upper bound where a finite number is wanted."""
 Need = Literal["label_scores", "logprobs"]
-Form = Literal["text", "number", "json", "calls"]
+Form = Literal["text", "number", "json", "calls", "box"]
 How = Literal["bca", "logit", "share"]
 
 

@@ -1,8 +1,12 @@
-"""Error rates of transcripts: edits for each word or character of the reference."""
+"""Error rates of transcripts: edits for each word or character of the reference.
+
+Normalizers are those with which Whisper's error rates are published (Radford et al. 2022, appendix C).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.metrics.metric import EvalPredictions, Metric
@@ -15,12 +19,31 @@ if TYPE_CHECKING:
     from luthier.metrics.intervals import Block
 
 
+@cache
+def load_normalizer(name: Literal["none", "basic", "english"]) -> Callable[[str], str]:
+    """The function that makes a text ready to be compared."""
+    if name == "none":
+        return str
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    normalizer: Callable[[str], str] = EnglishTextNormalizer({}) if name == "english" else BasicTextNormalizer()
+    return normalizer
+
+
 class ErrorRate(Metric):
     """Base of error rates: all edits over all units of the references; above 1 when much is inserted."""
 
     about: ClassVar[Literal["classes", "texts"] | None] = "texts"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    normalizer: Literal["none", "basic", "english"] = "none"
+    """What is overlooked: `none` nothing, `basic` case, punctuation and what stands in brackets, `english` besides
+    fillers, contractions and how numbers are written (British spellings stay)."""
+
+    def versions(self) -> dict[str, str]:
+        from importlib.metadata import version
+
+        return {} if self.normalizer == "none" else {"transformers": version("transformers")}
 
     def statistics(self, answers: EvalPredictions) -> Block:
         import numpy as np
@@ -30,8 +53,9 @@ class ErrorRate(Metric):
 
     def _row(self, prediction: str, references: Sequence[str]) -> tuple[int, int]:
         """Edits and units of the reference that is nearest."""
-        predicted_units = self.units(prediction)
-        real = [self.units(text) for text in references]
+        normalize = load_normalizer(self.normalizer)
+        predicted_units = self.units(normalize(prediction))
+        real = [self.units(normalize(text)) for text in references]
         return min(
             ((levenshtein_distance(text, predicted_units), len(text)) for text in real),
             key=lambda pair: pair[0] / max(pair[1], 1),
