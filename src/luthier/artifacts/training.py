@@ -41,6 +41,8 @@ class TrainingRecord(BaseModel):
     learning_rate_why: str = ""
     held_out: dict[str, Any] | None = None
     """Measures on the held-out rows, and which step was saved."""
+    privacy: dict[str, Any] | None = None
+    """Of a private training: unit, epsilon, delta, clip, noise, sampling and the number of units."""
     stopped: str = ""
     """Why training ended before its last step."""
     epoch: int | None = None
@@ -74,6 +76,17 @@ class TrainingRecord(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """Everything that was given or read, by name."""
         return dict(sorted(self.model_dump(mode="json", exclude_unset=True).items()))
+
+
+def describe_privacy(record: TrainingRecord) -> str:
+    """What a private training promises: `ε = 3.1 at δ = 1e-05 for each customer`; empty for any other."""
+    if record.privacy is None:
+        return ""
+    unit = str(record.privacy["unit"]).rpartition(".")[2]
+    epsilon, delta = record.privacy["epsilon"], record.privacy["delta"]
+    return (
+        f"\N{GREEK SMALL LETTER EPSILON} = {epsilon:.3g} at \N{GREEK SMALL LETTER DELTA} = {delta:.2g} for each {unit}"
+    )
 
 
 def kind_of_part(part: Part) -> str:

@@ -152,6 +152,8 @@ class Objective(Component):
     """Whether dropout that is built into a model (GPT-2's 0.1) is on while it learns, as in a Hugging Face `Trainer`.
     Off for what people prefer, as in TRL: the model is then compared with itself as it was, or one answer with another,
     and dropout would tell apart what is the same."""
+    mixes_rows: ClassVar[bool] = False
+    """Whether the loss of one example depends on others."""
     draws: ClassVar[bool] = False
     """Whether what is learnt are answers that the model itself writes on the way (`luthier.tune.policy`)."""
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from luthier.tune.training.checkpoint import CheckpointManager
     from luthier.tune.training.critic import Critic
     from luthier.tune.training.group import RankGroup, RankLost
+    from luthier.tune.training.private_gradient import PrivateSteps
     from luthier.tune.training.ranks import RankHost
     from luthier.tune.training.trainer import StepMetrics, Trainer
     from luthier.tune.training.trunk import TrunkStates
@@ -199,6 +200,7 @@ class TrainingRun:
         self._rate = step.rate_for(technique, self._description)
         self._before = [0.0, 0.0]
         """What the technique took before the first step."""
+        self._private: PrivateSteps | None = None
 
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
@@ -321,6 +323,7 @@ class TrainingRun:
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
         self._say(how.why, numbers, tokens, sampler)
+        self._private = self._plan_privacy(material, sampler)
         args = TrainingArguments(
             rate=self._rate.value,
             schedule=step.shape,
@@ -335,6 +338,7 @@ class TrainingRun:
             rate_of=self._rate_of,
             epochs=step.kept_epochs,
             parts=parts,
+            private=self._private,
             ranks=host,
         )
         self.trained = model
@@ -350,6 +354,52 @@ class TrainingRun:
             model = self._technique.adapt(plain, self._work.seed)
         self._technique.check_saved(model)
         return model
+
+    def _plan_privacy(self, material: TrainingData, sampler: BatchSampler) -> PrivateSteps | None:
+        """How much noise the promise asks for; None where nothing is promised."""
+        from luthier.tune.privacy.accountant import find_noise
+        from luthier.tune.privacy.sampler import PoissonSampler
+        from luthier.tune.training.private_gradient import PrivateSteps
+
+        if (privacy := self._step.privacy) is None or not isinstance(sampler, PoissonSampler):
+            return None
+        unit_by_row = {
+            material.dataset.keys[lesson]: unit for unit, some in enumerate(sampler.units) for lesson in some
+        }
+        units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.steps)
+        self._work.events.note(
+            f"private: {format_counted_noun(units, 'unit')} ({privacy.unit}), epsilon {privacy.epsilon:g} at delta "
+            f"{delta:.2g}, so noise of {noise:g} times the clipping norm {privacy.clip:g}"
+        )
+        return PrivateSteps(
+            key=sampler.key,
+            clip=privacy.clip,
+            noise=noise,
+            sampling=sampler.sampling,
+            expected_units=sampler.expected_units,
+            unit_of=unit_by_row.__getitem__,
+        )
+
+    def _describe_privacy(self, sampler: BatchSampler, steps: int) -> dict[str, Any]:
+        """What so many steps gave away, for the model's record."""
+        from luthier.tune.privacy.sampler import PoissonSampler
+
+        privacy, private = self._step.privacy, self._private
+        if privacy is None or private is None or not isinstance(sampler, PoissonSampler):
+            return {}
+        delta = privacy.find_delta(len(sampler.units))
+        return {
+            "privacy": {
+                "unit": privacy.unit,
+                "units": len(sampler.units),
+                "epsilon": private.epsilon(steps, delta),
+                "delta": delta,
+                "clip": private.clip,
+                "noise": private.noise,
+                "sampling": private.sampling,
+            }
+        }
 
     def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
         """The parts of each step; `auto` looks at steps of the whole course. `RecipeError` where ranks are more."""
@@ -532,6 +582,7 @@ class TrainingRun:
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
                 **summary,
+                **self._describe_privacy(sampler, steps),
                 **step.objective.card(material.about),
             }
         )

@@ -20,7 +20,7 @@ DP_ACCOUNTING = [
     (0.5, 0.02, 100, 1e-5, 9.693703635716467),
     (5.0, 0.2, 2000, 1e-6, 9.784807521556456),
 ]
-"""What Google's dp-accounting 0.6 says (connected dots, the same grid): its pins exclude ours, so it is not run here."""
+"""What Google's dp-accounting 0.6 says (connected dots, the same grid); its pins exclude ours, so it does not run."""
 
 
 @pytest.mark.parametrize(("noise", "sampling", "steps", "delta", "epsilon"), DP_ACCOUNTING)
@@ -36,7 +36,7 @@ def _delta_of_gaussian(epsilon: float, noise: float) -> float:
     return float(ndtr(half - scaled) - math.exp(epsilon) * ndtr(-half - scaled))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.7, 8), st.integers(1, 50), st.floats(0.1, 3))
 def test_without_sampling_delta_is_that_of_one_gaussian(noise: float, steps: int, epsilon: float) -> None:
     exact = _delta_of_gaussian(epsilon, noise / math.sqrt(steps))

@@ -14,7 +14,7 @@ from typing import Any
 
 from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_frame
 from luthier.artifacts.findings import format_file_location, read_dropped_rows
-from luthier.artifacts.training import TrainingRecord, kind_of_part
+from luthier.artifacts.training import TrainingRecord, describe_privacy, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.eval.report.facts.data import (
@@ -75,6 +75,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         prompts=record.prompts,
         why=record.prompt_why,
         merged=_merged(record, settings),
+        privacy=describe_privacy(record),
     )
 
 

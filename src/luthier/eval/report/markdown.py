@@ -35,6 +35,8 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 def render_report_markdown(facts: ReportFacts) -> str:
     """The report in Markdown, shorter than the page: the answer, the tables, how to make it again."""
     parts: list[str] = [f"# {_plain(facts.title)}", f"**{_plain(facts.verdict_sentence)}**", _plain(facts.created)]
+    if facts.privacy_sentence:
+        parts.append(_plain(facts.privacy_sentence))
     for gate in facts.gates:
         parts += _gate(gate)
     for at, evaluation in enumerate(facts.evaluations):

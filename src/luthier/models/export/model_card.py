@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import yaml
 
 from luthier.artifacts.dataset import DatasetSummary
-from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of_part
+from luthier.artifacts.training import TUNED_CARD, TrainingRecord, describe_privacy, kind_of_part
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.system.packages import cached_wheel, wheel_license
@@ -333,6 +333,8 @@ def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
     yield from (f"{response[name]} {words}" for name, words in names.items() if name in response)
     if (tokens_seen := _tokens_seen(artifact)) is not None:
         yield f"{tokens_seen} tokens seen"
+    if promise := describe_privacy(record):
+        yield f"differentially private: {promise}"
     if record.learning_rate is not None:
         yield f"learning rate {record.learning_rate:g} ({record.learning_rate_why})"
 

@@ -28,6 +28,8 @@ from luthier.tune.dataset.validation import (
 from luthier.tune.objective import Objective, ObjectiveContext, Teacher, TrainingExample
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.policy import PolicyObjective
+from luthier.tune.privacy.noise import NoiseKey
+from luthier.tune.privacy.sampler import PoissonSampler, group_units
 from luthier.tune.reward import RewardContext
 from luthier.tune.teacher import PACK_TOKENS, add_teacher_logprobs, check_teacher, open_teacher
 from luthier.tune.training.schedule import BatchSampler, choose_used_examples, order_by_curriculum
@@ -77,6 +79,9 @@ class TrainingData:
         sampler = BatchSampler(
             seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size, max_steps=step.max_steps
         )
+        if (privacy := step.privacy) is not None:
+            units = group_units(privacy.unit, dataset.keys, self._data)
+            return PoissonSampler.of(sampler, NoiseKey.load(self._work.scratch), units)
         if (curriculum := step.curriculum) is None:
             return sampler
         return replace(
@@ -209,11 +214,13 @@ class TrainingData:
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> BatchSource:
         """Where the rows of each step come from: these lessons, or what the model writes to them."""
         from luthier.tune.objective import PreparedBatchSource
+        from luthier.tune.training.private_gradient import PrivateBatchSource
         from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 
         if self.rollout_sampler is None:
             read = lambda rows: compute_row_logprob_sums(model, rows, tokens)  # noqa: E731 - a name for one line
-            return PreparedBatchSource(self.dataset, self.sampler, self._step.objective, read)
+            kind = PreparedBatchSource if self._step.privacy is None else PrivateBatchSource
+            return kind(self.dataset, self.sampler, self._step.objective, read)
         from luthier.tune.rollout.rollout import RolloutBatchSource
 
         self.rollout_sampler.model = model

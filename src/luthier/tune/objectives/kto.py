@@ -52,6 +52,7 @@ class Kto(Objective):
     rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("margin",)
     builtin_dropout: ClassVar[bool] = False
+    mixes_rows: ClassVar[bool] = True
     loss_type: Literal["kto", "apo_zero"] = "kto"
     """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,
     2024), and needs no reading of answers to other prompts."""

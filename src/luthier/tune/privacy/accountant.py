@@ -48,7 +48,8 @@ class PrivacyLoss:
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """The points of the grid, in nats."""
-        return INTERVAL * np.arange(self.start, self.start + len(self.mass))
+        points: NDArray[np.float64] = np.arange(self.start, self.start + len(self.mass), dtype=np.float64)
+        return points * INTERVAL
 
     def compose(self, times: int) -> PrivacyLoss:
         """The distribution after so many equal steps."""
@@ -161,7 +162,7 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     if len(points) > MOST_POINTS:
         what = f"a noise multiplier of {noise:g} gives no privacy"
         raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
-    losses = INTERVAL * points
+    losses: NDArray[np.float64] = points.astype(np.float64) * INTERVAL
     where = _place_of(losses if removed else -losses, noise, sampling)
     with_unit, without = _mixture(where, noise, sampling), _between(where / noise)
     seen, other = (with_unit, without) if removed else (-without, -with_unit)
@@ -206,7 +207,8 @@ def _place_of(losses: NDArray[np.float64], noise: float, sampling: float) -> NDA
     ratio = np.expm1(losses) + sampling
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = losses if sampling == 1 else np.log(ratio / sampling)
-        return np.where(ratio > 0, noise**2 * logs + 0.5, -np.inf)
+        places: NDArray[np.float64] = np.where(ratio > 0, noise**2 * logs + 0.5, -np.inf)
+    return places
 
 
 def _between(places: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -214,7 +216,8 @@ def _between(places: NDArray[np.float64]) -> NDArray[np.float64]:
     from scipy.special import ndtr
 
     left, right = places[:-1], places[1:]
-    return np.where(left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
+    found: NDArray[np.float64] = np.where(left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
+    return found
 
 
 def _mixture(places: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:

@@ -43,6 +43,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.policy import PolicyObjective
+from luthier.tune.privacy.settings import Privacy, find_privacy_obstacle
 from luthier.tune.share import count_steps, find_trunk_obstacle, shorten_training
 from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase, rate_for_model
 from luthier.tune.techniques.lora import Lora
@@ -184,6 +185,11 @@ class Tune(Step):
     on_loss_spike: Answer = "stop"
     """Whether training stops at such a step, keeping the state before it, or leaves the step out (`skip`; after ten in
     a row it stops), or takes no notice (`off`). A loss that is not a number always stops it, or is left out."""
+    privacy: Privacy | None = None
+    """Differential privacy of the training rows: steps draw each unit by chance, clip its gradient, and add as much
+    noise as the promised epsilon asks for. The noise differs from run to run; a run that goes on keeps its own. What is
+    written beside the weights (log, rows, held-out measures) is not covered, and the names of classes count as known.
+    Nothing is promised when not given."""
     resume_from: PathText | None = None
     """A state that another training stopped at (its error names the file): weights, moments, log and step are taken
     from it, and the rest is done with these settings, a lower `learning_rate` say."""
@@ -214,6 +220,12 @@ class Tune(Step):
         if self.parts == "auto" and self.objective.draws:
             what = f"{self.objective.kind} writes its rows on the way, so nothing can be counted before"
             raise ValueError(f"{what}; give parts as a number")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_private(self) -> Self:
+        if self.privacy is not None and (obstacle := find_privacy_obstacle(self)):
+            raise ValueError(f"privacy does not go with this {obstacle[0]}: {obstacle[1]}")
         return self
 
     @model_validator(mode="after")

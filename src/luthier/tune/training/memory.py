@@ -109,10 +109,10 @@ def find_largest_packs(
     """The packs read at once that have most tokens, among those of the steps that have most to read."""
     sizes = dataset.sizes
     weights = [int(sizes[sampler.lessons_of(step)].sum()) for step in range(sampler.steps)]
-    longest = [int(sizes[sampler.lessons_of(step)].max()) for step in range(sampler.steps)]
+    longest = [int(sizes[sampler.lessons_of(step)].max(initial=0)) for step in range(sampler.steps)]
     steps = sorted(range(sampler.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
-    read = (prepared(read_step_rows(dataset, sampler, step)) for step in steps)
+    read = (prepared(read_step_rows(dataset, sampler, step)) for step in steps if weights[step])
     at_once = (
         tuple(sorted(some, key=_cost, reverse=True)[:lanes])
         for rows in read

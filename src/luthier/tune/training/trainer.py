@@ -36,8 +36,9 @@ from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, Optim
 from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import PartReader, mix_seed, use_threads
+from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
-from luthier.tune.training.reference_logprobs import enable_dropout
+from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, enable_dropout
 from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor, count_trunk_steps
 from luthier.tune.training.trunk import TrunkStates
 
@@ -109,6 +110,8 @@ class TrainingArguments:
     """The epochs (from 1) after which the weights are kept."""
     parts: int = 1
     """How many parts the rows of each step are dealt to."""
+    private: PrivateSteps | None = None
+    """How each unit's gradient is clipped and noise is added; None: neither."""
     ranks: RankHost | None = None
     """The ranks that compute parts with this process, which leads them; None: it is alone."""
 
@@ -188,6 +191,10 @@ class Trainer:
         self._lanes = WorkerThreads(
             count_parallel_packs(model) if critic is None else 1, "learning"
         )  # a critic speaks through it too
+        self._private: PrivateReader | None = None
+        if args.private is not None:
+            read = lambda rows: compute_row_logprob_sums(model, rows, self._tokens)  # noqa: E731 - a name for one line
+            self._private = PrivateReader(self._reader, self._updater, objective, args.private, read, sampler.seed)
         if args.parts > 1:
             part_reader = PartReader(self._reader, self._updater, seed=sampler.seed, parts=args.parts)
             self._parts = PartLeader(part_reader, self._updater, args.ranks)
@@ -328,7 +335,9 @@ class Trainer:
         trunk_states.write(state)
 
     def gradient(self, rows: list[TokenRow], denominator: float, step: int = 0) -> StepGradient:
-        """Gather the gradient of one step's rows, part by part, or pack by pack."""
+        """Gather the gradient of one step's rows, part by part, or pack by pack, or unit by unit."""
+        if self._private is not None:
+            return self._private.gradient(rows, self._tokens, step)
         if self._parts is not None:
             return self._parts.gradient(rows, denominator, tokens=self._tokens, step=step)
         step_gradient = StepGradient()

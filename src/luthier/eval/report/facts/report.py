@@ -121,6 +121,12 @@ class ReportFacts(Fact):
         return self.data_sentence or "Nothing has been evaluated yet."
 
     @property
+    def privacy_sentence(self) -> str:
+        """What private trainings promise; empty where there is none."""
+        promises = [f"{tuning.name}: {tuning.privacy}" for tuning in self.tunings if tuning.privacy]
+        return f"Differentially private: {'; '.join(promises)}." if promises else ""
+
+    @property
     def data_sentence(self) -> str:
         """Whether the data are fit to train on; empty when nobody looked."""
         return self.validations[0].sentence if self.validations else ""

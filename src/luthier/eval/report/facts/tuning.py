@@ -110,5 +110,7 @@ class TuningFacts(Fact):
     """How many prompts were tried in all."""
     why: str = ""
     """Why the prompt was chosen."""
+    privacy: str = ""
+    """What a private training promises of each unit; empty for any other."""
     merged: str = ""
     """Of a merging: the models, each with its weight, and how they became one."""

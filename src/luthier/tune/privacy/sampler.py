@@ -1,0 +1,92 @@
+"""The rows of each step of a private training: every unit is drawn on its own, with the same probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Self
+
+from luthier.artifacts.dataset import read_split_columns
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.tune.privacy.noise import NoiseKey
+from luthier.tune.privacy.settings import ROW
+from luthier.tune.training.schedule import BatchSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoissonSampler(BatchSampler):
+    """Steps that draw each unit with probability `sampling`, so that `batch_size` rows come on average; with as many
+    steps as a training in passes would have."""
+
+    key: NoiseKey = field(compare=False)
+    units: tuple[tuple[int, ...], ...] = ()
+    """The lessons of each unit."""
+
+    @classmethod
+    def of(cls, sampler: BatchSampler, key: NoiseKey, units: tuple[tuple[int, ...], ...]) -> Self:
+        """As many steps as another sampler has, over units."""
+        return cls(
+            seed=sampler.seed,
+            count=sampler.count,
+            epochs=sampler.epochs,
+            batch_size=sampler.batch_size,
+            max_steps=sampler.max_steps,
+            key=key,
+            units=units,
+        )
+
+    @property
+    def sampling(self) -> float:
+        """The probability with which a step draws a unit."""
+        return min(1.0, self.batch_size / self.count)
+
+    @property
+    def expected_units(self) -> float:
+        """Units of a step on average: what the sum of their gradients is divided by."""
+        return self.sampling * len(self.units)
+
+    @cached_property
+    def _units_by_step(self) -> dict[int, list[int]]:
+        return {}
+
+    def units_of(self, step: int) -> list[int]:
+        """Numbers of the units that a step (from 0) draws."""
+        if step not in self._units_by_step:
+            drawn = self.key.draw_uniform(f"units/{step}", len(self.units)) <= self.sampling
+            self._units_by_step[step] = drawn.nonzero()[0].tolist()
+        return self._units_by_step[step]
+
+    def lessons_of(self, step: int) -> list[int]:
+        """The lessons of the units that a step draws, unit by unit; none where it draws none."""
+        return list(chain.from_iterable(self.units[unit] for unit in self.units_of(step)))
+
+
+def group_units(unit: str, lessons: Sequence[str], data: Artifact) -> tuple[tuple[int, ...], ...]:
+    """The lessons of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
+
+    `lessons` are the ids of their rows, in order. `DataError` for a column that is not there, or a row without a value.
+    """
+    if unit == ROW:
+        return tuple((number,) for number in range(len(lessons)))
+    table, _, column = unit.partition(".")
+    where = SourceLocation(field="privacy.unit")
+    if table != "meta" or not column:
+        raise DataError(f"expected `row` or `meta.COLUMN`, got {unit!r}", where=where, hint=did_you_mean(unit, {ROW}))
+    values = dict(_read_column(data, column))
+    units: dict[str, list[int]] = {}
+    for number, lesson in enumerate(lessons):
+        if values.get(lesson) is None:
+            what = f"row {lesson} has no value in {column!r}, by which rows are protected together"
+            raise DataError(what, where=where, hint="name another column, or protect each `row`")
+        units.setdefault(str(values[lesson]), []).append(number)
+    return tuple(map(tuple, units.values()))
+
+
+def _read_column(data: Artifact, column: str) -> Iterable[tuple[str, object]]:
+    import json
+
+    for row in read_split_columns(data, "train", "id", "meta"):
+        yield row["id"], json.loads(row["meta"] or "{}").get(column)
