@@ -69,6 +69,7 @@ from luthier.tune.hosted import HostedTechnique
 from luthier.tune.objective import Loss, TrainingExample
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.muon import Muon
+from luthier.tune.privacy.settings import Privacy
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
@@ -213,8 +214,9 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "decay": 0.9,
     "ema": 0.5,
     "curriculum": Curriculum(),
+    "privacy": Privacy(epsilon=8.0),
 }
-BESIDE = {"decay": {"lr_scheduler": "wsd"}}
+BESIDE = {"decay": {"lr_scheduler": "wsd"}, "privacy": {"on_loss_spike": "off"}}
 """What must be set for a setting to mean anything."""
 NOT_IN_THE_WEIGHTS = {
     "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
