@@ -255,6 +255,7 @@ class TrainingRun:
         self._save(training, material, sampler)
         write_rendered_rows(self._work.folder, material, step, text)
         self._save_epochs(keeper, training, material, sampler)
+        self._save_states(keeper, training, material, sampler)
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         rollout_sampler = material.rollout_sampler
         drawing_s = rollout_sampler.drawing_s if rollout_sampler is not None else 0.0
@@ -334,6 +335,7 @@ class TrainingRun:
             on_loss_spike=step.on_loss_spike,
             rate_of=self._rate_of,
             epochs=step.kept_epochs,
+            states=step.choose_kept_steps(sampler.steps),
             parts=parts,
             ranks=host,
         )
@@ -505,6 +507,24 @@ class TrainingRun:
             record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
             self._write(self._work.folder / EPOCHS / str(epoch), training, material, sampler, steps, record)
 
+    def _save_states(
+        self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
+    ) -> None:
+        """The states that stay, with the learning rate and the rows of each step."""
+        from luthier.tune.training.kept_states import write_kept_states
+
+        kept = {
+            step: tensors
+            for step in self._step.choose_kept_steps(sampler.steps)
+            if (tensors := keeper.read_kept(step)) is not None
+        }
+        if kept:
+            rows = {
+                step: [material.dataset.keys[lesson] for lesson in lessons]
+                for step, lessons in training.iterate_steps_seen(len(training.log))
+            }
+            write_kept_states(self._work.folder, kept, training.log, rows, self._rate_of)
+
     def _write(
         self,
         folder: Path,
@@ -526,7 +546,9 @@ class TrainingRun:
                 "base": self._name,
                 "steps": steps,
                 "rows": sampler.count,
-                "rows_seen": min(steps * sampler.batch_size, sampler.total),
+                "rows_seen": min(steps * sampler.batch_size, sampler.total)
+                if not sampler.without
+                else sum(training.count_examples_seen(steps).values()),
                 "learnt_tokens": material.dataset.counts.trained_tokens,
                 "trainable_parameters": training.trainable,
                 "learning_rate": self._rate.value,
