@@ -83,10 +83,13 @@ def test_ids_that_no_row_has_and_trainings_without_rows_are_refused(shop: Bench,
 
 def test_a_step_of_which_every_row_is_left_out_moves_nothing(shop: Bench) -> None:
     settings = {**QUICK, "batch_size": 12, "epochs": 1}
-    order = [json.loads(line) for line in shop.tune(Tune(**settings, keep_states=1)).path("log.jsonl").open()]
+    order = [
+        json.loads(line)
+        for line in shop.tune(Tune(**settings, keep_states=1)).path("log.jsonl").read_text().splitlines()
+    ]
     rows = KeptStates(shop.store.open(shop.tune_digest(Tune(**settings, keep_states=1)))).rows
     made = shop.tune(Tune(**settings, without=tuple(rows[2])))
-    log = [json.loads(line) for line in made.path("log.jsonl").open()]
+    log = [json.loads(line) for line in made.path("log.jsonl").read_text().splitlines()]
     assert log[0] == order[0]
     assert log[1]["skipped"] == "`without` leaves none of its rows"
 

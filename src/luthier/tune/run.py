@@ -42,6 +42,8 @@ from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWri
 from luthier.tune.training.schedule import DECAY, BatchSampler
 
 if TYPE_CHECKING:
+    import torch
+
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.dataset.tokenized import TokenizedDataset
     from luthier.tune.steps.tune import Tune
@@ -343,6 +345,27 @@ class TrainingRun:
         source = material.source(model, tokens, critic)
         training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
         return training, self._keeper()
+
+    def open_trainable(self, material: TrainingData, dtype: torch.dtype) -> Any:
+        """The model as it is before the first step, with what moves; rows get what it says of them as a reference."""
+        from luthier.models.kernels.lora import install_fused_lora
+        from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
+        from luthier.tune.training.memory import iterate_packs
+
+        plain = self._open(dtype, material.about)
+        if self._step.objective.needs_reference:
+            material.refer(plain, material.sampler)
+            clear_forward_mode(plain)
+        model = self._adapt(plain)
+        whole = replace(material.sampler, max_steps=None)
+        self._technique.begin(model, iterate_packs(material.dataset, whole, self._tokens(material.dataset)))
+        install_fused_lora(model)
+        detect_forward_mode(model)
+        return model
+
+    def count_pack_tokens(self, material: TrainingData) -> int:
+        """Tokens that are computed at once, at most."""
+        return self._tokens(material.dataset)
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what moves."""
