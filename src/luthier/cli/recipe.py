@@ -93,7 +93,7 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
         typer.Option(
             metavar="RECIPE[:STEP]",
             help="When --from is traces: the recipe of the model to go on from; else the model with the most recent "
-            "request.",
+            "request. When --from is explain: the recipe whose step `influence` found rows that hurt.",
         ),
     ] = None,
     template: Annotated[

@@ -43,6 +43,7 @@ _BASES = (
     "luthier.eval.baseline",
     "luthier.eval.probe",
     "luthier.eval.regard",
+    "luthier.tune.influence.method",
     "luthier.explain.explainer",
     "luthier.serve.engine",
     "luthier.monitor.signal",

@@ -132,6 +132,9 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     is_plain = table is None and prompt is None and answer is None and not is_changed
     if traffic is not None and is_plain and any(served_model.made for served_model in served):
         return _write_next(name, traffic, served, where)
+    if source == "explain":
+        hint = "name the recipe whose step `influence` found rows that hurt: --base-recipe RECIPE"
+        raise InputError("--from explain mends a recipe", where=SourceLocation(field="--base-recipe"), hint=hint)
     folder = _folder(workspace, name)
     base = _Base(workspace, model, folder, choices or ProposalChoices())
     model = _from_there(workspace, model, folder)
@@ -211,7 +214,8 @@ def write_followup_recipe(
     where: str | None = None,
     others: tuple[str | None, ...] = (),
 ) -> NewRecipe:
-    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served.
+    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released or served
+    (`source` is `traces`), or from the rows that its steps `influence` found to hurt (`explain`).
 
     `after` is the recipe, or one of its steps: `RECIPE:STEP`.
     """
@@ -220,6 +224,12 @@ def write_followup_recipe(
     from luthier.commands.traces import require_traffic_folder, resolve_traffic_folder
     from luthier.traces.retention import has_traffic
 
+    if source == "explain":
+        if any(others) or where is not None:
+            raise InputError(
+                "a recipe is mended as it stands", where=SourceLocation(field="--from"), hint="leave other options out"
+            )
+        return _write_mended(workspace, name, after)
     if source != "traces" or any(others):
         hint = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
         raise InputError(
@@ -236,6 +246,24 @@ def write_followup_recipe(
     return _write_beside(
         name, released, require_traffic_folder(workspace, file.absolute()), where, {"compare_with": explanation}
     )
+
+
+def _write_mended(workspace: Workspace, name: str, after: str) -> NewRecipe:
+    """Write `NAME.yaml` beside a recipe: the same, with the remedies of what its steps `influence` found in the data."""
+    from luthier.commands.projects.remedies import build_remedies
+    from luthier.recipe.edit import set_value
+
+    file, step = _recipe_and_step(workspace, after)
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(f"{name!r} cannot name a recipe", where=SourceLocation(field="NAME"), hint="such as mended")
+    path = file.with_name(f"{name}.yaml")
+    if path.exists():
+        raise InputError(
+            "is there already; it was not touched", where=SourceLocation(file=str(path)), hint="take another name"
+        )
+    text, decisions = build_remedies(workspace, file, step)
+    write_atomically(path, set_value(text, str(file), ("name",), name).encode(), _ELSEWHERE)
+    return NewRecipe(path=path, decisions=decisions)
 
 
 def _recipe_and_step(workspace: Workspace, word: str) -> tuple[Path, str | None]:

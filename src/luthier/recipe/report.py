@@ -191,6 +191,8 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
             lines += [human_eval["sentence"], human_eval["stop"]]
         if artifact.manifest.makes == "explanation":
             lines.append(artifact.read_json("explain.json")["sentence"])
+        if artifact.manifest.makes == "influence":
+            lines.append(artifact.read_json("influence.json")["sentence"])
         if artifact.manifest.makes == "evaluation":
             lines.append(EvaluationSummary.read(artifact).verdict_sentence)
         if artifact.manifest.makes == "verdict":

@@ -43,6 +43,8 @@ class ObjectiveContext:
 NOTHING = ObjectiveContext()
 REFERENCE = "reference"
 """What a row's `token_values` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
+NO_ROWS = "`without` leaves none of its rows"
+"""Why there is nothing to learn at a step."""
 FIRST = "first"
 """What a pack's `token_values` calls whether, of each learnt token, nothing was likelier to the model that learns."""
 
@@ -313,13 +315,14 @@ class PreparedBatchSource(BatchSource):
         from luthier.tune.training.memory import read_step_rows
 
         rows = self._objective.prepared(read_step_rows(self._lessons, self._course, step), self._read)
-        return TrainingBatch(rows, self._objective.denominator(rows))
+        return TrainingBatch(rows, self._objective.denominator(rows), nothing="" if rows else NO_ROWS)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """Those of the steps that have most to read."""
+        """Those of the steps that have most to read, rows that weigh nothing included."""
         from luthier.tune.training.memory import find_largest_packs
 
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:
             return self._objective.prepared(rows, lambda some: [0.0] * len(some))
 
-        return find_largest_packs(self._lessons, self._course, tokens, lanes, prepared)
+        whole = replace(self._course, without=frozenset())
+        return find_largest_packs(self._lessons, whole, tokens, lanes, prepared)

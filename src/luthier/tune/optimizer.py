@@ -65,15 +65,19 @@ def build_parameter_groups(moving: Sequence[TrainableParameter], weight_decay: f
     """Parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for parameter in moving:
-        found[0.0 if _is_vector(parameter.name, parameter.weight.shape) else weight_decay, parameter.factor].append(
-            parameter.weight
-        )
+        decay = weight_decay if is_shrunk(parameter.name, parameter.weight.shape) else 0.0
+        found[decay, parameter.factor].append(parameter.weight)
     return [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in found.items()]
 
 
 def is_hidden_matrix(name: str, shape: Sequence[int]) -> bool:
     """Whether a weight is a matrix inside a layer: no embedding, no output head, no vector, no stack of experts."""
     return len(shape) == 2 and not _is_vector(name, shape) and _OUTER.search(name) is None
+
+
+def is_shrunk(name: str, shape: Sequence[int]) -> bool:
+    """Whether weight decay shrinks a weight."""
+    return not _is_vector(name, shape)
 
 
 def _is_vector(name: str, shape: Sequence[int]) -> bool:

@@ -42,6 +42,8 @@ from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWri
 from luthier.tune.training.schedule import DECAY, BatchSampler
 
 if TYPE_CHECKING:
+    import torch
+
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.dataset.tokenized import TokenizedDataset
     from luthier.tune.steps.tune import Tune
@@ -257,6 +259,7 @@ class TrainingRun:
         self._save(training, material, sampler)
         write_rendered_rows(self._work.folder, material, step, text)
         self._save_epochs(keeper, training, material, sampler)
+        self._save_states(keeper, training, material, sampler)
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         rollout_sampler = material.rollout_sampler
         drawing_s = rollout_sampler.drawing_s if rollout_sampler is not None else 0.0
@@ -337,6 +340,7 @@ class TrainingRun:
             on_loss_spike=step.on_loss_spike,
             rate_of=self._rate_of,
             epochs=step.kept_epochs,
+            states=step.choose_kept_steps(sampler.steps),
             parts=parts,
             private=self._private,
             ranks=host,
@@ -345,6 +349,27 @@ class TrainingRun:
         source = material.source(model, tokens, critic)
         training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
         return training, self._keeper()
+
+    def open_trainable(self, material: TrainingData, dtype: torch.dtype) -> Any:
+        """The model as it is before the first step, with what moves; rows get what it says of them as a reference."""
+        from luthier.models.kernels.lora import install_fused_lora
+        from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
+        from luthier.tune.training.memory import iterate_packs
+
+        plain = self._open(dtype, material.about)
+        if self._step.objective.needs_reference:
+            material.refer(plain, material.sampler)
+            clear_forward_mode(plain)
+        model = self._adapt(plain)
+        whole = replace(material.sampler, max_steps=None)
+        self._technique.begin(model, iterate_packs(material.dataset, whole, self._tokens(material.dataset)))
+        install_fused_lora(model)
+        detect_forward_mode(model)
+        return model
+
+    def count_pack_tokens(self, material: TrainingData) -> int:
+        """Tokens that are computed at once, at most."""
+        return self._tokens(material.dataset)
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what moves."""
@@ -555,6 +580,24 @@ class TrainingRun:
             record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
             self._write(self._work.folder / EPOCHS / str(epoch), training, material, sampler, steps, record)
 
+    def _save_states(
+        self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
+    ) -> None:
+        """The states that stay, with the learning rate and the rows of each step."""
+        from luthier.tune.training.kept_states import write_kept_states
+
+        kept = {
+            step: tensors
+            for step in self._step.choose_kept_steps(sampler.steps)
+            if (tensors := keeper.read_kept(step)) is not None
+        }
+        if kept:
+            rows = {
+                step: [material.dataset.keys[lesson] for lesson in lessons]
+                for step, lessons in training.iterate_steps_seen(len(training.log))
+            }
+            write_kept_states(self._work.folder, kept, training.log, rows, self._rate_of)
+
     def _write(
         self,
         folder: Path,
@@ -576,7 +619,9 @@ class TrainingRun:
                 "base": self._name,
                 "steps": steps,
                 "rows": sampler.count,
-                "rows_seen": min(steps * sampler.batch_size, sampler.total),
+                "rows_seen": min(steps * sampler.batch_size, sampler.total)
+                if not sampler.without
+                else sum(training.count_examples_seen(steps).values()),
                 "learnt_tokens": material.dataset.counts.trained_tokens,
                 "trainable_parameters": training.trainable,
                 "learning_rate": self._rate.value,

@@ -38,6 +38,7 @@ def find_trunk_obstacle(step: Tune) -> str:
         f"which answers the log of {step.objective.kind} shows depends on the number of steps": step.objective.draws,
         "a training that resumes from another's state begins as no other does": step.resume_from is not None,
         "save_epochs keeps weights of earlier steps": step.save_epochs > 0,
+        "keep_states keeps states of earlier steps": step.keep_states > 0,
         "validation.every is a share of all steps; give a number of steps": (
             validation is not None and not isinstance(validation.every, int)
         ),
@@ -100,6 +101,7 @@ def shorten_training(step: Tune, share: float, rows: int) -> Tune:
         "warmup_steps": step.count_warmup_steps(whole),
         "warmup_ratio": type(step).model_fields["warmup_ratio"].default,
         "save_epochs": 0,
+        "keep_states": 0,
         "keep_trunk": False,
     }
     if step.validation is not None:

@@ -11,12 +11,15 @@ import yaml
 
 from luthier.artifacts.findings import Finding, Findings, read_findings, read_flagged_rows
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, UnknownName, did_you_mean
+from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.recipe.edit import set_value
 from luthier.recipe.planner import RecipePlan
+from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import parse_yaml
 
 _SHOWN_ROWS = 20
+_WITH_FINDINGS = ("findings", "influence")
+"""What steps make that find something in data."""
 
 
 class FlaggedIds(NamedTuple):
@@ -53,7 +56,7 @@ class RecipeChange(NamedTuple):
 def list_step_findings(plan: RecipePlan) -> Iterator[StepFindings]:
     """What the steps of a plan that validate have found, as far as they are made."""
     for planned in plan:
-        if planned.step.makes == "findings" and planned.cached:
+        if planned.step.makes in _WITH_FINDINGS and planned.cached:
             artifact = plan.artifact(planned.name)
             findings = read_findings(artifact)
             yield StepFindings(
@@ -72,7 +75,9 @@ def _flagged(artifact: Artifact) -> dict[str, FlaggedIds]:
 
 def list_flagged_ids(plan: RecipePlan, finding: str) -> list[str]:
     """The ids of the rows that a finding is about, in any step of a plan that is made."""
-    artifacts = [plan.artifact(planned.name) for planned in plan if planned.step.makes == "findings" and planned.cached]
+    artifacts = [
+        plan.artifact(planned.name) for planned in plan if planned.step.makes in _WITH_FINDINGS and planned.cached
+    ]
     return [mark.id for artifact in artifacts for mark in read_flagged_rows(artifact) if mark.finding == finding]
 
 
@@ -86,6 +91,32 @@ def build_remedy(file: Path, plan: RecipePlan, step: str, finding: str) -> Recip
         raise UnknownName(f"there is no finding {finding[:80]!r}", hint=did_you_mean(finding, named))
     text = file.read_text(encoding="utf-8")
     return RecipeChange(text, _mended(text, file, found[step].data, _settings(plan, step, named[finding])))
+
+
+def build_remedies(workspace: Workspace, file: Path, step: str | None) -> tuple[str, dict[str, str]]:
+    """The recipe's text with the remedies of what its steps `influence` found, of one or of all, and what was done by
+    the name of each finding.
+
+    `InputError` where nothing that hurts was found, or nothing was asked.
+    """
+    from luthier.commands.projects.workspace import load_made_plan
+
+    where = SourceLocation(file=str(file))
+    plan = load_made_plan(workspace, file, "influence").plan
+    made = [planned for planned in plan if planned.step.makes == "influence" and planned.cached]
+    chosen = [planned.name for planned in made if step in (None, planned.name)]
+    if not chosen:
+        hint = "add a step `kind: influence` to it, and run it"
+        raise InputError("no step of this recipe has asked which rows teach", where=where, hint=hint)
+    text, decisions = file.read_text(encoding="utf-8"), dict[str, str]()
+    for step_findings in list_step_findings(plan):
+        for finding in step_findings.findings.findings:
+            if step_findings.step in chosen and finding.mend:
+                text = _mended(text, file, step_findings.data, _settings(plan, step_findings.step, finding))
+                decisions[f"{step_findings.data}.ops"] = f"exclude_ids: {finding.sentence}"
+    if not decisions:
+        raise InputError("no row was found that hurts", where=where, hint="nothing is to mend")
+    return text, decisions
 
 
 def _settings(plan: RecipePlan, step: str, finding: Finding) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.artifacts.influence import InfluenceSummary
 from luthier.artifacts.search import SEARCH
 from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
@@ -18,6 +19,7 @@ from luthier.eval.report.collect_explanations import explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
+from luthier.eval.report.facts.explanation import InfluenceFacts
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.models import MeasureFact as MeasuredFacts
 from luthier.eval.report.facts.report import (
@@ -54,7 +56,7 @@ def collect_report_facts(
     """
     found = {
         makes: _of_kind(artifacts, makes)
-        for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments", "explanation")
+        for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments", "explanation", "influence")
     }
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, TUNED_CARD)]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
@@ -83,6 +85,9 @@ def collect_report_facts(
         tunings=tuple(tunings),
         searches=tuple(search_facts(name, each) for name, each in found["model"].items() if _has(each, SEARCH)),
         explanations=tuple(explanation_facts(name, each) for name, each in found["explanation"].items()),
+        influences=tuple(
+            InfluenceFacts(name=name, summary=InfluenceSummary.read(each)) for name, each in found["influence"].items()
+        ),
         costs=tuple(
             build_cost_fact(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
             for name, artifact in artifacts.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
@@ -45,6 +45,8 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _runs(facts)
     for explained in facts.explanations:
         parts += _explanation(explained)
+    for influence in facts.influences:
+        parts += _influence(influence)
     for people in facts.people:
         parts += _people(people)
     for validation in facts.validations:
@@ -179,6 +181,31 @@ def _explanation(facts: ExplanationFacts) -> list[str]:
     titles = ("Method", "Comprehensiveness", "Sufficiency", "Agrees with leave-one-out", "Over random orders")
     title = f"## Why it answers so: {_plain(facts.name)}"
     return [title, _plain(facts.summary.sentence), _table(titles, rows)]
+
+
+def _influence(facts: InfluenceFacts) -> list[str]:
+    """What was asked, how far the scores were verified, and the strongest rows."""
+    summary = facts.summary
+    title = f"## Which rows taught it: {_plain(facts.name)}"
+    rows = [
+        (
+            "for" if row.score > 0 else "against",
+            f"{row.score:+.3g}",
+            f"{row.file or ''}:{row.line or ''}",
+            _plain(row.label or ""),
+            _plain(row.text[:80]),
+        )
+        for row in (*summary.proponents, *summary.opponents)
+    ]
+    removals = [
+        f"Without the {removal.rows} strongest {removal.what} the loss changed by {removal.change:+.3g} "
+        f"when retrained, without as many random rows by {removal.random.value:+.3g}."
+        for removal in (summary.verification.removals if summary.verification is not None else ())
+    ]
+    return [title, _plain(" ".join([summary.sentence, *removals])), _table(_INFLUENCE, rows)]
+
+
+_INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")
 
 
 def _validation(facts: ValidationFacts) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics
 from luthier.artifacts.explanation import ExplanationSummary
+from luthier.artifacts.influence import InfluenceSummary
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
 
@@ -56,5 +57,24 @@ class ExplanationType(ArtifactType):
                 method.method: f"comprehensiveness {method.comprehensiveness.value:.3f}, "
                 f"sufficiency {method.sufficiency.value:.3f}, over random {method.gain_over_random.value:+.3f}"
                 for method in summary.methods
+            },
+        }
+
+
+class InfluenceType(ArtifactType):
+    """Training rows with what each taught a model, and how far retraining agrees."""
+
+    kind: Literal["influence"] = "influence"
+
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        summary = InfluenceSummary.read(artifact)
+        shown = [("proponents", summary.proponents), ("opponents", summary.opponents)]
+        return {
+            "says": summary.sentence,
+            "verified": summary.verified,
+            **{
+                name: "; ".join(f"{row.file}:{row.line} {row.score:+.2g}" for row in rows[:5])
+                for name, rows in shown
+                if rows
             },
         }

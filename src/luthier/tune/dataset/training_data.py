@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from luthier.tune.training.trainer import ValidationEvaluator, ValidationPlan
 
 
+LEFT_OUT = "`without` names it"
+"""What `training_examples.parquet` says of a row that weighs nothing."""
+
+
 class TrainingData:
     """The training and held-out data of one tuning step; memory does not grow with the data set."""
 
@@ -77,7 +81,12 @@ class TrainingData:
         """The way through the lessons."""
         step, dataset, seed = self._step, self.dataset, self._work.seed
         sampler = BatchSampler(
-            seed=seed, count=len(dataset), epochs=step.epochs, batch_size=step.batch_size, max_steps=step.max_steps
+            seed=seed,
+            count=len(dataset),
+            epochs=step.epochs,
+            batch_size=step.batch_size,
+            max_steps=step.max_steps,
+            without=self._without,
         )
         if (privacy := step.privacy) is not None:
             units = group_units(privacy.unit, dataset.keys, self._data)
@@ -87,6 +96,22 @@ class TrainingData:
         return replace(
             sampler, first=order_by_curriculum(curriculum, self._data, dataset, seed), first_epochs=curriculum.epochs
         )
+
+    @cached_property
+    def _without(self) -> frozenset[int]:
+        """The lessons that weigh nothing; `DataError` for an id that no training row has, or when none is left."""
+        if not (ids := self._step.read_without(self._work.recipe_dir)):
+            return frozenset()
+        where, keys = SourceLocation(field="without"), self.dataset.keys
+        known = {*keys, *(record["id"] for record in self.dataset.read_records())}
+        if unknown := [name for name in ids if name not in known]:
+            what = f"{format_counted_noun(len(unknown), 'id')} of `without` names no training row: {unknown[0]!r}"
+            raise DataError(what, where=where, hint="give whole ids, as `luthier lineage` shows them")
+        left_out = set(ids)
+        found = frozenset(number for number, key in enumerate(keys) if key in left_out)
+        if len(found) == len(keys):
+            raise DataError("`without` leaves no row to learn from", where=where, hint="name fewer rows")
+        return found
 
     @cached_property
     def about(self) -> ObjectiveContext:
@@ -138,7 +163,8 @@ class TrainingData:
         rows: list[dict[str, Any]] = []
         for record in self.dataset.read_records():
             times = (0, 0) if record["nothing"] else (seen_counts.get(number, 0), taught.get(number, 0))
-            rows.append(_became(record, times, record["nothing"]))
+            left_out = not record["nothing"] and number in self._without
+            rows.append(_became(record, times, LEFT_OUT if left_out else record["nothing"]))
             number += not record["nothing"]
         if self._step.validation is not None and self._parted.split == "train":
             rows += [_became(response, (0, 0), HELD_OUT) for response in self._held.read_records()]

@@ -15,7 +15,7 @@ from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_ba
 from luthier.core.component import BasicMarker
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.files import PathText, resolve_path
-from luthier.core.hashing import file_digest
+from luthier.core.hashing import digest_of, file_digest
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import (
     ArtifactSpec,
@@ -69,6 +69,7 @@ class Tune(Step):
         "checkpoint.safetensors",
         "best.safetensors",
         "epoch-*.safetensors",
+        "state-*.safetensors",
         "hosted.json",
         "answers/*.json",
     )
@@ -128,6 +129,13 @@ class Tune(Step):
     save_epochs: int = Field(default=0, ge=0)
     """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
     makes a model of each. Held-out rows are measured there, too."""
+    keep_states: int = Field(default=0, ge=0, le=1000)
+    """How many states are kept in `states/`, evenly spaced, the last one at the end: the weights that move, their
+    second moments and learning rate, and which step saw which rows. The step `influence` reads them."""
+    without: tuple[str, ...] | PathText = ()
+    """Ids of training rows, or a file with one a line, that weigh nothing in a training with the same seed, steps and
+    order: what the model would be without them. Their places in the order stay empty, and averages of a step are taken
+    over its other rows."""
     max_train_samples: int | None = Field(default=None, ge=1)
     """How many training rows are used, drawn by the seed; all of them when not given."""
     batch_size: Annotated[int, BasicMarker()] = Field(default=32, ge=1)
@@ -262,6 +270,26 @@ class Tune(Step):
         return self
 
     @model_validator(mode="after")
+    def _without_agrees(self) -> Self:
+        named = [name for name, given in (("without", self.without), ("keep_states", self.keep_states)) if given]
+        if named and self.objective.draws:
+            what = f"{self.objective.kind} learns from answers that it draws, and without a row it draws others"
+            raise ValueError(f"{what}; leave {named[0]} out")
+        return self
+
+    def read_without(self, recipe_dir: Path) -> tuple[str, ...]:
+        """The ids of the rows that weigh nothing."""
+        if isinstance(self.without, tuple):
+            return self.without
+        path = resolve_path(self.without, recipe_dir)
+        try:
+            lines = path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            where = SourceLocation(file=str(path), field="without")
+            raise DataError("cannot be read as a file of ids", where=where, hint="write one id a line") from error
+        return tuple(lines)
+
+    @model_validator(mode="after")
     def _schedule_agrees(self) -> Self:
         if self.optimizer.averages and self.lr_scheduler not in ("auto", "constant"):
             words = f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate"
@@ -311,6 +339,11 @@ class Tune(Step):
         """The epochs (from 1) before the last after which the weights are kept."""
         last = math.ceil(self.epochs)
         return range(last - self.save_epochs, last)
+
+    def choose_kept_steps(self, steps: int) -> list[int]:
+        """The steps (from 1) after which a state is kept, of so many; the last one is among them."""
+        number = min(self.keep_states, steps)
+        return [round(steps * (at + 1) / number) for at in range(number)]
 
     @property
     def shape(self) -> Shape:
@@ -407,8 +440,10 @@ class Tune(Step):
         return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.needs_model}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The state that is gone on from, by its contents."""
-        return file_digest(resolve_path(self.resume_from, recipe_dir)) if self.resume_from is not None else None
+        """The state that is gone on from, and the file of rows that weigh nothing, by their contents."""
+        paths = [path for path in (self.resume_from, self.without) if path and not isinstance(path, tuple)]
+        digests = [file_digest(resolve_path(path, recipe_dir)) for path in paths]
+        return digests[0] if len(digests) == 1 else digest_of(digests) if digests else None
 
     def rate_for(self, technique: Technique, model: ModelDescription) -> LearningRate:
         """The learning rate, and why."""
@@ -435,11 +470,11 @@ class Tune(Step):
             )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """One part is what a training without the setting has, and has its name."""
+        """One part, no kept states and no row left out are what a training without these settings has, and have its
+        name."""
         found = super().hashed_settings()
-        if self.parts == 1:
-            del found["parts"]
-        return found
+        usual = {"parts": self.parts == 1, "keep_states": not self.keep_states, "without": not self.without}
+        return {name: value for name, value in found.items() if not usual.get(name)}
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """The technique's learning rates at the scale of objective and optimizer, epochs, and the batch size; nothing

@@ -120,6 +120,18 @@ class CheckpointManager:
         found = self._read(self._epoch_path(epoch))
         return (int(found[1]["step"]), found[0]) if found else None
 
+    def write_kept(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Take a state that stays, as the best weights are taken."""
+        self._write(self._kept_path(step), tensors, {"step": str(step)})
+
+    def read_kept(self, step: int) -> dict[str, Tensor] | None:
+        """The state that stays of a step; None when none was taken."""
+        found = self._read(self._kept_path(step))
+        return found[0] if found else None
+
+    def _kept_path(self, step: int) -> Path:
+        return self.path.with_name(f"state-{step}.safetensors")
+
     def _epoch_path(self, epoch: int) -> Path:
         return self.path.with_name(f"epoch-{epoch}.safetensors")
 

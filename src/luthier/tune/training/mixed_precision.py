@@ -24,6 +24,10 @@ class OptimizerSettings:
     """A factor on the learning rate, by the parameter's name."""
 
 
+_AVERAGES = ("exp_avg/", "momentum_buffer/")
+"""Before the names of averaged gradients in a state."""
+
+
 class GradientSum:
     """A sum of gradients as one vector for each dtype, with a view for each weight."""
 
@@ -136,6 +140,11 @@ class MixedPrecisionOptimizer:
             found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
         numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
         return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """The weights, and what the optimizer remembers of them but the averaged gradient, by name."""
+        kept = {name: value for name, value in self.state().items() if not name.startswith(_AVERAGES)}
+        return {name: value for name, value in kept.items() if not name.startswith(("group/", "optimizer/"))}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state; the model's parameters follow. `ModelError` when another optimizer left it."""

@@ -41,6 +41,8 @@ class BatchSampler:
     """How many passes keep that order."""
     max_steps: int | None = None
     """Steps after which the course ends, when it has more; the order before is the same."""
+    without: frozenset[int] = frozenset()
+    """Lessons that weigh nothing: their places in the order stay empty."""
 
     @property
     def total(self) -> int:
@@ -65,7 +67,8 @@ class BatchSampler:
     def lessons_of(self, step: int) -> list[int]:
         """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
         begin = step * self.batch_size
-        return [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+        lessons = [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+        return [lesson for lesson in lessons if lesson not in self.without] if self.without else lessons
 
     def _lesson(self, at: int) -> int:
         if self.first is not None and at < self.first_epochs * self.count:

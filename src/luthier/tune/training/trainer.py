@@ -108,6 +108,8 @@ class TrainingArguments:
     """A factor on the rate, by the parameter's name."""
     epochs: Sequence[int] = ()
     """The epochs (from 1) after which the weights are kept."""
+    states: Sequence[int] = ()
+    """The steps (from 1) after which weights and second moments are kept."""
     parts: int = 1
     """How many parts the rows of each step are dealt to."""
     private: PrivateSteps | None = None
@@ -222,13 +224,13 @@ class Trainer:
 
     def count_examples_seen(self, steps: int) -> Counter[int]:
         """How often each lesson was seen in the first so many steps, those that were left out aside."""
-        records = [json.loads(line) for line in self._log[:steps]]
-        return Counter(
-            lesson
-            for step, line in enumerate(records)
-            if "skipped" not in line
-            for lesson in line.get("instead") or self._course.lessons_of(step)
-        )
+        return Counter(lesson for _, lessons in self.iterate_steps_seen(steps) for lesson in lessons)
+
+    def iterate_steps_seen(self, steps: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """Each of the first so many steps (from 1) that moved something, with the lessons that it saw."""
+        for step, line in enumerate(map(json.loads, self._log[:steps])):
+            if "skipped" not in line:
+                yield step + 1, line.get("instead") or self._course.lessons_of(step)
 
     @property
     def held_out(self) -> dict[str, Any] | None:
@@ -282,6 +284,8 @@ class Trainer:
                 stepped = self._measured(self._step(step, keeper), keeper)
                 for epoch in self._ended(stepped.step):
                     keeper.write_epoch(self._weights(), epoch, stepped.step)
+                if stepped.step in self._manner.states:
+                    keeper.write_kept(self._updater.moments(), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
         if self._parts is not None:

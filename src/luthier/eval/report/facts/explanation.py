@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary
+from luthier.artifacts.influence import InfluenceSummary
 from luthier.eval.report.facts.fact import Fact
 
 
@@ -33,3 +34,10 @@ class ExplanationFacts(Fact):
     summary: ExplanationSummary
     rows: tuple[ExplainedRow, ...] = ()
     """The first rows, by the best method."""
+
+
+class InfluenceFacts(Fact):
+    """A step that found which training rows taught an answer."""
+
+    name: str
+    summary: InfluenceSummary

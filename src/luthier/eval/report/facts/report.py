@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
 from luthier.eval.report.facts.search import SearchFacts
@@ -108,6 +108,7 @@ class ReportFacts(Fact):
     tunings: tuple[TuningFacts, ...] = ()
     searches: tuple[SearchFacts, ...] = ()
     explanations: tuple[ExplanationFacts, ...] = ()
+    influences: tuple[InfluenceFacts, ...] = ()
     costs: tuple[CostFact, ...] = ()
     provenance: ProvenanceFacts = ProvenanceFacts()
 

@@ -1,0 +1,1 @@
+"""Which training rows taught an answer: methods, engines and their proof by retraining."""

@@ -1,0 +1,1 @@
+"""Influence methods, one a module."""

@@ -1,0 +1,154 @@
+"""A training by AdamW repeated step by step, and a number's slope followed back through it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.tune.influence.sweep import choose_step, differentiate
+from luthier.tune.optimizer import is_shrunk
+from luthier.tune.optimizers.adamw import AdamW
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from luthier.models.packing.pack import Pack
+    from luthier.tune.influence.study import InfluenceStudy
+
+
+class AdamState(NamedTuple):
+    """What AdamW has between two steps; each (P,)."""
+
+    weights: Tensor
+    first: Tensor
+    second: Tensor
+
+
+class ReplayedStep(NamedTuple):
+    """One step of the training as it was."""
+
+    before: AdamState
+    gradient: Tensor
+    rows: Sequence[int]
+    rate: float
+    updates: int
+    """Updates that are done once it is done."""
+
+
+class TrainingReplay:
+    """The updates of a training by AdamW, repeated in torch's own operations."""
+
+    def __init__(self, study: InfluenceStudy, row_weights: Mapping[int, float] | None = None) -> None:
+        """`row_weights`: what rows weigh, by number, where it is not 1."""
+        self._study, self._row_weights = study, row_weights or {}
+        optimizer, weights = study.step.optimizer, study.reader.weights
+        assert isinstance(optimizer, AdamW), "other optimizers are refused"
+        self._optimizer = optimizer
+        self._factors = weights.spread(study.states.factors)
+        shrunk = {
+            name: optimizer.weight_decay if is_shrunk(name, value.shape) else 0.0
+            for name, value in weights.moving.items()
+        }
+        self._decay = weights.spread(shrunk)
+        zero = torch.zeros_like(study.start)
+        self.end = AdamState(study.start.clone(), zero, zero.clone())
+        """The state that was come to."""
+
+    def run(self, max_bytes: int) -> list[ReplayedStep]:
+        """All steps from the first; `ModelError` where they do not fit into memory."""
+        seen = self._study.seen
+        size = 4 * self.end.weights.nbytes * len(seen)
+        if size > max_bytes:
+            raise ModelError(
+                f"replay holds {len(seen)} steps of {self._study.reader.weights.size:,} weights, {size / 2**30:.1f} GB",
+                where=SourceLocation(field="methods"),
+                hint="take `adam`, tune fewer weights, or raise replay's `max_bytes`",
+            )
+        steps = []
+        for updates, (number, rows) in enumerate(sorted(seen.items()), start=1):
+            lessons = [row for row, _ in rows]
+            self._study.reader.weights.set(self.end.weights)
+            gradient = self._gradient(lessons)
+            step = ReplayedStep(self.end, gradient, lessons, self._study.states.rates[number - 1], updates)
+            with torch.no_grad():
+                self.end = self._update(step, *step.before, gradient)
+            steps.append(step)
+            self._study.work.events.progress(updates, len(seen), "steps (replay)")
+        return steps
+
+    def _packs(self, lessons: Sequence[int]) -> list[Pack]:
+        return self._study.reader.build_packs(self._study.rows_of(lessons))
+
+    def _share(self, lesson: int) -> float:
+        """What a row adds to a step's denominator."""
+        return self._study.objective.denominator(self._study.rows_of([lesson]))
+
+    def _gradient(self, lessons: Sequence[int]) -> Tensor:
+        """The step's gradient as it was, with the weights of rows."""
+        total = sum(self._row_weights.get(lesson, 1.0) * self._share(lesson) for lesson in lessons)
+        plain = [lesson for lesson in lessons if lesson not in self._row_weights]
+        found = self._study.reader.gradient(self._packs(plain))
+        for lesson in lessons:
+            if lesson in self._row_weights:
+                found += self._row_weights[lesson] * self._study.reader.gradient(self._packs([lesson]))
+        return found / total
+
+    def _update(
+        self, step: ReplayedStep, weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor
+    ) -> AdamState:
+        """One update by AdamW, as torch has it, of a clipped gradient."""
+        (beta1, beta2), clip = self._optimizer.betas, self._study.step.max_grad_norm
+        norm = gradient.norm()
+        if clip is not None and float(norm.detach()) > clip:
+            gradient = gradient * (clip / norm)
+        rate = step.rate * self._factors
+        first = beta1 * first + (1 - beta1) * gradient
+        second = beta2 * second + (1 - beta2) * gradient.square()
+        moved = second > 0  # where nothing ever moved the root has no slope
+        root = torch.where(moved, second, torch.ones_like(second)).sqrt() / (1 - beta2**step.updates) ** 0.5
+        ahead = first / (1 - beta1**step.updates) / (root + self._optimizer.eps)
+        weights = weights * (1 - rate * self._decay) - rate * torch.where(moved, ahead, torch.zeros_like(ahead))
+        return AdamState(weights, first, second)
+
+    def differentiate(self, steps: Sequence[ReplayedStep], slope: Tensor, readings: Literal[2, 4]) -> Tensor:
+        """(rows,) the derivative of a number, whose slope by the last weights is given, by each row's weight."""
+        found = torch.zeros(len(self._study.keys), dtype=torch.float64)
+        slopes = AdamState(slope, torch.zeros_like(slope), torch.zeros_like(slope))
+        for step in reversed(steps):
+            inputs = [value.clone().requires_grad_() for value in (*step.before, step.gradient)]
+            with torch.enable_grad():
+                after = self._update(step, *inputs)
+            back = torch.autograd.grad(list(after), inputs, list(slopes))
+            direction = torch.where(step.gradient == 0, torch.zeros_like(back[3]), back[3])
+            losses, curvature = self._look(step, direction, readings)
+            shares = {lesson: self._share(lesson) for lesson in step.rows}
+            total = sum(shares.values())
+            along = float((step.gradient.double() * direction.double()).sum())
+            for lesson in step.rows:
+                found[lesson] += (losses[self._study.keys[lesson]] - shares[lesson] * along) / total
+            slopes = AdamState(back[0] + curvature / total, back[1], back[2])
+        return found
+
+    def _look(self, step: ReplayedStep, direction: Tensor, readings: Literal[2, 4]) -> tuple[dict[str, float], Tensor]:
+        """How the losses of a step's rows, and the gradient of their sum, change along a direction."""
+        reader, packs = self._study.reader, self._packs(step.rows)
+        reader.weights.set(step.before.weights)
+        length = choose_step(reader, packs[:1], direction, readings)
+        found: tuple[dict[str, float], Tensor] = differentiate(
+            reader,
+            direction,
+            readings,
+            length,
+            lambda: (reader.example_losses(packs), reader.gradient(packs)),
+            _combine,
+        )
+        return found
+
+
+def _combine(found: Sequence[tuple[tuple[dict[str, float], Tensor], float]]) -> tuple[dict[str, float], Tensor]:
+    losses = {key: sum(factor * own[key] for (own, _), factor in found) for key in found[0][0][0]}
+    first, *others = (factor * gradient for (_, gradient), factor in found)
+    return losses, sum(others, first)
