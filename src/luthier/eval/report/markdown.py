@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, MeasuredExplanationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
@@ -21,7 +21,9 @@ from luthier.eval.report.pictures import (
 )
 from luthier.eval.report.views import (
     CLOSE,
+    MEASURED_TITLES,
     OPEN,
+    describe_measure,
     describe_outcome,
     describe_trained_rows,
     list_run_metrics,
@@ -43,6 +45,8 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _runs(facts)
     for explained in facts.explanations:
         parts += _explanation(explained)
+    for measured in facts.measured:
+        parts += _measured(measured)
     for people in facts.people:
         parts += _people(people)
     for validation in facts.validations:
@@ -177,6 +181,19 @@ def _explanation(facts: ExplanationFacts) -> list[str]:
     titles = ("Method", "Comprehensiveness", "Sufficiency", "Agrees with leave-one-out", "Over random orders")
     title = f"## Why it answers so: {_plain(facts.name)}"
     return [title, _plain(facts.summary.sentence), _table(titles, rows)]
+
+
+def _measured(facts: MeasuredExplanationFacts) -> list[str]:
+    """What was found, and the measures."""
+    rows = [
+        (
+            describe_measure(facts.kind, name),
+            wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high)),
+        )
+        for name, each in facts.record.measures.items()
+    ]
+    title = f"## {MEASURED_TITLES[facts.kind]}: {_plain(facts.name)}"
+    return [title, _plain(facts.record.sentence), *([_table(("Measure", "Value"), rows)] if rows else [])]
 
 
 def _validation(facts: ValidationFacts) -> list[str]:

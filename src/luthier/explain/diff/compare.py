@@ -383,7 +383,7 @@ def _sentence(diff: ModelDiff) -> str:
             f"it is {kl.value:.3g} nats a token from {diff.base} (95 % interval {kl.low:.3g} to {kl.high:.3g})"
         )
     if changed := diff.measures.get("changed"):
-        parts.append(f"{100 * changed.value:.0f} % of {diff.answered} answers changed")
+        parts.append(f"{100 * changed.value:.0f} % of {changed.rows} answers changed")
     if (words := diff.measures.get("words")) and (words.low > 0 or words.high < 0):
         parts.append(f"answers have {abs(words.value):.1f} words {'more' if words.value > 0 else 'fewer'}")
     if fixed := diff.measures.get("fixed"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from luthier.artifacts.decisions import ConformalSummary, CounterfactualSummary, SurrogateSummary
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary
+from luthier.artifacts.model_diff import ModelDiff
 from luthier.eval.report.facts.fact import Fact
 
 
@@ -33,3 +35,11 @@ class ExplanationFacts(Fact):
     summary: ExplanationSummary
     rows: tuple[ExplainedRow, ...] = ()
     """The first rows, by the best method."""
+
+
+class MeasuredExplanationFacts(Fact):
+    """A step that measured a whole model: what tuning changed, or what helps to decide with it."""
+
+    name: str
+    kind: str
+    record: ModelDiff | CounterfactualSummary | SurrogateSummary | ConformalSummary
