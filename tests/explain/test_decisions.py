@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,9 +126,9 @@ def test_sets_of_rows_are_summarized() -> None:
     few, _ = fit_label_sets(("m", "d"), ("a", "b", "c"), (scored(draw, 5), rows[1]), ConformalSettings())
     assert few.measures["size"].value == 3
     assert "stands in every set" in few.notes[0]
-    one, other = split_rows(rows[0])
-    assert {*one.ids, *other.ids} == {*rows[0].ids}
-    assert len(one.ids) == len(other.ids) == 150
+    halves = split_rows(rows[0])
+    assert {*halves[0].ids, *halves[1].ids} == {*rows[0].ids}
+    assert len(halves[0].ids) == len(halves[1].ids) == 150
     with pytest.raises(DataError, match="no rows to calibrate"):
         fit_label_sets(("m", "d"), ("a", "b", "c"), (scored(draw, 0), rows[1]), ConformalSettings())
 
@@ -274,3 +275,25 @@ def test_faults_are_told(tmp_path: Path) -> None:
         far = make_base(Store(tmp_path / "far"), EndpointModelSource(url=server.url, model="far"), tmp_path)
         with pytest.raises(ModelError, match="is an endpoint"):
             LabelModel(far, shop.data)
+
+
+def explained(capsys: Any, *words: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    assert run_command(["explain", "recipe.yaml:words", *words]) == code
+    return capsys.readouterr().out
+
+
+def test_the_command_explains_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+    text = "My parcel has not come and I was charged twice."
+    flip = json.loads(explained(capsys, "--show", "flips", "--text", text, "--json"))["flip"]
+    assert flip["text"] == text
+    assert flip["minimal"] or not flip["flipped_to"]
+    assert "becomes" in explained(capsys, "--show", "flips")
+    sets = json.loads(explained(capsys, "--show", "label-sets", "--text", text, "--json"))
+    assert set(sets["labels"]) <= set(sets["conformal"]["labels"])
+    assert "the text is one of" in explained(capsys, "--show", "label-sets", "--text", text)
+    assert "surrogate.fidelity" in explained(capsys, "--show", "rules")
+    explained(capsys, "--show", "rules", "--text", text, code=2)
+    explained(capsys, "--show", "changes", code=2)  # no weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,17 @@ def test_report_show_and_gate(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert run_command(["plan", "other.yaml"]) == 2
 
 
+def test_the_command_shows_what_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run_command(["explain", "recipe.yaml:tune", "--show", "changes", "--json"]) == 0
+    diff = json.loads(capsys.readouterr().out)["model_diff"]
+    assert diff["base"] == "taught"
+    assert run_command(["explain", "recipe.yaml:tune", "--show", "changes"]) == 0
+    assert "word of prompt “parcel”" in capsys.readouterr().out
+    assert run_command(["explain", "taught", "--show", "changes"]) == 2
+    assert "was not tuned here" in capsys.readouterr().err
+
+
 QUICK: dict[str, Any] = {
     "learning_rate": 1e-2, "data": "data", "epochs": 1, "batch_size": 8, "dtype": "float32", "warmup_ratio": 0.0,
 }  # fmt: skip
@@ -206,10 +218,14 @@ def test_faults_are_told(shop: Bench, tmp_path: Path) -> None:
     assert any("one row" in note for note in one.notes)
     other = compared(model, shop.teacher).summary
     assert any("is not the model that" in note for note in other.notes)
-    _, strange = tiny_base(tmp_path, kind="qwen2")
-    (strange.folder / "tokenizer.json").write_text(
-        (strange.folder / "tokenizer.json").read_text().replace('"the"', '"thx"')
-    )
+    _, strange = tiny_base(tmp_path / "strange", kind="qwen2")
+    tokenizer = strange.folder / "tokenizer.json"
+    record = json.loads(tokenizer.read_text())
+    merge = record["model"]["merges"].pop()
+    record["model"]["vocab"].pop(merge if isinstance(merge, str) else "".join(merge), None)
+    tokenizer.write_text(json.dumps(record))
+    with pytest.raises(ModelError, match="different tokenizers"):
+        open_model_pair(model, strange)
     plain = shop.classify(Tune(data="data", technique=PlainTechnique()))
     with pytest.raises(ModelError, match="plain classifier"):
         open_model_pair(plain)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.artifacts.decisions import ClassCoverage, ConformalScore, ConformalSummary, ConformalThreshold, LabelSet
+from luthier.chat.messages import prompt_of
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 from luthier.explain.measures import compute_mean, compute_share
@@ -23,6 +24,9 @@ from luthier.metrics.conformal import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from luthier.chat.messages import Example
+    from luthier.explain.decisions.classifier import LabelModel
 
 SHOWN = 20
 
@@ -134,6 +138,15 @@ def select_label_set(summary: ConformalSummary, log_scores: Sequence[float]) -> 
     (inside,) = select_labels(scorer.score(probabilities), thresholds)
     order = np.argsort(-probabilities[0], kind="stable")
     return tuple(summary.labels[at] for at in order if inside[at])
+
+
+def score_rows(model: LabelModel, examples: Sequence[Example]) -> ScoredRows:
+    """Ask a model about the rows that have one of its labels."""
+    numbers = {label: number for number, label in enumerate(model.labels)}
+    known = [example for example in examples if example.label in numbers]
+    truth = np.array([numbers[str(example.label)] for example in known], dtype=np.int64)
+    scores = model.compute_log_scores([(prompt_of(example), example.tools) for example in known])
+    return ScoredRows([example.id for example in known], truth, scores)
 
 
 def split_rows(rows: ScoredRows) -> tuple[ScoredRows, ScoredRows]:

@@ -10,12 +10,16 @@ import numpy as np
 
 from luthier.artifacts.decisions import DecisionRule, SurrogateSummary
 from luthier.artifacts.explanation import MeasureOverRows
+from luthier.chat.messages import prompt_of, user_text_of
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 from luthier.explain.measures import compute_share
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from luthier.core.artifact import Artifact
+    from luthier.explain.decisions.classifier import LabelModel
 
 FEATURES = 2000
 """Words and runs of words that rules can speak of: those that tell the most of the labels."""
@@ -95,6 +99,15 @@ def fit_surrogate(
         majority=majority,
     )
     return summary.model_copy(update={"sentence": _sentence(summary)})
+
+
+def read_labelled_texts(model: LabelModel, data: Artifact, split: str, limit: int) -> TextsWithLabels:
+    """Texts of a split, evenly from the first to the last, with the label that a model gives each."""
+    from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples
+
+    rows = read_evenly_spaced_examples(data, split, limit) if has_split(data, split) else []
+    scores = model.compute_log_scores([(prompt_of(row), row.tools) for row in rows])
+    return TextsWithLabels([user_text_of(row) for row in rows], [model.labels[at] for at in scores.argmax(1)])
 
 
 def _measure(

@@ -11,9 +11,6 @@ from pydantic import Field
 from luthier.core.step import DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from luthier.chat.messages import Example
     from luthier.core.artifact import Artifact
     from luthier.explain.decisions.classifier import LabelModel
     from luthier.explain.decisions.label_sets import ScoredRows
@@ -75,12 +72,12 @@ class Conformal(Step):
 
     def _read(self, model: LabelModel, data: Artifact) -> tuple[tuple[ScoredRows, ScoredRows], list[str]]:
         from luthier.artifacts.dataset import has_split, read_examples
-        from luthier.explain.decisions.label_sets import split_rows
+        from luthier.explain.decisions.label_sets import score_rows, split_rows
 
         first = self.calibrate_on
         if first == "auto":
             first = "validation" if has_split(data, "validation") and self.split != "validation" else "test"
-        measured = _score(model, read_examples(data, self.split))
+        measured = score_rows(model, read_examples(data, self.split))
         if first == self.split:
             return split_rows(measured), [f"Half of the rows of `{self.split}` calibrates, the other half is measured"]
         notes = []
@@ -88,7 +85,7 @@ class Conformal(Step):
             notes.append(
                 "Thresholds come from validation rows: where training chose its end by them, coverage is a little less"
             )
-        return (_score(model, read_examples(data, first)), measured), notes
+        return (score_rows(model, read_examples(data, first)), measured), notes
 
     def measured(self) -> tuple[str, ...] | None:
         """Names of the numbers that a gate's rules may use."""
@@ -104,17 +101,3 @@ class Conformal(Step):
         spec = plan_context.outlines.get("data")
         rows = sum((spec.rows or {}).get(name, 0) for name in ("validation", "test")) if spec is not None else 0
         return estimate_from_history(plan_context, rows, "asked")
-
-
-def _score(model: LabelModel, examples: Sequence[Example]) -> ScoredRows:
-    """Rows that have one of the model's labels."""
-    import numpy as np
-
-    from luthier.chat.messages import prompt_of
-    from luthier.explain.decisions.label_sets import ScoredRows
-
-    numbers = {label: number for number, label in enumerate(model.labels)}
-    known = [example for example in examples if example.label in numbers]
-    truth = np.array([numbers[str(example.label)] for example in known], dtype=np.int64)
-    scores = model.compute_log_scores([(prompt_of(example), example.tools) for example in known])
-    return ScoredRows([example.id for example in known], truth, scores)

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.core.step import DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
-
-if TYPE_CHECKING:
-    from luthier.core.artifact import Artifact
-    from luthier.explain.decisions.classifier import LabelModel
-    from luthier.explain.decisions.surrogate import TextsWithLabels
 
 
 class Surrogate(Step):
@@ -51,7 +46,7 @@ class Surrogate(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Ask the model, learn rules, and write `surrogate.json`."""
         from luthier.explain.decisions.classifier import LabelModel
-        from luthier.explain.decisions.surrogate import SurrogateSettings, fit_surrogate
+        from luthier.explain.decisions.surrogate import SurrogateSettings, fit_surrogate, read_labelled_texts
 
         started = time.perf_counter()
         data = work.inputs["data"]
@@ -80,14 +75,3 @@ class Surrogate(Step):
 
         refuse_endpoint(plan_context)
         return estimate_from_history(plan_context, 2 * self.limit, "asked")
-
-
-def read_labelled_texts(model: LabelModel, data: Artifact, split: str, limit: int) -> TextsWithLabels:
-    """Texts of a split, evenly from the first to the last, with the label that a model gives each."""
-    from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples
-    from luthier.chat.messages import prompt_of, user_text_of
-    from luthier.explain.decisions.surrogate import TextsWithLabels
-
-    rows = read_evenly_spaced_examples(data, split, limit) if has_split(data, split) else []
-    scores = model.compute_log_scores([(prompt_of(row), row.tools) for row in rows])
-    return TextsWithLabels([user_text_of(row) for row in rows], [model.labels[at] for at in scores.argmax(1)])

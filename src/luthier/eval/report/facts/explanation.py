@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.artifacts.decisions import ConformalSummary, CounterfactualSummary, SurrogateSummary
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary
-from luthier.artifacts.model_diff import ModelDiff
+from luthier.artifacts.explanations import AnyMeasured
 from luthier.eval.report.facts.fact import Fact
 
 
@@ -42,4 +41,4 @@ class MeasuredExplanationFacts(Fact):
 
     name: str
     kind: str
-    record: ModelDiff | CounterfactualSummary | SurrogateSummary | ConformalSummary
+    record: AnyMeasured
