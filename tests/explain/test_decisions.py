@@ -200,8 +200,10 @@ def test_rules_are_recovered_and_measured() -> None:
     poor = fit_surrogate(("m", "d"), noise, texts(100)._replace(labels=draw.choice(["a", "b"], 100).tolist()))
     assert poor.measures["gain"].low <= 0
     assert not poor.rules or "NOT clearly more" in poor.sentence
-    with pytest.raises(DataError, match="of every text"):
-        fit_surrogate(("m", "d"), noise._replace(labels=["a"] * 300), noise)
+    flat = fit_surrogate(("m", "d"), noise._replace(labels=["a"] * 300), noise)
+    assert [rule.condition for rule in flat.rules] == ["always"]
+    assert "of every text" in flat.notes[0]
+    assert flat.measures["gain"].value == 0
     with pytest.raises(DataError, match="too few"):
         fit_surrogate(("m", "d"), TextsWithLabels(["a"], ["b"]), noise)
 

@@ -62,7 +62,7 @@ def fit_surrogate(
     """Learn rules from the model's labels of some texts, and measure on others how often it says the same.
 
     Raises:
-        DataError: too few texts, or the model gives all of them one label.
+        DataError: too few texts, or texts that have no word in common.
     """
     names = sorted({*trained.labels})
     if len(trained.texts) < _FEWEST or not held_out.texts:
@@ -71,12 +71,14 @@ def fit_surrogate(
             "are too few for rules",
             hint="raise `limit`, or hold more rows out",
         )
-    if len(names) == 1:
-        raise DataError(f"the model says {names[0]!r} of every text: there is no rule to learn", hint="take other rows")
-    vectorizer, tree = _fit(trained, settings, seed)
     majority = Counter(trained.labels).most_common(1)[0][0]
-    leaves = _list_leaves(tree, vectorizer)
-    into = (_apply(tree, vectorizer, trained.texts), _apply(tree, vectorizer, held_out.texts))
+    if len(names) == 1:
+        leaves = [_Leaf(0, (), (), majority)]
+        into = np.zeros(len(trained.texts), dtype=np.int64), np.zeros(len(held_out.texts), dtype=np.int64)
+    else:
+        vectorizer, tree = _fit(trained, settings, seed)
+        leaves = _list_leaves(tree, vectorizer)
+        into = _apply(tree, vectorizer, trained.texts), _apply(tree, vectorizer, held_out.texts)
     labels = np.array(trained.labels), np.array(held_out.labels)
     rules = [
         _describe_rule(leaf, (labels[0][into[0] == leaf.number], labels[1][into[1] == leaf.number])) for leaf in leaves
@@ -97,6 +99,7 @@ def fit_surrogate(
         rules=tuple(rule for leaf, rule in order if leaf.number in sure),
         others=tuple(rule for leaf, rule in order if leaf.number not in sure),
         majority=majority,
+        notes=(f"The model says “{majority}” of every text that rules were learnt from",) if len(names) == 1 else (),
     )
     return summary.model_copy(update={"sentence": _sentence(summary)})
 
