@@ -52,6 +52,19 @@ SMALL = {
         "steps.why.limit=3",
         "steps.why.orders=9",
     ),
+    "what-changed": (
+        "steps.data.split={train: 48, validation: 16, test: 24}",
+        "steps.changed.limit=12",
+        "steps.changed.matrices=2",
+        "steps.flips.limit=3",
+        "steps.flips.max_edits=2",
+        "steps.rules.limit=40",
+    ),
+    "habits": (
+        "steps.data.split={train: 24, test: 8}",
+        "steps.changed.matrices=2",
+        "steps.changed.max_new_tokens=8",
+    ),
     "support": ("steps.data.split.test=8", "steps.tune.epochs=1", "steps.tune.max_train_samples=16"),
 }
 OWN_DATA = {
@@ -68,6 +81,7 @@ PLAIN: dict[str, set[str]] = {
     "safety": {"length"},
     "questions": {"nearest"},
     "summaries": {"nearest", "lead"},
+    "habits": {"length"},
 }
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
@@ -76,7 +90,19 @@ TICKETS = {"choose", "why"}
 """Recipes that read the tickets of `support`."""
 SEARCHES = {"choose"}
 """Recipes that search; theirs is a test of its own, too."""
-LONG = {"distil", "fair-sentiment", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
+LONG = {
+    "distil",
+    "fair-sentiment",
+    "grpo-math",
+    "habits",
+    "merge",
+    "preferences",
+    "questions",
+    "rlhf",
+    "safety",
+    "summaries",
+    "what-changed",
+}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {

@@ -60,6 +60,10 @@ steps:
   best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
   curve: {kind: curve, data: data, metric: accuracy}
   why: {kind: explain, data: data, model: tune, methods: [gradient_x_input], limit: 4}
+  changed: {kind: model_diff, data: data, model: tune, limit: 4, matrices: 1}
+  flips: {kind: counterfactuals, data: data, model: words, limit: 2, max_edits: 1}
+  stands: {kind: surrogate, data: data, model: words, limit: 60, min_rows: 2}
+  sets: {kind: conformal, data: data, model: words}
   report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
   fair: {kind: thresholds, evaluation: report, column: region, positive: billing, min: 3}
   ask: {kind: human_eval, evaluation: report, models: [tuned, tfidf], rows: 12, annotators: [anna]}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from luthier.cli.output import Json, print_json, print_line
 from luthier.cli.workspace import current_workspace
+
+if TYPE_CHECKING:
+    from luthier.commands.explain_model import ModelExplanation
 
 
 def register_commands(app: typer.Typer) -> None:
@@ -54,12 +57,17 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         Literal["float32", "bfloat16", "auto"], typer.Option(help="What the model computes in.")
     ] = "float32",
     seed: Annotated[int, typer.Option(help="Draws random orders.")] = 0,
+    show: Annotated[
+        Literal["answer", "changes", "flips", "rules", "label-sets"],
+        typer.Option(help="Why one answer; or what tuning changed, what flips labels, rules, or label sets."),
+    ] = "answer",
     to: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write a heat map as one HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Explain an answer: which parts of the prompt it comes from, and how far that can be trusted."""
     from luthier.commands.explain import check_heat_map_path
     from luthier.commands.explain import explain as explain_answer
+    from luthier.commands.explain_model import explain_model
     from luthier.recipe.locate import CommandTarget
     from luthier.recipe.models import find_model
 
@@ -69,6 +77,11 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     prompt = ["--text", text] if text is not None else ["--row", row or ""]
     _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(prompt)}"))
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
+    if show != "answer":
+        print_model_explanation(
+            explain_model(show, artifact, rival, text=text, row=row, dtype=dtype, seed=seed), as_json=as_json
+        )
+        return
     explanation = explain_answer(
         artifact,
         text=text,
@@ -92,3 +105,12 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         print_line(line)
     if to is not None:
         print_line(f"wrote {to}")
+
+
+def print_model_explanation(explanation: ModelExplanation, *, as_json: bool) -> None:
+    """Print what was found of a whole model."""
+    if as_json:
+        print_json(explanation.as_json())
+        return
+    for line in explanation.lines():
+        print_line(line)

@@ -132,9 +132,7 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     is_plain = table is None and prompt is None and answer is None and not is_changed
     if traffic is not None and is_plain and any(served_model.made for served_model in served):
         return _write_next(name, traffic, served, where)
-    if source == "explain":
-        hint = "name the recipe whose step `influence` found rows that hurt: --base-recipe RECIPE"
-        raise InputError("--from explain mends a recipe", where=SourceLocation(field="--base-recipe"), hint=hint)
+    _refuse_explain_without_recipe(source)
     folder = _folder(workspace, name)
     base = _Base(workspace, model, folder, choices or ProposalChoices())
     model = _from_there(workspace, model, folder)
@@ -162,6 +160,12 @@ def write_recipe(  # noqa: PLR0913  # the options of a command
     else:
         text = _from_file(str(source), base, columns)
     return _write(workspace, folder, text)
+
+
+def _refuse_explain_without_recipe(source: Path | str | None) -> None:
+    if source == "explain":
+        hint = "name the recipe whose step `influence` found rows that hurt: --base-recipe RECIPE"
+        raise InputError("--from explain mends a recipe", where=SourceLocation(field="--base-recipe"), hint=hint)
 
 
 def _write_from_project(
@@ -249,7 +253,7 @@ def write_followup_recipe(
 
 
 def _write_mended(workspace: Workspace, name: str, after: str) -> NewRecipe:
-    """Write `NAME.yaml` beside a recipe: the same, with the remedies of what its steps `influence` found in the data."""
+    """Write `NAME.yaml` beside a recipe: the same, with the remedies of what its steps `influence` found."""
     from luthier.commands.projects.remedies import build_remedies
     from luthier.recipe.edit import set_value
 

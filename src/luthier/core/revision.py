@@ -36,6 +36,7 @@ UNDECIDING = (
     "luthier.core.system.process",
     "luthier.core.timings",
     "luthier.eval.cost",
+    "luthier.explain.cost",
     "luthier.models.cost",
     "luthier.models.export.model_card",
     "luthier.models.machine_cost",

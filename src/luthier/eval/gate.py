@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
-from luthier.artifacts.explanation import ExplanationSummary
+from luthier.artifacts.explanation import ExplanationSummary, MeasureOverRows
+from luthier.artifacts.explanations import read_measured_explanation
 from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
@@ -108,26 +109,35 @@ def evaluate_human_rule(text: str, rule: ThresholdExpression, judgments: Artifac
 
 
 def evaluate_explanation_rule(text: str, rule: ThresholdExpression, explanation: Artifact) -> RuleResult:
-    """Evaluate one gate rule on how faithful explanations are."""
-    summary = ExplanationSummary.read(explanation)
+    """Evaluate one gate rule on how faithful explanations are, or on what else a step measured of a model."""
     if rule.reference is not None:
         where = SourceLocation(field="rules")
         hint = "give a number; `explain.gain_over_random` is the difference from random orders"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=where, hint=hint)
+    if (measured := read_measured_explanation(explanation)) is not None:
+        kind, _, name = rule.name.partition(".")
+        over_rows = measured.measure(name) if kind == measured.kind else None
+        if over_rows is None:
+            what = f"{rule.name} was not measured; the step measured {', '.join(sorted(measured.measures))}"
+            raise RecipeError(what, where=SourceLocation(field="rules"), hint="name another step in `explanation`")
+        return _ruling(text, rule, _of_rows(f"{rule.name} is", over_rows))
+    summary = ExplanationSummary.read(explanation)
     over_rows = summary.measure(rule.name.removeprefix(EXPLAIN))
     if over_rows is None:
         methods = ", ".join(method.method for method in summary.methods)
         what = f"{rule.name} was not measured; the methods are {methods}"
         raise RecipeError(what, where=SourceLocation(field="rules"), hint="add the method to the step `explain`")
-    sentence = f"{rule.name} (of {summary.best} where no method is named) is {over_rows.value:.4g} "
-    measured = MeasuredValue(
+    return _ruling(text, rule, _of_rows(f"{rule.name} (of {summary.best} where no method is named) is", over_rows))
+
+
+def _of_rows(words: str, over_rows: MeasureOverRows) -> MeasuredValue:
+    return MeasuredValue(
         value=over_rows.value,
         low=over_rows.low,
         high=over_rows.high,
         rows=over_rows.rows,
-        sentence=sentence + _ends(over_rows.low, over_rows.high),
+        sentence=f"{words} {over_rows.value:.4g} {_ends(over_rows.low, over_rows.high)}",
     )
-    return _ruling(text, rule, measured)
 
 
 def _of_number(name: str, number: FindingNumber) -> MeasuredValue:

@@ -4,7 +4,8 @@ A name is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score 
 `arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
 (`people.difference`); a reference is `base`, `against` or a baseline (`tfidf`); a per cent is a hundredth of the
 metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse. A name
-that begins with `explain.` is a measure of how faithful explanations are (`explain.gain_over_random`).
+that begins with `explain.` is a measure of how faithful explanations are (`explain.gain_over_random`); one that begins
+with the kind of another step that explains is a measure of that (`model_diff.kl`, `conformal.coverage`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from luthier.artifacts.explanation import MEASURES
+from luthier.artifacts.explanations import MEASURED
 from luthier.artifacts.findings import COUNTS
 from luthier.core.component import components_by_kind
 from luthier.core.expressions import (
@@ -60,18 +62,24 @@ class GateVocabulary(ExpressionVocabulary):
                 raise token.error("nobody was asked; name a step of kind `human_ratings` in `human_ratings`")
             is_pair = token.text.startswith(f"{PEOPLE}difference.")
             return token.text if is_pair else token.match(PEOPLE_MEASURES, "measure")
-        if token.text.startswith(EXPLAIN):
-            if not self._explanation:
-                raise token.error("nothing was explained; name a step of kind `explain` in `explanation`")
-            if token.text.count(".") > 1 and token.text.rpartition(".")[2] in MEASURES:
-                return token.text
-            return token.match([EXPLAIN + name for name in MEASURES], "measure")
+        if is_explanation_name(token.text):
+            return self._find_explanation_measure(token)
         is_measure = simplify_name(token.text) in map(simplify_name, self._measures)
         if is_task_score_name(token.text) or (self._findings and not is_measure):
             return token.text
         if not is_measure and can_be_task_score(token.text):
             return token.text
         return token.match(self._measures, "metric")
+
+    def _find_explanation_measure(self, token: ExpressionToken) -> str:
+        kind = token.text.partition(".")[0]
+        if not self._explanation:
+            raise token.error(f"nothing was explained; name a step of kind `{kind}` in `explanation`")
+        if kind in MEASURED:
+            return token.match([f"{kind}.{name}" for name in MEASURED[kind].known_measures], "measure")
+        if token.text.count(".") > 1 and token.text.rpartition(".")[2] in MEASURES:
+            return token.text
+        return token.match([EXPLAIN + name for name in MEASURES], "measure")
 
     def find_reference(self, token: ExpressionToken) -> str:
         from luthier.eval.baseline import Baseline
@@ -115,8 +123,14 @@ def is_human_rule(rule: ThresholdExpression) -> bool:
 
 
 def is_explanation_rule(rule: ThresholdExpression) -> bool:
-    """Whether a rule is about how faithful explanations are."""
-    return rule.name.startswith(EXPLAIN)
+    """Whether a rule is about what a step that explains measured."""
+    return is_explanation_name(rule.name)
+
+
+def is_explanation_name(name: str) -> bool:
+    """Whether a rule's name begins with the kind of a step that explains."""
+    kind, point, _ = name.partition(".")
+    return bool(point) and (f"{kind}." == EXPLAIN or kind in MEASURED)
 
 
 def _measures() -> list[str]:

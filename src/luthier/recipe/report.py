@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationSummary
+from luthier.artifacts.explanations import read_explanation_sentence
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import write_atomically
@@ -190,7 +191,7 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
             human_eval = artifact.read_json("human_eval.json")
             lines += [human_eval["sentence"], human_eval["stop"]]
         if artifact.manifest.makes == "explanation":
-            lines.append(artifact.read_json("explain.json")["sentence"])
+            lines.append(read_explanation_sentence(artifact))
         if artifact.manifest.makes == "influence":
             lines.append(artifact.read_json("influence.json")["sentence"])
         if artifact.manifest.makes == "evaluation":

@@ -9,13 +9,14 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.artifacts.explanation import SUMMARY
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.artifacts.search import SEARCH
 from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
 from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
-from luthier.eval.report.collect_explanations import explanation_facts
+from luthier.eval.report.collect_explanations import explanation_facts, measured_explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
@@ -84,9 +85,16 @@ def collect_report_facts(
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
         tunings=tuple(tunings),
         searches=tuple(search_facts(name, each) for name, each in found["model"].items() if _has(each, SEARCH)),
-        explanations=tuple(explanation_facts(name, each) for name, each in found["explanation"].items()),
         influences=tuple(
             InfluenceFacts(name=name, summary=InfluenceSummary.read(each)) for name, each in found["influence"].items()
+        ),
+        explanations=tuple(
+            explanation_facts(name, each) for name, each in found["explanation"].items() if _has(each, SUMMARY)
+        ),
+        measured=tuple(
+            facts
+            for name, each in found["explanation"].items()
+            if (facts := measured_explanation_facts(name, each)) is not None
         ),
         costs=tuple(
             build_cost_fact(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import islice
 
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary, read_explanations
+from luthier.artifacts.explanations import read_measured_explanation
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts.explanation import ExplainedRow, ExplanationFacts, HeatUnit
+from luthier.eval.report.facts.explanation import ExplainedRow, ExplanationFacts, HeatUnit, MeasuredExplanationFacts
 
 ROWS = 8
 """Rows that are shown at most."""
@@ -19,6 +20,12 @@ def explanation_facts(name: str, artifact: Artifact) -> ExplanationFacts:
     best = (record for record in read_explanations(artifact) if record.method == summary.best)
     rows = tuple(ExplainedRow(record=record, units=_heat(record)) for record in islice(best, ROWS))
     return ExplanationFacts(name=name, summary=summary, rows=rows)
+
+
+def measured_explanation_facts(name: str, artifact: Artifact) -> MeasuredExplanationFacts | None:
+    """What the report says of one step that measured a whole model; None for one that explained rows."""
+    record = read_measured_explanation(artifact)
+    return None if record is None else MeasuredExplanationFacts(name=name, kind=record.kind, record=record)
 
 
 def _heat(record: ExplanationRecord) -> tuple[HeatUnit, ...]:

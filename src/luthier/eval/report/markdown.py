@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, MeasuredExplanationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
@@ -21,7 +22,9 @@ from luthier.eval.report.pictures import (
 )
 from luthier.eval.report.views import (
     CLOSE,
+    MEASURED_TITLES,
     OPEN,
+    describe_measure,
     describe_outcome,
     describe_trained_rows,
     list_run_metrics,
@@ -43,20 +46,14 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _evaluation(evaluation, opening=at == 0)
     if facts.runs:
         parts += _runs(facts)
-    for explained in facts.explanations:
-        parts += _explanation(explained)
-    for influence in facts.influences:
-        parts += _influence(influence)
-    for people in facts.people:
-        parts += _people(people)
-    for validation in facts.validations:
-        parts += _validation(validation)
-    for data in facts.data:
-        parts += _data(data)
-    for search in facts.searches:
-        parts += _search(search)
-    for tuning in facts.tunings:
-        parts += _tuning(tuning)
+    parts += chain.from_iterable(map(_explanation, facts.explanations))
+    parts += chain.from_iterable(map(_influence, facts.influences))
+    parts += chain.from_iterable(map(_measured, facts.measured))
+    parts += chain.from_iterable(map(_people, facts.people))
+    parts += chain.from_iterable(map(_validation, facts.validations))
+    parts += chain.from_iterable(map(_data, facts.data))
+    parts += chain.from_iterable(map(_search, facts.searches))
+    parts += chain.from_iterable(map(_tuning, facts.tunings))
     parts += _costs(facts.costs)
     if facts.provenance.commands:
         parts += ["## Make it again", "```sh\n" + "\n".join(facts.provenance.commands) + "\n```"]
@@ -206,6 +203,19 @@ def _influence(facts: InfluenceFacts) -> list[str]:
 
 
 _INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")
+
+
+def _measured(facts: MeasuredExplanationFacts) -> list[str]:
+    """What was found, and the measures."""
+    rows = [
+        (
+            describe_measure(facts.kind, name),
+            wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high)),
+        )
+        for name, each in facts.record.measures.items()
+    ]
+    title = f"## {MEASURED_TITLES[facts.kind]}: {_plain(facts.name)}"
+    return [title, _plain(facts.record.sentence), *([_table(("Measure", "Value"), rows)] if rows else [])]
 
 
 def _validation(facts: ValidationFacts) -> list[str]:

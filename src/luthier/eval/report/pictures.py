@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from luthier.artifacts.findings import LEARNING_CURVE, MEASURED, Finding
+from luthier.artifacts.model_diff import ModelDiff
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.charts.bars import Bar, draw_bar_chart
 from luthier.eval.report.charts.curve import draw_training_curves
@@ -125,6 +126,18 @@ class ReportCharts:
         held_out_text = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
         desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{held_out_text}"
         return self._pair(lambda width, name: draw_training_curves(facts.log, width=width, name=name, desc=desc))
+
+    def layers(self, diff: ModelDiff) -> str:
+        """How far the hidden states of each layer moved."""
+        rows = [
+            Bar(str(layer.layer), (round(1000 * layer.distance.value),), f"{100 * layer.distance.value:.1f} %")
+            for layer in diff.layers
+        ]
+        most = max(diff.layers, key=lambda layer: layer.distance.value)
+        desc = f"{len(rows)} layers; layer {most.layer} moved the most ({100 * most.distance.value:.1f} %)."
+        return self._pair(
+            lambda width, name: draw_bar_chart(rows, width=width, name=name, title="Drift by layer", desc=desc)
+        )
 
     def search_rungs(self, facts: SearchFacts) -> str:
         """How far each trial of a search came."""

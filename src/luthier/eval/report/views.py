@@ -272,3 +272,40 @@ def _packed_row(row: RowFact, models: Sequence[str], limit: int) -> list[Any]:
 
 def _place(models: Sequence[str], requested: Sequence[ModelFacts]) -> int:
     return models.index(requested[0].name) if requested and requested[0].name in models else -1
+
+
+MEASURED_TITLES = {
+    "model_diff": "What tuning changed",
+    "counterfactuals": "What flips a label",
+    "surrogate": "Rules that stand for the model",
+    "conformal": "Label sets",
+}
+"""The sections of steps that measure a whole model."""
+_MEASURES = {
+    "model_diff.kl": "mean divergence of an answer token’s distribution from the base’s, in nats",
+    "model_diff.hidden": "relative distance of the last layer’s hidden states",
+    "model_diff.weights": "relative distance of all weights that an adapter or training touches",
+    "model_diff.effective_rank": "mean effective rank of the changes of matrices",
+    "model_diff.intruders": "intruder dimensions a matrix, of the first 10",
+    "model_diff.changed": "share of answers that changed",
+    "model_diff.fixed": "share of rows that became right, less those that became wrong",
+    "model_diff.words": "words by which answers became longer",
+    "counterfactuals.flipped": "share of rows that a few edits flip",
+    "counterfactuals.edits": "edits that it takes, of the rows that are flipped",
+    "counterfactuals.share": "share of the text’s words that they touch",
+    "surrogate.fidelity": "share of held-out rows for which a rule holds where the model says the same",
+    "surrogate.coverage": "share of held-out rows for which a rule holds",
+    "surrogate.overall": "share of all held-out rows where the tree says the same as the model",
+    "surrogate.gain": "the same less that of always saying the model’s most frequent label",
+    "conformal.coverage": "share of rows whose set holds the right label",
+    "conformal.size": "labels in a set",
+    "conformal.single": "share of rows with exactly one label",
+    "conformal.single_accuracy": "accuracy where there is one label; the others are abstained from",
+    "conformal.accuracy": "accuracy of the likeliest label over all rows",
+    "conformal.worst_class": "coverage of the class where it is lowest",
+}
+
+
+def describe_measure(kind: str, name: str) -> str:
+    """What a measure of a step is."""
+    return _MEASURES[f"{kind}.{name}"]

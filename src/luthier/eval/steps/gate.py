@@ -59,7 +59,8 @@ class Gate(Step):
     human_ratings: JudgmentsRef = None
     """The step that took people's judgments together, for rules such as `people.difference > 0`."""
     explanation: ExplanationRef = None
-    """The step that explained answers, for rules such as `explain.gain_over_random > 0`."""
+    """The step that explained answers or a model, for rules such as `explain.gain_over_random > 0`,
+    `model_diff.kl < 0.5` or `conformal.coverage >= 0.9`."""
     rules: tuple[RuleText, ...] = Field(min_length=1)
     """What must hold, such as `macro_f1 > base`, `rougeL >= base - 0.01`, `accuracy >= 0.8`, `accuracy > tfidf`."""
 
@@ -149,7 +150,11 @@ def _check_explanation(rule: ThresholdExpression, explained: Step | None, where:
     known = None if explained is None else explained.measured()
     if known is not None and rule.name not in known:
         what = f"the step that explains does not measure {rule.name}"
-        raise RecipeError(what, where=where, hint=f"add the method to its `methods`; {did_you_mean(rule.name, known)}")
+        raise RecipeError(
+            what,
+            where=where,
+            hint=f"add the method to its `methods`, or name another step; {did_you_mean(rule.name, known)}",
+        )
 
 
 def _check(rule: ThresholdExpression, evaluation: Any, where: SourceLocation) -> None:

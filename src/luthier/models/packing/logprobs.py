@@ -226,10 +226,15 @@ def clear_forward_mode(model: torch.nn.Module) -> None:
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
-    turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
-    if turned or not how.packed:
+    if not is_read_packed(how, pack, soft):
         return _hidden_padded(model, pack, soft, how.turn)
     return _hidden_packed(model, pad_pack_size(soft.above(pack)), soft, quick, short=how.short)
+
+
+def is_read_packed(how: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
+    """Whether a pack is read as it is, rather than in rows side by side."""
+    turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
+    return how.packed and not turned
 
 
 def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics
 from luthier.artifacts.explanation import ExplanationSummary
+from luthier.artifacts.explanations import read_measured_explanation
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
@@ -44,11 +45,20 @@ class ThresholdsType(ArtifactType):
 
 
 class ExplanationType(ArtifactType):
-    """Answers explained by several methods, with how faithful each method is."""
+    """Answers explained with how faithful that is, what tuning changed, or what helps to decide with a classifier."""
 
     kind: Literal["explanation"] = "explanation"
 
     def describe(self, artifact: Artifact) -> dict[str, Any]:
+        if (measured := read_measured_explanation(artifact)) is not None:
+            return {
+                "says": measured.sentence,
+                "rows": measured.rows,
+                **{
+                    name: f"{measure.value:.4g} ({measure.low:.4g} to {measure.high:.4g})"
+                    for name, measure in measured.measures.items()
+                },
+            }
         summary = ExplanationSummary.read(artifact)
         return {
             "says": summary.sentence,

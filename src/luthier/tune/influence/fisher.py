@@ -153,7 +153,8 @@ class FisherEstimate:
 
 
 def _vectors(matrix: Tensor) -> Tensor:
-    return torch.linalg.eigh(matrix.double()).eigenvectors.to(matrix.dtype)
+    vectors: Tensor = torch.linalg.eigh(matrix.double()).eigenvectors
+    return vectors.to(matrix.dtype)
 
 
 class _Watched:

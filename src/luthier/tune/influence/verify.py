@@ -94,7 +94,7 @@ def estimate_rank_correlation(one: Sequence[float], other: Sequence[float], seed
     draw = numpy.random.Generator(numpy.random.PCG64(seed))
     first, second = numpy.asarray(one), numpy.asarray(other)
     found = sorted(
-        spearman(first[drawn], second[drawn])
+        spearman(first[drawn].tolist(), second[drawn].tolist())
         for drawn in (draw.integers(0, len(first), len(first)) for _ in range(_RESAMPLES))
     )
     low, high = (found[round(share * (len(found) - 1))] for share in (0.025, 0.975))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary
+from luthier.artifacts.explanations import AnyMeasured
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.eval.report.facts.fact import Fact
 
@@ -41,3 +42,11 @@ class InfluenceFacts(Fact):
 
     name: str
     summary: InfluenceSummary
+
+
+class MeasuredExplanationFacts(Fact):
+    """A step that measured a whole model: what tuning changed, or what helps to decide with it."""
+
+    name: str
+    kind: str
+    record: AnyMeasured

@@ -1,0 +1,154 @@
+"""Hidden states of every layer at the positions that predict a pack's targets, and logits read off any of them.
+
+Layers are watched by hooks while a pack is read as it always is, so that every architecture that packs, and every one
+that is read in padded rows, has them without code of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.models.adapters import SoftPrompt, compute_soft_prompt
+from luthier.models.packing.logprobs import (
+    _hidden,
+    _own_logits,
+    detect_forward_mode,
+    find_decoder,
+    is_read_packed,
+)
+from luthier.models.packing.pack import Pack, TokenRow, build_pack
+from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
+
+PIECE_NUMBERS = 1 << 24
+"""Logits that are compared at once."""
+
+
+class LayerStates(NamedTuple):
+    """What a model made of a pack at its N sources."""
+
+    layers: tuple[Tensor, ...]
+    """(N, width) each: what enters the first layer, then what leaves each one."""
+    hidden: Tensor
+    """(N, width): after the last norm, which the head reads."""
+    logits: Tensor | None
+    """(N, vocab), where the model's own head must be asked; None where `LayerReader.compute_logits` reads `hidden`."""
+
+
+class LayerReader:
+    """Reads the layers of one model, with its adapters as they are switched when it reads."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.inner = model, unwrap_peft_model(model)
+        self._how = replace(detect_forward_mode(model), short=False)
+        self.layers = find_layers(self.inner)
+        self.norm = self._find_norm()
+
+    @torch.no_grad()
+    def read(self, pack: Pack) -> LayerStates:
+        """The states of a pack."""
+        soft = compute_soft_prompt(self.model)
+        pack = pack.on(next(self.inner.parameters()).device)
+        outputs: list[list[Tensor]] = [[] for _ in range(len(self.layers) + 1)]
+        with ExitStack() as hooks:
+            if len(self.layers):
+                first = self.layers[0].register_forward_pre_hook(
+                    lambda _, args, kwargs: outputs[0].append(args[0] if args else kwargs["hidden_states"]),
+                    with_kwargs=True,
+                )
+                hooks.callback(first.remove)
+            for seen, layer in zip(outputs[1:], self.layers, strict=True):
+                handle = layer.register_forward_hook(lambda _, args, out, seen=seen: seen.append(_first(out)))
+                hooks.callback(handle.remove)
+            hidden = _hidden(self.inner, pack, soft, self._how, True)
+        packed = is_read_packed(self._how, pack, soft)
+        layers = tuple(self._at_sources(seen, pack, soft, packed=packed) for seen in outputs if seen)
+        own = None
+        if self._how.head is None and not ends_in_sequence_head(self.inner):
+            own = _own_logits(self.inner, pack, soft, self._how.turn)
+        return LayerStates(layers, hidden, own)
+
+    @torch.no_grad()
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """(N, width) states after the last norm to (N, vocab) logits, or (N, classes) scores, in at least fp32."""
+        if ends_in_sequence_head(self.inner):
+            return score_hidden_states(self.inner, hidden)
+        assert self._how.head is not None, "models with a head of their own give their logits with the states"
+        return self._how.head.logits(hidden)
+
+    @property
+    def has_lens(self) -> bool:
+        """Whether logits can be read off every layer: the last norm and the head are understood."""
+        head = self._how.head is not None or ends_in_sequence_head(self.inner)
+        return head and self.norm is not None and len(self.layers) > 0
+
+    @torch.no_grad()
+    def read_lens(self, states: Tensor) -> Tensor:
+        """(N, width) states of any layer to the logits that the head would give if it were the last."""
+        assert self.norm is not None
+        return self.compute_logits(self.norm(states))
+
+    def pieces(self, rows: int) -> Iterator[slice]:
+        """Stretches of rows whose logits fit into memory."""
+        outputs = self.inner.config.get_text_config().vocab_size
+        size = max(1, PIECE_NUMBERS // outputs)
+        yield from (slice(at, min(at + size, rows)) for at in range(0, rows, size))
+
+    def _at_sources(self, seen: list[Tensor], pack: Pack, soft: SoftPrompt, *, packed: bool) -> Tensor:
+        if packed:
+            return seen[0][0].index_select(0, pack.sources + soft.count)
+        lengths = [len(ids) for ids in pack.unpack()]
+        positions = pack.positions[pack.sources]
+        if len(seen) == 1:
+            longest = max(lengths)
+            rows = seen[0][:, seen[0].shape[1] - longest :]
+            return rows.flatten(0, 1).index_select(0, pack.path * longest + positions)
+        begins = torch.tensor([0, *lengths], device=positions.device).cumsum(0)
+        alone = torch.cat(
+            [own[0, own.shape[1] - length :] for own, length in zip(seen, filter(None, lengths), strict=True)]
+        )
+        return alone.index_select(0, begins[pack.path] + positions)
+
+    @torch.no_grad()
+    def _find_norm(self) -> Any:
+        """The part of the decoder that turns what leaves the last layer into what the head reads; None if not found."""
+        if not len(self.layers):
+            return None
+        decoder, called = find_decoder(self.inner), list[tuple[Any, Tensor, Tensor]]()
+        ids = [7, 3, 5, 2, 9]
+        pack = build_pack([TokenRow(ids, [0.0, *[1.0] * (len(ids) - 1)])])
+        pack = pack.on(next(self.inner.parameters()).device)
+        last = list[Tensor]()
+        with ExitStack() as hooks:
+            for module in decoder.children():
+                if not isinstance(module, torch.nn.ModuleList):
+                    handle = module.register_forward_hook(
+                        lambda part, args, out: (
+                            called.append((part, args[0], out))
+                            if args and isinstance(args[0], Tensor) and isinstance(out, Tensor)
+                            else None
+                        )
+                    )
+                    hooks.callback(handle.remove)
+            handle = self.layers[-1].register_forward_hook(lambda _, args, out: last.append(_first(out)))
+            hooks.callback(handle.remove)
+            out = decoder(input_ids=pack.ids[None], use_cache=False).last_hidden_state
+        found = [part for part, given, made in called if torch.equal(given, last[-1]) and torch.equal(made, out)]
+        return found[-1] if found else None
+
+
+def find_layers(model: Any) -> torch.nn.ModuleList:
+    """A decoder's layers, in order; none where they are not one list of as many modules as its settings say."""
+    decoder, count = find_decoder(model), model.config.get_text_config().num_hidden_layers
+    lists = [module for module in decoder.children() if isinstance(module, torch.nn.ModuleList)]
+    return next((module for module in lists if len(module) == count), torch.nn.ModuleList())
+
+
+def _first(output: Any) -> Tensor:
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
