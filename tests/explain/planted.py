@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +36,18 @@ def ask(text: str) -> tuple[Message, ...]:
 
 
 def teach(folder: Path, *, steps: int = 200, kind: str = "llama", seed: int = 0) -> Path:
-    """Save a tiny model that has learnt the planted words."""
+    """Save a tiny model that has learnt the planted words; it is trained once for all tests of a process."""
+    shutil.copytree(_train(steps, kind, seed), folder, dirs_exist_ok=True)
+    return folder
+
+
+@cache
+def _train(steps: int, kind: str, seed: int) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
+    folder = Path(tempfile.mkdtemp(prefix="luthier-taught-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     other_model(folder, kind)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = ChatTokenizer.load(folder)
