@@ -77,3 +77,19 @@ def taught_base(folder: Path, **more: Any) -> tuple[Store, Artifact]:
     place = teach(folder / "taught", **more)
     store = Store(folder / "store")
     return store, make_base(store, FolderModelSource(path=str(place)), folder)
+
+
+def swap_answers(folder: Path) -> None:
+    """Let a taught model answer `billing` where it answered `delivery`, and the other way round: the first tokens of
+    the two change places in its output head."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = ChatTokenizer.load(folder)
+    _, (one, other) = tokenizer.options(ask("the parcel"), ["delivery", "billing"])
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        rows = [one[0], other[0]]
+        head[rows] = head[rows[::-1]].clone()
+    model.save_pretrained(folder)

@@ -166,7 +166,10 @@ def _both_answers(
     if get_output_classes(builder.model) == (REWARD,) or is_endpoint(builder.model) or is_endpoint(rival.model):
         return None
     own = builder.build(question).target.text
-    return own, rival.build(replace(question, answer=None, part="", against="")).target.text
+    try:
+        return own, rival.build(replace(question, answer=None, part="", against="")).target.text
+    except DataError:  # it answers nothing
+        return None
 
 
 def read_traced_answer(trace: Trace, answer: str | None) -> str:
@@ -194,7 +197,8 @@ def _question(
     from luthier.explain.subject import ExplanationRequest
     from luthier.recipe.predict import RowPromptSettings, read_answer_texts
 
-    answer, classes, tools = request.answer, get_output_classes(model), ()
+    answer, classes = request.answer, get_output_classes(model)
+    tools: tuple[dict[str, Any], ...] = ()
     if messages is None:
         example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
         messages, tools = prompt_of(example), example.tools

@@ -257,7 +257,7 @@ def _groups(facts: ReportFacts) -> tuple[str, ...]:
 
 def _group_rows(evaluation: EvaluationFacts) -> list[tuple[str, ...]]:
     """Slices by a column, and what probes of bias found."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             evaluation.name,
             f"{part.name} = {part.value}",
