@@ -39,7 +39,8 @@ from tests.watching import desk_traffic, write_log
 from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+PAGES += [ROOT / "docs" / "tutorial.md", ROOT / "docs" / "tutorial-explain.md"]
 AXOLOTL = """\
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 datasets: [{path: tickets.csv, type: {field_instruction: message, field_output: category}}]
@@ -179,6 +180,8 @@ def _typed(line: str) -> list[str]:
     """The words of a page's line, said of the recipe and the rows that are here."""
     line = line.replace("moved/recipe.yaml", "recipe.yaml").replace("calls/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
+    line = line.replace("recipes/why/recipe.yaml", "recipe.yaml").replace("why:tune", "recipe.yaml:tune")
+    line = line.replace("--against smollm2-135m-instruct", "--against tiny-model")
     line = re.sub(r"(?<![\w-])support(?![\w-])", "recipe.yaml", line) if " new " not in line else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
     line = line.replace("EXAMPLE", _first_id()) if "EXAMPLE" in line else line

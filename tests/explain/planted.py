@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import random
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +36,18 @@ def ask(text: str) -> tuple[Message, ...]:
 
 
 def teach(folder: Path, *, steps: int = 200, kind: str = "llama", seed: int = 0) -> Path:
-    """Save a tiny model that has learnt the planted words."""
+    """Save a tiny model that has learnt the planted words; it is trained once for all tests of a process."""
+    shutil.copytree(_train(steps, kind, seed), folder, dirs_exist_ok=True)
+    return folder
+
+
+@cache
+def _train(steps: int, kind: str, seed: int) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
+    folder = Path(tempfile.mkdtemp(prefix="luthier-taught-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     other_model(folder, kind)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = ChatTokenizer.load(folder)
@@ -65,3 +77,19 @@ def taught_base(folder: Path, **more: Any) -> tuple[Store, Artifact]:
     place = teach(folder / "taught", **more)
     store = Store(folder / "store")
     return store, make_base(store, FolderModelSource(path=str(place)), folder)
+
+
+def swap_answers(folder: Path) -> None:
+    """Let a taught model answer `billing` where it answered `delivery`, and the other way round: the first tokens of
+    the two change places in its output head."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = ChatTokenizer.load(folder)
+    _, (one, other) = tokenizer.options(ask("the parcel"), ["delivery", "billing"])
+    with torch.no_grad():
+        head = model.get_output_embeddings().weight
+        rows = [one[0], other[0]]
+        head[rows] = head[rows[::-1]].clone()
+    model.save_pretrained(folder)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from explain.planted import planted, teach
+from explain.planted import ask, planted, swap_answers, teach
 from luthier.artifacts.explanation import MEASURES, ExplanationSummary, read_explanations
+from luthier.chat.messages import Message
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.expressions import ExpressionError
 from luthier.eval.gate import evaluate_explanation_rule
 from luthier.eval.gate_vocabulary import parse_rule
+from luthier.eval.report.technical_record import TO_WRITE
 from luthier.explain.compare import summarize_methods
 from luthier.explain.heat_map import render_heat_map
+from luthier.models.export.model_card import ModelScores, render_history_sections
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
+from luthier.traces.feedback import append_redacted_records
+from luthier.traces.record import Trace
 from workshop import write_csv
 
 RECIPE = """luthier: 1
@@ -167,6 +173,84 @@ def test_the_command_compares_models_and_refuses_nonsense(folder: Path, capsys: 
     ):
         assert run_command(["explain", "taught", *wrong]) == 2
     assert capsys.readouterr().err.count("→") == 6
+
+
+def test_why_one_model_answers_so_and_another_does_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swap_answers(teach(folder / "other"))
+    words = ["--text", "the parcel was late again", "--orders", "0", "--units", "words", "--against", "other"]
+    found = explained(capsys, *words)
+    (own,), (rival,) = found["explanations"], found["against"]
+    assert found["answers"][0] != found["answers"][1]
+    assert own["target"] == rival["target"]
+    assert (own["target"]["text"], own["target"]["against"]) == tuple(found["answers"])
+    assert own["value"] > 0 > rival["value"]
+    capsys.readouterr()
+    assert run_command(["explain", "taught", *words]) == 0
+    assert "; other answers" in capsys.readouterr().out
+
+
+def test_a_kept_request_is_explained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talk = ask("the order was late and the parcel today")
+    trace = Trace(
+        id="chatcmpl-1", timestamp=datetime(2026, 11, 20, tzinfo=UTC), model="taught", messages=talk,
+        answer=Message(role="assistant", content="delivery"),
+    )  # fmt: skip
+    append_redacted_records(folder / "traffic", [trace, trace.model_copy(update={"id": "chatcmpl-2", "answer": None})])
+    place = ["--in", "traffic", "--orders", "0", "--units", "words"]
+    (record,) = explained(capsys, "--trace", "chatcmpl-1", *place)["explanations"]
+    assert record["target"]["text"] == "delivery"
+    assert max(record["units"], key=lambda unit: unit["score"])["text"].strip() == "parcel"
+    explained(capsys, "--trace", "chatcmpl-2", *place, code=2)
+    explained(capsys, "--trace", "chatcmpl-3", *place, code=2)
+
+
+def test_the_strongest_sentences_are_cut_into_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "The order was late. We need help today. Where is the parcel now? Please and thanks."
+    words = ["--text", text, "--units", "sentences", "--refine", "words", "--orders", "3", "--answer", "delivery"]
+    for method in ("leave_one_out", "attnlrp"):
+        (record,) = explained(capsys, *words, "-m", method, "--instead", "billing")["explanations"]
+        refined = [unit for unit in record["units"] if unit["parts"]]
+        assert 1 <= len(refined) <= 3
+        best = max(record["units"], key=lambda unit: unit["score"])
+        assert "parcel" in best["text"]
+        assert "".join(part["text"] for part in best["parts"]) == best["text"]
+        assert max(best["parts"], key=lambda part: part["score"])["text"].strip() == "parcel"
+        assert record["part_faithfulness"] is not None
+    assert run_command(["explain", "taught", *words, "--to", "heat.html"]) == 0
+    page = (folder / "heat.html").read_text()
+    assert 'class="part for"' in page
+    for rule in ("border-bottom-style:dashed", "@media print", ":focus{outline"):
+        assert rule in page
+    explained(capsys, "--text", text, "--units", "words", "--refine", "words", code=2)
+
+
+def test_a_row_s_lineage_and_the_model_card_tell_of_explanations(
+    artifact: Artifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = next(read_explanations(artifact))
+    capsys.readouterr()
+    assert run_command(["lineage", record.row, "--recipe", "recipe.yaml", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["explanations"]
+    assert told["step"] == "why"
+    assert told["method"] == "leave_one_out"
+    assert run_command(["lineage", record.row, "--recipe", "recipe.yaml"]) == 0
+    assert "by leave_one_out, for '" in capsys.readouterr().out
+    summary = ExplanationSummary.read(artifact)
+    card = "".join(render_history_sections(artifact.parent("model"), ModelScores({}, explanation=summary)))
+    assert "## Explanations" in card
+    assert summary.sentence in card
+
+
+def test_the_technical_record_says_what_a_person_must_write(folder: Path) -> None:
+    assert run_command(["export", "recipe.yaml", "--format", "record", "--to", "record"]) == 0
+    text = (folder / "record" / "record.md").read_text()
+    for number in ("1.a", "1.h", "2.d", "2.g", "3.b", "5", "9"):
+        assert f"\n### {number} " in text
+    assert "rows.csv" in text
+    assert "Explain this model by leave" in text.replace("\\", "")
+    assert "FAIL" in text
+    assert text.count(TO_WRITE) > 15
+    assert "no statement of conformity" in text
 
 
 def test_what_users_wrote_is_text_in_a_heat_map(artifact: Artifact) -> None:

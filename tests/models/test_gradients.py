@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.gradient_rules import are_gradient_rules_active, use_gradient_rules
+from luthier.models.packing import gradients
 from luthier.models.packing.gradients import compute_embedding_gradients, get_pack_embeddings, repeat_pack
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import Pack, TokenRow, build_pack
@@ -90,6 +91,21 @@ def test_adapters_and_soft_prompts_take_part(family: str) -> None:
             ends = compute_embedding_gradients(model, pack, torch.stack([embeddings + step, embeddings - step]))
             slope = float(ends.values[0] - ends.values[1]) / 2
             assert slope == pytest.approx(float((found.gradients[0] * step).sum()), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mamba"])
+def test_layers_of_long_packs_are_computed_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(family).float().requires_grad_(False)
+    pack = build_pack(ROWS, share_from=1)
+    embeddings = get_pack_embeddings(model, pack)[None]
+    found = []
+    for least in (10**6, 1):
+        monkeypatch.setattr(gradients, "CHECKPOINT_FROM", least)
+        found.append(compute_embedding_gradients(model, pack, embeddings))
+        with use_gradient_rules(model):
+            found.append(compute_embedding_gradients(model, pack, embeddings))
+    for before, after in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(before, after, atol=1e-7, rtol=1e-6)
 
 
 def test_a_sequence_head_has_gradients() -> None:

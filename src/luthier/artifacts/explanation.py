@@ -20,7 +20,8 @@ from luthier.core.hashing import canonical_json
 
 SUMMARY, RECORDS = "explain.json", "explanations.jsonl"
 FORMAT: Literal[1] = 1
-UnitKind = Literal["turns", "sentences", "words", "tokens"]
+UnitKind = Literal["turns", "documents", "shots", "sentences", "words", "tokens"]
+PartKind = Literal["words", "tokens"]
 TargetKind = Literal["answer", "class", "reward", "contrast", "likeness"]
 Verdict = Literal["better than random", "not clearly better than random", "no better than random", "too few units"]
 MEASURES = ("comprehensiveness", "sufficiency", "rank_agreement", "gain_over_random")
@@ -49,6 +50,8 @@ class ExplainedUnit(_Frozen):
     """How many tokens it has; 0 where the model's tokenizer is not here."""
     score: float
     """How much it speaks for the target; below zero: against."""
+    parts: tuple[ExplainedUnit, ...] = ()
+    """Its words or tokens with their scores, where it is among the strongest and finer units were wanted."""
 
 
 class ExplanationTarget(_Frozen):
@@ -142,6 +145,10 @@ class ExplanationRecord(_Frozen):
     """Whether the weights are not here, so that units were taken away and nothing else was possible."""
     notes: tuple[str, ...] = ()
     faithfulness: FaithfulnessScores | None = None
+    part_unit: PartKind | None = None
+    """What the strongest units were cut into; None: they were not."""
+    part_faithfulness: FaithfulnessScores | None = None
+    """That of the order of the parts and all other units."""
 
     def ranked(self) -> list[ExplainedUnit]:
         """The units, the strongest first, whatever their sign."""

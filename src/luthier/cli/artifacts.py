@@ -343,7 +343,8 @@ def export(
         typer.Option(
             "--format",
             help="A model: hf (the default), adapter, merged or gguf; a data set: jsonl (the default), or another "
-            "kind that `luthier components exporter` lists.",
+            "kind that `luthier components exporter` lists; a recipe: record, a technical record after Annex IV of the "
+            "EU AI Act.",
         ),
     ] = None,
     quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",

@@ -32,8 +32,15 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     row: Annotated[
         str | None, typer.Option(metavar="ID", help="A row of the model's data, by the beginning of its id.")
     ] = None,
+    trace: Annotated[
+        str | None, typer.Option(metavar="ID", help="A request that `luthier traces` kept, with the answer it got.")
+    ] = None,
+    traffic: Annotated[
+        Path | None, typer.Option("--in", metavar="PATH", help="Where the request is kept; the model's own traffic.")
+    ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Another model, whose scores of the same answer stand beside.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Why this model answers so and that one does not, and both scores."),
     ] = None,
     answer: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The answer or class to explain; the model's own when not given.")
@@ -47,9 +54,13 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         typer.Option("--method", "-m", help="Several times: attnlrp, leave_one_out, shapley, …; NAME:setting=value."),
     ] = None,
     units: Annotated[
-        Literal["auto", "turns", "sentences", "words", "tokens"],
+        Literal["auto", "turns", "documents", "shots", "sentences", "words", "tokens"],
         typer.Option(help="What is scored; auto: sentences, or words where there are few sentences."),
     ] = "auto",
+    refine: Annotated[
+        Literal["words", "tokens"] | None,
+        typer.Option(help="Then explain the strongest units by their words or tokens."),
+    ] = None,
     orders: Annotated[
         int, typer.Option(min=0, help="Random orders that the ranking is compared with; 0: no faithfulness.")
     ] = 39,
@@ -68,14 +79,17 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     from luthier.commands.explain import check_heat_map_path
     from luthier.commands.explain import explain as explain_answer
     from luthier.commands.explain_model import explain_model
+    from luthier.commands.traces import get_trace_by_id
     from luthier.recipe.locate import CommandTarget
     from luthier.recipe.models import find_model
 
     if to is not None:
         check_heat_map_path(to)
     workspace = current_workspace()
-    prompt = ["--text", text] if text is not None else ["--row", row or ""]
-    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {shlex.join(prompt)}"))
+    asked = next((pair for pair in (("--text", text), ("--trace", trace)) if pair[1] is not None), ("--row", row or ""))
+    prompt = shlex.join(map(str, asked))
+    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {prompt}"))
+    kept = get_trace_by_id(workspace.find_meant([model]), traffic, trace).trace if trace is not None else None
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
     if show != "answer":
         print_model_explanation(
@@ -86,12 +100,14 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         artifact,
         text=text,
         row=row,
+        trace=kept,
         against=rival,
         answer=answer,
         part=part,
         instead=instead,
         methods=method or (),
         units=units,
+        refine=refine,
         dtype=dtype,
         seed=seed,
         orders=orders,

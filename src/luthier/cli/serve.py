@@ -67,6 +67,9 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     router: _Pipelines = None,
     tune: _Tunable = None,
     jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Tune models for clients (`luthier jobs`).")] = True,
+    explain: Annotated[
+        bool, typer.Option("--explain/--no-explain", help="Explain answers to keys with the scope `explain`.")
+    ] = True,
     learnt_system: Annotated[
         bool,
         typer.Option(
@@ -78,6 +81,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
 ) -> int:
     """Serve models over an OpenAI-compatible API until stopped; prints the address."""
     from luthier.api.doors import build_fine_tuning_routes
+    from luthier.api.explain import build_explain_routes
     from luthier.commands.serve import FineTuningServiceConfig
     from luthier.commands.serve import serve as serve_models
     from luthier.serve.server import ServerSettings
@@ -93,6 +97,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         keep=keep,
         pipelines=router or (),
         jobs=FineTuningServiceConfig(tune=tune or (), doors=build_fine_tuning_routes) if jobs else None,
+        explanations=build_explain_routes if explain else None,
         apply_training_prompt=learnt_system,
         tell=lambda listening: _tell(listening, as_json=as_json),
     )
@@ -109,7 +114,8 @@ def _tell(listening: ListeningServer, *, as_json: bool) -> None:
 def keys_add(
     name: Annotated[str, typer.Argument(help="What traces call it, such as support-bot.")],
     scope: Annotated[
-        list[str] | None, typer.Option(help="infer (the default), tune or admin; may be repeated.")
+        list[str] | None,
+        typer.Option(help="infer (the default), tune, explain, data or admin; may be repeated."),
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
     person: Annotated[str | None, typer.Option(help="Whose it is: it is revoked when the account is closed.")] = None,

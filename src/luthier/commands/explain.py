@@ -1,4 +1,4 @@
-"""Explain a model's answer to a text or a row, alone or beside another model's."""
+"""Explain a model's answer to a text, a row or a kept request, alone or beside another model's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from luthier.models.load import get_output_classes, get_training_data, is_endpoi
 from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
-    from luthier.explain.subject import Dtype, ExplanationRequest, Units
+    from luthier.artifacts.explanation import PartKind
+    from luthier.chat.messages import Message
+    from luthier.explain.subject import Dtype, ExplanationRequest, SubjectBuilder, Units
+    from luthier.models.lm.local import ModelCache
+    from luthier.traces.record import Trace
 
 METHOD, WITHOUT_WEIGHTS = "attnlrp", "leave_one_out"
 """The methods when none is named, the second where the weights are not here."""
@@ -38,6 +42,8 @@ class ExplainOptions(NamedTuple):
     methods: Sequence[str] = ()
     """Kinds of explainers, with settings as in `integrated_gradients:steps=100`."""
     units: Units = "auto"
+    refine: PartKind | None = None
+    """What the strongest units are cut into for a closer look."""
     dtype: Dtype = "float32"
     seed: int = 0
     orders: int = ORDERS
@@ -51,12 +57,16 @@ class AnswerExplanation:
     records: tuple[ExplanationRecord, ...]
     against: tuple[ExplanationRecord, ...] = ()
     """By the same methods, in the same order."""
+    answers: tuple[str, str] | None = None
+    """What each of the two models answers itself, where both do."""
 
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `explain --json`."""
         found: dict[str, Any] = {"explanations": [record.model_dump(mode="json") for record in self.records]}
         if self.against:
             found["against"] = [record.model_dump(mode="json") for record in self.against]
+        if self.answers is not None:
+            found["answers"] = list(self.answers)
         return found
 
     def lines(self) -> list[str]:
@@ -65,6 +75,10 @@ class AnswerExplanation:
 
         rivals = self.against or (None,) * len(self.records)
         parts = [list(format_explanation(*pair)) for pair in zip(self.records, rivals, strict=True)]
+        if self.answers is not None:
+            names = (self.records[0].model, self.against[0].model)
+            said = [f"{name} answers {answer!r}" for name, answer in zip(names, self.answers, strict=True)]
+            parts[0].insert(0, "; ".join(said) if len(set(self.answers)) > 1 else f"both answer {self.answers[0]!r}")
         return [line for number, part in enumerate(parts) for line in (*([""] if number else []), *part)]
 
     def write(self, path: Path) -> None:
@@ -88,10 +102,18 @@ def explain(
     *,
     text: str | None = None,
     row: str | None = None,
+    trace: Trace | None = None,
+    messages: Sequence[Message] | None = None,
     against: Artifact | None = None,
+    cache: ModelCache | None = None,
+    max_tokens: int | None = None,
     **options: Any,
 ) -> AnswerExplanation:
-    """Explain a model's answer to a text, or to a row of its data by id; `options` are those of `ExplainOptions`.
+    """Explain a model's answer to a text, to a row of its data by id, to a kept request, or to a conversation as it is;
+    `options` are those of `ExplainOptions`.
+
+    With `against`, where that model answers otherwise, both explain why the answer and not the other one; `cache`
+    keeps weights for the next call, and `max_tokens` bounds the prompt with its answer.
 
     Raises:
         DataError: an empty answer, fewer than two units, a prompt that is too long, or no such row.
@@ -101,20 +123,63 @@ def explain(
     from luthier.explain.subject import SubjectBuilder
 
     request = ExplainOptions(**options)
-    if (text is None) == (row is None):
-        raise InputError("name either a text or a row", hint='--text "Where is my parcel?", or --row ID')
+    if sum(entry is not None for entry in (text, row, trace, messages)) != 1:
+        hint = '--text "Where is my parcel?", --row ID, or --trace ID'
+        raise InputError("name either a text, a row or a trace", hint=hint)
     explainers = [parse_component_spec(Explainer, word) for word in request.methods or (_usual_method(model, against),)]
-    question = _question(model, text, row, request)
-    how = {"faithful": request.orders > 0, "orders": request.orders}
+    if trace is not None:
+        request = request._replace(answer=read_traced_answer(trace, request.answer))
+        messages = trace.messages
+    question = _question(model, text, row, messages, request)
+    builder, rival = (
+        SubjectBuilder(
+            one, units=request.units, dtype=request.dtype, seed=request.seed, cache=cache, max_tokens=max_tokens
+        )
+        for one in (model, against or model)
+    )
 
-    def by(one: Artifact, about: ExplanationRequest) -> tuple[ExplanationRecord, ...]:
-        builder = SubjectBuilder(one, units=request.units, dtype=request.dtype, seed=request.seed)
-        return tuple(explain_question(builder, about, explainers, **how))  # type: ignore[arg-type]
+    def explain_by(builder: SubjectBuilder, question: ExplanationRequest) -> tuple[ExplanationRecord, ...]:
+        return tuple(
+            explain_question(
+                builder, question, explainers, faithful=request.orders > 0, orders=request.orders,
+                refine=request.refine,
+            )
+        )  # fmt: skip
 
-    records = by(model, question)
     if against is None:
-        return AnswerExplanation(records)
-    return AnswerExplanation(records, by(against, replace(question, answer=records[0].target.text)))
+        return AnswerExplanation(explain_by(builder, question))
+    answers = _both_answers(builder, rival, question)
+    if answers is not None:
+        other = answers[1] if answers[0] != answers[1] else ""
+        question = replace(question, answer=answers[0], against=question.against or other)
+    records = explain_by(builder, question)
+    return AnswerExplanation(records, explain_by(rival, replace(question, answer=records[0].target.text)), answers)
+
+
+def _both_answers(
+    builder: SubjectBuilder, rival: SubjectBuilder, question: ExplanationRequest
+) -> tuple[str, str] | None:
+    """What the model answers (or is asked about) and what another one answers; None where the two cannot be
+    contrasted: a reward, an endpoint, or other classes."""
+    if get_output_classes(builder.model) != get_output_classes(rival.model):
+        return None
+    if get_output_classes(builder.model) == (REWARD,) or is_endpoint(builder.model) or is_endpoint(rival.model):
+        return None
+    own = builder.build(question).target.text
+    try:
+        return own, rival.build(replace(question, answer=None, part="", against="")).target.text
+    except DataError:  # it answers nothing
+        return None
+
+
+def read_traced_answer(trace: Trace, answer: str | None) -> str:
+    """The answer of a kept request, unless another is to be explained."""
+    if trace.operation == "embedding":
+        raise DataError("a request for embeddings has no answer", where=SourceLocation(field="trace"))
+    if answer is None and (trace.answer is None or not trace.answer.content.strip()):
+        what = f"the request {trace.id} has no answer in words"
+        raise DataError(what, where=SourceLocation(field="trace"), hint="give the answer to explain: --answer TEXT")
+    return answer if answer is not None else trace.answer.content  # type: ignore[union-attr]  # checked above
 
 
 def _usual_method(*models: Artifact | None) -> str:
@@ -122,17 +187,26 @@ def _usual_method(*models: Artifact | None) -> str:
     return WITHOUT_WEIGHTS if remote else METHOD
 
 
-def _question(model: Artifact, text: str | None, row: str | None, request: ExplainOptions) -> ExplanationRequest:
+def _question(
+    model: Artifact,
+    text: str | None,
+    row: str | None,
+    messages: Sequence[Message] | None,
+    request: ExplainOptions,
+) -> ExplanationRequest:
     from luthier.explain.subject import ExplanationRequest
     from luthier.recipe.predict import RowPromptSettings, read_answer_texts
 
-    example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
     answer, classes = request.answer, get_output_classes(model)
-    if answer is None and classes == (REWARD,) and row is not None:
-        answer = answer_of(example)
+    tools: tuple[dict[str, Any], ...] = ()
+    if messages is None:
+        example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
+        messages, tools = prompt_of(example), example.tools
+        if answer is None and classes == (REWARD,) and row is not None:
+            answer = answer_of(example)
     return ExplanationRequest(
-        messages=prompt_of(example),
-        tools=example.tools,
+        messages=tuple(messages),
+        tools=tools,
         answer=answer,
         part=request.part,
         against=request.instead,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.artifacts.explanation import ExplanationSummary
 from luthier.artifacts.findings import Findings, read_findings
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 ModelForm = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
+TECHNICAL_RECORD = "record"
+"""The form of a recipe's technical record after Annex IV of the EU AI Act."""
 
 
 class ExportResult(NamedTuple):
@@ -52,13 +55,18 @@ def export_artifact(
     dequantize: bool = False,
     with_base: bool | None = None,
 ) -> ExportResult:
-    """Write a data set, a model or what was found in data to the folder `to`.
+    """Write a data set, a model or what was found in data to the folder `to`; of a recipe, its technical record.
 
     `with_base` says whether an adapter's folder holds its base model; None: where the base has no id on the hub.
     """
-    if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
+    known = {*_forms("dataset"), *_forms("model"), TECHNICAL_RECORD}
+    if form is not None and form.replace("-", "_") not in known:
         where = SourceLocation(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, hint=did_you_mean(form, known))
+    if form == TECHNICAL_RECORD:
+        from luthier.commands.technical_record import write_technical_record
+
+        return ExportResult([write_technical_record(target, target.workspace.resolve(to))], [])
     word, artifact_ref = str(target), _find(target)
     makes = artifact_ref.artifact.manifest.makes
     able, thing = _forms(makes), add_indefinite_article(makes)
@@ -175,14 +183,20 @@ def _findings(found: ArtifactRef) -> Findings | None:
 
 
 def _measures(found: ArtifactRef) -> ModelScores | None:
-    """The measures of a model by the evaluations of its recipe, for the model card."""
+    """The measures of a model by the evaluations and explanations of its recipe, for the model card."""
+    from luthier.models.export.model_card import ModelScores
+
     if found.plan is None:
         return None
-    for planned in found.plan:
-        about = planned.inputs.get("model")
-        if planned.step.makes == "evaluation" and planned.cached and about == found.artifact.digest:
-            return _subject(found.plan.store.open(planned.digest))
-    return None
+    about = {
+        planned.step.makes: found.plan.store.open(planned.digest)
+        for planned in reversed(list(found.plan))
+        if planned.cached and planned.inputs.get("model") == found.artifact.digest
+    }
+    scores = _subject(about["evaluation"]) if "evaluation" in about else None
+    if "explanation" not in about:
+        return scores
+    return (scores or ModelScores({}))._replace(explanation=ExplanationSummary.read(about["explanation"]))
 
 
 def _subject(evaluation: Artifact) -> ModelScores:

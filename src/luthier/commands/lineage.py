@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from luthier.artifacts.explanation import ExplanationSummary, read_explanations
 from luthier.artifacts.findings import format_file_location, read_flagged_rows
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
@@ -34,14 +35,16 @@ class ExampleLineage:
     """Rows that were made out of it: step, id, by which augmenter."""
     doubts: list[dict[str, Any]]
     """Findings that name it: step, finding, score, note."""
+    explanations: list[dict[str, Any]]
+    """Why models answered it so: step, method, target, the strongest units with their scores, verdict."""
     later: list[dict[str, Any]]
     """What other data sets of the recipe made of it: step, split, reason of being dropped, edits, label."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """The story as `trace --json` prints it."""
-        rest = {name: getattr(self, name) for name in ("doubts", "later", "children", "trained_models", "answers")}
-        return {**self.lineage, **rest}
+        names = ("doubts", "later", "children", "trained_models", "answers", "explanations")
+        return {**self.lineage, **{name: getattr(self, name) for name in names}}
 
     def lines(self) -> Iterator[str]:
         """The story for a person."""
@@ -58,6 +61,10 @@ class ExampleLineage:
         for answer in self.answers:
             right = {True: "right", False: "wrong", None: ""}[answer["correct"]]
             yield f"{answer['step']}: {answer['model']:<10} answered {answer['prediction']!r} {right}".rstrip()
+        for entry in self.explanations:
+            units = ", ".join(f"{unit['text']!r} {unit['score']:+.2f}" for unit in entry["units"])
+            yield f"{entry['step']}: {entry['model']} answered {entry['target']!r}, by {entry['method']}, for {units}"
+            yield f"  {entry['verdict']}"
 
 
 def _learnt_line(training: dict[str, Any]) -> str:
@@ -149,13 +156,15 @@ def trace_example(example: str, target: CommandTarget) -> ExampleLineage:
         if artifact.manifest.makes == "evaluation"
         for answer in find_example_answers(artifact, found["id"])
     ]
+    explanations = [{"step": name, **entry} for name, artifact in made for entry in _explained(artifact, found["id"])]
     doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
     born = [{"step": name, **child} for name, artifact in made for child in list_derived_rows(artifact, found["id"])]
     later = list(_later(made, found["id"]))
     return ExampleLineage(
-        lineage=found, doubts=doubts, trained_models=trained_models, answers=answered, children=born, later=later
-    )
+        lineage=found, doubts=doubts, trained_models=trained_models, answers=answered, children=born, later=later,
+        explanations=explanations,
+    )  # fmt: skip
 
 
 def _in_recipe(example: str, target: CommandTarget) -> tuple[RecipePlan, dict[str, Any]]:
@@ -191,6 +200,24 @@ def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
         for mark in read_flagged_rows(artifact):
             if mark.id == example:
                 yield {"finding": mark.finding, "score": mark.score, "note": mark.note}
+
+
+_UNITS_TOLD = 3
+"""Units of an explanation that are told, the strongest."""
+
+
+def _explained(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
+    """What a step `explain` says of the example, by the method that it found best."""
+    if artifact.manifest.makes != "explanation":
+        return
+    best = ExplanationSummary.read(artifact).best
+    for record in read_explanations(artifact):
+        if record.row == example and record.method == best:
+            units = [{"text": unit.text.strip(), "score": unit.score} for unit in record.ranked()[:_UNITS_TOLD]]
+            yield {
+                "model": record.model, "digest": record.digest, "method": record.method, "target": record.target.text,
+                "units": units, "verdict": record.faithfulness.sentence if record.faithfulness else "",
+            }  # fmt: skip
 
 
 def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:

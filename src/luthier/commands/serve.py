@@ -9,8 +9,8 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, replace
+from contextlib import aclosing, asynccontextmanager, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,7 @@ from luthier.traces.retention import traffic_folder
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from luthier.commands.explain_service import ExplanationService
     from luthier.commands.jobs.service import JobService
     from luthier.core.store import Store
     from luthier.serve.app import ExtraRoutes
@@ -57,6 +58,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     keep: str | None = None,
     pipelines: Sequence[str] = (),
     jobs: FineTuningServiceConfig | None = None,
+    explanations: Callable[[ExplanationService], ExtraRoutes] | None = None,
     apply_training_prompt: bool = True,
     tell: Callable[[ListeningServer], None],
 ) -> int:
@@ -64,9 +66,10 @@ def serve(  # noqa: PLR0913  # what a command asks for
     among the `models` may be followed by its overrides.
 
     With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
-    tuned as well; `apply_training_prompt`, conversations without a system message begin with the one that the model
-    learnt with.
+    tuned as well; with `explanations`, answers are explained; `apply_training_prompt`, conversations without a system
+    message begin with the one that the model learnt with.
     """
+    from luthier.commands.explain_service import ExplanationService
     from luthier.commands.jobs.registry import find_alias_owners
     from luthier.serve.auth import KeyStoreRefresher
     from luthier.serve.model_pool import ModelPool
@@ -84,7 +87,6 @@ def serve(  # noqa: PLR0913  # what a command asks for
     with Ledger(url) as ledger, closing(_Kept(found, keep, enabled=traces)) as kept:
         tunable = [model for model in models if model not in meant or not meant[model].overrides]
         service = _desk(jobs, tunable, ledger, workspace, found.open_store())
-        extra_routes = _beside(kept.routes(), jobs, service)
 
         def target(word: str) -> CommandTarget:
             return meant.get(word) or CommandTarget(workspace, word)
@@ -104,14 +106,20 @@ def serve(  # noqa: PLR0913  # what a command asks for
             )
             names = ReleaseFollower(lambda: Ledger(url), fleet, owners=find_alias_owners)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
-            async with names:
+            explaining = ExplanationService(
+                workspace=found, gateway=gateway, recorder=kept.recorder, models=kept.models
+            )
+            more = [
+                *([jobs.doors(service)] if jobs and service else []),
+                *([explanations(explaining)] if explanations else []),
+            ]
+            async with names, aclosing(explaining):
                 if not models and not names.names() and not (service and service.tunable):
                     hint = "name a model, or release one: luthier release support@prod RECIPE:STEP"
                     raise InputError("there is nothing to serve", where=SourceLocation(field="MODEL"), hint=hint)
                 async with _working(service, names.look):
-                    return await run_gateway(
-                        gateway, models, server_config, KeyStoreRefresher(ledger), extra_routes=extra_routes, tell=tell
-                    )
+                    routes, keys = _join_routes(kept.routes(), more), KeyStoreRefresher(ledger)
+                    return await run_gateway(gateway, models, server_config, keys, extra_routes=routes, tell=tell)
 
         try:
             return 0 if asyncio.run(running()) else 130
@@ -148,15 +156,16 @@ def _desk(
     return None if jobs is None else JobService(ledger, store, resolve_tunable_models(workspace, jobs.tune, models))
 
 
-def _beside(
-    routes: list[tuple[APIRouter, Scope]], jobs: FineTuningServiceConfig | None, service: JobService | None
-) -> ExtraRoutes:
+def _join_routes(routes: list[tuple[APIRouter, Scope]], more: Iterable[ExtraRoutes]) -> ExtraRoutes:
     from luthier.serve.app import ExtraRoutes
 
-    if jobs is None or service is None:
-        return ExtraRoutes(routers=routes)
-    more = jobs.doors(service)
-    return replace(more, routers=[*routes, *more.routers])
+    bodies: dict[str, Any] = {}
+    larger: dict[str, int] = {}
+    for extra_routes in more:
+        routes = [*routes, *extra_routes.routers]
+        bodies |= extra_routes.bodies
+        larger |= extra_routes.larger
+    return ExtraRoutes(routers=routes, bodies=bodies, larger=larger)
 
 
 @asynccontextmanager
@@ -182,7 +191,8 @@ class _Kept:
         from luthier.traces.recorder import TraceRecorder
 
         self._workspace, self._base = workspace, workspace.folder
-        self._models: list[Artifact] = []
+        self.models: dict[str, Artifact] = {}
+        """Every model that was opened, by digest."""
         keeping, self._asked = parse_retention_policy(text if enabled else None)
         self.recorder = TraceRecorder(traffic_folder(self._base), keeping) if enabled else None
 
@@ -190,10 +200,10 @@ class _Kept:
         """From now on, take names out as they were taken out of the rows that a model was tuned on, unless the command
         says how; that stays so when the model is gone."""
 
+        self.models[model.digest] = model
         if self.recorder is None or "names" in self._asked:
             return
-        self._models.append(model)
-        found = collect_name_redaction(self._models, self._base).settings()
+        found = collect_name_redaction(self.models.values(), self._base).settings()
         update = {name: value for name, value in found.items() if name not in self._asked}
         keeping = self.recorder.keeping.model_copy(update=update)
         if keeping != self.recorder.keeping:

@@ -11,6 +11,8 @@ WIDTH = 20
 """Characters of the longest bar."""
 SHOWN = 30
 """Units that are listed at most, the strongest."""
+SHOWN_PARTS = 5
+"""Words or tokens of a unit that are listed at most, the strongest."""
 STRONG = 0.5
 """Units with at least this share of the strongest score are marked in the text."""
 _TEXT = 60
@@ -30,6 +32,8 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
         unit, other = record.units[at], others[at]
         second = "" if other is None else f" {other:+9.3f} {unit.score - other:+9.3f}"
         yield f"{unit.score:+9.3f}{second} {_bar(unit.score, strongest):<{WIDTH}} {_short(unit)}"
+        for part in sorted(unit.parts, key=lambda part: -abs(part.score))[:SHOWN_PARTS]:
+            yield f"{'':9}{' ' * len(second)} {part.score:+9.3f} {_short(part)}"
     if len(record.units) > SHOWN:
         yield f"  … {len(record.units) - SHOWN} weaker {record.unit} are not listed"
     if record.template is not None:
@@ -38,6 +42,8 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
         yield f"the scores miss their sum by {record.gap:.2g}"
     if record.faithfulness is not None:
         yield record.faithfulness.sentence
+    if record.part_faithfulness is not None:
+        yield f"{record.part_unit} and the other units together: {record.part_faithfulness.sentence}"
     yield from (f"note: {note}" for note in record.notes)
 
 
@@ -89,13 +95,14 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2.5rem}
 .unit{border-radius:2px;padding:1px 0;white-space:pre-wrap;border-bottom:0 solid #111}
 .for{background:rgba(0,114,178,var(--heat));border-bottom-style:solid;border-bottom-width:calc(var(--heat)*4px)}
 .against{background:rgba(213,94,0,var(--heat));border-bottom-style:dashed;border-bottom-width:calc(var(--heat)*4px)}
-.unit:focus{outline:2px solid #111}
+.unit:focus,.part:focus{outline:2px solid #111}
 .unit sup{font-size:.65em}
 table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:right}td:last-child,th:last-child{text-align:left}
 .role{font-weight:600;display:block;margin-top:.6rem}
-@media (prefers-color-scheme:dark){body{background:#151515;color:#eee}.unit:focus{outline-color:#eee}
+@media (prefers-color-scheme:dark){body{background:#151515;color:#eee}.unit:focus,.part:focus{outline-color:#eee}
 .for,.against{border-bottom-color:#eee}}
-@media print{body{max-width:none;color:#000;background:#fff}}"""
+@media print{body{max-width:none;color:#000;background:#fff}.unit,.part{background:none;border-bottom-color:#000}
+section{break-inside:avoid}details>*{display:block}details::details-content{content-visibility:visible;height:auto}}"""
 
 
 def render_heat_map(records: Sequence[ExplanationRecord], title: str) -> str:
@@ -124,15 +131,22 @@ def render_heat(record: ExplanationRecord) -> str:
         if unit.message != message:
             message = unit.message
             parts.append(f'<span class="role">{html.escape(unit.role)}</span>')
-        side = "for" if unit.score >= 0 else "against"
         rank = f"<sup>{ranks[id(unit)]}{'+' if unit.score >= 0 else '−'}</sup>" if id(unit) in ranks else ""
-        says = html.escape(f"{unit.score:+.4g}", quote=True)
-        parts.append(
-            f'<span class="unit {side}" tabindex="0" style="--heat:{abs(unit.score) / strongest:.2f}" '
-            f'title="{says}" aria-label="{html.escape(unit.text.strip(), quote=True)}, {says}">'
-            f"{html.escape(unit.text)}{rank}</span>"
-        )
+        text = "".join(_span(part, "", strongest) for part in unit.parts) or html.escape(unit.text)
+        parts.append(_span(unit, rank, strongest, text))
     return "".join(parts)
+
+
+def _span(unit: ExplainedUnit, rank: str, strongest: float, text: str | None = None) -> str:
+    """A unit, or a part of one, that the keyboard reaches and a screen reader reads with its score."""
+    says = html.escape(f"{unit.score:+.4g}", quote=True)
+    side = "for" if unit.score >= 0 else "against"
+    return (
+        f'<span class="{"unit" if text is not None else "part"} {side}" tabindex="0" role="mark" '
+        f'style="--heat:{min(1.0, abs(unit.score) / strongest):.2f}" title="{says}" '
+        f'aria-label="{html.escape(unit.text.strip(), quote=True)}, {says}">'
+        f"{html.escape(unit.text) if text is None else text}{rank}</span>"
+    )
 
 
 def _section(record: ExplanationRecord) -> str:
@@ -142,6 +156,8 @@ def _section(record: ExplanationRecord) -> str:
     facts = [f"value {record.value:.4g} with all units, {record.without:.4g} without any"]
     facts += [] if record.template is None else [f"what the chat template wrote: {record.template:+.4g}"]
     facts += [] if record.faithfulness is None else [record.faithfulness.sentence]
+    if record.part_faithfulness is not None:
+        facts.append(f"{record.part_unit} and the other units together: {record.part_faithfulness.sentence}")
     facts += record.notes
     says = "".join(f"<p>{html.escape(fact)}</p>" for fact in facts)
     heading = html.escape(f"{record.model}: {describe_target(record)}, by {record.method}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from luthier.chat.messages import Message, join_user_turns
@@ -43,6 +43,10 @@ class ClassifierPromptScorer(PromptScorer):
         found = self._read(kept)
         return [entry[self.chosen] - (entry[self._against] if self._against else 0.0) for entry in found]
 
+    def build_key(self, kept: Units) -> Hashable:
+        """The messages that are left."""
+        return tuple(message.content for message in remove_units(self._messages, self.cut.units, kept))
+
     def _read(self, kept: Sequence[Units]) -> list[dict[str, float]]:
         texts = [join_user_turns(remove_units(self._messages, self.cut.units, entry)) for entry in kept]
         return self._classifier.scores(texts)
@@ -58,6 +62,10 @@ class EndpointPromptScorer(PromptScorer):
 
     def _score(self, kept: Sequence[Units]) -> list[float]:
         return [compute_word_overlap(self.answer, text) for text in self._ask(kept)]
+
+    def build_key(self, kept: Units) -> Hashable:
+        """The messages that are left."""
+        return tuple(message.content for message in remove_units(self._messages, self.cut.units, kept))
 
     def _ask(self, kept: Sequence[Units]) -> list[str]:
         from luthier.chat.prompt import PromptPrefix

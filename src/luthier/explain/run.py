@@ -1,17 +1,23 @@
-"""Explain one answer by one or several methods, which share what was read."""
+"""Explain one answer by one or several methods, which share what was read; coarse units first, then their parts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord
+from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord, PartKind
 from luthier.core.artifact import Artifact
-from luthier.explain.explainer import Explainer
+from luthier.core.errors import DataError, SourceLocation
+from luthier.explain.explainer import Attribution, ExplainedPrompt, Explainer
 from luthier.explain.faithfulness import ORDERS, measure_faithfulness
-from luthier.explain.scorer import build_not_finite_error
+from luthier.explain.gradients import PromptGradients
+from luthier.explain.scorer import LocalPromptScorer, build_not_finite_error
 from luthier.explain.subject import ExplanationRequest, Subject, SubjectBuilder
+from luthier.explain.units import PromptUnit, refine_cut
 from luthier.models.load import get_model_name
+
+MOST_REFINED, WORTH_REFINING = 3, 0.25
+"""At most so many units are cut into parts, each with at least this share of the strongest score."""
 
 
 def explain_subject(
@@ -22,14 +28,13 @@ def explain_subject(
     row: str = "",
     faithful: bool = True,
     orders: int = ORDERS,
+    refine: PartKind | None = None,
 ) -> ExplanationRecord:
-    """Explain a subject by one method, and measure how faithful that is."""
+    """Explain a subject by one method, and measure how faithful that is; `refine` cuts its strongest units into words
+    or tokens and explains these as well."""
     prompt = subject.prompt
     scorer = prompt.scorer
-    attribution = explainer.attribute(prompt)
-    scores = [float(score) for score in attribution.scores]
-    if not all(map(math.isfinite, scores)):
-        raise build_not_finite_error()
+    attribution, scores = _attribute(explainer, prompt)
     faithfulness = measure_faithfulness(scorer, scores, seed=prompt.seed, orders=orders) if faithful else None
     gap = None if attribution.expected is None else sum(scores) + (attribution.template or 0.0) - attribution.expected
     flat = len({round(score, 12) for score in scores}) == 1
@@ -38,7 +43,7 @@ def explain_subject(
         *attribution.notes,
         *(("All units have the same score: the target is flat",) if flat else ()),
     )
-    return ExplanationRecord(
+    record = ExplanationRecord(
         row=row,
         model=get_model_name(model),
         digest=model.digest,
@@ -48,20 +53,63 @@ def explain_subject(
         target=subject.target,
         value=scorer.full,
         without=scorer.empty,
-        units=tuple(
-            ExplainedUnit(
-                text=unit.text, message=unit.message, role=unit.role, start=unit.start, end=unit.end,
-                tokens=len(unit.tokens), score=score,
-            )
-            for unit, score in zip(scorer.cut.units, scores, strict=True)
-        ),
+        units=tuple(map(_to_explained, scorer.cut.units, scores)),
         template=attribution.template,
         gap=gap,
         texts_read=scorer.texts_read,
         perturbation_only=scorer.perturbation_only,
         notes=notes,
         faithfulness=faithfulness,
+    )
+    return record if refine is None else _refine(record, subject, explainer, refine, orders if faithful else 0)
+
+
+def _attribute(explainer: Explainer, prompt: ExplainedPrompt) -> tuple[Attribution, list[float]]:
+    attribution = explainer.attribute(prompt)
+    scores = [float(score) for score in attribution.scores]
+    if not all(map(math.isfinite, scores)):
+        raise build_not_finite_error()
+    return attribution, scores
+
+
+def _to_explained(unit: PromptUnit, score: float) -> ExplainedUnit:
+    return ExplainedUnit(
+        text=unit.text, message=unit.message, role=unit.role, start=unit.start, end=unit.end,
+        tokens=len(unit.tokens), score=score,
     )  # fmt: skip
+
+
+def choose_strongest(scores: Sequence[float]) -> list[int]:
+    """Numbers of the units that are worth a closer look: the strongest, whatever their sign."""
+    strongest = max(map(abs, scores))
+    ranked = sorted(range(len(scores)), key=lambda unit: -abs(scores[unit]))
+    return [unit for unit in ranked[:MOST_REFINED] if strongest and abs(scores[unit]) >= WORTH_REFINING * strongest]
+
+
+def _refine(
+    record: ExplanationRecord, subject: Subject, explainer: Explainer, kind: PartKind, orders: int
+) -> ExplanationRecord:
+    """The same with the parts of the strongest units; all other units stay as they are."""
+    prompt = subject.prompt
+    if prompt.scorer.cut.kind in ("tokens", kind):
+        raise DataError(
+            f"units are {prompt.scorer.cut.kind} already", where=SourceLocation(field="refine"), hint="leave it out"
+        )
+    fine = subject.recut("words" if prompt.scorer.perturbation_only else kind)
+    cut, origins = refine_cut(prompt.scorer.cut, fine, choose_strongest([unit.score for unit in record.units]))
+    scorer = prompt.scorer.with_cut(cut)
+    gradients = PromptGradients(scorer) if isinstance(scorer, LocalPromptScorer) else None
+    _, scores = _attribute(explainer, ExplainedPrompt(scorer, gradients, prompt.seed))
+    parts: dict[int, list[ExplainedUnit]] = {}
+    for (unit, is_part), entry, score in zip(origins, cut.units, scores, strict=True):
+        if is_part:
+            parts.setdefault(unit, []).append(_to_explained(entry, score))
+    units = tuple(
+        unit.model_copy(update={"parts": tuple(parts.get(number, ()))}) for number, unit in enumerate(record.units)
+    )
+    faithfulness = measure_faithfulness(scorer, scores, seed=prompt.seed, orders=orders) if orders else None
+    update = {"units": units, "part_unit": fine.kind, "part_faithfulness": faithfulness}
+    return record.model_copy(update={**update, "texts_read": scorer.texts_read})
 
 
 def explain_question(
@@ -71,10 +119,13 @@ def explain_question(
     *,
     faithful: bool = True,
     orders: int = ORDERS,
+    refine: PartKind | None = None,
 ) -> list[ExplanationRecord]:
     """Explain one question by several methods; each variant of the prompt is read once for all of them."""
     subject = builder.build(question)
     return [
-        explain_subject(builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders)
+        explain_subject(
+            builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders, refine=refine
+        )
         for explainer in explainers
     ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from luthier.artifacts.explanation import TargetKind
 from luthier.core.errors import ModelError
@@ -35,7 +36,13 @@ class PromptScorer(ABC):
     def __init__(self, cut: CutPrompt, kind: TargetKind, scored_tokens: int = 1) -> None:
         self.cut, self.kind = cut, kind
         self._scored_tokens = scored_tokens
-        self._known: dict[Units, float] = {}
+        self._known: dict[Hashable, float] = {}
+
+    def with_cut(self, cut: CutPrompt) -> Self:
+        """The same prompt in other units; what was read of it is known to both."""
+        other = copy.copy(self)
+        other.cut = cut
+        return other
 
     @property
     def count(self) -> int:
@@ -64,13 +71,14 @@ class PromptScorer(ABC):
 
     def score(self, kept: Sequence[Units]) -> list[float]:
         """The value with each of some sets of units; `ModelError` where it is no number."""
-        missing = [fromkey for fromkey in dict.fromkeys(kept) if fromkey not in self._known]
+        keys = {entry: self.build_key(entry) for entry in dict.fromkeys(kept)}
+        missing = {key: entry for entry, key in keys.items() if key not in self._known}
         if missing:
-            found = self._score(missing)
+            found = self._score(list(missing.values()))
             if not all(map(math.isfinite, found)):
                 raise build_not_finite_error()
             self._known |= dict(zip(missing, found, strict=True))
-        return [self._known[entry] for entry in kept]
+        return [self._known[keys[entry]] for entry in kept]
 
     def to_probability(self, value: float) -> float:
         """A value on the scale of ERASER's measures: the probability of a class, the mean probability of an answer's
@@ -80,6 +88,10 @@ class PromptScorer(ABC):
         if self.kind in ("reward", "likeness"):
             return value
         return math.exp(value / self._scored_tokens)
+
+    def build_key(self, kept: Units) -> Hashable:
+        """What is read with some units, so that the same is read once."""
+        return kept
 
     @abstractmethod
     def _score(self, kept: Sequence[Units]) -> list[float]:
@@ -122,6 +134,10 @@ class LocalPromptScorer(PromptScorer):
                 numbers = torch.tensor([int(key) for key in pack.keys])[pack.path.cpu()]
                 totals.index_add_(0, numbers, logps.double().cpu() * pack.weights.cpu())
         return totals.tolist()
+
+    def build_key(self, kept: Units) -> Hashable:
+        """The ids that are left."""
+        return tuple(self.keep(kept))
 
     def keep(self, kept: Units) -> list[int]:
         """The prompt's ids without the tokens of the units that are not kept."""

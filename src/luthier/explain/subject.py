@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.explanation import ExplanationTarget, TargetKind, UnitKind
@@ -19,7 +20,7 @@ from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import LocatedTokens
-    from luthier.models.lm.local import LocalLM
+    from luthier.models.lm.local import LocalLM, ModelCache
 
 Tools = tuple[dict[str, Any], ...]
 Units = UnitKind | Literal["auto"]
@@ -51,6 +52,8 @@ class Subject:
 
     prompt: ExplainedPrompt
     target: ExplanationTarget
+    recut: Callable[[UnitKind], CutPrompt]
+    """Cuts the same prompt into units of another kind."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -62,12 +65,22 @@ class Subject:
 class SubjectBuilder:
     """Builds subjects of one model, whose weights are read once."""
 
-    def __init__(self, model: Artifact, *, units: Units = "auto", dtype: Dtype = "float32", seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: Artifact,
+        *,
+        units: Units = "auto",
+        dtype: Dtype = "float32",
+        seed: int = 0,
+        cache: ModelCache | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        """`cache` holds weights that builders use in turn; a prompt with its answer has at most `max_tokens`."""
         from luthier.models.lm.local import ModelCache
         from luthier.models.load import is_endpoint, is_plain_classifier
 
         self.model, self._units, self._dtype, self._seed = model, units, dtype, seed
-        self._cache = ModelCache()
+        self._cache, self._max_tokens = cache or ModelCache(), max_tokens
         self.perturbation_only = is_endpoint(model) or is_plain_classifier(model)
 
     def build(self, question: ExplanationRequest) -> Subject:
@@ -174,12 +187,15 @@ class SubjectBuilder:
         target: ExplanationTarget,
     ) -> Subject:
         longest = len(located.ids) + max(len(target_tokens.ids) for target_tokens in targets)
-        if longest > lm.context:
-            what = f"the prompt with its answer has {longest:,} tokens, and the model reads {lm.context:,} at once"
+        most = min(lm.context, self._max_tokens or lm.context)
+        if longest > most:
+            limit = f"the model reads {most:,} at once" if most == lm.context else f"{most:,} are allowed"
+            what = f"the prompt with its answer has {longest:,} tokens, and {limit}"
             raise DataError(what, hint="explain a shorter conversation: nothing is cut off silently")
-        cut = locate_units(located, messages, self._kind(messages))
+        recut = partial(locate_units, located, messages)
+        cut = recut(self._kind(messages))
         scorer = LocalPromptScorer(lm.loaded.model, cut, located.ids, targets, target.kind)
-        return Subject(ExplainedPrompt(scorer, PromptGradients(scorer), self._seed), target)
+        return Subject(ExplainedPrompt(scorer, PromptGradients(scorer), self._seed), target, recut)
 
     def _kind(self, messages: Sequence[Message]) -> UnitKind:
         return choose_unit_kind([message.content for message in messages]) if self._units == "auto" else self._units
@@ -201,7 +217,8 @@ class SubjectBuilder:
         cut = cut_messages(question.messages, self._text_kind(question.messages))
         scorer = ClassifierPromptScorer(classifier, cut, question.messages, question.answer, question.against)
         target = ExplanationTarget(kind=scorer.kind, text=scorer.chosen, against=question.against)
-        return Subject(ExplainedPrompt(scorer, None, self._seed), target, (_TEXT_ONLY,))
+        recut = partial(cut_messages, question.messages)
+        return Subject(ExplainedPrompt(scorer, None, self._seed), target, recut, (_TEXT_ONLY,))
 
     def _endpoint(self, question: ExplanationRequest) -> Subject:
         """The answer of an endpoint: how alike its answers are without units."""
@@ -216,7 +233,8 @@ class SubjectBuilder:
         if not scorer.answer.strip():
             raise DataError("the answer is empty: there is nothing to explain", hint="give --answer TEXT")
         target = ExplanationTarget(kind="likeness", text=scorer.answer)
-        return Subject(ExplainedPrompt(scorer, None, self._seed), target, (_TEXT_ONLY, _LIKENESS))
+        recut = partial(cut_messages, messages)
+        return Subject(ExplainedPrompt(scorer, None, self._seed), target, recut, (_TEXT_ONLY, _LIKENESS))
 
 
 _TEXT_ONLY = "The weights are not here: units were taken away, and nothing else was possible"
@@ -234,7 +252,7 @@ def find_class(classes: Sequence[str], name: str) -> int:
 
 def _check_units(cut: CutPrompt) -> None:
     if len(cut.units) < _FEWEST:
-        finer = {"turns": "sentences", "sentences": "words", "words": "tokens"}.get(cut.kind)
+        finer = {"sentences": "words", "words": "tokens", "tokens": None}.get(cut.kind, "sentences")
         what = f"the prompt has {'one unit' if cut.units else 'no unit'} ({cut.kind}): there is nothing to compare"
         hint = f"take finer units: --units {finer}" if finer else "give a longer text"
         raise DataError(what, where=SourceLocation(field="units"), hint=hint)

@@ -1,7 +1,8 @@
 """Keys of applications: made once and shown once, kept as digests, compared in constant time, revoked by name.
 
 A key is `lk-ID-SECRET`: the id finds its row, and the secret is 256 random bits, so that one SHA-256 of the whole is
-digest enough. A key has scopes: `infer` asks models, `tune` uploads files and starts jobs, `admin` does everything.
+digest enough. A key has scopes: `infer` asks models, `tune` uploads files and starts jobs, `explain` asks why models
+answer so, `data` reads training rows and traces of other keys, `admin` does everything.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.core.db import Ledger
     from luthier.core.db.tables.keys import KeyRow
 
-Scope = Literal["infer", "tune", "admin"]
+Scope = Literal["infer", "tune", "explain", "data", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 INFER: tuple[Scope, ...] = ("infer",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

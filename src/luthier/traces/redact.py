@@ -71,6 +71,10 @@ class Redactor:
         """A text of some part with every find replaced by its kind."""
         return (self._remembered if len(text) <= _LONGEST_REMEMBERED else self._replaced)(text, part)
 
+    def find(self, text: str, part: TextPart = "prompt") -> list[tuple[int, int, PiiKind]]:
+        """Where personal data stands in a text of some part: start, end and kind of each, in order."""
+        return self._finds("", text, part) if self._kinds else []
+
     def _replaced(self, text: str, part: TextPart) -> str:
         return _put(text, self._finds("", text, part), lambda kind, found: f"[{kind.upper()}]")
 

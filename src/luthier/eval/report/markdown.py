@@ -37,9 +37,13 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
 def render_report_markdown(facts: ReportFacts) -> str:
     """The report in Markdown, shorter than the page: the answer, the tables, how to make it again."""
-    parts: list[str] = [f"# {_plain(facts.title)}", f"**{_plain(facts.verdict_sentence)}**", _plain(facts.created)]
+    parts: list[str] = [
+        f"# {escape_markdown(facts.title)}",
+        f"**{escape_markdown(facts.verdict_sentence)}**",
+        escape_markdown(facts.created),
+    ]
     if facts.privacy_sentence:
-        parts.append(_plain(facts.privacy_sentence))
+        parts.append(escape_markdown(facts.privacy_sentence))
     for gate in facts.gates:
         parts += _gate(gate)
     for at, evaluation in enumerate(facts.evaluations):
@@ -70,17 +74,19 @@ def _gate(gate: GateFacts) -> list[str]:
         )
         for rule in gate.rules
     ]
-    title = f"## {_plain(gate.name)}: {gate.verdict}"
-    return [title, _table(("Rule", "Verdict", "Measured", "Why"), rows)] if rows else [title]
+    title = f"## {escape_markdown(gate.name)}: {gate.verdict}"
+    return [title, render_markdown_table(("Rule", "Verdict", "Measured", "Why"), rows)] if rows else [title]
 
 
 def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
-    parts = [f"## Results: {_plain(facts.name)}"]
-    parts += [] if opening else [_plain(verdict_sentence(facts))]
-    parts += [f"> {_plain(note)}" for note in facts.notes]
+    parts = [f"## Results: {escape_markdown(facts.name)}"]
+    parts += [] if opening else [escape_markdown(verdict_sentence(facts))]
+    parts += [f"> {escape_markdown(note)}" for note in facts.notes]
     if facts.advice:
         parts.append("### What may change it")
-        parts += [f"{_plain(f'{fact.what} {fact.why}')}\n\n```sh\n{fact.command}\n```" for fact in facts.advice]
+        parts += [
+            f"{escape_markdown(f'{fact.what} {fact.why}')}\n\n```sh\n{fact.command}\n```" for fact in facts.advice
+        ]
     titles = [wording.capitalize_title(model.title) for model in facts.models]
     rows = [
         (
@@ -94,7 +100,7 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
         )
         for metric in order_metrics(facts)
     ]
-    parts.append(_table(("Metric", *titles), rows))
+    parts.append(render_markdown_table(("Metric", *titles), rows))
     if facts.comparisons:
         parts.append(_comparisons(facts, select_model_comparisons(facts)))
     if facts.probed:
@@ -115,7 +121,7 @@ def _comparisons(facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> str
         )
         for each in shown
     ]
-    return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+    return render_markdown_table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
 
 
 def _runs(facts: ReportFacts) -> list[str]:
@@ -137,9 +143,9 @@ def _runs(facts: ReportFacts) -> list[str]:
         for each in run.compared
     ]
     apart += [f"{run.name} is not compared: {run.why}" for run in facts.runs if run.why]
-    table = _table(("Evaluation", *map(wording.get_metric_title, metrics)), rows)
-    listed = "\n".join(f"- {_plain(line)}" for line in apart)
-    return ["## Side by side", table, f"From {_plain(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
+    table = render_markdown_table(("Evaluation", *map(wording.get_metric_title, metrics)), rows)
+    listed = "\n".join(f"- {escape_markdown(line)}" for line in apart)
+    return ["## Side by side", table, f"From {escape_markdown(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
 
 
 def _people(facts: HumanEvalFacts) -> list[str]:
@@ -152,8 +158,12 @@ def _people(facts: HumanEvalFacts) -> list[str]:
         )
         for name, number in opinion.numbers.items()
     ]
-    title = f"## What people say: {_plain(facts.name)}"
-    return [title, _plain(f"{opinion.sentence} {opinion.stop}"), _table(("Number", "What it is", "Value"), rows)]
+    title = f"## What people say: {escape_markdown(facts.name)}"
+    return [
+        title,
+        escape_markdown(f"{opinion.sentence} {opinion.stop}"),
+        render_markdown_table(("Number", "What it is", "Value"), rows),
+    ]
 
 
 def _explanation(facts: ExplanationFacts) -> list[str]:
@@ -176,21 +186,21 @@ def _explanation(facts: ExplanationFacts) -> list[str]:
         for method in facts.summary.methods
     ]
     titles = ("Method", "Comprehensiveness", "Sufficiency", "Agrees with leave-one-out", "Over random orders")
-    title = f"## Why it answers so: {_plain(facts.name)}"
-    return [title, _plain(facts.summary.sentence), _table(titles, rows)]
+    title = f"## Why it answers so: {escape_markdown(facts.name)}"
+    return [title, escape_markdown(facts.summary.sentence), render_markdown_table(titles, rows)]
 
 
 def _influence(facts: InfluenceFacts) -> list[str]:
     """What was asked, how far the scores were verified, and the strongest rows."""
     summary = facts.summary
-    title = f"## Which rows taught it: {_plain(facts.name)}"
+    title = f"## Which rows taught it: {escape_markdown(facts.name)}"
     rows = [
         (
             "for" if row.score > 0 else "against",
             f"{row.score:+.3g}",
             f"{row.file or ''}:{row.line or ''}",
-            _plain(row.label or ""),
-            _plain(row.text[:80]),
+            escape_markdown(row.label or ""),
+            escape_markdown(row.text[:80]),
         )
         for row in (*summary.proponents, *summary.opponents)
     ]
@@ -199,7 +209,7 @@ def _influence(facts: InfluenceFacts) -> list[str]:
         f"when retrained, without as many random rows by {removal.random.value:+.3g}."
         for removal in (summary.verification.removals if summary.verification is not None else ())
     ]
-    return [title, _plain(" ".join([summary.sentence, *removals])), _table(_INFLUENCE, rows)]
+    return [title, escape_markdown(" ".join([summary.sentence, *removals])), render_markdown_table(_INFLUENCE, rows)]
 
 
 _INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")
@@ -214,19 +224,26 @@ def _measured(facts: MeasuredExplanationFacts) -> list[str]:
         )
         for name, each in facts.record.measures.items()
     ]
-    title = f"## {MEASURED_TITLES[facts.kind]}: {_plain(facts.name)}"
-    return [title, _plain(facts.record.sentence), *([_table(("Measure", "Value"), rows)] if rows else [])]
+    title = f"## {MEASURED_TITLES[facts.kind]}: {escape_markdown(facts.name)}"
+    return [
+        title,
+        escape_markdown(facts.record.sentence),
+        *([render_markdown_table(("Measure", "Value"), rows)] if rows else []),
+    ]
 
 
 def _validation(facts: ValidationFacts) -> list[str]:
-    parts = [f"## Fit to train on? {_plain(facts.name)}", _plain(facts.sentence)]
+    parts = [f"## Fit to train on? {escape_markdown(facts.name)}", escape_markdown(facts.sentence)]
     for each in facts.worth_mending():
         finding = each.finding
-        parts += [f"### {_plain(finding.title)} ({finding.severity})", _plain(f"{finding.sentence} {finding.hint}")]
+        parts += [
+            f"### {escape_markdown(finding.title)} ({finding.severity})",
+            escape_markdown(f"{finding.sentence} {finding.hint}"),
+        ]
         parts += ["```yaml\n" + finding.mend.replace("`", "'") + "\n```"] if finding.mend else []
     rows = [(each.finding.title, each.finding.sentence) for each in facts.in_order()]
     rows += [(kind, f"not looked at: {why}") for kind, why in facts.skipped.items()]
-    return [*parts, _table(("Looked at", "Found"), rows)] if rows else parts
+    return [*parts, render_markdown_table(("Looked at", "Found"), rows)] if rows else parts
 
 
 def _data(facts: DataFacts) -> list[str]:
@@ -234,15 +251,15 @@ def _data(facts: DataFacts) -> list[str]:
     rows += [(f"of them made by {augmenter}", wording.format_thousands(made)) for augmenter, made in facts.made.items()]
     rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in build_data_flow_branches(facts)]
     rows += [(f"edited by {operator}", wording.format_thousands(times)) for operator, times in facts.edited.items()]
-    return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
+    return [f"## Data: {escape_markdown(facts.name)}", render_markdown_table(("What", "Rows"), rows)]
 
 
 def _search(facts: SearchFacts) -> list[str]:
     """The verdict first, then what was spent, the rungs, the finalists and what matters."""
     record = facts.record
-    parts = [f"## Search: {_plain(facts.name)}", _plain(record.verdict.sentence)]
-    parts += [_plain(record.luck.sentence)] if record.luck else []
-    parts.append(_table(("What", "Value"), search_pictures.list_search_figures(facts)))
+    parts = [f"## Search: {escape_markdown(facts.name)}", escape_markdown(record.verdict.sentence)]
+    parts += [escape_markdown(record.luck.sentence)] if record.luck else []
+    parts.append(render_markdown_table(("What", "Value"), search_pictures.list_search_figures(facts)))
     title = wording.get_metric_title(record.metric)
     rungs = [
         (
@@ -256,7 +273,7 @@ def _search(facts: SearchFacts) -> list[str]:
         for rung in facts.rungs
     ]
     titles: tuple[str, ...] = ("Rung", "Trials", "Failed", "Promoted", f"Best {title}", "Spent")
-    parts += ["### Rungs", _table(titles, rungs)] if rungs else []
+    parts += ["### Rungs", render_markdown_table(titles, rungs)] if rungs else []
     aims = [aim for aim in record.aims if aim.name not in (record.metric, "parameters")]
     finalists = [
         (
@@ -269,7 +286,7 @@ def _search(facts: SearchFacts) -> list[str]:
         for finalist in record.finalists
     ]
     titles = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
-    parts += ["### Finalists", _table(titles, finalists)] if finalists else []
+    parts += ["### Finalists", render_markdown_table(titles, finalists)] if finalists else []
     shares = [
         (
             importance.branch,
@@ -280,7 +297,7 @@ def _search(facts: SearchFacts) -> list[str]:
         for importance in record.importance
     ]
     titles = ("Technique", "Setting", "Share", "Trials")
-    return [*parts, "### Which settings matter", _table(titles, shares)] if shares else parts
+    return [*parts, "### Which settings matter", render_markdown_table(titles, shares)] if shares else parts
 
 
 def _tuning(facts: TuningFacts) -> list[str]:
@@ -298,7 +315,11 @@ def _tuning(facts: TuningFacts) -> list[str]:
         *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
     )
     rows = [row for row in known if row[1] not in ("", wording.MISSING)]
-    return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows), *_rendered(facts.rendered)]
+    return [
+        f"## Tuning: {escape_markdown(facts.name)}",
+        render_markdown_table(("What", "Value"), rows),
+        *_rendered(facts.rendered),
+    ]
 
 
 def _rendered(rows: Sequence[RenderedRowFact]) -> list[str]:
@@ -307,10 +328,10 @@ def _rendered(rows: Sequence[RenderedRowFact]) -> list[str]:
         return []
     parts = [f"### Rows as the model sees them\n\nTokens between {OPEN} and {CLOSE} are trained on."]
     for row in rows:
-        location = f"{_plain(row.file)}:{row.line}"
-        parts += [f"{location}: left out, {_plain(row.left_out)}"] if row.left_out else []
+        location = f"{escape_markdown(row.file)}:{row.line}"
+        parts += [f"{location}: left out, {escape_markdown(row.left_out)}"] if row.left_out else []
         for sequence in row.sequences:
-            name = f", {_plain(sequence.name)}" if sequence.name else ""
+            name = f", {escape_markdown(sequence.name)}" if sequence.name else ""
             cut = f", {wording.format_thousands(row.cut_tokens)} cut off" if row.cut_tokens else ""
             trained = wording.format_thousands(sequence.trained_tokens)
             counts = f"{wording.format_thousands(sequence.tokens)} tokens, {trained} trained on{cut}"
@@ -339,7 +360,7 @@ def _costs(costs: Sequence[CostFact]) -> list[str]:
         for cost in costs
     ]
     head = ("Step", "Time", "predicted", "Peak memory", "predicted")
-    return ["## Cost", _table(head, rows)] if rows else []
+    return ["## Cost", render_markdown_table(head, rows)] if rows else []
 
 
 def _expected(format_value: Callable[[float | None], str], expected: float | None, planned: float | None) -> str:
@@ -347,11 +368,15 @@ def _expected(format_value: Callable[[float | None], str], expected: float | Non
     return format_value(expected) + (f" (planned: {format_value(planned)})" if planned is not None else "")
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [[_plain(cell) for cell in head], ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
+def render_markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [
+        [escape_markdown(cell) for cell in head],
+        ["---"] * len(head),
+        *([escape_markdown(cell) for cell in row] for row in rows),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text that Markdown takes as it is, on one line."""
     return _MARKUP.sub(r"\\\1", " ".join(text.split()))

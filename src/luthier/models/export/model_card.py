@@ -31,6 +31,7 @@ from luthier.models.load import (
 from luthier.models.sequence_head import read_padding_id
 
 if TYPE_CHECKING:
+    from luthier.artifacts.explanation import ExplanationSummary
     from luthier.models.export.check import ModelAgreement
 
 LIBRARIES = {"hf": "transformers", "merged": "transformers", "adapter": "peft", "gguf": "gguf"}
@@ -80,6 +81,8 @@ class ModelScores(NamedTuple):
     """On which rows, as part of a sentence."""
     conclusion: str = ""
     """What follows from it, in sentences."""
+    explanation: ExplanationSummary | None = None
+    """How its answers are best explained, and how far that can be trusted."""
 
 
 class HubModel(NamedTuple):
@@ -165,7 +168,26 @@ def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelSc
 def render_history_sections(artifact: Artifact, measures: ModelScores | None) -> list[str]:
     """The sections that every model's card has: measures where there are any, provenance, settings."""
     steps = list_lineage(artifact)
-    return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
+    return [
+        _measures(measures) if measures and measures.values else "",
+        _explained(measures.explanation) if measures and measures.explanation else "",
+        _provenance(artifact, steps),
+        _settings(steps),
+    ]
+
+
+def _explained(summary: ExplanationSummary) -> str:
+    """Methods of explanation over held-out rows, with their intervals."""
+    rows = ["| method | comprehensiveness | sufficiency | over random orders |", "|---|---|---|---|"]
+    for method in summary.methods:
+        cells = (method.comprehensiveness, method.sufficiency, method.gain_over_random)
+        told = " | ".join(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in cells)
+        rows.append(f"| {method.method} | {told} |")
+    how = (
+        f"Measured over {summary.unit} of {summary.rows} held-out rows: how far the probability of the answer falls "
+        "without the highest-ranked ones (higher is better), and with them alone (lower is better)."
+    )
+    return "\n".join(["## Explanations\n", f"{summary.sentence} {how}\n", *rows]) + "\n"
 
 
 def _opened(artifact: Artifact, form: ExportDetails) -> str:

@@ -1,20 +1,30 @@
 """Gradients of a pack's log-probabilities with respect to the embeddings of its tokens.
 
 Embeddings enter as leaves where the embeddings of virtual tokens enter, for language models, sequence heads, adapters
-and models that are read in padded rows. A pack can be read at several embeddings of the same tokens at once.
+and models that are read in padded rows. A pack can be read at several embeddings of the same tokens at once. Of long
+packs, only what goes in to each layer is kept, and the layer is computed again on the way back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode, disable_dropout
 from luthier.models.packing.pack import Pack
 from luthier.models.sequence_head import unwrap_peft_model
+
+CHECKPOINT_FROM = 1536
+"""Tokens from which layers are computed again on the way back: below, their activations are small."""
+_CHECKPOINTED: ContextVar[bool] = ContextVar("luthier_checkpointed", default=False)
 
 
 class EmbeddingGradients(NamedTuple):
@@ -45,11 +55,43 @@ def compute_embedding_gradients(model: Any, pack: Pack, embeddings: Tensor) -> E
     copies = embeddings.shape[0]
     many = repeat_pack(pack.on(next(inner.parameters()).device), copies)
     leaf = embeddings.detach().flatten(0, 1).requires_grad_()
-    with torch.enable_grad(), disable_dropout(inner):
+    with torch.enable_grad(), disable_dropout(inner), _checkpoint_layers(inner, many.tokens >= CHECKPOINT_FROM):
         logps = compute_pack_logprobs(model, many, embeddings=leaf)
         weighted = (logps * many.weights.to(logps.dtype)).view(copies, -1).sum(1)
         (gradient,) = torch.autograd.grad(weighted.sum(), leaf)
     return EmbeddingGradients(weighted.detach(), gradient.view_as(embeddings))
+
+
+class _CheckpointedForward:
+    """A layer's forward whose activations are dropped and computed again, in the context in which they were computed
+    first; in other threads, its own."""
+
+    def __init__(self, own: Any) -> None:
+        self.own = own
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not _CHECKPOINTED.get():
+            return self.own(*args, **kwargs)
+        return checkpoint(partial(copy_context().run, self.own), *args, use_reentrant=False, **kwargs)
+
+
+@contextmanager
+def _checkpoint_layers(inner: Any, wanted: bool) -> Iterator[None]:
+    """Let this thread keep little of each layer of a model's deepest stack."""
+    stacks = [module for module in inner.modules() if isinstance(module, torch.nn.ModuleList)] if wanted else []
+    layers = list(max(stacks, key=len, default=()))
+    before = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = _CheckpointedForward(layer.forward)
+    token = _CHECKPOINTED.set(True)
+    try:
+        yield
+    finally:
+        _CHECKPOINTED.reset(token)
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 def repeat_pack(pack: Pack, copies: int) -> Pack:

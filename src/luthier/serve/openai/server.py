@@ -117,6 +117,15 @@ class Gateway:
             raise self._unknown(name, caller)
         return JSONResponse(_model(name))
 
+    async def open_conversation(
+        self, name: str, messages: Sequence[Message], caller: Caller
+    ) -> tuple[str, tuple[Message, ...]]:
+        """The digest of the model that a name means to a caller, and a conversation as that model reads it; `APIError`
+        where there is no such model."""
+        route = self._find_route(name, caller, None, name)
+        async with self.fleet.using(route.model) as model:
+            return model.digest, model.apply_training_prompt(EngineRequest(messages=tuple(messages))).messages
+
     def names(self) -> list[str]:
         """What can be asked for: names of models, and those that were released."""
         return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
@@ -235,16 +244,21 @@ class Gateway:
         return self._answer(embeddings_json(points, tokens, body.model, base64_wanted=as_base64), case)
 
     def _route(self, name: str, case: RequestState, caller: Caller) -> Route:
-        """Who answers; the case learns it, too. A model that belongs to another key is not there."""
+        """Who answers; the case learns it, too."""
+        route = self._find_route(name, caller, case.user, case.id)
+        case.variant = route.variant
+        case.release = route.release or self.fleet.digest(route.model)
+        return route
+
+    def _find_route(self, name: str, caller: Caller, user: str | None, id: str) -> Route:
+        """Who answers. A model that belongs to another key is not there."""
         if not self._is_for(caller, name):
             raise self._unknown(name, caller)
-        route = self._resolver.resolve(name, case.user, case.id) if self._resolver is not None else None
+        route = self._resolver.resolve(name, user, id) if self._resolver is not None else None
         if route is None and self.fleet.knows(name):
             route = Route(model=name)
         if route is None:
             raise self._unknown(name, caller)
-        case.variant = route.variant
-        case.release = route.release or self.fleet.digest(route.model)
         return route
 
     async def _respond(self, asking: _Asking, route: Route) -> Response:
