@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Mapping as Columns
 from contextlib import suppress
 from itertools import chain, islice
@@ -23,7 +23,7 @@ from luthier.data.columns.choose import LayoutChoice, Task, choose_conversation_
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnMapping, MappedRecord, column_repeated_in_answer, decide_mapping
-from luthier.data.columns.media import MEDIA_NAMES, count_media, holds_bytes
+from luthier.data.columns.media import MEDIA_NAMES, count_media, holds_bytes, looks_like_media
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import list_matching_files
 from luthier.data.formats.media_files import MediaFolder
@@ -211,7 +211,7 @@ class Source(Component):
         if not good:
             yield from (record for record in chain(looked, found) if isinstance(record, BrokenRow))
             return
-        mapping = self.mapping(good).with_media(self.find_media_columns([record.values for record in good]))
+        mapping = self.mapping(good)
         if mapping.layout.note:
             say(f"{good[0].file}: read as {mapping.layout.note}")
         if choices := mapping.choices([record.values for record in good]):
@@ -225,17 +225,19 @@ class Source(Component):
         """The folder in which paths of media start; None: no path is read."""
         return None
 
-    def find_media_columns(self, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    def find_media_columns(self, rows: Sequence[dict[str, Any]], spoken: Collection[str] = ()) -> dict[str, str]:
         """The columns of rows like these that hold pictures or sounds, and which of both.
 
-        A column `image` with an address counts only where a folder of media is named: else it is text as any other.
+        A column `image` with an address counts only where a folder of media is named, or where it is the prompt, or
+        a part of it (`spoken`): else it is text as any other.
         """
         if self.media == "keep":
             return {}
         named = dict[str, str](self.media_columns)
         for column, kind in MEDIA_NAMES.items():
             values = [row[column] for row in rows if row.get(column)]
-            if values and (self.media_root is not None or any(map(holds_bytes, values))):
+            asked = column in spoken and any(map(looks_like_media, values))
+            if values and (self.media_root is not None or asked or any(map(holds_bytes, values))):
                 named[column] = kind
         return named
 
@@ -289,7 +291,8 @@ class Source(Component):
         column_mapping = decide_mapping(
             requested_layout, rows, name, system=self.system, group=self.group, key=self.id, written=written
         )
-        return column_mapping.without(self.null_values)
+        media = self.find_media_columns(rows, column_mapping.spoken)
+        return column_mapping.without(self.null_values).with_media(media)
 
 
 def _in_both(prompt: str | None, answer: str | None) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +19,7 @@ from luthier.artifacts.media import MediaReader, list_media_files
 from luthier.chat.media_codec import keep_media
 from luthier.chat.messages import MEDIA_MARK, Example
 from luthier.core.errors import DataError
+from luthier.data.delivery.export import export_dataset
 from media import picture, sound
 
 Make = Callable[..., Any]
@@ -191,8 +192,8 @@ def test_what_cannot_be_read_costs_its_row_alone(address: str, make: Make, tmp_p
     inside.mkdir()
     photos = photos.rename(inside / "photos")
     (tmp_path / "secret.png").write_bytes(picture(seed=99))
-    os.symlink(tmp_path / "secret.png", photos / "link.png")
-    os.symlink("loop.png", photos / "loop.png")
+    (photos / "link.png").symlink_to(tmp_path / "secret.png")
+    (photos / "loop.png").symlink_to("loop.png")
     (photos / "empty.png").touch()
     (photos / "deep" / "folder.png").mkdir()
     (photos / "half.png").write_bytes(picture()[:100])
@@ -281,3 +282,24 @@ def test_processes_and_batches_change_no_byte(make: Make, tmp_path: Path, photos
         for workers, rows in ((1, 1024), (2, 5))
     ]  # fmt: skip
     assert made[0].files() == made[1].files()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "datasets"])
+def test_a_set_goes_out_with_its_media_and_comes_back_the_same(
+    form: str, make: Make, tmp_path: Path, photos: Path
+) -> None:
+    path = _jsonl(tmp_path, [_llama_factory(number) for number in range(12)])
+    made = make(source={"kind": "jsonl", "path": path, "media_folder": "."}, split={"test": 3}, task="text")
+    out = tmp_path / "out"
+    export_dataset(made.artifact, out, form)
+    read = {"jsonl": {"path": "train.jsonl"}, "parquet": {"path": "train.parquet"}, "datasets": {"path": "."}}[form]
+    again = make(base=out, source={"kind": form, **read}, split={"test": 0}, task="text")
+    wanted = {one.id: (one.messages, one.meta) for one in read_examples(made.artifact, "train")}
+    assert {one.id: (one.messages, one.meta) for one in read_examples(again.artifact, "train")} == wanted
+    if form == "datasets":
+        loaded = datasets.load_from_disk(str(out))["train"].select_columns(["images"])
+        assert loaded[0]["images"][0].size == (12, 8)
+    said: list[str] = []
+    export_dataset(made.artifact, tmp_path / "csv", "csv", said.append)
+    assert "left out, with marks" in " ".join(said)
+    assert "<image>What is it?<audio>" in (tmp_path / "csv" / "train.csv").read_text()

@@ -7,8 +7,10 @@ media are read, turns that hold what the addresses lead to, with U+FFFC in place
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
@@ -117,6 +119,25 @@ def holds_bytes(value: Any) -> bool:
     return isinstance(value, str) and value.startswith(("data:image/", "data:audio/"))
 
 
+MEDIA_ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp"}
+    | {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"}
+)
+"""What names of pictures and sounds end in."""
+
+
+def is_media_path(path: PurePath) -> bool:
+    """Whether a path is named as a picture or a sound is, and nothing of it is hidden."""
+    return path.suffix.lower() in MEDIA_ENDINGS and not any(part.startswith(".") for part in path.parts)
+
+
+def looks_like_media(value: Any) -> bool:
+    """Whether a cell holds the content of media, or paths of them."""
+    values = value if isinstance(value, list) else [value]
+    paths = [address_of(entry, "") for entry in values]
+    return holds_bytes(value) or any(path is not None and is_media_path(PurePosixPath(path)) for path in paths)
+
+
 def list_addresses(value: Any, kind: str, column: str) -> list[str]:
     """The addresses of the media in a cell: one, a list of several, or none."""
     values = value if isinstance(value, list) else [] if value in (None, "") else [value]
@@ -184,6 +205,12 @@ def _flat_part(part: Any, field: str) -> str:
     if not isinstance(part, dict):
         raise UnusableRowError("expected parts with a type", field)
     return str(part.get("text", part.get("value", ""))) if is_text(part) else parse_media_part(part, field).mark
+
+
+def outline_media(kind: str, address: str) -> Media:
+    """A medium of which nothing is known but where it is: for rows that are looked at before media are read."""
+    digest = hashlib.sha256(address.encode()).hexdigest()
+    return Media.model_validate({"kind": kind, "digest": digest, "format": "", "size": 0})
 
 
 Read = Callable[[str, str], Media]

@@ -10,21 +10,22 @@ import base64
 import binascii
 import re
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING
 
 from luthier.chat.media_bytes import sniff_media_format
 from luthier.chat.media_codec import MAX_BYTES
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import resolve_path
 from luthier.core.hashing import file_digest, files_digest
+from luthier.data.columns.media import COLUMNS, MEDIA_ENDINGS, MEDIA_NAMES, is_media_path
 from luthier.data.formats import archives
 from luthier.data.formats.files import SourceFile, open_local_file
 
-ENDINGS: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp"}
-    | {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"}
-)
-"""What names of pictures and sounds end in."""
+if TYPE_CHECKING:
+    from luthier.data.source import Source
+
+_LOOKED_AT = 20
+"""So many addresses say where a folder of media is."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24}")
 _HEAD = 24
 _DATA = "data:"
@@ -32,14 +33,33 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MEND = "mend the path, or set `on_error: drop` to leave such rows out and list them"
 
 
-def is_media_path(path: Path | PurePosixPath) -> bool:
-    """Whether a path is named as a picture or a sound is, and nothing of it is hidden."""
-    return path.suffix.lower() in ENDINGS and not any(part.startswith(".") for part in path.parts)
-
-
 def list_media_paths(root: Path) -> list[Path]:
     """The pictures and sounds below a folder, as their names say, in order."""
     return sorted(path for path in root.rglob("*") if is_media_path(path.relative_to(root)) and path.is_file())
+
+
+def guess_media_folder(source: Source, recipe_dir: Path) -> str | None:
+    """The folder of the file, or the one above it, from which paths of media in the first rows lead to files; None for
+    rows that name none, and a source that has a folder."""
+    if source.media_root is not None or "path" not in type(source).model_fields:
+        return None
+    try:
+        looked = source.model_copy(update={"media": "keep"}).glance(recipe_dir)
+    except DataError:
+        return None
+    addresses = [
+        address
+        for record, parts in looked
+        for name in (*MEDIA_NAMES, *COLUMNS.values())
+        for value in (record.values.get(name), parts.meta.get(name))
+        for address in (value if isinstance(value, list) else [value])
+        if isinstance(address, str) and is_media_path(PurePosixPath(address)) and not _URL.match(address)
+    ]
+    base = resolve_path(getattr(source, "path", ""), recipe_dir).parent
+    for folder in (".", ".."):
+        if addresses and all((base / folder / address).is_file() for address in addresses[:_LOOKED_AT]):
+            return folder
+    return None
 
 
 class MediaFolder:
@@ -92,7 +112,7 @@ class MediaFolder:
         assert self._root is not None
         path = self._inside(address)
         if not is_media_path(path.relative_to(self._root)):
-            hint = f"known endings: {', '.join(sorted(ENDINGS))}; hidden files are not read"
+            hint = f"known endings: {', '.join(sorted(MEDIA_ENDINGS))}; hidden files are not read"
             raise DataError(f"{address[:80]!r} is not named as a picture or a sound", hint=hint)
         try:
             whole = path.resolve(strict=True)
