@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.chat import media_bytes
 from luthier.chat.media_bytes import AGAIN
+from luthier.chat.media_fingerprint import fingerprint_audio, fingerprint_image
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, MissingExtra
 
@@ -99,20 +100,31 @@ def media_of_bytes(content: bytes) -> Media:
     `keep_media` gives the bytes that a data set keeps.
     """
     name = _sniff(content)
-    digest = hashlib.sha256(content).hexdigest()
     if name in IMAGE_FORMATS:
-        width, height = decode_image(content).size
-        return Media(kind="image", digest=digest, format=name, size=len(content), width=width, height=height)
+        return _describe_image(content, name, decode_image(content))
     samples, rate = decode_audio(content)
     seconds = round(len(samples) / rate, 6)
-    return Media(kind="audio", digest=digest, format=name, size=len(content), seconds=seconds, rate=rate)
+    digest, sound = hashlib.sha256(content).hexdigest(), fingerprint_audio(samples, rate)
+    return Media(
+        kind="audio", digest=digest, format=name, size=len(content), seconds=seconds, rate=rate, fingerprint=sound
+    )
 
 
 def keep_media(content: bytes) -> KeptMedia:
     """The bytes that a data set keeps of a picture or a sound, and what they are; `DataError` for a broken one."""
     name = _sniff(content)
-    kept = _keep_image(content, name) if name in IMAGE_FORMATS else _keep_audio(content, name)
+    if name in IMAGE_FORMATS:
+        return _keep_image(content, name)
+    kept = _keep_audio(content, name)
     return KeptMedia(media_of_bytes(kept), kept)
+
+
+def _describe_image(content: bytes, name: str, shown: Image) -> Media:
+    digest = hashlib.sha256(content).hexdigest()
+    width, height, look = shown.width, shown.height, fingerprint_image(shown)
+    return Media(
+        kind="image", digest=digest, format=name, size=len(content), width=width, height=height, fingerprint=look
+    )
 
 
 def _sniff(content: bytes, kind: str | None = None) -> str:
@@ -204,18 +216,26 @@ def _to_eight_bits(image: Image) -> Image:
     return Images.fromarray(np.round(values / top * 255).astype(np.uint8), mode=None)
 
 
-def _keep_image(content: bytes, name: str) -> bytes:
+def _keep_image(content: bytes, name: str) -> KeptMedia:
     shown, otherwise = _open_image(content)
-    if not otherwise and name in ("png", "jpeg"):
-        return media_bytes.strip_png(content) if name == "png" else media_bytes.strip_jpeg(content)
-    if not otherwise and name == "webp" and not _is_animated_webp(content):
-        return media_bytes.strip_webp(content)
+    kept = None if otherwise else _stripped(content, name)
+    if kept is not None:  # the same pixels: it is not decoded again
+        return KeptMedia(_describe_image(kept, name, shown), kept)
     made = io.BytesIO()
     if name == "jpeg":
         shown.save(made, "JPEG", quality=_QUALITY, subsampling=0)
     else:
         shown.save(made, "PNG")
-    return made.getvalue()
+    return KeptMedia(media_of_bytes(made.getvalue()), made.getvalue())
+
+
+def _stripped(content: bytes, name: str) -> bytes | None:
+    """A picture without what is not shown; None where it must be encoded anew."""
+    if name == "png":
+        return media_bytes.strip_png(content)
+    if name == "jpeg":
+        return media_bytes.strip_jpeg(content)
+    return media_bytes.strip_webp(content) if name == "webp" and not _is_animated_webp(content) else None
 
 
 def _is_animated_webp(content: bytes) -> bool:

@@ -68,10 +68,15 @@ def split_comparison_words(text: str) -> list[str]:
     return _PUNCTUATION.sub("", text).split()
 
 
+def prompt_text_key(row: Row) -> str:
+    """The normal form of what stands before the answer, or of the text itself when nothing stands before it."""
+    return normalize_for_comparison(row.prompt) or normalize_for_comparison(row.answer)
+
+
 def prompt_key(row: Row) -> str:
     """The normal form of what stands before the answer, or of the text itself when nothing stands before it, with the
     digests of what the row shows and plays."""
-    text = normalize_for_comparison(row.prompt) or normalize_for_comparison(row.answer)
+    text = prompt_text_key(row)
     return f"{text}\x1d{key}" if (key := row.media_key) else text
 
 

@@ -181,6 +181,9 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     split, reasons["split.test"] = _split(
         left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
     )
+    if any(entry["kind"] == "media_dedup" for entry in ops):
+        split["group"] = "cluster"
+        reasons["split.group"] = "rows that show or play near copies of one thing stand on one side"
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     return RecipeProposal(
