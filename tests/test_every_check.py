@@ -15,7 +15,7 @@ from luthier.artifacts.findings import Finding
 from luthier.chat.messages import Message
 from luthier.core.component import components_by_kind
 from luthier.core.errors import RecipeError
-from luthier.data.check import Check, CheckResult
+from luthier.data.check import Check, CheckResult, PlantedFaults
 from luthier.data.steps.prepare import Prepare
 from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData, CheckRow
@@ -64,7 +64,18 @@ def _shuffled_splits(rows: Sequence[CheckRow], seed: int) -> list[CheckRow]:
 
 
 def material(check: Check, rows: Sequence[CheckRow], seed: int = 0) -> CheckData:
-    return CheckData(rows, task=_task(check), seed=seed)
+    return CheckData(rows, task=_task(check), seed=seed, read_media=PLANTED.__getitem__)
+
+
+PLANTED: dict[str, bytes] = {}
+"""The bytes of media that were planted."""
+
+
+def planted_faults(check: Check, rows: Sequence[CheckRow]) -> PlantedFaults:
+    """Rows with the fault, whose media can be read."""
+    planted = check.plant(rows)
+    PLANTED.update(planted.media)
+    return planted
 
 
 def _task(check: Check) -> Any:
@@ -101,7 +112,7 @@ def test_is_documented(kind: str) -> None:
 
 
 def test_finds_the_fault_that_it_documents(check: Check, clean: list[CheckRow]) -> None:
-    planted = check.plant(clean)
+    planted = planted_faults(check, clean)
     found = looked(check, planted.rows)
     assert any(one.finding.severity != "info" for one in found), "the planted fault is not worth a warning"
     marked = {row.id for one in found for row, _, _ in one.marks}
@@ -121,7 +132,7 @@ def test_is_silent_on_clean_data(check: Check) -> None:
 
 
 def test_is_pure_and_order_free(check: Check, clean: list[CheckRow]) -> None:
-    rows = list(check.plant(clean).rows)
+    rows = list(planted_faults(check, clean).rows)
     first = told(looked(check, rows))
     assert told(looked(check, rows)) == first
     random.Random(3).shuffle(rows)
@@ -129,7 +140,7 @@ def test_is_pure_and_order_free(check: Check, clean: list[CheckRow]) -> None:
 
 
 def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: list[CheckRow]) -> None:
-    for rows in (clean, check.plant(clean).rows):
+    for rows in (clean, planted_faults(check, clean).rows):
         found = looked(check, rows)
         assert {name for one in found for name in one.finding.numbers} == set(check.measures)
         for one in found:
@@ -149,11 +160,12 @@ def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: 
 
 def test_every_setting_changes_something(check: Check) -> None:
     kinds: list[Any] = [_task(check)] if check.needs & {"labels", "texts"} else ["label", "text"]
-    bench = {task: check.plant(_shuffled_splits(clean_rows(task), 1)).rows for task in kinds}
+    bench = {task: planted_faults(check, _shuffled_splits(clean_rows(task), 1)).rows for task in kinds}
 
     def all_told(one: Check) -> Any:
         try:
-            return [told(list(one.look(CheckData(rows, task=task)))) for task, rows in bench.items()]
+            data = {task: CheckData(rows, task=task, read_media=PLANTED.__getitem__) for task, rows in bench.items()}
+            return [told(list(one.look(rows))) for rows in data.values()]
         except RecipeError as error:
             return str(error)
 

@@ -251,6 +251,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         notes=[],
         languages={"en": 5, "de": 4},
         pii={"email": 3},
+        media={"image": 9},
         trials={operator.kind: OperatorTrial(edited=2, dropped={"quality no_letters": 1}, examples=(_CHANGE,))},
         spellings={"Refunds": "refund"},
     )

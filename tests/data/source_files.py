@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from media import sound
 from tests.hub import COMMIT
 
 Made = tuple[dict[str, Any], list[int], list[dict[str, Any]]]
@@ -19,6 +20,16 @@ ROWS = [{"text": f"question {n}", "answer": f"a{n}", "stars": n} for n in range(
 def _json(folder: Path) -> Made:
     (folder / "rows.json").write_text(json.dumps(ROWS, indent=1))
     return {"kind": "json", "path": "rows.json"}, [2 + 5 * n for n in range(len(ROWS))], ROWS
+
+
+def _mediafolder(folder: Path) -> Made:
+    """Sounds beside a table of them."""
+    (folder / "sounds").mkdir()
+    for row in ROWS:
+        (folder / "sounds" / f"{row['stars']}.wav").write_bytes(sound(seed=row["stars"]))
+    lines = [json.dumps({"file_name": f"{row['stars']}.wav", **row}) for row in ROWS]
+    (folder / "sounds" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return {"kind": "mediafolder", "path": "sounds"}, list(range(1, len(ROWS) + 1)), ROWS
 
 
 def _arrow(folder: Path) -> Made:
@@ -163,6 +174,7 @@ def _hub(folder: Path) -> Made:
 MAKERS: dict[str, Callable[[Path], Made]] = {
     "json": _json,
     "arrow": _arrow,
+    "mediafolder": _mediafolder,
     "excel": _excel,
     "text": _text,
     "html": _html,

@@ -105,10 +105,20 @@ def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
     calls = message.get("tool_calls") or ()
     if message.get("content") or not calls:
         yield f"{message['role']:<10} {message.get('content', '')!r}"
+    yield from (f"{message['role']:<10} shows {_describe_medium(medium)}" for medium in message.get("media", ()))
     yield from (
         f"{message['role']:<10} calls {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})"
         for call in calls
     )
+
+
+def _describe_medium(medium: dict[str, Any]) -> str:
+    """A picture or a sound in a few words, with the beginning of its digest."""
+    if medium["kind"] == "image":
+        what = f"a picture ({medium['format']}, {medium['width']} x {medium['height']} pixels"
+    else:
+        what = f"a sound ({medium['format']}, {medium['seconds']:g} s at {medium['rate']} Hz"
+    return f"{what}, {medium['size']} bytes), {medium['digest'][:12]}"
 
 
 def _edit(event: dict[str, Any]) -> str:

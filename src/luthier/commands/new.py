@@ -472,7 +472,8 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     proposal = exclude_operators(proposal, base.choices.without)
     ranking = rank_recipe_techniques(proposal, model_choice.model)
     is_asked = base.choices.technique != "auto"
-    technique = base.choices.technique if is_asked else choose_technique(ranking, network=base.named is not None)
+    wants_network = base.named is not None or bool(proposal.profile.media)
+    technique = base.choices.technique if is_asked else choose_technique(ranking, network=wants_network)
     proposal = proposal.model_copy(update={"technique": technique})
     left_out = {f"ops.{kind}" for kind in base.choices.without}
     text = render_recipe(proposal, base.folder.name, model_choice, ranking)

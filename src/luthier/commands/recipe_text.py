@@ -242,7 +242,7 @@ def _described(one: RankedTechnique, metric: str) -> str:
 
 def why_plain_first(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> str:
     """Why a plain classifier should be tried before a network; empty where it need not."""
-    if ranking is None or proposal.task != "label":
+    if ranking is None or proposal.task != "label" or proposal.profile.media:
         return ""
     if ranking.first is not None and ranking.first.technique == "plain":
         return f"a network is expected to add a point at most: {ranking.first.reason}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.artifacts.findings import Finding, FindingNumber, Severity
@@ -36,6 +36,8 @@ class PlantedFaults:
     rows: Sequence[CheckRow]
     ids: frozenset[str] = frozenset()
     """The faulty rows; empty when the fault is not one of single rows."""
+    media: Mapping[str, bytes] = field(default_factory=dict)
+    """The bytes of pictures and sounds that rows hold, by digest."""
 
 
 class Check(Component):

@@ -6,16 +6,21 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
+from luthier.artifacts.media import MediaReader
+from luthier.chat.messages import MEDIA_MARK
+from luthier.chat.openai_examples import format_media_parts
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 
 ExportRow = dict[str, Any]
 """`{"id", "origin": {"source", "file", "line"}, "kind", "messages", "label", "meta"}`, and `tools` where there are."""
 Say = Callable[[str], None]
+MediaForm = Literal["marks", "parts", "own"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,47 @@ class ExportDataset:
         """How many rows a split has."""
         return DatasetSummary.read(self.artifact).rows[split]
 
-    def lines(self, split: str) -> Iterator[ExportRow]:
-        """A split's rows in source order, in bounded memory."""
+    @cached_property
+    def holds_media(self) -> bool:
+        """Whether some row shows a picture or plays a sound."""
+        return any('"media"' in row["messages"] for split in self.splits for row in self._rows(split, "messages"))
+
+    def read_media(self, digest: str) -> bytes:
+        """The bytes of a picture or a sound."""
+        return self._reader.read(digest)
+
+    @cached_property
+    def _reader(self) -> MediaReader:
+        return MediaReader(self.artifact)
+
+    def _rows(self, split: str, *names: str) -> Iterator[dict[str, Any]]:
+        return read_split_columns(self.artifact, split, *names)
+
+    def lines(self, split: str, media: MediaForm = "marks") -> Iterator[ExportRow]:
+        """A split's rows in source order, in bounded memory.
+
+        Pictures and sounds go as marks such as `<image>` in the text (`marks`), as parts of content with the bytes in
+        base64 (`parts`), or as the data set has them (`own`).
+        """
+        for line in self._lines(split):
+            if media != "own" and any("media" in turn for turn in line["messages"]):
+                line["messages"] = [self._shown(turn, media) for turn in line["messages"]]
+            yield line
+
+    def _shown(self, turn: dict[str, Any], form: MediaForm) -> dict[str, Any]:
+        if "media" not in turn:
+            return turn
+        rest = {name: value for name, value in turn.items() if name != "media"}
+        if form == "parts":
+            media = [(one["kind"], one["format"], one["digest"]) for one in turn["media"]]
+            return {**rest, "content": format_media_parts(turn["content"], media, self.read_media)}
+        marks = iter(one["kind"] for one in turn["media"])
+        return {
+            **rest,
+            "content": "".join(f"<{next(marks)}>" if sign == MEDIA_MARK else sign for sign in turn["content"]),
+        }
+
+    def _lines(self, split: str) -> Iterator[ExportRow]:
         for row in read_split_columns(self.artifact, split):
             line = {
                 "id": row["id"],
@@ -59,6 +103,8 @@ class Exporter(Component):
     Where the form can hold them, every row keeps its `id`, `origin` and `meta`; where it cannot, that is said.
     """
 
+    carries_media: ClassVar[bool] = False
+    """Whether pictures and sounds go out with the rows; else the text has marks in their place, and that is said."""
     role: ClassVar[str] = "exporter"
     home: ClassVar[str] = "luthier.data.exporters"
 

@@ -30,6 +30,9 @@ class ProviderExporter(Exporter):
     def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write both files of each split; `DataError` names the first row that the provider would refuse, with its file
         and line."""
+        if data.holds_media:
+            what = f"{self.rules.provider}'s files are written of text alone, and rows hold pictures or sounds"
+            raise DataError(what, hint="export `jsonl`, whose messages hold them as OpenAI's API takes them")
         pairs = self.holds_pairs(data, say)
         for split in data.splits:
             path = folder / f"{split}.jsonl"

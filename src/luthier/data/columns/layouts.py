@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation
+from luthier.data.columns.media import looks_like_media
 
 Rows = Sequence[dict[str, Any]]
 
@@ -59,7 +60,7 @@ OWN_TABLE = _OWN - {"origin"} | {"source", "file", "line", "system", "prompt", "
 
 
 def _luthier(known: set[str], rows: Rows) -> Layout | None:
-    if known != OWN_TABLE and (not known >= _OWN or known - _OWN - {"tools"}):
+    if known != OWN_TABLE and (not known >= _OWN or known - _OWN - {"tools", "images", "audios"}):
         return None
     tools = "tools" if "tools" in known else None
     return Layout(
@@ -176,6 +177,23 @@ def _plain_text(known: set[str], rows: Rows) -> Layout | None:
     return None
 
 
+_SHOWN = ("image", "images", "audio", "audios")
+_SAID = ("text", "caption", "transcription", "transcript", "sentence", "description")
+
+
+def _media(known: set[str], rows: Rows) -> Layout | None:
+    """Pictures or sounds with a class or a text: the medium is the whole question."""
+    for column in _SHOWN:
+        if column not in known or not any(map(looks_like_media, (row.get(column) for row in rows))):
+            continue
+        for answer in (*LABEL_NAMES, *_SAID):
+            if answer in known:
+                what = "pictures" if column.startswith("image") else "sounds"
+                note = f"{what} with answers (columns {column!r} and {answer!r})"
+                return Layout(prompt=column, answer=answer, note=note)
+    return None
+
+
 _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _luthier,
     _plain_text,
@@ -189,6 +207,7 @@ _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _self_instruct,
     _pair,
     _classes,
+    _media,
 )
 
 

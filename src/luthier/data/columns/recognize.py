@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from luthier.data.formats.sniff import ENDING, FileSample, FormatMatch
 from luthier.data.row import SourceRecord
 from luthier.data.source import FileSource, Source
 
+_MOST_PATHS = 10_000
+"""Files of a folder by which it is told what it holds."""
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
@@ -95,6 +98,10 @@ def recognize_path_source_kind(path: str, recipe_dir: Path) -> str:
     if (recipe_dir / path).is_dir():
         return _kind_of_folder(path, recipe_dir)
     files = list_matching_files(path, recipe_dir, lambda file: True, "check `--from`")
+    if len(files) == 1 and (members := files[0].inside()):
+        packed = FileSample(files[0].path.name, "", b"", tuple(file.member for file in members))
+        if (found := recognize_source_kind(packed)) is not None and found.sure:
+            return found.kind
     if len(files) == 1 and recognize_source_kind(FileSample.at(files[0])) is None and (inside := files[0].inside()):
         return _kind_inside(files[0], inside)
     kinds = {build_source_for_file(file).kind for file in files}
@@ -150,4 +157,6 @@ def _is_all(kind: str, path: str, recipe_dir: Path) -> bool:
 
 def _look_at_folder(folder: Path) -> FileSample:
     names = tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
-    return FileSample(folder.name, "/", b"", names)
+    below = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    shown = (path.as_posix() for path in below if not any(part.startswith(".") for part in path.parts))
+    return FileSample(folder.name, "/", b"", names, tuple(sorted(islice(shown, _MOST_PATHS))))

@@ -31,7 +31,11 @@ def export_dataset(
         with translate_write_errors(to):
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            exporter.write(ExportDataset(artifact), aside, say)
+            data = ExportDataset(artifact)
+            exporter.write(data, aside, say)
+            if data.holds_media and not exporter.carries_media:
+                forms = ", ".join(kind for kind, one in components_by_kind(Exporter).items() if one.carries_media)
+                say(f"pictures and sounds are left out, with marks in their place; these forms carry them: {forms}")
         names = sorted(path.relative_to(aside) for path in aside.rglob("*") if path.is_file())
         for name in names:
             _refuse_foreign(to / name, aside / name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from luthier.data.engine.tables import dump_cell_json, dump_tools
-from luthier.data.exporter import ExportRow
+from luthier.data.exporter import ExportDataset, ExportRow
 from luthier.data.row import chunk_by_size, count_characters
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ _ROWS = 1024
 _TEXTS = ("role", "content", "thinking", "tool_call_id", "name", "tag")
 
 
-def nested_export_schema() -> pa.Schema:
-    """Columns of a data set that goes out as Arrow or Parquet."""
+def nested_export_schema(*, media: bool = False) -> pa.Schema:
+    """Columns of a data set that goes out as Arrow or Parquet, with those of its media where it holds some."""
     import pyarrow as pa
 
     text = pa.string()
@@ -33,16 +33,41 @@ def nested_export_schema() -> pa.Schema:
             ("label", text),
             ("tools", text),
             ("meta", text),
+            *((column, pa.list_(pa.struct([("bytes", pa.binary()), ("path", text)]))) for column in _MEDIA if media),
         ]
     )
 
 
-def to_nested_batches(lines: Iterable[ExportRow]) -> Iterator[pa.RecordBatch]:
-    """Rows as Arrow batches, smaller ones where rows are long."""
+_MEDIA = {"images": "image", "audios": "audio"}
+
+
+def to_nested_batches(data: ExportDataset, split: str) -> Iterator[pa.RecordBatch]:
+    """A split's rows as Arrow batches, smaller ones where rows are long or hold media."""
     import pyarrow as pa
 
-    for found in chunk_by_size(lines, _ROWS, count_characters):
-        yield pa.RecordBatch.from_pylist([_row(line) for line in found], schema=nested_export_schema())
+    schema = nested_export_schema(media=data.holds_media)
+    pairs = zip(data.lines(split, "own"), data.lines(split), strict=True)
+    for found in chunk_by_size(pairs, _ROWS, _size):
+        rows = [{**_row(shown), **(_media_of(own, data) if data.holds_media else {})} for own, shown in found]
+        yield pa.RecordBatch.from_pylist(rows, schema=schema)
+
+
+def _size(pair: tuple[ExportRow, ExportRow]) -> int:
+    media: int = sum(one["size"] for turn in pair[0]["messages"] for one in turn.get("media", ()))
+    return media + count_characters(pair[1])
+
+
+def _media_of(line: ExportRow, data: ExportDataset) -> dict[str, Any]:
+    """The bytes of what a row shows and plays, by column, in order."""
+    every = [one for turn in line["messages"] for one in turn.get("media", ())]
+    return {
+        column: [
+            {"bytes": data.read_media(one["digest"]), "path": f"{one['digest'][:16]}.{one['format']}"}
+            for one in every
+            if one["kind"] == kind
+        ]
+        for column, kind in _MEDIA.items()
+    }
 
 
 def _row(line: ExportRow) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from luthier.data.exporter import ExportDataset, Exporter, Say
 class SaveToDiskExporter(Exporter):
     """A folder for `datasets.load_from_disk`, with a split of the data set as a split of the `DatasetDict`.
 
-    The columns are those of the form `parquet`. Wants the extra `interop`.
+    The columns are those of the form `parquet`; pictures and sounds are features of the library's own kinds `Image`
+    and `Audio`. Wants the extra `interop`.
     """
 
     kind: Literal["datasets"] = "datasets"
+    carries_media: ClassVar[bool] = True
     libraries: ClassVar[Mapping[str, str]] = {"datasets": "interop"}
 
     def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
@@ -30,12 +32,18 @@ class SaveToDiskExporter(Exporter):
         found = {}
         for split in data.splits:
             path = scratch / f"{split}.arrow"
-            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, nested_export_schema()) as writer:
-                for batch in to_nested_batches(data.lines(split)):
+            schema = nested_export_schema(media=data.holds_media)
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+                for batch in to_nested_batches(data, split):
                     writer.write_batch(batch)
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             fingerprint = f"{data.artifact.digest[:24]}-{split}"
-            found[split] = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=fingerprint)
+            features = datasets.Features.from_arrow_schema(schema)
+            if data.holds_media:
+                own = {"images": datasets.List(datasets.Image()), "audios": datasets.List(datasets.Audio())}
+                features = datasets.Features({**features, **own})
+            info = datasets.DatasetInfo(features=features)
+            found[split] = datasets.Dataset(datasets.table.InMemoryTable(table), info=info, fingerprint=fingerprint)
         quiet = datasets.utils.logging.is_progress_bar_enabled()
         datasets.utils.logging.disable_progress_bar()
         try:

@@ -41,6 +41,8 @@ class FileSample:
     ending: str
     data: bytes
     members: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    """Of a folder, the first files below it, however deep."""
 
     @classmethod
     def at(cls, file: SourceFile) -> FileSample:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
+from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counts_by_name, format_rows_affected
 from luthier.core.param_space import ParamDistribution, list_unique_values
@@ -44,6 +45,11 @@ class _Look(NamedTuple):
 
 
 _NOTHING = _Look(TextFeatures("", 0), ())
+
+
+def _text_of_prompt(row: Row) -> str:
+    """What is asked in words; nothing where a row shows or plays something and asks no more."""
+    return row.prompt.replace(MEDIA_MARK, "").strip() if row.media_key else row.prompt
 
 
 class Quality(RowOperator):
@@ -90,7 +96,7 @@ class Quality(RowOperator):
         broken: list[str] = []
         words: list[int] = []
         outcome = OperatorResult(attributes={"broken": broken, "words": words})
-        prompts = self._looked_at([row.prompt for row in rows])
+        prompts = self._looked_at([_text_of_prompt(row) for row in rows])
         answers = self._looked_at([row.answer for row in rows])
         for index, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             found = self._broken(row, prompt, answer)

@@ -149,6 +149,8 @@ class SourceProfile(BaseModel):
     """Mean length of what is asked."""
     conflicts: int = 0
     """Rows looked at whose prompt another row has, too, with another class."""
+    media: dict[str, int] = {}
+    """Rows looked at that hold pictures (`image`) and sounds (`audio`)."""
     separability: LabelSeparability | None = None
     """How well words separate the classes; None where there are none, or too few rows."""
 

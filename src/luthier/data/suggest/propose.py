@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from collections import Counter
@@ -19,7 +20,9 @@ from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
 from luthier.data.columns.choose import LayoutChoice, Task, describe_class_count
 from luthier.data.columns.layouts import Layout
+from luthier.data.columns.media import MEDIA_NAMES
 from luthier.data.columns.recognize import build_source_for_path
+from luthier.data.formats.media_files import guess_media_folder
 from luthier.data.operator import Operator
 from luthier.data.source import Source
 from luthier.data.suggest.profile import SHORT_ANSWER_WORDS, ChangeExample, SourceProfile
@@ -135,6 +138,10 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
         task = "label" if want == "classify" else "text"
     suggestion = read.suggest_settings(recipe_dir)
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
+    if (media := guess_media_folder(read, recipe_dir)) is not None:
+        read = read.model_copy(update={"media_folder": media})
+        beside = posixpath.join(posixpath.dirname(str(written["path"])), media)
+        written = {**written, "media_folder": posixpath.normpath(beside)}
     try:
         profile, choice, _ = survey_source(read, recipe_dir, name, task, quick=quick)
     except DataError:
@@ -152,6 +159,8 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     if profile.broken:
         source["on_error"] = "drop"
         reasons["source.on_error"] = _unread(profile)
+    if profile.media:
+        _explain_media(profile, source, reasons)
     if chosen == "label" and "system_column" not in source:
         source["system"], reasons["source.system"] = _instruction(profile)
     objective = _wanted_objective(objective or _objective(choice), want)
@@ -172,6 +181,9 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     split, reasons["split.test"] = _split(
         left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
     )
+    if any(entry["kind"] == "media_dedup" for entry in ops):
+        split["group"] = "cluster"
+        reasons["split.group"] = "rows that show or play near copies of one thing stand on one side"
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     return RecipeProposal(
@@ -264,12 +276,29 @@ def _instruction(profile: SourceProfile) -> tuple[str, str]:
     """A system turn that says what is wanted."""
     labels = sorted(set(profile.answers) - set(profile.spellings))
     if labels and len(labels) <= _MOST_NAMED_CLASSES:
-        text = f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
+        text = f"Choose the class of {_shown(profile)}. Answer with one of: {', '.join(labels)}."
         return text, "the same on every row; it is computed once and tells the base model what is wanted"
     return (
-        "Name the class of the user's message.",
+        f"Name the class of {_shown(profile)}.",
         "there are too many classes to name them all" if labels else "the file is large: not all classes were seen",
     )
+
+
+def _shown(profile: SourceProfile) -> str:
+    """What it is that a class is told of."""
+    words = {"image": "the picture", "audio": "the sound"}
+    return next((words[kind] for kind in profile.media), "the user's message")
+
+
+def _explain_media(profile: SourceProfile, source: Mapping[str, Any], reasons: dict[str, str]) -> None:
+    """Why media are read as they are."""
+    words = {"image": "a picture", "audio": "a sound"}
+    kinds = " or ".join(words[kind] for kind in profile.media)
+    rows = format_rows_affected(max(profile.media.values()), profile.looked_at, "holds", "hold")
+    if "media_folder" in source:
+        reasons["source.media_folder"] = f"{rows} {kinds}, whose paths start there"
+    if source.get("prompt") in MEDIA_NAMES:
+        reasons["source.prompt"] = f'{rows} {kinds}; to ask something beside it, write `"{{{source["prompt"]}}} …?"`'
 
 
 def _operators(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from luthier.core.events import (
 )
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task
+from luthier.data.columns.media import outline_media, place_media
 from luthier.data.columns.recognize import build_source_for_path
 from luthier.data.dedup.shingles import digest8, prompt_key
 from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
@@ -239,6 +241,10 @@ def _rows(source: Source, records: Sequence[SourceRecord]) -> tuple[list[Row], C
     for number, record in enumerate(records):
         if (parts := mapping.try_parts(record.values)) is None:
             continue
+        if source.media == "read":
+            with suppress(UnusableRowError):  # it is told when all rows are read
+                placed = place_media(parts.messages, parts.meta, outline_media, strict=False)
+                parts = parts._replace(messages=placed.messages, meta=placed.meta)
         row = Row(
             n=number,
             id=f"{number:016x}",
@@ -307,6 +313,7 @@ def _with_rows(
     spoken = take_evenly_spaced(rows, _QUICK_ROWS) if quick else rows
     with_html = list(filter(holds_html, rows))
     spellings = map_label_variants(answers, ClassTexts(rows, SEED).alike)
+    media = Counter(kind for row in rows for kind in {one.kind for turn in row.messages for one in turn.media})
     update = {
         "languages": dict(Counter(LanguageOperator().apply(spoken).attributes["language"]).most_common()),
         "row_bytes": sum(len(text.encode()) for row in rows for _, text in row.everything()) / len(rows),
@@ -316,7 +323,8 @@ def _with_rows(
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
         **_turns(rows),
         "spellings": spellings,
-        "separability": _separability(rows, spellings) if labeled else None,
+        "separability": _separability(rows, spellings) if labeled and not media else None,
+        "media": dict(media),
         "conflicts": _conflicts(rows, spellings) if labeled else 0,
         "prompt_words": round(sum(len(row.prompt.split()) for row in rows) / len(rows), 1),
         "held_out": _held_out(rows),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
+from luthier.artifacts.media import MediaReader
 from luthier.chat.messages import Message, render_message_text
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
@@ -78,6 +79,7 @@ class CheckData:
         available: int | None = None,
         model: Artifact | None = None,
         recipe_dir: Path = Path(),
+        read_media: Callable[[str], bytes] | None = None,
     ) -> None:
         self.rows: tuple[CheckRow, ...] = tuple(sorted(rows, key=lambda row: row.id))
         self.task = task
@@ -87,6 +89,8 @@ class CheckData:
         self.model = model
         self.recipe_dir = recipe_dir
         """The recipe's folder, where relative paths start."""
+        self.read_media = read_media
+        """Gives the bytes of a picture or a sound by its digest; None: they are not at hand."""
         self._points: dict[str, Points] = {}
 
     @classmethod
@@ -98,7 +102,10 @@ class CheckData:
         available = sum(dataset_summary.rows.values())
         below = _bound(artifact, limit) if available > limit else None
         rows = (row for split in list_splits(artifact) for row in _read(artifact, split, below))
-        return cls(rows, task=dataset_summary.task, seed=seed, available=available, model=model, recipe_dir=recipe_dir)
+        return cls(
+            rows, task=dataset_summary.task, seed=seed, available=available, model=model, recipe_dir=recipe_dir,
+            read_media=MediaReader(artifact).read,
+        )  # fmt: skip
 
     def of_split(self, *names: str) -> list[int]:
         """Places of the rows of some splits."""

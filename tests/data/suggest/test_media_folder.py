@@ -1,0 +1,90 @@
+"""Folders of pictures and sounds are read as `datasets` reads them, and a recipe is proposed for them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.artifacts.dataset import read_examples
+from luthier.chat.messages import MEDIA_MARK
+from luthier.core.errors import DataError
+from luthier.data.suggest.propose import propose_recipe
+from media import picture, sound
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    folder = tmp_path / "garments"
+    for number in range(24):
+        path = folder / ("coat", "shoe")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(seed=number))
+    (folder / "README.md").write_text("# Garments\n")
+    return folder
+
+
+def test_classes_are_folders_also_in_a_zip(make: Make, tmp_path: Path, classes: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "garments.zip", "w") as packed:
+        for path in sorted(classes.rglob("*.png")):
+            packed.write(path, path.relative_to(tmp_path / "garments"))
+    made = [
+        make(source={"kind": "mediafolder", "path": name}, split={"test": 6}) for name in ("garments", "garments.zip")
+    ]
+    for one in made:
+        every = [example for split in one.summary.rows for example in read_examples(one.artifact, split)]
+        assert len(every) == 24
+        assert one.summary.labels == ["coat", "shoe"]
+        assert {example.messages[0].content for example in every} == {MEDIA_MARK}
+        assert all(Path(example.origin.file).parts[-2] == example.label for example in every)
+    assert made[0].files()["media/00000.parquet"] == made[1].files()["media/00000.parquet"]
+
+
+def test_a_table_says_what_belongs_to_each(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "spoken"
+    (folder / "wav").mkdir(parents=True)
+    rows = []
+    for number in range(12):
+        (folder / "wav" / f"{number}.wav").write_bytes(sound(seed=number))
+        rows.append({"file_name": f"wav/{number}.wav", "transcription": f"number {number}", "speaker": number % 3})
+    (folder / "metadata.csv").write_text(
+        "file_name,transcription,speaker\n" + "".join(",".join(map(str, row.values())) + "\n" for row in rows)
+    )
+    made = make(source={"kind": "mediafolder", "path": "spoken", "group": "speaker"}, split={"test": 0.3}, task="text")
+    every = [example for split in made.summary.rows for example in read_examples(made.artifact, split)]
+    assert [example.messages[-1].content for example in sorted(every, key=lambda one: one.origin.line)] == [
+        row["transcription"] for row in rows
+    ]
+    assert all(example.messages[0].media[0].rate == 8000 for example in every)
+    (folder / "metadata.csv").write_text("name,transcription\na.wav,b\n")
+    with pytest.raises(DataError, match="names no file"):
+        make(source={"kind": "mediafolder", "path": "spoken"}, split={"test": 0}, task="text")
+
+
+def test_a_recipe_is_proposed(tmp_path: Path, classes: Path) -> None:
+    proposal = propose_recipe(classes)
+    assert proposal.source["kind"] == "mediafolder"
+    assert (proposal.source["prompt"], proposal.source["answer"]) == ("image", "label")
+    assert "picture" in proposal.source["system"]
+    assert proposal.task == "label"
+    assert proposal.profile.media == {"image": 24}
+    assert proposal.profile.separability is None
+    assert proposal.left == 24
+    rows = [{"q": "What is it?", "a": f"thing {n}", "image": f"coat/{2 * n}.png"} for n in range(12)]
+    (classes / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    proposal = propose_recipe(classes / "rows.jsonl", shown="../garments/rows.jsonl", prompt="q", answer="a")
+    assert proposal.source["media_folder"] == "../garments"
+    assert proposal.left == 12
+
+
+def test_a_link_out_of_the_folder_is_refused(make: Make, tmp_path: Path, classes: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture())
+    (classes / "coat" / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        make(source={"kind": "mediafolder", "path": "garments"}, split={"test": 6})
