@@ -1,0 +1,215 @@
+"""The pictures and sounds of a data set: `media/*.parquet`, where the bytes of each stand once under their digest.
+
+A set made of another one keeps no bytes of its own: they are found by lineage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from luthier.artifacts.dataset import list_source_datasets
+from luthier.chat.messages import Media
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile, ParquetWriter
+
+MEDIA_FOLDER = "media"
+PART_BYTES: Final = 64 << 20
+"""Bytes of the media of one file, but for one medium that is larger by itself."""
+_GROUP_BYTES: Final = 1 << 20
+"""Bytes of the media that are read at once when one of them is wanted."""
+_HELD_BYTES: Final = 32 << 20
+"""Bytes that a reader holds of what it read last."""
+
+
+def media_schema() -> pa.Schema:
+    """The columns of `media/*.parquet`."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [("digest", pa.string()), ("kind", pa.string()), ("format", pa.string()), ("bytes", pa.large_binary())]
+    )
+
+
+class MediaWriter:
+    """Writes the media of a data set below its folder, each digest once, in the order in which they are added."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / MEDIA_FOLDER
+        self._digests = set[bytes]()
+        self._rows: list[tuple[str, str, str, bytes]] = []
+        self._waiting = 0
+        self._written = 0
+        self._parts = 0
+        self._file: ParquetWriter | None = None
+
+    def __enter__(self) -> MediaWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __contains__(self, digest: str) -> bool:
+        """Whether a medium was added."""
+        return bytes.fromhex(digest) in self._digests
+
+    def add(self, media: Media, content: bytes) -> None:
+        """Keep the bytes of a medium, unless they are kept already."""
+        key = bytes.fromhex(media.digest)
+        if key in self._digests:
+            return
+        self._digests.add(key)
+        if self._written + self._waiting + len(content) > PART_BYTES:
+            self._end_part()
+        self._rows.append((media.digest, media.kind, media.format, content))
+        self._waiting += len(content)
+        if self._waiting >= _GROUP_BYTES:
+            self._write_group()
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._end_part()
+
+    def _write_group(self) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        if not self._rows:
+            return
+        schema = media_schema()
+        if self._file is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / f"{self._parts:05}.parquet"
+            self._file = ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=False)
+            self._parts += 1
+        columns = [
+            pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), schema, strict=True)
+        ]
+        self._file.write_table(pa.table(columns, schema=schema))
+        self._written += self._waiting
+        self._rows, self._waiting = [], 0
+
+    def _end_part(self) -> None:
+        self._write_group()
+        if self._file is not None:
+            self._file.close()
+        self._file, self._written = None, 0
+
+
+class _Index(NamedTuple):
+    """Where the media of a data set stand: digests in order, and file, row group and row of each."""
+
+    paths: list[Path]
+    digests: np.ndarray[Any, Any]
+    places: np.ndarray[Any, Any]
+
+    def find(self, digest: bytes) -> tuple[int, int, int] | None:
+        import numpy as np
+
+        key = np.array(digest, "S32")
+        at = int(np.searchsorted(self.digests, key))
+        if at >= len(self.digests) or self.digests[at] != key:
+            return None
+        file, group, row = self.places[at]
+        return int(file), int(group), int(row)
+
+
+class MediaReader:
+    """Finds the bytes of pictures and sounds by digest: in a data set, else in those that it was made from.
+
+    44 bytes a medium are held, and the last 32 MiB that were read.
+    """
+
+    def __init__(self, dataset: Artifact) -> None:
+        self._dataset = dataset
+        self._files: dict[Path, ParquetFile] = {}
+        self._held: dict[tuple[Path, int], list[bytes]] = {}
+        self._held_bytes = 0
+
+    def __enter__(self) -> MediaReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._held.clear()
+        self._held_bytes = 0
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a medium; `DataError` names a digest that no set holds."""
+        key = bytes.fromhex(digest)
+        for index in self._indices:
+            if (place := index.find(key)) is not None:
+                file, group, row = place
+                return self._read_group(index.paths[file], group)[row]
+        what = f"no data set that this one was made from holds the picture or sound {digest}"
+        hint = "run the recipe that prepared them again; `luthier store verify` names what is missing"
+        raise DataError(f"data set {self._dataset.digest[:12]}: {what}", hint=hint)
+
+    @cached_property
+    def _indices(self) -> list[_Index]:
+        return [index for one in list_source_datasets(self._dataset) if (index := _index_of(one)) is not None]
+
+    def _read_group(self, path: Path, group: int) -> list[bytes]:
+        key = (path, group)
+        if key in self._held:
+            self._held[key] = self._held.pop(key)  # the last one read goes last
+            return self._held[key]
+        values: list[bytes] = self._open(path).read_row_group(group, columns=["bytes"]).column(0).to_pylist()
+        self._held[key] = values
+        self._held_bytes += sum(map(len, values))
+        while self._held_bytes > _HELD_BYTES and len(self._held) > 1:
+            self._held_bytes -= sum(map(len, self._held.pop(next(iter(self._held)))))
+        return values
+
+    def _open(self, path: Path) -> ParquetFile:
+        from pyarrow.parquet import ParquetFile
+
+        if path not in self._files:
+            self._files[path] = ParquetFile(path)
+        return self._files[path]
+
+
+def list_media_files(dataset: Artifact) -> list[Path]:
+    """The files of a data set's own media, in order."""
+    prefix = f"{MEDIA_FOLDER}/"
+    names = sorted(entry.path for entry in dataset.manifest.files if entry.path.startswith(prefix))
+    return [dataset.path(name) for name in names]
+
+
+def _index_of(dataset: Artifact) -> _Index | None:
+    """Where a data set's own media stand; None when it has none."""
+    import numpy as np
+
+    paths = list_media_files(dataset)
+    if not paths:
+        return None
+    digests, places = bytearray(), []
+    for number, path in enumerate(paths):
+        for group, names in enumerate(_digests_by_group(path)):
+            for row, name in enumerate(names):
+                digests += bytes.fromhex(name)
+                places.append((number, group, row))
+    keys = np.frombuffer(bytes(digests), "S32")
+    order = np.argsort(keys, kind="stable")
+    return _Index(paths, keys[order], np.asarray(places, np.int32)[order])
+
+
+def _digests_by_group(path: Path) -> Iterator[list[str]]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        for group in range(file.metadata.num_row_groups):
+            yield file.read_row_group(group, columns=["digest"]).column(0).to_pylist()
