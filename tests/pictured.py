@@ -24,6 +24,7 @@ TEXT: dict[str, Any] = {
 _SPECIAL = {
     "llava": ["<image>"],
     "qwen2_5_vl": ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"],
+    "qwen2_vl": ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"],
     "qwen3_vl": ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"],
     "idefics3": ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
     + [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)],
@@ -32,11 +33,13 @@ _SPECIAL = {
 _WRITTEN = {
     "llava": "<image>\n",
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+    "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen3_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "idefics3": "<image>",
     "gemma3": "<start_of_image>",
 }
 FAMILIES = tuple(_SPECIAL)
+QWEN = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
 
 def picture(seed: int, width: int = 36, height: int = 28) -> tuple[Media, bytes]:
@@ -82,7 +85,8 @@ def tiny_pictured(folder: Path, family: str = "llava", seed: int = 0) -> Path:
 
 def build_processor(family: str, tokenizer: Any) -> Any:
     """transformers' processor for small pictures."""
-    from transformers import Gemma3Processor, Idefics3Processor, LlavaProcessor, Qwen2_5_VLProcessor, Qwen3VLProcessor
+    import transformers
+    from transformers import Gemma3Processor, Idefics3Processor, LlavaProcessor
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
@@ -95,9 +99,9 @@ def build_processor(family: str, tokenizer: Any) -> Any:
             images, tokenizer, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1,
             chat_template=tokenizer.chat_template,
         )  # fmt: skip
-    if family in ("qwen2_5_vl", "qwen3_vl"):
+    if family in QWEN:
         images = Qwen2VLImageProcessorPil(min_pixels=64, max_pixels=4096, patch_size=4, merge_size=2)
-        kind = Qwen2_5_VLProcessor if family == "qwen2_5_vl" else Qwen3VLProcessor
+        kind = getattr(transformers, QWEN[family])
         attributes = classmethod(lambda cls: ["image_processor", "tokenizer"])
         kind = type(kind.__name__, (kind,), {"get_attributes": attributes})
         return kind(images, tokenizer, chat_template=tokenizer.chat_template)
@@ -124,6 +128,17 @@ def _config(family: str, id_of: Any) -> dict[str, Any]:
             "vision_config": {
                 "depth": 2, "hidden_size": 24, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32,
                 "patch_size": 4, "spatial_merge_size": 2, "window_size": 16, "fullatt_block_indexes": [1],
+            },
+            "image_token_id": id_of("<|image_pad|>"),
+            "video_token_id": id_of("<|video_pad|>"),
+            "vision_start_token_id": id_of("<|vision_start|>"),
+        }  # fmt: skip
+    if family == "qwen2_vl":
+        return {
+            "text_config": {**TEXT, "rope_parameters": rope},
+            "vision_config": {
+                "depth": 2, "embed_dim": 24, "hidden_size": 32, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2,
+                "spatial_merge_size": 2,
             },
             "image_token_id": id_of("<|image_pad|>"),
             "video_token_id": id_of("<|video_pad|>"),
