@@ -15,6 +15,8 @@ from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
+from luthier.models.generate import generate
+from luthier.models.load import LoadedModel
 from luthier.models.media.towers import attach_media, find_towers, gather_leaves, learn_media, list_row_media
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
@@ -157,7 +159,20 @@ def test_gradients_are_the_plain_models(pictured: Pictured, moving: str) -> None
 def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
     for total, gradient in zip(sums, gradients, strict=True):
         if gradient is not None:
-            total += gradient
+            total.add_(gradient)
+
+
+def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
+    pictured.model.requires_grad_(False)
+    questions = [messages[:-1] for messages in CONVERSATIONS]
+    loaded = LoadedModel(model=pictured.model, folder=Path(), name="pictured", digest="")
+    prompts = [pictured.text.prompt(messages) for messages in questions]
+    together = generate(loaded, prompts, 12, frozenset())
+    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
+    for messages, written in zip(questions, together, strict=True):
+        inputs = pictured.plain_inputs(messages, prompt=True)
+        whole = pictured.model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
 
 
 def test_a_frozen_tower_reads_each_picture_once(llava: Pictured) -> None:

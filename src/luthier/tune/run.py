@@ -299,6 +299,7 @@ class TrainingRun:
             order = {"classes": dict(material.about.classes), "seed": sampler.seed, "parts": parts}
             host.group.broadcast(order)
         plain = self._open(dtype, material.about)
+        self._attach_media(material, plain, host)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
             clear_forward_mode(plain)
@@ -341,6 +342,19 @@ class TrainingRun:
         source = material.source(model, tokens, critic)
         training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
         return training, self._keeper()
+
+    def _attach_media(self, material: TrainingData, plain: Any, host: RankHost | None) -> None:
+        """Let the model read the data's pictures; `RecipeError` where ranks would need them, too."""
+        from luthier.models.media.towers import find_towers
+
+        material.attach_media(plain)
+        if host is not None and find_towers(plain) is not None:
+            hint = "leave `processes` out; `parts` without it is computed by threads"
+            raise RecipeError(
+                "a model that reads pictures is tuned by one process",
+                where=SourceLocation(field="processes"),
+                hint=hint,
+            )
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what moves."""
