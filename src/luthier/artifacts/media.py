@@ -182,6 +182,17 @@ class MediaReader:
         return self._files[path]
 
 
+def read_media_files(path: Path) -> Iterator[tuple[Media, bytes]]:
+    """The media of one file with their bytes, in order; of each medium kind, digest, format and size are known."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        for group in range(file.metadata.num_row_groups):
+            for row in file.read_row_group(group).to_pylist():
+                content: bytes = row.pop("bytes")
+                yield Media(**row, size=len(content)), content
+
+
 def list_media_files(dataset: Artifact) -> list[Path]:
     """The files of a data set's own media, in order."""
     prefix = f"{MEDIA_FOLDER}/"

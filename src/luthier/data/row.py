@@ -109,6 +109,11 @@ class Row:
             return ""
         return "\n\n".join(message.content for message in self.messages[:-1] if message.role != "system")
 
+    @property
+    def media_key(self) -> str:
+        """The digests of the pictures and sounds of all turns, in order; empty where there are none."""
+        return " ".join(media.digest for message in self.messages for media in message.media)
+
     def texts(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The texts of turns with these roles, each with its field name (`messages[0].content`)."""
         for index, message in enumerate(self.messages):

@@ -23,9 +23,10 @@ from luthier.data.columns.choose import LayoutChoice, Task, choose_conversation_
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnMapping, MappedRecord, column_repeated_in_answer, decide_mapping
-from luthier.data.columns.media import count_media
+from luthier.data.columns.media import MEDIA_NAMES, count_media, holds_bytes
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import list_matching_files
+from luthier.data.formats.media_files import MediaFolder
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
@@ -119,9 +120,13 @@ class Source(Component):
     unlabeled: Literal["drop", "only"] = "drop"
     """Rows without an answer: left out and counted, or the only ones that are read, as texts without a question. The
     step `unlabeled` reads them so, for annotators."""
-    media: Literal["keep", "drop"] = "keep"
-    """Rows with images, sounds or films, which the models here do not see: kept, with marks such as `<image>` in the
-    text and the addresses in `meta.images`, or left out and counted."""
+    media: Literal["read", "keep", "drop"] = "read"
+    """Rows with pictures or sounds (a mark such as `<image>` in the text, and an address in `images`; or parts of
+    messages): read, and kept in the data set, each once; kept as marks and addresses in `meta.images`, unread; or left
+    out and counted. Films are not read."""
+    media_columns: dict[str, Literal["image", "audio"]] = Field(default_factory=dict)
+    """Columns that hold pictures or sounds under other names than `image`, `images`, `audio` and `audios`:
+    `{photo: image}`. A prompt shows one by its name: `"{photo} What is broken?"`."""
     limit: int | None = Field(default=None, ge=1)
     """Read only so many rows, for a quick trial."""
 
@@ -206,7 +211,7 @@ class Source(Component):
         if not good:
             yield from (record for record in chain(looked, found) if isinstance(record, BrokenRow))
             return
-        mapping = self.mapping(good)
+        mapping = self.mapping(good).with_media(self.find_media_columns([record.values for record in good]))
         if mapping.layout.note:
             say(f"{good[0].file}: read as {mapping.layout.note}")
         if choices := mapping.choices([record.values for record in good]):
@@ -214,6 +219,25 @@ class Source(Component):
         holders = files_by_column(good)
         for record in chain(looked, found):
             yield self._without_label(self._without_media(_map(record, mapping, holders)))
+
+    @property
+    def media_root(self) -> str | None:
+        """The folder in which paths of media start; None: no path is read."""
+        return None
+
+    def find_media_columns(self, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """The columns of rows like these that hold pictures or sounds, and which of both.
+
+        A column `image` with an address counts only where a folder of media is named: else it is text as any other.
+        """
+        if self.media == "keep":
+            return {}
+        named = dict[str, str](self.media_columns)
+        for column, kind in MEDIA_NAMES.items():
+            values = [row[column] for row in rows if row.get(column)]
+            if values and (self.media_root is not None or any(map(holds_bytes, values))):
+                named[column] = kind
+        return named
 
     def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
@@ -235,7 +259,7 @@ class Source(Component):
 
     def _without_media(self, found: Mapped) -> Mapped:
         """A row, or why it is left out although it can be read."""
-        if self.media == "keep" or isinstance(found, BrokenRow):
+        if self.media != "drop" or isinstance(found, BrokenRow):
             return found
         record, parts = found
         holds = ", ".join(count_media(parts.messages, parts.meta))
@@ -344,6 +368,9 @@ class FileSource(Source):
     """A file, a folder, a pattern such as `2024/*.csv`, or a URL such as `s3://bucket/rows.csv`. A relative path starts
     at the recipe's folder; `$NAME` is taken from the environment. Packed files are unpacked as they are read; one of
     several in a zip is named as `export.zip/rows.csv`."""
+    media_folder: PathText | None = None
+    """The folder, or zip, in which paths of pictures and sounds start; no path leads out of it, and its files count
+    with those of `path`. None: media whose content stands in the rows are read, and paths are refused."""
 
     @classmethod
     def recognises(cls, look: FileSample) -> FormatMatch:
@@ -378,9 +405,19 @@ class FileSource(Source):
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the files' names and contents; None when there is no such file (`read` says why)."""
         source_files = self._present(recipe_dir)
+        if not source_files:
+            return None
+        if self.media_root is not None and self.media != "drop":
+            media = MediaFolder(self.media_root, recipe_dir).fingerprint()
+            return digest_of([media, [(file.name, file.fingerprint()) for file in source_files]])
         if len(source_files) == 1 and source_files[0].name == self.path:
             return source_files[0].fingerprint()
-        return digest_of([(file.name, file.fingerprint()) for file in source_files]) if source_files else None
+        return digest_of([(file.name, file.fingerprint()) for file in source_files])
+
+    @property
+    def media_root(self) -> str | None:
+        """The folder in which paths of media start."""
+        return self.media_folder
 
     def paths(self, recipe_dir: Path) -> Iterator[tuple[str, Path]]:
         """The file or folder, or the files that the pattern names."""

@@ -45,7 +45,13 @@ def test_parts_as_others_write_them(part: dict[str, Any], found: tuple[str, str]
     assert parse_media_part(part, "content") == Medium(*found)
 
 
-@pytest.mark.parametrize("part", [{"type": "image"}, {"type": "file", "file": {"file_id": "f"}}, {"type": 3}])
+def test_a_part_may_stand_for_the_next_one_of_the_column() -> None:
+    assert parse_media_part({"type": "image"}, "content") == Medium("image", None)
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "image", "image": {"a": 1}}, {"type": "file", "file": {"file_id": "f"}}, {"type": 3}]
+)
 def test_parts_that_nothing_can_be_done_with_are_refused(part: dict[str, Any]) -> None:
     with pytest.raises(UnusableRowError):
         parse_media_part(part, "content")
@@ -67,7 +73,8 @@ def _rows() -> list[dict[str, Any]]:
 
 def test_they_go_through_operators_and_out_again(make: Make, write: Write, tmp_path: Path) -> None:
     made = make(
-        source={"kind": "jsonl", "path": write("a.jsonl", _rows())}, ops=["normalize", "markup", "exact_dedup"],
+        source={"kind": "jsonl", "path": write("a.jsonl", _rows()), "media": "keep"},
+        ops=["normalize", "markup", "exact_dedup"],
         split={"test": 2}, task="text",
     )  # fmt: skip
     every = [one for split in ("train", "test") for one in read_examples(made.artifact, split)]
@@ -81,7 +88,10 @@ def test_they_go_through_operators_and_out_again(make: Make, write: Write, tmp_p
     assert "4 rows hold audios" in made.notes
     export_dataset(made.artifact, tmp_path / "out", "jsonl", lambda text: None)
     lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
-    again = make(base=tmp_path / "out", source={"kind": "jsonl", "path": "train.jsonl"}, split={"test": 2}, task="text")
+    again = make(
+        base=tmp_path / "out", source={"kind": "jsonl", "path": "train.jsonl", "media": "keep"}, split={"test": 2},
+        task="text",
+    )  # fmt: skip
     read = {one.id: one for split in ("train", "test") for one in read_examples(again.artifact, split)}
     assert {line["id"]: line["meta"] for line in lines} == {name: one.meta for name, one in read.items()}
 
@@ -92,14 +102,15 @@ def test_they_can_be_left_out_and_are_counted(make: Make, write: Write) -> None:
     )
     assert made.summary.rows_in == 12
     assert made.summary.dropped == {"holds images, audios": 4}
-    assert "do not see" not in made.notes
+    assert "not read" not in made.notes
 
 
 def test_a_column_that_is_there_already_is_not_overwritten(make: Make, write: Write) -> None:
     rows = [{**row, "images": ["mine.png"]} for row in _rows()]
     made = make(
-        source={"kind": "jsonl", "path": write("a.jsonl", rows), "on_error": "drop"}, split={"test": 2}, task="text"
-    )
+        source={"kind": "jsonl", "path": write("a.jsonl", rows), "on_error": "drop", "media": "keep"},
+        split={"test": 2}, task="text",
+    )  # fmt: skip
     assert sum(count for why, count in made.summary.dropped.items() if "broken row" in why) == 4
     assert sum(made.summary.rows.values()) == 8
 
@@ -118,7 +129,8 @@ def test_a_column_that_is_there_already_is_not_overwritten(make: Make, write: Wr
 def test_llama_factorys_demos(make: Make, real_data: Path, file: str, columns: set[str]) -> None:
     path = f"llamafactory_demo/{file}"
     kind = "jsonl" if file.endswith("l") else "json"
-    made = make(base=real_data, source={"kind": kind, "path": path}, ops=["normalize"], split={"test": 1}, task="text")
+    source = {"kind": kind, "path": path, "media": "keep"}
+    made = make(base=real_data, source=source, ops=["normalize"], split={"test": 1}, task="text")
     text = (real_data / path).read_text()
     given = [json.loads(line) for line in text.splitlines() if line] if kind == "jsonl" else json.loads(text)
     every = [one for split in ("train", "test") for one in read_examples(made.artifact, split)]

@@ -6,7 +6,7 @@ A prompt or answer is a column's name, or a template with columns in braces: `"{
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -18,7 +18,14 @@ from luthier.core.events import format_counted_noun
 from luthier.data.columns.cells import UnusableRowError, from_json
 from luthier.data.columns.headers import english_header_words
 from luthier.data.columns.layouts import Layout, recognize_layout
-from luthier.data.columns.media import media_of
+from luthier.data.columns.media import (
+    COLUMNS,
+    flatten_rejected,
+    format_marks,
+    list_addresses,
+    media_of,
+    put_marks_first,
+)
 from luthier.data.columns.turns import cell_to_text, cell_to_turns, parse_conversation_cell
 
 
@@ -87,11 +94,12 @@ class ColumnTemplate:
         """The column, when it is nothing else."""
         return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
 
-    def fill(self, values: dict[str, Any]) -> str:
+    def fill(self, values: dict[str, Any], media: Mapping[str, str] | None = None) -> str:
         """The text with the record's values in their places, stripped at both ends; a list's stand behind each other,
-        with commas between."""
+        with commas between, and marks where a column holds media (`media`: the kind by column)."""
         parts = [
-            literal + (_written_out(require_cell(values, name), name) if name else "") for literal, name in self.pieces
+            literal + (_written_out(require_cell(values, name), name, (media or {}).get(name)) if name else "")
+            for literal, name in self.pieces
         ]
         return "".join(parts).strip()
 
@@ -112,7 +120,9 @@ def column_repeated_in_answer(prompt: str | None, answer: str | None) -> str | N
     return answer_columns[0] if answer_columns and set(answer_columns) <= set(prompt_columns) else None
 
 
-def _written_out(value: Any, column: str) -> str:
+def _written_out(value: Any, column: str, medium: str | None = None) -> str:
+    if medium is not None:
+        return format_marks(value, medium, column)
     if not _is_plain_list(value):
         return cell_to_text(value, column)
     return ", ".join(cell_to_text(entry, column) for entry in value)
@@ -141,6 +151,7 @@ class ColumnMapping:
         self._group = group
         self._key = key
         self._missing: frozenset[str] = frozenset()
+        self._media: dict[str, str] = {}
         spoken = [layout.messages, layout.system_column, layout.tools]
         for template in (self._prompt, self._answer):
             spoken += template.columns if template else []
@@ -170,6 +181,11 @@ class ColumnMapping:
         self._missing = frozenset(missing)
         return self
 
+    def with_media(self, columns: Mapping[str, str]) -> ColumnMapping:
+        """The same, where these columns hold media, each of a kind."""
+        self._media = dict(columns)
+        return self
+
     def parts(self, values: dict[str, Any]) -> MappedRecord:
         """Map one record; `UnusableRowError` says why it cannot be."""
         if self._missing:
@@ -185,7 +201,10 @@ class ColumnMapping:
             else {name: value for name, value in values.items() if name not in self.spoken}
         )
         values = {**meta, **values} if own else values
-        meta = strip_prompt_from_rejected(messages, self._with_media(values, meta))
+        meta = self._with_media(values, meta)
+        if self._media:
+            messages = put_marks_first(messages, {column: meta.get(column, []) for column in COLUMNS.values()})
+        meta = strip_prompt_from_rejected(messages, meta)
         group = cell_to_text(require_cell(values, self._group), self._group) if self._group else None
         key = cell_to_text(require_cell(values, self._key), self._key) if self._key else None
         return MappedRecord(messages, _kind(messages, tools), tools, meta, group or None, key, own)
@@ -207,8 +226,8 @@ class ColumnMapping:
         return turns + (self._spoken_by(self._answer, values, "assistant") if self._answer else ())
 
     def _spoken_by(self, template: ColumnTemplate, values: dict[str, Any], role: Any) -> tuple[Message, ...]:
-        if (column := template.column) is None:
-            return (Message(role=role, content=template.fill(values)),)
+        if (column := template.column) is None or column in self._media:
+            return (Message(role=role, content=template.fill(values, self._media)),)
         value = require_cell(values, column)
         if _is_plain_list(value) and template.braced:
             value = template.fill(values)
@@ -234,7 +253,14 @@ class ColumnMapping:
                     found.setdefault(name, []).extend(listed)
         if twice := next((name for name in found if meta.get(name)), None):
             raise UnusableRowError(f"its turns hold {twice}, and so does its column {twice!r}", twice)
-        return {**meta, **found}
+        kept = flatten_rejected(meta, found)
+        for column, kind in self._media.items():
+            if column not in values:
+                continue
+            addresses = list_addresses(values[column], kind, column)
+            kept.pop(column, None)
+            found[COLUMNS[kind]] = [*found.get(COLUMNS[kind], []), *addresses]
+        return {**kept, **found}
 
     def _with_system(self, turns: tuple[Message, ...], values: dict[str, Any]) -> tuple[Message, ...]:
         if any(turn.role == "system" for turn in turns):

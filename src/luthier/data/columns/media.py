@@ -1,16 +1,18 @@
 """Images, sounds and films in turns: each leaves a mark in the text, and its address goes into a column of the row.
 
 The marks and columns are those of ShareGPT's relatives, LLaMA-Factory among them: `<image>` in the text, in the order
-of the list `images`; so for `audios` and `videos`. All multimodal rows are carried in this one form.
+of the list `images`; so for `audios` and `videos`. Every form in which rows come becomes this one, and then, where
+media are read, turns that hold what the addresses lead to, with U+FFFC in place of each mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from luthier.chat.messages import Message
-from luthier.chat.preference import parse_hh_transcript
+from luthier.chat.messages import MEDIA_MARK, Media, Message
+from luthier.chat.preference import REJECTED, parse_hh_transcript
 from luthier.data.columns.cells import UnusableRowError, from_json
 
 COLUMNS = {"image": "images", "audio": "audios", "video": "videos"}
@@ -27,8 +29,8 @@ class Medium(NamedTuple):
     """One image, sound or film of a message."""
 
     kind: str
-    address: str
-    """A path, a URL, or the content as a data URL."""
+    address: str | None
+    """A path, a URL, or the content as a data URL; None for a part that stands for the next one of the column."""
 
     @property
     def mark(self) -> str:
@@ -46,21 +48,27 @@ def parse_media_part(part: Mapping[str, Any], field: str) -> Medium:
     value = next(
         (part[key] for key in (name, kind, f"{kind}_url", "value", "url", "path", "source") if part.get(key)), None
     )
-    if (address := _address(value, kind)) is None:
+    if value is None and set(part) <= {"type", "text", "index", name, kind}:
+        return Medium(kind, None)  # as TRL and `datasets` write them: what is meant stands in the column
+    if (address := address_of(value, kind)) is None:
         raise UnusableRowError(f"the {kind} has no address", field, "expected a path, a URL, or the content in base64")
     return Medium(kind, address)
 
 
-def _address(value: Any, kind: str) -> str | None:
+def address_of(value: Any, kind: str) -> str | None:
+    """Where a medium is, of what a cell or a part holds; None for what says nothing of it.
+
+    `{bytes, path}`, as `datasets` keeps media in Parquet, has the bytes as base64 by now.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
         return None
-    if isinstance(found := value.get("url") or value.get("path"), str):
-        return found
-    if not isinstance(data := value.get("data"), str):
-        return None
-    return f"data:{value.get('media_type') or kind + '/' + str(value.get('format') or 'png')};base64,{data}"
+    data = value.get("data") or value.get("bytes") or value.get("base64")
+    if isinstance(data, str) and data:
+        return f"data:{value.get('media_type') or kind + '/' + str(value.get('format') or 'png')};base64,{data}"
+    found = value.get("url") or value.get("path") or value.get("src")
+    return found if isinstance(found, str) else None
 
 
 def media_of(turns: Any, field: str) -> dict[str, list[str]]:
@@ -74,7 +82,8 @@ def media_of(turns: Any, field: str) -> dict[str, list[str]]:
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, str) and not is_text(part):
                 one = parse_media_part(part, field)
-                found.setdefault(COLUMNS[one.kind], []).append(one.address)
+                if one.address is not None:
+                    found.setdefault(COLUMNS[one.kind], []).append(one.address)
     return found
 
 
@@ -91,3 +100,134 @@ def count_media(messages: Sequence[Message], meta: Mapping[str, Any]) -> dict[st
         if listed and any(f"<{kind}>" in message.content for message in messages):
             found[column] = len(listed) if isinstance(listed, list) else 1
     return found
+
+
+_MARK = re.compile(r"<(image|audio|video)>")
+MEDIA_NAMES = {"image": "image", "images": "image", "audio": "audio", "audios": "audio"}
+"""Columns that may hold pictures or sounds, whatever else a row has, and which."""
+_WORDS = {"image": "picture", "audio": "sound", "video": "film"}
+
+
+def holds_bytes(value: Any) -> bool:
+    """Whether a cell holds the content of a medium, or of several: `{bytes, path}` or a data URL."""
+    if isinstance(value, list):
+        return any(map(holds_bytes, value))
+    if isinstance(value, dict):
+        return isinstance(value.get("bytes"), str)
+    return isinstance(value, str) and value.startswith(("data:image/", "data:audio/"))
+
+
+def list_addresses(value: Any, kind: str, column: str) -> list[str]:
+    """The addresses of the media in a cell: one, a list of several, or none."""
+    values = value if isinstance(value, list) else [] if value in (None, "") else [value]
+    found = [address_of(entry, kind) for entry in values]
+    if None in found:
+        hint = "expected a path, a URL, the content in base64, or {bytes, path}"
+        raise UnusableRowError(f"the {kind} has no address", column, hint)
+    return [address for address in found if address is not None]
+
+
+def format_marks(value: Any, kind: str, column: str) -> str:
+    """What stands in a text for the media of a cell."""
+    return f"<{kind}>" * len(list_addresses(value, kind, column))
+
+
+def put_marks_first(messages: Sequence[Message], addresses: Mapping[str, Sequence[str]]) -> tuple[Message, ...]:
+    """Turns without any mark, with marks for these media (by column) before what the user says first."""
+    marks = "".join(f"<{kind}>" * len(addresses.get(column, ())) for kind, column in COLUMNS.items())
+    if not marks or any(_MARK.search(message.content) for message in messages):
+        return tuple(messages)
+    first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    if first is None:
+        raise UnusableRowError("its columns hold media, and no turn of a user can show them")
+    content = f"{marks}\n{messages[first].content}" if messages[first].content else marks
+    changed = messages[first].model_copy(update={"content": content})
+    return (*messages[:first], changed, *messages[first + 1 :])
+
+
+def flatten_rejected(meta: Mapping[str, Any], addresses: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A row's columns, where the turns of the answer that was not preferred are text with marks.
+
+    What these turns show must be what the preferred side shows (`addresses`): only answers differ, and answers are
+    text.
+    """
+    changed = dict(meta)
+    for name in REJECTED:
+        value = meta.get(name)
+        turns = value.get("messages") if isinstance(value, dict) else value
+        if isinstance(value, dict) and turns is None:
+            turns = [value]
+        if not isinstance(turns, list) or not any(_has_parts(turn) for turn in turns):
+            continue
+        found = media_of(turns, name)
+        if found and found != addresses:
+            what = "the two answers stand below other media; both sides of a pair show the same, and answers are text"
+            raise UnusableRowError(what, name)
+        changed[name] = [_flat_turn(turn, name) for turn in turns]
+    return changed
+
+
+def _has_parts(turn: Any) -> bool:
+    return isinstance(turn, dict) and any(isinstance(turn.get(key), list) for key in ("content", "value"))
+
+
+def _flat_turn(turn: Any, field: str) -> Any:
+    if not _has_parts(turn):
+        return turn
+    key = next(key for key in ("content", "value") if isinstance(turn.get(key), list))
+    return {**turn, key: "".join(_flat_part(part, field) for part in turn[key])}
+
+
+def _flat_part(part: Any, field: str) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise UnusableRowError("expected parts with a type", field)
+    return str(part.get("text", part.get("value", ""))) if is_text(part) else parse_media_part(part, field).mark
+
+
+Read = Callable[[str, str], Media]
+"""The medium of a kind at an address."""
+
+
+class PlacedMedia(NamedTuple):
+    """Turns that hold their media, and the columns that are left."""
+
+    messages: tuple[Message, ...]
+    meta: dict[str, Any]
+
+
+def place_media(messages: Sequence[Message], meta: Mapping[str, Any], read: Read, *, strict: bool) -> PlacedMedia:
+    """Turns with what the columns lead to in place of their marks; the columns go.
+
+    Marks and addresses must be as many as each other. Where a row has no such column, marks are what somebody typed,
+    and stay text, unless the source holds media (`strict`).
+    """
+    left = {
+        kind: list_addresses(meta.get(column), kind, column) if column in meta else []
+        for kind, column in COLUMNS.items()
+    }
+    marks = [match[1] for message in messages for match in _MARK.finditer(message.content)]
+    if not marks or not (strict or any(column in meta for column in COLUMNS.values())):
+        return PlacedMedia(tuple(messages), dict(meta))
+    for kind, column in COLUMNS.items():
+        if (count := marks.count(kind)) != len(left[kind]) and (count or strict or column in meta):
+            number, word = len(left[kind]), _WORDS[kind]
+            what = f"{count} mark{'s' * (count != 1)} <{kind}> and {number} {word}{'s' * (number != 1)}"
+            hint = f"give {column!r} one address for each mark, or set `media: drop` to leave such rows out"
+            raise UnusableRowError(what, column, hint)
+    if left["video"]:
+        hint = "give some of its frames as images, or set `media: drop` to leave such rows out"
+        raise UnusableRowError("films are not read", COLUMNS["video"], hint)
+    waiting = {kind: iter(addresses) for kind, addresses in left.items()}
+    placed = tuple(_with_media(message, waiting, read) for message in messages)
+    return PlacedMedia(placed, {name: value for name, value in meta.items() if name not in COLUMNS.values()})
+
+
+def _with_media(message: Message, waiting: Mapping[str, Iterator[str]], read: Read) -> Message:
+    found = [match[1] for match in _MARK.finditer(message.content)]
+    if not found:
+        return message
+    media = tuple(read(kind, next(waiting[kind])) for kind in found)
+    typed = message.content.replace(MEDIA_MARK, "\N{REPLACEMENT CHARACTER}")
+    return message.model_copy(update={"content": _MARK.sub(MEDIA_MARK, typed), "media": media})

@@ -87,7 +87,7 @@ class NearDuplicateIndex:
 
     def _signatures_of(self, rows: Sequence[Row]) -> NDArray[np.uint8]:
         return compute_minhash_signatures(
-            self._operator.pieces([normalize_for_comparison(self._operator.text(row)) for row in rows])
+            self._operator.pieces([normalize_for_comparison(self._operator.text(row)) for row in rows], rows)
         )
 
 

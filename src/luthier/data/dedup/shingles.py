@@ -69,8 +69,10 @@ def split_comparison_words(text: str) -> list[str]:
 
 
 def prompt_key(row: Row) -> str:
-    """The normal form of what stands before the answer; of the text itself when nothing stands before it."""
-    return normalize_for_comparison(row.prompt) or normalize_for_comparison(row.answer)
+    """The normal form of what stands before the answer, or of the text itself when nothing stands before it, with the
+    digests of what the row shows and plays."""
+    text = normalize_for_comparison(row.prompt) or normalize_for_comparison(row.answer)
+    return f"{text}\x1d{key}" if (key := row.media_key) else text
 
 
 _REMEMBERED_CHARS = 4096
@@ -104,6 +106,15 @@ class FlatShingles(NamedTuple):
     def of(self, index: int) -> NDArray[np.uint64]:
         """The pieces of one text; a piece that comes again may stand again."""
         return self.hashes[self.offsets[index] : self.offsets[index + 1]]
+
+
+def separate_by_media(shingles: FlatShingles, rows: Sequence[Row]) -> FlatShingles:
+    """The same pieces where rows show and play the same, or nothing; other ones where they do not."""
+    keys = [row.media_key for row in rows]
+    if not any(keys):
+        return shingles
+    salts = np.array([digest8(key) if key else 0 for key in keys], dtype=np.uint64)
+    return shingles._replace(hashes=shingles.hashes ^ np.repeat(salts, np.diff(shingles.offsets)))
 
 
 def cut_shingles(texts: Sequence[str], unit: Unit, size: int) -> FlatShingles:

@@ -42,8 +42,13 @@ class CosineDuplicateFinder:
         ranks: Ranks,
         threshold: float,
         tick: Callable[[int, int], None] = lambda done, total: None,
+        kinds: NDArray[np.uint64] | None = None,
     ) -> None:
-        """`tick` is told of how much of the work is done and how much there is: in rows, as if each took as long."""
+        """`tick` is told of how much of the work is done and how much there is: in rows, as if each took as long.
+
+        Where rows are of several `kinds`, only those of one kind can be twins.
+        """
+        self._kinds = kinds
         self._points = points
         self._tick = tick
         self._order = np.argsort(ranks[:], kind="stable")
@@ -137,8 +142,11 @@ class CosineDuplicateFinder:
 
     def _compared(self, rows: Places, columns: Places) -> _Compared:
         like = self._at(rows) @ self._at(columns).T
-        sure = like >= self._threshold + MARGIN
-        return _Compared(sure, (like >= self._threshold - MARGIN) & ~sure)
+        may = np.ones(like.shape, dtype=bool)
+        if self._kinds is not None:
+            may = self._kinds[self._order[rows]][:, None] == self._kinds[self._order[columns]][None, :]
+        sure = (like >= self._threshold + MARGIN) & may
+        return _Compared(sure, (like >= self._threshold - MARGIN) & ~sure & may)
 
     def _verified(self, rows: Places, columns: Places, doubt: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         """Those of the doubtful pairs that are twins."""

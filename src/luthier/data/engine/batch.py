@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from luthier.chat.messages import Message
+from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.core.hashing import digest_of
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RedactionSpan, RowOperator, TextEdit
@@ -149,8 +150,32 @@ def _edit(row: Row, edits: Sequence[TextEdit]) -> tuple[Row, list[_Change]]:
         text = row.text(name)
         text_edits = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
         changes.append(_Change(row, name, text, apply_edits(text, text_edits), text_edits))
-        row = row.with_text(name, changes[-1].after)
+        row = _with_media_left(row.with_text(name, changes[-1].after), name, text, text_edits)
     return row, changes
+
+
+def _with_media_left(row: Row, name: str, before: str, edits: Sequence[TextEdit]) -> Row:
+    """The row without the pictures and sounds whose places an edit took out of a text."""
+    if MEDIA_MARK not in before or not name.startswith("messages["):
+        return row
+    index = int(name.removeprefix("messages[").partition("]")[0])
+    message = row.messages[index]
+    if not message.media or not name.endswith(".content"):
+        return row
+    left: list[Media] = []
+    number = at = 0
+    for edit in edits:
+        untouched = before.count(MEDIA_MARK, at, edit.start)
+        left += message.media[number : number + untouched]
+        number += untouched
+        stays, had = edit.after.count(MEDIA_MARK), edit.before.count(MEDIA_MARK)
+        if stays > had:
+            raise AssertionError(f"an edit of {edit.field} makes places for media: {edit.reason}")
+        left += message.media[number : number + stays]
+        number, at = number + had, edit.end
+    left += message.media[number:]
+    changed = message.model_copy(update={"media": tuple(left)})
+    return replace(row, messages=(*row.messages[:index], changed, *row.messages[index + 1 :]))
 
 
 def _fields(fields: Sequence[str], guards: Sequence[Operator]) -> dict[str, str]:

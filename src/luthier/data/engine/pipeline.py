@@ -6,7 +6,7 @@ The counts of rows read, dropped and written balance.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -178,6 +178,7 @@ def prepare(
             return _prepare(engine, reader, split, work, options)
     finally:
         pass_cache.put_back()
+        reader.intake.close()
 
 
 def _prepare(
@@ -200,6 +201,8 @@ def _prepare(
     trim_malloc_heap()
     result = SplitResult(spill, splits, task, engine.operators)
     result.write(work.folder, engine.workers)
+    if reader.media_read:
+        reader.intake.write(work.folder, spill, splits != NAMES.index(NOT_TAKEN))
     measured = {
         operator.name: proof for operator in engine.operators if (proof := operator.operator.prove(work.recipe_dir))
     }
@@ -216,13 +219,20 @@ def _prepare(
     for medium, rows in sorted(reader.media.items()):
         what = f"{format_counted_noun(rows, 'row holds', 'rows hold')} {medium} (`meta.{medium}`)"
         work.events.warning(
-            f"{what}, which models here do not see: the text has marks in their place; "
-            "set `media: drop` in the source to leave such rows out"
+            f"{what}, which are not read: the text has marks in their place; "
+            "set `media: read` in the source to read them, or `media: drop` to leave such rows out"
         )
+    if reader.media_read:
+        work.events.note(f"read {_format_media(reader.media_read)}")
     if engine.kept_passes:
         work.events.note(f"reused from an earlier run: {', '.join(('reading', *engine.taken_over))}")
     _speak(work, summary, books, assigned)
     return PrepareResult(reader.rows, not engine.kept_passes)
+
+
+def _format_media(counts: Mapping[str, int]) -> str:
+    names = {"image": "picture", "audio": "sound"}
+    return " and ".join(format_counted_noun(count, names[kind]) for kind, count in sorted(counts.items()))
 
 
 def with_split_group(source: Source, split: Split) -> Source:

@@ -14,15 +14,17 @@ from luthier.chat.messages import example_id
 from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
+from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import ExportedIdentity, MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.batch import SOURCE, drop_event, id_from_location, opening_text_of
+from luthier.data.engine.media import MediaIntake
 from luthier.data.engine.occurrences import FirstValueByKey, OccurrenceCounter
 from luthier.data.engine.stage import StageInput
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Drop
 from luthier.data.row import Batch, BrokenRow, Row, SourceRecord, chunk_by_size, count_row_characters
-from luthier.data.source import Source
+from luthier.data.source import Source, build_broken_row
 
 EMPTY_ANSWER = "empty answer"
 """Why a row without a label is left out."""
@@ -47,6 +49,7 @@ class SourceReader:
         self._said: list[str] = []
         self._batch_rows = batch_rows
         self._scratch = scratch
+        self.intake = MediaIntake(source, recipe_dir, scratch)
         self._seen = OccurrenceCounter(scratch)
         self._keys = FirstValueByKey(scratch)
         self.kind = source.kind
@@ -56,7 +59,9 @@ class SourceReader:
         self.unwanted = 0
         """Rows whose answer is one that nobody wants: KTO's `label: false`."""
         self.media: Counter[str] = Counter()
-        """Rows with images, sounds and films, by column."""
+        """Rows with images, sounds and films that are not read, by column."""
+        self.media_read: Counter[str] = Counter()
+        """Pictures and sounds that turns hold, by kind."""
 
     def batches(self) -> Iterator[StageInput]:
         """Rows in batches, each with the events of rows that were left out on the way."""
@@ -87,6 +92,7 @@ class SourceReader:
             "first_broken": self.first_broken,
             "unwanted": self.unwanted,
             "media": self.media,
+            "media_read": self.media_read,
             "said": self._said,
         }
 
@@ -94,6 +100,7 @@ class SourceReader:
         """Know what another one knew that has read the same, and say what it said."""
         self.rows, self.unwanted = state["rows"], state["unwanted"]
         self.files, self.media = Counter(state["files"]), Counter(state["media"])
+        self.media_read = Counter(state["media_read"])
         self.first_broken = BrokenRow(*state["first_broken"]) if state["first_broken"] else None
         for text in state["said"]:
             self._say(text)
@@ -114,16 +121,24 @@ class SourceReader:
         if not isinstance(found, BrokenRow):
             record, parts = found
             self.files[record.file] += 1
-            found = self._repeated_key(record, parts) or found
+            found = self._repeated_key(record, parts) or self._with_media(record, parts)
         else:
             self.files[found.file] += 1
         if isinstance(found, BrokenRow):
             return self._broken(found)
         return self._made(*found)
 
+    def _with_media(self, record: SourceRecord, parts: MappedRecord) -> tuple[SourceRecord, MappedRecord] | BrokenRow:
+        """The row with the pictures and sounds that it shows, or why they cannot be read."""
+        try:
+            return record, self.intake.place(parts)
+        except UnusableRowError as error:
+            return build_broken_row(record, error, {})
+
     def _made(self, record: SourceRecord, parts: MappedRecord) -> Row | RowEvent:
         if media := count_media(parts.messages, parts.meta):
             self.media.update(media.keys())
+        self.media_read.update(media.kind for message in parts.messages for media in message.media)
         self.unwanted += parts.meta.get("label") is False
         own = parts.own or ExportedIdentity(self._id(parts), self.source.kind, record.file, record.line)
         row = Row(

@@ -24,6 +24,7 @@ from luthier.data.dedup.shingles import (
     digest16,
     jaccard,
     normalize_for_comparison,
+    separate_by_media,
     sort_unique,
     split_comparison_words,
     text_to_compare,
@@ -99,13 +100,14 @@ class NearDedup(SetOperator):
         """What each row is preferred by, a digest of its text, and its MinHash signature."""
         texts = [normalize_for_comparison(self.text(row)) for row in rows]
         preferred = np.array(keep_preferences(rows, self.keep, self.by), dtype=np.float64)
-        digests = b"".join(map(digest16, texts))
+        keys = [f"{text}\x1d{row.media_key}" if row.media_key else text for text, row in zip(texts, rows, strict=True)]
+        digests = b"".join(map(digest16, keys))
         found = np.empty(len(rows), dtype=_SKETCH)
         found["preferred"] = preferred
         found["text"] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
         for start in range(0, len(rows), _AT_ONCE):
             found["signature"][start : start + _AT_ONCE] = compute_minhash_signatures(
-                self.pieces(texts[start : start + _AT_ONCE])
+                self.pieces(texts[start : start + _AT_ONCE], rows[start : start + _AT_ONCE])
             )
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
@@ -134,14 +136,19 @@ class NearDedup(SetOperator):
         changed = _EDIT_PIECE[self.unit] * (1 - self.threshold)
         return (1 - changed) / (1 + changed)
 
-    def pieces(self, texts: Sequence[str]) -> FlatShingles:
-        """Pieces of texts in their normal form."""
+    def pieces(self, texts: Sequence[str], rows: Sequence[Row]) -> FlatShingles:
+        """Pieces of the texts of rows in their normal form; rows with other media have no piece in common."""
+        return separate_by_media(self._pieces(texts), rows)
+
+    def _pieces(self, texts: Sequence[str]) -> FlatShingles:
         if self.measure == "jaccard":
             return cut_shingles(texts, self.unit, self.size)
         return cut_padded_shingles(texts, _EDIT_PIECE["char"]) if self.unit == "char" else word_bags(texts)
 
     def similarity(self, one: TextShingles, two: TextShingles) -> float:
-        """How similar two rows are, in truth."""
+        """How similar two rows are, in truth; not at all where they show or play something else."""
+        if one.media != two.media:
+            return 0.0
         if self.measure == "edit":
             from rapidfuzz.distance import Levenshtein
 
@@ -172,9 +179,11 @@ class NearDedup(SetOperator):
         """The same of some rows."""
         texts = [normalize_for_comparison(self.text(row)) for row in rows]
         if self.measure == "edit":
-            return [TextShingles(text, np.zeros(0, dtype=np.uint64)) for text in texts]
-        flat = self.pieces(texts)
-        return [TextShingles(text, sort_unique(flat.of(index))) for index, text in enumerate(texts)]
+            none = np.zeros(0, dtype=np.uint64)
+            return [TextShingles(text, none, row.media_key) for text, row in zip(texts, rows, strict=True)]
+        flat = self.pieces(texts, rows)
+        pieces = [sort_unique(flat.of(index)) for index in range(len(texts))]
+        return [TextShingles(text, own, row.media_key) for text, own, row in zip(texts, pieces, rows, strict=True)]
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
@@ -235,10 +244,11 @@ _SKETCH = np.dtype([("preferred", "<f8"), ("text", "<u8", 2), ("signature", "u1"
 
 
 class TextShingles(NamedTuple):
-    """The normal form of a row's text, and its different pieces, sorted."""
+    """The normal form of a row's text, its different pieces, sorted, and what the row shows and plays."""
 
     text: str
     pieces: NDArray[np.uint64]
+    media: str = ""
 
 
 class _Reader:

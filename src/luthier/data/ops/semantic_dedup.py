@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DuplicatePairs
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
-from luthier.data.dedup.shingles import Compared, text_to_compare
+from luthier.data.dedup.shingles import Compared, digest8, text_to_compare
 from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator
 from luthier.data.row import Row
@@ -27,6 +28,9 @@ _AT_ONCE = 4096
 """Texts that become points together."""
 _SECONDS_A_PAIR = 12e-9
 """Of points with 256 to 384 numbers, on one core of a common server."""
+
+
+_SKETCH = np.dtype([("preferred", "<f8"), ("media", "<u8")])
 
 
 class SemanticDedup(SetOperator):
@@ -74,8 +78,10 @@ class SemanticDedup(SetOperator):
         return placed
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
-        """What each row is preferred by."""
-        return [np.float64(keep_preference).tobytes() for keep_preference in keep_preferences(rows, self.keep, self.by)]
+        """What each row is preferred by, and a digest of what it shows and plays."""
+        preferred = keep_preferences(rows, self.keep, self.by)
+        keys = [digest8(key) if (key := row.media_key) else 0 for row in rows]
+        return [struct.pack("<dQ", *pair) for pair in zip(preferred, keys, strict=True)]
 
     def settle(self, corpus: RowCorpus) -> DedupReport:
         """Compare all points and decide who stays."""
@@ -83,10 +89,15 @@ class SemanticDedup(SetOperator):
 
         from luthier.data.dedup.similarity import CosineDuplicateFinder
 
-        preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
+        sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
+        kinds = np.ascontiguousarray(sketches["media"])
         with tempfile.TemporaryFile(dir=corpus.scratch, prefix="luthier.points.") as file:
             near = CosineDuplicateFinder(
-                self._points(corpus, file), rank_by_preference(preferred), self.threshold, corpus.tick
+                self._points(corpus, file),
+                rank_by_preference(sketches["preferred"]),
+                self.threshold,
+                corpus.tick,
+                kinds if kinds.any() else None,
             )
             found = near.kept_twins() if self.action == "drop" else near.clusters()
         reason = "means the same" if self.action == "drop" else None

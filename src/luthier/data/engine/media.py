@@ -1,0 +1,137 @@
+"""The pictures and sounds of a source's rows: read as rows are, and written once for the rows that are left."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.artifacts.media import MEDIA_FOLDER, MediaWriter, read_media_files
+from luthier.chat.media_codec import keep_media
+from luthier.chat.messages import Media
+from luthier.core.errors import DataError, MissingExtra
+from luthier.core.files import translate_write_errors
+from luthier.data.columns.cells import UnusableRowError
+from luthier.data.columns.mapping import MappedRecord
+from luthier.data.columns.media import place_media
+from luthier.data.engine.columns import to_arrow_mask
+from luthier.data.formats.media_files import MediaFolder
+from luthier.data.row import MESSAGES, BrokenRow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from luthier.data.engine.spill import Spill
+    from luthier.data.source import Source
+
+_REMEMBERED = 10_000
+"""Addresses whose medium is not read again."""
+_LONG = 1_000
+"""An address of more characters is the content itself."""
+
+
+class MediaIntake:
+    """Reads what rows show and play, and keeps the bytes aside until it is known which rows are left."""
+
+    def __init__(self, source: Source, recipe_dir: Path, scratch: Path | None = None) -> None:
+        self._source = source
+        self._recipe_dir = recipe_dir
+        self._folder = MediaFolder(source.media_root, recipe_dir)
+        self._strict = source.media_root is not None or bool(source.media_columns)
+        self._known: OrderedDict[tuple[str, str], Media] = OrderedDict()
+        self._scratch = scratch
+        self._writer: MediaWriter | None = None
+        if source.media == "read":
+            self._folder.check()
+
+    def place(self, parts: MappedRecord) -> MappedRecord:
+        """A row whose turns hold what its columns lead to; `UnusableRowError` for what cannot be read."""
+        if self._source.media != "read":
+            return parts
+        placed = place_media(parts.messages, parts.meta, self._read, strict=self._strict)
+        return parts._replace(messages=placed.messages, meta=placed.meta)
+
+    def write(self, folder: Path, spill: Spill, keep: NDArray[np.bool_]) -> None:
+        """Write the media of the rows that are left below the folder of the data set, in the order of the source.
+
+        Where the rows themselves were taken over from an earlier run, their media are read again.
+        """
+        wanted = set(_digests(spill, keep))
+        if not wanted:
+            return
+        if self._writer is None:
+            self._read_again()
+        assert self._writer is not None
+        self._writer.close()
+        with translate_write_errors(folder), MediaWriter(folder) as writer:
+            for path in sorted((self._aside / MEDIA_FOLDER).iterdir()):
+                for media, content in read_media_files(path):
+                    if bytes.fromhex(media.digest) in wanted:
+                        writer.add(media, content)
+                        wanted.discard(bytes.fromhex(media.digest))
+        if wanted:
+            hint = "run again when nothing writes into the folder of media"
+            raise DataError(f"the media of {len(wanted)} rows changed while they were read", hint=hint)
+
+    def close(self) -> None:
+        """Delete what lies aside."""
+        if self._writer is not None:
+            self._writer.close()
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def _read_again(self) -> None:
+        for found in self._source.mapped(self._recipe_dir, lambda text: None):
+            if not isinstance(found, BrokenRow):
+                with suppress(UnusableRowError):  # it was left out before, too
+                    self.place(found[1])
+
+    def _read(self, kind: str, address: str) -> Media:
+        key = (kind, address)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        try:
+            kept = keep_media(self._folder.read(address))
+        except MissingExtra:
+            raise
+        except DataError as error:
+            shown = "" if len(address) > _LONG or repr(address) in error.message else f"{address}: "
+            raise UnusableRowError(f"{shown}{error.message}", f"{kind}s", error.hint) from error
+        if kept.media.kind != kind:
+            words = {"image": "a picture", "audio": "a sound"}
+            what = f"is {words[kept.media.kind]}, and {words[kind]} is wanted"
+            raise UnusableRowError(f"{address[:80]!r} {what}", f"{kind}s", "mend the mark or the address")
+        if self._writer is None:
+            self._writer = MediaWriter(self._aside)
+        with translate_write_errors(self._aside):
+            self._writer.add(kept.media, kept.content)
+        if len(address) <= _LONG:
+            self._known[key] = kept.media
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return kept.media
+
+    @cached_property
+    def _aside(self) -> Path:
+        """A folder for the media until it is known which rows are left."""
+        with translate_write_errors(self._scratch or tempfile.gettempdir()):
+            return Path(tempfile.mkdtemp(dir=self._scratch, prefix="luthier.media."))
+
+
+def _digests(spill: Spill, keep: NDArray[np.bool_]) -> Iterator[bytes]:
+    """The digests of the media of rows that are wanted."""
+    at = 0
+    for table in spill.batches():
+        mine = keep[at : at + table.num_rows]
+        at += table.num_rows
+        for text in table.column("messages").filter(to_arrow_mask(mine)).to_pylist():
+            if '"media"' in text:
+                for message in MESSAGES.validate_json(text):
+                    yield from (bytes.fromhex(media.digest) for media in message.media)
