@@ -24,6 +24,7 @@ from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
+from luthier.models.shapes import find_part
 
 ReadMedia = Callable[[str], bytes]
 """The bytes of a medium, by its digest."""
@@ -31,8 +32,6 @@ KEEP_BYTES = 1 << 30
 """Features that are kept of one model."""
 READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3"})
 """Types of models whose pictures are read as they themselves read them; of every other one that is not known."""
-_LANGUAGE = ("language_model", "text_model")
-"""What models call the part that reads tokens."""
 
 
 class MediaFeatures(NamedTuple):
@@ -67,6 +66,10 @@ class MediaTowers:
         self._kept: OrderedDict[int, MediaFeatures] = OrderedDict()
         self._held = 0
         self._lock = RLock()
+
+    def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
+        """Whether it reads so already."""
+        return self.processor is processor and self._read == read_media
 
     def features(self, model: Any, key: int) -> MediaFeatures:
         """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now."""
@@ -124,7 +127,9 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
             where=SourceLocation(field="model"),
             hint=f"types that are: {', '.join(sorted(READ_TYPES))}",
         )
-    _TOWERS[inner] = MediaTowers(processor, read_media)
+    towers = _TOWERS.get(inner)
+    if towers is None or not towers.reads_by(processor, read_media):
+        _TOWERS[inner] = MediaTowers(processor, read_media)
 
 
 def find_towers(model: Any) -> MediaTowers | None:
@@ -138,9 +143,8 @@ def tower_parameters(model: Any) -> Iterator[torch.nn.Parameter]:
 
 
 def is_tower_parameter(name: str) -> bool:
-    """Whether a parameter belongs to an encoder or a projector, by its name in a model with towers."""
-    parts = name.split(".")
-    return parts[-2:-1] != ["lm_head"] and "lm_head" not in parts and not any(part in _LANGUAGE for part in parts)
+    """Whether a parameter belongs to an encoder or a projector, by its name."""
+    return find_part(name) != "language"
 
 
 def learns_media(model: Any) -> bool:
