@@ -12,14 +12,13 @@ from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.hashing import digest_of
 from luthier.eval.ask import LocalEvalModel
+from luthier.eval.report.wording import BLIND
 from luthier.eval.task import HeldOutTask, Reply
 
 if TYPE_CHECKING:
     from luthier.artifacts.media import MediaReader
     from luthier.chat.messages import Example
 
-BLIND = "blind"
-"""The name of the baseline in files and rules: `accuracy > blind`."""
 TITLE = "the same model shown grey pictures"
 GREY = (128, 128, 128)
 

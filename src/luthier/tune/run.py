@@ -562,7 +562,8 @@ class TrainingRun:
 
 TRAVELS: tuple[str, ...] = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "LICENSE", "model.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "processor_config.json",
+    "preprocessor_config.json", "LICENSE", "model.json",
 )  # fmt: skip
 """Files beside the weights that belong to a model: they go along unchanged."""
 

@@ -510,7 +510,10 @@ class Trainer:
         def read(parallel_packs: Sequence[Pack]) -> None:
             nonlocal drawn
             before = torch.get_rng_state()
-            self._gather(parallel_packs, 1.0)
+            with self._reader.learn_media(parallel_packs) as media:
+                self._gather(parallel_packs, 1.0, media)
+            if media is not None:
+                media.gradients(self._updater.parameters)
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
