@@ -56,6 +56,7 @@ steps:
     dtype: float32
   early: {kind: epoch, tuned: tune, epoch: 1}
   merged: {kind: merge, models: [tune, early], weights: [0.5, 0.5]}
+  eyes: {kind: compose, encoder: {image_size: 14, hidden_size: 16, layers: 1, heads: 2}}
   words: {kind: tune, data: data, technique: plain}
   best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
   curve: {kind: curve, data: data, metric: accuracy}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from luthier.chat.messages import Message
@@ -44,6 +46,56 @@ class RenderedChat:
     turns: tuple[AssistantTurnSpan, ...]
     dropped: tuple[str, ...]
     """What the template left out, such as `message 2: thinking`."""
+    media: tuple[SpecialTokenSpan, ...] = ()
+    """What stands for each picture and sound, in order."""
+
+    def expand(self, places: Sequence[int], texts: Sequence[str], guard: GuardedEncoder) -> RenderedChat:
+        """The rendering with some of its special tokens, by number, replaced by what a processor writes for media."""
+        shift = _Shift([self.controls[place] for place in places], texts)
+        kept = [
+            SpecialTokenSpan(shift.moved(control.start), shift.moved(control.end))
+            for number, control in enumerate(self.controls)
+            if number not in set(places)
+        ]
+        media = tuple(
+            SpecialTokenSpan(start, start + len(text))
+            for start, text in zip((shift.moved(self.controls[place].start) for place in places), texts, strict=True)
+        )
+        inside = [
+            SpecialTokenSpan(start + control.start, start + control.end)
+            for (start, _), text in zip(media, texts, strict=True)
+            for control in guard.controls(text, (), ())
+        ]
+        return RenderedChat(
+            shift.applied(self.text),
+            tuple(replace(piece, start=shift.moved(piece.start), end=shift.moved(piece.end)) for piece in self.pieces),
+            tuple(sorted([*kept, *inside])),
+            tuple(replace(turn, start=shift.moved(turn.start), end=shift.moved(turn.end)) for turn in self.turns),
+            self.dropped,
+            media,
+        )
+
+
+class _Shift:
+    """What replacing some stretches of a text, in order, does to places outside of them."""
+
+    def __init__(self, spans: Sequence[SpecialTokenSpan], texts: Sequence[str]) -> None:
+        self._spans, self._texts = spans, texts
+        self._ends = [span.end for span in spans]
+        grown = (len(text) - (span.end - span.start) for span, text in zip(spans, texts, strict=True))
+        self._sums = [0, *accumulate(grown)]
+
+    def moved(self, place: int) -> int:
+        """Where a place of the old text is in the new one."""
+        return place + self._sums[bisect_right(self._ends, place)]
+
+    def applied(self, text: str) -> str:
+        """The new text."""
+        parts, edge = [], 0
+        for span, own in zip(self._spans, self._texts, strict=True):
+            parts += [text[edge : span.start], own]
+            edge = span.end
+        return "".join([*parts, text[edge:]])
 
 
 class _Ground(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from luthier.chat.messages import Message, ToolCall
+from luthier.chat.messages import MEDIA_MARK, Message, ToolCall
 from luthier.chat.template import ChatTemplateError, TemplateProber, Turns
 from luthier.core.errors import DataError, ModelError, SourceLocation
 
@@ -135,11 +135,17 @@ class _Marker:
         put, role = self.put, message.role
         return message.model_copy(
             update={
-                "content": put(message.content, number, "content", role),
+                "content": self.content(message, number),
                 "thinking": put(message.thinking, number, "thinking", role),
                 "tool_calls": tuple(self.call(call, number, role) for call in message.tool_calls),
             }
         )
+
+    def content(self, message: Message, number: int) -> str:
+        """The content with marks; the texts between media are marked one by one, as what stands for a medium is the
+        template's."""
+        texts = message.content.split(MEDIA_MARK) if message.media else [message.content]
+        return MEDIA_MARK.join(self.put(text, number, "content", message.role) for text in texts)
 
     def call(self, call: ToolCall, number: int, role: str) -> ToolCall:
         arguments = _mapped(call.arguments, lambda text: self.put(text, number, "call", role))
@@ -267,7 +273,7 @@ def _free(text: str, messages: Sequence[Message]) -> int:
 def _texts(message: Message) -> int:
     """No fewer than the number of stretches that a message is marked in."""
     tags = message.content.count("think>") + message.thinking.count("think>")
-    return 3 + tags + sum(2 + _leaves(call.arguments) for call in message.tool_calls)
+    return 3 + tags + len(message.media) + sum(2 + _leaves(call.arguments) for call in message.tool_calls)
 
 
 def _leaves(value: Any) -> int:

@@ -15,7 +15,7 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.chat.messages import Message, ToolCall
+from luthier.chat.messages import MEDIA_MARK, Media, Message, ToolCall
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 
@@ -216,7 +216,7 @@ class TemplateProber:
     def _turn(self, message: Message) -> dict[str, Any]:
         if message.tool_calls:
             return self._called(message, "object" if self.arguments == "dropped" else self.arguments)
-        turn: dict[str, Any] = {"role": message.role, "content": _content(self._told(message), self.parts)}
+        turn: dict[str, Any] = {"role": message.role, "content": self._contents(message)}
         if message.thinking and self.thinking != "inline":
             turn.update(_thought(message.thinking))
         if message.tool_call_id is not None:
@@ -226,10 +226,15 @@ class TemplateProber:
         return turn
 
     def _called(self, message: Message, form: Arguments) -> dict[str, Any]:
-        turn: dict[str, Any] = {"role": message.role, "content": _content(self._told(message), self.parts)}
+        turn: dict[str, Any] = {"role": message.role, "content": self._contents(message)}
         if message.thinking and self.thinking != "inline":
             turn.update(_thought(message.thinking))
         return {**turn, "tool_calls": [_call(call, form) for call in message.tool_calls]}
+
+    def _contents(self, message: Message) -> Any:
+        """The content in the form that the template wants; with media, as parts in their order."""
+        text = self._told(message)
+        return _interleave(text, message.media) if message.media else _content(text, self.parts)
 
     def _told(self, message: Message) -> str:
         if message.thinking and self.thinking == "inline":
@@ -250,6 +255,19 @@ def join_reasoning_and_answer(thinking: str, content: str) -> str:
 
 def _content(text: str, parts: bool) -> Any:
     return [{"type": "text", "text": text}] if parts else text
+
+
+def _interleave(text: str, media: Sequence[Media]) -> list[dict[str, str]]:
+    """Texts and media as parts; a text with as many places as there are media, and perhaps more that are typed ones."""
+    texts = text.split(MEDIA_MARK, len(media))
+    parts: list[dict[str, str]] = []
+    for before, medium in zip(texts, media, strict=False):
+        parts += [*_texts_of(before), {"type": medium.kind}]
+    return parts + _texts_of(texts[-1])
+
+
+def _texts_of(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _thought(thinking: str) -> dict[str, str]:

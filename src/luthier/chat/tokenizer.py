@@ -10,6 +10,8 @@ Rules that the rest of Luthier relies on:
   tokenizer would join characters from both sides, the border is kept and the row says so (`straddles`); only then do
   the ids differ from those of `apply_chat_template`. So the ids of `prompt()` are a prefix of the ids of the same
   conversation with its answer, and training sees what generation sees.
+* A picture or a sound stands as ids of its own (`luthier.chat.media`), one for each feature; `plain_ids` gives those of
+  transformers' processor. A cut never parts it: it goes whole.
 * A model's prompt (`ChatTokenizer.before`) stands in front of every conversation; its examples are read, never learnt.
 """
 
@@ -24,7 +26,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from luthier.chat.messages import Message
+from luthier.chat.media import MediaProcessor, MediaSpan, build_media_ids, restore_plain_ids
+from luthier.chat.messages import Media, Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
 from luthier.chat.spans import Part, RenderedSegment
@@ -83,6 +86,8 @@ class EncodedChat:
     """What the chat template left out of the conversation."""
     nothing: str = ""
     """Why no token is learnt, when none is."""
+    media: tuple[MediaSpan, ...] = ()
+    """The tokens of each picture and sound that is not cut off."""
 
 
 class LocatedTokens(NamedTuple):
@@ -109,11 +114,12 @@ class ChatTokenizer:
         name: str = "",
         before: PromptPrefix | None = None,
         ends: Collection[int] = (),
+        media: MediaProcessor | None = None,
     ) -> None:
         """`template` replaces the tokenizer's own. `today` is what templates that write the date take it for; None is
         the machine's date. `options` are the template's own, such as `enable_thinking`. `before` stands in front of
         every conversation. `ends` are ids at which the model's own settings have generation stop; those that are
-        ordinary text do not count."""
+        ordinary text do not count. `media` reads pictures and sounds; None where the model reads text alone."""
         if not tokenizer.is_fast:
             raise ModelError(
                 f"a fast tokenizer is needed (tokenizer.json); {type(tokenizer).__name__} is not one",
@@ -123,6 +129,7 @@ class ChatTokenizer:
         self.tokenizer = tokenizer
         self.name = name or str(tokenizer.name_or_path or "")
         self.before = before or PromptPrefix()
+        self.media = media
         self.template: JinjaChatTemplate = template_of(tokenizer, override=template, today=today, options=options or {})
         literal = self.template.source + (self.template.with_tools or "")
         self._guard = GuardedEncoder(tokenizer.backend_tokenizer, literal)
@@ -139,8 +146,10 @@ class ChatTokenizer:
         today: date | None = PINNED_DAY,
         options: Mapping[str, Any] | None = None,
         before: PromptPrefix | None = None,
+        max_pixels: int | None = None,
     ) -> ChatTokenizer:
-        """The tokenizer and chat template of a model in a Hugging Face folder; nothing is fetched, no code is run."""
+        """The tokenizer, chat template and processor of a model in a Hugging Face folder; nothing is fetched, no code
+        is run. Pictures of more than `max_pixels` are made smaller first."""
         from transformers import AutoTokenizer
 
         try:
@@ -153,6 +162,7 @@ class ChatTokenizer:
                 hint="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
         more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
+        more["media"] = MediaProcessor.load(Path(folder), max_pixels=max_pixels)
         return cls(tokenizer, template, name=Path(folder).name, **more)
 
     @property
@@ -166,7 +176,9 @@ class ChatTokenizer:
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, learn: Learn = "last") -> RenderedChat:
         """The whole conversation as the one text, with the places of messages and of what is to be learnt."""
-        rendered = self._renderer.render(self.before.wrap(messages), tools, learn)
+        wrapped = self.before.wrap(messages)
+        self._refuse_media(wrapped)
+        rendered = self._expanded(self._renderer.render(wrapped, tools, learn), wrapped)
         ahead = self.before.ahead(messages)
         return replace(rendered, turns=tuple(turn for turn in rendered.turns if turn.message >= ahead))
 
@@ -212,19 +224,22 @@ class ChatTokenizer:
         """`prompt` of many conversations at once."""
         offered = tools if tools is not None else [()] * len(conversations)
         pairs = zip(conversations, offered, strict=True)
-        rendered = [self._renderer.prompt(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
+        wrapped = [(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
+        rendered = [self._prompt(messages, on_offer) for messages, on_offer in wrapped]
+        encoded = self._guard.encode(
+            [EncodingRequest(rendered_chat.text, rendered_chat.controls) for rendered_chat in rendered]
+        )
         return [
-            with_offsets.ids
-            for with_offsets in self._guard.encode(
-                [EncodingRequest(rendered_chat.text, rendered_chat.controls) for rendered_chat in rendered]
-            )
+            self._with_media(tokens, rendered_chat.media, messages)[0].ids
+            for tokens, rendered_chat, (messages, _) in zip(encoded, rendered, wrapped, strict=True)
         ]
 
     def locate_tokens(self, messages: Sequence[Message], tools: Tools = (), *, answered: bool = False) -> LocatedTokens:
         """The ids of `prompt`, or with `answered` those of `encode`, and where each stands in the rendering."""
         if not answered:
-            prompt = self._renderer.prompt(self.before.wrap(messages), tools)
+            prompt = self._prompt(self.before.wrap(messages), tools)
             tokens = self._guard.encode([EncodingRequest(prompt.text, prompt.controls)])[0]
+            tokens, _ = self._with_media(tokens, prompt.media, self.before.wrap(messages))
             return LocatedTokens(tokens.ids, tokens.starts, tokens.ends, prompt.text, prompt.pieces)
         rendered = self.render(messages, tools)
         joined = self._guard.encode([EncodingRequest(rendered.text, rendered.controls)])
@@ -244,13 +259,14 @@ class ChatTokenizer:
         """
         spoken = [*messages, Message(role="assistant", content="ok")]
         before = self.render(spoken, tools)
-        after = self._renderer.prompt(self.before.wrap([*spoken, reply]), tools)
+        after = self._prompt(self.before.wrap([*spoken, reply]), tools)
         end = before.turns[-1].end
         if not after.text.startswith(before.text[:end]) or reply.content.strip() not in after.text[end:]:
             what = f"the chat template of {self.name or 'this model'} cannot go on after an assistant's turn"
             hint = f"speak as `user`: {reply.role!r} may be unknown to it"
             raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint)
         tokens = self._guard.encode([EncodingRequest(after.text, after.controls, [end])])[0]
+        tokens, _ = self._with_media(tokens, after.media, self.before.wrap([*spoken, reply]))
         return tokens.ids[bisect_left(tokens.starts, end) :]
 
     def answer(self, messages: Sequence[Message], text: str, tools: Tools = ()) -> EncodedChat:
@@ -283,8 +299,14 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of ids; without `special`, special tokens are left out."""
         return str(
-            self.tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
+            self.tokenizer.decode(
+                self.plain_ids(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+            )
         )
+
+    def plain_ids(self, ids: Sequence[int]) -> list[int]:
+        """Ids as transformers' processor gives them, with one token of the vocabulary for each feature of a medium."""
+        return restore_plain_ids(ids, self.media.feature_ids) if self.media is not None else list(ids)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -305,7 +327,8 @@ class ChatTokenizer:
     @cached_property
     def digest(self) -> str:
         """Names all that decides which ids come out: the template with its options, the tokenizer, the prompt."""
-        return digest_of([self.template.digest, self.tokenizer.backend_tokenizer.to_str(), self.before.digest])
+        parts = [self.template.digest, self.tokenizer.backend_tokenizer.to_str(), self.before.digest]
+        return digest_of([*parts, self.media.digest] if self.media is not None else parts)
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -334,6 +357,65 @@ class ChatTokenizer:
             found.append(sentence)
         return tuple(found)
 
+    def _prompt(self, messages: Sequence[Message], tools: Tools) -> RenderedChat:
+        """The rendering of a conversation so far, which has the model's prompt in front."""
+        self._refuse_media(messages)
+        return self._expanded(self._renderer.prompt(messages, tools), messages)
+
+    def _refuse_media(self, messages: Sequence[Message]) -> None:
+        """`DataError` for pictures and sounds where the model reads text alone."""
+        if self.media is None and any(message.media for message in messages):
+            hint = "choose a model that reads them, join one with `kind: compose`, or drop these rows"
+            what = f"{self.name or 'this model'} reads text alone, and the row has pictures or sounds"
+            raise DataError(what, where=SourceLocation(field="messages"), hint=hint)
+
+    def _expanded(self, rendered: RenderedChat, messages: Sequence[Message]) -> RenderedChat:
+        """A rendering with what stands for each medium of its messages."""
+        media = _list_media(messages)
+        if not media:
+            return rendered
+        if self.media is None:
+            hint = "choose a model that reads them, join one with `kind: compose`, or drop these rows"
+            raise DataError(
+                f"{self.name or 'this model'} reads text alone, and the row has pictures or sounds", hint=hint
+            )
+        texts = [self.media.get(self.media.meet(medium)).text for medium in media]
+        written = {token: kind for kind, token in self.media.written.items()}
+        places = [
+            number
+            for number, control in enumerate(rendered.controls)
+            if rendered.text[control.start : control.end] in written
+        ]
+        kinds = [
+            written[rendered.text[rendered.controls[place].start : rendered.controls[place].end]] for place in places
+        ]
+        if kinds != [medium.kind for medium in media]:
+            raise ModelError(
+                f"the chat template writes {len(places)} places for the {len(media)} pictures and sounds of a row",
+                where=SourceLocation(field="chat_template"),
+                hint="pass another template=: one that takes contents as parts, and media in every turn that has them",
+            )
+        return rendered.expand(places, texts, self._guard)
+
+    def _with_media(
+        self, tokens: TokensWithOffsets, places: Sequence[SpecialTokenSpan], messages: Sequence[Message]
+    ) -> tuple[TokensWithOffsets, tuple[MediaSpan, ...]]:
+        """Tokens in which those of media have ids of their own, and where each medium stands."""
+        if not places:
+            return tokens, ()
+        assert self.media is not None, "whoever expands media has a processor"
+        ids, spans = list(tokens.ids), []
+        for medium, (start, end) in zip(_list_media(messages), places, strict=True):
+            first, stop = bisect_left(tokens.starts, start), bisect_left(tokens.starts, end)
+            key, feature = self.media.meet(medium), self.media.feature_ids[medium.kind]
+            indices = [index for index in range(first, stop) if ids[index] == feature]
+            own = build_media_ids(key, self.media.get(key).count)
+            assert len(indices) == len(own), "a processor writes a token for each feature"
+            for index, id_ in zip(indices, own, strict=True):
+                ids[index] = id_
+            spans.append(MediaSpan(medium.digest, (first, stop)))
+        return tokens._replace(ids=ids), tuple(spans)
+
     def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""
         borders = [
@@ -352,6 +434,7 @@ class ChatTokenizer:
         self, rendered: RenderedChat, joined: TokensWithOffsets, walls: list[int], messages: Sequence[Message]
     ) -> EncodedChat:
         tokens = self._guard.encode([EncodingRequest(rendered.text, rendered.controls, walls)])[0] if walls else joined
+        tokens, media = self._with_media(tokens, rendered.media, self.before.wrap(messages))
         loss_mask = [False] * len(tokens.ids)
         for turn in rendered.turns:
             first, end = bisect_left(tokens.starts, turn.start), bisect_left(tokens.starts, turn.end)
@@ -364,6 +447,7 @@ class ChatTokenizer:
             straddles=len(walls),
             prefix=all(turn.prefix for turn in rendered.turns),
             dropped=rendered.dropped,
+            media=media,
         )
         row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
         return replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
@@ -388,6 +472,10 @@ def _ends(folder: Path) -> list[int]:
             "is no JSON object", where=SourceLocation(file=str(path)), hint="fetch the model again"
         ) from error
     return [eos_id_ for eos_id_ in (eos_ids if isinstance(eos_ids, list) else [eos_ids]) if isinstance(eos_id_, int)]
+
+
+def _list_media(messages: Sequence[Message]) -> list[Media]:
+    return [medium for message in messages for medium in message.media]
 
 
 def _nothing(rendered: RenderedChat, messages: Sequence[Message]) -> str:
@@ -435,10 +523,21 @@ def _fit(row: EncodedChat, limit: int | None, rule: CutRule, bos: int | None) ->
     head = 1 if bos is not None and row.ids[:1] == [bos] else 0
     first = row.loss_mask.index(True) if True in row.loss_mask else len(row.ids)
     gone = min(over, first - head) if rule == "prompt" else 0
-    cut = _without(row, head, gone, limit)
+    gone = min(first, _past_medium(row, head + gone)) - head if gone else 0
+    cut = _without(row, head, gone, _before_medium(row, limit + gone) - gone)
     lost = sum(row.loss_mask) - sum(cut.loss_mask)
     why = cut.nothing or ("" if any(cut.loss_mask) else f"the answer lies beyond {limit} tokens")
-    return replace(cut, cut="answer" if lost else "prompt", removed=over, nothing=why)
+    return replace(cut, cut="answer" if lost else "prompt", removed=len(row.ids) - len(cut.ids), nothing=why)
+
+
+def _past_medium(row: EncodedChat, place: int) -> int:
+    """A place, or the end of the medium that it lies within: what is cut off before it takes the medium along."""
+    return next((end for _, (start, end) in row.media if start < place < end), place)
+
+
+def _before_medium(row: EncodedChat, place: int) -> int:
+    """A place, or the start of the medium that it lies within."""
+    return next((start for _, (start, end) in row.media if start < place < end), place)
 
 
 def _without(row: EncodedChat, head: int, gone: int, limit: int) -> EncodedChat:
@@ -451,4 +550,6 @@ def _without(row: EncodedChat, head: int, gone: int, limit: int) -> EncodedChat:
         return min(position if position <= head else max(head, position - gone), limit)
 
     spans = [span._replace(tokens=(moved(span.tokens[0]), moved(span.tokens[1]))) for span in row.spans]
-    return replace(row, ids=kept(row.ids), loss_mask=kept(row.loss_mask), spans=tuple(spans))
+    media = [span._replace(tokens=(moved(span.tokens[0]), moved(span.tokens[1]))) for span in row.media]
+    left = tuple(span for span in media if span.tokens[0] < span.tokens[1])
+    return replace(row, ids=kept(row.ids), loss_mask=kept(row.loss_mask), spans=tuple(spans), media=left)

@@ -7,7 +7,7 @@ evaluation goes on where it was and ends in the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -77,12 +77,13 @@ class LocalEvalModel(EvalModel):
         *,
         name: str,
         title: str,
+        read_media: Callable[[str], bytes] | None = None,
     ) -> LocalEvalModel:
-        """The model of an artifact; answers of an endpoint are kept in `calls`."""
+        """The model of an artifact; answers of an endpoint are kept in `calls`. `read_media` finds pictures."""
         lm: LanguageModel = (
             EndpointLM.of(artifact, calls)
             if is_endpoint(artifact)
-            else LocalLM(artifact, question.dtype, models=models, enable_prefix_caching=True)
+            else LocalLM(artifact, question.dtype, models=models, enable_prefix_caching=True, read_media=read_media)
         )
         return cls(lm, artifact.digest, question, name=name, title=title)
 

@@ -63,22 +63,28 @@ class ModelResult:
 
 
 def build_evaluated_models(
-    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext
+    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext, *, blind: bool = False
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name."""
+    """Models as they can be asked, by name; with `blind`, the first once more without its pictures."""
     from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
+    from luthier.eval.blind import BlindEvalModel, EvalMedia
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
-    cache, calls = ModelCache(), work.scratch / "calls"
+    cache, calls, media = ModelCache(), work.scratch / "calls", EvalMedia(work.inputs["data"])
     eval_models: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
         if is_plain_classifier(artifact):
             eval_models.append(ClassifierEvalModel(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
-            eval_models.append(LocalEvalModel.of(artifact, question, cache, calls, name=name, title=title))
+            eval_model = LocalEvalModel.of(
+                artifact, question, cache, calls, name=name, title=title, read_media=media.read
+            )
+            eval_models.append(eval_model)
+            if blind and len(eval_models) == 1:
+                eval_models.append(BlindEvalModel(eval_model, media))
     return eval_models
 
 
@@ -114,7 +120,8 @@ def evaluate_language_models(
         started = time.perf_counter()
         replies = collect_model_replies(voice, task, known, events)
         seconds[voice.name] = time.perf_counter() - started
-        role, digest = _ROLES.get(voice.name, "base"), models[voice.name].digest
+        role = _ROLES.get(voice.name, "base") if voice.is_model else "plain"
+        digest = models[voice.name].digest if voice.name in models else ""
         found.append(ModelResult(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
     return found
 

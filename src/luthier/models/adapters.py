@@ -23,6 +23,7 @@ from peft.utils import register_peft_method
 from torch import Tensor, nn
 
 from luthier.core.errors import ModelError
+from luthier.models.media.inputs import build_decoder_inputs
 from luthier.models.packing.pack import Pack
 
 NAME = "BOTTLENECK"
@@ -158,23 +159,30 @@ class SoftPrompt:
             leaf=torch.where(pack.leaf < 0, pack.leaf, pack.leaf + 1),
         )
 
-    def inputs(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+    def inputs(self, model: Any, ids: Tensor) -> dict[str, Any]:
         """What a model reads for (rows, tokens) ids that stand after the virtual tokens."""
+        own = build_decoder_inputs(model, ids)
         if self.embeddings is None:
-            return {"input_ids": ids}
-        ahead = self.embeddings.expand(ids.shape[0], -1, -1)
-        return {"inputs_embeds": torch.cat([ahead, model.get_input_embeddings()(ids)], 1)}
+            return own
+        words = own["inputs_embeds"] if "inputs_embeds" in own else model.get_input_embeddings()(ids)
+        if "visual_pos_masks" in own:
+            places = own["visual_pos_masks"]
+            own["visual_pos_masks"] = torch.cat([places.new_zeros(len(places), self.count), places], 1)
+        own.pop("input_ids", None)
+        return {**own, "inputs_embeds": torch.cat([self.embeddings.expand(ids.shape[0], -1, -1), words], 1)}
 
-    def inputs_of(self, model: Any, pack: Pack) -> dict[str, Tensor]:
+    def inputs_of(self, model: Any, pack: Pack) -> dict[str, Any]:
         """What a model reads for a pack below the virtual tokens."""
         inputs = self.inputs(model, pack.ids[None, 0 if self.embeddings is None else self.count :])
         if self.leaves is None:
             return inputs
-        own = inputs["inputs_embeds"] if self.embeddings is not None else model.get_input_embeddings()(pack.ids[None])
+        own = inputs.get("inputs_embeds")
+        if own is None:
+            own = model.get_input_embeddings()(inputs.pop("input_ids"))
         end = self.count + self.leaves.shape[0]
-        return {"inputs_embeds": torch.cat([own[:, : self.count], self.leaves[None], own[:, end:]], 1)}
+        return {**inputs, "inputs_embeds": torch.cat([own[:, : self.count], self.leaves[None], own[:, end:]], 1)}
 
-    def inputs_of_rows(self, model: Any, ids: Tensor, pack: Pack, rows: Sequence[int]) -> dict[str, Tensor]:
+    def inputs_of_rows(self, model: Any, ids: Tensor, pack: Pack, rows: Sequence[int]) -> dict[str, Any]:
         """What a model reads for some of a pack's rows (rows, tokens), padded at their ends, after virtual tokens."""
         inputs = self.inputs(model, ids)
         if self.leaves is None:
@@ -182,7 +190,8 @@ class SoftPrompt:
         apart = [torch.cat([self.leaves[span] for span in pack.spans(row)]) for row in rows]
         leaves = torch.nn.utils.rnn.pad_sequence(apart, batch_first=True)
         ahead = inputs["inputs_embeds"][:, : self.count] if self.embeddings is not None else leaves[:, :0]
-        return {"inputs_embeds": torch.cat([ahead, leaves], 1)}
+        inputs.pop("input_ids", None)
+        return {**inputs, "inputs_embeds": torch.cat([ahead, leaves], 1)}
 
     def past(self, model: Any, rows: int) -> dict[str, Any]:
         """A cache that holds nothing but the virtual tokens' keys and values, when they have any, as an argument."""

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ class ModelDescription(BaseModel):
     """All files of the folder together."""
     licence: str | None
     template: TemplateDescription | None
+    parts: dict[str, int] = {}
+    """Numbers of each part of a model that reads pictures: `language`, `projector`, `vision`; empty for one of text."""
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
     """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
     folder: Path | None = Field(default=None, exclude=True, repr=False)
@@ -89,6 +92,11 @@ class ModelDescription(BaseModel):
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
         return self.model_dump(mode="json")
+
+    @property
+    def reads_media(self) -> bool:
+        """Whether it reads pictures or sounds beside text."""
+        return bool(self.parts)
 
 
 class TrainingMemory(NamedTuple):
@@ -148,9 +156,20 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
+        parts=_count_parts(tensors, duplicate) if "vision_config" in config else {},
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )
+
+
+def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, int]:
+    """Numbers of each part; a head that is tied counts once."""
+    from luthier.models.shapes import find_part
+
+    counts: Counter[str] = Counter(language=-duplicate)
+    for name, tensor in tensors.items():
+        counts[find_part(name)] += tensor.numbers
+    return dict(sorted(counts.items()))
 
 
 _SIZES = (

@@ -256,14 +256,12 @@ def _cpu_says() -> list[str]:
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, or the sequence head over one when that is what the folder holds. With a scheme the linear
+    A causal language model, a model of pictures and text, or the sequence head over one when that is what the folder
+    holds. With a scheme the linear
     layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
     no more than one weight is whole at any moment.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-
-    named = read_json_object(folder / "config.json").get("architectures") or [""]
-    sequence = str(named[0]).endswith("ForSequenceClassification")
+    kind = pick_auto_class(read_json_object(folder / "config.json"))
     where = SourceLocation(file=str(folder))
     more: dict[str, Any] = {"dtype": dtype}
     if scheme:
@@ -272,7 +270,7 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
         more = {"dtype": describe_model_folder(folder).dtype, "quantization_config": BlockQuantizationConfig(*scheme)}
     try:
         with hide_transformers_output():
-            model, info = (AutoModelForSequenceClassification if sequence else AutoModelForCausalLM).from_pretrained(
+            model, info = kind.from_pretrained(
                 folder,
                 **more,
                 local_files_only=True,
@@ -288,6 +286,16 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
         what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
         raise ModelError(f"the weights do not fit the architecture: {what}", where=where, hint=_ANOTHER)
     return cast_parameters(model, dtype).eval()
+
+
+def pick_auto_class(config: dict[str, Any]) -> Any:
+    """What transformers opens a model with, by its settings."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+
+    named = str((config.get("architectures") or [""])[0])
+    if named.endswith("ForSequenceClassification"):
+        return AutoModelForSequenceClassification
+    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> Any:

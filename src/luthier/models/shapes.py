@@ -10,10 +10,16 @@ import math
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
 
+ModelPart = Literal["language", "projector", "vision"]
+"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
+ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
+"""What models of several kinds of input call the parts that read pictures and sounds."""
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+"""What they call what stands between such a part and the decoder."""
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
@@ -117,6 +123,14 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     }
 
 
+def find_part(name: str) -> ModelPart:
+    """Which part of a model of several kinds of input a parameter belongs to."""
+    parts = name.split(".")
+    if any(part in PROJECTORS for part in parts):
+        return "projector"
+    return "vision" if any(part in ENCODERS for part in parts) else "language"
+
+
 def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
@@ -148,7 +162,9 @@ def is_norm(name: str) -> bool:
 
 
 def _is_other(name: str) -> bool:
-    """Whether a matrix belongs to no linear layer, or to the output head."""
+    """Whether a matrix belongs to no linear layer of the decoder, or to the output head."""
+    if find_part(name) != "language":
+        return True
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 

@@ -15,10 +15,14 @@ from luthier.models.describe import ModelDescription
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import (
+    PROJECTORS,
     LinearLayerSpec,
+    ModelPart,
     count_expert_lora_parameters,
     count_frozen_expert_parameters,
+    find_part,
     is_head,
+    parameter_sizes,
     select_target_layers,
 )
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
@@ -48,6 +52,9 @@ class LowRankTechnique(Technique):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter, or all linear ones except the output head: adapters on the MLP layers
     matter more than those on attention (QLoRA, Dettmers et al., 2023; "LoRA Without Regret")."""
+    on: tuple[ModelPart, ...] = ("language", "projector")
+    """Which parts of a model that reads pictures move: its decoder (`language`) and its encoder (`vision`) by adapters,
+    the `projector` between them whole. A model of text alone has one part, and this is left out."""
     use_rslora: bool = False
     """Scale by alpha / √r instead, so that high ranks go on learning (Kalajdzievski, 2023)."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -65,6 +72,19 @@ class LowRankTechnique(Technique):
             raise ValueError("expected 'all-linear' or a list of layer names such as [q_proj, v_proj]")
         return tuple(sorted(set(value))) if isinstance(value, tuple) else value
 
+    @field_validator("on")
+    @classmethod
+    def _some_parts(cls, value: tuple[ModelPart, ...]) -> tuple[ModelPart, ...]:
+        if "language" not in value and "vision" not in value:
+            raise ValueError("adapters stand in language or vision; `technique: layers` moves a projector alone")
+        return tuple(sorted(set(value)))
+
+    def refuses(self, objective: str, model: ModelDescription) -> str:
+        """Parts that a model of text alone does not have."""
+        if set(self.on) != {"language", "projector"} and model.tensors and not model.reads_media:
+            return "the model reads text alone and has no parts; leave `on` out"
+        return ""
+
     def wrap(self, model: Any, seed: int, register: Any = None, **more: Any) -> Any:
         """PEFT's model with fresh fp32 adapters from the seed; `more` goes to its configuration.
 
@@ -81,7 +101,8 @@ class LowRankTechnique(Technique):
             if isinstance(self.target_modules, str)
             else list(self.target_modules),
             "use_rslora": self.use_rslora,
-            "exclude_modules": _routers(model) or None,
+            "exclude_modules": [*_routers(model), *self._left_out(model)] or None,
+            "modules_to_save": self._whole(model) or None,
             "lora_dropout": self.lora_dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
             "task_type": get_peft_task_type(model),
@@ -97,6 +118,21 @@ class LowRankTechnique(Technique):
                 hint = "name other layers in technique.target_modules, or take another technique"
                 raise ModelError(f"PEFT cannot adapt this model: {error}", hint=hint) from error
 
+    def _left_out(self, model: Any) -> list[str]:
+        """Linear layers of the parts that get no adapter."""
+        import torch
+
+        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+        parts = {part for part in self.on if part != "projector"}
+        return [name for name in linear if find_part(name) not in parts]
+
+    def _whole(self, model: Any) -> list[str]:
+        """What moves whole, and is saved beside the adapter: the projectors by name."""
+        if "projector" not in self.on:
+            return []
+        names = (name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTORS)
+        return sorted({name.rpartition(".")[2] for name in names})
+
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""
         for name in () if isinstance(self.target_modules, str) else self.target_modules:
@@ -111,6 +147,10 @@ class LowRankTechnique(Technique):
     def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""
         layers = sum(layer_spec.inputs + layer_spec.outputs for layer_spec in self.adapted(model))
+        if "projector" in self.on:
+            sizes = parameter_sizes(model).items()
+            whole = sum(numbers for name, numbers in sizes if find_part(name) == "projector")
+            return whole + self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
         return self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
 
     def warning(self, model: ModelDescription) -> str:

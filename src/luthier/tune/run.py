@@ -304,6 +304,7 @@ class TrainingRun:
             order = {"classes": dict(material.about.classes), "seed": sampler.seed, "parts": parts}
             host.group.broadcast(order)
         plain = self._open(dtype, material.about)
+        self._attach_media(material, plain, host)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
             clear_forward_mode(plain)
@@ -357,6 +358,7 @@ class TrainingRun:
         from luthier.tune.training.memory import iterate_packs
 
         plain = self._open(dtype, material.about)
+        material.attach_media(plain)
         if self._step.objective.needs_reference:
             material.refer(plain, material.sampler)
             clear_forward_mode(plain)
@@ -370,6 +372,19 @@ class TrainingRun:
     def count_pack_tokens(self, material: TrainingData) -> int:
         """Tokens that are computed at once, at most."""
         return self._tokens(material.dataset)
+
+    def _attach_media(self, material: TrainingData, plain: Any, host: RankHost | None) -> None:
+        """Let the model read the data's pictures; `RecipeError` where ranks would need them, too."""
+        from luthier.models.media.towers import find_towers
+
+        material.attach_media(plain)
+        if host is not None and find_towers(plain) is not None:
+            hint = "leave `processes` out; `parts` without it is computed by threads"
+            raise RecipeError(
+                "a model that reads pictures is tuned by one process",
+                where=SourceLocation(field="processes"),
+                hint=hint,
+            )
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what moves."""
@@ -644,7 +659,8 @@ class TrainingRun:
 
 TRAVELS: tuple[str, ...] = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "LICENSE", "model.json",
+    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "processor_config.json",
+    "preprocessor_config.json", "LICENSE", "model.json",
 )  # fmt: skip
 """Files beside the weights that belong to a model: they go along unchanged."""
 

@@ -210,13 +210,14 @@ def _skeleton(config: Any, kind: Any) -> Any:
 def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
     """How many numbers require gradients in an adapted model without weights; None where that needs them."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    from luthier.models.load import pick_auto_class
     from luthier.models.quiet import silence_peft_warnings
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config)
+        plain = pick_auto_class(config.to_dict()).from_config(config)
     try:
         with silence_peft_warnings():
             model = technique.adapt(plain, 0)

@@ -42,7 +42,8 @@ def fingerprints_of(messages: Sequence[Message]) -> list[tuple[str, bytes]]:
 
 def distance_between(one: NDArray[np.uint8], two: NDArray[np.uint8]) -> NDArray[np.int64]:
     """(pairs,): in how many bits fingerprints (pairs, 16) differ."""
-    return _ONES[one ^ two].sum(axis=-1, dtype=np.int64)
+    distances: NDArray[np.int64] = _ONES[one ^ two].sum(axis=-1, dtype=np.int64)
+    return distances
 
 
 def cluster_fingerprints(prints: NDArray[np.uint8], distance: int) -> MediaTwins:

@@ -179,6 +179,8 @@ def truncate_text(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+BLIND = "blind"
+"""The name of the model that is shown grey pictures (`luthier.eval.blind`)."""
 ComparisonResult = Literal["better", "worse", "unclear"]
 
 
@@ -188,16 +190,20 @@ def verdict_sentence(facts: EvaluationFacts) -> str:
     if tuned is None:
         return _untuned(facts)
     base = next(iter((*facts.of_role("base"), *facts.of_role("other"))), None)
-    plain = find_best_baseline(facts)
+    plain, blind = find_best_baseline(facts), _against_blind(facts, tuned)
     if plain is not None and not _ahead(tuned, plain, facts.main_metric):
-        return _plain_first(facts, tuned, base, plain)
-    return _tuned_first(facts, tuned, base, plain)
+        return _plain_first(facts, tuned, base, plain) + blind
+    return _tuned_first(facts, tuned, base, plain) + blind
 
 
 def find_best_baseline(facts: EvaluationFacts) -> ModelFacts | None:
     """The plain baseline that does best on the main metric."""
     sign = -1 if facts.main_metric in LOWER_IS_BETTER else 1
-    model_factses = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
+    model_factses = [
+        model
+        for model in facts.of_role("plain")
+        if _value(model, facts.main_metric) is not None and model.name != BLIND
+    ]
     return max(model_factses, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
 
 
@@ -314,6 +320,21 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
             return f"{it} is worse than {base.title} by {gap}{sure} {on}"
         case _:
             return f"No clear difference between {tuned.title} and {base.title}: they differ by {gap}{sure} {on}"
+
+
+def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
+    """How much of the score needs the pictures, where rows have some."""
+    blind = next((model for model in facts.models if model.name == BLIND), None)
+    comparison = facts.compared(tuned.name, BLIND, facts.main_metric) if blind is not None else None
+    if blind is None or comparison is None:
+        return ""
+    said = f"shown grey pictures, the same model scores {_said(blind, facts.main_metric)}"
+    certainty = format_interval_and_p(comparison)
+    if classify_comparison(comparison) == "better":
+        return (
+            f" Of that, {format_points(comparison.difference, facts.main_metric)} need the pictures: {said}{certainty}."
+        )
+    return f" That it needs the pictures is not shown: {said}{certainty}."
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

@@ -123,6 +123,7 @@ class Evaluate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
+        from luthier.eval.blind import shows_pictures
         from luthier.eval.cost import measure_answer_speed
         from luthier.eval.evaluator import (
             apply_label_thresholds,
@@ -134,6 +135,7 @@ class Evaluate(Step):
             open_evaluation_cache,
         )
         from luthier.eval.task import read_held_out_task
+        from luthier.models.load import is_endpoint
         from luthier.models.reward_model import get_judge_rubric
 
         task = self._turned(read_held_out_task(work.inputs["data"], self.split, self.limit, pairs=self.pairs), work)
@@ -142,8 +144,9 @@ class Evaluate(Step):
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("compare_with"))
         question = self._question(metrics, get_judge_rubric(model) if task.pairs else None)
+        blind = shows_pictures(task) and not is_endpoint(model)
         speaking = apply_label_thresholds(
-            build_evaluated_models(artifacts, question, work), work.inputs.get("thresholds")
+            build_evaluated_models(artifacts, question, work, blind=blind), work.inputs.get("thresholds")
         )
         learning = build_trained_baselines(baselines, data, model)
         answer_cache = open_evaluation_cache(work)

@@ -112,20 +112,21 @@ class PackAttentionState:
         count = query.shape[2]
         if self.prefix_kv is not None:
             query, key, value = self.prefix_kv.whole(int(module.layer_idx), query, key, value, self.plan.pack.tokens)  # type: ignore[arg-type]
-        path = run_attention_backend if self.quick else dense_pack_attention
+        path = run_attention_backend if self.quick and not self.plan.mutual else dense_pack_attention
         return path(query, key, value, self.plan, params)[:, -count:]
 
 
 @contextmanager
 def use_pack_attention(
-    pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PackPrefixKV | None = None
+    pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PackPrefixKV | None = None, mutual: bool = False
 ) -> Iterator[PackAttentionState]:
     """Let attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
-    known of `prefix_kv` is not computed at all.
+    known of `prefix_kv` is not computed at all. With `mutual` the tokens of a medium see one another.
     """
-    now = PackAttentionState(AttentionPlan(pack, prefix_kv.known if prefix_kv else 0), quick, cached, prefix_kv)
+    plan = AttentionPlan(pack, prefix_kv.known if prefix_kv else 0, mutual=mutual)
+    now = PackAttentionState(plan, quick, cached, prefix_kv)
     with use_attention(now):
         yield now
 

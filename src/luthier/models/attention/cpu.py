@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from luthier.chat.media import MEDIA_IDS
 from luthier.models.describe import KEEP_BYTES
 from luthier.models.kernels.attention_ops import AttentionKernels, KernelBlockMask, make_tokens_contiguous
 from luthier.models.kernels.calls import get_layer_op_kernels as kernels_at
@@ -55,10 +56,12 @@ class QueryBlock:
 class AttentionPlan:
     """Everything about one pack that its attention layers need, computed once and shared by all of them."""
 
-    def __init__(self, pack: Pack, first: int = 0) -> None:
-        """Nobody asks what tokens before `first` see: a path may leave their outputs as they come."""
+    def __init__(self, pack: Pack, first: int = 0, *, mutual: bool = False) -> None:
+        """Nobody asks what tokens before `first` see: a path may leave their outputs as they come. With `mutual` the
+        tokens of a medium see one another, later ones too, as only the dense mask says."""
         self.pack = pack
         self.first = first
+        self.mutual = mutual
         self.blocks = tuple(_blocks(pack))
         self._dense: dict[int | None, Tensor] = {}
         self._bias: dict[tuple[int | None, torch.dtype], list[tuple[Tensor | None, Tensor]]] = {}
@@ -67,7 +70,10 @@ class AttentionPlan:
     def dense(self, window: int | None) -> Tensor:
         """(T, T) bool: whether the token of a row sees the token of a column."""
         if window not in self._dense:
-            self._dense[window] = _dense(self.pack, window).to(self.pack.ids.device)
+            mask = _dense(self.pack, window)
+            if self.mutual:
+                mask |= _within_media(self.pack)
+            self._dense[window] = mask.to(self.pack.ids.device)
         return self._dense[window]
 
     def bias(self, window: int | None, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor]]:
@@ -103,6 +109,17 @@ def _dense(pack: Pack, window: int | None) -> Tensor:
         positions = pack.positions.cpu()
         mask &= positions[:, None] - positions[None, :] < window
     return mask
+
+
+def _within_media(pack: Pack) -> Tensor:
+    """(T, T) bool: whether both tokens belong to one medium at one place; none is parted by a segment's end."""
+    ids = pack.ids.tolist()
+    runs, number = [], 0
+    for at, token in enumerate(ids):
+        number += token >= MEDIA_IDS and (not at or ids[at - 1] != token - 1)
+        runs.append(number if token >= MEDIA_IDS else 0)
+    groups = torch.tensor(runs)
+    return (groups[:, None] == groups[None, :]) & (groups > 0)[:, None]
 
 
 def _blocks(pack: Pack) -> Iterator[QueryBlock]:

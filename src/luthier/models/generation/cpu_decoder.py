@@ -32,7 +32,9 @@ from luthier.models.kernels.linear_ops import (
     get_row_kernels,
 )
 from luthier.models.kernels.lora import use_peft_forward
+from luthier.models.media.inputs import build_decoder_inputs, embed_ids, holds_media
 from luthier.models.packing.logprobs import find_decoder
+from luthier.models.sequence_head import unwrap_peft_model
 
 _OF_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
@@ -100,7 +102,10 @@ class CompiledDecoder:
         return self._adapters.index(layer.active_adapters[0])
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        states: Tensor = self._decoder.embed_tokens.weight[ids].float()
+        if holds_media(ids):
+            states: Tensor = embed_ids(unwrap_peft_model(self._whole), ids[None])[0].float()
+        else:
+            states = self._decoder.embed_tokens.weight[ids].float()
         return states * float(getattr(self._decoder, "embedding_multiplier", 1.0))
 
     def _lay_out(self) -> None:
@@ -220,19 +225,18 @@ class ModuleDecoder:
     """Runs a batch of sequences through transformers' own modules in one forward pass."""
 
     def __init__(self, model: Any, past: KVCache) -> None:
-        self._decoder, self._past = find_decoder(model), past
+        self._model, self._decoder, self._past = model, find_decoder(model), past
         self._layers = [layer for layer in model.modules() if _is_plain(layer)]
         self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
-    def read(self, ids: Tensor, visit: ForwardBatch) -> Tensor:
-        """(T, width) hidden states from (T,) ids."""
+    def read(self, ids: Tensor, visit: ForwardBatch, positions: Tensor | None = None) -> Tensor:
+        """(T, width) hidden states from (T,) ids; `positions` (3, 1, T) where media turn them otherwise."""
         kernels = get_row_kernels()
         alone = self._adapted if kernels is not None else []
-        attention = KVCacheAttention(self._past, visit)
+        attention, inputs = KVCacheAttention(self._past, visit), build_decoder_inputs(self._model, ids[None])
+        positions = visit.positions[None] if positions is None else positions
         with use_attention(attention), use_peft_forward(alone), _multiplying(self._layers, kernels):
-            states: Tensor = self._decoder(
-                input_ids=ids[None], position_ids=visit.positions[None], use_cache=False
-            ).last_hidden_state
+            states: Tensor = self._decoder(**inputs, position_ids=positions, use_cache=False).last_hidden_state
         return states[0]
 
 

@@ -33,6 +33,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from luthier.chat.media import MEDIA_IDS, list_media_keys
 from luthier.core.errors import DataError
 from luthier.models.adapters import SoftPrompt, compute_soft_prompt, get_cache_argument_name
 from luthier.models.attention.backends import AttentionParams
@@ -65,6 +66,8 @@ from luthier.models.generation.sampling import (
 from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
+from luthier.models.media.inputs import MUTUAL, compute_row_positions, sees_media_whole, turns_by_grid
+from luthier.models.media.towers import find_towers
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import (
     AGREES,
@@ -95,6 +98,8 @@ class SequenceState:
     chance: torch.Generator = field(default_factory=torch.Generator)
     cache_slot: Any = None
     """Where its keys and values lie: whoever reads it knows."""
+    turned: list[tuple[int, int, int]] = field(default_factory=list)
+    """The three positions of each token of the prompt, and of the next, where media turn them by their grids."""
 
     @property
     def written(self) -> list[int]:
@@ -105,6 +110,16 @@ class SequenceState:
     def is_prefilled(self) -> bool:
         """Whether its whole prompt was read."""
         return self.read >= len(self.ask.ids)
+
+    def positions(self, model: Any, count: int, before: int = 0) -> list[tuple[int, int, int]]:
+        """The three positions of the next tokens to be read, with so many virtual tokens before all."""
+        if not self.turned:
+            self.turned = compute_row_positions(model, [*self.ask.ids, 0], before)
+        last = len(self.ask.ids)
+        following = self.turned[last][0]
+        return [
+            self.turned[at] if at < last else (following + at - last,) * 3 for at in range(self.read, self.read + count)
+        ]
 
 
 class PrefillChunk(NamedTuple):
@@ -201,21 +216,26 @@ class UnbatchedReader:
             if not line.read and not slot.soft.cached:
                 begin = 0
             kept: dict[str, Any] = {self._cache_name: slot.cache}
-            if self._takes_positions:
+            if self._takes_positions and turns_by_grid(self._model) and list_media_keys(line.ask.ids):
+                ahead = [(at, at, at) for at in range(slot.soft.count - begin)] if not begin else []
+                positions = [*ahead, *line.positions(self._model, portion.tokens, slot.soft.count)]
+                kept["position_ids"] = torch.tensor(positions, device=self._device).T[:, None]
+            elif self._takes_positions:
                 kept["position_ids"] = torch.arange(begin, end, device=self._device)[None]
             attention_mask = None if self._stateful else ids.new_ones(1, end)
             out = self._model(**inputs, attention_mask=attention_mask, use_cache=True, logits_to_keep=1, **kept)
         logits: Tensor = out.logits[:, -1]
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _begin(self, slot: _Place, ids: Tensor) -> dict[str, Tensor]:
+    def _begin(self, slot: _Place, ids: Tensor) -> dict[str, Any]:
         """A cache with the virtual tokens' keys and values, and what is read after them."""
         from transformers import DynamicCache
 
         from luthier.models.generation.kv_cache import preallocate_cache
 
         slot.cache = slot.soft.fill(preallocate_cache(DynamicCache(config=self._model.config)), 1)
-        return slot.soft.inputs(self._model, ids)
+        whole = {"token_type_ids": (ids >= MEDIA_IDS).long()} if sees_media_whole(self._model, ids) else {}
+        return {**slot.soft.inputs(self._model, ids), **whole}
 
 
 _MANNERS: WeakKeyDictionary[torch.nn.Module, dict[int, AttentionParams]] = WeakKeyDictionary()
@@ -339,7 +359,9 @@ class BatchedReader:
         self._parameters = list(self._model.parameters())
         self._state = self._weights()
         self._plugged = ModuleDecoder(self._model, self._past)
-        self._lean: CompiledDecoder | None = open_compiled_decoder(self._whole, self._past)
+        self._lean: CompiledDecoder | None = None
+        if not turns_by_grid(self._model):
+            self._lean = open_compiled_decoder(self._whole, self._past)
 
     def _notice(self) -> None:
         """Let nothing be found again that was read with other weights, and see adapters that were loaded since."""
@@ -366,14 +388,22 @@ class BatchedReader:
         for at, portion in enumerate(portions):
             groups.setdefault(portion.line.ask.adapter, []).append(at)
         for adapter, indices in groups.items():
-            ids, visit, lasts = self._laid_out([portions[at] for at in indices])
+            some = [portions[at] for at in indices]
+            ids, visit, lasts = self._laid_out(some)
             with activate_adapter(self._whole, adapter):
-                rows = self._logits(self._plugged.read(ids, visit).index_select(0, lasts))
+                rows = self._logits(self._plugged.read(ids, visit, self._turned(some)).index_select(0, lasts))
             logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
         return (
             torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
         )
+
+    def _turned(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
+        """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
+        if not turns_by_grid(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
+            return None
+        positions = [place for line, count in portions for place in line.positions(self._model, count)]
+        return torch.tensor(positions, device=self._device).T[:, None]
 
     def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:
         """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
@@ -486,7 +516,10 @@ class ContinuousBatchingDecoder:
         context = self.context
         if not 0 < len(ask.ids) < context:
             raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
-        if unknown := [id_ for id_ in ask.ids if not 0 <= id_ < self._vocabulary]:
+        reads_media = find_towers(unwrap_peft_model(self._model)) is not None
+        if unknown := [
+            id_ for id_ in ask.ids if not 0 <= id_ < self._vocabulary and not (reads_media and id_ >= MEDIA_IDS)
+        ]:
             raise DataError(f"the prompt has the token {unknown[0]}; the model knows 0 to {self._vocabulary - 1}")
         if ask.max_new_tokens < 1:
             raise DataError(f"{ask.max_new_tokens} new tokens are asked", hint="ask for one at least")
@@ -591,6 +624,7 @@ class ContinuousBatchingDecoder:
 def _reader(model: object, tokens: int) -> DecoderBackend:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
     how = detect_forward_mode(model)  # type: ignore[arg-type]
-    if how.packed and how.head is not None and how.turn is None and not compute_soft_prompt(model).count:
+    whole = unwrap_peft_model(model).config.model_type in MUTUAL  # a prompt may not be read in parts
+    if how.packed and how.head is not None and how.turn is None and not whole and not compute_soft_prompt(model).count:
         return BatchedReader(model, how.head, tokens)
     return UnbatchedReader(model, tokens)

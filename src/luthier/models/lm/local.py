@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -103,12 +103,14 @@ class LocalLM(LanguageModel):
         models: ModelCache | None = None,
         before: PromptPrefix | None = None,
         enable_prefix_caching: bool = False,
+        read_media: Callable[[str], bytes] | None = None,
     ) -> None:
+        """`read_media` gives the bytes of pictures and sounds by digest, where conversations may have some."""
         self.name, self.artifact, self.dtype = get_model_name(artifact), artifact, dtype
         self.before = PromptPrefix.of(artifact) if before is None else before
         self.classes = get_output_classes(artifact)
         self.abilities = frozenset() if self.classes else ABILITIES
-        self._models, self._caches = models or ModelCache(), enable_prefix_caching
+        self._models, self._caches, self._read_media = models or ModelCache(), enable_prefix_caching, read_media
 
     @property
     def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
@@ -118,7 +120,12 @@ class LocalLM(LanguageModel):
     @property
     def loaded(self) -> LoadedModel:
         """The weights."""
-        return self._models.load(self.artifact, self.dtype)
+        loaded = self._models.load(self.artifact, self.dtype)
+        if self._read_media is not None and (media := self.text.media) is not None:
+            from luthier.models.media.towers import attach_media
+
+            attach_media(loaded.model, media, self._read_media)
+        return loaded
 
     @property
     def text(self) -> ChatTokenizer:

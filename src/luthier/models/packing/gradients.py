@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from luthier.models.media.inputs import embed_ids
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode, disable_dropout
 from luthier.models.packing.pack import Pack
 from luthier.models.sequence_head import unwrap_peft_model
@@ -40,8 +41,7 @@ def get_pack_embeddings(model: Any, pack: Pack) -> Tensor:
     """(T, width) embeddings of a pack's tokens, before they are read."""
     inner = unwrap_peft_model(model)
     with torch.no_grad():
-        found: Tensor = inner.get_input_embeddings()(pack.on(next(inner.parameters()).device).ids)
-    return found
+        return embed_ids(inner, pack.on(next(inner.parameters()).device).ids[None])[0]
 
 
 def compute_embedding_gradients(model: Any, pack: Pack, embeddings: Tensor) -> EmbeddingGradients:

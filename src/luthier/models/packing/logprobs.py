@@ -30,6 +30,14 @@ from luthier.models.attention import PackAttentionState, UnpackableAttentionErro
 from luthier.models.attention.prefix import PackPrefixKV, get_active_prefix_kv
 from luthier.models.kernels import gates, norms, rotary
 from luthier.models.kernels.forwards import relative_distance
+from luthier.models.media.inputs import (
+    build_decoder_inputs,
+    compute_positions,
+    compute_row_positions,
+    holds_media,
+    sees_media_whole,
+    turns_by_grid,
+)
 from luthier.models.packing.head import LogitTransform, OutputHead
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, pad_pack_size
 from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
@@ -189,8 +197,9 @@ def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixK
     """Compute the keys and values of the tokens that packs begin with, once for all of them."""
     inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
+    inputs = build_decoder_inputs(inner, alone.ids[None])  # towers do not attend as packs do
     with use_pack_attention(alone, prefix_kv=prefix_kv):
-        find_decoder(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
+        find_decoder(inner)(**inputs, position_ids=compute_positions(inner, alone), use_cache=False)
     return prefix_kv
 
 
@@ -242,14 +251,15 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
     known = prefix_kv.known if prefix_kv is not None else 0
     sources, count = pack.sources - known, pack.sources.shape[0]
     read = pad_index_count(sources) if short and 0 < count < pack.tokens - known else None
-    inputs = {"input_ids": pack.ids[None, known:]} if known else soft.inputs_of(model, pack)
+    inputs = build_decoder_inputs(model, pack.ids[None, known:]) if known else soft.inputs_of(model, pack)
+    positions = compute_positions(model, pack)[..., known:]
     with (
-        use_pack_attention(pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv),
+        use_pack_attention(
+            pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv, mutual=sees_media_whole(model, pack.ids)
+        ),
         select_token_positions(read),
     ):
-        states: Tensor = find_decoder(model)(
-            **inputs, position_ids=pack.positions[None, known:], use_cache=False
-        ).last_hidden_state
+        states: Tensor = find_decoder(model)(**inputs, position_ids=positions, use_cache=False).last_hidden_state
     return states[0].index_select(0, sources) if read is None else states[0, :count]
 
 
@@ -288,6 +298,8 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
         """(rows, places, x), without the virtual tokens."""
         mask = torch.cat([mask.new_ones(len(mask), soft.count), mask], 1)
         inputs = soft.inputs_of_rows(model, ids, pack, numbers)
+        if holds_media(ids) and turns_by_grid(model):
+            inputs["position_ids"] = _positions_of_rows(model, ids, soft.count)
         output = part(**inputs, **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
         states: Tensor = getattr(output, output_name)
         return states[:, states.shape[1] - ids.shape[1] :]
@@ -301,6 +313,13 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     return read(ids, mask, range(len(rows))).flatten(0, 1).index_select(0, pack.path * longest + positions)
+
+
+def _positions_of_rows(model: Any, ids: Tensor, before: int) -> Tensor:
+    """(3, rows, before + tokens) positions of padded rows below so many virtual tokens."""
+    ahead = [(place, place, place) for place in range(before)]
+    rows = [ahead + compute_row_positions(model, row, before) for row in ids.tolist()]
+    return torch.tensor(rows, device=ids.device).permute(2, 0, 1)
 
 
 def find_decoder(model: Any) -> Any:

@@ -151,7 +151,7 @@ def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[
     ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
     targets = set(row.targets)
     trained = [at in targets for at in range(len(row.ids))]
-    tokens = [RenderedToken(id_, text.decode([id_]), trained[at]) for at, id_ in enumerate(ids)]
+    tokens = [RenderedToken(id_, text.decode([id_]), trained[at]) for at, id_ in enumerate(text.plain_ids(ids))]
     stretches = []
     for is_trained, run in groupby(range(len(ids)), key=trained.__getitem__):
         positions = list(run)

@@ -7,7 +7,7 @@ retry after a kill reuses files that are complete.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from luthier.chat.messages import Media
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.objective import REFERENCE, TrainingExample
@@ -22,7 +23,11 @@ from luthier.tune.objective import REFERENCE, TrainingExample
 if TYPE_CHECKING:
     import numpy
 
+    from luthier.chat.media import MediaProcessor
+
 _DONE = "done.json"
+_MEDIA = "media.jsonl"
+"""The media whose tokens stand among the ids, where rows may have some."""
 _DTYPES = {
     "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64", "target_ends": "uint64",
     "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
@@ -57,16 +62,27 @@ class TokenizedDataset:
         self.counts = DatasetCounts(**json.loads((folder / _DONE).read_text())["counts"])
 
     @classmethod
-    def write(cls, folder: Path, examples: Iterable[TrainingExample], key: str) -> TokenizedDataset:
-        """Write lessons, or find them when they were written before under the same key."""
+    def write(
+        cls, folder: Path, examples: Iterable[TrainingExample], key: str, media: MediaProcessor | None = None
+    ) -> TokenizedDataset:
+        """Write lessons, or find them when they were written before under the same key; then `media`, the processor of
+        a model that reads pictures, meets those that stand in them."""
         path = folder / _DONE
         if path.is_file() and json.loads(path.read_text())["key"] == key:
+            if media is not None:
+                _meet_written(folder / _MEDIA, media)
             return cls(folder)
         with translate_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for stale in [*(folder / name for name in (_DONE, _REFERRED, *_TAUGHT)), *folder.glob(f"{_COLUMN}*")]:
+            for stale in [
+                *(folder / name for name in (_DONE, _REFERRED, _MEDIA, *_TAUGHT)),
+                *folder.glob(f"{_COLUMN}*"),
+            ]:
                 stale.unlink(missing_ok=True)
-            counts = _write(folder, examples)
+            counts = _write(folder, examples, "int64" if media is not None else _DTYPES["ids"])
+            if media is not None:
+                lines = (json.dumps(known) + "\n" for known in media.export_known())
+                (folder / _MEDIA).write_text("".join(lines), encoding="utf-8")
         write_atomically(path, json.dumps({"key": key, "counts": counts.__dict__}).encode())
         return cls(folder)
 
@@ -166,7 +182,10 @@ class TokenizedDataset:
 
     @cached_property
     def _ids(self) -> numpy.ndarray[Any, Any]:
-        return self._read("ids")
+        import numpy
+
+        wide = (self._folder / _MEDIA).is_file()
+        return numpy.memmap(self._folder / "ids", dtype="int64" if wide else _DTYPES["ids"], mode="r")
 
     @cached_property
     def _weights(self) -> numpy.ndarray[Any, Any]:
@@ -197,11 +216,18 @@ class TokenizedDataset:
         return self._read("choice_ends") if (self._folder / "choice_ends").is_file() else None
 
 
-def _write(folder: Path, examples: Iterable[TrainingExample]) -> DatasetCounts:
+def _meet_written(path: Path, media: MediaProcessor) -> None:
+    """Let a processor meet the media of lessons that were written before."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            media.meet(Media.model_validate_json(line))
+
+
+def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) -> DatasetCounts:
     counts = DatasetCounts()
     tokens = rows = choices = targets = 0
     with ExitStack() as stack:
-        files = _Files(folder, stack)
+        files = _Files(folder, stack, {**_DTYPES, "ids": ids_dtype})
         records_file = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
         for lesson in examples:
             records_file.write(json.dumps(_told(lesson), ensure_ascii=False) + "\n")
@@ -228,8 +254,8 @@ def _write(folder: Path, examples: Iterable[TrainingExample]) -> DatasetCounts:
 class _Files:
     """Flat files of numbers, each opened when the first is put into it."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
+    def __init__(self, folder: Path, stack: ExitStack, dtypes: Mapping[str, str]) -> None:
+        self._folder, self._stack, self._dtypes = folder, stack, dtypes
         self._open: dict[str, IO[bytes]] = {}
 
     def put(self, name: str, values: Sequence[Any]) -> None:
@@ -237,7 +263,7 @@ class _Files:
 
         if name not in self._open:
             self._open[name] = self._stack.enter_context((self._folder / name).open("wb"))
-        self._open[name].write(numpy.asarray(values, dtype=_DTYPES.get(name, "float32")).tobytes())
+        self._open[name].write(numpy.asarray(values, dtype=self._dtypes.get(name, "float32")).tobytes())
 
 
 def _told(lesson: TrainingExample) -> dict[str, Any]:

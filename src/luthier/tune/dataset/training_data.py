@@ -207,7 +207,7 @@ class TrainingData:
         examples = self._teach(split, indices)
         if self._step.objective.stored:
             examples = self._taught(examples)
-        return TokenizedDataset.write(self._work.scratch / name, examples, key)
+        return TokenizedDataset.write(self._work.scratch / name, examples, key, self._text.media)
 
     def _taught(self, examples: Iterator[TrainingExample]) -> Iterator[TrainingExample]:
         """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
@@ -327,6 +327,13 @@ class TrainingData:
             references=[example.label or "" for example in examples],
             normalize=objective.normalize if isinstance(objective := self._step.objective, Classify) else "sum",
         )
+
+    def attach_media(self, model: Any) -> None:
+        """Let a model read the pictures and sounds of the data set; nothing for a model of text alone."""
+        from luthier.artifacts.media import MediaReader
+        from luthier.models.media.towers import attach_media
+
+        attach_media(model, self._text.media, MediaReader(self._data).read)
 
     def _warn(self, dataset: TokenizedDataset) -> None:
         """Say what is not learnt, and why; `DataError` when nothing is left."""

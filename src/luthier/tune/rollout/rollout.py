@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from luthier.chat.media import MEDIA_IDS
 from luthier.models.packing.logprobs import disable_dropout
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.objective import REFERENCE, BatchSource, TrainingBatch
@@ -266,11 +267,12 @@ class _Longest:
         """The prompt with answers that part at their first token."""
         (prompt,) = self._questions.rows(number)
         count, new = self._objective.trained_completions, self._new
+        words = [token for token in prompt.ids if token < MEDIA_IDS]
         weights = [0.0] * len(prompt.ids) + [1.0] * new
         token_values = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD, RETURN, VALUE)}
         rows = [
             TokenRow(
-                [*prompt.ids, *([prompt.ids[(at + number) % len(prompt.ids)]] * new)],
+                [*prompt.ids, *([words[(at + number) % len(words)]] * new)],
                 weights,
                 prompt.key,
                 token_values=token_values,

@@ -13,6 +13,7 @@ from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import EMBEDDINGS, ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import SCORE
 from luthier.models.shapes import (
+    find_part,
     is_embedding,
     is_head,
     is_norm,
@@ -69,7 +70,10 @@ class PartialFineTuning(Technique):
         return model
 
     def _moves(self, name: str, count: int, tied: bool) -> bool:
-        """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers."""
+        """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers.
+        What reads pictures moves only by its name."""
+        if find_part(name) != "language":
+            return any(matches_parameter_pattern(name, glob) for glob in self.names)
         return (
             parse_layer_index(name) in self._blocks(count)
             or any(matches_parameter_pattern(name, glob) for glob in self.names)

@@ -72,6 +72,8 @@ class Lora(LowRankTechnique):
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
+        if why := super().refuses(objective, model):
+            return why
         if model.model_type in ADAPTED_EXPERTS and isinstance(self.target_modules, str):
             unusual = (
                 "use_dora"

@@ -82,9 +82,14 @@ class MixedPrecisionOptimizer:
         """How many numbers move."""
         return sum(parameter.numel() for parameter in self._moving.values())
 
-    def gradients(self, loss: Tensor) -> list[Tensor | None]:
-        """How a loss falls with each parameter that moves; None where it does not depend on it."""
-        return list(torch.autograd.grad(loss, list(self._moving.values()), allow_unused=True))
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Those that move."""
+        return list(self._moving.values())
+
+    def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
+        """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
+        return list(torch.autograd.grad(loss, [*self._moving.values(), *leaves], allow_unused=True))
 
     def gather(self, gradients: Sequence[Tensor | None]) -> None:
         """Add the gradients of one pack to the step's, in at least fp32."""

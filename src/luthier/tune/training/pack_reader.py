@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from luthier.chat.media import list_media_keys
+from luthier.models.media.towers import PackLeaves, StepMedia, gather_leaves, learn_media
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import Pack
 from luthier.tune.cost import PackWorkload
@@ -50,6 +53,8 @@ class PackGradient(NamedTuple):
     gradients: list[Tensor | None]
     """How the pack's share of the step's mean falls with each parameter that moves; None where it does not depend on
     it."""
+    media: dict[int, tuple[Tensor | None, ...]] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    """The same for the features of each medium, where what reads it learns."""
 
 
 class PackReader:
@@ -70,29 +75,36 @@ class PackReader:
         """The pack with what a teacher says of it, where there is one."""
         return self._objective.ready(pack, self._teacher)
 
+    def learn_media(self, packs: Sequence[Pack]) -> AbstractContextManager[StepMedia | None]:
+        """Let some packs read their media as leaves of a tower that learns; None where none does."""
+        ids = (token for pack in packs for token in pack.ids.tolist())
+        return learn_media(self._model, lambda: list_media_keys(ids))
+
     def read(self, pack: Pack, denominator: float) -> PackGradient:
         """One pack forward and backward."""
-        logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
+        with gather_leaves() as leaves:
+            logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
         loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
-        read = self._reduce(loss, pack, denominator)
+        read = self._reduce(loss, pack, denominator, leaves)
         return read if self._critic is None else self._add_critic(self._critic, pack, denominator, read)
 
     def _add_critic(self, critic: Critic, pack: Pack, denominator: float, read: PackGradient) -> PackGradient:
         """With what the critic learns of the same pack, once the policy's part is out of memory."""
-        own = self._reduce(critic.loss(pack), pack, denominator)
+        own = self._reduce(critic.loss(pack), pack, denominator, PackLeaves())
         both = [
             gradient if other is None else other for gradient, other in zip(read.gradients, own.gradients, strict=True)
         ]
         return read._replace(measures={**read.measures, **own.measures}, gradients=both)
 
-    def _reduce(self, loss: Loss, pack: Pack, denominator: float) -> PackGradient:
+    def _reduce(self, loss: Loss, pack: Pack, denominator: float, leaves: PackLeaves) -> PackGradient:
         """The sums of a pack's terms, and the gradient of their share in the step's mean."""
         total = loss.total
         with torch.no_grad():
             examples = loss.by_example(pack)
-        gradients = self._updater.gradients(total / denominator)
+        gradients = self._updater.gradients(total / denominator, leaves.tensors)
         measures = {name: value.sum() for name, value in loss.measures.items()}
-        return PackGradient(total.detach(), examples, measures, gradients)
+        count = len(gradients) - len(leaves.tensors)
+        return PackGradient(total.detach(), examples, measures, gradients[:count], leaves.name(gradients[count:]))
 
     def describe(self, read: PackGradient, pack: Pack, denominator: float) -> StepGradient:
         """What a pack that was read adds to what is known of its step."""

@@ -141,12 +141,17 @@ class PartReader:
     ) -> tuple[StepGradient, GradientSum]:
         """Read the packs of one part one after another."""
         total, gradients = StepGradient(), self._updater.build_sum()
-        for number, pack in enumerate(packs):
-            if self.threads.count == 1:
-                torch.manual_seed(mix_seed(self._seed, step, (part << 32) + number))  # only dropout asks for it
-            read = self._reader.read(pack, denominator)
-            gradients.gather(read.gradients)
-            total = total.and_of(self._reader.describe(read, pack, denominator))
+        with self._reader.learn_media(packs) as media:
+            for number, pack in enumerate(packs):
+                if self.threads.count == 1:
+                    torch.manual_seed(mix_seed(self._seed, step, (part << 32) + number))  # only dropout asks for it
+                read = self._reader.read(pack, denominator)
+                gradients.gather(read.gradients)
+                if media is not None:
+                    media.gather(read.media)
+                total = total.and_of(self._reader.describe(read, pack, denominator))
+        if media is not None:
+            gradients.gather(media.gradients(self._updater.parameters))
         return total, gradients
 
 

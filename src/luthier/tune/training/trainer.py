@@ -22,6 +22,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.kernels.calls import disable_kernels, get_kernel_names
+from luthier.models.media.towers import StepMedia, learn_media, list_row_media
 from luthier.models.packing.pack import Pack, TokenRow
 from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs, is_thread_safe
 from luthier.tune.cost import PackWorkload
@@ -345,21 +346,28 @@ class Trainer:
         if self._parts is not None:
             return self._parts.gradient(rows, denominator, tokens=self._tokens, step=step)
         step_gradient = StepGradient()
-        for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
-            torch.manual_seed(mix_seed(self._course.seed, step, number))  # only dropout asks for it
-            self._leftovers.before(min(len(parallel_packs), self._lanes.count))
-            for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator), strict=True):
-                step_gradient = step_gradient.and_of(self._reader.describe(read, pack, denominator))
+        with learn_media(self._model, lambda: list_row_media(rows)) as media:
+            for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
+                torch.manual_seed(mix_seed(self._course.seed, step, number))  # only dropout asks for it
+                self._leftovers.before(min(len(parallel_packs), self._lanes.count))
+                for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator, media), strict=True):
+                    step_gradient = step_gradient.and_of(self._reader.describe(read, pack, denominator))
+        if media is not None:
+            self._updater.gather(media.gradients(self._updater.parameters))
         return step_gradient
 
-    def _gather(self, parallel_packs: Sequence[Pack], denominator: float) -> list[PackGradient]:
+    def _gather(
+        self, parallel_packs: Sequence[Pack], denominator: float, media: StepMedia | None
+    ) -> list[PackGradient]:
         """Read packs side by side, and gather their gradients in order."""
         ready = [self._reader.prepare(pack) for pack in parallel_packs]
         found = []
         with closing(self._lanes.each(lambda pack: self._reader.read(pack, denominator), ready)) as packs_read:
             for read in packs_read:
                 self._updater.gather(read.gradients)
-                found.append(read._replace(gradients=[]))
+                if media is not None:
+                    media.gather(read.media)
+                found.append(read._replace(gradients=[], media={}))
         return found
 
     def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
@@ -515,7 +523,10 @@ class Trainer:
         def read(parallel_packs: Sequence[Pack]) -> None:
             nonlocal drawn
             before = torch.get_rng_state()
-            self._gather(parallel_packs, 1.0)
+            with self._reader.learn_media(parallel_packs) as media:
+                self._gather(parallel_packs, 1.0, media)
+            if media is not None:
+                media.gradients(self._updater.parameters)
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)

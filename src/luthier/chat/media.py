@@ -1,0 +1,233 @@
+"""Pictures and sounds as tokens: ids of their own for each medium, and the processor that turns bytes into numbers.
+
+Each token of a medium has an id that names the medium's bytes, the settings of the processor and its place, so that
+rows with the same picture share it wherever shared beginnings are found, and two pictures are never taken for one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from luthier.chat.messages import Media
+from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.system.process import hide_transformers_output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEDIA_IDS = 1 << 62
+"""Ids from here on are tokens of media; no vocabulary reaches so far."""
+_PLACE_BITS = 15
+_KEY_BITS = 47
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+"""Either of them makes a folder that of a model with pictures or sounds."""
+MediaKind = Literal["image", "audio"]
+
+
+def build_media_ids(key: int, count: int) -> list[int]:
+    """The ids of a medium's tokens, in order."""
+    if count > 1 << _PLACE_BITS:
+        raise DataError(f"a medium has {count} tokens; {1 << _PLACE_BITS} are allowed", hint="set max_pixels lower")
+    first = MEDIA_IDS | key << _PLACE_BITS
+    return list(range(first, first + count))
+
+
+def get_media_key(token: int) -> int:
+    """Which medium a token of `MEDIA_IDS` and above belongs to."""
+    return (token & MEDIA_IDS - 1) >> _PLACE_BITS
+
+
+def get_media_place(token: int) -> int:
+    """Which token of its medium it is, from 0."""
+    return token & (1 << _PLACE_BITS) - 1
+
+
+def list_media_keys(ids: Iterable[int]) -> list[int]:
+    """The media whose tokens stand among ids, each once, in the order of their first tokens."""
+    return list(dict.fromkeys(get_media_key(token) for token in ids if token >= MEDIA_IDS))
+
+
+class MediaSpan(NamedTuple):
+    """Tokens of a row that stand for one medium, those that a processor writes around its features included."""
+
+    digest: str
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class KnownMedium:
+    """A medium that a processor has met: what it is, and what stands in its place."""
+
+    media: Media
+    text: str
+    """What the processor writes for it."""
+    count: int
+    """How many of its tokens are features of it."""
+    grid: tuple[int, int, int] = (0, 0, 0)
+    """Frames, rows and columns of its tokens, for models that turn positions by them; zeros for others."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What follows from a medium's size alone."""
+
+    text: str
+    count: int
+    grid: tuple[int, int, int]
+
+
+class MediaProcessor:
+    """transformers' processor of a model with pictures or sounds, and the media that were met."""
+
+    def __init__(self, processor: Any, feature_ids: dict[MediaKind, int], *, max_pixels: int | None = None) -> None:
+        """`feature_ids` say which token of the vocabulary stands where a feature of each kind of medium does.
+
+        Pictures of more than `max_pixels` are made smaller before the processor sees them.
+        """
+        self._processor, self.feature_ids, self.max_pixels = processor, feature_ids, max_pixels
+        self.written = {
+            kind: token for kind in feature_ids if (token := getattr(processor, f"{kind}_token", None)) is not None
+        }
+        """What a chat template writes for a medium of each kind."""
+        self.digest = digest_of([json.loads(processor.to_json_string()), max_pixels])
+        """Names all that decides the numbers of a medium."""
+        self._known: dict[int, KnownMedium] = {}
+        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+
+    @classmethod
+    def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
+        """The processor in a Hugging Face folder; None where the model reads text alone."""
+        if not any((folder / name).is_file() for name in PROCESSOR_FILES):
+            return None
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        feature_ids: dict[MediaKind, int] = {}
+        kinds: tuple[MediaKind, ...] = ("image", "audio")
+        for kind in kinds:
+            token = config.get(f"{kind}_token_id", config.get(f"{kind}_token_index"))
+            if isinstance(token, int):
+                feature_ids[kind] = token
+        if not feature_ids:
+            return None
+        try:
+            with hide_transformers_output():
+                processor = load_processor(folder)
+        except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+            raise ModelError(
+                f"the processor of pictures cannot be loaded: {error}",
+                where=SourceLocation(file=str(folder)),
+                hint="`pip install luthier[images]` reads pictures; else fetch the model again",
+            ) from error
+        return cls(processor, feature_ids, max_pixels=max_pixels)
+
+    def meet(self, media: Media) -> int:
+        """Take note of a medium, and return the key that its tokens bear."""
+        found = hashlib.sha256(f"{media.digest} {self.digest}".encode()).digest()
+        key = int.from_bytes(found[:8], "big") >> 64 - _KEY_BITS
+        known = self._known.get(key)
+        if known is None:
+            layout = self._lay_out(media)
+            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid)
+        elif known.media.digest != media.digest:
+            raise DataError(
+                f"the media {known.media.digest} and {media.digest} have one key by chance",
+                hint="store either of them in another format",
+            )
+        return key
+
+    def get(self, key: int) -> KnownMedium:
+        """The medium that was met under a key."""
+        return self._known[key]
+
+    def export_known(self) -> list[dict[str, Any]]:
+        """The media that were met, as JSON, for another process to meet them."""
+        return [known.media.model_dump(mode="json") for known in self._known.values()]
+
+    def build_inputs(self, key: int, content: bytes) -> dict[str, Tensor]:
+        """What a model's tower reads of a medium, from its bytes."""
+        from luthier.chat.media_codec import decode_image
+
+        known = self._known[key]
+        image = self._shrink(decode_image(content))
+        if (layout := self._lay_out_size(image.size)).count != known.count:
+            raise DataError(
+                f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
+                f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
+                hint="prepare the data set again",
+            )
+        found, _ = self._process(image)
+        return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
+
+    def _lay_out(self, media: Media) -> _Layout:
+        if media.kind not in self.written:
+            names = {"image": "pictures", "audio": "sounds"}
+            raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
+        if not media.width or not media.height:
+            raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
+        return self._lay_out_size(self._shrunk(media.width, media.height))
+
+    def _lay_out_size(self, size: tuple[int, int]) -> _Layout:
+        """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
+        if size not in self._layouts:
+            from PIL import Image
+
+            inputs, text = self._process(Image.new("RGB", size))
+            tokenizer = self._processor.tokenizer
+            feature = tokenizer.convert_ids_to_tokens(self.feature_ids["image"])
+            grid = inputs["image_grid_thw"][0].tolist() if "image_grid_thw" in inputs else (0, 0, 0)
+            if any(grid):
+                merge = int(self._processor.image_processor.merge_size)
+                grid = (grid[0], grid[1] // merge, grid[2] // merge)
+            self._layouts[size] = _Layout(text, text.count(feature), tuple(grid))
+        return self._layouts[size]
+
+    def _process(self, image: Any) -> tuple[Any, str]:
+        """The numbers of one picture, and what stands in its place."""
+        processor = self._processor
+        merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
+        images, *_ = processor.prepare_inputs_layout(images=[image])
+        inputs, texts = processor._process_images(images, **merged["images_kwargs"])
+        return inputs, texts[0]
+
+    def _shrunk(self, width: int, height: int) -> tuple[int, int]:
+        """The size of a picture that is brought down to the most pixels."""
+        if self.max_pixels is None or width * height <= self.max_pixels:
+            return width, height
+        share = (self.max_pixels / (width * height)) ** 0.5
+        return max(1, int(width * share)), max(1, int(height * share))
+
+    def _shrink(self, image: Any) -> Any:
+        from PIL import Image
+
+        size = self._shrunk(image.width, image.height)
+        return image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
+
+
+def load_processor(folder: Path) -> Any:
+    """transformers' own processor of pictures in a Hugging Face folder, with Pillow and without its part for films,
+    which needs libraries that pictures do not."""
+    import transformers
+
+    named = (json.loads(path.read_text(encoding="utf-8")) for name in _NAMING if (path := folder / name).is_file())
+    name = next((entry["processor_class"] for entry in named if entry.get("processor_class")), "")
+    kind = getattr(transformers, name, None) if name.endswith("Processor") else None
+    if kind is None:
+        raise ValueError(f"transformers has no processor {name!r}")
+    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    own: Any = type(name, (kind,), {"get_attributes": classmethod(lambda cls: attributes)})
+    return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+
+
+_NAMING = (*PROCESSOR_FILES, "tokenizer_config.json")
+"""Files that may say which processor a model has."""
+
+
+def restore_plain_ids(ids: Sequence[int], feature_ids: dict[MediaKind, int]) -> list[int]:
+    """Ids as transformers' processor gives them: one token of the vocabulary for every feature of a medium."""
+    plain = next(iter(feature_ids.values()), 0)
+    return [token if token < MEDIA_IDS else plain for token in ids]

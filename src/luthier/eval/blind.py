@@ -1,0 +1,83 @@
+"""The blind baseline: the same model, shown grey pictures of the same sizes; what it still scores needs no picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from luthier.chat.messages import Media, Message
+from luthier.core.artifact import Artifact
+from luthier.core.hashing import digest_of
+from luthier.eval.ask import LocalEvalModel
+from luthier.eval.report.wording import BLIND
+from luthier.eval.task import HeldOutTask, Reply
+
+if TYPE_CHECKING:
+    from luthier.artifacts.media import MediaReader
+    from luthier.chat.messages import Example
+
+TITLE = "the same model shown grey pictures"
+GREY = (128, 128, 128)
+
+
+class EvalMedia:
+    """The bytes of a data set's media, and of grey pictures that take their place."""
+
+    def __init__(self, data: Artifact) -> None:
+        self._data = data
+        self._grey: dict[str, bytes] = {}
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a medium."""
+        return self._grey[digest] if digest in self._grey else self._reader.read(digest)
+
+    def blind(self, media: Media) -> Media:
+        """A grey picture of the same size."""
+        from PIL import Image
+
+        content = io.BytesIO()
+        Image.new("RGB", (media.width or 1, media.height or 1), GREY).save(content, "PNG")
+        value = content.getvalue()
+        digest = hashlib.sha256(value).hexdigest()
+        self._grey[digest] = value
+        return media.model_copy(update={"digest": digest, "format": "png", "size": len(value)})
+
+    @cached_property
+    def _reader(self) -> MediaReader:
+        from luthier.artifacts.media import MediaReader
+
+        return MediaReader(self._data)
+
+
+class BlindEvalModel(LocalEvalModel):
+    """A model that answers every row as if its pictures were grey; it is asked nothing else."""
+
+    is_model = False
+
+    def __init__(self, model: LocalEvalModel, media: EvalMedia) -> None:
+        self.lm, self.name, self.title = model.lm, BLIND, TITLE
+        self.digest = digest_of([model.digest, BLIND, GREY])
+        self._question, self._media = model._question, media
+
+    def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
+        """Answer some rows of a task without their pictures."""
+        blinded = [
+            example.model_copy(update={"messages": tuple(map(self._blinded, example.messages))}) for example in examples
+        ]
+        return super().answer(blinded, task)
+
+    def _blinded(self, message: Message) -> Message:
+        if not message.media:
+            return message
+        media = tuple(self._media.blind(medium) if medium.kind == "image" else medium for medium in message.media)
+        return message.model_copy(update={"media": media})
+
+
+def shows_pictures(task: HeldOutTask) -> bool:
+    """Whether rows of a task have pictures."""
+    return any(
+        medium.kind == "image" for example in task.examples for message in example.messages for medium in message.media
+    )

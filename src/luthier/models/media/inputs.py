@@ -1,0 +1,121 @@
+"""What a decoder reads of ids among which media stand: embeddings with features in their places, and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.chat.media import MEDIA_IDS, get_media_key, get_media_place, list_media_keys
+from luthier.core.errors import ModelError
+from luthier.models.media.towers import MediaFeatures, MediaTowers, find_towers
+from luthier.models.packing.pack import Pack
+
+
+def holds_media(ids: Tensor) -> bool:
+    """Whether tokens of media stand among ids."""
+    return bool(ids.numel()) and int(ids.max()) >= MEDIA_IDS
+
+
+def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
+    """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
+    if not holds_media(ids):
+        return {"input_ids": ids}
+    places = ids >= MEDIA_IDS
+    features = _features(model, ids[places].tolist())
+    words = model.get_input_embeddings()(ids.masked_fill(places, 0))
+    own = torch.cat([one.embeddings[None] for one in features]).to(words.dtype)
+    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(places[..., None], own)}
+    if features[0].deep:
+        inputs["visual_pos_masks"] = places
+        inputs["deepstack_visual_embeds"] = [
+            torch.stack(layer) for layer in zip(*(one.deep for one in features), strict=True)
+        ]
+    return inputs
+
+
+def embed_ids(model: Any, ids: Tensor) -> Tensor:
+    """(rows, tokens, width) embeddings of a plain model's ids, media included."""
+    inputs = build_decoder_inputs(model, ids)
+    found: Tensor = inputs["inputs_embeds"] if "inputs_embeds" in inputs else model.get_input_embeddings()(ids)
+    return found
+
+
+def _features(model: Any, ids: Sequence[int]) -> list[MediaFeatures]:
+    """What stands in the place of each token of media."""
+    towers = _require_towers(model)
+    known = {key: towers.features(model, key) for key in list_media_keys(ids)}
+    return [_at(known[get_media_key(token)], get_media_place(token)) for token in ids]
+
+
+def _at(features: MediaFeatures, place: int) -> MediaFeatures:
+    return MediaFeatures(features.embeddings[place], tuple(layer[place] for layer in features.deep))
+
+
+def _require_towers(model: Any) -> MediaTowers:
+    towers = find_towers(model)
+    if towers is None:
+        raise ModelError(f"{type(model).__name__} was not told where the bytes of pictures are")
+    return towers
+
+
+def turns_by_grid(model: Any) -> bool:
+    """Whether a model turns the positions of a picture's tokens by their rows and columns (M-RoPE)."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return "mrope_section" in rope
+
+
+def sees_media_whole(model: Any, ids: Tensor) -> bool:
+    """Whether a picture's tokens see one another, later ones too: where media stand, in models that read them so."""
+    return model.config.model_type in MUTUAL and holds_media(ids)
+
+
+MUTUAL = frozenset({"gemma3"})
+"""Types of models in which a picture's tokens see one another."""
+
+
+class _Walk(NamedTuple):
+    """Where a path of tokens has come to."""
+
+    next: int = 0
+    """The position of the next token of text."""
+    base: int = 0
+    """The position at which the last medium begins."""
+
+
+def compute_positions(model: Any, pack: Pack) -> Tensor:
+    """(1, T) positions of a pack's tokens; (3, 1, T) where media stand and a model turns them by their grids."""
+    if not turns_by_grid(model) or not holds_media(pack.ids):
+        return pack.positions[None]
+    towers, starts = _require_towers(model), pack.starts.tolist()
+    ids, ends, columns = pack.ids.tolist(), list[_Walk](), list[tuple[int, int, int]]()
+    for segment, parent in enumerate(pack.parent.tolist()):
+        walk = ends[parent] if parent >= 0 else _Walk()
+        found, walk = _walk(towers, ids[starts[segment] : starts[segment + 1]], walk)
+        columns += found
+        ends.append(walk)
+    return torch.tensor(columns, dtype=torch.int64, device=pack.ids.device).T[:, None]
+
+
+def compute_row_positions(model: Any, ids: Sequence[int], before: int = 0) -> list[tuple[int, int, int]]:
+    """The three positions of each token of one row, which `before` tokens of text stand in front of."""
+    return _walk(_require_towers(model), ids, _Walk(before, 0))[0]
+
+
+def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tuple[int, int, int]], _Walk]:
+    found: list[tuple[int, int, int]] = []
+    following, base = walk
+    for token in ids:
+        if token < MEDIA_IDS:
+            found.append((following, following, following))
+            following += 1
+            continue
+        _, rows, columns = towers.processor.get(get_media_key(token)).grid
+        place = get_media_place(token)
+        if not place:
+            base, following = following, following + max(rows, columns)
+        frame, rest = divmod(place, rows * columns)
+        found.append((base + frame, base + rest // columns, base + rest % columns))
+    return found, _Walk(following, base)

@@ -1,0 +1,306 @@
+"""The features of media: towers run outside of packed attention, once a step for each distinct medium.
+
+Features of a tower that does not learn are kept by medium for as long as there is room. One that learns runs once a
+step: packs read its features as leaves, the gradients of the leaves are summed over packs, and go back through the
+tower once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import RLock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.packing.pack import TokenRow
+from luthier.models.sequence_head import unwrap_peft_model
+from luthier.models.shapes import find_part
+
+ReadMedia = Callable[[str], bytes]
+"""The bytes of a medium, by its digest."""
+KEEP_BYTES = 1 << 30
+"""Features that are kept of one model."""
+READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3"})
+"""Types of models whose pictures are read as they themselves read them; of every other one that is not known."""
+
+
+class MediaFeatures(NamedTuple):
+    """What a tower says of one medium of n tokens."""
+
+    embeddings: Tensor
+    """(n, width): what stands in the place of token embeddings."""
+    deep: tuple[Tensor, ...] = ()
+    """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return (self.embeddings, *self.deep)
+
+    def detached(self, *, leaves: bool = False) -> MediaFeatures:
+        """The same numbers without their history; as leaves, with gradients of their own."""
+        first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
+        return MediaFeatures(first, tuple(others))
+
+    @property
+    def bytes(self) -> int:
+        """How much they hold."""
+        return sum(value.numel() * value.element_size() for value in self.tensors)
+
+
+class MediaTowers:
+    """Reads media for one model; with its weights as they are, and never with a pack's attention."""
+
+    def __init__(self, processor: MediaProcessor, read_media: ReadMedia) -> None:
+        self.processor, self._read = processor, read_media
+        self._kept: OrderedDict[int, MediaFeatures] = OrderedDict()
+        self._held = 0
+        self._lock = RLock()
+
+    def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
+        """Whether it reads so already."""
+        return self.processor is processor and self._read == read_media
+
+    def features(self, model: Any, key: int) -> MediaFeatures:
+        """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now."""
+        if (step := _STEP.get()) is not None and step.holds(key):
+            return step.leaf(key)
+        learns = learns_media(model)
+        with self._lock, torch.no_grad():
+            if learns or _changes(model):
+                self._kept.clear()
+                self._held = 0
+                return self.run(model, [key])[0].detached()
+            if key not in self._kept:
+                self._keep(key, self.run(model, [key])[0].detached())  # alone: its numbers depend on no neighbour
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+    def run(self, model: Any, keys: Sequence[int]) -> list[MediaFeatures]:
+        """What the tower says of some media, with its history where gradients are wanted."""
+        reader = model.get_image_features
+        weight = next(tower_parameters(model))
+        inputs = [self._inputs(key, weight) for key in keys]
+        found: list[MediaFeatures] = []
+        for batch in _batches(inputs):
+            told = reader(**_accepted(reader, batch))
+            found += _split(told, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
+        return found
+
+    def _inputs(self, key: int, weight: Tensor) -> dict[str, Tensor]:
+        content = self._read(self.processor.get(key).media.digest)
+        inputs = self.processor.build_inputs(key, content)
+        return {
+            name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+            if isinstance(value, Tensor)
+        }
+
+    def _keep(self, key: int, features: MediaFeatures) -> None:
+        self._kept[key] = features
+        self._held += features.bytes
+        while self._held > KEEP_BYTES and len(self._kept) > 1:
+            self._held -= self._kept.popitem(last=False)[1].bytes
+
+
+_TOWERS: WeakKeyDictionary[torch.nn.Module, MediaTowers] = WeakKeyDictionary()
+
+
+def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadMedia) -> None:
+    """Let a model read the media that a processor has met; nothing for a model of text alone."""
+    inner = unwrap_peft_model(model)
+    if processor is None:
+        return
+    if inner.config.model_type not in READ_TYPES:
+        raise ModelError(
+            f"how a model of type {inner.config.model_type!r} reads pictures is not known here",
+            where=SourceLocation(field="model"),
+            hint=f"types that are: {', '.join(sorted(READ_TYPES))}",
+        )
+    towers = _TOWERS.get(inner)
+    if towers is None or not towers.reads_by(processor, read_media):
+        _TOWERS[inner] = MediaTowers(processor, read_media)
+
+
+def find_towers(model: Any) -> MediaTowers | None:
+    """Who reads media for a plain model."""
+    return _TOWERS.get(model)
+
+
+def tower_parameters(model: Any) -> Iterator[torch.nn.Parameter]:
+    """The parameters of a model that stand before its decoder: encoders and projectors."""
+    return (parameter for name, parameter in model.named_parameters() if is_tower_parameter(name))
+
+
+def is_tower_parameter(name: str) -> bool:
+    """Whether a parameter belongs to an encoder or a projector, by its name."""
+    return find_part(name) != "language"
+
+
+def learns_media(model: Any) -> bool:
+    """Whether anything before the decoder of a plain model learns."""
+    return any(parameter.requires_grad for parameter in tower_parameters(model))
+
+
+def _changes(model: Any) -> bool:
+    """Whether adapters stand in a tower, by which its features change when they are switched."""
+    return any(
+        isinstance(module, BaseTunerLayer) and is_tower_parameter(f"{name}.weight")
+        for name, module in model.named_modules()
+    )
+
+
+def _accepted(reader: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(reader).parameters
+    return {name: value for name, value in inputs.items() if name in known}
+
+
+def _batches(inputs: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Any]]:
+    """Inputs that may be read together, as one, with their number as `media`."""
+    waiting: list[dict[str, Tensor]] = []
+    for one in inputs:
+        if waiting and not _together(waiting[-1], one):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(one)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _together(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    if "image_grid_thw" in one:
+        return True
+    shapes = {name: value.shape for name, value in one.items()}
+    return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
+
+
+def _joined(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    return {**{name: torch.cat([one[name] for one in some]) for name in some[0]}, "media": len(some)}
+
+
+def _split(told: Any, counts: Sequence[int]) -> list[MediaFeatures]:
+    """What was told of several media, one by one."""
+    embeddings = _apart(told.pooler_output, counts)
+    layers = [_apart(layer, counts) for layer in getattr(told, "deepstack_features", None) or ()]
+    return [MediaFeatures(own, tuple(layer[at] for layer in layers)) for at, own in enumerate(embeddings)]
+
+
+def _apart(values: Any, counts: Sequence[int]) -> list[Tensor]:
+    flat = torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
+    if flat.shape[0] != sum(counts):
+        raise ModelError(
+            f"the tower gives {flat.shape[0]} features for {sum(counts)} tokens: model and processor do not agree",
+            hint="fetch the model again, or mend its processor_config.json",
+        )
+    return list(torch.split(flat, list(counts)))
+
+
+class StepMedia:
+    """The media of an optimizer step under a tower that learns: its features with their history, read as leaves."""
+
+    def __init__(self, model: Any, towers: MediaTowers, keys: Sequence[int]) -> None:
+        self._model = model
+        with torch.enable_grad():
+            self._features = dict(zip(keys, towers.run(model, keys), strict=True))
+        self._sums: dict[int, tuple[Tensor, ...]] = {}
+
+    def holds(self, key: int) -> bool:
+        """Whether a medium belongs to the step."""
+        return key in self._features
+
+    def leaf(self, key: int) -> MediaFeatures:
+        """The features of a medium for the pack that is read now, which gathers their gradients."""
+        pack = _PACK.get()
+        if pack is None:
+            return self._features[key].detached()
+        if key not in pack.leaves:
+            pack.leaves[key] = self._features[key].detached(leaves=True)
+        return pack.leaves[key]
+
+    def gather(self, gradients: Mapping[int, tuple[Tensor | None, ...]]) -> None:
+        """Add what one pack says of the leaves, in at least fp32."""
+        for key, own in gradients.items():
+            sums = self._sums.get(key)
+            wide = [None if one is None else one.to(torch.promote_types(one.dtype, torch.float32)) for one in own]
+            zeros = [torch.zeros_like(value) for value in self._features[key].tensors] if sums is None else sums
+            self._sums[key] = tuple(
+                total if one is None else total + one for total, one in zip(zeros, wide, strict=True)
+            )
+
+    def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor | None]:
+        """How the loss falls with each parameter through the towers; once, after all packs."""
+        pairs = [
+            (value, total.to(value.dtype))
+            for key, sums in self._sums.items()
+            for value, total in zip(self._features[key].tensors, sums, strict=True)
+            if value.requires_grad
+        ]
+        wanted = list(parameters)
+        if not pairs:
+            return [None] * len(wanted)
+        outputs, weights = zip(*pairs, strict=True)
+        return list(torch.autograd.grad(outputs, wanted, weights, allow_unused=True))
+
+
+class PackLeaves:
+    """The leaves that one pack reads."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[int, MediaFeatures] = {}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them, in the order in which they were read."""
+        return [value for features in self.leaves.values() for value in features.tensors]
+
+    def name(self, gradients: Sequence[Tensor | None]) -> dict[int, tuple[Tensor | None, ...]]:
+        """Gradients of `tensors`, by medium."""
+        given = iter(gradients)
+        return {key: tuple(next(given) for _ in features.tensors) for key, features in self.leaves.items()}
+
+
+_STEP: ContextVar[StepMedia | None] = ContextVar("luthier_step_media", default=None)
+_PACK: ContextVar[PackLeaves | None] = ContextVar("luthier_pack_leaves", default=None)
+
+
+@contextmanager
+def learn_media(model: Any, keys: Callable[[], Sequence[int]]) -> Iterator[StepMedia | None]:
+    """Let the packs of one optimizer step read the media under `keys` as leaves of a tower that learns; None where
+    nothing before the decoder learns."""
+    inner = unwrap_peft_model(model)
+    towers = find_towers(inner)
+    if towers is None or not learns_media(inner):
+        yield None
+        return
+    step = StepMedia(inner, towers, keys())
+    token = _STEP.set(step)
+    try:
+        yield step
+    finally:
+        _STEP.reset(token)
+
+
+def list_row_media(rows: Sequence[TokenRow]) -> list[int]:
+    """The media of some rows, as far as they are read, each once in the order of the rows."""
+    return list_media_keys(token for row in rows for token in row.ids[: row.needed])
+
+
+@contextmanager
+def gather_leaves() -> Iterator[PackLeaves]:
+    """Note which leaves are read by the pack that is read within."""
+    pack = PackLeaves()
+    token = _PACK.set(pack)
+    try:
+        yield pack
+    finally:
+        _PACK.reset(token)

@@ -1,0 +1,199 @@
+"""Packs with pictures: log-probabilities, gradients and answers are those of the plain processor and model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from luthier.chat.media import MEDIA_IDS, load_processor
+from luthier.chat.media_codec import decode_image
+from luthier.chat.messages import MEDIA_MARK, Message
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.core.errors import ModelError
+from luthier.models.generate import generate
+from luthier.models.load import LoadedModel
+from luthier.models.media.towers import attach_media, find_towers, gather_leaves, learn_media, list_row_media
+from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
+from luthier.models.packing.pack import TokenRow, build_pack, build_packs
+from models.architectures import Double
+from pictured import FAMILIES, picture, shown, tiny_pictured
+
+FIRST, FIRST_BYTES = picture(1)
+SECOND, SECOND_BYTES = picture(2, 64, 40)
+BYTES = {FIRST.digest: FIRST_BYTES, SECOND.digest: SECOND_BYTES}
+CONVERSATIONS = [
+    shown("what is this?", FIRST, SECOND, answer="two pictures"),
+    shown("what is this?", FIRST, SECOND, answer="two of them"),
+    shown("what is this?", SECOND, answer="one"),
+    shown("and what is that?", FIRST, answer="another"),
+    shown("what?", answer="no picture"),
+    (*shown("what is this?", FIRST, answer="no"), *shown("so?", SECOND, FIRST, answer="yes")),
+]
+
+
+class Pictured:
+    """A tiny model of a family in float64, with what reads rows for it."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForImageTextToText
+
+        self.text, self.processor = ChatTokenizer.load(folder), load_processor(folder)
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float64).eval()
+        attach_media(self.model, self.text.media, BYTES.__getitem__)
+
+    def rows(self, conversations: Sequence[tuple[Message, ...]] = CONVERSATIONS) -> list[TokenRow]:
+        encoded = [self.text.encode(messages) for messages in conversations]
+        return [TokenRow(row.ids, list(map(float, row.loss_mask)), str(number)) for number, row in enumerate(encoded)]
+
+    def plain_inputs(self, messages: tuple[Message, ...], *, prompt: bool = False) -> dict[str, Tensor]:
+        turns = []
+        for message in messages:
+            images = [{"type": "image", "image": decode_image(BYTES[media.digest])} for media in message.media]
+            text = {"type": "text", "text": message.content.replace(MEDIA_MARK, "")}
+            turns.append({"role": message.role, "content": [*images, text]})
+        inputs = self.processor.apply_chat_template(
+            turns, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=prompt
+        )
+        return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+
+    def plain(self, conversations: Sequence[tuple[Message, ...]] = CONVERSATIONS) -> Tensor:
+        """Log-probabilities of learnt tokens as processor and model give them, each conversation by itself."""
+        found = []
+        for messages, row in zip(conversations, self.rows(conversations), strict=True):
+            inputs = self.plain_inputs(messages)
+            logp = torch.log_softmax(self.model(**inputs).logits[0], -1)
+            found += [logp[at - 1, inputs["input_ids"][0, at]] for at in row.targets]
+        return torch.stack(found)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pictured(request: Any, tmp_path_factory: Any) -> Pictured:
+    return Pictured(tiny_pictured(tmp_path_factory.mktemp("pictured"), request.param))
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: Any) -> Pictured:
+    return Pictured(tiny_pictured(tmp_path_factory.mktemp("llava")))
+
+
+def by_row(values: Tensor, path: Tensor) -> Tensor:
+    return values[torch.argsort(path, stable=True)]
+
+
+def test_log_probabilities_are_the_plain_models(pictured: Pictured) -> None:
+    rows = pictured.rows()
+    pack = build_pack(rows, share_from=1)
+    assert detect_forward_mode(pictured.model).packed
+    with torch.no_grad():
+        found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    read = pack.ids[pack.ids >= MEDIA_IDS]
+    assert 0 < len(read) < sum(token >= MEDIA_IDS for row in rows for token in row.ids)
+
+
+def test_two_pictures_are_never_taken_for_one(pictured: Pictured) -> None:
+    """What is read below the second picture is not what is read below the first, though all else is the same."""
+    both = [shown("what is this?", media, answer="a thing") for media in (FIRST, SECOND)]
+    pack = build_pack(pictured.rows(both), share_from=1)
+    with torch.no_grad():
+        found = compute_pack_logprobs(pictured.model, pack)
+        expected = pictured.plain(both)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    halves = expected.view(2, -1)
+    assert (halves[0] - halves[1]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("moving", ["all", "towers", "language"])
+def test_gradients_are_the_plain_models(pictured: Pictured, moving: str) -> None:
+    rows, model = pictured.rows(), pictured.model
+    for name, parameter in model.named_parameters():
+        language = any(part in name for part in ("language_model", "text_model", "lm_head"))
+        parameter.requires_grad_(moving == "all" or (moving == "language") == language)
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = torch.linspace(0.5, 1.5, sum(len(row.targets) for row in rows), dtype=torch.float64)
+    with Double():
+        (pictured.plain() * weights).sum().backward()
+    expected = [parameter.grad for parameter in wanted]
+    model.zero_grad()
+    sums = [torch.zeros_like(parameter) for parameter in wanted]
+    calls: list[int] = []
+    towers = find_towers(model)
+    assert towers is not None
+    run: Callable[..., Any] = towers.run
+    towers.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
+    packs = build_packs(rows, 120, share_from=1)
+    assert len(packs) > 1
+    numbers = {row.key: part for row, part in zip(rows, weights.split([len(row.targets) for row in rows]), strict=True)}
+    try:
+        with Double(), learn_media(model, lambda: list_row_media(rows)) as step:
+            assert (step is None) == (moving == "language")
+            for pack in packs:
+                with gather_leaves() as leaves:
+                    logp = compute_pack_logprobs(model, pack)
+                own = torch.cat([numbers[key] for key in pack.keys])
+                found = torch.autograd.grad((logp * own).sum(), [*wanted, *leaves.tensors], allow_unused=True)
+                _add(sums, found[: len(wanted)])
+                if step is not None:
+                    step.gather(leaves.name(found[len(wanted) :]))
+        if step is not None:
+            with Double():
+                _add(sums, step.gradients(wanted))
+            assert len(calls) == 2, "a step reads each picture once, in however many packs it stands"
+    finally:
+        towers.run = run  # type: ignore[method-assign]
+    for parameter, found_one, expected_one in zip(wanted, sums, expected, strict=True):
+        if expected_one is None:
+            assert not found_one.any()
+            continue
+        scale = max(1.0, float(expected_one.abs().max()))
+        torch.testing.assert_close(found_one / scale, expected_one / scale, rtol=0, atol=1e-10)
+        parameter.grad = None
+    model.requires_grad_(False)
+
+
+def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    for total, gradient in zip(sums, gradients, strict=True):
+        if gradient is not None:
+            total.add_(gradient)
+
+
+def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
+    pictured.model.requires_grad_(False)
+    questions = [messages[:-1] for messages in CONVERSATIONS]
+    loaded = LoadedModel(model=pictured.model, folder=Path(), name="pictured", digest="")
+    prompts = [pictured.text.prompt(messages) for messages in questions]
+    together = generate(loaded, prompts, 12, frozenset())
+    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
+    for messages, written in zip(questions, together, strict=True):
+        inputs = pictured.plain_inputs(messages, prompt=True)
+        whole = pictured.model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
+
+
+def test_a_frozen_tower_reads_each_picture_once(llava: Pictured) -> None:
+    towers = find_towers(llava.model)
+    assert towers is not None
+    llava.model.requires_grad_(False)
+    calls: list[int] = []
+    run: Callable[..., Any] = towers.run
+    towers.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
+    towers._kept.clear()
+    for _ in range(2):
+        with torch.no_grad():
+            compute_pack_logprobs(llava.model, build_pack(llava.rows()))
+    towers.run = run  # type: ignore[method-assign]
+    assert len(calls) == 2
+
+
+def test_a_family_that_is_not_known_is_refused(llava: Pictured) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=1))
+    with pytest.raises(ModelError, match="'llama'"):
+        attach_media(model, llava.text.media, BYTES.__getitem__)

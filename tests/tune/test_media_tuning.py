@@ -1,0 +1,169 @@
+"""Rows with pictures through the one loop: techniques and objectives, resumed to the same bytes, as PEFT reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.artifacts.media import MediaReader, MediaWriter
+from luthier.artifacts.training import TrainingRecord
+from luthier.chat.media import load_processor
+from luthier.chat.media_codec import decode_image
+from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
+from luthier.core.store import Store
+from luthier.eval.ask import InferenceSettings, LocalEvalModel
+from luthier.eval.blind import BLIND, BlindEvalModel, EvalMedia
+from luthier.models.lm.base import ChoiceRequest, GenerateRequest
+from luthier.models.lm.local import LocalLM
+from luthier.tune.steps.tune import Tune
+from pictured import shown, tiny_pictured
+from tuning import Bench, _data, made, preferring, tune_and_resume
+
+QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "dtype": "float32", "max_grad_norm": 1.0}
+TOWERS = {"kind": "layers", "last": 0, "names": ["*vision_tower.encoder*", "*multi_modal_projector*"]}
+LORA = {"kind": "lora", "r": 4}
+GRPO = {
+    "kind": "grpo",
+    "rewards": [{"kind": "regex", "pattern": "e"}],
+    "rollout": {"num_generations": 2, "max_completion_length": 3},
+}
+
+
+def coloured(number: int) -> tuple[Media, bytes]:
+    """A picture of its own that is mostly red or mostly blue."""
+    import io
+
+    from PIL import Image
+
+    from luthier.chat.media_codec import media_of_bytes
+
+    file = io.BytesIO()
+    shade = 150 + 5 * number
+    Image.new("RGB", (30, 28), (shade, 20, number) if number % 2 else (20, number, shade)).save(file, "PNG")
+    return media_of_bytes(file.getvalue()), file.getvalue()
+
+
+PICTURES = [coloured(number) for number in range(6)]
+
+
+def rows() -> list[Example]:
+    """Two questions about each picture, and rows of text alone between them."""
+    found = []
+    for number, (media, _) in enumerate(PICTURES):
+        name = "red" if number % 2 else "blue"
+        for question in ("what colour is it?", "and now, which one?"):
+            messages = shown(question, media, answer=name)
+            found.append(_example(messages, len(found), name))
+        if number % 4 == 0:
+            found.append(_example(shown("is it a word?", answer="red"), len(found), "red"))
+    return found
+
+
+def _example(messages: tuple[Message, ...], number: int, label: str) -> Example:
+    origin = ExampleOrigin(source="test", file="test.jsonl", line=number + 1)
+    return Example(id=f"{number:016x}", origin=origin, kind="label", messages=messages, label=label)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Bench:
+    store = Store(tmp_path / "store")
+
+    def base(folder: Path) -> None:
+        tiny_pictured(folder)
+        (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
+
+    def data(folder: Path) -> None:
+        _data(folder, {"train": rows(), "test": rows()[:8]})
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**summary, "labels": ["blue", "red"]}))
+        with MediaWriter(folder) as writer:
+            for media, content in PICTURES:
+                writer.add(media, content)
+
+    return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+
+
+@pytest.mark.parametrize("technique", [LORA, TOWERS, {"kind": "full"}], ids=["lora", "towers", "full"])
+def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]) -> None:
+    whole, again = tune_and_resume(shop, Tune(data="data", technique=technique, save_steps=2, **QUICK))
+    assert whole == again
+    assert "adapter/adapter_model.safetensors" in whole or "processor_config.json" in whole
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_tells_the_pictures_apart_is_learnt(shop: Bench, parts: int) -> None:
+    """Colours are learnt, which the text does not tell; grey pictures are answered by chance."""
+    settings = {**QUICK, "epochs": 10, "learning_rate": 1e-2, "parts": parts}
+    model = shop.tune(Tune(data="data", technique={"kind": "full"}, **settings))
+    read, questions = EvalMedia(shop.data), [row for row in rows() if row.messages[0].media]
+    lm = LocalLM(model, "float32", read_media=read.read)
+    requests = [ChoiceRequest(prompt=row.messages[:1], options=("red", "blue")) for row in questions]
+    chosen = [response.index for response in lm.choose(requests)]
+    assert chosen == [int(row.label == "blue") for row in questions]
+    written = lm.generate([GenerateRequest(prompt=row.messages[:1], max_tokens=6) for row in questions])
+    assert [response.text for response in written] == [row.label for row in questions]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_adapters_load_in_plain_peft(shop: Bench) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    model = shop.tune(Tune(data="data", technique=LORA, **QUICK))
+    plain = AutoModelForImageTextToText.from_pretrained(shop.base.folder, dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(plain, model.folder / "adapter").eval()
+    settings = json.loads((model.folder / "adapter" / "adapter_config.json").read_text())
+    assert settings["modules_to_save"] == ["multi_modal_projector"]
+    processor, reader = load_processor(shop.base.folder), MediaReader(shop.data)
+    lm = LocalLM(model, "float32", read_media=reader.read)
+    messages = rows()[0].messages[:1]
+    turn = {"role": "user", "content": [{"type": "image", "image": decode_image(reader.read(PICTURES[0][0].digest))}]}
+    turn["content"] += [{"type": "text", "text": messages[0].content.replace(MEDIA_MARK, "")}]
+    inputs = processor.apply_chat_template(
+        [turn], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    with torch.no_grad():
+        logits = adapted(**inputs).logits[0, -1].log_softmax(-1)
+    first, _ = lm.text.options(messages, ["red"])[1][0][0], None
+    from luthier.models.generate import compute_loglikelihoods
+
+    found = compute_loglikelihoods(lm.loaded.model, [(lm.text.prompt(messages), [first])])[0].logprob
+    assert abs(found - float(logits[first])) < 1e-4
+
+
+@pytest.mark.parametrize("objective", ["dpo", {"kind": "classify"}, {"kind": "classify", "head": "label"}, GRPO])
+def test_every_objective_reads_pictures(shop: Bench, objective: Any, tmp_path: Path) -> None:
+    kind = objective if isinstance(objective, str) else objective["kind"]
+    if kind == "dpo":
+        pairs = [preferring(row, "blue" if row.label == "red" else "red") for row in rows()]
+        pairs = [pair.model_copy(update={"label": None}) for pair in pairs]
+
+        def data(folder: Path) -> None:
+            _data(folder, {"train": pairs})
+            with MediaWriter(folder) as writer:
+                for media, content in PICTURES:
+                    writer.add(media, content)
+
+        shop.data = made(Store(tmp_path / "store"), "pairs", "dataset", data)
+    model = shop.tune(Tune(data="data", objective=objective, technique=LORA, **{**QUICK, "epochs": 1}))
+    assert TrainingRecord.read(model).trainable_parameters > 0
+
+
+def test_a_blind_model_is_shown_grey(shop: Bench) -> None:
+    media = EvalMedia(shop.data)
+    question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=False)
+    model = LocalEvalModel.of(shop.base, question, name="base", title="the base", read_media=media.read)
+    blind = BlindEvalModel(model, media)
+    assert blind.name == BLIND
+    assert blind.digest != model.digest
+    from luthier.eval.task import read_held_out_task
+
+    task = read_held_out_task(shop.data, "test", None, pairs=False)
+    seen, unseen = model.answer(task.examples, task), blind.answer(task.examples, task)
+    scores = [[reply.scores for reply in replies] for replies in (seen, unseen)]
+    assert len({json.dumps(one) for one in (scores[1][0], scores[1][3])}) == 1, "all pictures look alike to it"
+    assert scores[0] != scores[1]
