@@ -324,7 +324,7 @@ class TrainingRun:
         args = TrainingArguments(
             rate=self._rate.value,
             schedule=step.shape,
-            warmup_steps=step.count_warmup_steps(sampler.steps),
+            warmup_steps=step.count_warmup_steps(sampler.whole_steps),
             decay=step.decay or DECAY,
             optimizer=step.optimizer,
             clip=step.max_grad_norm,
