@@ -33,7 +33,9 @@ class Sites:
     def step(self, names: Sequence[str] = ("north", "south", "west"), **settings: Any) -> Federate:
         """A federation over some of the sites, by LoRA unless settings say otherwise."""
         tune = settings.pop("bare", None) or {**TRAINING, "technique": LORA, **settings.pop("tune", {})}
-        return Federate.model_validate({"kind": "federate", "sites": tuple(names), "rounds": 2, "tune": tune, **settings})
+        return Federate.model_validate(
+            {"kind": "federate", "sites": tuple(names), "rounds": 2, "tune": tune, **settings}
+        )
 
     def work(self, step: Federate, seed: int = 3, digest: str | None = None) -> StepContext:
         """The place where a federation is made; what an earlier try left in scratch is there."""
@@ -63,7 +65,13 @@ class Sites:
         folder, scratch = self.store.begin(digest)
         inputs = {"data": self.data[name], "model": self.base}
         work = StepContext(
-            name="tune", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=seed, kept=self.store.kept
+            name="tune",
+            inputs=inputs,
+            folder=folder,
+            scratch=scratch,
+            recipe_dir=folder,
+            seed=seed,
+            kept=self.store.kept,
         )
         step.make(work)
         return finish(self.store, digest, "tune", "model", {key: value.digest for key, value in inputs.items()})

@@ -201,6 +201,4 @@ def test_the_rank_of_what_is_carried_is_limited() -> None:
     both = one.add(one)
     assert both.up.shape[1] <= 4
     torch.testing.assert_close(both.up @ both.down, 2 * one.up @ one.down, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        stack_products([{"d": one.down, "u": one.up}], [1.0], "d", "u").up.float(), one.up
-    )
+    torch.testing.assert_close(stack_products([{"d": one.down, "u": one.up}], [1.0], "d", "u").up.float(), one.up)

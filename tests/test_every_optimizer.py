@@ -119,7 +119,9 @@ class PlainYogi(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         for weight in self.param_groups[0]["params"]:
             state = self.state.setdefault(weight, {})
-            g, m, v = (value.double() for value in (weight.grad, state.get("m", 0 * weight), state.get("v", 0 * weight)))
+            g, m, v = (
+                value.double() for value in (weight.grad, state.get("m", 0 * weight), state.get("v", 0 * weight))
+            )
             m = 0.9 * m + 0.1 * g
             v = v - 0.01 * g**2 * torch.sign(v - g**2)
             state.update(m=m, v=v)

@@ -144,7 +144,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"local": {"epochs": 1, "steps": 3}}, "one of them"),
     ({"names": ["north", "north"]}, "named twice"),
     ({"names": []}, "name the steps whose data sets"),
-    ({"tune": {"objective": {"kind": "grpo", "rewards": ["model"]}, "reward_model": "judge"}}, "no reward model's weights"),
+    (
+        {"tune": {"objective": {"kind": "grpo", "rewards": ["model"]}, "reward_model": "judge"}},
+        "no reward model's weights",
+    ),
 ]
 
 
@@ -164,4 +167,6 @@ def test_the_plan_says_first_what_the_coordinator_can_see(sites: Sites) -> None:
     sent = sites.federate(step).read_json("federation.json")["rounds"][0]
     down, up, other = step.count_trained_numbers(coordinator.FederatedTraining(
         step.build_site_tune(), sites.work(step), step.sum)._description)  # fmt: skip
-    assert sent["up_bytes"] == pytest.approx(4 * step.sum.count_numbers(down, up, other, 3).up, rel=0.3)  # names and shapes come on top
+    assert sent["up_bytes"] == pytest.approx(
+        4 * step.sum.count_numbers(down, up, other, 3).up, rel=0.3
+    )  # names and shapes come on top

@@ -132,9 +132,7 @@ def average_weights(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[fl
 
 def list_modules(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """The names of A and B of each adapted module, by the module's name."""
-    return {
-        name.partition(DOWN)[0]: (name, name.replace(DOWN, UP)) for name in names if DOWN in name
-    }
+    return {name.partition(DOWN)[0]: (name, name.replace(DOWN, UP)) for name in names if DOWN in name}
 
 
 def split_others(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,9 +140,7 @@ def split_others(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if DOWN not in name and UP not in name}
 
 
-def stack_products(
-    updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float], down: str, up: str
-) -> Factors:
+def stack_products(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float], down: str, up: str) -> Factors:
     """The exact weighted sum of the sites' products of one module, as factors side by side."""
     import torch
 

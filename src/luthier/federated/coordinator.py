@@ -149,9 +149,7 @@ class Federation:
             wants_classes=self._wants_classes,
         )
         answers = channel.exchange(0, Message(order).encode(), channel.sites)
-        found = {
-            name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers
-        }
+        found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = sum(entry.rows for entry in found.values())
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {rows:,} rows in all")
@@ -163,7 +161,7 @@ class Federation:
         """One round with all sites that take part."""
         number = len(state.rounds) + 1
         message = Message(RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)).encode()
-        answers = channel.exchange(number, message, state.sites)
+        answers, asked = channel.exchange(number, message, state.sites), digest_message(message)
         wanted = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
@@ -172,7 +170,7 @@ class Federation:
             if name not in answers:
                 continue
             update = self._read(name, answers[name], RoundUpdate)
-            if update.header.round != number:
+            if (update.header.round, update.header.answers) != (number, asked):
                 raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
             check_weights(update.tensors, wanted, f"site {name}")
             updates[name] = update
@@ -212,9 +210,7 @@ class Federation:
             moved, server = self._step_server(state, moved)
         return GlobalWeights({**state.given.moving, **moved}, base), server
 
-    def _step_server(
-        self, state: _State, mean: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+    def _step_server(self, state: _State, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Let the server's optimizer follow the way from the weights before to the sites' mean."""
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 

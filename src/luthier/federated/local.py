@@ -27,10 +27,8 @@ from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_facto
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.training.checkpoint import CheckpointManager
-    from luthier.tune.training.ranks import RankHost
-    from luthier.tune.training.trainer import StepMetrics, Trainer
+    from luthier.tune.training.trainer import StepMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,9 @@ class RoundSampler(BatchSampler):
         """A round (from 0) of so many; `DataError` when it would have no step."""
         begin, end = (whole.steps * number // rounds for number in (round_number, round_number + 1))
         if begin == end:
-            what = f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
+            what = (
+                f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
+            )
             hint = "set fewer rounds, a smaller batch_size, or more local epochs"
             raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
         own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
@@ -138,7 +138,9 @@ class FederatedTraining(TrainingRun):
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
 
-        material = TrainingData(self._step, self._work, ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model)))
+        material = TrainingData(
+            self._step, self._work, ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
+        )
         if classes is not None:
             material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return material
@@ -173,7 +175,9 @@ class FederatedTraining(TrainingRun):
         model = super()._adapt(plain)
         assert self._given is not None, "weights are given before a round"
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        check_weights(self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator")
+        check_weights(
+            self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
+        )
         if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
             raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
         set_global_weights(model, self._given, self._scale_of(model))

@@ -85,6 +85,8 @@ class RoundUpdate(_Header):
 
     kind: Literal["update"] = "update"
     round: int = Field(ge=1)
+    answers: str
+    """SHA-256 of the message that began the round."""
     rows: int = Field(ge=1)
     steps: int = Field(ge=1)
     loss: float = Field(allow_inf_nan=False)
@@ -117,7 +119,7 @@ class Message(NamedTuple):
     """A header with its tensors."""
 
     header: Any
-    tensors: Mapping[str, Tensor] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    tensors: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
 
     def encode(self) -> bytes:
         """The message's bytes; the same message makes the same."""

@@ -6,14 +6,17 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
 from luthier.artifacts.dataset import DatasetSummary, read_example_batches
 from luthier.core.component import iter_components
-from luthier.core.errors import LuthierError, ModelError
+from luthier.core.errors import InputError, LuthierError
 from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
@@ -37,6 +40,11 @@ from luthier.tune.steps.tune import Tune
 if TYPE_CHECKING:
     from luthier.federated.policy import SitePolicy
 
+
+class OrderRefused(InputError):
+    """An order that cannot be done here; its words tell of settings and digests, and of no row."""
+
+
 DATA = "data"
 """What a site calls its rows in an order's settings."""
 
@@ -46,6 +54,14 @@ def build_local_tune(tune: Mapping[str, Any], local: Mapping[str, Any], rounds: 
     steps, epochs = local.get("steps"), local.get("epochs")
     course = {"epochs": epochs * rounds} if steps is None else {"epochs": 1000.0, "max_steps": steps * rounds}
     return Tune.model_validate({**tune, "data": DATA, **course})
+
+
+def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
+    """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
+    try:
+        return build_local_tune(order.tune, order.local, order.rounds), Aggregator.parse(order.sum)
+    except (ValidationError, PydanticCustomError, TypeError) as error:
+        raise MessageRefused("the order's settings are none of a training here") from error
 
 
 def compute_training_code(tune: Tune, aggregator: Aggregator) -> str:
@@ -99,7 +115,7 @@ class SiteWorker:
         except MessageRefused:
             raise
         except LuthierError as error:
-            reply = Message(Refusal(message=_describe(error))).encode()
+            reply = Message(Refusal(message=self._describe(error))).encode()
         self._keep(number, digest, reply)
         return reply
 
@@ -115,10 +131,7 @@ class SiteWorker:
             return self._measure(order, message)
         if header.round != number or number > order.rounds:
             raise MessageRefused(f"message {number} asks for round {header.round} of {order.rounds}")
-        last = max(self._seen, default=-1)
-        if number > last + 1 and self._policy is not None and self._policy.rounds_in_order:
-            raise MessageRefused(f"message {number} comes after message {last}")
-        return self._train(order, message)
+        return self._train(order, message, digest_message(content))
 
     def _enroll(self, order: Order, content: bytes) -> bytes:
         from luthier.models.load import compute_weights_digest, find_base_artifact
@@ -127,13 +140,13 @@ class SiteWorker:
         counts = count_class_rows(self._work) if order.wants_classes else {}
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
-        tune, aggregator = self._read_settings(order)
+        tune, aggregator = read_order_settings(order)
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
-            raise ModelError(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
+            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
         if order.code != (code := compute_training_code(tune, aggregator)):
             what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
-            raise ModelError(what, hint="install the same version of Luthier at both")
+            raise OrderRefused(what, hint="install the same version of Luthier at both")
         write_atomically(self._work.scratch / "order", content)
         self._take_order(order)
         rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
@@ -145,33 +158,32 @@ class SiteWorker:
             classes = {label: text for label, text in texts.items() if label in kept}
         return Message(Enrolled(rows=rows, classes=classes)).encode()
 
-    def _train(self, order: Order, message: Message) -> bytes:
+    def _train(self, order: Order, message: Message, digest: str) -> bytes:
         start: RoundStart = message.header
-        tune, aggregator = self._read_settings(order)
+        tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
         training = FederatedTraining(tune, work, aggregator)
         classes = start.classes if order.wants_classes else None
         given = unpack_weights(message.tensors)
         update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
-        header = RoundUpdate(round=start.round, rows=update.rows, steps=update.steps, loss=update.loss)
+        header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=update.loss)
         return Message(header, update.weights).encode()
 
     def _measure(self, order: Order, message: Message) -> bytes:
         return Message(Measured(rows=0)).encode()
+
+    def _describe(self, error: LuthierError) -> str:
+        """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""
+        if self._policy is None or isinstance(error, OrderRefused):
+            return " ".join(str(error).split())[:1000]
+        self._work.events.warning(str(error))
+        return f"training failed there ({type(error).__name__}); the site's own output tells more"
 
     def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
         """Where rows are kept as tokens, which depend on the classes."""
         scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
         scratch.mkdir(parents=True, exist_ok=True)
         return replace(self._work, scratch=scratch, seed=self._require_order().seed)
-
-    def _read_settings(self, order: Order) -> tuple[Tune, Aggregator]:
-        from pydantic import ValidationError
-
-        try:
-            return build_local_tune(order.tune, order.local, order.rounds), Aggregator.parse(order.sum)
-        except (ValidationError, TypeError) as error:
-            raise MessageRefused("the order's settings are none of a training") from error
 
     def _take_order(self, order: Order) -> None:
         self._order = order
@@ -190,16 +202,6 @@ class SiteWorker:
                 path.unlink()
         self._seen.pop(number - 1 if number > 1 else -1, None)
         self._seen[number] = (digest, reply)
-
-
-def _describe(error: LuthierError) -> str:
-    """An error in one line, as far as a coordinator may read it: settings and places, never rows."""
-    text = " ".join(str(error).split())
-    return text[:1000]
-
-
-AnswerMessage = Callable[[int, bytes], bytes]
-"""Answers a message by its number."""
 
 
 def open_scratch(folder: Path) -> Path:

@@ -23,6 +23,7 @@ class Channel(ABC):
     def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
         """Send a message to some sites; returns the answers of those that came in time, by site."""
 
+    @abstractmethod
     def close(self) -> None:
         """End what was opened."""
 
@@ -55,3 +56,6 @@ class LocalChannel(Channel):
     def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
         """Have each site answer."""
         return {name: self._workers[name].answer(number, content) for name in sites}
+
+    def close(self) -> None:
+        """Nothing was opened."""

@@ -53,8 +53,8 @@ class SvdAggregator(Aggregator):
 
 
 def truncate_product(product: Factors, rank: int) -> Factors:
-    """The nearest matrix of a rank, by QR of both factors and SVD of what is between; the sign of each direction is that
-    by which the largest number of `up` is positive."""
+    """The nearest matrix of a rank, by QR of both factors and SVD of what is between; each direction has the sign by
+    which the largest number of `up` is positive."""
     import torch
 
     left, first = torch.linalg.qr(product.up)

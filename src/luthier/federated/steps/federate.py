@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -23,36 +22,17 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
 from luthier.models.cost import describe_step_model
 from luthier.models.describe import ModelDescription
 from luthier.tune.low_rank import LowRankTechnique
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.sgd import Sgd
-from luthier.tune.policy import PolicyObjective
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import StandaloneTechnique
 
 PLACEHOLDER = "sites"
 """Stands in `tune.data`: the rows are those of each site."""
-_REFUSED = {
-    "model": "name the model in the step's own `model`",
-    "teacher": "sites have no teacher's weights",
-    "reward_model": "sites have no reward model's weights",
-    "gold_model": "sites have no reward model's weights",
-    "epochs": "write `local: {epochs: …}`, the epochs of one round",
-    "max_steps": "write `local: {steps: …}`, the steps of one round",
-    "save_epochs": "the weights after a round are those of all sites",
-    "seed": "set the recipe's `seed`",
-    "validation": "evaluate the model that the federation makes",
-    "ema": "an average over steps does not outlive a round; average by `server`",
-    "resume_from": "every round begins with the weights of all sites",
-    "keep_trunk": "a round is no trunk of a longer training",
-    "report_to": "what a site may report to, only the site says",
-    "processes": "what a site computes with, only the site says",
-    "on": "where a site computes, only the site says",
-}
-"""Settings of a training that mean nothing inside a federation, with what to do instead."""
 SERVER_RATE = 0.01
 """Of adaptive optimizers: about the best in most tasks of Reddi et al. (2021)."""
 EACH_S = 2.0
@@ -62,7 +42,9 @@ EACH_S = 2.0
 def _read_tune(value: Any) -> Any:
     if isinstance(value, Mapping):
         if value.get("data", PLACEHOLDER) != PLACEHOLDER:
-            raise ValueError("the rows of a federation are those of its sites; leave data out, and name steps in `sites`")
+            raise ValueError(
+                "the rows of a federation are those of its sites; leave data out, and name steps in `sites`"
+            )
         return {"kind": "tune", **value, "data": PLACEHOLDER}
     return value
 
@@ -123,8 +105,8 @@ class Federate(Step):
     """How the sites' weights become one: `ffa`, `alternate`, `stack` or `residual` for low-rank adapters, which are
     exact; `svd` or `factors`, which are not; `mean` for all other techniques."""
     server: Optimizer | None = None
-    """An optimizer that follows the way to the sites' mean, instead of taking the mean: `sgd` is FedAvgM, `adamw` FedAdam,
-    `yogi` FedYogi."""
+    """An optimizer that follows the way to the sites' mean, instead of taking the mean: `sgd` is FedAvgM, `adamw`
+    FedAdam, `yogi` FedYogi."""
     server_learning_rate: float | None = Field(default=None, gt=0)
     """The learning rate of `server`: 1 for `sgd`, 0.01 for all others, when not given."""
     proximal: float = Field(default=0.0, ge=0)
@@ -147,10 +129,8 @@ class Federate(Step):
             raise ValueError(what)
         if twice := next((name for name in self.sites if self.sites.count(name) > 1), None):
             raise ValueError(f"{twice!r} is named twice in `sites`")
-        for name, instead in _REFUSED.items():
-            field = type(self.tune).model_fields[name]
-            if getattr(self.tune, name) != field.get_default(call_default_factory=True):
-                raise ValueError(f"tune.{name} has no place in a federation: {instead}")
+        if why := find_refused_setting(self.tune, length=True):
+            raise ValueError(why)
         number = len(self.sites) or len(self.transport.members if self.transport is not None else ())
         if self.least is not None and self.least > number:
             raise ValueError(f"there are {number} sites, and `least` is {self.least}")
@@ -159,36 +139,12 @@ class Federate(Step):
         if self.server is not None and not self.sum.linear:
             raise ValueError(f"a server's optimizer follows a mean, and {self.sum.kind} is none; leave `server` out")
         if self.server is not None and self.server.averages:
-            raise ValueError(f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi")
-        if why := self._find_obstacle():
+            raise ValueError(
+                f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
+            )
+        if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
             raise ValueError(why)
         return self
-
-    def _find_obstacle(self) -> str:
-        """Why this training cannot be federated; empty when it can."""
-        technique, objective = self.tune.technique, self.tune.objective
-        if isinstance(technique, StandaloneTechnique):
-            return f"{technique.kind} trains no weights that sites could add up; take lora or full"
-        start = technique.settings().get("init_lora_weights", "default")
-        if start == "eva":
-            return "eva begins with directions of each site's own rows, which the others do not have; leave it out"
-        if start in ("pissa", "olora"):
-            return f"{start} takes directions out of the base at each site anew, and bits differ; leave it out"
-        if objective.needs_teacher:
-            return f"{objective.kind} needs a teacher, whose weights sites do not have"
-        if isinstance(objective, PolicyObjective) and any(
-            reward.needs_model for reward in (*objective.rewards, *objective.gold)
-        ):
-            return "the reward `model` needs weights that sites do not have; take a reward that is computed"
-        if self.sum.restarts and technique.settings().get("lora_dropout") is None:
-            return f"{self.sum.kind} is for low-rank adapters"
-        if why := self.sum.refuses(technique):
-            return f"`sum: {self.sum.kind}` cannot add up what sites train: {why}"
-        if technique.kind == "qlora" and self.sum.kind in ("stack", "residual"):
-            return f"{self.sum.kind} adds to the base's weights, which qlora keeps in few bits; take ffa or alternate"
-        if self.sum.kind == "alternate" and self.rounds < 2:
-            return "alternate trains B in one round and A in the next, so it needs two rounds; take ffa"
-        return ""
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -228,7 +184,9 @@ class Federate(Step):
         field = f"sites.{at}"
 
         def narrow(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {"data" if name == field else name: value for name, value in values.items() if name in (field, "model")}
+            return {
+                "data" if name == field else name: value for name, value in values.items() if name in (field, "model")
+            }
 
         context = replace(
             plan_context,
@@ -263,7 +221,9 @@ class Federate(Step):
         aggregator = self.sum
         sees = "the coordinator can see the update of each site (there are no masks)"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
-        masks = "possible under masks" if aggregator.linear else "impossible under masks, since each site's part is needed"
+        masks = (
+            "possible under masks" if aggregator.linear else "impossible under masks, since each site's part is needed"
+        )
         said = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
         if model is None:
             return said
@@ -286,13 +246,6 @@ class Federate(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """As that of a training."""
         return self.tune.outline(plan_context)
-
-    def paths_of_keys(self, recipe_dir: Path) -> dict[str, Path]:
-        """The file of each site's public keys."""
-        from luthier.core.files import resolve_path
-
-        members = self.transport.members if self.transport is not None else {}
-        return {name: resolve_path(path, recipe_dir) for name, path in members.items()}
 
 
 def _format_size(size: float) -> str:

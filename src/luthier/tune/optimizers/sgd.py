@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 OF_ADAM = 100.0
-"""A step of AdamW has about the size of the rate whatever the gradient; gradients of fine-tuning are some hundredths."""
+"""A step of AdamW has about the size of the rate whatever the gradient; gradients are some hundredths."""
 
 
 class Sgd(Optimizer):
