@@ -19,6 +19,9 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.training.schedule import BatchSampler
 
 FULL = {"kind": "full"}
+GRPO = {
+    "kind": "grpo", "rewards": [{"kind": "length", "free": 2, "max": 4}], "rollout": {"max_completion_length": 4}
+}  # fmt: skip
 ADAPTER = "adapter/adapter_model.safetensors"
 
 
@@ -107,8 +110,7 @@ def test_the_server_and_the_pull_change_the_weights(sites: Sites) -> None:
     [
         ("classify", LORA, "alternate"),
         ({"kind": "classify", "head": "sequence"}, LORA, "stack"),
-        ({"kind": "grpo", "rewards": [{"kind": "length", "free": 2, "max": 4}], "rollout": {"max_completion_length": 4}},
-         LORA, "ffa"),
+        (GRPO, LORA, "ffa"),
         ("sft", {"kind": "prompt", "num_virtual_tokens": 4}, "mean"),
         ("sft", {"kind": "ia3"}, "mean"),
     ],

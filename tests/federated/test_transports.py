@@ -1,4 +1,4 @@
-"""Sites elsewhere: the same bytes by every transport, and one clear error for each attack, after which nothing leaves."""
+"""Sites elsewhere: the same bytes by every transport, and one clear error for each attack; nothing leaves for it."""
 
 from __future__ import annotations
 

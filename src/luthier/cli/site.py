@@ -25,7 +25,7 @@ def register_commands(app: typer.Typer) -> None:
 
 
 @site_app.command("init")
-def site_init(  # noqa: PLR0913, PLR0917  # the options of a command
+def site_init(  # the options of a command
     folder: Folder,
     name: Annotated[str, typer.Option(metavar="NAME", help="What the coordinator calls this site.")],
     coordinator: Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +101,7 @@ class Federation:
     def __init__(self, step: Federate, work: StepContext) -> None:
         self._step, self._work = step, work
         self._aggregator = step.sum
-        self._tune = build_local_tune(dump_given_settings(step.tune), step.local.model_dump(), step.rounds)
+        self._tune = build_local_tune(dump_given_settings(step.tune), step.local, step.rounds)
         self._training = FederatedTraining(self._tune, work, step.sum)
         self._wants_classes = isinstance(self._tune.objective, Classify)
 
@@ -141,7 +141,7 @@ class Federation:
             tune=dump_given_settings(step.tune),
             sum=dump_given_settings(step.sum),
             rounds=step.rounds,
-            local=step.local.model_dump(),
+            local=step.local,
             proximal=step.proximal,
             seed=self._work.seed,
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
@@ -212,10 +212,11 @@ class Federation:
 
     def _step_server(self, state: _State, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Let the server's optimizer follow the way from the weights before to the sites' mean."""
+        from luthier.federated.holder import WeightHolder
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 
         assert self._step.server is not None, "asked for where there is one"
-        holder = _WeightHolder(state.given.moving)
+        holder = WeightHolder(state.given.moving)
         updater = MixedPrecisionOptimizer(holder, OptimizerSettings(optimizer=self._step.server, clip=None))
         if state.server:
             kept = {f"master/{name}": value for name, value in state.given.moving.items()}
@@ -337,19 +338,6 @@ class Federation:
         )
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
-
-
-class _WeightHolder:
-    """Weights as parameters, for an optimizer."""
-
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        import torch
-
-        self._parameters = {name: torch.nn.Parameter(value.clone()) for name, value in weights.items()}
-
-    def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """Each by its name."""
-        yield from self._parameters.items()
 
 
 def _as_fp32(factors: Factors) -> Factors:

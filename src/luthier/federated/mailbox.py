@@ -7,10 +7,14 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luthier.core.errors import InputError, SystemResourceError
 from luthier.core.files import write_atomically
 from luthier.federated.policy import HttpAddress, SitePolicy
+
+if TYPE_CHECKING:
+    import httpx
 
 FEDERATION = re.compile(r"[0-9a-f]{8,128}")
 LARGEST = 64 << 30
@@ -91,7 +95,7 @@ class HttpMailbox(SiteMailbox):
         if found.status_code != 204:
             raise SystemResourceError(f"the coordinator does not take the answer: {found.status_code}")
 
-    def _open(self) -> httpx.Client:  # noqa: F821  # imported where it is used
+    def _open(self) -> httpx.Client:
         import httpx
 
         return httpx.Client(verify=self._context if self._context is not None else True, timeout=60.0, trust_env=False)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from luthier.core.component import Component
+from luthier.core.component import Component, add_field_descriptions
 from luthier.core.errors import InputError
 from luthier.federated.aggregator import Factors, GlobalWeights
 
@@ -33,6 +33,23 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class LocalWork(BaseModel):
+    """How much a site trains in each round."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
+
+    epochs: float | None = Field(default=None, gt=0, le=1000)
+    """How often each row is seen in a round."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of a round, in place of `epochs`."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give `epochs` or `steps` of a round, one of them")
+        return self
+
+
 class Order(_Header):
     """Message 0 of a coordinator: what is to be trained, on what, and how."""
 
@@ -44,7 +61,7 @@ class Order(_Header):
     sum: dict[str, Any]
     """Settings of the aggregator."""
     rounds: int = Field(ge=1)
-    local: dict[str, Any]
+    local: LocalWork
     proximal: float = 0.0
     seed: int
     base: str
@@ -170,7 +187,8 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors as safetensors; equal tensors make equal bytes."""
     from safetensors.torch import save
 
-    return save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    content: bytes = save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    return content
 
 
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
@@ -180,7 +198,7 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        found = load(content)
+        found: dict[str, Tensor] = load(content)
     except SafetensorError as error:
         raise MessageRefused("a message's tensors cannot be read") from error
     for name, value in found.items():

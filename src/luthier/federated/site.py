@@ -25,6 +25,7 @@ from luthier.federated.local import FederatedTraining
 from luthier.federated.messages import (
     Enrolled,
     Final,
+    LocalWork,
     Measured,
     Message,
     MessageRefused,
@@ -49,10 +50,13 @@ DATA = "data"
 """What a site calls its rows in an order's settings."""
 
 
-def build_local_tune(tune: Mapping[str, Any], local: Mapping[str, Any], rounds: int) -> Tune:
+def build_local_tune(tune: Mapping[str, Any], local: LocalWork, rounds: int) -> Tune:
     """The training whose course all rounds share, from the settings of an order."""
-    steps, epochs = local.get("steps"), local.get("epochs")
-    course = {"epochs": epochs * rounds} if steps is None else {"epochs": 1000.0, "max_steps": steps * rounds}
+    course: dict[str, float] = {"epochs": 1000.0}
+    if local.steps is not None:
+        course["max_steps"] = local.steps * rounds
+    if local.epochs is not None:
+        course["epochs"] = local.epochs * rounds
     return Tune.model_validate({**tune, "data": DATA, **course})
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from luthier.core.component import BasicMarker, add_field_descriptions
+from luthier.core.component import BasicMarker
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import (
     ArtifactSpec,
@@ -22,6 +22,7 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.messages import LocalWork, dump_given_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
 from luthier.models.cost import describe_step_model
@@ -35,6 +36,8 @@ PLACEHOLDER = "sites"
 """Stands in `tune.data`: the rows are those of each site."""
 SERVER_RATE = 0.01
 """Of adaptive optimizers: about the best in most tasks of Reddi et al. (2021)."""
+MOST_EPOCHS = 1000
+"""As of a plain training."""
 EACH_S = 2.0
 """Seconds to open a model, for each site and round."""
 
@@ -47,23 +50,6 @@ def _read_tune(value: Any) -> Any:
             )
         return {"kind": "tune", **value, "data": PLACEHOLDER}
     return value
-
-
-class LocalWork(BaseModel):
-    """How much a site trains in each round."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
-
-    epochs: float | None = Field(default=None, gt=0, le=1000)
-    """How often each row is seen in a round."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps of a round, in place of `epochs`."""
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give `epochs` or `steps` of a round, one of them")
-        return self
 
 
 class Federate(Step):
@@ -129,6 +115,8 @@ class Federate(Step):
             raise ValueError(what)
         if twice := next((name for name in self.sites if self.sites.count(name) > 1), None):
             raise ValueError(f"{twice!r} is named twice in `sites`")
+        if self.local.epochs is not None and (epochs := self.local.epochs * self.rounds) > MOST_EPOCHS:
+            raise ValueError(f"{self.rounds} rounds are {epochs:g} epochs in all, at most {MOST_EPOCHS:g}")
         if why := find_refused_setting(self.tune, length=True):
             raise ValueError(why)
         number = len(self.sites) or len(self.transport.members if self.transport is not None else ())
@@ -200,10 +188,9 @@ class Federate(Step):
 
     def build_site_tune(self) -> Tune:
         """The training whose course all rounds share."""
-        from luthier.federated.messages import dump_given_settings
         from luthier.federated.site import build_local_tune
 
-        return build_local_tune(dump_given_settings(self.tune), self.local.model_dump(), self.rounds)
+        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds)
 
     def _agree(self, model: ModelDescription) -> None:
         """`ModelError` where the base cannot be trained so."""
