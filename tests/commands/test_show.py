@@ -59,6 +59,7 @@ steps:
   words: {kind: tune, data: data, technique: plain}
   best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
   curve: {kind: curve, data: data, metric: accuracy}
+  sites: {kind: federate, sites: [data], rounds: 1, local: {steps: 2}, tune: {technique: {kind: lora, r: 2}, dtype: float32}}
   why: {kind: explain, data: data, model: tune, methods: [gradient_x_input], limit: 4}
   report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
   fair: {kind: thresholds, evaluation: report, column: region, positive: billing, min: 3}

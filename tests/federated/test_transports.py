@@ -353,9 +353,9 @@ def test_an_order_that_breaks_the_policy_is_refused_with_the_line(
 
 
 def _refusal() -> Any:
-    from luthier.federated.messages import Refusal
+    from luthier.federated.messages import Rejection
 
-    return Refusal(message="")
+    return Rejection(message="")
 
 
 def test_a_budget_of_rounds_holds_over_all_federations(

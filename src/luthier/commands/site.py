@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.keys import CARD_FILE, KEY_FILE, Identity, PublicCard
@@ -15,7 +16,10 @@ from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
 from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
+from luthier.models.steps.base import BaseModelStep
 from luthier.recipe.locate import CommandTarget, find_artifact, find_plan
+from luthier.recipe.runner import run_recipe
+from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
 
 _POLICY_TEXT = """\
@@ -66,7 +70,8 @@ def create_site(
         raise InputError(f"no step {data!r} makes a data set", where=SourceLocation(field="--data"), hint=hint)
     card = create_keys(folder, name, planned.digest)
     lines = "\n".join(
-        f"folder: {value}" if kind == "folder" else f"http: {{url: {value}}}" for kind, value in transport.items()
+        f"folder: {workspace.resolve(value).absolute()}" if kind == "folder" else f"http: {{url: {value}}}"
+        for kind, value in transport.items()
     )
     paths = {"coordinator": workspace.resolve(coordinator).absolute(), "recipe": workspace.resolve(recipe).absolute()}
     text = _POLICY_TEXT.format(name=name, data=data, transport=lines, **paths)
@@ -87,18 +92,25 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         raise policy.refuse("name", f"the keys here are those of {identity.card.name!r}")
     recipe = str(policy.resolve(policy.recipe))
     home = workspace.with_folder(Path(recipe).parent)
-    found = {
-        field: find_artifact(CommandTarget.read(home, f"{recipe}:{step}")).artifact
-        for field, step in (("data", policy.data), ("model", policy.model))
-    }
-    if identity.card.data and identity.card.data != name_rows(identity, found["data"].digest):
+    data = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.data}")).artifact
+    if identity.card.data and identity.card.data != name_rows(identity, data.digest):
         what = "the rows are others than those that the card names, and the coordinator would take them for the same"
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
         )
-    inputs = SiteInputs(data=found["data"].check(), model=found["model"].check())
+    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check())
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
+
+
+def _open_model(workspace: Workspace, recipe: str, step: str) -> Artifact:
+    """The model of a step of the site's recipe, or the recipe's own base, which no step of it may read."""
+    plan = find_plan(CommandTarget.read(workspace, recipe))
+    known = {planned.name for planned in plan}
+    if step in known or step != MODEL_STEP or plan.recipe.model is None:
+        return find_artifact(CommandTarget.read(workspace, f"{recipe}:{step}")).artifact
+    base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=plan.recipe.model)})
+    return run_recipe(base.in_workspace(workspace), None)[MODEL_STEP].artifact
 
 
 def approve(folder: Path, federation: str) -> str:

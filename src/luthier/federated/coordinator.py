@@ -27,7 +27,7 @@ from luthier.federated.messages import (
     Message,
     MessageRefused,
     Order,
-    Refusal,
+    Rejection,
     RoundStart,
     RoundUpdate,
     check_weights,
@@ -161,8 +161,8 @@ class Federation:
         """One round with all sites that take part."""
         number = len(state.rounds) + 1
         message = Message(RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)).encode()
-        answers, asked = channel.exchange(number, message, state.sites), digest_message(message)
-        wanted = {
+        answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
+        expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
         updates: dict[str, Message] = {}
@@ -170,9 +170,9 @@ class Federation:
             if name not in answers:
                 continue
             update = self._read(name, answers[name], RoundUpdate)
-            if (update.header.round, update.header.answers) != (number, asked):
+            if (update.header.round, update.header.answers) != (number, question_digest):
                 raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
-            check_weights(update.tensors, wanted, f"site {name}")
+            check_weights(update.tensors, expected, f"site {name}")
             updates[name] = update
         self._require_sites(updates, state.sites, f"answered in round {number}")
         rows = [updates[name].header.rows for name in updates]
@@ -215,7 +215,7 @@ class Federation:
         from luthier.federated.holder import WeightHolder
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 
-        assert self._step.server is not None, "asked for where there is one"
+        assert self._step.server is not None, "there is one where it is asked"
         holder = WeightHolder(state.given.moving)
         updater = MixedPrecisionOptimizer(holder, OptimizerSettings(optimizer=self._step.server, clip=None))
         if state.server:
@@ -230,8 +230,8 @@ class Federation:
 
     def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> Message:
         """A site's answer; `ModelError` with its reason where it refuses."""
-        message = Message.decode(content, kind, Refusal)  # type: ignore[arg-type]  # all are headers
-        if isinstance(message.header, Refusal):
+        message = Message.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
+        if isinstance(message.header, Rejection):
             raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
         return message
 

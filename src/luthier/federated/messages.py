@@ -82,10 +82,10 @@ class Enrolled(_Header):
     """What the assistant says for each class with enough rows, where the objective names classes."""
 
 
-class Refusal(_Header):
+class Rejection(_Header):
     """The answer of a site that does not do what it was asked."""
 
-    kind: Literal["refusal"] = "refusal"
+    kind: Literal["rejection"] = "rejection"
     message: str = Field(max_length=1000)
 
 
@@ -125,9 +125,9 @@ class Measured(_Header):
     """Sufficient statistics by metric."""
 
 
-Header = Order | Enrolled | Refusal | RoundStart | RoundUpdate | Final | Measured
+Header = Order | Enrolled | Rejection | RoundStart | RoundUpdate | Final | Measured
 _KINDS: dict[str, type[_Header]] = {
-    "order": Order, "enrolled": Enrolled, "refusal": Refusal, "round": RoundStart, "update": RoundUpdate,
+    "order": Order, "enrolled": Enrolled, "rejection": Rejection, "round": RoundStart, "update": RoundUpdate,
     "final": Final, "measured": Measured,
 }  # fmt: skip
 
@@ -157,8 +157,8 @@ class Message(NamedTuple):
             reason = f"{error.error_count()} settings do not fit" if isinstance(error, ValidationError) else "no header"
             raise MessageRefused(f"a message cannot be read: {reason}") from error
         if kind not in kinds:
-            wanted = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
-            raise MessageRefused(f"expected a message of kind {wanted}, got {header.kind}")  # type: ignore[attr-defined]
+            expected = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
+            raise MessageRefused(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
         return cls(header, unpack_tensors(content[12 + length :]))
 
 
@@ -240,5 +240,5 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], s
         raise MessageRefused(f"{sender} sends other weights than were asked for: {missing[0][:200]}")
     for name, value in expected.items():
         if found[name].shape != value.shape or found[name].dtype != value.dtype:
-            got, wanted = (f"{entry.dtype} {tuple(entry.shape)}" for entry in (found[name], value))
-            raise MessageRefused(f"{sender} sends {name} as {got} where {wanted} was asked for")
+            got, due = (f"{entry.dtype} {tuple(entry.shape)}" for entry in (found[name], value))
+            raise MessageRefused(f"{sender} sends {name} as {got} where {due} was asked for")

@@ -124,8 +124,8 @@ class SitePolicy(BaseModel):
     def refuse(self, field: str, what: str) -> PolicyRefused:
         """The refusal by a line of the policy."""
         line = self._lines.get(field)
-        place = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
-        return PolicyRefused(f"{place}: {what}")
+        location = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
+        return PolicyRefused(f"{location}: {what}")
 
     def check_order(self, order: Order, rows: int) -> None:
         """`PolicyRefused`, with the line, for an order that asks for more than is allowed."""

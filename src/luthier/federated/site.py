@@ -30,7 +30,7 @@ from luthier.federated.messages import (
     Message,
     MessageRefused,
     Order,
-    Refusal,
+    Rejection,
     RoundStart,
     RoundUpdate,
     digest_message,
@@ -52,12 +52,12 @@ DATA = "data"
 
 def build_local_tune(tune: Mapping[str, Any], local: LocalWork, rounds: int) -> Tune:
     """The training whose course all rounds share, from the settings of an order."""
-    course: dict[str, float] = {"epochs": 1000.0}
+    length: dict[str, float] = {"epochs": 1000.0}
     if local.steps is not None:
-        course["max_steps"] = local.steps * rounds
+        length["max_steps"] = local.steps * rounds
     if local.epochs is not None:
-        course["epochs"] = local.epochs * rounds
-    return Tune.model_validate({**tune, "data": DATA, **course})
+        length["epochs"] = local.epochs * rounds
+    return Tune.model_validate({**tune, "data": DATA, **length})
 
 
 def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
@@ -119,7 +119,7 @@ class SiteWorker:
         except MessageRefused:
             raise
         except LuthierError as error:
-            reply = Message(Refusal(message=self._describe(error))).encode()
+            reply = Message(Rejection(message=self._describe(error))).encode()
         self._keep(number, digest, reply)
         return reply
 

@@ -23,7 +23,7 @@ from luthier.federated.messages import (
     Message,
     MessageRefused,
     Order,
-    Refusal,
+    Rejection,
     RoundStart,
     RoundUpdate,
     digest_message,
@@ -32,7 +32,7 @@ from luthier.federated.policy import PolicyRefused, SitePolicy
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
-_ANSWERS = (Enrolled, RoundUpdate, Measured, Refusal)
+_ANSWERS = (Enrolled, RoundUpdate, Measured, Rejection)
 POLL_S = 0.5
 
 
@@ -104,7 +104,7 @@ class SiteServer:
         seconds = time.monotonic() - started
         answer = Message.decode(reply, *_ANSWERS).header
         self._write(header, "out", answer.kind, reply, seconds=seconds)
-        if isinstance(answer, Refusal):
+        if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
         try:
@@ -113,7 +113,7 @@ class SiteServer:
             self._say(str(error))
             return False
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
-        self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Refusal)
+        self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Rejection)
         return True
 
     def _compute(self, header: EnvelopeHeader, message: Message, content: bytes) -> bytes:
@@ -125,7 +125,7 @@ class SiteServer:
                 self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
             return self._worker(header).answer(header.number, content)
         except PolicyRefused as error:
-            return Message(Refusal(message=str(error)[:1000])).encode()
+            return Message(Rejection(message=str(error)[:1000])).encode()
 
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
         scratch = self._folder / "federations" / header.federation
