@@ -47,6 +47,12 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("muon", "momentum"): 0.5,
     ("muon", "nesterov"): False,
     ("muon", "weight_decay"): 0.5,
+    ("sgd", "momentum"): 0.5,
+    ("sgd", "nesterov"): True,
+    ("sgd", "weight_decay"): 0.5,
+    ("yogi", "betas"): (0.5, 0.9),
+    ("yogi", "eps"): 0.1,
+    ("yogi", "weight_decay"): 0.5,
     ("schedule_free", "betas"): (0.5, 0.9),
     ("schedule_free", "eps"): 0.1,
     ("schedule_free", "power"): 2.0,
@@ -107,6 +113,21 @@ def trained(optimizer: Optimizer, steps: int = 12, **settings: Any) -> dict[str,
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
+class PlainYogi(torch.optim.Optimizer):
+    """The algorithm as it is printed in "Adaptive Federated Optimization", number by number."""
+
+    def step(self, closure: Any = None) -> None:
+        for weight in self.param_groups[0]["params"]:
+            state = self.state.setdefault(weight, {})
+            g, m, v = (
+                value.double() for value in (weight.grad, state.get("m", 0 * weight), state.get("v", 0 * weight))
+            )
+            m = 0.9 * m + 0.1 * g
+            v = v - 0.01 * g**2 * torch.sign(v - g**2)
+            state.update(m=m, v=v)
+            weight.data -= (3e-3 * m / (v.sqrt() + 1e-3)).float()
+
+
 def reference(kind: str, model: Toy) -> list[torch.optim.Optimizer]:
     """Other people's implementation at the same settings."""
     everything = list(model.parameters())
@@ -119,6 +140,10 @@ def reference(kind: str, model: Toy) -> list[torch.optim.Optimizer]:
         rest = [value for value in everything if value is not model.layer.weight]
         muon = torch.optim.Muon(inner, lr=3e-3, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
         return [muon, torch.optim.AdamW(rest, lr=3e-3, weight_decay=0.0)]
+    if kind == "sgd":
+        return [torch.optim.SGD(everything, lr=rate(made(kind)), momentum=0.9)]
+    if kind == "yogi":
+        return [PlainYogi(everything, {"lr": 3e-3})]
     free = pytest.importorskip("schedulefree", reason="schedulefree is not installed").AdamWScheduleFree
     return [free(everything, lr=3e-3)]
 

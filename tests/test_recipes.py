@@ -27,6 +27,11 @@ DATA = ROOT.parent / "shared" / "data"
 FEW_OF_PEOPLE = ("steps.data.split.train=64", "steps.data.split.test=32")
 SMALL = {
     "anywhere": ("steps.data.source.limit=24", "steps.data.split.test=8"),
+    "federated": (
+        "steps.data.split.test=8",
+        "steps.tune.rounds=1",
+        "steps.tune.local={steps: 2}",
+    ),
     "headlines": ("steps.data.split.train=32", "steps.data.split.test=8"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
@@ -86,7 +91,7 @@ PLAIN: dict[str, set[str]] = {
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-TICKETS = {"choose", "why"}
+TICKETS = {"choose", "federated", "why"}
 """Recipes that read the tickets of `support`."""
 SEARCHES = {"choose"}
 """Recipes that search; theirs is a test of its own, too."""

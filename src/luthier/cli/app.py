@@ -32,6 +32,7 @@ from luthier.cli import (
     release,
     review,
     serve,
+    site,
     studio,
     traces,
 )
@@ -71,6 +72,7 @@ monitor.register_commands(app)
 review.register_commands(app)
 studio.add_to(app)
 people.register_commands(app)
+site.register_commands(app)
 
 
 def _version(show_version: bool) -> None:

@@ -38,6 +38,8 @@ _BASES = (
     "luthier.tune.writer",
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
+    "luthier.federated.aggregator",
+    "luthier.federated.transport",
     "luthier.core.scorer",
     "luthier.metrics.metric",
     "luthier.eval.baseline",

@@ -207,9 +207,9 @@ def find_origin_artifact(artifact: Artifact) -> Artifact:
 
 def get_training_data(artifact: Artifact) -> Artifact | None:
     """The data set that a model was tuned on; for one of a training's epochs, that training's; for one that a search
-    chose, that of the training which it began with."""
-    if "data" in artifact.manifest.inputs:
-        return artifact.parent("data")
+    chose, that of the training which it began with; for one that sites tuned, the first site's, where that is here."""
+    if (field := next((name for name in ("data", "sites.0") if name in artifact.manifest.inputs), None)) is not None:
+        return artifact.parent(field)
     source = next((field for field in ("tuned", "of") if field in artifact.manifest.inputs), None)
     return get_training_data(artifact.parent(source)) if source is not None else None
 

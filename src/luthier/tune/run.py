@@ -331,7 +331,7 @@ class TrainingRun:
         args = TrainingArguments(
             rate=self._rate.value,
             schedule=step.shape,
-            warmup_steps=step.count_warmup_steps(sampler.steps),
+            warmup_steps=step.count_warmup_steps(sampler.whole_steps),
             decay=step.decay or DECAY,
             optimizer=step.optimizer,
             clip=step.max_grad_norm,
@@ -351,7 +351,7 @@ class TrainingRun:
         training = Trainer(model, step.objective, source, sampler, args, material.watch, material.teacher, critic)
         return training, self._keeper()
 
-    def open_trainable(self, material: TrainingData, dtype: torch.dtype) -> Any:
+    def open_before_training(self, material: TrainingData, dtype: torch.dtype) -> Any:
         """The model as it is before the first step, with what moves; rows get what it says of them as a reference."""
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode

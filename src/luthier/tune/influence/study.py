@@ -109,7 +109,7 @@ class InfluenceStudy:
     @cached_property
     def reader(self) -> LossReader:
         """Reads losses with the model, whose weights are those of the start until a state is taken up."""
-        model = self.run.open_trainable(self.material, self.dtype)
+        model = self.run.open_before_training(self.material, self.dtype)
         if self.dtype == torch.float64:
             model = model.double()
         return LossReader(model, self.objective, self.run.count_pack_tokens(self.material))

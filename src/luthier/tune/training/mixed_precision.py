@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,8 @@ class MixedPrecisionOptimizer:
         self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
         moving = [TrainableParameter(name, master, settings.rate_of(name)) for name, master in self._masters.items()]
         self._optimizers = settings.optimizer.begin(moving) if moving else []
+        self._anchors: dict[str, Tensor] = {}
+        self._pull = 0.0
         self._owners = {
             id(weight): optimizer
             for optimizer in self._optimizers
@@ -115,6 +117,8 @@ class MixedPrecisionOptimizer:
         if self._settings.clip is not None and norm > self._settings.clip:
             for total in self._sums.values():
                 total.mul_(self._settings.clip / norm)
+        for name, anchor in self._anchors.items():
+            self._sums[name].add_(self._masters[name].detach() - anchor, alpha=self._pull)
         for name, master in self._masters.items():
             master.grad = self._sums[name]
         for optimizer in self._optimizers:
@@ -124,6 +128,14 @@ class MixedPrecisionOptimizer:
         for name, master in self._masters.items():
             master.grad = None
             self._sums[name].zero_()
+        self._follow()
+
+    def start_from(self, weights: Mapping[str, Tensor], pull: float = 0.0) -> None:
+        """Set the masters by name; with a pull, so much of the way from there is added to each gradient."""
+        for name, master in self._masters.items():
+            master.data.copy_(weights[name])
+        self._pull = pull
+        self._anchors = {name: master.detach().clone() for name, master in self._masters.items()} if pull else {}
         self._follow()
 
     def weights(self) -> dict[str, Tensor]:

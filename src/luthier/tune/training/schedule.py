@@ -55,6 +55,15 @@ class BatchSampler:
         """Optimizer steps; the last may be short."""
         return math.ceil(self.total / self.batch_size)
 
+    @property
+    def whole_steps(self) -> int:
+        """Steps over which the learning rate has its shape."""
+        return self.steps
+
+    def compute_rate_factor(self, step: int, shape: Shape, warmup_steps: int, decay: float) -> float:
+        """The share of the full learning rate at a step (from 0)."""
+        return compute_lr_factor(step, self.whole_steps, shape, warmup_steps, decay)
+
     def end_of(self, epoch: int) -> int:
         """How many steps are done when all lessons were seen so many times; more than there are where the course ends
         before."""

@@ -40,7 +40,7 @@ from luthier.tune.training.parts import PartReader, mix_seed, use_threads
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, enable_dropout
-from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor, count_trunk_steps
+from luthier.tune.training.schedule import BatchSampler, Shape, count_trunk_steps
 from luthier.tune.training.trunk import TrunkStates
 
 
@@ -218,6 +218,17 @@ class Trainer:
         self._begun = self._updater.fingerprints()
         self._leftovers = AllocatorCacheTrimmer()
 
+    def start_from(self, weights: Mapping[str, Tensor], pull: float = 0.0) -> None:
+        """Begin with other weights, by parameter name, before the first step; each step is drawn back to them by so
+        much of the way gone, beside its gradient (FedProx's term, Li et al., 2020)."""
+        self._updater.start_from(weights, pull)
+        self._begun = self._updater.fingerprints()
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What moves, by parameter name, in at least fp32."""
+        return self._weights()
+
     @property
     def log(self) -> tuple[str, ...]:
         """One line of JSON for each step that is done."""
@@ -378,7 +389,7 @@ class Trainer:
         args = self._manner
         with self._use_part_threads():
             norm = self._updater.norm()
-        rate = args.rate * compute_lr_factor(step, self._course.steps, args.schedule, args.warmup_steps, args.decay)
+        rate = args.rate * self._course.compute_rate_factor(step, args.schedule, args.warmup_steps, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:

@@ -1,0 +1,123 @@
+"""A site of a federation: make its keys and its policy, serve a coordinator, and read its log."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import write_atomically
+from luthier.federated.keys import CARD_FILE, KEY_FILE, Identity, PublicCard
+from luthier.federated.ledger import SiteLedger
+from luthier.federated.mailbox import open_mailbox
+from luthier.federated.policy import POLICY, SitePolicy
+from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
+from luthier.models.steps.base import BaseModelStep
+from luthier.recipe.locate import CommandTarget, find_artifact, find_plan
+from luthier.recipe.runner import run_recipe
+from luthier.recipe.schema import MODEL_STEP, Recipe
+from luthier.recipe.workspace import Workspace
+
+_POLICY_TEXT = """\
+# What this site does for a coordinator. An order that asks for more is refused with the line.
+name: {name}
+coordinator: {coordinator}      # the coordinator's card.json, which you were handed
+recipe: {recipe}         # the site's own recipe: it prepares the rows and names the base model
+data: {data}
+model: model
+{transport}
+# bases: [0123456789ab]  # digests of base models that may be tuned; any that the recipe has when left out
+techniques: [lora]
+objectives: [sft]
+optimizers: [adamw]
+sums: [ffa, alternate, factors, mean]
+parts: []                # further parts an order may use, such as reward.length
+metrics: []              # metrics whose sums over held-out rows may be sent
+class_names: false       # whether names of classes may be sent, which objectives over classes need
+least_rows: 50           # training rows below which the site takes no part
+least_class_rows: 10     # rows of a class below which its name is not sent
+rounds: 20               # most rounds of one federation
+total_rounds: 200        # most rounds of all federations
+hours: 24                # most hours of computing for one federation
+approval: always         # a person approves each order: luthier site serve --approve DIGEST
+"""
+
+
+def create_keys(folder: Path, name: str, data: str = "") -> PublicCard:
+    """Make keys in a folder that has none; `InputError` where there are some."""
+    if (folder / KEY_FILE).exists():
+        raise InputError("there are keys here already", where=SourceLocation(file=str(folder / KEY_FILE)))
+    identity = Identity.create(name)
+    if data:
+        identity = identity.with_data(name_rows(identity, data))
+    identity.write(folder)
+    return identity.card
+
+
+def create_site(
+    workspace: Workspace, folder: Path, name: str, coordinator: Path, recipe: str, data: str, transport: dict[str, str]
+) -> PublicCard:
+    """Make a site's keys and its policy; the card is for the coordinator."""
+    PublicCard.read(workspace.resolve(coordinator))
+    plan = find_plan(CommandTarget.read(workspace, recipe))
+    planned = next((step for step in plan if step.name == data), None)
+    if planned is None or planned.step.makes != "dataset":
+        hint = f"name the step of {recipe} that prepares the rows"
+        raise InputError(f"no step {data!r} makes a data set", where=SourceLocation(field="--data"), hint=hint)
+    card = create_keys(folder, name, planned.digest)
+    lines = "\n".join(
+        f"folder: {workspace.resolve(value).absolute()}" if kind == "folder" else f"http: {{url: {value}}}"
+        for kind, value in transport.items()
+    )
+    paths = {"coordinator": workspace.resolve(coordinator).absolute(), "recipe": workspace.resolve(recipe).absolute()}
+    text = _POLICY_TEXT.format(name=name, data=data, transport=lines, **paths)
+    write_atomically(folder / POLICY, text.encode())
+    return card
+
+
+def name_rows(identity: Identity, digest: str) -> str:
+    """A name for rows that changes with them and tells nothing of them to who has not the site's private key."""
+    return hmac.new(identity.secret, digest.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) -> SiteServer:
+    """A site ready to serve."""
+    policy = SitePolicy.read(folder)
+    identity = Identity.read(folder)
+    if identity.card.name != policy.name:
+        raise policy.refuse("name", f"the keys here are those of {identity.card.name!r}")
+    recipe = str(policy.resolve(policy.recipe))
+    home = workspace.with_folder(Path(recipe).parent)
+    data = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.data}")).artifact
+    if identity.card.data and identity.card.data != name_rows(identity, data.digest):
+        what = "the rows are others than those that the card names, and the coordinator would take them for the same"
+        raise InputError(
+            what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
+        )
+    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check())
+    card = PublicCard.read(policy.resolve(policy.coordinator))
+    return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
+
+
+def _open_model(workspace: Workspace, recipe: str, step: str) -> Artifact:
+    """The model of a step of the site's recipe, or the recipe's own base, which no step of it may read."""
+    plan = find_plan(CommandTarget.read(workspace, recipe))
+    known = {planned.name for planned in plan}
+    if step in known or step != MODEL_STEP or plan.recipe.model is None:
+        return find_artifact(CommandTarget.read(workspace, f"{recipe}:{step}")).artifact
+    base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=plan.recipe.model)})
+    return run_recipe(base.in_workspace(workspace), None)[MODEL_STEP].artifact
+
+
+def approve(folder: Path, federation: str) -> str:
+    """Approve the order of a federation; returns its digest."""
+    return approve_order(folder, federation)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All messages that the site's log tells of, its chain checked."""
+    return [entry.model_dump(mode="json") for entry in SiteLedger(folder).read()]

@@ -1,0 +1,1 @@
+"""Tuning over sites whose rows stay there: a recipe travels, and sums come back."""

@@ -1,0 +1,159 @@
+"""The role `aggregator`: how the weights that sites trained become the weights of the next round.
+
+A low-rank adapter adds B A to a frozen weight. The mean of the sites' products is not the product of the mean factors,
+so an aggregator says whether its sum is exact, and which part of the sum it leaves for the base.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from luthier.core.component import Component
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.tune.technique import TechniqueBase
+
+DOWN, UP = ".lora_A.", ".lora_B."
+"""Parts of the parameter names of a low-rank product's factors: A reads the input, B writes the output."""
+
+
+class Factors(NamedTuple):
+    """A low-rank matrix `up @ down`."""
+
+    up: Tensor
+    """(outputs, rank)"""
+    down: Tensor
+    """(rank, inputs)"""
+
+    def add(self, other: Factors) -> Factors:
+        """The factors of the sum, side by side; no wider than the matrix is."""
+        import torch
+
+        up, down = torch.cat([self.up, other.up], 1), torch.cat([self.down, other.down], 0)
+        return Factors(up, down).limit_rank()
+
+    def limit_rank(self) -> Factors:
+        """The same matrix with a rank of at most its smaller side."""
+        import torch
+
+        outputs, inputs = self.up.shape[0], self.down.shape[1]
+        if self.up.shape[1] <= min(outputs, inputs):
+            return self
+        whole = (self.up.double() @ self.down.double()).to(self.up)
+        one = torch.eye(min(outputs, inputs), dtype=whole.dtype)
+        return Factors(one, whole) if outputs <= inputs else Factors(whole, one)
+
+
+class GlobalWeights(NamedTuple):
+    """What every site begins a round with."""
+
+    moving: Mapping[str, Tensor]
+    """What the technique trains, by parameter name, in at least fp32."""
+    base: Mapping[str, Factors]
+    """What earlier rounds added to frozen weights, by module name, before the adapter's scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatedWeights:
+    """What one round comes to."""
+
+    weights: Mapping[str, Tensor]
+    """By parameter name; names that are missing stay as they were."""
+    base: Mapping[str, Factors] = field(default_factory=dict)
+    """What is added to the frozen weight of a module, by the module's name, before the adapter's scale."""
+    error: float | None = None
+    """How far the sum of the products was missed, as a share of its norm; None where it is exact."""
+
+
+class RoundNumbers(NamedTuple):
+    """Numbers of four bytes that travel between the coordinator and one site in a round."""
+
+    down: float
+    up: float
+
+
+class Aggregator(Component):
+    """The base class of aggregators."""
+
+    role: ClassVar[str] = "aggregator"
+    home: ClassVar[str] = "luthier.federated.aggregators"
+    exact: ClassVar[bool] = True
+    """Whether the result is the sum of what the sites changed."""
+    linear: ClassVar[bool] = True
+    """Whether the result is a weighted mean of the numbers that sites send: possible when each is masked, and followed
+    by an optimizer of the server."""
+    restarts: ClassVar[bool] = False
+    """Whether each round begins with the adapter as it was at the beginning."""
+    low_rank: ClassVar[bool] = True
+    """Whether it is for low-rank adapters, or for everything else."""
+
+    def refuses(self, technique: TechniqueBase) -> str:
+        """Why it cannot aggregate what a technique trains; empty when it can."""
+        from luthier.tune.low_rank import LowRankTechnique
+
+        if isinstance(technique, LowRankTechnique) != self.low_rank:
+            other = "ffa, alternate, stack, residual, svd or factors" if not self.low_rank else "mean"
+            kind = "low-rank factors" if not self.low_rank else "whole weights"
+            return f"{technique.kind} trains {kind}, which it does not add up; take {other}"
+        if self.exact and self.low_rank and technique.settings().get("use_dora"):
+            return "DoRA divides by the length of each row, so no sum of factors is exact; take factors"
+        return ""
+
+    def freezes(self, name: str, round_number: int) -> bool:
+        """Whether a parameter stands still in a round (from 0)."""
+        return False
+
+    @abstractmethod
+    def combine(self, updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> AggregatedWeights:
+        """The weights of all sites (each by parameter name, fp32) as one, given shares that add up to 1."""
+
+    @abstractmethod
+    def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
+        """What travels in a round on average, given the numbers of A, of B and of what is no factor."""
+
+
+def average_weights(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted mean of each weight, summed in fp64 in the order of the sites."""
+    import torch
+
+    found = {}
+    for name, first in updates[0].items():
+        total = torch.zeros(first.shape, dtype=torch.float64)
+        for update, share in zip(updates, shares, strict=True):
+            total.add_(update[name].double(), alpha=share)
+        found[name] = total.to(first.dtype)
+    return found
+
+
+def list_modules(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The names of A and B of each adapted module, by the module's name."""
+    return {name.partition(DOWN)[0]: (name, name.replace(DOWN, UP)) for name in names if DOWN in name}
+
+
+def split_others(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that are no factors."""
+    return {name: value for name, value in weights.items() if DOWN not in name and UP not in name}
+
+
+def stack_products(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float], down: str, up: str) -> Factors:
+    """The exact weighted sum of the sites' products of one module, as factors side by side."""
+    import torch
+
+    ups = [share * update[up].double() for update, share in zip(updates, shares, strict=True)]
+    downs = [update[down].double() for update in updates]
+    return Factors(torch.cat(ups, 1), torch.cat(downs, 0))
+
+
+def measure_error(pairs: Iterable[tuple[Factors, Factors]]) -> float:
+    """The norm of the difference of matrices from the right ones, as a share of the right ones' norm."""
+    wrong = whole = 0.0
+    for found, right in pairs:
+        exact = right.up @ right.down
+        wrong += float((found.up.to(exact) @ found.down.to(exact) - exact).square().sum())
+        whole += float(exact.square().sum())
+    return float((wrong / whole) ** 0.5) if whole else 0.0

@@ -1,0 +1,1 @@
+"""How the weights of sites become one, one file each."""

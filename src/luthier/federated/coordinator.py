@@ -1,0 +1,382 @@
+"""The coordinator of a federation: it orders rounds, sums what sites trained, and writes the model.
+
+The weights of a round are a pure function of recipe, seed, round and the updates that came in time. After each round
+the state is sealed in the scratch folder, so that a killed coordinator goes on to the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.artifacts.training import TrainingRecord
+from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.events import format_counted_noun
+from luthier.core.files import write_atomically
+from luthier.core.step import StepContext
+from luthier.federated.aggregator import DOWN, UP, AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.local import FederatedTraining, get_adapter_scale, set_global_weights
+from luthier.federated.messages import (
+    Enrolled,
+    Final,
+    Message,
+    MessageRefused,
+    Order,
+    Rejection,
+    RoundStart,
+    RoundUpdate,
+    check_weights,
+    digest_message,
+    dump_given_settings,
+    pack_tensors,
+    pack_weights,
+    unpack_tensors,
+    unpack_weights,
+)
+from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
+from luthier.federated.transport import Channel, LocalChannel
+from luthier.models.load import compute_weights_digest, find_base_artifact
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.run import refuse_empty_adapter
+from luthier.tune.technique import Technique, write_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.federated.steps.federate import Federate
+
+STATE = "federation.state"
+RECORD = "federation.json"
+_SERVER = "server/"
+
+
+class SiteRound(BaseModel):
+    """What a site gave for a round."""
+
+    model_config = ConfigDict(frozen=True)
+    rows: int
+    steps: int
+    loss: float
+    digest: str
+    """SHA-256 of its message."""
+
+
+class RoundRecord(BaseModel):
+    """What became of a round."""
+
+    model_config = ConfigDict(frozen=True)
+    round: int
+    loss: float
+    """The sites' mean losses, weighed by rows."""
+    error: float | None = None
+    """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
+    sites: dict[str, SiteRound]
+    missing: list[str] = []
+    """Sites whose update did not come in time."""
+    down_bytes: int
+    """Bytes to each site."""
+    up_bytes: int
+    """Bytes from the site that sent most."""
+
+
+class _State(NamedTuple):
+    """A federation between two rounds."""
+
+    given: GlobalWeights
+    server: Mapping[str, Tensor]
+    """What the server's optimizer remembers."""
+    rounds: tuple[RoundRecord, ...]
+    sites: tuple[str, ...]
+    classes: Mapping[str, str]
+
+
+class Federation:
+    """One federation, from its order to its model."""
+
+    def __init__(self, step: Federate, work: StepContext) -> None:
+        self._step, self._work = step, work
+        self._aggregator = step.sum
+        self._tune = build_local_tune(dump_given_settings(step.tune), step.local, step.rounds)
+        self._training = FederatedTraining(self._tune, work, step.sum)
+        self._wants_classes = isinstance(self._tune.objective, Classify)
+
+    def run(self) -> dict[str, Any]:
+        """Order, train, sum and write; returns measures."""
+        channel = self._open_channel()
+        try:
+            state = self._read_state() or self._enroll(channel)
+            while len(state.rounds) < self._step.rounds:
+                state = self._train_round(channel, state)
+                self._write_state(state)
+                self._report(state)
+            self._finish(channel, state)
+        finally:
+            channel.close()
+        self._write_model(state)
+        sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
+        received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
+        return {"bytes_up": sent, "bytes_down": received}
+
+    def _open_channel(self) -> Channel:
+        step, work = self._step, self._work
+        if step.transport is not None:
+            return step.transport.open_channel(work, step.sites)
+        workers = {}
+        for at, name in enumerate(step.sites):
+            scratch = open_scratch(work.scratch / "sites" / name)
+            inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
+            workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch))
+        return LocalChannel(workers)
+
+    def _enroll(self, channel: Channel) -> _State:
+        """Send the order, and begin with what the sites that take part have in common."""
+        step = self._step
+        order = Order(
+            federation=self._work.digest,
+            tune=dump_given_settings(step.tune),
+            sum=dump_given_settings(step.sum),
+            rounds=step.rounds,
+            local=step.local,
+            proximal=step.proximal,
+            seed=self._work.seed,
+            base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
+            code=compute_training_code(self._tune, step.sum),
+            wants_classes=self._wants_classes,
+        )
+        answers = channel.exchange(0, Message(order).encode(), channel.sites)
+        found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
+        self._require_sites(found, channel.sites, "take part")
+        rows = sum(entry.rows for entry in found.values())
+        self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {rows:,} rows in all")
+        classes = _unite_classes(found) if self._wants_classes else {}
+        initial = self._training.initial_weights(classes)
+        return _State(initial, {}, (), tuple(found), classes)
+
+    def _train_round(self, channel: Channel, state: _State) -> _State:
+        """One round with all sites that take part."""
+        number = len(state.rounds) + 1
+        message = Message(RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)).encode()
+        answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
+        expected = {
+            name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
+        }
+        updates: dict[str, Message] = {}
+        for name in state.sites:
+            if name not in answers:
+                continue
+            update = self._read(name, answers[name], RoundUpdate)
+            if (update.header.round, update.header.answers) != (number, question_digest):
+                raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
+            check_weights(update.tensors, expected, f"site {name}")
+            updates[name] = update
+        self._require_sites(updates, state.sites, f"answered in round {number}")
+        rows = [updates[name].header.rows for name in updates]
+        shares = [count / sum(rows) for count in rows]
+        combined = self._aggregator.combine([update.tensors for update in updates.values()], shares)
+        given, server = self._apply(state, combined)
+        record = RoundRecord(
+            round=number,
+            loss=sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True)),
+            error=combined.error,
+            sites={
+                name: SiteRound(
+                    rows=update.header.rows,
+                    steps=update.header.steps,
+                    loss=update.header.loss,
+                    digest=digest_message(answers[name]),
+                )
+                for name, update in updates.items()
+            },
+            missing=[name for name in state.sites if name not in updates],
+            down_bytes=len(message),
+            up_bytes=max(len(answers[name]) for name in updates),
+        )
+        return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+
+    def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
+        """The weights that the next round begins with, and what the server's optimizer remembers."""
+        base = dict(state.given.base)
+        for name, factors in combined.base.items():
+            total = base[name].add(_as_fp32(factors)) if name in base else _as_fp32(factors).limit_rank()
+            base[name] = total
+        moved = dict(combined.weights)
+        server: Mapping[str, Tensor] = state.server
+        if self._step.server is not None:
+            moved, server = self._step_server(state, moved)
+        return GlobalWeights({**state.given.moving, **moved}, base), server
+
+    def _step_server(self, state: _State, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        """Let the server's optimizer follow the way from the weights before to the sites' mean."""
+        from luthier.federated.holder import WeightHolder
+        from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+
+        assert self._step.server is not None, "there is one where it is asked"
+        holder = WeightHolder(state.given.moving)
+        updater = MixedPrecisionOptimizer(holder, OptimizerSettings(optimizer=self._step.server, clip=None))
+        if state.server:
+            kept = {f"master/{name}": value for name, value in state.given.moving.items()}
+            updater.restore({**state.server, **kept})
+        before = {name: value.clone() for name, value in state.given.moving.items()}
+        updater.gather([before[name] - mean[name] if name in mean else None for name in before])
+        updater.update(self._step.server_rate, 0.0)
+        remembered = {name: value for name, value in updater.state().items() if not name.startswith("master/")}
+        weights = updater.weights()
+        return {name: weights[name].clone() for name in mean}, remembered
+
+    def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> Message:
+        """A site's answer; `ModelError` with its reason where it refuses."""
+        message = Message.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
+        if isinstance(message.header, Rejection):
+            raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
+        return message
+
+    def _require_sites(self, found: Mapping[str, object], sites: Sequence[str], what: str) -> None:
+        least = self._step.least or len(sites)
+        if len(found) >= least:
+            for name in sites:
+                if name not in found:
+                    self._work.events.warning(f"site {name} did not {what.replace('answered', 'answer')} in time")
+            return
+        missing = ", ".join(name for name in sites if name not in found)
+        raise DataError(
+            f"{len(found)} of {len(sites)} sites {what}, and at least {least} are needed; missing: {missing}",
+            where=SourceLocation(field="least"),
+            hint="run again when they are there: finished rounds are kept; or lower `least`",
+        )
+
+    def _finish(self, channel: Channel, state: _State) -> None:
+        """Tell the sites that it is over."""
+        final = Message(Final(classes=dict(state.classes))).encode()
+        channel.exchange(self._step.rounds + 1, final, state.sites)
+
+    def _report(self, state: _State) -> None:
+        record, events = state.rounds[-1], self._work.events
+        events.progress(record.round, self._step.rounds, "rounds", loss=record.loss)
+        if record.error is not None:
+            events.note(
+                f"round {record.round}: {self._aggregator.kind} misses the sum of the sites' products by "
+                f"{record.error:.1%} of its norm"
+            )
+
+    def _write_state(self, state: _State) -> None:
+        """Seal the state: one file, replaced whole."""
+        header = {
+            "rounds": [record.model_dump(mode="json") for record in state.rounds],
+            "sites": list(state.sites),
+            "classes": dict(state.classes),
+        }
+        tensors = {**pack_weights(state.given), **{f"{_SERVER}{name}": value for name, value in state.server.items()}}
+        text = json.dumps(header, sort_keys=True).encode()
+        content = len(text).to_bytes(8, "big") + text + pack_tensors(tensors)
+        write_atomically(self._work.scratch / STATE, hashlib.sha256(content).digest() + content)
+
+    def _read_state(self) -> _State | None:
+        """The newest sealed state; None where there is none, or it is not whole."""
+        path = self._work.scratch / STATE
+        if not path.is_file():
+            return None
+        sealed = path.read_bytes()
+        content = sealed[32:]
+        if hashlib.sha256(content).digest() != sealed[:32]:
+            return None
+        length = int.from_bytes(content[:8], "big")
+        header = json.loads(content[8 : 8 + length])
+        tensors = unpack_tensors(content[8 + length :])
+        server = {name.removeprefix(_SERVER): value for name, value in tensors.items() if name.startswith(_SERVER)}
+        given = unpack_weights({name: value for name, value in tensors.items() if not name.startswith(_SERVER)})
+        rounds = tuple(RoundRecord.model_validate(entry) for entry in header["rounds"])
+        self._work.events.note(f"goes on after round {len(rounds)}")
+        return _State(given, server, rounds, tuple(header["sites"]), header["classes"])
+
+    def _write_model(self, state: _State) -> None:
+        """The model's files, `training.json`, `log.jsonl` and `federation.json`."""
+        from luthier.tune.objective import ObjectiveContext
+
+        step, folder, tune = self._step, self._work.folder, self._tune
+        technique = tune.technique
+        assert isinstance(technique, Technique), "a technique without weights is refused by the plan"
+        model = self._training.open_trainable(state.classes)
+        set_global_weights(model, GlobalWeights(state.given.moving, {}), 1.0)
+        base, name = self._training.base_folder, self._training.base_name
+        if state.given.base:
+            write_stacked_adapter(model, state.given.base, folder, name)
+        else:
+            technique.save(model, folder, base, name)
+        refuse_empty_adapter(folder)
+        rows = {site: entry.rows for record in state.rounds for site, entry in record.sites.items()}
+        about = ObjectiveContext(classes=state.classes, seed=self._work.seed)
+        record = TrainingRecord.model_validate(
+            {
+                "technique": technique.settings(),
+                "objective": tune.objective.settings(),
+                "optimizer": tune.optimizer.settings(),
+                "base": name,
+                "steps": sum(max(site.steps for site in entry.sites.values()) for entry in state.rounds),
+                "rows": sum(rows.values()),
+                "trainable_parameters": sum(value.numel() for value in state.given.moving.values()),
+                "learning_rate": self._training.rate.value,
+                "learning_rate_why": self._training.rate.why,
+                "federation": {
+                    "sites": rows,
+                    "rounds": step.rounds,
+                    "sum": step.sum.settings(),
+                    "exact": step.sum.exact,
+                },
+                **tune.objective.card(about),
+            }
+        )
+        record.write(folder)
+        write_settings(folder / RECORD, {"rounds": [entry.model_dump(mode="json") for entry in state.rounds]})
+        lines = (
+            {"step": entry.round, "loss": entry.loss, "rows": sum(site.rows for site in entry.sites.values())}
+            for entry in state.rounds
+        )
+        text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
+        (folder / "log.jsonl").write_text(text, encoding="utf-8")
+
+
+def _as_fp32(factors: Factors) -> Factors:
+    return Factors(factors.up.float(), factors.down.float())
+
+
+def _unite_classes(found: Mapping[str, Enrolled]) -> dict[str, str]:
+    """The classes of all sites, sorted; `DataError` where sites answer one class by different words."""
+    classes: dict[str, str] = {}
+    for name, entry in found.items():
+        for label, text in entry.classes.items():
+            if classes.setdefault(label, text) != text:
+                what = f"site {name} answers class {label!r} by {text!r}, and another by {classes[label]!r}"
+                raise DataError(what, where=SourceLocation(field="sites"), hint="prepare the rows alike at all sites")
+    return dict(sorted(classes.items()))
+
+
+def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Any, name: str) -> None:
+    """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
+    import torch
+
+    from luthier.tune.peft_files import adapter_weights, write_adapter
+
+    own = adapter_weights(model)
+    scale = get_adapter_scale(model)
+    total: dict[str, Factors] = {}
+    for down in (key for key in own if DOWN in key):
+        module = down.partition(DOWN)[0]
+        product = Factors(own[down.replace(DOWN, UP)].float(), own[down].float())
+        carried = base.get(module)
+        if carried is not None:
+            product = carried.add(product) if bool(product.up.any()) else carried
+        total[down] = product.limit_rank()
+    rank = max(factors.up.shape[1] for factors in total.values())
+    weights = dict(own)
+    for down, factors in total.items():
+        missing = rank - factors.up.shape[1]
+        weights[down] = torch.nn.functional.pad(factors.down.float(), (0, 0, 0, missing))
+        weights[down.replace(DOWN, UP)] = torch.nn.functional.pad(factors.up.float(), (0, missing))
+    config = model.peft_config[model.active_adapter]
+    alpha = scale * (rank**0.5 if config.use_rslora else rank)
+    write_adapter(model, folder, name, weights, r=rank, lora_alpha=alpha, init_lora_weights=True)

@@ -1,0 +1,109 @@
+"""The coordinator's end of a transport that nothing is trusted with: envelopes to each site, and their answers."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import resolve_path, write_atomically
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.mailbox import get_answer_name, get_message_name
+from luthier.federated.transport import Channel
+
+POLL_S = 0.1
+
+
+class Post(ABC):
+    """Carries envelopes; it may read their headers, and nothing else."""
+
+    @abstractmethod
+    def put(self, site: str, number: int, envelope: bytes) -> None:
+        """Hold an envelope for a site, in place of an earlier one; an answer to that is gone."""
+
+    @abstractmethod
+    def get(self, site: str, number: int) -> bytes | None:
+        """The answer of a site; None where there is none yet."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what was opened."""
+
+
+class FolderPost(Post):
+    """Files in a folder of one federation."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, site: str, number: int, envelope: bytes) -> None:
+        """Write the file whole."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / get_message_name(number, site)).unlink(missing_ok=True)
+        (self._folder / get_answer_name(number, site)).unlink(missing_ok=True)
+        write_atomically(self._folder / get_message_name(number, site), envelope)
+
+    def get(self, site: str, number: int) -> bytes | None:
+        """Read the answer's file, if it is there."""
+        path = self._folder / get_answer_name(number, site)
+        return path.read_bytes() if path.is_file() else None
+
+    def close(self) -> None:
+        """Files stay."""
+
+
+class EnvelopeChannel(Channel):
+    """Sites elsewhere, known by their keys."""
+
+    def __init__(
+        self, work: StepContext, identity: Identity, cards: Mapping[str, PublicCard], post: Post, wait_s: float
+    ) -> None:
+        self._work, self._identity, self._cards, self._post, self._wait_s = work, identity, cards, post, wait_s
+        self.sites = tuple(cards)
+
+    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+        """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
+        for name in sites:
+            envelope = self._identity.seal(content, self._cards[name], self._work.digest, number)
+            self._post.put(name, number, envelope)
+        found: dict[str, bytes] = {}
+        end = time.monotonic() + self._wait_s
+        while len(found) < len(sites) and time.monotonic() < end:
+            self.check()
+            for name in sites:
+                if name not in found and (envelope_back := self._post.get(name, number)) is not None:
+                    found[name] = self._identity.open(envelope_back, self._cards[name], self._work.digest, number)
+            if len(found) < len(sites):
+                time.sleep(POLL_S)
+        return {name: found[name] for name in sites if name in found}
+
+    def check(self) -> None:
+        """Raise where waiting is of no use."""
+
+    def close(self) -> None:
+        """Close the post."""
+        self._post.close()
+
+
+def read_member_cards(paths: Mapping[str, str], recipe_dir: Path) -> dict[str, PublicCard]:
+    """The cards of all sites; `InputError` for a card of another name, or the same keys twice."""
+    cards: dict[str, PublicCard] = {}
+    for name, path in paths.items():
+        card = PublicCard.read(resolve_path(path, recipe_dir))
+        where = SourceLocation(file=path, field=f"transport.member_cards.{name}")
+        if card.name != name:
+            raise InputError(f"is the card of {card.name!r}", where=where, hint="name the site as its card does")
+        if any(card.fingerprint == other.fingerprint for other in cards.values()):
+            raise InputError("has the keys of another site", where=where, hint="every site makes keys of its own")
+        cards[name] = card
+    return cards
+
+
+def digest_cards(paths: Mapping[str, str], recipe_dir: Path) -> str:
+    """A digest of the sites' names, keys and rows."""
+    cards = read_member_cards(paths, recipe_dir)
+    return digest_of([[name, card.model_dump(mode="json")] for name, card in cards.items()])

@@ -1,0 +1,93 @@
+"""A site's log of all messages: append-only, each line chained to the one before by its hash."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from luthier.core.errors import CorruptArtifact, SourceLocation
+
+LEDGER = "log.jsonl"
+_BEGIN = "0" * 64
+
+
+class LedgerEntry(BaseModel):
+    """A message that came or went."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: str
+    """When, in UTC."""
+    federation: str
+    way: Literal["in", "out", "refused"]
+    """`refused`: it came, and nothing was computed or sent for it."""
+    number: int
+    kind: str
+    """Of the message: `order`, `round`, `update`, …"""
+    digest: str
+    """SHA-256 of the message before encryption, or of the envelope where it was not opened."""
+    bytes: int
+    seconds: float = 0.0
+    """What computing the answer took."""
+    why: str = ""
+    before: str = _BEGIN
+    """SHA-256 of the line before."""
+
+
+class SiteLedger:
+    """The log of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LEDGER
+
+    def append(self, entry: LedgerEntry) -> None:
+        """Add an entry, on the disk before anything is sent; `CorruptArtifact` when the log was changed."""
+        with self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            *_, last = [(_BEGIN, None), *self._read_chain()]
+            line = entry.model_copy(update={"before": last[0]}).model_dump(mode="json")
+            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[LedgerEntry]:
+        """All entries, the first first; `CorruptArtifact` names the first line that was changed."""
+        return [entry for _, entry in self._read_chain()]
+
+    def _read_chain(self) -> Iterator[tuple[str, LedgerEntry]]:
+        before = _BEGIN
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = LedgerEntry.model_validate_json(line)
+            except ValidationError as error:
+                raise self._changed(number) from error
+            if entry.before != before:
+                raise self._changed(number)
+            before = hashlib.sha256(line).hexdigest()
+            yield before, entry
+
+    def _changed(self, number: int) -> CorruptArtifact:
+        where = SourceLocation(file=str(self.path), line=number)
+        hint = "the log is append-only: compare it with a copy, and find out who wrote here"
+        return CorruptArtifact(
+            "the chain of the log is broken here: a line was changed or left out", where=where, hint=hint
+        )
+
+    def count_rounds(self) -> int:
+        """Rounds that were answered, of all federations."""
+        found = {
+            (entry.federation, entry.number) for entry in self.read() if (entry.way, entry.kind) == ("out", "update")
+        }
+        return len(found)
+
+    def sum_hours(self, federation: str) -> float:
+        """Hours that computing for a federation took."""
+        return sum(entry.seconds for entry in self.read() if entry.federation == federation) / 3600

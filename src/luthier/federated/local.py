@@ -1,0 +1,231 @@
+"""One round of training at one site: a slice of a course that the rounds share, from given weights.
+
+The course of a site is that of a plain training over its rows: the same order, and a learning rate that has its shape
+over all rounds together. A round trains its slice from the weights that it is given, with fresh moments.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import DataError, SourceLocation
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.federated.aggregator import DOWN, Aggregator, GlobalWeights
+from luthier.federated.messages import MessageRefused, check_weights, digest_message, pack_tensors, pack_weights
+from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.objective import ObjectiveContext
+from luthier.tune.run import TrainingRun
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import LearningRate, Technique
+from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.tune.training.checkpoint import CheckpointManager
+    from luthier.tune.training.trainer import StepMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSampler(BatchSampler):
+    """The steps of one round out of the course of all rounds."""
+
+    offset: int = 0
+    """Steps of the rounds before."""
+    length: int = 0
+    """Steps of this round."""
+    order_seed: int = 0
+    """Decides the order of the rows; `seed` also decides dropout, and differs between rounds."""
+
+    @classmethod
+    def of(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
+        """A round (from 0) of so many; `DataError` when it would have no step."""
+        begin, end = (whole.steps * number // rounds for number in (round_number, round_number + 1))
+        if begin == end:
+            what = (
+                f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
+            )
+            hint = "set fewer rounds, a smaller batch_size, or more local epochs"
+            raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
+        own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
+        seed = whole.seed if not round_number else int(digest_of([whole.seed, round_number])[:8], 16)
+        return cls(**{**own, "seed": seed}, offset=begin, length=end - begin, order_seed=whole.seed)
+
+    @property
+    def steps(self) -> int:
+        """Steps of this round."""
+        return self.length
+
+    @property
+    def whole_steps(self) -> int:
+        """Steps of all rounds."""
+        return super().steps
+
+    def compute_rate_factor(self, step: int, shape: Shape, warmup_steps: int, decay: float) -> float:
+        """The share of the full learning rate at a step of this round, by the course of all rounds."""
+        return compute_lr_factor(self.offset + step, self.whole_steps, shape, warmup_steps, decay)
+
+    def lessons_of(self, step: int) -> list[int]:
+        """Numbers of the rows that a step of this round sees."""
+        begin = (self.offset + step) * self.batch_size
+        return [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+
+    def _lesson(self, at: int) -> int:
+        from luthier.tune.training.schedule import permute_examples
+
+        if self.first is not None and at < self.first_epochs * self.count:
+            return int(self.first[at % self.count])
+        return int(permute_examples(self.order_seed, at // self.count, self.count)[at % self.count])
+
+
+class SiteUpdate(NamedTuple):
+    """What a site gives back for a round."""
+
+    weights: Mapping[str, Tensor]
+    """Those that moved, by parameter name."""
+    rows: int
+    """Rows that it learns from."""
+    steps: int
+    loss: float
+    """The mean of its steps' losses."""
+
+
+class FederatedTraining(TrainingRun):
+    """A training that begins from weights that it is given, and gives back what it trained."""
+
+    def __init__(self, step: Tune, work: StepContext, aggregator: Aggregator) -> None:
+        assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
+        super().__init__(step, step.technique, work)
+        self._aggregator = aggregator
+        self._round = 0
+        self._given: GlobalWeights | None = None
+
+    @property
+    def base_folder(self) -> Path:
+        """The folder of the base model."""
+        return self._base
+
+    @property
+    def base_name(self) -> str:
+        """What people call the base model."""
+        return self._name
+
+    @property
+    def rate(self) -> LearningRate:
+        """The learning rate at its height, and why."""
+        return self._rate
+
+    def initial_weights(self, classes: Mapping[str, str]) -> GlobalWeights:
+        """What every technique begins with, from the base and the seed alone."""
+        model = self.open_trainable(classes)
+        moving = {name: value.detach().float() for name, value in model.named_parameters() if value.requires_grad}
+        return GlobalWeights({name: value.clone().cpu() for name, value in moving.items()}, {})
+
+    def open_trainable(self, classes: Mapping[str, str]) -> Any:
+        """The base under the technique, with fresh weights."""
+        from luthier.models.load import pick_dtype
+
+        about = ObjectiveContext(classes=classes, seed=self._work.seed)
+        return TrainingRun._adapt(self, self._open(pick_dtype(self._step.dtype), about))
+
+    def read_data(self, classes: Mapping[str, str] | None) -> TrainingData:
+        """The rows of this site, with the classes of all sites where the objective names them."""
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
+
+        material = TrainingData(
+            self._step, self._work, ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
+        )
+        if classes is not None:
+            material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
+        return material
+
+    def train_round(
+        self, given: GlobalWeights, round_number: int, rounds: int, classes: Mapping[str, str] | None, pull: float
+    ) -> SiteUpdate:
+        """Train one round (from 0) of so many; a killed one goes on from its checkpoint."""
+        from luthier.models.kernels.lora import restore_peft_forward
+
+        self._given, self._round = given, round_number
+        material = self.read_data(classes)
+        sampler = RoundSampler.of(material.sampler, round_number, rounds)
+        material.sampler = sampler
+        training, keeper = self._prepare(material, sampler, None)
+        training.start_from(given.moving, pull)
+
+        def hear(stepped: StepMetrics) -> None:
+            self._work.events.progress(stepped.step, sampler.steps, "steps")
+
+        training.run(keeper, hear, lambda text: None)
+        restore_peft_forward(self.trained)
+        losses = [loss for line in training.log if (loss := _read_loss(line)) is not None]
+        weights = {name: value.detach().cpu().clone() for name, value in training.weights.items()}
+        for path in keeper.path.parent.glob("*"):
+            path.unlink()
+        mean = sum(losses) / max(1, len(losses))
+        return SiteUpdate(weights, len(material.dataset), len(training.log), mean)
+
+    def _adapt(self, plain: Any) -> Any:
+        """The model with what the sum added to its base, what moves as it was given, and what stands still frozen."""
+        model = super()._adapt(plain)
+        assert self._given is not None, "weights are given before a round"
+        own = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        check_weights(
+            self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
+        )
+        if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
+            raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
+        set_global_weights(model, self._given, self._scale_of(model))
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and self._aggregator.freezes(name, self._round):
+                parameter.requires_grad_(requires_grad=False)
+        return model
+
+    def _scale_of(self, model: Any) -> float:
+        return get_adapter_scale(model) if hasattr(model, "peft_config") else 1.0
+
+    def _keeper(self) -> CheckpointManager:
+        """Keeps states of this round alone."""
+        from luthier.tune.training.checkpoint import CheckpointManager
+
+        assert self._given is not None, "weights are given before a round"
+        folder = self._work.scratch / "round"
+        folder.mkdir(parents=True, exist_ok=True)
+        key = digest_of([self._step.settings(), self._round, digest_message(pack_tensors(pack_weights(self._given)))])
+        return CheckpointManager(folder / "checkpoint.safetensors", key, None, self._step.save_steps)
+
+    def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
+        """Rounds say nothing of how they compute."""
+
+
+def _read_loss(line: str) -> float | None:
+    loss = json.loads(line)["loss"]
+    return None if loss is None else float(loss)
+
+
+def get_adapter_scale(model: Any) -> float:
+    """What PEFT multiplies the product of a low-rank adapter by; 1 for other adapters."""
+    config = model.peft_config[model.active_adapter]
+    if not hasattr(config, "lora_alpha"):
+        return 1.0
+    return float(config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r))
+
+
+def set_global_weights(model: Any, given: GlobalWeights, scale: float) -> None:
+    """Give an adapted model the weights that a round begins with."""
+    import torch
+
+    from luthier.tune.training.trainer import set_weights
+
+    set_weights(model, given.moving)
+    with torch.no_grad():
+        for name, factors in given.base.items():
+            weight = model.get_submodule(name).get_base_layer().weight
+            change = scale * (factors.up.double() @ factors.down.double())
+            change = change if change.shape == weight.shape else change.T  # GPT-2 keeps inputs first
+            weight.data = (weight.double() + change.to(weight.device)).to(weight.dtype)

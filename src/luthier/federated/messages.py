@@ -1,0 +1,244 @@
+"""What travels between a coordinator and its sites: a small JSON header, and tensors as safetensors; never code.
+
+A message is `LUF1`, the header's length (8 bytes, big-endian), the header, and the tensors. What comes is checked whole
+before anything of it is used: kind, round, names, shapes, types, and that every number is finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from luthier.core.component import Component, add_field_descriptions
+from luthier.core.errors import InputError
+from luthier.federated.aggregator import Factors, GlobalWeights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAGIC = b"LUF1"
+HEADER_BYTES = 16 << 20
+"""The largest header that is read."""
+
+
+class MessageRefused(InputError):
+    """A message that is not what was agreed: nothing of it was used, and nothing was sent for it."""
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LocalWork(BaseModel):
+    """How much a site trains in each round."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
+
+    epochs: float | None = Field(default=None, gt=0, le=1000)
+    """How often each row is seen in a round."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps of a round, in place of `epochs`."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give `epochs` or `steps` of a round, one of them")
+        return self
+
+
+class Order(_Header):
+    """Message 0 of a coordinator: what is to be trained, on what, and how."""
+
+    kind: Literal["order"] = "order"
+    federation: str
+    """The digest that the coordinator's artifact will have: it names settings, code, base and sites."""
+    tune: dict[str, Any]
+    """Settings of the training, as a step `tune` has them."""
+    sum: dict[str, Any]
+    """Settings of the aggregator."""
+    rounds: int = Field(ge=1)
+    local: LocalWork
+    proximal: float = 0.0
+    seed: int
+    base: str
+    """The digest of the base model's weights and configuration."""
+    code: str
+    """The revision of the code that trains."""
+    wants_classes: bool
+    metrics: list[dict[str, Any]] = []
+    """What is measured at the end, as metrics' settings."""
+
+
+class Enrolled(_Header):
+    """The answer of a site that takes part."""
+
+    kind: Literal["enrolled"] = "enrolled"
+    rows: int = Field(ge=1)
+    classes: dict[str, str] = {}
+    """What the assistant says for each class with enough rows, where the objective names classes."""
+
+
+class Rejection(_Header):
+    """The answer of a site that does not do what it was asked."""
+
+    kind: Literal["rejection"] = "rejection"
+    message: str = Field(max_length=1000)
+
+
+class RoundStart(_Header):
+    """A round (from 1) with the weights to begin with."""
+
+    kind: Literal["round"] = "round"
+    round: int = Field(ge=1)
+    classes: dict[str, str] = {}
+
+
+class RoundUpdate(_Header):
+    """What a site trained in a round."""
+
+    kind: Literal["update"] = "update"
+    round: int = Field(ge=1)
+    answers: str
+    """SHA-256 of the message that began the round."""
+    rows: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    loss: float = Field(allow_inf_nan=False)
+
+
+class Final(_Header):
+    """The weights of the last round: to be measured, where metrics were agreed."""
+
+    kind: Literal["final"] = "final"
+    classes: dict[str, str] = {}
+
+
+class Measured(_Header):
+    """What a site measured with the last weights: sums over its held-out rows."""
+
+    kind: Literal["measured"] = "measured"
+    rows: int = Field(ge=0)
+    sums: dict[str, list[float]] = {}
+    """Sufficient statistics by metric."""
+
+
+Header = Order | Enrolled | Rejection | RoundStart | RoundUpdate | Final | Measured
+_KINDS: dict[str, type[_Header]] = {
+    "order": Order, "enrolled": Enrolled, "rejection": Rejection, "round": RoundStart, "update": RoundUpdate,
+    "final": Final, "measured": Measured,
+}  # fmt: skip
+
+
+class Message(NamedTuple):
+    """A header with its tensors."""
+
+    header: Any
+    tensors: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
+
+    def encode(self) -> bytes:
+        """The message's bytes; the same message makes the same."""
+        header = json.dumps(self.header.model_dump(mode="json"), sort_keys=True, ensure_ascii=False).encode()
+        return MAGIC + len(header).to_bytes(8, "big") + header + pack_tensors(self.tensors)
+
+    @classmethod
+    def decode(cls, content: bytes, *kinds: type[_Header]) -> Message:
+        """A message of one of some kinds; `MessageRefused` for any other, or one that is not whole."""
+        length = int.from_bytes(content[4:12], "big")
+        if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):
+            raise MessageRefused("this is no message of a federation")
+        try:
+            found = json.loads(content[12 : 12 + length])
+            kind = _KINDS[str(found["kind"])]
+            header = kind.model_validate(found)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = f"{error.error_count()} settings do not fit" if isinstance(error, ValidationError) else "no header"
+            raise MessageRefused(f"a message cannot be read: {reason}") from error
+        if kind not in kinds:
+            expected = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
+            raise MessageRefused(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
+        return cls(header, unpack_tensors(content[12 + length :]))
+
+
+def dump_given_settings(part: BaseModel) -> dict[str, Any]:
+    """The settings that a part was given, with its kind, as plain JSON values that make an equal part."""
+    given = {name: _dump(getattr(part, name)) for name in type(part).model_fields if name in part.model_fields_set}
+    return {"kind": part.kind, **given} if isinstance(part, Component) else given
+
+
+def _dump(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return dump_given_settings(value)
+    if isinstance(value, (list, tuple)):
+        return [_dump(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _dump(entry) for key, entry in value.items()}
+    return value
+
+
+def digest_message(content: bytes) -> str:
+    """SHA-256 of a message's bytes, as logs name it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors; equal tensors make equal bytes."""
+    from safetensors.torch import save
+
+    content: bytes = save({name: tensors[name].contiguous() for name in sorted(tensors)})
+    return content
+
+
+def unpack_tensors(content: bytes) -> dict[str, Tensor]:
+    """Tensors from bytes that somebody sent; `MessageRefused` where they are none, or hold a number that is not
+    finite."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        found: dict[str, Tensor] = load(content)
+    except SafetensorError as error:
+        raise MessageRefused("a message's tensors cannot be read") from error
+    for name, value in found.items():
+        if not bool(value.isfinite().all()):
+            raise MessageRefused(f"{name[:200]} holds a number that is not finite")
+    return found
+
+
+_WEIGHT, _UP, _DOWN = "weight/", "up/", "down/"
+
+
+def pack_weights(given: GlobalWeights) -> dict[str, Tensor]:
+    """What a round begins with, as tensors by name."""
+    found = {f"{_WEIGHT}{name}": value for name, value in given.moving.items()}
+    for name, factors in given.base.items():
+        found |= {f"{_UP}{name}": factors.up, f"{_DOWN}{name}": factors.down}
+    return found
+
+
+def unpack_weights(tensors: Mapping[str, Tensor]) -> GlobalWeights:
+    """The same from tensors; `MessageRefused` for names that mean nothing."""
+    moving: dict[str, Tensor] = {}
+    base: dict[str, Factors] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        if f"{kind}/" == _WEIGHT:
+            moving[name] = value
+        elif f"{kind}/" == _UP and f"{_DOWN}{name}" in tensors:
+            base[name] = Factors(value, tensors[f"{_DOWN}{name}"])
+        elif not (f"{kind}/" == _DOWN and f"{_UP}{name}" in tensors):
+            raise MessageRefused(f"weights are called {key[:200]!r}, which means nothing")
+    return GlobalWeights(moving, base)
+
+
+def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str) -> None:
+    """`MessageRefused` unless tensors have exactly the expected names, shapes and types."""
+    missing = sorted(expected.keys() - found.keys()) + sorted(found.keys() - expected.keys())
+    if missing:
+        raise MessageRefused(f"{sender} sends other weights than were asked for: {missing[0][:200]}")
+    for name, value in expected.items():
+        if found[name].shape != value.shape or found[name].dtype != value.dtype:
+            got, due = (f"{entry.dtype} {tuple(entry.shape)}" for entry in (found[name], value))
+            raise MessageRefused(f"{sender} sends {name} as {got} where {due} was asked for")

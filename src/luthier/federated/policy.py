@@ -1,0 +1,186 @@
+"""A site's own word: `policy.yaml` says what a coordinator may ask for; everything else is refused with the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from luthier.core.component import Component, iter_components
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import expand_env_vars
+from luthier.federated.aggregator import Aggregator
+from luthier.federated.keys import Name
+from luthier.federated.messages import Order
+from luthier.federated.rules import find_federation_obstacle, find_refused_setting
+from luthier.federated.site import OrderRefused, read_order_settings
+from luthier.tune.steps.tune import Tune
+
+POLICY = "policy.yaml"
+_LISTED = {"technique": "techniques", "objective": "objectives", "optimizer": "optimizers"}
+"""The policy's list for each role of parts that every training has."""
+
+
+class PolicyRefused(OrderRefused):
+    """An order that the site's policy does not allow; its words tell of the policy and the order, and of no row."""
+
+
+class HttpAddress(BaseModel):
+    """Where a coordinator listens, and what proves both ends beside the messages' own signatures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(pattern=r"^https?://")
+    """Such as `https://coordinator.example:8443`; the site calls out, and nobody calls it."""
+    ca: str | None = None
+    """A file with the authority that signed the coordinator's certificate; the system's own when not given."""
+    certificate: str | None = None
+    """A file with the certificate by which the site proves itself (mutual TLS)."""
+    private_key: str | None = None
+    """A file with the key of that certificate."""
+
+
+class SitePolicy(BaseModel):
+    """What a site does for a coordinator."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Name
+    """What the coordinator calls this site."""
+    coordinator: str
+    """The file with the coordinator's public keys (its `card.json`)."""
+    recipe: str
+    """The site's own recipe, which prepares the rows and names the base model."""
+    data: str = "data"
+    """The step of that recipe whose training rows are learnt from."""
+    model: str = "model"
+    """The step of that recipe with the base model; `model` is the recipe's own."""
+    folder: str | None = None
+    """A folder that the coordinator also sees, for the transport `folder`."""
+    http: HttpAddress | None = None
+    """Where the coordinator listens, for the transport `http`."""
+    bases: tuple[str, ...] = ()
+    """Digests (12 characters or more) of the base models that may be tuned; any that the site has when empty."""
+    techniques: tuple[str, ...] = ("lora",)
+    """Techniques that are allowed."""
+    objectives: tuple[str, ...] = ("sft",)
+    """Objectives that are allowed."""
+    optimizers: tuple[str, ...] = ("adamw",)
+    """Optimizers that are allowed."""
+    sums: tuple[str, ...] = ("ffa", "alternate", "factors", "mean")
+    """Aggregators that are allowed."""
+    parts: tuple[str, ...] = ()
+    """Further parts that an order may use, such as `reward.length`; none by default. A part that speaks to other
+    machines or runs code (an endpoint, a judge, an environment) can carry rows away: allow none that you do not
+    know."""
+    metrics: tuple[str, ...] = ()
+    """Metrics whose sums over held-out rows may be sent at the end."""
+    class_names: bool = False
+    """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
+    least_rows: int = Field(default=50, ge=1)
+    """Training rows below which the site takes no part: a sum over few rows tells of each."""
+    least_class_rows: int = Field(default=10, ge=1)
+    """Rows of a class below which its name is not sent, and it is not learnt."""
+    rounds: int = Field(default=20, ge=1)
+    """Most rounds of one federation."""
+    total_rounds: int = Field(default=200, ge=1)
+    """Most rounds of all federations that the log tells of."""
+    hours: float = Field(default=24.0, gt=0)
+    """Most hours that computing for one federation may take."""
+    approval: Literal["always", "never"] = "always"
+    """Whether a person looks at each order first: it waits until `luthier site serve --approve` names it."""
+    _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
+    _path: Path = PrivateAttr(default=Path(POLICY))
+
+    @classmethod
+    def read(cls, folder: Path) -> SitePolicy:
+        """The policy of a site's folder; `InputError` with the line of what is wrong."""
+        path = folder / POLICY
+        try:
+            text = path.read_text(encoding="utf-8")
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            hint = "write one by `luthier site init`"
+            raise InputError("cannot be read as a policy", where=SourceLocation(file=str(path)), hint=hint) from error
+        lines = dict(_list_lines(node))
+        try:
+            policy = cls.model_validate(values if isinstance(values, dict) else {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = str(first["loc"][0]) if first["loc"] else ""
+            where = SourceLocation(file=str(path), line=lines.get(field), field=field or None)
+            raise InputError(str(first["msg"]), where=where) from error
+        policy._lines, policy._path = lines, path
+        return policy
+
+    def resolve(self, path: str) -> Path:
+        """A path in the policy, from its own folder."""
+        return self._path.parent / Path(expand_env_vars(path)).expanduser()
+
+    def refuse(self, field: str, what: str) -> PolicyRefused:
+        """The refusal by a line of the policy."""
+        line = self._lines.get(field)
+        location = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
+        return PolicyRefused(f"{location}: {what}")
+
+    def check_order(self, order: Order, rows: int) -> None:
+        """`PolicyRefused`, with the line, for an order that asks for more than is allowed."""
+        tune, aggregator = read_order_settings(order)
+        self._check_parts(tune, aggregator)
+        if why := find_refused_setting(tune, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+            raise PolicyRefused(why)
+        if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
+            raise self.refuse("bases", f"the base {order.base[:12]} is not among those that may be tuned")
+        for metric in order.metrics:
+            if metric.get("kind") not in self.metrics:
+                raise self.refuse("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+        if order.wants_classes and not self.class_names:
+            raise self.refuse("class_names", f"{tune.objective.kind} needs names of classes, which may not be sent")
+        used = min(rows, tune.max_train_samples or rows)
+        if used < self.least_rows:
+            raise self.refuse("least_rows", "there are too few training rows here to take part")
+        if order.rounds > self.rounds:
+            raise self.refuse("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
+
+    def check_budget(self, rounds: int, hours: float) -> None:
+        """`PolicyRefused` where rounds or hours are used up, as the log tells them."""
+        if rounds >= self.total_rounds:
+            raise self.refuse("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
+        if hours >= self.hours:
+            raise self.refuse("hours", f"this federation took the {self.hours:g} hours that it may")
+
+    def _check_parts(self, tune: Tune, aggregator: Aggregator) -> None:
+        """Only parts that are listed, and none that reads or writes a path."""
+        if aggregator.kind not in self.sums:
+            raise self.refuse("sums", f"sums by {aggregator.kind} are not allowed")
+        for part in iter_components(tune):
+            if part is tune:
+                continue
+            if (listed := _LISTED.get(part.role)) is not None:
+                if part.kind not in getattr(self, listed):
+                    raise self.refuse(listed, f"{part.role} {part.kind} is not allowed")
+            elif f"{part.role}.{part.kind}" not in self.parts:
+                raise self.refuse("parts", f"{part.role}.{part.kind} is not allowed")
+            if any(True for _ in _list_paths(part)):
+                raise self.refuse("parts", f"{part.role} {part.kind} names a file, which an order may not")
+
+
+def _list_paths(part: Component) -> Iterator[str]:
+    """Files that a part's settings name."""
+    yield from (name for name, _ in part.paths(Path()))
+
+
+def _list_lines(node: Any) -> Iterator[tuple[str, int]]:
+    """The line of each field of a mapping, from 1."""
+    if isinstance(node, yaml.MappingNode):
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield key.value, key.start_mark.line + 1
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:60]

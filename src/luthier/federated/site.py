@@ -1,0 +1,214 @@
+"""What a site does for a coordinator: it takes an order, trains rounds one after another, and answers each once.
+
+A message is answered with the bytes of its first answer when it comes again with the same contents; another message of
+the same number is refused. So a coordinator that was killed goes on, and none can have a round computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from luthier.artifacts.dataset import DatasetSummary, read_example_batches
+from luthier.core.component import iter_components
+from luthier.core.errors import InputError, LuthierError
+from luthier.core.files import write_atomically
+from luthier.core.revision import code_revision
+from luthier.core.step import StepContext
+from luthier.federated.aggregator import Aggregator
+from luthier.federated.local import FederatedTraining
+from luthier.federated.messages import (
+    Enrolled,
+    Final,
+    LocalWork,
+    Measured,
+    Message,
+    MessageRefused,
+    Order,
+    Rejection,
+    RoundStart,
+    RoundUpdate,
+    digest_message,
+    unpack_weights,
+)
+from luthier.tune.steps.tune import Tune
+
+if TYPE_CHECKING:
+    from luthier.federated.policy import SitePolicy
+
+
+class OrderRefused(InputError):
+    """An order that cannot be done here; its words tell of settings and digests, and of no row."""
+
+
+DATA = "data"
+"""What a site calls its rows in an order's settings."""
+
+
+def build_local_tune(tune: Mapping[str, Any], local: LocalWork, rounds: int) -> Tune:
+    """The training whose course all rounds share, from the settings of an order."""
+    length: dict[str, float] = {"epochs": 1000.0}
+    if local.steps is not None:
+        length["max_steps"] = local.steps * rounds
+    if local.epochs is not None:
+        length["epochs"] = local.epochs * rounds
+    return Tune.model_validate({**tune, "data": DATA, **length})
+
+
+def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
+    """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
+    try:
+        return build_local_tune(order.tune, order.local, order.rounds), Aggregator.parse(order.sum)
+    except (ValidationError, PydanticCustomError, TypeError) as error:
+        raise MessageRefused("the order's settings are none of a training here") from error
+
+
+def compute_training_code(tune: Tune, aggregator: Aggregator) -> str:
+    """The revision of the code that decides a site's update."""
+    modules = {type(part).__module__ for part in iter_components(tune)} | {type(aggregator).__module__, __name__}
+    return code_revision(*sorted(modules))
+
+
+def count_class_rows(work: StepContext) -> dict[str, int]:
+    """Training rows of each class."""
+    counts: dict[str, int] = {}
+    for examples in read_example_batches(work.inputs["data"], "train"):
+        for example in examples:
+            if example.label:
+                counts[example.label] = counts.get(example.label, 0) + 1
+    return counts
+
+
+class SiteWorker:
+    """Answers the messages of one federation at one site."""
+
+    def __init__(self, name: str, work: StepContext, policy: SitePolicy | None = None) -> None:
+        """`work` has the site's rows as `data`, its copy of the base as `model`, and a scratch folder of its own."""
+        self.name = name
+        self._work, self._policy = work, policy
+        self._seen: dict[int, tuple[str, bytes]] = {}
+        for path in sorted(work.scratch.glob("answer-*")):
+            number, _, digest = path.name.removeprefix("answer-").partition("-")
+            self._seen[int(number)] = (digest, path.read_bytes())
+        order_path = work.scratch / "order"
+        self._order: Order | None = None
+        if order_path.is_file():
+            self._take_order(Message.decode(order_path.read_bytes(), Order).header)
+
+    def answer(self, number: int, content: bytes) -> bytes:
+        """The answer to a message by its number (0: the order; then rounds; then the end).
+
+        `MessageRefused` for one that is out of turn or was asked with other contents; a refusal by the policy is an
+        answer.
+        """
+        digest = digest_message(content)
+        if number in self._seen:
+            known, reply = self._seen[number]
+            if known != digest:
+                raise MessageRefused(f"message {number} came before with other contents; nothing is computed for it")
+            return reply
+        if self._seen and number <= max(self._seen):
+            raise MessageRefused(f"message {number} was answered before; nothing is computed for it again")
+        try:
+            reply = self._compute(number, content)
+        except MessageRefused:
+            raise
+        except LuthierError as error:
+            reply = Message(Rejection(message=self._describe(error))).encode()
+        self._keep(number, digest, reply)
+        return reply
+
+    def _compute(self, number: int, content: bytes) -> bytes:
+        message = Message.decode(content, Order if number == 0 else RoundStart, *((Final,) if number else ()))
+        header = message.header
+        if isinstance(header, Order):
+            return self._enroll(header, content)
+        order = self._require_order()
+        if isinstance(header, Final):
+            if number != order.rounds + 1:
+                raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
+            return self._measure(order, message)
+        if header.round != number or number > order.rounds:
+            raise MessageRefused(f"message {number} asks for round {header.round} of {order.rounds}")
+        return self._train(order, message, digest_message(content))
+
+    def _enroll(self, order: Order, content: bytes) -> bytes:
+        from luthier.models.load import compute_weights_digest, find_base_artifact
+
+        summary = DatasetSummary.read(self._work.inputs["data"])
+        counts = count_class_rows(self._work) if order.wants_classes else {}
+        if self._policy is not None:
+            self._policy.check_order(order, summary.rows.get("train", 0))
+        tune, aggregator = read_order_settings(order)
+        base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
+        if order.base != base:
+            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
+        if order.code != (code := compute_training_code(tune, aggregator)):
+            what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
+            raise OrderRefused(what, hint="install the same version of Luthier at both")
+        write_atomically(self._work.scratch / "order", content)
+        self._take_order(order)
+        rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
+        least = self._policy.least_class_rows if self._policy is not None else 1
+        classes = {}
+        if order.wants_classes:
+            kept = {label for label, count in counts.items() if count >= least}
+            texts = FederatedTraining(tune, self._work, aggregator).read_data(None).about.classes
+            classes = {label: text for label, text in texts.items() if label in kept}
+        return Message(Enrolled(rows=rows, classes=classes)).encode()
+
+    def _train(self, order: Order, message: Message, digest: str) -> bytes:
+        start: RoundStart = message.header
+        tune, aggregator = read_order_settings(order)
+        work = self._open_scratch(start.classes)
+        training = FederatedTraining(tune, work, aggregator)
+        classes = start.classes if order.wants_classes else None
+        given = unpack_weights(message.tensors)
+        update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
+        header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=update.loss)
+        return Message(header, update.weights).encode()
+
+    def _measure(self, order: Order, message: Message) -> bytes:
+        return Message(Measured(rows=0)).encode()
+
+    def _describe(self, error: LuthierError) -> str:
+        """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""
+        if self._policy is None or isinstance(error, OrderRefused):
+            return " ".join(str(error).split())[:1000]
+        self._work.events.warning(str(error))
+        return f"training failed there ({type(error).__name__}); the site's own output tells more"
+
+    def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
+        """Where rows are kept as tokens, which depend on the classes."""
+        scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        return replace(self._work, scratch=scratch, seed=self._require_order().seed)
+
+    def _take_order(self, order: Order) -> None:
+        self._order = order
+        self._work = replace(self._work, seed=order.seed)
+
+    def _require_order(self) -> Order:
+        if self._order is None:
+            raise MessageRefused("a round comes before its order")
+        return self._order
+
+    def _keep(self, number: int, digest: str, reply: bytes) -> None:
+        """Keep the answer; of earlier rounds, only that they were answered."""
+        write_atomically(self._work.scratch / f"answer-{number}-{digest}", reply)
+        for path in self._work.scratch.glob(f"answer-{number - 1}-*"):
+            if number > 1:
+                path.unlink()
+        self._seen.pop(number - 1 if number > 1 else -1, None)
+        self._seen[number] = (digest, reply)
+
+
+def open_scratch(folder: Path) -> Path:
+    """A folder of a site, made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

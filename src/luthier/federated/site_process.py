@@ -1,0 +1,61 @@
+"""The process of one site on the coordinator's own machine; it ends when its standard input does."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact, read_manifest
+from luthier.core.errors import LuthierError
+from luthier.core.system.process import set_thread_wait_policy
+from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.mailbox import FolderMailbox
+from luthier.federated.site_server import SiteInputs, SiteServer
+
+
+def serve_task(task: dict[str, Any], ended: threading.Event) -> None:
+    """Serve one federation of a task to its end."""
+
+    def find(digest: str) -> Artifact:
+        folder = Path(task["folders"][digest])
+        return Artifact(folder, read_manifest(folder), find)
+
+    folder = Path(task["folder"])
+    site = folder.name
+    server = SiteServer(
+        folder,
+        Identity.read(folder),
+        PublicCard.model_validate(task["coordinator"]),
+        FolderMailbox(Path(task["mail"]), site),
+        SiteInputs(data=find(task["data"]), model=find(task["model"])),
+        None,
+    )
+    server.run(ended.is_set, once=True)
+
+
+def main() -> int:
+    """Serve; returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator is asked to stop, and ends this process
+    set_thread_wait_policy()
+    task = json.loads(sys.stdin.readline())
+    ended = threading.Event()
+
+    def watch() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        serve_task(task, ended)
+    except LuthierError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

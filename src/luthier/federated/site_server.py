@@ -1,0 +1,210 @@
+"""A site at work: it fetches envelopes, checks each against keys, policy and log, computes, and answers."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError, SystemResourceError, UnknownName
+from luthier.core.events import RunEventEmitter
+from luthier.core.files import write_atomically
+from luthier.core.step import StepContext
+from luthier.federated.keys import EnvelopeHeader, Identity, PublicCard, read_envelope_header, verify_envelope
+from luthier.federated.ledger import LedgerEntry, SiteLedger
+from luthier.federated.mailbox import SiteMailbox
+from luthier.federated.messages import (
+    Enrolled,
+    Final,
+    Measured,
+    Message,
+    MessageRefused,
+    Order,
+    Rejection,
+    RoundStart,
+    RoundUpdate,
+    digest_message,
+)
+from luthier.federated.policy import PolicyRefused, SitePolicy
+from luthier.federated.site import SiteWorker
+
+APPROVED = "approved"
+_ANSWERS = (Enrolled, RoundUpdate, Measured, Rejection)
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteInputs:
+    """What a site has of its own."""
+
+    data: Artifact
+    model: Artifact
+    kept: Path | None = None
+
+
+class SiteServer:
+    """Serves one coordinator."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Identity,
+        coordinator: PublicCard,
+        mailbox: SiteMailbox,
+        inputs: SiteInputs,
+        policy: SitePolicy | None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`policy` is None for a process that the coordinator itself started."""
+        self._folder, self._identity, self._coordinator = folder, identity, coordinator
+        self._mailbox, self._inputs, self._policy, self._say = mailbox, inputs, policy, say
+        self._ledger = SiteLedger(folder)
+        self._ledger.read()
+        self._waiting: set[str] = set()
+        self._refused: set[str] = set()
+        self.done = False
+        """Whether a federation ended."""
+
+    def run(self, stop: Callable[[], bool] = lambda: False, *, once: bool = False) -> None:
+        """Answer until told to stop; `once`: until a federation has ended."""
+        while not stop() and not (once and self.done):
+            if not self.answer_waiting():
+                time.sleep(POLL_S)
+
+    def answer_waiting(self) -> int:
+        """Answer what waits now; returns how many messages were answered."""
+        answered = 0
+        for envelope in self._mailbox.fetch():
+            if digest_message(envelope) not in self._refused:
+                answered += self._answer(envelope)
+        return answered
+
+    def _answer(self, envelope: bytes) -> bool:
+        digest = digest_message(envelope)
+        try:
+            header = verify_envelope(envelope, self._coordinator)
+            content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
+            message = Message.decode(content, Order, RoundStart, Final)
+        except MessageRefused as error:
+            self._refuse(envelope, digest, error)
+            return False
+        kind = message.header.kind
+        if self._must_wait(header, message):
+            return False
+        self._write(header, "in", kind, content)
+        started = time.monotonic()
+        try:
+            reply = self._compute(header, message, content)
+        except MessageRefused as error:
+            self._refuse(envelope, digest, error)
+            return False
+        seconds = time.monotonic() - started
+        answer = Message.decode(reply, *_ANSWERS).header
+        self._write(header, "out", answer.kind, reply, seconds=seconds)
+        if isinstance(answer, Rejection):
+            self._say(f"refused {kind} {header.number}: {answer.message}")
+        sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
+        try:
+            self._mailbox.answer(header.federation, header.number, sealed)
+        except SystemResourceError as error:
+            self._say(str(error))
+            return False
+        self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
+        self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Rejection)
+        return True
+
+    def _compute(self, header: EnvelopeHeader, message: Message, content: bytes) -> bytes:
+        order = message.header
+        try:
+            if isinstance(order, Order) and order.federation != header.federation:
+                raise MessageRefused("an order names another federation than its envelope")
+            if self._policy is not None and isinstance(order, Order | RoundStart):
+                self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
+            return self._worker(header).answer(header.number, content)
+        except PolicyRefused as error:
+            return Message(Rejection(message=str(error)[:1000])).encode()
+
+    def _worker(self, header: EnvelopeHeader) -> SiteWorker:
+        scratch = self._folder / "federations" / header.federation
+        scratch.mkdir(parents=True, exist_ok=True)
+        work = StepContext(
+            name=self._identity.card.name,
+            inputs={"data": self._inputs.data, "model": self._inputs.model},
+            folder=scratch,
+            scratch=scratch,
+            recipe_dir=scratch,
+            events=RunEventEmitter().of(self._identity.card.name),
+            kept=self._inputs.kept,
+        )
+        return SiteWorker(self._identity.card.name, work, self._policy)
+
+    def _must_wait(self, header: EnvelopeHeader, message: Message) -> bool:
+        """Whether an order waits for a person's word."""
+        if self._policy is None or self._policy.approval == "never" or not isinstance(message.header, Order):
+            return False
+        if header.federation in read_approved(self._folder):
+            return False
+        if header.federation not in self._waiting:
+            self._waiting.add(header.federation)
+            order = message.header
+            write_atomically(
+                self._folder / f"order-{header.federation[:12]}.json", order.model_dump_json(indent=1).encode()
+            )
+            self._say(
+                f"an order waits for approval: read order-{header.federation[:12]}.json, then "
+                f"`luthier site serve --approve {header.federation[:12]}`"
+            )
+        return True
+
+    def _refuse(self, envelope: bytes, digest: str, error: LuthierError) -> None:
+        """Log what is refused; nothing is sent, for who sent it is not known."""
+        self._refused.add(digest)
+        try:
+            header = read_envelope_header(envelope)
+            federation, number = header.federation, header.number
+        except MessageRefused:
+            federation, number = "", 0
+        self._ledger.append(
+            LedgerEntry(
+                at=_now(), federation=federation, way="refused", number=number, kind="envelope", digest=digest,
+                bytes=len(envelope), why=error.message[:500],
+            )
+        )  # fmt: skip
+        self._say(f"refused: {error.message}")
+
+    def _write(self, header: EnvelopeHeader, way: str, kind: str, content: bytes, seconds: float = 0.0) -> None:
+        self._ledger.append(
+            LedgerEntry.model_validate(
+                {
+                    "at": _now(), "federation": header.federation, "way": way, "number": header.number, "kind": kind,
+                    "digest": digest_message(content), "bytes": len(content), "seconds": round(seconds, 3),
+                }
+            )
+        )  # fmt: skip
+
+
+def read_approved(folder: Path) -> set[str]:
+    """The federations that a person approved here."""
+    path = folder / APPROVED
+    return set(path.read_text(encoding="ascii").split()) if path.is_file() else set()
+
+
+def approve_order(folder: Path, federation: str) -> str:
+    """Approve the order that waits under the beginning of a federation's digest; returns the whole digest."""
+    found = [
+        path
+        for path in folder.glob("order-*.json")
+        if len(federation) >= 8 and path.stem[6:].startswith(federation[:12])
+    ]
+    if len(found) != 1:
+        raise UnknownName(f"no order waits under {federation!r}", hint="`luthier site serve` names those that wait")
+    digest = Order.model_validate_json(found[0].read_bytes()).federation
+    write_atomically(folder / APPROVED, "\n".join(sorted({*read_approved(folder), digest})).encode())
+    return digest
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The step that tunes over sites."""

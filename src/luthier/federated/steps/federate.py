@@ -1,0 +1,239 @@
+"""The step that tunes one model over sites whose rows stay there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from luthier.core.component import BasicMarker
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.step import (
+    ArtifactSpec,
+    ModelRef,
+    NotHashed,
+    PlanContext,
+    Reads,
+    Step,
+    StepContext,
+    StepCostEstimate,
+)
+from luthier.federated.aggregator import Aggregator
+from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.messages import LocalWork, dump_given_settings
+from luthier.federated.rules import find_federation_obstacle, find_refused_setting
+from luthier.federated.transport import Transport
+from luthier.models.cost import describe_step_model
+from luthier.models.describe import ModelDescription
+from luthier.tune.low_rank import LowRankTechnique
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.optimizers.sgd import Sgd
+from luthier.tune.steps.tune import Tune
+
+PLACEHOLDER = "sites"
+"""Stands in `tune.data`: the rows are those of each site."""
+SERVER_RATE = 0.01
+"""Of adaptive optimizers: about the best in most tasks of Reddi et al. (2021)."""
+MOST_EPOCHS = 1000
+"""As of a plain training."""
+EACH_S = 2.0
+"""Seconds to open a model, for each site and round."""
+
+
+def _read_tune(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.get("data", PLACEHOLDER) != PLACEHOLDER:
+            raise ValueError(
+                "the rows of a federation are those of its sites; leave data out, and name steps in `sites`"
+            )
+        return {"kind": "tune", **value, "data": PLACEHOLDER}
+    return value
+
+
+class Federate(Step):
+    """Tune one model over sites whose rows never leave them: the recipe travels, and sums of weights come back.
+
+    In each round every site trains from the same weights on its own rows, and the coordinator sums what they trained.
+    The result is a model as that of `tune`. A site elsewhere runs its own Luthier under its own policy
+    (`luthier site`).
+    """
+
+    kind: Literal["federate"] = "federate"
+    makes: ClassVar[str] = "model"
+    checkpoints: ClassVar[tuple[str, ...]] = ("federation.state",)
+    other_names: ClassVar[Mapping[str, str]] = {
+        "num_rounds": "rounds",
+        "clients": "sites",
+        "aggregator": "sum",
+        "strategy": "sum",
+        "min_fit_clients": "least",
+        "min_available_clients": "least",
+        "proximal_mu": "proximal",
+        "local_epochs": "local",
+        "server_optimizer": "server",
+    }
+
+    sites: Annotated[tuple[str, ...], Reads("dataset"), BasicMarker()] = ()
+    """The steps whose data sets are the sites, for sites on this machine. Leave it out with a transport to sites
+    elsewhere, which bring their own rows."""
+    model: ModelRef = None
+    """The step whose model is tuned; the recipe's own model when not given. Every site has the same one."""
+    tune: Annotated[Tune, BeforeValidator(_read_tune)] = Tune(data=PLACEHOLDER)
+    """What a site trains: any settings of a step `tune`, without its data, model and length."""
+    rounds: Annotated[int, BasicMarker()] = Field(default=3, ge=1, le=10_000)
+    """How often sites train and are summed."""
+    local: LocalWork = LocalWork(epochs=1.0)
+    """How much each site trains in a round: `{epochs: 1}` or `{steps: 20}`. The learning rate has its shape over all
+    rounds together."""
+    sum: Annotated[Aggregator, BasicMarker()] = FrozenDownAggregator()
+    """How the sites' weights become one: `ffa`, `alternate`, `stack` or `residual` for low-rank adapters, which are
+    exact; `svd` or `factors`, which are not; `mean` for all other techniques."""
+    server: Optimizer | None = None
+    """An optimizer that follows the way to the sites' mean, instead of taking the mean: `sgd` is FedAvgM, `adamw`
+    FedAdam, `yogi` FedYogi."""
+    server_learning_rate: float | None = Field(default=None, gt=0)
+    """The learning rate of `server`: 1 for `sgd`, 0.01 for all others, when not given."""
+    proximal: float = Field(default=0.0, ge=0)
+    """How strongly each local step is drawn back to the weights that the round began with (mu in FedProx, Li et al.,
+    2020); 0.01 to 1 where sites differ much."""
+    least: int | None = Field(default=None, ge=1)
+    """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
+    are left out of a round, and the model depends on who answered."""
+    transport: Annotated[Transport | None, NotHashed()] = None
+    """How messages travel: `processes` for a process for each site on this machine, `folder` or `http` for sites
+    elsewhere. Sites train one after another in this process when not given."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        remote = self.transport is not None and self.transport.remote
+        if remote == bool(self.sites):
+            what = "sites elsewhere bring their own rows; leave `sites` out" if remote else (
+                "name the steps whose data sets are the `sites`, or a transport to sites elsewhere"
+            )  # fmt: skip
+            raise ValueError(what)
+        if twice := next((name for name in self.sites if self.sites.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is named twice in `sites`")
+        if self.local.epochs is not None and (epochs := self.local.epochs * self.rounds) > MOST_EPOCHS:
+            raise ValueError(f"{self.rounds} rounds are {epochs:g} epochs in all, at most {MOST_EPOCHS:g}")
+        if why := find_refused_setting(self.tune, length=True):
+            raise ValueError(why)
+        number = len(self.sites) or len(self.transport.members if self.transport is not None else ())
+        if self.least is not None and self.least > number:
+            raise ValueError(f"there are {number} sites, and `least` is {self.least}")
+        if self.server is None and self.server_learning_rate is not None:
+            raise ValueError("server_learning_rate changes nothing without a `server`; leave it out")
+        if self.server is not None and not self.sum.linear:
+            raise ValueError(f"a server's optimizer follows a mean, and {self.sum.kind} is none; leave `server` out")
+        if self.server is not None and self.server.averages:
+            raise ValueError(
+                f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
+            )
+        if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
+            raise ValueError(why)
+        return self
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites, in the order in which they are summed."""
+        return self.sites or tuple(self.transport.members if self.transport is not None else ())
+
+    @property
+    def server_rate(self) -> float:
+        """The learning rate of the server's optimizer."""
+        usual = 1.0 if isinstance(self.server, Sgd) else SERVER_RATE
+        return usual if self.server_learning_rate is None else self.server_learning_rate
+
+    def make(self, work: StepContext) -> Mapping[str, Any]:
+        """Train over the sites, and write the model with `training.json`, `log.jsonl` and `federation.json`."""
+        from luthier.federated.coordinator import Federation
+
+        return Federation(self, work).run()
+
+    def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
+        """What the coordinator sees, what a round sends, and what the sites' trainings take where they are here."""
+        model = describe_step_model(plan_context)
+        if model is not None:
+            self._agree(model)
+        costs = [self._estimate_site(plan_context, at) for at in range(len(self.sites))]
+        seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+        known = bool(costs) and len(seconds) == len(costs)
+        opening = EACH_S * self.rounds * max(1, len(self.site_names))
+        return StepCostEstimate(
+            seconds=sum(seconds) + opening if known else None,
+            peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
+            tokens=sum(cost.tokens or 0 for cost in costs) if known else None,
+            how=self.describe_exchange(model),
+        )
+
+    def _estimate_site(self, plan_context: PlanContext, at: int) -> StepCostEstimate:
+        """What a plain training over the rows of one site would take."""
+        field = f"sites.{at}"
+
+        def narrow(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "data" if name == field else name: value for name, value in values.items() if name in (field, "model")
+            }
+
+        context = replace(
+            plan_context,
+            inputs=narrow(plan_context.inputs),
+            upstream=narrow(plan_context.upstream),
+            outlines=narrow(plan_context.outlines),
+            forecasts=narrow(plan_context.forecasts),
+            history={},
+        )
+        return self.build_site_tune().estimate_cost(context)
+
+    def build_site_tune(self) -> Tune:
+        """The training whose course all rounds share."""
+        from luthier.federated.site import build_local_tune
+
+        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds)
+
+    def _agree(self, model: ModelDescription) -> None:
+        """`ModelError` where the base cannot be trained so."""
+        from luthier.models.shapes import ADAPTED_EXPERTS
+
+        self.tune.agree(model)
+        technique = self.tune.technique
+        fused = model.model_type in ADAPTED_EXPERTS and technique.settings().get("target_modules") == "all-linear"
+        if fused and self.sum.low_rank and self.sum.kind not in ("ffa", "alternate"):
+            what = f"the adapters of fused experts are no plain product, which {self.sum.kind} adds up"
+            raise ModelError(what, where=SourceLocation(field="sum"), hint="take ffa or alternate")
+
+    def describe_exchange(self, model: ModelDescription | None) -> str:
+        """What the coordinator can see, whether the sum is exact, and what a round sends."""
+        aggregator = self.sum
+        sees = "the coordinator can see the update of each site (there are no masks)"
+        exact = "exact" if aggregator.exact else "not exact, its error is logged"
+        masks = (
+            "possible under masks" if aggregator.linear else "impossible under masks, since each site's part is needed"
+        )
+        said = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
+        if model is None:
+            return said
+        down, up, other = self.count_trained_numbers(model)
+        numbers = aggregator.count_numbers(down, up, other, max(1, len(self.site_names)))
+        to, back = (_format_size(4 * count) for count in (numbers.down, numbers.up))
+        return f"{said}; a round sends {to} to and {back} from each site"
+
+    def count_trained_numbers(self, model: ModelDescription) -> tuple[int, int, int]:
+        """Numbers of A, of B, and of what is no factor."""
+        technique = self.tune.technique
+        trainable = technique.trainable(model)
+        if not isinstance(technique, LowRankTechnique):
+            return 0, 0, trainable
+        layers = technique.adapted(model)
+        down = technique.r * sum(layer.inputs for layer in layers)
+        up = technique.r * sum(layer.outputs for layer in layers)
+        return down, up, max(0, trainable - down - up)
+
+    def outline(self, plan_context: PlanContext) -> ArtifactSpec:
+        """As that of a training."""
+        return self.tune.outline(plan_context)
+
+
+def _format_size(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,61 @@
+"""The role `transport`: how messages travel between a coordinator and its sites."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from luthier.core.component import Component
+from luthier.core.step import StepContext
+
+if TYPE_CHECKING:
+    from luthier.federated.site import SiteWorker
+
+
+class Channel(ABC):
+    """The coordinator's end of a transport."""
+
+    sites: Sequence[str]
+    """Names of the sites, in the order in which their weights are summed."""
+
+    @abstractmethod
+    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+        """Send a message to some sites; returns the answers of those that came in time, by site."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what was opened."""
+
+
+class Transport(Component):
+    """The base class of transports."""
+
+    role: ClassVar[str] = "transport"
+    home: ClassVar[str] = "luthier.federated.transports"
+    remote: ClassVar[bool] = True
+    """Whether sites are elsewhere and bring their own rows; otherwise the recipe's steps are the sites."""
+
+    @property
+    def members(self) -> Mapping[str, str]:
+        """The file of each site's public keys, by the site's name; none where sites are steps."""
+        return {}
+
+    @abstractmethod
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+        """Open the coordinator's end; `sites` are the recipe's steps, none where sites are elsewhere."""
+
+
+class LocalChannel(Channel):
+    """Sites in this process, which train one after another."""
+
+    def __init__(self, workers: Mapping[str, SiteWorker]) -> None:
+        self._workers = workers
+        self.sites = tuple(workers)
+
+    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+        """Have each site answer."""
+        return {name: self._workers[name].answer(number, content) for name in sites}
+
+    def close(self) -> None:
+        """Nothing was opened."""

@@ -1,0 +1,1 @@
+"""How messages between a coordinator and its sites travel, one file each."""

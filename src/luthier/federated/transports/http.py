@@ -1,0 +1,226 @@
+"""Messages over HTTP: the coordinator listens, and sites call out."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.component import BasicMarker
+from luthier.core.errors import InputError, SourceLocation
+from luthier.core.files import PathText, resolve_path
+from luthier.core.step import StepContext
+from luthier.federated.envelopes import EnvelopeChannel, Post, digest_cards, read_member_cards
+from luthier.federated.keys import Identity, PublicCard, verify_envelope
+from luthier.federated.messages import MessageRefused
+from luthier.federated.transport import Channel, Transport
+
+_MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
+_ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
+TIMEOUT_S = 60.0
+"""How long one read from a site may take."""
+SPARE = 1 << 20
+"""Bytes by which an answer may be larger than what the site was sent."""
+
+
+class HttpTransport(Transport):
+    """Listen for sites, which fetch their messages and bring their answers. Each is signed, encrypted to its reader,
+    and numbered; TLS with certificates on both sides is an addition to that."""
+
+    kind: Literal["http"] = "http"
+
+    host: str = "127.0.0.1"
+    """The address to listen at; this machine alone can reach the default."""
+    port: Annotated[int, Field(ge=0, le=65535), BasicMarker()] = 8443
+    """The port to listen at; 0 takes any that is free."""
+    keys: PathText = "coordinator"
+    """The folder with the coordinator's own keys, made by `luthier site init --coordinator`."""
+    member_cards: Annotated[dict[str, PathText], BasicMarker()] = Field(min_length=1)
+    """The file of each site's public keys (its `card.json`), by the site's name."""
+    certificate: PathText | None = None
+    """A file with the TLS certificate by which the coordinator proves itself; plain HTTP when not given."""
+    private_key: PathText | None = None
+    """A file with the key of that certificate."""
+    client_ca: PathText | None = None
+    """A file with the authority of the sites' certificates: only sites with one are let in (mutual TLS)."""
+    wait_s: float = Field(default=3600.0, gt=0)
+    """How long a round waits for answers. Those that come later are not used."""
+
+    @model_validator(mode="after")
+    def _tls_agrees(self) -> HttpTransport:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("give `certificate` and `private_key` together")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError(
+                "client_ca asks sites for certificates over TLS; give `certificate` and `private_key`, too"
+            )
+        return self
+
+    @property
+    def members(self) -> Mapping[str, str]:
+        """The file of each site's public keys."""
+        return self.member_cards
+
+    def fingerprint(self, recipe_dir: Path) -> str | None:
+        """Names, keys and rows of the sites."""
+        return digest_cards(self.member_cards, recipe_dir)
+
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+        """Listen for one federation."""
+        identity = Identity.read(resolve_path(self.keys, work.recipe_dir))
+        cards = read_member_cards(self.member_cards, work.recipe_dir)
+        post = HttpPost(cards, identity.card, work.digest, (self.host, self.port), self._build_tls(work.recipe_dir))
+        work.events.note(f"listens for {len(cards)} sites at {post.url}")
+        return EnvelopeChannel(work, identity, cards, post, self.wait_s)
+
+    def _build_tls(self, recipe_dir: Path) -> ssl.SSLContext | None:
+        if self.certificate is None or self.private_key is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        try:
+            context.load_cert_chain(
+                resolve_path(self.certificate, recipe_dir), resolve_path(self.private_key, recipe_dir)
+            )
+            if self.client_ca is not None:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(resolve_path(self.client_ca, recipe_dir))
+        except (OSError, ssl.SSLError) as error:
+            where = SourceLocation(field="transport.certificate")
+            raise InputError("the certificates cannot be read", where=where) from error
+        return context
+
+
+class HttpPost(Post):
+    """A small server: `GET /messages/SITE` gives what waits, `PUT /answers/SITE/FEDERATION/NUMBER` takes an answer that
+    the site signed."""
+
+    def __init__(
+        self,
+        cards: Mapping[str, PublicCard],
+        own: PublicCard,
+        federation: str,
+        address: tuple[str, int],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._cards, self._own, self._federation = cards, own, federation
+        self._lock = threading.Lock()
+        self._messages: dict[str, tuple[int, bytes]] = {}
+        self._answers: dict[tuple[str, int], bytes] = {}
+        try:
+            self._server = _Server(address, self)
+        except OSError as error:
+            where = SourceLocation(field="transport.port")
+            raise InputError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}", where=where) from error
+        scheme = "http"
+        if tls is not None:
+            scheme = "https"
+            self._server.tls = tls
+        self.url = f"{scheme}://{address[0]}:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
+        self._thread.start()
+
+    def put(self, site: str, number: int, envelope: bytes) -> None:
+        """Hold an envelope until the site fetches it."""
+        with self._lock:
+            self._messages[site] = (number, envelope)
+            self._answers.pop((site, number), None)
+
+    def get(self, site: str, number: int) -> bytes | None:
+        """The answer, if it was brought."""
+        with self._lock:
+            return self._answers.get((site, number))
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def find_waiting(self, site: str) -> bytes | None:
+        """The envelope that a site has not answered yet."""
+        with self._lock:
+            number, envelope = self._messages.get(site, (-1, b""))
+            return envelope if number >= 0 and (site, number) not in self._answers else None
+
+    def count_allowed_bytes(self, site: str) -> int:
+        """The largest answer of a site: somewhat more than what it was sent."""
+        with self._lock:
+            return len(self._messages.get(site, (0, b""))[1]) + SPARE
+
+    def take(self, site: str, federation: str, number: int, envelope: bytes) -> int:
+        """Take an answer that the site signed, once; returns the HTTP status."""
+        if site not in self._cards or federation != self._federation:
+            return 404
+        try:
+            header = verify_envelope(envelope, self._cards[site])
+        except MessageRefused:
+            return 403
+        if (header.federation, header.number, header.reader) != (federation, number, self._own.fingerprint):
+            return 403
+        with self._lock:
+            if self._messages.get(site, (-1, b""))[0] != number or (site, number) in self._answers:
+                return 409
+            self._answers[site, number] = envelope
+        return 204
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    tls: ssl.SSLContext | None = None
+
+    def __init__(self, address: tuple[str, int], post: HttpPost) -> None:
+        super().__init__(address, _Handler)
+        self.post = post
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """TLS is spoken in the connection's own thread, so that a slow client holds up no other."""
+        request.settimeout(TIMEOUT_S)
+        if self.tls is not None:
+            try:
+                request = self.tls.wrap_socket(request, server_side=True)
+            except (OSError, ssl.SSLError):
+                return  # no certificate of ours, or no TLS at all
+        super().finish_request(request, client_address)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A broken connection is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version: ClassVar[str] = "HTTP/1.0"  # type: ignore[misc]  # one request a connection
+    server: _Server
+
+    def do_GET(self) -> None:
+        """Give what waits."""
+        found = _MESSAGES.fullmatch(self.path)
+        envelope = self.server.post.find_waiting(found["site"]) if found else None
+        self._reply(404 if not found else 204 if envelope is None else 200, envelope or b"")
+
+    def do_PUT(self) -> None:
+        """Take an answer."""
+        found = _ANSWERS.fullmatch(self.path)
+        length = self.headers.get("Content-Length", "")
+        if not found or not length.isdigit():
+            self._reply(404 if not found else 411)
+            return
+        if int(length) > self.server.post.count_allowed_bytes(found["site"]):
+            self._reply(413)
+            return
+        envelope = self.rfile.read(int(length))
+        self._reply(self.server.post.take(found["site"], found["federation"], int(found["number"]), envelope))
+
+    def _reply(self, status: int, content: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # the base class calls it so
+        """Say nothing: the sites' logs tell of every message."""

@@ -1,0 +1,110 @@
+"""A process for each site on this machine, with keys of its own, for rehearsals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import SystemResourceError
+from luthier.core.step import StepContext
+from luthier.federated.envelopes import EnvelopeChannel, FolderPost
+from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.transport import Channel, Transport
+
+
+class ProcessesTransport(Transport):
+    """Train each site in a process of its own on this machine: the messages are those between machines, signed and
+    encrypted under keys that are made for the run."""
+
+    kind: Literal["processes"] = "processes"
+    remote: ClassVar[bool] = False
+
+    wait_s: float = Field(default=3600.0, gt=0)
+    """How long a round waits for answers. Those that come later are not used."""
+
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+        """Start the processes."""
+        mail = work.scratch / "mail"
+        shutil.rmtree(mail, ignore_errors=True)
+        identity = Identity.create("coordinator")
+        cards, tasks = dict[str, PublicCard](), dict[str, dict[str, Any]]()
+        for at, name in enumerate(sites):
+            folder = work.scratch / "sites" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in ("private.key", "card.json"):
+                (folder / path).unlink(missing_ok=True)
+            site = Identity.create(f"site-{at}")
+            site.write(folder)
+            cards[name] = site.card
+            tasks[name] = {
+                "folder": str(folder.absolute()),
+                "mail": str(mail.absolute()),
+                "coordinator": identity.card.model_dump(mode="json"),
+                "data": work.inputs[f"sites.{at}"].digest,
+                "model": work.inputs["model"].digest,
+                "folders": _list_folders([work.inputs[f"sites.{at}"], work.inputs["model"]]),
+            }
+        post = FolderPost(mail / work.digest)
+        return ProcessesChannel(work, identity, cards, post, self.wait_s, tasks)
+
+
+class ProcessesChannel(EnvelopeChannel):
+    """Sites in processes, which end with it."""
+
+    def __init__(
+        self,
+        work: StepContext,
+        identity: Identity,
+        cards: Mapping[str, PublicCard],
+        post: FolderPost,
+        wait_s: float,
+        tasks: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        super().__init__(work, identity, cards, post, wait_s)
+        self._processes: dict[str, subprocess.Popen[str]] = {}
+        for name, task in tasks.items():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "luthier.federated.site_process"], stdin=subprocess.PIPE, text=True
+            )
+            assert process.stdin is not None, "it was opened as a pipe"
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()  # it stays open: the site ends when this process does
+            self._processes[name] = process
+
+    def check(self) -> None:
+        """`SystemResourceError` where a process ended by itself."""
+        for name, process in self._processes.items():
+            if process.poll() not in (None, 0):
+                raise SystemResourceError(f"the process of site {name} ended with exit code {process.returncode}")
+
+    def close(self) -> None:
+        """End the processes."""
+        super().close()
+        for process in self._processes.values():
+            assert process.stdin is not None, "it was opened as a pipe"
+            process.stdin.close()
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _list_folders(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """The folders of some artifacts and of the models that they stand on, by digest."""
+    folders: dict[str, str] = {}
+    waiting = list(artifacts)
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.digest not in folders:
+            folders[artifact.digest] = str(artifact.folder.absolute())
+            waiting += [artifact.parent(field) for field in ("model", "of") if field in artifact.manifest.inputs]
+    return folders

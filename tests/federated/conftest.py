@@ -1,0 +1,19 @@
+"""What tests of federations share: a tiny base, and tickets at three sites."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federations import Sites, build_sites
+
+
+@pytest.fixture(scope="package")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
+    return build_sites(tmp_path_factory.mktemp("sites"))
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Sites:
+    return build_sites(tmp_path)

@@ -1,0 +1,110 @@
+"""From `luthier site init` to a model: a coordinator's recipe and a site's own, by their commands."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.cli.app import run_command
+from luthier.commands.site import approve, open_site
+from luthier.recipe.schema import Recipe
+from luthier.recipe.workspace import Workspace
+from workshop import RECIPE, own_cache, small_recipe
+
+SITE = RECIPE.partition("  tune:")[0]
+COORDINATOR = """\
+luthier: 1
+name: both
+seed: 3
+model: tiny-model
+steps:
+  tune:
+    kind: federate
+    rounds: 2
+    sum: ffa
+    transport:
+      kind: folder
+      path: mail
+      wait_s: 60
+      member_cards: {north: north/card.json}
+    tune:
+      technique: {kind: lora, r: 4}
+      batch_size: 8
+      learning_rate: 1.0e-2
+      dtype: float32
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    small_recipe(tmp_path, SITE)
+    (tmp_path / "both.yaml").write_text(COORDINATOR)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def set_policy(folder: Path, **changes: str) -> None:
+    path = folder / "policy.yaml"
+    lines = path.read_text().splitlines()
+    given = [next((f"{name}: {value}" for name, value in changes.items() if line.startswith(f"{name}:")), line)
+             for line in lines]  # fmt: skip
+    path.write_text("\n".join(given) + "\n")
+
+
+def test_a_site_is_made_serves_and_tells_what_left(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command([*words, "--json"]) == 0
+    assert run_command(words) == 2, "keys are never written over"
+    set_policy(places / "north", least_rows="20")
+    capsys.readouterr()
+    heard = list[str]()
+    server = open_site(Workspace.open(places), places / "north", heard.append)
+    results: dict[str, Any] = {}
+
+    def coordinate() -> None:
+        results["made"] = Recipe.load(places / "both.yaml").run()["tune"]
+
+    thread = threading.Thread(target=coordinate)
+    thread.start()
+    try:
+        while not heard and thread.is_alive():
+            server.answer_waiting()
+        assert "an order waits for approval" in heard[0]
+        [order] = (places / "north").glob("order-*.json")
+        assert json.loads(order.read_text())["rounds"] == 2
+        approve(places / "north", order.stem.removeprefix("order-"))
+        server.run(lambda: not thread.is_alive(), once=True)
+    finally:
+        thread.join()
+    rounds = results["made"].artifact.read_json("federation.json")["rounds"]
+    assert [entry["sites"]["north"]["rows"] for entry in rounds] == [60, 60]
+    assert run_command(["site", "log", "north", "--json"]) == 0
+    kinds = [entry["kind"] for entry in json.loads(capsys.readouterr().out)]
+    assert kinds == ["order", "enrolled", "round", "update", "round", "update", "final", "measured"]
+    text = (places / "north" / "log.jsonl").read_text()
+    assert "invoice" not in text
+    assert "delivery" not in text
+
+
+def test_other_rows_are_another_card(places: Path) -> None:
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command(words) == 0
+    first = Recipe.load(places / "both.yaml").steps["tune"].contents(places)
+    with (places / "tickets.csv").open("a") as file:
+        file.write("Where is my other parcel,delivery,C-99\n")
+    assert run_command(["run", "recipe.yaml"]) == 0
+    with pytest.raises(Exception, match="others than those that the card names"):
+        open_site(Workspace.open(places), places / "north", print)
+    for path in ("private.key", "card.json"):
+        (places / "north" / path).unlink()
+    assert run_command(words) == 0
+    assert Recipe.load(places / "both.yaml").steps["tune"].contents(places) != first
