@@ -1,10 +1,11 @@
 """How a recipe fares away from this process: order to first step, plans of many steps behind a URL, the cost model.
 
-    python benchmarks/scale.py [--quick] [--only order|plan|cost|ranks]
+    python benchmarks/scale.py [--quick] [--only order|plan|rows|cost|ranks]
 
 Order to first step: from the moment at which a run hands a step over to the first event of that step, beside what the
 engine itself takes to start a program that does nothing. Plan: 200 steps that are made, in a store behind an S3 server
-on loopback (moto), seen from a machine with an empty cache. Cost: the estimates of `luthier.models.machine_cost` beside
+on loopback (moto), seen from a machine with an empty cache. Rows: documents through operators by two workers of a Ray
+cluster of this machine, beside two processes. Cost: the estimates of `luthier.models.machine_cost` beside
 published MFU (`published_mfu.csv`), those that constants were fitted to and all others. Ranks: `scale_ranks.py`.
 """
 
@@ -15,6 +16,7 @@ import csv
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,6 +33,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 BEYOND_START_S = 3.0
 PLAN_S = 2.0
+ROWS_RATIO = 0.9
 STEPS = 200
 LEAST_PARAMETERS, WITHIN = 1_000_000_000, 0.2
 DEVICE = f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}"
@@ -142,6 +145,42 @@ def measure_plan(rounds: int) -> None:
         show("plan_200_cached_s3", statistics.median(fresh), PLAN_S, "s", f"again {statistics.median(again):.2f} s")
 
 
+def measure_rows(rounds: int, documents: int) -> None:
+    """Documents through operators by two workers of Ray, in turn with two processes."""
+    from ray_cluster import ray_cluster, why_no_ray
+    from tests.workshop import own_cache
+
+    if reason := why_no_ray():
+        print(f"not measured: {reason}", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as name, ray_cluster(cpus=2) as url:
+        folder = Path(name)
+        words = ["order", "parcel", "invoice", "refund", "account", "password", "delivery", "address"]
+        with (folder / "documents.csv").open("w", encoding="utf-8") as file:
+            file.write("prompt,answer\n")
+            for number in range(documents):
+                text = " ".join(words[(number * place + place) % 8] for place in range(1, 60))
+                file.write(f"{number} {text} mail{number}@example.org,{words[number % 8]}\n")
+        source = "{kind: csv, path: documents.csv, prompt: prompt, answer: answer}"
+        ops = "[{kind: normalize}, {kind: pii}, {kind: quality, action: flag}, {kind: language}]"
+        text = f"luthier: 1\nname: rows\nsteps:\n  data: {{kind: prepare, source: {source}, ops: {ops}}}\n"
+        (folder / "recipe.yaml").write_text(text)
+        environment = {**os.environ, "LUTHIER_CACHE": own_cache(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+        variables = {name: environment[name] for name in ("LUTHIER_CACHE", "PYTHONPATH")}
+        settings = {"kind": "ray", "address": url, "env": variables, "python": sys.executable, "poll_s": 0.1}
+        places = {"ray": json.dumps({**settings, "workers": 2}), "processes": "local"}
+        found: dict[str, list[float]] = {place: [] for place in places}
+        for turn in range(rounds):
+            for place, on in places.items():
+                run_luthier(folder, environment, "run", ".", "--on", on, f"seed={turn * 2 + (place == 'ray')}")
+                (path,) = (folder / ".luthier" / "artifacts").glob("*/timing.json")
+                found[place].append(json.loads(path.read_text())["seconds"])
+                shutil.rmtree(folder / ".luthier")
+                print(f"{place} {turn + 1}: {documents / found[place][-1]:,.0f} documents/s", flush=True)
+        ratio = statistics.median(found["processes"]) / statistics.median(found["ray"])
+        show("ray_two_workers_of_two_processes", ratio, ROWS_RATIO, "ratio", f"{documents:,} documents")
+
+
 def show_cost() -> None:
     """The cost model beside what others published, and what a training of one size costs on each machine."""
     from luthier.models.machine_cost import build_pretraining_workload, estimate_on, read_machines
@@ -195,11 +234,12 @@ def main() -> None:
     """Measure what is asked for, or all, and print a line of JSON for each figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two rounds instead of seven")
-    parser.add_argument("--only", choices=["order", "plan", "cost", "ranks"])
+    parser.add_argument("--only", choices=["order", "plan", "rows", "cost", "ranks"])
     options = parser.parse_args()
     rounds = 2 if options.quick else 7
     measures: dict[str, Any] = {
         "cost": show_cost, "order": lambda: measure_order(rounds), "plan": lambda: measure_plan(rounds),
+        "rows": lambda: measure_rows(2 if options.quick else 5, 20_000 if options.quick else 200_000),
         "ranks": lambda: run_ranks(quick=options.quick),
     }  # fmt: skip
     for name, measure in measures.items():

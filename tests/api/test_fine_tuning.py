@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from luthier.commands.jobs.registry import JobRepository
 from luthier.core.system.process import is_process_gone
 from luthier.recipe.workspace import Workspace
 from luthier.traces.api_keys import add_key
+from slurm import slurm_cluster, why_no_slurm
 from tests import ready
 from workshop import tiny_model
 
@@ -334,6 +336,55 @@ def test_jobs_survive_their_server(
         assert done.fine_tuned_model in [one.id for one in client.models.list()]
         until(lambda: client.fine_tuning.jobs.retrieve(later).status == "running")
         client.fine_tuning.jobs.cancel(later)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_no_slurm()), reason=why_no_slurm())
+def test_jobs_of_a_cluster_run_at_once_and_outlive_their_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model(tmp_path / "tiny-model")
+    on = ("--on", "tune={kind: slurm, poll_s: 0.2, cpus: 1, memory: 400M}", "--max-jobs", "2")
+    words = ("--tune", f"{NAME}=./tiny-model", "--no-traces", *on)
+    monkeypatch.chdir(tmp_path)
+    with slurm_cluster(tmp_path / "slurm") as cluster:
+        for name, value in cluster.items():
+            monkeypatch.setenv(name, value)
+        with command(tmp_path, *words) as running:
+            client = running.client(max_retries=5)
+            first, second = (long_job(client, hyperparameters={"n_epochs": n, "batch_size": 1}) for n in (20, 50))
+            third = long_job(client)
+            until(lambda: learns(client, first) and learns(client, second))
+            assert client.fine_tuning.jobs.retrieve(third).status == "queued", "two run at once"
+            running.stop()
+            assert is_process_gone(process_of(tmp_path, first))
+        assert slurm_jobs() == 2, "the cluster goes on"
+        assert run_command(["jobs", "cancel", second]) == 0  # while nobody follows it
+        with command(tmp_path, *words) as running:
+            client = running.client(max_retries=5)
+            done = ended(client, first)
+            assert done.status == "succeeded", messages(client, first)
+            assert any("of an earlier run is running" in one for one in messages(client, first))
+            rows = list(csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text)))
+            assert [int(row["step"]) for row in rows] == list(range(1, 1201)), "each step once"
+            until(lambda: learns(client, third))
+            client.fine_tuning.jobs.cancel(third)
+            until(lambda: slurm_jobs() == 0)  # the one that was cancelled before, too
+
+
+def slurm_jobs() -> int:
+    """Jobs that wait or run in the cluster of the environment."""
+    return len(subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("tun=process", "jobs have no step 'tun'"), ("nowhere", "executor 'nowhere' is unknown")]
+)
+def test_a_place_for_jobs_that_there_is_not_is_refused(
+    folder: Path, word: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["serve", "./tiny-model", "--port", "0", "--on", word]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from luthier.core.errors import InputError, SystemResourceError
 from luthier.core.store import Store
 from luthier.core.system.process import is_process_gone, unique_process_name_of
+from luthier.data.engine.ray_workers import RAY_WORKERS_VARIABLE, RayWorkers
 from luthier.recipe import scheduler_api
 from luthier.recipe.batch import BatchJob, get_job_name
 from luthier.recipe.executors.ray import RayExecutor
@@ -26,6 +27,33 @@ from tests.recipe.test_groups import check_places, processes_seen
 from tests.test_every_executor import Site
 from tests.workshop import own_cache
 
+OPERATOR = """
+import os, signal
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from luthier.data.operator import OperatorResult, RowOperator
+
+
+class Mortal(RowOperator):
+    '''Counts characters; the worker that is the first to see a row dies.'''
+
+    kind: Literal["mortal"] = "mortal"
+    writes: ClassVar[dict[str, str]] = {"size": "count"}
+    mark: str = ""
+
+    def apply(self, rows):
+        if os.environ.get("LUTHIER_RAY_WORKERS") and any("7" in row.prompt for row in rows):
+            try:
+                (Path(self.mark) / "died").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        with (Path(self.mark) / "pids").open("a") as file:
+            file.write(f"{os.getpid()}\\n")
+        return OperatorResult(attributes={"size": [len(row.prompt) for row in rows]})
+"""
 NASTY = "x$(touch {0}) `touch {0}`\ntouch {0}\n'\"; touch {0}"
 needs_ray = pytest.mark.skipif(bool(why_no_ray()), reason=why_no_ray())
 
@@ -192,3 +220,48 @@ def test_a_stop_reaches_every_node(cluster: str, site: Site) -> None:
     assert run.returncode == 130
     wait_until(lambda: is_process_gone(name))
     assert list((folder / ".luthier").rglob("mark"))  # what it wrote is kept for the next run
+
+
+@pytest.mark.slow
+@needs_ray
+def test_rows_go_through_workers_of_the_cluster_in_the_same_bytes(cluster: str, site: Site) -> None:
+    """One worker is killed on the way."""
+    known = site.folder / "site" / "mortals-1.0.dist-info"
+    known.mkdir()
+    (site.folder / "site" / "mortals.py").write_text(OPERATOR)
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: mortals\nVersion: 1.0\n")
+    (known / "entry_points.txt").write_text("[luthier.parts]\nmortals = mortals\n")
+    made = {}
+    for name, on in (("at-home", "local"), ("away", settings(site, cluster, workers=2))):
+        folder = site.folder / name
+        folder.mkdir()
+        rows = "".join(f"request {number},answer {number % 9}\n" for number in range(6000))
+        (folder / "rows.csv").write_text(f"prompt,answer\n{rows}")
+        source = {"kind": "csv", "path": "rows.csv", "prompt": "prompt", "answer": "answer"}
+        ops = [
+            {"kind": "mortal", "mark": str(site.folder)},
+            {"kind": "exact_dedup"},
+            {"kind": "length", "unit": "characters", "min": 10},
+        ]
+        recipe = {"luthier": 1, "name": "rows", "steps": {"data": {"kind": "prepare", "source": source, "ops": ops}}}
+        (folder / "recipe.yaml").write_text(json.dumps(recipe))
+        out, err = site.start(folder, "run", "--on", on, "--json").communicate(timeout=200)
+        assert json.loads(out).get("exit") == 0, out + err
+        path = Path(json.loads(out)["steps"]["data"]["path"])
+        made[name] = json.loads((path / "manifest.json").read_text())
+        if name == "at-home":
+            (site.folder / "pids").unlink()
+    assert (site.folder / "died").exists()
+    assert made["away"] == made["at-home"]
+    assert len(set((site.folder / "pids").read_text().split())) >= 2
+
+
+@needs_ray
+def test_workers_without_a_cluster_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="jobs of one process"):
+        RayExecutor(nodes=2, workers=2).check_reach(Path(), Store(Path()))
+    assert RayWorkers.of_job(print) is None
+    monkeypatch.setenv(RAY_WORKERS_VARIABLE, "3")
+    found = RayWorkers.of_job(print)
+    assert found is not None
+    assert found.count == 3

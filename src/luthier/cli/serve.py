@@ -70,6 +70,15 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Explain answers to keys with the scope `explain`.")
     ] = True,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[STEP=]EXECUTOR",
+            help="Where jobs run, as `luthier run --on` takes it: slurm, or tune='{kind: slurm, partition: gpu}'; the "
+            "steps are data and tune. This machine when not given.",
+        ),
+    ] = None,
+    max_jobs: Annotated[int, typer.Option(min=1, help="Jobs that run at once; others wait their turn.")] = 1,
     learnt_system: Annotated[
         bool,
         typer.Option(
@@ -96,7 +105,9 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         traces=traces,
         keep=keep,
         pipelines=router or (),
-        jobs=FineTuningServiceConfig(tune=tune or (), doors=build_fine_tuning_routes) if jobs else None,
+        jobs=FineTuningServiceConfig(tune=tune or (), on=on or (), limit=max_jobs, doors=build_fine_tuning_routes)
+        if jobs
+        else None,
         explanations=build_explain_routes if explain else None,
         apply_training_prompt=learnt_system,
         tell=lambda listening: _tell(listening, as_json=as_json),

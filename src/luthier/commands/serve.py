@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from luthier.commands.explain_service import ExplanationService
+    from luthier.commands.jobs.placement import JobPlacement
     from luthier.commands.jobs.service import JobService
     from luthier.core.store import Store
     from luthier.serve.app import ExtraRoutes
@@ -70,6 +71,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     message begin with the one that the model learnt with.
     """
     from luthier.commands.explain_service import ExplanationService
+    from luthier.commands.jobs.placement import JobPlacement
     from luthier.commands.jobs.registry import find_alias_owners
     from luthier.serve.auth import KeyStoreRefresher
     from luthier.serve.model_pool import ModelPool
@@ -79,6 +81,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
     chosen = parse_engine(engine) if engine is not None else None
     ways = dict(map(parse_class_router, pipelines))
+    placement = None if jobs is None else JobPlacement.parse(jobs.on, jobs.limit)
     served = CommandTarget.read_all(workspace, models, "serve")
     meant = {str(target): target for target in served}
     models = list(dict.fromkeys([*meant, *(entry for way in ways.values() for entry in way.models), *ways]))
@@ -117,7 +120,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 if not models and not names.names() and not (service and service.tunable):
                     hint = "name a model, or release one: luthier release support@prod RECIPE:STEP"
                     raise InputError("there is nothing to serve", where=SourceLocation(field="MODEL"), hint=hint)
-                async with _working(service, names.look):
+                async with _working(service, names.look, placement):
                     routes, keys = _join_routes(kept.routes(), more), KeyStoreRefresher(ledger)
                     return await run_gateway(gateway, models, server_config, keys, extra_routes=routes, tell=tell)
 
@@ -143,6 +146,10 @@ class FineTuningServiceConfig:
 
     tune: Sequence[str] = ()
     """Base models that may be tuned, as NAME=MODEL or MODEL; those that are served when none is named."""
+    on: Sequence[str] = ()
+    """Where the steps of jobs run, as words of `luthier run --on`."""
+    limit: int = 1
+    """Jobs that run at once."""
     doors: Callable[[JobService], ExtraRoutes]
     """What stands beside the gateway to ask for it."""
 
@@ -169,14 +176,16 @@ def _join_routes(routes: list[tuple[APIRouter, Scope]], more: Iterable[ExtraRout
 
 
 @asynccontextmanager
-async def _working(service: JobService | None, released: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+async def _working(
+    service: JobService | None, released: Callable[[], Awaitable[None]], placement: JobPlacement | None
+) -> AsyncIterator[None]:
     """Work through jobs meanwhile."""
     if service is None:
         yield
         return
     from luthier.commands.jobs.runner import JobRunner
 
-    task = asyncio.create_task(JobRunner(service, released).run())
+    task = asyncio.create_task(JobRunner(service, released, placement).run())
     try:
         yield
     finally:

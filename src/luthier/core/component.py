@@ -323,18 +323,21 @@ def _discover(home: str) -> None:
 
 
 def _modules(home: str) -> Iterator[str]:
-    """All modules of the packages that a home names: `luthier.data.ops`, or `luthier.*.steps`."""
+    """All modules of the packages that a home names."""
+    for package in _packages(home):
+        path = importlib.import_module(package).__path__
+        yield from (f"{package}.{found.name}" for found in pkgutil.iter_modules(path))
+
+
+@cache
+def _packages(home: str) -> tuple[str, ...]:
+    """The packages that a home names: `luthier.data.ops`, or all that there are of `luthier.*.steps`."""
     before, star, after = home.partition(".*.")
     if not star:
-        package = importlib.import_module(home)
-        yield from (f"{home}.{found.name}" for found in pkgutil.iter_modules(package.__path__))
-        return
-    for floor in pkgutil.iter_modules(importlib.import_module(before).__path__):
-        if not floor.ispkg:
-            continue
-        room = importlib.import_module(f"{before}.{floor.name}")
-        if any(found.name == after and found.ispkg for found in pkgutil.iter_modules(room.__path__)):
-            yield from _modules(f"{before}.{floor.name}.{after}")
+        return (home,)
+    floors = (found.name for found in pkgutil.iter_modules(importlib.import_module(before).__path__) if found.ispkg)
+    names = (f"{before}.{floor}.{after}" for floor in floors)
+    return tuple(name for name in names if importlib.util.find_spec(name) is not None)
 
 
 @cache
@@ -355,10 +358,10 @@ def components_by_kind(role: type[Role]) -> dict[str, type[Role]]:
 
 def _of_its_module(role: type[Role], kind: str) -> type[Role] | None:
     """The member of a kind when its module bears its name, as most do: then no other module is loaded for it."""
-    if kind not in _MEMBERS.get(role.role, {}) and kind.isidentifier() and "*" not in role.home:
-        if importlib.util.find_spec(f"{role.home}.{kind}") is None:
-            return None
-        importlib.import_module(f"{role.home}.{kind}")
+    if kind not in _MEMBERS.get(role.role, {}) and kind.isidentifier():
+        for package in _packages(role.home):
+            if importlib.util.find_spec(f"{package}.{kind}") is not None:
+                importlib.import_module(f"{package}.{kind}")
     return _MEMBERS.get(role.role, {}).get(kind)  # type: ignore[return-value]  # registered under this role
 
 

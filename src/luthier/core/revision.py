@@ -8,6 +8,7 @@ names them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ _TYPING = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t][^\n]*\n|\n)+", re.MULTILINE)
 _MEMBERS = re.compile(r"\b(?:components_by_kind|component_of_kind|parse_component_spec)\(\s*(?P<role>[A-Z]\w*)\b")
 _CLASS = re.compile(r'^class (?P<name>\w+)|^    home: ClassVar\[str\] = "(?P<home>[\w.*]+)"', re.MULTILINE)
 _NAME = re.compile(r"^\w+")
+_POINTER = re.compile(r'"(?P<folder>[^"/\n]+)/(?P<rest>[^"\n]*)')
+_HOME_MARK = '    home: ClassVar[str] = "'
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,21 @@ class SourceTree:
     root: Path
     """The folder of the package `luthier`."""
     _texts: dict[str, str] = field(default_factory=dict, compare=False)
+    _imports: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    _pointers: dict[str, dict[str, list[str]]] = field(default_factory=dict, compare=False)
+    _named: dict[tuple[Path, str], bool] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        """All files of the package."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.root) for name in names]
 
     @cached_property
     def files(self) -> dict[str, Path]:
         """The file of each module by its dotted name."""
-        found = {}
-        for path in sorted(self.root.rglob("*.py")):
-            parts = [self.root.name, *path.relative_to(self.root).with_suffix("").parts]
+        found, start = {}, len(self.root.parts) - 1
+        for path in sorted(path for path in self._paths if path.suffix == ".py"):
+            parts = [*path.parts[start:-1], path.stem]
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
         return found
 
@@ -78,8 +89,8 @@ class SourceTree:
         """The modules that hold the members of each role, by the name of the role's class."""
         found = {}
         for name in self.files:
-            role = ""
-            for line in _CLASS.finditer(self.text(name)):
+            role, text = "", self.text(name)
+            for line in _CLASS.finditer(text) if _HOME_MARK in text else ():
                 role = line["name"] or role
                 if line["home"]:
                     pattern = re.compile(line["home"].replace(".", r"\.").replace("*", r"\w+") + r"\.\w+")
@@ -92,8 +103,13 @@ class SourceTree:
             self._texts[module] = _TYPING.sub("", self.files[module].read_text(encoding="utf-8"))
         return self._texts[module]
 
-    def imports(self, module: str) -> Iterator[str]:
+    def imports(self, module: str) -> tuple[str, ...]:
         """The modules that a module imports anywhere, and the members of roles that it asks for."""
+        if module not in self._imports:
+            self._imports[module] = tuple(self._find_imports(module))
+        return self._imports[module]
+
+    def _find_imports(self, module: str) -> Iterator[str]:
         text = self.text(module)
         for found in _IMPORT.finditer(text):
             if found["plain"]:
@@ -122,19 +138,43 @@ class SourceTree:
 
     def resources(self, modules: Iterable[str]) -> frozenset[Path]:
         """Files beside modules that are no Python and that a module names, itself or by their folder or ending."""
-        texts: dict[Path, list[str]] = {}
+        neighbours: dict[Path, list[str]] = {}
+        pointers: dict[str, list[str]] = {}
         for name in modules:
-            texts.setdefault(self.files[name].parent, []).append(self.text(name))
-        every = [text for some in texts.values() for text in some]
+            neighbours.setdefault(self.files[name].parent, []).append(name)
+            for folder, rests in self._list_pointers(name).items():
+                pointers.setdefault(folder, []).extend(rests)
         return frozenset(
-            path for path in self._others if _names(path, texts.get(_package_of(path), ())) or _points_to(path, every)
+            path
+            for path, package in self._others.items()
+            if any(self._names(name, path, package) for name in neighbours.get(package, ()))
+            or any(rest.startswith((path.stem, "{")) for rest in pointers.get(path.parent.name, ()))
         )
 
+    def _list_pointers(self, module: str) -> dict[str, list[str]]:
+        """What a module names by a folder, as in `safety/harmful`: the rests by their folders."""
+        if module not in self._pointers:
+            found: dict[str, list[str]] = {}
+            for pointer in _POINTER.finditer(self.text(module)):
+                found.setdefault(pointer["folder"], []).append(pointer["rest"])
+            self._pointers[module] = found
+        return self._pointers[module]
+
+    def _names(self, module: str, path: Path, package: Path) -> bool:
+        """Whether a module of a file's package names it, its folder there, or its ending."""
+        if (path, module) not in self._named:
+            inside = path.relative_to(package).parts[:-1]
+            words = [*(f'"{word}"' for word in (path.name, path.stem, *inside)), f'{path.suffix}"']
+            text = self.text(module)
+            self._named[path, module] = any(word in text for word in words)
+        return self._named[path, module]
+
     @cached_property
-    def _others(self) -> list[Path]:
-        """All files of the package that are no Python."""
-        paths = (path for path in self.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-        return [path for path in paths if path.suffix not in (".py", ".pyc")]
+    def _others(self) -> dict[Path, Path]:
+        """All files of the package that are no Python, each with the nearest package that it stands in."""
+        paths = [path for path in self._paths if "__pycache__" not in path.parts and path.suffix not in (".py", ".pyc")]
+        packages = {path.parent for path in self.files.values() if path.stem == "__init__"}
+        return {path: next(folder for folder in path.parents if folder in packages) for path in paths}
 
     def revision(self, roots: Iterable[str]) -> str:
         """A digest of what decides bytes: the modules' files, and those beside them that they name."""
@@ -151,24 +191,6 @@ def _above(module: str) -> Iterator[str]:
     """The packages that a module stands in: importing it runs theirs."""
     parts = module.split(".")
     yield from (".".join(parts[:count]) for count in range(2, len(parts)))
-
-
-def _package_of(path: Path) -> Path:
-    """The nearest package that a file stands in."""
-    return next(folder for folder in path.parents if (folder / "__init__.py").exists())
-
-
-def _names(path: Path, texts: Iterable[str]) -> bool:
-    """Whether a module of a file's package names it, its folder there, or its ending."""
-    inside = path.relative_to(_package_of(path)).parts[:-1]
-    words = [*(f'"{word}"' for word in (path.name, path.stem, *inside)), f'{path.suffix}"']
-    return any(word in text for text in texts for word in words)
-
-
-def _points_to(path: Path, texts: Iterable[str]) -> bool:
-    """Whether any module names a file by its folder, as in `safety/harmful`."""
-    words = (f'"{path.parent.name}/{path.stem}', f'"{path.parent.name}/{{')
-    return any(word in text for text in texts for word in words)
 
 
 @cache

@@ -104,17 +104,21 @@ def list_launches(workspace: Workspace, recipe: Path | None, *, limit: int) -> l
         return _find(ledger, query)
 
 
-def describe_open_launches(ledger: Ledger, recipe: Recipe, store: Store) -> Iterator[str]:
-    """A sentence for each job of a recipe whose end no run saw; where its artifact stands, it is noted as done."""
+def list_open_launches(ledger: Ledger, folder: Path) -> list[Launch]:
+    """The jobs of the recipes in a folder whose end no run saw."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.launches import LaunchRow
 
-    folder = str(recipe.recipe_dir.absolute())
-    unended = select(LaunchRow).where(
-        LaunchRow.recipe == recipe.name, LaunchRow.folder == folder, LaunchRow.state == "submitted"
-    )
-    for launch in _find(ledger, unended):
+    of_folder = select(LaunchRow).where(LaunchRow.folder == str(folder.absolute()), LaunchRow.state == "submitted")
+    return _find(ledger, of_folder)
+
+
+def describe_open_launches(ledger: Ledger, recipe: Recipe, store: Store) -> Iterator[str]:
+    """A sentence for each job of a recipe whose end no run saw; where its artifact stands, it is noted as done."""
+    for launch in list_open_launches(ledger, recipe.recipe_dir):
+        if launch.recipe != recipe.name:
+            continue
         of_run = f" by run {launch.run}" if launch.run else ""
         job = (
             f"the job {launch.job} of {launch.step!r}, handed to {launch.executor}{of_run} at "

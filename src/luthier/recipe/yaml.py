@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ Key = tuple[str | int, ...]
 COMMAND_LINE = "command line"
 _LIMIT_BYTES = 1 << 20
 _LIMIT_NODES = 50_000
+_SHALLOW = 5000
+"""Brackets and columns of a text that cannot be nested more deeply than that."""
 _SHOWN_PARTS = 8
 _YAML = "tag:yaml.org,2002:"
 _TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value"})
@@ -95,7 +98,7 @@ def _decoded(data: bytes, where: SourceLocation) -> str:
 def parse_yaml(text: str, file: str) -> LocatedYaml:
     """Parse YAML text; duplicate keys, tags, control characters and alias bombs are errors."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _compose(text)
     except yaml.MarkedYAMLError as error:
         raise _not_yaml(error, file) from error
     except yaml.reader.ReaderError as error:
@@ -115,6 +118,16 @@ def parse_yaml(text: str, file: str) -> LocatedYaml:
             f"expected a recipe (a mapping), got {came}", where=SourceLocation(file=file, line=1), hint=hint
         )
     return LocatedYaml(file, data, reader.lines, text)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The nodes of a text: by libyaml where it is there, and by the parser in Python for what that one refuses, since
+    only this one says why in full, and for what may be nested deeply, since libyaml's nodes nest on the stack of C."""
+    depth = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+    if yaml.__with_libyaml__ and depth < _SHALLOW:
+        with suppress(yaml.YAMLError):
+            return yaml.compose(text, Loader=yaml.CSafeLoader)
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> RecipeError:

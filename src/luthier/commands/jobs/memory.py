@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from luthier.recipe.executor import Placement
 from luthier.recipe.schema import Recipe
 
 _MEMORY = Path("/proc/meminfo")
 
 
-def estimate_recipe_memory(recipe: Path) -> int:
-    """The most memory that any step still to be made will take."""
-    peaks = [step.forecast.peak_bytes or 0 for step in Recipe.load(recipe).plan() if step.forecast is not None]
-    return max(peaks, default=0)
+def estimate_recipe_memory(recipe: Path, placement: Placement) -> int:
+    """The most memory that any step still to be made on this machine will take."""
+    plan = Recipe.load(recipe).plan()
+    here = [step for step in plan if not placement.executor_of(step).is_elsewhere]
+    return max((step.forecast.peak_bytes or 0 for step in here if step.forecast is not None), default=0)
 
 
 def read_machine_memory() -> tuple[int, int] | None:

@@ -38,9 +38,11 @@ class JobProcess:
         self.folder, self.name, self._child = folder, name, child
 
     @classmethod
-    def start(cls, recipe: Path, store: str, *, folder: Path, overrides: Sequence[str] = ()) -> JobProcess:
-        """Begin, or go on where an earlier run was; what it prints goes into a folder."""
-        words = _words("run", str(recipe), *overrides, "--json")
+    def start(
+        cls, recipe: Path, store: str, *, folder: Path, overrides: Sequence[str] = (), on: Sequence[str] = ()
+    ) -> JobProcess:
+        """Begin, or go on where an earlier run was; what it prints goes into a folder. `on` are words of `--on`."""
+        words = _words("run", str(recipe), *overrides, *(f"--on={word}" for word in on), "--json")
         with translate_write_errors(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
             with (folder / SAID).open("wb") as output, (folder / LOG).open("ab") as log:

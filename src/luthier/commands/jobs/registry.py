@@ -134,6 +134,17 @@ class JobRepository:
             result = session.execute(found.values(**values))
             return bool(result.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
 
+    def forget_process(self, job: FineTuningJob) -> None:
+        """Note that nothing is left of a job's process; nothing where it has another one meanwhile."""
+        from sqlalchemy import update
+
+        from luthier.core.db.tables.jobs import JobRow
+
+        with self._ledger.writing() as session:
+            session.execute(
+                update(JobRow).where(JobRow.id == job.id, JobRow.process == job.process).values(process=None)
+            )
+
     def _found(self, query: Select[Any]) -> list[FineTuningJob]:
         with self._ledger.reading() as session:
             return [_read(row) for row in session.scalars(query)]

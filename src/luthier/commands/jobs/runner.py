@@ -1,7 +1,9 @@
-"""Jobs run one after another as long as a server stands: files are checked, recipes made, what comes of them served.
+"""Jobs run as long as a server stands, as many at once as it may: files are checked, recipes made, what comes of them
+served.
 
-Of all servers over one store, one runs the jobs. A server that stops interrupts the run, which keeps its checkpoint;
-one that is killed leaves a run that goes on. The next server finds the job as the ledger has it, and goes on with it.
+Of all servers over one store, one runs the jobs. A server that stops interrupts the runs, which keep their checkpoints;
+one that is killed leaves runs that go on. The next server finds the jobs as the ledger has them, and goes on with them.
+Where models are tuned on a cluster, a server that stops leaves the jobs there, and the next one follows them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -18,6 +21,7 @@ from filelock import FileLock, Timeout
 from luthier.commands.jobs.check import validate_training_file
 from luthier.commands.jobs.journal import append_job_event
 from luthier.commands.jobs.memory import estimate_recipe_memory, read_machine_memory
+from luthier.commands.jobs.placement import JobPlacement
 from luthier.commands.jobs.process import JobProcess, ProcessOutcome, export_merged_model, read_log_tail
 from luthier.commands.jobs.records import FineTuningJob
 from luthier.commands.jobs.service import JobService
@@ -37,6 +41,8 @@ from luthier.commands.jobs.writing import (
 from luthier.commands.projects.queue import RunQueue
 from luthier.core.errors import LuthierError
 from luthier.core.files import translate_write_errors
+from luthier.core.system.process import is_process_gone
+from luthier.recipe.launches import end_launch, list_open_launches
 from luthier.serve.openai.protocol import APIError
 from luthier.traces import releases
 from luthier.traces.releases import ReleasedModel
@@ -47,21 +53,39 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("luthier.jobs")
 _EVERY_S = 0.2
 _LOOK_S = 1.0
+_CANCEL_LOOK_S = 5.0
 _SWEEP_S = 600.0
 _PATIENCE_S = 10.0
 """How long a run may take to end in order, when it is told to."""
+_CANCEL_S = 300.0
+"""The same where a scheduler has to be told, too."""
 MOST_DEATHS = 3
 """A job whose process was killed more often is not tried again."""
+
+
+@dataclass
+class _RunningJob:
+    """A job whose recipe is being made."""
+
+    process: JobProcess
+    memory: int
+    """Bytes that it will take on this machine."""
+    task: asyncio.Task[None] | None = None
 
 
 class JobRunner:
     """Works through the jobs of a desk."""
 
-    def __init__(self, service: JobService, released: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, service: JobService, released: Callable[[], Awaitable[None]], placement: JobPlacement | None = None
+    ) -> None:
         """`released` is waited for when a model was released: then it is served."""
         self._desk, self._released = service, released
+        self._placement = placement or JobPlacement()
         self._runs = RunQueue(service.ledger)
-        self._running: JobProcess | None = None
+        self._running: dict[str, _RunningJob] = {}
+        self._not_cancelled = set[str]()
+        """Jobs of which it was said that they cannot be ended."""
         self._away = False
 
     async def run(self) -> None:
@@ -73,6 +97,7 @@ class JobRunner:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._again_and_again(self._check_next))
                 tasks.create_task(self._again_and_again(self._run_next))
+                tasks.create_task(self._again_and_again(self._cancel_left))
                 tasks.create_task(self._again_and_again(self._sweep))
         finally:
             await self._interrupt()
@@ -174,25 +199,33 @@ class JobRunner:
     # ── running recipes ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run_next(self) -> float:
-        """Make the recipe of the job whose turn it is."""
+        """Make the recipes of the jobs whose turn it is."""
         waiting = await asyncio.to_thread(self._desk.book.everybody, states=("queued", "running"))
-        job = next(
-            (tuning_job for tuning_job in reversed(waiting) if tuning_job.state == "running"),
-            waiting[-1] if waiting else None,
-        )
-        if job is None:
-            return _EVERY_S
-        running = self._still_running(job)
-        if running is None:
-            if await asyncio.to_thread(self._runs.is_run_under_way) or not await self._has_room(job):
-                return _LOOK_S
-            running = await asyncio.to_thread(self._guarded, self._start, job)
-        if running is not None:
-            self._running = running
-            await self._follow(job, running)
-            self._running = None
-            await self._ended(job, running)
-        return 0.0
+        for job in sorted(waiting, key=lambda job: (job.state != "running", job.made_at, job.id)):
+            if job.id in self._running:
+                continue
+            memory: int | None = 0
+            process = self._still_running(job)
+            if process is None:
+                if len(self._running) >= self._placement.limit:
+                    break
+                if (memory := await self._find_memory(job)) is None:
+                    return _LOOK_S
+                process = await asyncio.to_thread(self._guarded, self._start, job)
+            if process is not None:
+                self._running[job.id] = running = _RunningJob(process, memory or 0)
+                running.task = asyncio.create_task(self._attend(job, process))
+        return _EVERY_S
+
+    async def _attend(self, job: FineTuningJob, process: JobProcess) -> None:
+        """Follow a run to its end, and do what follows from that."""
+        try:
+            await self._follow(job, process)
+            await self._ended(job, process)
+        except LuthierError as error:
+            self._warn(error)  # its turn comes again, and what was made is found
+            await asyncio.sleep(_LOOK_S)
+        self._running.pop(job.id, None)
 
     def _still_running(self, job: FineTuningJob) -> JobProcess | None:
         """The run that an earlier server left."""
@@ -201,20 +234,26 @@ class JobRunner:
         running = JobProcess(self._desk.folder(job.id), job.process)
         return None if running.over else running
 
-    async def _has_room(self, job: FineTuningJob) -> bool:
-        """Whether the machine's memory holds the job now; one that it never holds fails."""
-        recipe = self._desk.folder(job.id) / RECIPE
-        needed: int | None = await asyncio.to_thread(self._guarded, lambda _: estimate_recipe_memory(recipe), job)
+    async def _find_memory(self, job: FineTuningJob) -> int | None:
+        """The bytes that a job will take of this machine's memory; None where they are not free now, or where a run
+        has the machine. A job that the machine never holds fails."""
+        if not self._placement.is_elsewhere and await asyncio.to_thread(self._runs.is_run_under_way):
+            return None
+        recipe, placement = self._desk.folder(job.id) / RECIPE, self._placement.placement
+        needed: int | None = await asyncio.to_thread(
+            self._guarded, lambda _: estimate_recipe_memory(recipe, placement), job
+        )
         there = read_machine_memory()
         if needed is None or there is None:
-            return needed is not None
+            return needed
         whole, free = there
+        promised = sum(running.memory for running in self._running.values())
         if needed > whole:
             what = f"it needs about {needed / 1e9:.1f} GB of memory; this machine has {whole / 1e9:.1f} GB"
             await asyncio.to_thread(self._fail, job, what, "insufficient_memory", None)
-        elif needed > free:
+        elif needed > min(free, whole - promised):
             _LOG.info("%s waits for %.1f GB of memory", job.id, needed / 1e9)
-        return needed <= free
+        return needed if needed <= min(free, whole - promised) else None
 
     def _start(self, job: FineTuningJob) -> JobProcess | None:
         book, folder = self._desk.book, self._desk.folder(job.id)
@@ -223,7 +262,9 @@ class JobRunner:
         append_job_event(
             folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint"
         )
-        running = JobProcess.start(folder.absolute() / RECIPE, self._desk.store.location, folder=folder)
+        running = JobProcess.start(
+            folder.absolute() / RECIPE, self._desk.store.location, folder=folder, on=self._placement.words
+        )
         if not book.change(job.id, "running", ("running",), process=running.name):
             running.tell(signal.SIGTERM)
         return running
@@ -240,8 +281,32 @@ class JobRunner:
                 if (await asyncio.to_thread(self._state, job)) not in (None, "running"):
                     stop_sent_at = now
                     running.tell(signal.SIGTERM)
-            elif stop_sent_at is not None and now - stop_sent_at > _PATIENCE_S:
+            elif stop_sent_at is not None and now - stop_sent_at > self._patience_s:
                 running.tell(signal.SIGKILL)
+
+    @property
+    def _patience_s(self) -> float:
+        return _CANCEL_S if self._placement.is_elsewhere else _PATIENCE_S
+
+    async def _cancel_left(self) -> float:
+        """End the jobs of a cluster that no run follows any more, and that nobody wants: they were cancelled or paused
+        while there was no server."""
+        if self._placement.is_elsewhere:
+            for job in await asyncio.to_thread(self._desk.book.everybody, states=("cancelled", "paused")):
+                if job.process is not None and job.id not in self._running and is_process_gone(job.process):
+                    await asyncio.to_thread(self._cancel_launches, job)
+        return _CANCEL_LOOK_S
+
+    def _cancel_launches(self, job: FineTuningJob) -> None:
+        try:
+            for launch in list_open_launches(self._desk.ledger, self._desk.folder(job.id)):
+                self._placement.cancel(launch)
+                end_launch(self._desk.ledger, launch.job, "cancelled")
+            self._desk.book.forget_process(job)
+        except LuthierError as error:
+            if job.id not in self._not_cancelled:
+                _LOG.warning("%s is %s, and goes on elsewhere: %s", job.id, job.state, error)
+            self._not_cancelled.add(job.id)
 
     def _state(self, job: FineTuningJob) -> str | None:
         """A job's state; None while the ledger is away."""
@@ -305,13 +370,15 @@ class JobRunner:
             append_job_event(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
 
     async def _interrupt(self) -> None:
-        """Tell what runs to keep its state and end."""
-        running = self._running
-        if running is None:
-            return
-        running.tell(signal.SIGTERM)
+        """Tell what runs to keep its state and end; what runs on a cluster goes on there without being followed."""
+        left = list(self._running.values())
+        for running in left:
+            if running.task is not None:
+                running.task.cancel()
+            running.process.tell(signal.SIGKILL if self._placement.is_elsewhere else signal.SIGTERM)
         end = time.monotonic() + _PATIENCE_S
-        while not running.over and time.monotonic() < end:
+        while not all(running.process.over for running in left) and time.monotonic() < end:
             await asyncio.sleep(_EVERY_S / 4)
-        if not running.over:
-            running.tell(signal.SIGKILL)
+        for running in left:
+            if not running.process.over:
+                running.process.tell(signal.SIGKILL)

@@ -24,6 +24,8 @@ from luthier.data.engine.batch import NamedOperator, Numbered, Tables, drop_cate
 from luthier.data.engine.cache import PassCache
 from luthier.data.engine.columns import SketchWriter, map_remaining_sketches
 from luthier.data.engine.corpus import SetOperatorResult, SpillCorpus, apply_set_operator_results
+from luthier.data.engine.ray_stage import run_ray_stage
+from luthier.data.engine.ray_workers import RayWorkers
 from luthier.data.engine.reader import SourceReader, external_fingerprints
 from luthier.data.engine.spill import Spill, SpillWriter, open_spill
 from luthier.data.engine.stage import Stage, StageInput, StageOutput, run_stage, split_into_stages
@@ -87,6 +89,8 @@ class OperatorEngine:
     """Where passes meet, and stay for the next time."""
     events: EventWriter
     workers: Workers = field(default_factory=Workers)
+    ray_workers: RayWorkers | None = None
+    """Take batches through operators in place of `workers`, where there are some."""
     recipe_dir: Path = Path()
     """The recipe's folder, for operators that read files."""
     answers: Path | None = None
@@ -149,7 +153,7 @@ class OperatorEngine:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))
         events = SpillWriter(self.kept.events(number), event_schema())
         with SketchWriter([self._sketches(number, named_operator) for named_operator in stage.sets]) as sketches:
-            for passed in run_stage(stage, fed, self.workers):
+            for passed in self._run_stage(stage, fed):
                 writer.write(passed.table)
                 self._enter(passed, events)
                 sketches.write(passed.sketches)
@@ -159,6 +163,11 @@ class OperatorEngine:
         trim_malloc_heap()
         release_arrow_memory()
         return spill
+
+    def _run_stage(self, stage: Stage, fed: Iterator[StageInput]) -> Iterator[StageOutput]:
+        if self.ray_workers is not None and (stage.rows or stage.sets):
+            return run_ray_stage(stage, fed, self.ray_workers)
+        return run_stage(stage, fed, self.workers)
 
     def _enter(self, passed: StageOutput, events: SpillWriter) -> None:
         self.books.enter(passed.events)
@@ -203,7 +212,8 @@ class OperatorEngine:
             return
         sketch_stage = replace(stage, rows=[], sets=pending)
         with SketchWriter([self._sketches(number, named_operator) for named_operator in pending]) as sketches:
-            for passed in run_stage(sketch_stage, (StageInput(table, []) for table in spill.batches()), self.workers):
+            fed = (StageInput(table, []) for table in spill.batches())
+            for passed in self._run_stage(sketch_stage, fed):
                 sketches.write(passed.sketches)
 
     def _settled(self, one: NamedOperator, spill: Spill, left: ComplementIndexSet, sketches: Path) -> SetOperatorResult:

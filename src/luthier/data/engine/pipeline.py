@@ -25,6 +25,7 @@ from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_ar
 from luthier.data.engine.crossing import drop_leaking_train_rows
 from luthier.data.engine.executor import BATCH_ROWS, OperatorEngine, PassStats
 from luthier.data.engine.final_check import refuse_leftover_pii
+from luthier.data.engine.ray_workers import RayWorkers
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.remaining import RemainingRows
 from luthier.data.engine.spill import Spill
@@ -172,8 +173,9 @@ def prepare(
     try:
         with relaxed_garbage_collection(), Workers(options.workers, pass_cache.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
+            ray_workers = RayWorkers.of_job(work.events.warning)
             engine = OperatorEngine(
-                chosen, pass_cache, events, workers, work.recipe_dir, work.kept, ticker, ticker.settling
+                chosen, pass_cache, events, workers, ray_workers, work.recipe_dir, work.kept, ticker, ticker.settling
             )
             return _prepare(engine, reader, split, work, options)
     finally:

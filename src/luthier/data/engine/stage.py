@@ -132,18 +132,23 @@ def run_stage(stage: Stage, fed: Iterator[StageInput], workers: Workers) -> Iter
     """Take batches through a stage, in order, here or in worker processes."""
     if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)
+    setup = dump_stage(stage)
+    return workers.map(_run, ((setup, stage_input) for stage_input in fed))
+
+
+def dump_stage(stage: Stage) -> str:
+    """All of a stage as a text, from which another process makes it anew."""
     parts = [
         [(named_operator.name, named_operator.operator.settings()) for named_operator in part]
         for part in (stage.rows, stage.sets)
     ]
     paths = [str(stage.recipe_dir), None if stage.kept is None else str(stage.kept)]
-    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
-    return workers.map(_run, ((setup, stage_input) for stage_input in fed))
+    return json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
 
 
 @lru_cache(maxsize=1)
-def _stage(setup: str) -> Stage:
-    """The stage that a worker process is asked for."""
+def load_stage(setup: str) -> Stage:
+    """The stage that `dump_stage` wrote; the last one is kept."""
     rows, sets, guards, columns, base, kept = json.loads(setup)
     paths = Path(base), None if kept is None else Path(kept)
     parts = [
@@ -155,8 +160,8 @@ def _stage(setup: str) -> Stage:
         for named_operator in part
     }
     looking = [made.get(json.dumps(settings)) or Operator.parse(settings).at(*paths) for settings in guards]
-    return Stage(parts[0], parts[1], looking, columns)
+    return Stage(parts[0], parts[1], looking, columns, *paths)
 
 
 def _run(setup: str, fed: StageInput) -> StageOutput:
-    return _stage(setup).run(fed)
+    return load_stage(setup).run(fed)

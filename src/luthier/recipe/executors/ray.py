@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import InputError
 from luthier.core.store import Store
+from luthier.data.engine.ray_workers import RAY_WORKERS_VARIABLE
 from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus, refuse_passwords
 from luthier.recipe.scheduler_api import WHERE, SchedulerApi
 
@@ -47,6 +48,9 @@ class RayExecutor(BatchExecutor):
     """GPUs of a job, of each node if there are several; none when not given."""
     memory: str | None = None
     """Memory of a job, such as `8G`; Ray does not look at it when not given."""
+    workers: int | None = Field(default=None, ge=1)
+    """Workers of the cluster, one processor each, that a step `prepare` takes rows through its operators by; the job
+    alone does when not given. The Python that Ray was started by then needs Luthier and Ray."""
     resources: dict[str, float] = Field(default_factory=dict)
     """Resources of your own that the job's node must have, such as `{spot: 1}`."""
     env: dict[str, str] = Field(default_factory=dict)
@@ -77,7 +81,9 @@ class RayExecutor(BatchExecutor):
         return value
 
     def check_reach(self, folder: Path, store: Store) -> None:
-        """`InputError` where memory is asked for on several nodes, which Ray cannot hold free."""
+        """`InputError` for settings that exclude each other: Ray cannot hold memory free on several nodes."""
+        if self.is_group and self.workers is not None:
+            raise InputError("`workers` are for jobs of one process", where=WHERE, hint="leave out `nodes`")
         if self.nodes > 1 and self.memory is not None:
             hint = "leave `memory` out, or name a resource of your own in `resources`"
             raise InputError("`memory` is for jobs of one node", where=WHERE, hint=hint)
@@ -112,11 +118,12 @@ class RayExecutor(BatchExecutor):
             resources = {"entrypoint_num_cpus": 0}  # the driver only waits
         elif self.processes_per_node > 1:
             command += ["--processes", str(self.processes_per_node)]
+        workers = {} if self.workers is None else {RAY_WORKERS_VARIABLE: str(self.workers)}
         if self.cpus is None and "OMP_NUM_THREADS" not in self.env:
             command = ["env", "-u", "OMP_NUM_THREADS", *command]  # Ray sets 1 for a job that asks for no processors
         return {
             "entrypoint": f"exec {shlex.join(command)}",
-            "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S), **self.env}},
+            "runtime_env": {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S), **workers, **self.env}},
             "metadata": {"name": job.name},
             **{name: value for name, value in resources.items() if value is not None},
         }

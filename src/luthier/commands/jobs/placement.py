@@ -1,0 +1,51 @@
+"""Where the recipes of fine-tuning jobs are made, and how many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from luthier.commands.jobs.writing import TUNE
+from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.recipe.batch import BatchExecutor
+from luthier.recipe.executor import Executor, Placement, parse_placement
+from luthier.recipe.launches import Launch
+
+_DATA = "data"
+
+
+@dataclass(frozen=True)
+class JobPlacement:
+    """Where the steps of jobs go, and how many jobs run at once."""
+
+    words: tuple[str, ...] = ()
+    """As `luthier run --on` takes them."""
+    placement: Placement = field(default_factory=Placement)
+    limit: int = 1
+
+    @classmethod
+    def parse(cls, words: Iterable[str], limit: int) -> JobPlacement:
+        """From the words of an option; `InputError` for one that names a step which not every job has."""
+        words = tuple(words)
+        placement = parse_placement(words)
+        if unknown := sorted(placement.by_step.keys() - {_DATA, TUNE}):
+            hint = f"a job has the steps {_DATA!r} and {TUNE!r}"
+            raise InputError(f"jobs have no step {unknown[0]!r}", where=SourceLocation(field="--on"), hint=hint)
+        return cls(words, placement, limit)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether models are tuned by jobs of a scheduler."""
+        executor = self._executor_of(TUNE)
+        return executor is not None and executor.is_elsewhere
+
+    def _executor_of(self, step: str) -> Executor | None:
+        return self.placement.by_step.get(step) or self.placement.default
+
+    def cancel(self, launch: Launch) -> None:
+        """End a job of the scheduler; `LuthierError` where that is not the one of this server, or refuses."""
+        executor = self._executor_of(launch.step)
+        if not isinstance(executor, BatchExecutor) or executor.kind != launch.executor:
+            what = f"the job {launch.job} is with {launch.executor}, and this server has no access to that"
+            raise LuthierError(what, hint=f"start it with --on {launch.executor}, or cancel the job there")
+        executor.cancel_job(launch.job)
