@@ -378,6 +378,9 @@ class TrainingRun:
         from luthier.models.media.towers import find_towers
 
         material.attach_media(plain)
+        if self._step.privacy is not None and find_towers(plain) is not None:
+            what = "a model that reads pictures is not tuned privately yet"
+            raise RecipeError(what, where=SourceLocation(field="privacy"), hint="leave `privacy` out")
         if host is not None and find_towers(plain) is not None:
             hint = "leave `processes` out; `parts` without it is computed by threads"
             raise RecipeError(

@@ -27,6 +27,8 @@ class BlockwiseAdamW(torch.optim.Optimizer):
         """Move every weight by its gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
+                if weight.grad is None:
+                    continue
                 state = self.state[weight]
                 if not state:
                     state.update(_fresh(weight, self._block))

@@ -2,7 +2,8 @@
 
 Ranks send JSON messages and parts of vectors to one another; nothing is reduced on the way. Sums over ranks are made by
 who receives (`luthier.tune.training.parts`), in an order that does not depend on the number of ranks. Transport is
-torch's gloo between processors, and NCCL between GPUs (not yet run over several GPUs).
+torch's gloo between processors, shared memory for large tensors between ranks on one machine, and NCCL between GPUs
+(not yet run over several GPUs).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any
@@ -22,9 +23,12 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from luthier.core.errors import SystemResourceError
+from luthier.tune.training.shared_memory import Mailbox, MailboxLost
 
 PIECE_BYTES = 1 << 18
 """Bytes of a tensor that go at once: half of the time of a tensor that goes whole, over loopback."""
+SHARED_BYTES = 1 << 16
+"""Bytes from which a tensor goes through shared memory, where ranks have some."""
 WAIT_S = 3600.0 * 24
 """Seconds that a rank waits for another by default: the first draws and measures while the others wait. A rank that
 ends closes its connections, which is noticed at once."""
@@ -139,6 +143,7 @@ class TorchRankGroup(RankGroup):
         options._timeout = timedelta(seconds=WAIT_S)
         if loopback:
             options._devices = [_open_loopback()]
+        self._mailbox: Mailbox | None = None
         with _name_lost(None):
             self._gloo: Any = ProcessGroupGloo(store, rank, size, options)
             self._nccl: Any = None
@@ -147,9 +152,40 @@ class TorchRankGroup(RankGroup):
 
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
                 self._nccl = ProcessGroupNCCL(PrefixStore("nccl", store), rank, size, ProcessGroupNCCL.Options())
+        if loopback:
+            self._share_memory()
+
+    def _share_memory(self) -> None:
+        """Open the memory of all others, and let them open this rank's; where one cannot, all use gloo alone."""
+        mailbox: Mailbox | None = None
+        with suppress(OSError, AttributeError):  # another system, or one that forbids it
+            mailbox = Mailbox(self.rank, self.size)
+        opened = mailbox is not None
+        for rank, address in self._swap(mailbox.address if mailbox is not None else (0, 0)).items():
+            try:
+                if mailbox is not None and any(address):
+                    mailbox.open(rank, address)
+            except OSError:
+                opened = False
+            opened = opened and any(address)
+        all_opened = opened and all(one for (one,) in self._swap((int(opened),)).values())
+        if mailbox is not None and all_opened:
+            self._mailbox = mailbox
+        elif mailbox is not None:
+            mailbox.close()
+
+    def _swap(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Send a few numbers to all others, and receive as many of each."""
+        own = torch.tensor(numbers, dtype=torch.int64)
+        found = {rank: torch.zeros_like(own) for rank in self.others}
+        self.exchange(dict.fromkeys(self.others, own), found)
+        return {rank: value.tolist() for rank, value in found.items()}
 
     def close(self) -> None:
         self._gloo = self._nccl = None
+        if self._mailbox is not None:
+            self._mailbox.close()
+            self._mailbox = None
 
     def send(self, to: int, message: Any) -> None:
         data = zlib.compress(json.dumps(message).encode(), 1)
@@ -164,6 +200,16 @@ class TorchRankGroup(RankGroup):
         return json.loads(zlib.decompress(data.numpy().tobytes()))
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
+        shared = {rank: value for rank, value in incoming.items() if self._shares(value)}
+        try:
+            if self._mailbox is not None:
+                self._mailbox.send({rank: value for rank, value in outgoing.items() if self._shares(value)}, wait_s)
+                for rank, value in shared.items():
+                    self._mailbox.receive(rank, value, wait_s)
+        except MailboxLost as error:
+            raise lose_rank(error.args[0], "it has ended or does not answer") from None
+        incoming = {rank: value for rank, value in incoming.items() if rank not in shared}
+        outgoing = {rank: value for rank, value in outgoing.items() if not self._shares(value)}
         posted: list[tuple[int, Any]] = []
         for rank, value in incoming.items():
             with _name_lost(rank):
@@ -174,6 +220,10 @@ class TorchRankGroup(RankGroup):
         for rank, work in posted:
             with _name_lost(rank):
                 work.wait(timedelta(seconds=wait_s))
+
+    def _shares(self, value: Tensor) -> bool:
+        """Whether a tensor goes through memory: both sides answer alike."""
+        return self._mailbox is not None and not value.is_cuda and value.nbytes >= SHARED_BYTES
 
     def _over(self, value: Tensor) -> Any:
         return self._nccl if value.is_cuda else self._gloo

@@ -151,7 +151,7 @@ class PartReader:
                     media.gather(read.media)
                 total = total.and_of(self._reader.describe(read, pack, denominator))
         if media is not None:
-            gradients.gather(media.gradients(self._updater.parameters))
+            gradients.gather(media.gradients(list(self._updater.parameters.values())))
         return total, gradients
 
 
@@ -171,6 +171,23 @@ def use_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def assign_weights(sizes: Sequence[int], ranks: int) -> list[range]:
+    """The weights that each rank owns, of so many numbers each: whole ones, in order, as even as that allows."""
+    whole, before, ends = sum(sizes), 0, [0] * ranks
+    for at, size in enumerate(sizes):
+        owner = min(ranks - 1, (2 * before + size) * ranks // max(1, 2 * whole))
+        ends[owner] = at + 1
+        before += size
+    for rank in range(1, ranks):
+        ends[rank] = max(ends[rank], ends[rank - 1])
+    return [range(ends[rank - 1] if rank else 0, ends[rank]) for rank in range(ranks)]
+
+
+def find_neighbours(group: RankGroup) -> tuple[int, int]:
+    """The rank whose weights this one keeps a copy of, and the one that keeps a copy of its own."""
+    return (group.rank - 1) % group.size, (group.rank + 1) % group.size
+
+
 def reduce_over_ranks(
     group: RankGroup,
     spans: Sequence[range],
@@ -179,19 +196,18 @@ def reduce_over_ranks(
     build: Callable[[], GradientSum],
     wait_s: float,
 ) -> GradientSum | None:
-    """The sum of all ranks' gradients along the tree, at every rank. `present` says which ranks have one.
+    """The sum of all ranks' gradients along the tree, as far as this rank moves weights by it: those that it owns, and
+    those of the rank before it. `present` says which ranks have a gradient.
 
-    Each rank adds one shard of the vector, from what the others send of it, and sends the sum back: 2(W - 1)/W of the
-    vector goes out of each of W ranks.
+    Each rank adds the gradients of its weights, from what the others send of them, and sends the sum to the rank that
+    keeps a copy. With the weights, which go to all others later, 2(W - 1)/W of the vector goes out of each of W ranks.
     """
     if group.size == 1 or not any(present):
         return own
     total = own or build()
-    for vector in total.flat.values():
-        shards = [
-            slice(len(vector) * rank // group.size, len(vector) * (rank + 1) // group.size)
-            for rank in range(group.size)
-        ]
+    before, behind = find_neighbours(group)
+    for dtype, vector in total.flat.items():
+        shards = find_shards(total, dtype, group.size)
         mine, others = shards[group.rank], [rank for rank in group.others if _length(shards[rank])]
         received = {rank: torch.empty_like(vector[mine]) for rank in group.others if present[rank] and _length(mine)}
         group.exchange({rank: vector[shards[rank]] for rank in others} if own is not None else {}, received, wait_s)
@@ -203,9 +219,42 @@ def reduce_over_ranks(
             assert summed is not None, "some rank has a gradient"
             if summed.data_ptr() != vector[mine].data_ptr():
                 vector[mine] = summed
-        sent = dict.fromkeys(group.others, vector[mine]) if _length(mine) else {}
-        group.exchange(sent, {rank: vector[shards[rank]] for rank in others}, wait_s)
+        copied = {before: vector[shards[before]]} if _length(shards[before]) else {}
+        group.exchange({behind: vector[mine]} if _length(mine) else {}, copied, wait_s)
     return total
+
+
+def find_shards(total: GradientSum, dtype: torch.dtype, ranks: int) -> list[slice]:
+    """The slice of one dtype's vector that holds each rank's weights."""
+    ends = [begin + view.numel() for begin, view in zip(total.begins, total.views, strict=True)]
+    found = []
+    for weights in assign_weights([view.numel() for view in total.views], ranks):
+        some = [at for at in weights if total.views[at].dtype == dtype]
+        found.append(slice(total.begins[some[0]], ends[some[-1]]) if some else slice(0, 0))
+    return found
+
+
+def share_weights(group: RankGroup, weights: Sequence[Tensor], wait_s: float) -> None:
+    """Give the weights that each rank has moved to those that have not; in the precision that the model computes in."""
+    if group.size < 3:
+        return
+    before, behind = find_neighbours(group)
+    owned = assign_weights([weight.numel() for weight in weights], group.size)
+    for dtype in dict.fromkeys(weight.dtype for weight in weights):
+        of_rank = [[weights[at].data for at in some if weights[at].dtype == dtype] for some in owned]
+        incoming = {
+            rank: torch.empty(sum(map(torch.numel, of_rank[rank])), dtype=dtype, device=of_rank[rank][0].device)
+            for rank in group.others
+            if rank != before and of_rank[rank]
+        }
+        own = of_rank[group.rank]
+        sent = torch.cat([weight.reshape(-1) for weight in own]) if own else None
+        group.exchange(
+            {rank: sent for rank in group.others if rank != behind} if sent is not None else {}, incoming, wait_s
+        )
+        for rank, value in incoming.items():
+            for weight, piece in zip(of_rank[rank], torch.split(value, [one.numel() for one in of_rank[rank]]), strict=True):
+                weight.copy_(piece.view(weight.shape))
 
 
 def _length(shard: slice) -> int:

@@ -1,9 +1,10 @@
 """Steps of a training that several ranks compute: the first leads, the others follow its orders.
 
-The leader draws each step's rows, deals them, and sends each rank those of its parts. Every rank holds all that learns
-and makes every update itself, from the same sum of gradients. The leader alone measures held-out rows, draws answers,
-and writes checkpoints, events and the artifact. Where a rank ends, the others meet again, take the leader's state, and
-the step is computed anew: in other shares, and to the same bytes.
+The leader draws each step's rows, deals them, and sends each rank those of its parts. Each rank moves the weights that
+it owns, and keeps a copy of those of the rank before it (masters and what the optimizer remembers). The leader alone
+measures held-out rows, draws answers, and writes checkpoints, events and the artifact. Where a rank ends, the others
+meet again, the state is put together from what they hold, and the step is computed anew: in other shares, and to the
+same bytes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import xxhash
@@ -47,8 +48,10 @@ from luthier.tune.training.pack_reader import StepGradient
 from luthier.tune.training.parts import (
     PartReader,
     assign_spans,
+    assign_weights,
     deal_rows,
     reduce_over_ranks,
+    share_weights,
     sum_tree,
     use_threads,
 )
@@ -61,6 +64,7 @@ _MEET_S = 600.0
 _POLL_S = 0.02
 _TAIL = 20
 """Lines of a rank's output that a warning about it shows."""
+Result = TypeVar("Result")
 
 
 class RankHost(ABC):
@@ -219,6 +223,7 @@ class PartLeader:
         self._lost: RankLost | None = None
         self._kernels = True
         self._wait_s = SILENT_S
+        self._updates, self._last_update = 0, dict[str, Any]()
 
     @property
     def size(self) -> int:
@@ -228,39 +233,98 @@ class PartLeader:
     def start(self, *, kernels: bool) -> None:
         """Give the others the state that the first step begins with, and say whether compiled kernels compute."""
         self._kernels = kernels
-        self._send_state()
+        self._try(lambda: self._hand_out(self._updater.state()))
 
-    def _send_state(self) -> None:
-        """Bring all ranks to the state of this one; where one is lost meanwhile, those that are left."""
-        while self._group.size > 1:
-            if self._lost is not None:
-                self._connect_again(self._lost)
+    def _try(self, work: Callable[[], Result]) -> Result:
+        """What comes of some work with all ranks; where one is lost meanwhile, with those that are left."""
+        while True:
             try:
-                for rank in self._group.others:
-                    self._group.send(rank, {"order": "state", "kernels": self._kernels})
-                    self._group.send_tensors(rank, self._updater.state())
+                if self._lost is not None:
+                    self._connect_again(self._lost)
+                return work()
             except RankLost as error:
-                self._lose(error)
-            else:
-                self._lost = None
-                return
-        self._lost = None
+                if error is self._lost:  # the host does not go on
+                    raise
+                self._group.leave(error)
+                self._lost = error
 
     def _connect_again(self, error: RankLost) -> None:
+        """Meet those that are left, and bring all to the state of this rank, from what each of them holds."""
         assert self._host is not None, "one that is alone loses nobody"
         self._host.connect_again(error, self._wait_s)
         self._group = self._host.group
+        reports = {}
+        for rank in self._group.others:
+            self._group.send(rank, {"order": "report"})
+            reports[rank] = self._group.receive(rank)
+            if reports[rank]["updates"] == self._updates - 1:  # the others hear of an update before it is made
+                self._group.send(rank, self._last_update)
+        missing = [name for name in self._updater.sizes if name not in self._updater.held]
+        state = self._updater.state()
+        for rank, report in reports.items():
+            names = [name for name in missing if name in set(report["held"])]
+            if names:
+                state |= self._ask(rank, "state", names)
+                missing = [name for name in missing if name not in names]
+        if missing:
+            what = "a rank, and the one that keeps a copy of its weights, are gone"
+            self._lost = RankLost(what, hint=error.hint)
+            raise self._lost
+        self._lost = None
+        self._hand_out(state)
+
+    def _hand_out(self, state: Mapping[str, Tensor]) -> None:
+        """Give each rank what it owns of a whole state, and what it keeps a copy of; the model's weights to all."""
+        if self._group.size == 1 and len(self._updater.held) == len(self._updater.sizes):
+            return
+        self._updater.hold(list(self._updater.sizes))
+        self._updater.restore(state)
+        owned = name_owned_weights(self._updater, self._group.size)
+        for rank in self._group.others:
+            held = {*owned[rank], *owned[rank - 1]}
+            order = {"order": "state", "kernels": self._kernels, "updates": self._updates, "held": sorted(held)}
+            self._group.send(rank, order)
+            self._group.send_tensors(rank, self._updater.state(held))
+            others = {name: value for name, value in self._updater.parameters.items() if name not in held}
+            self._group.send_tensors(rank, others)
+        self._updater.hold({*owned[0], *owned[-1]})
+
+    def _ask(self, rank: int, what: str, names: Sequence[str]) -> dict[str, Tensor]:
+        self._group.send(rank, {"order": "give", "what": what, "names": names})
+        return self._group.receive_tensors(rank)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, by name, from all ranks."""
+        return self._try(lambda: self._collect("state", self._updater.state(), self._updater.held))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that count for answers and for the file, from all ranks."""
+        return self._try(
+            lambda: self._collect(
+                "weights", self._updater.weights(self._updater.shows_weights), self._updater.shows_weights
+            )
+        )
+
+    def fingerprints(self) -> dict[str, float]:
+        """A number for each parameter that changes when it moves."""
+        missing = [name for name in self._updater.sizes if name not in self._updater.held]
+        state = self.state() if missing else {}
+        others = {name: float(state[f"master/{name}"].double().square().sum()) for name in missing}
+        return {**self._updater.fingerprints(self._updater.held), **others}
+
+    def _collect(self, what: str, own: dict[str, Tensor], held: Collection[str]) -> dict[str, Tensor]:
+        """Something of each weight, by name: from here where it is held, else from its owner; in the order of one
+        process."""
+        missing, found = {name for name in self._updater.sizes if name not in held}, dict(own)
+        for rank, names in enumerate(name_owned_weights(self._updater, self._group.size)):
+            if wanted := [name for name in names if name in missing]:
+                found |= self._ask(rank, what, wanted)
+        return found
 
     def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:
         """Gather the gradient of one step's rows; computed anew where a rank is lost."""
         deals = deal_rows(rows, self._reader.parts)
-        while True:
-            if self._lost is not None:
-                self._send_state()
-            try:
-                return self._gather(deals, denominator, tokens, step)
-            except RankLost as error:
-                self._lose(error)
+        return self._try(lambda: self._gather(deals, denominator, tokens, step))
 
     def _gather(self, deals: Sequence[Sequence[TokenRow]], denominator: float, tokens: int, step: int) -> StepGradient:
         group, parts = self._group, self._reader.parts
@@ -278,18 +342,38 @@ class PartLeader:
             for rank in group.others:
                 step_gradients += [value and _gradient_from_json(value) for value in group.receive(rank, self._wait_s)]
             total = reduce_over_ranks(group, spans, total, present, self._updater.build_sum, self._wait_s)
-        if total is not None:
-            self._updater.take(total)
+            if total is not None:
+                self._updater.take(total)
+            norms = self._updater.norms(name_owned_weights(self._updater, group.size)[0])
+            for rank in group.others:
+                norms += group.receive(rank, self._wait_s)
+        self._norm = self._updater.norm(norms)
         singles = [range(part, part + 1) for part in range(parts)]
         whole = sum_tree(range(parts), singles, lambda entry: step_gradients[entry.start], StepGradient.and_of)
         return whole or StepGradient()
 
-    def update(self, rate: float) -> None:
-        """Let the others move by the gradient that all have."""
-        self._tell({"order": "update", "rate": rate})
+    def norm(self) -> float:
+        """Norm of the whole gradient that was gathered last."""
+        return self._norm
+
+    def update(self, rate: float, norm: float) -> None:
+        """Let every rank move its weights by the gradient that was gathered last."""
+        self._last_update = {"order": "update", "rate": rate, "norm": norm}
+        self._tell(self._last_update)
+        with use_threads(1):
+            self._updater.update(rate, norm)
+        self._updates += 1
+        if self._lost is None:
+            try:
+                share_weights(self._group, list(self._updater.parameters.values()), self._wait_s)
+            except RankLost as error:
+                self._lose(error)
+        if self._lost is not None:
+            self._try(lambda: None)  # who looks at the weights next finds them whole
 
     def drop(self) -> None:
         """Let the others drop the gradient."""
+        self._updater.drop()
         self._tell({"order": "drop"})
 
     def end(self) -> None:
@@ -301,12 +385,18 @@ class PartLeader:
             return
         try:
             self._group.broadcast(order)
-        except RankLost as error:  # the others take this rank's state before the next step
+        except RankLost as error:  # those that are left are brought to this rank's state before the next step
             self._lose(error)
 
     def _lose(self, error: RankLost) -> None:
         self._group.leave(error)
         self._lost = error
+
+
+def name_owned_weights(updater: MixedPrecisionOptimizer, ranks: int) -> list[list[str]]:
+    """The weights that each rank owns, by name."""
+    names = list(updater.sizes)
+    return [[names[at] for at in some] for some in assign_weights(list(updater.sizes.values()), ranks)]
 
 
 class PartFollower:
@@ -316,6 +406,7 @@ class PartFollower:
         self, reader: PartReader, updater: MixedPrecisionOptimizer, connect_again: Callable[[RankLost], RankGroup]
     ) -> None:
         self._reader, self._updater, self._connect_again = reader, updater, connect_again
+        self._updates = 0
 
     def run(self, group: RankGroup) -> None:
         """Follow; `RankLost` when the leader is gone."""
@@ -327,25 +418,43 @@ class PartFollower:
 
     def _follow(self, group: RankGroup) -> tuple[dict[str, Any], RankGroup]:
         """Do what is ordered until the last order, or one that changes how is computed; returns it."""
+        met_again = False
         while True:
             try:
                 order = group.receive(0)
                 if order["order"] == "end":
                     return {**order, "kernels": True}, group
                 if order["order"] == "state":
-                    self._updater.drop()
-                    self._updater.restore(group.receive_tensors(0))
+                    self._take_state(group, order)
                     return order, group
-                self._obey(group, order)
+                met_again = met_again or order["order"] == "report"
+                self._obey(group, order, alone=met_again)
             except RankLost as error:
                 group.leave(error)
                 group = self._connect_again(error)
 
-    def _obey(self, group: RankGroup, order: Mapping[str, Any]) -> None:
+    def _take_state(self, group: RankGroup, order: Mapping[str, Any]) -> None:
+        self._updater.drop()
+        self._updater.hold(order["held"])
+        self._updater.restore(group.receive_tensors(0))
+        for name, value in group.receive_tensors(0).items():
+            self._updater.parameters[name].data.copy_(value)
+        self._updates = order["updates"]
+
+    def _obey(self, group: RankGroup, order: Mapping[str, Any], *, alone: bool) -> None:
+        """`alone`: what this rank does is not yet part of what all do together."""
         if order["order"] == "step":
             self._gather(group, order)
         elif order["order"] == "update":
-            self._updater.update(order["rate"], self._updater.norm())
+            self._updater.update(order["rate"], order["norm"])
+            self._updates += 1
+            if not alone:
+                share_weights(group, list(self._updater.parameters.values()), WAIT_S)
+        elif order["order"] == "report":
+            group.send(0, {"updates": self._updates, "held": sorted(self._updater.held)})
+        elif order["order"] == "give":
+            find = self._updater.state if order["what"] == "state" else self._updater.weights
+            group.send_tensors(0, find(order["names"]))
         else:
             self._updater.drop()
 
@@ -360,6 +469,7 @@ class PartFollower:
         total = reduce_over_ranks(group, spans, total, order["present"], self._updater.build_sum, WAIT_S)
         if total is not None:
             self._updater.take(total)
+        group.send(0, self._updater.norms(name_owned_weights(self._updater, group.size)[group.rank]))
 
 
 def _row_as_json(row: TokenRow) -> list[Any]:

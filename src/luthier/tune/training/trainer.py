@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -36,7 +36,7 @@ from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
-from luthier.tune.training.parts import PartReader, mix_seed, use_threads
+from luthier.tune.training.parts import PartReader, mix_seed
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, enable_dropout
@@ -300,10 +300,12 @@ class Trainer:
                     keeper.write_kept(self._updater.moments(), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
-        if self._parts is not None:
-            self._parts.end()
-        unmoved = self._unmoved()
-        self._settle(keeper)
+        try:
+            unmoved = self._unmoved()
+            self._settle(keeper)
+        finally:
+            if self._parts is not None:
+                self._parts.end()
         if trunk_states is not None:
             trunk_states.close(self._trunk)
         return unmoved
@@ -364,7 +366,7 @@ class Trainer:
                 for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator, media), strict=True):
                     step_gradient = step_gradient.and_of(self._reader.describe(read, pack, denominator))
         if media is not None:
-            self._updater.gather(media.gradients(self._updater.parameters))
+            self._updater.gather(media.gradients(list(self._updater.parameters.values())))
         return step_gradient
 
     def _gather(
@@ -387,8 +389,7 @@ class Trainer:
         rows = training_batch.rows
         total, pack_workload, measures, examples = self.gradient(rows, training_batch.denominator, step)
         args = self._manner
-        with self._use_part_threads():
-            norm = self._updater.norm()
+        norm = self._updater.norm() if self._parts is None else self._parts.norm()
         rate = args.rate * self._course.compute_rate_factor(step, args.schedule, args.warmup_steps, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
@@ -398,7 +399,7 @@ class Trainer:
         elif not training_batch.nothing:
             self._update(rate, norm)
             if self._average is not None:
-                self._average.follow(self._updater.weights(), step + 1)
+                self._average.follow(self._find_weights(), step + 1)
         return StepMetrics(
             step=step + 1,
             loss=total,
@@ -414,22 +415,23 @@ class Trainer:
             instead=training_batch.instead,
         )
 
-    def _use_part_threads(self) -> AbstractContextManager[None]:
-        """What ranks compute alike, each of them computes by one thread."""
-        return use_threads(1) if self._parts is not None else nullcontext()
-
     def _update(self, rate: float, norm: float) -> None:
         """Move by the step's gradient, at all ranks."""
         if self._parts is not None:
-            self._parts.update(rate)
-        with self._use_part_threads():
+            self._parts.update(rate, norm)
+        else:
             self._updater.update(rate, norm)
+
+    def _find_weights(self) -> Mapping[str, Tensor]:
+        """The weights that the optimizer gives, from all ranks."""
+        return self._updater.weights() if self._parts is None else self._parts.weights()
 
     def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
-        self._updater.drop()
         if self._parts is not None:
             self._parts.drop()
+        else:
+            self._updater.drop()
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
         if self._manner.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
             return
@@ -482,7 +484,7 @@ class Trainer:
 
     def _weights(self) -> Mapping[str, Tensor]:
         """The weights that answers are given with: what moves, or its average."""
-        return self._average.values if self._average is not None else self._updater.weights()
+        return self._average.values if self._average is not None else self._find_weights()
 
     def _settle(self, keeper: CheckpointManager) -> None:
         """Give the model the weights that are to be saved."""
@@ -537,7 +539,7 @@ class Trainer:
             with self._reader.learn_media(parallel_packs) as media:
                 self._gather(parallel_packs, 1.0, media)
             if media is not None:
-                media.gradients(self._updater.parameters)
+                media.gradients(list(self._updater.parameters.values()))
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
@@ -547,7 +549,8 @@ class Trainer:
 
     def _state(self) -> TrainingState:
         averaged = self._average.values if self._average is not None else {}
-        tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
+        own = self._updater.state() if self._parts is None else self._parts.state()
+        tensors = {**own, **{f"{_EMA}{name}": value for name, value in averaged.items()}}
         log = tuple(self._log)
         return TrainingState(
             len(log), tensors, log, count_threads(), self._tokens, self._since, self._kernels, self._lane_count
@@ -558,7 +561,7 @@ class Trainer:
         return count_tensor_bytes(self._state().tensors)
 
     def _unmoved(self) -> list[str]:
-        now = self._updater.fingerprints()
+        now = self._updater.fingerprints() if self._parts is None else self._parts.fingerprints()
         still = [name for name, before in self._begun.items() if now[name] == before]
         if len(still) == len(now):
             why = {json.loads(line).get("skipped", "") for line in self._log}
