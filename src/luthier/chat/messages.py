@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationInfo, field_validator
@@ -188,12 +189,34 @@ def _most_frequent(texts: Counter[str]) -> str:
     return min(texts, key=lambda text: (-texts[text], text))
 
 
-def messages_to_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Messages as OpenAI's chat API takes them; reasoning is left out."""
-    return [_as_openai(message) for message in messages]
+def messages_to_openai(
+    messages: Iterable[Message], read_media: Callable[[str], bytes] | None = None
+) -> list[dict[str, Any]]:
+    """Messages as OpenAI's chat API takes them; reasoning is left out.
+
+    With `read_media`, which gives bytes by digest, pictures and sounds stand as parts of content; else the text alone
+    with its marks.
+    """
+    return [_as_openai(message, read_media) for message in messages]
 
 
-def _as_openai(message: Message) -> dict[str, Any]:
+def format_media_parts(
+    content: str, media: Iterable[tuple[str, str, str]], read: Callable[[str], bytes]
+) -> list[dict[str, Any]]:
+    """A turn's text with U+FFFC in the place of each medium (kind, format, digest) as OpenAI's parts of content."""
+    texts = content.split(MEDIA_MARK)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}] if texts[0] else []
+    for (kind, form, digest), text in zip(media, texts[1:], strict=True):
+        data = base64.b64encode(read(digest)).decode()
+        if kind == "image":
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}})
+        else:
+            parts.append({"type": "input_audio", "input_audio": {"data": data, "format": form}})
+        parts += [{"type": "text", "text": text}] if text else []
+    return parts
+
+
+def _as_openai(message: Message, read_media: Callable[[str], bytes] | None) -> dict[str, Any]:
     calls = [
         {
             "id": call.id or f"call_{number}",
@@ -203,8 +226,12 @@ def _as_openai(message: Message) -> dict[str, Any]:
         for number, call in enumerate(message.tool_calls)
     ]
     more = {"tool_calls": calls or None, "tool_call_id": message.tool_call_id, "name": message.name}
+    content: str | list[dict[str, Any]] = message.content
+    if message.media and read_media is not None:
+        media = [(medium.kind, medium.format, medium.digest) for medium in message.media]
+        content = format_media_parts(message.content, media, read_media)
     return {
         "role": message.role,
-        "content": message.content,
+        "content": content,
         **{key: value for key, value in more.items() if value is not None},
     }

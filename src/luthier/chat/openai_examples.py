@@ -5,34 +5,17 @@ OpenAI, guides "Supervised fine-tuning" and "Direct preference optimization".
 
 from __future__ import annotations
 
-import base64
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from luthier.chat.messages import MEDIA_MARK, Message, messages_to_openai
+from luthier.chat.messages import Message, messages_to_openai
 from luthier.chat.preference import REJECTED, parse_answer_turns
 
 LEAST_ROWS = 10
 LARGEST_BYTES = 512 << 20
 """The limit of an uploaded file."""
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-
-
-def format_media_parts(
-    content: str, media: Iterable[tuple[str, str, str]], read: Callable[[str], bytes]
-) -> list[dict[str, Any]]:
-    """A turn's text with U+FFFC in the place of each medium (kind, format, digest) as parts of content."""
-    texts = content.split(MEDIA_MARK)
-    parts: list[dict[str, Any]] = [{"type": "text", "text": texts[0]}] if texts[0] else []
-    for (kind, form, digest), text in zip(media, texts[1:], strict=True):
-        data = base64.b64encode(read(digest)).decode()
-        if kind == "image":
-            parts.append({"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}})
-        else:
-            parts.append({"type": "input_audio", "input_audio": {"data": data, "format": form}})
-        parts += [{"type": "text", "text": text}] if text else []
-    return parts
 
 
 def format_chat_example(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
 from luthier.artifacts.media import MediaReader
-from luthier.chat.messages import MEDIA_MARK
-from luthier.chat.openai_examples import format_media_parts
+from luthier.chat.messages import MEDIA_MARK, format_media_parts
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 

@@ -28,6 +28,8 @@ class ModelRunner(ABC):
     """What it can be asked for."""
     chooses: ClassVar[bool] = False
     """Whether it names one of a few classes."""
+    reads_media: bool = False
+    """Whether it reads pictures or sounds."""
     echoes: ClassVar[bool] = False
     """Whether it can tell the log-probabilities of a text that it is to continue."""
 

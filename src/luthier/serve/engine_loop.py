@@ -20,9 +20,12 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
 from luthier.core.system.process import run_into_future
 from luthier.serve import base_models
+from luthier.serve.media import RequestMedia
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
 
 if TYPE_CHECKING:
+    from luthier.chat.media import MediaProcessor
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.generation.engine import ContinuousBatchingDecoder
     from luthier.models.generation.sampling import GenerationRequest, TokenOutput
     from luthier.models.load import Dtype, LoadedModel
@@ -233,12 +236,25 @@ class SharedDecoderBase(base_models.SharedBase):
         from luthier.models.generation.engine import ContinuousBatchingDecoder
 
         self._loaded, self._model = loaded, loaded.model
+        self.media = RequestMedia()
+        self._processor: MediaProcessor | None = None
         self.vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         self.writer = EngineLoop(
             lambda: ContinuousBatchingDecoder(self._now(), tokens=room.tokens),
             waiting=room.waiting,
             at_once=room.at_once,
         )
+
+    def read_media_with(self, text: ChatTokenizer) -> None:
+        """Read pictures and sounds by a tokenizer's processor; all models over the base share the first one's."""
+        from luthier.models.media.towers import attach_media
+
+        if text.media is None:
+            return
+        if self._processor is None or self._processor.digest != text.media.digest:
+            self._processor = text.media
+            attach_media(self._loaded.model, text.media, self.media.read)
+        text.media = self._processor
 
     def add(self, artifact: Artifact) -> str:
         """Put an adapter over it, between two steps of what is being written, and name it."""

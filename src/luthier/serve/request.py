@@ -39,6 +39,8 @@ class EngineRequest:
     """A conversation that is to be answered; empty where a plain text is to be continued."""
     text: str | tuple[int, ...] | None = None
     """A plain text, or its token ids, to be continued."""
+    media: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The bytes of the pictures and sounds in `messages`, by digest."""
     tools: ToolOptions | None = None
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the answer keeps; None: any text."""

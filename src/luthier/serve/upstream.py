@@ -101,7 +101,7 @@ class UpstreamModel(ModelRunner):
             body["return_tokens_as_token_ids"] = query.by_id or None
             return "completions", _given(body)
         body |= {
-            "messages": messages_to_openai(self._before.wrap(query.messages)),
+            "messages": messages_to_openai(self._before.wrap(query.messages), query.media.__getitem__),
             self._settings.limit: query.max_tokens,
         }
         if query.logprobs:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -82,6 +83,8 @@ class _Open(ModelRunner):
         self._writer, self._vocabulary = standing.base.writer, standing.base.vocabulary
         self._calls = ToolCallFormat.of(text)
         self._ends = text.end_ids
+        standing.base.read_media_with(text)
+        self.reads_media = text.media is not None
         self._going: dict[DecodeJob, _Inbox] = {}
         self._closed = False
         self._grammars = GrammarCompiler(text, self._vocabulary)
@@ -105,6 +108,12 @@ class _Open(ModelRunner):
         await asyncio.to_thread(self._standing.leave)
 
     async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
+        with self._standing.base.media.hold(query.media):
+            async with aclosing(self._answer(query)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         prepared = await asyncio.to_thread(self._asked, query)
         if self._closed:
             raise ModelUnavailableError("the model was closed")

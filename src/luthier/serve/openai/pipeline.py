@@ -68,7 +68,7 @@ class ClassRouter(ModelRunner):
             if not chooser.chooses:
                 raise APIError(f"{self._ways.by} names no classes, and cannot lead a pipeline", param="model")
             async with aclosing(
-                chooser.answer(chooser.apply_training_prompt(EngineRequest(messages=query.messages)))
+                chooser.answer(chooser.apply_training_prompt(EngineRequest(messages=query.messages, media=query.media)))
             ) as pieces:
                 async for piece in pieces:
                     choice.add(piece)

@@ -16,17 +16,23 @@ InputError
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from luthier.chat.messages import Message, ToolCall
+from luthier.chat.messages import MEDIA_MARK, Message, ToolCall
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.serve.request import EngineRequest, ToolOptions
+
+if TYPE_CHECKING:
+    from luthier.chat.media_codec import KeptMedia
 
 
 class APIError(InputError):
@@ -91,6 +97,8 @@ MOST_ANSWERS = 16
 MOST_TEXTS = 256
 """Prompts in one request for completions, or texts in one for embeddings."""
 MOST_TOOLS = 128
+MOST_MEDIA = 16
+"""Pictures and sounds in one request."""
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0, 0.0),
     "presence_penalty": (0, 0.0),
@@ -171,14 +179,39 @@ class ContentPartBody(RequestBody):
 
     type: str
     text: Text | None = None
+    content: bytes | None = None
+    """The bytes of a picture or a sound."""
 
     @model_validator(mode="before")
     @classmethod
-    def _only_text(cls, data: Any) -> Any:
+    def _readable(cls, data: Any) -> Any:
         kind = data.get("type") if isinstance(data, dict) else None
-        if kind not in ("text", "refusal"):
-            raise APIError(f"content of type {str(kind)[:40]!r} cannot be read: text only", param="messages")
-        return {"type": "text", "text": data.get("text", data.get("refusal"))}
+        if kind in ("text", "refusal"):
+            return {"type": "text", "text": data.get("text", data.get("refusal"))}
+        if kind not in ("image_url", "input_audio"):
+            what = f"content of type {str(kind)[:40]!r} cannot be read: text, image_url and input_audio can"
+            raise APIError(what, param="messages")
+        return {"type": kind, "content": _read_media_part(kind, data.get(kind))}
+
+
+_DATA_URL = re.compile(r"data:(image|audio)/[a-zA-Z0-9.+-]{1,40};base64,")
+
+
+def _read_media_part(kind: str, value: Any) -> bytes:
+    """The bytes of OpenAI's `image_url` (a data: URL) or `input_audio` (base64)."""
+    if kind == "image_url":
+        url = value.get("url") if isinstance(value, dict) else value
+        begin = _DATA_URL.match(url) if isinstance(url, str) else None
+        if begin is None:
+            what = "pictures are not fetched from addresses: send `data:image/png;base64,...`"
+            raise APIError(what, param="messages", code="unsupported_parameter")
+        data = url[begin.end() :]
+    else:
+        data = value.get("data") if isinstance(value, dict) else None
+    try:
+        return base64.b64decode(data, validate=True)
+    except (TypeError, ValueError):
+        raise APIError(f"the data of a part of type {kind} are no base64", param="messages") from None
 
 
 class FunctionCall(RequestBody):
@@ -227,15 +260,42 @@ class MessageBody(RequestBody):
         return Message(
             role="system" if self.role == "developer" else self.role,
             content=self._text(),
+            media=tuple(kept.media for kept in self.media),
             name=self.name,
             tool_calls=tuple(call.as_call() for call in self.tool_calls or ()),
             tool_call_id=self.tool_call_id,
         )
 
+    @property
+    def media_parts(self) -> list[bytes]:
+        """The bytes of its pictures and sounds, as they were sent."""
+        parts = self.content if isinstance(self.content, list) else []
+        return [part.content for part in parts if part.content is not None]
+
+    @cached_property
+    def media(self) -> list[KeptMedia]:
+        """Its pictures and sounds as a model reads them; `APIError` for a broken one."""
+        if not self.media_parts:
+            return []
+        from luthier.chat.media_codec import keep_media
+
+        if self.role != "user":
+            raise APIError(f"only the user shows and plays something, not the {self.role}", param="messages")
+        try:
+            return [keep_media(content) for content in self.media_parts]
+        except LuthierError as error:
+            raise to_api_error(error, "messages") from error
+
     def _text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or self.refusal or ""
+        if not isinstance(self.content, list):
+            return self.content or self.refusal or ""
+        texts = [part.text or "" if part.content is None else MEDIA_MARK for part in self.content]
+        if not self.media_parts:
+            return "".join(texts)
+        return "".join(
+            text if part.content is not None else text.replace(MEDIA_MARK, "")  # a mark that somebody typed is no place
+            for part, text in zip(self.content, texts, strict=True)
+        )
 
 
 class FunctionBody(RequestBody):
@@ -385,8 +445,14 @@ class ChatRequestBody(_Asking):
     min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
 
+    def count_media(self) -> int:
+        """How many pictures and sounds it brings."""
+        return sum(len(turn.media_parts) for turn in self.messages)
+
     def query(self) -> EngineRequest:
         """The request as engines understand it."""
+        if (media := self.count_media()) > MOST_MEDIA:
+            raise APIError(f"expected at most {MOST_MEDIA} pictures and sounds, got {media}", param="messages")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise APIError("max_tokens is the older name of max_completion_tokens: give one", param="max_tokens")
         if self.top_logprobs and not self.logprobs:
@@ -396,6 +462,7 @@ class ChatRequestBody(_Asking):
             raise APIError("tools and a JSON format do not go together", param="response_format", code=_CODE)
         return EngineRequest(
             messages=tuple(turn.as_message() for turn in self.messages),
+            media={kept.media.digest: kept.content for turn in self.messages for kept in turn.media},
             tools=tools,
             schema=schema,
             answers=self.n,

@@ -201,7 +201,7 @@ class Gateway:
         case.user = body.user or body.safety_identifier
         case.meta, case.consent = body.metadata, body.store
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
-        query = body.query()
+        query = await asyncio.to_thread(body.query) if body.count_media() else body.query()
         case.record_messages(query.messages)  # all that is known of one that nobody answers
         route = self._route(body.model, case, get_caller(request))
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
@@ -266,6 +266,8 @@ class Gateway:
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(self.fleet.using(route.model))
             _require_able(model, asking.queries[0].verb)
+            if asking.queries[0].media and not model.reads_media:
+                raise APIError("this model reads text only", param="messages", code="unsupported_parameter")
             if asking.queries[0].echo and not model.echoes:
                 raise APIError(
                     "this model's engine does not read prompts back", param="echo", code="unsupported_parameter"
