@@ -28,6 +28,8 @@ _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_cal
 class UpstreamModel(ModelRunner):
     """A model behind an endpoint."""
 
+    reads_media = True
+
     def __init__(
         self,
         settings: EndpointModelSource,

@@ -200,12 +200,13 @@ _DATA_URL = re.compile(r"data:(image|audio)/[a-zA-Z0-9.+-]{1,40};base64,")
 def _read_media_part(kind: str, value: Any) -> bytes:
     """The bytes of OpenAI's `image_url` (a data: URL) or `input_audio` (base64)."""
     if kind == "image_url":
-        url = value.get("url") if isinstance(value, dict) else value
-        begin = _DATA_URL.match(url) if isinstance(url, str) else None
+        told = value.get("url") if isinstance(value, dict) else value
+        url = told if isinstance(told, str) else ""
+        begin = _DATA_URL.match(url)
         if begin is None:
             what = "pictures are not fetched from addresses: send `data:image/png;base64,...`"
             raise APIError(what, param="messages", code="unsupported_parameter")
-        data = url[begin.end() :]
+        data: Any = url[begin.end() :]
     else:
         data = value.get("data") if isinstance(value, dict) else None
     try:
