@@ -59,7 +59,7 @@ def test_is_documented_and_tells_its_cost(kind: str) -> None:
     assert KINDS[kind].__doc__
     assert undescribed(KINDS[kind]) == []
     method = InfluenceMethod.parse(kind)
-    assert method.count_readings(STEP, 4, "sweep", 2) >= method.count_readings(STEP, 4, "sweep", 1)
+    assert method.count_readings(STEP, "sweep", 2) >= method.count_readings(STEP, "sweep", 1)
     other = STEP.model_copy(update={"optimizer": Muon()})
     assert not method.refuses(STEP)
     assert bool(method.refuses(other)) == (kind in ("adam", "replay"))

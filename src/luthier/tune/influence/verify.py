@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 RANDOM = 3
 """Retrainings without random rows, beside those without proponents and opponents."""
-LEAST = 2 + RANDOM + 5
-"""Retrainings that a proof takes at least."""
 _RESAMPLES = 2000
 
 
