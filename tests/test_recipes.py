@@ -50,6 +50,13 @@ SMALL = {
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
+    "taught": (
+        "steps.data.split.train=32",
+        "steps.data.split.test=8",
+        "steps.tune.epochs=1",
+        "steps.tune.keep_states=2",
+        "steps.taught.retrainings=0",
+    ),
     "why": (
         "steps.data.split.train=32",
         "steps.data.split.test=8",

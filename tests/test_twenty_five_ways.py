@@ -221,6 +221,7 @@ BESIDE = {"decay": {"lr_scheduler": "wsd"}, "privacy": {"on_loss_spike": "off"}}
 NOT_IN_THE_WEIGHTS = {
     "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
     "max_tokens_per_microbatch", "save_steps", "keep_trunk", "report_to",  # memory, time and what others are told
+    "keep_states", "without",  # as well
     "processes", "on",  # where it is computed
     "validation", "loss_spike", "on_loss_spike", "resume_from", "save_epochs",  # tests/tune shows each at work
 }  # fmt: skip

@@ -53,6 +53,7 @@ steps:
     learning_rate: 1.0e-2
     epochs: 2
     save_epochs: 1
+    keep_states: 1
     dtype: float32
   early: {kind: epoch, tuned: tune, epoch: 1}
   merged: {kind: merge, models: [tune, early], weights: [0.5, 0.5]}
@@ -66,6 +67,7 @@ steps:
   flips: {kind: counterfactuals, data: data, model: words, limit: 2, max_edits: 1}
   stands: {kind: surrogate, data: data, model: words, limit: 60, min_rows: 2}
   sets: {kind: conformal, data: data, model: words}
+  taught: {kind: influence, data: data, model: tune, methods: [tracin]}
   report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
   fair: {kind: thresholds, evaluation: report, column: region, positive: billing, min: 3}
   ask: {kind: human_eval, evaluation: report, models: [tuned, tfidf], rows: 12, annotators: [anna]}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import polars
 import pytest
+import torch
 
+from explain.planted import planted
+from luthier.artifacts.dataset import read_examples
 from luthier.artifacts.findings import read_findings, read_flagged_rows
 from luthier.artifacts.influence import HARMFUL, InfluenceSummary
+from luthier.chat.messages import prompt_of
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
+from luthier.models.lm.local import LocalLM
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
 from workshop import tickets, tiny_model, write_csv
@@ -166,3 +172,73 @@ def test_a_text_with_an_answer_is_asked_about(folder: Path, capsys: pytest.Captu
     assert run_command(["show", "text.yaml:taught", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert "not verified" in json.dumps(shown)
+
+
+PLANTED = """\
+luthier: 1
+name: planted
+seed: 3
+model: tiny-model
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: rows.csv, prompt: text, answer: label}
+    split: {test: 60, validation: 40}
+  tune:
+    kind: tune
+    data: data
+    technique: full
+    objective: {kind: classify, head: sequence}
+    batch_size: 12
+    epochs: 8
+    learning_rate: 2.0e-3
+    dtype: float32
+    keep_states: 4
+  taught:
+    kind: influence
+    model: tune
+    data: data
+    query: {split: validation}
+    methods: [adam]
+    harmful: 0.15
+"""
+
+
+@pytest.mark.slow
+def test_from_an_answer_to_label_errors_to_a_better_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One label in ten is wrong; without the rows that hurt validation rows, test rows have a lower loss in pairs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    tiny_model(tmp_path / "tiny-model")
+    draw = random.Random(5)
+    rows = [dict(zip(("text", "label"), planted(draw)[:2], strict=True)) for _ in range(220)]
+    names = sorted({row["label"] for row in rows})
+    wrong = set(draw.sample(range(220), 22))
+    for at in wrong:
+        rows[at]["label"] = names[(names.index(rows[at]["label"]) + 1) % len(names)]
+    write_csv(tmp_path / "rows.csv", rows)
+    (tmp_path / "recipe.yaml").write_text(PLANTED)
+    assert run_command(["run", "recipe.yaml"]) == 0
+    taught = find_artifact(CommandTarget(Workspace.open_current(), "recipe.yaml:taught")).artifact
+    table = polars.read_parquet(taught.path("influence.parquet")).sort("score.adam")
+    is_wrong = [line - 2 in wrong for line in table["line"].to_list()]
+    assert sum(is_wrong[: len(table) // 10]) > 2 * sum(is_wrong) / 10, "more often than twice by chance"
+    assert run_command(["new", "mended", "--from", "explain", "--base-recipe", "recipe.yaml"]) == 0
+    assert run_command(["run", "mended.yaml", "--only", "tune"]) == 0
+    losses = [measure_losses(f"{name}.yaml", wrong) for name in ("recipe", "mended")]
+    assert sum(losses[1]) < sum(losses[0])
+    better = sum(after < before for before, after in zip(*losses, strict=True))
+    assert better > len(losses[0]) / 2
+
+
+def measure_losses(file: str, wrong: set[int]) -> list[float]:
+    """Of each test row with its true label: minus the log-probability of its class."""
+    model = find_artifact(CommandTarget(Workspace.open_current(), f"{file}:tune")).artifact
+    data = model.parent("data")
+    lm = LocalLM(model, "float32")
+    held = [example for example in read_examples(data, "test") if example.origin.line - 2 not in wrong]
+    scores = lm.classify([(prompt_of(example), ()) for example in held])
+    return [
+        -float(torch.log_softmax(torch.tensor(own), -1)[lm.classes.index(str(example.label))])
+        for own, example in zip(scores, held, strict=True)
+    ]

@@ -75,8 +75,8 @@ class InfluenceMethod(Component):
         """Why it cannot be used on a training; empty when it can."""
         return ""
 
-    def count_readings(self, step: Tune, steps: int, engine: Engine, queries: int) -> float:
-        """How often all training rows are read, in forward passes, for a training of so many steps."""
+    def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
+        """How often all training rows are read, in forward passes."""
         return 0.0
 
     @abstractmethod
@@ -103,7 +103,7 @@ class GradientMethod(InfluenceMethod):
         """At how many states rows are read."""
         return step.keep_states
 
-    def count_readings(self, step: Tune, steps: int, engine: Engine, queries: int) -> float:
+    def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
         """Two readings for each question in a sweep; one forward and backward in an index."""
         return self.count_states(step) * (2 * queries if engine == "sweep" else 3)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -234,4 +233,4 @@ class InfluenceStudy:
 
     def alone(self, rows: Sequence[TokenRow]) -> list[Pack]:
         """One row's packs, with its own shared prefixes."""
-        return self.reader.build_packs([replace(row) for row in rows])
+        return self.reader.build_packs(rows)

@@ -19,12 +19,12 @@ from luthier.core.hashing import digest_of
 from luthier.tune.influence.weights import LossReader
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from luthier.tune.influence.study import InfluenceStudy
 
 RANDOM = 3
 """Retrainings without random rows, beside those without proponents and opponents."""
-LEAST = 2 + RANDOM + 5
-"""Retrainings that a proof takes at least."""
 _RESAMPLES = 2000
 
 
@@ -79,7 +79,7 @@ class Retrainer:
         return float(numpy.mean(losses))
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+def spearman(one: ArrayLike, other: ArrayLike) -> float:
     """Spearman's rank correlation; 0 where one of them does not vary."""
     from scipy.stats import rankdata
 

@@ -61,8 +61,8 @@ class InfluenceQuery(BaseModel):
     limit: int = Field(default=64, ge=1)
     """At most so many rows, evenly from the first to the last."""
     each: bool = False
-    """Whether each row is a question of its own; scores are then means over the questions, whose interval says which
-    rows hurt. Else their mean loss is one question."""
+    """Whether each row is a question of its own, so that each counts the same whatever its length; scores are means
+    over the questions. Else their mean loss is one question."""
     text: str | None = Field(default=None, min_length=1)
     """A question in place of rows."""
     answer: str | None = Field(default=None, min_length=1)
@@ -299,7 +299,7 @@ class Influence(Step):
         training = plan_context.forecasts.get("model")
         questions = self.query.limit if self.query.each else 1
         engine = self.choose_engine(questions)
-        readings = sum(method.count_readings(step, 0, engine, questions) for method in self.methods)
+        readings = sum(method.count_readings(step, engine, questions) for method in self.methods)
         how = f"{readings:g} readings of all rows"
         how += f" and {self.retrainings} trainings without rows" if self.retrainings else "; not verified by retraining"
         if training is None or training.seconds is None:

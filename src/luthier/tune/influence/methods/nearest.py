@@ -30,7 +30,7 @@ class Nearest(InfluenceMethod):
     """Words that rows share, weighed by how rare they are; or the mean of the states from which the tuned model
     predicts each learnt token."""
 
-    def count_readings(self, step: Tune, steps: int, engine: Engine, queries: int) -> float:
+    def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
         """One where the model reads them."""
         return 1.0 if self.by == "embeddings" else 0.0
 

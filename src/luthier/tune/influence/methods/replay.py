@@ -39,7 +39,7 @@ class Replay(InfluenceMethod):
             return "the weights that were saved are an average (`ema`)"
         return "it went on from another training's state" if step.resume_from is not None else ""
 
-    def count_readings(self, step: Tune, steps: int, engine: Engine, queries: int) -> float:
+    def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
         """Each pass forward and backward once, and twice more for each question."""
         return step.epochs * 3 * (1 + 2 * queries)
 
