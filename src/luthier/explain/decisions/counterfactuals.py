@@ -29,7 +29,7 @@ BEAM = 4
 """Sets of edits that are widened in a round."""
 PLACES = 8
 """Words that are replaced: those that matter the most when they are taken away."""
-WIDENED = 24
+WIDENED = 12
 """Single edits by which a set is widened, the most promising ones."""
 SHOWN, SHOWN_WORDS = 30, 12
 Edits = frozenset[tuple[int, str]]
