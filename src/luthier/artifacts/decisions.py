@@ -158,8 +158,6 @@ class ConformalSummary(MeasuredExplanation):
     penalty: float = 0.0
     """Of RAPS: what each label beyond `free_labels` adds to the score."""
     free_labels: int = 0
-    temperature: float = 1.0
-    """What log-probabilities are divided by."""
     thresholds: tuple[ConformalThreshold, ...]
     expected_low: float
     expected_high: float

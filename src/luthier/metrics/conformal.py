@@ -80,9 +80,9 @@ def bound_coverage(rows: int, level: float, mass: float = 0.9) -> tuple[float, f
     return float(beta.ppf(tail, rank, rows + 1 - rank)), float(beta.ppf(1 - tail, rank, rows + 1 - rank))
 
 
-def normalize_rows(log_scores: Sequence[Sequence[float]] | Floats, temperature: float = 1.0) -> Floats:
+def normalize_rows(log_scores: Sequence[Sequence[float]] | Floats) -> Floats:
     """(rows, labels) log-scores to probabilities that add up to 1."""
-    logits = np.asarray(log_scores, dtype=np.float64) / temperature
+    logits = np.asarray(log_scores, dtype=np.float64)
     shares = np.exp(logits - logits.max(1, keepdims=True))
     found: Floats = shares / shares.sum(1, keepdims=True)
     return found

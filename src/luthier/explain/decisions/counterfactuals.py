@@ -29,7 +29,7 @@ BEAM = 4
 """Sets of edits that are widened in a round."""
 PLACES = 8
 """Words that are replaced: those that matter the most when they are taken away."""
-WIDENED = 24
+WIDENED = 12
 """Single edits by which a set is widened, the most promising ones."""
 SHOWN, SHOWN_WORDS = 30, 12
 Edits = frozenset[tuple[int, str]]
@@ -168,8 +168,8 @@ def _search(search: _EditSearch, words: Sequence[str], most_edits: int) -> Edits
     deletions = [frozenset({(number, "")}) for number in range(len(search.units))]
     if found := _best_flip(search, deletions):
         return found
-    places = sorted(range(len(deletions)), key=lambda at: (search.ask([deletions[at]])[0].margin, at))[:PLACES]
-    replaced = [frozenset({(number, word)}) for number in places for word in words]
+    positions = sorted(range(len(deletions)), key=lambda at: (search.ask([deletions[at]])[0].margin, at))[:PLACES]
+    replaced = [frozenset({(number, word)}) for number in positions for word in words]
     if found := _best_flip(search, replaced):
         return found
     singles = sorted([*deletions, *replaced], key=lambda edits: (search.ask([edits])[0].margin, sorted(edits)))

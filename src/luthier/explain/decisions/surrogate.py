@@ -84,8 +84,8 @@ def fit_surrogate(
         _describe_rule(leaf, (labels[0][into[0] == leaf.number], labels[1][into[1] == leaf.number])) for leaf in leaves
     ]
     sure = {leaf.number for leaf, rule in zip(leaves, rules, strict=True) if rule.trained_share >= settings.least_share}
-    said = {leaf.number: rule.label for leaf, rule in zip(leaves, rules, strict=True)}
-    right = np.array([said[int(leaf)] == label for leaf, label in zip(into[1], held_out.labels, strict=True)])
+    labels_of = {leaf.number: rule.label for leaf, rule in zip(leaves, rules, strict=True)}
+    right = np.array([labels_of[int(leaf)] == label for leaf, label in zip(into[1], held_out.labels, strict=True)])
     covered = np.array([leaf in sure for leaf in into[1]])
     order = sorted(zip(leaves, rules, strict=True), key=lambda pair: (-pair[1].rows, pair[1].condition))
     summary = SurrogateSummary(
@@ -187,16 +187,16 @@ def _list_leaves(tree: Any, vectorizer: Any) -> list[_Leaf]:
     return list(walk(0, (), ()))
 
 
-def _describe_rule(leaf: _Leaf, said: tuple[NDArray[np.str_], NDArray[np.str_]]) -> DecisionRule:
-    trained, held_out = (int((labels == leaf.label).sum()) for labels in said)
+def _describe_rule(leaf: _Leaf, named: tuple[NDArray[np.str_], NDArray[np.str_]]) -> DecisionRule:
+    trained, held_out = (int((labels == leaf.label).sum()) for labels in named)
     return DecisionRule(
         has=leaf.has,
         lacks=leaf.lacks,
         label=leaf.label,
-        trained_rows=len(said[0]),
-        trained_share=trained / len(said[0]),
-        rows=len(said[1]),
-        fidelity=compute_share(held_out, len(said[1])) if len(said[1]) else None,
+        trained_rows=len(named[0]),
+        trained_share=trained / len(named[0]),
+        rows=len(named[1]),
+        fidelity=compute_share(held_out, len(named[1])) if len(named[1]) else None,
     )
 
 

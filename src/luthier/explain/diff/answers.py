@@ -72,8 +72,8 @@ def _ask(lm: LanguageModel, examples: Sequence[Example], options: dict[str, str]
         texts = lm.classes or tuple(options.values())
         requests = [ChoiceRequest(prompt=prompt_of(row), options=texts, tools=row.tools) for row in examples]
         return [choice.label(labels) for choice in lm.choose(requests)]
-    asked = [GenerateRequest(prompt=prompt_of(row), max_tokens=max_new_tokens, tools=row.tools) for row in examples]
-    return [response.text.strip() for response in lm.generate(asked)]
+    questions = [GenerateRequest(prompt=prompt_of(row), max_tokens=max_new_tokens, tools=row.tools) for row in examples]
+    return [response.text.strip() for response in lm.generate(questions)]
 
 
 def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> list[TellingWord]:

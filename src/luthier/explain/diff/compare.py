@@ -183,7 +183,7 @@ def _name_directions(pair: ModelPair) -> Callable[[Any], Sequence[str]] | None:
 def _answer(pair: ModelPair, compared: ComparedRows) -> list[PairedAnswer]:
     answers = answer_rows(pair, compared.examples, compared.options, max_new_tokens=compared.max_new_tokens)
     if compared.prompts and not pair.after.classes:
-        asked = [
+        questions = [
             Example(
                 id="",
                 origin=ExampleOrigin(source="prompts", file="", line=0),
@@ -192,7 +192,7 @@ def _answer(pair: ModelPair, compared: ComparedRows) -> list[PairedAnswer]:
             )
             for text in compared.prompts
         ]
-        answers += answer_rows(pair, asked, {}, max_new_tokens=compared.max_new_tokens)
+        answers += answer_rows(pair, questions, {}, max_new_tokens=compared.max_new_tokens)
     return answers
 
 

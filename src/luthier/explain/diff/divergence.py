@@ -136,7 +136,7 @@ class _PairCollector:
         self._numbers = np.full((3, total), np.nan)
         self._tops = np.zeros((2, total), dtype=np.int64)
         picked = np.unique(np.linspace(0, total - 1, min(total, lens_tokens)).round().astype(np.int64))
-        self._lens_place = {int(at): place for place, at in enumerate(picked)}
+        self._lens_index = {int(at): index for index, at in enumerate(picked)}
         self._lens: tuple[Any, Any] | None = None
         self._drift: tuple[Any, Any] | None = None
 
@@ -147,18 +147,18 @@ class _PairCollector:
         import torch
 
         rows = torch.tensor(numbers)[pack.path.cpu()].numpy()
-        seen: dict[int, int] = {}
-        places = []
+        counts: dict[int, int] = {}
+        indices = []
         for row in rows.tolist():
-            places.append(int(self._begins[row]) + seen.get(row, 0))
-            seen[row] = seen.get(row, 0) + 1
-        where = np.array(places)
+            indices.append(int(self._begins[row]) + counts.get(row, 0))
+            counts[row] = counts.get(row, 0) + 1
+        where = np.array(indices)
         self._token[where] = pack.targets.cpu().numpy()
         self._add_drift(rows, states)
         if not comparable:
             return
         targets = pack.targets.to(states[0].hidden.device)
-        for piece in self._sides[0][0].pieces(len(places)):
+        for piece in self._sides[0][0].pieces(len(indices)):
             one, other = (self._logprobs(side, state, piece) for side, state in enumerate(states))
             picks = targets[piece, None]
             kl = torch.where(one.isneginf(), 0.0, one.exp() * (one - other)).sum(-1)
@@ -204,24 +204,24 @@ class _PairCollector:
     def _add_lens(self, where: NDArray[Any], targets: Tensor, states: Sequence[LayerStates]) -> None:
         import torch
 
-        mine = [(at, self._lens_place[place]) for at, place in enumerate(where.tolist()) if place in self._lens_place]
+        mine = [(at, self._lens_index[token]) for at, token in enumerate(where.tolist()) if token in self._lens_index]
         if not mine:
             return
         picks = torch.tensor([at for at, _ in mine], device=targets.device)
-        into = [place for _, place in mine]
+        into = [index for _, index in mine]
         tables = []
         for (reader, switch), state in zip(self._sides, states, strict=True):
             columns = []
             for layer in state.layers:
-                hidden, wanted, found = layer.index_select(0, picks), targets[picks], []
+                hidden, expected, found = layer.index_select(0, picks), targets[picks], []
                 for piece in reader.pieces(len(mine)):
                     with switch():
                         logits = reader.read_lens(hidden[piece])
-                    found.append(logits.argmax(-1) == wanted[piece])
+                    found.append(logits.argmax(-1) == expected[piece])
                 columns.append(torch.cat(found))
             tables.append(torch.stack(columns, 1).double().cpu().numpy())
         if self._lens is None:
-            self._lens = tuple(np.zeros((len(self._lens_place), table.shape[1])) for table in tables)  # type: ignore[assignment]
+            self._lens = tuple(np.zeros((len(self._lens_index), table.shape[1])) for table in tables)  # type: ignore[assignment]
         assert self._lens is not None
         for total, table in zip(self._lens, tables, strict=True):
             total[into] = table

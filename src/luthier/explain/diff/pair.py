@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.chat.prompt import PromptPrefix
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.load import (
@@ -150,8 +149,3 @@ def _check_tokenizers(model: Artifact, base: Artifact) -> None:
         what = f"{get_model_name(model)} and {get_model_name(base)} have different tokenizers"
         hint = "compare a model with the one that it was tuned from, or with another tuned from that"
         raise ModelError(what, where=SourceLocation(field="compare_with"), hint=hint)
-
-
-def get_prompts(pair: ModelPair) -> tuple[PromptPrefix, PromptPrefix]:
-    """What stands in front of a conversation with the tuned model, and with its base."""
-    return pair.after.before, pair.before.before

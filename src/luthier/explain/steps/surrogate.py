@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.step import DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
 
 
-class Surrogate(Step):
+class SurrogateStep(Step):
     """Learn a few rules over words that say the same as a model, and measure on held-out rows how often they do.
 
     A small decision tree (scikit-learn) learns from the model's own labels of training rows; each leaf is a rule. Rules

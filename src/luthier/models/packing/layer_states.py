@@ -62,12 +62,14 @@ class LayerReader:
                     with_kwargs=True,
                 )
                 hooks.callback(first.remove)
-            for seen, layer in zip(outputs[1:], self.layers, strict=True):
-                handle = layer.register_forward_hook(lambda _, args, out, seen=seen: seen.append(_first(out)))
+            for captured, layer in zip(outputs[1:], self.layers, strict=True):
+                handle = layer.register_forward_hook(
+                    lambda _, args, out, captured=captured: captured.append(_first(out))
+                )
                 hooks.callback(handle.remove)
             hidden = _hidden(self.inner, pack, soft, self._how, True)
         packed = is_read_packed(self._how, pack, soft)
-        layers = tuple(self._at_sources(seen, pack, soft, packed=packed) for seen in outputs if seen)
+        layers = tuple(self._at_sources(captured, pack, soft, packed=packed) for captured in outputs if captured)
         own = None
         if self._how.head is None and not ends_in_sequence_head(self.inner):
             own = _own_logits(self.inner, pack, soft, self._how.turn)
@@ -99,18 +101,18 @@ class LayerReader:
         size = max(1, PIECE_NUMBERS // outputs)
         yield from (slice(at, min(at + size, rows)) for at in range(0, rows, size))
 
-    def _at_sources(self, seen: list[Tensor], pack: Pack, soft: SoftPrompt, *, packed: bool) -> Tensor:
+    def _at_sources(self, captured: list[Tensor], pack: Pack, soft: SoftPrompt, *, packed: bool) -> Tensor:
         if packed:
-            return seen[0][0].index_select(0, pack.sources + soft.count)
+            return captured[0][0].index_select(0, pack.sources + soft.count)
         lengths = [len(ids) for ids in pack.unpack()]
         positions = pack.positions[pack.sources]
-        if len(seen) == 1:
+        if len(captured) == 1:
             longest = max(lengths)
-            rows = seen[0][:, seen[0].shape[1] - longest :]
+            rows = captured[0][:, captured[0].shape[1] - longest :]
             return rows.flatten(0, 1).index_select(0, pack.path * longest + positions)
         begins = torch.tensor([0, *lengths], device=positions.device).cumsum(0)
         alone = torch.cat(
-            [own[0, own.shape[1] - length :] for own, length in zip(seen, filter(None, lengths), strict=True)]
+            [own[0, own.shape[1] - length :] for own, length in zip(captured, filter(None, lengths), strict=True)]
         )
         return alone.index_select(0, begins[pack.path] + positions)
 
