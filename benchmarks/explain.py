@@ -125,8 +125,8 @@ def memory(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def planted(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """How often the planted word has the highest score, on a tiny model that was taught it."""
-    from explain.planted import EVIDENCE, ask, taught_base
-    from explain.planted import planted as draw_text
+    from tests.explain.planted import EVIDENCE, ask, taught_base
+    from tests.explain.planted import planted as draw_text
 
     with tempfile.TemporaryDirectory() as folder:
         _, model = taught_base(Path(folder))
