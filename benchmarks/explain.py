@@ -38,7 +38,7 @@ from luthier.explain.gradients import PromptGradients  # noqa: E402
 from luthier.explain.scorer import LocalPromptScorer  # noqa: E402
 from luthier.explain.subject import ExplanationRequest, SubjectBuilder  # noqa: E402
 
-ROUNDS = 3
+ROUNDS = 2
 SENTENCES = 40
 ANSWER = "The customer paid for all of these orders and none of them has come yet, so we look for each of them at once."
 POINTS = 16
