@@ -38,7 +38,7 @@ from luthier.explain.gradients import PromptGradients  # noqa: E402
 from luthier.explain.scorer import LocalPromptScorer  # noqa: E402
 from luthier.explain.subject import ExplanationRequest, SubjectBuilder  # noqa: E402
 
-ROUNDS = 3
+ROUNDS = 2
 SENTENCES = 40
 ANSWER = "The customer paid for all of these orders and none of them has come yet, so we look for each of them at once."
 POINTS = 16
@@ -125,8 +125,8 @@ def memory(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def planted(asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """How often the planted word has the highest score, on a tiny model that was taught it."""
-    from explain.planted import EVIDENCE, ask, taught_base
-    from explain.planted import planted as draw_text
+    from tests.explain.planted import EVIDENCE, ask, taught_base
+    from tests.explain.planted import planted as draw_text
 
     with tempfile.TemporaryDirectory() as folder:
         _, model = taught_base(Path(folder))

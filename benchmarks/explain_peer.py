@@ -14,6 +14,7 @@ import importlib.util
 import json
 import resource
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable
@@ -61,7 +62,13 @@ def open_lxt(folder: str, task: dict[str, Any]) -> Callable[[], object]:
 def open_inseq(folder: str, task: dict[str, Any]) -> Callable[[], object]:
     """Inseq's gradient times input of each token of the answer."""
     inseq: Any = importlib.import_module("inseq")
-    model = inseq.load_model(folder, "input_x_gradient", device="cpu")
+    place = Path(tempfile.mkdtemp())  # with the name that older transformers has for the class of the tokenizer
+    for path in Path(folder).iterdir():
+        (place / path.name).symlink_to(path)
+    config = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").unlink()
+    (place / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}))
+    model = inseq.load_model(str(place), "input_x_gradient", device="cpu")
     return lambda: model.attribute(task["text"], task["text"] + task["continuation"], show_progress=False)
 
 

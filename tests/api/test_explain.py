@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,14 @@ import httpx
 import pytest
 
 from commanded import Running, command
-from explain.planted import planted, teach
+from explain.planted import ask, planted, taught_base, teach
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.cli.app import run_command
+from luthier.commands.explain_service import ExplanationLimits, ExplanationService
 from luthier.commands.keys import create_api_key
 from luthier.recipe.workspace import Workspace
+from luthier.serve.openai.protocol import AnswerTimeoutError, ServerBusyError
+from luthier.traces.api_keys import Caller
 from workshop import write_csv
 
 RECIPE = """luthier: 1
@@ -168,3 +172,28 @@ def test_what_cannot_be_explained(desk: Desk, body: dict[str, Any], param: str |
 def test_keys_without_the_scope_and_unknown_models(desk: Desk) -> None:
     assert "'explain'" in refusal(desk.explain("asks", model="./taught", input="the parcel"), 403)["message"]
     assert refusal(desk.explain(model="nobody", input="the parcel"), 404)["code"] == "model_not_found"
+
+
+def test_time_and_queue_are_bounded(tmp_path: Path) -> None:
+    """Whoever takes too long is told so, and the process is ended; whoever comes beyond the queue is told to wait."""
+    _, model = taught_base(tmp_path, steps=2)
+
+    class OpenGateway:
+        async def open_conversation(self, name: str, messages: Any, caller: Caller) -> tuple[str, Any]:
+            return model.digest, messages
+
+    async def ask_twice() -> list[Any]:
+        service = ExplanationService(
+            workspace=Workspace(tmp_path), gateway=OpenGateway(), models={model.digest: model},  # type: ignore[arg-type]
+            limits=ExplanationLimits(deadline_s=0.4, waiting=0),
+        )  # fmt: skip
+        asks = (service.explain_conversation("m", ask("the parcel was late"), Caller(key=None), {}) for _ in range(2))
+        found = await asyncio.gather(*asks, return_exceptions=True)
+        assert service._worker is None
+        return found
+
+    late, busy = asyncio.run(ask_twice())
+    assert isinstance(late, AnswerTimeoutError)
+    assert late.status == 504
+    assert isinstance(busy, ServerBusyError)
+    assert busy.status == 429

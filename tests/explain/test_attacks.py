@@ -41,7 +41,7 @@ def test_a_model_that_hides_from_gradients_is_told(model: Artifact) -> None:
     builder = SubjectBuilder(model, units="words", seed=1)
     with torch.no_grad():
         network: Any = builder._cache.load(model, "float32").model
-        network.get_output_embeddings().weight.mul_(40.0)
+        network.model.norm.weight.mul_(40.0)  # of the last norm, and so the logits
     draw, gains, flat = random.Random(4), {"gradient_x_input": 0.0, "leave_one_out": 0.0}, 0
     for _ in range(8):
         text, answer, _ = planted(draw)
@@ -98,7 +98,7 @@ def test_a_flat_target_is_told(tmp_path: Path) -> None:
     builder = SubjectBuilder(model, units="words")
     with torch.no_grad():
         network: Any = builder._cache.load(model, "float32").model
-        network.get_output_embeddings().weight.zero_()
+        network.model.norm.weight.zero_()
     question = ExplanationRequest(messages=ask("where is the parcel today"), answer="delivery")
     for record in explain_question(builder, question, [Explainer.parse(kind) for kind in ("attnlrp", "shapley")]):
         assert any("the target is flat" in note for note in record.notes)

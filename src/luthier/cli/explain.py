@@ -86,8 +86,10 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     if to is not None:
         check_heat_map_path(to)
     workspace = current_workspace()
-    asked = next((pair for pair in (("--text", text), ("--trace", trace)) if pair[1] is not None), ("--row", row or ""))
-    prompt = shlex.join(map(str, asked))
+    option = next(
+        (pair for pair in (("--text", text), ("--trace", trace)) if pair[1] is not None), ("--row", row or "")
+    )
+    prompt = shlex.join(map(str, option))
     _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {prompt}"))
     kept = get_trace_by_id(workspace.find_meant([model]), traffic, trace).trace if trace is not None else None
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None

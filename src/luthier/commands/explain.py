@@ -77,8 +77,10 @@ class AnswerExplanation:
         parts = [list(format_explanation(*pair)) for pair in zip(self.records, rivals, strict=True)]
         if self.answers is not None:
             names = (self.records[0].model, self.against[0].model)
-            said = [f"{name} answers {answer!r}" for name, answer in zip(names, self.answers, strict=True)]
-            parts[0].insert(0, "; ".join(said) if len(set(self.answers)) > 1 else f"both answer {self.answers[0]!r}")
+            sentences = [f"{name} answers {answer!r}" for name, answer in zip(names, self.answers, strict=True)]
+            parts[0].insert(
+                0, "; ".join(sentences) if len(set(self.answers)) > 1 else f"both answer {self.answers[0]!r}"
+            )
         return [line for number, part in enumerate(parts) for line in (*([""] if number else []), *part)]
 
     def write(self, path: Path) -> None:

@@ -93,8 +93,8 @@ _STYLE = """body{font:16px/1.7 system-ui,sans-serif;max-width:60rem;margin:2rem 
 background:#fff}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2.5rem}
 .unit{border-radius:2px;padding:1px 0;white-space:pre-wrap;border-bottom:0 solid #111}
-.for{background:rgba(0,114,178,var(--heat));border-bottom-style:solid;border-bottom-width:calc(var(--heat)*4px)}
-.against{background:rgba(213,94,0,var(--heat));border-bottom-style:dashed;border-bottom-width:calc(var(--heat)*4px)}
+.for{background:rgba(0,114,178,calc(var(--heat)*.6));border-bottom-style:solid;border-bottom-width:calc(var(--heat)*4px)}
+.against{background:rgba(213,94,0,calc(var(--heat)*.6));border-bottom-style:dashed;border-bottom-width:calc(var(--heat)*4px)}
 .unit:focus,.part:focus{outline:2px solid #111}
 .unit sup{font-size:.65em}
 table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:right}td:last-child,th:last-child{text-align:left}

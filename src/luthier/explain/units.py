@@ -92,11 +92,11 @@ def _document_ends(text: str) -> Iterator[int]:
 
 def _paragraph_ends(text: str) -> Iterator[int]:
     """Where paragraphs end, each with the blank lines behind it."""
-    at, blank, begun = 0, False, False
+    at, blank, is_text = 0, False, False
     for line in text.splitlines(keepends=True):
-        if line.strip() and blank and begun:
+        if line.strip() and blank and is_text:
             yield at
-        begun, blank = begun or bool(line.strip()), not line.strip()
+        is_text, blank = is_text or bool(line.strip()), not line.strip()
         at += len(line)
     if text:
         yield len(text)

@@ -181,8 +181,8 @@ def _explained(summary: ExplanationSummary) -> str:
     rows = ["| method | comprehensiveness | sufficiency | over random orders |", "|---|---|---|---|"]
     for method in summary.methods:
         cells = (method.comprehensiveness, method.sufficiency, method.gain_over_random)
-        told = " | ".join(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in cells)
-        rows.append(f"| {method.method} | {told} |")
+        values = " | ".join(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})" for one in cells)
+        rows.append(f"| {method.method} | {values} |")
     how = (
         f"Measured over {summary.unit} of {summary.rows} held-out rows: how far the probability of the answer falls "
         "without the highest-ranked ones (higher is better), and with them alone (lower is better)."

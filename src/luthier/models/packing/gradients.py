@@ -76,9 +76,9 @@ class _CheckpointedForward:
 
 
 @contextmanager
-def _checkpoint_layers(inner: Any, wanted: bool) -> Iterator[None]:
+def _checkpoint_layers(inner: Any, enabled: bool) -> Iterator[None]:
     """Let this thread keep little of each layer of a model's deepest stack."""
-    stacks = [module for module in inner.modules() if isinstance(module, torch.nn.ModuleList)] if wanted else []
+    stacks = [module for module in inner.modules() if isinstance(module, torch.nn.ModuleList)] if enabled else []
     layers = list(max(stacks, key=len, default=()))
     before = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
