@@ -196,7 +196,11 @@ def strip_wav(content: bytes) -> bytes:
     form = struct.pack(
         "<HHIIHH", header.codec, header.channels, header.rate, header.rate * header.block, header.block, header.bits
     )
-    data = content[header.begin : header.begin + header.frames * header.block]
+    return join_wav(form, content[header.begin : header.begin + header.frames * header.block])
+
+
+def join_wav(form: bytes, data: bytes) -> bytes:
+    """A WAV file of a format chunk and samples."""
     body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body) + (len(data) & 1)) + body + b"\0" * (len(data) & 1)
 

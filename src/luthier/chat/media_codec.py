@@ -94,6 +94,14 @@ def resample_audio(samples: np.ndarray[Any, Any], rate: int, target: int) -> np.
     return np.asarray(soxr.resample(samples, rate, target), dtype=np.float32)
 
 
+def encode_wav(samples: np.ndarray[Any, Any], rate: int) -> bytes:
+    """Samples of one channel between -1 and 1 as a WAV file of 16 bits; what is louder is cut off."""
+    import numpy as np
+
+    data = np.clip(np.round(samples * 32767), -32768, 32767).astype("<i2").tobytes()
+    return media_bytes.join_wav(struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16), data)
+
+
 def media_of_bytes(content: bytes) -> Media:
     """What a picture or a sound is, of bytes that stay as they are; it is decoded once, so that a broken one is found.
 
