@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 
 from luthier.artifacts.dataset import DatasetSummary
+from luthier.artifacts.media import MediaReader
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import StepContext
@@ -143,6 +144,7 @@ class Bench:
         **settings: Any,
     ) -> None:
         self.folder, self.model = folder, model
+        self.source: dict[str, Any] = settings.pop("source", {})
         self.made = 0
         with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list((own or rows())[0]))
@@ -152,8 +154,15 @@ class Bench:
 
     def prepared(self, **settings: Any) -> Artifact:
         """The data set, made by the step `prepare`."""
-        source = {"kind": "csv", "path": "rows.csv", "prompt": "message", "answer": "category", "group": "customer"}
-        told = {"source": source, "split": {"test": 0.2}, **settings}
+        source: dict[str, Any] = {
+            "kind": "csv",
+            "path": "rows.csv",
+            "prompt": "message",
+            "answer": "category",
+            "group": "customer",
+        }
+        source["media"] = "keep"
+        told = {"source": {**source, **self.source}, "split": {"test": 0.2}, **settings}
         step = Prepare(**told)
         work = self._work({}, [])
         prepare(step.source, step.ops, step.split, work, PrepareOptions(task=step.task))
@@ -169,7 +178,7 @@ class Bench:
 
     def around(self) -> AugmentContext:
         lm = open_lm(self.model, self.folder / "asked") if self.model is not None else None
-        return AugmentContext(recipe_dir=self.folder, train=self.train, lm=lm)
+        return AugmentContext(recipe_dir=self.folder, train=self.train, lm=lm, read_media=MediaReader(self.data).read)
 
     def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[AugmentRequest]:
         return [AugmentRequest(row, 0, seed_of(seed, kind, row.id, 0)) for row in list(self.train.rows())[:number]]

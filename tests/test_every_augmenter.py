@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from documented import undescribed
 from luthier.artifacts.dataset import MADE
 from luthier.core.component import components_by_kind
 from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
-from tests.augmenting import Bench, answer, endpoint_model
+from media import sound
+from tests.augmenting import Bench, answer, endpoint_model, rows
 from tests.endpoint import serving
 
 AUGMENTERS = components_by_kind(Augmenter)
@@ -62,6 +64,11 @@ OTHERWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("image_noise", "jpeg"): {"jpeg": 0.9},
     ("image_noise", "brightness"): {"brightness": 0.6},
     ("image_noise", "crop"): {"crop": 0.5},
+    ("image_noise", "rotate"): {"rotate": 30},
+    ("image_noise", "noise"): {"noise": 0.3},
+    ("audio_noise", "snr_db"): {"snr_db": 5},
+    ("audio_noise", "speed"): {"speed": 0.3},
+    ("audio_noise", "gain_db"): {"gain_db": 20},
 }
 ELSEWHERE = {("back_translation", "there"), ("back_translation", "back"), ("image_noise", "folder")}
 """Fields that need files, with tests of their own in `tests/data/augment`."""
@@ -75,7 +82,25 @@ FIELDS = [
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Rows that play something."""
+    own = [
+        {**row, "sound": f"data:audio/wav;base64,{base64.b64encode(sound(0.05, seed=at)).decode()}"}
+        for at, row in enumerate(rows())
+    ]
+    source = {"media": "read", "media_columns": {"sound": "audio"}}
+    return Bench(tmp_path_factory.mktemp("sounds"), own, source=source)
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, kind: str) -> Bench:
+    """Rows for an augmenter of this kind."""
+    found: Bench = request.getfixturevalue("sounds" if kind == "audio_noise" else "texts")
+    return found
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
     with serving(answer) as server:
         yield Bench(folder, model=endpoint_model(tmp_path_factory.mktemp("model"), server.url))
@@ -139,7 +164,8 @@ def test_rows_of_the_step_have_parents_and_stay_in_train(kind: str, bench: Bench
     made = bench.augment([settings_of(kind)])
     before, after = bench.data, made.artifact
     for entry in before.manifest.files:
-        if entry.path not in ("examples/train.parquet", "events.parquet", "summary.json"):
+        own = ("examples/train.parquet", "events.parquet", "summary.json")
+        if entry.path not in own and not entry.path.startswith("media/"):
             assert (before.path(entry.path)).read_bytes() == (after.path(entry.path)).read_bytes()
     old, new = made.frame("train", before), made.frame("train")
     assert new.head(old.height).equals(old)

@@ -251,6 +251,10 @@ def test_samples_that_are_no_numbers_and_rates_that_cannot_be_are_refused() -> N
         decode_audio(wav(values.tobytes(), 8000, 1, 32, 3))
     with pytest.raises(DataError, match="cannot be right"):
         decode_audio(wav(bytes(100), 0, 1, 16, 1))
+    far = bytearray(sound())
+    far[27] = 0xFF  # the highest byte of the rate
+    with pytest.raises(DataError, match="cannot be right"):
+        keep_media(bytes(far))
     with pytest.raises(DataError, match="4 samples a second"):
         decode_audio(wav(bytes(100), 4, 1, 16, 1))
 

@@ -183,7 +183,8 @@ def read_wav_header(content: bytes) -> WavHeader:
             if end > len(content):
                 missing = f"{end - begin} bytes of samples are announced and {len(content) - begin} are there"
                 raise DataError(f"the WAV ends before its end: {missing}", hint=AGAIN)
-            if not channels or not rate or not block or (codec in _WAV_CODECS and block * 8 != channels * bits):
+            matching = codec not in _WAV_CODECS or block * 8 == channels * bits
+            if not channels or not block or not 0 < rate * block <= _STREAMED or not matching:
                 what = f"{channels} channels of {bits} bits at {rate} samples a second in blocks of {block} bytes"
                 raise DataError(f"the header of the WAV cannot be right: {what}", hint=AGAIN)
             return WavHeader(codec, channels, rate, block, bits, begin, end)
@@ -196,7 +197,11 @@ def strip_wav(content: bytes) -> bytes:
     form = struct.pack(
         "<HHIIHH", header.codec, header.channels, header.rate, header.rate * header.block, header.block, header.bits
     )
-    data = content[header.begin : header.begin + header.frames * header.block]
+    return join_wav(form, content[header.begin : header.begin + header.frames * header.block])
+
+
+def join_wav(form: bytes, data: bytes) -> bytes:
+    """A WAV file of a format chunk and samples."""
     body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
     return b"RIFF" + struct.pack("<I", len(body) + (len(data) & 1)) + body + b"\0" * (len(data) & 1)
 

@@ -94,6 +94,14 @@ def resample_audio(samples: np.ndarray[Any, Any], rate: int, target: int) -> np.
     return np.asarray(soxr.resample(samples, rate, target), dtype=np.float32)
 
 
+def encode_wav(samples: np.ndarray[Any, Any], rate: int) -> bytes:
+    """Samples of one channel between -1 and 1 as a WAV file of 16 bits; what is louder is cut off."""
+    import numpy as np
+
+    data = np.clip(np.round(samples * 32767), -32768, 32767).astype("<i2").tobytes()
+    return media_bytes.join_wav(struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16), data)
+
+
 def media_of_bytes(content: bytes) -> Media:
     """What a picture or a sound is, of bytes that stay as they are; it is decoded once, so that a broken one is found.
 
@@ -293,6 +301,14 @@ def _to_float(values: np.ndarray[Any, Any], codec: int, width: int) -> np.ndarra
     return np.asarray(values.view(f"<i{width}") / 2 ** (8 * width - 1), np.float32)
 
 
+class _Seekable(io.BytesIO):
+    """Bytes in which broken headers may seek before the beginning: that is the beginning, and no error."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self.tell(), len(self.getbuffer()))[whence]
+        return super().seek(max(0, base + offset))
+
+
 def _soundfile() -> Any:
     try:
         import soundfile
@@ -306,7 +322,7 @@ def _decode_by_library(content: bytes, name: str) -> tuple[np.ndarray[Any, Any],
 
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with soundfile.SoundFile(_Seekable(content)) as file:
             _refuse_long(_AudioInfo(file.samplerate, file.channels, file.frames))
             blocks = [
                 block.mean(axis=1, dtype=np.float32) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)
@@ -330,7 +346,7 @@ def _keep_audio(content: bytes, name: str) -> bytes:
     soundfile = _soundfile()
     made = io.BytesIO()
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with soundfile.SoundFile(_Seekable(content)) as file:
             _refuse_long(_AudioInfo(file.samplerate, file.channels, file.frames))
             with soundfile.SoundFile(
                 made, "w", file.samplerate, file.channels, format="FLAC", subtype="PCM_16"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
-from luthier.chat.messages import Message
+from luthier.chat.media_codec import KeptMedia
+from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.core.component import Component
 from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError, SourceLocation
@@ -57,6 +58,8 @@ class AugmentedDraft(NamedTuple):
     new: bool = False
     """A row of its own rather than another form of its parent: the parent's length, numbers, tags and `meta` do not
     bind it."""
+    media: Mapping[str, bytes] = {}
+    """The bytes of pictures and sounds of its turns that no row had before, by digest."""
     doubt: str = ""
     """Why it should not be taken, when the augmenter itself says so."""
 
@@ -94,6 +97,8 @@ class AugmentContext(RunContext):
     train: AugmentTrainRows
     lm: LanguageModel | None = None
     """The step's model."""
+    read_media: Callable[[str], bytes] | None = None
+    """Gives the bytes of a picture or a sound of a row by its digest."""
     _kept: dict[int, Any] = field(default_factory=dict)
 
     def model(self, augmenter: Augmenter) -> LanguageModel:
@@ -155,10 +160,35 @@ def change_texts(row: Row, change: Callable[[str], TextChange | None], roles: Se
     """The row with every text of these roles changed; None when none of them is."""
     did: list[str] = []
     for name, text in row.texts(roles):
-        if (text_change := change(text)) is not None and text_change.text != text:
+        text_change = change(text)
+        if text_change is not None and text_change.text.count(MEDIA_MARK) != text.count(MEDIA_MARK):
+            continue  # a picture or a sound would lose its place
+        if text_change is not None and text_change.text != text:
             row = row.with_text(name, text_change.text)
             did += text_change.did
     return AugmentedDraft(row.messages, tuple(dict.fromkeys(did))) if did else None
+
+
+def change_media(
+    row: Row, kind: str, change: Callable[[Media], tuple[KeptMedia, tuple[str, ...]] | None]
+) -> AugmentedDraft | None:
+    """The row with every picture or sound of its turns changed; None when none of them is."""
+    did: list[str] = []
+    contents: dict[str, bytes] = {}
+    messages: list[Message] = []
+    for message in row.messages:
+        media: list[Media] = []
+        for one in message.media:
+            changed = change(one) if one.kind == kind else None
+            if changed is None or changed[0].media.digest == one.digest:
+                media.append(one)
+                continue
+            kept, descriptions = changed
+            media.append(kept.media)
+            contents[kept.media.digest] = kept.content
+            did += descriptions
+        messages.append(message.model_copy(update={"media": tuple(media)}) if message.media else message)
+    return AugmentedDraft(tuple(messages), tuple(dict.fromkeys(did)), media=contents) if contents else None
 
 
 def last_user_text(row: Row) -> tuple[str, str]:

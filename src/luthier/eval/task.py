@@ -328,6 +328,8 @@ class HeldOutTask:
     """Whether each row holds two answers, and the label says which of them people preferred (`luthier.eval.task`)."""
     left: Mapping[str, int] = field(default_factory=dict)
     """Rows of the split that cannot be asked, by why."""
+    read_media: Callable[[str], bytes] | None = field(default=None, compare=False, repr=False)
+    """Gives the bytes of what rows show and play, by digest; None: they are not at hand."""
 
     @property
     def labels(self) -> list[str]:
@@ -374,6 +376,7 @@ def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: 
     With `pairs`, rows that all hold two answers are a task of telling which one people preferred.
     """
     from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
+    from luthier.artifacts.media import MediaReader
 
     if not has_split(data, split):
         raise RecipeError(f"the data set has no split {split!r}", where=SourceLocation(field="split"))
@@ -401,7 +404,10 @@ def read_held_out_task(data: Artifact, split: str, limit: int | None, *, pairs: 
         raise DataError(
             f"the data has {format_counted_noun(len(options), 'label')}", hint="a task of labels needs at least two"
         )
-    return HeldOutTask(kind=kind, split=split, examples=examples, available=len(every), options=options)
+    return HeldOutTask(
+        kind=kind, split=split, examples=examples, available=len(every), options=options,
+        read_media=MediaReader(data).read,
+    )  # fmt: skip
 
 
 def rows_to_columns(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 from luthier.artifacts.dataset import MADE
-from luthier.chat.messages import example_id
+from luthier.chat.messages import MEDIA_MARK, Media, example_id
 from luthier.data.augment.checks import DraftChecker, DraftRejection
 from luthier.data.augment.requests import AugmentBudget, AugmentJob, NamedAugmenter
 from luthier.data.augmenter import AugmentContext, AugmentedDraft
@@ -56,6 +56,8 @@ class AugmentLoop:
     room: AugmentBudget
     guards: Sequence[Operator] = ()
     """Operators that know what may not stand in clear in an event."""
+    add_media: Callable[[Media, bytes], None] | None = None
+    """Keeps the bytes of pictures and sounds that rows are made with."""
     tallies: dict[str, AugmenterCounts] = field(default_factory=dict)
 
     def run(self, jobs: Iterator[AugmentJob]) -> Iterator[tuple[list[Row], list[RowEvent]]]:
@@ -86,8 +88,15 @@ class AugmentLoop:
             tally.kept += 1
             self.room.take(job)
             kept.append(row)
+            self._keep_media(draft)
             events += self._made(job, draft, row)
         return kept, events
+
+    def _keep_media(self, draft: AugmentedDraft) -> None:
+        for message in draft.messages:
+            for media in message.media:
+                if media.digest in draft.media and self.add_media is not None:
+                    self.add_media(media, draft.media[media.digest])
 
     def _drafts(self, wave: Sequence[AugmentJob]) -> list[AugmentedDraft | None]:
         """The drafts of each augmenter in one call."""
@@ -97,7 +106,7 @@ class AugmentLoop:
             if indices:
                 made = augmenter.augmenter.write([wave[index].request for index in indices], self.around)
                 for index, draft in zip(indices, made, strict=True):
-                    augmented_drafts[index] = draft
+                    augmented_drafts[index] = None if draft is None or _has_lost_media(draft) else draft
         return augmented_drafts
 
     def _row(self, job: AugmentJob, draft: AugmentedDraft) -> Row:
@@ -161,3 +170,8 @@ class AugmentLoop:
         """A text as an event may show it."""
         whole = diff_to_edits("text", "", text, "made")
         return "".join(new for _, new in redact_edits("", text, whole, self.guards))
+
+
+def _has_lost_media(draft: AugmentedDraft) -> bool:
+    """Whether a turn's text has not a place for each of its pictures and sounds any more."""
+    return any(message.media and message.content.count(MEDIA_MARK) != len(message.media) for message in draft.messages)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.chat.messages import Media
 from luthier.core.errors import DataError, MissingExtra, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
 from luthier.core.param_space import ParamDistribution
-from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest
+from luthier.data.augmenter import AugmentContext, AugmentedDraft, Augmenter, AugmentRequest, change_media
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImageNoise(Augmenter):
-    """Blur, compress, lighten or darken, and crop the image of a row; its texts stay as they are.
+    """Blur, compress, lighten or darken, turn and crop the images of a row; its texts stay as they are.
 
-    The image stands in a column that was not mapped (`meta`): as a path below `folder`, as a data URL, or as base64.
-    The made row has it as a data URL (PNG), so that it needs no file. Each strength bounds what is drawn for a row.
+    The images are those that its turns show, or stand in a column that was not mapped (`meta`): as a path below
+    `folder`, as a data URL, or as base64. In that column the made row has a data URL (PNG), so that it needs no file.
+    Each strength bounds what is drawn for a row.
     """
 
     kind: Literal["image_noise"] = "image_noise"
@@ -49,12 +51,16 @@ class ImageNoise(Augmenter):
     """Strongest compression as JPEG: 1 goes down to quality 10, 0 leaves it out."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """By how much of itself the light goes up or down at most."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest turn to either side, in degrees; what comes in at the corners is white."""
+    noise: Strength = 0.0
+    """Strongest noise of single pixels: its standard deviation as a share of white."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Largest share of width and height that is cut off; the rest is brought back to the image's size."""
 
     @model_validator(mode="after")
     def _does_something(self) -> ImageNoise:
-        if not any((self.blur, self.jpeg, self.brightness, self.crop)):
+        if not any((self.blur, self.jpeg, self.brightness, self.rotate, self.noise, self.crop)):
             raise ValueError("every strength is 0, so that nothing would be done; raise blur, jpeg, brightness or crop")
         return self
 
@@ -67,9 +73,12 @@ class ImageNoise(Augmenter):
 
     def write(self, requests: Sequence[AugmentRequest], around: AugmentContext) -> list[AugmentedDraft | None]:
         """Each row with another image."""
-        return [self._noisy(request, around.recipe_dir) for request in requests]
+        return [self._noisy(request, around) for request in requests]
 
-    def _noisy(self, request: AugmentRequest, recipe_dir: Path) -> AugmentedDraft | None:
+    def _noisy(self, request: AugmentRequest, around: AugmentContext) -> AugmentedDraft | None:
+        if any(media.kind == "image" for message in request.row.messages for media in message.media):
+            return self._noisy_turns(request, around)
+        recipe_dir = around.recipe_dir
         value = request.row.meta.get(self.column)
         if not value:
             return None
@@ -81,6 +90,22 @@ class ImageNoise(Augmenter):
         return (
             AugmentedDraft(request.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
         )
+
+    def _noisy_turns(self, request: AugmentRequest, around: AugmentContext) -> AugmentedDraft | None:
+        """The row with other images in its turns."""
+        from luthier.chat.media_codec import KeptMedia, decode_image, keep_media
+
+        chance = request.chance
+
+        def change(media: Media) -> tuple[KeptMedia, tuple[str, ...]] | None:
+            if around.read_media is None:
+                return None
+            after, did = self.noisy(decode_image(around.read_media(media.digest)), chance)
+            out = io.BytesIO()
+            after.save(out, "PNG")
+            return (keep_media(out.getvalue()), did) if did else None
+
+        return change_media(request.row, "image", change)
 
     def _other(self, request: AugmentRequest, value: str, recipe_dir: Path) -> tuple[str, tuple[str, ...]]:
         """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
@@ -94,6 +119,7 @@ class ImageNoise(Augmenter):
 
     def noisy(self, image: Image, chance: Random) -> tuple[Image, tuple[str, ...]]:
         """One image with noise, and what was done to it."""
+        from PIL import Image as Images
         from PIL import ImageEnhance, ImageFilter
 
         did: list[str] = []
@@ -108,6 +134,14 @@ class ImageNoise(Augmenter):
             factor = 1 + chance.uniform(-self.brightness, self.brightness)
             image = ImageEnhance.Brightness(image).enhance(factor)
             did.append(f"light times {factor:.2f}")
+        if self.rotate:
+            degrees = chance.uniform(-self.rotate, self.rotate)
+            image = image.rotate(degrees, resample=Images.Resampling.BILINEAR, fillcolor="white")
+            did.append(f"turned by {degrees:.1f} degrees")
+        if self.noise:
+            strength = chance.uniform(0, self.noise)
+            image = _with_pixel_noise(image, strength, chance)
+            did.append(f"noise of {strength:.1%} of white")
         if self.jpeg:
             quality = round(95 - (95 - _DIMMEST_JPEG) * chance.uniform(0, self.jpeg))
             image = _compressed(image, quality)
@@ -167,6 +201,15 @@ def _cropped(image: Image, cut: float, chance: Random) -> Image:
     from PIL.Image import Resampling
 
     return image.resize(image.size, Resampling.BILINEAR, box=box)
+
+
+def _with_pixel_noise(image: Image, strength: float, chance: Random) -> Image:
+    import numpy as np
+    from PIL import Image as Images
+
+    values = np.asarray(image, np.float32)
+    noise = np.random.default_rng(chance.getrandbits(64)).normal(0, 255 * strength, values.shape)
+    return Images.fromarray(np.clip(np.round(values + noise), 0, 255).astype(np.uint8))
 
 
 def _compressed(image: Image, quality: int) -> Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingTable
-from luthier.chat.media_codec import decode_audio, decode_image, keep_media
+from luthier.chat.media_codec import decode_audio, decode_image, encode_wav, keep_media
 from luthier.chat.messages import MEDIA_MARK, Media
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
@@ -173,9 +172,5 @@ def _planted(index: int, *, bad: bool) -> bytes:
         Image.fromarray(pixels).save(out, "PNG")
         return out.getvalue()
     loud = {2: 0.0001, 3: 4.0}.get(fault, 0.3)
-    values = np.clip(chance.normal(0, loud, 400), -1, 1) * 32767
-    rate = 11025 if fault == 4 else 8000
-    data = values.astype("<i2").tobytes()
-    form = struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16)
-    body = b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", len(body)) + body
+    values = np.clip(chance.normal(0, loud, 400), -1, 1)
+    return encode_wav(values, 11025 if fault == 4 else 8000)

@@ -249,7 +249,7 @@ class ColumnMapping:
         found: dict[str, list[str]] = {}
         for column in self._showing:
             if column == self.layout.messages or isinstance(values.get(column), list):
-                for name, listed in media_of(values[column], column).items():
+                for name, listed in media_of(values[column], column, {*values, *self._media.values()}).items():
                     found.setdefault(name, []).extend(listed)
         if twice := next((name for name in found if meta.get(name)), None):
             raise UnusableRowError(f"its turns hold {twice}, and so does its column {twice!r}", twice)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ def parse_media_part(part: Mapping[str, Any], field: str) -> Medium:
     value = next(
         (part[key] for key in (name, kind, f"{kind}_url", "value", "url", "path", "source") if part.get(key)), None
     )
-    if value is None and set(part) <= {"type", "text", "index", name, kind}:
+    if value is None and name == kind and set(part) <= {"type", "text", "index", kind}:
         return Medium(kind, None)  # as TRL and `datasets` write them: what is meant stands in the column
     if (address := address_of(value, kind)) is None:
         raise UnusableRowError(f"the {kind} has no address", field, "expected a path, a URL, or the content in base64")
@@ -73,8 +73,9 @@ def address_of(value: Any, kind: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def media_of(turns: Any, field: str) -> dict[str, list[str]]:
-    """The addresses of all media of a conversation, by column, in order."""
+def media_of(turns: Any, field: str, columns: Collection[str] = ()) -> dict[str, list[str]]:
+    """The addresses of all media of a conversation, by column, in order; `columns` are those that the row has."""
+    columns = set(columns)
     found: dict[str, list[str]] = {}
     if isinstance(turns, str) and parse_hh_transcript(turns) is not None:
         return found
@@ -84,6 +85,9 @@ def media_of(turns: Any, field: str) -> dict[str, list[str]]:
         for part in content if isinstance(content, list) else ():
             if not isinstance(part, str) and not is_text(part):
                 one = parse_media_part(part, field)
+                if one.address is None and not columns & {one.kind, COLUMNS[one.kind]}:
+                    hint = "expected a path, a URL, or the content in base64, or a column of them"
+                    raise UnusableRowError(f"the {one.kind} has no address", field, hint)
                 if one.address is not None:
                     found.setdefault(COLUMNS[one.kind], []).append(one.address)
     return found
@@ -180,7 +184,7 @@ def flatten_rejected(meta: Mapping[str, Any], addresses: Mapping[str, list[str]]
             turns = [value]
         if not isinstance(turns, list) or not any(_has_parts(turn) for turn in turns):
             continue
-        found = media_of(turns, name)
+        found = media_of(turns, name, meta)
         if found and found != addresses:
             what = "the two answers stand below other media; both sides of a pair show the same, and answers are text"
             raise UnusableRowError(what, name)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.artifacts.dataset import MADE, SUMMARY, DatasetSummary, dataset_spec_of, list_splits
+from luthier.artifacts.media import MEDIA_FOLDER, MediaReader, MediaWriter
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name
@@ -148,23 +149,26 @@ class _Augmenting:
         writer = TableWriter(folder / "examples" / f"{TRAIN}.parquet", example_schema())
         for table in read_split_batches(self._data, TRAIN):
             writer.write(table)
-        for rows, happened in maker.run(order_augment_jobs(self._named, self._train, work.seed)):
-            if rows:
-                labels = [row.answer if self._train.classes else None for row in rows]
-                writer.write(rows_to_example_batch(rows, labels))
-            events.write(happened)
-            done = sum(tally.kept for tally in maker.tallies.values())
-            work.events.progress(done, done + maker.room.whole, "rows made")
+        with MediaWriter(folder) as media, MediaReader(self._data) as reader:
+            maker.add_media = media.add
+            maker.around = replace(maker.around, read_media=reader.read)
+            for rows, happened in maker.run(order_augment_jobs(self._named, self._train, work.seed)):
+                if rows:
+                    labels = [row.answer if self._train.classes else None for row in rows]
+                    writer.write(rows_to_example_batch(rows, labels))
+                events.write(happened)
+                done = sum(tally.kept for tally in maker.tallies.values())
+                work.events.progress(done, done + maker.room.whole, "rows made")
         writer.close()
         events.close()
         self._conclude(maker.tallies)
         return sum(tally.made for tally in maker.tallies.values())
 
     def _copy(self) -> None:
-        """Everything but the training split, the events and the books, as it is."""
+        """Everything but the training split, the events, the books and the media, as it is."""
         own = {f"examples/{TRAIN}.parquet", "events.parquet", SUMMARY, "augment.json"}
         for entry in self._data.manifest.files:
-            if entry.path not in own:
+            if entry.path not in own and not entry.path.startswith(f"{MEDIA_FOLDER}/"):
                 target = self._work.folder / entry.path
                 with translate_write_errors(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
