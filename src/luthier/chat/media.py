@@ -78,7 +78,7 @@ class _Layout:
     """What follows from a medium's size alone."""
 
     text: str
-    count: int
+    tokens: int
     grid: tuple[int, int, int]
 
 
@@ -154,10 +154,10 @@ class MediaProcessor:
 
         known = self._known[key]
         image = self._shrink(decode_image(content))
-        if (layout := self._lay_out_size(image.size)).count != known.count:
+        if (layout := self._lay_out_size(image.size)).tokens != known.count:
             raise DataError(
                 f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
-                f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
+                f"{known.media.width} x {known.media.height} ({layout.tokens} tokens, not {known.count})",
                 hint="prepare the data set again",
             )
         found, _ = self._process(image)

@@ -23,13 +23,13 @@ def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
     """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
     if not holds_media(ids):
         return {"input_ids": ids}
-    places = ids >= MEDIA_IDS
-    features = _features(model, ids[places].tolist())
-    words = model.get_input_embeddings()(ids.masked_fill(places, 0))
+    media_mask = ids >= MEDIA_IDS
+    features = _features(model, ids[media_mask].tolist())
+    words = model.get_input_embeddings()(ids.masked_fill(media_mask, 0))
     own = torch.cat([one.embeddings[None] for one in features]).to(words.dtype)
-    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(places[..., None], own)}
+    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(media_mask[..., None], own)}
     if features[0].deep:
-        inputs["visual_pos_masks"] = places
+        inputs["visual_pos_masks"] = media_mask
         inputs["deepstack_visual_embeds"] = [
             torch.stack(layer) for layer in zip(*(one.deep for one in features), strict=True)
         ]
@@ -50,8 +50,8 @@ def _features(model: Any, ids: Sequence[int]) -> list[MediaFeatures]:
     return [_at(known[get_media_key(token)], get_media_place(token)) for token in ids]
 
 
-def _at(features: MediaFeatures, place: int) -> MediaFeatures:
-    return MediaFeatures(features.embeddings[place], tuple(layer[place] for layer in features.deep))
+def _at(features: MediaFeatures, offset: int) -> MediaFeatures:
+    return MediaFeatures(features.embeddings[offset], tuple(layer[offset] for layer in features.deep))
 
 
 def _require_towers(model: Any) -> MediaTowers:
@@ -113,9 +113,9 @@ def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tu
             following += 1
             continue
         _, rows, columns = towers.processor.get(get_media_key(token)).grid
-        place = get_media_place(token)
-        if not place:
+        offset = get_media_place(token)
+        if not offset:
             base, following = following, following + max(rows, columns)
-        frame, rest = divmod(place, rows * columns)
+        frame, rest = divmod(offset, rows * columns)
         found.append((base + frame, base + rest // columns, base + rest % columns))
     return found, _Walk(following, base)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import accumulate
 from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -94,8 +95,8 @@ class MediaTowers:
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs):
-            told = reader(**_accepted(reader, batch))
-            found += _split(told, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
+            outputs = reader(**_accepted(reader, batch))
+            found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
     def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
@@ -164,8 +165,8 @@ class FrozenEncoder(NamedTuple):
         if not self.layers:
             last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
             return last
-        told = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
-        return torch.cat([told[layer][:, int(self.classes) :] for layer in self.layers], -1)
+        outputs = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
 
 
 def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
@@ -262,10 +263,10 @@ def _joined(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
     return {**{name: torch.cat([one[name] for one in some]) for name in some[0]}, "media": len(some)}
 
 
-def _split(told: Any, counts: Sequence[int]) -> list[MediaFeatures]:
+def _split(outputs: Any, counts: Sequence[int]) -> list[MediaFeatures]:
     """What was told of several media, one by one."""
-    embeddings = _apart(told.pooler_output, counts)
-    layers = [_apart(layer, counts) for layer in getattr(told, "deepstack_features", None) or ()]
+    embeddings = _apart(outputs.pooler_output, counts)
+    layers = [_apart(layer, counts) for layer in getattr(outputs, "deepstack_features", None) or ()]
     return [MediaFeatures(own, tuple(layer[at] for layer in layers)) for at, own in enumerate(embeddings)]
 
 
@@ -276,7 +277,8 @@ def _apart(values: Any, counts: Sequence[int]) -> list[Tensor]:
             f"the tower gives {flat.shape[0]} features for {sum(counts)} tokens: model and processor do not agree",
             hint="fetch the model again, or mend its processor_config.json",
         )
-    return list(torch.split(flat, list(counts)))
+    ends = list(accumulate(counts))
+    return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 class StepMedia:
@@ -319,11 +321,11 @@ class StepMedia:
             for value, total in zip(self._features[key].tensors, sums, strict=True)
             if value.requires_grad
         ]
-        wanted = list(parameters)
+        requested = list(parameters)
         if not pairs:
-            return [None] * len(wanted)
+            return [None] * len(requested)
         outputs, weights = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outputs, wanted, weights, allow_unused=True))
+        return list(torch.autograd.grad(outputs, requested, weights, allow_unused=True))
 
 
 class PackLeaves:
