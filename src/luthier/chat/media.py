@@ -78,7 +78,7 @@ class _Layout:
     """What follows from a medium's size alone."""
 
     text: str
-    tokens: int
+    count: int
     grid: tuple[int, int, int]
 
 
@@ -102,7 +102,8 @@ class MediaProcessor:
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
-        """The processor in a Hugging Face folder; None where the model reads text alone."""
+        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels`, when not given,
+        is what the model's own `model.json` says."""
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -123,6 +124,9 @@ class MediaProcessor:
                 where=SourceLocation(file=str(folder)),
                 hint="`pip install luthier[images]` reads pictures; else fetch the model again",
             ) from error
+        card = folder / "model.json"
+        if max_pixels is None and card.is_file():
+            max_pixels = json.loads(card.read_text(encoding="utf-8")).get("max_pixels")
         return cls(processor, feature_ids, max_pixels=max_pixels)
 
     def meet(self, media: Media) -> int:
@@ -154,10 +158,10 @@ class MediaProcessor:
 
         known = self._known[key]
         image = self._shrink(decode_image(content))
-        if (layout := self._lay_out_size(image.size)).tokens != known.count:
+        if (layout := self._lay_out_size(image.size)).count != known.count:
             raise DataError(
                 f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
-                f"{known.media.width} x {known.media.height} ({layout.tokens} tokens, not {known.count})",
+                f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
                 hint="prepare the data set again",
             )
         found, _ = self._process(image)
