@@ -117,6 +117,8 @@ def test_a_model_of_text_refuses(tmp_path: Path) -> None:
 def test_max_pixels_has_its_price_and_other_ids(tmp_path: Path) -> None:
     folder = tiny_pictured(tmp_path / "qwen", "qwen2_5_vl")
     text, small = ChatTokenizer.load(folder), ChatTokenizer.load(folder, max_pixels=700)
+    (folder / "model.json").write_text('{"name": "tiny", "max_pixels": 700}')
+    assert ChatTokenizer.load(folder).digest == small.digest
     assert text.media is not None
     assert small.media is not None
     row, less = text.prompt(CONVERSATION[:1]), small.prompt(CONVERSATION[:1])

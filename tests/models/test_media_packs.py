@@ -20,6 +20,7 @@ from luthier.models.load import LoadedModel
 from luthier.models.media.towers import attach_media, find_towers, gather_leaves, learn_media, list_row_media
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
+from luthier.models.shapes import find_part
 from models.architectures import Double
 from pictured import FAMILIES, picture, shown, tiny_pictured
 
@@ -108,12 +109,12 @@ def test_two_pictures_are_never_taken_for_one(pictured: Pictured) -> None:
     assert (halves[0] - halves[1]).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("moving", ["all", "towers", "language"])
+@pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
 def test_gradients_are_the_plain_models(pictured: Pictured, moving: str) -> None:
     rows, model = pictured.rows(), pictured.model
     for name, parameter in model.named_parameters():
-        language = any(part in name for part in ("language_model", "text_model", "lm_head"))
-        parameter.requires_grad_(moving == "all" or (moving == "language") == language)
+        part = find_part(name)
+        parameter.requires_grad_(moving in ("all", part) or (moving == "towers" and part != "language"))
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = torch.linspace(0.5, 1.5, sum(len(row.targets) for row in rows), dtype=torch.float64)
     with Double():
@@ -182,7 +183,7 @@ def test_a_frozen_tower_reads_each_picture_once(llava: Pictured) -> None:
     calls: list[int] = []
     run: Callable[..., Any] = towers.run
     towers.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
-    towers._kept.clear()
+    towers._features.clear()
     for _ in range(2):
         with torch.no_grad():
             compute_pack_logprobs(llava.model, build_pack(llava.rows()))

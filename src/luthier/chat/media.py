@@ -102,7 +102,8 @@ class MediaProcessor:
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
-        """The processor in a Hugging Face folder; None where the model reads text alone."""
+        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels`, when not given,
+        is what the model's own `model.json` says."""
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -123,6 +124,9 @@ class MediaProcessor:
                 where=SourceLocation(file=str(folder)),
                 hint="`pip install luthier[images]` reads pictures; else fetch the model again",
             ) from error
+        card = folder / "model.json"
+        if max_pixels is None and card.is_file():
+            max_pixels = json.loads(card.read_text(encoding="utf-8")).get("max_pixels")
         return cls(processor, feature_ids, max_pixels=max_pixels)
 
     def meet(self, media: Media) -> int:

@@ -49,17 +49,17 @@ class RenderedChat:
     media: tuple[SpecialTokenSpan, ...] = ()
     """What stands for each picture and sound, in order."""
 
-    def expand(self, places: Sequence[int], texts: Sequence[str], guard: GuardedEncoder) -> RenderedChat:
+    def expand(self, indices: Sequence[int], texts: Sequence[str], guard: GuardedEncoder) -> RenderedChat:
         """The rendering with some of its special tokens, by number, replaced by what a processor writes for media."""
-        shift = _Shift([self.controls[place] for place in places], texts)
+        shift = _Shift([self.controls[index] for index in indices], texts)
         kept = [
             SpecialTokenSpan(shift.moved(control.start), shift.moved(control.end))
             for number, control in enumerate(self.controls)
-            if number not in set(places)
+            if number not in set(indices)
         ]
         media = tuple(
             SpecialTokenSpan(start, start + len(text))
-            for start, text in zip((shift.moved(self.controls[place].start) for place in places), texts, strict=True)
+            for start, text in zip((shift.moved(self.controls[index].start) for index in indices), texts, strict=True)
         )
         inside = [
             SpecialTokenSpan(start + control.start, start + control.end)
@@ -85,9 +85,9 @@ class _Shift:
         grown = (len(text) - (span.end - span.start) for span, text in zip(spans, texts, strict=True))
         self._sums = [0, *accumulate(grown)]
 
-    def moved(self, place: int) -> int:
+    def moved(self, index: int) -> int:
         """Where a place of the old text is in the new one."""
-        return place + self._sums[bisect_right(self._ends, place)]
+        return index + self._sums[bisect_right(self._ends, index)]
 
     def applied(self, text: str) -> str:
         """The new text."""

@@ -374,38 +374,34 @@ class ChatTokenizer:
         media = _list_media(messages)
         if not media:
             return rendered
-        if self.media is None:
-            hint = "choose a model that reads them, join one with `kind: compose`, or drop these rows"
-            raise DataError(
-                f"{self.name or 'this model'} reads text alone, and the row has pictures or sounds", hint=hint
-            )
+        assert self.media is not None, "messages with media are refused before they are rendered"
         texts = [self.media.get(self.media.meet(medium)).text for medium in media]
         written = {token: kind for kind, token in self.media.written.items()}
-        places = [
+        indices = [
             number
             for number, control in enumerate(rendered.controls)
             if rendered.text[control.start : control.end] in written
         ]
         kinds = [
-            written[rendered.text[rendered.controls[place].start : rendered.controls[place].end]] for place in places
+            written[rendered.text[rendered.controls[index].start : rendered.controls[index].end]] for index in indices
         ]
         if kinds != [medium.kind for medium in media]:
             raise ModelError(
-                f"the chat template writes {len(places)} places for the {len(media)} pictures and sounds of a row",
+                f"the chat template writes {len(indices)} places for the {len(media)} pictures and sounds of a row",
                 where=SourceLocation(field="chat_template"),
                 hint="pass another template=: one that takes contents as parts, and media in every turn that has them",
             )
-        return rendered.expand(places, texts, self._guard)
+        return rendered.expand(indices, texts, self._guard)
 
     def _with_media(
-        self, tokens: TokensWithOffsets, places: Sequence[SpecialTokenSpan], messages: Sequence[Message]
+        self, tokens: TokensWithOffsets, media_spans: Sequence[SpecialTokenSpan], messages: Sequence[Message]
     ) -> tuple[TokensWithOffsets, tuple[MediaSpan, ...]]:
         """Tokens in which those of media have ids of their own, and where each medium stands."""
-        if not places:
+        if not media_spans:
             return tokens, ()
         assert self.media is not None, "whoever expands media has a processor"
         ids, spans = list(tokens.ids), []
-        for medium, (start, end) in zip(_list_media(messages), places, strict=True):
+        for medium, (start, end) in zip(_list_media(messages), media_spans, strict=True):
             first, stop = bisect_left(tokens.starts, start), bisect_left(tokens.starts, end)
             key, feature = self.media.meet(medium), self.media.feature_ids[medium.kind]
             indices = [index for index in range(first, stop) if ids[index] == feature]
@@ -530,14 +526,14 @@ def _fit(row: EncodedChat, limit: int | None, rule: CutRule, bos: int | None) ->
     return replace(cut, cut="answer" if lost else "prompt", removed=len(row.ids) - len(cut.ids), nothing=why)
 
 
-def _past_medium(row: EncodedChat, place: int) -> int:
+def _past_medium(row: EncodedChat, position: int) -> int:
     """A place, or the end of the medium that it lies within: what is cut off before it takes the medium along."""
-    return next((end for _, (start, end) in row.media if start < place < end), place)
+    return next((end for _, (start, end) in row.media if start < position < end), position)
 
 
-def _before_medium(row: EncodedChat, place: int) -> int:
+def _before_medium(row: EncodedChat, position: int) -> int:
     """A place, or the start of the medium that it lies within."""
-    return next((start for _, (start, end) in row.media if start < place < end), place)
+    return next((start for _, (start, end) in row.media if start < position < end), position)
 
 
 def _without(row: EncodedChat, head: int, gone: int, limit: int) -> EncodedChat:

@@ -166,8 +166,8 @@ class SoftPrompt:
             return own
         words = own["inputs_embeds"] if "inputs_embeds" in own else model.get_input_embeddings()(ids)
         if "visual_pos_masks" in own:
-            places = own["visual_pos_masks"]
-            own["visual_pos_masks"] = torch.cat([places.new_zeros(len(places), self.count), places], 1)
+            media_mask = own["visual_pos_masks"]
+            own["visual_pos_masks"] = torch.cat([media_mask.new_zeros(len(media_mask), self.count), media_mask], 1)
         own.pop("input_ids", None)
         return {**own, "inputs_embeds": torch.cat([self.embeddings.expand(ids.shape[0], -1, -1), words], 1)}
 

@@ -328,13 +328,11 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
     comparison = facts.compared(tuned.name, BLIND, facts.main_metric) if blind is not None else None
     if blind is None or comparison is None:
         return ""
-    said = f"shown grey pictures, the same model scores {_said(blind, facts.main_metric)}"
-    certainty = format_interval_and_p(comparison)
+    shown = f"shown grey pictures, the same model scores {_said(blind, facts.main_metric)}"
+    shown += format_interval_and_p(comparison)
     if classify_comparison(comparison) == "better":
-        return (
-            f" Of that, {format_points(comparison.difference, facts.main_metric)} need the pictures: {said}{certainty}."
-        )
-    return f" That it needs the pictures is not shown: {said}{certainty}."
+        return f" Of that, {format_points(comparison.difference, facts.main_metric)} need the pictures: {shown}."
+    return f" That it needs the pictures is not shown: {shown}."
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

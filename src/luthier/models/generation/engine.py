@@ -402,7 +402,7 @@ class BatchedReader:
         """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
         if not turns_by_grid(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
             return None
-        positions = [place for line, count in portions for place in line.positions(self._model, count)]
+        positions = [position for line, count in portions for position in line.positions(self._model, count)]
         return torch.tensor(positions, device=self._device).T[:, None]
 
     def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:

@@ -116,7 +116,7 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
         )
         model = LlavaForConditionalGeneration(config)
     model.to(decoder.dtype)
-    model.model.language_model.load_state_dict(decoder.model.state_dict())
+    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     if encoder.weights is not None:
         model.model.vision_tower.load_state_dict(encoder.weights)

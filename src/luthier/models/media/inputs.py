@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,16 +24,14 @@ def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
     """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
     if not holds_media(ids):
         return {"input_ids": ids}
-    places = ids >= MEDIA_IDS
-    features = _features(model, ids[places].tolist())
-    words = model.get_input_embeddings()(ids.masked_fill(places, 0))
-    own = torch.cat([one.embeddings[None] for one in features]).to(words.dtype)
-    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(places[..., None], own)}
-    if features[0].deep:
-        inputs["visual_pos_masks"] = places
-        inputs["deepstack_visual_embeds"] = [
-            torch.stack(layer) for layer in zip(*(one.deep for one in features), strict=True)
-        ]
+    media_mask = ids >= MEDIA_IDS
+    features = _features(model, ids[media_mask].tolist())
+    words = model.get_input_embeddings()(ids.masked_fill(media_mask, 0))
+    own = features.embeddings.to(words.dtype)
+    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(media_mask[..., None], own)}
+    if features.deep:
+        inputs["visual_pos_masks"] = media_mask
+        inputs["deepstack_visual_embeds"] = list(features.deep)
     return inputs
 
 
@@ -43,15 +42,17 @@ def embed_ids(model: Any, ids: Tensor) -> Tensor:
     return found
 
 
-def _features(model: Any, ids: Sequence[int]) -> list[MediaFeatures]:
-    """What stands in the place of each token of media."""
+def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
+    """What stands in the places of tokens of media, one after another."""
     towers = _require_towers(model)
     known = {key: towers.features(model, key) for key in list_media_keys(ids)}
-    return [_at(known[get_media_key(token)], get_media_place(token)) for token in ids]
-
-
-def _at(features: MediaFeatures, place: int) -> MediaFeatures:
-    return MediaFeatures(features.embeddings[place], tuple(layer[place] for layer in features.deep))
+    begins = [at for at, token in enumerate(ids) if not at or token != ids[at - 1] + 1]
+    spans = []
+    for begin, end in pairwise([*begins, len(ids)]):
+        offset = get_media_place(ids[begin])
+        spans.append([value[offset : offset + end - begin] for value in known[get_media_key(ids[begin])].tensors])
+    embeddings, *deep = (torch.cat(some) for some in zip(*spans, strict=True))
+    return MediaFeatures(embeddings, tuple(deep))
 
 
 def _require_towers(model: Any) -> MediaTowers:
@@ -113,9 +114,9 @@ def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tu
             following += 1
             continue
         _, rows, columns = towers.processor.get(get_media_key(token)).grid
-        place = get_media_place(token)
-        if not place:
+        offset = get_media_place(token)
+        if not offset:
             base, following = following, following + max(rows, columns)
-        frame, rest = divmod(place, rows * columns)
+        frame, rest = divmod(offset, rows * columns)
         found.append((base + frame, base + rest // columns, base + rest % columns))
     return found, _Walk(following, base)

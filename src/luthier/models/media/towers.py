@@ -1,8 +1,8 @@
 """The features of media: towers run outside of packed attention, once a step for each distinct medium.
 
-Features of a tower that does not learn are kept by medium for as long as there is room. One that learns runs once a
-step: packs read its features as leaves, the gradients of the leaves are summed over packs, and go back through the
-tower once.
+Features of a tower that does not learn are kept by medium for as long as there is room, and so are the states of an
+encoder below a projector that learns. A tower that learns runs once a step: packs read its features as leaves, the
+gradients of the leaves are summed over packs, and go back through the tower once.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import accumulate
 from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
-from luthier.models.shapes import find_part
+from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
 
 ReadMedia = Callable[[str], bytes]
 """The bytes of a medium, by its digest."""
@@ -63,8 +65,7 @@ class MediaTowers:
 
     def __init__(self, processor: MediaProcessor, read_media: ReadMedia) -> None:
         self.processor, self._read = processor, read_media
-        self._kept: OrderedDict[int, MediaFeatures] = OrderedDict()
-        self._held = 0
+        self._features, self._states = _Shelf(), _Shelf()
         self._lock = RLock()
 
     def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
@@ -75,27 +76,40 @@ class MediaTowers:
         """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now."""
         if (step := _STEP.get()) is not None and step.holds(key):
             return step.leaf(key)
-        learns = learns_media(model)
+
+        def read() -> MediaFeatures:  # alone: its numbers depend on no neighbour
+            return self.run(model, [key])[0].detached()
+
         with self._lock, torch.no_grad():
-            if learns or _changes(model):
-                self._kept.clear()
-                self._held = 0
-                return self.run(model, [key])[0].detached()
-            if key not in self._kept:
-                self._keep(key, self.run(model, [key])[0].detached())  # alone: its numbers depend on no neighbour
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            if any(map(_moves, _tower_modules(model))):
+                self._features.clear()
+                return read()
+            return self._features.get(key, read)
 
     def run(self, model: Any, keys: Sequence[int]) -> list[MediaFeatures]:
         """What the tower says of some media, with its history where gradients are wanted."""
+        if (split := _find_frozen_encoder(model)) is not None:
+            return self._project(split, keys)
+        self._states.clear()
         reader = model.get_image_features
-        weight = next(tower_parameters(model))
-        inputs = [self._inputs(key, weight) for key in keys]
+        inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs):
-            told = reader(**_accepted(reader, batch))
-            found += _split(told, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
+            outputs = reader(**_accepted(reader, batch))
+            found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
+
+    def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
+        """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
+
+        def encode(key: int) -> MediaFeatures:
+            with torch.no_grad():
+                return MediaFeatures(split.encode(self._inputs(key, split.weight)["pixel_values"]))
+
+        with self._lock:
+            states = [self._states.get(key, lambda key=key: encode(key)).embeddings for key in keys]  # type: ignore[misc]
+        features = split.projector(torch.cat(states))
+        return [MediaFeatures(own) for own in _apart(features, [self.processor.get(key).count for key in keys])]
 
     def _inputs(self, key: int, weight: Tensor) -> dict[str, Tensor]:
         content = self._read(self.processor.get(key).media.digest)
@@ -106,11 +120,80 @@ class MediaTowers:
             if isinstance(value, Tensor)
         }
 
-    def _keep(self, key: int, features: MediaFeatures) -> None:
-        self._kept[key] = features
-        self._held += features.bytes
-        while self._held > KEEP_BYTES and len(self._kept) > 1:
-            self._held -= self._kept.popitem(last=False)[1].bytes
+
+class _Shelf:
+    """What is kept of media, the longest unused going first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, MediaFeatures] = OrderedDict()
+        self._held = 0
+
+    def get(self, key: int, make: Callable[[], MediaFeatures]) -> MediaFeatures:
+        """What is kept under a key, or is made now and kept."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            self._held += self._kept[key].bytes
+            while self._held > KEEP_BYTES and len(self._kept) > 1:
+                self._held -= self._kept.popitem(last=False)[1].bytes
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        self._kept.clear()
+        self._held = 0
+
+
+class FrozenEncoder(NamedTuple):
+    """An encoder that does not move, below a projector that does."""
+
+    encoder: Any
+    projector: Any
+    layers: tuple[int, ...]
+    """The layers whose states are read, side by side; none for what the encoder gives in the end."""
+    classes: bool
+    """Whether the first state stands for the whole picture and is left out."""
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight, of the kind in which it computes."""
+        found: Tensor = next(self.encoder.parameters())
+        return found
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(pictures, n, width) states that the projector reads."""
+        if not self.layers:
+            last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
+            return last
+        outputs = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
+
+
+def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
+    """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
+    if model.config.model_type not in ("llava", "gemma3"):
+        return None
+    encoder, projector = model.model.vision_tower, model.model.multi_modal_projector
+    if _moves(encoder) or not _moves(projector):
+        return None
+    if model.config.model_type == "gemma3":
+        return FrozenEncoder(encoder, projector, (), classes=False)
+    layers = model.config.vision_feature_layer
+    classes = model.config.vision_feature_select_strategy == "default"
+    return FrozenEncoder(encoder, projector, (layers,) if isinstance(layers, int) else tuple(layers), classes=classes)
+
+
+def _moves(module: Any) -> bool:
+    """Whether anything in a module learns, or holds adapters that may be switched."""
+    return any(parameter.requires_grad for parameter in module.parameters()) or any(
+        isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in module.modules()
+    )
+
+
+def _tower_modules(model: Any) -> Iterator[Any]:
+    """The encoders and projectors of a model."""
+    names = frozenset((*ENCODERS, *PROJECTORS))
+    return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 
 
 _TOWERS: WeakKeyDictionary[torch.nn.Module, MediaTowers] = WeakKeyDictionary()
@@ -152,14 +235,6 @@ def learns_media(model: Any) -> bool:
     return any(parameter.requires_grad for parameter in tower_parameters(model))
 
 
-def _changes(model: Any) -> bool:
-    """Whether adapters stand in a tower, by which its features change when they are switched."""
-    return any(
-        isinstance(module, BaseTunerLayer) and is_tower_parameter(f"{name}.weight")
-        for name, module in model.named_modules()
-    )
-
-
 def _accepted(reader: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     known = inspect.signature(reader).parameters
     return {name: value for name, value in inputs.items() if name in known}
@@ -188,10 +263,10 @@ def _joined(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
     return {**{name: torch.cat([one[name] for one in some]) for name in some[0]}, "media": len(some)}
 
 
-def _split(told: Any, counts: Sequence[int]) -> list[MediaFeatures]:
+def _split(outputs: Any, counts: Sequence[int]) -> list[MediaFeatures]:
     """What was told of several media, one by one."""
-    embeddings = _apart(told.pooler_output, counts)
-    layers = [_apart(layer, counts) for layer in getattr(told, "deepstack_features", None) or ()]
+    embeddings = _apart(outputs.pooler_output, counts)
+    layers = [_apart(layer, counts) for layer in getattr(outputs, "deepstack_features", None) or ()]
     return [MediaFeatures(own, tuple(layer[at] for layer in layers)) for at, own in enumerate(embeddings)]
 
 
@@ -202,7 +277,8 @@ def _apart(values: Any, counts: Sequence[int]) -> list[Tensor]:
             f"the tower gives {flat.shape[0]} features for {sum(counts)} tokens: model and processor do not agree",
             hint="fetch the model again, or mend its processor_config.json",
         )
-    return list(torch.split(flat, list(counts)))
+    ends = list(accumulate(counts))
+    return [flat[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 class StepMedia:
@@ -245,11 +321,11 @@ class StepMedia:
             for value, total in zip(self._features[key].tensors, sums, strict=True)
             if value.requires_grad
         ]
-        wanted = list(parameters)
+        requested = list(parameters)
         if not pairs:
-            return [None] * len(wanted)
+            return [None] * len(requested)
         outputs, weights = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outputs, wanted, weights, allow_unused=True))
+        return list(torch.autograd.grad(outputs, requested, weights, allow_unused=True))
 
 
 class PackLeaves:

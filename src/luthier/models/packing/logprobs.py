@@ -317,7 +317,7 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
 
 def _positions_of_rows(model: Any, ids: Tensor, before: int) -> Tensor:
     """(3, rows, before + tokens) positions of padded rows below so many virtual tokens."""
-    ahead = [(place, place, place) for place in range(before)]
+    ahead = [(position, position, position) for position in range(before)]
     rows = [ahead + compute_row_positions(model, row, before) for row in ids.tolist()]
     return torch.tensor(rows, device=ids.device).permute(2, 0, 1)
 

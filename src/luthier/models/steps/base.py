@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
@@ -41,6 +41,11 @@ class BaseModelStep(Step):
     of one that ships with Luthier (`hermes`: ChatML with tools), or a Jinja file; a relative path starts at the
     recipe's folder. The model's own when not given."""
 
+    max_pixels: int | None = Field(default=None, ge=64)
+    """Width times height that a picture has at most when a model that reads pictures sees it; a larger one is made
+    smaller, wherever the model or one that is tuned from it reads it. When not given, the model's own processor decides
+    alone. Fewer pixels are fewer tokens for the families that read pictures in their own size (Qwen-VL)."""
+
     @model_validator(mode="after")
     def _has_a_template_of_its_own(self) -> Self:
         if self.chat_template is not None and not self.source.weights:
@@ -72,7 +77,11 @@ class BaseModelStep(Step):
             "vocab": description.vocab,
             "context": description.context,
             **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
+            **({"max_pixels": self.max_pixels} if self.max_pixels is not None else {}),
         }
+        if self.max_pixels is not None and not description.reads_media:
+            what = f"{card['name']} reads text alone, so max_pixels changes nothing"
+            raise ModelError(what, where=SourceLocation(field="max_pixels"), hint="leave it out")
         write_json(work.folder / "model.json", card)
         if card["licence"] is None:
             work.events.warning("the model states no licence; check that you may use it")
@@ -113,6 +122,13 @@ class BaseModelStep(Step):
         return ArtifactSpec(
             parameters=parameters, chat_template=template, tools=tools, headed=headed, how="as the catalogue says"
         )
+
+    def hashed_settings(self) -> dict[str, Any]:
+        """A model without the setting has the name that it always had."""
+        found = super().hashed_settings()
+        if self.max_pixels is None:
+            del found["max_pixels"]
+        return found
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """The chat template that is set, by its contents."""
