@@ -19,11 +19,13 @@ from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import DOWN, UP, AggregatedWeights, Factors, GlobalWeights
-from luthier.federated.local import FederatedTraining, get_adapter_scale, set_global_weights
+from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.local import FederatedTraining
+from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
     Enrolled,
     Final,
+    Measured,
     Message,
     MessageRefused,
     Order,
@@ -42,8 +44,7 @@ from luthier.federated.site import SiteWorker, build_local_tune, compute_trainin
 from luthier.federated.transport import Channel, LocalChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
-from luthier.tune.run import refuse_empty_adapter
-from luthier.tune.technique import Technique, write_settings
+from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,10 +115,10 @@ class Federation:
                 state = self._train_round(channel, state)
                 self._write_state(state)
                 self._report(state)
-            self._finish(channel, state)
+            pooled = self._measure(channel, state)
         finally:
             channel.close()
-        self._write_model(state)
+        self._write_model(state, pooled)
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
         return {"bytes_up": sent, "bytes_down": received}
@@ -147,6 +148,7 @@ class Federation:
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum),
             wants_classes=self._wants_classes,
+            metrics=[dump_given_settings(metric) for metric in step.metrics],
         )
         answers = channel.exchange(0, Message(order).encode(), channel.sites)
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
@@ -249,10 +251,28 @@ class Federation:
             hint="run again when they are there: finished rounds are kept; or lower `least`",
         )
 
-    def _finish(self, channel: Channel, state: _State) -> None:
-        """Tell the sites that it is over."""
-        final = Message(Final(classes=dict(state.classes))).encode()
-        channel.exchange(self._step.rounds + 1, final, state.sites)
+    def _measure(self, channel: Channel, state: _State) -> dict[str, Any]:
+        """Tell the sites that it is over; where metrics are agreed, pool what they sum over their held-out rows."""
+        metrics = self._step.metrics
+        header = Final(classes=dict(state.classes))
+        final = Message(header, pack_weights(state.given) if metrics else {}).encode()
+        answers = channel.exchange(self._step.rounds + 1, final, state.sites)
+        found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+        if not metrics:
+            return {}
+        self._require_sites(found, state.sites, "answered with sums")
+        rows = {name: entry.rows for name, entry in found.items()}
+        pooled = {}
+        for metric in metrics:
+            for name, entry in found.items():
+                if metric.kind not in entry.sums:
+                    raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+            pooled[metric.kind] = pool_sums(
+                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows
+            )
+            value = pooled[metric.kind]["value"]
+            self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")
+        return pooled
 
     def _report(self, state: _State) -> None:
         record, events = state.rounds[-1], self._work.events
@@ -293,26 +313,18 @@ class Federation:
         self._work.events.note(f"goes on after round {len(rounds)}")
         return _State(given, server, rounds, tuple(header["sites"]), header["classes"])
 
-    def _write_model(self, state: _State) -> None:
+    def _write_model(self, state: _State, pooled: Mapping[str, Any]) -> None:
         """The model's files, `training.json`, `log.jsonl` and `federation.json`."""
         from luthier.tune.objective import ObjectiveContext
 
         step, folder, tune = self._step, self._work.folder, self._tune
-        technique = tune.technique
-        assert isinstance(technique, Technique), "a technique without weights is refused by the plan"
-        model = self._training.open_trainable(state.classes)
-        set_global_weights(model, GlobalWeights(state.given.moving, {}), 1.0)
-        base, name = self._training.base_folder, self._training.base_name
-        if state.given.base:
-            write_stacked_adapter(model, state.given.base, folder, name)
-        else:
-            technique.save(model, folder, base, name)
-        refuse_empty_adapter(folder)
+        name = self._training.base_name
+        self._training.write_weights(state.given, state.classes, folder)
         rows = {site: entry.rows for record in state.rounds for site, entry in record.sites.items()}
         about = ObjectiveContext(classes=state.classes, seed=self._work.seed)
         record = TrainingRecord.model_validate(
             {
-                "technique": technique.settings(),
+                "technique": tune.technique.settings(),
                 "objective": tune.objective.settings(),
                 "optimizer": tune.optimizer.settings(),
                 "base": name,
@@ -331,7 +343,8 @@ class Federation:
             }
         )
         record.write(folder)
-        write_settings(folder / RECORD, {"rounds": [entry.model_dump(mode="json") for entry in state.rounds]})
+        rounds = [entry.model_dump(mode="json") for entry in state.rounds]
+        write_settings(folder / RECORD, {"rounds": rounds, **({"metrics": pooled} if pooled else {})})
         lines = (
             {"step": entry.round, "loss": entry.loss, "rows": sum(site.rows for site in entry.sites.values())}
             for entry in state.rounds
@@ -353,30 +366,3 @@ def _unite_classes(found: Mapping[str, Enrolled]) -> dict[str, str]:
                 what = f"site {name} answers class {label!r} by {text!r}, and another by {classes[label]!r}"
                 raise DataError(what, where=SourceLocation(field="sites"), hint="prepare the rows alike at all sites")
     return dict(sorted(classes.items()))
-
-
-def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Any, name: str) -> None:
-    """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
-    import torch
-
-    from luthier.tune.peft_files import adapter_weights, write_adapter
-
-    own = adapter_weights(model)
-    scale = get_adapter_scale(model)
-    total: dict[str, Factors] = {}
-    for down in (key for key in own if DOWN in key):
-        module = down.partition(DOWN)[0]
-        product = Factors(own[down.replace(DOWN, UP)].float(), own[down].float())
-        carried = base.get(module)
-        if carried is not None:
-            product = carried.add(product) if bool(product.up.any()) else carried
-        total[down] = product.limit_rank()
-    rank = max(factors.up.shape[1] for factors in total.values())
-    weights = dict(own)
-    for down, factors in total.items():
-        missing = rank - factors.up.shape[1]
-        weights[down] = torch.nn.functional.pad(factors.down.float(), (0, 0, 0, missing))
-        weights[down.replace(DOWN, UP)] = torch.nn.functional.pad(factors.up.float(), (0, missing))
-    config = model.peft_config[model.active_adapter]
-    alpha = scale * (rank**0.5 if config.use_rslora else rank)
-    write_adapter(model, folder, name, weights, r=rank, lora_alpha=alpha, init_lora_weights=True)

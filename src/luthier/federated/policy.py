@@ -83,7 +83,8 @@ class SitePolicy(BaseModel):
     least_rows: int = Field(default=50, ge=1)
     """Training rows below which the site takes no part: a sum over few rows tells of each."""
     least_class_rows: int = Field(default=10, ge=1)
-    """Rows of a class below which its name is not sent, and it is not learnt."""
+    """Rows of a class below which its name is not sent, and it is not learnt; and held-out rows below which no sums of
+    metrics are sent."""
     rounds: int = Field(default=20, ge=1)
     """Most rounds of one federation."""
     total_rounds: int = Field(default=200, ge=1)
@@ -145,6 +146,11 @@ class SitePolicy(BaseModel):
             raise self.refuse("least_rows", "there are too few training rows here to take part")
         if order.rounds > self.rounds:
             raise self.refuse("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
+
+    def check_measured(self, rows: int) -> None:
+        """`PolicyRefused` for sums over too few held-out rows."""
+        if rows < self.least_class_rows:
+            raise self.refuse("least_class_rows", "there are too few held-out rows here to sum over")
 
     def check_budget(self, rounds: int, hours: float) -> None:
         """`PolicyRefused` where rounds or hours are used up, as the log tells them."""

@@ -6,6 +6,7 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from luthier.artifacts.dataset import DatasetSummary, read_example_batches
+from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.component import iter_components
 from luthier.core.errors import InputError, LuthierError
 from luthier.core.files import write_atomically
@@ -22,6 +24,7 @@ from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.local import FederatedTraining
+from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
     Enrolled,
     Final,
@@ -36,6 +39,8 @@ from luthier.federated.messages import (
     digest_message,
     unpack_weights,
 )
+from luthier.metrics.metric import Metric
+from luthier.tune.objective import ObjectiveContext
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
@@ -174,7 +179,30 @@ class SiteWorker:
         return Message(header, update.weights).encode()
 
     def _measure(self, order: Order, message: Message) -> bytes:
-        return Message(Measured(rows=0)).encode()
+        """Sums of the agreed metrics over this site's held-out rows, by the last weights."""
+        if not order.metrics:
+            return Message(Measured(rows=0)).encode()
+        tune, aggregator = read_order_settings(order)
+        data = self._work.inputs["data"]
+        if not has_split(data, SPLIT):
+            raise OrderRefused(f"there are no {SPLIT} rows here to measure by")
+        classes = message.header.classes if order.wants_classes else {}
+        work = self._open_scratch(classes)
+        training = FederatedTraining(tune, work, aggregator)
+        folder = work.scratch / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        training.write_weights(unpack_weights(message.tensors), classes, folder)
+        about = ObjectiveContext(classes=classes, seed=order.seed)
+        settings = {"technique": tune.technique.settings(), "base": training.base_name, **tune.objective.card(about)}
+        TrainingRecord.model_validate(settings).write(folder)
+        digest = digest_message(message.encode())
+        model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
+        metrics = [Metric.parse(settings) for settings in order.metrics]
+        rows, sums = measure_site(training, model, work, metrics, list(classes))
+        if self._policy is not None:
+            self._policy.check_measured(rows)
+        return Message(Measured(rows=rows, sums=sums)).encode()
 
     def _describe(self, error: LuthierError) -> str:
         """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""

@@ -22,12 +22,15 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
+from luthier.metrics.metric import Metric
 from luthier.models.cost import describe_step_model
 from luthier.models.describe import ModelDescription
 from luthier.tune.low_rank import LowRankTechnique
+from luthier.tune.objectives.classify import Classify
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.sgd import Sgd
 from luthier.tune.steps.tune import Tune
@@ -101,6 +104,9 @@ class Federate(Step):
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
+    which give the pooled values exactly, and its own. They stand in `federation.json`."""
     transport: Annotated[Transport | None, NotHashed()] = None
     """How messages travel: `processes` for a process for each site on this machine, `folder` or `http` for sites
     elsewhere. Sites train one after another in this process when not given."""
@@ -130,6 +136,9 @@ class Federate(Step):
             raise ValueError(
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
+        shares = isinstance(self.tune.objective, Classify)
+        if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
+            raise ValueError(why)
         if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
             raise ValueError(why)
         return self
