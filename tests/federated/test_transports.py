@@ -21,7 +21,6 @@ from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
 from luthier.federated.messages import (
     Enrolled,
     Message,
-    MessageRefused,
     Order,
     RoundStart,
     RoundUpdate,
@@ -30,6 +29,7 @@ from luthier.federated.messages import (
     unpack_weights,
 )
 from luthier.federated.policy import HttpAddress, SitePolicy
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 from luthier.federated.site_server import SiteInputs, SiteServer
 from luthier.federated.transport import LocalChannel, Transport

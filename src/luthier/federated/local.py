@@ -16,7 +16,8 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
-from luthier.federated.messages import MessageRefused, check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.refusals import MessageRefused
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.run import TrainingRun, refuse_empty_adapter
