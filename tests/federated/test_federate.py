@@ -20,7 +20,7 @@ from luthier.tune.training.schedule import BatchSampler
 
 FULL = {"kind": "full"}
 GRPO = {
-    "kind": "grpo", "rewards": [{"kind": "length", "free": 2, "max": 4}], "rollout": {"max_completion_length": 4}
+    "kind": "grpo", "rewards": [{"kind": "regex", "pattern": "[a-m]"}], "rollout": {"max_completion_length": 3}
 }  # fmt: skip
 ADAPTER = "adapter/adapter_model.safetensors"
 
