@@ -13,7 +13,7 @@ from documented import undescribed
 from federations import Sites, build_sites
 from luthier.core.component import components_by_kind
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights, list_modules, stack_products
-from luthier.federated.coordinator import write_stacked_adapter
+from luthier.federated.local import write_stacked_adapter
 
 AGGREGATORS = components_by_kind(Aggregator)
 KINDS = sorted(AGGREGATORS)
@@ -25,7 +25,7 @@ NAMES = [f"model.layers.{layer}.q_proj{part}default.weight" for layer in range(2
 
 def build_updates(kind: str, sites: int = 3, round_number: int = 0) -> list[dict[str, Tensor]]:
     """What sites send in a round: the factor that stands still is the same everywhere."""
-    aggregator = AGGREGATORS[kind]()
+    aggregator = AGGREGATORS[kind](kind=kind)
     common, found = torch.Generator().manual_seed(9), []
     still = {name: torch.randn(_shape(name), generator=common) for name in NAMES}
     for site in range(sites):
@@ -41,14 +41,14 @@ def _shape(name: str) -> tuple[int, int]:
 
 
 def sent(kind: str, updates: list[dict[str, Tensor]], round_number: int) -> list[dict[str, Tensor]]:
-    freezes = AGGREGATORS[kind]().freezes
+    freezes = AGGREGATORS[kind](kind=kind).freezes
     return [{name: value for name, value in one.items() if not freezes(name, round_number)} for one in updates]
 
 
 def combine(kind: str, round_number: int = 0, sites: int = 3) -> tuple[list[dict[str, Tensor]], Any]:
     updates = build_updates(kind, sites, round_number)
     shares = SHARES if sites == 3 else [1.0]
-    return updates, AGGREGATORS[kind]().combine(sent(kind, updates, round_number), shares)
+    return updates, AGGREGATORS[kind](kind=kind).combine(sent(kind, updates, round_number), shares)
 
 
 def total(weights: dict[str, Tensor], base: dict[str, Factors], module: str, pair: tuple[str, str]) -> Tensor:
@@ -56,6 +56,12 @@ def total(weights: dict[str, Tensor], base: dict[str, Factors], module: str, pai
     down, up = pair
     product = weights[up].double() @ weights[down].double()
     return product + base[module].up.double() @ base[module].down.double() if module in base else product
+
+
+def sum_products(updates: list[dict[str, Tensor]], down: str, up: str) -> Tensor:
+    """The weighted sum of the sites' products, as whole matrices."""
+    products = [share * (one[up].double() @ one[down].double()) for share, one in zip(SHARES, updates, strict=True)]
+    return torch.stack(products).sum(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,7 +94,7 @@ def test_the_sum_of_the_products_is_exact(kind: str, round_number: int) -> None:
     if AGGREGATORS[kind].restarts:
         weights.update({name: 0 * value for name, value in updates[0].items() if UP in name})
     for module, (down, up) in list_modules(NAMES).items():
-        wanted = sum(s * (one[up].double() @ one[down].double()) for s, one in zip(SHARES, updates, strict=True))
+        wanted = sum_products(updates, down, up)
         torch.testing.assert_close(total(weights, found.base, module, (down, up)), wanted, atol=2e-5, rtol=0)
     assert found.error is None
 
@@ -98,7 +104,7 @@ def test_an_inexact_one_tells_its_error(kind: str) -> None:
     updates, found = combine(kind)
     wrong = right = 0.0
     for down, up in list_modules(NAMES).values():
-        wanted = sum(s * (one[up].double() @ one[down].double()) for s, one in zip(SHARES, updates, strict=True))
+        wanted = sum_products(updates, down, up)
         got = found.weights[up].double() @ found.weights[down].double()
         wrong, right = wrong + float((got - wanted).square().sum()), right + float(wanted.square().sum())
     assert found.error == pytest.approx((wrong / right) ** 0.5, abs=1e-5)
@@ -119,7 +125,7 @@ def test_one_site_stays_itself(kind: str) -> None:
 def test_no_adapter_of_the_rank_is_nearer_than_that_of_svd() -> None:
     updates, found = combine("svd")
     down, up = list_modules(NAMES)["model.layers.0.q_proj"]
-    wanted = sum(s * (one[up].double() @ one[down].double()) for s, one in zip(SHARES, updates, strict=True))
+    wanted = sum_products(updates, down, up)
     sizes = torch.linalg.svdvals(wanted)
     left = (found.weights[up].double() @ found.weights[down].double() - wanted).norm()
     assert float(left) == pytest.approx(float(sizes[4:].norm()), rel=1e-5)
@@ -161,7 +167,7 @@ def test_stacked_factors_are_those_of_peft_cat(sites: Sites, tmp_path: Any) -> N
         chance = torch.Generator().manual_seed(site)
         values = dict(model.named_parameters())
         updates.append({name: torch.randn(values[name].shape, generator=chance) for name in names})
-    found = AGGREGATORS["stack"]().combine(updates, SHARES)
+    found = AGGREGATORS["stack"](kind="stack").combine(updates, SHARES)
     (tmp_path / "ours").mkdir()
     write_stacked_adapter(model, found.base, tmp_path / "ours", "base")
     for site, update in enumerate(updates):

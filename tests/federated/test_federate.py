@@ -13,14 +13,14 @@ from federations import LORA, TRAINING, Sites
 from luthier.core.errors import LuthierError
 from luthier.core.step import PlanContext
 from luthier.federated import coordinator
-from luthier.federated.local import RoundSampler
+from luthier.federated.local import FederatedTraining, RoundSampler
 from luthier.federated.site import SiteWorker
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training.schedule import BatchSampler
 
 FULL = {"kind": "full"}
 GRPO = {
-    "kind": "grpo", "rewards": [{"kind": "length", "free": 2, "max": 4}], "rollout": {"max_completion_length": 4}
+    "kind": "grpo", "rewards": [{"kind": "regex", "pattern": "[a-m]"}], "rollout": {"max_completion_length": 3}
 }  # fmt: skip
 ADAPTER = "adapter/adapter_model.safetensors"
 
@@ -92,7 +92,8 @@ def test_the_server_and_the_pull_change_the_weights(sites: Sites) -> None:
     plain = load_file(sites.federate(sites.step(**settings)).path(ADAPTER))
 
     def made(**more: Any) -> dict[str, torch.Tensor]:
-        return load_file(sites.federate(sites.step(**settings, **more)).path(ADAPTER))
+        found: dict[str, torch.Tensor] = load_file(sites.federate(sites.step(**settings, **more)).path(ADAPTER))
+        return found
 
     same = made(server={"kind": "sgd", "momentum": 0.9})
     for name, value in plain.items():
@@ -167,8 +168,37 @@ def test_the_plan_says_first_what_the_coordinator_can_see(sites: Sites) -> None:
     assert "residual: exact, impossible under masks" in said
     assert "kB to and" in said
     sent = sites.federate(step).read_json("federation.json")["rounds"][0]
-    down, up, other = step.count_trained_numbers(coordinator.FederatedTraining(
+    down, up, other = step.count_trained_numbers(FederatedTraining(
         step.build_site_tune(), sites.work(step), step.sum)._description)  # fmt: skip
     assert sent["up_bytes"] == pytest.approx(
         4 * step.sum.count_numbers(down, up, other, 3).up, rel=0.3
     )  # names and shapes come on top
+
+
+def test_pooled_metrics_are_those_of_all_rows_together(fresh: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.federated import measure
+    from luthier.metrics.metric import EvalPredictions, Metric
+
+    heard: list[EvalPredictions] = []
+    summed = measure.sum_statistics
+
+    def hearing(metric: Metric, answers: EvalPredictions, classes: Any) -> list[float]:
+        if metric.kind == "accuracy":
+            heard.append(answers)
+        return summed(metric, answers, classes)
+
+    monkeypatch.setattr(measure, "sum_statistics", hearing)
+    step = fresh.step(["north", "west"], rounds=1, metrics=["accuracy", "macro_f1"], tune={"objective": "classify"})
+    found = fresh.federate(step).read_json("federation.json")["metrics"]
+    together = EvalPredictions.of(
+        [text for answers in heard for text in answers.predictions],
+        [text for answers in heard for text in answers.references],
+    )
+    assert len(heard) == 2
+    for name in ("accuracy", "macro_f1"):
+        assert found[name]["value"] == pytest.approx(Metric.parse(name).measure(
+            together.predictions, together.references).value, abs=1e-12)  # fmt: skip
+        assert set(found[name]["sites"]) == {"north", "west"}
+    assert found["accuracy"]["low"] <= found["accuracy"]["value"] <= found["accuracy"]["high"]
+    with pytest.raises(ValidationError, match="only an objective over classes shares them"):
+        fresh.step(metrics=["macro_f1"])

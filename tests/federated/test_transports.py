@@ -21,17 +21,18 @@ from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
 from luthier.federated.messages import (
     Enrolled,
     Message,
-    MessageRefused,
     Order,
     RoundStart,
     RoundUpdate,
+    check_weights,
     pack_weights,
     unpack_weights,
 )
 from luthier.federated.policy import HttpAddress, SitePolicy
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 from luthier.federated.site_server import SiteInputs, SiteServer
-from luthier.federated.transport import Transport
+from luthier.federated.transport import LocalChannel, Transport
 
 NAMES = ["north", "south"]
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -91,7 +92,7 @@ def remote(sites: Sites, transport: dict[str, Any], **settings: Any) -> Any:
 
 
 def weights_of(artifact: Any) -> str:
-    return next(entry.digest for entry in artifact.manifest.files if entry.path == ADAPTER)
+    return next(str(entry.digest) for entry in artifact.manifest.files if entry.path == ADAPTER)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     step = sites.step(["north"], rounds=3, sum="ffa")
     federation = coordinator.Federation(step, sites.work(step))
     orders, starts = list[bytes](), list[bytes]()
-    exchange = coordinator.LocalChannel.exchange
+    exchange = LocalChannel.exchange
 
     def noting(self: Any, number: int, content: bytes, names: Any) -> Any:
         (starts if number else orders).append(content)
@@ -216,7 +217,7 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
             raise KeyboardInterrupt
         return exchange(self, number, content, names)
 
-    patch.setattr(coordinator.LocalChannel, "exchange", noting)
+    patch.setattr(LocalChannel, "exchange", noting)
     with pytest.raises(KeyboardInterrupt):
         federation.run()
     patch.undo()
@@ -227,7 +228,7 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
         trained.append(number)
         model = self.open_trainable({})
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        local.check_weights(given.moving, {name: value.detach().float() for name, value in own.items()}, "it")
+        check_weights(given.moving, {name: value.detach().float() for name, value in own.items()}, "it")
         moved = {name: value + 1 for name, value in given.moving.items() if "lora_B" in name}
         return local.SiteUpdate(moved, 24, 6, 1.5)
 

@@ -38,6 +38,8 @@ sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 class_names: false       # whether names of classes may be sent, which objectives over classes need
+peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
+require_masks: false     # whether an order without masks is refused
 least_rows: 50           # training rows below which the site takes no part
 least_class_rows: 10     # rows of a class below which its name is not sent
 rounds: 20               # most rounds of one federation
@@ -98,7 +100,8 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
         )
-    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check())
+    peers = tuple(PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
 

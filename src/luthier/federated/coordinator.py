@@ -19,13 +19,16 @@ from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import DOWN, UP, AggregatedWeights, Factors, GlobalWeights
-from luthier.federated.local import FederatedTraining, get_adapter_scale, set_global_weights
+from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.keys import KEY_FILE, Identity
+from luthier.federated.local import FederatedTraining
+from luthier.federated.masks import MASKED, PairMasks, decode_sum
+from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
     Enrolled,
     Final,
+    Measured,
     Message,
-    MessageRefused,
     Order,
     Rejection,
     RoundStart,
@@ -38,12 +41,12 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
 from luthier.federated.transport import Channel, LocalChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
-from luthier.tune.run import refuse_empty_adapter
-from luthier.tune.technique import Technique, write_settings
+from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,9 +62,10 @@ class SiteRound(BaseModel):
     """What a site gave for a round."""
 
     model_config = ConfigDict(frozen=True)
-    rows: int
-    steps: int
-    loss: float
+    rows: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    """None of the three is known under masks."""
     digest: str
     """SHA-256 of its message."""
 
@@ -71,6 +75,8 @@ class RoundRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     round: int
+    rows: int
+    """Training rows of all sites that answered."""
     loss: float
     """The sites' mean losses, weighed by rows."""
     error: float | None = None
@@ -114,10 +120,10 @@ class Federation:
                 state = self._train_round(channel, state)
                 self._write_state(state)
                 self._report(state)
-            self._finish(channel, state)
+            pooled = self._measure(channel, state)
         finally:
             channel.close()
-        self._write_model(state)
+        self._write_model(state, pooled)
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
         return {"bytes_up": sent, "bytes_down": received}
@@ -126,12 +132,12 @@ class Federation:
         step, work = self._step, self._work
         if step.transport is not None:
             return step.transport.open_channel(work, step.sites)
-        workers = {}
+        workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
-            workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch))
-        return LocalChannel(workers)
+            workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
+        return LocalChannel(workers, next(iter(masks.values())).group if masks else ())
 
     def _enroll(self, channel: Channel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -147,12 +153,16 @@ class Federation:
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum),
             wants_classes=self._wants_classes,
+            metrics=[dump_given_settings(metric) for metric in step.metrics],
+            masks=step.secure,
+            group=list(channel.group) if step.secure is not None else [],
         )
         answers = channel.exchange(0, Message(order).encode(), channel.sites)
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
-        rows = sum(entry.rows for entry in found.values())
-        self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {rows:,} rows in all")
+        rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
+        known = rows if step.secure is None else "numbers of rows that are masked"
+        self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
         classes = _unite_classes(found) if self._wants_classes else {}
         initial = self._training.initial_weights(classes)
         return _State(initial, {}, (), tuple(found), classes)
@@ -172,16 +182,15 @@ class Federation:
             update = self._read(name, answers[name], RoundUpdate)
             if (update.header.round, update.header.answers) != (number, question_digest):
                 raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
-            check_weights(update.tensors, expected, f"site {name}")
+            self._check_update(name, update, expected)
             updates[name] = update
         self._require_sites(updates, state.sites, f"answered in round {number}")
-        rows = [updates[name].header.rows for name in updates]
-        shares = [count / sum(rows) for count in rows]
-        combined = self._aggregator.combine([update.tensors for update in updates.values()], shares)
+        combined, rows, loss = self._combine(updates, expected)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
-            loss=sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True)),
+            rows=rows,
+            loss=loss,
             error=combined.error,
             sites={
                 name: SiteRound(
@@ -197,6 +206,37 @@ class Federation:
             up_bytes=max(len(answers[name]) for name in updates),
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+
+    def _check_update(self, name: str, update: Message, expected: Mapping[str, Tensor]) -> None:
+        """`MessageRefused` unless an update has what was agreed, masked or not."""
+        import torch
+
+        header = update.header
+        if self._step.secure is not None:
+            numbers = torch.zeros(sum(value.numel() for value in expected.values()) + 2, dtype=torch.int64)
+            check_weights(update.tensors, {MASKED: numbers}, f"site {name}")
+        else:
+            check_weights(update.tensors, expected, f"site {name}")
+        if (header.rows is None) != (self._step.secure is not None) or (header.loss is None) != (header.rows is None):
+            raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
+
+    def _combine(
+        self, updates: Mapping[str, Message], expected: Mapping[str, Tensor]
+    ) -> tuple[AggregatedWeights, int, float]:
+        """The sum of the updates, the rows behind it, and their mean loss."""
+        import numpy
+
+        if (masks := self._step.secure) is not None:
+            numbers = [update.tensors[MASKED].numpy().view(numpy.uint64) for update in updates.values()]
+            total = numpy.zeros_like(numbers[0])
+            for masked in numbers:
+                total += masked  # modulo 2^64
+            found = decode_sum(total, expected, masks, len(updates))
+            return self._aggregator.combine([found.weights], [1.0]), found.rows, found.loss
+        rows = [update.header.rows for update in updates.values()]
+        shares = [count / sum(rows) for count in rows]
+        loss = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
+        return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(rows), loss
 
     def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
@@ -249,10 +289,28 @@ class Federation:
             hint="run again when they are there: finished rounds are kept; or lower `least`",
         )
 
-    def _finish(self, channel: Channel, state: _State) -> None:
-        """Tell the sites that it is over."""
-        final = Message(Final(classes=dict(state.classes))).encode()
-        channel.exchange(self._step.rounds + 1, final, state.sites)
+    def _measure(self, channel: Channel, state: _State) -> dict[str, Any]:
+        """Tell the sites that it is over; where metrics are agreed, pool what they sum over their held-out rows."""
+        metrics = self._step.metrics
+        header = Final(classes=dict(state.classes))
+        final = Message(header, pack_weights(state.given) if metrics else {}).encode()
+        answers = channel.exchange(self._step.rounds + 1, final, state.sites)
+        found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+        if not metrics:
+            return {}
+        self._require_sites(found, state.sites, "answered with sums")
+        rows = {name: entry.rows for name, entry in found.items()}
+        pooled = {}
+        for metric in metrics:
+            for name, entry in found.items():
+                if metric.kind not in entry.sums:
+                    raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+            pooled[metric.kind] = pool_sums(
+                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows
+            )
+            value = pooled[metric.kind]["value"]
+            self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")
+        return pooled
 
     def _report(self, state: _State) -> None:
         record, events = state.rounds[-1], self._work.events
@@ -293,31 +351,23 @@ class Federation:
         self._work.events.note(f"goes on after round {len(rounds)}")
         return _State(given, server, rounds, tuple(header["sites"]), header["classes"])
 
-    def _write_model(self, state: _State) -> None:
+    def _write_model(self, state: _State, pooled: Mapping[str, Any]) -> None:
         """The model's files, `training.json`, `log.jsonl` and `federation.json`."""
         from luthier.tune.objective import ObjectiveContext
 
         step, folder, tune = self._step, self._work.folder, self._tune
-        technique = tune.technique
-        assert isinstance(technique, Technique), "a technique without weights is refused by the plan"
-        model = self._training.open_trainable(state.classes)
-        set_global_weights(model, GlobalWeights(state.given.moving, {}), 1.0)
-        base, name = self._training.base_folder, self._training.base_name
-        if state.given.base:
-            write_stacked_adapter(model, state.given.base, folder, name)
-        else:
-            technique.save(model, folder, base, name)
-        refuse_empty_adapter(folder)
+        name = self._training.base_name
+        self._training.write_weights(state.given, state.classes, folder)
         rows = {site: entry.rows for record in state.rounds for site, entry in record.sites.items()}
         about = ObjectiveContext(classes=state.classes, seed=self._work.seed)
         record = TrainingRecord.model_validate(
             {
-                "technique": technique.settings(),
+                "technique": tune.technique.settings(),
                 "objective": tune.objective.settings(),
                 "optimizer": tune.optimizer.settings(),
                 "base": name,
-                "steps": sum(max(site.steps for site in entry.sites.values()) for entry in state.rounds),
-                "rows": sum(rows.values()),
+                "steps": sum(max(site.steps or 0 for site in entry.sites.values()) for entry in state.rounds) or None,
+                "rows": max(entry.rows for entry in state.rounds),
                 "trainable_parameters": sum(value.numel() for value in state.given.moving.values()),
                 "learning_rate": self._training.rate.value,
                 "learning_rate_why": self._training.rate.why,
@@ -331,13 +381,25 @@ class Federation:
             }
         )
         record.write(folder)
-        write_settings(folder / RECORD, {"rounds": [entry.model_dump(mode="json") for entry in state.rounds]})
-        lines = (
-            {"step": entry.round, "loss": entry.loss, "rows": sum(site.rows for site in entry.sites.values())}
-            for entry in state.rounds
-        )
+        rounds = [entry.model_dump(mode="json") for entry in state.rounds]
+        write_settings(folder / RECORD, {"rounds": rounds, **({"metrics": pooled} if pooled else {})})
+        lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
+
+
+def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
+    """Keys and masks of sites in this process, as sites elsewhere have them; they last as long as the federation."""
+    identities = {}
+    for name in sites:
+        folder = open_scratch(work.scratch / "sites" / name / "keys")
+        if not (folder / KEY_FILE).is_file():
+            Identity.create("site").write(folder)
+        identities[name] = Identity.read(folder)
+    return {
+        name: PairMasks(own, [other.card for peer, other in identities.items() if peer != name])
+        for name, own in identities.items()
+    }
 
 
 def _as_fp32(factors: Factors) -> Factors:
@@ -353,30 +415,3 @@ def _unite_classes(found: Mapping[str, Enrolled]) -> dict[str, str]:
                 what = f"site {name} answers class {label!r} by {text!r}, and another by {classes[label]!r}"
                 raise DataError(what, where=SourceLocation(field="sites"), hint="prepare the rows alike at all sites")
     return dict(sorted(classes.items()))
-
-
-def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Any, name: str) -> None:
-    """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
-    import torch
-
-    from luthier.tune.peft_files import adapter_weights, write_adapter
-
-    own = adapter_weights(model)
-    scale = get_adapter_scale(model)
-    total: dict[str, Factors] = {}
-    for down in (key for key in own if DOWN in key):
-        module = down.partition(DOWN)[0]
-        product = Factors(own[down.replace(DOWN, UP)].float(), own[down].float())
-        carried = base.get(module)
-        if carried is not None:
-            product = carried.add(product) if bool(product.up.any()) else carried
-        total[down] = product.limit_rank()
-    rank = max(factors.up.shape[1] for factors in total.values())
-    weights = dict(own)
-    for down, factors in total.items():
-        missing = rank - factors.up.shape[1]
-        weights[down] = torch.nn.functional.pad(factors.down.float(), (0, 0, 0, missing))
-        weights[down.replace(DOWN, UP)] = torch.nn.functional.pad(factors.up.float(), (0, missing))
-    config = model.peft_config[model.active_adapter]
-    alpha = scale * (rank**0.5 if config.use_rslora else rank)
-    write_adapter(model, folder, name, weights, r=rank, lora_alpha=alpha, init_lora_weights=True)

@@ -64,6 +64,7 @@ class EnvelopeChannel(Channel):
     ) -> None:
         self._work, self._identity, self._cards, self._post, self._wait_s = work, identity, cards, post, wait_s
         self.sites = tuple(cards)
+        self.group = sorted(card.fingerprint for card in cards.values())
 
     def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
         """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.core.errors import InputError, MissingExtra, SourceLocation
 from luthier.core.files import json_bytes, write_atomically
-from luthier.federated.messages import MessageRefused
+from luthier.federated.refusals import MessageRefused
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -141,6 +141,13 @@ class Identity:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text)
         write_atomically(folder / CARD_FILE, json_bytes(self.card.model_dump(mode="json")))
+
+    def agree(self, other: PublicCard, purpose: bytes) -> bytes:
+        """A secret that only this identity and another one can derive, for a purpose."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
+        shared = self._encrypt.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(other.encrypt)))
+        return _derive(shared, b"", purpose)
 
     def seal(self, content: bytes, reader: PublicCard, federation: str, number: int) -> bytes:
         """An envelope with a message, which only its reader opens."""

@@ -10,16 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import DOWN, Aggregator, GlobalWeights
-from luthier.federated.messages import MessageRefused, check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
+from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.refusals import MessageRefused
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
-from luthier.tune.run import TrainingRun
+from luthier.tune.run import TrainingRun, refuse_empty_adapter
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate, Technique
 from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor
@@ -133,6 +134,21 @@ class FederatedTraining(TrainingRun):
         about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return TrainingRun._adapt(self, self._open(pick_dtype(self._step.dtype), about))
 
+    def write_weights(self, given: GlobalWeights, classes: Mapping[str, str], folder: Path) -> None:
+        """Write the model's files, as a plain training writes its own."""
+        model = self.open_trainable(classes)
+        set_global_weights(model, GlobalWeights(given.moving, {}), 1.0)
+        if given.base:
+            write_stacked_adapter(model, given.base, folder, self._name)
+        else:
+            self._technique.save(model, folder, self._base, self._name)
+        refuse_empty_adapter(folder)
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16", "auto"]:
+        """What is computed in."""
+        return self._step.dtype
+
     def read_data(self, classes: Mapping[str, str] | None) -> TrainingData:
         """The rows of this site, with the classes of all sites where the objective names them."""
         from luthier.chat.prompt import PromptPrefix
@@ -229,3 +245,30 @@ def set_global_weights(model: Any, given: GlobalWeights, scale: float) -> None:
             change = scale * (factors.up.double() @ factors.down.double())
             change = change if change.shape == weight.shape else change.T  # GPT-2 keeps inputs first
             weight.data = (weight.double() + change.to(weight.device)).to(weight.dtype)
+
+
+def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Path, name: str) -> None:
+    """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
+    import torch
+
+    from luthier.tune.peft_files import adapter_weights, write_adapter
+
+    own = adapter_weights(model)
+    scale = get_adapter_scale(model)
+    total: dict[str, Factors] = {}
+    for down in (key for key in own if DOWN in key):
+        module = down.partition(DOWN)[0]
+        product = Factors(own[down.replace(DOWN, UP)].float(), own[down].float())
+        carried = base.get(module)
+        if carried is not None:
+            product = carried.add(product) if bool(product.up.any()) else carried
+        total[down] = product.limit_rank()
+    rank = max(factors.up.shape[1] for factors in total.values())
+    weights = dict(own)
+    for down, factors in total.items():
+        missing = rank - factors.up.shape[1]
+        weights[down] = torch.nn.functional.pad(factors.down.float(), (0, 0, 0, missing))
+        weights[down.replace(DOWN, UP)] = torch.nn.functional.pad(factors.up.float(), (0, missing))
+    config = model.peft_config[model.active_adapter]
+    alpha = scale * (rank**0.5 if config.use_rslora else rank)
+    write_adapter(model, folder, name, weights, r=rank, lora_alpha=alpha, init_lora_weights=True)

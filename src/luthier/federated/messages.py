@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luthier.core.component import Component, add_field_descriptions
-from luthier.core.errors import InputError
 from luthier.federated.aggregator import Factors, GlobalWeights
+from luthier.federated.masks import MaskSettings
+from luthier.federated.refusals import MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 MAGIC = b"LUF1"
 HEADER_BYTES = 16 << 20
 """The largest header that is read."""
-
-
-class MessageRefused(InputError):
-    """A message that is not what was agreed: nothing of it was used, and nothing was sent for it."""
 
 
 class _Header(BaseModel):
@@ -71,13 +68,18 @@ class Order(_Header):
     wants_classes: bool
     metrics: list[dict[str, Any]] = []
     """What is measured at the end, as metrics' settings."""
+    masks: MaskSettings | None = None
+    """How updates are encoded under masks; None: there are none."""
+    group: list[str] = []
+    """Fingerprints of all sites, sorted, under masks."""
 
 
 class Enrolled(_Header):
     """The answer of a site that takes part."""
 
     kind: Literal["enrolled"] = "enrolled"
-    rows: int = Field(ge=1)
+    rows: int | None = Field(default=None, ge=1)
+    """Training rows; not told under masks."""
     classes: dict[str, str] = {}
     """What the assistant says for each class with enough rows, where the objective names classes."""
 
@@ -104,9 +106,10 @@ class RoundUpdate(_Header):
     round: int = Field(ge=1)
     answers: str
     """SHA-256 of the message that began the round."""
-    rows: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    loss: float = Field(allow_inf_nan=False)
+    rows: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    loss: float | None = Field(default=None, allow_inf_nan=False)
+    """Under masks, none of the three is told: rows and loss are among the masked numbers."""
 
 
 class Final(_Header):

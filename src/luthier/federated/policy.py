@@ -15,8 +15,9 @@ from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.keys import Name
 from luthier.federated.messages import Order
+from luthier.federated.refusals import OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import OrderRefused, read_order_settings
+from luthier.federated.site import read_order_settings
 from luthier.tune.steps.tune import Tune
 
 POLICY = "policy.yaml"
@@ -80,10 +81,16 @@ class SitePolicy(BaseModel):
     """Metrics whose sums over held-out rows may be sent at the end."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
+    peers: dict[str, str] = {}
+    """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
+    them."""
+    require_masks: bool = False
+    """Whether an order without masks is refused, under which the coordinator would see this site's own update."""
     least_rows: int = Field(default=50, ge=1)
     """Training rows below which the site takes no part: a sum over few rows tells of each."""
     least_class_rows: int = Field(default=10, ge=1)
-    """Rows of a class below which its name is not sent, and it is not learnt."""
+    """Rows of a class below which its name is not sent, and it is not learnt; and held-out rows below which no sums of
+    metrics are sent."""
     rounds: int = Field(default=20, ge=1)
     """Most rounds of one federation."""
     total_rounds: int = Field(default=200, ge=1)
@@ -138,6 +145,8 @@ class SitePolicy(BaseModel):
         for metric in order.metrics:
             if metric.get("kind") not in self.metrics:
                 raise self.refuse("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+        if order.masks is None and self.require_masks:
+            raise self.refuse("require_masks", "the order has no masks")
         if order.wants_classes and not self.class_names:
             raise self.refuse("class_names", f"{tune.objective.kind} needs names of classes, which may not be sent")
         used = min(rows, tune.max_train_samples or rows)
@@ -145,6 +154,11 @@ class SitePolicy(BaseModel):
             raise self.refuse("least_rows", "there are too few training rows here to take part")
         if order.rounds > self.rounds:
             raise self.refuse("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
+
+    def check_measured(self, rows: int) -> None:
+        """`PolicyRefused` for sums over too few held-out rows."""
+        if rows < self.least_class_rows:
+            raise self.refuse("least_class_rows", "there are too few held-out rows here to sum over")
 
     def check_budget(self, rounds: int, hours: float) -> None:
         """`PolicyRefused` where rounds or hours are used up, as the log tells them."""

@@ -6,6 +6,7 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +15,23 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from luthier.artifacts.dataset import DatasetSummary, read_example_batches
+from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.component import iter_components
-from luthier.core.errors import InputError, LuthierError
+from luthier.core.errors import LuthierError
 from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.local import FederatedTraining
+from luthier.federated.masks import MASKED, BeyondBound, PairMasks, encode_update
+from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
     Enrolled,
     Final,
     LocalWork,
     Measured,
     Message,
-    MessageRefused,
     Order,
     Rejection,
     RoundStart,
@@ -36,14 +39,13 @@ from luthier.federated.messages import (
     digest_message,
     unpack_weights,
 )
+from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.metrics.metric import Metric
+from luthier.tune.objective import ObjectiveContext
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
     from luthier.federated.policy import SitePolicy
-
-
-class OrderRefused(InputError):
-    """An order that cannot be done here; its words tell of settings and digests, and of no row."""
 
 
 DATA = "data"
@@ -87,10 +89,12 @@ def count_class_rows(work: StepContext) -> dict[str, int]:
 class SiteWorker:
     """Answers the messages of one federation at one site."""
 
-    def __init__(self, name: str, work: StepContext, policy: SitePolicy | None = None) -> None:
+    def __init__(
+        self, name: str, work: StepContext, policy: SitePolicy | None = None, masks: PairMasks | None = None
+    ) -> None:
         """`work` has the site's rows as `data`, its copy of the base as `model`, and a scratch folder of its own."""
         self.name = name
-        self._work, self._policy = work, policy
+        self._work, self._policy, self._masks = work, policy, masks
         self._seen: dict[int, tuple[str, bytes]] = {}
         for path in sorted(work.scratch.glob("answer-*")):
             number, _, digest = path.name.removeprefix("answer-").partition("-")
@@ -145,6 +149,8 @@ class SiteWorker:
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
+        if order.masks is not None and (self._masks is None or order.group != self._masks.group):
+            raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
             raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
@@ -160,9 +166,12 @@ class SiteWorker:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
-        return Message(Enrolled(rows=rows, classes=classes)).encode()
+        return Message(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
 
     def _train(self, order: Order, message: Message, digest: str) -> bytes:
+        import numpy
+        import torch
+
         start: RoundStart = message.header
         tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
@@ -170,15 +179,43 @@ class SiteWorker:
         classes = start.classes if order.wants_classes else None
         given = unpack_weights(message.tensors)
         update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
+        if order.masks is not None and self._masks is not None:
+            encoded = encode_update(update.weights, update.rows, update.loss, order.masks, len(order.group))
+            masked = self._masks.mask(encoded, order.federation, start.round, digest)
+            numbers = torch.from_numpy(masked.view(numpy.int64))
+            return Message(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
         header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=update.loss)
         return Message(header, update.weights).encode()
 
     def _measure(self, order: Order, message: Message) -> bytes:
-        return Message(Measured(rows=0)).encode()
+        """Sums of the agreed metrics over this site's held-out rows, by the last weights."""
+        if not order.metrics:
+            return Message(Measured(rows=0)).encode()
+        tune, aggregator = read_order_settings(order)
+        data = self._work.inputs["data"]
+        if not has_split(data, SPLIT):
+            raise OrderRefused(f"there are no {SPLIT} rows here to measure by")
+        classes = message.header.classes if order.wants_classes else {}
+        work = self._open_scratch(classes)
+        training = FederatedTraining(tune, work, aggregator)
+        folder = work.scratch / "model"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        training.write_weights(unpack_weights(message.tensors), classes, folder)
+        about = ObjectiveContext(classes=classes, seed=order.seed)
+        settings = {"technique": tune.technique.settings(), "base": training.base_name, **tune.objective.card(about)}
+        TrainingRecord.model_validate(settings).write(folder)
+        digest = digest_message(message.encode())
+        model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
+        metrics = [Metric.parse(settings) for settings in order.metrics]
+        rows, sums = measure_site(training, model, work, metrics, list(classes))
+        if self._policy is not None:
+            self._policy.check_measured(rows)
+        return Message(Measured(rows=rows, sums=sums)).encode()
 
     def _describe(self, error: LuthierError) -> str:
         """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""
-        if self._policy is None or isinstance(error, OrderRefused):
+        if self._policy is None or isinstance(error, OrderRefused | BeyondBound):
             return " ".join(str(error).split())[:1000]
         self._work.events.warning(str(error))
         return f"training failed there ({type(error).__name__}); the site's own output tells more"

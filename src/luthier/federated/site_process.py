@@ -31,7 +31,11 @@ def serve_task(task: dict[str, Any], ended: threading.Event) -> None:
         Identity.read(folder),
         PublicCard.model_validate(task["coordinator"]),
         FolderMailbox(Path(task["mail"]), site),
-        SiteInputs(data=find(task["data"]), model=find(task["model"])),
+        SiteInputs(
+            data=find(task["data"]),
+            model=find(task["model"]),
+            peers=tuple(PublicCard.model_validate(card) for card in task["peers"]),
+        ),
         None,
     )
     server.run(ended.is_set, once=True)

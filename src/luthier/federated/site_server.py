@@ -16,12 +16,12 @@ from luthier.core.step import StepContext
 from luthier.federated.keys import EnvelopeHeader, Identity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
+from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
     Enrolled,
     Final,
     Measured,
     Message,
-    MessageRefused,
     Order,
     Rejection,
     RoundStart,
@@ -29,6 +29,7 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.policy import PolicyRefused, SitePolicy
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
@@ -43,6 +44,8 @@ class SiteInputs:
     data: Artifact
     model: Artifact
     kept: Path | None = None
+    peers: tuple[PublicCard, ...] = ()
+    """The other sites, towards which numbers are masked."""
 
 
 class SiteServer:
@@ -139,7 +142,8 @@ class SiteServer:
             events=RunEventEmitter().of(self._identity.card.name),
             kept=self._inputs.kept,
         )
-        return SiteWorker(self._identity.card.name, work, self._policy)
+        masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
+        return SiteWorker(self._identity.card.name, work, self._policy, masks)
 
     def _must_wait(self, header: EnvelopeHeader, message: Message) -> bool:
         """Whether an order waits for a person's word."""

@@ -18,6 +18,8 @@ class Channel(ABC):
 
     sites: Sequence[str]
     """Names of the sites, in the order in which their weights are summed."""
+    group: Sequence[str] = ()
+    """Fingerprints of all sites' keys, sorted, for masks."""
 
     @abstractmethod
     def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
@@ -49,8 +51,8 @@ class Transport(Component):
 class LocalChannel(Channel):
     """Sites in this process, which train one after another."""
 
-    def __init__(self, workers: Mapping[str, SiteWorker]) -> None:
-        self._workers = workers
+    def __init__(self, workers: Mapping[str, SiteWorker], group: Sequence[str] = ()) -> None:
+        self._workers, self.group = workers, group
         self.sites = tuple(workers)
 
     def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:

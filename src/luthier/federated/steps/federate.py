@@ -22,12 +22,16 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.masks import LEAST_SITES, MaskSettings
+from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
+from luthier.metrics.metric import Metric
 from luthier.models.cost import describe_step_model
 from luthier.models.describe import ModelDescription
 from luthier.tune.low_rank import LowRankTechnique
+from luthier.tune.objectives.classify import Classify
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.sgd import Sgd
 from luthier.tune.steps.tune import Tune
@@ -98,9 +102,15 @@ class Federate(Step):
     proximal: float = Field(default=0.0, ge=0)
     """How strongly each local step is drawn back to the weights that the round began with (mu in FedProx, Li et al.,
     2020); 0.01 to 1 where sites differ much."""
+    secure: MaskSettings | None = None
+    """Mask each site's numbers, so that the coordinator learns the sum over all sites alone; `{}` for the usual bounds.
+    All sites must answer in each round. For sums that are exact means: `ffa`, `alternate`, `mean`."""
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
+    metrics: tuple[Metric, ...] = ()
+    """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
+    which give the pooled values exactly, and its own. They stand in `federation.json`."""
     transport: Annotated[Transport | None, NotHashed()] = None
     """How messages travel: `processes` for a process for each site on this machine, `folder` or `http` for sites
     elsewhere. Sites train one after another in this process when not given."""
@@ -130,9 +140,26 @@ class Federate(Step):
             raise ValueError(
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
+        self._check_masks(number)
+        shares = isinstance(self.tune.objective, Classify)
+        if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
+            raise ValueError(why)
         if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
             raise ValueError(why)
         return self
+
+    def _check_masks(self, number: int) -> None:
+        """`ValueError` for what masks do not allow."""
+        if self.secure is None:
+            return
+        if not (self.sum.linear and self.sum.exact):
+            raise ValueError(
+                f"{self.sum.kind} needs the part of each site, which masks hide; take ffa, alternate or mean"
+            )
+        if number < LEAST_SITES:
+            raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
+        if self.least is not None and self.least < number:
+            raise ValueError("under masks a sum without one site tells nothing; leave `least` out")
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -207,16 +234,21 @@ class Federate(Step):
         """What the coordinator can see, whether the sum is exact, and what a round sends."""
         aggregator = self.sum
         sees = "the coordinator can see the update of each site (there are no masks)"
+        if self.secure is not None:
+            sees = "the coordinator can see sums over all sites alone (updates are masked)"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
         masks = (
-            "possible under masks" if aggregator.linear else "impossible under masks, since each site's part is needed"
+            "possible under masks"
+            if aggregator.linear and aggregator.exact
+            else "impossible under masks, since each site's part is needed"
         )
         said = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
         if model is None:
             return said
         down, up, other = self.count_trained_numbers(model)
         numbers = aggregator.count_numbers(down, up, other, max(1, len(self.site_names)))
-        to, back = (_format_size(4 * count) for count in (numbers.down, numbers.up))
+        wide = 4 if self.secure is None else 8
+        to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
         return f"{said}; a round sends {to} to and {back} from each site"
 
     def count_trained_numbers(self, model: ModelDescription) -> tuple[int, int, int]:

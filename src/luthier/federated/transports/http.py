@@ -18,7 +18,7 @@ from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, Post, digest_cards, read_member_cards
 from luthier.federated.keys import Identity, PublicCard, verify_envelope
-from luthier.federated.messages import MessageRefused
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import Channel, Transport
 
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")

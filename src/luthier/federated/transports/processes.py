@@ -51,6 +51,8 @@ class ProcessesTransport(Transport):
                 "model": work.inputs["model"].digest,
                 "folders": _list_folders([work.inputs[f"sites.{at}"], work.inputs["model"]]),
             }
+        for name, task in tasks.items():
+            task["peers"] = [card.model_dump(mode="json") for other, card in cards.items() if other != name]
         post = FolderPost(mail / work.digest)
         return ProcessesChannel(work, identity, cards, post, self.wait_s, tasks)
 
