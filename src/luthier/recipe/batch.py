@@ -30,7 +30,7 @@ from luthier.core.errors import InputError, Interrupted, LuthierError, SourceLoc
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.lease import StoreUnreachable, persist
+from luthier.core.lease import PATIENCE_S, StoreUnreachable, persist
 from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
 from luthier.core.step import StepContext
@@ -234,7 +234,7 @@ class _JobFollower:
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
             if is_made:
                 return persist(lambda: self._plan.store.open(self._planned.digest))
-            status = self._executor.find(self._name)
+            status = self._look()
             self._tell(status)
             if status is not None and status.state != "ended":
                 ended_at = None
@@ -244,6 +244,23 @@ class _JobFollower:
                 if not self._retry_group(failure, status):
                     raise failure
                 ended_at = None
+            time.sleep(self._executor.poll_s)
+
+    def _look(self) -> JobStatus | None:
+        """What the scheduler says of the job; one that does not answer is asked again for ten minutes."""
+        deadline: float | None = None
+        while True:
+            try:
+                return self._executor.find(self._name)
+            except SystemResourceError as error:
+                if deadline is None:
+                    deadline = time.monotonic() + PATIENCE_S
+                    text = (
+                        f"the scheduler does not say how the job {self._name} is, and is asked again: {error.message}"
+                    )
+                    self._events.emit(RunEvent(kind="wait", step=self._planned.name, text=text))
+                if time.monotonic() >= deadline or self._name in self._executor.cancelled:
+                    raise
             time.sleep(self._executor.poll_s)
 
     def _find_failure(self, status: JobStatus | None, ended_at: float) -> Exception | None:
@@ -358,7 +375,7 @@ class _JobFollower:
             return False
         deadline = time.monotonic() + self._executor.grace_s
         while time.monotonic() < deadline:
-            status = self._executor.find(self._name)
+            status = self._look()
             if status is None or status.state == "ended":
                 break
             time.sleep(self._executor.poll_s)
