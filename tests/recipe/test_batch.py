@@ -111,6 +111,19 @@ def test_a_job_that_dies_is_one_error_and_the_next_run_goes_on(site: Site) -> No
     assert code == 0
 
 
+def test_a_group_of_which_a_process_dies_is_submitted_again_as_a_whole(site: Site) -> None:
+    folder = site.recipe("group", "die")
+    group = json.dumps({"kind": "slurm", "poll_s": 0.1, "grace_s": 3, "processes_per_node": 2})
+    out, err = site.start(folder, "run", "--on", group, "--json").communicate(timeout=200)
+    assert json.loads(out).get("exit") == 0, out + err
+    assert "was lost (" in err
+    assert "submitted again, 1 of 3 times" in err
+    assert [one["state"] for one in launches(site, folder)] == ["done", "failed"]
+    once = json.dumps({**json.loads(group), "group_retries": 0})
+    out, _ = site.start(site.recipe("once", "die"), "run", "--on", once, "--json").communicate(timeout=200)
+    assert json.loads(out)["error"]["kind"] == "JobFailed"
+
+
 def test_two_steps_that_are_one_artifact_follow_one_job(site: Site) -> None:
     folder = site.folder / "two"
     folder.mkdir()

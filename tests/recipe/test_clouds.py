@@ -24,6 +24,7 @@ from luthier.recipe.executors import azureml, vertex
 from luthier.recipe.executors.azureml import AzureMLExecutor
 from luthier.recipe.executors.sagemaker import SageMakerExecutor
 from luthier.recipe.executors.vertex import VertexExecutor
+from luthier.recipe.scheduler_api import AnswerLost
 from tests.test_every_executor import WHY_NOT
 
 KINDS = sorted(SETTINGS)
@@ -198,14 +199,48 @@ def test_submitting_twice_makes_one_job_and_a_stop_is_told(
     status = executor.find(NAME)
     assert status is not None
     assert status.state == "running"
-    if kind != "vertex":  # of Vertex AI the store's lock alone keeps a second one away
-        executor.submit(job())
+    executor.submit(job())
     assert len(apis.jobs) == 1
     while "begun" not in apis.jobs[0].output.read_text():
         time.sleep(0.05)
     executor.cancel_job(NAME)
     wait_for_end(executor)
     assert "told" in apis.jobs[0].output.read_text()
+
+
+def test_of_two_jobs_that_vertex_takes_at_once_the_first_is_left(
+    cloud: tuple[CloudApis, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if reason := WHY_NOT["vertex"]:
+        pytest.skip(reason)
+    apis, url = cloud
+    slow = tmp_path / "slow"
+    slow.write_text("#!/bin/bash\nexec sleep 60\n")
+    slow.chmod(0o755)
+    executor = connected("vertex", url, python=str(slow))
+    executor.submit(job())
+    looks, alive = iter([[]]), VertexExecutor._list_alive  # the second looked before the first was there
+    monkeypatch.setattr(VertexExecutor, "_list_alive", lambda own, name: next(looks, alive(own, name)))
+    executor.submit(job())
+    assert [one.cancelled for one in apis.jobs] == [False, True]
+    status = executor.find(NAME)
+    assert status is not None
+    assert status.state == "running"
+    executor.cancel_job(NAME)
+    assert apis.jobs[0].cancelled
+
+
+def test_a_submission_whose_answer_is_lost_is_no_refusal(cloud: tuple[CloudApis, str], kind: str) -> None:
+    apis, url = cloud
+    executor = connected(kind, url, python="/bin/echo")
+    apis.loses = 1
+    if kind == "sagemaker":  # its client sends again, and hears that the name is taken
+        executor.submit(job())
+    else:
+        with pytest.raises(AnswerLost):
+            executor.submit(job())
+    assert len(apis.jobs) == 1
+    assert executor.find(NAME) is not None
 
 
 @pytest.mark.parametrize("place", ["s3://b/$(touch x)", "s3://b/${{ x }}", "s3://b/a\nb", f"s3://b/{'x' * 300}"])

@@ -17,8 +17,9 @@ from luthier.recipe.executor import Placement, StepTask
 from luthier.recipe.executors.sky import SkyExecutor
 from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
+from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
-from luthier.recipe.task_files import find_step_files, send_files
+from luthier.recipe.task_files import find_sent_models, find_step_files, send_files, send_models
 from luthier.recipe.workspace import Workspace
 from tests.workshop import small_recipe
 
@@ -105,6 +106,30 @@ def test_a_file_outside_the_folder_is_refused_with_its_place(plan: RecipePlan, t
     Placement(SlurmExecutor()).check_files(other)
     SlurmExecutor().check(other, other["data"])
     SkyExecutor().check(other, other["tune"])
+
+
+def test_a_base_model_from_outside_the_folder_travels_as_its_artifact(
+    plan: RecipePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "models" / "mine"
+    shutil.copytree(plan.recipe.recipe_dir / "tiny-model", model)
+    recipe = Recipe.load(plan.recipe.file, [f"model={model}"], plan.recipe.workspace)
+    other = build_recipe_plan(recipe)
+    run_recipe(recipe, only=["model"])
+    sky = SkyExecutor()
+    sky.check(other, other["tune"])
+    assert sky.find_files(other, other["tune"]) == {}
+    models = find_sent_models(other, other["tune"], sky.reaches)
+    assert [planned.name for planned in models] == ["model"]
+    send_models(other, models)
+    send_models(other, models)  # it stands there already
+    task = StepTask.of(other, other["tune"], {}, models)
+    leave(other)
+    shutil.rmtree(model)
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "another machine"))
+    opened, planned = task.open()
+    assert planned.digest == other["tune"].digest
+    assert (opened.store.open(planned.inputs["model"]).check().folder / "config.json").is_file()
 
 
 def test_a_pattern_and_a_folder_name_all_their_files(plan: RecipePlan) -> None:

@@ -14,6 +14,9 @@ from luthier.core.db import Ledger
 from luthier.core.errors import InputError, UnknownName
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
+from luthier.core.store import Store
+from luthier.recipe.launches import end_launch, record_launch
+from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 
 RECIPE = """\
@@ -140,7 +143,7 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
         assert [line.level for line in log.lines] == ["info", "info", "warning", "info"]
 
 
-def test_a_run_and_a_fine_tuning_job_take_turns(queue: RunQueue) -> None:
+def test_a_run_and_a_fine_tuning_job_take_turns(queue: RunQueue, tmp_path: Path) -> None:
     from luthier.commands.jobs.records import JobRequest
     from luthier.commands.jobs.registry import JobRepository
     from luthier.core.system.process import get_unique_process_name
@@ -153,6 +156,14 @@ def test_a_run_and_a_fine_tuning_job_take_turns(queue: RunQueue) -> None:
     run = queue.add(Path("rows/recipe.yaml"))
     runner.advance()
     assert queue.get(run.id).state == "queued", "the job has the machine"
+    text = "luthier: 1\nname: ftjob-1\nsteps:\n  data: {kind: prepare, source: {kind: csv, path: a.csv}}\n"
+    (tmp_path / "job.yaml").write_text(text)
+    recipe = Recipe.load(tmp_path / "job.yaml")
+    names = {"executor": "slurm", "job": "luthier-0", "step": "tune", "artifact": "a" * 32}
+    record_launch(queue._ledger, recipe, store=Store(tmp_path), **names)
+    assert not queue.is_job_running(), "it waits for a cluster"
+    end_launch(queue._ledger, "luthier-0", "done")
+    assert queue.is_job_running()
     jobs.change("ftjob-1", "succeeded", ("running",))
     follow(queue, runner, run, lambda one: one.state == "running")
     assert queue.is_run_under_way()

@@ -354,6 +354,14 @@ class RemoteStore(Store):
                     return self.open(artifact.digest)
                 raise
 
+    def send_artifact(self, artifact: Artifact) -> None:
+        """Send an artifact of another store of this machine, such as a base model, unless it stands there already."""
+        with self.lock(artifact.digest):
+            if not self._here(artifact.digest):
+                note = self._lease_note(artifact.digest)
+                lease = Lease.parse(note.read_bytes()) if note.is_file() else None
+                persist(lambda: self._overwrite(artifact) if lease is None else self._send(artifact, lease))
+
     def _overwrite(self, artifact: Artifact) -> None:
         """Send an artifact to a place where two may send it at once."""
         with self._reach:

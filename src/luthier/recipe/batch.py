@@ -21,16 +21,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import iter_components
 from luthier.core.db import Ledger
-from luthier.core.errors import InputError, Interrupted, LuthierError, SourceLocation
+from luthier.core.errors import InputError, Interrupted, LuthierError, SourceLocation, SystemResourceError
 from luthier.core.events import Listener, RunEvent, RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
-from luthier.core.lease import StoreUnreachable, persist
+from luthier.core.lease import PATIENCE_S, StoreUnreachable, persist
 from luthier.core.remote_store import is_remote
 from luthier.core.render import LogFileRenderer
 from luthier.core.step import StepContext
@@ -39,12 +39,17 @@ from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.launches import LaunchState, end_launch, has_open_launch, record_launch
 from luthier.recipe.planner import PlannedStep, RecipePlan
-from luthier.recipe.task_files import find_step_files, send_files
+from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.task_files import find_sent_models, find_step_files, send_files, send_models
 
 _EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "output.log"
 _SEND_S = 2.0
 """Seconds between two sendings of a job's events to a store behind a URL."""
 _PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
+_CANCELLED = re.compile("cancel|stopped|deleted", re.IGNORECASE)
+"""What schedulers say of a job that somebody ended."""
+_LOST = frozenset({"RankLost", "Interrupted"})
+"""Errors of a job of several processes that the loss of one of them brings about; torchrun then stops the others."""
 _TAIL = 20
 """Lines of a job's output that the error about it shows."""
 
@@ -111,8 +116,14 @@ class BatchExecutor(Executor):
     """Nodes of a job (machines or pods), each with the processors, memory and GPUs that are asked for."""
     processes_per_node: int = Field(default=1, ge=1)
     """Processes of a step on each node, which are one group, as torchrun starts it."""
+    group_retries: int = Field(default=3, ge=0)
+    """How often a job of several processes is submitted again, as a whole, when one of them or its node was lost; it
+    goes on from its newest checkpoint."""
     machine: str | None = Field(default=None, pattern=r"^[\w.-]{1,64}$")
     """What the job computes on in the catalogue of machines, such as `h100`, for the estimates of `plan --on`."""
+
+    _cancelled: set[str] = PrivateAttr(default_factory=set)
+    """Names of jobs that the run has ended."""
 
     @property
     def is_group(self) -> bool:
@@ -122,6 +133,11 @@ class BatchExecutor(Executor):
     def find_machine(self) -> tuple[str, int] | None:
         """The machine by its name in the catalogue, and how many devices a job has; None when that is not known."""
         return None if self.machine is None else (self.machine, self.nodes * self.count_devices())
+
+    @property
+    def cancelled(self) -> frozenset[str]:
+        """Names of the jobs that this run has ended."""
+        return frozenset(self._cancelled)
 
     def count_devices(self) -> int:
         """Devices of one node that a step computes on."""
@@ -167,6 +183,7 @@ class BatchExecutor(Executor):
     def cancel(self, plan: RecipePlan, planned: PlannedStep) -> None:
         """End the step's job; it keeps its checkpoints as by Ctrl-C."""
         name = get_job_name(plan.store_of(planned), planned.digest)
+        self._cancelled.add(name)
         with suppress(LuthierError), plan.recipe.workspace.open_ledger() as ledger:
             end_launch(ledger, name, "cancelled")
         self.cancel_job(name)
@@ -185,6 +202,8 @@ class _JobFollower:
         self._output = self._files.root / _get_file(planned.digest, OUTPUT)
         self._name = get_job_name(self._store, planned.digest)
         self._said = ""
+        self._retries, self._is_lost = 0, False
+        """How often the job was submitted again, and whether its end was the loss of a process."""
         self._read = 0
         """Bytes of its events that were passed on."""
 
@@ -215,17 +234,58 @@ class _JobFollower:
                 raise Interrupted(f"{self._planned.name!r} was stopped by who listens to its numbers")
             if is_made:
                 return persist(lambda: self._plan.store.open(self._planned.digest))
-            status = self._executor.find(self._name)
+            status = self._look()
             self._tell(status)
             if status is not None and status.state != "ended":
                 ended_at = None
             elif ended_at is None:
                 ended_at = time.monotonic()
-            elif error := persist(lambda: self._files.read_file(self._error)):
-                raise self._parse_error(error)
-            elif time.monotonic() - ended_at >= self._executor.grace_s:
-                raise self._failure(status)
+            elif (failure := self._find_failure(status, ended_at)) is not None:
+                if not self._retry_group(failure, status):
+                    raise failure
+                ended_at = None
             time.sleep(self._executor.poll_s)
+
+    def _look(self) -> JobStatus | None:
+        """What the scheduler says of the job; one that does not answer is asked again for ten minutes."""
+        deadline: float | None = None
+        while True:
+            try:
+                return self._executor.find(self._name)
+            except SystemResourceError as error:
+                if deadline is None:
+                    deadline = time.monotonic() + PATIENCE_S
+                    text = (
+                        f"the scheduler does not say how the job {self._name} is, and is asked again: {error.message}"
+                    )
+                    self._events.emit(RunEvent(kind="wait", step=self._planned.name, text=text))
+                if time.monotonic() >= deadline or self._name in self._executor.cancelled:
+                    raise
+            time.sleep(self._executor.poll_s)
+
+    def _find_failure(self, status: JobStatus | None, ended_at: float) -> Exception | None:
+        """Why a job that has ended made nothing; None while that may still be told."""
+        if error := persist(lambda: self._files.read_file(self._error)):
+            found = json.loads(error)
+            self._is_lost = found.get("error", {}).get("kind") in _LOST
+            return self._parse_error(found)
+        self._is_lost = True
+        return self._failure(status) if time.monotonic() - ended_at >= self._executor.grace_s else None
+
+    def _retry_group(self, failure: Exception, status: JobStatus | None) -> bool:
+        """Submit a job of several processes again where one of them was lost; returns whether it was."""
+        is_cancelled = self._name in self._executor.cancelled or (status and _CANCELLED.search(status.reason))
+        most = self._executor.group_retries
+        if not self._executor.is_group or is_cancelled or not self._is_lost or self._retries >= most:
+            return False
+        self._retries += 1
+        how = str(failure).partition("\n")[0]
+        text = f"a process of the job {self._name} was lost ({how}); all of it is submitted again, {self._retries} of"
+        text += f" {most} times, and goes on from its newest checkpoint"
+        self._events.of(self._planned.name).warning(text)
+        self._record(lambda ledger: end_launch(ledger, self._name, "failed"))
+        self._begin()
+        return True
 
     def _begin(self) -> None:
         """Submit the job where none waits or runs; of two runs that begin at once, one submits."""
@@ -240,13 +300,39 @@ class _JobFollower:
             self._output.parent.mkdir(parents=True, exist_ok=True)
             for file in (self._events_file, self._error):
                 self._files.remove_file(file)
-            paths = self._executor.find_files(self._plan, self._planned)
-            files = send_files(self._files, paths) if is_remote(self._files.location) else None
-            task = StepTask.of(self._plan, self._planned, files).model_dump_json()
+            self._read = 0
+            task = self._make_task().model_dump_json()
             self._record(self._add_launch)  # before: a run that is killed while it submits has told of its job
             location = self._send_task(task) if self._executor.sends_task else ""
-            self._executor.submit(BatchJob(self._name, task, self._output, location))
+            try:
+                self._executor.submit(BatchJob(self._name, task, self._output, location))
+            except AnswerLost as error:
+                self._await_job(error)
             note(f"submitted the job {self._name}")
+
+    def _make_task(self) -> StepTask:
+        """The task, once what it needs from this machine is behind the URL."""
+        plan, planned = self._plan, self._planned
+        paths = self._executor.find_files(plan, planned)
+        if not is_remote(self._files.location):
+            return StepTask.of(plan, planned)
+        models = find_sent_models(plan, planned, self._executor.reaches)
+        if models:
+            self._events.of(planned.name).note("sending the base model to the store, where it is not there yet")
+            send_models(plan, models)
+        return StepTask.of(plan, planned, send_files(self._files, paths), models)
+
+    def _await_job(self, error: AnswerLost) -> None:
+        """Wait for a job to be seen whose submission was not answered; raises the error where none comes."""
+        deadline = time.monotonic() + self._executor.grace_s
+        while True:
+            with suppress(SystemResourceError):
+                status = self._executor.find(self._name)
+                if status is not None and status.state != "ended":
+                    return
+            if time.monotonic() >= deadline:
+                raise error
+            time.sleep(min(self._executor.poll_s, _SEND_S))
 
     def _send_task(self, task: str) -> str:
         """Put the task into the store; returns where."""
@@ -289,7 +375,7 @@ class _JobFollower:
             return False
         deadline = time.monotonic() + self._executor.grace_s
         while time.monotonic() < deadline:
-            status = self._executor.find(self._name)
+            status = self._look()
             if status is None or status.state == "ended":
                 break
             time.sleep(self._executor.poll_s)
@@ -303,9 +389,8 @@ class _JobFollower:
                 RunEvent(kind="wait", step=self._planned.name, text=f"the job {self._name} waits: {status.reason}")
             )
 
-    def _parse_error(self, data: bytes) -> Exception:
+    def _parse_error(self, found: dict[str, Any]) -> Exception:
         """The error that ended the job: one of the user's, or a fault."""
-        found = json.loads(data)
         if "fault" in found:
             return StepFault(f"the job of {self._planned.name!r} ended by a fault:\n{found['fault']}")
         return LuthierError.from_json(found)

@@ -132,10 +132,17 @@ class StepTask(BaseModel):
     """Digests of the files that come with the task, by their paths from the recipe's folder."""
 
     @classmethod
-    def of(cls, plan: RecipePlan, planned: PlannedStep, files: Mapping[str, str] | None = None) -> Self:
-        """The task of a planned step; `files` come with it. The base model is named in full then: a short name may be
-        that of a folder, which is not looked for where only some of the files are."""
-        recipe, own = plan.recipe, {step.name for step in list_own_steps(plan, planned)}
+    def of(
+        cls,
+        plan: RecipePlan,
+        planned: PlannedStep,
+        files: Mapping[str, str] | None = None,
+        sent: Iterable[PlannedStep] = (),
+    ) -> Self:
+        """The task of a planned step; `files` come with it, and artifacts of base models that were `sent` are in the
+        store. The base model is named in full then: a short name may be that of a folder, which is not looked for where
+        only some of the files are."""
+        recipe, own = plan.recipe, {step.name for step in list_own_steps(plan, planned)} - {step.name for step in sent}
         model = recipe.model if files is not None else None
         named = (f"model={json.dumps(model.settings())}",) if model is not None else ()
         return cls(

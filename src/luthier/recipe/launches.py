@@ -86,6 +86,16 @@ def has_open_launch(ledger: Ledger, job: str) -> bool:
     return bool(_find(ledger, select(LaunchRow).where(LaunchRow.job == job, LaunchRow.state == "submitted").limit(1)))
 
 
+def waits_for_launch(ledger: Ledger, recipe: str) -> bool:
+    """Whether a recipe's run waits for the job of a scheduler, whose end nobody saw."""
+    from sqlalchemy import select
+
+    from luthier.core.db.tables.launches import LaunchRow
+
+    unended = select(LaunchRow).where(LaunchRow.recipe == recipe, LaunchRow.state == "submitted")
+    return bool(_find(ledger, unended.limit(1)))
+
+
 def list_launches(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Launch]:
     """The latest jobs in the folder that is meant, or those of one recipe in it; the latest first."""
     from sqlalchemy import select

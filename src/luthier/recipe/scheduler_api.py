@@ -24,6 +24,10 @@ _MOST_TEXT = 600
 WHERE = SourceLocation(field="on")
 
 
+class AnswerLost(SystemResourceError):
+    """A scheduler did not answer what changes something: nobody knows whether it was done."""
+
+
 class SchedulerApi:
     """The REST API of one scheduler."""
 
@@ -54,10 +58,14 @@ class SchedulerApi:
         return number, newest
 
     def change(self, method: str, path: str, body: Any = None, *, unless: tuple[int, ...] = ()) -> int:
-        """Send what changes something, once; `unless` are answers that are no errors. Returns the status."""
+        """Send what changes something, once; `unless` are answers that are no errors. Returns the status; `AnswerLost`
+        where it may have been done for all that is known."""
         status, _, text = self._send(method, path, body)
         if status is None or (status >= 400 and status not in unless):
-            raise self._refusal(status, text)
+            refusal = self._refusal(status, text)
+            if status is None or status >= 500:
+                raise AnswerLost(refusal.message, where=refusal.where, hint=refusal.hint)
+            raise refusal
         return status
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int | None, dict[str, Any], str]:
@@ -95,4 +103,4 @@ def _find_message(found: Any) -> str:
     return str(error.get("message", "")) if isinstance(error, dict) else ""
 
 
-__all__ = ["WHERE", "SchedulerApi"]
+__all__ = ["WHERE", "AnswerLost", "SchedulerApi"]

@@ -2,13 +2,14 @@
 
 They go into a store behind a URL under the digest of their bytes (`URL/files/XXH3`), and the task names them by their
 paths from the recipe's folder. The job uses them where they are, if it sees the same ones there; else it puts them into
-a folder of its own, which then is the recipe's. What lies outside the recipe's folder cannot travel: it is refused
-before anything is submitted.
+a folder of its own, which then is the recipe's. A base model from outside the recipe's folder goes into the store as
+the artifact that the run has made of it. Nothing else from there can travel: it is refused before anything is
+submitted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from luthier.core.component import iter_components_with_paths
@@ -34,7 +35,10 @@ def find_step_files(plan: RecipePlan, planned: PlannedStep, reaches: Callable[[P
     """The files that a job must be sent, by their paths from the recipe's folder; `reaches` says which paths it sees
     where they are. `InputError` with the place in the recipe for one that it neither sees nor can be sent."""
     folder, found = plan.recipe.recipe_dir.absolute(), dict[str, Path]()
+    sent = find_sent_models(plan, planned, reaches)
     for own in list_own_steps(plan, planned):
+        if own in sent:
+            continue
         for field, path in _list_paths(own, folder):
             if reaches(path):
                 continue
@@ -45,6 +49,24 @@ def find_step_files(plan: RecipePlan, planned: PlannedStep, reaches: Callable[[P
                 raise InputError(message, where=where, hint=hint)
             found |= {file.relative_to(folder).as_posix(): file for file in _list_files(path)}
     return found
+
+
+def find_sent_models(plan: RecipePlan, planned: PlannedStep, reaches: Callable[[Path], bool]) -> list[PlannedStep]:
+    """The base models that a step reads and that a job can neither see nor make from the recipe's files."""
+    folder = plan.recipe.recipe_dir.absolute()
+    return [
+        own
+        for own in list_own_steps(plan, planned)
+        if own is not planned
+        and any(not reaches(path) and not path.is_relative_to(folder) for _, path in _list_paths(own, folder))
+    ]
+
+
+def send_models(plan: RecipePlan, models: Iterable[PlannedStep]) -> None:
+    """Send the artifacts of base models to the store behind a URL, each once."""
+    assert isinstance(plan.store, RemoteStore), "models travel through a store behind a URL"
+    for model in models:
+        plan.store.send_artifact(plan.store_of(model).open(model.digest))
 
 
 def _list_paths(planned: PlannedStep, folder: Path) -> Iterator[tuple[str, Path]]:

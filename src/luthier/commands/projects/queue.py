@@ -25,6 +25,7 @@ from luthier.core.db import Ledger, Run
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.core.files import translate_write_errors
 from luthier.core.system.process import is_process_gone
+from luthier.recipe.launches import waits_for_launch
 from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -166,8 +167,10 @@ class RunQueue:
         return JobRepository(self._ledger).everybody(states=states)[::-1]
 
     def is_job_running(self) -> bool:
-        """Whether a fine-tuning job of the same ledger has the machine."""
-        return any(_lives_here(job.process) for job in self.jobs())
+        """Whether a fine-tuning job of the same ledger has the machine; one that a cluster tunes leaves it free."""
+        return any(
+            _lives_here(job.process) and not waits_for_launch(self._ledger, job.id.lower()) for job in self.jobs()
+        )
 
     def is_run_under_way(self) -> bool:
         """Whether a run has the machine: its process lives, whatever became of the server that began it."""

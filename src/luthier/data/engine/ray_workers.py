@@ -97,7 +97,7 @@ def _is_ready(ray: Any, reference: Any) -> bool:
     return bool(ray.wait([reference], timeout=0)[0])
 
 
-def _do(asked: bytes) -> bytes:
+def _do(request: bytes) -> bytes:
     """What a worker does."""
-    job, values = pickle.loads(asked)  # noqa: S301  # of the job that this worker belongs to
+    job, values = pickle.loads(request)  # noqa: S301  # of the job that this worker belongs to
     return pickle.dumps(job(*values), pickle.HIGHEST_PROTOCOL)

@@ -153,18 +153,27 @@ class KubernetesExecutor(BatchExecutor):
         self._await_end(api, job.name)
         self._write_secret(api, job)
         with _translate_errors():
-            try:
-                made = api.jobs.create_namespaced_job(self.namespace, self.manifest(job.name), **_WITHIN)
-            except api.error as error:
-                if error.status != 409:
-                    self._remove_secret(api, job.name)
-                    raise
-                made = api.jobs.read_namespaced_job(job.name, self.namespace, **_WITHIN)
+            made = self._create_job(api, job.name)
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": made.metadata.uid}
             owned = {"metadata": {"ownerReferences": [owner]}}
             api.core.patch_namespaced_secret(job.name, self.namespace, owned, **_WITHIN)
             if self.nodes > 1:
                 self._write_service(api, job.name, owner)
+
+    def _create_job(self, api: _Api, name: str) -> Any:
+        """The Job: made now, by another run meanwhile, or by a request whose answer was lost."""
+        try:
+            return api.jobs.create_namespaced_job(self.namespace, self.manifest(name), **_WITHIN)
+        except api.error as error:
+            if error.status != 409:
+                self._remove_secret(api, name)
+                raise
+        except api.lost as error:
+            try:
+                return api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
+            except (api.error, api.lost):
+                raise error from None
+        return api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
 
     def _await_end(self, api: _Api, name: str) -> None:
         """Remove an ended Job of the name, and wait until it is gone."""
@@ -371,7 +380,9 @@ class _Api:
 
     def __init__(self, connection: Any) -> None:
         from kubernetes import client
+        from urllib3.exceptions import HTTPError
 
+        self.lost = HTTPError
         self.jobs = client.BatchV1Api(connection)
         self.core = client.CoreV1Api(connection)
         self.error = client.exceptions.ApiException

@@ -93,10 +93,14 @@ class VertexExecutor(CloudExecutor):
         return super().find_machine()
 
     def submit(self, job: BatchJob) -> None:
-        """Create the custom job."""
+        """Create the custom job where none of the name waits or runs. Vertex AI takes a name twice: of several jobs
+        that are created at once, whoever looks leaves the first."""
         order = self.order(job)
         refuse_passwords(str(order), "Google Cloud")
-        self._connect().change("POST", self._path_of(), order)
+        if not self._list_alive(job.name):
+            self._connect().change("POST", self._path_of(), order)
+        for later in self._list_alive(job.name)[1:]:
+            self._cancel(later)
 
     def order(self, job: BatchJob) -> dict[str, Any]:
         """The custom job as the API takes it (`CustomJob` of its protocol buffers)."""
@@ -127,23 +131,31 @@ class VertexExecutor(CloudExecutor):
         }
 
     def find(self, name: str) -> JobStatus | None:
-        """The newest custom job of the name."""
-        if (newest := self._find_newest(name)) is None:
+        """The first custom job of the name that waits or runs, else the newest."""
+        found = self._list(name)
+        if not found:
             return None
-        state, reason = str(newest.get("state")), str((newest.get("error") or {}).get("message", ""))
+        job = next(iter(self._list_alive(name)), found[-1])
+        state, reason = str(job.get("state")), str((job.get("error") or {}).get("message", ""))
         return JobStatus(_STATES.get(state, "ended"), f"{state}: {reason}" if reason else state)
 
-    def _find_newest(self, name: str) -> dict[str, Any] | None:
+    def _list(self, name: str) -> list[dict[str, Any]]:
+        """The custom jobs of a name, the newest last."""
         query = urlencode({"filter": f'display_name="{name}"', "pageSize": 100})
         found = (self._connect().read(f"{self._path_of()}?{query}") or {}).get("customJobs") or []
         same = [job for job in found if job.get("displayName") == name]
-        return max(same, key=lambda job: str(job.get("createTime")), default=None)
+        return sorted(same, key=lambda job: (str(job.get("createTime")), str(job.get("name"))))
+
+    def _list_alive(self, name: str) -> list[dict[str, Any]]:
+        return [job for job in self._list(name) if str(job.get("state")) in _STATES.keys() - {"JOB_STATE_CANCELLING"}]
 
     def cancel_job(self, name: str) -> None:
-        """Cancel the custom job where one waits or runs."""
-        newest = self._find_newest(name)
-        if newest is not None and str(newest.get("state")) in _STATES:
-            self._connect().change("POST", f"v1/{newest['name']}:cancel", {}, unless=(400, 404))
+        """Cancel the custom jobs of the name that wait or run."""
+        for job in self._list_alive(name):
+            self._cancel(job)
+
+    def _cancel(self, job: dict[str, Any]) -> None:
+        self._connect().change("POST", f"v1/{job['name']}:cancel", {}, unless=(400, 404))
 
     def _path_of(self) -> str:
         return f"v1/projects/{self.project}/locations/{self.region}/customJobs"

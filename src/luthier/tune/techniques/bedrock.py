@@ -7,20 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from luthier.chat.provider_rules import BEDROCK, ProviderRules
-from luthier.tune.hosted import (
-    EnvVarName,
-    HostedEvent,
-    HostedJob,
-    HostedRequest,
-    HostedTechnique,
-    JobState,
-    check_url,
-    read_records,
-    read_text,
-)
+from luthier.tune.hosted import EnvVarName, HostedJob, HostedRequest, JobState, read_records, read_text
+from luthier.tune.hosted_bucket import BucketTechnique, StorageUrl
 from luthier.tune.hosted_client import ProviderClient
 from luthier.tune.hosted_signing import AwsAuth
 
@@ -36,7 +27,7 @@ _PAGE = 1000
 """The most jobs that one answer lists; those of one name are far fewer."""
 
 
-class BedrockTechnique(HostedTechnique):
+class BedrockTechnique(BucketTechnique):
     """A model that Amazon Bedrock tunes on rows in a bucket of yours; asked there once you have deployed it.
 
     Follows Bedrock's API of 2025 (`CreateModelCustomizationJob`, fine-tuning) and S3's. Requests are signed with the
@@ -53,15 +44,13 @@ class BedrockTechnique(HostedTechnique):
         "warmup_steps": "learningRateWarmupSteps",
     }
 
-    region: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")]
-    """The AWS region, such as `us-east-1`."""
     bucket: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
     """The S3 bucket that holds the rows and Bedrock's metrics, in the same region."""
     role_arn: Annotated[str, Field(pattern=r"^arn:aws[^:]*:iam::[0-9]{12}:role/.+$")]
     """The role by which Bedrock reads and writes the bucket."""
     url: str = "https://bedrock.{region}.amazonaws.com"
     """Where Bedrock's API begins; `{region}` stands for the region. `http://` only on this machine."""
-    storage_url: Annotated[str, AfterValidator(check_url)] = "https://s3.{region}.amazonaws.com"
+    storage_url: StorageUrl = "https://s3.{region}.amazonaws.com"
     """Where S3's API begins."""
     key_env: EnvVarName = "AWS_BEARER_TOKEN_BEDROCK"
     """Name of the environment variable that holds the Bedrock API key by which the tuned model is asked. Tuning itself
@@ -92,8 +81,7 @@ class BedrockTechnique(HostedTechnique):
     def open_client(self, say: Callable[[str], None]) -> ProviderClient:
         """Signed with AWS' credentials."""
         auth = AwsAuth(self.region, "bedrock", self._storage)
-        url = self.url.replace("{region}", self.region)
-        return ProviderClient(url, None, say, patience_s=self.patience_s, timeout_s=self.timeout_s, auth=auth)
+        return ProviderClient(self._api, None, say, patience_s=self.patience_s, timeout_s=self.timeout_s, auth=auth)
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """In the bucket."""
@@ -141,10 +129,6 @@ class BedrockTechnique(HostedTechnique):
             message=str(record.get("failureMessage") or ""),
             file=str(data.get("s3Uri") or "") if isinstance(data, dict) else "",
         )
-
-    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """Bedrock lists none."""
-        return []
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Stop it."""

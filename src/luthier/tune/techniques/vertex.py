@@ -8,22 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from luthier.chat.provider_rules import VERTEX, ProviderRules
 from luthier.core.errors import ModelError
 from luthier.models.sources.endpoint import EndpointModelSource
-from luthier.tune.hosted import (
-    EnvVarName,
-    HostedEvent,
-    HostedJob,
-    HostedRequest,
-    HostedTechnique,
-    JobState,
-    check_url,
-    read_records,
-    read_text,
-)
+from luthier.tune.hosted import EnvVarName, HostedJob, HostedRequest, JobState, read_records, read_text
+from luthier.tune.hosted_bucket import BucketTechnique, StorageUrl
 from luthier.tune.hosted_client import ProviderClient, is_missing
 from luthier.tune.hosted_signing import GoogleAuth
 
@@ -40,7 +31,7 @@ _PAGE = 100
 _MOST_PAGES = 1000
 
 
-class VertexTechnique(HostedTechnique):
+class VertexTechnique(BucketTechnique):
     """A Gemini model that Vertex AI tunes on rows in a bucket of yours; asked at the endpoint that it makes.
 
     Follows Vertex AI's REST reference of 2025 (`tuningJobs`, `supervisedTuningSpec`) and Cloud Storage's JSON API. The
@@ -55,13 +46,11 @@ class VertexTechnique(HostedTechnique):
 
     project: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9.:-]{1,62}$")]
     """The id of the project at Google Cloud."""
-    region: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")]
-    """The region, such as `us-central1`."""
     bucket: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$")]
     """The bucket of Cloud Storage that holds the rows."""
     url: str = "https://{region}-aiplatform.googleapis.com/v1"
     """Where Vertex AI's API begins; `{region}` stands for the region. `http://` only on this machine."""
-    storage_url: Annotated[str, AfterValidator(check_url)] = "https://storage.googleapis.com"
+    storage_url: StorageUrl = "https://storage.googleapis.com"
     """Where Cloud Storage's API begins."""
     key_env: EnvVarName = "GOOGLE_OAUTH_ACCESS_TOKEN"
     """Name of the environment variable that holds an access token. When it is not set, tuning takes Google's
@@ -156,10 +145,6 @@ class VertexTechnique(HostedTechnique):
             file=str(_object_of(record, "supervisedTuningSpec").get("trainingDatasetUri") or ""),
         )
 
-    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """Vertex AI lists none."""
-        return []
-
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """Cancel it."""
         client.post(f"{self._jobs}/{job_id}:cancel", {})
@@ -167,10 +152,6 @@ class VertexTechnique(HostedTechnique):
     def describe_endpoint(self, job: HostedJob) -> EndpointModelSource:
         """The endpoint of the tuned model, which has OpenAI's shape below its own address."""
         return EndpointModelSource(url=f"{self._api}/{job.model}", model=job.model, key_env=self.key_env)
-
-    @property
-    def _api(self) -> str:
-        return self.url.replace("{region}", self.region).rstrip("/")
 
     @property
     def _jobs(self) -> str:
