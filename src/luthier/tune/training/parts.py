@@ -248,7 +248,8 @@ def share_weights(group: RankGroup, weights: Sequence[Tensor], wait_s: float) ->
             {rank: sent for rank in group.others if rank != behind} if sent is not None else {}, incoming, wait_s
         )
         for rank, value in incoming.items():
-            for weight, piece in zip(of_rank[rank], value.split([one.numel() for one in of_rank[rank]]), strict=True):
+            sizes = [weight.numel() for weight in of_rank[rank]]
+            for weight, piece in zip(of_rank[rank], torch.split(value, sizes), strict=True):
                 weight.copy_(piece.view(weight.shape))
 
 
