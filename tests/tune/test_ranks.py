@@ -13,13 +13,17 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.core.component import component_of_kind, components_by_kind
 from luthier.core.errors import InputError, RecipeError
 from luthier.models.packing.pack import TokenRow
+from luthier.tune.optimizer import Optimizer
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training import ranks
-from luthier.tune.training.mixed_precision import GradientSum
-from luthier.tune.training.parts import assign_spans, choose_parts, deal_rows, sum_tree
+from luthier.tune.training.group import RankLost
+from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.parts import assign_spans, assign_weights, choose_parts, deal_rows, sum_tree
 from luthier.tune.training.ranks import LocalRanks, PartLeader, check_agreement
+from luthier.tune.training.shared_memory import Mailbox, MailboxLost
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, examples, interrupted
 
@@ -91,6 +95,69 @@ def test_a_sum_has_a_vector_for_each_dtype() -> None:
     total.add(other)
     assert total.flat[torch.float32].tolist() == [1.0] * 6 + [2.0] * 5
     assert total.views[1].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("ranks", range(1, 6))
+def test_each_weight_has_one_owner_and_owners_have_about_equal_shares(ranks: int) -> None:
+    sizes = [random.Random(seed).randint(1, 100) for seed in range(60)]
+    owned = assign_weights(sizes, ranks)
+    assert [at for some in owned for at in some] == list(range(60))
+    assert max(sum(sizes[at] for at in some) for some in owned) <= sum(sizes) / ranks + max(sizes)
+    assert [at for some in assign_weights([5], ranks) for at in some] == [0], "some ranks own nothing"
+
+
+@pytest.mark.parametrize("kind", sorted(components_by_kind(Optimizer)))
+def test_what_is_held_moves_as_if_all_were(kind: str) -> None:
+    """Masters of the rest are let go, with what is remembered of them, and come back from a state."""
+    settings = OptimizerSettings(optimizer=component_of_kind(Optimizer, kind)(), clip=1.0)
+
+    def build() -> MixedPrecisionOptimizer:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Linear(70, 70) for _ in range(3))).bfloat16()
+        return MixedPrecisionOptimizer(model, settings)
+
+    def move(updater: MixedPrecisionOptimizer, step: int) -> None:
+        chance = torch.Generator().manual_seed(step)
+        updater.gather([torch.randn(value.shape, generator=chance) for value in updater.parameters.values()])
+        updater.update(1e-2, updater.norm())
+
+    whole, part = build(), build()
+    for step in range(2):
+        move(whole, step)
+    part.restore(whole.state())
+    held = list(part.sizes)[2:4]
+    part.hold(held)
+    move(whole, 2)
+    move(part, 2)
+    own, all_states = part.state(), whole.state()
+    assert len(own) < len(all_states)
+    assert all(torch.equal(value, all_states[name]) for name, value in own.items())
+    assert sum(value.nbytes for name, value in own.items() if "/" in name) < 0.5 * sum(
+        value.nbytes for value in all_states.values()
+    )
+    part.hold(list(part.sizes))
+    part.restore(all_states)
+    move(whole, 3)
+    move(part, 3)
+    assert all(torch.equal(value, part.state()[name]) for name, value in whole.state().items())
+
+
+def test_a_mailbox_carries_tensors_and_tells_who_left() -> None:
+    one, other = Mailbox(0, 2), Mailbox(1, 2)
+    one.open(1, other.address)
+    other.open(0, one.address)
+    for size in (10, 5, 100_000):
+        found = torch.empty(size)
+        one.send({1: torch.arange(size, dtype=torch.float32)}, 1.0)
+        other.receive(0, found, 1.0)
+        assert torch.equal(found, torch.arange(size, dtype=torch.float32))
+    one.send({1: torch.ones(3)}, 1.0)
+    with pytest.raises(MailboxLost, match="1"):
+        one.send({1: torch.ones(3)}, 0.1)
+    other.close()
+    with pytest.raises(MailboxLost, match="1"):
+        one.send({1: torch.ones(3)}, 60.0)
+    one.close()
 
 
 def step_of(**fields: Any) -> Tune:
@@ -204,6 +271,48 @@ def test_a_rank_is_lost_and_the_others_go_on(shop: Bench, monkeypatch: pytest.Mo
     assert files(shop, step.model_copy(update={"processes": 3})) == whole
     assert any("go on, and compute the step anew" in text for text in shop.said("warning"))
     assert hosts[0].group.size == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [(2,), (1, 2)], ids=["one", "with-its-copy"])
+def test_moments_of_a_lost_rank_come_from_its_copy(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...]
+) -> None:
+    """Ranks are killed between an update and the exchange of the weights that moved; where a rank and the one that
+    keeps its copy are gone, the training goes on from its newest checkpoint."""
+    step = step_of(technique={"kind": "full"}, optimizer={"kind": "muon"}, dtype="bfloat16", save_steps=1, ema=0.9)
+    whole = files(shop, step)
+    hosts: list[LocalRanks] = []
+    meet, share = LocalRanks.connect, ranks.share_weights
+    shared: list[int] = []
+
+    def noted(self: LocalRanks) -> None:
+        hosts.append(self)
+        meet(self)
+
+    def losing(*args: Any) -> None:
+        shared.append(1)
+        if len(shared) == 2:
+            for number in lost:
+                child = hosts[0]._children[number]
+                child.kill()
+                child.wait()
+        share(*args)
+
+    monkeypatch.setattr(LocalRanks, "connect", noted)
+    monkeypatch.setattr(ranks, "share_weights", losing)
+    begin = shop.tune_digest
+    shop.tune_digest = lambda step, seed=3: begin(step.model_copy(update={"processes": 1}), seed)  # type: ignore[method-assign]
+    together = step.model_copy(update={"processes": 4})
+    if len(lost) == 1:
+        assert files(shop, together) == whole
+        assert hosts[0].group.size == 3
+        return
+    with pytest.raises(RankLost, match="copy of its weights, are gone"):
+        files(shop, together)
+    made = shop.tune(together)
+    assert {entry.path: (made.folder / entry.path).read_bytes() for entry in made.manifest.files} == whole
+    assert len(shared) == 4, "it goes on after the first step"
 
 
 @pytest.mark.slow

@@ -473,11 +473,12 @@ class TrainingRun:
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
         from luthier.tune.training.pack_reader import PackReader
         from luthier.tune.training.parts import PartReader
-        from luthier.tune.training.ranks import PartFollower, agree_with_leader, receive_weights
+        from luthier.tune.training.ranks import PartFollower, agree_with_leader, pin_to_cores, receive_weights
         from luthier.tune.training.reference_logprobs import enable_dropout
 
         step, objective = self._step, self._step.objective
         group = connect()
+        pin_to_cores(group.rank, group.size)
         torch.set_num_threads(1)
         begin = group.receive(0)
         plain = self._open(pick_dtype(step.dtype), ObjectiveContext(classes=begin["classes"], seed=begin["seed"]))

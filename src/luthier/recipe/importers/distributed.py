@@ -14,9 +14,12 @@ TUNE = "steps.tune"
 OPTIONS = ("deepspeed", "fsdp", "fsdp_config", "dist_config")
 """Common names of options that lay a training over processes."""
 PARTS = "`parts: auto`: rows of each step are shared out over processes, and the bytes do not depend on their number"
-WHOLE = "each process holds all weights here: a model must fit into the memory of one device"
-MOMENTS = "each master weight with its moments belongs to one process, as in ZeRO stage 1"
-OFFLOAD = "nothing is moved to the processor's memory or the disk while a model trains: memory is planned before"
+WHOLE = "each process holds all weights that it computes with: a model must fit into the memory of one device"
+MOMENTS = (
+    "each fp32 master with its moments belongs to one process (ZeRO stage 1), and the next one keeps a copy, so that a "
+    "lost process costs no checkpoint"
+)
+OFFLOAD = "nothing is moved to the processor's memory or the disk: what does not fit is found out before the first step"
 ONE = "one process trains here: rows of a step are not shared out, and it reads them in microbatches"
 _OF_TRAINER = "the trainer's own options say it"
 _OTHER_KEYS: Mapping[str, str] = {

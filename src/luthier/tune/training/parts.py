@@ -253,8 +253,8 @@ def share_weights(group: RankGroup, weights: Sequence[Tensor], wait_s: float) ->
             {rank: sent for rank in group.others if rank != behind} if sent is not None else {}, incoming, wait_s
         )
         for rank, value in incoming.items():
-            pieces = torch.split(value, [weight.numel() for weight in of_rank[rank]])
-            for weight, piece in zip(of_rank[rank], pieces, strict=True):
+            sizes = [weight.numel() for weight in of_rank[rank]]
+            for weight, piece in zip(of_rank[rank], torch.split(value, sizes), strict=True):
                 weight.copy_(piece.view(weight.shape))
 
 

@@ -282,7 +282,8 @@ class PartLeader:
         owned = name_owned_weights(self._updater, self._group.size)
         for rank in self._group.others:
             held = {*owned[rank], *owned[rank - 1]}
-            order = {"order": "state", "kernels": self._kernels, "updates": self._updates, "held": sorted(held)}
+            order = {"order": "state", "kernels": self._kernels, "updates": self._updates, "held": sorted(held),
+                     "threads": self._reader.threads.count}  # fmt: skip
             self._group.send(rank, order)
             self._group.send_tensors(rank, self._updater.state(held))
             others = {name: value for name, value in self._updater.parameters.items() if name not in held}
@@ -414,6 +415,7 @@ class PartFollower:
         while order["order"] != "end":
             with nullcontext() if order["kernels"] else disable_kernels():
                 order, group = self._follow(group)
+        self._reader.threads.close()
         group.close()
 
     def _follow(self, group: RankGroup) -> tuple[dict[str, Any], RankGroup]:
@@ -439,7 +441,7 @@ class PartFollower:
         self._updater.restore(group.receive_tensors(0))
         for name, value in group.receive_tensors(0).items():
             self._updater.parameters[name].data.copy_(value)
-        self._updates = order["updates"]
+        self._updates, self._reader.threads.count = order["updates"], order["threads"]
 
     def _obey(self, group: RankGroup, order: Mapping[str, Any], *, alone: bool) -> None:
         """`alone`: what this rank does is not yet part of what all do together."""
@@ -575,3 +577,22 @@ def get_local_share(size: int) -> int:
     """How many threads each of the ranks on this machine may use for its parts."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     return max(1, torch.get_num_threads() // max(1, local))
+
+
+def pin_to_cores(rank: int, size: int) -> None:
+    """Let this process compute on its share of the cores of this machine, next to one another, so that its memory is
+    near to them; not where there are fewer cores than ranks, or where it was given some of the cores already."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
+        return
+    size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    rank = int(os.environ.get("LOCAL_RANK", rank))
+    cores = sorted(os.sched_getaffinity(0), key=lambda core: (_find_memory_node(core), core))
+    share = len(cores) // size
+    if share:
+        os.sched_setaffinity(0, cores[rank * share : (rank + 1) * share])
+
+
+def _find_memory_node(core: int) -> int:
+    """The memory node of a core; 0 where the system does not say."""
+    nodes = Path(f"/sys/devices/system/cpu/cpu{core}").glob("node[0-9]*")
+    return min((int(node.name.removeprefix("node")) for node in nodes), default=0)

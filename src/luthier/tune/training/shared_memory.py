@@ -73,8 +73,10 @@ class Mailbox:
         os.ftruncate(file, _BLOCK * size)
         self._own = _Memory(file, size)
         for other in range(size):
-            self._libc.sem_init(self._own.semaphore(other, _WRITTEN), 1, 0)
-            self._libc.sem_init(self._own.semaphore(other, _COPIED), 1, 1)
+            for which in (_WRITTEN, _COPIED):
+                self._libc.sem_init(self._own.semaphore(other, which), 1, 0)
+        self._unread = set[int]()
+        """Ranks that have not yet said that they copied what was last sent to them."""
         self._others: dict[int, _Memory] = {}
         self._processes: dict[int, int] = {}
         """A descriptor of each other rank's process, which is ready to read when that has ended."""
@@ -92,10 +94,11 @@ class Mailbox:
 
     def send(self, outgoing: Mapping[int, Tensor], wait_s: float) -> None:
         """Copy a tensor for each of some ranks into this rank's memory, one that goes to several of them once."""
-        for rank in outgoing:
+        for rank in sorted(self._unread) if outgoing else ():
             self._wait(self._own, rank, _COPIED, rank, wait_s)
             if self._own.number(rank, _TAKEN) != self._own.number(rank, _SENT):
                 raise MailboxLost(rank)
+            self._unread.discard(rank)
         offsets, end = dict[tuple[int, int], int](), 0
         for value in outgoing.values():
             if (key := (value.data_ptr(), value.nbytes)) not in offsets:
@@ -112,6 +115,7 @@ class Mailbox:
             self._own.note(rank, _OFFSET, offset)
             self._own.note(rank, _CAPACITY, self._own.capacity)
             self._own.note(rank, _SENT, self._own.number(rank, _SENT) + 1)
+            self._unread.add(rank)
             self._libc.sem_post(self._own.semaphore(rank, _WRITTEN))
 
     def receive(self, rank: int, value: Tensor, wait_s: float) -> None:
