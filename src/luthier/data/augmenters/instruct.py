@@ -103,7 +103,7 @@ class SelfInstruct(Augmenter):
         self._answer(lm, requests, rows, finished)
         doubts = self._doubts(lm, requests, rows, seeds)
         return [
-            AugmentedDraft(messages, (did,), tuple(row.id for row in others), done, {}, True, doubt)
+            AugmentedDraft(messages, (did,), tuple(row.id for row in others), done, new=True, doubt=doubt)
             for messages, (_, did), others, done, doubt in zip(rows, instructions, shown, finished, doubts, strict=True)
         ]
 

@@ -121,4 +121,5 @@ def _mel_energies(samples: NDArray[np.float32], rate: int, bands: int, parts: in
     energies = power @ weights.T
     means = energies.reshape(parts, 4, bands).mean(axis=1)
     logs: NDArray[np.float64] = np.log(means + _FLOOR * max(float(means.max()), 1e-12))
-    return logs - logs.mean()
+    centered: NDArray[np.float64] = logs - logs.mean()
+    return centered
