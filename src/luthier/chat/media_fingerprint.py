@@ -8,14 +8,13 @@ were encoded anew, made smaller or lighter, and sounds that were made quieter, d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-BITS: Final = 128
 _SIDE, _LOW = 32, 8
 _PARTS, _BANDS = 17, 9
 _LOWEST_HZ, _HIGHEST_HZ = 100.0, 4000.0

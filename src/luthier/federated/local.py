@@ -107,11 +107,6 @@ class FederatedTraining(TrainingRun):
         self._given: GlobalWeights | None = None
 
     @property
-    def base_folder(self) -> Path:
-        """The folder of the base model."""
-        return self._base
-
-    @property
     def base_name(self) -> str:
         """What people call the base model."""
         return self._name
