@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CLIP = 160
 _NAMED = 20
-OUTLYING = 3.0
+OUTLYING = 2.0
 """Robust deviations below the median from which a row's score is no noise."""
 _NORMAL = 1.4826
 """Times the median absolute deviation: the standard deviation where scores are normal."""
