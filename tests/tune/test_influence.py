@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError
+from luthier.core.errors import DataError, ModelError
 from luthier.core.step import StepContext
 from luthier.tune.influence.fisher import FisherEstimate
 from luthier.tune.influence.method import EngineSettings
@@ -106,7 +106,7 @@ def test_sweep_and_index_are_products_of_explicit_gradients(
     assert distance(sketched, expected) < 0.5
     whole = study(shop, tuned, tmp_path / "whole", dtype=torch.float32)
     mean = method.score(whole, EngineSettings(readings=4))
-    assert distance(mean, explicit(method, whole)) < 1e-4
+    assert distance(mean, explicit(method, whole)) < 3e-4, "weights of this model are ten times the usual size"
 
 
 def test_preference_pairs_are_rows(tmp_path: Path) -> None:
@@ -203,6 +203,10 @@ def test_what_is_gone_or_of_another_base_is_told(shop: Bench, tuned: Artifact, t
     next(iter(weights.values())).fill_(float("nan"))
     with pytest.raises(ModelError, match="a kept state is not finite"):
         about.reader.weights.load(weights)
+    gone = study(shop, tuned, tmp_path / "gone")
+    gone.__dict__["numbers"] = dict.fromkeys(gone.keys[1:], 0)
+    with pytest.raises(DataError, match="rows that its data no longer hold"):
+        TracIn().score(gone, EngineSettings())
 
 
 def test_nearest_finds_a_copy(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
