@@ -56,7 +56,8 @@ def test_a_row_without_weight_is_as_one_that_other_data_lack_at_its_place(shop: 
 def shop_weights(artifact: Any) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(artifact.path("adapter/adapter_model.safetensors"))
+    found: dict[str, torch.Tensor] = load_file(artifact.path("adapter/adapter_model.safetensors"))
+    return found
 
 
 def test_the_counterfactual_is_weight_zero(tmp_path: Path) -> None:
