@@ -378,7 +378,12 @@ def slurm_jobs() -> int:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"), [("tun=process", "jobs have no step 'tun'"), ("nowhere", "executor 'nowhere' is unknown")]
+    ("word", "said"),
+    [
+        ("tun=process", "jobs have no step 'tun'"),
+        ("nowhere", "executor 'nowhere' is unknown"),
+        ("tune=sky", "no machine of a cloud can reach the store"),
+    ],
 )
 def test_a_place_for_jobs_that_there_is_not_is_refused(
     folder: Path, word: str, said: str, capsys: pytest.CaptureFixture[str]

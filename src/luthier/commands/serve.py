@@ -89,7 +89,10 @@ def serve(  # noqa: PLR0913  # what a command asks for
     url = found.ledger_url
     with Ledger(url) as ledger, closing(_Kept(found, keep, enabled=traces)) as kept:
         tunable = [model for model in models if model not in meant or not meant[model].overrides]
-        service = _desk(jobs, tunable, ledger, workspace, found.open_store())
+        store = found.open_store()
+        if placement is not None:
+            placement.check(store)
+        service = _desk(jobs, tunable, ledger, workspace, store)
 
         def target(word: str) -> CommandTarget:
             return meant.get(word) or CommandTarget(workspace, word)

@@ -45,6 +45,8 @@ from luthier.recipe.task_files import find_sent_models, find_step_files, send_fi
 _EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "output.log"
 _SEND_S = 2.0
 """Seconds between two sendings of a job's events to a store behind a URL."""
+_QUICKER = 10
+"""How much more often than every `poll_s` seconds a new job is looked at; a tenth of its age is between two looks."""
 _PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
 _CANCELLED = re.compile("cancel|stopped|deleted", re.IGNORECASE)
 """What schedulers say of a job that somebody ended."""
@@ -109,7 +111,7 @@ class BatchExecutor(Executor):
     """Whether the job reads its task from the store (`BatchJob.location`), so that a place alone is submitted."""
 
     poll_s: float = Field(default=2.0, gt=0)
-    """Seconds between two looks at the job."""
+    """Seconds between two looks at the job; fewer while it is new."""
     grace_s: float = Field(default=30.0, ge=0)
     """Seconds after its job's end in which an artifact may still appear: shared file systems tell late."""
     nodes: int = Field(default=1, ge=1)
@@ -202,6 +204,7 @@ class _JobFollower:
         self._output = self._files.root / _get_file(planned.digest, OUTPUT)
         self._name = get_job_name(self._store, planned.digest)
         self._said = ""
+        self._submitted_at = time.monotonic()
         self._retries, self._is_lost = 0, False
         """How often the job was submitted again, and whether its end was the loss of a process."""
         self._read = 0
@@ -244,7 +247,12 @@ class _JobFollower:
                 if not self._retry_group(failure, status):
                     raise failure
                 ended_at = None
-            time.sleep(self._executor.poll_s)
+            time.sleep(self._get_pause_s())
+
+    def _get_pause_s(self) -> float:
+        """Seconds until the next look: few at first, so that a job's beginning and a quick end are seen at once."""
+        longest = self._executor.poll_s
+        return min(longest, max(longest / _QUICKER, (time.monotonic() - self._submitted_at) / _QUICKER))
 
     def _look(self) -> JobStatus | None:
         """What the scheduler says of the job; one that does not answer is asked again for ten minutes."""
@@ -308,6 +316,7 @@ class _JobFollower:
                 self._executor.submit(BatchJob(self._name, task, self._output, location))
             except AnswerLost as error:
                 self._await_job(error)
+            self._submitted_at = time.monotonic()
             note(f"submitted the job {self._name}")
 
     def _make_task(self) -> StepTask:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from luthier.commands.jobs.writing import TUNE
 from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.core.store import Store
 from luthier.recipe.batch import BatchExecutor
 from luthier.recipe.executor import Executor, Placement, parse_placement
 from luthier.recipe.launches import Launch
@@ -32,6 +33,13 @@ class JobPlacement:
             hint = f"a job has the steps {_DATA!r} and {TUNE!r}"
             raise InputError(f"jobs have no step {unknown[0]!r}", where=SourceLocation(field="--on"), hint=hint)
         return cls(words, placement, limit)
+
+    def check(self, store: Store) -> None:
+        """`InputError` where jobs elsewhere could not reach the store, or the folders of jobs in it."""
+        for step in (_DATA, TUNE):
+            executor = self._executor_of(step)
+            if isinstance(executor, BatchExecutor):
+                executor.check_reach((store.root / "jobs").absolute(), store)
 
     @property
     def is_elsewhere(self) -> bool:
