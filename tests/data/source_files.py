@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,17 @@ def _mediafolder(folder: Path) -> Made:
     lines = [json.dumps({"file_name": f"{row['stars']}.wav", **row}) for row in ROWS]
     (folder / "sounds" / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return {"kind": "mediafolder", "path": "sounds"}, list(range(1, len(ROWS) + 1)), ROWS
+
+
+def _webdataset(folder: Path) -> Made:
+    """A tar of a text and a table of columns for each row."""
+    with tarfile.open(folder / "rows.tar", "w") as packed:
+        for row in ROWS:
+            for ending, text in (("txt", str(row["text"])), ("json", json.dumps({**row, "text": row["text"]}))):
+                info = tarfile.TarInfo(f"part/{row['stars']:04}.{ending}")
+                info.size = len(text)
+                packed.addfile(info, io.BytesIO(text.encode()))
+    return {"kind": "webdataset", "path": "rows.tar"}, list(range(1, len(ROWS) + 1)), ROWS
 
 
 def _arrow(folder: Path) -> Made:
@@ -175,6 +188,7 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
     "json": _json,
     "arrow": _arrow,
     "mediafolder": _mediafolder,
+    "webdataset": _webdataset,
     "excel": _excel,
     "text": _text,
     "html": _html,

@@ -108,7 +108,7 @@ class _Index(NamedTuple):
 
     paths: list[Path]
     digests: np.ndarray[Any, Any]
-    places: np.ndarray[Any, Any]
+    indices: np.ndarray[Any, Any]
 
     def find(self, digest: bytes) -> tuple[int, int, int] | None:
         import numpy as np
@@ -117,7 +117,7 @@ class _Index(NamedTuple):
         at = int(np.searchsorted(self.digests, key))
         if at >= len(self.digests) or self.digests[at] != key:
             return None
-        file, group, row = self.places[at]
+        file, group, row = self.indices[at]
         return int(file), int(group), int(row)
 
 
@@ -151,8 +151,8 @@ class MediaReader:
         """The bytes of a medium; `DataError` names a digest that no set holds."""
         key = bytes.fromhex(digest)
         for index in self._indices:
-            if (place := index.find(key)) is not None:
-                file, group, row = place
+            if (location := index.find(key)) is not None:
+                file, group, row = location
                 return self._read_group(index.paths[file], group)[row]
         what = f"no data set that this one was made from holds the picture or sound {digest}"
         hint = "run the recipe that prepared them again; `luthier store verify` names what is missing"
@@ -207,15 +207,15 @@ def _index_of(dataset: Artifact) -> _Index | None:
     paths = list_media_files(dataset)
     if not paths:
         return None
-    digests, places = bytearray(), []
+    digests, indices = bytearray(), []
     for number, path in enumerate(paths):
         for group, names in enumerate(_digests_by_group(path)):
             for row, name in enumerate(names):
                 digests += bytes.fromhex(name)
-                places.append((number, group, row))
+                indices.append((number, group, row))
     keys = np.frombuffer(bytes(digests), "S32")
     order = np.argsort(keys, kind="stable")
-    return _Index(paths, keys[order], np.asarray(places, np.int32)[order])
+    return _Index(paths, keys[order], np.asarray(indices, np.int32)[order])
 
 
 def _digests_by_group(path: Path) -> Iterator[list[str]]:

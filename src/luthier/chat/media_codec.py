@@ -143,9 +143,9 @@ def _sniff(content: bytes, kind: str | None = None) -> str:
         raise DataError(f"the file has {len(content)} bytes, more than {MAX_BYTES}", hint="make it smaller")
     name = media_bytes.sniff_media_format(content)
     if name is None or (kind is not None and (name in IMAGE_FORMATS) != (kind == "image")):
-        wanted = {"image": "a picture", "audio": "a sound", None: "a picture or a sound"}[kind]
+        expected = {"image": "a picture", "audio": "a sound", None: "a picture or a sound"}[kind]
         known = "pictures: PNG, JPEG, GIF, WebP, TIFF, BMP; sounds: WAV, FLAC, OGG, MP3, AIFF"
-        raise DataError(f"the file is not {wanted}, whatever its name says", hint=known)
+        raise DataError(f"the file is not {expected}, whatever its name says", hint=known)
     return name
 
 

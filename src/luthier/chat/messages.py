@@ -77,8 +77,8 @@ class Message(_Plain):
     @field_validator("media")
     @classmethod
     def _has_a_place_each(cls, media: tuple[Media, ...], info: ValidationInfo) -> tuple[Media, ...]:
-        if media and (places := info.data.get("content", "").count(MEDIA_MARK)) != len(media):
-            raise ValueError(f"{len(media)} pictures and sounds have {places} places (U+FFFC) in `content`")
+        if media and (count := info.data.get("content", "").count(MEDIA_MARK)) != len(media):
+            raise ValueError(f"{len(media)} pictures and sounds have {count} places (U+FFFC) in `content`")
         return media
 
 

@@ -236,8 +236,8 @@ class Source(Component):
         named = dict[str, str](self.media_columns)
         for column, kind in MEDIA_NAMES.items():
             values = [row[column] for row in rows if row.get(column)]
-            asked = column in spoken and any(map(looks_like_media, values))
-            if values and (self.media_root is not None or asked or any(map(holds_bytes, values))):
+            is_shown = column in spoken and any(map(looks_like_media, values))
+            if values and (self.media_root is not None or is_shown or any(map(holds_bytes, values))):
                 named[column] = kind
         return named
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +90,32 @@ def test_a_link_out_of_the_folder_is_refused(make: Make, tmp_path: Path, classes
     (classes / "coat" / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="leads out of the folder"):
         make(source={"kind": "mediafolder", "path": "garments"}, split={"test": 6})
+
+
+def _tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as packed:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            packed.addfile(info, io.BytesIO(content))
+
+
+def test_samples_of_a_tar_are_rows(make: Make, tmp_path: Path) -> None:
+    members = {}
+    for number in range(12):
+        members[f"{number:04}.png"] = picture(seed=number)
+        members[f"{number:04}.cls"] = ("coat", "shoe")[number % 2].encode()
+    _tar(tmp_path / "rows.tar.gz", members)
+    made = make(source={"kind": "webdataset", "path": "rows.tar.gz"}, split={"test": 3})
+    every = [example for split in made.summary.rows for example in read_examples(made.artifact, split)]
+    assert len(every) == 12
+    assert made.summary.labels == ["coat", "shoe"]
+    assert all(example.messages[0].media[0].width == 12 for example in every)
+    assert propose_recipe(tmp_path / "rows.tar.gz").source["kind"] == "webdataset"
+    _tar(tmp_path / "bad.tar", {**dict(list(members.items())[:4]), "9.png": b"", "9.json": b"[1]"})
+    with pytest.raises(DataError, match="expected a JSON object") as caught:
+        make(source={"kind": "webdataset", "path": "bad.tar"}, split={"test": 0})
+    assert caught.value.where.line == 3
+    (tmp_path / "half.tar").write_bytes((tmp_path / "bad.tar").read_bytes()[:700])
+    with pytest.raises(DataError, match="tar that can be read"):
+        make(source={"kind": "webdataset", "path": "half.tar"}, split={"test": 0})

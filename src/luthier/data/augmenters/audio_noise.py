@@ -66,8 +66,8 @@ class AudioNoise(Augmenter):
         did: list[str] = []
         if self.speed:
             factor = 1 + chance.uniform(-self.speed, self.speed)
-            places = np.arange(0, len(samples) - 1, factor) if len(samples) > 1 else np.zeros(1)
-            samples = np.interp(places, np.arange(len(samples)), samples)
+            times = np.arange(0, len(samples) - 1, factor) if len(samples) > 1 else np.zeros(1)
+            samples = np.interp(times, np.arange(len(samples)), samples)
             did.append(f"{factor:.2f} times as fast")
         if self.snr_db < _CLEAN_DB:
             ratio = chance.uniform(self.snr_db, _CLEAN_DB)

@@ -64,9 +64,9 @@ class MediaQuality(Check):
         for row in data.rows:
             media = [one for message in row.messages for one in message.media]
             holding += bool(media)
-            said = [fault for one in media if (fault := self._fault(one, data, rate, faults)) is not None]
-            if said:
-                found.append((row, None, "; ".join(dict.fromkeys(said))))
+            problems = [fault for one in media if (fault := self._fault(one, data, rate, faults)) is not None]
+            if problems:
+                found.append((row, None, "; ".join(dict.fromkeys(problems))))
         number = share_with_interval(len(found), holding, self.measures["media.faulty"])
         counts = Counter(note.partition(":")[0] for _, _, note in found)
         rows = format_counted_noun(len(found), "row")

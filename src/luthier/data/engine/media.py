@@ -51,7 +51,7 @@ class MediaIntake:
         if source.media == "read":
             self._folder.check()
 
-    def place(self, parts: MappedRecord) -> MappedRecord:
+    def take(self, parts: MappedRecord) -> MappedRecord:
         """A row whose turns hold what its columns lead to; `UnusableRowError` for what cannot be read."""
         if self._source.media != "read":
             return parts
@@ -63,8 +63,8 @@ class MediaIntake:
 
         Where the rows themselves were taken over from an earlier run, their media are read again.
         """
-        wanted = set(_digests(spill, keep))
-        if not wanted:
+        expected = set(_digests(spill, keep))
+        if not expected:
             return
         if self._writer is None:
             self._read_again()
@@ -73,12 +73,12 @@ class MediaIntake:
         with translate_write_errors(folder), MediaWriter(folder) as writer:
             for path in sorted((self._aside / MEDIA_FOLDER).iterdir()):
                 for media, content in read_media_files(path):
-                    if bytes.fromhex(media.digest) in wanted:
+                    if bytes.fromhex(media.digest) in expected:
                         writer.add(media, content)
-                        wanted.discard(bytes.fromhex(media.digest))
-        if wanted:
+                        expected.discard(bytes.fromhex(media.digest))
+        if expected:
             hint = "run again when nothing writes into the folder of media"
-            raise DataError(f"the media of {len(wanted)} rows changed while they were read", hint=hint)
+            raise DataError(f"the media of {len(expected)} rows changed while they were read", hint=hint)
 
     def close(self) -> None:
         """Delete what lies aside."""
@@ -90,7 +90,7 @@ class MediaIntake:
         for found in self._source.mapped(self._recipe_dir, lambda text: None):
             if not isinstance(found, BrokenRow):
                 with suppress(UnusableRowError):  # it was left out before, too
-                    self.place(found[1])
+                    self.take(found[1])
 
     def _read(self, kind: str, address: str) -> Media:
         key = (kind, address)

@@ -131,7 +131,7 @@ class SourceReader:
     def _with_media(self, record: SourceRecord, parts: MappedRecord) -> tuple[SourceRecord, MappedRecord] | BrokenRow:
         """The row with the pictures and sounds that it shows, or why they cannot be read."""
         try:
-            return record, self.intake.place(parts)
+            return record, self.intake.take(parts)
         except UnusableRowError as error:
             return build_broken_row(record, error, {})
 

@@ -54,17 +54,17 @@ class MediaDedup(SetOperator):
             if not media:
                 continue
             found["text"][index] = np.frombuffer(digest16(prompt_text_key(row)), np.uint64)
-            for place, (kind, fingerprint) in enumerate(media):
-                found["kinds"][index, place] = _KINDS[kind]
-                found["prints"][index, place] = np.frombuffer(fingerprint, np.uint8)
+            for column, (kind, fingerprint) in enumerate(media):
+                found["kinds"][index, column] = _KINDS[kind]
+                found["prints"][index, column] = np.frombuffer(fingerprint, np.uint8)
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
 
     def settle(self, corpus: RowCorpus) -> DedupReport:
         """Find near copies, and the rows that share one."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
-        rows, places = np.nonzero(sketches["kinds"])
-        keys = np.column_stack([sketches["kinds"][rows, places], sketches["prints"][rows, places]])
+        rows, columns = np.nonzero(sketches["kinds"])
+        keys = np.column_stack([sketches["kinds"][rows, columns], sketches["prints"][rows, columns]])
         unique, which = np.unique(keys, axis=0, return_inverse=True) if len(keys) else (keys, rows)
         heads = np.zeros(len(unique), np.int64)
         distances = np.zeros(len(unique), np.int64)
@@ -74,7 +74,7 @@ class MediaDedup(SetOperator):
             heads[own], distances[own] = own[twins.heads], twins.distances
         which = which.reshape(-1)
         found = (
-            _repeated(sketches, rows, places, heads[which], distances[which])
+            _repeated(sketches, rows, columns, heads[which], distances[which])
             if self.action == "drop"
             else _joined(len(sketches), rows, heads[which], distances[which])
         )
@@ -120,11 +120,11 @@ def _joined(count: int, rows: NDArray[Any], heads: NDArray[Any], distances: NDAr
 
 
 def _repeated(
-    sketches: NDArray[Any], rows: NDArray[Any], places: NDArray[Any], heads: NDArray[Any], distances: NDArray[Any]
+    sketches: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any], heads: NDArray[Any], distances: NDArray[Any]
 ) -> DuplicatePairs:
     """Rows that show near copies of the same in the same order and ask the same, each with the first."""
     shown = np.full((len(sketches), _MOST), -1, np.int64)
-    shown[rows, places] = heads
+    shown[rows, columns] = heads
     farthest: dict[int, int] = {}
     for row, distance in zip(rows.tolist(), distances.tolist(), strict=True):
         farthest[row] = max(farthest.get(row, 0), distance)

@@ -140,8 +140,8 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
     read = read.model_copy(update={**suggestion.settings, **requested_layout.settings})
     if (media := guess_media_folder(read, recipe_dir)) is not None:
         read = read.model_copy(update={"media_folder": media})
-        beside = posixpath.join(posixpath.dirname(str(written["path"])), media)
-        written = {**written, "media_folder": posixpath.normpath(beside)}
+        folder = posixpath.join(posixpath.dirname(str(written["path"])), media)
+        written = {**written, "media_folder": posixpath.normpath(folder)}
     try:
         profile, choice, _ = survey_source(read, recipe_dir, name, task, quick=quick)
     except DataError:

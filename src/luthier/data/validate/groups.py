@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 def family_representatives(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]:
     """(rows,): the place of the row that stands for each row's family, itself where it has none.
 
-    Rows of one text are of one family, and a made row is of that of its first parent, which need not be there. A row
-    that nobody made stands for the others, the first of several.
+    Rows of one text that show and play the same are of one family, and a made row is of that of its first parent, which
+    need not be there. A row that nobody made stands for the others, the first of several.
     """
     import numpy as np
 
     above: dict[str, str] = {}
     for row, prompt in zip(rows, prompts, strict=True):
-        _join(above, f"row {row.id}", f"text {normalize_for_comparison(prompt)}")
+        shown = " ".join(media.digest for message in row.messages for media in message.media)
+        _join(above, f"row {row.id}", f"text {normalize_for_comparison(prompt)}\x1d{shown}")
         if parent := first_parent_id(row):
             _join(above, f"row {row.id}", f"row {parent}")
     families = [_top(above, f"row {row.id}") for row in rows]

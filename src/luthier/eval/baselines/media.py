@@ -65,11 +65,11 @@ class MediaBaseline(Baseline):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=self.c, max_iter=500))
         model.fit(self._features(examples, task.read_media), labels)
         found = model.predict_proba(self._features(task.examples, task.read_media))
-        places = {label: at for at, label in enumerate(model.classes_)}
+        columns = {label: at for at, label in enumerate(model.classes_)}
         scores = np.full((len(found), len(task.labels)), 1e-6)
         for at, label in enumerate(task.labels):
-            if label in places:
-                scores[:, at] = np.maximum(found[:, places[label]], 1e-6)
+            if label in columns:
+                scores[:, at] = np.maximum(found[:, columns[label]], 1e-6)
         logs = np.log(scores / scores.sum(axis=1, keepdims=True))
         return [Reply.of_scores(dict(zip(task.labels, map(float, row), strict=True))) for row in logs]
 
