@@ -207,8 +207,10 @@ def _sentence(summary: SurrogateSummary) -> str:
         return (
             f"No rule holds for any of {format_counted_noun(summary.rows, 'row')}: words alone do not tell the labels."
         )
+    one = len(summary.rules) == 1
     text = (
-        f"{count} speak for {coverage.value:.0%} of {format_counted_noun(summary.rows, 'row')} and say the same as "
+        f"{count} {'speaks' if one else 'speak'} for {coverage.value:.0%} of "
+        f"{format_counted_noun(summary.rows, 'row')} and {'says' if one else 'say'} the same as "
         f"{summary.model} of {fidelity.value:.1%} of them (95 % interval {fidelity.low:.1%} to {fidelity.high:.1%})"
     )
     if gain.low <= 0:
