@@ -135,7 +135,7 @@ _KINDS: dict[str, type[_Header]] = {
 }  # fmt: skip
 
 
-class Message(NamedTuple):
+class FederationMessage(NamedTuple):
     """A header with its tensors."""
 
     header: Any
@@ -147,7 +147,7 @@ class Message(NamedTuple):
         return MAGIC + len(header).to_bytes(8, "big") + header + pack_tensors(self.tensors)
 
     @classmethod
-    def decode(cls, content: bytes, *kinds: type[_Header]) -> Message:
+    def decode(cls, content: bytes, *kinds: type[_Header]) -> FederationMessage:
         """A message of one of some kinds; `MessageRefused` for any other, or one that is not whole."""
         length = int.from_bytes(content[4:12], "big")
         if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):
