@@ -51,7 +51,7 @@ class Order(_Header):
     """Message 0 of a coordinator: what is to be trained, on what, and how."""
 
     kind: Literal["order"] = "order"
-    federation: str
+    federation: str = Field(pattern=r"^[0-9a-f]{8,128}$")
     """The digest that the coordinator's artifact will have: it names settings, code, base and sites."""
     tune: dict[str, Any]
     """Settings of the training, as a step `tune` has them."""
