@@ -37,10 +37,10 @@ def measure_masks(sites: int, numbers: int) -> None:
     import numpy
     import torch
 
-    from luthier.federated.keys import Identity
+    from luthier.federated.keys import FederationIdentity
     from luthier.federated.masks import MaskSettings, PairMasks, decode_sum, encode_update
 
-    keys = [Identity.create(f"site-{at}") for at in range(sites)]
+    keys = [FederationIdentity.create(f"site-{at}") for at in range(sites)]
     settings, small = MaskSettings(), 20_000
     updates = [{"b": torch.randn(small, generator=torch.Generator().manual_seed(at))} for at in range(sites)]
     encoded = [encode_update(one, 100 + at, 1.0, settings, sites) for at, one in enumerate(updates)]

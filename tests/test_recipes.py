@@ -105,6 +105,7 @@ SEARCHES = {"choose"}
 LONG = {
     "distil",
     "fair-sentiment",
+    "federated",
     "grpo-math",
     "habits",
     "merge",

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from federations import Sites
 from luthier.core.errors import LuthierError
 from luthier.federated import coordinator
-from luthier.federated.keys import Identity
+from luthier.federated.keys import FederationIdentity
 from luthier.federated.masks import (
     MASKED,
     BeyondBound,
@@ -25,10 +25,10 @@ from luthier.federated.masks import (
     decode_sum,
     encode_update,
 )
-from luthier.federated.messages import Message, RoundUpdate
+from luthier.federated.messages import FederationMessage, RoundUpdate
 
 ADAPTER = "adapter/adapter_model.safetensors"
-KEYS = [Identity.create(name) for name in ("north", "south", "west", "east")]
+KEYS = [FederationIdentity.create(name) for name in ("north", "south", "west", "east")]
 GROUPS = {
     count: [PairMasks(own, [other.card for other in KEYS[:count] if other is not own]) for own in KEYS[:count]]
     for count in (3, 4)
@@ -86,7 +86,7 @@ def test_a_number_beyond_the_bound_is_an_error_at_its_site(value: float) -> None
 
 def test_a_masked_federation_makes_the_same_weights(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sites.federate(sites.step(rounds=2, sum="alternate"))
-    heard = list[Message]()
+    heard = list[FederationMessage]()
     combine = coordinator.Federation._combine
 
     def hearing(self: Any, updates: Any, expected: Any) -> Any:
@@ -132,5 +132,5 @@ def test_a_site_masks_towards_the_peers_of_its_own_policy_alone(
     peers = [KEYS[0], KEYS[1]]
     group = sorted([attack.keys["north"].card.fingerprint, *(peer.card.fingerprint for peer in peers)])
     order = attack.order.model_copy(update={"masks": MaskSettings(), "group": group})
-    [reply] = attack.throw(Message(order).encode(), 0)
+    [reply] = attack.throw(FederationMessage(order).encode(), 0)
     assert b"not the one that this site masks" in reply

@@ -15,12 +15,12 @@ from federations import Sites
 from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
 from luthier.federated import local
-from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
 from luthier.federated.messages import (
     Enrolled,
-    Message,
+    FederationMessage,
     Order,
     RoundStart,
     RoundUpdate,
@@ -43,8 +43,8 @@ def policy(**settings: Any) -> SitePolicy:
     return SitePolicy.model_validate({**given, **settings})
 
 
-def make_keys(root: Path) -> dict[str, Identity]:
-    keys = {name: Identity.create(name) for name in ("coordinator", *NAMES)}
+def make_keys(root: Path) -> dict[str, FederationIdentity]:
+    keys = {name: FederationIdentity.create(name) for name in ("coordinator", *NAMES)}
     for name, identity in keys.items():
         identity.write(root / name)
     return keys
@@ -55,7 +55,9 @@ def serve(sites: Sites, tmp_path: Path) -> Iterator[Callable[..., list[SiteServe
     """Start sites in a thread, which answer one after another until the test ends."""
     stop, threads = threading.Event(), list[threading.Thread]()
 
-    def start(keys: dict[str, Identity], mailboxes: dict[str, SiteMailbox], **settings: Any) -> list[SiteServer]:
+    def start(
+        keys: dict[str, FederationIdentity], mailboxes: dict[str, SiteMailbox], **settings: Any
+    ) -> list[SiteServer]:
         servers = [
             SiteServer(
                 tmp_path / name,
@@ -176,7 +178,7 @@ class Attack:
 
     server: SiteServer
     mailbox: Fake
-    keys: dict[str, Identity]
+    keys: dict[str, FederationIdentity]
     order: Order
     start: bytes
     trained: list[int]
@@ -205,7 +207,7 @@ def attack(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Att
 def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings: Any) -> Attack:
     from luthier.federated import coordinator
 
-    keys = make_keys(root) | {"stranger": Identity.create("coordinator")}
+    keys = make_keys(root) | {"stranger": FederationIdentity.create("coordinator")}
     step = sites.step(["north"], rounds=3, sum="ffa")
     federation = coordinator.Federation(step, sites.work(step))
     orders, starts = list[bytes](), list[bytes]()
@@ -221,7 +223,7 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     with pytest.raises(KeyboardInterrupt):
         federation.run()
     patch.undo()
-    order = Message.decode(orders[0], Order).header.model_copy(update={"federation": FEDERATION})
+    order = FederationMessage.decode(orders[0], Order).header.model_copy(update={"federation": FEDERATION})
     trained = list[int]()
 
     def training(self: local.FederatedTraining, given: Any, number: int, *rest: Any) -> local.SiteUpdate:
@@ -246,10 +248,10 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
 
 
 def test_an_honest_coordinator_is_answered_and_may_ask_again(attack: Attack) -> None:
-    [enrolled] = attack.throw(Message(attack.order).encode(), 0)
-    assert Message.decode(enrolled, Enrolled).header.rows == 24
+    [enrolled] = attack.throw(FederationMessage(attack.order).encode(), 0)
+    assert FederationMessage.decode(enrolled, Enrolled).header.rows == 24
     [update] = attack.throw(attack.start, 1)
-    assert Message.decode(update, RoundUpdate).header.round == 1
+    assert FederationMessage.decode(update, RoundUpdate).header.round == 1
     assert attack.throw(attack.start, 1) == [update], "the same question has the same answer, computed once"
     assert attack.trained == [0]
     assert SiteLedger(attack.server._folder).count_rounds() == 1
@@ -257,12 +259,12 @@ def test_an_honest_coordinator_is_answered_and_may_ask_again(attack: Attack) -> 
 
 def changed(start: bytes, **fields: Any) -> bytes:
     """A round's message with other weights or another header."""
-    message = Message.decode(start, RoundStart)
+    message = FederationMessage.decode(start, RoundStart)
     given = unpack_weights(message.tensors)
     name = next(iter(given.moving))
     if "weight" in fields:
         given.moving[name] = fields.pop("weight")(given.moving[name])  # type: ignore[index]  # a dict underneath
-    return Message(message.header.model_copy(update=fields), pack_weights(given)).encode()
+    return FederationMessage(message.header.model_copy(update=fields), pack_weights(given)).encode()
 
 
 ATTACKS: dict[str, tuple[Callable[[Attack], list[Any]], str]] = {
@@ -274,7 +276,7 @@ ATTACKS: dict[str, tuple[Callable[[Attack], list[Any]], str]] = {
     "a changed byte": (lambda a: a.throw_envelope(flip(a)), "is not signed by coordinator"),
     "no envelope": (lambda a: a.throw_envelope(b"rows, please"), "no envelope of a federation"),
     "another recipe": (
-        lambda a: a.throw(Message(a.order.model_copy(update={"rounds": 2})).encode(), 0),
+        lambda a: a.throw(FederationMessage(a.order.model_copy(update={"rounds": 2})).encode(), 0),
         "came before with other contents",
     ),
     "another federation's round": (lambda a: a.throw(a.start, 1, federation="cd" * 16), "comes before its order"),
@@ -293,7 +295,7 @@ ATTACKS: dict[str, tuple[Callable[[Attack], list[Any]], str]] = {
         "came before with other contents",
     ),
     "an answer in place of a question": (
-        lambda a: a.throw(Message(Enrolled(rows=3)).encode(), 1),
+        lambda a: a.throw(FederationMessage(Enrolled(rows=3)).encode(), 1),
         "expected a message of kind",
     ),
 }  # fmt: skip
@@ -308,7 +310,7 @@ def flip(attack: Attack) -> bytes:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_on_a_site_is_one_clear_error_and_nothing_leaves(attack: Attack, name: str) -> None:
     throw, why = ATTACKS[name]
-    assert len(attack.throw(Message(attack.order).encode(), 0)) == 1
+    assert len(attack.throw(FederationMessage(attack.order).encode(), 0)) == 1
     assert throw(attack) == []
     [refused] = attack.refusals()
     assert why in refused
@@ -346,8 +348,8 @@ def test_an_order_that_breaks_the_policy_is_refused_with_the_line(
     attack = build_attack(sites, tmp_path, monkeypatch, **settings)
     tune = {**attack.order.tune, **changes.pop("tune", {})}
     order = attack.order.model_copy(update={"tune": tune, **changes})
-    replies = attack.throw(Message(order).encode(), 0)
-    said = Message.decode(replies[0], *[type(_refusal())]).header.message if replies else attack.refusals()[0]
+    replies = attack.throw(FederationMessage(order).encode(), 0)
+    said = FederationMessage.decode(replies[0], *[type(_refusal())]).header.message if replies else attack.refusals()[0]
     assert why in said
     assert attack.throw(attack.start, 1) == []
     assert attack.trained == []
@@ -363,18 +365,20 @@ def test_a_budget_of_rounds_holds_over_all_federations(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attack = build_attack(sites, tmp_path, monkeypatch, total_rounds=1)
-    attack.throw(Message(attack.order).encode(), 0)
+    attack.throw(FederationMessage(attack.order).encode(), 0)
     assert len(attack.throw(attack.start, 1)) == 1
     other = "cd" * 16
-    replies = attack.throw(Message(attack.order.model_copy(update={"federation": other})).encode(), 0, federation=other)
-    assert "1 rounds are done, at most 1" in Message.decode(replies[0], type(_refusal())).header.message
+    replies = attack.throw(
+        FederationMessage(attack.order.model_copy(update={"federation": other})).encode(), 0, federation=other
+    )
+    assert "1 rounds are done, at most 1" in FederationMessage.decode(replies[0], type(_refusal())).header.message
 
 
 def test_an_order_waits_for_a_person(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.federated.site_server import approve_order
 
     attack = build_attack(sites, tmp_path, monkeypatch, approval="always")
-    content = Message(attack.order).encode()
+    content = FederationMessage(attack.order).encode()
     assert attack.throw(content, 0) == []
     assert approve_order(tmp_path / "north", FEDERATION[:12]) == FEDERATION
     assert len(attack.throw(content, 0)) == 1
@@ -391,7 +395,7 @@ def test_the_policy_names_its_line_and_unknown_settings(tmp_path: Path) -> None:
 
 
 def test_a_changed_log_is_noticed(attack: Attack) -> None:
-    attack.throw(Message(attack.order).encode(), 0)
+    attack.throw(FederationMessage(attack.order).encode(), 0)
     attack.throw(attack.start, 1)
     path = attack.server._folder / "log.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -404,45 +408,46 @@ def test_a_changed_log_is_noticed(attack: Attack) -> None:
 
 
 def test_keys_that_others_may_read_are_refused(tmp_path: Path) -> None:
-    Identity.create("north").write(tmp_path / "north")
+    FederationIdentity.create("north").write(tmp_path / "north")
     (tmp_path / "north" / "private.key").chmod(0o644)
     with pytest.raises(LuthierError, match="can be read by others"):
-        Identity.read(tmp_path / "north")
+        FederationIdentity.read(tmp_path / "north")
     assert PublicCard.read(tmp_path / "north" / "card.json").name == "north"
 
 
-def forge(change: Callable[[Message], Message]) -> Callable[[SiteWorker, int, bytes], bytes]:
+def forge(change: Callable[[FederationMessage], FederationMessage]) -> Callable[[SiteWorker, int, bytes], bytes]:
     answer = SiteWorker.answer
 
     def forging(self: SiteWorker, number: int, content: bytes) -> bytes:
         reply = answer(self, number, content)
         if number != 1 or self.name != "south":
             return reply
-        return change(Message.decode(reply, RoundUpdate)).encode()
+        return change(FederationMessage.decode(reply, RoundUpdate)).encode()
 
     return forging
 
 
-def with_header(message: Message, **fields: Any) -> Message:
-    return Message(message.header.model_copy(update=fields), message.tensors)
+def with_header(message: FederationMessage, **fields: Any) -> FederationMessage:
+    return FederationMessage(message.header.model_copy(update=fields), message.tensors)
 
 
-def with_tensor(message: Message, change: Callable[[torch.Tensor], torch.Tensor]) -> Message:
+def with_tensor(message: FederationMessage, change: Callable[[torch.Tensor], torch.Tensor]) -> FederationMessage:
     name = next(iter(message.tensors))
-    return Message(message.header, {**message.tensors, name: change(message.tensors[name])})
+    return FederationMessage(message.header, {**message.tensors, name: change(message.tensors[name])})
 
 
-FORGED: dict[str, tuple[Callable[[Message], Message], str]] = {
+FORGED: dict[str, tuple[Callable[[FederationMessage], FederationMessage], str]] = {
     "a number that is none": (lambda m: with_tensor(m, lambda value: value / 0), "not finite"),
     "another shape": (lambda m: with_tensor(m, lambda value: value[:1]), "site south sends .* as torch.float32"),
     "another type": (lambda m: with_tensor(m, lambda value: value.double()), "as torch.float64"),
     "another round": (lambda m: with_header(m, round=2), "its update of round 2 in round 1"),
     "an answer to other weights": (lambda m: with_header(m, answers="0" * 64), "its update of round 1 in round 1"),
     "a missing weight": (
-        lambda m: Message(m.header, dict(list(m.tensors.items())[1:])), "other weights than were asked for"
+        lambda m: FederationMessage(m.header, dict(list(m.tensors.items())[1:])), "other weights than were asked for"
     ),
     "a weight too many": (
-        lambda m: Message(m.header, {**m.tensors, "rows": torch.ones(3)}), "other weights than were asked for: rows"
+        lambda m: FederationMessage(m.header, {**m.tensors, "rows": torch.ones(3)}),
+        "other weights than were asked for: rows",
     ),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Any
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.federated.keys import CARD_FILE, KEY_FILE, Identity, PublicCard
+from luthier.federated.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
 from luthier.federated.policy import POLICY, SitePolicy
@@ -53,7 +53,7 @@ def create_keys(folder: Path, name: str, data: str = "") -> PublicCard:
     """Make keys in a folder that has none; `InputError` where there are some."""
     if (folder / KEY_FILE).exists():
         raise InputError("there are keys here already", where=SourceLocation(file=str(folder / KEY_FILE)))
-    identity = Identity.create(name)
+    identity = FederationIdentity.create(name)
     if data:
         identity = identity.with_data(name_rows(identity, data))
     identity.write(folder)
@@ -81,7 +81,7 @@ def create_site(
     return card
 
 
-def name_rows(identity: Identity, digest: str) -> str:
+def name_rows(identity: FederationIdentity, digest: str) -> str:
     """A name for rows that changes with them and tells nothing of them to who has not the site's private key."""
     return hmac.new(identity.secret, digest.encode(), hashlib.sha256).hexdigest()[:32]
 
@@ -89,7 +89,7 @@ def name_rows(identity: Identity, digest: str) -> str:
 def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) -> SiteServer:
     """A site ready to serve."""
     policy = SitePolicy.read(folder)
-    identity = Identity.read(folder)
+    identity = FederationIdentity.read(folder)
     if identity.card.name != policy.name:
         raise policy.refuse("name", f"the keys here are those of {identity.card.name!r}")
     recipe = str(policy.resolve(policy.recipe))

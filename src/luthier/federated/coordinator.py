@@ -20,15 +20,15 @@ from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
-from luthier.federated.keys import KEY_FILE, Identity
+from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.local import FederatedTraining
 from luthier.federated.masks import MASKED, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
     Enrolled,
+    FederationMessage,
     Final,
     Measured,
-    Message,
     Order,
     Rejection,
     RoundStart,
@@ -43,7 +43,7 @@ from luthier.federated.messages import (
 )
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
-from luthier.federated.transport import Channel, LocalChannel
+from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.technique import write_settings
@@ -128,7 +128,7 @@ class Federation:
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
         return {"bytes_up": sent, "bytes_down": received}
 
-    def _open_channel(self) -> Channel:
+    def _open_channel(self) -> SiteChannel:
         step, work = self._step, self._work
         if step.transport is not None:
             return step.transport.open_channel(work, step.sites)
@@ -139,7 +139,7 @@ class Federation:
             workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
         return LocalChannel(workers, next(iter(masks.values())).group if masks else ())
 
-    def _enroll(self, channel: Channel) -> _State:
+    def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
         step = self._step
         order = Order(
@@ -157,7 +157,7 @@ class Federation:
             masks=step.secure,
             group=list(channel.group) if step.secure is not None else [],
         )
-        answers = channel.exchange(0, Message(order).encode(), channel.sites)
+        answers = channel.exchange(0, FederationMessage(order).encode(), channel.sites)
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -167,15 +167,17 @@ class Federation:
         initial = self._training.initial_weights(classes)
         return _State(initial, {}, (), tuple(found), classes)
 
-    def _train_round(self, channel: Channel, state: _State) -> _State:
+    def _train_round(self, channel: SiteChannel, state: _State) -> _State:
         """One round with all sites that take part."""
         number = len(state.rounds) + 1
-        message = Message(RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)).encode()
+        message = FederationMessage(
+            RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
+        ).encode()
         answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
-        updates: dict[str, Message] = {}
+        updates: dict[str, FederationMessage] = {}
         for name in state.sites:
             if name not in answers:
                 continue
@@ -207,7 +209,7 @@ class Federation:
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
 
-    def _check_update(self, name: str, update: Message, expected: Mapping[str, Tensor]) -> None:
+    def _check_update(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless an update has what was agreed, masked or not."""
         import torch
 
@@ -221,7 +223,7 @@ class Federation:
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
     def _combine(
-        self, updates: Mapping[str, Message], expected: Mapping[str, Tensor]
+        self, updates: Mapping[str, FederationMessage], expected: Mapping[str, Tensor]
     ) -> tuple[AggregatedWeights, int, float]:
         """The sum of the updates, the rows behind it, and their mean loss."""
         import numpy
@@ -268,9 +270,9 @@ class Federation:
         weights = updater.weights()
         return {name: weights[name].clone() for name in mean}, remembered
 
-    def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> Message:
+    def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> FederationMessage:
         """A site's answer; `ModelError` with its reason where it refuses."""
-        message = Message.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
+        message = FederationMessage.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
         if isinstance(message.header, Rejection):
             raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
         return message
@@ -289,11 +291,11 @@ class Federation:
             hint="run again when they are there: finished rounds are kept; or lower `least`",
         )
 
-    def _measure(self, channel: Channel, state: _State) -> dict[str, Any]:
+    def _measure(self, channel: SiteChannel, state: _State) -> dict[str, Any]:
         """Tell the sites that it is over; where metrics are agreed, pool what they sum over their held-out rows."""
         metrics = self._step.metrics
         header = Final(classes=dict(state.classes))
-        final = Message(header, pack_weights(state.given) if metrics else {}).encode()
+        final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
         answers = channel.exchange(self._step.rounds + 1, final, state.sites)
         found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
         if not metrics:
@@ -394,8 +396,8 @@ def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, Pai
     for name in sites:
         folder = open_scratch(work.scratch / "sites" / name / "keys")
         if not (folder / KEY_FILE).is_file():
-            Identity.create("site").write(folder)
-        identities[name] = Identity.read(folder)
+            FederationIdentity.create("site").write(folder)
+        identities[name] = FederationIdentity.read(folder)
     return {
         name: PairMasks(own, [other.card for peer, other in identities.items() if peer != name])
         for name, own in identities.items()

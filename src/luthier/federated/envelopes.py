@@ -11,9 +11,9 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import resolve_path, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import get_answer_name, get_message_name
-from luthier.federated.transport import Channel
+from luthier.federated.transport import SiteChannel
 
 POLL_S = 0.1
 
@@ -56,11 +56,16 @@ class FolderPost(Post):
         """Files stay."""
 
 
-class EnvelopeChannel(Channel):
+class EnvelopeChannel(SiteChannel):
     """Sites elsewhere, known by their keys."""
 
     def __init__(
-        self, work: StepContext, identity: Identity, cards: Mapping[str, PublicCard], post: Post, wait_s: float
+        self,
+        work: StepContext,
+        identity: FederationIdentity,
+        cards: Mapping[str, PublicCard],
+        post: Post,
+        wait_s: float,
     ) -> None:
         self._work, self._identity, self._cards, self._post, self._wait_s = work, identity, cards, post, wait_s
         self.sites = tuple(cards)

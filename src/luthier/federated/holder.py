@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +16,6 @@ class WeightHolder(torch.nn.Module):
         super().__init__()
         self._held = {name: torch.nn.Parameter(value.clone()) for name, value in weights.items()}
 
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    def named_parameters(self, *choice: Any, **options: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """Each by its name."""
         yield from self._held.items()

@@ -74,7 +74,7 @@ class EnvelopeHeader(BaseModel):
     number: int = Field(ge=0, le=1_000_000)
 
 
-class Identity:
+class FederationIdentity:
     """The private keys of a coordinator or a site."""
 
     def __init__(self, name: str, sign: Ed25519PrivateKey, encrypt: X25519PrivateKey, data: str = "") -> None:
@@ -82,7 +82,7 @@ class Identity:
         self.card = PublicCard(name=name, sign=_public_hex(sign), encrypt=_public_hex(encrypt), data=data)
 
     @classmethod
-    def create(cls, name: str, data: str = "") -> Identity:
+    def create(cls, name: str, data: str = "") -> FederationIdentity:
         """A new one, from the system's generator."""
         _require_cryptography()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -90,9 +90,9 @@ class Identity:
 
         return cls(name, Ed25519PrivateKey.generate(), X25519PrivateKey.generate(), data)
 
-    def with_data(self, data: str) -> Identity:
+    def with_data(self, data: str) -> FederationIdentity:
         """The same keys with a name for the site's rows."""
-        return Identity(self.card.name, self._sign, self._encrypt, data)
+        return FederationIdentity(self.card.name, self._sign, self._encrypt, data)
 
     @property
     def secret(self) -> bytes:
@@ -103,7 +103,7 @@ class Identity:
         return hashlib.sha256(b"luthier site names 1" + raw).digest()
 
     @classmethod
-    def read(cls, folder: Path) -> Identity:
+    def read(cls, folder: Path) -> FederationIdentity:
         """That of a folder; `InputError` where it is missing, or others than its owner may read the key."""
         _require_cryptography()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import httpx
 
 FEDERATION = re.compile(r"[0-9a-f]{8,128}")
-LARGEST = 64 << 30
-"""Bytes of the largest envelope that is taken."""
 
 
 def get_message_name(number: int, site: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError
-from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.keys import FederationIdentity, PublicCard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,7 @@ def decode_sum(total: NDArray[Any], shapes: Mapping[str, Tensor], settings: Mask
 class PairMasks:
     """One site's masks towards its peers."""
 
-    def __init__(self, identity: Identity, peers: Sequence[PublicCard]) -> None:
+    def __init__(self, identity: FederationIdentity, peers: Sequence[PublicCard]) -> None:
         self._own = identity.card.fingerprint
         self._secrets = {
             peer.fingerprint: identity.agree(peer, _PURPOSE + _join(self._own, peer.fingerprint)) for peer in peers

@@ -51,7 +51,7 @@ class Order(_Header):
     """Message 0 of a coordinator: what is to be trained, on what, and how."""
 
     kind: Literal["order"] = "order"
-    federation: str
+    federation: str = Field(pattern=r"^[0-9a-f]{8,128}$")
     """The digest that the coordinator's artifact will have: it names settings, code, base and sites."""
     tune: dict[str, Any]
     """Settings of the training, as a step `tune` has them."""
@@ -135,7 +135,7 @@ _KINDS: dict[str, type[_Header]] = {
 }  # fmt: skip
 
 
-class Message(NamedTuple):
+class FederationMessage(NamedTuple):
     """A header with its tensors."""
 
     header: Any
@@ -147,7 +147,7 @@ class Message(NamedTuple):
         return MAGIC + len(header).to_bytes(8, "big") + header + pack_tensors(self.tensors)
 
     @classmethod
-    def decode(cls, content: bytes, *kinds: type[_Header]) -> Message:
+    def decode(cls, content: bytes, *kinds: type[_Header]) -> FederationMessage:
         """A message of one of some kinds; `MessageRefused` for any other, or one that is not whole."""
         length = int.from_bytes(content[4:12], "big")
         if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):

@@ -21,8 +21,6 @@ from luthier.federated.site import read_order_settings
 from luthier.tune.steps.tune import Tune
 
 POLICY = "policy.yaml"
-_LISTED = {"technique": "techniques", "objective": "objectives", "optimizer": "optimizers"}
-"""The policy's list for each role of parts that every training has."""
 
 
 class PolicyRefused(OrderRefused):
@@ -171,12 +169,18 @@ class SitePolicy(BaseModel):
         """Only parts that are listed, and none that reads or writes a path."""
         if aggregator.kind not in self.sums:
             raise self.refuse("sums", f"sums by {aggregator.kind} are not allowed")
+        allowed = {
+            "technique": ("techniques", self.techniques),
+            "objective": ("objectives", self.objectives),
+            "optimizer": ("optimizers", self.optimizers),
+        }
         for part in iter_components(tune):
             if part is tune:
                 continue
-            if (listed := _LISTED.get(part.role)) is not None:
-                if part.kind not in getattr(self, listed):
-                    raise self.refuse(listed, f"{part.role} {part.kind} is not allowed")
+            if part.role in allowed:
+                field, kinds = allowed[part.role]
+                if part.kind not in kinds:
+                    raise self.refuse(field, f"{part.role} {part.kind} is not allowed")
             elif f"{part.role}.{part.kind}" not in self.parts:
                 raise self.refuse("parts", f"{part.role}.{part.kind} is not allowed")
             if any(True for _ in _list_paths(part)):

@@ -28,10 +28,10 @@ from luthier.federated.masks import MASKED, BeyondBound, PairMasks, encode_updat
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
     Enrolled,
+    FederationMessage,
     Final,
     LocalWork,
     Measured,
-    Message,
     Order,
     Rejection,
     RoundStart,
@@ -102,7 +102,7 @@ class SiteWorker:
         order_path = work.scratch / "order"
         self._order: Order | None = None
         if order_path.is_file():
-            self._take_order(Message.decode(order_path.read_bytes(), Order).header)
+            self._take_order(FederationMessage.decode(order_path.read_bytes(), Order).header)
 
     def answer(self, number: int, content: bytes) -> bytes:
         """The answer to a message by its number (0: the order; then rounds; then the end).
@@ -123,12 +123,12 @@ class SiteWorker:
         except MessageRefused:
             raise
         except LuthierError as error:
-            reply = Message(Rejection(message=self._describe(error))).encode()
+            reply = FederationMessage(Rejection(message=self._describe(error))).encode()
         self._keep(number, digest, reply)
         return reply
 
     def _compute(self, number: int, content: bytes) -> bytes:
-        message = Message.decode(content, Order if number == 0 else RoundStart, *((Final,) if number else ()))
+        message = FederationMessage.decode(content, Order if number == 0 else RoundStart, *((Final,) if number else ()))
         header = message.header
         if isinstance(header, Order):
             return self._enroll(header, content)
@@ -166,9 +166,9 @@ class SiteWorker:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
-        return Message(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
+        return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
 
-    def _train(self, order: Order, message: Message, digest: str) -> bytes:
+    def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         import numpy
         import torch
 
@@ -183,14 +183,14 @@ class SiteWorker:
             encoded = encode_update(update.weights, update.rows, update.loss, order.masks, len(order.group))
             masked = self._masks.mask(encoded, order.federation, start.round, digest)
             numbers = torch.from_numpy(masked.view(numpy.int64))
-            return Message(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
+            return FederationMessage(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
         header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=update.loss)
-        return Message(header, update.weights).encode()
+        return FederationMessage(header, update.weights).encode()
 
-    def _measure(self, order: Order, message: Message) -> bytes:
+    def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Sums of the agreed metrics over this site's held-out rows, by the last weights."""
         if not order.metrics:
-            return Message(Measured(rows=0)).encode()
+            return FederationMessage(Measured(rows=0)).encode()
         tune, aggregator = read_order_settings(order)
         data = self._work.inputs["data"]
         if not has_split(data, SPLIT):
@@ -211,7 +211,7 @@ class SiteWorker:
         rows, sums = measure_site(training, model, work, metrics, list(classes))
         if self._policy is not None:
             self._policy.check_measured(rows)
-        return Message(Measured(rows=rows, sums=sums)).encode()
+        return FederationMessage(Measured(rows=rows, sums=sums)).encode()
 
     def _describe(self, error: LuthierError) -> str:
         """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""

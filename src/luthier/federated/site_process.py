@@ -12,7 +12,7 @@ from typing import Any
 from luthier.core.artifact import Artifact, read_manifest
 from luthier.core.errors import LuthierError
 from luthier.core.system.process import set_thread_wait_policy
-from luthier.federated.keys import Identity, PublicCard
+from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import FolderMailbox
 from luthier.federated.site_server import SiteInputs, SiteServer
 
@@ -28,7 +28,7 @@ def serve_task(task: dict[str, Any], ended: threading.Event) -> None:
     site = folder.name
     server = SiteServer(
         folder,
-        Identity.read(folder),
+        FederationIdentity.read(folder),
         PublicCard.model_validate(task["coordinator"]),
         FolderMailbox(Path(task["mail"]), site),
         SiteInputs(

@@ -13,15 +13,15 @@ from luthier.core.errors import LuthierError, SystemResourceError, UnknownName
 from luthier.core.events import RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
-from luthier.federated.keys import EnvelopeHeader, Identity, PublicCard, read_envelope_header, verify_envelope
+from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
 from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
     Enrolled,
+    FederationMessage,
     Final,
     Measured,
-    Message,
     Order,
     Rejection,
     RoundStart,
@@ -54,7 +54,7 @@ class SiteServer:
     def __init__(
         self,
         folder: Path,
-        identity: Identity,
+        identity: FederationIdentity,
         coordinator: PublicCard,
         mailbox: SiteMailbox,
         inputs: SiteInputs,
@@ -90,7 +90,7 @@ class SiteServer:
         try:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
-            message = Message.decode(content, Order, RoundStart, Final)
+            message = FederationMessage.decode(content, Order, RoundStart, Final)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
@@ -105,7 +105,7 @@ class SiteServer:
             self._refuse(envelope, digest, error)
             return False
         seconds = time.monotonic() - started
-        answer = Message.decode(reply, *_ANSWERS).header
+        answer = FederationMessage.decode(reply, *_ANSWERS).header
         self._write(header, "out", answer.kind, reply, seconds=seconds)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
@@ -119,7 +119,7 @@ class SiteServer:
         self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Rejection)
         return True
 
-    def _compute(self, header: EnvelopeHeader, message: Message, content: bytes) -> bytes:
+    def _compute(self, header: EnvelopeHeader, message: FederationMessage, content: bytes) -> bytes:
         order = message.header
         try:
             if isinstance(order, Order) and order.federation != header.federation:
@@ -128,7 +128,7 @@ class SiteServer:
                 self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
             return self._worker(header).answer(header.number, content)
         except PolicyRefused as error:
-            return Message(Rejection(message=str(error)[:1000])).encode()
+            return FederationMessage(Rejection(message=str(error)[:1000])).encode()
 
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
         scratch = self._folder / "federations" / header.federation
@@ -145,7 +145,7 @@ class SiteServer:
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
         return SiteWorker(self._identity.card.name, work, self._policy, masks)
 
-    def _must_wait(self, header: EnvelopeHeader, message: Message) -> bool:
+    def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
         """Whether an order waits for a person's word."""
         if self._policy is None or self._policy.approval == "never" or not isinstance(message.header, Order):
             return False

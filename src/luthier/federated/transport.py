@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from luthier.federated.site import SiteWorker
 
 
-class Channel(ABC):
+class SiteChannel(ABC):
     """The coordinator's end of a transport."""
 
     sites: Sequence[str]
@@ -44,11 +44,11 @@ class Transport(Component):
         return {}
 
     @abstractmethod
-    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Open the coordinator's end; `sites` are the recipe's steps, none where sites are elsewhere."""
 
 
-class LocalChannel(Channel):
+class LocalChannel(SiteChannel):
     """Sites in this process, which train one after another."""
 
     def __init__(self, workers: Mapping[str, SiteWorker], group: Sequence[str] = ()) -> None:

@@ -242,14 +242,14 @@ class Federate(Step):
             if aggregator.linear and aggregator.exact
             else "impossible under masks, since each site's part is needed"
         )
-        said = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
+        text = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
         if model is None:
-            return said
+            return text
         down, up, other = self.count_trained_numbers(model)
         numbers = aggregator.count_numbers(down, up, other, max(1, len(self.site_names)))
         wide = 4 if self.secure is None else 8
         to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
-        return f"{said}; a round sends {to} to and {back} from each site"
+        return f"{text}; a round sends {to} to and {back} from each site"
 
     def count_trained_numbers(self, model: ModelDescription) -> tuple[int, int, int]:
         """Numbers of A, of B, and of what is no factor."""

@@ -12,8 +12,8 @@ from luthier.core.component import BasicMarker
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost, digest_cards, read_member_cards
-from luthier.federated.keys import Identity
-from luthier.federated.transport import Channel, Transport
+from luthier.federated.keys import FederationIdentity
+from luthier.federated.transport import SiteChannel, Transport
 
 
 class FolderTransport(Transport):
@@ -40,9 +40,9 @@ class FolderTransport(Transport):
         """Names, keys and rows of the sites."""
         return digest_cards(self.member_cards, recipe_dir)
 
-    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Open it for one federation."""
-        identity = Identity.read(resolve_path(self.keys, work.recipe_dir))
+        identity = FederationIdentity.read(resolve_path(self.keys, work.recipe_dir))
         cards = read_member_cards(self.member_cards, work.recipe_dir)
         folder = resolve_path(self.path, work.recipe_dir) / work.digest
         return EnvelopeChannel(work, identity, cards, FolderPost(folder), self.wait_s)

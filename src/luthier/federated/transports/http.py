@@ -17,9 +17,9 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, Post, digest_cards, read_member_cards
-from luthier.federated.keys import Identity, PublicCard, verify_envelope
+from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
 from luthier.federated.refusals import MessageRefused
-from luthier.federated.transport import Channel, Transport
+from luthier.federated.transport import SiteChannel, Transport
 
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
@@ -71,9 +71,9 @@ class HttpTransport(Transport):
         """Names, keys and rows of the sites."""
         return digest_cards(self.member_cards, recipe_dir)
 
-    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Listen for one federation."""
-        identity = Identity.read(resolve_path(self.keys, work.recipe_dir))
+        identity = FederationIdentity.read(resolve_path(self.keys, work.recipe_dir))
         cards = read_member_cards(self.member_cards, work.recipe_dir)
         post = HttpPost(cards, identity.card, work.digest, (self.host, self.port), self._build_tls(work.recipe_dir))
         work.events.note(f"listens for {len(cards)} sites at {post.url}")

@@ -15,8 +15,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import SystemResourceError
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost
-from luthier.federated.keys import Identity, PublicCard
-from luthier.federated.transport import Channel, Transport
+from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.transport import SiteChannel, Transport
 
 
 class ProcessesTransport(Transport):
@@ -29,18 +29,18 @@ class ProcessesTransport(Transport):
     wait_s: float = Field(default=3600.0, gt=0)
     """How long a round waits for answers. Those that come later are not used."""
 
-    def open_channel(self, work: StepContext, sites: Sequence[str]) -> Channel:
+    def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Start the processes."""
         mail = work.scratch / "mail"
         shutil.rmtree(mail, ignore_errors=True)
-        identity = Identity.create("coordinator")
+        identity = FederationIdentity.create("coordinator")
         cards, tasks = dict[str, PublicCard](), dict[str, dict[str, Any]]()
         for at, name in enumerate(sites):
             folder = work.scratch / "sites" / name
             folder.mkdir(parents=True, exist_ok=True)
             for path in ("private.key", "card.json"):
                 (folder / path).unlink(missing_ok=True)
-            site = Identity.create(f"site-{at}")
+            site = FederationIdentity.create(f"site-{at}")
             site.write(folder)
             cards[name] = site.card
             tasks[name] = {
@@ -63,7 +63,7 @@ class ProcessesChannel(EnvelopeChannel):
     def __init__(
         self,
         work: StepContext,
-        identity: Identity,
+        identity: FederationIdentity,
         cards: Mapping[str, PublicCard],
         post: FolderPost,
         wait_s: float,
