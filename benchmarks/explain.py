@@ -239,7 +239,7 @@ def open_model(folder: Path) -> Artifact:
     from luthier.models.sources.folder import FolderModelSource
     from models.making import make_base
 
-    store = Path(tempfile.gettempdir()) / "explain-bench-store"
+    store = Path(tempfile.gettempdir()) / f"explain-bench-{os.getpid()}"
     return make_base(Store(store), FolderModelSource(path=str(folder)), store.parent)
 
 

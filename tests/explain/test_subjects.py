@@ -12,7 +12,7 @@ import torch
 from endpoint import Body, serving
 from explain.planted import ask
 from luthier.artifacts.explanation import ExplanationRecord
-from luthier.chat.messages import Message
+from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, LuthierError, ModelError
 from luthier.explain.explainer import Explainer
@@ -152,6 +152,10 @@ def test_faults_are_told(shop: Bench) -> None:
     with pytest.raises(DataError, match="one unit") as told:
         by(shop.base, text="Hello", units="turns", answer="delivery")
     assert "--units sentences" in str(told.value.hint)
+    picture = Media(kind="image", digest="0" * 64, format="png", size=1, width=1, height=1)
+    seen = Message(role="user", content=f"{MEDIA_MARK} What is this?", media=(picture,))
+    with pytest.raises(DataError, match="only words are explained"):
+        SubjectBuilder(shop.base).build(ExplanationRequest(messages=(seen,), answer="delivery"))
     with pytest.raises(DataError, match="reads 512 at once"):
         by(shop.base, text="parcel " * 1200, answer="delivery")
     builder = SubjectBuilder(shop.base, units="words")

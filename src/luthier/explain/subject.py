@@ -87,11 +87,14 @@ class SubjectBuilder:
         """The subject of a question.
 
         Raises:
-            DataError: an empty answer, fewer than two units, or a prompt that is too long for the model.
+            DataError: an empty answer, fewer than two units, pictures or sounds, or a prompt that is too long.
             ModelError: a class that the model's head does not have, or no log-probabilities.
         """
         from luthier.models.load import is_endpoint, is_plain_classifier
 
+        if any(message.media for message in question.messages):
+            what = "the conversation has pictures or sounds, and only words are explained"
+            raise DataError(what, where=SourceLocation(field="messages"), hint="explain a conversation of words")
         if is_plain_classifier(self.model):
             subject = self._classifier(question)
         elif is_endpoint(self.model):

@@ -43,7 +43,7 @@ class Explain(Step):
     methods: Annotated[tuple[Explainer, ...] | None, Field(min_length=1), BasicMarker()] = None
     """The explainers; `random` always comes with them. Left out: attnlrp, leave_one_out, integrated_gradients and
     gradient_x_input, or leave_one_out and shapley where the weights are not here."""
-    units: Literal["turns", "sentences", "words", "tokens"] = "words"
+    units: Literal["turns", "documents", "shots", "sentences", "words", "tokens"] = "words"
     """What is scored, the same for all rows."""
     answers: Literal["own", "reference"] = "own"
     """Whether the model's own answers are explained, or those of the rows."""
