@@ -109,6 +109,13 @@ def compare(shop: Bench, step: Tune, count: int) -> bool:
     return True
 
 
+@pytest.mark.parametrize("way", WAYS, ids=["-".join([way[0], *way[1]]) for way in WAYS])
+def test_a_step_is_read_from_its_settings(way: tuple[str, dict[str, Any]]) -> None:
+    """Followers get them as JSON, defaults included."""
+    step = make_step(way, {"kind": "lora"}, "adamw")
+    assert Tune.model_validate(json.loads(json.dumps(step.settings()))) == step
+
+
 def test_some_of_each_are_the_same_by_two_processes(tmp_path: Path) -> None:
     for at, (way, technique, optimizer) in enumerate(QUICK):
         assert compare(shop_for(tmp_path / str(at), way[0]), make_step(way, technique, optimizer), 2)
