@@ -52,7 +52,10 @@ class Classify(Objective):
 
     @model_validator(mode="after")
     def _fields_fit_the_head(self) -> Classify:
-        if self.head == "sequence" and {"normalize", "options"} & self.model_fields_set:
+        fields = type(self).model_fields
+        if self.head == "sequence" and any(
+            getattr(self, name) != fields[name].default for name in ("normalize", "options")
+        ):
             raise ValueError("`normalize` and `options` are for labels; a sequence head has one output for each class")
         return self
 

@@ -65,7 +65,7 @@ class RewardObjective(PairObjective):
 
     @model_validator(mode="after")
     def _asked_only_by_a_verdict(self) -> Self:
-        if self.head != "verdict" and "verdict" in self.model_fields_set:
+        if self.head != "verdict" and self.verdict != YesNoJudgePrompt():
             raise ValueError("`verdict` changes nothing under a sequence head; set `head: verdict`, or leave it out")
         return self
 

@@ -89,9 +89,6 @@ class Mailbox:
         self._processes[rank] = os.pidfd_open(process)
         self._others[rank] = _Memory(os.open(f"/proc/{process}/fd/{file}", os.O_RDWR | os.O_CLOEXEC), self._size)
 
-    def __contains__(self, rank: int) -> bool:
-        return rank in self._others
-
     def send(self, outgoing: Mapping[int, Tensor], wait_s: float) -> None:
         """Copy a tensor for each of some ranks into this rank's memory, one that goes to several of them once."""
         for rank in sorted(self._unread) if outgoing else ():
