@@ -191,6 +191,15 @@ def test_a_frozen_tower_reads_each_picture_once(llava: Pictured) -> None:
     assert len(calls) == 2
 
 
+def test_a_step_without_pictures_needs_no_tower(llava: Pictured) -> None:
+    for name, parameter in llava.model.named_parameters():
+        parameter.requires_grad_(find_part(name) == "projector")
+    with learn_media(llava.model, list) as step:
+        assert step is not None
+        assert step.gradients(llava.model.parameters()) == [None] * len(list(llava.model.parameters()))
+    llava.model.requires_grad_(False)
+
+
 def test_a_family_that_is_not_known_is_refused(llava: Pictured) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 

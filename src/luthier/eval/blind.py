@@ -12,7 +12,7 @@ from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.hashing import digest_of
 from luthier.eval.ask import LocalEvalModel
-from luthier.eval.report.wording import BLIND
+from luthier.eval.report.facts.models import BLIND
 from luthier.eval.task import HeldOutTask, Reply
 
 if TYPE_CHECKING:

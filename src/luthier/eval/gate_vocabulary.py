@@ -2,10 +2,10 @@
 
 A name is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
 `arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
-(`people.difference`); a reference is `base`, `against` or a baseline (`tfidf`); a per cent is a hundredth of the
-metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse. A name
-that begins with `explain.` is a measure of how faithful explanations are (`explain.gain_over_random`); one that begins
-with the kind of another step that explains is a measure of that (`model_diff.kl`, `conformal.coverage`).
+(`people.difference`); a reference is `base`, `against`, `blind` or a baseline (`tfidf`); a per cent is a hundredth of
+the metric's scale: one point of BLEU's; `no serious findings` counts those, `no warning findings` those and worse. A
+name that begins with `explain.` is a measure of how faithful explanations are (`explain.gain_over_random`); one that
+begins with the kind of another step that explains is a measure of that (`model_diff.kl`, `conformal.coverage`).
 """
 
 from __future__ import annotations
@@ -83,8 +83,9 @@ class GateVocabulary(ExpressionVocabulary):
 
     def find_reference(self, token: ExpressionToken) -> str:
         from luthier.eval.baseline import Baseline
+        from luthier.eval.report.facts.models import BLIND
 
-        return token.match(["base", "against", *components_by_kind(Baseline)], "model")
+        return token.match(["base", "against", BLIND, *components_by_kind(Baseline)], "model")
 
     def severities(self, token: ExpressionToken) -> Collection[str]:
         if not self._findings:

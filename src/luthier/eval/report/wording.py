@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from luthier.eval.report.facts.fact import ScoreFact
-from luthier.eval.report.facts.models import LOWER_IS_BETTER, ComparisonFact, EvaluationFacts, ModelFacts
+from luthier.eval.report.facts.models import BLIND, LOWER_IS_BETTER, ComparisonFact, EvaluationFacts, ModelFacts
 
 MISSING = "–"
 HUNDRED = frozenset({"bleu", "chrf", "ter", "self_bleu"})
@@ -179,8 +179,6 @@ def truncate_text(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
-BLIND = "blind"
-"""The name of the model that is shown grey pictures (`luthier.eval.blind`)."""
 ComparisonResult = Literal["better", "worse", "unclear"]
 
 

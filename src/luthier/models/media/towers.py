@@ -88,6 +88,8 @@ class MediaTowers:
 
     def run(self, model: Any, keys: Sequence[int]) -> list[MediaFeatures]:
         """What the tower says of some media, with its history where gradients are wanted."""
+        if not keys:
+            return []
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
