@@ -612,8 +612,8 @@ class TrainingRun:
         }
         if kept:
             rows = {
-                step: [material.dataset.keys[lesson] for lesson in lessons]
-                for step, lessons in training.iterate_steps_seen(len(training.log))
+                step: [material.dataset.keys[lesson] for lesson in examples]
+                for step, examples in training.iterate_steps_seen(len(training.log))
             }
             write_kept_states(self._work.folder, kept, training.log, rows, self._rate_of)
 

@@ -200,8 +200,8 @@ _DATA_URL = re.compile(r"data:(image|audio)/[a-zA-Z0-9.+-]{1,40};base64,")
 def _read_media_part(kind: str, value: Any) -> bytes:
     """The bytes of OpenAI's `image_url` (a data: URL) or `input_audio` (base64)."""
     if kind == "image_url":
-        told = value.get("url") if isinstance(value, dict) else value
-        url = told if isinstance(told, str) else ""
+        address = value.get("url") if isinstance(value, dict) else value
+        url = address if isinstance(address, str) else ""
         begin = _DATA_URL.match(url)
         if begin is None:
             what = "pictures are not fetched from addresses: send `data:image/png;base64,...`"

@@ -86,8 +86,10 @@ def score_by_index(method: GradientMethod, study: InfluenceStudy, settings: Engi
         path = folder / f"{key[:24]}.rows"
         index = GradientIndex(path, key, len(study.keys), sketch.width, study.dtype)
         _fill(index, study, root, sketch, f"rows ({method.kind})")
-        asked = torch.stack([sketch.project(root.apply_root(study.mean_gradient(query))) for query in study.queries])
-        products = torch.from_numpy(index.values @ asked.numpy().T).double().T
+        query_sketches = torch.stack(
+            [sketch.project(root.apply_root(study.mean_gradient(query))) for query in study.queries]
+        )
+        products = torch.from_numpy(index.values @ query_sketches.numpy().T).double().T
         scores += weights * products
     return check_scores(scores, method.kind)
 

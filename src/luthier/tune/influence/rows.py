@@ -58,14 +58,14 @@ class ScoredRows:
 
     def _row(self, at: int, edits: Mapping[str, Sequence[str]], twins: Mapping[str, Sequence[str]]) -> InfluentialRow:
         example = self._examples[at]
-        asked = next((entry.content for entry in reversed(prompt_of(example)) if entry.role == "user"), "")
+        question = next((entry.content for entry in reversed(prompt_of(example)) if entry.role == "user"), "")
         return InfluentialRow(
             id=example.id,
             score=self._scores[at],
             file=example.origin.file,
             line=example.origin.line,
             label=example.label,
-            text=" ".join(asked.split())[:_CLIP],
+            text=" ".join(question.split())[:_CLIP],
             answer=" ".join(answer_of(example).split())[:_CLIP],
             edits=tuple(edits.get(example.id, ())),
             twins=tuple(twins.get(example.id, ())),
@@ -114,13 +114,13 @@ class ScoredRows:
         about = "share of training rows that raise the loss of what was asked"
         number = FindingNumber(value=count / whole, rows=whole, about=about, share=True)
         agreement = self.agreement(harmful)
-        beside = "" if agreement is None else f" Confident learning doubts the labels of {agreement.both} of them."
+        agreeing = "" if agreement is None else f" Confident learning doubts the labels of {agreement.both} of them."
         finding = Finding(
             name=HARMFUL,
             severity="warning" if count else "info",
             title="Rows that hurt" if count else "Rows",
             sentence=f"{format_counted_noun(count, 'row')} of {whole:,} raise the loss of {query} ({verified})."
-            + (beside if count else ""),
+            + (agreeing if count else ""),
             rows=count,
             numbers={HARMFUL: number},
             hint="Read the rows, the worst first; correct them at the source, or leave them out by their ids."

@@ -133,10 +133,10 @@ class InfluenceStudy:
 
         folder = self.work.scratch / "query"
         key = digest_of([example.model_dump(mode="json") for example in self._examples])
-        lessons = self.objective.build_training_examples(self._examples, self.text, self.material.about)
-        dataset = TokenizedDataset.write(folder, lessons, key)
+        training_examples = self.objective.build_training_examples(self._examples, self.text, self.material.about)
+        dataset = TokenizedDataset.write(folder, training_examples, key)
         if not len(dataset):
-            reasons = {lesson.nothing for lesson in lessons}
+            reasons = {lesson.nothing for lesson in training_examples}
             raise DataError(
                 f"nothing in the query has a loss: {', '.join(sorted(reasons)) or 'it has no rows'}",
                 where=SourceLocation(field="query"),
@@ -184,7 +184,7 @@ class InfluenceStudy:
         return found
 
     @cached_property
-    def seen(self) -> dict[int, list[RowSeen]]:
+    def rows_by_step(self) -> dict[int, list[RowSeen]]:
         """The rows of each step up to the last kept state (from 1); `DataError` when a row is gone."""
         found: dict[int, list[RowSeen]] = {}
         clip = self.step.max_grad_norm
@@ -215,7 +215,7 @@ class InfluenceStudy:
         """(rows,) by kept step: how much of each row's gradient the steps took that are nearest to that state."""
         kept = self.kept_steps
         found = {step: torch.zeros(len(self.keys), dtype=torch.float64) for step in kept}
-        for step, rows in self.seen.items():
+        for step, rows in self.rows_by_step.items():
             nearest = min(kept, key=lambda own: (abs(own - step), own))
             for row, share in rows:
                 found[nearest][row] += share

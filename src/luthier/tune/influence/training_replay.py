@@ -59,39 +59,39 @@ class TrainingReplay:
 
     def run(self, max_bytes: int) -> list[ReplayedStep]:
         """All steps from the first; `ModelError` where they do not fit into memory."""
-        seen = self._study.seen
-        size = 4 * self.end.weights.nbytes * len(seen)
+        rows_by_step = self._study.rows_by_step
+        size = 4 * self.end.weights.nbytes * len(rows_by_step)
         if size > max_bytes:
             raise ModelError(
-                f"replay holds {len(seen)} steps of {self._study.reader.weights.size:,} weights, {size / 2**30:.1f} GB",
+                f"replay holds {len(rows_by_step)} steps of {self._study.reader.weights.size:,} weights, {size / 2**30:.1f} GB",
                 where=SourceLocation(field="methods"),
                 hint="take `adam`, tune fewer weights, or raise replay's `max_bytes`",
             )
         steps = []
-        for updates, (number, rows) in enumerate(sorted(seen.items()), start=1):
-            lessons = [row for row, _ in rows]
+        for updates, (number, rows) in enumerate(sorted(rows_by_step.items()), start=1):
+            examples = [row for row, _ in rows]
             self._study.reader.weights.set(self.end.weights)
-            gradient = self._gradient(lessons)
-            step = ReplayedStep(self.end, gradient, lessons, self._study.states.rates[number - 1], updates)
+            gradient = self._gradient(examples)
+            step = ReplayedStep(self.end, gradient, examples, self._study.states.rates[number - 1], updates)
             with torch.no_grad():
                 self.end = self._update(step, *step.before, gradient)
             steps.append(step)
-            self._study.work.events.progress(updates, len(seen), "steps (replay)")
+            self._study.work.events.progress(updates, len(rows_by_step), "steps (replay)")
         return steps
 
-    def _packs(self, lessons: Sequence[int]) -> list[Pack]:
-        return self._study.reader.build_packs(self._study.rows_of(lessons))
+    def _packs(self, examples: Sequence[int]) -> list[Pack]:
+        return self._study.reader.build_packs(self._study.rows_of(examples))
 
     def _share(self, lesson: int) -> float:
         """What a row adds to a step's denominator."""
         return self._study.objective.denominator(self._study.rows_of([lesson]))
 
-    def _gradient(self, lessons: Sequence[int]) -> Tensor:
+    def _gradient(self, examples: Sequence[int]) -> Tensor:
         """The step's gradient as it was, with the weights of rows."""
-        total = sum(self._row_weights.get(lesson, 1.0) * self._share(lesson) for lesson in lessons)
-        plain = [lesson for lesson in lessons if lesson not in self._row_weights]
+        total = sum(self._row_weights.get(lesson, 1.0) * self._share(lesson) for lesson in examples)
+        plain = [lesson for lesson in examples if lesson not in self._row_weights]
         found = self._study.reader.gradient(self._packs(plain))
-        for lesson in lessons:
+        for lesson in examples:
             if lesson in self._row_weights:
                 found += self._row_weights[lesson] * self._study.reader.gradient(self._packs([lesson]))
         return found / total

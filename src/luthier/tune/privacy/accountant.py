@@ -165,11 +165,11 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     losses: NDArray[np.float64] = points.astype(np.float64) * INTERVAL
     where = _place_of(losses if removed else -losses, noise, sampling)
     with_unit, without = _mixture(where, noise, sampling), _between(where / noise)
-    seen, other = (with_unit, without) if removed else (-without, -with_unit)
+    observed, other = (with_unit, without) if removed else (-without, -with_unit)
     # (seen, other) of each cell: mass at its lower end `near` and at its upper end `far`, which keep both
-    far = np.clip((seen - other * np.exp(losses[:-1])) / -math.expm1(-INTERVAL), 0.0, seen)
+    far = np.clip((observed - other * np.exp(losses[:-1])) / -math.expm1(-INTERVAL), 0.0, observed)
     mass = np.zeros(len(points))
-    mass[:-1] += seen - far
+    mass[:-1] += observed - far
     mass[1:] += far
     within = float(mass.sum())
     below = max(0.0, 1.0 - within)  # what lies below the grid moves up to its first point
@@ -207,22 +207,22 @@ def _place_of(losses: NDArray[np.float64], noise: float, sampling: float) -> NDA
     ratio = np.expm1(losses) + sampling
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = losses if sampling == 1 else np.log(ratio / sampling)
-        places: NDArray[np.float64] = np.where(ratio > 0, noise**2 * logs + 0.5, -np.inf)
-    return places
+        positions: NDArray[np.float64] = np.where(ratio > 0, noise**2 * logs + 0.5, -np.inf)
+    return positions
 
 
-def _between(places: NDArray[np.float64]) -> NDArray[np.float64]:
+def _between(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probability of a standard normal between neighbouring places, exact in both tails; negative where they fall."""
     from scipy.special import ndtr
 
-    left, right = places[:-1], places[1:]
+    left, right = positions[:-1], positions[1:]
     found: NDArray[np.float64] = np.where(left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
     return found
 
 
-def _mixture(places: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
+def _mixture(positions: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
     """The same under the data with the unit."""
-    return (1 - sampling) * _between(places / noise) + sampling * _between((places - 1) / noise)
+    return (1 - sampling) * _between(positions / noise) + sampling * _between((positions - 1) / noise)
 
 
 def _beyond(noise: float) -> float:

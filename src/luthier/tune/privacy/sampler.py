@@ -64,20 +64,20 @@ class PoissonSampler(BatchSampler):
         return list(chain.from_iterable(self.units[unit] for unit in self.units_of(step)))
 
 
-def group_units(unit: str, lessons: Sequence[str], data: Artifact) -> tuple[tuple[int, ...], ...]:
+def group_units(unit: str, example_ids: Sequence[str], data: Artifact) -> tuple[tuple[int, ...], ...]:
     """The lessons of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
 
     `lessons` are the ids of their rows, in order. `DataError` for a column that is not there, or a row without a value.
     """
     if unit == ROW:
-        return tuple((number,) for number in range(len(lessons)))
+        return tuple((number,) for number in range(len(example_ids)))
     table, _, column = unit.partition(".")
     where = SourceLocation(field="privacy.unit")
     if table != "meta" or not column:
         raise DataError(f"expected `row` or `meta.COLUMN`, got {unit!r}", where=where, hint=did_you_mean(unit, {ROW}))
     values = dict(_read_column(data, column))
     units: dict[str, list[int]] = {}
-    for number, lesson in enumerate(lessons):
+    for number, lesson in enumerate(example_ids):
         if values.get(lesson) is None:
             what = f"row {lesson} has no value in {column!r}, by which rows are protected together"
             raise DataError(what, where=where, hint="name another column, or protect each `row`")

@@ -82,9 +82,9 @@ class InfluenceQuery(BaseModel):
         if self.text is not None:
             return f"the answer {(self.answer or '')[:60]!r}"
         what = format_counted_noun(rows, f"{self.split} row")
-        told = [f"{name} {value!r}" for name, value in self.where.items()]
-        told += ["answered wrongly"] if self.failing else []
-        return f"{what} ({', '.join(told)})" if told else what
+        parts = [f"{name} {value!r}" for name, value in self.where.items()]
+        parts += ["answered wrongly"] if self.failing else []
+        return f"{what} ({', '.join(parts)})" if parts else what
 
 
 class Influence(Step):
@@ -239,8 +239,8 @@ class Influence(Step):
         tensors = {kind: torch.tensor(values, dtype=torch.float64) for kind, values in scores.items()}
         top = min(self.top, len(study.keys) // 2)
         lds, best, verification = verify_scores(study, tensors, self.retrainings, top)
-        told = [entry.model_copy(update={"lds": lds[entry.method]}) for entry in methods]
-        return scores, told, best, verification
+        parts = [entry.model_copy(update={"lds": lds[entry.method]}) for entry in methods]
+        return scores, parts, best, verification
 
     def _examples(self, work: StepContext) -> Iterator[Example]:
         """What is asked about; `DataError` when nothing fits."""

@@ -318,8 +318,8 @@ class PartLeader:
         process."""
         missing, found = {name for name in self._updater.sizes if name not in held}, dict(own)
         for rank, names in enumerate(name_owned_weights(self._updater, self._group.size)):
-            if wanted := [name for name in names if name in missing]:
-                found |= self._ask(rank, what, wanted)
+            if missing_names := [name for name in names if name in missing]:
+                found |= self._ask(rank, what, missing_names)
         return found
 
     def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:

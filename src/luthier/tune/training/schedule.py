@@ -76,8 +76,8 @@ class BatchSampler:
     def lessons_of(self, step: int) -> list[int]:
         """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
         begin = step * self.batch_size
-        lessons = [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
-        return [lesson for lesson in lessons if lesson not in self.without] if self.without else lessons
+        examples = [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+        return [lesson for lesson in examples if lesson not in self.without] if self.without else examples
 
     def _lesson(self, at: int) -> int:
         if self.first is not None and at < self.first_epochs * self.count:

@@ -236,7 +236,7 @@ class Trainer:
 
     def count_examples_seen(self, steps: int) -> Counter[int]:
         """How often each lesson was seen in the first so many steps, those that were left out aside."""
-        return Counter(lesson for _, lessons in self.iterate_steps_seen(steps) for lesson in lessons)
+        return Counter(lesson for _, example_numbers in self.iterate_steps_seen(steps) for lesson in example_numbers)
 
     def iterate_steps_seen(self, steps: int) -> Iterator[tuple[int, Sequence[int]]]:
         """Each of the first so many steps (from 1) that moved something, with the lessons that it saw."""

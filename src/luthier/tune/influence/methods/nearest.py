@@ -43,12 +43,12 @@ class Nearest(InfluenceMethod):
         if self.by == "tfidf":
             return _compare_words(study, questions, rows)
         study.open_state(study.kept_steps[-1])
-        asked, known = (torch.stack([_mean_state(study, own) for own in some]) for some in (questions, rows))
-        return torch.nn.functional.normalize(asked) @ torch.nn.functional.normalize(known).T
+        question_rows, known = (torch.stack([_mean_state(study, own) for own in some]) for some in (questions, rows))
+        return torch.nn.functional.normalize(question_rows) @ torch.nn.functional.normalize(known).T
 
 
 def _compare_words(
-    study: InfluenceStudy, asked: Sequence[Sequence[TokenRow]], rows: Sequence[Sequence[TokenRow]]
+    study: InfluenceStudy, question_rows: Sequence[Sequence[TokenRow]], rows: Sequence[Sequence[TokenRow]]
 ) -> Tensor:
     import torch
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -58,7 +58,7 @@ def _compare_words(
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     known = vectorizer.fit_transform(" ".join(own) for own in words)
     found = []
-    for query in asked:
+    for query in question_rows:
         vectors = vectorizer.transform([text.decode(row.ids, special=False) for row in query])
         found.append(torch.from_numpy((vectors @ known.T).toarray().mean(0)))
     return torch.stack(found)
