@@ -21,7 +21,7 @@ def test_pictures_are_prepared_learnt_and_measured(tmp_path: Path) -> None:
     tiny_model(tmp_path / "pictures" / "decoder")
     overrides = (
         "model=decoder",
-        "steps.data.split={train: 24, test: 8}",
+        "steps.data.split={train: 64, test: 8}",
         "steps.eyes.encoder={hidden_size: 16, layers: 1, heads: 2}",
         "steps.look.epochs=1",
         "steps.tune.epochs=1",

@@ -48,7 +48,7 @@ SMALL = {
         "steps.report.max_new_tokens=8",
     ),
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
-    "pictures": ("steps.data.split={train: 32, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
+    "pictures": ("steps.data.split={train: 64, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "taught": (
