@@ -177,13 +177,16 @@ def exchange(times: int) -> dict[str, Any]:
     took: dict[str, list[tuple[float, float]]] = {"tree": [], "all_reduce": []}
     for _ in range(times):
         own.views[0].normal_()
+        group._gloo.allreduce([torch.zeros(1)]).wait()  # both begin at once
         start = clocks()
         reduce_over_ranks(group, spans, own, [True, True], lambda: GradientSum([weight]), 60.0)
-        middle = clocks()
+        end = clocks()
+        took["tree"].append((end[0] - start[0], end[1] - start[1]))
+        group._gloo.allreduce([torch.zeros(1)]).wait()
+        start = clocks()
         group._gloo.allreduce([own.flat[torch.float32]]).wait()
         end = clocks()
-        took["tree"].append((middle[0] - start[0], middle[1] - start[1]))
-        took["all_reduce"].append((end[0] - middle[0], end[1] - middle[1]))
+        took["all_reduce"].append((end[0] - start[0], end[1] - start[1]))
     group.close()
     medians = {
         f"{name}_{unit}": round(statistics.median(one[at] for one in some), 4)
