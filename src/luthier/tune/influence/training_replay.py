@@ -63,7 +63,8 @@ class TrainingReplay:
         size = 4 * self.end.weights.nbytes * len(rows_by_step)
         if size > max_bytes:
             raise ModelError(
-                f"replay holds {len(rows_by_step)} steps of {self._study.reader.weights.size:,} weights, {size / 2**30:.1f} GB",
+                f"replay holds {len(rows_by_step)} steps of {self._study.reader.weights.size:,} weights, "
+                f"{size / 2**30:.1f} GB",
                 where=SourceLocation(field="methods"),
                 hint="take `adam`, tune fewer weights, or raise replay's `max_bytes`",
             )

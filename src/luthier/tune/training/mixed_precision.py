@@ -227,11 +227,6 @@ class MixedPrecisionOptimizer:
         numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
         return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
-    def moments(self) -> dict[str, Tensor]:
-        """The weights, and what the optimizer remembers of them but the averaged gradient, by name."""
-        kept = {name: value for name, value in self.state().items() if not name.startswith(_AVERAGES)}
-        return {name: value for name, value in kept.items() if not name.startswith(("group/", "optimizer/"))}
-
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state, which holds at least what is held here; the model's parameters follow. `ModelError` when
         another optimizer left it."""
@@ -281,6 +276,12 @@ class MixedPrecisionOptimizer:
         for name, parameter in self._moving.items():
             if name in self._held and self._masters[name] is not parameter:
                 parameter.data.copy_(self._masters[name])
+
+
+def select_moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of an optimizer's state the weights, and what it remembers of them but the averaged gradient, by name."""
+    left_out = (*_AVERAGES, "group/", "optimizer/")
+    return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
 
 def _master(parameter: torch.nn.Parameter) -> Tensor:

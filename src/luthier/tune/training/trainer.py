@@ -33,7 +33,7 @@ from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, c
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
 from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
-from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
 from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import PartReader, mix_seed
@@ -297,7 +297,7 @@ class Trainer:
                 for epoch in self._ended(stepped.step):
                     keeper.write_epoch(self._weights(), epoch, stepped.step)
                 if stepped.step in self._manner.states:
-                    keeper.write_kept(self._updater.moments(), stepped.step)
+                    keeper.write_kept(select_moments(self._find_state()), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
         try:
@@ -426,6 +426,10 @@ class Trainer:
         """The weights that the optimizer gives, from all ranks."""
         return self._updater.weights() if self._parts is None else self._parts.weights()
 
+    def _find_state(self) -> dict[str, Tensor]:
+        """Everything of the optimizer that a resumed run needs, from all ranks."""
+        return self._updater.state() if self._parts is None else self._parts.state()
+
     def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
         if self._parts is not None:
@@ -549,7 +553,7 @@ class Trainer:
 
     def _state(self) -> TrainingState:
         averaged = self._average.values if self._average is not None else {}
-        own = self._updater.state() if self._parts is None else self._parts.state()
+        own = self._find_state()
         tensors = {**own, **{f"{_EMA}{name}": value for name, value in averaged.items()}}
         log = tuple(self._log)
         return TrainingState(
