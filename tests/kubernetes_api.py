@@ -1,5 +1,6 @@
-"""An API server of Kubernetes on loopback for tests: it keeps Jobs, Secrets and pods as the real one does, and runs the
-command of a pod as a process of this machine, with the pod's own variables and the Secret as files."""
+"""An API server of Kubernetes on loopback for tests: it keeps Jobs, TrainJobs, RayJobs, Secrets and pods as the real
+one does, and runs the command of a pod as a process of this machine, with the pod's own variables and the Secret as
+files. A RayJob's command runs in its head's pod alone, without Ray."""
 
 from __future__ import annotations
 
@@ -27,8 +28,10 @@ from luthier.core.system.packages import is_installed
 
 Body = dict[str, Any]
 _ROUTE = re.compile(
-    r"/(?:api/v1|apis/batch/v1)/namespaces/([^/]+)/(jobs|secrets|pods|services)(?:/([^/]+))?(?:/(log))?"
+    r"/(?:api/v1|apis/batch/v1|apis/trainer.kubeflow.org/v1alpha1|apis/ray.io/v1)"
+    r"/namespaces/([^/]+)/(jobs|trainjobs|rayjobs|secrets|pods|services)(?:/([^/]+))?(?:/(log))?"
 )
+_JOBS = ("jobs", "trainjobs", "rayjobs")
 _REFERENCE = re.compile(r"\$(\$|\(([A-Za-z_][A-Za-z0-9_.-]*)\))")
 
 
@@ -68,10 +71,11 @@ class KubernetesApi:
             made["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now(), "namespace": namespace}
             _encode(made)
             self.kept[key] = made
-            if kind == "jobs":
+            if kind in _JOBS:
                 self.jobs_made.append(copy.deepcopy(body))
                 made["status"] = {}
-                threading.Thread(target=self._run_job, args=(key, made), daemon=True).start()
+                job = _PODS_OF[kind](made)
+                threading.Thread(target=self._run_job, args=(key, job), daemon=True).start()
             return 201, made
 
     def change(self, key: tuple[str, str, str], body: Body, *, whole: bool) -> tuple[int, Body]:
@@ -92,7 +96,7 @@ class KubernetesApi:
             kept = self.kept.get(key)
             if kept is None:
                 return 404, _status(404, "NotFound", f'{key[1]} "{key[2]}" not found')
-            if key[1] != "jobs":
+            if key[1] not in _JOBS:
                 del self.kept[key]
             elif "deletionTimestamp" not in kept["metadata"]:
                 kept["metadata"]["deletionTimestamp"] = _now()
@@ -121,7 +125,7 @@ class KubernetesApi:
             return [
                 body
                 for (namespace, kind, _), body in self.kept.items()
-                if (namespace, kind) == (key[0], "pods") and body["metadata"]["labels"]["job-name"] == key[2]
+                if (namespace, kind) == (key[0], "pods") and body["metadata"]["ownerReferences"][0]["name"] == key[2]
             ]
 
     def disrupt(self, name: str) -> None:
@@ -158,10 +162,16 @@ class KubernetesApi:
     def _make_pod(self, key: tuple[str, str, str], job: Body) -> Body:
         name = f"{key[2]}-{uuid.uuid4().hex[:5]}"
         template = copy.deepcopy(job["spec"]["template"])
-        labels = {**template["metadata"].get("labels", {}), "job-name": key[2]}
+        labels = {"job-name": key[2], **template["metadata"].get("labels", {})}
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": key[2], "uid": job["metadata"]["uid"]}
         metadata = {"name": name, "labels": labels, "creationTimestamp": _now(), "ownerReferences": [owner]}
-        status = {"name": "luthier", "image": "", "imageID": "", "ready": False, "restartCount": 0}
+        status = {
+            "name": template["spec"]["containers"][0]["name"],
+            "image": "",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+        }
         waiting = {"waiting": {"reason": "ContainerCreating"}}
         pod = {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
         pod["status"]["containerStatuses"] = [{**status, "state": waiting}]
@@ -236,6 +246,65 @@ class KubernetesApi:
                 process.wait()
 
 
+def _pods_of_job(job: Body) -> Body:
+    """A Job runs its own pods."""
+    return job
+
+
+def _pods_of_train_job(job: Body) -> Body:
+    """The Job that Trainer makes of a TrainJob by the runtime `torch-distributed`: its variables are torchrun's."""
+    spec, name = job["spec"], job["metadata"]["name"]
+    assert spec["runtimeRef"]["name"] == "torch-distributed"
+    trainer = spec["trainer"]
+    (patch,) = spec["runtimePatches"]
+    (replicated,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (replicated["name"], container["name"]) == ("node", "node")
+    assert not any(variable["name"].startswith("PET_") for variable in trainer["env"])
+    counts = {"PET_NNODES": trainer["numNodes"], "PET_NPROC_PER_NODE": trainer["numProcPerNode"]}
+    counts |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": 29500}
+    env = [*trainer["env"], *({"name": key, "value": str(value)} for key, value in counts.items())]
+    env.append({"name": "PET_NODE_RANK"})
+    container = {**container, "image": trainer["image"], "command": trainer["command"], "env": env}
+    template: Body = {"metadata": {"labels": {"jobset.sigs.k8s.io/jobset-name": name, "job-name": f"{name}-node-0"}}}
+    template["spec"] = {**pod, "containers": [container]}
+    spec = {"backoffLimit": 0, "completions": trainer["numNodes"], "template": template}
+    return {"metadata": job["metadata"], "spec": spec, "status": job["status"]}
+
+
+def _pods_of_ray_job(job: Body) -> Body:
+    """The head of a RayJob as one pod that runs the entrypoint, and prints what the submitter's pod would."""
+    spec = job["spec"]
+    (submitter,) = spec["submitterPodTemplate"]["spec"]["containers"]
+    pod = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command = ["/bin/bash", "-c", spec["entrypoint"]]
+    container = {**container, "name": submitter["name"], "command": command}
+    template = {"metadata": {}, "spec": {**pod, "containers": [container]}}
+    return {"metadata": job["metadata"], "spec": {"backoffLimit": 0, "template": template}, "status": job["status"]}
+
+
+_PODS_OF = {"jobs": _pods_of_job, "trainjobs": _pods_of_train_job, "rayjobs": _pods_of_ray_job}
+
+
+def _say(kind: str, body: Body) -> Body:
+    """An object as its own controller says how it is."""
+    status = body.get("status", {})
+    ended = next(iter(status.get("conditions", ())), None)
+    if kind == "trainjobs":
+        return {**body, "status": {"jobsStatus": [{"name": "node", "ready": status.get("ready", 0)}],
+                                   "conditions": [ended] if ended else []}}  # fmt: skip
+    if kind == "rayjobs" and ended:
+        good = ended["type"] == "Complete"
+        found = {"jobDeploymentStatus": ended["type"], "jobStatus": "SUCCEEDED" if good else "FAILED"}
+        return {**body, "status": found if good else {**found, "reason": "AppFailed", "message": ended["message"]}}
+    if kind == "rayjobs":
+        running = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+        return {**body, "status": running if status.get("ready") else {"jobDeploymentStatus": "Initializing"}}
+    return body
+
+
 def _judge(spec: Body, code: int, failed: int, disrupted: bool) -> Body | None:
     """How a Job ends after a pod; None when the pod is made anew."""
     if code == 0:
@@ -283,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif name:
                 found = self.api.kept.get((namespace, kind, name))
                 missing = _status(404, "NotFound", f'{kind} "{name}" not found')
-                self._answer(200 if found else 404, found or missing)
+                self._answer(200 if found else 404, _say(kind, found) if found else missing)
             else:
                 label, _, value = self._query()["labelSelector"].partition("=")
                 items = [

@@ -4,6 +4,7 @@ structure."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from kubernetes_api import KubernetesApi, kubernetes_api, why_no_kubernetes
@@ -42,11 +44,75 @@ FULL = {
 }
 
 
+TWICE = {**FULL, "nodes": 2, "processes_per_node": 2, "secrets": []}
+
+
 def test_a_job_is_what_kubernetes_takes() -> None:
     validator = pytest.importorskip("kubernetes_validate")
     for settings in (FULL, {"image": "luthier:1"}):
         manifest = KubernetesExecutor.model_validate(settings).manifest("luthier-0123456789abcdef")
         validator.validate(json.loads(json.dumps(manifest)), "1.31", strict=True)
+
+
+@pytest.mark.parametrize("job", ["trainjob", "rayjob"])
+@pytest.mark.parametrize("settings", [TWICE, {"image": "luthier:1"}])
+def test_a_job_of_a_controller_is_one_that_its_published_schema_takes(job: str, settings: dict[str, Any]) -> None:
+    """By the definition that the controller installs, where `LUTHIER_CRDS` names a folder that holds it."""
+    folder = os.environ.get("LUTHIER_CRDS")
+    if folder is None:
+        pytest.skip("LUTHIER_CRDS names no folder with trainjobs.yaml and rayjobs.yaml")
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    manifest = KubernetesExecutor.model_validate({**settings, "job": job}).manifest("luthier-0123456789abcdef")
+    version = manifest["apiVersion"].partition("/")[2]
+    versions = yaml.load((Path(folder) / f"{job}s.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (schema,) = [entry["schema"]["openAPIV3Schema"] for entry in versions["spec"]["versions"]
+                 if entry["name"] == version]  # fmt: skip
+    errors = [f"{error.json_path}: {error.message[:200]}" for error in validator(close(schema)).iter_errors(manifest)]
+    assert errors == []
+
+
+def close(schema: Any) -> Any:
+    """A schema of Kubernetes that takes no field it does not know."""
+    if isinstance(schema, list):
+        return [close(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: close(value) for name, value in schema.items()}
+    if found.pop("x-kubernetes-int-or-string", False) is True:
+        return {"type": ["integer", "string"]}
+    if isinstance(found.get("properties"), dict) and schema.get("type") == "object" and found["properties"]:
+        free = "additionalProperties" in found or found.get("x-kubernetes-preserve-unknown-fields")
+        found |= {} if free else {"additionalProperties": False}
+    return found
+
+
+@pytest.mark.parametrize("settings", [TWICE, {"image": "luthier:1"}])
+def test_a_train_job_is_one_that_kubeflow_reads(settings: dict[str, Any]) -> None:
+    """By its own models, where `LUTHIER_KUBEFLOW_PYTHON` names a Python that has `kubeflow-trainer-api`."""
+    python = os.environ.get("LUTHIER_KUBEFLOW_PYTHON")
+    if python is None:
+        pytest.skip("LUTHIER_KUBEFLOW_PYTHON names no Python with kubeflow-trainer-api")
+    manifest = KubernetesExecutor.model_validate({**settings, "job": "trainjob"}).manifest("luthier-0")
+    read = "import json, sys; from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob as T; "
+    read += "print(json.dumps(T.from_json(sys.stdin.read()).to_dict()))"
+    words = [python, "-c", read]
+    done = subprocess.run(words, input=json.dumps(manifest), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == manifest
+
+
+def test_a_ray_job_of_several_nodes_has_them_as_workers() -> None:
+    spec = KubernetesExecutor.model_validate({**TWICE, "job": "rayjob"}).manifest("luthier-0")["spec"]
+    line = "exec python -P -m luthier.recipe.ray_nodes --nodes=2 --processes=2 --cpus=2.5 --gpus=2 "
+    assert spec["entrypoint"] == line + "/etc/luthier/task.json"
+    (workers,) = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert workers["replicas"] == 1
+    assert workers["template"] == spec["rayClusterSpec"]["headGroupSpec"]["template"]
+    assert spec["backoffLimit"] == 0
+    alone = KubernetesExecutor(image="luthier:1", job="rayjob").manifest("luthier-0")["spec"]
+    line = "exec env -u OMP_NUM_THREADS python -P -m luthier make /etc/luthier/task.json"
+    assert alone["entrypoint"] == line
+    assert "workerGroupSpecs" not in alone["rayClusterSpec"]
 
 
 def test_a_pod_is_not_root_and_writes_nowhere_but_on_its_claim() -> None:
@@ -84,6 +150,13 @@ def test_a_pod_is_not_root_and_writes_nowhere_but_on_its_claim() -> None:
         {"env": {"A B": "x"}},
         {"secrets": [NASTY]},
         {"user": 0},
+        {"job": "pod"},
+        {"runtime": "mine"},
+        {"job": "trainjob", "secrets": ["keys"]},
+        {"job": "trainjob", "retries": 1},
+        {"job": "trainjob", "runtime": NASTY},
+        {"job": "rayjob", "keep_hours": 1},
+        {"job": "rayjob", "python": "/opt/$(HOME)/python"},
     ],
 )
 def test_a_setting_that_is_no_word_is_refused(settings: dict[str, Any]) -> None:
@@ -172,6 +245,63 @@ def test_two_submissions_make_one_job_and_an_ended_one_is_made_anew(cluster: Kub
     wait_until(lambda: executor.find("luthier-a").state == "ended")  # type: ignore[union-attr]
     executor.submit(job)
     assert len(cluster.jobs_made) == 2
+
+
+@needs_client
+@pytest.mark.parametrize("job", ["trainjob", "rayjob"])
+def test_a_job_of_a_controller_runs_the_task_and_says_how_it_is(
+    cluster: KubernetesApi, tmp_path: Path, job: str
+) -> None:
+    slow = script(
+        tmp_path / "slow", f'cat "${{@: -1}}"; echo "$*" >&2; while [ ! -e {tmp_path}/go ]; do sleep 0.1; done'
+    )
+    executor = executor_that_runs(slow, job=job)
+    batch_job = BatchJob("luthier-a", '{"a": "pass-word"}', tmp_path / "output")
+    executor.submit(batch_job)
+    executor.submit(batch_job)
+    assert [made["kind"] for made in cluster.jobs_made] == [executor._resource.kind]
+    assert "pass-word" not in json.dumps(cluster.jobs_made)
+    wait_until(lambda: executor.find("luthier-a") == ("running", ""))
+    (tmp_path / "go").touch()
+    wait_until(lambda: executor.find("luthier-a").state == "ended")  # type: ignore[union-attr]
+    assert executor.find("luthier-a") == ("ended", {"trainjob": "Complete", "rayjob": "SUCCEEDED"}[job])
+    assert executor.read_output("luthier-a").startswith('{"a": "pass-word"}-P -m luthier make ')
+    executor.submit(batch_job)
+    assert len(cluster.jobs_made) == 2
+    executor.cancel_job("luthier-a")
+    wait_until(lambda: not cluster.kept)
+    assert executor.find("luthier-a") is None
+    lost = executor_that_runs(script(tmp_path / "die", "kill -9 $$"), job=job)
+    lost.submit(batch_job)
+    wait_until(lambda: lost.find("luthier-a").state == "ended")  # type: ignore[union-attr]
+    assert lost.find("luthier-a").reason.startswith({"trainjob": "Failed", "rayjob": "FAILED"}[job])  # type: ignore[union-attr]
+
+
+@needs_client
+def test_the_pods_of_a_train_job_are_one_group(cluster: KubernetesApi, tmp_path: Path) -> None:
+    show = script(tmp_path / "show", 'echo "$PET_NODE_RANK of $PET_NNODES: $*"')
+    executor = executor_that_runs(show, job="trainjob", nodes=2, processes_per_node=3)
+    executor.submit(BatchJob("luthier-a", "{}", tmp_path / "output"))
+    wait_until(lambda: executor.find("luthier-a").state == "ended")  # type: ignore[union-attr]
+    said = sorted(path.read_text().partition(" /")[0] for path in cluster.folder.glob("*.log"))
+    words = "-P -m luthier make --processes 3"
+    assert said == [f"0 of 2: {words}", f"1 of 2: {words}"]
+
+
+@needs_client
+@pytest.mark.parametrize("job", ["trainjob", "rayjob"])
+def test_a_step_is_made_by_a_job_of_a_controller(tmp_path: Path, job: str) -> None:
+    site = Site(tmp_path)
+    folder = site.recipe("well", "well")
+    with kubernetes_api(tmp_path / "cluster") as (api, environment):
+        site.environment |= environment
+        process = site.start(folder, "run", "--on", kubernetes_settings(site, job=job), "--json")
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    (made,) = api.jobs_made
+    assert made["metadata"]["name"] == get_job_name(
+        Workspace(folder).open_store(), json.loads(out)["steps"]["toy"]["artifact"]
+    )
 
 
 @needs_client

@@ -1,4 +1,4 @@
-"""Steps made by Jobs of Kubernetes (`batch/v1`), by the official Python client.
+"""Steps made by jobs of Kubernetes: Jobs, TrainJobs or RayJobs, by the official Python client.
 
 The task travels in a Secret of the Job's name, mounted as a file: a recipe holds no passwords, but the address of a
 database may. The Secret belongs to the Job and goes with it. No shell runs in the pod. Kubernetes replaces `$(NAME)` in
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError
 from luthier.core.files import cache_folder
@@ -25,6 +25,15 @@ from luthier.core.remote_store import is_remote
 from luthier.core.store import Store
 from luthier.core.system.packages import require
 from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus
+from luthier.recipe.kubernetes_jobs import (
+    RESOURCES,
+    JobKind,
+    JobResource,
+    build_ray_job,
+    build_train_job,
+    find_job_end,
+    is_job_running,
+)
 
 _SECONDS = 60.0
 """How long an answer of the API may take."""
@@ -39,10 +48,25 @@ _FINAL_CODES = [1, 2, 3, 4, 130]
 """Exit codes of Luthier after which nothing is tried again: the same would come of it."""
 _CONTAINER, _TASK_FOLDER, _TASK_FILE = "luthier", "/etc/luthier", "task.json"
 _WHERE = SourceLocation(field="on")
+_UNKNOWN: dict[JobKind, dict[str, str]] = {
+    "indexed": {"runtime": "only a TrainJob has a training runtime"},
+    "trainjob": {
+        "secrets": "a TrainJob takes none; name them by `envFrom` in a training runtime of your own (`runtime`)",
+        "retries": "the training runtime says how often a pod is tried again",
+        "keep_hours": "Kubernetes keeps a TrainJob until it is deleted",
+    },
+    "rayjob": {
+        "runtime": "only a TrainJob has a training runtime",
+        "retries": "KubeRay would try again what the recipe's own error ended, too",
+        "keep_hours": "Kubernetes keeps a RayJob until it is deleted",
+    },
+}
+"""Settings that a kind of job cannot keep, and why."""
 
 
 class KubernetesExecutor(BatchExecutor):
     """In Jobs of a Kubernetes cluster: each step is one Job, whose pod is made anew when its node is lost or drained.
+    With `job`, it is a TrainJob of Kubeflow Trainer or a RayJob of KubeRay, which the cluster then needs.
 
     Store and recipe lie on a claim (`claim`, `mount`) that this machine has at the same path, or the store is behind a
     URL. The image holds the same Luthier and plugins as this machine. Needs `luthier[kubernetes]`.
@@ -50,6 +74,11 @@ class KubernetesExecutor(BatchExecutor):
 
     kind: Literal["kubernetes"] = "kubernetes"
 
+    job: JobKind = "indexed"
+    """What a step is submitted as: an Indexed Job of Kubernetes itself, a TrainJob (Kubeflow Trainer v2), or a RayJob
+    (KubeRay), whose image needs Ray, too."""
+    runtime: str = "torch-distributed"
+    """The ClusterTrainingRuntime of a TrainJob; its job and its container are called `node`, its policy is `torch`."""
     image: str = Field(min_length=1)
     """The container image in which Luthier is installed, such as `registry.example.org/luthier:1.0`."""
     context: str | None = None
@@ -85,7 +114,16 @@ class KubernetesExecutor(BatchExecutor):
     python: str = "python"
     """The Python in the image."""
 
-    @field_validator("namespace", "service_account", "claim")
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name, why in _UNKNOWN[self.job].items():
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` is not for `job: {self.job}`: {why}")
+        if self.job == "rayjob" and not re.fullmatch(r"[\w./-]+", self.python):
+            raise ValueError(f"`python` of a RayJob is a path of letters, digits, `.`, `/`, `-`; got {self.python!r}")
+        return self
+
+    @field_validator("namespace", "service_account", "claim", "runtime")
     @classmethod
     def _name(cls, value: str | None) -> str | None:
         return None if value is None else _check(value, r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "a name of Kubernetes")
@@ -153,27 +191,36 @@ class KubernetesExecutor(BatchExecutor):
         self._await_end(api, job.name)
         self._write_secret(api, job)
         with _translate_errors():
-            made = self._create_job(api, job.name)
-            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job.name, "uid": made.metadata.uid}
+            uid = self._create_job(api, job.name)["metadata"]["uid"]
+            resource = self._resource
+            owner = {"apiVersion": resource.api_version, "kind": resource.kind, "name": job.name, "uid": uid}
             owned = {"metadata": {"ownerReferences": [owner]}}
             api.core.patch_namespaced_secret(job.name, self.namespace, owned, **_WITHIN)
-            if self.nodes > 1:
+            if self.nodes > 1 and self.job == "indexed":
                 self._write_service(api, job.name, owner)
 
+    @property
+    def _resource(self) -> JobResource:
+        return RESOURCES[self.job]
+
+    @property
+    def _at(self) -> dict[str, str]:
+        return self._resource.address(self.namespace)
+
     def _create_job(self, api: _Api, name: str) -> Any:
-        """The Job: made now, by another run meanwhile, or by a request whose answer was lost."""
+        """The job: made now, by another run meanwhile, or by a request whose answer was lost."""
         try:
-            return api.jobs.create_namespaced_job(self.namespace, self.manifest(name), **_WITHIN)
+            return api.objects.create_namespaced_custom_object(**self._at, body=self.manifest(name), **_WITHIN)
         except api.error as error:
             if error.status != 409:
                 self._remove_secret(api, name)
                 raise
         except api.lost as error:
             try:
-                return api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
+                return api.objects.get_namespaced_custom_object(**self._at, name=name, **_WITHIN)
             except (api.error, api.lost):
                 raise error from None
-        return api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
+        return api.objects.get_namespaced_custom_object(**self._at, name=name, **_WITHIN)
 
     def _await_end(self, api: _Api, name: str) -> None:
         """Remove an ended Job of the name, and wait until it is gone."""
@@ -181,8 +228,9 @@ class KubernetesExecutor(BatchExecutor):
         while (job_status := self.find(name)) is not None and job_status.state == "ended":
             self.cancel_job(name)
             if time.monotonic() > deadline:
-                message = f"the ended Job {name} was not removed within {_DELETION_S:.0f} s"
-                raise SystemResourceError(message, hint=f"kubectl --namespace {self.namespace} delete job {name}")
+                kind = self._resource.kind.lower()
+                message = f"the ended job {name} was not removed within {_DELETION_S:.0f} s"
+                raise SystemResourceError(message, hint=f"kubectl --namespace {self.namespace} delete {kind} {name}")
             time.sleep(min(1.0, self.poll_s))
 
     def _write_secret(self, api: _Api, job: BatchJob) -> None:
@@ -223,8 +271,14 @@ class KubernetesExecutor(BatchExecutor):
                 raise
 
     def manifest(self, name: str) -> dict[str, Any]:
-        """The Job of a name as Kubernetes takes it."""
+        """The job of a name as Kubernetes takes it."""
         metadata = {"name": name, "labels": _labels()}
+        seconds = None if self.hours is None else max(1, round(3600 * self.hours))
+        counts: dict[str, Any] = {"nodes": self.nodes, "processes": self.processes_per_node, "seconds": seconds}
+        if self.job == "trainjob":
+            return build_train_job(metadata, self._pod(name), runtime=self.runtime, **counts)
+        if self.job == "rayjob":
+            return build_ray_job(metadata, self._pod(name), cpus=self.cpus, gpus=self.gpus, **counts)
         ignored = {"type": "DisruptionTarget", "status": "True"}
         codes = {"containerName": _CONTAINER, "operator": "In", "values": _FINAL_CODES}
         rules = [{"action": "Ignore", "onPodConditions": [ignored]}, {"action": "FailJob", "onExitCodes": codes}]
@@ -241,7 +295,7 @@ class KubernetesExecutor(BatchExecutor):
                 ),
                 "podFailurePolicy": {"rules": rules},
                 "ttlSecondsAfterFinished": round(3600 * self.keep_hours),
-                **({} if self.hours is None else {"activeDeadlineSeconds": max(1, round(3600 * self.hours))}),
+                **({} if seconds is None else {"activeDeadlineSeconds": seconds}),
                 "template": {"metadata": {"labels": _labels()}, "spec": self._pod(name)},
             },
         }
@@ -265,7 +319,7 @@ class KubernetesExecutor(BatchExecutor):
             "command": [_double(self.python), "-P", "-m", "luthier", "make", *count, f"{_TASK_FOLDER}/{_TASK_FILE}"],
             "env": [
                 *({"name": key, "value": _double(value)} for key, value in self._environment().items()),
-                *(self._group_variables(name) if self.nodes > 1 else ()),
+                *(self._group_variables(name) if self.nodes > 1 and self.job == "indexed" else ()),
             ],
             "envFrom": [{"secretRef": {"name": secret}} for secret in self.secrets],
             "resources": self._resources(),
@@ -278,7 +332,7 @@ class KubernetesExecutor(BatchExecutor):
         }
         return {
             "restartPolicy": "Never",
-            **({"subdomain": name} if self.nodes > 1 else {}),
+            **({"subdomain": name} if self.nodes > 1 and self.job == "indexed" else {}),
             "terminationGracePeriodSeconds": _STOP_S,
             "automountServiceAccountToken": self.service_account is not None,
             **({"serviceAccountName": self.service_account} if self.service_account else {}),
@@ -322,35 +376,39 @@ class KubernetesExecutor(BatchExecutor):
         return {"requests": requests, "limits": limits}
 
     def find(self, name: str) -> JobStatus | None:
-        """What the Job of the name says; one that is being deleted has ended."""
+        """What the job of the name says; one that is being deleted has ended."""
         api = _connect(self.context)
         with _translate_errors():
             try:
-                job = api.jobs.read_namespaced_job(name, self.namespace, **_WITHIN)
+                job = api.objects.get_namespaced_custom_object(**self._at, name=name, **_WITHIN)
             except api.error as error:
                 if error.status == 404:
                     return None
                 raise
-            if job.metadata.deletion_timestamp is not None:
+            status = job.get("status") or {}
+            if job["metadata"].get("deletionTimestamp") is not None:
                 return JobStatus("ended", "deleted")
-            for condition in job.status.conditions or []:
-                if condition.status == "True" and condition.type in ("Complete", "Failed"):
-                    words = (condition.type, condition.reason, condition.message)
-                    return JobStatus("ended", ": ".join(word for word in words if word))
-            if job.status.ready:
+            if (end := find_job_end(status)) is not None:
+                return JobStatus("ended", end)
+            if is_job_running(status):
                 return JobStatus("running")
-            return JobStatus("pending", _waiting_reason(self._newest_pod(api, name)))
+            cluster = status.get("rayClusterName")  # of a RayJob, whose submitter comes after the cluster
+            label = f"ray.io/cluster={cluster}" if cluster else f"{self._resource.label}={name}"
+            return JobStatus("pending", _waiting_reason(self._newest_pod(api, label)))
 
-    def _newest_pod(self, api: _Api, name: str) -> Any | None:
-        pods = api.core.list_namespaced_pod(self.namespace, label_selector=f"job-name={name}", **_WITHIN).items
+    def _newest_pod(self, api: _Api, label: str) -> Any | None:
+        pods = api.core.list_namespaced_pod(self.namespace, label_selector=label, **_WITHIN).items
         return max(pods, key=lambda pod: pod.metadata.creation_timestamp, default=None)
 
     def cancel_job(self, name: str) -> None:
-        """Delete the Job with its pods, which have two minutes to write a checkpoint."""
+        """Delete the job with its pods, which have two minutes to write a checkpoint; KubeRay stops the Ray job, and
+        may delete its cluster before that has ended."""
         api = _connect(self.context)
         with _translate_errors():
             try:
-                api.jobs.delete_namespaced_job(name, self.namespace, propagation_policy="Foreground", **_WITHIN)
+                api.objects.delete_namespaced_custom_object(
+                    **self._at, name=name, propagation_policy="Foreground", **_WITHIN
+                )
             except api.error as error:
                 if error.status != 404:
                     raise
@@ -359,11 +417,11 @@ class KubernetesExecutor(BatchExecutor):
         """The last lines of the newest pod of the Job; nothing where it printed none, or is gone."""
         api = _connect(self.context)
         with _translate_errors():
-            pod = self._newest_pod(api, name)
+            pod = self._newest_pod(api, f"{self._resource.label}={name}")
             if pod is None:
                 return ""
             try:
-                lines = {"tail_lines": _OUTPUT_LINES, "container": _CONTAINER}
+                lines = {"tail_lines": _OUTPUT_LINES, "container": self._resource.container}
                 output = api.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, **lines, **_WITHIN)
             except api.error as error:
                 if error.status in (400, 404):  # its container never began, or it is gone
@@ -383,7 +441,7 @@ class _Api:
         from urllib3.exceptions import HTTPError
 
         self.lost = HTTPError
-        self.jobs = client.BatchV1Api(connection)
+        self.objects = client.CustomObjectsApi(connection)
         self.core = client.CoreV1Api(connection)
         self.error = client.exceptions.ApiException
 
