@@ -25,7 +25,7 @@ from luthier.recipe.executors.azureml import AzureMLExecutor
 from luthier.recipe.executors.sagemaker import SageMakerExecutor
 from luthier.recipe.executors.vertex import VertexExecutor
 from luthier.recipe.scheduler_api import AnswerLost
-from tests.test_every_executor import WHY_NOT
+from tests.test_every_executor import WHY_NOT, Site, scheduler
 
 KINDS = sorted(SETTINGS)
 NAME = "luthier-0123456789abcdef"
@@ -78,6 +78,21 @@ def connected(kind: str, url: str, **settings: Any) -> BatchExecutor:
     """An executor that speaks with the server."""
     found: BatchExecutor = make(kind, **({} if kind == "sagemaker" else {"endpoint": url}), **settings)
     return found
+
+
+def test_the_doctor_runs_a_job_that_reads_its_task_from_a_bucket(tmp_path: Path, kind: str) -> None:
+    site = Site(tmp_path)
+    folder = site.recipe("well", "well")
+    with scheduler(kind, site) as (asked, environment):
+        site.environment |= environment
+        store = f"{site.environment.pop('STORES')}/well"
+        site.environment["LUTHIER_STORE"] = store
+        process = site.start(folder, "doctor", "--on", asked, "--job", "--json")
+        out, err = process.communicate(timeout=200)
+        checks = {check["what"]: check for check in json.loads(out)["findings"]}
+        assert process.returncode == (2 if checks["GPU of the job"]["state"] == "missing" else 0), out + err
+        assert {checks[what]["state"] for what in ("job", "code", "store of the job")} == {"good"}
+        assert checks["store"]["came"].startswith(store)
 
 
 def wait_for_end(executor: BatchExecutor) -> str:

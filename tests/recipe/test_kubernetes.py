@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from kubernetes_api import KubernetesApi, kubernetes_api, why_no_kubernetes
+from luthier.commands.executor_health import run_executor_checks
 from luthier.core.errors import InputError, MissingExtra, SystemResourceError
 from luthier.core.store import Store
 from luthier.core.system import packages
@@ -302,6 +303,37 @@ def test_a_step_is_made_by_a_job_of_a_controller(tmp_path: Path, job: str) -> No
     assert made["metadata"]["name"] == get_job_name(
         Workspace(folder).open_store(), json.loads(out)["steps"]["toy"]["artifact"]
     )
+
+
+@needs_client
+@pytest.mark.parametrize("job", ["indexed", "trainjob", "rayjob"])
+def test_the_doctor_runs_a_job_and_leaves_none(tmp_path: Path, job: str) -> None:
+    site = Site(tmp_path)
+    folder = site.recipe("well", "well")
+    with kubernetes_api(tmp_path / "cluster") as (api, environment):
+        site.environment |= environment
+        words = ("doctor", "--on", kubernetes_settings(site, job=job), "--job", "--json")
+        process = site.start(folder, *words)
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == 0, out + err
+        wait_until(lambda: not api.kept)
+    checks = {check["what"]: check for check in json.loads(out)["findings"]}
+    assert checks["job"]["came"].startswith("luthier started in luthier:1, and reported after")
+    assert {checks[what]["state"] for what in ("job", "code", "store of the job")} == {"good"}
+    assert len(api.jobs_made) == 1
+    assert list((folder / ".luthier" / "tasks").iterdir()) == []
+
+
+@needs_client
+def test_the_doctor_says_why_a_job_found_nothing(cluster: KubernetesApi, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"claim": "data", "mount": tmp_path, "poll_s": 0.1, "grace_s": 0.5}
+    none = KubernetesExecutor(image="luthier:none", **settings)
+    old = KubernetesExecutor(image="luthier:1", python=script(tmp_path / "old", "echo no luthier; exit 2"), **settings)
+    for executor, said in ((none, "is pending (ImagePullBackOff: not found) and was removed"), (old, "no luthier")):
+        check = run_executor_checks(Workspace(tmp_path), executor, with_job=True)[-1]
+        assert (check.what, check.state) == ("job", "missing")
+        assert said in check.came
+        wait_until(lambda: not cluster.kept)
 
 
 @needs_client

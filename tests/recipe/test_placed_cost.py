@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 
+from luthier import __version__
 from luthier.commands import executor_health
 from luthier.commands.executor_health import run_executor_checks
+from luthier.core.revision import code_revision
+from luthier.core.step import Step
 from luthier.core.store import Store
 from luthier.recipe.executor import parse_executor, parse_placement
 from luthier.recipe.executors.slurm import SlurmExecutor
+from luthier.recipe.machine_task import MachineReport
 from luthier.recipe.placed_cost import estimate_placed_costs
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import Workspace
@@ -111,6 +115,31 @@ def test_the_doctor_tries_an_executor(tmp_path: Path, monkeypatch: pytest.Monkey
     assert states(tmp_path, "{kind: slurm, python: /usr/bin/false}")["code"] == "missing"
     assert states(tmp_path, "{kind: slurm, python: python3}")["code"] == "note"
     assert list((tmp_path / ".luthier" / "tasks").iterdir()) == []
+
+
+def test_the_doctor_tries_a_process(tmp_path: Path) -> None:
+    found = run(tmp_path, "doctor", "--on", "process", "--job", "--json")
+    assert found.returncode == 0, found.stdout + found.stderr
+    checks = {entry["what"]: entry for entry in json.loads(found.stdout)["findings"]}
+    assert [checks[what]["state"] for what in ("job", "code", "store of the job")] == ["good"] * 3
+    assert "cores" in checks["processor of the job"]["came"]
+    assert checks["GPU of the job"]["state"] in ("good", "note")
+    assert list((tmp_path / ".luthier" / "tasks").iterdir()) == []
+    assert run(tmp_path, "doctor", "--job").returncode == 2
+
+
+def test_what_a_job_found_is_judged() -> None:
+    def judge(on: str, **found: Any) -> dict[str, str]:
+        mine = {"version": __version__, "code": code_revision(Step.__module__), "store": "", "cores": 4, "memory": 8}
+        report = MachineReport.model_validate({**mine, "has_amx": False, "has_bf16": True, "gpus": (), **found})
+        return {check.what: check.state for check in executor_health._check_report(parse_executor(on), report, 1.0)}
+
+    assert judge("slurm") == {"job": "good", "code": "good", "store of the job": "good",
+                              "processor of the job": "good", "GPU of the job": "note"}  # fmt: skip
+    assert judge("{kind: slurm, gpus: 1}")["GPU of the job"] == "missing"
+    assert judge("{kind: slurm, gpus: 1}", gpus=("H100",))["GPU of the job"] == "good"
+    assert judge("slurm", code="other")["code"] == "missing"
+    assert judge("slurm", store="two may write one artifact")["store of the job"] == "missing"
 
 
 def test_the_doctor_finds_a_store_that_two_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,15 +247,28 @@ def doctor(
             help="Try an executor instead: its store, client, credentials and scheduler, and the code of the far side.",
         ),
     ] = None,
+    job: Annotated[
+        bool,
+        typer.Option(
+            "--job",
+            help="With --on: run a small job there, too, to try its image, its Luthier, the store from there, GPU and "
+            "AMX. It waits up to ten minutes, and may cost what a machine costs for that time.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Check what this machine supports, what is missing, and how to install it."""
     from luthier.commands.doctor import run_health_checks
     from luthier.commands.executor_health import run_executor_checks
+    from luthier.core.errors import InputError
     from luthier.recipe.executor import parse_executor
 
+    if job and on is None:
+        raise InputError("`--job` needs an executor", hint="name it: `luthier doctor --on EXECUTOR --job`")
     workspace = current_workspace()
-    findings = run_health_checks(workspace) if on is None else run_executor_checks(workspace, parse_executor(on))
+    findings = (
+        run_health_checks(workspace) if on is None else run_executor_checks(workspace, parse_executor(on), with_job=job)
+    )
     if as_json:
         print_json({"findings": [finding.as_json() for finding in findings]})
     else:

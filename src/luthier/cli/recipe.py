@@ -290,18 +290,26 @@ def make(
         typer.Option(min=1, help="Start so many processes here as one group, with those of the job's other nodes."),
     ] = None,
 ) -> None:
-    """Make the step of a task that an executor handed to a scheduler; its job calls this.
+    """Make the step of a task that an executor handed to a scheduler; its job calls this. A task of `luthier doctor`
+    looks at the machine instead.
 
     Of several processes that torchrun started, rank 0 makes the artifact, and the others compute with it."""
     from luthier.core.render import choose_renderer
     from luthier.core.system.process import get_rank_in_job
     from luthier.recipe.batch import follow_task_step, make_task_step
     from luthier.recipe.executor import read_task
+    from luthier.recipe.machine_task import MachineTask
     from luthier.recipe.torchrun import start_ranks
 
     if processes is not None:
         start_ranks(task, processes)
     step_task = read_task(task)
+    if isinstance(step_task, MachineTask):
+        from luthier.commands.executor_health import write_machine_report
+
+        if get_rank_in_job()[0] == 0:
+            print_line(write_machine_report(step_task))
+        return
     if get_rank_in_job()[0] > 0:
         follow_task_step(step_task)
         return

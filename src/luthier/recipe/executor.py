@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,6 +25,7 @@ from luthier.core.events import RunEventEmitter
 from luthier.core.remote_store import is_remote, open_store
 from luthier.core.step import StepCostEstimate
 from luthier.core.step_executor import StepExecutor
+from luthier.recipe.machine_task import MachineTask, is_machine_task
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.task_files import list_own_steps, place_files
@@ -184,7 +185,7 @@ class StepTask(BaseModel):
         return plan, planned
 
 
-def read_task(location: str) -> StepTask:
+def read_task(location: str) -> StepTask | MachineTask:
     """The task in a file, in a store behind a URL, or on standard input (`-`); `InputError` for anything else."""
     where, hint = SourceLocation(file=location), "executors write tasks; `luthier run --on slurm` hands one to a job"
     try:
@@ -193,6 +194,8 @@ def read_task(location: str) -> StepTask:
             text = open_store(store).read_file(f"tasks/{name}").decode()
         else:
             text = sys.stdin.read() if location == "-" else Path(location).read_text(encoding="utf-8")
+        if is_machine_task(_parse_json(text)):
+            return MachineTask.model_validate_json(text)
         return StepTask.model_validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is no text"
@@ -201,6 +204,13 @@ def read_task(location: str) -> StepTask:
         first = error.errors()[0]
         what = f"is no task of a step: {'.'.join(map(str, first['loc'])) or 'JSON'}: {first['msg']}"
         raise InputError(what, where=where, hint=hint) from error
+
+
+def _parse_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def parse_placement(words: Iterable[str]) -> Placement:
