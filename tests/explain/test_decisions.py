@@ -28,7 +28,7 @@ from luthier.explain.decisions.classifier import LabelModel
 from luthier.explain.decisions.counterfactuals import EditLimits, find_counterfactual, find_label_words
 from luthier.explain.decisions.label_sets import (
     ConformalSettings,
-    ScoredRows,
+    LabelScores,
     fit_label_sets,
     select_label_set,
     split_rows,
@@ -107,9 +107,9 @@ def test_thresholds_and_bounds_are_the_textbooks() -> None:
     assert 0.85 < np.mean([low <= level <= high for level in levels]) < 0.95
 
 
-def scored(draw: Any, rows: int, start: int = 0) -> ScoredRows:
+def scored(draw: Any, rows: int, start: int = 0) -> LabelScores:
     probabilities, truth = simulate(draw, rows, 3)
-    return ScoredRows([str(start + at) for at in range(rows)], truth, np.log(probabilities))
+    return LabelScores([str(start + at) for at in range(rows)], truth, np.log(probabilities))
 
 
 def test_sets_of_rows_are_summarized() -> None:

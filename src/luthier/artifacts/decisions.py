@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.explanation import MeasureOverRows
-from luthier.artifacts.measured import FrozenRecord, MeasuredExplanation
+from luthier.artifacts.model_explanation import FrozenRecord, ModelExplanationRecord
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
 
@@ -59,7 +59,7 @@ class Counterfactual(FrozenRecord):
     """Variants of the text that the model read."""
 
 
-class CounterfactualSummary(MeasuredExplanation):
+class CounterfactualSummary(ModelExplanationRecord):
     """How little it takes to flip a model's labels: `counterfactuals.json`."""
 
     kind: ClassVar[str] = "counterfactuals"
@@ -96,7 +96,7 @@ class DecisionRule(FrozenRecord):
         return " and ".join([*has, *(f"lacks “{word}”" for word in self.lacks)]) or "always"
 
 
-class SurrogateSummary(MeasuredExplanation):
+class SurrogateSummary(ModelExplanationRecord):
     """Rules that stand for a classifier: `surrogate.json`."""
 
     kind: ClassVar[str] = "surrogate"
@@ -141,7 +141,7 @@ class LabelSet(FrozenRecord):
     reference: str
 
 
-class ConformalSummary(MeasuredExplanation):
+class ConformalSummary(ModelExplanationRecord):
     """Label sets with a promised coverage: `conformal.json`. It calibrates further texts, too."""
 
     kind: ClassVar[str] = "conformal"

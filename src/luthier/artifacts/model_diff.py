@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from luthier.artifacts.explanation import MeasureOverRows
-from luthier.artifacts.measured import FrozenRecord, MeasuredExplanation
+from luthier.artifacts.model_explanation import FrozenRecord, ModelExplanationRecord
 
 TOKENS = "tokens.parquet"
 """One row for each answer token that was read: `row`, `position`, `token`, `kl`, `logprob_before`, `logprob_after`."""
@@ -109,7 +109,7 @@ class TellingWord(FrozenRecord):
     """After Holm's correction over all words that were tested in this part."""
 
 
-class ModelDiff(MeasuredExplanation):
+class ModelDiff(ModelExplanationRecord):
     """What tuning changed: `model_diff.json`."""
 
     kind: ClassVar[str] = "model_diff"

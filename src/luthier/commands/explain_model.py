@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples, read_examples
 from luthier.artifacts.decisions import ConformalSummary, Counterfactual, CounterfactualSummary, SurrogateSummary
-from luthier.artifacts.measured import MeasuredExplanation
 from luthier.artifacts.model_diff import ModelDiff
+from luthier.artifacts.model_explanation import ModelExplanationRecord
 from luthier.chat.messages import Example, prompt_of
 from luthier.commands.explain import find_row
 from luthier.core.artifact import Artifact
@@ -31,7 +31,7 @@ _SHOWN = 8
 class ModelExplanation:
     """What was found of a model, or of one text."""
 
-    summary: MeasuredExplanation | None = None
+    summary: ModelExplanationRecord | None = None
     flip: Counterfactual | None = None
     """The edits that flip the label of the text."""
     labels: tuple[str, ...] | None = None
@@ -173,13 +173,13 @@ def _explain_label_sets(labeler: LabelModel, data: Artifact, example: Example | 
     return ModelExplanation(summary, labels=select_label_set(summary, scores.tolist()))
 
 
-def _measure_lines(summary: MeasuredExplanation) -> Iterator[str]:
+def _measure_lines(summary: ModelExplanationRecord) -> Iterator[str]:
     for name, measure in summary.measures.items():
         interval = f" ({measure.low:.4g} to {measure.high:.4g})" if measure.low < measure.high else ""
         yield f"  {summary.kind}.{name}  {measure.value:.4g}{interval}"
 
 
-def _detail_lines(summary: MeasuredExplanation) -> Iterator[str]:
+def _detail_lines(summary: ModelExplanationRecord) -> Iterator[str]:
     if isinstance(summary, ModelDiff):
         yield from _diff_lines(summary)
     elif isinstance(summary, SurrogateSummary):

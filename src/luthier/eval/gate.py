@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
 from luthier.artifacts.explanation import ExplanationSummary, MeasureOverRows
-from luthier.artifacts.explanations import read_measured_explanation
+from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
@@ -114,7 +114,7 @@ def evaluate_explanation_rule(text: str, rule: ThresholdExpression, explanation:
         where = SourceLocation(field="rules")
         hint = "give a number; `explain.gain_over_random` is the difference from random orders"
         raise RecipeError(f"{rule.name} is compared with numbers only", where=where, hint=hint)
-    if (measured := read_measured_explanation(explanation)) is not None:
+    if (measured := read_model_explanation(explanation)) is not None:
         kind, _, name = rule.name.partition(".")
         over_rows = measured.measure(name) if kind == measured.kind else None
         if over_rows is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from luthier.artifacts.explanation import MEASURES
-from luthier.artifacts.explanations import MEASURED
+from luthier.artifacts.explanation_kinds import MODEL_EXPLANATIONS
 from luthier.artifacts.findings import COUNTS
 from luthier.core.component import components_by_kind
 from luthier.core.expressions import (
@@ -75,8 +75,8 @@ class GateVocabulary(ExpressionVocabulary):
         kind = token.text.partition(".")[0]
         if not self._explanation:
             raise token.error(f"nothing was explained; name a step of kind `{kind}` in `explanation`")
-        if kind in MEASURED:
-            return token.match([f"{kind}.{name}" for name in MEASURED[kind].known_measures], "measure")
+        if kind in MODEL_EXPLANATIONS:
+            return token.match([f"{kind}.{name}" for name in MODEL_EXPLANATIONS[kind].known_measures], "measure")
         if token.text.count(".") > 1 and token.text.rpartition(".")[2] in MEASURES:
             return token.text
         return token.match([EXPLAIN + name for name in MEASURES], "measure")
@@ -131,7 +131,7 @@ def is_explanation_rule(rule: ThresholdExpression) -> bool:
 def is_explanation_name(name: str) -> bool:
     """Whether a rule's name begins with the kind of a step that explains."""
     kind, point, _ = name.partition(".")
-    return bool(point) and (f"{kind}." == EXPLAIN or kind in MEASURED)
+    return bool(point) and (f"{kind}." == EXPLAIN or kind in MODEL_EXPLANATIONS)
 
 
 def _measures() -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationSummary
-from luthier.artifacts.explanations import read_explanation_sentence
+from luthier.artifacts.explanation_kinds import read_explanation_sentence
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import write_atomically

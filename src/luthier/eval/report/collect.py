@@ -16,7 +16,7 @@ from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
 from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
-from luthier.eval.report.collect_explanations import explanation_facts, measured_explanation_facts
+from luthier.eval.report.collect_explanations import explanation_facts, model_explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
@@ -91,10 +91,10 @@ def collect_report_facts(
         explanations=tuple(
             explanation_facts(name, each) for name, each in found["explanation"].items() if _has(each, SUMMARY)
         ),
-        measured=tuple(
+        model_explanations=tuple(
             facts
             for name, each in found["explanation"].items()
-            if (facts := measured_explanation_facts(name, each)) is not None
+            if (facts := model_explanation_facts(name, each)) is not None
         ),
         costs=tuple(
             build_cost_fact(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import islice
 
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary, read_explanations
-from luthier.artifacts.explanations import read_measured_explanation
+from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts.explanation import ExplainedRow, ExplanationFacts, HeatUnit, MeasuredExplanationFacts
+from luthier.eval.report.facts.explanation import ExplainedRow, ExplanationFacts, HeatUnit, ModelExplanationFacts
 
 ROWS = 8
 """Rows that are shown at most."""
@@ -22,10 +22,10 @@ def explanation_facts(name: str, artifact: Artifact) -> ExplanationFacts:
     return ExplanationFacts(name=name, summary=summary, rows=rows)
 
 
-def measured_explanation_facts(name: str, artifact: Artifact) -> MeasuredExplanationFacts | None:
+def model_explanation_facts(name: str, artifact: Artifact) -> ModelExplanationFacts | None:
     """What the report says of one step that measured a whole model; None for one that explained rows."""
-    record = read_measured_explanation(artifact)
-    return None if record is None else MeasuredExplanationFacts(name=name, kind=record.kind, record=record)
+    record = read_model_explanation(artifact)
+    return None if record is None else ModelExplanationFacts(name=name, kind=record.kind, record=record)
 
 
 def _heat(record: ExplanationRecord) -> tuple[HeatUnit, ...]:

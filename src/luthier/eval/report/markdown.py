@@ -8,7 +8,7 @@ from itertools import chain
 
 from luthier.eval.report import search_pictures, wording
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, MeasuredExplanationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, ModelExplanationFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
@@ -22,7 +22,7 @@ from luthier.eval.report.pictures import (
 )
 from luthier.eval.report.views import (
     CLOSE,
-    MEASURED_TITLES,
+    MODEL_EXPLANATION_TITLES,
     OPEN,
     describe_measure,
     describe_outcome,
@@ -52,7 +52,7 @@ def render_report_markdown(facts: ReportFacts) -> str:
         parts += _runs(facts)
     parts += chain.from_iterable(map(_explanation, facts.explanations))
     parts += chain.from_iterable(map(_influence, facts.influences))
-    parts += chain.from_iterable(map(_measured, facts.measured))
+    parts += chain.from_iterable(map(_model_explanation, facts.model_explanations))
     parts += chain.from_iterable(map(_people, facts.people))
     parts += chain.from_iterable(map(_validation, facts.validations))
     parts += chain.from_iterable(map(_data, facts.data))
@@ -215,7 +215,7 @@ def _influence(facts: InfluenceFacts) -> list[str]:
 _INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")
 
 
-def _measured(facts: MeasuredExplanationFacts) -> list[str]:
+def _model_explanation(facts: ModelExplanationFacts) -> list[str]:
     """What was found, and the measures."""
     rows = [
         (
@@ -224,7 +224,7 @@ def _measured(facts: MeasuredExplanationFacts) -> list[str]:
         )
         for name, each in facts.record.measures.items()
     ]
-    title = f"## {MEASURED_TITLES[facts.kind]}: {escape_markdown(facts.name)}"
+    title = f"## {MODEL_EXPLANATION_TITLES[facts.kind]}: {escape_markdown(facts.name)}"
     return [
         title,
         escape_markdown(facts.record.sentence),

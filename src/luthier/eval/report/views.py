@@ -274,7 +274,7 @@ def _place(models: Sequence[str], requested: Sequence[ModelFacts]) -> int:
     return models.index(requested[0].name) if requested and requested[0].name in models else -1
 
 
-MEASURED_TITLES = {
+MODEL_EXPLANATION_TITLES = {
     "model_diff": "What tuning changed",
     "counterfactuals": "What flips a label",
     "surrogate": "Rules that stand for the model",

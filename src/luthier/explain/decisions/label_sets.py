@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 
 
-class ScoredRows(NamedTuple):
+class LabelScores(NamedTuple):
     """Rows with their right label and a model's log-score of each label."""
 
     ids: Sequence[str]
@@ -54,7 +54,7 @@ class ConformalSettings(NamedTuple):
 def fit_label_sets(
     model: tuple[str, str],
     labels: Sequence[str],
-    rows: tuple[ScoredRows, ScoredRows],
+    rows: tuple[LabelScores, LabelScores],
     settings: ConformalSettings,
     *,
     seed: int = 0,
@@ -140,22 +140,24 @@ def select_label_set(summary: ConformalSummary, log_scores: Sequence[float]) -> 
     return tuple(summary.labels[at] for at in order if inside[at])
 
 
-def score_rows(model: LabelModel, examples: Sequence[Example]) -> ScoredRows:
+def score_rows(model: LabelModel, examples: Sequence[Example]) -> LabelScores:
     """Ask a model about the rows that have one of its labels."""
     numbers = {label: number for number, label in enumerate(model.labels)}
     known = [example for example in examples if example.label in numbers]
     truth = np.array([numbers[str(example.label)] for example in known], dtype=np.int64)
     scores = model.compute_log_scores([(prompt_of(example), example.tools) for example in known])
-    return ScoredRows([example.id for example in known], truth, scores)
+    return LabelScores([example.id for example in known], truth, scores)
 
 
-def split_rows(rows: ScoredRows) -> tuple[ScoredRows, ScoredRows]:
+def split_rows(rows: LabelScores) -> tuple[LabelScores, LabelScores]:
     """Two halves by the digests of the rows' ids, so that neither order nor number of rows matters."""
     from luthier.core.hashing import digest_of
 
     ranks = sorted(range(len(rows.ids)), key=lambda at: digest_of(["conformal", rows.ids[at]]))
     halves = sorted(ranks[: len(ranks) // 2]), sorted(ranks[len(ranks) // 2 :])
-    one, other = (ScoredRows([rows.ids[at] for at in half], rows.truth[half], rows.log_scores[half]) for half in halves)
+    one, other = (
+        LabelScores([rows.ids[at] for at in half], rows.truth[half], rows.log_scores[half]) for half in halves
+    )
     return one, other
 
 
@@ -165,7 +167,7 @@ def _build_scorer(kind: ConformalScore, penalty: float, free_labels: int) -> Con
 
 
 def _describe_thresholds(
-    labels: Sequence[str], known: ScoredRows, thresholds: NDArray[np.float64], *, by_class: bool
+    labels: Sequence[str], known: LabelScores, thresholds: NDArray[np.float64], *, by_class: bool
 ) -> tuple[ConformalThreshold, ...]:
     values = [None if math.isinf(value) else float(value) for value in thresholds]
     if not by_class:
@@ -177,7 +179,7 @@ def _describe_thresholds(
 
 
 def _notes(
-    labels: Sequence[str], known: ScoredRows, thresholds: NDArray[np.float64], settings: ConformalSettings
+    labels: Sequence[str], known: LabelScores, thresholds: NDArray[np.float64], settings: ConformalSettings
 ) -> list[str]:
     always = [label for label, value in zip(labels, thresholds, strict=True) if math.isinf(value)]
     if not always:

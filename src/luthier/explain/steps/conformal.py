@@ -13,7 +13,7 @@ from luthier.core.step import DataRef, ModelRef, PlanContext, Step, StepContext,
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
     from luthier.explain.decisions.classifier import LabelModel
-    from luthier.explain.decisions.label_sets import ScoredRows
+    from luthier.explain.decisions.label_sets import LabelScores
 
 
 class Conformal(Step):
@@ -70,7 +70,7 @@ class Conformal(Step):
         work.events.note(summary.sentence)
         return {"seconds": {"asking": time.perf_counter() - started}, "rows": model.texts_read}
 
-    def _read(self, model: LabelModel, data: Artifact) -> tuple[tuple[ScoredRows, ScoredRows], list[str]]:
+    def _read(self, model: LabelModel, data: Artifact) -> tuple[tuple[LabelScores, LabelScores], list[str]]:
         from luthier.artifacts.dataset import has_split, read_examples
         from luthier.explain.decisions.label_sets import score_rows, split_rows
 

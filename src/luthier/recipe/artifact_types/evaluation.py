@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationMetrics
 from luthier.artifacts.explanation import ExplanationSummary
-from luthier.artifacts.explanations import read_measured_explanation
+from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
@@ -50,7 +50,7 @@ class ExplanationType(ArtifactType):
     kind: Literal["explanation"] = "explanation"
 
     def describe(self, artifact: Artifact) -> dict[str, Any]:
-        if (measured := read_measured_explanation(artifact)) is not None:
+        if (measured := read_model_explanation(artifact)) is not None:
             return {
                 "says": measured.sentence,
                 "rows": measured.rows,

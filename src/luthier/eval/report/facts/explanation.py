@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.artifacts.explanation import ExplanationRecord, ExplanationSummary
-from luthier.artifacts.explanations import AnyMeasured
+from luthier.artifacts.explanation_kinds import AnyModelExplanation
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.eval.report.facts.fact import Fact
 
@@ -44,9 +44,9 @@ class InfluenceFacts(Fact):
     summary: InfluenceSummary
 
 
-class MeasuredExplanationFacts(Fact):
+class ModelExplanationFacts(Fact):
     """A step that measured a whole model: what tuning changed, or what helps to decide with it."""
 
     name: str
     kind: str
-    record: AnyMeasured
+    record: AnyModelExplanation

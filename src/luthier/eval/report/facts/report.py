@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
-from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, MeasuredExplanationFacts
+from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, ModelExplanationFacts
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
 from luthier.eval.report.facts.search import SearchFacts
@@ -109,7 +109,7 @@ class ReportFacts(Fact):
     searches: tuple[SearchFacts, ...] = ()
     explanations: tuple[ExplanationFacts, ...] = ()
     influences: tuple[InfluenceFacts, ...] = ()
-    measured: tuple[MeasuredExplanationFacts, ...] = ()
+    model_explanations: tuple[ModelExplanationFacts, ...] = ()
     """What tuning changed, and what helps to decide with a classifier."""
     costs: tuple[CostFact, ...] = ()
     provenance: ProvenanceFacts = ProvenanceFacts()

@@ -26,7 +26,7 @@ class FrozenRecord(BaseModel):
     )
 
 
-class MeasuredExplanation(FrozenRecord):
+class ModelExplanationRecord(FrozenRecord):
     """What a step says of a model in a sentence and in measures over rows."""
 
     kind: ClassVar[str]
