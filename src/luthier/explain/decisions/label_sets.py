@@ -155,8 +155,7 @@ def split_rows(rows: LabelScores) -> tuple[LabelScores, LabelScores]:
 
     ranks = sorted(range(len(rows.ids)), key=lambda at: digest_of(["conformal", rows.ids[at]]))
     halves = sorted(ranks[: len(ranks) // 2]), sorted(ranks[len(ranks) // 2 :])
-    parts = ([rows.ids[at] for at in half] for half in halves)
-    one, other = (LabelScores(ids, rows.truth[half], rows.log_scores[half]) for ids, half in zip(parts, halves, strict=True))
+    one, other = (
         LabelScores([rows.ids[at] for at in half], rows.truth[half], rows.log_scores[half]) for half in halves
     )
     return one, other
