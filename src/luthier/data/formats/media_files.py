@@ -29,7 +29,7 @@ _LOOKED_AT = 20
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24}")
 _HEAD = 24
 _DATA = "data:"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _MEND = "mend the path, or set `on_error: drop` to leave such rows out and list them"
 
 

@@ -15,8 +15,8 @@ from luthier.eval.report.facts.models import BLIND, LOWER_IS_BETTER, ComparisonF
 MISSING = "–"
 HUNDRED = frozenset({"bleu", "chrf", "ter", "self_bleu"})
 """Metrics that are written on a scale of 0 to 100; the others run from 0 to 1."""
-OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward"})
-"""Metrics on a scale of their own, without an upper end."""
+OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward", "cider"})
+"""Metrics on a scale of their own."""
 SURE = 0.05
 """Above this p a difference is called unclear, whatever its interval says."""
 NAMES = {
@@ -45,6 +45,10 @@ NAMES = {
     "cer": "Character error rate",
     "perplexity": "Perplexity",
     "bits_per_byte": "Bits per byte",
+    "vqa_accuracy": "VQA accuracy",
+    "anls": "ANLS",
+    "iou": "Overlap of boxes (IoU)",
+    "cider": "CIDEr-D",
 }
 
 

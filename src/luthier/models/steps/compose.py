@@ -33,8 +33,11 @@ class NewEncoder(BaseModel):
     patch_size: int = Field(default=7, ge=1, le=256)
     """Pixels of a side of a patch; each patch is one token of the model."""
     hidden_size: int = Field(default=192, ge=8)
+    """Width of its states; a multiple of `heads`."""
     layers: int = Field(default=4, ge=1)
+    """Transformer layers."""
     heads: int = Field(default=3, ge=1)
+    """Attention heads of each layer."""
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
