@@ -247,6 +247,7 @@ ELSEWHERE = (
     }
     | {("ppo", "value_rate"), ("ppo", "value_start")}
     | {("plain", name) for name in ("c", "min_df", "words")}
+    | {("lora", "on"), ("qlora", "on")}
     | {
         (kind, name)
         for kind, part in components_by_kind(roles_by_name()["technique"]).items()

@@ -130,7 +130,7 @@ CASES = (
         "no kind",
         "recipe.yaml:11 (steps.tune)",
         "expected a step: its kind",
-        "known: augment, base, constitution",
+        "known: augment, base, compose",
         recipe=edited("    kind: tune\n", ""),
     ),
     Case(
@@ -151,14 +151,14 @@ CASES = (
         "a list for a step",
         "recipe.yaml:23 (steps.gate)",
         "got a list",
-        "known: augment, base, constitution",
+        "known: augment, base, compose",
         recipe=edited(GATE, "  gate: [gate]\n"),
     ),
     Case(
         "nothing for a step",
         "recipe.yaml:23 (steps.gate)",
         "got nothing",
-        "known: augment, base, constitution",
+        "known: augment, base, compose",
         recipe=edited(GATE, "  gate:\n"),
     ),
     Case(

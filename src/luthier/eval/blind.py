@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError
 from luthier.core.hashing import digest_of
 from luthier.eval.ask import LocalEvalModel
 from luthier.eval.report.facts.models import BLIND
@@ -26,7 +27,8 @@ GREY = (128, 128, 128)
 class EvalMedia:
     """The bytes of a data set's media, and of grey pictures that take their place."""
 
-    def __init__(self, data: Artifact) -> None:
+    def __init__(self, data: Artifact | None) -> None:
+        """Without a data set there are none."""
         self._data = data
         self._grey: dict[str, bytes] = {}
 
@@ -49,6 +51,8 @@ class EvalMedia:
     def _reader(self) -> MediaReader:
         from luthier.artifacts.media import MediaReader
 
+        if self._data is None:
+            raise ModelError("these rows come with no pictures or sounds", hint="ask from a data set that has them")
         return MediaReader(self._data)
 
 

@@ -72,7 +72,7 @@ def build_evaluated_models(
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
-    cache, calls, media = ModelCache(), work.scratch / "calls", EvalMedia(work.inputs["data"])
+    cache, calls, media = ModelCache(), work.scratch / "calls", EvalMedia(work.inputs.get("data"))
     eval_models: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")

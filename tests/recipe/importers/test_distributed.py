@@ -37,7 +37,7 @@ def test_a_deepspeed_file_is_read_to_its_last_key(tmp_path: Path) -> None:
     found, left, account = built(tmp_path, BOTH, deepspeed="ds.json", processes=8)
     assert found == {"parts": "auto", "processes": 8}
     assert "kept as `parts: auto`" in left["deepspeed"]
-    assert "kept: each master weight" in left["deepspeed"]
+    assert "kept: each fp32 master" in left["deepspeed"]
     assert "not kept: each process holds all weights" in left["deepspeed"]
     assert "not kept: nothing is moved to the processor's memory" in left["deepspeed"]
     for key in ("stage", "offload_optimizer", "offload_param", "overlap_comm"):

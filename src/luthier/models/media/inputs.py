@@ -17,7 +17,7 @@ from luthier.models.packing.pack import Pack
 
 def holds_media(ids: Tensor) -> bool:
     """Whether tokens of media stand among ids."""
-    return bool(ids.numel()) and int(ids.max()) >= MEDIA_IDS
+    return ids.device.type != "meta" and bool(ids.numel()) and int(ids.max()) >= MEDIA_IDS
 
 
 def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
