@@ -1,6 +1,6 @@
 """What explanations cost and how good they are, beside Captum, LXT and Inseq on the same answers.
 
-    python benchmarks/explain.py MODEL_FOLDER [--only FIGURE …] [--lxt PATH] [--inseq PATH]
+    python benchmarks/explain.py MODEL_FOLDER [--only FIGURE …] [--lxt PATH] [--inseq PATH] [--dtype bfloat16]
 
 The model is a Hugging Face folder (SmolLM2-135M-Instruct); the prompt has about 400 tokens in 40 sentences, the answer
 about 32. CPU seconds on one thread, interleaved, the median of several rounds. `--lxt` and `--inseq` are what
@@ -42,6 +42,8 @@ ROUNDS = 2
 SENTENCES = 40
 ANSWER = "The customer paid for all of these orders and none of them has come yet, so we look for each of them at once."
 POINTS = 16
+DTYPE: Any = "float32"
+"""What both sides of a figure compute in."""
 LONG = 408
 """Sentences of a prompt of 4,000 tokens."""
 PLANTED = 200
@@ -210,7 +212,7 @@ def figure(name: str, value: float, goal: float, *, lower: bool = False, **more:
     shown = {key: round(number, 3) if isinstance(number, float) else number for key, number in more.items()}
     reached = value <= goal if lower else value >= goal
     found = {"figure": name, "value": round(value, 3), "goal": goal, "reached": reached, "unit": "x", **shown}
-    return {**found, "device": "one thread", "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+    return {**found, "dtype": DTYPE, "device": "one thread", "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
@@ -230,7 +232,7 @@ def build(folder: Path, count: int = SENTENCES) -> ExplainedPrompt:
     """The prompt in sentences."""
     text = " ".join(sentences(count))
     question = ExplanationRequest(messages=(Message(role="user", content=text),), answer=ANSWER)
-    return SubjectBuilder(open_model(folder), units="sentences").build(question).prompt
+    return SubjectBuilder(open_model(folder), units="sentences", dtype=DTYPE).build(question).prompt
 
 
 def open_model(folder: Path) -> Artifact:
@@ -381,7 +383,9 @@ def main() -> None:
     parser.add_argument("--lxt", default="", help="what PYTHONPATH must hold for LXT")
     parser.add_argument("--inseq", default="", help="what PYTHONPATH must hold for Inseq")
     parser.add_argument("--turns", type=int, default=4, help="answers that are streamed in each state")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default=DTYPE, help="what both sides compute in")
     asked = parser.parse_args()
+    globals()["DTYPE"] = asked.dtype
     torch.set_num_threads(1)
     for name in asked.only:
         for line in FIGURES[name](asked):

@@ -174,6 +174,9 @@ def score_hidden_states(model: Any, hidden: Tensor) -> Tensor:
 
     wide = torch.promote_types(hidden.dtype, torch.float32)
     head = model.score
+    if head.weight.dtype == wide:
+        scores: Tensor = head(hidden.to(wide))  # those who watch layers see it
+        return scores
     bias = None if head.bias is None else head.bias.to(wide)
     return torch.nn.functional.linear(hidden.to(wide), head.weight.to(wide), bias)
 

@@ -34,7 +34,7 @@ def choose_step(reader: LossReader, packs: Sequence[Pack], direction: Tensor, re
     if not (size := float(direction.norm())):
         return 1.0
     longest, shortest = SHARES[here.dtype]
-    unit = float(here.norm()) / size
+    unit = (float(here.norm()) or 1.0) / size  # a sequence head begins at zero
     best, least, before, share = longest * unit, float("inf"), None, longest
     while share >= shortest:
         losses = differentiate(
