@@ -212,7 +212,8 @@ def figure(name: str, value: float, goal: float, *, lower: bool = False, **more:
     shown = {key: round(number, 3) if isinstance(number, float) else number for key, number in more.items()}
     reached = value <= goal if lower else value >= goal
     found = {"figure": name, "value": round(value, 3), "goal": goal, "reached": reached, "unit": "x", **shown}
-    return {**found, "dtype": DTYPE, "device": "one thread", "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+    machine = {"device": "one thread", "load": round(os.getloadavg()[0], 1), "cores": os.cpu_count()}
+    return {**found, "dtype": DTYPE, **machine}
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

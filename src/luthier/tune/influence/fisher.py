@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,7 +159,8 @@ def _vectors(matrix: Tensor) -> Tensor:
 
 
 class _Watched:
-    """Sums of outer products of what goes into a layer and of what flows back to its output."""
+    """Sums of outer products of what goes into a layer and of what flows back to its output, over the positions on
+    which the loss depends: fillers of a pack, and what a last layer computes for nobody, count nothing."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self.into: Tensor | None = None
@@ -170,13 +172,12 @@ class _Watched:
         self._hook.remove()
 
     def _enter(self, layer: Any, inputs: Any, output: Any) -> None:
-        flat = inputs[0].detach().flatten(0, -2)
-        product = flat.T @ flat
-        self.into = product if self.into is None else self.into + product
         if output.requires_grad:
-            output.register_hook(self._return)
+            output.register_hook(partial(self._return, inputs[0].detach().flatten(0, -2)))
 
-    def _return(self, gradient: Tensor) -> None:
+    def _return(self, states: Tensor, gradient: Tensor) -> None:
         flat = gradient.detach().flatten(0, -2)
-        product = flat.T @ flat
-        self.back = product if self.back is None else self.back + product
+        counted = flat.any(1)
+        into, back = ((some := rows[counted]).T @ some for rows in (states, flat))
+        self.into = into if self.into is None else self.into + into
+        self.back = back if self.back is None else self.back + back
