@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from luthier.explain.scorer import PACK_TOKENS, LocalPromptScorer, build_not_finite_error
+from luthier.explain.scorer import LocalPromptScorer, build_not_finite_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,15 +55,35 @@ class PromptGradients:
 
         from luthier.models.packing.gradients import compute_embedding_gradients
 
-        prompt = len(self._scorer.ids)
-        at_once = max(1, PACK_TOKENS // self._pack.tokens)
-        values, gradients = list[Any](), list[Any]()
-        for some in torch.split(embeddings, at_once):
-            rest = self._whole[None, prompt:].expand(some.shape[0], -1, -1)
-            found = compute_embedding_gradients(self.model, self._pack, torch.cat([some.to(rest), rest], 1))
+        prompt, values, gradients = len(self._scorer.ids), list[Any](), list[Any]()
+        for some in self._split(embeddings):
+            found = compute_embedding_gradients(self.model, self._pack, some)
             values.append(found.values.double().cpu())
             gradients.append(found.gradients[:, :prompt].double().cpu())
         value, gradient = torch.cat(values), torch.cat(gradients)
         if not (torch.isfinite(value).all() and torch.isfinite(gradient).all()):
             raise build_not_finite_error()
         return value, gradient
+
+    def read_values(self, embeddings: Tensor) -> Tensor:
+        """(C,) the values alone."""
+        import torch
+
+        from luthier.models.packing.gradients import compute_embedding_values
+
+        some = [compute_embedding_values(self.model, self._pack, part) for part in self._split(embeddings)]
+        value = torch.cat(some).double().cpu()
+        if not torch.isfinite(value).all():
+            raise build_not_finite_error()
+        return value
+
+    def _split(self, embeddings: Tensor) -> Iterator[Tensor]:
+        """Embeddings of the whole pack, so many at once that no layer need be computed again on the way back."""
+        import torch
+
+        from luthier.models.packing.gradients import CHECKPOINT_FROM
+
+        at_once = max(1, (CHECKPOINT_FROM - 1) // self._pack.tokens)
+        for some in torch.split(embeddings, at_once):
+            rest = self._whole[None, len(self._scorer.ids) :].expand(some.shape[0], -1, -1)
+            yield torch.cat([some.to(rest), rest], 1)

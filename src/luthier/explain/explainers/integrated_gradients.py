@@ -9,7 +9,7 @@ from pydantic import Field
 from luthier.explain.explainer import AddsUp, Attribution, ExplainedPrompt, Explainer, sum_by_unit
 
 _AT_ONCE = 8
-"""Points that are read together, as far as they fit into a pack."""
+"""Points whose gradients are held together."""
 _LARGE_GAP = 0.1
 """A gap above this share of what the scores should add up to is told."""
 
@@ -53,7 +53,7 @@ class IntegratedGradientsExplainer(Explainer):
             total += torch.einsum("c,cpw->pw", torch.tensor(their / 2), found)
         tokens = (total * (own - start).double().cpu()).sum(-1).tolist()
         units, template = sum_by_unit(prompt.scorer.cut.owners, tokens, prompt.scorer.count)
-        ends, _ = gradients.read(torch.stack([own, start]))
+        ends = gradients.read_values(torch.stack([own, start]))
         expected = float(ends[0] - ends[1])
         gap = sum(tokens) - expected
         large = abs(gap) > _LARGE_GAP * max(1.0, abs(expected))

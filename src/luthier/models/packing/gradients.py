@@ -62,6 +62,16 @@ def compute_embedding_gradients(model: Any, pack: Pack, embeddings: Tensor) -> E
     return EmbeddingGradients(weighted.detach(), gradient.view_as(embeddings))
 
 
+@torch.no_grad()
+def compute_embedding_values(model: Any, pack: Pack, embeddings: Tensor) -> Tensor:
+    """(C,) the weighted sums alone, at (C, T, width) embeddings of a pack's tokens."""
+    inner, copies = unwrap_peft_model(model), embeddings.shape[0]
+    many = repeat_pack(pack.on(next(inner.parameters()).device), copies)
+    with disable_dropout(inner):
+        logps = compute_pack_logprobs(model, many, embeddings=embeddings.flatten(0, 1))
+    return (logps * many.weights.to(logps.dtype)).view(copies, -1).sum(1)
+
+
 class _CheckpointedForward:
     """A layer's forward whose activations are dropped and computed again, in the context in which they were computed
     first; in other threads, its own."""
