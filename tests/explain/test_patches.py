@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,24 +15,33 @@ import torch
 from explain.pictures import COLOURS, QUESTION, bright, teach_pictures
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.artifacts.explanation_picture import render_picture_heat
+from luthier.artifacts.media import MediaWriter
 from luthier.chat.media_regions import WHOLE, Region, find_seen_region, locate_features
-from luthier.chat.messages import MEDIA_MARK, Media, Message
+from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
+from luthier.commands.explain import explain
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.store import Store
+from luthier.eval.report.collect_explanations import explanation_facts
+from luthier.eval.report.facts.report import ReportFacts
+from luthier.eval.report.html import render_report_page
 from luthier.explain.explainer import Explainer
 from luthier.explain.heat_map import format_explanation, render_heat_map
 from luthier.explain.masking import mask_explanation
 from luthier.explain.patches import MOST, group_features
 from luthier.explain.run import explain_question
+from luthier.explain.steps.explain import Explain
 from luthier.explain.subject import ExplanationRequest, SubjectBuilder
 from luthier.metrics.files import parse_component_spec
 from luthier.models.media.towers import find_towers
 from luthier.models.sources.folder import FolderModelSource
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
 from models.making import make_base
 from pictured import FAMILIES, picture, shown, tiny_pictured
+from tuning import Bench, _data, finish, made
 
 PICTURE, CONTENT = picture(2, 64, 40)
 
@@ -155,6 +166,58 @@ def test_the_heat_map_holds_the_picture_and_numbers(taught: Artifact) -> None:
     hidden = mask_explanation(record, Redactor(RetentionPolicy()))
     assert "<image" not in render_picture_heat(hidden, 0)
     assert [unit.text for unit in hidden.units] == [unit.text for unit in record.units]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Artifact]:
+    """A data set with pictures, and the taught model tuned on it a little."""
+    pictures = [bright(number, number, ("red", "blue")[number % 2]) for number in range(4)]
+    store = Store(tmp_path_factory.mktemp("shop") / "store")
+
+    def base(folder: Path) -> None:
+        teach_pictures(folder)
+        (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
+
+    def data(folder: Path) -> None:
+        rows = []
+        for number, (media, _) in enumerate(pictures):
+            origin = ExampleOrigin(source="test", file="test.jsonl", line=number + 1)
+            messages = shown(QUESTION, media, answer=("red", "blue")[number % 2])
+            rows.append(Example(id=f"{number:016x}", origin=origin, kind="chat", messages=messages))
+        _data(folder, {"train": rows[:2], "test": rows[2:]})
+        with MediaWriter(folder) as writer:
+            for media, content in pictures:
+                writer.add(media, content)
+
+    bench = Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    step = Tune(data="data", technique=Lora(r=2), epochs=1, batch_size=4, learning_rate=1e-6, dtype="float32")
+    return bench, bench.tune(step)
+
+
+def test_a_row_of_the_data_is_explained(shop: tuple[Bench, Artifact], tmp_path: Path) -> None:
+    _, model = shop
+    found = explain(model, row=f"{2:016x}", methods=("leave_one_out",), units="patches", orders=9, instead="blue")
+    (record,) = found.records
+    assert record.target.text == "red"
+    scores = [unit.score for unit in record.units if unit.patch is not None]
+    assert scores.index(max(scores)) == 2
+    found.write(tmp_path / "heat.html")
+    assert "data:image/jpeg" in (tmp_path / "heat.html").read_text()
+
+
+def test_a_step_explains_pictures_and_the_report_draws_them(shop: tuple[Bench, Artifact]) -> None:
+    bench, model = shop
+    method = Explainer.parse("leave_one_out")
+    step = Explain(data="data", methods=(method,), units="patches", limit=2, answers="reference", orders=9)
+    work = replace(bench.work(Tune(data="data", epochs=7)), inputs={"data": bench.data, "model": model})
+    step.make(work)
+    artifact = finish(bench.store, bench.tune_digest(Tune(data="data", epochs=7)), "explain", "explanation", {})
+    facts = explanation_facts("why", artifact)
+    assert [len(row.record.pictures) for row in facts.rows] == [1, 1]
+    assert all(unit.text.strip() == QUESTION for row in facts.rows for unit in row.units)
+    page = render_report_page(ReportFacts(title="why", created="today", explanations=(facts,)))
+    assert page.count('<image href="data:image/jpeg;base64,') == 2
+    assert "img-src data:" in page
 
 
 def test_what_cannot_be_explained_is_refused(taught: Artifact) -> None:
