@@ -16,7 +16,7 @@ from explain.pictures import COLOURS, QUESTION, bright, teach_pictures
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.artifacts.explanation_picture import render_picture_heat
 from luthier.artifacts.media import MediaWriter
-from luthier.chat.media_regions import WHOLE, Region, find_seen_region, locate_features
+from luthier.chat.media_regions import WHOLE, Region, find_visible_region, locate_features
 from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
 from luthier.commands.explain import explain
 from luthier.core.artifact import Artifact
@@ -257,5 +257,5 @@ def test_a_processor_that_crops_sees_the_middle() -> None:
     class Cropping:
         do_center_crop, do_resize, size, crop_size = True, True, {"shortest_edge": 28}, {"height": 28, "width": 28}
 
-    assert find_seen_region(Cropping(), 56, 28) == Region(0.25, 0, 0.75, 1)
-    assert find_seen_region(object(), 56, 28) == WHOLE
+    assert find_visible_region(Cropping(), 56, 28) == Region(0.25, 0, 0.75, 1)
+    assert find_visible_region(object(), 56, 28) == WHOLE

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from luthier.chat.media_regions import Region, find_seen_region, locate_features
+from luthier.chat.media_regions import Region, find_visible_region, locate_features
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
@@ -170,8 +170,8 @@ class MediaProcessor:
         known = self._known[key]
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids[known.media.kind])
         size = self._shrunk(known.media.width or 1, known.media.height or 1)
-        seen = find_seen_region(self._processor.image_processor, *size)
-        return locate_features(known.text, feature, known.grid, seen)
+        visible = find_visible_region(self._processor.image_processor, *size)
+        return locate_features(known.text, feature, known.grid, visible)
 
     def get(self, key: int) -> KnownMedium:
         """The medium that was met under a key."""

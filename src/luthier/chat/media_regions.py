@@ -36,7 +36,7 @@ class Region(NamedTuple):
 WHOLE = Region(0.0, 0.0, 1.0, 1.0)
 
 
-def find_seen_region(image_processor: Any, width: int, height: int) -> Region:
+def find_visible_region(image_processor: Any, width: int, height: int) -> Region:
     """The part of a picture that a processor keeps, where it crops the middle of what it has resized."""
     if not getattr(image_processor, "do_center_crop", None):
         return WHOLE
@@ -50,28 +50,30 @@ def find_seen_region(image_processor: Any, width: int, height: int) -> Region:
     return Region((1 - x) / 2, (1 - y) / 2, (1 + x) / 2, (1 + y) / 2)
 
 
-def locate_features(text: str, feature: str, grid: Sequence[int], seen: Region) -> list[Region]:
+def locate_features(text: str, feature: str, grid: Sequence[int], visible: Region) -> list[Region]:
     """The region of each feature of a picture, in order.
 
     `text` is what the processor writes for the picture, with `feature` for each of them; `grid` has frames, rows and
     columns, or zeros. Features of an unknown layout lie in the whole picture, each of them.
     """
     if any(grid):
-        return seen.cut(grid[1], grid[2])
+        return visible.cut(grid[1], grid[2])
     runs = _list_runs(text, feature)
     tiles = [_TILE.search(before) for before, _ in runs]
     numbers = [(int(tile[1]), int(tile[2])) if tile else (0, 0) for tile in tiles]
     rows, columns = (max(own) for own in zip(*numbers, strict=True))
     if rows and columns:
-        parts = seen.cut(rows, columns)
+        parts = visible.cut(rows, columns)
         return [
             region
             for (row, column), (_, count) in zip(numbers, runs, strict=True)
-            for region in _cut_square(parts[(row - 1) * columns + column - 1] if row else seen, count)
+            for region in _cut_square(parts[(row - 1) * columns + column - 1] if row else visible, count)
         ]
     if len(runs) > 1 and len({count for _, count in runs}) == 1 and _are_rows([before for before, _ in runs[1:]]):
-        return seen.cut(len(runs), runs[0][1])
-    return [region for _, count in runs for region in (_cut_square(seen, count) if len(runs) == 1 else [seen] * count)]
+        return visible.cut(len(runs), runs[0][1])
+    return [
+        region for _, count in runs for region in (_cut_square(visible, count) if len(runs) == 1 else [visible] * count)
+    ]
 
 
 def _list_runs(text: str, feature: str) -> list[tuple[str, int]]:

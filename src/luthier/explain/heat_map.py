@@ -61,11 +61,11 @@ def describe_target(record: ExplanationRecord) -> str:
 
 def _aligned(record: ExplanationRecord, rival: ExplanationRecord | None) -> list[float | None]:
     """The other model's score of each unit; None where it has no such unit."""
-    known = {_place(unit): unit.score for unit in rival.units} if rival is not None else {}
-    return [known.get(_place(unit)) for unit in record.units]
+    known = {_unit_key(unit): unit.score for unit in rival.units} if rival is not None else {}
+    return [known.get(_unit_key(unit)) for unit in record.units]
 
 
-def _place(unit: ExplainedUnit) -> tuple[object, ...]:
+def _unit_key(unit: ExplainedUnit) -> tuple[object, ...]:
     return unit.message, unit.start, unit.end, unit.patch
 
 

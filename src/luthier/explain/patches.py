@@ -28,7 +28,7 @@ _SHOWN = 448
 _QUALITY = 85
 
 
-class PicturePlace(NamedTuple):
+class LocatedPicture(NamedTuple):
     """Where a picture stands in a conversation: the number of its message, and of its character in the text of that."""
 
     media: Media
@@ -36,13 +36,13 @@ class PicturePlace(NamedTuple):
     start: int
 
 
-def list_pictures(messages: Sequence[Message]) -> list[PicturePlace]:
+def list_pictures(messages: Sequence[Message]) -> list[LocatedPicture]:
     """The pictures of a conversation, in order."""
     found = []
     for number, message in enumerate(messages):
         marks = [at for at, char in enumerate(message.content) if char == MEDIA_MARK]
         found += [
-            PicturePlace(media, number, at) for media, at in zip(message.media, marks, strict=bool(message.media))
+            LocatedPicture(media, number, at) for media, at in zip(message.media, marks, strict=bool(message.media))
         ]
     return found
 
@@ -61,7 +61,7 @@ def list_picture_tokens(ids: Sequence[int]) -> list[list[int]]:
 def cut_pictures(ids: Sequence[int], messages: Sequence[Message], processor: MediaProcessor) -> list[PromptUnit]:
     """The patches of all pictures of a prompt, in order."""
     units = list[PromptUnit]()
-    for number, (tokens, place) in enumerate(zip(list_picture_tokens(ids), list_pictures(messages), strict=True)):
+    for number, (tokens, picture) in enumerate(zip(list_picture_tokens(ids), list_pictures(messages), strict=True)):
         regions = processor.locate_features(get_media_key(ids[tokens[0]]))
         for (row, column), members in group_features(regions).items():
             own = [regions[member] for member in members]
@@ -75,9 +75,9 @@ def cut_pictures(ids: Sequence[int], messages: Sequence[Message], processor: Med
                 bottom=max(region.bottom for region in drawn),
             )
             text = f"picture {number + 1}, row {row + 1}, column {column + 1}"
-            role, end = messages[place.message].role, place.start + 1
+            role, end = messages[picture.message].role, picture.start + 1
             at = tuple(tokens[member] for member in members)
-            units.append(PromptUnit(text, place.message, role, place.start, end, at, patch=patch))
+            units.append(PromptUnit(text, picture.message, role, picture.start, end, at, patch=patch))
     return units
 
 
@@ -128,13 +128,13 @@ def show_pictures(messages: Sequence[Message], read_media: Callable[[str], bytes
     """The pictures of a conversation as a page shows them."""
     return tuple(
         ExplainedPicture(
-            message=place.message,
-            digest=place.media.digest,
-            width=place.media.width or 1,
-            height=place.media.height or 1,
-            url=_build_data_url(read_media(place.media.digest)),
+            message=picture.message,
+            digest=picture.media.digest,
+            width=picture.media.width or 1,
+            height=picture.media.height or 1,
+            url=_build_data_url(read_media(picture.media.digest)),
         )
-        for place in list_pictures(messages)
+        for picture in list_pictures(messages)
     )
 
 

@@ -56,7 +56,7 @@ class MediaFeatures(NamedTuple):
 
     def with_mean_at(self, removed: int) -> MediaFeatures:
         """The same with the mean of all features at the places whose bits are set."""
-        at = [place for place in range(self.embeddings.shape[0]) if removed >> place & 1]
+        at = [index for index in range(self.embeddings.shape[0]) if removed >> index & 1]
         found = [value.clone() for value in self.tensors]
         for value, own in zip(found, self.tensors, strict=True):
             value[at] = own.mean(0)

@@ -36,11 +36,6 @@ class ExplanationFacts(Fact):
     rows: tuple[ExplainedRow, ...] = ()
     """The first rows, by the best method."""
 
-    @property
-    def has_pictures(self) -> bool:
-        """Whether a row has a picture."""
-        return any(row.record.pictures for row in self.rows)
-
 
 class InfluenceFacts(Fact):
     """A step that found which training rows taught an answer."""
