@@ -154,7 +154,7 @@ def test_faults_are_told(shop: Bench) -> None:
     assert "--units sentences" in str(told.value.hint)
     picture = Media(kind="image", digest="0" * 64, format="png", size=1, width=1, height=1)
     seen = Message(role="user", content=f"{MEDIA_MARK} What is this?", media=(picture,))
-    with pytest.raises(DataError, match="only words are explained"):
+    with pytest.raises(DataError, match="pictures of this conversation are not here"):
         SubjectBuilder(shop.base).build(ExplanationRequest(messages=(seen,), answer="delivery"))
     with pytest.raises(DataError, match="reads 512 at once"):
         by(shop.base, text="parcel " * 1200, answer="delivery")

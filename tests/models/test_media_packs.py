@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import ModelError
 from luthier.models.generate import generate
 from luthier.models.load import LoadedModel
+from luthier.models.media import towers
 from luthier.models.media.towers import attach_media, find_towers, gather_leaves, learn_media, list_row_media
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
@@ -70,6 +71,14 @@ class Pictured:
             logp = torch.log_softmax(self.model(**inputs).logits[0], -1)
             found += [logp[at - 1, inputs["input_ids"][0, at]] for at in row.targets]
         return torch.stack(found)
+
+
+@pytest.fixture(autouse=True)
+def forget_features() -> Iterator[None]:
+    """No test finds features that another one read in another precision."""
+    yield
+    for read in towers._TOWERS.values():
+        read._kept.clear()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

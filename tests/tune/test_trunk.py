@@ -141,11 +141,7 @@ def test_only_where_training_ends_may_differ(tmp_path: Path) -> None:
         prefix(warmup_steps=3),
         prefix(rate=2e-2),
         prefix(seed=4),
-        *(
-            prefix(**{name: value})
-            for name, value in TUNE_OTHERWISE.items()
-            if name not in {*ENDINGS, "batch_size", "privacy"}
-        ),
+        *(prefix(**{name: value}) for name, value in TUNE_OTHERWISE.items() if name not in left_out),
         prefix(validation={"every": 2}),
         prefix(validation={"every": 3}),
         prefix(on_loss_spike="skip"),

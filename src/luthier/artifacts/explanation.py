@@ -20,7 +20,7 @@ from luthier.core.hashing import canonical_json
 
 SUMMARY, RECORDS = "explain.json", "explanations.jsonl"
 FORMAT: Literal[1] = 1
-UnitKind = Literal["turns", "documents", "shots", "sentences", "words", "tokens"]
+UnitKind = Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches"]
 PartKind = Literal["words", "tokens"]
 TargetKind = Literal["answer", "class", "reward", "contrast", "likeness"]
 Verdict = Literal["better than random", "not clearly better than random", "no better than random", "too few units"]
@@ -34,6 +34,30 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
     )
+
+
+class PatchRegion(_Frozen):
+    """A block of a picture, in shares of the picture's width and height; beyond 0 and 1 where a model pads it."""
+
+    picture: int
+    """Number of the picture in the conversation, from 0."""
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class ExplainedPicture(_Frozen):
+    """A picture of the conversation, small enough to be shown on a page."""
+
+    message: int
+    """Number of the message that it stands in."""
+    digest: str
+    width: int
+    """Pixels of the picture itself."""
+    height: int
+    url: str
+    """A copy of it as a `data:` URL; empty where it must not be shown."""
 
 
 class ExplainedUnit(_Frozen):
@@ -52,6 +76,8 @@ class ExplainedUnit(_Frozen):
     """How much it speaks for the target; below zero: against."""
     parts: tuple[ExplainedUnit, ...] = ()
     """Its words or tokens with their scores, where it is among the strongest and finer units were wanted."""
+    patch: PatchRegion | None = None
+    """The block that it is, for a unit of a picture."""
 
 
 class ExplanationTarget(_Frozen):
@@ -149,6 +175,8 @@ class ExplanationRecord(_Frozen):
     """What the strongest units were cut into; None: they were not."""
     part_faithfulness: FaithfulnessScores | None = None
     """That of the order of the parts and all other units."""
+    pictures: tuple[ExplainedPicture, ...] = ()
+    """The pictures of the conversation, in order."""
 
     def ranked(self) -> list[ExplainedUnit]:
         """The units, the strongest first, whatever their sign."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from luthier.chat.media_regions import Region, find_visible_region, locate_features
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
@@ -71,6 +72,10 @@ class KnownMedium:
     """How many of its tokens are features of it."""
     grid: tuple[int, int, int] = (0, 0, 0)
     """Frames, rows and columns of its tokens, for models that turn positions by them; zeros for others."""
+    source: int | None = None
+    """For a variant of a picture, the key of that picture."""
+    removed: int = 0
+    """Which features of a variant are the mean of all of the picture's: bit n for the one at place n."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +149,37 @@ class MediaProcessor:
             )
         return key
 
+    def meet_variant(self, source: int, removed: int) -> int:
+        """Take note of a picture in which some features are replaced by the mean of all, and return its key.
+
+        Bit n of `removed` is set for the feature at place n. It lasts until `forget_variants`.
+        """
+        found = hashlib.sha256(f"{source} {self.digest} {removed:x}".encode()).digest()
+        key = int.from_bytes(found[:8], "big") >> 64 - _KEY_BITS
+        variant = replace(self._known[source], source=source, removed=removed)
+        if self._known.setdefault(key, variant) != variant:
+            raise DataError("a picture and a variant of one have one key by chance", hint="take other units")
+        return key
+
+    def forget_variants(self) -> None:
+        """Forget what `meet_variant` took note of."""
+        self._known = {key: known for key, known in self._known.items() if known.source is None}
+
+    def locate_features(self, key: int) -> list[Region]:
+        """Where in its picture each feature of a medium lies."""
+        known = self._known[key]
+        feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids[known.media.kind])
+        size = self._shrunk(known.media.width or 1, known.media.height or 1)
+        visible = find_visible_region(self._processor.image_processor, *size)
+        return locate_features(known.text, feature, known.grid, visible)
+
     def get(self, key: int) -> KnownMedium:
         """The medium that was met under a key."""
         return self._known[key]
 
     def export_known(self) -> list[dict[str, Any]]:
         """The media that were met, as JSON, for another process to meet them."""
-        return [known.media.model_dump(mode="json") for known in self._known.values()]
+        return [known.media.model_dump(mode="json") for known in self._known.values() if known.source is None]
 
     def build_inputs(self, key: int, content: bytes) -> dict[str, Tensor]:
         """What a model's tower reads of a medium, from its bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,9 +133,16 @@ def explain(
         request = request._replace(answer=read_traced_answer(trace, request.answer))
         messages = trace.messages
     question = _question(model, text, row, messages, request)
+    read_media = _find_media_reader(model) if row is not None else None
     builder, rival = (
         SubjectBuilder(
-            one, units=request.units, dtype=request.dtype, seed=request.seed, cache=cache, max_tokens=max_tokens
+            one,
+            units=request.units,
+            dtype=request.dtype,
+            seed=request.seed,
+            cache=cache,
+            max_tokens=max_tokens,
+            read_media=read_media,
         )
         for one in (model, against or model)
     )
@@ -182,6 +189,14 @@ def read_traced_answer(trace: Trace, answer: str | None) -> str:
         what = f"the request {trace.id} has no answer in words"
         raise DataError(what, where=SourceLocation(field="trace"), hint="give the answer to explain: --answer TEXT")
     return answer if answer is not None else trace.answer.content  # type: ignore[union-attr]  # checked above
+
+
+def _find_media_reader(model: Artifact) -> Callable[[str], bytes] | None:
+    """What reads the pictures of the rows of a model's data."""
+    from luthier.artifacts.media import MediaReader
+
+    data = get_training_data(model)
+    return None if data is None else MediaReader(data).read
 
 
 def _usual_method(*models: Artifact | None) -> str:

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from luthier.explain.patches import list_picture_tokens
 from luthier.explain.scorer import LocalPromptScorer, build_not_finite_error
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.packing.pack import Pack
+
+_DEEP = (
+    "This model adds features of pictures in deeper layers, too (DeepStack): gradients tell of those at its entry alone"
+)
 
 
 class PromptGradients:
@@ -46,6 +51,28 @@ class PromptGradients:
         from luthier.models.packing.gradients import get_pack_embeddings
 
         return get_pack_embeddings(self.model, self._pack)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the prompt gradients with respect to embeddings do not tell."""
+        import torch
+
+        from luthier.models.media.inputs import build_decoder_inputs
+        from luthier.models.sequence_head import unwrap_peft_model
+
+        inner = unwrap_peft_model(self.model)
+        device = next(inner.parameters()).device
+        with torch.no_grad():
+            deep = "deepstack_visual_embeds" in build_decoder_inputs(inner, self._pack.on(device).ids[None])
+        return (_DEEP,) if deep else ()
+
+    def build_baseline(self, vector: Tensor) -> Tensor:
+        """(P, width) embeddings that say nothing: a vector for each token of text, and the mean of its picture's
+        features for each feature of a picture."""
+        found = vector.to(self.embeddings).expand_as(self.embeddings).clone()
+        for tokens in list_picture_tokens(self._scorer.ids):
+            found[tokens] = self.embeddings[tokens].mean(0)
+        return found
 
     def read(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """(C,) values and (C, P, width) gradients at (C, P, width) embeddings of the prompt's tokens; those of the

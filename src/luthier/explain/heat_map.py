@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 
 from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord
+from luthier.artifacts.explanation_picture import render_picture_heat
 
 WIDTH = 20
 """Characters of the longest bar."""
@@ -60,16 +61,22 @@ def describe_target(record: ExplanationRecord) -> str:
 
 def _aligned(record: ExplanationRecord, rival: ExplanationRecord | None) -> list[float | None]:
     """The other model's score of each unit; None where it has no such unit."""
-    known = {(unit.message, unit.start, unit.end): unit.score for unit in rival.units} if rival is not None else {}
-    return [known.get((unit.message, unit.start, unit.end)) for unit in record.units]
+    known = {_unit_key(unit): unit.score for unit in rival.units} if rival is not None else {}
+    return [known.get(_unit_key(unit)) for unit in record.units]
+
+
+def _unit_key(unit: ExplainedUnit) -> tuple[object, ...]:
+    return unit.message, unit.start, unit.end, unit.patch
 
 
 def _marked_lines(record: ExplanationRecord, strongest: float) -> Iterator[str]:
     """The messages, with the strongest units in brackets with their sign."""
-    if record.unit == "turns":
+    if record.unit in ("turns", "patches"):
         return
     lines: dict[int, list[str]] = {}
     for unit in record.units:
+        if unit.patch is not None:
+            continue
         text = unit.text
         if strongest and abs(unit.score) >= STRONG * strongest:
             inner = text.strip()
@@ -97,6 +104,7 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2.5rem}
 .against{background:rgba(213,94,0,calc(var(--heat)*.6));border-bottom-style:dashed;border-bottom-width:calc(var(--heat)*4px)}
 .unit:focus,.part:focus{outline:2px solid #111}
 .unit sup{font-size:.65em}
+.picture{display:block;max-width:100%;height:auto;margin:.4rem 0}.picture g:focus{outline:3px solid #111}
 table{border-collapse:collapse}td,th{padding:.15rem .7rem;text-align:right}td:last-child,th:last-child{text-align:left}
 .role{font-weight:600;display:block;margin-top:.6rem}
 @media (prefers-color-scheme:dark){body{background:#151515;color:#eee}.unit:focus,.part:focus{outline-color:#eee}
@@ -116,21 +124,27 @@ def render_heat_map(records: Sequence[ExplanationRecord], title: str) -> str:
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head>'
         f"<body><main><h1>{html.escape(title)}</h1>"
         "<p>A solid line below a text speaks for the target, a dashed one against it; the thicker, the more. "
-        "The strongest are numbered.</p>"
+        "The strongest are numbered. On a picture, each patch has its number and a border of the same kind.</p>"
         f"{body}</main></body></html>\n"
     )
 
 
 def render_heat(record: ExplanationRecord) -> str:
-    """The text of a record in heat, as HTML."""
+    """The text of a record in heat, as HTML, with its pictures where they stand."""
     strongest = max((abs(unit.score) for unit in record.units), default=0.0) or 1.0
     ranks = {id(unit): rank for rank, unit in enumerate(record.ranked()[:5], start=1)}
     parts: list[str] = []
     message: int | None = None
+    picture = -1
     for unit in record.units:
         if unit.message != message:
             message = unit.message
             parts.append(f'<span class="role">{html.escape(unit.role)}</span>')
+        if unit.patch is not None:
+            if unit.patch.picture != picture:
+                picture = unit.patch.picture
+                parts.append(render_picture_heat(record, picture))
+            continue
         rank = f"<sup>{ranks[id(unit)]}{'+' if unit.score >= 0 else '−'}</sup>" if id(unit) in ranks else ""
         text = "".join(_span(part, "", strongest) for part in unit.parts) or html.escape(unit.text)
         parts.append(_span(unit, rank, strongest, text))

@@ -13,14 +13,16 @@ from luthier.traces.redact import Redactor
 def mask_explanation(record: ExplanationRecord, redactor: Redactor) -> ExplanationRecord:
     """The same explanation with every find replaced by its kind, also where it reaches over several units.
 
-    Places and scores of units stay as they are.
+    Places and scores of units stay as they are. Pictures are not shown: nobody knows what can be seen on them.
     """
     units: list[ExplainedUnit] = []
-    for _, group in groupby(record.units, key=lambda unit: unit.message):
-        units += _mask_units(list(group), redactor)
+    for (_, is_text), group in groupby(record.units, key=lambda unit: (unit.message, unit.patch is None)):
+        own = list(group)
+        units += _mask_units(own, redactor) if is_text else own
     texts = {name: redactor.text(text, "answer") for name, text in record.target if isinstance(text, str)}
     target = record.target.model_copy(update={**texts, "kind": record.target.kind})
-    return record.model_copy(update={"units": tuple(units), "target": target})
+    pictures = tuple(picture.model_copy(update={"url": ""}) for picture in record.pictures)
+    return record.model_copy(update={"units": tuple(units), "target": target, "pictures": pictures})
 
 
 def _mask_units(units: Sequence[ExplainedUnit], redactor: Redactor) -> list[ExplainedUnit]:

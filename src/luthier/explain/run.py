@@ -60,6 +60,7 @@ def explain_subject(
         perturbation_only=scorer.perturbation_only,
         notes=notes,
         faithfulness=faithfulness,
+        pictures=subject.pictures,
     )
     return record if refine is None else _refine(record, subject, explainer, refine, orders if faithful else 0)
 
@@ -75,7 +76,7 @@ def _attribute(explainer: Explainer, prompt: ExplainedPrompt) -> tuple[Attributi
 def _to_explained(unit: PromptUnit, score: float) -> ExplainedUnit:
     return ExplainedUnit(
         text=unit.text, message=unit.message, role=unit.role, start=unit.start, end=unit.end,
-        tokens=len(unit.tokens), score=score,
+        tokens=len(unit.tokens), score=score, patch=unit.patch,
     )  # fmt: skip
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from luthier.artifacts.explanation import TargetKind
 from luthier.core.errors import ModelError
+from luthier.explain.patches import remove_features
 
 if TYPE_CHECKING:
+    from luthier.chat.media import MediaProcessor
     from luthier.explain.units import CutPrompt
 
 PACK_TOKENS = 4096
@@ -105,15 +107,24 @@ def build_not_finite_error() -> ModelError:
 
 
 class LocalPromptScorer(PromptScorer):
-    """Scores prompts of a model on this machine: prompts without units are rows of one pack."""
+    """Scores prompts of a model on this machine: prompts without units are rows of one pack.
+
+    Units of text lose their tokens; patches of pictures get the mean of their picture's features.
+    """
 
     perturbation_only = False
 
     def __init__(
-        self, model: Any, cut: CutPrompt, ids: Sequence[int], targets: Sequence[TargetTokens], kind: TargetKind
+        self,
+        model: Any,
+        cut: CutPrompt,
+        ids: Sequence[int],
+        targets: Sequence[TargetTokens],
+        kind: TargetKind,
+        media: MediaProcessor | None = None,
     ) -> None:
         super().__init__(cut, kind, sum(1 for weight in targets[0].weights if weight))
-        self.model, self.ids, self.targets = model, tuple(ids), tuple(targets)
+        self.model, self.ids, self.targets, self._media = model, tuple(ids), tuple(targets), media
 
     def _score(self, kept: Sequence[Units]) -> list[float]:
         import torch
@@ -133,6 +144,8 @@ class LocalPromptScorer(PromptScorer):
             for pack, logps in run_packs(self.model, rows, PACK_TOKENS, partial(compute_pack_logprobs, self.model)):
                 numbers = torch.tensor([int(key) for key in pack.keys])[pack.path.cpu()]
                 totals.index_add_(0, numbers, logps.double().cpu() * pack.weights.cpu())
+        if self._media is not None:
+            self._media.forget_variants()
         return totals.tolist()
 
     def build_key(self, kept: Units) -> Hashable:
@@ -140,5 +153,13 @@ class LocalPromptScorer(PromptScorer):
         return tuple(self.keep(kept))
 
     def keep(self, kept: Units) -> list[int]:
-        """The prompt's ids without the tokens of the units that are not kept."""
-        return [id for id, owner in zip(self.ids, self.cut.owners, strict=True) if owner < 0 or owner in kept]
+        """The prompt's ids without the tokens of the units that are not kept, and with variants of its pictures."""
+        removed = self.all_units - kept
+        patches = {number for number in removed if self.cut.units[number].patch is not None}
+        ids: Sequence[int] = self.ids
+        if patches:
+            assert self._media is not None, "whoever cuts pictures has their processor"
+            features = {token for number in patches for token in self.cut.units[number].tokens}
+            ids = remove_features(ids, features, self._media)
+        removed -= patches
+        return [id for id, owner in zip(ids, self.cut.owners, strict=True) if owner not in removed]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.artifacts.explanation import ExplanationTarget, TargetKind, UnitKind
-from luthier.chat.messages import Message
+from luthier.artifacts.explanation import ExplainedPicture, ExplanationTarget, TargetKind, UnitKind
+from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError, SourceLocation, did_you_mean
 from luthier.explain.explainer import ExplainedPrompt
 from luthier.explain.gradients import PromptGradients
+from luthier.explain.patches import add_patches, cut_pictures, show_pictures
 from luthier.explain.remote import ClassifierPromptScorer, EndpointPromptScorer
 from luthier.explain.scorer import LocalPromptScorer, TargetTokens
 from luthier.explain.units import CutPrompt, choose_unit_kind, cut_messages, locate_units
@@ -55,6 +56,7 @@ class Subject:
     recut: Callable[[UnitKind], CutPrompt]
     """Cuts the same prompt into units of another kind."""
     notes: tuple[str, ...] = ()
+    pictures: tuple[ExplainedPicture, ...] = ()
 
     @property
     def cut(self) -> CutPrompt:
@@ -74,27 +76,28 @@ class SubjectBuilder:
         seed: int = 0,
         cache: ModelCache | None = None,
         max_tokens: int | None = None,
+        read_media: Callable[[str], bytes] | None = None,
     ) -> None:
-        """`cache` holds weights that builders use in turn; a prompt with its answer has at most `max_tokens`."""
+        """`cache` holds weights that builders use in turn; a prompt with its answer has at most `max_tokens`.
+        `read_media` gives the bytes of pictures by digest, where conversations may have some."""
         from luthier.models.lm.local import ModelCache
         from luthier.models.load import is_endpoint, is_plain_classifier
 
         self.model, self._units, self._dtype, self._seed = model, units, dtype, seed
-        self._cache, self._max_tokens = cache or ModelCache(), max_tokens
+        self._cache, self._max_tokens, self._read_media = cache or ModelCache(), max_tokens, read_media
         self.perturbation_only = is_endpoint(model) or is_plain_classifier(model)
 
     def build(self, question: ExplanationRequest) -> Subject:
         """The subject of a question.
 
         Raises:
-            DataError: an empty answer, fewer than two units, pictures or sounds, or a prompt that is too long.
+            DataError: an empty answer, fewer than two units, sounds, pictures that cannot be read here, or a prompt
+                that is too long.
             ModelError: a class that the model's head does not have, or no log-probabilities.
         """
         from luthier.models.load import is_endpoint, is_plain_classifier
 
-        if any(message.media for message in question.messages):
-            what = "the conversation has pictures or sounds, and only words are explained"
-            raise DataError(what, where=SourceLocation(field="messages"), hint="explain a conversation of words")
+        self._check_media(question.messages)
         if is_plain_classifier(self.model):
             subject = self._classifier(question)
         elif is_endpoint(self.model):
@@ -104,10 +107,25 @@ class SubjectBuilder:
         _check_units(subject.cut)
         return subject
 
+    def _check_media(self, messages: Sequence[Message]) -> None:
+        """`DataError` for sounds, and for pictures whose features or bytes are not here."""
+        kinds, what = {media.kind for message in messages for media in message.media}, ""
+        hint = "explain a conversation of words"
+        if "audio" in kinds:
+            what = "the conversation has sounds, and only words and pictures are explained"
+        elif kinds and self.perturbation_only:
+            what = "the conversation has pictures, and without the model's weights only words are explained"
+        elif kinds and self._read_media is None:
+            what, hint = "the pictures of this conversation are not here", "explain a row of the model's data: --row ID"
+        elif not kinds and self._units == "patches":
+            what, hint = "the conversation has no pictures to cut into patches", "take `words` or `sentences`"
+        if what:
+            raise DataError(what, where=SourceLocation(field="messages"), hint=hint)
+
     def _local(self, question: ExplanationRequest) -> Subject:
         from luthier.models.lm.local import LocalLM
 
-        lm = LocalLM(self.model, self._dtype, models=self._cache)
+        lm = LocalLM(self.model, self._dtype, models=self._cache, read_media=self._read_media)
         if lm.classes == (REWARD,):
             return self._reward(lm, question)
         return self._head(lm, question) if lm.classes else self._language(lm, question)
@@ -195,13 +213,23 @@ class SubjectBuilder:
             limit = f"the model reads {most:,} at once" if most == lm.context else f"{most:,} are allowed"
             what = f"the prompt with its answer has {longest:,} tokens, and {limit}"
             raise DataError(what, hint="explain a shorter conversation: nothing is cut off silently")
-        recut = partial(locate_units, located, messages)
+        media = lm.text.media if any(message.media for message in messages) else None
+        patches = cut_pictures(located.ids, messages, media) if media is not None else []
+
+        def recut(kind: UnitKind) -> CutPrompt:
+            text_units = locate_units(located, messages, "turns" if kind == "patches" else kind)
+            return add_patches(text_units, patches)._replace(kind=kind) if patches else text_units
+
         cut = recut(self._kind(messages))
-        scorer = LocalPromptScorer(lm.loaded.model, cut, located.ids, targets, target.kind)
-        return Subject(ExplainedPrompt(scorer, PromptGradients(scorer), self._seed), target, recut)
+        scorer = LocalPromptScorer(lm.loaded.model, cut, located.ids, targets, target.kind, media)
+        pictures = show_pictures(messages, self._read_media) if patches and self._read_media is not None else ()
+        prompt = ExplainedPrompt(scorer, PromptGradients(scorer), self._seed)
+        return Subject(prompt, target, recut, (_PATCHES,) if patches else (), pictures)
 
     def _kind(self, messages: Sequence[Message]) -> UnitKind:
-        return choose_unit_kind([message.content for message in messages]) if self._units == "auto" else self._units
+        if self._units != "auto":
+            return self._units
+        return choose_unit_kind([message.content.replace(MEDIA_MARK, "") for message in messages])
 
     def _text_kind(self, messages: Sequence[Message]) -> UnitKind:
         kind = self._kind(messages)
@@ -240,6 +268,7 @@ class SubjectBuilder:
         return Subject(ExplainedPrompt(scorer, None, self._seed), target, recut, (_TEXT_ONLY, _LIKENESS))
 
 
+_PATCHES = "A patch of a picture is removed by the mean of the picture's features in its place: the layout stays"
 _TEXT_ONLY = "The weights are not here: units were taken away, and nothing else was possible"
 _LIKENESS = (
     "The endpoint tells no log-probabilities of an answer: the value is the share of words that answers have in common"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from luthier.artifacts.explanation import UnitKind
+from luthier.artifacts.explanation import PatchRegion, UnitKind
 from luthier.chat.messages import Message
 from luthier.chat.tokenizer import LocatedTokens
 
@@ -33,6 +33,8 @@ class PromptUnit(NamedTuple):
     tokens: tuple[int, ...] = ()
     more: tuple[tuple[int, int, int], ...] = ()
     """Further stretches of the same unit: message, start and end of each."""
+    patch: PatchRegion | None = None
+    """The block of a picture that it is."""
 
     @property
     def stretches(self) -> tuple[tuple[int, int, int], ...]:
@@ -200,10 +202,11 @@ def cut_messages(messages: Sequence[Message], kind: UnitKind) -> CutPrompt:
 
 def refine_cut(coarse: CutPrompt, fine: CutPrompt, chosen: Collection[int]) -> tuple[CutPrompt, list[tuple[int, bool]]]:
     """A prompt in which some units are cut into finer ones, and for each new unit the number of the one that it is or
-    is a part of, and whether it is a part."""
+    is a part of, and whether it is a part. Patches of pictures stay whole."""
     entries: list[tuple[tuple[int, int], PromptUnit, int, bool]] = []
     for number, unit in enumerate(coarse.units):
-        parts = [(unit, False)] if number not in chosen else [(part, True) for part in _parts(coarse, fine, number)]
+        is_whole = number not in chosen or unit.patch is not None
+        parts = [(unit, False)] if is_whole else [(part, True) for part in _parts(coarse, fine, number)]
         for entry, is_part in parts:
             key = (entry.tokens[0], 0) if coarse.owners else (entry.message, entry.start)
             entries.append((key, entry, number, is_part))

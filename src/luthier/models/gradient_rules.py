@@ -21,6 +21,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from luthier.models.shapes import find_part
+
 _ACTIVE: ContextVar[bool] = ContextVar("luthier_gradient_rules", default=False)
 _FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError)
 _AGREES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -178,14 +180,15 @@ def _gate_hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
 
 @torch.no_grad()
 def _find_rules(model: torch.nn.Module) -> _InstalledRules:
-    """Try one module of each class."""
+    """Try one module of each class; what encodes pictures lies before the embeddings, and no relevance reaches it."""
     weights = next(model.parameters())
+    modules = [module for name, module in model.named_modules() if find_part(name) == "language"]
     taken: dict[str, str] = {}
     kinds: dict[type, Any] = {}
     installed_rules = _InstalledRules(GradientRules(taken, ()), [], [], [])
     token = _ACTIVE.set(True)  # so that kernels stand back while activations are watched
     try:
-        for module in model.modules():
+        for module in modules:
             kind = type(module)
             if kind not in kinds:
                 kinds[kind] = _try_norm(module, weights) or _try_activation(module, weights)
@@ -195,10 +198,10 @@ def _find_rules(model: torch.nn.Module) -> _InstalledRules:
             elif kinds[kind]:
                 installed_rules.activations.append(module)
                 taken[kind.__name__] = "activation"
-        rest = _find_gates(model, installed_rules, taken, weights)
+        rest = _find_gates(modules, installed_rules, taken, weights)
     finally:
         _ACTIVE.reset(token)
-    others = {type(module): module for module in model.modules() if type(module).__name__ not in taken}
+    others = {type(module): module for module in modules if type(module).__name__ not in taken}
     missing = [kind.__name__ for kind, module in others.items() if _needs_rule(module, weights)]
     installed_rules.found = GradientRules(dict(taken), tuple(sorted({*missing, *rest})))
     return installed_rules
@@ -235,7 +238,9 @@ def _try_activation(module: Any, like: Tensor) -> bool:
         return False
 
 
-def _find_gates(model: torch.nn.Module, found: _InstalledRules, taken: dict[str, str], like: Tensor) -> Sequence[str]:
+def _find_gates(
+    modules: Sequence[torch.nn.Module], found: _InstalledRules, taken: dict[str, str], like: Tensor
+) -> Sequence[str]:
     """Find the modules whose input a gate has multiplied; returns the classes that hold an activation and are unknown.
 
     A parent of an activation is called once, and once more with the activation's output doubled: what the next child
@@ -243,7 +248,7 @@ def _find_gates(model: torch.nn.Module, found: _InstalledRules, taken: dict[str,
     """
     activations = {id(module) for module in found.activations}
     kinds: dict[type, str | None] = {}
-    for parent in model.modules():
+    for parent in modules:
         children = dict(parent.named_children())
         held = [name for name, child in children.items() if id(child) in activations]
         if not held:

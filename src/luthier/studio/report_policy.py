@@ -7,7 +7,7 @@ import re
 from starlette.responses import HTMLResponse, Response
 
 _HEAD = 4096
-_META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([A-Za-z0-9 +/=;&#\'-]{1,600})">')
+_META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([A-Za-z0-9 +/=:;&#\'-]{1,600})">')
 
 
 def report_headers(page: str) -> Response:

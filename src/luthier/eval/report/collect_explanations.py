@@ -29,17 +29,19 @@ def model_explanation_facts(name: str, artifact: Artifact) -> ModelExplanationFa
 
 
 def _heat(record: ExplanationRecord) -> tuple[HeatUnit, ...]:
+    """The units of text; patches are drawn on their pictures."""
     strongest = max((abs(unit.score) for unit in record.units), default=0.0) or 1.0
     order = sorted(range(len(record.units)), key=lambda at: -abs(record.units[at].score))
     ranks = {at: rank for rank, at in enumerate(order[:_RANKED], start=1)}
-    messages = [None, *(unit.message for unit in record.units)]
+    texts = [at for at, unit in enumerate(record.units) if unit.patch is None]
+    messages = [None, *(record.units[at].message for at in texts)]
     return tuple(
         HeatUnit(
             text=unit.text,
-            role=unit.role if messages[at] != unit.message else "",
+            role=unit.role if before != unit.message else "",
             score=unit.score,
             heat=abs(unit.score) / strongest,
             rank=ranks.get(at, 0),
         )
-        for at, unit in enumerate(record.units)
+        for before, at, unit in ((before, at, record.units[at]) for before, at in zip(messages, texts, strict=False))
     )

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from luthier.artifacts.explanation_picture import render_picture_heat
 from luthier.eval.report import search_pictures, views, wording
 from luthier.eval.report.facts.models import LOWER_IS_BETTER
 from luthier.eval.report.facts.report import ReportFacts
@@ -28,7 +29,7 @@ def render_report_page(facts: ReportFacts) -> str:
     """The page as text; the same facts give the same text."""
     style, script = _style(), _asset("page.js")
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html.jinja")
     return template.render(facts=facts, pictures=ReportCharts(), style=style, script=script, policy=policy)
 
@@ -59,6 +60,7 @@ def _environment() -> Environment:
         shown_probed=select_probe_comparisons,
         sentence=verdict_sentence,
         lower_is_better=LOWER_IS_BETTER,
+        draw_picture=render_picture_heat,
     )
     environment.filters["tied"] = _tied
     environment.filters["clip"] = wording.truncate_text

@@ -29,7 +29,9 @@ class AttnLRPExplainer(Explainer):
         with use_gradient_rules(unwrap_peft_model(gradients.model)) as rules:
             _, found = gradients.read(embeddings[None])
         missing = [*rules.missing, *([] if packed else ["attention"])]
-        notes = (f"No rule of AttnLRP for {', '.join(missing)}: plain gradients pass there",) if missing else ()
+        notes = gradients.notes
+        if missing:
+            notes = (f"No rule of AttnLRP for {', '.join(missing)}: plain gradients pass there", *notes)
         tokens = (found[0] * embeddings.double().cpu()).sum(-1).tolist()
         units, template = sum_by_unit(prompt.scorer.cut.owners, tokens, prompt.scorer.count)
         return Attribution(units, template, notes=notes)

@@ -24,4 +24,4 @@ class GradientXInputExplainer(Explainer):
         _, found = gradients.read(embeddings[None])
         tokens = (found[0] * embeddings.double().cpu()).sum(-1).tolist()
         units, template = sum_by_unit(prompt.scorer.cut.owners, tokens, prompt.scorer.count)
-        return Attribution(units, template)
+        return Attribution(units, template, notes=gradients.notes)

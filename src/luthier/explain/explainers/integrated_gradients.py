@@ -29,7 +29,8 @@ class IntegratedGradientsExplainer(Explainer):
     """Points of the integral (Gauss and Legendre's)."""
     baseline: Literal["mean", "zero"] = "mean"
     """The embedding that says nothing: the mean of all token embeddings of the model, or zeros. Norms make all of the
-    way from zero look alike but its first steps, so that the integral from there comes out wrong with few steps."""
+    way from zero look alike but its first steps, so that the integral from there comes out wrong with few steps. With
+    `mean`, features of a picture begin at the mean of the picture's own."""
 
     def attribute(self, prompt: ExplainedPrompt) -> Attribution:
         """Read gradients at all points, several in one pack, and sum them up."""
@@ -43,7 +44,8 @@ class IntegratedGradientsExplainer(Explainer):
         start = torch.zeros_like(own)
         if self.baseline == "mean":
             with torch.no_grad():
-                start = unwrap_peft_model(gradients.model).get_input_embeddings().weight.mean(0).to(own).expand_as(own)
+                table = unwrap_peft_model(gradients.model).get_input_embeddings().weight
+                start = gradients.build_baseline(table.mean(0))
         points, weights = np.polynomial.legendre.leggauss(self.steps)
         total = torch.zeros(own.shape, dtype=torch.float64)
         parts = -(-self.steps // _AT_ONCE)
@@ -58,4 +60,4 @@ class IntegratedGradientsExplainer(Explainer):
         gap = sum(tokens) - expected
         large = abs(gap) > _LARGE_GAP * max(1.0, abs(expected))
         notes = (f"The integral misses its sum by {gap:.3g}: take more steps",) if large else ()
-        return Attribution(units, template, expected=expected, notes=notes)
+        return Attribution(units, template, expected=expected, notes=(*notes, *gradients.notes))

@@ -43,8 +43,9 @@ class Explain(Step):
     methods: Annotated[tuple[Explainer, ...] | None, Field(min_length=1), BasicMarker()] = None
     """The explainers; `random` always comes with them. Left out: attnlrp, leave_one_out, integrated_gradients and
     gradient_x_input, or leave_one_out and shapley where the weights are not here."""
-    units: Literal["turns", "documents", "shots", "sentences", "words", "tokens"] = "words"
-    """What is scored, the same for all rows."""
+    units: Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches"] = "words"
+    """What is scored, the same for all rows. Pictures are always cut into patches; with `patches`, the text of each
+    message is one unit."""
     answers: Literal["own", "reference"] = "own"
     """Whether the model's own answers are explained, or those of the rows."""
     split: Literal["test", "validation", "train"] = "test"
@@ -67,6 +68,7 @@ class Explain(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Explain rows, compare the methods, and write `explanations.jsonl` and `explain.json`."""
         from luthier.artifacts.explanation import write_explanations
+        from luthier.artifacts.media import MediaReader
         from luthier.explain.compare import summarize_methods
         from luthier.explain.run import explain_question
         from luthier.explain.subject import SubjectBuilder
@@ -74,7 +76,8 @@ class Explain(Step):
         started = time.perf_counter()
         model = work.inputs["model"]
         methods = self._methods(model)
-        builder = SubjectBuilder(model, units=self.units, dtype=self.dtype, seed=work.seed)
+        reader = MediaReader(work.inputs["data"])
+        builder = SubjectBuilder(model, units=self.units, dtype=self.dtype, seed=work.seed, read_media=reader.read)
         records: dict[str, list[ExplanationRecord]] = {method.kind: [] for method in methods}
         skipped: Counter[str] = Counter()
         questions = self._questions(work.inputs["data"], model)
@@ -88,6 +91,7 @@ class Explain(Step):
                 work.events.progress(number, len(questions), "rows")
             for record in explanation_records:
                 records[record.method].append(record)
+        reader.close()
         summary = summarize_methods(records, skipped, work.seed)
         write_explanations(work.folder, [record for own in zip(*records.values(), strict=True) for record in own])
         summary.write(work.folder)

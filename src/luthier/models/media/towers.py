@@ -54,6 +54,14 @@ class MediaFeatures(NamedTuple):
         first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
         return MediaFeatures(first, tuple(others))
 
+    def with_mean_at(self, removed: int) -> MediaFeatures:
+        """The same with the mean of all features at the places whose bits are set."""
+        at = [index for index in range(self.embeddings.shape[0]) if removed >> index & 1]
+        found = [value.clone() for value in self.tensors]
+        for value, own in zip(found, self.tensors, strict=True):
+            value[at] = own.mean(0)
+        return MediaFeatures(found[0], tuple(found[1:]))
+
     @property
     def bytes(self) -> int:
         """How much they hold."""
@@ -73,7 +81,12 @@ class MediaTowers:
         return self.processor is processor and self._read == read_media
 
     def features(self, model: Any, key: int) -> MediaFeatures:
-        """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now."""
+        """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now.
+
+        Of a variant of a picture, what it says of the picture, with the mean in the places of removed features.
+        """
+        if (known := self.processor.get(key)).source is not None:
+            return self.features(model, known.source).with_mean_at(known.removed)
         if (step := _STEP.get()) is not None and step.holds(key):
             return step.leaf(key)
 
