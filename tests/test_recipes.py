@@ -100,7 +100,7 @@ PLAIN: dict[str, set[str]] = {
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-TICKETS = {"choose", "federated", "why"}
+TICKETS = {"choose", "federated", "taught", "why"}
 """Recipes that read the tickets of `support`."""
 SEARCHES = {"choose"}
 """Recipes that search; theirs is a test of its own, too."""
@@ -117,6 +117,7 @@ LONG = {
     "rlhf",
     "safety",
     "summaries",
+    "taught",
     "what-changed",
 }
 """Recipes with several trainings or written answers, which run by `./check --all`."""

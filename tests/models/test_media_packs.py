@@ -78,7 +78,8 @@ def forget_features() -> Iterator[None]:
     """No test finds features that another one read in another precision."""
     yield
     for read in towers._TOWERS.values():
-        read._kept.clear()
+        read._features.clear()
+        read._states.clear()
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
