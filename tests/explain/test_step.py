@@ -120,7 +120,7 @@ def test_the_report_shows_it(folder: Path, capsys: pytest.CaptureFixture[str]) -
     page = (folder / ".luthier" / "reports" / "why.html").read_text()
     assert "Why it answers so" in page
     assert "Explain this model by leave_one_out" in page
-    assert 'class="unit for"' in page
+    assert 'class="unit for heat' in page
     assert run_command(["report", "recipe.yaml", "--format", "markdown", "--json"]) in (0, 2)
     capsys.readouterr()
     assert run_command(["show", "recipe.yaml:why"]) == 0
