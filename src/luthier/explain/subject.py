@@ -269,7 +269,7 @@ class SubjectBuilder:
 
 
 _PATCHES = "A patch of a picture is removed by the mean of the picture's features in its place: the layout stays"
-_TEXT_ONLY = "The weights are not here: units were taken away, and nothing else was possible"
+_TEXT_ONLY = "No gradients can be taken of this model: units were taken away, and nothing else was possible"
 _LIKENESS = (
     "The endpoint tells no log-probabilities of an answer: the value is the share of words that answers have in common"
 )
