@@ -24,7 +24,7 @@ from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.store import Store
-from luthier.explain.decisions.classifier import LabelModel
+from luthier.explain.decisions.classifier import LabelScorer
 from luthier.explain.decisions.counterfactuals import EditLimits, find_counterfactual, find_label_words
 from luthier.explain.decisions.label_sets import (
     ConformalSettings,
@@ -251,7 +251,7 @@ def test_steps_report_and_gates(folder: Path, monkeypatch: pytest.MonkeyPatch, c
 
 def test_language_models_and_heads_name_labels(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    model = LabelModel(shop.base, shop.data)
+    model = LabelScorer(shop.base, shop.data)
     assert set(model.labels) == {"account", "billing", "delivery"}
     rows = examples(3)
     shares = model.compute_probabilities([(row.messages[:-1], ()) for row in rows])
@@ -262,21 +262,21 @@ def test_language_models_and_heads_name_labels(tmp_path: Path) -> None:
     if found.flipped_to:
         assert found.minimal
     plain = shop.classify(Tune(data="data", technique=PlainTechnique()))
-    assert LabelModel(plain, shop.data).compute_log_scores([(rows[0].messages[:-1], ())]).shape == (1, 3)
+    assert LabelScorer(plain, shop.data).compute_log_scores([(rows[0].messages[:-1], ())]).shape == (1, 3)
 
 
 def test_faults_are_told(tmp_path: Path) -> None:
     quick: dict[str, Any] = {"data": "data", "epochs": 1, "batch_size": 8, "dtype": "float32"}
     shop: Bench = bench(tmp_path, pairs())
     with pytest.raises(DataError, match="have no labels"):
-        LabelModel(shop.base, shop.data)
+        LabelScorer(shop.base, shop.data)
     ranked = shop.tune(Tune(**quick, technique=Lora(r=2), objective=RewardObjective()))
     with pytest.raises(ModelError, match="gives a reward"):
-        LabelModel(ranked, shop.data)
+        LabelScorer(ranked, shop.data)
     with serving(lambda body: "no") as server:
         far = make_base(Store(tmp_path / "far"), EndpointModelSource(url=server.url, model="far"), tmp_path)
         with pytest.raises(ModelError, match="is an endpoint"):
-            LabelModel(far, shop.data)
+            LabelScorer(far, shop.data)
 
 
 def explained(capsys: Any, *words: str, code: int = 0) -> Any:

@@ -21,7 +21,7 @@ COUNTERFACTUALS, LABEL_SETS = "counterfactuals.jsonl", "label_sets.jsonl"
 ConformalScore = Literal["lac", "aps", "raps"]
 
 
-class TextEdit(FrozenRecord):
+class CounterfactualEdit(FrozenRecord):
     """A word that is taken away or replaced."""
 
     message: int
@@ -36,7 +36,7 @@ class TextEdit(FrozenRecord):
     """The label when all other edits are made and this one is not."""
 
 
-class Counterfactual(FrozenRecord):
+class CounterfactualRecord(FrozenRecord):
     """The edits after which a model gives a text another label."""
 
     row: str
@@ -48,7 +48,7 @@ class Counterfactual(FrozenRecord):
     """The label after them; empty where no edits within the limits flip it."""
     probability_after: float | None = None
     """Of the label that it is flipped to."""
-    edits: tuple[TextEdit, ...] = ()
+    edits: tuple[CounterfactualEdit, ...] = ()
     edited: str = ""
     """The text after the edits."""
     minimal: bool = False
@@ -66,7 +66,7 @@ class CounterfactualSummary(ModelExplanationRecord):
     known_measures: ClassVar[tuple[str, ...]] = ("flipped", "edits", "share")
 
     most_edits: int
-    counterfactuals: tuple[Counterfactual, ...] = ()
+    counterfactuals: tuple[CounterfactualRecord, ...] = ()
     """Some rows, those with the fewest edits first."""
     words: dict[str, int] = Field(default_factory=dict)
     """The words whose edits flip the most rows, and how many."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples, read_examples
-from luthier.artifacts.decisions import ConformalSummary, Counterfactual, CounterfactualSummary, SurrogateSummary
+from luthier.artifacts.decisions import ConformalSummary, CounterfactualRecord, CounterfactualSummary, SurrogateSummary
 from luthier.artifacts.model_diff import ModelDiff
 from luthier.artifacts.model_explanation import ModelExplanationRecord
 from luthier.chat.messages import Example, prompt_of
@@ -18,7 +18,7 @@ from luthier.core.errors import DataError, InputError, SourceLocation
 from luthier.models.load import get_model_name, get_output_classes, get_training_data
 
 if TYPE_CHECKING:
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
 
 Show = Literal["answer", "changes", "flips", "rules", "label-sets"]
 Dtype = Literal["float32", "bfloat16", "auto"]
@@ -32,7 +32,7 @@ class ModelExplanation:
     """What was found of a model, or of one text."""
 
     summary: ModelExplanationRecord | None = None
-    flip: Counterfactual | None = None
+    flip: CounterfactualRecord | None = None
     """The edits that flip the label of the text."""
     labels: tuple[str, ...] | None = None
     """The labels that the text may have."""
@@ -88,9 +88,9 @@ def explain_model(
         raise InputError(f"{show} are about a whole model", where=SourceLocation(field="text"), hint=hint)
     if show == "changes":
         return _explain_changes(model, against, data, dtype, seed)
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
 
-    labeler = LabelModel(model, data, dtype)
+    labeler = LabelScorer(model, data, dtype)
     if show == "rules":
         return _explain_rules(labeler, data, seed)
     return (_explain_flips if show == "flips" else _explain_label_sets)(labeler, data, example, seed)
@@ -123,7 +123,7 @@ def _explain_changes(
     return ModelExplanation(compare_models(pair, compared, seed=seed).summary)
 
 
-def _explain_rules(labeler: LabelModel, data: Artifact, seed: int) -> ModelExplanation:
+def _explain_rules(labeler: LabelScorer, data: Artifact, seed: int) -> ModelExplanation:
     from luthier.explain.decisions.surrogate import fit_surrogate, read_labelled_texts
 
     split = _find_held_out_split(data)
@@ -131,7 +131,7 @@ def _explain_rules(labeler: LabelModel, data: Artifact, seed: int) -> ModelExpla
     return ModelExplanation(fit_surrogate((labeler.name, labeler.artifact.digest), trained, held_out, seed=seed))
 
 
-def _explain_flips(labeler: LabelModel, data: Artifact, example: Example | None, seed: int) -> ModelExplanation:
+def _explain_flips(labeler: LabelScorer, data: Artifact, example: Example | None, seed: int) -> ModelExplanation:
     from luthier.explain.decisions.counterfactuals import (
         USUAL_LIMITS,
         find_counterfactual,
@@ -154,7 +154,7 @@ def _explain_flips(labeler: LabelModel, data: Artifact, example: Example | None,
     return ModelExplanation(summarize_counterfactuals(labeler, found, skipped, USUAL_LIMITS, seed=seed))
 
 
-def _explain_label_sets(labeler: LabelModel, data: Artifact, example: Example | None, seed: int) -> ModelExplanation:
+def _explain_label_sets(labeler: LabelScorer, data: Artifact, example: Example | None, seed: int) -> ModelExplanation:
     from luthier.explain.decisions.label_sets import (
         ConformalSettings,
         fit_label_sets,
@@ -210,7 +210,7 @@ def _diff_lines(diff: ModelDiff) -> Iterator[str]:
         yield f"  {matrix.name}: {matrix.distance:.4f}{rank}{intruders}"
 
 
-def _flip_lines(flip: Counterfactual) -> Iterator[str]:
+def _flip_lines(flip: CounterfactualRecord) -> Iterator[str]:
     begins = f"{flip.label} ({flip.probability:.2f})"
     if not flip.flipped_to:
         yield f"{begins}: no edits within the limits flip it ({flip.texts_read} variants read)"

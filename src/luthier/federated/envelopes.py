@@ -6,14 +6,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.files import resolve_path, write_atomically
+from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import get_answer_name, get_message_name
-from luthier.federated.transport import SiteChannel
+from luthier.federated.transport import SiteChannel, Transport
 
 POLL_S = 0.1
 
@@ -113,3 +117,23 @@ def digest_cards(paths: Mapping[str, str], recipe_dir: Path) -> str:
     """A digest of the sites' names, keys and rows."""
     cards = read_member_cards(paths, recipe_dir)
     return digest_of([[name, card.model_dump(mode="json")] for name, card in cards.items()])
+
+
+class EnvelopeTransport(Transport):
+    """Base of transports to sites elsewhere, whose messages are signed, encrypted to their reader, and numbered."""
+
+    keys: PathText = "coordinator"
+    """The folder with the coordinator's own keys, made by `luthier site init --coordinator`."""
+    member_cards: Annotated[dict[str, PathText], BasicMarker()] = Field(min_length=1)
+    """The file of each site's public keys (its `card.json`), by the site's name."""
+    wait_s: float = Field(default=3600.0, gt=0)
+    """How long a round waits for answers. Those that come later are not used."""
+
+    @property
+    def members(self) -> Mapping[str, str]:
+        """The file of each site's public keys."""
+        return self.member_cards
+
+    def fingerprint(self, recipe_dir: Path) -> str | None:
+        """Names, keys and rows of the sites."""
+        return digest_cards(self.member_cards, recipe_dir)

@@ -25,7 +25,7 @@ Conversation = tuple[tuple[Message, ...], "Tools"]
 Dtype = Literal["float32", "bfloat16", "auto"]
 
 
-class LabelModel:
+class LabelScorer:
     """A model that chooses among labels: by a head, by how likely each label's text is, or as a plain classifier.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.artifacts.decisions import Counterfactual, CounterfactualSummary, TextEdit
+from luthier.artifacts.decisions import CounterfactualEdit, CounterfactualRecord, CounterfactualSummary
 from luthier.chat.messages import Message, join_user_turns
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
@@ -22,7 +22,7 @@ from luthier.explain.units import PromptUnit, cut_messages
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
     from luthier.explain.subject import Tools
 
 BEAM = 4
@@ -58,7 +58,7 @@ class _Verdict(NamedTuple):
 class _EditSearch:
     """One text, and what the model says of its variants; each is read once."""
 
-    def __init__(self, model: LabelModel, messages: tuple[Message, ...], tools: Tools) -> None:
+    def __init__(self, model: LabelScorer, messages: tuple[Message, ...], tools: Tools) -> None:
         self._model, self.messages, self._tools = model, messages, tools
         self.units = [unit for unit in cut_messages(messages, "words").units if unit.role != "system"]
         self._known: dict[Edits, _Verdict] = {}
@@ -108,14 +108,14 @@ def _replace(unit: PromptUnit, word: str) -> str:
 
 
 def find_counterfactual(
-    model: LabelModel,
+    model: LabelScorer,
     messages: tuple[Message, ...],
     tools: Tools = (),
     *,
     substitutes: Mapping[str, Sequence[str]] | None = None,
     limits: EditLimits = USUAL_LIMITS,
     row: str = "",
-) -> Counterfactual:
+) -> CounterfactualRecord:
     """The fewest edits that were found to flip the label of a conversation; `substitutes` are telling words by label.
 
     Raises:
@@ -132,13 +132,13 @@ def find_counterfactual(
     before = search.ask([frozenset()])[0]
     text = join_user_turns(messages)
     if not found:
-        return Counterfactual(
+        return CounterfactualRecord(
             row=row, text=text, label=original, probability=before.probability, flipped_to="",
             words=len(search.units), texts_read=search.texts_read,
         )  # fmt: skip
     (after,), order = search.ask([found]), sorted(found)
     without = search.ask([found - {edit} for edit in order])
-    return Counterfactual(
+    return CounterfactualRecord(
         row=row,
         text=text,
         label=original,
@@ -146,7 +146,7 @@ def find_counterfactual(
         flipped_to=model.labels[after.label],
         probability_after=after.probability,
         edits=tuple(
-            TextEdit(
+            CounterfactualEdit(
                 message=search.units[number].message,
                 start=search.units[number].start,
                 end=search.units[number].end,
@@ -229,8 +229,8 @@ def find_label_words(examples: Sequence[Example], labels: Sequence[str], count: 
 
 
 def summarize_counterfactuals(
-    model: LabelModel,
-    found: Sequence[Counterfactual],
+    model: LabelScorer,
+    found: Sequence[CounterfactualRecord],
     skipped: Mapping[str, int],
     limits: EditLimits,
     *,

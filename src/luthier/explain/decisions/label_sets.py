@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.chat.messages import Example
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
 
 SHOWN = 20
 
@@ -140,7 +140,7 @@ def select_label_set(summary: ConformalSummary, log_scores: Sequence[float]) -> 
     return tuple(summary.labels[at] for at in order if inside[at])
 
 
-def score_rows(model: LabelModel, examples: Sequence[Example]) -> LabelScores:
+def score_rows(model: LabelScorer, examples: Sequence[Example]) -> LabelScores:
     """Ask a model about the rows that have one of its labels."""
     numbers = {label: number for number, label in enumerate(model.labels)}
     known = [example for example in examples if example.label in numbers]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.core.artifact import Artifact
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
 
 FEATURES = 2000
 """Words and runs of words that rules can speak of: those that tell the most of the labels."""
@@ -104,7 +104,7 @@ def fit_surrogate(
     return summary.model_copy(update={"sentence": _sentence(summary)})
 
 
-def read_labelled_texts(model: LabelModel, data: Artifact, split: str, limit: int) -> TextsWithLabels:
+def read_labelled_texts(model: LabelScorer, data: Artifact, split: str, limit: int) -> TextsWithLabels:
     """Texts of a split, evenly from the first to the last, with the label that a model gives each."""
     from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples
 

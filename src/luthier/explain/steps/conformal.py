@@ -12,7 +12,7 @@ from luthier.core.step import DataRef, ModelRef, PlanContext, Step, StepContext,
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
-    from luthier.explain.decisions.classifier import LabelModel
+    from luthier.explain.decisions.classifier import LabelScorer
     from luthier.explain.decisions.label_sets import LabelScores
 
 
@@ -54,12 +54,12 @@ class Conformal(Step):
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Calibrate, measure, and write `conformal.json` and `label_sets.jsonl`."""
         from luthier.artifacts.decisions import LABEL_SETS, write_records
-        from luthier.explain.decisions.classifier import LabelModel
+        from luthier.explain.decisions.classifier import LabelScorer
         from luthier.explain.decisions.label_sets import ConformalSettings, fit_label_sets
 
         started = time.perf_counter()
         data = work.inputs["data"]
-        model = LabelModel(work.inputs["model"], data, self.dtype)
+        model = LabelScorer(work.inputs["model"], data, self.dtype)
         rows, notes = self._read(model, data)
         settings = ConformalSettings(self.level, self.score, self.by_class, self.penalty, self.free_labels)
         summary, sets = fit_label_sets(
@@ -70,7 +70,7 @@ class Conformal(Step):
         work.events.note(summary.sentence)
         return {"seconds": {"asking": time.perf_counter() - started}, "rows": model.texts_read}
 
-    def _read(self, model: LabelModel, data: Artifact) -> tuple[tuple[LabelScores, LabelScores], list[str]]:
+    def _read(self, model: LabelScorer, data: Artifact) -> tuple[tuple[LabelScores, LabelScores], list[str]]:
         from luthier.artifacts.dataset import has_split, read_examples
         from luthier.explain.decisions.label_sets import score_rows, split_rows
 

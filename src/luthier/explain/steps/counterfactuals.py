@@ -45,7 +45,7 @@ class Counterfactuals(Step):
         from luthier.artifacts.dataset import has_split, read_evenly_spaced_examples, read_examples
         from luthier.artifacts.decisions import COUNTERFACTUALS, write_records
         from luthier.chat.messages import prompt_of
-        from luthier.explain.decisions.classifier import LabelModel
+        from luthier.explain.decisions.classifier import LabelScorer
         from luthier.explain.decisions.counterfactuals import (
             EditLimits,
             find_counterfactual,
@@ -55,7 +55,7 @@ class Counterfactuals(Step):
 
         started = time.perf_counter()
         data = work.inputs["data"]
-        model = LabelModel(work.inputs["model"], data, self.dtype)
+        model = LabelScorer(work.inputs["model"], data, self.dtype)
         limits = EditLimits(self.max_edits, self.substitutes)
         trained = read_examples(data, "train") if has_split(data, "train") and self.substitutes else []
         words = find_label_words(trained, model.labels, self.substitutes)

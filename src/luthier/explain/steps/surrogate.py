@@ -45,12 +45,12 @@ class SurrogateStep(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Ask the model, learn rules, and write `surrogate.json`."""
-        from luthier.explain.decisions.classifier import LabelModel
+        from luthier.explain.decisions.classifier import LabelScorer
         from luthier.explain.decisions.surrogate import SurrogateSettings, fit_surrogate, read_labelled_texts
 
         started = time.perf_counter()
         data = work.inputs["data"]
-        model = LabelModel(work.inputs["model"], data, self.dtype)
+        model = LabelScorer(work.inputs["model"], data, self.dtype)
         trained, held_out = (read_labelled_texts(model, data, split, self.limit) for split in ("train", self.split))
         summary = fit_surrogate(
             (model.name, model.artifact.digest),

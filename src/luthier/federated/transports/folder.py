@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Literal
-
-from pydantic import Field
 
 from luthier.core.component import BasicMarker
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, FolderPost, digest_cards, read_member_cards
+from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, FolderPost, read_member_cards
 from luthier.federated.keys import FederationIdentity
-from luthier.federated.transport import SiteChannel, Transport
+from luthier.federated.transport import SiteChannel
 
 
-class FolderTransport(Transport):
+class FolderTransport(EnvelopeTransport):
     """Write messages into a folder and read the answers there. Each is signed, encrypted to its reader, and numbered,
     so that the folder need not be trusted."""
 
@@ -24,21 +21,6 @@ class FolderTransport(Transport):
 
     path: Annotated[PathText, BasicMarker()]
     """The folder, which every site sees too."""
-    keys: PathText = "coordinator"
-    """The folder with the coordinator's own keys, made by `luthier site init --coordinator`."""
-    member_cards: Annotated[dict[str, PathText], BasicMarker()] = Field(min_length=1)
-    """The file of each site's public keys (its `card.json`), by the site's name."""
-    wait_s: float = Field(default=3600.0, gt=0)
-    """How long a round waits for answers. Those that come later are not used."""
-
-    @property
-    def members(self) -> Mapping[str, str]:
-        """The file of each site's public keys."""
-        return self.member_cards
-
-    def fingerprint(self, recipe_dir: Path) -> str | None:
-        """Names, keys and rows of the sites."""
-        return digest_cards(self.member_cards, recipe_dir)
 
     def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Open it for one federation."""

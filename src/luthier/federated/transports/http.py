@@ -16,10 +16,10 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, Post, digest_cards, read_member_cards
+from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
 from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
 from luthier.federated.refusals import MessageRefused
-from luthier.federated.transport import SiteChannel, Transport
+from luthier.federated.transport import SiteChannel
 
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
@@ -29,7 +29,7 @@ SPARE = 1 << 20
 """Bytes by which an answer may be larger than what the site was sent."""
 
 
-class HttpTransport(Transport):
+class HttpTransport(EnvelopeTransport):
     """Listen for sites, which fetch their messages and bring their answers. Each is signed, encrypted to its reader,
     and numbered; TLS with certificates on both sides is an addition to that."""
 
@@ -39,18 +39,12 @@ class HttpTransport(Transport):
     """The address to listen at; this machine alone can reach the default."""
     port: Annotated[int, Field(ge=0, le=65535), BasicMarker()] = 8443
     """The port to listen at; 0 takes any that is free."""
-    keys: PathText = "coordinator"
-    """The folder with the coordinator's own keys, made by `luthier site init --coordinator`."""
-    member_cards: Annotated[dict[str, PathText], BasicMarker()] = Field(min_length=1)
-    """The file of each site's public keys (its `card.json`), by the site's name."""
     certificate: PathText | None = None
     """A file with the TLS certificate by which the coordinator proves itself; plain HTTP when not given."""
     private_key: PathText | None = None
     """A file with the key of that certificate."""
     client_ca: PathText | None = None
     """A file with the authority of the sites' certificates: only sites with one are let in (mutual TLS)."""
-    wait_s: float = Field(default=3600.0, gt=0)
-    """How long a round waits for answers. Those that come later are not used."""
 
     @model_validator(mode="after")
     def _tls_agrees(self) -> HttpTransport:
@@ -61,15 +55,6 @@ class HttpTransport(Transport):
                 "client_ca asks sites for certificates over TLS; give `certificate` and `private_key`, too"
             )
         return self
-
-    @property
-    def members(self) -> Mapping[str, str]:
-        """The file of each site's public keys."""
-        return self.member_cards
-
-    def fingerprint(self, recipe_dir: Path) -> str | None:
-        """Names, keys and rows of the sites."""
-        return digest_cards(self.member_cards, recipe_dir)
 
     def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Listen for one federation."""
