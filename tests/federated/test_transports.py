@@ -387,7 +387,7 @@ def test_an_order_waits_for_a_person(sites: Sites, tmp_path: Path, monkeypatch: 
 def test_the_policy_names_its_line_and_unknown_settings(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("name: north\ncoordinator: c\nrecipe: r\n# a word\nrounds: 2\n")
-    assert str(SitePolicy.read(tmp_path).refuse("rounds", "no")) == "policy.yaml:5: no"
+    assert str(SitePolicy.read(tmp_path).build_refusal("rounds", "no")) == "policy.yaml:5: no"
     path.write_text("name: north\ncoordinator: c\nrecipe: r\nround: 2\n")
     with pytest.raises(LuthierError, match=r"policy.yaml:4") as caught:
         SitePolicy.read(tmp_path)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from luthier.core.errors import DataError
 
-AGAIN = "replace the file, or leave its row out"
+AGAIN = "replace the file, or set `on_error: drop` in the source to leave its row out and list it"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _FRAMES_OF_MP3 = [bytes([0xFF, second]) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB)]
 _SIGNATURES: list[tuple[str, int, Sequence[bytes]]] = [

@@ -176,7 +176,8 @@ def _open_image(content: bytes) -> tuple[Image, bool]:
         raise DataError(f"the picture is far too large: {error}", hint="make it smaller") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, LookupError, TypeError, ArithmeticError) as error:
         # what Pillow's readers raise on files that are not as they should be
-        raise DataError(f"the picture cannot be read: {error}", hint=AGAIN) from error
+        why = "its content is broken" if "BytesIO" in str(error) else str(error)  # no address of an object
+        raise DataError(f"the picture cannot be read: {why}", hint=AGAIN) from error
 
 
 def _load(image: Image, name: str) -> tuple[Image, bool]:

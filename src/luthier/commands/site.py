@@ -91,7 +91,7 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
     policy = SitePolicy.read(folder)
     identity = FederationIdentity.read(folder)
     if identity.card.name != policy.name:
-        raise policy.refuse("name", f"the keys here are those of {identity.card.name!r}")
+        raise policy.build_refusal("name", f"the keys here are those of {identity.card.name!r}")
     recipe = str(policy.resolve(policy.recipe))
     home = workspace.with_folder(Path(recipe).parent)
     data = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.data}")).artifact

@@ -108,7 +108,7 @@ def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:
             key = str(policy.resolve(address.private_key)) if address.private_key else None
             context.load_cert_chain(str(policy.resolve(address.certificate)), key)
     except (OSError, ssl.SSLError) as error:
-        raise policy.refuse("http", f"the certificates cannot be read: {type(error).__name__}") from error
+        raise policy.build_refusal("http", f"the certificates cannot be read: {type(error).__name__}") from error
     return context
 
 

@@ -108,6 +108,9 @@ class SitePolicy(BaseModel):
             text = path.read_text(encoding="utf-8")
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             values = yaml.safe_load(text)
+        except FileNotFoundError as error:
+            hint = "make a site first: `luthier site init FOLDER --name NAME --coordinator CARD`"
+            raise InputError("there is no such policy", where=SourceLocation(file=str(path)), hint=hint) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             hint = "write one by `luthier site init`"
             raise InputError("cannot be read as a policy", where=SourceLocation(file=str(path)), hint=hint) from error
@@ -126,7 +129,7 @@ class SitePolicy(BaseModel):
         """A path in the policy, from its own folder."""
         return self._path.parent / Path(expand_env_vars(path)).expanduser()
 
-    def refuse(self, field: str, what: str) -> PolicyRefused:
+    def build_refusal(self, field: str, what: str) -> PolicyRefused:
         """The refusal by a line of the policy."""
         line = self._lines.get(field)
         location = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
@@ -139,36 +142,38 @@ class SitePolicy(BaseModel):
         if why := find_refused_setting(tune, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
-            raise self.refuse("bases", f"the base {order.base[:12]} is not among those that may be tuned")
+            raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
         for metric in order.metrics:
             if metric.get("kind") not in self.metrics:
-                raise self.refuse("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+                raise self.build_refusal("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
         if order.masks is None and self.require_masks:
-            raise self.refuse("require_masks", "the order has no masks")
+            raise self.build_refusal("require_masks", "the order has no masks")
         if order.wants_classes and not self.class_names:
-            raise self.refuse("class_names", f"{tune.objective.kind} needs names of classes, which may not be sent")
+            raise self.build_refusal(
+                "class_names", f"{tune.objective.kind} needs names of classes, which may not be sent"
+            )
         used = min(rows, tune.max_train_samples or rows)
         if used < self.least_rows:
-            raise self.refuse("least_rows", "there are too few training rows here to take part")
+            raise self.build_refusal("least_rows", "there are too few training rows here to take part")
         if order.rounds > self.rounds:
-            raise self.refuse("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
+            raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
     def check_measured(self, rows: int) -> None:
         """`PolicyRefused` for sums over too few held-out rows."""
         if rows < self.least_class_rows:
-            raise self.refuse("least_class_rows", "there are too few held-out rows here to sum over")
+            raise self.build_refusal("least_class_rows", "there are too few held-out rows here to sum over")
 
     def check_budget(self, rounds: int, hours: float) -> None:
         """`PolicyRefused` where rounds or hours are used up, as the log tells them."""
         if rounds >= self.total_rounds:
-            raise self.refuse("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
+            raise self.build_refusal("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
         if hours >= self.hours:
-            raise self.refuse("hours", f"this federation took the {self.hours:g} hours that it may")
+            raise self.build_refusal("hours", f"this federation took the {self.hours:g} hours that it may")
 
     def _check_parts(self, tune: Tune, aggregator: Aggregator) -> None:
         """Only parts that are listed, and none that reads or writes a path."""
         if aggregator.kind not in self.sums:
-            raise self.refuse("sums", f"sums by {aggregator.kind} are not allowed")
+            raise self.build_refusal("sums", f"sums by {aggregator.kind} are not allowed")
         allowed = {
             "technique": ("techniques", self.techniques),
             "objective": ("objectives", self.objectives),
@@ -180,11 +185,11 @@ class SitePolicy(BaseModel):
             if part.role in allowed:
                 field, kinds = allowed[part.role]
                 if part.kind not in kinds:
-                    raise self.refuse(field, f"{part.role} {part.kind} is not allowed")
+                    raise self.build_refusal(field, f"{part.role} {part.kind} is not allowed")
             elif f"{part.role}.{part.kind}" not in self.parts:
-                raise self.refuse("parts", f"{part.role}.{part.kind} is not allowed")
+                raise self.build_refusal("parts", f"{part.role}.{part.kind} is not allowed")
             if any(True for _ in _list_paths(part)):
-                raise self.refuse("parts", f"{part.role} {part.kind} names a file, which an order may not")
+                raise self.build_refusal("parts", f"{part.role} {part.kind} names a file, which an order may not")
 
 
 def _list_paths(part: Component) -> Iterator[str]:

@@ -102,7 +102,7 @@ def _joined(count: int, rows: NDArray[Any], heads: NDArray[Any], distances: NDAr
     """Rows joined by media of one cluster, each with the first of them."""
     parents = list(range(count))
 
-    def head_of(row: int) -> int:
+    def find_head(row: int) -> int:
         while parents[row] != row:
             parents[row] = parents[parents[row]]
             row = parents[row]
@@ -112,10 +112,10 @@ def _joined(count: int, rows: NDArray[Any], heads: NDArray[Any], distances: NDAr
     nearest: dict[int, int] = {}
     for row, head, distance in zip(rows.tolist(), heads.tolist(), distances.tolist(), strict=True):
         other = first.setdefault(head, row)
-        low, high = sorted((head_of(row), head_of(other)))
+        low, high = sorted((find_head(row), find_head(other)))
         parents[high] = low
         nearest[row] = min(nearest.get(row, distance), distance)
-    joined = [(row, head) for row in sorted(nearest) if (head := head_of(row)) != row]
+    joined = [(row, head) for row in sorted(nearest) if (head := find_head(row)) != row]
     return _pairs(joined, nearest)
 
 

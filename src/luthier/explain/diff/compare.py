@@ -245,7 +245,7 @@ class _Texts:
         """A token, or the name of a class."""
         return self._classes[id_] if self._classes else self._text.decode([int(id_)])
 
-    def context(self, row: int, position: int) -> str:
+    def decode_context(self, row: int, position: int) -> str:
         """The end of what stands before an answer's token."""
         end = self._prompts[row] + position
         return self._text.decode(list(self._rows[row].ids[max(0, end - _CONTEXT) : end]))
@@ -253,7 +253,7 @@ class _Texts:
     def span(self, row: int, start: int, end: int) -> str:
         """A stretch of an answer."""
         if self._classes:
-            return self.context(row, 0)
+            return self.decode_context(row, 0)
         begin = self._prompts[row]
         return self._text.decode(list(self._rows[row].ids[begin + start : begin + end]))
 
@@ -264,7 +264,7 @@ def _top_tokens(readings: PairReadings, texts: _Texts) -> tuple[TokenDivergence,
     return tuple(
         TokenDivergence(
             row=texts.ids[tokens.row[at]],
-            context=texts.context(int(tokens.row[at]), int(tokens.position[at])),
+            context=texts.decode_context(int(tokens.row[at]), int(tokens.position[at])),
             token=texts.token(int(tokens.token[at])),
             kl=float(tokens.kl[at]),
             probability_before=float(np.exp(tokens.logprob_before[at])),
