@@ -1,6 +1,6 @@
 """Sequence heads over models that read pictures, for families of which transformers has none.
 
-Importing this module makes them known to `AutoModelForSequenceClassification`: such a folder opens in plain transformers
+Importing this module makes them known to `AutoModelForSequenceClassification`: plain transformers opens such a folder
 once it was imported.
 """
 

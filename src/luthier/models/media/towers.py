@@ -75,6 +75,8 @@ class MediaTowers:
         self.processor, self._read = processor, read_media
         self._features, self._states = _Shelf(), _Shelf()
         self._lock = RLock()
+        self._own_forwards = 0
+        """Layers before the decoder that had a forward of their own when a picture was read last."""
 
     def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
         """Whether it reads so already."""
@@ -103,6 +105,7 @@ class MediaTowers:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
+        self._settle(model, keys[0])
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
@@ -113,6 +116,18 @@ class MediaTowers:
             outputs = reader(**_accepted(reader, batch))
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
+
+    def _settle(self, model: Any, key: int) -> None:
+        """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
+        same input, and multiply together from then on; no number may depend on which picture comes first."""
+        with self._lock, torch.no_grad():
+            own = sum("forward" in part.__dict__ for module in _tower_modules(model) for part in module.modules())
+            if own == self._own_forwards:
+                return
+            reader, inputs = model.get_image_features, self._inputs(key, next(tower_parameters(model)))
+            for _ in range(2):
+                reader(**_accepted(reader, inputs))
+            self._own_forwards = own
 
     def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
         """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""

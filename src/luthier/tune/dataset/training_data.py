@@ -335,6 +335,10 @@ class TrainingData:
 
         attach_media(model, self._text.media, self._media.read)
 
+    def export_media(self) -> list[dict[str, Any]]:
+        """The pictures and sounds of the lessons as JSON, for the other ranks to meet them."""
+        return [] if self._text.media is None else self._text.media.export_known()
+
     @cached_property
     def _media(self) -> MediaReader:
         from luthier.artifacts.media import MediaReader
