@@ -216,7 +216,8 @@ def test_requests_with_pictures_become_rows_with_their_pictures(here: Path) -> N
         Message(role="user", content="A typed <image> alone"),
     ]
     traffic = here / ".luthier" / "traffic"
-    fill(here, *(trace(number, messages=(turn,)) for number, turn in enumerate(turns)))
+    answers = [Message(role="assistant", content=f"Number {number}.") for number in range(len(turns))]
+    fill(here, *(trace(at, messages=(turn,), answer=answers[at]) for at, turn in enumerate(turns)))
     fill(here, opinion(0, rating=-1, correction="The lid.", label="lid"), opinion(1, label="left", rating=1))
     with TraceRecorder(traffic, RetentionPolicy(media="bytes")) as recorder:
         recorder.keep_media(dict(zip(media[:3], contents, strict=False)))

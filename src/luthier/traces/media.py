@@ -49,6 +49,7 @@ def read_trace_media(folder: Path, media: Media) -> bytes:
     return content
 
 
-def list_trace_media(folder: Path) -> list[Path]:
-    """All files of media."""
-    return sorted((folder / MEDIA).glob("??/*.*"))
+def list_trace_media(folder: Path, *, unfinished: bool = False) -> list[Path]:
+    """All files of media; with `unfinished`, also those that a killed process left half written."""
+    paths = sorted((folder / MEDIA).glob("??/*"))
+    return [path for path in paths if unfinished or not path.name.startswith(".")]
