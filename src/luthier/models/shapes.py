@@ -18,7 +18,7 @@ ModelPart = Literal["language", "projector", "vision"]
 """A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
 ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
 """What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "image_newline")
 """What they call what stands between such a part and the decoder."""
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""

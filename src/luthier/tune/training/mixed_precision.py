@@ -96,13 +96,11 @@ class MixedPrecisionOptimizer:
         return sum(parameter.numel() for parameter in self._moving.values())
 
     def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
-        """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it.
-
-        A loss may depend on none of them: that of rows of text, where only what reads pictures learns.
-        """
-        if not loss.requires_grad:
-            return [None] * (len(self._moving) + len(leaves))
-        return list(torch.autograd.grad(loss, [*self._moving.values(), *leaves], allow_unused=True))
+        """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
+        wanted = [*self._moving.values(), *leaves]
+        if not loss.requires_grad:  # rows of text, where only what reads pictures learns
+            return [None] * len(wanted)
+        return list(torch.autograd.grad(loss, wanted, allow_unused=True))
 
     @property
     def sizes(self) -> dict[str, int]:
