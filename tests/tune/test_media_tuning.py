@@ -11,7 +11,7 @@ import torch
 
 from luthier.artifacts.media import MediaReader, MediaWriter
 from luthier.artifacts.training import TrainingRecord
-from luthier.chat.media import load_processor
+from luthier.chat.media import MediaProcessor, load_processor
 from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
 from luthier.core.errors import RecipeError
@@ -241,3 +241,26 @@ def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(shop: Be
     lines = [json.loads(line) for line in (model.folder / "log.jsonl").read_text().splitlines()]
     assert len(lines) == len(rows())
     assert sum(line["grad_norm"] == 0 for line in lines) == sum(not row.messages[0].media for row in rows())
+
+
+@pytest.mark.parametrize(
+    ("technique", "again"),
+    [({**LORA, "on": ["language"]}, 0), (LORA, 0), ({**LORA, "on": ["language", "vision"]}, None)],
+    ids=["frozen", "projector", "learning"],
+)
+def test_a_frozen_tower_reads_no_picture_again_in_a_later_run(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any], again: int | None
+) -> None:
+    """Features lie on the disk, by the weights of the tower; the bytes of what is learnt are the same."""
+    read: list[int] = []
+    build = MediaProcessor.build_inputs
+    monkeypatch.setattr(
+        MediaProcessor, "build_inputs", lambda self, key, content: (read.append(key), build(self, key, content))[1]
+    )
+    step = Tune(data="data", technique=technique, **{**QUICK, "epochs": 1})
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    assert read
+    read.clear()
+    shop.store.remove(shop.tune_digest(step))
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    assert len(read) == again or (again is None and read)
