@@ -89,9 +89,9 @@ def test_a_masked_federation_makes_the_same_weights(sites: Sites, monkeypatch: p
     heard = list[FederationMessage]()
     combine = coordinator.Federation._combine
 
-    def hearing(self: Any, updates: Any, expected: Any) -> Any:
+    def hearing(self: Any, updates: Any, expected: Any, total: Any) -> Any:
         heard.extend(updates.values())
-        return combine(self, updates, expected)
+        return combine(self, updates, expected, total)
 
     monkeypatch.setattr(coordinator.Federation, "_combine", hearing)
     masked = sites.federate(sites.step(rounds=2, sum="alternate", secure={}))
