@@ -54,7 +54,7 @@ class RoundSampler(BatchSampler):
             what = (
                 f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
             )
-            hint = "set fewer rounds, a smaller batch_size, more local epochs, `local: {steps: N}`, or partition.min_rows"
+            hint = "set fewer rounds, a smaller batch_size, more local epochs, or steps in `local`"
             raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
         own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
         seed = whole.seed if not round_number else int(digest_of([whole.seed, round_number])[:8], 16)
