@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
-from pictured_families import FAMILIES
+from pictured_families import ALONE, FAMILIES
 from workshop import tiny_tokenizer
 
 PARTS = (
@@ -44,7 +44,7 @@ def tiny_pictured(folder: Path, family: str = "llava", seed: int = 0) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    tiny = FAMILIES[family]
+    tiny = {**FAMILIES, **ALONE}[family]
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(folder)
     named: dict[str, Any] = {"extra_special_tokens": tiny.named} if tiny.named else {}

@@ -209,6 +209,28 @@ def _gemma3_config(id_of: Ids) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _mllama(tokenizer: Any) -> Any:
+    from transformers import MllamaProcessor
+    from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
+
+    images = MllamaImageProcessorPil(size={"height": 24, "width": 24}, max_image_tiles=2)
+    return MllamaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def _mllama_config(id_of: Ids) -> dict[str, Any]:
+    return {
+        "text_config": {
+            **TEXT, "cross_attention_layers": [1], "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "vision_config": {
+            "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_global_layers": 1,
+            "attention_heads": 2, "image_size": 24, "patch_size": 6, "max_num_tiles": 2, "vision_output_dim": 48,
+            "intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+        },
+        "image_token_index": id_of("<|image|>"),
+    }  # fmt: skip
+
+
 _QWEN = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
 _QWEN_WRITTEN = "<|vision_start|><|image_pad|><|vision_end|>"
 _GEMMA = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
@@ -248,7 +270,10 @@ FAMILIES: dict[str, TinyFamily] = {
         lambda id_of: {
             "text_config": {"model_type": "qwen2", **TEXT},
             "vision_config": {
-                "model_type": "siglip_vision_model", **VISION, "image_size": 28, "patch_size": 7,
+                "model_type": "siglip_vision_model",
+                **VISION,
+                "image_size": 28,
+                "patch_size": 7,
                 "vision_use_head": False,
             },
             "image_token_index": id_of("<image>"),
@@ -286,5 +311,9 @@ FAMILIES: dict[str, TinyFamily] = {
         _pixtral(2),
         lambda id_of: _mistral(id_of, spatial_merge_size=2),
     ),
-}  # fmt: skip
+}
 """By name: each is proven in packs (`tests/models/test_media_packs.py`)."""
+ALONE: dict[str, TinyFamily] = {
+    "mllama": TinyFamily("mllama", ["<|image|>"], "<|image|>", _mllama, _mllama_config),
+}
+"""Those whose rows with pictures are read one by one (`tests/models/test_media_alone.py`)."""
