@@ -213,11 +213,11 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     orders, starts = list[bytes](), list[bytes]()
     exchange = LocalChannel.exchange
 
-    def noting(self: Any, number: int, content: bytes, names: Any) -> Any:
-        (starts if number else orders).append(content)
+    def noting(self: Any, number: int, contents: Any) -> Any:
+        (starts if number else orders).extend(contents.values())
         if number:
             raise KeyboardInterrupt
-        return exchange(self, number, content, names)
+        return exchange(self, number, contents)
 
     patch.setattr(LocalChannel, "exchange", noting)
     with pytest.raises(KeyboardInterrupt):

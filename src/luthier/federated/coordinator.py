@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,11 +21,14 @@ from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.dropout_masks import MaskRound
 from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.local import FederatedTraining
+from luthier.federated.masked_round import MaskedRound
 from luthier.federated.masks import MASKED, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
+    STAGES,
     Enrolled,
     FederationMessage,
     Final,
@@ -119,6 +123,7 @@ class Federation:
             while len(state.rounds) < self._step.rounds:
                 state = self._train_round(channel, state)
                 self._write_state(state)
+                shutil.rmtree(self._work.scratch / "replies", ignore_errors=True)
                 self._report(state)
             pooled = self._measure(channel, state)
         finally:
@@ -137,7 +142,7 @@ class Federation:
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
             workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
-        return LocalChannel(workers, next(iter(masks.values())).group if masks else ())
+        return LocalChannel(workers, {name: own.identity.card for name, own in masks.items()})
 
     def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -155,9 +160,10 @@ class Federation:
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            group=list(channel.group) if step.secure is not None else [],
+            group=sorted(card.fingerprint for card in channel.cards.values()) if step.secure is not None else [],
+            least=step.least if step.secure is not None else None,
         )
-        answers = channel.exchange(0, FederationMessage(order).encode(), channel.sites)
+        answers = channel.exchange(0, dict.fromkeys(channel.sites, FederationMessage(order).encode()))
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -173,10 +179,17 @@ class Federation:
         message = FederationMessage(
             RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
         ).encode()
-        answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
+        question_digest = digest_message(message)
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
+        unmask: Callable[[Any], Any] | None = None
+        if self._stages == 1:
+            answers = channel.exchange(number, dict.fromkeys(state.sites, message))
+        else:
+            masked_round = self._open_masked_round(channel, number, message)
+            answers = masked_round.gather(dict.fromkeys(state.sites, message))
+            unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
         for name in state.sites:
             if name not in answers:
@@ -187,7 +200,7 @@ class Federation:
             self._check_update(name, update, expected)
             updates[name] = update
         self._require_sites(updates, state.sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected)
+        combined, rows, loss = self._combine(updates, expected, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -209,6 +222,29 @@ class Federation:
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
 
+    @property
+    def _stages(self) -> int:
+        """Messages of a round."""
+        return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
+
+    @property
+    def _group_size(self) -> int:
+        """Sites that mask their numbers towards each other."""
+        return len(self._step.site_names)
+
+    def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
+        """A round whose sites may drop out; what was heard in it before a kill is there."""
+        assert self._step.least is not None, "only then a round has stages"
+        about = MaskRound(
+            federation=self._work.digest,
+            round=number,
+            digest=digest_message(message),
+            group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
+            least=self._step.least,
+        )
+        first = (number - 1) * self._stages + 1
+        return MaskedRound(channel, about, first, self._work.scratch / "replies", self._read)
+
     def _check_update(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless an update has what was agreed, masked or not."""
         import torch
@@ -223,7 +259,10 @@ class Federation:
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
     def _combine(
-        self, updates: Mapping[str, FederationMessage], expected: Mapping[str, Tensor]
+        self,
+        updates: Mapping[str, FederationMessage],
+        expected: Mapping[str, Tensor],
+        unmask: Callable[[Any], Any] | None,
     ) -> tuple[AggregatedWeights, int, float]:
         """The sum of the updates, the rows behind it, and their mean loss."""
         import numpy
@@ -233,7 +272,8 @@ class Federation:
             total = numpy.zeros_like(numbers[0])
             for masked in numbers:
                 total += masked  # modulo 2^64
-            found = decode_sum(total, expected, masks, len(updates))
+            total = total if unmask is None else unmask(total)
+            found = decode_sum(total, expected, masks, self._group_size)
             return self._aggregator.combine([found.weights], [1.0]), found.rows, found.loss
         rows = [update.header.rows for update in updates.values()]
         shares = [count / sum(rows) for count in rows]
@@ -296,7 +336,8 @@ class Federation:
         metrics = self._step.metrics
         header = Final(classes=dict(state.classes))
         final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
-        answers = channel.exchange(self._step.rounds + 1, final, state.sites)
+        number = self._step.rounds * self._stages + 1
+        answers = channel.exchange(number, dict.fromkeys(state.sites, final))
         found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
         if not metrics:
             return {}

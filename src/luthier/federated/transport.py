@@ -10,6 +10,7 @@ from luthier.core.component import Component
 from luthier.core.step import StepContext
 
 if TYPE_CHECKING:
+    from luthier.federated.keys import PublicCard
     from luthier.federated.site import SiteWorker
 
 
@@ -18,12 +19,12 @@ class SiteChannel(ABC):
 
     sites: Sequence[str]
     """Names of the sites, in the order in which their weights are summed."""
-    group: Sequence[str] = ()
-    """Fingerprints of all sites' keys, sorted, for masks."""
+    cards: Mapping[str, PublicCard] = {}  # replaced whole
+    """Each site's public keys, by its name; none for sites in this process without masks."""
 
     @abstractmethod
-    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
-        """Send a message to some sites; returns the answers of those that came in time, by site."""
+    def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Send each site its message; returns the answers of those that came in time, by site."""
 
     @abstractmethod
     def close(self) -> None:
@@ -51,13 +52,13 @@ class Transport(Component):
 class LocalChannel(SiteChannel):
     """Sites in this process, which train one after another."""
 
-    def __init__(self, workers: Mapping[str, SiteWorker], group: Sequence[str] = ()) -> None:
-        self._workers, self.group = workers, group
+    def __init__(self, workers: Mapping[str, SiteWorker], cards: Mapping[str, PublicCard]) -> None:
+        self._workers, self.cards = workers, cards
         self.sites = tuple(workers)
 
-    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+    def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Have each site answer."""
-        return {name: self._workers[name].answer(number, content) for name in sites}
+        return {name: self._workers[name].answer(number, content) for name, content in contents.items()}
 
     def close(self) -> None:
         """Nothing was opened."""

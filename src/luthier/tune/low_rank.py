@@ -143,7 +143,7 @@ class LowRankTechnique(Technique):
 
     def adapted(self, model: ModelDescription) -> list[LinearLayerSpec]:
         """The layers that get an adapter."""
-        return select_target_layers(model, self.target_modules)
+        return select_target_layers(model, self.target_modules, [part for part in self.on if part != "projector"])
 
     def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""

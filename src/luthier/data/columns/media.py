@@ -109,6 +109,13 @@ def count_media(messages: Sequence[Message], meta: Mapping[str, Any]) -> dict[st
 
 
 _MARK = re.compile(r"<(image|audio|video)>")
+
+
+def list_typed_marks(text: str) -> list[str]:
+    """What in a text would be taken for a mark at intake."""
+    return [match[0] for match in _MARK.finditer(text)]
+
+
 MEDIA_NAMES = {"image": "image", "images": "image", "audio": "audio", "audios": "audio"}
 """Columns that may hold pictures or sounds, whatever else a row has, and which."""
 _WORDS = {"image": "picture", "audio": "sound", "video": "film"}

@@ -22,6 +22,7 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
@@ -104,7 +105,8 @@ class Federate(Step):
     2020); 0.01 to 1 where sites differ much."""
     secure: MaskSettings | None = None
     """Mask each site's numbers, so that the coordinator learns the sum over all sites alone; `{}` for the usual bounds.
-    All sites must answer in each round. For sums that are exact means: `ffa`, `alternate`, `mean`."""
+    All sites must answer in each round unless `least` allows fewer, more than two thirds of them. For sums that are
+    exact means: `ffa`, `alternate`, `mean`."""
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
@@ -158,8 +160,8 @@ class Federate(Step):
             )
         if number < LEAST_SITES:
             raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
-        if self.least is not None and self.least < number:
-            raise ValueError("under masks a sum without one site tells nothing; leave `least` out")
+        if self.least is not None and (why := check_least(number, self.least)):
+            raise ValueError(f"{why}; leave `least` out to wait for all of them")
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -235,7 +237,8 @@ class Federate(Step):
         aggregator = self.sum
         sees = "the coordinator can see the update of each site (there are no masks)"
         if self.secure is not None:
-            sees = "the coordinator can see sums over all sites alone (updates are masked)"
+            which = "all sites" if self.least is None else f"{self.least} sites or more"
+            sees = f"the coordinator can see sums over {which} alone (updates are masked)"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
         masks = (
             "possible under masks"
