@@ -18,6 +18,12 @@ VISION: dict[str, Any] = {
 }
 ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 Ids = Callable[[str], int]
+PARTS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class TinyFamily:
     """transformers' processor for small pictures, over a tokenizer."""
     config: Callable[[Ids], dict[str, Any]]
     """Settings, by the ids of tokens."""
+    template: str = PARTS
+    """The chat template, with IMAGE in a picture's place."""
     named: dict[str, str] = field(default_factory=dict)
     """Special tokens that the tokenizer itself knows by a name."""
 
@@ -209,6 +217,40 @@ def _gemma3_config(id_of: Ids) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _paligemma(tokenizer: Any) -> Any:
+    from transformers import PaliGemmaProcessor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 24, "width": 24}, image_seq_length=16)
+    return PaliGemmaProcessor(images, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def _paligemma_config(id_of: Ids) -> dict[str, Any]:
+    return {
+        "text_config": {
+            "model_type": "gemma2",
+            **TEXT,
+            "vocab_size": 2500,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 16,
+        },
+        "vision_config": {**VISION, "image_size": 24, "patch_size": 6, "vision_use_head": False},
+        "projection_dim": 32,
+        "hidden_size": 32,
+        "image_token_index": id_of("<image>"),
+    }
+
+
+_PREFIXED = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{% if message['content'] is string %}"
+    "{{ bos_token + message['content'] }}{% else %}{% for part in message['content'] if part['type'] == 'image' %}"
+    "IMAGE{% endfor %}{{ bos_token }}{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}"
+    "{% endfor %}{% endif %}{{ '\n' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+"""What PaliGemma's processor writes: pictures, the beginning, the question, a line's end; then the answer."""
+
+
 def _mllama(tokenizer: Any) -> Any:
     from transformers import MllamaProcessor
     from transformers.models.mllama.image_processing_pil_mllama import MllamaImageProcessorPil
@@ -258,7 +300,7 @@ FAMILIES: dict[str, TinyFamily] = {
             "scale_factor": 2,
         },
     ),
-    "gemma3": TinyFamily("gemma3", [*_GEMMA.values()], "<start_of_image>", _gemma3, _gemma3_config, _GEMMA),
+    "gemma3": TinyFamily("gemma3", [*_GEMMA.values()], "<start_of_image>", _gemma3, _gemma3_config, named=_GEMMA),
     "llava_next": TinyFamily(
         "llava_next", ["<image>"], "<image>\n", _llava_next, lambda id_of: _clip(id_of, image_grid_pinpoints=_PINPOINTS)
     ),
@@ -295,7 +337,7 @@ FAMILIES: dict[str, TinyFamily] = {
             "image_token_id": id_of("<IMG_CONTEXT>"),
             "image_seq_length": 4,
         },
-        _INTERN,
+        named=_INTERN,
     ),
     "pixtral": TinyFamily(
         "llava",
@@ -315,5 +357,8 @@ FAMILIES: dict[str, TinyFamily] = {
 """By name: each is proven in packs (`tests/models/test_media_packs.py`)."""
 ALONE: dict[str, TinyFamily] = {
     "mllama": TinyFamily("mllama", ["<|image|>"], "<|image|>", _mllama, _mllama_config),
+    "paligemma": TinyFamily(
+        "paligemma", ["<image>"], "<image>", _paligemma, _paligemma_config, _PREFIXED, {"image_token": "<image>"}
+    ),
 }
 """Those whose rows with pictures are read one by one (`tests/models/test_media_alone.py`)."""

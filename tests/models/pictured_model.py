@@ -37,13 +37,18 @@ class Pictured:
 
         self.text, self.processor = ChatTokenizer.load(folder), load_processor(folder)
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float64).eval()
+        self.conversations = CONVERSATIONS
+        if self.model.config.model_type == "paligemma":  # one question, one answer
+            self.conversations = [messages for messages in CONVERSATIONS if len(messages) == 2]
         attach_media(self.model, self.text.media, BYTES.__getitem__)
 
-    def rows(self, conversations: Sequence[tuple[Message, ...]] = CONVERSATIONS) -> list[TokenRow]:
-        encoded = [self.text.encode(messages) for messages in conversations]
+    def rows(self, conversations: Sequence[tuple[Message, ...]] | None = None) -> list[TokenRow]:
+        encoded = [self.text.encode(messages) for messages in conversations or self.conversations]
         return [TokenRow(row.ids, list(map(float, row.loss_mask)), str(number)) for number, row in enumerate(encoded)]
 
     def plain_inputs(self, messages: tuple[Message, ...], *, prompt: bool = False) -> dict[str, Tensor]:
+        if self.model.config.model_type == "paligemma":
+            return self._prefixed_inputs(messages, prompt=prompt)
         turns = []
         for message in messages:
             images = [{"type": "image", "image": decode_image(BYTES[media.digest])} for media in message.media]
@@ -54,8 +59,29 @@ class Pictured:
         )
         return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
 
-    def plain(self, conversations: Sequence[tuple[Message, ...]] = CONVERSATIONS) -> Tensor:
+    def _prefixed_inputs(self, messages: tuple[Message, ...], *, prompt: bool) -> dict[str, Tensor]:
+        """What PaliGemma's processor makes of a question and its answer; of one without a picture, which it does not
+        take, its ids and what they are."""
+        question, *answers = messages
+        text = question.content.replace(MEDIA_MARK, "")
+        if not question.media:
+            answered = "".join(answer.content + self.text.tokenizer.eos_token for answer in answers)
+            begin = self.text.tokenizer.bos_token
+            more = {"add_special_tokens": False, "return_token_type_ids": True, "return_tensors": "pt"}
+            pair = (f"{begin}{text}\n", *([answered] if answered else []))
+            return dict(self.text.tokenizer(*pair, **more))
+        images = [decode_image(BYTES[media.digest]) for media in question.media]
+        suffix = None if prompt else answers[0].content
+        found = self.processor(text="<image>" * len(images) + text, suffix=suffix, images=[images], return_tensors="pt")
+        return {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in found.items()
+            if name != "labels"
+        }
+
+    def plain(self, conversations: Sequence[tuple[Message, ...]] | None = None) -> Tensor:
         """Log-probabilities of learnt tokens as processor and model give them, each conversation by itself."""
+        conversations = conversations or self.conversations
         found = []
         for messages, row in zip(conversations, self.rows(conversations), strict=True):
             inputs = self.plain_inputs(messages)

@@ -68,7 +68,7 @@ from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_
 from luthier.models.load import LoadedModel
 from luthier.models.media.inputs import compute_row_positions, sees_media_whole, turns_by_grid
 from luthier.models.media.towers import find_towers
-from luthier.models.media.whole import GenerationRow, explain_media_alone, reads_media_at_once
+from luthier.models.media.whole import GenerationRow, explain_media_alone, reads_media_at_once, reads_prefix_whole
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import (
     AGREES,
@@ -179,6 +179,7 @@ class UnbatchedReader:
         self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
         self._stateful = bool(getattr(self._model, "_is_stateful", False))
         self._media_alone = explain_media_alone(self._model)
+        self._text_alone = reads_prefix_whole(self._model)
 
     cached = 0
 
@@ -210,7 +211,7 @@ class UnbatchedReader:
 
     def _read(self, portion: PrefillChunk) -> Tensor:
         line, slot = portion.line, portion.line.cache_slot
-        if self._media_alone and list_media_keys(line.ask.ids):
+        if self._text_alone or (self._media_alone and list_media_keys(line.ask.ids)):
             return self._read_alone(portion)
         ids = torch.tensor([line.ids[line.read : line.read + portion.tokens]], device=self._device)
         with activate_adapter(self._whole, line.ask.adapter):

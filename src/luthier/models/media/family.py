@@ -59,6 +59,9 @@ class MediaFamily:
     alone: ClassVar[str] = ""
     """Why a row with pictures is read by itself through the model's own forward; empty for one that is packed."""
 
+    prefix: ClassVar[bool] = False
+    """Whether all that stands before what is learnt or written sees itself both ways (prefix-LM), pictures or not."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         family = cls()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.chat.media import list_media_runs
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.media.family import explain_alone, find_family
 from luthier.models.media.towers import require_towers
@@ -20,6 +21,12 @@ def explain_media_alone(model: Any) -> str:
     """Why a plain model's rows with media are read one by one; empty where they are packed, and for one of text."""
     config = model.config
     return explain_alone(config.model_type) if config.get_text_config() is not config else ""
+
+
+def reads_prefix_whole(model: Any) -> bool:
+    """Whether all that stands before an answer sees itself both ways in a plain model, pictures or not."""
+    family = find_family(model.config.model_type)
+    return family is not None and family.prefix
 
 
 def reads_media_at_once(model: Any) -> bool:
@@ -37,7 +44,13 @@ def read_rows_alone(model: Any, pack: Pack, *, states: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources, or (N, vocab) logits, each row read by itself."""
     part, name = (model.base_model, "last_hidden_state") if states else (model, "logits")
     rows = pack.unpack()
-    read = [_read_row(part, name, build_row_inputs(model, ids)) for ids in rows if ids]
+    first = torch.full((len(rows),), pack.tokens, device=pack.ids.device)
+    first = first.scatter_reduce(0, pack.path, pack.positions[pack.sources] + 1, "amin").tolist()
+    read = [
+        _read_row(part, name, build_row_inputs(model, ids, prompt))
+        for ids, prompt in zip(rows, first, strict=True)
+        if ids
+    ]
     begins = torch.tensor([0, *map(len, rows)], device=pack.ids.device).cumsum(0)
     return torch.cat(read).index_select(0, begins[pack.path] + pack.positions[pack.sources])
 
@@ -55,10 +68,17 @@ def _read_row(part: Any, name: str, inputs: dict[str, Any]) -> Tensor:
     return found
 
 
-def build_row_inputs(model: Any, ids: Sequence[int]) -> dict[str, Any]:
-    """What a plain model's own forward takes for one row of ids, media included: (1, tokens) ids and their like."""
-    towers, weight = require_towers(model), next(model.parameters())
-    inputs = towers.build_row_inputs(ids)
+def build_row_inputs(model: Any, ids: Sequence[int], prompt: int) -> dict[str, Any]:
+    """What a plain model's own forward takes for one row of ids, media included: (1, tokens) ids and their like.
+
+    The first `prompt` tokens are given; what follows is learnt or was written.
+    """
+    weight = next(model.parameters())
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids)).long()}
+    if list_media_runs(ids):
+        inputs = require_towers(model).build_row_inputs(ids)
+    if reads_prefix_whole(model):
+        inputs["token_type_ids"] = (torch.arange(len(ids)) >= prompt).long()[None]
     return {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
@@ -73,7 +93,7 @@ class GenerationRow:
         from transformers import DynamicCache
 
         self._model = model
-        inputs = build_row_inputs(model, ids)
+        inputs = build_row_inputs(model, ids, len(ids))
         self._ids: Tensor = inputs.pop("input_ids")
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         self._kept: dict[str, Any] = {**inputs, "cache": cache, "use_cache": True}

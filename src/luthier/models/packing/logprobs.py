@@ -38,7 +38,7 @@ from luthier.models.media.inputs import (
     sees_media_whole,
     turns_by_grid,
 )
-from luthier.models.media.whole import explain_media_alone, gives_states, read_rows_alone
+from luthier.models.media.whole import explain_media_alone, gives_states, read_rows_alone, reads_prefix_whole
 from luthier.models.packing.head import LogitTransform, OutputHead
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, pad_pack_size
 from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
@@ -114,6 +114,8 @@ class ForwardMode:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
     media_alone: str = ""
     """Why a row with media is read by itself through the model's own forward; empty where it is packed."""
+    text_alone: bool = False
+    """Whether a row of text is so, too."""
 
 
 def compute_pack_logprobs(
@@ -138,7 +140,7 @@ def compute_pack_logprobs(
         return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
     if how.head is None or (_is_alone(how, pack) and not gives_states(inner)):
         return _chosen(_own_logits(inner, pack, soft, how), pack, first)
-    if pack.choices is None and not torch.is_grad_enabled():
+    if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(how, pack):
         sources, indices = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, indices, pack.path)  # any row that a state lies on
         hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
@@ -254,7 +256,7 @@ def is_read_packed(how: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
 
 def _is_alone(how: ForwardMode, pack: Pack) -> bool:
     """Whether the rows of a pack are read one by one, as media stand in one of them."""
-    return bool(how.media_alone) and holds_media(pack.ids)
+    return how.text_alone or (bool(how.media_alone) and holds_media(pack.ids))
 
 
 def _refuse_soft_prompt(soft: SoftPrompt, how: ForwardMode) -> None:
@@ -372,6 +374,7 @@ def _find_out(model: Any) -> ForwardMode:
         short=not why and _short(model, probe),
         turn=_turn(config),
         media_alone=explain_media_alone(model),
+        text_alone=reads_prefix_whole(model),
     )
 
 
