@@ -46,7 +46,7 @@ def test_log_probabilities_are_the_plain_models(pictured: Pictured) -> None:
     how = detect_forward_mode(pictured.model)
     assert how.media_alone
     assert not is_thread_safe(pictured.model)
-    with torch.no_grad(), share_prefixes(pictured.model, rows):
+    with Double(), torch.no_grad(), share_prefixes(pictured.model, rows):
         found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain()
         ranked, _ = compute_ranked_logprobs(pictured.model, pack)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)

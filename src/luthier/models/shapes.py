@@ -57,7 +57,7 @@ class LinearLayerSpec(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def list_linear_layers(model: ModelDescription, parts: Collection[ModelPart] = ("language",)) -> list[LinearLayerSpec]:
+def list_linear_layers(model: ModelDescription, parts: Collection[str] = ("language",)) -> list[LinearLayerSpec]:
     """Every linear layer of some parts of a model except the output head, in the order of their names."""
     if not model.tensors:
         return _usual(model) if "language" in parts else []
@@ -73,7 +73,7 @@ def list_linear_layers(model: ModelDescription, parts: Collection[ModelPart] = (
 
 
 def select_target_layers(
-    model: ModelDescription, targets: str | Sequence[str], parts: Collection[ModelPart] = ("language",)
+    model: ModelDescription, targets: str | Sequence[str], parts: Collection[str] = ("language",)
 ) -> list[LinearLayerSpec]:
     """The linear layers of some parts that targets mean: all of them for `all-linear`, else those called by one of the
     names."""

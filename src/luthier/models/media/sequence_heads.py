@@ -1,7 +1,7 @@
 """Sequence heads over models that read pictures, for families of which transformers has none.
 
-Importing this module makes them known to `AutoModelForSequenceClassification`: such a folder opens in plain transformers
-once it was imported.
+Importing this module makes them known to `AutoModelForSequenceClassification`: such a folder opens in plain
+transformers once it was imported.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from luthier.models.media.towers import READ_TYPES
+from luthier.models.media.family import list_family_types
 
 
 class _MediaSequenceHead(GenericForSequenceClassification):  # type: ignore[misc]  # transformers has no types
@@ -40,5 +40,5 @@ def _register(model_type: str) -> None:
     AutoModelForSequenceClassification.register(config_kind, head, exist_ok=True)
 
 
-for _type in sorted(READ_TYPES):
+for _type in list_family_types():
     _register(_type)

@@ -44,11 +44,11 @@ def read_rows_alone(model: Any, pack: Pack, *, states: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources, or (N, vocab) logits, each row read by itself."""
     part, name = (model.base_model, "last_hidden_state") if states else (model, "logits")
     rows = pack.unpack()
-    first = torch.full((len(rows),), pack.tokens, device=pack.ids.device)
-    first = first.scatter_reduce(0, pack.path, pack.positions[pack.sources] + 1, "amin").tolist()
+    unread = torch.full((len(rows),), pack.tokens, device=pack.ids.device)
+    prompts = unread.scatter_reduce(0, pack.path, pack.positions[pack.sources] + 1, "amin").tolist()
     read = [
         _read_row(part, name, build_row_inputs(model, ids, prompt))
-        for ids, prompt in zip(rows, first, strict=True)
+        for ids, prompt in zip(rows, prompts, strict=True)
         if ids
     ]
     begins = torch.tensor([0, *map(len, rows)], device=pack.ids.device).cumsum(0)
