@@ -36,7 +36,10 @@ class Pictured:
         from transformers import AutoModelForImageTextToText
 
         self.text, self.processor = ChatTokenizer.load(folder), load_processor(folder)
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float64).eval()
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=torch.float64, experts_implementation="eager"
+        ).eval()
+        self.model.generation_config.eos_token_id = None  # so many tokens are written, whatever they are
         self.conversations = CONVERSATIONS
         if self.model.config.model_type == "paligemma":  # one question, one answer
             self.conversations = [messages for messages in CONVERSATIONS if len(messages) == 2]

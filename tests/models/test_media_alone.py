@@ -87,7 +87,7 @@ def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
     assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
     for messages, written in zip(questions, together, strict=True):
         inputs = pictured.plain_inputs(messages, prompt=True)
-        whole = pictured.model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        whole = pictured.model.generate(**inputs, max_new_tokens=12, do_sample=False)
         assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
 
 

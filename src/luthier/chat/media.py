@@ -309,10 +309,20 @@ def load_processor(folder: Path) -> Any:
     which needs libraries that pictures do not."""
     named = (json.loads(path.read_text(encoding="utf-8")) for name in _NAMING if (path := folder / name).is_file())
     name = next((entry["processor_class"] for entry in named if entry.get("processor_class")), "")
-    kind = find_processor_class(name)
-    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
-    own: Any = type(name, (kind,), {"get_attributes": classmethod(lambda cls: attributes)})
+    own = drop_video_processor(find_processor_class(name))
     return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+
+
+def drop_video_processor(kind: Any) -> Any:
+    """The same class of processor without its part for films, which needs torchvision."""
+    from transformers import ProcessorMixin
+
+    def start(self: Any, *parts: Any, **more: Any) -> None:
+        ProcessorMixin.__init__(self, *(part for part in parts if part is not None), **more)
+
+    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    without = type("WithoutVideos", (ProcessorMixin,), {"__init__": start})  # what the class itself calls
+    return type(kind.__name__, (kind, without), {"get_attributes": classmethod(lambda cls: attributes)})
 
 
 def find_processor_class(name: str) -> Any:
