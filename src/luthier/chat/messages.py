@@ -52,6 +52,9 @@ class Media(_Plain):
     """How long a sound is."""
     rate: int | None = None
     """Samples of a sound in a second."""
+    level: float | None = None
+    """How light a picture is on average, from 0 (black) to 1; how loud a sound is (root mean square), in decibels below
+    full scale."""
     fingerprint: str | None = None
     """What it looks or sounds like, in 128 bits as hexadecimal digits: near copies differ in few of them."""
 
