@@ -107,7 +107,11 @@ def shown_media(count: int, seed: int = 0, kind: str = "image", **more: Any) -> 
         }  # fmt: skip
         if kind == "image":
             width = int(chance.lognormvariate(6, 0.3))
-            told |= {"width": width, "height": int(width * chance.choice([0.75, 1, 1.33])), "level": chance.gauss(0.5, 0.1)}
+            told |= {
+                "width": width,
+                "height": int(width * chance.choice([0.75, 1, 1.33])),
+                "level": chance.gauss(0.5, 0.1),
+            }
         else:
             told |= {"seconds": chance.lognormvariate(1, 0.5), "rate": 16000, "level": chance.gauss(-20, 4)}
         found.append(Media.model_validate({**told, **more}))

@@ -106,7 +106,9 @@ def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
     calls = message.get("tool_calls") or ()
     if message.get("content") or not calls:
         yield f"{message['role']:<10} {message.get('content', '')!r}"
-    yield from (f"{message['role']:<10} shows {Media.model_validate(medium).describe()}" for medium in message.get("media", ()))
+    yield from (
+        f"{message['role']:<10} shows {Media.model_validate(medium).describe()}" for medium in message.get("media", ())
+    )
     yield from (
         f"{message['role']:<10} calls {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})"
         for call in calls

@@ -148,6 +148,8 @@ def test_a_step_learns_from_the_pictures_of_a_data_set(tmp_path: Path) -> None:
     made = Recipe.load(tmp_path / "recipe.yaml").run()
     rest = np.load(made["monitor"].artifact.path("references/media_drift/rest.npy"))
     assert rest.shape == (38, 5)  # a third of 57 is known
-    media = [medium for example in read_examples(made["data"].artifact, "train") for medium in example.messages[0].media]
+    media = [
+        medium for example in read_examples(made["data"].artifact, "train") for medium in example.messages[0].media
+    ]
     assert len(media) == 57
     assert {round(value, 4) for value in rest[:, 4]} <= {medium.level for medium in media}
