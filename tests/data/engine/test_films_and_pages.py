@@ -190,8 +190,7 @@ def test_a_film_whose_header_lies_about_its_length_is_bounded() -> None:
     content = bytearray(film(2))
     at = content.index(b"mdhd") + 4
     struct.pack_into(">I", content, at + 16, 0x7FFFFFFF)  # the duration of the track
-    with pytest.raises(DataError, match="lasts|cannot be read"):
-        read_film_frames(bytes(content), FrameSampling())
+    assert 1 <= len(read_film_frames(bytes(content), FrameSampling())) <= 8
 
 
 def test_a_locked_pdf_is_told(tmp_path: Path) -> None:

@@ -44,13 +44,13 @@ _BITS = 128
 class MediaDrift(Signal):
     """How far the pictures (or sounds) of requests are from those of the training data, and how strong the evidence is.
 
-    Five numbers of each picture are looked at: how unlike it looks to all known ones (bits of the perceptual fingerprint
-    that the nearest one lacks), bytes, pixels, shape and brightness; of a sound: how unlike it sounds, bytes, seconds,
-    samples in a second and loudness. `media_drift.evidence` is a power of ten as that of `drift`: while pictures come as
-    the training data's were drawn, it passes 2 within a round of `media` with a chance of at most 1 in 100, however
-    often one looks. A picture that is asked about again counts once. `media_drift.apart` is the size of the change: how
-    often a plain classifier tells a picture of the window from one of the training data by these numbers, 0.5 where it
-    cannot, 1 where it always can. Traces keep all that is needed; no bytes are read.
+    Five numbers of each picture are looked at: how unlike it looks to all known ones (bits of the perceptual
+    fingerprint that the nearest one lacks), bytes, pixels, shape and brightness; of a sound: how unlike it sounds,
+    bytes, seconds, samples in a second and loudness. `media_drift.evidence` is a power of ten as that of `drift`: while
+    pictures come as the training data's were drawn, it passes 2 within a round of `media` with a chance of at most 1 in
+    100, however often one looks. A picture that is asked about again counts once. `media_drift.apart` is the size of
+    the change: how often a plain classifier tells a picture of the window from one of the training data by these
+    numbers, 0.5 where it cannot, 1 where it always can. Traces keep all that is needed; no bytes are read.
     """
 
     kind: Literal["media_drift"] = "media_drift"
@@ -104,7 +104,7 @@ class MediaDrift(Signal):
 
 
 def measure_media(media: Sequence[Media], known: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(media, 5): the numbers of `MEASURES` of media of one kind, against the fingerprints of known ones, (n, 128) bits.
+    """(media, 5): the numbers of `MEASURES` of media of one kind; `known` are fingerprints, (n, 128) bits.
 
     A level that an earlier version did not write counts as missing: it is NaN.
     """
