@@ -136,6 +136,8 @@ def holds_bytes(value: Any) -> bool:
 AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
 VIDEO_ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
 PDF_ENDING = ".pdf"
+TABLES = frozenset({"metadata.csv", "metadata.jsonl"})
+"""Tables beside pictures, sounds and films that say what belongs to each."""
 MEDIA_ENDINGS = (
     frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp", PDF_ENDING})
     | AUDIO_ENDINGS

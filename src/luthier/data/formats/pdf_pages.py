@@ -16,6 +16,8 @@ MAX_PAGE_PIXELS: Final = 32 << 20
 _POINTS = 72.0
 """Points of an inch, in which PDF measures."""
 _HEAD = 1024
+_LOOKED_AT = 5
+"""Pages that tell whether a PDF has text."""
 
 
 class PageRendering(BaseModel):
@@ -33,6 +35,25 @@ class PageRendering(BaseModel):
 def is_pdf(content: bytes) -> bool:
     """Whether bytes begin as PDF does."""
     return content[:_HEAD].lstrip().startswith(b"%PDF-")
+
+
+def holds_text(content: bytes) -> bool:
+    """Whether one of a PDF's first pages has letters or digits, as a scan has not; True for what cannot be told."""
+    try:
+        import pypdfium2
+    except ImportError:
+        return True
+    try:
+        document = pypdfium2.PdfDocument(content)
+    except pypdfium2.PdfiumError:
+        return True
+    try:
+        texts = (document[at].get_textpage().get_text_range() for at in range(min(_LOOKED_AT, len(document))))
+        return any(any(character.isalnum() for character in text) for text in texts)
+    except pypdfium2.PdfiumError:
+        return True
+    finally:
+        document.close()
 
 
 def render_pdf_pages(content: bytes, rendering: PageRendering, page: int | None = None) -> list[bytes]:

@@ -8,14 +8,13 @@ from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import expand_env_vars, resolve_path
-from luthier.data.columns.media import MEDIA_ENDINGS, is_media_path, kind_of_media_path, parse_page_address
+from luthier.data.columns.media import MEDIA_ENDINGS, TABLES, is_media_path, kind_of_media_path, parse_page_address
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import glob_inside, is_url
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
-_TABLES = frozenset({"metadata.csv", "metadata.jsonl"})
 _NAMES = {"file_name": False, "file_names": True}
 """Columns of `metadata.csv` and `metadata.jsonl` that name files, and whether each cell names several."""
 _FITTING = 0.5
@@ -48,7 +47,7 @@ class MediaFolderSource(FileSource):
         if not media or len(media) < _FITTING * len(names):
             return FormatMatch.NO
         by_class = sum(len(name.parts) > 1 for name in media) * 2 > len(media)
-        return FormatMatch.EXACT if by_class or _TABLES & {name.name for name in names} else FormatMatch.NO
+        return FormatMatch.EXACT if by_class or TABLES & {name.name for name in names} else FormatMatch.NO
 
     def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The media and the tables about them, in order; a link that leads out of the folder is refused."""
@@ -96,7 +95,7 @@ class MediaFolderSource(FileSource):
 
 
 def _is_table(file: SourceFile) -> bool:
-    return PurePosixPath(file.name).name in _TABLES
+    return PurePosixPath(file.name).name in TABLES
 
 
 def _with_files(record: SourceRecord, folder: PurePosixPath) -> SourceRecord | BrokenRow:
