@@ -1,6 +1,6 @@
 """Personal data in pictures: how much of it is covered, on drawn text with known places; and faces.
 
-Texts are the made rows of `pii` (values by Faker and python-stdnum in sentences of seven languages) and its look-alikes,
+Texts are the made rows of `pii` (values by Faker and python-stdnum in sentences of seven languages), and look-alikes,
 drawn in four colors and three sizes, and once more small, gray, blurred and compressed ("hard"). A value counts as
 covered where at least 90 % of its box is; a covered box counts as right where it meets a value. Faces are the 200 crops
 of Labeled Faces in the Wild that scikit-image's wheel carries (100 faces, 100 parts of pictures without one), each put
