@@ -45,11 +45,13 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.privacy import SITE, add_weights, average_changes, subtract_weights
 from luthier.federated.refusals import MessageRefused
-from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
+from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
+from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:
@@ -79,10 +81,10 @@ class RoundRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     round: int
-    rows: int
-    """Training rows of all sites that answered."""
-    loss: float
-    """The sites' mean losses, weighed by rows."""
+    rows: int | None = None
+    """Training rows of all sites that answered; None where masks and a promise to sites hide them."""
+    loss: float | None = None
+    """The sites' mean losses, weighed by rows; with `privacy`, none is told."""
     error: float | None = None
     """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
     sites: dict[str, SiteRound]
@@ -111,7 +113,7 @@ class Federation:
     def __init__(self, step: Federate, work: StepContext) -> None:
         self._step, self._work = step, work
         self._aggregator = step.sum
-        self._tune = build_local_tune(dump_given_settings(step.tune), step.local, step.rounds)
+        self._tune = step.build_site_tune()
         self._training = FederatedTraining(self._tune, work, step.sum)
         self._wants_classes = isinstance(self._tune.objective, Classify)
 
@@ -128,6 +130,7 @@ class Federation:
             pooled = self._measure(channel, state)
         finally:
             channel.close()
+        NoiseKey.forget(self._work.scratch)
         self._write_model(state, pooled)
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
@@ -162,6 +165,7 @@ class Federation:
             masks=step.secure,
             group=sorted(card.fingerprint for card in channel.cards.values()) if step.secure is not None else [],
             least=step.least if step.secure is not None else None,
+            privacy=step.privacy,
         )
         answers = channel.exchange(0, dict.fromkeys(channel.sites, FederationMessage(order).encode()))
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
@@ -200,7 +204,7 @@ class Federation:
             self._check_update(name, update, expected)
             updates[name] = update
         self._require_sites(updates, state.sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected, unmask)
+        combined, rows, loss = self._combine(updates, expected, state.given.moving, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -255,30 +259,53 @@ class Federation:
             check_weights(update.tensors, {MASKED: numbers}, f"site {name}")
         else:
             check_weights(update.tensors, expected, f"site {name}")
-        if (header.rows is None) != (self._step.secure is not None) or (header.loss is None) != (header.rows is None):
+        masked = self._step.secure is not None
+        silent = masked or self._step.privacy is not None
+        if (header.rows is None) != masked or (header.loss is None) != silent:
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
     def _combine(
         self,
         updates: Mapping[str, FederationMessage],
         expected: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
         unmask: Callable[[Any], Any] | None,
-    ) -> tuple[AggregatedWeights, int, float]:
+    ) -> tuple[AggregatedWeights, int | None, float | None]:
         """The sum of the updates, the rows behind it, and their mean loss."""
         import numpy
 
+        privacy = self._step.privacy
+        sites = privacy is not None and privacy.unit == SITE
         if (masks := self._step.secure) is not None:
             numbers = [update.tensors[MASKED].numpy().view(numpy.uint64) for update in updates.values()]
             total = numpy.zeros_like(numbers[0])
             for masked in numbers:
                 total += masked  # modulo 2^64
             total = total if unmask is None else unmask(total)
-            found = decode_sum(total, expected, masks, self._group_size)
-            return self._aggregator.combine([found.weights], [1.0]), found.rows, found.loss
-        rows = [update.header.rows for update in updates.values()]
-        shares = [count / sum(rows) for count in rows]
-        loss = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
-        return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(rows), loss
+            found = decode_sum(total, expected, masks, self._group_size, self._step.site_noise)
+            weights = add_weights(found.weights, given) if sites else found.weights
+            loss, rows = found.loss if privacy is None else None, None if sites else found.rows
+            return self._aggregator.combine([weights], [1.0]), rows, loss
+        told = [update.header.rows for update in updates.values()]
+        if sites:
+            weights = self._add_site_noise([update.tensors for update in updates.values()], given)
+            return self._aggregator.combine([weights], [1.0]), sum(told), None
+        shares = [count / sum(told) for count in told]
+        mean = None
+        if privacy is None:
+            mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
+        return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(told), mean
+
+    def _add_site_noise(
+        self, updates: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weights after the mean of the sites' clipped changes, with noise."""
+        privacy = self._step.privacy
+        assert privacy is not None, "sites are promised something"
+        changes = (subtract_weights(update, given) for update in updates)
+        label = digest_message(pack_tensors(given))
+        key = NoiseKey.load(self._work.scratch)
+        return add_weights(average_changes(changes, privacy.clip, self._step.site_noise, key, label), given)
 
     def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
@@ -357,7 +384,8 @@ class Federation:
 
     def _report(self, state: _State) -> None:
         record, events = state.rounds[-1], self._work.events
-        events.progress(record.round, self._step.rounds, "rounds", loss=record.loss)
+        measures = {} if record.loss is None else {"loss": record.loss}
+        events.progress(record.round, self._step.rounds, "rounds", **measures)
         if record.error is not None:
             events.note(
                 f"round {record.round}: {self._aggregator.kind} misses the sum of the sites' products by "
@@ -410,7 +438,7 @@ class Federation:
                 "optimizer": tune.optimizer.settings(),
                 "base": name,
                 "steps": sum(max(site.steps or 0 for site in entry.sites.values()) for entry in state.rounds) or None,
-                "rows": max(entry.rows for entry in state.rounds),
+                "rows": max(entry.rows or 0 for entry in state.rounds) or None,
                 "trainable_parameters": sum(value.numel() for value in state.given.moving.values()),
                 "learning_rate": self._training.rate.value,
                 "learning_rate_why": self._training.rate.why,
@@ -420,6 +448,7 @@ class Federation:
                     "sum": step.sum.settings(),
                     "exact": step.sum.exact,
                 },
+                **self._describe_privacy(),
                 **tune.objective.card(about),
             }
         )
@@ -429,6 +458,13 @@ class Federation:
         lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
+
+    def _describe_privacy(self) -> dict[str, Any]:
+        """What is promised, for the model's record."""
+        if (privacy := self._step.privacy) is None:
+            return {}
+        return {"privacy": {"unit": privacy.unit, "epsilon": privacy.epsilon, "delta": privacy.delta,
+                            "clip": privacy.clip}}  # fmt: skip
 
 
 def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:

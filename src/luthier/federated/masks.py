@@ -84,16 +84,19 @@ def encode_update(
     return found
 
 
-def decode_sum(total: NDArray[Any], shapes: Mapping[str, Tensor], settings: MaskSettings, sites: int) -> MaskedSum:
+def decode_sum(
+    total: NDArray[Any], shapes: Mapping[str, Tensor], settings: MaskSettings, sites: int, noise: float = 0.0
+) -> MaskedSum:
     """The mean of weights and losses from the sum of all sites' encoded numbers; `InputError` where masks are left in
-    it."""
+    it. `noise` is the standard deviation of what was added to the sum for privacy."""
     import numpy
     import torch
 
     signed = total.view(numpy.int64)
     rows = int(signed[-1])
     numbers = signed[:-1].astype(numpy.float64) / compute_scale(settings, sites)
-    if not 1 <= rows <= sites * settings.rows or float(numpy.abs(numbers).max()) > rows * settings.bound * (1 + 1e-9):
+    most = rows * settings.bound * (1 + 1e-9) + 10 * noise
+    if not 1 <= rows <= sites * settings.rows or float(numpy.abs(numbers).max()) > most:
         hint = "all sites must be those of the order, each with the others among its `peers`"
         raise InputError("the masks do not cancel in the sum over the sites", hint=hint)
     weights, at = {}, 0
