@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.training import TrainingRecord
-from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.errors import DataError, InputError, ModelError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
@@ -25,7 +25,7 @@ from luthier.federated.dropout_masks import MaskRound
 from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.local import FederatedTraining
 from luthier.federated.masked_round import MaskedRound
-from luthier.federated.masks import MASKED, PairMasks, decode_sum
+from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
     STAGES,
@@ -163,11 +163,13 @@ class Federation:
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            group=sorted(card.fingerprint for card in channel.cards.values()) if step.secure is not None else [],
             least=step.least if step.secure is not None else None,
             privacy=step.privacy,
         )
-        answers = channel.exchange(0, dict.fromkeys(channel.sites, FederationMessage(order).encode()))
+        orders = {name: order.model_copy(update={"group": group}) for name, group in self._list_groups(channel).items()}
+        answers = channel.exchange(
+            0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
+        )
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -198,10 +200,17 @@ class Federation:
         for name in state.sites:
             if name not in answers:
                 continue
-            update = self._read(name, answers[name], RoundUpdate)
-            if (update.header.round, update.header.answers) != (number, question_digest):
-                raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
-            self._check_update(name, update, expected)
+            try:
+                update = self._read(name, answers[name], RoundUpdate)
+                if (update.header.round, update.header.answers) != (number, question_digest):
+                    what = f"site {name} sends its update of round {update.header.round} in round {number}"
+                    raise MessageRefused(what)
+                self._check_update(name, update, expected)
+            except MessageRefused as error:
+                if self._step.least is None or self._step.secure is not None:
+                    raise
+                self._work.events.warning(f"the update of site {name} is left out: {error.message}")
+                continue
             updates[name] = update
         self._require_sites(updates, state.sites, f"answered in round {number}")
         combined, rows, loss = self._combine(updates, expected, state.given.moving, unmask)
@@ -235,6 +244,13 @@ class Federation:
     def _group_size(self) -> int:
         """Sites that mask their numbers towards each other."""
         return len(self._step.site_names)
+
+    def _list_groups(self, channel: SiteChannel) -> dict[str, list[str]]:
+        """The fingerprints of the sites that each site masks its numbers together with, sorted; empty without masks."""
+        if (masks := self._step.secure) is None:
+            return {}
+        groups = masks.deal(channel.sites)
+        return {name: sorted(channel.cards[other].fingerprint for other in group) for group in groups for name in group}
 
     def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
         """A round whose sites may drop out; what was heard in it before a kill is there."""
@@ -272,29 +288,91 @@ class Federation:
         unmask: Callable[[Any], Any] | None,
     ) -> tuple[AggregatedWeights, int | None, float | None]:
         """The sum of the updates, the rows behind it, and their mean loss."""
-        import numpy
-
         privacy = self._step.privacy
         sites = privacy is not None and privacy.unit == SITE
         if (masks := self._step.secure) is not None:
-            numbers = [update.tensors[MASKED].numpy().view(numpy.uint64) for update in updates.values()]
-            total = numpy.zeros_like(numbers[0])
-            for masked in numbers:
-                total += masked  # modulo 2^64
-            total = total if unmask is None else unmask(total)
-            found = decode_sum(total, expected, masks, self._group_size, self._step.site_noise)
-            weights = add_weights(found.weights, given) if sites else found.weights
-            loss, rows = found.loss if privacy is None else None, None if sites else found.rows
-            return self._aggregator.combine([weights], [1.0]), rows, loss
+            sums = self._decode_groups(updates, masks.deal(list(updates)), expected, unmask)
+            rows = None if sites else sum(found.rows for found in sums)
+            loss = None
+            if privacy is None:
+                loss = sum(found.loss * found.rows for found in sums) / sum(found.rows for found in sums)
+            parts: list[Mapping[str, Tensor]] = [
+                add_weights(found.weights, given) if sites else found.weights for found in sums
+            ]
+            return self._aggregator.combine([self._choose(parts, given)], [1.0]), rows, loss
         told = [update.header.rows for update in updates.values()]
+        weights = [update.tensors for update in updates.values()]
         if sites:
-            weights = self._add_site_noise([update.tensors for update in updates.values()], given)
-            return self._aggregator.combine([weights], [1.0]), sum(told), None
+            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(told), None
         shares = [count / sum(told) for count in told]
         mean = None
         if privacy is None:
             mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
-        return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(told), mean
+        if self._step.robust is not None:
+            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(told), mean
+        return self._aggregator.combine(weights, shares), sum(told), mean
+
+    def _decode_groups(
+        self,
+        updates: Mapping[str, FederationMessage],
+        groups: Sequence[Sequence[str]],
+        expected: Mapping[str, Tensor],
+        unmask: Callable[[Any], Any] | None,
+    ) -> list[MaskedSum]:
+        """The mean of each group; as many as are poisoned may be left out, since what was sent for them is none."""
+        sums = []
+        for group in groups:
+            try:
+                sums.append(self._decode(updates, group, expected, unmask))
+            except InputError as error:
+                if self._step.robust is None:
+                    raise
+                self._work.events.warning(f"the sum over {', '.join(group)} is left out: {error.message}")
+        if self._step.robust is not None and len(groups) - len(sums) > self._step.robust.poisoned:
+            what = f"the sums of {len(groups) - len(sums)} groups are none, and {self._step.robust.poisoned} may be"
+            raise DataError(what, where=SourceLocation(field="robust"), hint="see the warnings for which ones")
+        return sums
+
+    def _decode(
+        self,
+        updates: Mapping[str, FederationMessage],
+        group: Sequence[str],
+        expected: Mapping[str, Tensor],
+        unmask: Callable[[Any], Any] | None,
+    ) -> MaskedSum:
+        """The mean of the sites of one group."""
+        import numpy
+
+        assert self._step.secure is not None, "only masked numbers are decoded"
+        numbers = [updates[name].tensors[MASKED].numpy().view(numpy.uint64) for name in group]
+        total = numpy.zeros_like(numbers[0])
+        for masked in numbers:
+            total += masked  # modulo 2^64
+        total = total if unmask is None else unmask(total)
+        size = len(group) if unmask is None else self._group_size
+        return decode_sum(total, expected, self._step.secure, size, self._step.site_noise)
+
+    def _choose(self, parts: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One of the weights of sites or groups: the only one, or what a robust rule makes of all."""
+        import torch
+
+        if (rule := self._step.robust) is None:
+            return parts[0]
+        expected = self._step.least or len(self._step.site_names)
+        if self._step.secure is None and (why := rule.check_count(min(expected, len(parts)))):
+            raise DataError(why, where=SourceLocation(field="robust"), hint="wait for more sites, or bear fewer")
+        names = sorted(parts[0])
+        changes = torch.stack(
+            [torch.cat([(part[name].double() - given[name].double()).flatten() for name in names]) for part in parts]
+        )
+        found, at = {}, 0
+        combined = rule.combine(changes)
+        for name in names:
+            value = given[name]
+            change = combined[at : at + value.numel()].reshape(value.shape)
+            found[name] = (value.double() + change).to(value.dtype)
+            at += value.numel()
+        return found
 
     def _add_site_noise(
         self, updates: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]

@@ -26,7 +26,7 @@ from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
 from luthier.federated.dropout_masks import DropoutMasks, MaskRound, check_least
 from luthier.federated.local import FederatedTraining, SiteUpdate
-from luthier.federated.masks import MASKED, BeyondBound, PairMasks, encode_update
+from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
     QUESTIONS,
@@ -190,8 +190,12 @@ class SiteWorker:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
         if order.masks is not None:
-            if self._masks is None or order.group != self._masks.group:
+            whole = [] if self._masks is None else self._masks.group
+            part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
+            if order.group != whole and not (part and set(order.group) <= set(whole)):
                 raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+            if len(order.group) < LEAST_SITES:
+                raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
                 raise OrderRefused(why)
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
@@ -228,7 +232,7 @@ class SiteWorker:
             encoded = self._encode(order, update, given, start.round)
             if order.least is not None:
                 return self._offer_keys(order, start.round, digest, encoded)
-            masked = self._masks.mask(encoded, order.federation, start.round, digest)
+            masked = self._masks.within(order.group).mask(encoded, order.federation, start.round, digest)
             numbers = torch.from_numpy(masked.view(numpy.int64))
             return FederationMessage(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
         loss = update.loss if order.privacy is None else None

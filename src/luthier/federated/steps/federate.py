@@ -32,6 +32,7 @@ from luthier.federated.privacy import (
     find_federated_privacy_obstacle,
     find_site_noise,
 )
+from luthier.federated.robust_rule import RobustRule
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
 from luthier.metrics.metric import Metric
@@ -120,6 +121,10 @@ class Federate(Step):
     """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
     Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
     site adds its share."""
+    robust: RobustRule | None = None
+    """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
+    `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
+    `secure.groups`. For `ffa`, `alternate` and `mean`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
     which give the pooled values exactly, and its own. They stand in `federation.json`."""
@@ -154,6 +159,7 @@ class Federate(Step):
             )
         self._check_masks(number)
         self._check_privacy()
+        self._check_robust(number)
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
@@ -173,6 +179,32 @@ class Federate(Step):
             raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
         if self.least is not None and (why := check_least(number, self.least)):
             raise ValueError(f"{why}; leave `least` out to wait for all of them")
+
+    def _check_robust(self, number: int) -> None:
+        """`ValueError` for rules that cannot bear what they should."""
+        groups = self.secure.groups if self.secure is not None else None
+        if self.robust is None:
+            if groups is not None:
+                raise ValueError("groups of masks are for `robust` rules; leave `secure.groups` out")
+            return
+        if not (self.sum.linear and self.sum.exact):
+            raise ValueError(
+                f"a rule takes the place of a mean, and {self.sum.kind} is none; take ffa, alternate or mean"
+            )
+        if self.privacy is not None and self.privacy.unit == SITE:
+            raise ValueError("the promise to whole sites is for a mean; leave `robust` out, updates are clipped anyway")
+        if self.secure is None:
+            if why := self.robust.check_count(self.least or number):
+                raise ValueError(why)
+            return
+        if groups is None:
+            raise ValueError("under masks no site's update is seen: write `secure: {groups: …}` to choose between sums")
+        if self.least is not None:
+            raise ValueError("groups need all their sites; leave `least` out")
+        if number // groups < LEAST_SITES:
+            raise ValueError(f"{groups} groups of {number} sites have fewer than {LEAST_SITES} sites")
+        if why := self.robust.check_count(groups, "groups"):
+            raise ValueError(why)
 
     def _check_privacy(self) -> None:
         """`ValueError` for what breaks the promise."""
@@ -273,6 +305,8 @@ class Federate(Step):
         sees = "the coordinator can see the update of each site (there are no masks)"
         if self.secure is not None:
             which = "all sites" if self.least is None else f"{self.least} sites or more"
+            if self.secure.groups is not None:
+                which = f"each of {self.secure.groups} groups of sites"
             sees = f"the coordinator can see sums over {which} alone (updates are masked)"
         if self.privacy is not None:
             sees = f"{self.privacy.describe()}; {sees}"
@@ -283,6 +317,12 @@ class Federate(Step):
             else "impossible under masks, since each site's part is needed"
         )
         text = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
+        if self.robust is not None:
+            what = "sites" if self.secure is None else "groups"
+            of = len(self.site_names) if self.secure is None else self.secure.groups
+            text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
+        elif self.secure is not None:
+            text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
