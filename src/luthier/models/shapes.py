@@ -18,8 +18,10 @@ ModelPart = Literal["language", "projector", "vision"]
 """A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
 ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
 """What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "image_newline")
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
 """What they call what stands between such a part and the decoder."""
+PROJECTOR_VECTORS = ("image_newline",)
+"""What they call vectors beside it, which belong to no layer and so have no adapter."""
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
@@ -55,7 +57,7 @@ class LinearLayerSpec(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def list_linear_layers(model: ModelDescription, parts: Collection[ModelPart] = ("language",)) -> list[LinearLayerSpec]:
+def list_linear_layers(model: ModelDescription, parts: Collection[str] = ("language",)) -> list[LinearLayerSpec]:
     """Every linear layer of some parts of a model except the output head, in the order of their names."""
     if not model.tensors:
         return _usual(model) if "language" in parts else []
@@ -71,7 +73,7 @@ def list_linear_layers(model: ModelDescription, parts: Collection[ModelPart] = (
 
 
 def select_target_layers(
-    model: ModelDescription, targets: str | Sequence[str], parts: Collection[ModelPart] = ("language",)
+    model: ModelDescription, targets: str | Sequence[str], parts: Collection[str] = ("language",)
 ) -> list[LinearLayerSpec]:
     """The linear layers of some parts that targets mean: all of them for `all-linear`, else those called by one of the
     names."""
@@ -129,7 +131,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")
-    if any(part in PROJECTORS for part in parts):
+    if any(part in PROJECTORS for part in parts) or parts[-1] in PROJECTOR_VECTORS:
         return "projector"
     return "vision" if any(part in ENCODERS for part in parts) else "language"
 

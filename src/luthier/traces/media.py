@@ -45,7 +45,9 @@ def read_trace_media(folder: Path, media: Media) -> bytes:
     path = folder / MEDIA / locate_trace_media(media)
     content = path.read_bytes()
     if len(content) != media.size or hashlib.sha256(content).hexdigest() != media.digest:
-        raise DataError("holds other bytes than were kept", where=SourceLocation(file=str(path)), hint="delete the file")
+        raise DataError(
+            "holds other bytes than were kept", where=SourceLocation(file=str(path)), hint="delete the file"
+        )
     return content
 
 

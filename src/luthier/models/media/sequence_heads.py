@@ -1,7 +1,7 @@
 """Sequence heads over models that read pictures, for families of which transformers has none.
 
-Importing this module makes them known to `AutoModelForSequenceClassification`: plain transformers opens such a folder
-once it was imported.
+Importing this module makes them known to `AutoModelForSequenceClassification`: such a folder opens in plain
+transformers once it was imported.
 """
 
 from __future__ import annotations
