@@ -1,8 +1,9 @@
 """The features of media: towers run outside of packed attention, once a step for each distinct medium.
 
 Features of a tower that does not learn are kept by medium for as long as there is room, and so are the states of an
-encoder below a projector that learns: in memory, and where a folder is given, on the disk for later runs. A tower that learns runs once a step: packs read its features as leaves, the
-gradients of the leaves are summed over packs, and go back through the tower once.
+encoder below a projector that learns: in memory, and where a folder is given, on the disk for later runs. A tower that
+learns runs once a step: packs read its features as leaves, the gradients of the leaves are summed over packs, and go
+back through the tower once.
 """
 
 from __future__ import annotations
@@ -227,9 +228,7 @@ def _tower_modules(model: Any) -> Iterator[Any]:
 _TOWERS: WeakKeyDictionary[torch.nn.Module, MediaTowers] = WeakKeyDictionary()
 
 
-def attach_media(
-    model: Any, processor: MediaProcessor | None, read_media: ReadMedia, kept: Path | None = None
-) -> None:
+def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadMedia, kept: Path | None = None) -> None:
     """Let a model read the media that a processor has met; nothing for a model of text alone. `kept` is a folder for
     what its towers say while they are frozen, which later runs find."""
     inner = unwrap_peft_model(model)
