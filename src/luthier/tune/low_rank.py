@@ -131,8 +131,14 @@ class LowRankTechnique(Technique):
         """What moves whole, and is saved beside the adapter: the projectors by name."""
         if "projector" not in self.on:
             return []
-        names = (name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTORS)
-        return sorted({name.rpartition(".")[2] for name in names})
+        import torch
+
+        found: set[str] = set()
+        for name, module in model.named_modules():
+            if (own := name.rpartition(".")[2]) in PROJECTORS:
+                several = isinstance(module, torch.nn.ModuleList)  # PEFT saves modules, and no lists of them
+                found |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
+        return sorted(found)
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""
