@@ -50,8 +50,8 @@ class RetentionPolicy(BaseModel):
     exclude_kinds: tuple[PiiKind, ...] = ()
     """Kinds that stay in clear although a model finds them, such as `organisation`."""
     media: Literal["digests", "bytes"] = "digests"
-    """Pictures and sounds of requests: `digests` keeps what each is (kind, digest, size), `bytes` the content, too, each
-    once and without metadata, of requests that were answered and do not say `store: false`."""
+    """Pictures and sounds of requests: `digests` keeps what each is (kind, digest, size); `bytes` keeps the content,
+    too, each once and without metadata, of requests that were answered and do not say `store: false`."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
     """So much is kept as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)
