@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from luthier.artifacts.media import MediaWriter
+from luthier.chat.media import load_processor
 from luthier.chat.media_codec import media_of_bytes
 from luthier.chat.messages import Example, ExampleOrigin, Media
 from luthier.chat.tokenizer import ChatTokenizer
@@ -19,6 +20,7 @@ from luthier.core.step import PlanContext
 from luthier.core.store import Store
 from luthier.eval.blind import EvalMedia
 from luthier.models.describe import describe_model_folder
+from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.tune.steps.tune import Tune
@@ -138,8 +140,10 @@ def test_objectives_read_rows_alone(bench_of: Callable[[str], Bench], family: st
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # PEFT's own, of mixtures
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
-def test_an_adapter_of_each_family_loads_in_plain_peft(bench_of: Callable[[str], Bench], family: str) -> None:
-    """With its projector; what it says then is what is said here."""
+def test_an_adapter_of_each_family_loads_in_plain_peft(
+    bench_of: Callable[[str], Bench], family: str, tmp_path: Path
+) -> None:
+    """With its projector; merged, it opens in plain transformers, with its processor and a card."""
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
@@ -158,6 +162,13 @@ def test_an_adapter_of_each_family_loads_in_plain_peft(bench_of: Callable[[str],
     assert all(torch.equal(value, own[key]) for key, value in saved.items())
     settings = json.loads((model.folder / "adapter" / "adapter_config.json").read_text())
     assert settings["modules_to_save"]
+    export_model_folder(model, tmp_path / "out", "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    with torch.no_grad():
+        ids = torch.tensor([[5, 6, 7, 8, 9]])
+        torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+    assert type(load_processor(tmp_path / "out")).__name__ == type(load_processor(bench.base.folder)).__name__
+    assert "README.md" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
