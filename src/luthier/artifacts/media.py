@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.artifacts.dataset import list_source_datasets, list_splits
 from luthier.chat.messages import Media
-from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError
+from luthier.core.artifact import MAKE_ANEW, Artifact
+from luthier.core.errors import CorruptArtifact, DataError, SourceLocation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -181,10 +181,8 @@ class MediaReader:
         return values
 
     def _open(self, path: Path) -> ParquetFile:
-        from pyarrow.parquet import ParquetFile
-
         if path not in self._files:
-            self._files[path] = ParquetFile(path)
+            self._files[path] = _open_part(path)
         return self._files[path]
 
 
@@ -280,8 +278,18 @@ def _index_of(dataset: Artifact) -> _Index | None:
 
 
 def _digests_by_group(path: Path) -> Iterator[list[str]]:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(path) as file:
+    with _open_part(path) as file:
         for group in range(file.metadata.num_row_groups):
             yield file.read_row_group(group, columns=["digest"]).column(0).to_pylist()
+
+
+def _open_part(path: Path) -> ParquetFile:
+    """One file of media; `CorruptArtifact` for what is none any more."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (ArrowInvalid, OSError) as error:
+        what = f"the pictures and sounds cannot be read: {error}"
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error

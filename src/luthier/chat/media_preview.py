@@ -30,14 +30,14 @@ class MediaPreview(NamedTuple):
         return f"data:{self.type};base64,{base64.b64encode(self.content).decode()}"
 
 
-def preview_media(media: Media, content: bytes) -> MediaPreview:
-    """A picture of at most 320 pixels a side as JPEG, or the first 15 seconds of a sound at 16 kHz as WAV.
+def preview_media(media: Media, content: bytes, side: int = PREVIEW_SIDE) -> MediaPreview:
+    """A picture of at most `side` pixels a side as JPEG, or the first 15 seconds of a sound at 16 kHz as WAV.
 
     `DataError` for bytes that cannot be read; `MissingExtra` without the library that reads them.
     """
     if media.kind == "image":
         image = decode_image(content)
-        image.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+        image.thumbnail((side, side))
         made = io.BytesIO()
         image.save(made, "JPEG", quality=_QUALITY)
         return MediaPreview("image/jpeg", made.getvalue())
