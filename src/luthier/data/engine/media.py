@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.artifacts.media import MEDIA_FOLDER, MediaWriter, read_media_files
 from luthier.chat.media_codec import keep_media
+from luthier.chat.media_metadata import list_metadata
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.files import translate_write_errors
@@ -25,6 +26,8 @@ from luthier.data.engine.columns import to_arrow_mask
 from luthier.data.formats.films import read_film_frames, sniff_film_format
 from luthier.data.formats.media_files import MediaFolder
 from luthier.data.formats.pdf_pages import is_pdf, render_pdf_pages
+from luthier.data.media.operator import MediaOperator
+from luthier.data.media.scratch import MediaScratch
 from luthier.data.row import MESSAGES, BrokenRow
 
 if TYPE_CHECKING:
@@ -51,6 +54,9 @@ class MediaIntake:
         self._known: OrderedDict[tuple[str, str], tuple[Media, ...]] = OrderedDict()
         self._scratch = scratch
         self._writer: MediaWriter | None = None
+        self._shared: MediaScratch | None = None
+        self.metadata: dict[str, Counter[str]] = {}
+        """Media whose file carried metadata, which are not kept: by what they were, and kind of medium."""
         if source.media == "read":
             self._folder.check()
 
@@ -61,24 +67,37 @@ class MediaIntake:
         placed = place_media(parts.messages, parts.meta, self._read, strict=self._strict)
         return parts._replace(messages=placed.messages, meta=placed.meta)
 
-    def write(self, folder: Path, spill: Spill, keep: NDArray[np.bool_]) -> None:
-        """Write the media of the rows that are left below the folder of the data set, in the order of the source.
+    def share(self) -> MediaScratch:
+        """A folder in which each medium is put down as it is read, for operators that look at media."""
+        with translate_write_errors(self._scratch or tempfile.gettempdir()):
+            folder = Path(tempfile.mkdtemp(dir=self._scratch, prefix="luthier.shared_media."))
+        self._shared = MediaScratch(folder)
+        return self._shared
 
-        Where the rows themselves were taken over from an earlier run, their media are read again.
+    def write(
+        self, folder: Path, spill: Spill, keep: NDArray[np.bool_], operators: Sequence[MediaOperator] = ()
+    ) -> None:
+        """Write the media of the rows that are left below the folder of the data set: those of the source in its order,
+        then those that operators put in the place of others, by digest.
+
+        Where the rows themselves were taken over from an earlier run, their media are read again, and `operators` make
+        of them what they made then.
         """
-        expected = set(_digests(spill, keep))
+        expected = dict(_expected_media(spill, keep))
         if not expected:
             return
-        if self._writer is None:
-            self._read_again()
+        if self._writer is None or (operators and not self._has_all(expected)):
+            self.read_again(operators)
         assert self._writer is not None
         self._writer.close()
         with translate_write_errors(folder), MediaWriter(folder) as writer:
             for path in sorted((self._aside / MEDIA_FOLDER).iterdir()):
                 for media, content in read_media_files(path):
-                    if bytes.fromhex(media.digest) in expected:
+                    if expected.pop(bytes.fromhex(media.digest), None) is not None:
                         writer.add(media, content)
-                        expected.discard(bytes.fromhex(media.digest))
+            for digest in sorted(expected):
+                if self._shared is not None and digest.hex() in self._shared:
+                    writer.add(expected.pop(digest), self._shared.read(digest.hex()))
         if expected:
             hint = "run again when nothing writes into the folder of media"
             raise DataError(f"the media of {len(expected)} rows changed while they were read", hint=hint)
@@ -88,12 +107,28 @@ class MediaIntake:
         if self._writer is not None:
             self._writer.close()
             shutil.rmtree(self._aside, ignore_errors=True)
+        if self._shared is not None:
+            shutil.rmtree(self._shared.folder, ignore_errors=True)
 
-    def _read_again(self) -> None:
+    def read_again(self, operators: Sequence[MediaOperator]) -> None:
+        """Read all media once more, and let operators make of each what they make of it."""
+        seen = set[str]()
+        metadata, self.metadata = self.metadata, {}
         for found in self._source.mapped(self._recipe_dir, lambda text: None):
             if not isinstance(found, BrokenRow):
                 with suppress(UnusableRowError):  # it was left out before, too
-                    self.take(found[1])
+                    parts = self.take(found[1])
+                    for media in (media for message in parts.messages for media in message.media):
+                        if media.digest not in seen:
+                            seen.add(media.digest)
+                            for operator in operators:
+                                media = operator.replace(media)  # noqa: PLW2901  # the next one sees what it made
+        self.metadata = metadata or self.metadata
+
+    def _has_all(self, expected: Mapping[bytes, Media]) -> bool:
+        """Whether the bytes of all media were read or made in this run."""
+        assert self._shared is not None
+        return all(digest.hex() in self._shared for digest in expected)
 
     def _read(self, kind: str, address: str) -> tuple[Media, ...]:
         key = (kind, address)
@@ -101,7 +136,8 @@ class MediaIntake:
             self._known.move_to_end(key)
             return self._known[key]
         try:
-            found = [keep_media(content) for content in self._read_contents(kind, address)]
+            contents = self._read_contents(kind, address)
+            found = [keep_media(content) for content in contents]
         except MissingExtra:
             raise
         except DataError as error:
@@ -116,6 +152,11 @@ class MediaIntake:
         with translate_write_errors(self._aside):
             for kept in found:
                 self._writer.add(kept.media, kept.content)
+                if self._shared is not None:
+                    self._shared.write(kept)
+        for content in contents:
+            for name in list_metadata(content):
+                self.metadata.setdefault(name, Counter())[kind] += 1
         media = tuple(kept.media for kept in found)
         if len(address) <= _LONG:
             self._known[key] = media
@@ -144,8 +185,8 @@ class MediaIntake:
             return Path(tempfile.mkdtemp(dir=self._scratch, prefix="luthier.media."))
 
 
-def _digests(spill: Spill, keep: NDArray[np.bool_]) -> Iterator[bytes]:
-    """The digests of the media of rows that are wanted."""
+def _expected_media(spill: Spill, keep: NDArray[np.bool_]) -> Iterator[tuple[bytes, Media]]:
+    """The media of rows that are wanted, by digest."""
     at = 0
     for table in spill.batches():
         mine = keep[at : at + table.num_rows]
@@ -153,4 +194,4 @@ def _digests(spill: Spill, keep: NDArray[np.bool_]) -> Iterator[bytes]:
         for text in table.column("messages").filter(to_arrow_mask(mine)).to_pylist():
             if '"media"' in text:
                 for message in MESSAGES.validate_json(text):
-                    yield from (bytes.fromhex(media.digest) for media in message.media)
+                    yield from ((bytes.fromhex(media.digest), media) for media in message.media)
