@@ -190,7 +190,7 @@ class MediaReader:
 
 
 class MediaCounts(NamedTuple):
-    """How many pictures and sounds the rows of a data set hold, each counted once, and the bytes that it keeps itself."""
+    """How many distinct pictures and sounds the rows of a data set hold, and how many bytes it keeps itself."""
 
     pictures: int
     sounds: int

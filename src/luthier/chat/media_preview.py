@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from luthier.chat.media_codec import decode_audio, decode_image, encode_wav, resample_audio
@@ -44,8 +45,6 @@ def preview_media(media: Media, content: bytes, side: int = PREVIEW_SIDE) -> Med
     samples, rate = decode_audio(content)
     samples = samples[: int(rate * PREVIEW_SECONDS)]
     if rate > _RATE:
-        try:
+        with suppress(MissingExtra):  # it is played at its own rate then
             samples, rate = resample_audio(samples, rate, _RATE), _RATE
-        except MissingExtra:  # it is played at its own rate then
-            pass
     return MediaPreview("audio/wav", encode_wav(samples, rate))
