@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,15 +17,19 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, ModelError, SourceLocation
-from luthier.core.events import format_counted_noun
+from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
+from luthier.federated.dropout_masks import MaskRound
 from luthier.federated.keys import KEY_FILE, FederationIdentity
-from luthier.federated.local import FederatedTraining
+from luthier.federated.local import FederatedTraining, SharedModel
+from luthier.federated.masked_round import MaskedRound
 from luthier.federated.masks import MASKED, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
+    STAGES,
     Enrolled,
     FederationMessage,
     Final,
@@ -41,12 +46,14 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.technique import write_settings
+from luthier.tune.training.schedule import permute_examples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +63,8 @@ if TYPE_CHECKING:
 STATE = "federation.state"
 RECORD = "federation.json"
 _SERVER = "server/"
+_REPORTED_SITES = 20
+"""Above so many, a round tells how far it is."""
 
 
 class SiteRound(BaseModel):
@@ -119,6 +128,7 @@ class Federation:
             while len(state.rounds) < self._step.rounds:
                 state = self._train_round(channel, state)
                 self._write_state(state)
+                shutil.rmtree(self._work.scratch / "replies", ignore_errors=True)
                 self._report(state)
             pooled = self._measure(channel, state)
         finally:
@@ -132,12 +142,41 @@ class Federation:
         step, work = self._step, self._work
         if step.transport is not None:
             return step.transport.open_channel(work, step.sites)
+        if step.partition is not None:
+            return self._open_partition(step.partition)
         workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
             workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
-        return LocalChannel(workers, next(iter(masks.values())).group if masks else ())
+        return LocalChannel(workers, {name: own.identity.card for name, own in masks.items()})
+
+    def _open_partition(self, partition: PartitionSettings) -> SiteChannel:
+        """Sites that the rows of one data set are dealt to; they train over one model, one after another."""
+        data, shared = self._work.inputs["sites.0"], SharedModel()
+        parts = partition_rows(partition, data, self._work.seed)
+        smallest, largest = min(map(len, parts.values())), max(map(len, parts.values()))
+        self._work.events.note(f"{len(parts):,} simulated sites of {smallest:,} to {largest:,} rows")
+        workers = {}
+        for at, (name, places) in enumerate(parts.items()):
+            scratch = open_scratch(self._work.scratch / "sites" / str(at))
+            digest = digest_of([data.digest, self._step.sites, partition.model_dump(), self._work.seed, at])
+            inputs = {
+                "data": write_site_rows(data, places, scratch / "rows", digest),
+                "model": self._work.inputs["model"],
+            }
+            events = RunEventEmitter(lambda event: None).of(name)
+            work = replace(self._work, inputs=inputs, scratch=scratch, events=events)
+            workers[name] = SiteWorker(name, work, shared=shared)
+        return LocalChannel(workers, {})
+
+    def _choose_sites(self, state: _State, number: int) -> tuple[str, ...]:
+        """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
+        wanted = self._step.sites_per_round
+        if wanted is None or wanted >= len(state.sites):
+            return state.sites
+        order = permute_examples(int(digest_of(["sites", self._work.seed, number])[:8], 16), 0, len(state.sites))
+        return tuple(state.sites[at] for at in sorted(int(place) for place in order[:wanted]))
 
     def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -155,9 +194,10 @@ class Federation:
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            group=list(channel.group) if step.secure is not None else [],
+            group=sorted(card.fingerprint for card in channel.cards.values()) if step.secure is not None else [],
+            least=step.least if step.secure is not None else None,
         )
-        answers = channel.exchange(0, FederationMessage(order).encode(), channel.sites)
+        answers = channel.exchange(0, dict.fromkeys(channel.sites, FederationMessage(order).encode()))
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -173,21 +213,34 @@ class Federation:
         message = FederationMessage(
             RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
         ).encode()
-        answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
+        sites, question_digest = self._choose_sites(state, number), digest_message(message)
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
+        unmask: Callable[[Any], Any] | None = None
+        if self._stages == 1:
+            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
+        else:
+            masked_round = self._open_masked_round(channel, number, message)
+            answers = iter(masked_round.gather(dict.fromkeys(sites, message)).items())
+            unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
-        for name in state.sites:
-            if name not in answers:
-                continue
-            update = self._read(name, answers[name], RoundUpdate)
+        digests, up_bytes = dict[str, str](), 0
+        total = WeightSum() if self._sums_as_they_come else None
+        for name, answer in answers:
+            update = self._read(name, answer, RoundUpdate)
             if (update.header.round, update.header.answers) != (number, question_digest):
                 raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
             self._check_update(name, update, expected)
+            digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
+            if total is not None:
+                total.add(update.tensors, update.header.rows)
+                update = update._replace(tensors={})
             updates[name] = update
-        self._require_sites(updates, state.sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected)
+            if len(sites) > _REPORTED_SITES:
+                self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
+        self._require_sites(updates, sites, f"answered in round {number}")
+        combined, rows, loss = self._combine(updates, expected, total, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -199,15 +252,38 @@ class Federation:
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
-                    digest=digest_message(answers[name]),
+                    digest=digests[name],
                 )
                 for name, update in updates.items()
             },
-            missing=[name for name in state.sites if name not in updates],
+            missing=[name for name in sites if name not in updates],
             down_bytes=len(message),
-            up_bytes=max(len(answers[name]) for name in updates),
+            up_bytes=up_bytes,
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+
+    @property
+    def _stages(self) -> int:
+        """Messages of a round."""
+        return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
+
+    @property
+    def _group_size(self) -> int:
+        """Sites that mask their numbers towards each other."""
+        return len(self._step.site_names)
+
+    def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
+        """A round whose sites may drop out; what was heard in it before a kill is there."""
+        assert self._step.least is not None, "only then a round has stages"
+        about = MaskRound(
+            federation=self._work.digest,
+            round=number,
+            digest=digest_message(message),
+            group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
+            least=self._step.least,
+        )
+        first = (number - 1) * self._stages + 1
+        return MaskedRound(channel, about, first, self._work.scratch / "replies", self._read)
 
     def _check_update(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless an update has what was agreed, masked or not."""
@@ -222,22 +298,34 @@ class Federation:
         if (header.rows is None) != (self._step.secure is not None) or (header.loss is None) != (header.rows is None):
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
+    @property
+    def _sums_as_they_come(self) -> bool:
+        """Whether a round's result is a plain mean, for which no site's update is held."""
+        return self._step.secure is None and self._aggregator.linear and self._aggregator.exact
+
     def _combine(
-        self, updates: Mapping[str, FederationMessage], expected: Mapping[str, Tensor]
+        self,
+        updates: Mapping[str, FederationMessage],
+        expected: Mapping[str, Tensor],
+        total: WeightSum | None,
+        unmask: Callable[[Any], Any] | None,
     ) -> tuple[AggregatedWeights, int, float]:
         """The sum of the updates, the rows behind it, and their mean loss."""
         import numpy
 
         if (masks := self._step.secure) is not None:
             numbers = [update.tensors[MASKED].numpy().view(numpy.uint64) for update in updates.values()]
-            total = numpy.zeros_like(numbers[0])
+            masked_sum = numpy.zeros_like(numbers[0])
             for masked in numbers:
-                total += masked  # modulo 2^64
-            found = decode_sum(total, expected, masks, len(updates))
+                masked_sum += masked  # modulo 2^64
+            masked_sum = masked_sum if unmask is None else unmask(masked_sum)
+            found = decode_sum(masked_sum, expected, masks, self._group_size)
             return self._aggregator.combine([found.weights], [1.0]), found.rows, found.loss
         rows = [update.header.rows for update in updates.values()]
         shares = [count / sum(rows) for count in rows]
         loss = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
+        if total is not None:
+            return self._aggregator.combine([total.mean()], [1.0]), sum(rows), loss
         return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(rows), loss
 
     def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
@@ -296,7 +384,8 @@ class Federation:
         metrics = self._step.metrics
         header = Final(classes=dict(state.classes))
         final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
-        answers = channel.exchange(self._step.rounds + 1, final, state.sites)
+        number = self._step.rounds * self._stages + 1
+        answers = channel.exchange(number, dict.fromkeys(state.sites, final))
         found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
         if not metrics:
             return {}

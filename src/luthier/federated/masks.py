@@ -6,7 +6,7 @@ other takes away, in the ring of integers modulo 2^64. All streams cancel in the
 
 A site masks towards all peers that its own policy names, so a coordinator cannot choose a smaller group. Sites that
 were sent different weights have different streams, which do not cancel. One missing site leaves nothing but noise: the
-round waits for it, or fails.
+round waits for it, or fails. Where sites may drop out, `dropout_masks` takes the place of these streams.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ class PairMasks:
     """One site's masks towards its peers."""
 
     def __init__(self, identity: FederationIdentity, peers: Sequence[PublicCard]) -> None:
+        self.identity = identity
+        self.peers = {peer.fingerprint: peer for peer in peers}
         self._own = identity.card.fingerprint
         self._secrets = {
             peer.fingerprint: identity.agree(peer, _PURPOSE + _join(self._own, peer.fingerprint)) for peer in peers
@@ -123,20 +125,22 @@ class PairMasks:
         """The numbers (uint64) with the masks of a round whose message has a digest."""
         total = numbers.copy()
         for peer in sorted(self._secrets):
-            stream = self._stream(peer, len(numbers), f"{federation} {round_number} {digest}".encode())
+            stream = draw_stream(self._secrets[peer], len(numbers), f"{federation} {round_number} {digest}".encode())
             total = total + stream if self._own < peer else total - stream
         return total
 
-    def _stream(self, peer: str, count: int, about: bytes) -> NDArray[Any]:
-        import numpy
-        from cryptography.hazmat.primitives.ciphers import Cipher
-        from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        key = HKDF(SHA256(), 32, None, _PURPOSE + about).derive(self._secrets[peer])
-        encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
-        return numpy.frombuffer(encryptor.update(bytes(8 * count)), dtype="<u8").astype(numpy.uint64)
+def draw_stream(secret: bytes, count: int, about: bytes) -> NDArray[Any]:
+    """So many numbers (uint64) that only who has a secret of 32 bytes can tell, for one purpose and never again."""
+    import numpy
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    key = HKDF(SHA256(), 32, None, _PURPOSE + about).derive(secret)
+    encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    return numpy.frombuffer(encryptor.update(bytes(8 * count)), dtype="<u8").astype(numpy.uint64)
 
 
 def _join(one: str, other: str) -> bytes:

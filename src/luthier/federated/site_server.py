@@ -18,14 +18,13 @@ from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
 from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
-    Enrolled,
+    ANSWERS,
+    QUESTIONS,
     FederationMessage,
     Final,
-    Measured,
     Order,
     Rejection,
     RoundStart,
-    RoundUpdate,
     digest_message,
 )
 from luthier.federated.policy import PolicyRefused, SitePolicy
@@ -33,7 +32,6 @@ from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
-_ANSWERS = (Enrolled, RoundUpdate, Measured, Rejection)
 POLL_S = 0.5
 
 
@@ -90,7 +88,7 @@ class SiteServer:
         try:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
-            message = FederationMessage.decode(content, Order, RoundStart, Final)
+            message = FederationMessage.decode(content, *QUESTIONS)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
@@ -105,7 +103,7 @@ class SiteServer:
             self._refuse(envelope, digest, error)
             return False
         seconds = time.monotonic() - started
-        answer = FederationMessage.decode(reply, *_ANSWERS).header
+        answer = FederationMessage.decode(reply, *ANSWERS).header
         self._write(header, "out", answer.kind, reply, seconds=seconds)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")

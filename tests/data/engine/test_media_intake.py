@@ -218,7 +218,8 @@ def test_what_cannot_be_read_costs_its_row_alone(address: str, make: Make, tmp_p
         ({"images": ["photos/1.png", "photos/2.png"]}, "1 mark <image> and 2 pictures"),
         ({"audios": ["photos/deep/1.wav"]}, "0 marks <audio> and 1 sound"),
         ({"videos": ["a.mp4"]}, "0 marks <video> and 1 film"),
-        ({"question": "<image> <video>", "videos": ["a.mp4"]}, "films are not read"),
+        ({"question": "<image> <video>", "videos": ["a.mp4", "b.mp4"]}, "1 mark <video> and 2 films"),
+        ({"question": "<image> <video>", "videos": ["a.mp4"]}, "there is no file 'a.mp4'"),
     ],
 )
 def test_marks_and_media_are_as_many(change: Any, problem: str, make: Make, tmp_path: Path, photos: Path) -> None:

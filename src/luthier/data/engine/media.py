@@ -21,9 +21,11 @@ from luthier.core.errors import DataError, MissingExtra
 from luthier.core.files import translate_write_errors
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import MappedRecord
-from luthier.data.columns.media import place_media
+from luthier.data.columns.media import parse_page_address, place_media
 from luthier.data.engine.columns import to_arrow_mask
+from luthier.data.formats.films import read_film_frames, sniff_film_format
 from luthier.data.formats.media_files import MediaFolder
+from luthier.data.formats.pdf_pages import is_pdf, render_pdf_pages
 from luthier.data.media.operator import MediaOperator
 from luthier.data.media.scratch import MediaScratch
 from luthier.data.row import MESSAGES, BrokenRow
@@ -46,9 +48,10 @@ class MediaIntake:
     def __init__(self, source: Source, recipe_dir: Path, scratch: Path | None = None) -> None:
         self._source = source
         self._recipe_dir = recipe_dir
-        self._folder = MediaFolder(source.media_root, recipe_dir)
+        fetched = source.fetched_media(recipe_dir)
+        self._folder = MediaFolder(source.media_root, recipe_dir, None if fetched is None else fetched.read)
         self._strict = source.media_root is not None or bool(source.media_columns)
-        self._known: OrderedDict[tuple[str, str], Media] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], tuple[Media, ...]] = OrderedDict()
         self._scratch = scratch
         self._writer: MediaWriter | None = None
         self._shared: MediaScratch | None = None
@@ -127,36 +130,52 @@ class MediaIntake:
         assert self._shared is not None
         return all(digest.hex() in self._shared for digest in expected)
 
-    def _read(self, kind: str, address: str) -> Media:
+    def _read(self, kind: str, address: str) -> tuple[Media, ...]:
         key = (kind, address)
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
         try:
-            content = self._folder.read(address)
-            kept = keep_media(content)
+            contents = self._read_contents(kind, address)
+            found = [keep_media(content) for content in contents]
         except MissingExtra:
             raise
         except DataError as error:
             shown = "" if len(address) > _LONG or repr(address) in error.message else f"{address}: "
             raise UnusableRowError(f"{shown}{error.message}", f"{kind}s", error.hint) from error
-        if kept.media.kind != kind:
+        if kind != "video" and found[0].media.kind != kind:
             words = {"image": "a picture", "audio": "a sound"}
-            what = f"is {words[kept.media.kind]}, and {words[kind]} is wanted"
+            what = f"is {words[found[0].media.kind]}, and {words[kind]} is wanted"
             raise UnusableRowError(f"{address[:80]!r} {what}", f"{kind}s", "mend the mark or the address")
         if self._writer is None:
             self._writer = MediaWriter(self._aside)
         with translate_write_errors(self._aside):
-            self._writer.add(kept.media, kept.content)
-        if self._shared is not None:
-            self._shared.write(kept)
-        for found in list_metadata(content):
-            self.metadata.setdefault(found, Counter())[kind] += 1
+            for kept in found:
+                self._writer.add(kept.media, kept.content)
+                if self._shared is not None:
+                    self._shared.write(kept)
+        for name in dict.fromkeys(name for content in contents for name in list_metadata(content)):
+            self.metadata.setdefault(name, Counter())[found[0].media.kind] += 1
+        media = tuple(kept.media for kept in found)
         if len(address) <= _LONG:
-            self._known[key] = kept.media
+            self._known[key] = media
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
-        return kept.media
+        return media
+
+    def _read_contents(self, kind: str, address: str) -> list[bytes]:
+        """The bytes at an address: one picture or sound, or the pictures that a film or a PDF is."""
+        file, page = parse_page_address(address)
+        content = self._folder.read(file)
+        if kind == "video":
+            return read_film_frames(content, self._source.video)
+        if kind == "image" and is_pdf(content):
+            return render_pdf_pages(content, self._source.pdf, page)
+        if sniff_film_format(content) is not None:
+            word = {"image": "a picture", "audio": "a sound"}[kind]
+            hint = "name it in a column `video`, or by `media_columns: {COLUMN: video}`"
+            raise DataError(f"is a film, and {word} is wanted", hint=hint)
+        return [content]
 
     @cached_property
     def _aside(self) -> Path:
