@@ -115,6 +115,22 @@ def strip_jpeg(content: bytes) -> bytes:
     raise DataError("the JPEG ends before its end", hint=AGAIN)
 
 
+def count_jpeg_scans(content: bytes) -> int:
+    """How many scans a JPEG holds, up to where it is broken."""
+    count, begin = 0, 2
+    while begin + 4 <= len(content) and content[begin] == 0xFF and content[begin + 1] != 0xD9:
+        if content[begin + 1] == 0xFF:
+            begin += 1
+            continue
+        (length,) = struct.unpack_from(">H", content, begin + 2)
+        end = begin + 2 + max(2, length)
+        if content[begin + 1] == 0xDA:
+            count += 1
+            end = _end_of_scan(content, end)
+        begin = end
+    return count
+
+
 def _end_of_scan(content: bytes, begin: int) -> int:
     """Where the compressed data end: at a marker that is none of their own."""
     while (begin := content.find(b"\xff", begin)) != -1 and begin + 1 < len(content):

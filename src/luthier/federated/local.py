@@ -18,9 +18,11 @@ from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
 from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
+from luthier.tune.privacy.sampler import PoissonSampler
 from luthier.tune.run import TrainingRun, refuse_empty_adapter
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate, Technique
@@ -47,7 +49,7 @@ class RoundSampler(BatchSampler):
     """Decides the order of the rows; `seed` also decides dropout, and differs between rounds."""
 
     @classmethod
-    def of(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
+    def for_round(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
         """A round (from 0) of so many; `DataError` when it would have no step."""
         begin, end = (whole.steps * number // rounds for number in (round_number, round_number + 1))
         if begin == end:
@@ -57,8 +59,11 @@ class RoundSampler(BatchSampler):
             hint = "set fewer rounds, a smaller batch_size, more local epochs, or steps in `local`"
             raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
         own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
+        kind = cls
+        if isinstance(whole, PoissonSampler):
+            kind, own["key"] = PrivateRoundSampler, whole.key.derive(f"round/{round_number}")
         seed = whole.seed if not round_number else int(digest_of([whole.seed, round_number])[:8], 16)
-        return cls(**{**own, "seed": seed}, offset=begin, length=end - begin, order_seed=whole.seed)
+        return kind(**{**own, "seed": seed}, offset=begin, length=end - begin, order_seed=whole.seed)
 
     @property
     def steps(self) -> int:
@@ -85,6 +90,15 @@ class RoundSampler(BatchSampler):
         if self.first is not None and at < self.first_epochs * self.count:
             return int(self.first[at % self.count])
         return int(permute_examples(self.order_seed, at // self.count, self.count)[at % self.count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRoundSampler(RoundSampler, PoissonSampler):
+    """The steps of one round of a private training, with a noise key of the round's own."""
+
+    def lessons_of(self, step: int) -> list[int]:
+        """The lessons of the units that a step draws."""
+        return PoissonSampler.lessons_of(self, step)
 
 
 class SiteUpdate(NamedTuple):
@@ -205,6 +219,19 @@ class FederatedTraining(TrainingRun):
             material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return material
 
+    def plan_spending(self, rounds: int, round_number: int | None = None) -> PrivacySpending | None:
+        """What a round (from 0), or the whole course, costs the units of this site; None where steps have no noise."""
+        from luthier.tune.privacy.accountant import find_noise
+
+        if (privacy := self._step.privacy) is None:
+            return None
+        sampler = self.read_data(None).sampler
+        assert isinstance(sampler, PoissonSampler), "a private training draws units by chance"
+        delta = privacy.find_delta(len(sampler.units))
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.steps)
+        steps = sampler.steps if round_number is None else RoundSampler.for_round(sampler, round_number, rounds).steps
+        return PrivacySpending(unit=privacy.unit, noise=noise, sampling=sampler.sampling, steps=steps)
+
     def train_round(
         self, given: GlobalWeights, round_number: int, rounds: int, classes: Mapping[str, str] | None, pull: float
     ) -> SiteUpdate:
@@ -213,7 +240,7 @@ class FederatedTraining(TrainingRun):
 
         self._given, self._round = given, round_number
         material = self.read_data(classes)
-        sampler = RoundSampler.of(material.sampler, round_number, rounds)
+        sampler = RoundSampler.for_round(material.sampler, round_number, rounds)
         material.sampler = sampler
         training, keeper = self._prepare(material, sampler, None)
         if self._shares_model(given):

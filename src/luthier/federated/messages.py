@@ -17,6 +17,7 @@ from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
+from luthier.federated.privacy import FederatedPrivacy
 from luthier.federated.refusals import MessageRefused
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Order(_Header):
     least: int | None = Field(default=None, ge=1)
     """Sites that must remain in each masked round; None: all, which saves four of its five messages."""
 
+    privacy: FederatedPrivacy | None = None
+    """What is promised to rows, groups or sites."""
+
     @property
     def stages(self) -> int:
         """Messages of a round."""
@@ -127,7 +131,7 @@ class RoundUpdate(_Header):
     rows: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     loss: float | None = Field(default=None, allow_inf_nan=False)
-    """Under masks, none of the three is told: rows and loss are among the masked numbers."""
+    """Under masks, none of the three is told: rows and loss are among the masked numbers. With `privacy`, no loss."""
 
 
 class RoundKeys(_Header):

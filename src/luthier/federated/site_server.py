@@ -28,6 +28,7 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.policy import PolicyRefused, SitePolicy
+from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
@@ -95,10 +96,11 @@ class SiteServer:
         kind = message.header.kind
         if self._must_wait(header, message):
             return False
-        self._write(header, "in", kind, content)
         started = time.monotonic()
         try:
-            reply = self._compute(header, message, content)
+            spent, refusal = self._plan_spending(header, message)
+            self._write(header, "in", kind, content, spent=spent)
+            reply = refusal or self._compute(header, message, content)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
@@ -128,6 +130,22 @@ class SiteServer:
         except PolicyRefused as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()
 
+    def _plan_spending(
+        self, header: EnvelopeHeader, message: FederationMessage
+    ) -> tuple[PrivacySpending | None, bytes | None]:
+        """What training a round will cost the rows, and the refusal where the budget does not hold it."""
+        if self._policy is None or not isinstance(message.header, RoundStart):
+            return None, None
+        worker = self._worker(header)
+        spent = worker.plan_spending(header.number)
+        here = (header.federation, header.number)
+        before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
+        try:
+            self._policy.check_privacy(worker.order, before, spent)
+        except PolicyRefused as error:
+            return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
+        return spent, None
+
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
         scratch = self._folder / "federations" / header.federation
         scratch.mkdir(parents=True, exist_ok=True)
@@ -141,7 +159,8 @@ class SiteServer:
             kept=self._inputs.kept,
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
-        return SiteWorker(self._identity.card.name, work, self._policy, masks)
+        spent = self._ledger.list_spent(lambda entry: entry.federation == header.federation)
+        return SiteWorker(self._identity.card.name, work, self._policy, masks, spent=spent)
 
     def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
         """Whether an order waits for a person's word."""
@@ -177,12 +196,21 @@ class SiteServer:
         )  # fmt: skip
         self._say(f"refused: {error.message}")
 
-    def _write(self, header: EnvelopeHeader, way: str, kind: str, content: bytes, seconds: float = 0.0) -> None:
+    def _write(
+        self,
+        header: EnvelopeHeader,
+        way: str,
+        kind: str,
+        content: bytes,
+        seconds: float = 0.0,
+        spent: PrivacySpending | None = None,
+    ) -> None:
         self._ledger.append(
             LedgerEntry.model_validate(
                 {
                     "at": _now(), "federation": header.federation, "way": way, "number": header.number, "kind": kind,
                     "digest": digest_message(content), "bytes": len(content), "seconds": round(seconds, 3),
+                    "spent": spent,
                 }
             )
         )  # fmt: skip

@@ -27,8 +27,10 @@ class SiteChannel(ABC):
         """Send each site its message; returns the answers of those that came in time, by site."""
 
     def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """The same one by one, as far as the transport can: what was read need not be held."""
-        yield from self.exchange(number, contents).items()
+        """The same one by one in the order of the messages, as far as the transport can: what was read need not be
+        held."""
+        answers = self.exchange(number, contents)
+        yield from ((name, answers[name]) for name in contents if name in answers)
 
     @abstractmethod
     def close(self) -> None:

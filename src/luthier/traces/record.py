@@ -60,6 +60,9 @@ class Trace(_Record):
     first_token_s: float | None = Field(default=None, ge=0)
     scores: dict[str, float] | None = None
     """Calibrated probability of each label, where the model chooses one; the answer says the likeliest."""
+    label_set: tuple[str, ...] | None = None
+    """The labels that the answer may be, where the request asked for them; with one label it stands, else the model
+    abstained."""
     user: str | None = None
     """Whoever asked, as the application names them."""
     key: str | None = None
@@ -86,7 +89,7 @@ TraceEnd = tuple[Any, ...]
 """What is known of it at its end only, in the order of `END_FIELDS`."""
 END_FIELDS = (
     *("answer", "finish_reason", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("latency_s", "first_token_s", "scores"),
+    *("latency_s", "first_token_s", "scores", "label_set"),
 )
 
 

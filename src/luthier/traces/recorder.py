@@ -398,10 +398,11 @@ def _begin_trace(start: TraceStart) -> _Start:
 
 def _pick_wordless(end: TraceEnd) -> dict[str, Any]:
     """What holds no personal data of the end of a request."""
-    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores = end
+    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores, label_set = end
     kept = {"finish_reason": finish, "status": status, "prompt_tokens": prompt, "completion_tokens": completion}
     kept |= {"cached_tokens": cached, "latency_s": latency_s, "first_token_s": first_token_s}
-    return kept if scores is None else {**kept, "scores": scores}
+    kept |= {} if scores is None else {"scores": scores}
+    return kept if label_set is None else {**kept, "label_set": label_set}
 
 
 def _words(start: _Start, end: TraceEnd) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class ImageNoise(Augmenter):
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """By how much of itself the contrast goes up or down at most."""
     color: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """By how much of itself the saturation goes up or down at most, and, by half as much, red against blue; a gray image
-    gets a tint."""
+    """By how much of itself the saturation goes up or down at most, and, by half as much, red against blue; a gray
+    image gets a tint."""
     perspective: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Largest share of width and height by which each corner moves inwards, as if the image were seen from the side."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0

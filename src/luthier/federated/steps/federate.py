@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
 from luthier.core.errors import ModelError, SourceLocation
@@ -27,6 +27,13 @@ from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
 from luthier.federated.partition import PartitionSettings
+from luthier.federated.privacy import (
+    SITE,
+    FederatedPrivacy,
+    find_federated_privacy_obstacle,
+    find_site_noise,
+)
+from luthier.federated.robust_rule import RobustRule
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
 from luthier.metrics.metric import Metric
@@ -119,6 +126,14 @@ class Federate(Step):
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
+    privacy: FederatedPrivacy | None = None
+    """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
+    Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
+    site adds its share."""
+    robust: RobustRule | None = None
+    """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
+    `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
+    `secure.groups`. For `ffa`, `alternate` and `mean`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
     which give the pooled values exactly, and its own. They stand in `federation.json`."""
@@ -153,6 +168,8 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        self._check_privacy()
+        self._check_robust(number)
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
@@ -195,6 +212,56 @@ class Federate(Step):
             raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
         if self.least is not None and (why := check_least(number, self.least)):
             raise ValueError(f"{why}; leave `least` out to wait for all of them")
+
+    def _check_robust(self, number: int) -> None:
+        """`ValueError` for rules that cannot bear what they should."""
+        groups = self.secure.groups if self.secure is not None else None
+        if self.robust is None:
+            if groups is not None:
+                raise ValueError("groups of masks are for `robust` rules; leave `secure.groups` out")
+            return
+        if not (self.sum.linear and self.sum.exact):
+            raise ValueError(
+                f"a rule takes the place of a mean, and {self.sum.kind} is none; take ffa, alternate or mean"
+            )
+        if self.privacy is not None and self.privacy.unit == SITE:
+            raise ValueError("the promise to whole sites is for a mean; leave `robust` out, updates are clipped anyway")
+        if self.secure is None:
+            if why := self.robust.check_count(self.least or number):
+                raise ValueError(why)
+            return
+        if groups is None:
+            raise ValueError("under masks no site's update is seen: write `secure: {groups: …}` to choose between sums")
+        if self.least is not None:
+            raise ValueError("groups need all their sites; leave `least` out")
+        if number // groups < LEAST_SITES:
+            raise ValueError(f"{groups} groups of {number} sites have fewer than {LEAST_SITES} sites")
+        if why := self.robust.check_count(groups, "groups"):
+            raise ValueError(why)
+
+    def _check_privacy(self) -> None:
+        """`ValueError` for what breaks the promise."""
+        if (privacy := self.privacy) is None:
+            return
+        why = find_federated_privacy_obstacle(
+            privacy,
+            wants_classes=isinstance(self.tune.objective, Classify),
+            metrics=bool(self.metrics),
+            mean=self.sum.linear and self.sum.exact,
+        )
+        if why:
+            raise ValueError(why)
+        try:
+            self.build_site_tune()
+        except ValidationError as error:
+            raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+
+    @property
+    def site_noise(self) -> float:
+        """Standard deviation of the noise in the sum of sites' changes; 0 where no promise is made to sites."""
+        if self.privacy is None or self.privacy.unit != SITE:
+            return 0.0
+        return find_site_noise(self.privacy, self.rounds) * self.privacy.clip
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -261,7 +328,7 @@ class Federate(Step):
         """The training whose course all rounds share."""
         from luthier.federated.site import build_local_tune
 
-        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds)
+        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds, self.privacy)
 
     def _agree(self, model: ModelDescription) -> None:
         """`ModelError` where the base cannot be trained so."""
@@ -280,7 +347,11 @@ class Federate(Step):
         sees = "the coordinator can see the update of each site (there are no masks)"
         if self.secure is not None:
             which = "all sites" if self.least is None else f"{self.least} sites or more"
+            if self.secure.groups is not None:
+                which = f"each of {self.secure.groups} groups of sites"
             sees = f"the coordinator can see sums over {which} alone (updates are masked)"
+        if self.privacy is not None:
+            sees = f"{self.privacy.describe()}; {sees}"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
         masks = (
             "possible under masks"
@@ -288,6 +359,12 @@ class Federate(Step):
             else "impossible under masks, since each site's part is needed"
         )
         text = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
+        if self.robust is not None:
+            what = "sites" if self.secure is None else "groups"
+            of = len(self.site_names) if self.secure is None else self.secure.groups
+            text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
+        elif self.secure is not None:
+            text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)

@@ -119,6 +119,7 @@ class RequestState(_Hidden):
             return
         message: dict[str, Any] | None = None
         scores: dict[str, float] | None = None
+        label_set: tuple[str, ...] | None = None
         if answer is not None:
             if status == 200 or answer.text or answer.calls:
                 message = {"role": "assistant", "content": answer.text}
@@ -126,13 +127,15 @@ class RequestState(_Hidden):
                     message["tool_calls"] = tuple(answer.calls)
             if answer.scores:
                 scores = dict(answer.scores)
+            if answer.label_set is not None:
+                label_set = answer.label_set.labels
             if answer.calibration is not None:  # by which the model's own probabilities became those of the scores
                 self.parameters, self.ready = {**self.parameters, "calibration": answer.calibration}, None
             usage = usage or answer.usage
         used = usage or _NOTHING
         tokens = used.prompt_tokens, used.cached_tokens, used.completion_tokens
         latency_s = time.monotonic() - self._began
-        self.end = (message, finish, status, error, *tokens, latency_s, self.first_token_s, scores)
+        self.end = (message, finish, status, error, *tokens, latency_s, self.first_token_s, scores, label_set)
         self._tell(self)
 
 

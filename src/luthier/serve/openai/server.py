@@ -276,6 +276,9 @@ class Gateway:
                 raise APIError(
                     "this model's engine does not read prompts back", param="echo", code="unsupported_parameter"
                 )
+            if asking.queries[0].label_set and not model.chooses:
+                what = "this model names no class, so it has no label sets"
+                raise APIError(what, param="label_set", code="unsupported_parameter")
             if unused := model.unused(asking.queries[0]):
                 asking.case.unused = _as_sent(unused, asking.case.parameters)
                 asking.shape.warn(asking.case.unused)
@@ -357,6 +360,7 @@ class Gateway:
         try:
             async with self.fleet.using(shadow) as model, asyncio.timeout(self._deadline_s):
                 case.release = model.digest
+                query = replace(query, label_set=query.label_set and model.label_sets is not None)
                 query = model.apply_training_prompt(query)
                 case.record_messages(query.messages)
                 async with aclosing(model.answer(query)) as pieces:

@@ -1,4 +1,5 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and the thinkers of Qwen2.5-Omni and Qwen3-Omni: pictures of any size, with positions by rows and columns."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and the thinkers of Qwen2.5-Omni and Qwen3-Omni: pictures of any size, with positions
+by rows and columns."""
 
 from __future__ import annotations
 
