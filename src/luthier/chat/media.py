@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from luthier.chat.media_audio import AudioFrontEnd
 from luthier.chat.media_regions import Region, find_visible_region, locate_features
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, ModelError, SourceLocation
@@ -34,7 +35,9 @@ MediaKind = Literal["image", "audio"]
 def build_media_ids(key: int, count: int) -> list[int]:
     """The ids of a medium's tokens, in order."""
     if count > 1 << _PLACE_BITS:
-        raise DataError(f"a medium has {count} tokens; {1 << _PLACE_BITS} are allowed", hint="set max_pixels lower")
+        raise DataError(
+            f"a medium has {count} tokens; {1 << _PLACE_BITS} are allowed", hint="set max_pixels or max_seconds lower"
+        )
     first = MEDIA_IDS | key << _PLACE_BITS
     return list(range(first, first + count))
 
@@ -90,25 +93,38 @@ class _Layout:
 class MediaProcessor:
     """transformers' processor of a model with pictures or sounds, and the media that were met."""
 
-    def __init__(self, processor: Any, feature_ids: dict[MediaKind, int], *, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        feature_ids: dict[MediaKind, int],
+        *,
+        max_pixels: int | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
         """`feature_ids` say which token of the vocabulary stands where a feature of each kind of medium does.
 
-        Pictures of more than `max_pixels` are made smaller before the processor sees them.
+        Pictures of more than `max_pixels` are made smaller before the processor sees them; of sounds longer than
+        `max_seconds` it hears the beginning.
         """
         self._processor, self.feature_ids, self.max_pixels = processor, feature_ids, max_pixels
         self.written = {
             kind: token for kind in feature_ids if (token := getattr(processor, f"{kind}_token", None)) is not None
         }
         """What a chat template writes for a medium of each kind."""
-        self.digest = digest_of([json.loads(processor.to_json_string()), max_pixels])
+        settings = [json.loads(processor.to_json_string()), max_pixels]
+        self.digest = digest_of(settings if max_seconds is None else [*settings, max_seconds])
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self.audio = self._find_audio(max_seconds)
+        """How sounds are read; None where the model reads none."""
 
     @classmethod
-    def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
-        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels`, when not given,
-        is what the model's own `model.json` says."""
+    def load(
+        cls, folder: Path, *, max_pixels: int | None = None, max_seconds: float | None = None
+    ) -> MediaProcessor | None:
+        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels` and
+        `max_seconds`, when not given, are what the model's own `model.json` says."""
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -125,14 +141,22 @@ class MediaProcessor:
                 processor = load_processor(folder)
         except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
             raise ModelError(
-                f"the processor of pictures cannot be loaded: {error}",
+                f"the processor of pictures and sounds cannot be loaded: {error}",
                 where=SourceLocation(file=str(folder)),
-                hint="`pip install luthier[images]` reads pictures; else fetch the model again",
+                hint="`pip install 'luthier[images,audio]'` reads both (Granite Speech: torchaudio as well); else "
+                "fetch the model again",
             ) from error
         card = folder / "model.json"
-        if max_pixels is None and card.is_file():
-            max_pixels = json.loads(card.read_text(encoding="utf-8")).get("max_pixels")
-        return cls(processor, feature_ids, max_pixels=max_pixels)
+        known = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        max_pixels = known.get("max_pixels") if max_pixels is None else max_pixels
+        max_seconds = known.get("max_seconds") if max_seconds is None else max_seconds
+        return cls(processor, feature_ids, max_pixels=max_pixels, max_seconds=max_seconds)
+
+    def _find_audio(self, max_seconds: float | None) -> AudioFrontEnd | None:
+        if "audio" not in self.feature_ids:
+            return None
+        feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids["audio"])
+        return AudioFrontEnd(self._processor, feature, max_seconds=max_seconds)
 
     def meet(self, media: Media) -> int:
         """Take note of a medium, and return the key that its tokens bear."""
@@ -186,6 +210,9 @@ class MediaProcessor:
         from luthier.chat.media_codec import decode_image
 
         known = self._known[key]
+        if known.media.kind == "audio":
+            assert self.audio is not None, "only a processor of sounds meets one"
+            return self.audio.build_inputs(known.media, content)
         image = self._shrink(decode_image(content))
         if (layout := self._lay_out_size(image.size)).count != known.count:
             raise DataError(
@@ -200,6 +227,9 @@ class MediaProcessor:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
+        if media.kind == "audio":
+            assert self.audio is not None, "a processor that writes for sounds reads them"
+            return _Layout(*self.audio.lay_out(media), grid=(0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
         return self._lay_out_size(self._shrunk(media.width, media.height))

@@ -156,7 +156,9 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
-        parts=_count_parts(tensors, duplicate) if "vision_config" in config else {},
+        parts=_count_parts(tensors, duplicate)
+        if "vision_config" in config or "audio_config" in config or "encoder_config" in config
+        else {},
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )

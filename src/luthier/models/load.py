@@ -256,7 +256,7 @@ def _cpu_says() -> list[str]:
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, a model of pictures and text, or the sequence head over one when that is what the folder
+    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what the folder
     holds. With a scheme the linear
     layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
     no more than one weight is whole at any moment.
@@ -290,12 +290,23 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
 
 def pick_auto_class(config: dict[str, Any]) -> Any:
     """What transformers opens a model with, by its settings."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+    )
+
+    from luthier.models.media.audio import AUDIO_TYPES
 
     named = str((config.get("architectures") or [""])[0])
     if named.endswith("ForSequenceClassification"):
         return AutoModelForSequenceClassification
-    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    if "vision_config" in config:
+        return AutoModelForImageTextToText
+    if config.get("model_type") in AUDIO_TYPES:
+        return AutoModelForSeq2SeqLM  # where transformers lists decoders that hear
+    return AutoModelForCausalLM
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> Any:

@@ -14,11 +14,15 @@ from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
 
-ModelPart = Literal["language", "projector", "vision"]
-"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
-ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
-"""What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+ModelPart = Literal["language", "projector", "vision", "audio"]
+"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoders of pictures and
+of sounds."""
+VISION_ENCODERS = ("vision_tower", "vision_model", "visual")
+"""What models of several kinds of input call the part that reads pictures."""
+AUDIO_ENCODERS = ("audio_tower", "encoder")
+"""What they call the part that reads sounds."""
+ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "projector")
 """What they call what stands between such a part and the decoder."""
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""
@@ -128,7 +132,9 @@ def find_part(name: str) -> ModelPart:
     parts = name.split(".")
     if any(part in PROJECTORS for part in parts):
         return "projector"
-    return "vision" if any(part in ENCODERS for part in parts) else "language"
+    if any(part in VISION_ENCODERS for part in parts):
+        return "vision"
+    return "audio" if any(part in AUDIO_ENCODERS for part in parts) else "language"
 
 
 def parse_layer_index(name: str) -> int | None:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.media.audio import AUDIO_TYPES, PROJECTED_TYPES, FrozenAudioEncoder, read_audio
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
@@ -32,8 +33,8 @@ ReadMedia = Callable[[str], bytes]
 """The bytes of a medium, by its digest."""
 KEEP_BYTES = 1 << 30
 """Features that are kept of one model."""
-READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3"})
-"""Types of models whose pictures are read as they themselves read them; of every other one that is not known."""
+READ_TYPES = AUDIO_TYPES | {"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3"}
+"""Types of models whose media are read as they themselves read them; of every other one that is not known."""
 
 
 class MediaFeatures(NamedTuple):
@@ -106,20 +107,24 @@ class MediaTowers:
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
-        reader = model.get_image_features
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs):
-            outputs = reader(**_accepted(reader, batch))
-            found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
+            media = batch.pop("media")
+            counts = [self.processor.get(keys[len(found) + at]).count for at in range(media)]
+            if "input_features" in batch:
+                found += [MediaFeatures(own) for own in _apart([read_audio(model, batch)], counts)]
+            else:
+                reader = model.get_image_features
+                found += _split(reader(**_accepted(reader, batch)), counts)
         return found
 
-    def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
+    def _project(self, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
         """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
-                return MediaFeatures(split.encode(self._inputs(key, split.weight)["pixel_values"]))
+                return MediaFeatures(split.encode(self._inputs(key, split.weight)))
 
         with self._lock:
             states = [self._states.get(key, lambda key=key: encode(key)).embeddings for key in keys]  # type: ignore[misc]
@@ -175,8 +180,9 @@ class FrozenEncoder(NamedTuple):
         found: Tensor = next(self.encoder.parameters())
         return found
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(pictures, n, width) states that the projector reads."""
+        pixels = inputs["pixel_values"]
         if not self.layers:
             last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
             return last
@@ -184,8 +190,11 @@ class FrozenEncoder(NamedTuple):
         return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
 
 
-def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
+def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
+    if model.config.model_type in PROJECTED_TYPES:
+        hears = not _moves(model.model.audio_tower) and _moves(model.model.multi_modal_projector)
+        return FrozenAudioEncoder(model) if hears else None
     if model.config.model_type not in ("llava", "gemma3"):
         return None
     encoder, projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -221,7 +230,7 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
         return
     if inner.config.model_type not in READ_TYPES:
         raise ModelError(
-            f"how a model of type {inner.config.model_type!r} reads pictures is not known here",
+            f"how a model of type {inner.config.model_type!r} reads pictures or sounds is not known here",
             where=SourceLocation(field="model"),
             hint=f"types that are: {', '.join(sorted(READ_TYPES))}",
         )
@@ -269,8 +278,10 @@ def _batches(inputs: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Any]]:
 
 def _together(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     if "image_grid_thw" in one:
-        return True
+        return "image_grid_thw" in other
     shapes = {name: value.shape for name, value in one.items()}
+    if "input_features" in one:
+        return shapes == {name: value.shape for name, value in other.items()}
     return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
 
 
