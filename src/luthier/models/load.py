@@ -19,7 +19,7 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import describe_model_folder, read_json_object
+from luthier.models.describe import describe_model_folder, is_speech_model, read_json_object
 from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
@@ -290,8 +290,15 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
 
 def pick_auto_class(config: dict[str, Any]) -> Any:
     """What transformers opens a model with, by its settings."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSequenceClassification,
+        AutoModelForSpeechSeq2Seq,
+    )
 
+    if is_speech_model(config):
+        return AutoModelForSpeechSeq2Seq
     named = str((config.get("architectures") or [""])[0])
     if named.endswith("ForSequenceClassification"):
         return AutoModelForSequenceClassification
