@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _VOXTRAL_FRAMES = 8
 """Mel frames that one token of Voxtral stands for: 12.5 tokens a second (mistral-common's `frame_rate`)."""
 
+_USUAL_SECONDS = 30.0
+
 
 class AudioLayout(NamedTuple):
     """What stands for a sound of some length."""
@@ -45,9 +47,10 @@ class AudioFrontEnd:
             )
         self._layouts: dict[tuple[int, bool], AudioLayout] = {}
 
-    def cuts(self, media: Media) -> bool:
-        """Whether a sound is longer than `max_seconds` and loses its end."""
-        return self.max_seconds is not None and (media.seconds or 0) > self.max_seconds
+    def count_lost(self, media: Media) -> int:
+        """Tokens that a sound longer than `max_seconds` loses with its end; 0 for any other."""
+        over = 0.0 if self.max_seconds is None else (media.seconds or 0.0) - self.max_seconds
+        return ceil(over / self._seconds_of_feature()) if over > 0 else 0
 
     def lay_out(self, media: Media) -> AudioLayout:
         """What stands for a sound; `DataError` for one that is longer than the model hears and may not be cut."""
@@ -86,16 +89,15 @@ class AudioFrontEnd:
         """From which second to which of its sound each feature tells, the encoder's wider view left aside."""
         count = self.lay_out(media).count
         length = min(media.seconds or 0.0, self.max_seconds or float("inf"))
-        each = self._seconds_of_feature(length, count)
+        each = self._seconds_of_feature()
         return [(min(at * each, length), min((at + 1) * each, length)) for at in range(count)]
 
-    def _seconds_of_feature(self, length: float, count: int) -> float:
+    def _seconds_of_feature(self) -> float:
         """How long a feature is: the pace at which longer sounds get more of them."""
+        length = min(self.hears_seconds or _USUAL_SECONDS, self.max_seconds or _USUAL_SECONDS)
         if hasattr(self._processor, "_retrieve_input_features"):
             return _VOXTRAL_FRAMES * float(self._extractor.hop_length) / self.rate
-        longer = self._lay_out_samples(self._limited(self.rate * int(self.hears_seconds or 30)))
-        whole = min(self.hears_seconds or 30, self.max_seconds or 30)
-        return whole / longer.count if longer.count else length / max(1, count)
+        return length / max(1, self._lay_out_samples(int(self.rate * length)).count)
 
     def _find_longest(self) -> float | None:
         """Seconds that the processor keeps of a sound; None where it keeps all."""

@@ -147,9 +147,11 @@ class ChatTokenizer:
         options: Mapping[str, Any] | None = None,
         before: PromptPrefix | None = None,
         max_pixels: int | None = None,
+        max_seconds: float | None = None,
     ) -> ChatTokenizer:
         """The tokenizer, chat template and processor of a model in a Hugging Face folder; nothing is fetched, no code
-        is run. Pictures of more than `max_pixels` are made smaller first."""
+        is run. Pictures of more than `max_pixels` are made smaller first; of sounds longer than `max_seconds` the
+        beginning is heard."""
         from transformers import AutoTokenizer
 
         try:
@@ -162,7 +164,7 @@ class ChatTokenizer:
                 hint="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
         more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
-        more["media"] = MediaProcessor.load(Path(folder), max_pixels=max_pixels)
+        more["media"] = MediaProcessor.load(Path(folder), max_pixels=max_pixels, max_seconds=max_seconds)
         return cls(tokenizer, template, name=Path(folder).name, **more)
 
     @property
@@ -445,8 +447,16 @@ class ChatTokenizer:
             dropped=rendered.dropped,
             media=media,
         )
+        if lost := self._count_lost(messages):
+            row = replace(row, cut="prompt", removed=lost)
         row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
         return replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
+
+    def _count_lost(self, messages: Sequence[Message]) -> int:
+        """Tokens of sounds that are longer than the model is played."""
+        audio = self.media.audio if self.media is not None else None
+        sounds = (medium for medium in _list_media(messages) if medium.kind == "audio")
+        return sum(map(audio.count_lost, sounds)) if audio is not None else 0
 
     def _closed(self, row: EncodedChat, rendered: RenderedChat, last: int) -> EncodedChat:
         eos = self.tokenizer.eos_token_id
@@ -523,7 +533,9 @@ def _fit(row: EncodedChat, limit: int | None, rule: CutRule, bos: int | None) ->
     cut = _without(row, head, gone, _before_medium(row, limit + gone) - gone)
     lost = sum(row.loss_mask) - sum(cut.loss_mask)
     why = cut.nothing or ("" if any(cut.loss_mask) else f"the answer lies beyond {limit} tokens")
-    return replace(cut, cut="answer" if lost else "prompt", removed=len(row.ids) - len(cut.ids), nothing=why)
+    return replace(
+        cut, cut="answer" if lost else "prompt", removed=row.removed + len(row.ids) - len(cut.ids), nothing=why
+    )
 
 
 def _past_medium(row: EncodedChat, position: int) -> int:

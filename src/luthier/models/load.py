@@ -19,7 +19,7 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import describe_model_folder, read_json_object
+from luthier.models.describe import describe_model_folder, is_speech_model, read_json_object
 from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
@@ -256,10 +256,9 @@ def _cpu_says() -> list[str]:
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what the folder
-    holds. With a scheme the linear
-    layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
-    no more than one weight is whole at any moment.
+    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what
+    the folder holds. With a scheme the linear layers are packed one by one as they lie on the disk, so that the same
+    codes come out whatever is computed in, and no more than one weight is whole at any moment.
     """
     kind = pick_auto_class(read_json_object(folder / "config.json"))
     where = SourceLocation(file=str(folder))
@@ -295,10 +294,13 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
         AutoModelForImageTextToText,
         AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
+        AutoModelForSpeechSeq2Seq,
     )
 
     from luthier.models.media.audio import AUDIO_TYPES
 
+    if is_speech_model(config):
+        return AutoModelForSpeechSeq2Seq
     named = str((config.get("architectures") or [""])[0])
     if named.endswith("ForSequenceClassification"):
         return AutoModelForSequenceClassification

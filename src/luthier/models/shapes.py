@@ -15,13 +15,16 @@ from typing import Literal, NamedTuple
 from luthier.models.describe import ModelDescription
 
 ModelPart = Literal["language", "projector", "vision", "audio"]
-"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoders of pictures and
-of sounds."""
+"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoders."""
 VISION_ENCODERS = ("vision_tower", "vision_model", "visual")
 """What models of several kinds of input call the part that reads pictures."""
-AUDIO_ENCODERS = ("audio_tower", "encoder")
+AUDIO_ENCODERS = ("audio_tower",)
 """What they call the part that reads sounds."""
 ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
+"""What they call the parts that read pictures and sounds."""
+_SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
+"""The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
+Speech."""
 PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "projector")
 """What they call what stands between such a part and the decoder."""
 HEADS = ("lm_head", "embed_out", "output_projection")
@@ -134,7 +137,8 @@ def find_part(name: str) -> ModelPart:
         return "projector"
     if any(part in VISION_ENCODERS for part in parts):
         return "vision"
-    return "audio" if any(part in AUDIO_ENCODERS for part in parts) else "language"
+    hears = any(part in AUDIO_ENCODERS for part in parts) or _SPEECH_ENCODER.search(name) is not None
+    return "audio" if hears else "language"
 
 
 def parse_layer_index(name: str) -> int | None:
