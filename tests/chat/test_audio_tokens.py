@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_max_seconds_beyond_what_the_model_hears_is_refused(folder: Path) -> Non
 
 def test_bytes_of_another_length_are_refused(folder: Path) -> None:
     media = processor_of(ChatTokenizer.load(folder))
-    with pytest.raises(DataError, match="was said to last 0.5"):
+    with pytest.raises(DataError, match=r"was said to last 0\.5"):
         media.build_inputs(media.meet(FIRST), encode_wav(np.zeros(20_000, np.float32), 16_000))
 
 
@@ -108,6 +109,6 @@ def test_features_lie_one_after_another_in_their_sound(folder: Path) -> None:
     assert media.audio is not None
     spans = media.audio.locate_features(FIRST)
     assert spans[0][0] == 0
-    assert all(before[1] == after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in pairwise(spans))
     assert spans[-1][1] == pytest.approx(0.5, abs=0.05)
     assert spans[0][1] == pytest.approx(0.04)

@@ -91,6 +91,14 @@ class Sounded:
             inputs["input_features"] = self.processor._retrieve_input_features(sounds, most, **options).double()
         return inputs
 
+    def read_in_fp32(self, monkeypatch: Any) -> None:
+        """Let no switch to float64 reach the spectrograms, which are the processor's."""
+        media = self.text.media
+        assert media is not None
+        sounds = (FIRST, SECOND, OTHER)
+        ready = {media.meet(one): media.build_inputs(media.meet(one), BYTES[one.digest]) for one in sounds}
+        monkeypatch.setattr(media, "build_inputs", lambda key, content: ready[key])
+
     def plain(self, conversations: Sequence[tuple[Message, ...]], given: Sequence[Any] | None = None) -> Tensor:
         """Log-probabilities of learnt tokens as processor and model give them, each conversation by itself."""
         found, made = [], given or list(map(self.plain_inputs, conversations))
@@ -161,10 +169,7 @@ def test_gradients_are_the_plain_models(sounded: Sounded, moving: str, monkeypat
     assert {find_part(name) for name, _ in model.named_parameters()} == {"language", "projector", "audio"}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = torch.linspace(0.5, 1.5, sum(len(row.targets) for row in rows), dtype=torch.float64)
-    media = sounded.text.media
-    assert media is not None
-    ready = {media.meet(one): media.build_inputs(media.meet(one), BYTES[one.digest]) for one in (FIRST, SECOND, OTHER)}
-    monkeypatch.setattr(media, "build_inputs", lambda key, content: ready[key])  # in fp32, as the plain processor
+    sounded.read_in_fp32(monkeypatch)
     given = list(map(sounded.plain_inputs, sounded.conversations))
     with Double():
         (sounded.plain(sounded.conversations, given) * weights).sum().backward()

@@ -146,7 +146,7 @@ def test_a_new_encoder_of_sounds_is_drawn_from_the_seed(tmp_path: Path) -> None:
 
 
 def test_whispers_encoder_hears_no_longer_than_it_learnt(tmp_path: Path) -> None:
-    store, base = tiny_base(tmp_path)
+    tiny_base(tmp_path)
     with pytest.raises(ModelError, match="no encoder of sounds"):
         AudioEncoder.open(tmp_path / "tiny", 30)
     with pytest.raises(ValidationError, match="less than or equal to 30"):
