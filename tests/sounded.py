@@ -10,9 +10,18 @@ import numpy as np
 
 from luthier.chat.media_codec import encode_wav
 from luthier.chat.messages import MEDIA_MARK, Media, Message
-from pictured import PARTS, TEXT
 from workshop import tiny_tokenizer
 
+PARTS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}AUDIO{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT: dict[str, Any] = {
+    "vocab_size": 430, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
 _SPECIAL = {
     "qwen2_audio": ["<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"],
     "audioflamingo3": ["<sound>"],
@@ -56,7 +65,7 @@ def tiny_sounded(folder: Path, family: str = "qwen2_audio", seed: int = 0) -> Pa
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if family == "voxtral":
         tokenizer.add_special_tokens({"additional_special_tokens": _SPECIAL[family]})
-    tokenizer.chat_template = PARTS.replace("'image'", "'audio'").replace("IMAGE", _WRITTEN[family])
+    tokenizer.chat_template = PARTS.replace("AUDIO{%", _WRITTEN[family] + "{%")
     build_processor(family, tokenizer).save_pretrained(folder)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **_config(family, tokenizer.convert_tokens_to_ids))

@@ -7,7 +7,9 @@ rows with the same picture share it wherever shared beginnings are found, and tw
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +77,8 @@ class KnownMedium:
     """How many of its tokens are features of it."""
     grid: tuple[int, int, int] = (0, 0, 0)
     """Frames, rows and columns of its tokens, for models that turn positions by them; zeros for others."""
+    beside: bool = False
+    """Whether other pictures stand in its row, where that changes what the processor makes of it."""
     source: int | None = None
     """For a variant of a picture, the key of that picture."""
     removed: int = 0
@@ -118,6 +122,8 @@ class MediaProcessor:
         self._layouts: dict[tuple[Any, ...], _Layout] = {}
         self.audio = self._find_audio(max_seconds)
         """How sounds are read; None where the model reads none."""
+        names = getattr(getattr(processor, "image_processor", None), "model_input_names", ())
+        self._counts_pictures = "batch_num_images" in names  # of a row, and reads them otherwise when they are several
 
     @classmethod
     def load(
@@ -158,14 +164,15 @@ class MediaProcessor:
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids["audio"])
         return AudioFrontEnd(self._processor, feature, max_seconds=max_seconds)
 
-    def meet(self, media: Media) -> int:
-        """Take note of a medium, and return the key that its tokens bear."""
-        found = hashlib.sha256(f"{media.digest} {self.digest}".encode()).digest()
+    def meet(self, media: Media, *, beside: bool = False) -> int:
+        """Take note of a medium, and return the key that its tokens bear. `beside`: other pictures stand in its row."""
+        beside = beside and self._counts_pictures
+        found = hashlib.sha256(f"{media.digest} {self.digest}{' beside' * beside}".encode()).digest()
         key = int.from_bytes(found[:8], "big") >> 64 - _KEY_BITS
         known = self._known.get(key)
         if known is None:
-            layout = self._lay_out(media)
-            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid)
+            layout = self._lay_out(media, beside=beside)
+            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid, beside)
         elif known.media.digest != media.digest:
             raise DataError(
                 f"the media {known.media.digest} and {media.digest} have one key by chance",
@@ -202,8 +209,17 @@ class MediaProcessor:
         return self._known[key]
 
     def export_known(self) -> list[dict[str, Any]]:
-        """The media that were met, as JSON, for another process to meet them."""
-        return [known.media.model_dump(mode="json") for known in self._known.values() if known.source is None]
+        """The media that were met, as JSON, for another process to meet them by `import_known`."""
+        return [
+            {**known.media.model_dump(mode="json"), **({"beside": True} if known.beside else {})}
+            for known in self._known.values()
+            if known.source is None
+        ]
+
+    def import_known(self, entry: dict[str, Any]) -> int:
+        """Meet a medium as another process met it, and return its key."""
+        own = {name: value for name, value in entry.items() if name != "beside"}
+        return self.meet(Media.model_validate(own), beside=entry.get("beside", False))
 
     def build_inputs(self, key: int, content: bytes) -> dict[str, Tensor]:
         """What a model's tower reads of a medium, from its bytes."""
@@ -214,16 +230,16 @@ class MediaProcessor:
             assert self.audio is not None, "only a processor of sounds meets one"
             return self.audio.build_inputs(known.media, content)
         image = self._shrink(decode_image(content))
-        if (layout := self._lay_out_size(image.size)).count != known.count:
+        if (layout := self._lay_out_size(image.size, beside=known.beside)).count != known.count:
             raise DataError(
                 f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
                 f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
                 hint="prepare the data set again",
             )
-        found, _ = self._process(image)
+        found, _ = self._process(image, beside=known.beside)
         return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
 
-    def _lay_out(self, media: Media) -> _Layout:
+    def _lay_out(self, media: Media, *, beside: bool) -> _Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
@@ -232,29 +248,31 @@ class MediaProcessor:
             return _Layout(*self.audio.lay_out(media), grid=(0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
-        return self._lay_out_size(self._shrunk(media.width, media.height))
+        return self._lay_out_size(self._shrunk(media.width, media.height), beside=beside)
 
-    def _lay_out_size(self, size: tuple[int, int]) -> _Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> _Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
-        if size not in self._layouts:
+        if (size, beside) not in self._layouts:
             from PIL import Image
 
-            inputs, text = self._process(Image.new("RGB", size))
+            inputs, text = self._process(Image.new("RGB", size), beside=beside)
             tokenizer = self._processor.tokenizer
             feature = tokenizer.convert_ids_to_tokens(self.feature_ids["image"])
             grid = inputs["image_grid_thw"][0].tolist() if "image_grid_thw" in inputs else (0, 0, 0)
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size] = _Layout(text, text.count(feature), tuple(grid))
-        return self._layouts[size]
+            self._layouts[size, beside] = _Layout(text, text.count(feature), tuple(grid))
+        return self._layouts[size, beside]
 
-    def _process(self, image: Any) -> tuple[Any, str]:
+    def _process(self, image: Any, *, beside: bool = False) -> tuple[Any, str]:
         """The numbers of one picture, and what stands in its place."""
         processor = self._processor
         merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
-        images, *_ = processor.prepare_inputs_layout(images=[image])
+        images, *_ = processor.prepare_inputs_layout(images=[[image, image]] if beside else [image])
         inputs, texts = processor._process_images(images, **merged["images_kwargs"])
+        if beside:  # each is processed by itself: the first of the two is what it is beside any other
+            inputs = {name: value[:1] if name != "batch_num_images" else value for name, value in inputs.items()}
         return inputs, texts[0]
 
     def _shrunk(self, width: int, height: int) -> tuple[int, int]:
@@ -274,16 +292,31 @@ class MediaProcessor:
 def load_processor(folder: Path) -> Any:
     """transformers' own processor of pictures in a Hugging Face folder, with Pillow and without its part for films,
     which needs libraries that pictures do not."""
-    import transformers
-
     named = (json.loads(path.read_text(encoding="utf-8")) for name in _NAMING if (path := folder / name).is_file())
     name = next((entry["processor_class"] for entry in named if entry.get("processor_class")), "")
-    kind = getattr(transformers, name, None) if name.endswith("Processor") else None
-    if kind is None:
-        raise ValueError(f"transformers has no processor {name!r}")
+    kind = find_processor_class(name)
     attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
     own: Any = type(name, (kind,), {"get_attributes": classmethod(lambda cls: attributes)})
     return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+
+
+def find_processor_class(name: str) -> Any:
+    """transformers' class of a processor; `ValueError` for a name that it does not know.
+
+    Pixtral's module asks for torchvision, for a function that its module for Pillow has as well: it is given that one.
+    """
+    import transformers
+    from transformers.utils import is_torchvision_available
+
+    if name == "PixtralProcessor" and not is_torchvision_available():
+        package = "transformers.models.pixtral"
+        pillow = importlib.import_module(f"{package}.image_processing_pil_pixtral")
+        sys.modules.setdefault(f"{package}.image_processing_pixtral", pillow)
+        return importlib.import_module(f"{package}.processing_pixtral").PixtralProcessor
+    kind = getattr(transformers, name, None) if name.endswith("Processor") else None
+    if kind is None:
+        raise ValueError(f"transformers has no processor {name!r}")
+    return kind
 
 
 _NAMING = (*PROCESSOR_FILES, "tokenizer_config.json")

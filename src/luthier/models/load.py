@@ -297,7 +297,8 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
         AutoModelForSpeechSeq2Seq,
     )
 
-    from luthier.models.media.audio import AUDIO_TYPES
+    from luthier.models.media.audio import AudioFamily
+    from luthier.models.media.family import find_family
 
     if is_speech_model(config):
         return AutoModelForSpeechSeq2Seq
@@ -306,7 +307,7 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
         return AutoModelForSequenceClassification
     if "vision_config" in config:
         return AutoModelForImageTextToText
-    if config.get("model_type") in AUDIO_TYPES:
+    if isinstance(find_family(str(config.get("model_type", ""))), AudioFamily):
         return AutoModelForSeq2SeqLM  # where transformers lists decoders that hear
     return AutoModelForCausalLM
 

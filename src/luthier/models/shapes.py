@@ -25,7 +25,7 @@ ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
 _SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
 """The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
 Speech."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "projector")
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "projector", "image_newline")
 """What they call what stands between such a part and the decoder."""
 HEADS = ("lm_head", "embed_out", "output_projection")
 """What output heads are called."""

@@ -66,7 +66,7 @@ from luthier.models.generation.sampling import (
 from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
-from luthier.models.media.inputs import MUTUAL, compute_row_positions, sees_media_whole, turns_by_grid
+from luthier.models.media.inputs import compute_row_positions, reads_media_at_once, sees_media_whole, turns_by_grid
 from luthier.models.media.towers import find_towers
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import (
@@ -624,7 +624,7 @@ class ContinuousBatchingDecoder:
 def _reader(model: object, tokens: int) -> DecoderBackend:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
     how = detect_forward_mode(model)  # type: ignore[arg-type]
-    whole = unwrap_peft_model(model).config.model_type in MUTUAL  # a prompt may not be read in parts
+    whole = reads_media_at_once(unwrap_peft_model(model))
     if how.packed and how.head is not None and how.turn is None and not whole and not compute_soft_prompt(model).count:
         return BatchedReader(model, how.head, tokens)
     return UnbatchedReader(model, tokens)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from luthier.chat.media import MEDIA_IDS, get_media_key, get_media_place, list_media_keys
 from luthier.core.errors import ModelError
+from luthier.models.media.family import find_family
 from luthier.models.media.towers import MediaFeatures, MediaTowers, find_towers
 from luthier.models.packing.pack import Pack
 
@@ -70,11 +71,13 @@ def turns_by_grid(model: Any) -> bool:
 
 def sees_media_whole(model: Any, ids: Tensor) -> bool:
     """Whether a picture's tokens see one another, later ones too: where media stand, in models that read them so."""
-    return model.config.model_type in MUTUAL and holds_media(ids)
+    return reads_media_at_once(model) and holds_media(ids)
 
 
-MUTUAL = frozenset({"gemma3"})
-"""Types of models in which a picture's tokens see one another."""
+def reads_media_at_once(model: Any) -> bool:
+    """Whether a prompt of a plain model may not be read in parts, as a part could end within a picture."""
+    family = find_family(model.config.model_type)
+    return family is not None and family.mutual
 
 
 class _Walk(NamedTuple):
