@@ -35,6 +35,7 @@ from luthier.metrics.paired import PairedComparison
 from luthier.models.lm.base import find_ability
 
 if TYPE_CHECKING:
+    from luthier.chat.media import MediaKind
     from luthier.chat.messages import Example
     from luthier.core.events import StepEventEmitter
     from luthier.eval.ask import InferenceSettings
@@ -63,9 +64,14 @@ class ModelResult:
 
 
 def build_evaluated_models(
-    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext, *, blind: bool = False
+    models: Mapping[str, Artifact],
+    question: InferenceSettings,
+    work: StepContext,
+    *,
+    blind: frozenset[MediaKind] = frozenset(),
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name; with `blind`, the first once more without its pictures."""
+    """Models as they can be asked, by name; the first once more without its media where rows have some of the kinds
+    that `blind` names."""
     from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
     from luthier.eval.blind import BlindEvalModel, EvalMedia
@@ -84,7 +90,7 @@ def build_evaluated_models(
             )
             eval_models.append(eval_model)
             if blind and len(eval_models) == 1:
-                eval_models.append(BlindEvalModel(eval_model, media))
+                eval_models.append(BlindEvalModel(eval_model, media, blind))
     return eval_models
 
 
