@@ -9,15 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
-from pictured_families import FAMILIES
+from pictured_families import ALONE, FAMILIES
 from workshop import tiny_tokenizer
-
-PARTS = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def picture(seed: int, width: int = 36, height: int = 28) -> tuple[Media, bytes]:
@@ -44,13 +37,13 @@ def tiny_pictured(folder: Path, family: str = "llava", seed: int = 0) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    tiny = FAMILIES[family]
+    tiny = {**FAMILIES, **ALONE}[family]
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(folder)
     named: dict[str, Any] = {"extra_special_tokens": tiny.named} if tiny.named else {}
     tokenizer = AutoTokenizer.from_pretrained(folder, **named)
     tokenizer.add_special_tokens({"additional_special_tokens": list(tiny.special)})
-    tokenizer.chat_template = PARTS.replace("IMAGE", tiny.written)
+    tokenizer.chat_template = tiny.template.replace("IMAGE", tiny.written)
     tiny.processor(tokenizer).save_pretrained(folder)
     torch.manual_seed(seed)
     config = AutoConfig.for_model(tiny.type, **tiny.config(tokenizer.convert_tokens_to_ids))

@@ -10,7 +10,8 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -57,6 +58,11 @@ def get_media_place(token: int) -> int:
 def list_media_keys(ids: Iterable[int]) -> list[int]:
     """The media whose tokens stand among ids, each once, in the order of their first tokens."""
     return list(dict.fromkeys(get_media_key(token) for token in ids if token >= MEDIA_IDS))
+
+
+def list_media_runs(ids: Iterable[int]) -> list[int]:
+    """The media whose tokens stand among ids, in order, as often as they stand there."""
+    return [get_media_key(token) for token in ids if token >= MEDIA_IDS and not get_media_place(token)]
 
 
 class MediaSpan(NamedTuple):
@@ -239,6 +245,32 @@ class MediaProcessor:
         found, _ = self._process(image, beside=known.beside)
         return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
 
+    def build_row_inputs(self, ids: Sequence[int], read: Callable[[str], bytes]) -> dict[str, Any]:
+        """All that transformers' processor makes of one row of ids, media included, as if it had made the ids itself.
+
+        `read` gives the bytes of a medium, by its digest. Tensors are (1, tokens) or as the model takes them.
+        """
+        from luthier.chat.media_codec import decode_image
+
+        met = [self._known[key] for key in list_media_runs(ids)]
+        if any(known.source is not None for known in met):
+            hint = "explain by words, or choose a model whose pictures are packed"
+            raise ModelError("parts of a picture cannot be removed where the model reads its rows itself", hint=hint)
+        images = [self._shrink(decode_image(read(known.media.digest))) for known in met]
+        plain = [
+            self.feature_ids[self._known[get_media_key(id_)].media.kind] if id_ >= MEDIA_IDS else id_ for id_ in ids
+        ]
+        processor = copy(self._processor)
+        processor.tokenizer = _GivenIds(self._processor.tokenizer, plain)
+        text = "".join(self.written[known.media.kind] for known in met)
+        try:
+            found = processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
+            name = type(self._processor).__name__
+            hint = "choose a model of another family"
+            raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
+        return {name: value for name, value in found.items() if name != "labels"}
+
     def _lay_out(self, media: Media, *, beside: bool) -> _Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
@@ -289,15 +321,38 @@ class MediaProcessor:
         return image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
 
 
+class _GivenIds:
+    """A tokenizer that gives the ids that are known already, and is otherwise another one."""
+
+    def __init__(self, tokenizer: Any, ids: Sequence[int]) -> None:
+        self._tokenizer, self._ids = tokenizer, list(ids)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"input_ids": [self._ids], "attention_mask": [[1] * len(self._ids)]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
 def load_processor(folder: Path) -> Any:
     """transformers' own processor of pictures in a Hugging Face folder, with Pillow and without its part for films,
     which needs libraries that pictures do not."""
     named = (json.loads(path.read_text(encoding="utf-8")) for name in _NAMING if (path := folder / name).is_file())
     name = next((entry["processor_class"] for entry in named if entry.get("processor_class")), "")
-    kind = find_processor_class(name)
-    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
-    own: Any = type(name, (kind,), {"get_attributes": classmethod(lambda cls: attributes)})
+    own = drop_video_processor(find_processor_class(name))
     return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+
+
+def drop_video_processor(kind: Any) -> Any:
+    """The same class of processor without its part for films, which needs torchvision."""
+    from transformers import ProcessorMixin
+
+    def start(self: Any, *parts: Any, **more: Any) -> None:
+        ProcessorMixin.__init__(self, *(part for part in parts if part is not None), **more)
+
+    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    without = type("WithoutVideos", (ProcessorMixin,), {"__init__": start})  # what the class itself calls
+    return type(kind.__name__, (kind, without), {"get_attributes": classmethod(lambda cls: attributes)})
 
 
 def find_processor_class(name: str) -> Any:

@@ -76,6 +76,12 @@ class MediaFamily:
     mutual: ClassVar[bool] = False
     """Whether a picture's tokens see one another, later ones too."""
 
+    alone: ClassVar[str] = ""
+    """Why a row with pictures is read by itself through the model's own forward; empty for one that is packed."""
+
+    prefix: ClassVar[bool] = False
+    """Whether all that stands before what is learnt or written sees itself both ways (prefix-LM), pictures or not."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         family = cls()
@@ -117,6 +123,14 @@ def list_family_types() -> tuple[str, ...]:
     """The types of all families, in order."""
     _load_families()
     return tuple(sorted(_FAMILIES))
+
+
+def explain_alone(model_type: str) -> str:
+    """Why rows with pictures of a type of models are read one by one; empty where they are packed."""
+    family = find_family(model_type)
+    return (
+        family.alone if family is not None else f"how a model of type {model_type!r} reads media in packs is not known"
+    )
 
 
 @cache

@@ -23,7 +23,14 @@ from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.media.family import FrozenAudioEncoder, FrozenEncoder, MediaFamily, find_family, list_family_types
+from luthier.models.media.family import (
+    FrozenAudioEncoder,
+    FrozenEncoder,
+    MediaFamily,
+    explain_alone,
+    find_family,
+    list_family_types,
+)
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
@@ -125,6 +132,10 @@ class MediaTowers:
         features = split.projector(torch.cat(states)) if alike else [split.projector(value) for value in states]
         return [MediaFeatures(own) for own in _apart(features, [self.processor.get(key).count for key in keys])]
 
+    def build_row_inputs(self, ids: Sequence[int]) -> dict[str, Any]:
+        """What the model's own processor makes of a row of ids, media included."""
+        return self.processor.build_row_inputs(ids, self._read)
+
     def _inputs(self, key: int, weight: Tensor) -> dict[str, Tensor]:
         content = self._read(self.processor.get(key).media.digest)
         inputs = self.processor.build_inputs(key, content)
@@ -185,22 +196,30 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
     inner = unwrap_peft_model(model)
     if processor is None:
         return
-    require_family(inner)
     towers = _TOWERS.get(inner)
     if towers is None or not towers.reads_by(processor, read_media):
         _TOWERS[inner] = MediaTowers(processor, read_media)
 
 
 def require_family(model: Any) -> MediaFamily:
-    """How a plain model reads pictures; `ModelError` where that is not known."""
+    """How a plain model reads pictures in packs; `ModelError` where their features cannot be taken apart from it."""
     family = find_family(model.config.model_type)
-    if family is None:
+    if family is None or family.alone:
+        able = (name for name in list_family_types() if not explain_alone(name))
         raise ModelError(
-            f"how a model of type {model.config.model_type!r} reads pictures or sounds is not known here",
+            f"a picture's or sound's features are not known apart from its row: {explain_alone(model.config.model_type)}",
             where=SourceLocation(field="model"),
-            hint=f"types that are: {', '.join(list_family_types())}",
+            hint=f"types of models whose are: {', '.join(able)}",
         )
     return family
+
+
+def require_towers(model: Any) -> MediaTowers:
+    """The same; `ModelError` where there are none."""
+    towers = find_towers(model)
+    if towers is None:
+        raise ModelError(f"{type(model).__name__} was not told where the bytes of pictures are")
+    return towers
 
 
 def find_towers(model: Any) -> MediaTowers | None:
@@ -331,8 +350,8 @@ def learn_media(model: Any, keys: Callable[[], Sequence[int]]) -> Iterator[StepM
     nothing before the decoder learns."""
     inner = unwrap_peft_model(model)
     towers = find_towers(inner)
-    if towers is None or not learns_media(inner):
-        yield None
+    if towers is None or not learns_media(inner) or explain_alone(inner.config.model_type):
+        yield None  # a row that is read alone is read with its towers
         return
     step = StepMedia(inner, towers, keys())
     token = _STEP.set(step)

@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.models.adapters import compute_soft_prompt
 from luthier.models.attention.prefix import PackPrefixKV, use_prefix_kv
-from luthier.models.media.inputs import reads_media_at_once
+from luthier.models.media.whole import reads_media_at_once
 from luthier.models.packing.logprobs import compute_prefix_kv, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, common_prefix_length
 from luthier.models.sequence_head import unwrap_peft_model
