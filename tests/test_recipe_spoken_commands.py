@@ -45,4 +45,4 @@ def test_commands_are_prepared_learnt_and_measured(tmp_path: Path) -> None:
     adapter = result["tune"].artifact.folder / "adapter"
     assert (adapter / "adapter_model.safetensors").is_file()
     report = write_report(build_recipe_plan(result.recipe)).read_text(encoding="utf-8")
-    assert "played silence, the same model scores" in report
+    assert "given silence, the same model scores" in report

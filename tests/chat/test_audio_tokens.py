@@ -76,9 +76,16 @@ def test_two_channels_become_one(folder: Path) -> None:
 
 
 def test_a_sound_that_is_longer_than_the_model_hears_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="lasts 3 seconds, and the model hears at most 2") as caught:
-        ChatTokenizer.load(folder).encode(played("what?", LONG, answer="long"))
-    assert "max_seconds: 2" in str(caught.value.hint)
+    text = ChatTokenizer.load(folder)
+    row = text.encode(played("what?", LONG, answer="long"))
+    assert row.nothing == "the sound is longer than the 2 seconds that the model hears"
+    assert not any(row.loss_mask)
+    with pytest.raises(DataError, match="longer than the 2 seconds") as caught:
+        text.prompt(played("what?", LONG))
+    assert "max_seconds" in str(caught.value.hint)
+    media = processor_of(text)
+    with pytest.raises(DataError, match="longer than the 2 seconds"):
+        media.build_inputs(media.meet(LONG), LONG_BYTES)
 
 
 def test_max_seconds_cuts_has_its_price_and_other_ids(folder: Path) -> None:
@@ -87,7 +94,7 @@ def test_max_seconds_cuts_has_its_price_and_other_ids(folder: Path) -> None:
     assert media.audio is not None
     rows = [short.encode(played("?", one, answer="x")) for one in (LONG, FIRST)]
     assert [sum(token >= MEDIA_IDS for token in row.ids) for row in rows] == [25, 12]
-    assert [(row.cut, row.removed) for row in rows] == [("prompt", 50), ("", 0)]
+    assert [row.cut for row in rows] == ["prompt", ""]
     assert whole.encode(played("?", FIRST, answer="x")).ids != short.encode(played("?", FIRST, answer="x")).ids
     mask = media.build_inputs(media.meet(LONG), LONG_BYTES)["feature_attention_mask"]
     assert int(mask.sum()) == 100

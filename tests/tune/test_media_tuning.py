@@ -157,7 +157,7 @@ def test_a_blind_model_is_shown_grey(shop: Bench) -> None:
     media = EvalMedia(shop.data)
     question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=False)
     model = LocalEvalModel.of(shop.base, question, name="base", title="the base", read_media=media.read)
-    blind = BlindEvalModel(model, media, frozenset({"image"}))
+    blind = BlindEvalModel(model, media)
     assert blind.name == BLIND
     assert blind.digest != model.digest
     from luthier.eval.task import read_held_out_task

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.chat.media_audio import AudioFrontEnd
 from luthier.chat.media_regions import Region, find_visible_region, locate_features
-from luthier.chat.messages import Media
+from luthier.chat.messages import Media, Message
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import hide_transformers_output
@@ -197,6 +197,15 @@ class MediaProcessor:
         if self._known.setdefault(key, variant) != variant:
             raise DataError("a picture and a variant of one have one key by chance", hint="take other units")
         return key
+
+    def refuses(self, messages: Sequence[Message]) -> str:
+        """Why a conversation cannot be read; empty where it can."""
+        sounds = (medium for message in messages for medium in message.media if medium.kind == "audio")
+        return next(filter(None, map(self.audio.refuses, sounds)), "") if self.audio is not None else ""
+
+    def is_cut(self, media: Media) -> bool:
+        """Whether the end of a medium is left out."""
+        return self.audio is not None and self.audio.is_cut(media)
 
     def forget_variants(self) -> None:
         """Forget what `meet_variant` took note of."""

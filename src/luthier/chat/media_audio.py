@@ -47,24 +47,27 @@ class AudioFrontEnd:
             )
         self._layouts: dict[tuple[int, bool], AudioLayout] = {}
 
-    def count_lost(self, media: Media) -> int:
-        """Tokens that a sound longer than `max_seconds` loses with its end; 0 for any other."""
-        over = 0.0 if self.max_seconds is None else (media.seconds or 0.0) - self.max_seconds
-        return ceil(over / self._seconds_of_feature()) if over > 0 else 0
+    def is_cut(self, media: Media) -> bool:
+        """Whether a sound is longer than `max_seconds` and loses its end."""
+        return media.kind == "audio" and self.max_seconds is not None and (media.seconds or 0.0) > self.max_seconds
+
+    def refuses(self, media: Media) -> str:
+        """Why a sound cannot be read; empty where it can."""
+        heard = self.hears_seconds
+        if heard is None or self.is_cut(media) or (media.seconds or 0.0) <= heard:
+            return ""
+        return f"the sound is longer than the {heard:g} seconds that the model hears"
 
     def lay_out(self, media: Media) -> AudioLayout:
-        """What stands for a sound; `DataError` for one that is longer than the model hears and may not be cut."""
+        """What stands for a sound; for one that is longer than the model hears, what its beginning makes."""
         if not media.seconds or not media.rate:
             raise DataError(f"the length of the sound {media.digest} is unknown", hint="prepare the data set again")
-        if self.max_seconds is None and self.hears_seconds is not None and media.seconds > self.hears_seconds:
-            raise DataError(
-                f"a sound lasts {media.seconds:g} seconds, and the model hears at most {self.hears_seconds:g} at once",
-                hint=f"cut it into pieces, drop its row, or set max_seconds: {self.hears_seconds:g} at the base step",
-            )
         return self._lay_out_samples(self._limited(ceil(round(media.seconds * media.rate) * self.rate / media.rate)))
 
     def build_inputs(self, media: Media, content: bytes) -> dict[str, Any]:
-        """What a model's tower reads of a sound, from its bytes."""
+        """What a model's tower reads of a sound, from its bytes; `DataError` for one that is too long for it."""
+        if why := self.refuses(media):
+            raise DataError(why, hint="cut it into pieces, or set `max_seconds` of the base model's step")
         samples = self.read(content)
         if self._lay_out_samples(len(samples)) != self.lay_out(media):
             raise DataError(

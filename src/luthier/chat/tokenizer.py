@@ -46,6 +46,7 @@ stays) and keeps the answer; an answer that is too long by itself loses its end.
 "refuse" raises `DataError`."""
 
 
+_UNREAD = "leave the row out; sounds that are too long are cut where the base model's step sets `max_seconds`"
 _THINKING = {
     "dropped": "the chat template leaves reasoning out",
     "inline": "the chat template has no field for reasoning: it stands in <think> tags",
@@ -362,6 +363,8 @@ class ChatTokenizer:
     def _prompt(self, messages: Sequence[Message], tools: Tools) -> RenderedChat:
         """The rendering of a conversation so far, which has the model's prompt in front."""
         self._refuse_media(messages)
+        if self.media is not None and (why := self.media.refuses(messages)):
+            raise DataError(why, where=SourceLocation(field="messages"), hint=_UNREAD)
         return self._expanded(self._renderer.prompt(messages, tools), messages)
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:
@@ -449,16 +452,14 @@ class ChatTokenizer:
             dropped=rendered.dropped,
             media=media,
         )
-        if lost := self._count_lost(messages):
-            row = replace(row, cut="prompt", removed=lost)
         row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
-        return replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
-
-    def _count_lost(self, messages: Sequence[Message]) -> int:
-        """Tokens of sounds that are longer than the model is played."""
-        audio = self.media.audio if self.media is not None else None
-        sounds = (medium for medium in _list_media(messages) if medium.kind == "audio")
-        return sum(map(audio.count_lost, sounds)) if audio is not None else 0
+        row = replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
+        if self.media is None:
+            return row
+        if any(self.media.is_cut(medium) for medium in _list_media(messages)):
+            row = replace(row, cut="prompt")
+        unread = self.media.refuses(messages)
+        return replace(row, nothing=unread, loss_mask=[False] * len(row.ids)) if unread else row
 
     def _closed(self, row: EncodedChat, rendered: RenderedChat, last: int) -> EncodedChat:
         eos = self.tokenizer.eos_token_id
@@ -535,9 +536,7 @@ def _fit(row: EncodedChat, limit: int | None, rule: CutRule, bos: int | None) ->
     cut = _without(row, head, gone, _before_medium(row, limit + gone) - gone)
     lost = sum(row.loss_mask) - sum(cut.loss_mask)
     why = cut.nothing or ("" if any(cut.loss_mask) else f"the answer lies beyond {limit} tokens")
-    return replace(
-        cut, cut="answer" if lost else "prompt", removed=row.removed + len(row.ids) - len(cut.ids), nothing=why
-    )
+    return replace(cut, cut="answer" if lost else "prompt", removed=len(row.ids) - len(cut.ids), nothing=why)
 
 
 def _past_medium(row: EncodedChat, position: int) -> int:

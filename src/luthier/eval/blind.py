@@ -1,7 +1,5 @@
-"""The blind baseline: the same model, shown grey pictures of the same sizes and played silence of the same lengths.
-
-What it still scores needs no picture and no sound.
-"""
+"""The blind baseline: the same model, shown grey pictures of the same sizes and silence of the same lengths; what it
+still scores needs no picture and no sound."""
 
 from __future__ import annotations
 
@@ -11,8 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from luthier.chat.media import MediaKind
-from luthier.chat.media_codec import encode_wav
 from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
@@ -25,17 +21,15 @@ if TYPE_CHECKING:
     from luthier.artifacts.media import MediaReader
     from luthier.chat.messages import Example
 
-TITLES = {
-    frozenset({"image"}): "the same model shown grey pictures",
-    frozenset({"audio"}): "the same model played silence",
-    frozenset({"image", "audio"}): "the same model shown grey pictures and played silence",
-}
-"""What it is called, by the kinds of media that the rows have."""
+TITLE = "the same model shown grey pictures"
+SILENT_TITLE = "the same model given silence"
 GREY = (128, 128, 128)
+SILENT_RATE = 16_000
+"""Samples in a second of silence whose sound has no known rate."""
 
 
 class EvalMedia:
-    """The bytes of a data set's media, and of grey pictures and silence that take their place."""
+    """The bytes of a data set's media, and of the grey pictures and the silence that take their place."""
 
     def __init__(self, data: Artifact | None) -> None:
         """Without a data set there are none."""
@@ -47,12 +41,11 @@ class EvalMedia:
         return self._blank[digest] if digest in self._blank else self._reader.read(digest)
 
     def blind(self, media: Media) -> Media:
-        """A grey picture of the same size, or silence of the same length and rate."""
-        value = _draw_grey(media) if media.kind == "image" else _write_silence(media)
+        """A grey picture of the same size, or silence of the same length."""
+        value, name = (_silence(media), "wav") if media.kind == "audio" else (_grey(media), "png")
         digest = hashlib.sha256(value).hexdigest()
         self._blank[digest] = value
-        form = "png" if media.kind == "image" else "wav"
-        return media.model_copy(update={"digest": digest, "format": form, "size": len(value)})
+        return media.model_copy(update={"digest": digest, "format": name, "size": len(value)})
 
     @cached_property
     def _reader(self) -> MediaReader:
@@ -63,29 +56,14 @@ class EvalMedia:
         return MediaReader(self._data)
 
 
-def _draw_grey(media: Media) -> bytes:
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.new("RGB", (media.width or 1, media.height or 1), GREY).save(content, "PNG")
-    return content.getvalue()
-
-
-def _write_silence(media: Media) -> bytes:
-    import numpy as np
-
-    rate = media.rate or 1
-    return encode_wav(np.zeros(max(1, round((media.seconds or 0) * rate)), np.float32), rate)
-
-
 class BlindEvalModel(LocalEvalModel):
     """A model that answers every row as if its pictures were grey and its sounds silent; it is asked nothing else."""
 
     is_model = False
 
-    def __init__(self, model: LocalEvalModel, media: EvalMedia, kinds: frozenset[MediaKind]) -> None:
-        """`kinds` are those of the rows' media."""
-        self.lm, self.name, self.title = model.lm, BLIND, TITLES[kinds]
+    def __init__(self, model: LocalEvalModel, media: EvalMedia, *, silent: bool = False) -> None:
+        """`silent` where rows have sounds and no pictures."""
+        self.lm, self.name, self.title = model.lm, BLIND, SILENT_TITLE if silent else TITLE
         self.digest = digest_of([model.digest, BLIND, GREY])
         self._question, self._media = model._question, media
 
@@ -102,7 +80,23 @@ class BlindEvalModel(LocalEvalModel):
         return message.model_copy(update={"media": tuple(map(self._media.blind, message.media))})
 
 
-def list_media_kinds(task: HeldOutTask) -> frozenset[MediaKind]:
+def list_media_kinds(task: HeldOutTask) -> set[str]:
     """The kinds of media that rows of a task have."""
-    messages = (message for example in task.examples for message in example.messages)
-    return frozenset(medium.kind for message in messages for medium in message.media)
+    return {medium.kind for example in task.examples for message in example.messages for medium in message.media}
+
+
+def _grey(media: Media) -> bytes:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("RGB", (media.width or 1, media.height or 1), GREY).save(content, "PNG")
+    return content.getvalue()
+
+
+def _silence(media: Media) -> bytes:
+    import numpy as np
+
+    from luthier.chat.media_codec import encode_wav
+
+    rate = media.rate or SILENT_RATE
+    return encode_wav(np.zeros(max(1, round((media.seconds or 1) * rate)), np.float32), rate)

@@ -8,7 +8,7 @@ judges completions without their model's name. Held-out rows may be grouped by a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,6 @@ from luthier.metrics.paired import PairedComparison
 from luthier.models.lm.base import find_ability
 
 if TYPE_CHECKING:
-    from luthier.chat.media import MediaKind
     from luthier.chat.messages import Example
     from luthier.core.events import StepEventEmitter
     from luthier.eval.ask import InferenceSettings
@@ -64,14 +63,9 @@ class ModelResult:
 
 
 def build_evaluated_models(
-    models: Mapping[str, Artifact],
-    question: InferenceSettings,
-    work: StepContext,
-    *,
-    blind: frozenset[MediaKind] = frozenset(),
+    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext, *, blind: Collection[str] = ()
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name; the first once more without its media where rows have some of the kinds
-    that `blind` names."""
+    """Models as they can be asked, by name; where rows have media of the kinds `blind`, the first once more without."""
     from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
     from luthier.eval.blind import BlindEvalModel, EvalMedia
@@ -90,7 +84,7 @@ def build_evaluated_models(
             )
             eval_models.append(eval_model)
             if blind and len(eval_models) == 1:
-                eval_models.append(BlindEvalModel(eval_model, media, blind))
+                eval_models.append(BlindEvalModel(eval_model, media, silent=set(blind) == {"audio"}))
     return eval_models
 
 

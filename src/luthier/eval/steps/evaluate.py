@@ -144,7 +144,7 @@ class Evaluate(Step):
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("compare_with"))
         question = self._question(metrics, get_judge_rubric(model) if task.pairs else None)
-        blind = list_media_kinds(task) if not is_endpoint(model) else frozenset()
+        blind = set() if is_endpoint(model) else list_media_kinds(task)
         speaking = apply_label_thresholds(
             build_evaluated_models(artifacts, question, work, blind=blind), work.inputs.get("thresholds")
         )

@@ -46,9 +46,9 @@ class BaseModelStep(Step):
     smaller, wherever the model or one that is tuned from it reads it. When not given, the model's own processor decides
     alone. Fewer pixels are fewer tokens for the families that read pictures in their own size (Qwen-VL)."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """How much of a sound a model that hears is played at most; a longer one is cut off after that, wherever the model
-    or one that is tuned from it hears it, and counted among the rows that were cut. When not given, a sound that is
-    longer than the model hears at once is refused with its row."""
+    """How much of a sound a model that hears or transcribes is given at most; a longer one is cut off after that,
+    wherever the model or one that is tuned from it hears it, and its row is counted as cut. When not given, rows whose
+    sound is longer than the model hears at once are not learnt, and are counted."""
 
     @model_validator(mode="after")
     def _has_a_template_of_its_own(self) -> Self:
