@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from luthier.chat.media_codec import encode_wav
 from luthier.chat.messages import MEDIA_MARK, Media, Message
+from pictured import tiny_pictured
 from workshop import tiny_tokenizer
 
 PARTS = (
@@ -34,7 +36,9 @@ _WRITTEN = {
     "voxtral": "[BEGIN_AUDIO][AUDIO]",
     "granite_speech": "<|audio|>",
 }
-FAMILIES = tuple(_SPECIAL)
+OMNI = ("qwen2_5_omni", "qwen3_omni")
+"""Families that see as well, and are made by `pictured`."""
+FAMILIES = (*_SPECIAL, *OMNI)
 MELS = 16
 SECONDS = 2
 """What the small models hear at once."""
@@ -60,6 +64,14 @@ def tiny_sounded(folder: Path, family: str = "qwen2_audio", seed: int = 0) -> Pa
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
+    if family in OMNI:
+        tiny_pictured(folder, family, seed)
+        template = PARTS.replace("AUDIO{%", "<|audio_bos|><|AUDIO|><|audio_eos|>{%")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config["audio_config"]["n_window"] = 50  # whole seconds, as the processor counts tokens
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     tiny_tokenizer(folder, _SPECIAL[family])
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -207,6 +207,13 @@ class MediaProcessor:
         """Whether the end of a medium is left out."""
         return self.audio is not None and self.audio.is_cut(media)
 
+    def restore(self, ids: Sequence[int]) -> list[int]:
+        """Ids as transformers' processor gives them: one token of the vocabulary for every feature of a medium."""
+        return [
+            token if token < MEDIA_IDS else self.feature_ids[self._known[get_media_key(token)].media.kind]
+            for token in ids
+        ]
+
     def forget_variants(self) -> None:
         """Forget what `meet_variant` took note of."""
         self._known = {key: known for key, known in self._known.items() if known.source is None}
@@ -266,9 +273,7 @@ class MediaProcessor:
             hint = "explain by words, or choose a model whose pictures are packed"
             raise ModelError("parts of a picture cannot be removed where the model reads its rows itself", hint=hint)
         images = [self._shrink(decode_image(read(known.media.digest))) for known in met]
-        plain = [
-            self.feature_ids[self._known[get_media_key(id_)].media.kind] if id_ >= MEDIA_IDS else id_ for id_ in ids
-        ]
+        plain = self.restore(ids)
         processor = copy(self._processor)
         processor.tokenizer = _GivenIds(self._processor.tokenizer, plain)
         text = "".join(self.written[known.media.kind] for known in met)
@@ -385,9 +390,3 @@ def find_processor_class(name: str) -> Any:
 
 _NAMING = (*PROCESSOR_FILES, "tokenizer_config.json")
 """Files that may say which processor a model has."""
-
-
-def restore_plain_ids(ids: Sequence[int], feature_ids: dict[MediaKind, int]) -> list[int]:
-    """Ids as transformers' processor gives them: one token of the vocabulary for every feature of a medium."""
-    plain = next(iter(feature_ids.values()), 0)
-    return [token if token < MEDIA_IDS else plain for token in ids]

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from luthier.chat.media import MediaProcessor, MediaSpan, build_media_ids, restore_plain_ids
+from luthier.chat.media import MediaProcessor, MediaSpan, build_media_ids
 from luthier.chat.messages import Media, Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
@@ -309,7 +309,7 @@ class ChatTokenizer:
 
     def plain_ids(self, ids: Sequence[int]) -> list[int]:
         """Ids as transformers' processor gives them, with one token of the vocabulary for each feature of a medium."""
-        return restore_plain_ids(ids, self.media.feature_ids) if self.media is not None else list(ids)
+        return self.media.restore(ids) if self.media is not None else list(ids)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
