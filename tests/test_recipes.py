@@ -48,8 +48,16 @@ SMALL = {
         "steps.report.max_new_tokens=8",
     ),
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
+    "forms": ("steps.data.split={train: 48, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "pictures": ("steps.data.split={train: 64, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "spoken-commands": ("steps.data.split={train: 64, test: 20}", "steps.hear.epochs=1", "steps.tune.epochs=1"),
+    "picture-preferences": (
+        "steps.data.split={train: 48, test: 8}",
+        "steps.pairs.split={train: 32, test: 8}",
+        "steps.look.epochs=1",
+        "steps.prefer.epochs=1",
+        "steps.tune.max_train_samples=8",
+    ),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "taught": (
@@ -89,8 +97,10 @@ OWN_DATA = {
 }
 """Recipes whose rows are the user's: the variable that names them, and the real data that stand in for them here."""
 PLAIN: dict[str, set[str]] = {
+    "forms": {"blind"},
     "pictures": {"majority", "blind"},
     "spoken-commands": {"majority", "blind"},
+    "picture-preferences": {"blind"},
     "preferences": {"length"},
     "rlhf": set(),
     "grpo-math": {"nearest"},
@@ -110,9 +120,11 @@ LONG = {
     "distil",
     "fair-sentiment",
     "federated",
+    "forms",
     "grpo-math",
     "habits",
     "merge",
+    "picture-preferences",
     "pictures",
     "preferences",
     "questions",
