@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from luthier.tune.influence.methods.ekfac import Ekfac
 from luthier.tune.influence.methods.nearest import Nearest
 from luthier.tune.influence.methods.replay import Replay
 from luthier.tune.influence.methods.tracin import TracIn
+from luthier.tune.influence.significance import assess_harm, measure_row_effects
 from luthier.tune.influence.study import InfluenceStudy
 from luthier.tune.influence.training_replay import TrainingReplay
 from luthier.tune.influence.weights import LossReader
@@ -220,3 +222,46 @@ def test_a_sweep_shares_prefixes(shop: Bench, tuned: Artifact, tmp_path: Path) -
     about = study(shop, tuned, tmp_path)
     alone = sum(len(row.ids) for row in about.rows_of(range(12)))
     assert sum(pack.tokens for pack in about.packs) < 0.7 * alone
+
+
+@pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
+def test_effects_on_each_question_row_add_up_to_the_score(
+    shop: Bench, tuned: Artifact, tmp_path: Path, method: Any
+) -> None:
+    about = study(shop, tuned, tmp_path)
+    effects = measure_row_effects(method, about, [7, 2], EngineSettings())
+    assert effects.shape == (2, len(ASKED))
+    expected = explicit(method, about)[0, [7, 2]]
+    assert distance(torch.from_numpy(effects.sum(1)), expected) < 1e-10
+
+
+def test_harm_by_chance_is_told_from_harm() -> None:
+    draw = numpy.random.default_rng(5)
+    false, found, alarms = [], [], 0
+    for number in range(60):
+        effects = draw.normal(size=(300, 30)) * draw.exponential(size=(300, 1))
+        effects[:6] -= 2 * effects[:6].std(1, keepdims=True)
+        for own, is_null in ((effects, False), (draw.normal(size=(300, 30)), True)):
+            worst = numpy.argsort(own.sum(1))[:15].tolist()
+            test = assess_harm(worst, own[worst], asked=30, rows=300, seed=number)
+            sure = [row for row, p in test.p_values.items() if p <= test.significance.level]
+            assert test.significance.significant == len(sure)
+            if is_null:
+                alarms += bool(sure)
+            else:
+                false.append(sum(row >= 6 for row in sure) / max(1, len(sure)))
+                found.append(sum(row < 6 for row in sure))
+    assert numpy.mean(false) < 0.06
+    assert numpy.mean(found) > 4
+    assert alarms / 60 < 0.12
+
+
+def test_what_cannot_be_tested_is_said() -> None:
+    few = assess_harm([3, 1], None, asked=2, rows=50, seed=0)
+    assert not few.p_values
+    assert (
+        few.significance.sentence == "Not tested against chance: 2 rows were asked about, and a test takes 6 at least."
+    )
+    whole = assess_harm([3], None, asked=20, rows=50, seed=0, why="replay scores the question as a whole")
+    assert "as a whole" in whole.significance.sentence
+    assert assess_harm([], None, asked=20, rows=50, seed=0).significance.sentence == "No row is far below the others."
