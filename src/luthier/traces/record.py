@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
-from luthier.chat.messages import Message, Role, ToolCall
+from luthier.chat.messages import Media, Message, Role, ToolCall
 from luthier.core.component import add_field_descriptions
 
 Asked = Literal["chat", "completion", "embedding", "label"]
@@ -367,6 +367,11 @@ class RequestRecorder(Protocol):
 
     def end(self, ready: Any, end: TraceEnd) -> None:
         """Take the end of a trace. It is called on the request's own path: it neither waits nor raises."""
+        ...
+
+    def keep_media(self, media: Mapping[Media, bytes]) -> None:
+        """Take the bytes of the pictures and sounds of a request that was answered and may be learnt from; it neither
+        waits nor raises."""
         ...
 
 
