@@ -23,7 +23,14 @@ from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.media.family import FrozenEncoder, MediaFamily, explain_alone, find_family, list_family_types
+from luthier.models.media.family import (
+    FrozenAudioEncoder,
+    FrozenEncoder,
+    MediaFamily,
+    explain_alone,
+    find_family,
+    list_family_types,
+)
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
@@ -108,16 +115,16 @@ class MediaTowers:
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs, family):
-            outputs = family.read_pictures(model, batch)
+            outputs = family.read_media(model, batch)
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
-    def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
+    def _project(self, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
         """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
-                return MediaFeatures(split.encode(self._inputs(key, split.weight)["pixel_values"]))
+                return MediaFeatures(split.encode(self._inputs(key, split.weight)))
 
         with self._lock:
             states = [self._states.get(key, lambda key=key: encode(key)).embeddings for key in keys]  # type: ignore[misc]
@@ -162,7 +169,7 @@ class _Shelf:
         self._held = 0
 
 
-def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
+def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
     found = require_family(model).find_projection(model)
     return found if found is not None and not _moves(found.encoder) and _moves(found.projector) else None
@@ -200,7 +207,7 @@ def require_family(model: Any) -> MediaFamily:
     if family is None or family.alone:
         able = (name for name in list_family_types() if not explain_alone(name))
         raise ModelError(
-            f"a picture's features are not known apart from its row: {explain_alone(model.config.model_type)}",
+            f"features of media are not known apart from their row: {explain_alone(model.config.model_type)}",
             where=SourceLocation(field="model"),
             hint=f"types of models whose are: {', '.join(able)}",
         )
