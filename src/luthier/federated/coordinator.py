@@ -17,13 +17,14 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, InputError, ModelError, SourceLocation
-from luthier.core.events import format_counted_noun
+from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
 from luthier.federated.dropout_masks import MaskRound
 from luthier.federated.keys import KEY_FILE, FederationIdentity
-from luthier.federated.local import FederatedTraining
+from luthier.federated.local import FederatedTraining, SharedModel
 from luthier.federated.masked_round import MaskedRound
 from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
@@ -45,6 +46,7 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.privacy import SITE, add_weights, average_changes, subtract_weights
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
@@ -53,6 +55,7 @@ from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.technique import write_settings
+from luthier.tune.training.schedule import permute_examples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,6 +65,8 @@ if TYPE_CHECKING:
 STATE = "federation.state"
 RECORD = "federation.json"
 _SERVER = "server/"
+_REPORTED_SITES = 20
+"""Above so many, a round tells how far it is."""
 
 
 class SiteRound(BaseModel):
@@ -140,12 +145,41 @@ class Federation:
         step, work = self._step, self._work
         if step.transport is not None:
             return step.transport.open_channel(work, step.sites)
+        if step.partition is not None:
+            return self._open_partition(step.partition)
         workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
             workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
         return LocalChannel(workers, {name: own.identity.card for name, own in masks.items()})
+
+    def _open_partition(self, partition: PartitionSettings) -> SiteChannel:
+        """Sites that the rows of one data set are dealt to; they train over one model, one after another."""
+        data, shared = self._work.inputs["sites.0"], SharedModel()
+        parts = partition_rows(partition, data, self._work.seed)
+        smallest, largest = min(map(len, parts.values())), max(map(len, parts.values()))
+        self._work.events.note(f"{len(parts):,} simulated sites of {smallest:,} to {largest:,} rows")
+        workers = {}
+        for at, (name, places) in enumerate(parts.items()):
+            scratch = open_scratch(self._work.scratch / "sites" / str(at))
+            digest = digest_of([data.digest, self._step.sites, partition.model_dump(), self._work.seed, at])
+            inputs = {
+                "data": write_site_rows(data, places, scratch / "rows", digest),
+                "model": self._work.inputs["model"],
+            }
+            events = RunEventEmitter(lambda event: None).of(name)
+            work = replace(self._work, inputs=inputs, scratch=scratch, events=events)
+            workers[name] = SiteWorker(name, work, shared=shared)
+        return LocalChannel(workers, {})
+
+    def _choose_sites(self, state: _State, number: int) -> tuple[str, ...]:
+        """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
+        wanted = self._step.sites_per_round
+        if wanted is None or wanted >= len(state.sites):
+            return state.sites
+        order = permute_examples(int(digest_of(["sites", self._work.seed, number])[:8], 16), 0, len(state.sites))
+        return tuple(state.sites[at] for at in sorted(int(place) for place in order[:wanted]))
 
     def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -185,23 +219,24 @@ class Federation:
         message = FederationMessage(
             RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
         ).encode()
-        question_digest = digest_message(message)
+        sites, question_digest = self._choose_sites(state, number), digest_message(message)
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
         unmask: Callable[[Any], Any] | None = None
         if self._stages == 1:
-            answers = channel.exchange(number, dict.fromkeys(state.sites, message))
+            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
         else:
             masked_round = self._open_masked_round(channel, number, message)
-            answers = masked_round.gather(dict.fromkeys(state.sites, message))
+            gathered = masked_round.gather(dict.fromkeys(sites, message))
+            answers = ((name, gathered[name]) for name in sites if name in gathered)
             unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
-        for name in state.sites:
-            if name not in answers:
-                continue
+        digests, up_bytes = dict[str, str](), 0
+        total = WeightSum() if self._sums_as_they_come else None
+        for name, answer in answers:
             try:
-                update = self._read(name, answers[name], RoundUpdate)
+                update = self._read(name, answer, RoundUpdate)
                 if (update.header.round, update.header.answers) != (number, question_digest):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
@@ -211,9 +246,15 @@ class Federation:
                     raise
                 self._work.events.warning(f"the update of site {name} is left out: {error.message}")
                 continue
+            digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
+            if total is not None:
+                total.add(update.tensors, update.header.rows)
+                update = update._replace(tensors={})
             updates[name] = update
-        self._require_sites(updates, state.sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected, state.given.moving, unmask)
+            if len(sites) > _REPORTED_SITES:
+                self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
+        self._require_sites(updates, sites, f"answered in round {number}")
+        combined, rows, loss = self._combine(updates, expected, state.given.moving, total, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -225,13 +266,13 @@ class Federation:
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
-                    digest=digest_message(answers[name]),
+                    digest=digests[name],
                 )
                 for name, update in updates.items()
             },
-            missing=[name for name in state.sites if name not in updates],
+            missing=[name for name in sites if name not in updates],
             down_bytes=len(message),
-            up_bytes=max(len(answers[name]) for name in updates),
+            up_bytes=up_bytes,
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
 
@@ -280,11 +321,19 @@ class Federation:
         if (header.rows is None) != masked or (header.loss is None) != silent:
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
+    @property
+    def _sums_as_they_come(self) -> bool:
+        """Whether a round's result is a plain mean, for which no site's update is held."""
+        step = self._step
+        plain = step.secure is None and step.robust is None and (step.privacy is None or step.privacy.unit != SITE)
+        return plain and self._aggregator.linear and self._aggregator.exact
+
     def _combine(
         self,
         updates: Mapping[str, FederationMessage],
         expected: Mapping[str, Tensor],
         given: Mapping[str, Tensor],
+        total: WeightSum | None,
         unmask: Callable[[Any], Any] | None,
     ) -> tuple[AggregatedWeights, int | None, float | None]:
         """The sum of the updates, the rows behind it, and their mean loss."""
@@ -310,6 +359,8 @@ class Federation:
             mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
         if self._step.robust is not None:
             return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(told), mean
+        if total is not None:
+            return self._aggregator.combine([total.mean()], [1.0]), sum(told), mean
         return self._aggregator.combine(weights, shares), sum(told), mean
 
     def _decode_groups(

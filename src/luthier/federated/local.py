@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
@@ -30,7 +31,9 @@ from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_facto
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.training.checkpoint import CheckpointManager
+    from luthier.tune.training.memory import RehearsedMemory
     from luthier.tune.training.trainer import StepMetrics
 
 
@@ -53,7 +56,7 @@ class RoundSampler(BatchSampler):
             what = (
                 f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
             )
-            hint = "set fewer rounds, a smaller batch_size, or more local epochs"
+            hint = "set fewer rounds, a smaller batch_size, more local epochs, or steps in `local`"
             raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
         own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
         kind = cls
@@ -110,13 +113,64 @@ class SiteUpdate(NamedTuple):
     """The mean of its steps' losses."""
 
 
+class SharedModel:
+    """What the sites of one process share: the base under the technique is opened once, and sites train it in turn.
+
+    Each round sets all that moves, so a site leaves nothing to the next one. What earlier rounds added to frozen
+    weights would have to be taken out again, and references are answers of the plain base: such rounds open a model of
+    their own.
+    """
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._key = ""
+        self._moving: frozenset[str] = frozenset()
+        self._tokenizers: dict[Path, ChatTokenizer] = {}
+        self._memory: RehearsedMemory | None = None
+
+    def find(self, key: str) -> Any:
+        """The model that was opened under a key, with all that moves ready to; None where there is none."""
+        if self._model is None or self._key != key:
+            return None
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in self._moving)
+        return self._model
+
+    def keep(self, key: str, model: Any) -> None:
+        """Keep an adapted model under a key, before any round froze a part of it."""
+        self._model, self._key = model, key
+        self._moving = frozenset(name for name, value in model.named_parameters() if value.requires_grad)
+
+    @property
+    def memory(self) -> RehearsedMemory:
+        """The largest packs that were seen to fit."""
+        from luthier.tune.training.memory import RehearsedMemory
+
+        self._memory = self._memory or RehearsedMemory()
+        return self._memory
+
+    def load_tokenizer(self, folder: Path, model: Artifact) -> ChatTokenizer:
+        """The tokenizer of a base, read once."""
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
+
+        if folder not in self._tokenizers:
+            self._tokenizers[folder] = ChatTokenizer.load(folder, before=PromptPrefix.of(model))
+        return self._tokenizers[folder]
+
+
 class FederatedTraining(TrainingRun):
     """A training that begins from weights that it is given, and gives back what it trained."""
 
-    def __init__(self, step: Tune, work: StepContext, aggregator: Aggregator) -> None:
+    def __init__(
+        self, step: Tune, work: StepContext, aggregator: Aggregator, shared: SharedModel | None = None
+    ) -> None:
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
+        self._shared = shared or SharedModel()
+        self._shares = shared is not None and not step.objective.needs_reference
+        self._is_adapted = False
         self._round = 0
         self._given: GlobalWeights | None = None
 
@@ -141,7 +195,7 @@ class FederatedTraining(TrainingRun):
         from luthier.models.load import pick_dtype
 
         about = ObjectiveContext(classes=classes, seed=self._work.seed)
-        return TrainingRun._adapt(self, self._open(pick_dtype(self._step.dtype), about))
+        return TrainingRun._adapt(self, TrainingRun._open(self, pick_dtype(self._step.dtype), about))
 
     def write_weights(self, given: GlobalWeights, classes: Mapping[str, str], folder: Path) -> None:
         """Write the model's files, as a plain training writes its own."""
@@ -160,12 +214,7 @@ class FederatedTraining(TrainingRun):
 
     def read_data(self, classes: Mapping[str, str] | None) -> TrainingData:
         """The rows of this site, with the classes of all sites where the objective names them."""
-        from luthier.chat.prompt import PromptPrefix
-        from luthier.chat.tokenizer import ChatTokenizer
-
-        material = TrainingData(
-            self._step, self._work, ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
-        )
+        material = TrainingData(self._step, self._work, self._shared.load_tokenizer(self._base, self._model))
         if classes is not None:
             material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return material
@@ -194,13 +243,16 @@ class FederatedTraining(TrainingRun):
         sampler = RoundSampler.for_round(material.sampler, round_number, rounds)
         material.sampler = sampler
         training, keeper = self._prepare(material, sampler, None)
+        if self._shares_model(given):
+            training.rehearsed = self._shared.memory
         training.start_from(given.moving, pull)
 
         def hear(stepped: StepMetrics) -> None:
             self._work.events.progress(stepped.step, sampler.steps, "steps")
 
         training.run(keeper, hear, lambda text: None)
-        restore_peft_forward(self.trained)
+        if not self._shares_model(given):
+            restore_peft_forward(self.trained)
         losses = [loss for line in training.log if (loss := _read_loss(line)) is not None]
         weights = {name: value.detach().cpu().clone() for name, value in training.weights.items()}
         for path in keeper.path.parent.glob("*"):
@@ -210,8 +262,10 @@ class FederatedTraining(TrainingRun):
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what the sum added to its base, what moves as it was given, and what stands still frozen."""
-        model = super()._adapt(plain)
         assert self._given is not None, "weights are given before a round"
+        model = plain if self._is_adapted else super()._adapt(plain)
+        if self._shares_model(self._given) and not self._is_adapted:
+            self._shared.keep(self._key, model)
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
         check_weights(
             self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
@@ -223,6 +277,17 @@ class FederatedTraining(TrainingRun):
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _shares_model(self, given: GlobalWeights) -> bool:
+        return self._shares and not given.base
+
+    def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
+        """The shared model, which is adapted already, or a plain one of its own."""
+        assert self._given is not None, "weights are given before a round"
+        self._key = digest_of([str(dtype), self._step.technique.settings(), self._model.digest, dict(about.classes)])
+        found = self._shared.find(self._key) if self._shares_model(self._given) else None
+        self._is_adapted = found is not None
+        return super()._open(dtype, about) if found is None else found
 
     def _scale_of(self, model: Any) -> float:
         return get_adapter_scale(model) if hasattr(model, "peft_config") else 1.0

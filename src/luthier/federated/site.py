@@ -25,7 +25,7 @@ from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
 from luthier.federated.dropout_masks import DropoutMasks, MaskRound, check_least
-from luthier.federated.local import FederatedTraining, SiteUpdate
+from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
@@ -124,16 +124,17 @@ class SiteWorker:
         work: StepContext,
         policy: SitePolicy | None = None,
         masks: PairMasks | None = None,
+        shared: SharedModel | None = None,
         spent: Sequence[PrivacySpending] = (),
     ) -> None:
         """`work` has the site's rows as `data`, its copy of the base as `model`, and a scratch folder of its own;
-        `spent` is what other federations cost the rows."""
+        `shared` is what sites of this process have in common, `spent` what other federations cost the rows."""
         self.name, self._spent = name, spent
-        self._work, self._policy, self._masks = work, policy, masks
-        self._seen: dict[int, tuple[str, bytes]] = {}
+        self._work, self._policy, self._masks, self._shared = work, policy, masks, shared
+        self._seen: dict[int, tuple[str, Path]] = {}
         for path in sorted(work.scratch.glob("answer-*")):
             number, _, digest = path.name.removeprefix("answer-").partition("-")
-            self._seen[int(number)] = (digest, path.read_bytes())
+            self._seen[int(number)] = (digest, path)
         order_path = work.scratch / "order"
         self._order: Order | None = None
         if order_path.is_file():
@@ -147,10 +148,10 @@ class SiteWorker:
         """
         digest = digest_message(content)
         if number in self._seen:
-            known, reply = self._seen[number]
+            known, kept = self._seen[number]
             if known != digest:
                 raise MessageRefused(f"message {number} came before with other contents; nothing is computed for it")
-            return reply
+            return kept.read_bytes()
         if self._seen and number <= max(self._seen):
             raise MessageRefused(f"message {number} was answered before; nothing is computed for it again")
         try:
@@ -213,7 +214,7 @@ class SiteWorker:
         classes = {}
         if order.wants_classes:
             kept = {label for label, count in counts.items() if count >= least}
-            texts = FederatedTraining(tune, self._work, aggregator).read_data(None).about.classes
+            texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
         return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
 
@@ -224,7 +225,7 @@ class SiteWorker:
         start: RoundStart = message.header
         tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
-        training = FederatedTraining(tune, work, aggregator)
+        training = FederatedTraining(tune, work, aggregator, self._shared)
         classes = start.classes if order.wants_classes else None
         given = unpack_weights(message.tensors)
         update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
@@ -364,12 +365,13 @@ class SiteWorker:
 
     def _keep(self, number: int, digest: str, reply: bytes) -> None:
         """Keep the answer; of earlier rounds, only that they were answered."""
-        write_atomically(self._work.scratch / f"answer-{number}-{digest}", reply)
+        kept = self._work.scratch / f"answer-{number}-{digest}"
+        write_atomically(kept, reply)
         for path in self._work.scratch.glob(f"answer-{number - 1}-*"):
             if number > 1:
                 path.unlink()
         self._seen.pop(number - 1 if number > 1 else -1, None)
-        self._seen[number] = (digest, reply)
+        self._seen[number] = (digest, kept)
 
 
 def open_scratch(folder: Path) -> Path:

@@ -160,7 +160,7 @@ class SiteServer:
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
         spent = self._ledger.list_spent(lambda entry: entry.federation == header.federation)
-        return SiteWorker(self._identity.card.name, work, self._policy, masks, spent)
+        return SiteWorker(self._identity.card.name, work, self._policy, masks, spent=spent)
 
     def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
         """Whether an order waits for a person's word."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from luthier.core.component import Component
@@ -25,6 +25,12 @@ class SiteChannel(ABC):
     @abstractmethod
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Send each site its message; returns the answers of those that came in time, by site."""
+
+    def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """The same one by one in the order of the messages, as far as the transport can: what was read need not be
+        held."""
+        answers = self.exchange(number, contents)
+        yield from ((name, answers[name]) for name in contents if name in answers)
 
     @abstractmethod
     def close(self) -> None:
@@ -58,7 +64,12 @@ class LocalChannel(SiteChannel):
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Have each site answer."""
-        return {name: self._workers[name].answer(number, content) for name, content in contents.items()}
+        return dict(self.iterate_answers(number, contents))
+
+    def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Have each site answer when its answer is asked for."""
+        for name, content in contents.items():
+            yield name, self._workers[name].answer(number, content)
 
     def close(self) -> None:
         """Nothing was opened."""

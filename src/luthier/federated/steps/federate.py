@@ -26,6 +26,7 @@ from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
+from luthier.federated.partition import PartitionSettings
 from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
@@ -80,6 +81,9 @@ class Federate(Step):
         "clients": "sites",
         "aggregator": "sum",
         "strategy": "sum",
+        "partitioner": "partition",
+        "num_partitions": "partition.number",
+        "clients_per_round": "sites_per_round",
         "min_fit_clients": "least",
         "min_available_clients": "least",
         "proximal_mu": "proximal",
@@ -90,6 +94,11 @@ class Federate(Step):
     sites: Annotated[tuple[str, ...], Reads("dataset"), BasicMarker()] = ()
     """The steps whose data sets are the sites, for sites on this machine. Leave it out with a transport to sites
     elsewhere, which bring their own rows."""
+    partition: PartitionSettings | None = None
+    """Deal the training rows of the one step in `sites` to simulated sites, which train in this process over one model:
+    `{number: 1000, alpha: 0.1}`."""
+    sites_per_round: int | None = Field(default=None, ge=1)
+    """How many sites take part in a round, drawn by seed and round; all of them when not given."""
     model: ModelRef = None
     """The step whose model is tuned; the recipe's own model when not given. Every site has the same one."""
     tune: Annotated[Tune, BeforeValidator(_read_tune)] = Tune(data=PLACEHOLDER)
@@ -146,7 +155,8 @@ class Federate(Step):
             raise ValueError(f"{self.rounds} rounds are {epochs:g} epochs in all, at most {MOST_EPOCHS:g}")
         if why := find_refused_setting(self.tune, length=True):
             raise ValueError(why)
-        number = len(self.sites) or len(self.transport.members if self.transport is not None else ())
+        self._check_partition()
+        number = self._count_sites()
         if self.least is not None and self.least > number:
             raise ValueError(f"there are {number} sites, and `least` is {self.least}")
         if self.server is None and self.server_learning_rate is not None:
@@ -166,6 +176,29 @@ class Federate(Step):
         if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
             raise ValueError(why)
         return self
+
+    def _check_partition(self) -> None:
+        """`ValueError` for what simulated sites cannot do, and for more sites a round than there are."""
+        if self.sites_per_round is not None:
+            if self.secure is not None:
+                raise ValueError("under masks all sites answer in each round; leave `sites_per_round` out")
+            if (number := self._count_sites()) and self.sites_per_round > number:
+                raise ValueError(f"there are {number} sites, and `sites_per_round` is {self.sites_per_round}")
+        if self.partition is None:
+            return
+        if len(self.sites) != 1:
+            raise ValueError("`partition` deals the rows of one step; name one step in `sites`")
+        for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
+            if given is not None:
+                raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.metrics:
+            raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
+
+    def _count_sites(self) -> int:
+        """How many sites there are; 0 where the rows will say it."""
+        if self.partition is not None:
+            return self.partition.number or 0
+        return len(self.site_names)
 
     def _check_masks(self, number: int) -> None:
         """`ValueError` for what masks do not allow."""
@@ -253,15 +286,24 @@ class Federate(Step):
         if model is not None:
             self._agree(model)
         costs = [self._estimate_site(plan_context, at) for at in range(len(self.sites))]
-        seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+        seconds = [cost.seconds * self._count_trainings() for cost in costs if cost.seconds is not None]
         known = bool(costs) and len(seconds) == len(costs)
-        opening = EACH_S * self.rounds * max(1, len(self.site_names))
+        opening = EACH_S * (1 if self.partition is not None else self.rounds * max(1, len(self.site_names)))
         return StepCostEstimate(
             seconds=sum(seconds) + opening if known else None,
             peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
-            tokens=sum(cost.tokens or 0 for cost in costs) if known else None,
+            tokens=round(sum(cost.tokens or 0 for cost in costs) * self._count_trainings()) if known else None,
             how=self.describe_exchange(model),
         )
+
+    def _count_trainings(self) -> float:
+        """How often a training over the rows of a step in `sites` is computed: simulated sites that train for some
+        epochs see all rows together, and those that train for some steps have as many each."""
+        if self.partition is None:
+            return 1.0
+        number = self._count_sites()
+        whole = 1.0 if self.local.steps is None else float(number or 1)
+        return whole * min(1.0, (self.sites_per_round or number or 1) / (number or 1))
 
     def _estimate_site(self, plan_context: PlanContext, at: int) -> StepCostEstimate:
         """What a plain training over the rows of one site would take."""
@@ -326,7 +368,7 @@ class Federate(Step):
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
-        numbers = aggregator.count_numbers(down, up, other, max(1, len(self.site_names)))
+        numbers = aggregator.count_numbers(down, up, other, max(1, self.sites_per_round or self._count_sites()))
         wide = 4 if self.secure is None else 8
         to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
         return f"{text}; a round sends {to} to and {back} from each site"

@@ -170,12 +170,15 @@ class _Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """TLS is spoken in the connection's own thread, so that a slow client holds up no other."""
         request.settimeout(TIMEOUT_S)
-        if self.tls is not None:
-            try:
-                request = self.tls.wrap_socket(request, server_side=True)
-            except (OSError, ssl.SSLError):
-                return  # no certificate of ours, or no TLS at all
-        super().finish_request(request, client_address)
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        try:
+            encrypted = self.tls.wrap_socket(request, server_side=True)
+        except (OSError, ssl.SSLError):
+            return  # no certificate of ours, or no TLS at all
+        with encrypted:  # the plain socket was taken over, and the server closes that alone
+            super().finish_request(encrypted, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A broken connection is no news."""
