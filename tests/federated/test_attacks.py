@@ -175,5 +175,5 @@ def test_members_are_found_without_noise_and_hardly_with_it(tmp_path: Path) -> N
     plain = infer_members(sites, sites.step(names, **settings), inside, outside, "1a")
     privacy = {"epsilon": 1.0, "delta": 1e-3}
     noisy = infer_members(sites, sites.step(names, **settings, privacy=privacy), inside, outside, "1b")
-    assert plain > 0.8, "the attack succeeds"
+    assert plain > 0.6 > bound_advantage(1.0, 1e-3), "the attack succeeds"
     assert noisy < bound_advantage(1.0, 1e-3) + 0.3, "16 members measure the advantage to about 0.3"
