@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.chat.media_regions import Region, find_visible_region, locate_features
-from luthier.chat.messages import Media
+from luthier.chat.messages import Media, Message
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import hide_transformers_output
@@ -79,7 +79,7 @@ class KnownMedium:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What follows from a medium's size alone."""
 
     text: str
@@ -103,14 +103,18 @@ class MediaProcessor:
         self.digest = digest_of([json.loads(processor.to_json_string()), max_pixels])
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
-        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
         """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels`, when not given,
         is what the model's own `model.json` says."""
+        from luthier.chat.speech import SpeechProcessor, is_speech_folder
+
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
+        if is_speech_folder(folder):
+            return SpeechProcessor.load(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         feature_ids: dict[MediaKind, int] = {}
         kinds: tuple[MediaKind, ...] = ("image", "audio")
@@ -161,6 +165,22 @@ class MediaProcessor:
             raise DataError("a picture and a variant of one have one key by chance", hint="take other units")
         return key
 
+    def refuses(self, messages: Sequence[Message]) -> str:
+        """Why a conversation cannot be read; empty where it can."""
+        return ""
+
+    def is_cut(self, media: Media) -> bool:
+        """Whether the end of a medium is left out."""
+        return False
+
+    def bind(self, ids: list[int]) -> list[int]:
+        """The ids of a row in which media have their own, with what else of it must say whose row it is."""
+        return ids
+
+    def restore(self, ids: Sequence[int]) -> list[int]:
+        """Ids as transformers' processor gives them."""
+        return restore_plain_ids(ids, self.feature_ids)
+
     def forget_variants(self) -> None:
         """Forget what `meet_variant` took note of."""
         self._known = {key: known for key, known in self._known.items() if known.source is None}
@@ -196,7 +216,7 @@ class MediaProcessor:
         found, _ = self._process(image)
         return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
 
-    def _lay_out(self, media: Media) -> _Layout:
+    def _lay_out(self, media: Media) -> Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
@@ -204,7 +224,7 @@ class MediaProcessor:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
         return self._lay_out_size(self._shrunk(media.width, media.height))
 
-    def _lay_out_size(self, size: tuple[int, int]) -> _Layout:
+    def _lay_out_size(self, size: tuple[int, int]) -> Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
         if size not in self._layouts:
             from PIL import Image
@@ -216,7 +236,7 @@ class MediaProcessor:
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size] = _Layout(text, text.count(feature), tuple(grid))
+            self._layouts[size] = Layout(text, text.count(feature), tuple(grid))
         return self._layouts[size]
 
     def _process(self, image: Any) -> tuple[Any, str]:

@@ -23,6 +23,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
@@ -32,15 +33,16 @@ ReadMedia = Callable[[str], bytes]
 """The bytes of a medium, by its digest."""
 KEEP_BYTES = 1 << 30
 """Features that are kept of one model."""
-READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3"})
-"""Types of models whose pictures are read as they themselves read them; of every other one that is not known."""
+READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", *SPEECH_TYPES})
+"""Types of models whose pictures and sounds are read as they themselves read them; of every other one that is not known."""
 
 
 class MediaFeatures(NamedTuple):
     """What a tower says of one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings."""
+    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    to."""
     deep: tuple[Tensor, ...] = ()
     """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
 
@@ -103,6 +105,11 @@ class MediaTowers:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
+        if model.config.model_type in SPEECH_TYPES:
+            from luthier.models.media.encoder_decoder import encode_sounds
+
+            sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
+            return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
@@ -207,6 +214,8 @@ def _moves(module: Any) -> bool:
 
 def _tower_modules(model: Any) -> Iterator[Any]:
     """The encoders and projectors of a model."""
+    if model.config.model_type in SPEECH_TYPES:
+        return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
     return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 
@@ -221,7 +230,7 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
         return
     if inner.config.model_type not in READ_TYPES:
         raise ModelError(
-            f"how a model of type {inner.config.model_type!r} reads pictures is not known here",
+            f"how a model of type {inner.config.model_type!r} reads pictures or sounds is not known here",
             where=SourceLocation(field="model"),
             hint=f"types that are: {', '.join(sorted(READ_TYPES))}",
         )
