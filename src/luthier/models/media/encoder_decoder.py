@@ -7,7 +7,7 @@ its layers attend to an encoder at all; what they attend to stands in `use_cross
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def build_pack_cross_attention(model: Any, pack: Pack, known: int = 0) -> CrossA
             raise DataError("a row without a sound stands among rows that are transcribed")
         else:
             keys.append(keys[-1])  # what fills a pack up, which nobody reads
-    lengths = [end - begin for begin, end in zip(starts, starts[1:], strict=False)]
+    lengths = [end - begin for begin, end in pairwise(starts)]
     return build_cross_attention(model, list(zip(keys, lengths, strict=True)), known)
 
 
