@@ -1,4 +1,4 @@
-"""Packs of models that transcribe: log-probabilities, gradients and transcripts are the plain processor's and model's."""
+"""Packs of models that transcribe: log-probabilities, gradients and transcripts are the plain model's."""
 
 from __future__ import annotations
 

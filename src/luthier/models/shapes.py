@@ -26,7 +26,7 @@ _SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
 """The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder."""
 PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
 """What they call what stands between such a part and the decoder."""
-HEADS = ("lm_head", "embed_out", "output_projection")
+HEADS = ("lm_head", "embed_out", "output_projection", "proj_out")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
 _NO_LINEAR = re.compile(r"\.experts\.|\.gate\.weight$|\.router\.(layer\.)?weight$|vision|visual|norm|\.conv")
@@ -61,13 +61,13 @@ class LinearLayerSpec(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def list_linear_layers(model: ModelDescription) -> list[LinearLayerSpec]:
-    """Every linear layer except the output head, in the order of their names."""
+def list_linear_layers(model: ModelDescription, parts: Sequence[str] = ("language",)) -> list[LinearLayerSpec]:
+    """Every linear layer of some parts except the output head, in the order of their names."""
     if not model.tensors:
         return _usual(model)
     found = []
     for name, shape in sorted(model.tensors.items()):
-        if len(shape) == 2 and name.endswith(".weight") and not _is_other(name):
+        if len(shape) == 2 and name.endswith(".weight") and find_part(name) in parts and not _is_other(name):
             outputs, inputs = shape[::-1] if model.model_type in _TRANSPOSED else shape
             path = name.removesuffix(".weight")
             found.append(
@@ -76,13 +76,20 @@ def list_linear_layers(model: ModelDescription) -> list[LinearLayerSpec]:
     return found
 
 
-def select_target_layers(model: ModelDescription, targets: str | Sequence[str]) -> list[LinearLayerSpec]:
-    """The linear layers that targets mean: all of them for `all-linear`, else those called by one of the names."""
+def select_target_layers(
+    model: ModelDescription, targets: str | Sequence[str], parts: Sequence[str] = ("language",)
+) -> list[LinearLayerSpec]:
+    """The linear layers of some parts that targets mean: all for `all-linear`, else those of one of the names."""
     if isinstance(targets, str):
         return [
-            linear_layer for linear_layer in list_linear_layers(model) if not _means_experts(linear_layer.name, model)
+            linear_layer
+            for linear_layer in list_linear_layers(model, parts)
+            if not _means_experts(linear_layer.name, model)
         ]
-    every = [*list_linear_layers(model), LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)]
+    every = [
+        *list_linear_layers(model, parts),
+        LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None),
+    ]
     chosen = [layer_spec for layer_spec in every if any(layer_spec.called(name) for name in targets)]
     return [layer_spec for layer_spec in chosen if not _means_experts(layer_spec.name, model)]
 
@@ -160,6 +167,11 @@ def is_embedding(name: str) -> bool:
     )
 
 
+def is_fixed_position(name: str) -> bool:
+    """Whether a parameter holds the places of an encoder's states, which never move: Whisper's are sines."""
+    return find_part(name) == "audio" and name.endswith("encoder.embed_positions.weight")
+
+
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the output head."""
     return parse_layer_index(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
@@ -171,9 +183,9 @@ def is_norm(name: str) -> bool:
 
 
 def _is_other(name: str) -> bool:
-    """Whether a matrix belongs to no linear layer of the decoder, or to the output head."""
+    """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
-        return True
+        return is_embedding(name) or re.search(r"norm|\.conv|position", name) is not None
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 

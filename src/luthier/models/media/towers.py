@@ -34,7 +34,7 @@ ReadMedia = Callable[[str], bytes]
 KEEP_BYTES = 1 << 30
 """Features that are kept of one model."""
 READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", *SPEECH_TYPES})
-"""Types of models whose pictures and sounds are read as they themselves read them; of every other one that is not known."""
+"""Types of models whose media are read as they themselves read them; of every other one that is not known."""
 
 
 class MediaFeatures(NamedTuple):
