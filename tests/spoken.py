@@ -19,13 +19,14 @@ FAMILIES = ("whisper", "moonshine")
 
 
 def sound(number: int, seconds: float = 0.4, rate: int = RATE) -> tuple[Media, bytes]:
-    """A tone with some noise of its own, as a WAV file of 16 bits, and what names it."""
+    """A tone with some noise of its own, as a WAV file of 16 bits, and what names it; odd numbers are high tones."""
     import numpy as np
     import soundfile
 
     times = np.arange(int(seconds * rate)) / rate
     chance = np.random.default_rng(number)
-    values = 0.4 * np.sin(2 * np.pi * (180 + 90 * number) * times) + 0.05 * chance.standard_normal(len(times))
+    pitch = 180 + 90 * number + 3000 * (number % 2)
+    values = 0.4 * np.sin(2 * np.pi * pitch * times) + 0.05 * chance.standard_normal(len(times))
     file = io.BytesIO()
     soundfile.write(file, values.astype("float32"), rate, format="WAV", subtype="PCM_16")
     content = file.getvalue()

@@ -20,7 +20,6 @@ from luthier.eval.ask import InferenceSettings, LocalEvalModel
 from luthier.eval.blind import SILENT_TITLE, BlindEvalModel, EvalMedia
 from luthier.eval.task import read_held_out_task
 from luthier.models.describe import describe_model_folder
-from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
@@ -34,7 +33,7 @@ LORA = {"kind": "lora", "r": 4}
 BOTH = {**LORA, "on": ["language", "audio"]}
 GRPO = {
     "kind": "grpo",
-    "rewards": [{"kind": "regex", "pattern": "o"}],
+    "rewards": [{"kind": "regex", "pattern": "[a-m]"}],
     "rollout": {"num_generations": 2, "max_completion_length": 3},
 }
 SOUNDS = [sound(number) for number in range(6)]
@@ -90,15 +89,6 @@ def test_killed_it_ends_in_the_same_bytes(technique: dict[str, Any], family: str
     )
     assert whole == again
     assert "adapter/adapter_model.safetensors" in whole or "model.safetensors" in whole
-
-
-def test_what_tells_the_sounds_apart_is_learnt(shop: Bench) -> None:
-    settings = {**QUICK, "epochs": 12, "learning_rate": 1e-2}
-    model = shop.tune(Tune(data="data", technique=BOTH, **settings))
-    lm = LocalLM(model, "float32", read_media=EvalMedia(shop.data).read)
-    asked = [row.messages[:1] for row in rows()[:6]]
-    written = lm.generate([GenerateRequest(prompt=prompt, max_tokens=8) for prompt in asked])
-    assert [response.text.split()[0] for response in written] == ["one", "two"] * 3
 
 
 def test_a_full_tuning_opens_in_transformers(shop: Bench) -> None:
@@ -170,7 +160,7 @@ def test_a_sound_that_is_too_long_is_counted(tmp_path: Path) -> None:
     [
         ({"technique": "prompt"}, "virtual tokens of a pack would attend to one sound"),
         ({"technique": {**LORA, "on": ["language", "vision"]}}, "the model has no part 'vision'"),
-        ({"objective": {"kind": "classify", "head": "label"}}, "no head for classes"),
+        ({"objective": "reward"}, "no head for classes"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(shop: Bench, settings: dict[str, Any], says: str) -> None:
@@ -180,11 +170,12 @@ def test_what_cannot_be_learnt_is_refused(shop: Bench, settings: dict[str, Any],
 
 def test_a_blind_model_is_given_silence(shop: Bench) -> None:
     media = EvalMedia(shop.data)
-    question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=False)
+    question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=True)
     model = LocalEvalModel.of(shop.base, question, name="base", title="the base", read_media=media.read)
     blind = BlindEvalModel(model, media, silent=True)
     assert blind.title == SILENT_TITLE
     task = read_held_out_task(shop.data, "test", None, pairs=False)
     seen, unseen = model.answer(task.examples, task), blind.answer(task.examples, task)
-    assert len({reply.text for reply in unseen}) == 1, "all silence of one length sounds alike"
-    assert [reply.text for reply in seen] != [reply.text for reply in unseen]
+    own = [reply.logprob for reply in unseen]
+    assert len(set(own[::2])) == len(set(own[1::2])) == 1, "all silence of one length sounds alike"
+    assert [reply.logprob for reply in seen] != own

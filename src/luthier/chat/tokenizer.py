@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -168,6 +169,15 @@ class ChatTokenizer:
         if isinstance(media, SpeechProcessor) and template is None and tokenizer.chat_template is None:
             template, more["options"] = TEMPLATE, {**media.template_options, **(options or {})}
         return cls(tokenizer, template, name=Path(folder).name, **more)
+
+    def with_options(self, options: Mapping[str, Any]) -> ChatTokenizer:
+        """The same with other options of the chat template, such as the `language` of what is transcribed."""
+        found = copy(self)
+        found.template = replace(self.template, constants={**self.template.constants, **options})
+        found._renderer = ChatRenderer(found.template, self._guard)
+        for name in ("digest", "notes", "end_ids"):
+            vars(found).pop(name, None)
+        return found
 
     @property
     def special_tokens(self) -> frozenset[str]:

@@ -158,8 +158,8 @@ def format_marks(value: Any, kind: str, column: str) -> str:
 
 
 def put_marks_first(messages: Sequence[Message], addresses: Mapping[str, Sequence[str]]) -> tuple[Message, ...]:
-    """Turns without any mark, with marks for these media (by column) before what the user says first; in a turn of their
-    own where the user says nothing, as of a sound and its transcript."""
+    """Turns without any mark, with marks for these media (by column) before what the user says first; in a turn of
+    their own where the user says nothing, as of a sound and its transcript."""
     marks = "".join(f"<{kind}>" * len(addresses.get(column, ())) for kind, column in COLUMNS.items())
     if not marks or any(_MARK.search(message.content) for message in messages):
         return tuple(messages)
