@@ -53,9 +53,10 @@ def gateway(whisper: Artifact, tiny: Artifact, tmp_path_factory: pytest.TempPath
 def transcribe(gateway: Served, number: int = 0, **more: Any) -> Any:
     """What the client makes of a transcript."""
     content = more.pop("content", SOUNDS[number][1])
-    return gateway.client.audio.transcriptions.create(
-        **{"model": "whisper", "file": ("sound.wav", content), "temperature": 0, **more}
-    )
+    with gateway.client() as client:
+        return client.audio.transcriptions.create(
+            **{"model": "whisper", "file": ("sound.wav", content), "temperature": 0, **more}
+        )
 
 
 def expected(whisper: Artifact, number: int, prompt: str = "") -> str:
@@ -85,7 +86,8 @@ def test_a_chat_with_a_sound_is_a_transcript(gateway: Served, whisper: Artifact)
     data = base64.b64encode(SOUNDS[0][1]).decode()
     part = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
     messages: Any = [{"role": "user", "content": [part]}]
-    found = gateway.client.chat.completions.create(model="whisper", messages=messages, max_tokens=12, temperature=0)
+    with gateway.client() as client:
+        found = client.chat.completions.create(model="whisper", messages=messages, max_tokens=12, temperature=0)
     assert (found.choices[0].message.content or "").strip() == expected(whisper, 0)
 
 
@@ -114,11 +116,11 @@ def test_a_model_that_is_not_there(gateway: Served) -> None:
 
 
 def test_a_body_that_is_no_form(gateway: Served) -> None:
-    with pytest.raises(openai.APIStatusError, match="expected a form"):
-        gateway.client.post("/audio/transcriptions", body={"model": "whisper"}, cast_to=object)
+    with gateway.client() as client, pytest.raises(openai.APIStatusError, match="expected a form"):
+        client.post("/audio/transcriptions", body={"model": "whisper"}, cast_to=object)
 
 
 def test_a_chat_without_a_sound_is_refused(gateway: Served) -> None:
     messages: Any = [{"role": "user", "content": "hello"}]
-    with pytest.raises(openai.BadRequestError, match="transcribes one sound"):
-        gateway.client.chat.completions.create(model="whisper", messages=messages, max_tokens=4)
+    with gateway.client() as client, pytest.raises(openai.BadRequestError, match="transcribes one sound"):
+        client.chat.completions.create(model="whisper", messages=messages, max_tokens=4)

@@ -1,4 +1,4 @@
-"""OpenAI's `/v1/audio/transcriptions`: a form with a sound to a question to a model that transcribes, and its answer."""
+"""OpenAI's `/v1/audio/transcriptions`: a form with a sound, and the answer of a model that transcribes."""
 
 from __future__ import annotations
 
