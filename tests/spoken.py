@@ -12,8 +12,8 @@ from luthier.chat.messages import MEDIA_MARK, Media, Message
 
 RATE = 16_000
 _SPECIAL = (
-    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
-    "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>",
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>",
 )  # fmt: skip
 FAMILIES = ("whisper", "moonshine")
 
@@ -88,7 +88,7 @@ def _whisper(*, english: bool) -> tuple[Any, Any]:
         bos_token_id=ids[end], eos_token_id=ids[end], pad_token_id=ids[end],
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
-    several = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|de|>")}}
+    several = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|zh|>", "<|de|>")}}
     several["task_to_id"] = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
     model.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id, eos_token_id=ids[end], pad_token_id=ids[end],
