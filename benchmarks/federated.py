@@ -1,9 +1,10 @@
 """Federated tuning against pooled tuning, and what masks and messages cost.
 
-    python benchmarks/federated.py [--quick]
+    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation]
 
 Ten equal sites and one pooled training see the same tickets as often, with a tiny model made on the spot; both answer
-the same held-out tickets. Masks are measured on as many numbers as LoRA of rank 16 has in B in SmolLM2-135M.
+the same held-out tickets. Simulated sites have eight rows each, and train one step over a tiny model or over FOLDER.
+Masks are measured on as many numbers as LoRA of rank 16 has in B in SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import json
 import os
 import platform
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -109,13 +112,80 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
     print_figure("bytes_of_an_update", round(sent["up_bytes"] / (4 * numbers), 3), "<= 1.05", "of 4 bytes a number")
 
 
+def measure_simulation(number: int, model: Path | None) -> None:
+    """Simulated sites of eight rows, one round of one step each: what all of it takes beside the steps alone, and its
+    memory beside that of two sites."""
+    task = json.dumps({"number": number, "model": str(model) if model else None})
+    found = []
+    for sites in (2, number):
+        command = [sys.executable, __file__, "--simulate", json.dumps({**json.loads(task), "number": sites})]
+        found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    few, many = found
+    name = "a tiny model" if model is None else model.name
+    print(
+        f"  {number} sites over {name}: {many['cpu_s']:.0f} CPU-s, {many['steps_s']:.0f} of them in steps", flush=True
+    )
+    print_figure("simulation_time", round(many["cpu_s"] / many["steps_s"], 3), "<= 1.1", "of the sites' training")
+    print_figure("simulation_memory", round(many["bytes"] / few["bytes"], 3), "<= 1.1", "of that of two sites")
+
+
+def simulate(task: dict[str, Any]) -> None:
+    """One simulation, in a process of its own: CPU-seconds in all and in trainings, and the peak of memory."""
+    from federations import build_sites
+    from luthier.core.artifact import Artifact
+    from luthier.federated.measure import describe_folder
+    from luthier.tune.training.trainer import Trainer
+    from tuning import examples
+
+    spent, run = [0.0], Trainer.run
+
+    def timed(self: Any, *given: Any, **named: Any) -> Any:
+        started = time.process_time()
+        result = run(self, *given, **named)
+        spent[0] += time.process_time() - started
+        return result
+
+    Trainer.run = timed  # type: ignore[method-assign]
+    number = task["number"]
+    with tempfile.TemporaryDirectory() as name:
+        sites = build_sites(Path(name), {"all": examples(number * 8)})
+        if task["model"] is not None:
+            base: Artifact = describe_folder(Path(task["model"]), "b" * 32, "base", "model", {})
+            sites.base = base
+        settings = {"batch_size": 8, "technique": {"kind": "lora", "r": 16}}
+        step = sites.step(["all"], partition={"number": number}, rounds=1, sum="ffa", local={"steps": 1}, tune=settings)
+        work = sites.work(step)
+        started = time.process_time()
+        step.make(work)
+        whole = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak}))
+
+
 def main() -> None:
     """Measure, and print one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer rows, and fewer numbers")
-    quick = parser.parse_args().quick
-    print("masks", flush=True)
-    measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
+    parser.add_argument("--only", choices=("masks", "pooled", "simulation"), help="one part alone")
+    parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.simulate is not None:
+        simulate(given.simulate)
+        return
+    quick, only = given.quick, given.only
+    if only in (None, "simulation"):
+        print("simulated sites", flush=True)
+        measure_simulation(100 if quick else 1000, None)
+        if given.model is not None:
+            measure_simulation(10 if quick else 50, given.model)
+    if only == "simulation":
+        return
+    if only in (None, "masks"):
+        print("masks", flush=True)
+        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    if only == "masks":
+        return
     print("ten equal sites against pooled tuning", flush=True)
     compare_with_pooled(rounds=3 if quick else 6, rows=12 if quick else 24)
 

@@ -15,6 +15,7 @@ import openai
 from pydantic_core import to_jsonable_python
 from transformers import PreTrainedTokenizerFast
 
+from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger
 from luthier.core.store import Store
@@ -36,6 +37,7 @@ class Heard:
 
     traces: list[Trace] = field(default_factory=list)
     bell: threading.Condition = field(default_factory=threading.Condition)
+    media: dict[Media, bytes] = field(default_factory=dict)
 
     def ready(self, start: TraceStart) -> dict[str, Any]:
         return dict(start)
@@ -45,6 +47,9 @@ class Heard:
         with self.bell:
             self.traces.append(Trace.model_validate(fields))
             self.bell.notify_all()
+
+    def keep_media(self, media: Mapping[Media, bytes]) -> None:
+        self.media |= media
 
     def wait(self, count: int = 1, seconds: float = 20) -> list[Trace]:
         """The traces, once there are so many."""

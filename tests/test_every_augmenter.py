@@ -66,11 +66,21 @@ OTHERWISE: dict[tuple[str, str], dict[str, Any]] = {
     ("image_noise", "crop"): {"crop": 0.5},
     ("image_noise", "rotate"): {"rotate": 30},
     ("image_noise", "noise"): {"noise": 0.3},
+    ("image_noise", "contrast"): {"contrast": 0.5},
+    ("image_noise", "color"): {"color": 0.5},
+    ("image_noise", "perspective"): {"perspective": 0.3},
+    ("audio_noise", "frequency_mask"): {"frequency_mask": 0.3},
+    ("audio_noise", "time_mask"): {"time_mask": 0.3},
     ("audio_noise", "snr_db"): {"snr_db": 5},
     ("audio_noise", "speed"): {"speed": 0.3},
     ("audio_noise", "gain_db"): {"gain_db": 20},
 }
-ELSEWHERE = {("back_translation", "there"), ("back_translation", "back"), ("image_noise", "folder")}
+ELSEWHERE = {
+    ("back_translation", "there"),
+    ("back_translation", "back"),
+    ("image_noise", "folder"),
+    ("audio_noise", "noise_folder"),
+}
 """Fields that need files, with tests of their own in `tests/data/augment`."""
 """Another value for each field, which must change what comes out."""
 FIELDS = [

@@ -13,6 +13,7 @@ import pytest
 
 from documented import undescribed
 from endpoint import serving
+from luthier.chat.messages import MEDIA_MARK
 from luthier.chat.messages import Message as Turn
 from luthier.core.component import components_by_kind
 from luthier.core.expressions import Window
@@ -20,7 +21,7 @@ from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, TrainingSample, WindowSpan
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
 from luthier.traces.record import Feedback, Trace
-from watching import BEGIN, desk_traffic, label, measured, plan_of, trace, watcher
+from watching import BEGIN, desk_traffic, label, measured, plan_of, shown_media, trace, watcher
 from workshop import tickets
 
 ROOT = Path(__file__).parent.parent
@@ -57,7 +58,9 @@ BAD: dict[str, tuple[dict[str, Any], ...]] = {
 FALLS = {"metric", "rating", "reviewed", "schema_validity", "judge"}
 """Signals whose first number falls when it is bad."""
 SURE = {"account": 0.05, "billing": 0.05, "delivery": 0.9}
+_SHOWN = Turn(role="user", content=f"{MEDIA_MARK} What is it?", media=(shown_media(1, seed=9)[0],))
 USUAL: dict[str, dict[str, Any]] = {
+    "media_drift": {"messages": (_SHOWN,)},
     "language": {"answer": "Your parcel is at your neighbour's and can be collected there."},
     "schema_validity": {"answer": '{"a": 1}'},
     "confidence": {"scores": SURE},
@@ -65,6 +68,7 @@ USUAL: dict[str, dict[str, Any]] = {
 }
 """What a good request has, for signals that do not find it in every request."""
 TEXTS = [row["message"] for row in tickets(200, seed=4)]
+MEDIA = shown_media(150)
 HARD = (
     {"question": "", "answer": ""},
     {"answer": None},
@@ -99,7 +103,7 @@ def plan(kind: str, judge: str, tmp_path: Path) -> MonitorPlan:
     settings = {"kind": kind, **NEEDED.get(kind, {})}
     if kind == "judge":
         settings["judge"] = {"kind": "judge", "url": judge, "model": "judge"}
-    return plan_of(tmp_path, [settings], texts=TEXTS)
+    return plan_of(tmp_path, [settings], texts=TEXTS, media=MEDIA)
 
 
 def signal_of(plan: MonitorPlan) -> Signal:
@@ -233,13 +237,14 @@ def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> N
 def test_a_reference_is_written_alike_twice(plan: MonitorPlan, tmp_path: Path) -> None:
     signal = signal_of(plan)
     told, mixed = measured(200), random.Random(1)
-    training = TrainingSample(prompts=TEXTS, answers=TEXTS, recipe_dir=tmp_path, seed=3, measured=told)
+    training = TrainingSample(prompts=TEXTS, answers=TEXTS, recipe_dir=tmp_path, seed=3, measured=told, media=MEDIA)
     shuffled = TrainingSample(
         prompts=mixed.sample(TEXTS, len(TEXTS)),
         answers=TEXTS,
         recipe_dir=tmp_path,
         seed=3,
         measured=mixed.sample(told, len(told)),
+        media=mixed.sample(MEDIA, len(MEDIA)),
     )
     written = []
     for name, given in (("a", training), ("b", shuffled)):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from luthier.chat.messages import Media
 from luthier.chat.messages import Message as Turn
 from luthier.core.context import RunContext
 from luthier.monitor.alerts import Alert
@@ -90,6 +91,33 @@ def measured(count: int, seed: int = 0, sure: float = 3.0) -> list[ReportRow]:
     return found
 
 
+def shown_media(count: int, seed: int = 0, kind: str = "image", **more: Any) -> list[Media]:
+    """Pictures or sounds of many sizes, as traces name them, half of them near copies of a few; `more` replaces what is
+    drawn."""
+    chance = random.Random(f"{seed} {kind}")
+    models = [random.Random(f"{kind} {number}").getrandbits(128) for number in range(20)]
+    found = []
+    for _ in range(count):
+        look = chance.choice(models)
+        for _ in range(chance.randrange(30)):
+            look ^= 1 << chance.randrange(128)
+        told: dict[str, Any] = {
+            "kind": kind, "digest": chance.randbytes(32).hex(), "size": int(chance.lognormvariate(11, 0.7)),
+            "fingerprint": f"{look:032x}", "format": "png" if kind == "image" else "wav",
+        }  # fmt: skip
+        if kind == "image":
+            width = int(chance.lognormvariate(6, 0.3))
+            told |= {
+                "width": width,
+                "height": int(width * chance.choice([0.75, 1, 1.33])),
+                "level": chance.gauss(0.5, 0.1),
+            }
+        else:
+            told |= {"seconds": chance.lognormvariate(1, 0.5), "rate": 16000, "level": chance.gauss(-20, 4)}
+        found.append(Media.model_validate({**told, **more}))
+    return found
+
+
 def plan_of(
     folder: Path,
     signals: Sequence[Any],
@@ -97,11 +125,13 @@ def plan_of(
     *,
     report: dict[str, float] | None = None,
     texts: Sequence[str] = (),
+    media: Sequence[Media] = (),
     every_s: float = 60,
 ) -> MonitorPlan:
     """What a step `monitor` would keep, without a recipe."""
     made = [Signal.parse(one) for one in signals]
-    training = TrainingSample(prompts=texts, answers=texts, recipe_dir=folder, seed=0, measured=measured(200))
+    more: dict[str, Any] = {"media": media, "measured": measured(200)}
+    training = TrainingSample(prompts=texts, answers=texts, recipe_dir=folder, seed=0, **more)
     for signal in made:
         if signal.learns or signal.needs_report:
             signal.learn(training, folder / "references" / signal.called)

@@ -49,6 +49,14 @@ def parts_of(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     return turns
 
 
+def _filled_up(value: Any, sizes: list[int], joined: int) -> Any:
+    """A tensor with zeros up to some sizes, apart from the dimension in which pictures follow one another."""
+    import torch
+
+    missing = [0 if at == joined else size - own for at, (size, own) in enumerate(zip(sizes, value.shape, strict=True))]
+    return torch.nn.functional.pad(value, [side for count in reversed(missing) for side in (0, count)])
+
+
 def test_ids_and_features_are_the_processors(folder: Path) -> None:
     import torch
 
@@ -65,15 +73,16 @@ def test_ids_and_features_are_the_processors(folder: Path) -> None:
     places = [list(map(get_media_place, media_ids(row.ids[slice(*span.tokens)]))) for span in row.media]
     assert all(found == list(range(len(found))) for found in places)
     inputs = [text.media.build_inputs(key, BYTES[text.media.get(key).media.digest]) for (key,) in keys]
-    joined = 1 if inputs[0]["pixel_values"].dim() == 5 else 0
-    for name in ("pixel_values", "image_grid_thw"):
+    tiles = "pixel_attention_mask" in expected  # (row, tiles, …): all of a row's pictures
+    for name in ("pixel_values", "image_grid_thw", "image_sizes"):
         if name in expected:
-            found = torch.cat([one[name] for one in inputs], joined)
-            assert torch.equal(found, expected[name])
+            widest = [max(sizes) for sizes in zip(*(one[name].shape for one in inputs), strict=True)]
+            padded = [_filled_up(one[name], widest, int(tiles)) for one in inputs]
+            assert torch.equal(torch.cat(padded, int(tiles)), expected[name])
     question = processor.apply_chat_template(
         parts_of(CONVERSATION[:-1]), tokenize=True, return_dict=True, add_generation_prompt=True
     )
-    assert text.plain_ids(text.prompt(CONVERSATION[:-1])) == question["input_ids"][0]
+    assert text.plain_ids(text.prompt(CONVERSATION[:-1])) == list(map(int, question["input_ids"][0]))
     assert row.ids[: len(text.prompt(CONVERSATION[:-1]))] == text.prompt(CONVERSATION[:-1])
 
 

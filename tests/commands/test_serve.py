@@ -16,11 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from commanded import command
+from luthier.artifacts.dataset import read_examples
+from luthier.artifacts.decisions import LABEL_SETS, LabelSet
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
+from luthier.recipe.locate import CommandTarget, find_artifact
+from luthier.recipe.workspace import Workspace
 from tests.targets import target
 from workshop import own_cache, small_recipe, tiny_encoder
 
@@ -108,6 +113,48 @@ def test_a_conversation_begins_as_those_did_that_were_learnt(shop: Path, capsys:
         bare = running.client().chat.completions.create(model="guided:tune", messages=TURNS)
         assert bare.choices[0].model_extra["scores"] != without  # type: ignore[index]
         assert running.stop()[0] == 0
+
+
+SETS = """
+  sets: {kind: conformal, data: data, model: tune, level: 0.7, score: SCORE, dtype: auto}
+"""
+
+
+def test_a_classifier_answers_with_the_label_set_that_was_calibrated(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, asked = (shop / "recipe.yaml").read_text().rstrip(), {"label_set": True}
+    models = ("recipe.yaml:tune", "./tiny-model")
+    with command(shop, *models, "--no-traces") as running, running.client() as client:
+        for model, why in (("tickets:tune", "run a step `conformal` for it"), ("./tiny-model", "names no class")):
+            with pytest.raises(openai.BadRequestError, match=why) as refused:
+                client.chat.completions.create(model=model, messages=TURNS, extra_body=asked)
+            assert refused.value.param == "label_set"
+        assert running.stop()[0] == 0
+    for score in ("aps", "lac"):  # the newest counts
+        (shop / "sets.yaml").write_text(recipe + SETS.replace("SCORE", score))
+        assert run_command(["run", "sets.yaml", "--only", "sets"]) == 0
+    artifact = find_artifact(CommandTarget(Workspace(shop), "sets.yaml:sets")).artifact
+    wanted = [LabelSet.model_validate_json(line) for line in artifact.path(LABEL_SETS).read_text().splitlines()]
+    rows = {example.id: example for example in read_examples(artifact.find(artifact.manifest.inputs["data"]), "test")}
+    with command(shop, "recipe.yaml:tune") as running, running.client() as client:
+        create, said = client.chat.completions.create, []
+        for one in wanted:
+            messages: list[Any] = [{"role": "user", "content": rows[one.row].messages[0].content}]
+            said.append(create(model="tickets:tune", messages=messages, extra_body=asked))
+        *_, last = create(model="tickets:tune", messages=messages, extra_body=asked, stream=True)
+        assert "label_set" not in create(model="tickets:tune", messages=messages).choices[0].model_extra  # type: ignore[operator]
+        assert running.stop()[0] == 0
+    found = [one.choices[0].model_extra["label_set"] for one in said]  # type: ignore[index]
+    assert last.choices[0].model_extra["label_set"] == found[-1]  # type: ignore[index]
+    assert [set(one["labels"]) for one in found] == [set(one.labels) for one in wanted]
+    assert {one["level"] for one in found} == {0.7}
+    assert [one["abstains"] for one in found] == [len(one.labels) != 1 for one in wanted]
+    likeliest = [one.choices[0].message.content for one in said]
+    assert all(label == one["labels"][0] for label, one in zip(likeliest, found, strict=True) if one["labels"])
+    capsys.readouterr()
+    assert run_command(["traces", "show", said[0].id, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["label_set"] == found[0]["labels"]
 
 
 def test_a_text_encoder_is_served_from_its_folder(shop: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.artifacts.dataset import read_examples
-from luthier.chat.messages import Message
+from luthier.artifacts.dataset import list_splits, read_examples
+from luthier.artifacts.media import MediaReader
+from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.data.row import BrokenRow, SourceRecord
@@ -18,6 +19,9 @@ from luthier.data.sources.traces import Traces, choose_trace_target
 from luthier.recipe.schema import Recipe
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback
+from luthier.traces.recorder import TraceRecorder
+from luthier.traces.retention import RetentionPolicy
+from pictured import picture
 from tests.traces.conftest import DAY, opinion, trace
 
 
@@ -200,3 +204,60 @@ def test_new_from_traces_says_what_is_wrong(here: Path, capsys: pytest.CaptureFi
     assert run_command(["new", "again", "--where", "rating < 0"]) == 2
     assert "--from traces" in capsys.readouterr().err
     assert not (here / "again").exists()
+
+
+def test_requests_with_pictures_become_rows_with_their_pictures(here: Path) -> None:
+    media, contents = zip(*(picture(seed) for seed in range(4)), strict=True)
+    turns = [
+        Message(role="user", content=f"What is {MEDIA_MARK} broken?", media=(media[0],)),
+        Message(role="user", content=f"{MEDIA_MARK}{MEDIA_MARK}Which is older?", media=media[1:3]),
+        Message(role="user", content=f"And {MEDIA_MARK}?", media=(media[3],)),
+        Message(role="user", content=f"A typed <image> beside {MEDIA_MARK}", media=(media[0],)),
+        Message(role="user", content="A typed <image> alone"),
+    ]
+    traffic = here / ".luthier" / "traffic"
+    answers = [Message(role="assistant", content=f"Number {number}.") for number in range(len(turns))]
+    fill(here, *(trace(at, messages=(turn,), answer=answers[at]) for at, turn in enumerate(turns)))
+    fill(here, opinion(0, rating=-1, correction="The lid.", label="lid"), opinion(1, label="left", rating=1))
+    with TraceRecorder(traffic, RetentionPolicy(media="bytes")) as recorder:
+        recorder.keep_media(dict(zip(media[:3], contents, strict=False)))
+    rows, left = read(here)
+    assert [row["trace"] for row in rows] == ["chatcmpl-0", "chatcmpl-1", "chatcmpl-4"]
+    assert "were not kept" in left["trace = chatcmpl-2"]
+    assert "typed <image>" in left["trace = chatcmpl-3"]
+    for makes, count in (("chat", 3), ("pairs", 1), ("verdicts", 2), ("labels", 2)):
+        (here / "recipe.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "luthier": 1,
+                    "name": "again",
+                    "steps": {"data": {"kind": "prepare", "source": {"kind": "traces", "makes": makes}, "split": {}}},
+                }
+            )
+        )
+        made = Recipe.load(here / "recipe.yaml").run()["data"].artifact
+        examples = {one.meta["trace"]: one for split in list_splits(made) for one in read_examples(made, split)}
+        assert len(examples) == count, makes
+        first = examples["chatcmpl-0"].messages[0]
+        assert first.content == f"What is {MEDIA_MARK} broken?"
+        assert [medium.digest for medium in first.media] == [media[0].digest]
+        with MediaReader(made) as reader:
+            assert reader.read(media[0].digest) == contents[0]
+        if count > 1:
+            assert [medium.digest for medium in examples["chatcmpl-1"].messages[0].media] == [
+                medium.digest for medium in media[1:3]
+            ]
+
+
+def test_addresses_stay_unread_and_rows_with_pictures_can_be_left_out(here: Path) -> None:
+    medium, _ = picture(1)
+    fill(here, trace(1, messages=(Message(role="user", content=f"{MEDIA_MARK}?", media=(medium,)),)), trace(2))
+    kept, left = read(here, media="keep")
+    assert kept[0]["messages"][0]["content"][0] == {
+        "type": "image",
+        "image": f"{medium.digest[:2]}/{medium.digest}.png",
+    }
+    assert left == {}
+    source = Traces.model_validate({"kind": "traces", "media": "drop"})
+    found = list(source.mapped(here, lambda text: None))
+    assert [one.problem for one in found if isinstance(one, BrokenRow)] == ["holds images"]

@@ -30,11 +30,17 @@ from luthier.explain.decisions.label_sets import (
     ConformalSettings,
     LabelScores,
     fit_label_sets,
-    select_label_set,
     split_rows,
 )
 from luthier.explain.decisions.surrogate import SurrogateSettings, TextsWithLabels, fit_surrogate
-from luthier.metrics.conformal import ConformalScorer, bound_coverage, calibrate, compute_threshold, select_labels
+from luthier.metrics.conformal import (
+    ConformalScorer,
+    bound_coverage,
+    calibrate,
+    compute_threshold,
+    select_label_set,
+    select_labels,
+)
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace

@@ -45,7 +45,7 @@ def test_so_is_one_by_lora(sites: Sites) -> None:
 
 def test_rounds_are_slices_of_one_course() -> None:
     whole = BatchSampler(seed=4, count=10, epochs=3.0, batch_size=4)
-    rounds = [RoundSampler.of(whole, number, 3) for number in range(3)]
+    rounds = [RoundSampler.for_round(whole, number, 3) for number in range(3)]
     assert sum(one.steps for one in rounds) == whole.steps
     seen = [one.lessons_of(step) for one in rounds for step in range(one.steps)]
     assert seen == [whole.lessons_of(step) for step in range(whole.steps)]
@@ -53,7 +53,7 @@ def test_rounds_are_slices_of_one_course() -> None:
     assert rates == [whole.compute_rate_factor(step, "linear", 1, 0.2) for step in range(whole.steps)]
     assert len({one.seed for one in rounds}) == 3
     with pytest.raises(LuthierError, match="too few for 9 rounds"):
-        RoundSampler.of(whole, 0, 9)
+        RoundSampler.for_round(whole, 0, 9)
 
 
 def test_a_killed_coordinator_goes_on_to_the_same_bytes(fresh: Sites, monkeypatch: pytest.MonkeyPatch) -> None:

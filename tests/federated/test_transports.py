@@ -211,15 +211,15 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     step = sites.step(["north"], rounds=3, sum="ffa")
     federation = coordinator.Federation(step, sites.work(step))
     orders, starts = list[bytes](), list[bytes]()
-    exchange = LocalChannel.exchange
+    iterate_answers = LocalChannel.iterate_answers
 
-    def noting(self: Any, number: int, content: bytes, names: Any) -> Any:
-        (starts if number else orders).append(content)
+    def noting(self: Any, number: int, contents: Any) -> Any:
+        (starts if number else orders).extend(contents.values())
         if number:
             raise KeyboardInterrupt
-        return exchange(self, number, content, names)
+        return iterate_answers(self, number, contents)
 
-    patch.setattr(LocalChannel, "exchange", noting)
+    patch.setattr(LocalChannel, "iterate_answers", noting)
     with pytest.raises(KeyboardInterrupt):
         federation.run()
     patch.undo()

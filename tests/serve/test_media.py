@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from luthier.chat.media import MediaProcessor
 from luthier.chat.messages import MEDIA_MARK, Media
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
@@ -81,6 +82,24 @@ def test_a_picture_asked_about_again_is_not_read_again(gateway: Served) -> None:
     assert cached[1] > SECOND.size // 10_000
 
 
+def test_a_picture_of_another_question_is_not_read_again(gateway: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower runs once for each picture, whatever is asked about it, in whichever conversation."""
+    read = list[str]()
+    plain = MediaProcessor.build_inputs
+
+    def build_inputs(self: MediaProcessor, key: int, content: bytes) -> Any:
+        read.append(self.get(key).media.digest)
+        return plain(self, key, content)
+
+    monkeypatch.setattr(MediaProcessor, "build_inputs", build_inputs)
+    (third, third_bytes), (fourth, fourth_bytes) = picture(3, 44, 36), picture(4, 44, 36)
+    for text in ("what is it?", "which of them is it not?", "a third question"):
+        answer(gateway, asking(text, third_bytes))
+    answer(gateway, asking("both?", fourth_bytes, third_bytes))
+    answer(gateway, [*asking("and", third_bytes), {"role": "assistant", "content": "?"}, *asking("so?", fourth_bytes)])
+    assert read == [third.digest, fourth.digest]
+
+
 def test_traces_keep_digests_and_no_bytes(gateway: Served) -> None:
     before = len(gateway.heard.traces)
     answer(gateway, asking(f"a typed {MEDIA_MARK} mark", FIRST_BYTES))
@@ -114,3 +133,16 @@ def test_what_cannot_be_read_is_refused(gateway: Served, messages: Any, more: An
         answer(gateway, messages, **more)
     assert json.loads(refused.value.response.text)["error"]["param"] == "messages"
     assert answer(gateway, asking("and still", FIRST_BYTES)) is not None
+
+
+def test_bytes_are_offered_where_a_request_allows_it_and_was_answered(gateway: Served) -> None:
+    fresh = [picture(seed, 20, 20) for seed in (71, 72, 73)]
+    before = len(gateway.heard.traces)
+    answer(gateway, asking("kept?", fresh[0][1]))
+    answer(gateway, asking("kept?", fresh[1][1]), store=False)
+    with pytest.raises(openai.BadRequestError):
+        answer(gateway, asking("kept?", fresh[2][1]), model="tiny")
+    gateway.heard.wait(before + 3)
+    kept = {medium.digest: content for medium, content in gateway.heard.media.items()}
+    assert kept[fresh[0][0].digest] == fresh[0][1]
+    assert not kept.keys() & {fresh[1][0].digest, fresh[2][0].digest}

@@ -44,6 +44,7 @@ WHOLE = trace(
     cached_tokens=20,
     first_token_s=0.125,
     scores={"a": 0.75, "b": 0.25},
+    label_set=("a", "b"),
     user="C-1",
     key="app",
     consent=False,

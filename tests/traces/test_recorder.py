@@ -251,6 +251,7 @@ def test_both_parts_of_a_request_are_a_whole_trace(tmp_path: Path) -> None:
         1,
         answer=Message(role="assistant", content="A\nB\0", tool_calls=(call,)),
         scores={"billing": 0.75},
+        label_set=(),
         user="C-1",
         parameters={"temperature": 0.5},
         meta={"shop": "nl"},

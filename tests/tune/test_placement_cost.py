@@ -13,7 +13,7 @@ from tuning import bench, examples
 
 
 def test_a_training_takes_what_a_shorter_one_here_lets_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work is foretold within 15 % of what the training counts, and the seconds are that work at the measured speed."""
+    """The work within 15 % of what the training counts; the seconds are that work at the measured speed."""
     shop = bench(tmp_path, examples(96))
     short, long = (Tune(data="data", epochs=epochs) for epochs in (6.0, 18.0))
     context = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=tmp_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.artifacts.dataset import list_source_datasets
@@ -124,11 +125,12 @@ class _Index(NamedTuple):
 class MediaReader:
     """Finds the bytes of pictures and sounds by digest: in a data set, else in those that it was made from.
 
-    44 bytes a medium are held, and the last 32 MiB that were read.
+    44 bytes a medium are held, and the last 32 MiB that were read. Threads may read at once.
     """
 
     def __init__(self, dataset: Artifact) -> None:
         self._dataset = dataset
+        self._lock = RLock()
         self._files: dict[Path, ParquetFile] = {}
         self._held: dict[tuple[Path, int], list[bytes]] = {}
         self._held_bytes = 0
@@ -150,10 +152,11 @@ class MediaReader:
     def read(self, digest: str) -> bytes:
         """The bytes of a medium; `DataError` names a digest that no set holds."""
         key = bytes.fromhex(digest)
-        for index in self._indices:
-            if (location := index.find(key)) is not None:
-                file, group, row = location
-                return self._read_group(index.paths[file], group)[row]
+        with self._lock:
+            for index in self._indices:
+                if (location := index.find(key)) is not None:
+                    file, group, row = location
+                    return self._read_group(index.paths[file], group)[row]
         what = f"no data set that this one was made from holds the picture or sound {digest}"
         hint = "run the recipe that prepared them again; `luthier store verify` names what is missing"
         raise DataError(f"data set {self._dataset.digest[:12]}: {what}", hint=hint)

@@ -7,8 +7,11 @@ rows with the same picture share it wherever shared beginnings are found, and tw
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -54,6 +57,11 @@ def list_media_keys(ids: Iterable[int]) -> list[int]:
     return list(dict.fromkeys(get_media_key(token) for token in ids if token >= MEDIA_IDS))
 
 
+def list_media_runs(ids: Iterable[int]) -> list[int]:
+    """The media whose tokens stand among ids, in order, as often as they stand there."""
+    return [get_media_key(token) for token in ids if token >= MEDIA_IDS and not get_media_place(token)]
+
+
 class MediaSpan(NamedTuple):
     """Tokens of a row that stand for one medium, those that a processor writes around its features included."""
 
@@ -72,6 +80,8 @@ class KnownMedium:
     """How many of its tokens are features of it."""
     grid: tuple[int, int, int] = (0, 0, 0)
     """Frames, rows and columns of its tokens, for models that turn positions by them; zeros for others."""
+    beside: bool = False
+    """Whether other pictures stand in its row, where that changes what the processor makes of it."""
     source: int | None = None
     """For a variant of a picture, the key of that picture."""
     removed: int = 0
@@ -104,6 +114,8 @@ class MediaProcessor:
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
         self._layouts: dict[tuple[Any, ...], Layout] = {}
+        names = getattr(getattr(processor, "image_processor", None), "model_input_names", ())
+        self._counts_pictures = "batch_num_images" in names  # of a row, and reads them otherwise when they are several
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
@@ -138,14 +150,15 @@ class MediaProcessor:
             max_pixels = json.loads(card.read_text(encoding="utf-8")).get("max_pixels")
         return cls(processor, feature_ids, max_pixels=max_pixels)
 
-    def meet(self, media: Media) -> int:
-        """Take note of a medium, and return the key that its tokens bear."""
-        found = hashlib.sha256(f"{media.digest} {self.digest}".encode()).digest()
+    def meet(self, media: Media, *, beside: bool = False) -> int:
+        """Take note of a medium, and return the key that its tokens bear. `beside`: other pictures stand in its row."""
+        beside = beside and self._counts_pictures
+        found = hashlib.sha256(f"{media.digest} {self.digest}{' beside' * beside}".encode()).digest()
         key = int.from_bytes(found[:8], "big") >> 64 - _KEY_BITS
         known = self._known.get(key)
         if known is None:
-            layout = self._lay_out(media)
-            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid)
+            layout = self._lay_out(media, beside=beside)
+            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid, beside)
         elif known.media.digest != media.digest:
             raise DataError(
                 f"the media {known.media.digest} and {media.digest} have one key by chance",
@@ -198,8 +211,17 @@ class MediaProcessor:
         return self._known[key]
 
     def export_known(self) -> list[dict[str, Any]]:
-        """The media that were met, as JSON, for another process to meet them."""
-        return [known.media.model_dump(mode="json") for known in self._known.values() if known.source is None]
+        """The media that were met, as JSON, for another process to meet them by `import_known`."""
+        return [
+            {**known.media.model_dump(mode="json"), **({"beside": True} if known.beside else {})}
+            for known in self._known.values()
+            if known.source is None
+        ]
+
+    def import_known(self, entry: dict[str, Any]) -> int:
+        """Meet a medium as another process met it, and return its key."""
+        own = {name: value for name, value in entry.items() if name != "beside"}
+        return self.meet(Media.model_validate(own), beside=entry.get("beside", False))
 
     def build_inputs(self, key: int, content: bytes) -> dict[str, Tensor]:
         """What a model's tower reads of a medium, from its bytes."""
@@ -207,44 +229,72 @@ class MediaProcessor:
 
         known = self._known[key]
         image = self._shrink(decode_image(content))
-        if (layout := self._lay_out_size(image.size)).count != known.count:
+        if (layout := self._lay_out_size(image.size, beside=known.beside)).count != known.count:
             raise DataError(
                 f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
                 f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
                 hint="prepare the data set again",
             )
-        found, _ = self._process(image)
+        found, _ = self._process(image, beside=known.beside)
         return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
 
-    def _lay_out(self, media: Media) -> Layout:
+    def build_row_inputs(self, ids: Sequence[int], read: Callable[[str], bytes]) -> dict[str, Any]:
+        """All that transformers' processor makes of one row of ids, media included, as if it had made the ids itself.
+
+        `read` gives the bytes of a medium, by its digest. Tensors are (1, tokens) or as the model takes them.
+        """
+        from luthier.chat.media_codec import decode_image
+
+        met = [self._known[key] for key in list_media_runs(ids)]
+        if any(known.source is not None for known in met):
+            hint = "explain by words, or choose a model whose pictures are packed"
+            raise ModelError("parts of a picture cannot be removed where the model reads its rows itself", hint=hint)
+        images = [self._shrink(decode_image(read(known.media.digest))) for known in met]
+        plain = [
+            self.feature_ids[self._known[get_media_key(id_)].media.kind] if id_ >= MEDIA_IDS else id_ for id_ in ids
+        ]
+        processor = copy(self._processor)
+        processor.tokenizer = _GivenIds(self._processor.tokenizer, plain)
+        text = "".join(self.written[known.media.kind] for known in met)
+        try:
+            found = processor(text=[text], images=[images] if images else None, return_tensors="pt")
+        except (AttributeError, TypeError, ValueError, LookupError) as error:
+            name = type(self._processor).__name__
+            hint = "choose a model of another family"
+            raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
+        return {name: value for name, value in found.items() if name != "labels"}
+
+    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
-        return self._lay_out_size(self._shrunk(media.width, media.height))
+        return self._lay_out_size(self._shrunk(media.width, media.height), beside=beside)
 
-    def _lay_out_size(self, size: tuple[int, int]) -> Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
-        if size not in self._layouts:
+        if (size, beside) not in self._layouts:
             from PIL import Image
 
-            inputs, text = self._process(Image.new("RGB", size))
+            inputs, text = self._process(Image.new("RGB", size), beside=beside)
             tokenizer = self._processor.tokenizer
             feature = tokenizer.convert_ids_to_tokens(self.feature_ids["image"])
             grid = inputs["image_grid_thw"][0].tolist() if "image_grid_thw" in inputs else (0, 0, 0)
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size] = Layout(text, text.count(feature), tuple(grid))
-        return self._layouts[size]
+            self._layouts[size, beside] = Layout(text, text.count(feature), tuple(grid))
+        return self._layouts[size, beside]
 
-    def _process(self, image: Any) -> tuple[Any, str]:
+    def _process(self, image: Any, *, beside: bool = False) -> tuple[Any, str]:
         """The numbers of one picture, and what stands in its place."""
         processor = self._processor
         merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
-        images, *_ = processor.prepare_inputs_layout(images=[image])
+        images, *_ = processor.prepare_inputs_layout(images=[[image, image]] if beside else [image])
         inputs, texts = processor._process_images(images, **merged["images_kwargs"])
+        if beside:  # each is processed by itself: the first of the two is what it is beside any other
+            inputs = {name: value[:1] if name != "batch_num_images" else value for name, value in inputs.items()}
         return inputs, texts[0]
 
     def _shrunk(self, width: int, height: int) -> tuple[int, int]:
@@ -261,19 +311,57 @@ class MediaProcessor:
         return image.resize(size, Image.Resampling.BICUBIC) if size != image.size else image
 
 
+class _GivenIds:
+    """A tokenizer that gives the ids that are known already, and is otherwise another one."""
+
+    def __init__(self, tokenizer: Any, ids: Sequence[int]) -> None:
+        self._tokenizer, self._ids = tokenizer, list(ids)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"input_ids": [self._ids], "attention_mask": [[1] * len(self._ids)]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
 def load_processor(folder: Path) -> Any:
     """transformers' own processor of pictures in a Hugging Face folder, with Pillow and without its part for films,
     which needs libraries that pictures do not."""
-    import transformers
-
     named = (json.loads(path.read_text(encoding="utf-8")) for name in _NAMING if (path := folder / name).is_file())
     name = next((entry["processor_class"] for entry in named if entry.get("processor_class")), "")
+    own = drop_video_processor(find_processor_class(name))
+    return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+
+
+def drop_video_processor(kind: Any) -> Any:
+    """The same class of processor without its part for films, which needs torchvision."""
+    from transformers import ProcessorMixin
+
+    def start(self: Any, *parts: Any, **more: Any) -> None:
+        ProcessorMixin.__init__(self, *(part for part in parts if part is not None), **more)
+
+    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
+    without = type("WithoutVideos", (ProcessorMixin,), {"__init__": start})  # what the class itself calls
+    return type(kind.__name__, (kind, without), {"get_attributes": classmethod(lambda cls: attributes)})
+
+
+def find_processor_class(name: str) -> Any:
+    """transformers' class of a processor; `ValueError` for a name that it does not know.
+
+    Pixtral's module asks for torchvision, for a function that its module for Pillow has as well: it is given that one.
+    """
+    import transformers
+    from transformers.utils import is_torchvision_available
+
+    if name == "PixtralProcessor" and not is_torchvision_available():
+        package = "transformers.models.pixtral"
+        pillow = importlib.import_module(f"{package}.image_processing_pil_pixtral")
+        sys.modules.setdefault(f"{package}.image_processing_pixtral", pillow)
+        return importlib.import_module(f"{package}.processing_pixtral").PixtralProcessor
     kind = getattr(transformers, name, None) if name.endswith("Processor") else None
     if kind is None:
         raise ValueError(f"transformers has no processor {name!r}")
-    attributes = [attribute for attribute in kind.get_attributes() if attribute != "video_processor"]
-    own: Any = type(name, (kind,), {"get_attributes": classmethod(lambda cls: attributes)})
-    return own.from_pretrained(str(folder), local_files_only=True, backend="pil")
+    return kind
 
 
 _NAMING = (*PROCESSOR_FILES, "tokenizer_config.json")

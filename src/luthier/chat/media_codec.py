@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from luthier.chat import media_bytes
 from luthier.chat.media_bytes import AGAIN
-from luthier.chat.media_fingerprint import fingerprint_audio, fingerprint_image
+from luthier.chat.media_fingerprint import fingerprint_audio, fingerprint_image, measure_brightness, measure_loudness
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, MissingExtra
 
@@ -112,10 +112,10 @@ def media_of_bytes(content: bytes) -> Media:
         return _describe_image(content, name, decode_image(content))
     samples, rate = decode_audio(content)
     seconds = round(len(samples) / rate, 6)
-    digest, sound = hashlib.sha256(content).hexdigest(), fingerprint_audio(samples, rate)
-    return Media(
-        kind="audio", digest=digest, format=name, size=len(content), seconds=seconds, rate=rate, fingerprint=sound
-    )
+    level, sound = measure_loudness(samples), fingerprint_audio(samples, rate)
+    more: dict[str, Any] = {"seconds": seconds, "rate": rate, "level": level, "fingerprint": sound}
+    digest = hashlib.sha256(content).hexdigest()
+    return Media(kind="audio", digest=digest, format=name, size=len(content), **more)
 
 
 def keep_media(content: bytes) -> KeptMedia:
@@ -129,10 +129,10 @@ def keep_media(content: bytes) -> KeptMedia:
 
 def _describe_image(content: bytes, name: str, shown: Image) -> Media:
     digest = hashlib.sha256(content).hexdigest()
-    width, height, look = shown.width, shown.height, fingerprint_image(shown)
-    return Media(
-        kind="image", digest=digest, format=name, size=len(content), width=width, height=height, fingerprint=look
-    )
+    gray = shown.convert("L")
+    level, look = measure_brightness(gray), fingerprint_image(gray)
+    more: dict[str, Any] = {"width": shown.width, "height": shown.height, "level": level, "fingerprint": look}
+    return Media(kind="image", digest=digest, format=name, size=len(content), **more)
 
 
 def _sniff(content: bytes, kind: str | None = None) -> str:

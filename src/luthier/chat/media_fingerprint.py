@@ -58,6 +58,21 @@ def fingerprint_audio(samples: NDArray[np.float32], rate: int) -> str:
     return _hex((apart > 1e-9).reshape(-1))
 
 
+def measure_brightness(gray: Image) -> float:
+    """How light a gray picture is on average, from 0 (black) to 1."""
+    import numpy as np
+
+    return round(float(np.mean(np.asarray(gray, np.uint8), dtype=np.float64)) / 255, 4)
+
+
+def measure_loudness(samples: NDArray[np.float32]) -> float:
+    """Root mean square of a sound's samples in decibels below full scale, at least -120."""
+    import numpy as np
+
+    power = float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+    return round(10 * float(np.log10(max(power, 1e-12))), 2)
+
+
 def _hex(bits: NDArray[Any]) -> str:
     import numpy as np
 

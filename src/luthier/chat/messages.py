@@ -52,8 +52,21 @@ class Media(_Plain):
     """How long a sound is."""
     rate: int | None = None
     """Samples of a sound in a second."""
+    level: float | None = None
+    """How light a picture is on average, from 0 (black) to 1; how loud a sound is (root mean square), in decibels below
+    full scale."""
     fingerprint: str | None = None
     """What it looks or sounds like, in 128 bits as hexadecimal digits: near copies differ in few of them."""
+
+    def describe(self) -> str:
+        """What it is in a few words, with the beginning of its digest."""
+        word = {"image": "a picture", "audio": "a sound"}[self.kind]
+        about = [self.format] if self.format else []
+        if self.width and self.height:
+            about.append(f"{self.width} x {self.height} pixels")
+        if self.seconds is not None:
+            about.append(f"{self.seconds:g} s" + (f" at {self.rate} Hz" if self.rate else ""))
+        return f"{word} ({', '.join([*about, f'{self.size} bytes'])}), {self.digest[:12]}"
 
 
 class Message(_Plain):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.chat.media import (
     MEDIA_IDS,
     KnownMedium,
+    Layout,
     MediaKind,
     MediaProcessor,
     build_media_ids,
@@ -85,7 +86,7 @@ class SpeechProcessor(MediaProcessor):
         self.written = {"audio": str(template_options["start"])}
         self.digest = digest_of([json.loads(extractor.to_json_string()), max_seconds])
         self._known: dict[int, KnownMedium] = {}
-        self._layouts = {}
+        self._layouts, self._counts_pictures = {}, False
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None) -> SpeechProcessor:
@@ -174,15 +175,13 @@ class SpeechProcessor(MediaProcessor):
         found = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")
         return {name: value for name, value in found.items() if name != "attention_mask"}  # alone: all of it is sound
 
-    def meet(self, media: Media) -> int:
+    def meet(self, media: Media, *, beside: bool = False) -> int:
         """Take note of a sound, and return the key that its row's first token bears."""
         if media.kind != "audio":
             raise DataError("the model reads no pictures", hint="choose another model, or drop these rows")
         return super().meet(media)
 
-    def _lay_out(self, media: Media) -> Any:
-        from luthier.chat.media import Layout
-
+    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
         return Layout(self.written["audio"], 1, (0, 0, 0))
 
 

@@ -159,9 +159,9 @@ def _explain_label_sets(labeler: LabelScorer, data: Artifact, example: Example |
         ConformalSettings,
         fit_label_sets,
         score_rows,
-        select_label_set,
         split_rows,
     )
+    from luthier.metrics.conformal import select_label_set
 
     halves = split_rows(score_rows(labeler, read_evenly_spaced_examples(data, _find_held_out_split(data), SETS_ROWS)))
     summary, _ = fit_label_sets(

@@ -9,6 +9,7 @@ from typing import Any
 
 from luthier.artifacts.explanation import ExplanationSummary, read_explanations
 from luthier.artifacts.findings import format_file_location, read_flagged_rows
+from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
@@ -105,20 +106,13 @@ def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
     calls = message.get("tool_calls") or ()
     if message.get("content") or not calls:
         yield f"{message['role']:<10} {message.get('content', '')!r}"
-    yield from (f"{message['role']:<10} shows {_describe_medium(medium)}" for medium in message.get("media", ()))
+    yield from (
+        f"{message['role']:<10} shows {Media.model_validate(medium).describe()}" for medium in message.get("media", ())
+    )
     yield from (
         f"{message['role']:<10} calls {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})"
         for call in calls
     )
-
-
-def _describe_medium(medium: dict[str, Any]) -> str:
-    """A picture or a sound in a few words, with the beginning of its digest."""
-    if medium["kind"] == "image":
-        what = f"a picture ({medium['format']}, {medium['width']} x {medium['height']} pixels"
-    else:
-        what = f"a sound ({medium['format']}, {medium['seconds']:g} s at {medium['rate']} Hz"
-    return f"{what}, {medium['size']} bytes), {medium['digest'][:12]}"
 
 
 def _edit(event: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ from luthier.traces.retention import traffic_folder
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from luthier.artifacts.decisions import ConformalSummary
     from luthier.commands.explain_service import ExplanationService
     from luthier.commands.jobs.placement import JobPlacement
     from luthier.commands.jobs.service import JobService
@@ -104,7 +105,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 lambda word: (
                     _piped(word, fleet, ways)
                     or open_served_model(
-                        target(word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet
+                        target(word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet, store=store
                     )
                 ),
                 lambda word: _known(target(word), ways),
@@ -335,11 +336,12 @@ def open_served_model(
     *,
     apply_training_prompt: bool = True,
     met: Callable[[Artifact], None] = lambda artifact: None,
+    store: Store | None = None,
 ) -> OpenModel:
     """Open a model by the engine that was asked for, else by the one that fits it; `met` gets to know it before.
 
     With `apply_training_prompt`, its conversations begin with the system message of all its training rows where they
-    have none.
+    have none. With a `store`, a model that names a class has the label sets that were calibrated for it there.
     """
     from luthier.serve.model_pool import OpenModel
 
@@ -350,6 +352,8 @@ def open_served_model(
     answering = (engine or choose_engine(artifact)).open(artifact)
     if apply_training_prompt:
         answering.system = get_training_system_message(artifact) or ""
+    if store is not None and answering.chooses:
+        answering.label_sets = find_label_sets(artifact, store)
     return OpenModel(name, answering)
 
 
@@ -363,6 +367,22 @@ def choose_engine(artifact: Artifact) -> ServingEngine:
     if is_endpoint(artifact):
         return RemoteEngine()
     return LabelEngine() if get_output_classes(artifact) or is_classification_model(artifact) else TorchEngine()
+
+
+def find_label_sets(model: Artifact, store: Store) -> ConformalSummary | None:
+    """The newest label sets that a step `conformal` calibrated for a model; None where there are none."""
+    from luthier.artifacts.decisions import ConformalSummary
+
+    found = [
+        digest
+        for digest in store.digests()
+        if (manifest := store.manifest(digest)).kind == ConformalSummary.kind
+        and model.digest in manifest.inputs.values()
+    ]
+    if not found:
+        return None
+    newest = max(found, key=lambda digest: (store.timing(digest).get("finished_at", 0), digest))
+    return ConformalSummary.read(store.open(newest))
 
 
 def _is_encoder(target: CommandTarget) -> bool:

@@ -40,6 +40,9 @@ metrics: []              # metrics whose sums over held-out rows may be sent
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
 require_masks: false     # whether an order without masks is refused
+# epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused
+delta: 1.0e-5            # chance of failing at which it is counted
+unit: row                # what the budget protects: row, meta.COLUMN or site
 least_rows: 50           # training rows below which the site takes no part
 least_class_rows: 10     # rows of a class below which its name is not sent
 rounds: 20               # most rounds of one federation

@@ -120,6 +120,7 @@ def format_trace_lines(entry: TraceWithFeedback) -> Iterator[str]:
     yield " · ".join([*numbers, str(trace.status), *([f"user {trace.user}"] if trace.user else [])])
     for turn in (*trace.messages, *([trace.answer] if trace.answer else [])):
         yield f"\n{turn.role}: {turn.content}"
+        yield from (f"  shows {medium.describe()}" for medium in turn.media)
         yield from (f"  calls {call.name}({call.arguments})" for call in turn.tool_calls)
     if trace.error:
         yield f"\nerror: {trace.error}"

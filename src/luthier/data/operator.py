@@ -2,6 +2,7 @@
 
     Operator
     ├── RowOperator     sees one row at a time: fused with its neighbours into one streaming pass
+    │   └── MediaOperator   sees each picture or sound of a row, and may put another one in its place
     └── SetOperator     sees all rows, through a sketch of each: duplicates, clusters, spellings of labels
 
 An operator changes nothing itself. It says what should be edited (spans), dropped (reasons) or noted (attribute
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
+from luthier.chat.messages import Media
 from luthier.core.component import Component
 from luthier.data.row import Row
 from luthier.pii.recognizer import TextPart
@@ -46,6 +48,23 @@ class TextEdit(NamedTuple):
     reason: str
     hidden: str | None = None
     """What the events keep instead of `before`, when that may not stand in clear."""
+
+
+class MediaEdit(NamedTuple):
+    """One picture or sound of one turn, and what stands in its place now."""
+
+    turn: int
+    number: int
+    """Which of the turn's media, from 0."""
+    before: str
+    """The digest of what stood there."""
+    after: Media
+    reason: str
+
+    @property
+    def field(self) -> str:
+        """What events call it: `messages[0].media/1`."""
+        return f"messages[{self.turn}].media/{self.number}"
 
 
 class Drop(NamedTuple):
@@ -86,6 +105,8 @@ class OperatorResult:
     """What the user should be told."""
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     """A table for the summary, added up over all rows: by what was found, and where."""
+    media: dict[int, list[MediaEdit]] = field(default_factory=dict)
+    """Pictures and sounds that become others, by index of the row; row operators alone have them."""
 
 
 class OperatorResultLike(Protocol):

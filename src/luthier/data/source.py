@@ -15,21 +15,33 @@ from pydantic import Field, model_validator
 
 from luthier.chat.messages import Message
 from luthier.core.component import Component, components_by_kind
-from luthier.core.errors import DataError, RecipeError
+from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
+from luthier.core.system.net import redact_url
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task, choose_conversation_layout, choose_layout
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnMapping, MappedRecord, column_repeated_in_answer, decide_mapping
-from luthier.data.columns.media import MEDIA_NAMES, count_media, holds_bytes, looks_like_media
+from luthier.data.columns.media import (
+    COLUMNS,
+    MEDIA_NAMES,
+    count_media,
+    holds_bytes,
+    is_media_url,
+    list_addresses,
+    looks_like_media,
+)
 from luthier.data.formats.files import SourceFile
+from luthier.data.formats.films import FrameSampling
 from luthier.data.formats.locations import list_matching_files
 from luthier.data.formats.media_files import MediaFolder
+from luthier.data.formats.pdf_pages import PageRendering
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
+from luthier.data.web.media import FetchedMedia, MediaFetch, fetch_media
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
@@ -123,10 +135,14 @@ class Source(Component):
     media: Literal["read", "keep", "drop"] = "read"
     """Rows with pictures or sounds (a mark such as `<image>` in the text, and an address in `images`; or parts of
     messages): read, and kept in the data set, each once; kept as marks and addresses in `meta.images`, unread; or left
-    out and counted. Films are not read."""
-    media_columns: dict[str, Literal["image", "audio"]] = Field(default_factory=dict)
-    """Columns that hold pictures or sounds under other names than `image`, `images`, `audio` and `audios`:
-    `{photo: image}`. A prompt shows one by its name: `"{photo} What is broken?"`."""
+    out and counted. Films and PDFs stand as pictures: their frames and pages."""
+    media_columns: dict[str, Literal["image", "audio", "video"]] = Field(default_factory=dict)
+    """Columns that hold pictures, sounds or films under other names than `image`, `images`, `audio`, `audios`, `video`
+    and `videos`: `{photo: image}`. A prompt shows one by its name: `"{photo} What is broken?"`."""
+    video: FrameSampling = FrameSampling()
+    """Which frames of a film stand as pictures in its place."""
+    pdf: PageRendering = PageRendering()
+    """How the pages of a PDF in a column of pictures become pictures, one after the other in its place."""
     limit: int | None = Field(default=None, ge=1)
     """Read only so many rows, for a quick trial."""
 
@@ -223,6 +239,10 @@ class Source(Component):
     @property
     def media_root(self) -> str | None:
         """The folder in which paths of media start; None: no path is read."""
+        return None
+
+    def fetched_media(self, recipe_dir: Path) -> FetchedMedia | None:
+        """What was fetched of the media that rows name by URL; None where none is to be fetched."""
         return None
 
     def find_media_columns(self, rows: Sequence[dict[str, Any]], spoken: Collection[str] = ()) -> dict[str, str]:
@@ -374,6 +394,9 @@ class FileSource(Source):
     media_folder: PathText | None = None
     """The folder, or zip, in which paths of pictures and sounds start; no path leads out of it, and its files count
     with those of `path`. None: media whose content stands in the rows are read, and paths are refused."""
+    fetch: MediaFetch | None = None
+    """Fetch pictures, sounds and films that rows name by URL, each once; `{}` takes the defaults. None: URLs are
+    refused."""
 
     @classmethod
     def recognises(cls, look: FileSample) -> FormatMatch:
@@ -405,8 +428,51 @@ class FileSource(Source):
         for file in self.files(recipe_dir):
             yield from self.read_file(file, say)
 
+    def gather(self, recipe_dir: Path, say: Say) -> None:
+        """Fetch the media that rows name by URL and that are not here yet."""
+        fetched = self.fetched_media(recipe_dir)
+        if self.fetch is None or fetched is None or fetched.is_here():
+            return
+        try:
+            urls = (url for _, _, url in self._media_urls(recipe_dir))
+            fetch_media(fetched.key, urls, self.fetch, say, stops=self.on_error == "stop")
+        except DataError as error:
+            for record, column, url in self._media_urls(recipe_dir):
+                if redact_url(url.partition("#")[0]) == error.where.file:
+                    where = SourceLocation(file=record.file, line=record.line, field=column)
+                    hint = error.hint.replace("`hosts`", "`fetch: {hosts: […]}`")
+                    what = f"{error.where.file}: {error.message}"
+                    raise DataError(what, where=where, hint=hint) from error
+            raise
+
+    def fetched_media(self, recipe_dir: Path) -> FetchedMedia | None:
+        """What was fetched of the media that rows name by URL; None where none is to be fetched."""
+        if self.fetch is None or self.media != "read" or (files := self._files_fingerprint(recipe_dir)) is None:
+            return None
+        asked = self.model_dump(mode="json", exclude={"video", "pdf"})
+        return FetchedMedia(digest_of([files, asked]))
+
+    def _media_urls(self, recipe_dir: Path) -> Iterator[tuple[SourceRecord, str, str]]:
+        """The URLs of media in the rows' order, with the row and the column of each."""
+        for found in self.mapped(recipe_dir, lambda text: None):
+            if isinstance(found, BrokenRow):
+                continue
+            record, parts = found
+            for kind, column in COLUMNS.items():
+                with suppress(UnusableRowError):
+                    for address in list_addresses(parts.meta.get(column), kind, column):
+                        if is_media_url(address):
+                            yield record, column, address
+
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """A digest of the files' names and contents; None when there is no such file (`read` says why)."""
+        """A digest of the files' names and contents, and of what was fetched; None when there is no such file (`read`
+        says why), or something is to be fetched yet."""
+        files = self._files_fingerprint(recipe_dir)
+        if (fetched := self.fetched_media(recipe_dir)) is None:
+            return files
+        return digest_of([files, fetched.fingerprint()]) if fetched.is_here() else None
+
+    def _files_fingerprint(self, recipe_dir: Path) -> str | None:
         source_files = self._present(recipe_dir)
         if not source_files:
             return None

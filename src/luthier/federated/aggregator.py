@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 from luthier.core.component import Component
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from luthier.tune.technique import TechniqueBase
@@ -128,6 +129,28 @@ def average_weights(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[fl
             total.add_(update[name].double(), alpha=share)
         found[name] = total.to(first.dtype)
     return found
+
+
+class WeightSum:
+    """The weighted mean of weights that come one after another, summed in fp64: none of them is held."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._totals: dict[str, Tensor] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    def add(self, weights: Mapping[str, Tensor], rows: int) -> None:
+        """Add the weights of a site with so many rows."""
+        self.rows += rows
+        for name, value in weights.items():
+            if name not in self._totals:
+                self._totals[name], self._dtypes[name] = value.double() * rows, value.dtype
+            else:
+                self._totals[name].add_(value.double(), alpha=rows)
+
+    def mean(self) -> dict[str, Tensor]:
+        """The mean, in the precision that the weights came in."""
+        return {name: (total / self.rows).to(self._dtypes[name]) for name, total in self._totals.items()}
 
 
 def list_modules(names: Iterable[str]) -> dict[str, tuple[str, str]]:

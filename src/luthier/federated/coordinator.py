@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from luthier.artifacts.training import TrainingRecord
-from luthier.core.errors import DataError, ModelError, SourceLocation
-from luthier.core.events import format_counted_noun
+from luthier.core.errors import DataError, InputError, ModelError, SourceLocation
+from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights
+from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
+from luthier.federated.dropout_masks import MaskRound
 from luthier.federated.keys import KEY_FILE, FederationIdentity
-from luthier.federated.local import FederatedTraining
-from luthier.federated.masks import MASKED, PairMasks, decode_sum
+from luthier.federated.local import FederatedTraining, SharedModel
+from luthier.federated.masked_round import MaskedRound
+from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
+    STAGES,
     Enrolled,
     FederationMessage,
     Final,
@@ -41,12 +46,16 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
+from luthier.federated.privacy import SITE, add_weights, average_changes, subtract_weights
 from luthier.federated.refusals import MessageRefused
-from luthier.federated.site import SiteWorker, build_local_tune, compute_training_code, open_scratch
+from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
+from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.technique import write_settings
+from luthier.tune.training.schedule import permute_examples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +65,8 @@ if TYPE_CHECKING:
 STATE = "federation.state"
 RECORD = "federation.json"
 _SERVER = "server/"
+_REPORTED_SITES = 20
+"""Above so many, a round tells how far it is."""
 
 
 class SiteRound(BaseModel):
@@ -75,10 +86,10 @@ class RoundRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     round: int
-    rows: int
-    """Training rows of all sites that answered."""
-    loss: float
-    """The sites' mean losses, weighed by rows."""
+    rows: int | None = None
+    """Training rows of all sites that answered; None where masks and a promise to sites hide them."""
+    loss: float | None = None
+    """The sites' mean losses, weighed by rows; with `privacy`, none is told."""
     error: float | None = None
     """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
     sites: dict[str, SiteRound]
@@ -107,7 +118,7 @@ class Federation:
     def __init__(self, step: Federate, work: StepContext) -> None:
         self._step, self._work = step, work
         self._aggregator = step.sum
-        self._tune = build_local_tune(dump_given_settings(step.tune), step.local, step.rounds)
+        self._tune = step.build_site_tune()
         self._training = FederatedTraining(self._tune, work, step.sum)
         self._wants_classes = isinstance(self._tune.objective, Classify)
 
@@ -119,10 +130,12 @@ class Federation:
             while len(state.rounds) < self._step.rounds:
                 state = self._train_round(channel, state)
                 self._write_state(state)
+                shutil.rmtree(self._work.scratch / "replies", ignore_errors=True)
                 self._report(state)
             pooled = self._measure(channel, state)
         finally:
             channel.close()
+        NoiseKey.forget(self._work.scratch)
         self._write_model(state, pooled)
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
@@ -132,12 +145,41 @@ class Federation:
         step, work = self._step, self._work
         if step.transport is not None:
             return step.transport.open_channel(work, step.sites)
+        if step.partition is not None:
+            return self._open_partition(step.partition)
         workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
             workers[name] = SiteWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=masks.get(name))
-        return LocalChannel(workers, next(iter(masks.values())).group if masks else ())
+        return LocalChannel(workers, {name: own.identity.card for name, own in masks.items()})
+
+    def _open_partition(self, partition: PartitionSettings) -> SiteChannel:
+        """Sites that the rows of one data set are dealt to; they train over one model, one after another."""
+        data, shared = self._work.inputs["sites.0"], SharedModel()
+        parts = partition_rows(partition, data, self._work.seed)
+        smallest, largest = min(map(len, parts.values())), max(map(len, parts.values()))
+        self._work.events.note(f"{len(parts):,} simulated sites of {smallest:,} to {largest:,} rows")
+        workers = {}
+        for at, (name, places) in enumerate(parts.items()):
+            scratch = open_scratch(self._work.scratch / "sites" / str(at))
+            digest = digest_of([data.digest, self._step.sites, partition.model_dump(), self._work.seed, at])
+            inputs = {
+                "data": write_site_rows(data, places, scratch / "rows", digest),
+                "model": self._work.inputs["model"],
+            }
+            events = RunEventEmitter(lambda event: None).of(name)
+            work = replace(self._work, inputs=inputs, scratch=scratch, events=events)
+            workers[name] = SiteWorker(name, work, shared=shared)
+        return LocalChannel(workers, {})
+
+    def _choose_sites(self, state: _State, number: int) -> tuple[str, ...]:
+        """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
+        wanted = self._step.sites_per_round
+        if wanted is None or wanted >= len(state.sites):
+            return state.sites
+        order = permute_examples(int(digest_of(["sites", self._work.seed, number])[:8], 16), 0, len(state.sites))
+        return tuple(state.sites[at] for at in sorted(int(place) for place in order[:wanted]))
 
     def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -155,9 +197,13 @@ class Federation:
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            group=list(channel.group) if step.secure is not None else [],
+            least=step.least if step.secure is not None else None,
+            privacy=step.privacy,
         )
-        answers = channel.exchange(0, FederationMessage(order).encode(), channel.sites)
+        orders = {name: order.model_copy(update={"group": group}) for name, group in self._list_groups(channel).items()}
+        answers = channel.exchange(
+            0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
+        )
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -173,21 +219,42 @@ class Federation:
         message = FederationMessage(
             RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
         ).encode()
-        answers, question_digest = channel.exchange(number, message, state.sites), digest_message(message)
+        sites, question_digest = self._choose_sites(state, number), digest_message(message)
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
+        unmask: Callable[[Any], Any] | None = None
+        if self._stages == 1:
+            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
+        else:
+            masked_round = self._open_masked_round(channel, number, message)
+            gathered = masked_round.gather(dict.fromkeys(sites, message))
+            answers = ((name, gathered[name]) for name in sites if name in gathered)
+            unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
-        for name in state.sites:
-            if name not in answers:
+        digests, up_bytes = dict[str, str](), 0
+        total = WeightSum() if self._sums_as_they_come else None
+        for name, answer in answers:
+            try:
+                update = self._read(name, answer, RoundUpdate)
+                if (update.header.round, update.header.answers) != (number, question_digest):
+                    what = f"site {name} sends its update of round {update.header.round} in round {number}"
+                    raise MessageRefused(what)
+                self._check_update(name, update, expected)
+            except MessageRefused as error:
+                if self._step.least is None or self._step.secure is not None:
+                    raise
+                self._work.events.warning(f"the update of site {name} is left out: {error.message}")
                 continue
-            update = self._read(name, answers[name], RoundUpdate)
-            if (update.header.round, update.header.answers) != (number, question_digest):
-                raise MessageRefused(f"site {name} sends its update of round {update.header.round} in round {number}")
-            self._check_update(name, update, expected)
+            digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
+            if total is not None:
+                total.add(update.tensors, update.header.rows)
+                update = update._replace(tensors={})
             updates[name] = update
-        self._require_sites(updates, state.sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected)
+            if len(sites) > _REPORTED_SITES:
+                self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
+        self._require_sites(updates, sites, f"answered in round {number}")
+        combined, rows, loss = self._combine(updates, expected, state.given.moving, total, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -199,15 +266,45 @@ class Federation:
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
-                    digest=digest_message(answers[name]),
+                    digest=digests[name],
                 )
                 for name, update in updates.items()
             },
-            missing=[name for name in state.sites if name not in updates],
+            missing=[name for name in sites if name not in updates],
             down_bytes=len(message),
-            up_bytes=max(len(answers[name]) for name in updates),
+            up_bytes=up_bytes,
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+
+    @property
+    def _stages(self) -> int:
+        """Messages of a round."""
+        return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
+
+    @property
+    def _group_size(self) -> int:
+        """Sites that mask their numbers towards each other."""
+        return len(self._step.site_names)
+
+    def _list_groups(self, channel: SiteChannel) -> dict[str, list[str]]:
+        """The fingerprints of the sites that each site masks its numbers together with, sorted; empty without masks."""
+        if (masks := self._step.secure) is None:
+            return {}
+        groups = masks.deal(channel.sites)
+        return {name: sorted(channel.cards[other].fingerprint for other in group) for group in groups for name in group}
+
+    def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
+        """A round whose sites may drop out; what was heard in it before a kill is there."""
+        assert self._step.least is not None, "only then a round has stages"
+        about = MaskRound(
+            federation=self._work.digest,
+            round=number,
+            digest=digest_message(message),
+            group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
+            least=self._step.least,
+        )
+        first = (number - 1) * self._stages + 1
+        return MaskedRound(channel, about, first, self._work.scratch / "replies", self._read)
 
     def _check_update(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless an update has what was agreed, masked or not."""
@@ -219,26 +316,125 @@ class Federation:
             check_weights(update.tensors, {MASKED: numbers}, f"site {name}")
         else:
             check_weights(update.tensors, expected, f"site {name}")
-        if (header.rows is None) != (self._step.secure is not None) or (header.loss is None) != (header.rows is None):
+        masked = self._step.secure is not None
+        silent = masked or self._step.privacy is not None
+        if (header.rows is None) != masked or (header.loss is None) != silent:
             raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
 
+    @property
+    def _sums_as_they_come(self) -> bool:
+        """Whether a round's result is a plain mean, for which no site's update is held."""
+        step = self._step
+        plain = step.secure is None and step.robust is None and (step.privacy is None or step.privacy.unit != SITE)
+        return plain and self._aggregator.linear and self._aggregator.exact
+
     def _combine(
-        self, updates: Mapping[str, FederationMessage], expected: Mapping[str, Tensor]
-    ) -> tuple[AggregatedWeights, int, float]:
+        self,
+        updates: Mapping[str, FederationMessage],
+        expected: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
+        total: WeightSum | None,
+        unmask: Callable[[Any], Any] | None,
+    ) -> tuple[AggregatedWeights, int | None, float | None]:
         """The sum of the updates, the rows behind it, and their mean loss."""
+        privacy = self._step.privacy
+        sites = privacy is not None and privacy.unit == SITE
+        if (masks := self._step.secure) is not None:
+            sums = self._decode_groups(updates, masks.deal(list(updates)), expected, unmask)
+            rows = None if sites else sum(found.rows for found in sums)
+            loss = None
+            if privacy is None:
+                loss = sum(found.loss * found.rows for found in sums) / sum(found.rows for found in sums)
+            parts: list[Mapping[str, Tensor]] = [
+                add_weights(found.weights, given) if sites else found.weights for found in sums
+            ]
+            return self._aggregator.combine([self._choose(parts, given)], [1.0]), rows, loss
+        told = [update.header.rows for update in updates.values()]
+        weights = [update.tensors for update in updates.values()]
+        if sites:
+            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(told), None
+        shares = [count / sum(told) for count in told]
+        mean = None
+        if privacy is None:
+            mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
+        if self._step.robust is not None:
+            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(told), mean
+        if total is not None:
+            return self._aggregator.combine([total.mean()], [1.0]), sum(told), mean
+        return self._aggregator.combine(weights, shares), sum(told), mean
+
+    def _decode_groups(
+        self,
+        updates: Mapping[str, FederationMessage],
+        groups: Sequence[Sequence[str]],
+        expected: Mapping[str, Tensor],
+        unmask: Callable[[Any], Any] | None,
+    ) -> list[MaskedSum]:
+        """The mean of each group; as many as are poisoned may be left out, since what was sent for them is none."""
+        sums = []
+        for group in groups:
+            try:
+                sums.append(self._decode(updates, group, expected, unmask))
+            except InputError as error:
+                if self._step.robust is None:
+                    raise
+                self._work.events.warning(f"the sum over {', '.join(group)} is left out: {error.message}")
+        if self._step.robust is not None and len(groups) - len(sums) > self._step.robust.poisoned:
+            what = f"the sums of {len(groups) - len(sums)} groups are none, and {self._step.robust.poisoned} may be"
+            raise DataError(what, where=SourceLocation(field="robust"), hint="see the warnings for which ones")
+        return sums
+
+    def _decode(
+        self,
+        updates: Mapping[str, FederationMessage],
+        group: Sequence[str],
+        expected: Mapping[str, Tensor],
+        unmask: Callable[[Any], Any] | None,
+    ) -> MaskedSum:
+        """The mean of the sites of one group."""
         import numpy
 
-        if (masks := self._step.secure) is not None:
-            numbers = [update.tensors[MASKED].numpy().view(numpy.uint64) for update in updates.values()]
-            total = numpy.zeros_like(numbers[0])
-            for masked in numbers:
-                total += masked  # modulo 2^64
-            found = decode_sum(total, expected, masks, len(updates))
-            return self._aggregator.combine([found.weights], [1.0]), found.rows, found.loss
-        rows = [update.header.rows for update in updates.values()]
-        shares = [count / sum(rows) for count in rows]
-        loss = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
-        return self._aggregator.combine([update.tensors for update in updates.values()], shares), sum(rows), loss
+        assert self._step.secure is not None, "only masked numbers are decoded"
+        numbers = [updates[name].tensors[MASKED].numpy().view(numpy.uint64) for name in group]
+        total = numpy.zeros_like(numbers[0])
+        for masked in numbers:
+            total += masked  # modulo 2^64
+        total = total if unmask is None else unmask(total)
+        size = len(group) if unmask is None else self._group_size
+        return decode_sum(total, expected, self._step.secure, size, self._step.site_noise)
+
+    def _choose(self, parts: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """One of the weights of sites or groups: the only one, or what a robust rule makes of all."""
+        import torch
+
+        if (rule := self._step.robust) is None:
+            return parts[0]
+        expected = self._step.least or len(self._step.site_names)
+        if self._step.secure is None and (why := rule.check_count(min(expected, len(parts)))):
+            raise DataError(why, where=SourceLocation(field="robust"), hint="wait for more sites, or bear fewer")
+        names = sorted(parts[0])
+        changes = torch.stack(
+            [torch.cat([(part[name].double() - given[name].double()).flatten() for name in names]) for part in parts]
+        )
+        found, at = {}, 0
+        combined = rule.combine(changes)
+        for name in names:
+            value = given[name]
+            change = combined[at : at + value.numel()].reshape(value.shape)
+            found[name] = (value.double() + change).to(value.dtype)
+            at += value.numel()
+        return found
+
+    def _add_site_noise(
+        self, updates: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weights after the mean of the sites' clipped changes, with noise."""
+        privacy = self._step.privacy
+        assert privacy is not None, "sites are promised something"
+        changes = (subtract_weights(update, given) for update in updates)
+        label = digest_message(pack_tensors(given))
+        key = NoiseKey.load(self._work.scratch)
+        return add_weights(average_changes(changes, privacy.clip, self._step.site_noise, key, label), given)
 
     def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
@@ -296,7 +492,8 @@ class Federation:
         metrics = self._step.metrics
         header = Final(classes=dict(state.classes))
         final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
-        answers = channel.exchange(self._step.rounds + 1, final, state.sites)
+        number = self._step.rounds * self._stages + 1
+        answers = channel.exchange(number, dict.fromkeys(state.sites, final))
         found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
         if not metrics:
             return {}
@@ -316,7 +513,8 @@ class Federation:
 
     def _report(self, state: _State) -> None:
         record, events = state.rounds[-1], self._work.events
-        events.progress(record.round, self._step.rounds, "rounds", loss=record.loss)
+        measures = {} if record.loss is None else {"loss": record.loss}
+        events.progress(record.round, self._step.rounds, "rounds", **measures)
         if record.error is not None:
             events.note(
                 f"round {record.round}: {self._aggregator.kind} misses the sum of the sites' products by "
@@ -369,7 +567,7 @@ class Federation:
                 "optimizer": tune.optimizer.settings(),
                 "base": name,
                 "steps": sum(max(site.steps or 0 for site in entry.sites.values()) for entry in state.rounds) or None,
-                "rows": max(entry.rows for entry in state.rounds),
+                "rows": max(entry.rows or 0 for entry in state.rounds) or None,
                 "trainable_parameters": sum(value.numel() for value in state.given.moving.values()),
                 "learning_rate": self._training.rate.value,
                 "learning_rate_why": self._training.rate.why,
@@ -379,6 +577,7 @@ class Federation:
                     "sum": step.sum.settings(),
                     "exact": step.sum.exact,
                 },
+                **self._describe_privacy(),
                 **tune.objective.card(about),
             }
         )
@@ -388,6 +587,13 @@ class Federation:
         lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
+
+    def _describe_privacy(self) -> dict[str, Any]:
+        """What is promised, for the model's record."""
+        if (privacy := self._step.privacy) is None:
+            return {}
+        return {"privacy": {"unit": privacy.unit, "epsilon": privacy.epsilon, "delta": privacy.delta,
+                            "clip": privacy.clip}}  # fmt: skip
 
 
 def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:

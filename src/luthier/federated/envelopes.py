@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +47,9 @@ class FolderPost(Post):
     def put(self, site: str, number: int, envelope: bytes) -> None:
         """Write the file whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.glob(f"*-to-{site}"):
+            if path.name.partition("-to-")[2] == site:
+                path.unlink()  # what was sent before is answered, or came too late
         (self._folder / get_message_name(number, site)).unlink(missing_ok=True)
         (self._folder / get_answer_name(number, site)).unlink(missing_ok=True)
         write_atomically(self._folder / get_message_name(number, site), envelope)
@@ -71,28 +74,32 @@ class EnvelopeChannel(SiteChannel):
         post: Post,
         wait_s: float,
     ) -> None:
-        self._work, self._identity, self._cards, self._post, self._wait_s = work, identity, cards, post, wait_s
+        self._work, self._identity, self._post, self._wait_s = work, identity, post, wait_s
         self.sites = tuple(cards)
-        self.group = sorted(card.fingerprint for card in cards.values())
+        self.cards = cards
 
-    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+    def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
-        for name in sites:
-            envelope = self._identity.seal(content, self._cards[name], self._work.digest, number)
+        sites = list(contents)
+        for name, content in contents.items():
+            envelope = self._identity.seal(content, self.cards[name], self._work.digest, number)
             self._post.put(name, number, envelope)
         found: dict[str, bytes] = {}
         end = time.monotonic() + self._wait_s
-        while len(found) < len(sites) and time.monotonic() < end:
-            self.check()
-            for name in sites:
-                if name not in found and (envelope_back := self._post.get(name, number)) is not None:
-                    found[name] = self._identity.open(envelope_back, self._cards[name], self._work.digest, number)
-            if len(found) < len(sites):
+        waiting = sites
+        while waiting and time.monotonic() < end:
+            gone = self.list_gone()
+            for name in waiting:
+                if (envelope_back := self._post.get(name, number)) is not None:
+                    found[name] = self._identity.open(envelope_back, self.cards[name], self._work.digest, number)
+            waiting = [name for name in waiting if name not in found and name not in gone]
+            if waiting:
                 time.sleep(POLL_S)
         return {name: found[name] for name in sites if name in found}
 
-    def check(self) -> None:
-        """Raise where waiting is of no use."""
+    def list_gone(self) -> frozenset[str]:
+        """Sites that will not answer any more."""
+        return frozenset()
 
     def close(self) -> None:
         """Close the post."""

@@ -6,13 +6,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.errors import CorruptArtifact, SourceLocation
+from luthier.federated.privacy import PrivacySpending
 
 LEDGER = "log.jsonl"
 _BEGIN = "0" * 64
@@ -37,6 +38,8 @@ class LedgerEntry(BaseModel):
     seconds: float = 0.0
     """What computing the answer took."""
     why: str = ""
+    spent: PrivacySpending | None = None
+    """What the round costs the rows, written before anything is computed."""
     before: str = _BEGIN
     """SHA-256 of the line before."""
 
@@ -52,7 +55,7 @@ class SiteLedger:
         with self.path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             *_, last = [(_BEGIN, None), *self._read_chain()]
-            line = entry.model_copy(update={"before": last[0]}).model_dump(mode="json")
+            line = entry.model_copy(update={"before": last[0]}).model_dump(mode="json", exclude_none=True)
             file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -87,6 +90,15 @@ class SiteLedger:
             (entry.federation, entry.number) for entry in self.read() if (entry.way, entry.kind) == ("out", "update")
         }
         return len(found)
+
+    def list_spent(self, without: Callable[[LedgerEntry], bool]) -> tuple[PrivacySpending, ...]:
+        """What rounds of all federations cost, but for some; a message that came twice is computed and costs once."""
+        found = {
+            (entry.federation, entry.number): entry.spent
+            for entry in self.read()
+            if entry.way == "in" and entry.spent is not None and not without(entry)
+        }
+        return tuple(found.values())
 
     def sum_hours(self, federation: str) -> float:
         """Hours that computing for a federation took."""

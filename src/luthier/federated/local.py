@@ -12,14 +12,17 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
 from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
+from luthier.tune.privacy.sampler import PoissonSampler
 from luthier.tune.run import TrainingRun, refuse_empty_adapter
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate, Technique
@@ -28,7 +31,9 @@ from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_facto
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.training.checkpoint import CheckpointManager
+    from luthier.tune.training.memory import RehearsedMemory
     from luthier.tune.training.trainer import StepMetrics
 
 
@@ -44,18 +49,21 @@ class RoundSampler(BatchSampler):
     """Decides the order of the rows; `seed` also decides dropout, and differs between rounds."""
 
     @classmethod
-    def of(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
+    def for_round(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
         """A round (from 0) of so many; `DataError` when it would have no step."""
         begin, end = (whole.steps * number // rounds for number in (round_number, round_number + 1))
         if begin == end:
             what = (
                 f"{whole.count} rows make {whole.steps} steps of {whole.batch_size} rows, too few for {rounds} rounds"
             )
-            hint = "set fewer rounds, a smaller batch_size, or more local epochs"
+            hint = "set fewer rounds, a smaller batch_size, more local epochs, or steps in `local`"
             raise DataError(what, where=SourceLocation(field="rounds"), hint=hint)
         own = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
+        kind = cls
+        if isinstance(whole, PoissonSampler):
+            kind, own["key"] = PrivateRoundSampler, whole.key.derive(f"round/{round_number}")
         seed = whole.seed if not round_number else int(digest_of([whole.seed, round_number])[:8], 16)
-        return cls(**{**own, "seed": seed}, offset=begin, length=end - begin, order_seed=whole.seed)
+        return kind(**{**own, "seed": seed}, offset=begin, length=end - begin, order_seed=whole.seed)
 
     @property
     def steps(self) -> int:
@@ -84,6 +92,15 @@ class RoundSampler(BatchSampler):
         return int(permute_examples(self.order_seed, at // self.count, self.count)[at % self.count])
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrivateRoundSampler(RoundSampler, PoissonSampler):
+    """The steps of one round of a private training, with a noise key of the round's own."""
+
+    def lessons_of(self, step: int) -> list[int]:
+        """The lessons of the units that a step draws."""
+        return PoissonSampler.lessons_of(self, step)
+
+
 class SiteUpdate(NamedTuple):
     """What a site gives back for a round."""
 
@@ -96,13 +113,64 @@ class SiteUpdate(NamedTuple):
     """The mean of its steps' losses."""
 
 
+class SharedModel:
+    """What the sites of one process share: the base under the technique is opened once, and sites train it in turn.
+
+    Each round sets all that moves, so a site leaves nothing to the next one. What earlier rounds added to frozen
+    weights would have to be taken out again, and references are answers of the plain base: such rounds open a model of
+    their own.
+    """
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._key = ""
+        self._moving: frozenset[str] = frozenset()
+        self._tokenizers: dict[Path, ChatTokenizer] = {}
+        self._memory: RehearsedMemory | None = None
+
+    def find(self, key: str) -> Any:
+        """The model that was opened under a key, with all that moves ready to; None where there is none."""
+        if self._model is None or self._key != key:
+            return None
+        for name, parameter in self._model.named_parameters():
+            parameter.requires_grad_(name in self._moving)
+        return self._model
+
+    def keep(self, key: str, model: Any) -> None:
+        """Keep an adapted model under a key, before any round froze a part of it."""
+        self._model, self._key = model, key
+        self._moving = frozenset(name for name, value in model.named_parameters() if value.requires_grad)
+
+    @property
+    def memory(self) -> RehearsedMemory:
+        """The largest packs that were seen to fit."""
+        from luthier.tune.training.memory import RehearsedMemory
+
+        self._memory = self._memory or RehearsedMemory()
+        return self._memory
+
+    def load_tokenizer(self, folder: Path, model: Artifact) -> ChatTokenizer:
+        """The tokenizer of a base, read once."""
+        from luthier.chat.prompt import PromptPrefix
+        from luthier.chat.tokenizer import ChatTokenizer
+
+        if folder not in self._tokenizers:
+            self._tokenizers[folder] = ChatTokenizer.load(folder, before=PromptPrefix.of(model))
+        return self._tokenizers[folder]
+
+
 class FederatedTraining(TrainingRun):
     """A training that begins from weights that it is given, and gives back what it trained."""
 
-    def __init__(self, step: Tune, work: StepContext, aggregator: Aggregator) -> None:
+    def __init__(
+        self, step: Tune, work: StepContext, aggregator: Aggregator, shared: SharedModel | None = None
+    ) -> None:
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
+        self._shared = shared or SharedModel()
+        self._shares = shared is not None and not step.objective.needs_reference
+        self._is_adapted = False
         self._round = 0
         self._given: GlobalWeights | None = None
 
@@ -127,7 +195,7 @@ class FederatedTraining(TrainingRun):
         from luthier.models.load import pick_dtype
 
         about = ObjectiveContext(classes=classes, seed=self._work.seed)
-        return TrainingRun._adapt(self, self._open(pick_dtype(self._step.dtype), about))
+        return TrainingRun._adapt(self, TrainingRun._open(self, pick_dtype(self._step.dtype), about))
 
     def write_weights(self, given: GlobalWeights, classes: Mapping[str, str], folder: Path) -> None:
         """Write the model's files, as a plain training writes its own."""
@@ -146,15 +214,23 @@ class FederatedTraining(TrainingRun):
 
     def read_data(self, classes: Mapping[str, str] | None) -> TrainingData:
         """The rows of this site, with the classes of all sites where the objective names them."""
-        from luthier.chat.prompt import PromptPrefix
-        from luthier.chat.tokenizer import ChatTokenizer
-
-        material = TrainingData(
-            self._step, self._work, ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
-        )
+        material = TrainingData(self._step, self._work, self._shared.load_tokenizer(self._base, self._model))
         if classes is not None:
             material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return material
+
+    def plan_spending(self, rounds: int, round_number: int | None = None) -> PrivacySpending | None:
+        """What a round (from 0), or the whole course, costs the units of this site; None where steps have no noise."""
+        from luthier.tune.privacy.accountant import find_noise
+
+        if (privacy := self._step.privacy) is None:
+            return None
+        sampler = self.read_data(None).sampler
+        assert isinstance(sampler, PoissonSampler), "a private training draws units by chance"
+        delta = privacy.find_delta(len(sampler.units))
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.steps)
+        steps = sampler.steps if round_number is None else RoundSampler.for_round(sampler, round_number, rounds).steps
+        return PrivacySpending(unit=privacy.unit, noise=noise, sampling=sampler.sampling, steps=steps)
 
     def train_round(
         self, given: GlobalWeights, round_number: int, rounds: int, classes: Mapping[str, str] | None, pull: float
@@ -164,16 +240,19 @@ class FederatedTraining(TrainingRun):
 
         self._given, self._round = given, round_number
         material = self.read_data(classes)
-        sampler = RoundSampler.of(material.sampler, round_number, rounds)
+        sampler = RoundSampler.for_round(material.sampler, round_number, rounds)
         material.sampler = sampler
         training, keeper = self._prepare(material, sampler, None)
+        if self._shares_model(given):
+            training.rehearsed = self._shared.memory
         training.start_from(given.moving, pull)
 
         def hear(stepped: StepMetrics) -> None:
             self._work.events.progress(stepped.step, sampler.steps, "steps")
 
         training.run(keeper, hear, lambda text: None)
-        restore_peft_forward(self.trained)
+        if not self._shares_model(given):
+            restore_peft_forward(self.trained)
         losses = [loss for line in training.log if (loss := _read_loss(line)) is not None]
         weights = {name: value.detach().cpu().clone() for name, value in training.weights.items()}
         for path in keeper.path.parent.glob("*"):
@@ -183,8 +262,10 @@ class FederatedTraining(TrainingRun):
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what the sum added to its base, what moves as it was given, and what stands still frozen."""
-        model = super()._adapt(plain)
         assert self._given is not None, "weights are given before a round"
+        model = plain if self._is_adapted else super()._adapt(plain)
+        if self._shares_model(self._given) and not self._is_adapted:
+            self._shared.keep(self._key, model)
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
         check_weights(
             self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
@@ -196,6 +277,17 @@ class FederatedTraining(TrainingRun):
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _shares_model(self, given: GlobalWeights) -> bool:
+        return self._shares and not given.base
+
+    def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
+        """The shared model, which is adapted already, or a plain one of its own."""
+        assert self._given is not None, "weights are given before a round"
+        self._key = digest_of([str(dtype), self._step.technique.settings(), self._model.digest, dict(about.classes)])
+        found = self._shared.find(self._key) if self._shares_model(self._given) else None
+        self._is_adapted = found is not None
+        return super()._open(dtype, about) if found is None else found
 
     def _scale_of(self, model: Any) -> float:
         return get_adapter_scale(model) if hasattr(model, "peft_config") else 1.0

@@ -55,7 +55,11 @@ class FolderMailbox(SiteMailbox):
             for path in sorted(federation.glob(f"*-to-{self._site}")):
                 number = path.name.partition("-")[0]
                 if number.isdigit() and not (federation / get_answer_name(int(number), self._site)).exists():
-                    yield path.read_bytes()
+                    try:
+                        content = path.read_bytes()
+                    except FileNotFoundError:
+                        continue  # another message took its place
+                    yield content
 
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Write the answer's file whole."""

@@ -6,7 +6,7 @@ other takes away, in the ring of integers modulo 2^64. All streams cancel in the
 
 A site masks towards all peers that its own policy names, so a coordinator cannot choose a smaller group. Sites that
 were sent different weights have different streams, which do not cancel. One missing site leaves nothing but noise: the
-round waits for it, or fails.
+round waits for it, or fails. Where sites may drop out, `dropout_masks` takes the place of these streams.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ class MaskSettings(BaseModel):
     """The largest weight or loss that may be sent; a larger one is an error at its site."""
     rows: int = Field(default=1 << 20, ge=1, le=1 << 30)
     """The largest number of training rows of one site."""
+    groups: int | None = Field(default=None, ge=2)
+    """Mask within so many groups of sites, dealt in their order, and tell the coordinator the sum of each: for `robust`
+    rules, which then choose between groups. One group when not given."""
+
+    def deal(self, sites: Sequence[str]) -> list[list[str]]:
+        """The groups."""
+        return [list(sites[at :: self.groups or 1]) for at in range(self.groups or 1)]
 
 
 class MaskedSum(NamedTuple):
@@ -84,16 +91,19 @@ def encode_update(
     return found
 
 
-def decode_sum(total: NDArray[Any], shapes: Mapping[str, Tensor], settings: MaskSettings, sites: int) -> MaskedSum:
+def decode_sum(
+    total: NDArray[Any], shapes: Mapping[str, Tensor], settings: MaskSettings, sites: int, noise: float = 0.0
+) -> MaskedSum:
     """The mean of weights and losses from the sum of all sites' encoded numbers; `InputError` where masks are left in
-    it."""
+    it. `noise` is the standard deviation of what was added to the sum for privacy."""
     import numpy
     import torch
 
     signed = total.view(numpy.int64)
     rows = int(signed[-1])
     numbers = signed[:-1].astype(numpy.float64) / compute_scale(settings, sites)
-    if not 1 <= rows <= sites * settings.rows or float(numpy.abs(numbers).max()) > rows * settings.bound * (1 + 1e-9):
+    most = rows * settings.bound * (1 + 1e-9) + 10 * noise
+    if not 1 <= rows <= sites * settings.rows or float(numpy.abs(numbers).max()) > most:
         hint = "all sites must be those of the order, each with the others among its `peers`"
         raise InputError("the masks do not cancel in the sum over the sites", hint=hint)
     weights, at = {}, 0
@@ -109,34 +119,42 @@ class PairMasks:
     """One site's masks towards its peers."""
 
     def __init__(self, identity: FederationIdentity, peers: Sequence[PublicCard]) -> None:
-        self._own = identity.card.fingerprint
+        self.identity = identity
+        self.peers = {peer.fingerprint: peer for peer in peers}
+        self.own = identity.card.fingerprint
         self._secrets = {
-            peer.fingerprint: identity.agree(peer, _PURPOSE + _join(self._own, peer.fingerprint)) for peer in peers
+            peer.fingerprint: identity.agree(peer, _PURPOSE + _join(self.own, peer.fingerprint)) for peer in peers
         }
 
     @property
     def group(self) -> list[str]:
         """Fingerprints of the site and its peers, sorted."""
-        return sorted([self._own, *self._secrets])
+        return sorted([self.own, *self._secrets])
+
+    def within(self, group: Sequence[str]) -> PairMasks:
+        """The same masks towards some of the peers alone."""
+        return PairMasks(self.identity, [card for name, card in self.peers.items() if name in group])
 
     def mask(self, numbers: NDArray[Any], federation: str, round_number: int, digest: str) -> NDArray[Any]:
         """The numbers (uint64) with the masks of a round whose message has a digest."""
         total = numbers.copy()
         for peer in sorted(self._secrets):
-            stream = self._stream(peer, len(numbers), f"{federation} {round_number} {digest}".encode())
-            total = total + stream if self._own < peer else total - stream
+            stream = draw_stream(self._secrets[peer], len(numbers), f"{federation} {round_number} {digest}".encode())
+            total = total + stream if self.own < peer else total - stream
         return total
 
-    def _stream(self, peer: str, count: int, about: bytes) -> NDArray[Any]:
-        import numpy
-        from cryptography.hazmat.primitives.ciphers import Cipher
-        from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        key = HKDF(SHA256(), 32, None, _PURPOSE + about).derive(self._secrets[peer])
-        encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
-        return numpy.frombuffer(encryptor.update(bytes(8 * count)), dtype="<u8").astype(numpy.uint64)
+def draw_stream(secret: bytes, count: int, about: bytes) -> NDArray[Any]:
+    """So many numbers (uint64) that only who has a secret of 32 bytes can tell, for one purpose and never again."""
+    import numpy
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    key = HKDF(SHA256(), 32, None, _PURPOSE + about).derive(secret)
+    encryptor = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    return numpy.frombuffer(encryptor.update(bytes(8 * count)), dtype="<u8").astype(numpy.uint64)
 
 
 def _join(one: str, other: str) -> bytes:

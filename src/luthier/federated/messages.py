@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
+from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
+from luthier.federated.privacy import FederatedPrivacy
 from luthier.federated.refusals import MessageRefused
 
 if TYPE_CHECKING:
@@ -72,6 +74,26 @@ class Order(_Header):
     """How updates are encoded under masks; None: there are none."""
     group: list[str] = []
     """Fingerprints of all sites, sorted, under masks."""
+    least: int | None = Field(default=None, ge=1)
+    """Sites that must remain in each masked round; None: all, which saves four of its five messages."""
+
+    privacy: FederatedPrivacy | None = None
+    """What is promised to rows, groups or sites."""
+
+    @property
+    def stages(self) -> int:
+        """Messages of a round."""
+        return 1 if self.masks is None or self.least is None else len(STAGES)
+
+    @property
+    def last_number(self) -> int:
+        """The number of the message that ends the federation."""
+        return self.rounds * self.stages + 1
+
+    def place_of(self, number: int) -> tuple[int, int]:
+        """Round (from 1) and stage (from 0) of a message by its number."""
+        before, stage = divmod(number - 1, self.stages)
+        return before + 1, stage
 
 
 class Enrolled(_Header):
@@ -109,7 +131,70 @@ class RoundUpdate(_Header):
     rows: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     loss: float | None = Field(default=None, allow_inf_nan=False)
-    """Under masks, none of the three is told: rows and loss are among the masked numbers."""
+    """Under masks, none of the three is told: rows and loss are among the masked numbers. With `privacy`, no loss."""
+
+
+class RoundKeys(_Header):
+    """A site's keys for a masked round, after its training."""
+
+    kind: Literal["keys"] = "keys"
+    keys: MaskKeys
+
+
+class KeyList(_Header):
+    """The keys of all sites that trained in time, by fingerprint."""
+
+    kind: Literal["key_list"] = "key_list"
+    round: int = Field(ge=1)
+    keys: dict[str, MaskKeys]
+
+
+class SharesSent(_Header):
+    """Encrypted shares of a site's secrets, by reader."""
+
+    kind: Literal["shares"] = "shares"
+    shares: dict[str, str]
+
+
+class ShareList(_Header):
+    """Encrypted shares for one site, by sender; asks for masked numbers."""
+
+    kind: Literal["share_list"] = "share_list"
+    round: int = Field(ge=1)
+    shares: dict[str, str]
+    senders: list[str]
+    """All sites that shared their secrets."""
+
+
+class SurvivorList(_Header):
+    """The sites whose masked numbers came; asks for a signature."""
+
+    kind: Literal["survivors"] = "survivors"
+    round: int = Field(ge=1)
+    survivors: list[str]
+
+
+class SurvivorSignature(_Header):
+    """A site's signature of that list."""
+
+    kind: Literal["signature"] = "signature"
+    signature: str
+
+
+class UnmaskRequest(_Header):
+    """The signatures of that list; asks for shares."""
+
+    kind: Literal["unmask"] = "unmask"
+    round: int = Field(ge=1)
+    signatures: dict[str, str]
+
+
+class SharesRevealed(_Header):
+    """Shares of the seeds of sites that remain, and of the mask keys of those that do not, by owner."""
+
+    kind: Literal["revealed"] = "revealed"
+    seeds: dict[str, str]
+    masks: dict[str, str]
 
 
 class Final(_Header):
@@ -128,11 +213,17 @@ class Measured(_Header):
     """Sufficient statistics by metric."""
 
 
-Header = Order | Enrolled | Rejection | RoundStart | RoundUpdate | Final | Measured
-_KINDS: dict[str, type[_Header]] = {
-    "order": Order, "enrolled": Enrolled, "rejection": Rejection, "round": RoundStart, "update": RoundUpdate,
-    "final": Final, "measured": Measured,
-}  # fmt: skip
+Header = (
+    Order | Enrolled | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
+    | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
+)  # fmt: skip
+STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
+"""What a coordinator sends in a masked round that sites may drop out of."""
+QUESTIONS: tuple[type[_Header], ...] = (Order, *STAGES, Final)
+ANSWERS: tuple[type[_Header], ...] = (
+    Enrolled, RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
+)  # fmt: skip
+_KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in (*QUESTIONS, *ANSWERS)}
 
 
 class FederationMessage(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,17 @@ from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.keys import Name
 from luthier.federated.messages import Order
+from luthier.federated.privacy import (
+    SITE,
+    PrivacySpending,
+    SpentPrivacy,
+    covers,
+    find_federated_privacy_obstacle,
+)
 from luthier.federated.refusals import OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import read_order_settings
+from luthier.federated.site import build_local_tune, read_order_settings
+from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 
 POLICY = "policy.yaml"
@@ -82,8 +91,19 @@ class SitePolicy(BaseModel):
     peers: dict[str, str] = {}
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
+    least_group: int | None = Field(default=None, ge=3)
+    """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
+    coordinator deals the groups: it and the others of a group together know this site's update."""
     require_masks: bool = False
     """Whether an order without masks is refused, under which the coordinator would see this site's own update."""
+    epsilon: float | None = Field(default=None, gt=0)
+    """The budget of differential privacy of all federations together, as the log adds it up; orders without `privacy`
+    are then refused."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """The chance of failing at which the budget is counted."""
+    unit: str = ROW
+    """What the budget protects: `row`, or a column such as `meta.customer`, or the whole `site`. An order may promise
+    more, and no less."""
     least_rows: int = Field(default=50, ge=1)
     """Training rows below which the site takes no part: a sum over few rows tells of each."""
     least_class_rows: int = Field(default=10, ge=1)
@@ -139,13 +159,26 @@ class SitePolicy(BaseModel):
         """`PolicyRefused`, with the line, for an order that asks for more than is allowed."""
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
-        if why := find_refused_setting(tune, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+        bare = build_local_tune(order.tune, order.local, order.rounds)
+        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
+        if order.privacy is not None and (
+            why := find_federated_privacy_obstacle(
+                order.privacy,
+                wants_classes=order.wants_classes,
+                metrics=bool(order.metrics),
+                mean=aggregator.linear and aggregator.exact,
+            )
+        ):
+            raise PolicyRefused(why)
         for metric in order.metrics:
             if metric.get("kind") not in self.metrics:
                 raise self.build_refusal("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+        if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
+            what = f"the order masks within a group of {len(order.group)} sites"
+            raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
         if order.wants_classes and not self.class_names:
@@ -157,6 +190,23 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("least_rows", "there are too few training rows here to take part")
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
+
+    def check_privacy(self, order: Order, spent: Sequence[PrivacySpending], planned: PrivacySpending | None) -> None:
+        """`PolicyRefused` for what is not within the budget; `spent` is what the log tells of, `planned` comes next."""
+        if self.epsilon is None:
+            return
+        if order.privacy is None or planned is None:
+            raise self.build_refusal("epsilon", "the order makes no promise of differential privacy")
+        if not covers(planned.unit, self.unit):
+            raise self.build_refusal("unit", f"the order protects each {_shown(planned.unit)}, not each {self.unit}")
+        if planned.unit == SITE and order.masks is None:
+            what = "the coordinator itself would add the noise, and see the update without it: the order has no masks"
+            raise self.build_refusal("epsilon", what)
+        before = SpentPrivacy(tuple(spent)).count_epsilon(self.delta)
+        after = SpentPrivacy((*spent, planned)).count_epsilon(self.delta)
+        if after > self.epsilon:
+            what = f"the order would bring epsilon from {before:.3g} to {after:.3g} at delta {self.delta:g}"
+            raise self.build_refusal("epsilon", f"{what}, and the budget is {self.epsilon:g}")
 
     def check_measured(self, rows: int) -> None:
         """`PolicyRefused` for sums over too few held-out rows."""

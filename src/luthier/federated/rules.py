@@ -13,6 +13,7 @@ REFUSED = {
     "reward_model": "sites have no reward model's weights",
     "gold_model": "sites have no reward model's weights",
     "save_epochs": "the weights after a round are those of all sites",
+    "privacy": "write `privacy` of the step itself, which holds over all rounds",
     "seed": "set the recipe's `seed`",
     "validation": "evaluate the model that the federation makes",
     "ema": "an average over steps does not outlive a round; average by `server`",

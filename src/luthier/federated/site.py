@@ -6,8 +6,9 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,26 +23,48 @@ from luthier.core.errors import LuthierError
 from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import Aggregator
-from luthier.federated.local import FederatedTraining
-from luthier.federated.masks import MASKED, BeyondBound, PairMasks, encode_update
+from luthier.federated.aggregator import Aggregator, GlobalWeights
+from luthier.federated.dropout_masks import DropoutMasks, MaskRound, check_least
+from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
+from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
+    QUESTIONS,
+    STAGES,
     Enrolled,
     FederationMessage,
     Final,
+    KeyList,
     LocalWork,
     Measured,
     Order,
     Rejection,
+    RoundKeys,
     RoundStart,
     RoundUpdate,
+    ShareList,
+    SharesRevealed,
+    SharesSent,
+    SurvivorList,
+    SurvivorSignature,
     digest_message,
+    pack_tensors,
+    unpack_tensors,
     unpack_weights,
+)
+from luthier.federated.privacy import (
+    SITE,
+    FederatedPrivacy,
+    PrivacySpending,
+    clip_change,
+    encode_change,
+    find_site_noise,
+    subtract_weights,
 )
 from luthier.federated.refusals import MessageRefused, OrderRefused
 from luthier.metrics.metric import Metric
 from luthier.tune.objective import ObjectiveContext
+from luthier.tune.privacy.noise import KEY, NoiseKey
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
@@ -50,11 +73,17 @@ if TYPE_CHECKING:
 
 DATA = "data"
 """What a site calls its rows in an order's settings."""
+UNMASKED = "unmasked.safetensors"
+"""What a site trained in a round, until it is masked."""
 
 
-def build_local_tune(tune: Mapping[str, Any], local: LocalWork, rounds: int) -> Tune:
+def build_local_tune(
+    tune: Mapping[str, Any], local: LocalWork, rounds: int, privacy: FederatedPrivacy | None = None
+) -> Tune:
     """The training whose course all rounds share, from the settings of an order."""
-    length: dict[str, float] = {"epochs": 1000.0}
+    length: dict[str, Any] = {"epochs": 1000.0}
+    if privacy is not None and (steps := privacy.for_steps()) is not None:
+        length["privacy"] = steps
     if local.steps is not None:
         length["max_steps"] = local.steps * rounds
     if local.epochs is not None:
@@ -65,7 +94,7 @@ def build_local_tune(tune: Mapping[str, Any], local: LocalWork, rounds: int) -> 
 def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
     """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
     try:
-        return build_local_tune(order.tune, order.local, order.rounds), Aggregator.parse(order.sum)
+        return build_local_tune(order.tune, order.local, order.rounds, order.privacy), Aggregator.parse(order.sum)
     except (ValidationError, PydanticCustomError, TypeError) as error:
         raise MessageRefused("the order's settings are none of a training here") from error
 
@@ -90,15 +119,22 @@ class SiteWorker:
     """Answers the messages of one federation at one site."""
 
     def __init__(
-        self, name: str, work: StepContext, policy: SitePolicy | None = None, masks: PairMasks | None = None
+        self,
+        name: str,
+        work: StepContext,
+        policy: SitePolicy | None = None,
+        masks: PairMasks | None = None,
+        shared: SharedModel | None = None,
+        spent: Sequence[PrivacySpending] = (),
     ) -> None:
-        """`work` has the site's rows as `data`, its copy of the base as `model`, and a scratch folder of its own."""
-        self.name = name
-        self._work, self._policy, self._masks = work, policy, masks
-        self._seen: dict[int, tuple[str, bytes]] = {}
+        """`work` has the site's rows as `data`, its copy of the base as `model`, and a scratch folder of its own;
+        `shared` is what sites of this process have in common, `spent` what other federations cost the rows."""
+        self.name, self._spent = name, spent
+        self._work, self._policy, self._masks, self._shared = work, policy, masks, shared
+        self._seen: dict[int, tuple[str, Path]] = {}
         for path in sorted(work.scratch.glob("answer-*")):
             number, _, digest = path.name.removeprefix("answer-").partition("-")
-            self._seen[int(number)] = (digest, path.read_bytes())
+            self._seen[int(number)] = (digest, path)
         order_path = work.scratch / "order"
         self._order: Order | None = None
         if order_path.is_file():
@@ -112,10 +148,10 @@ class SiteWorker:
         """
         digest = digest_message(content)
         if number in self._seen:
-            known, reply = self._seen[number]
+            known, kept = self._seen[number]
             if known != digest:
                 raise MessageRefused(f"message {number} came before with other contents; nothing is computed for it")
-            return reply
+            return kept.read_bytes()
         if self._seen and number <= max(self._seen):
             raise MessageRefused(f"message {number} was answered before; nothing is computed for it again")
         try:
@@ -128,18 +164,23 @@ class SiteWorker:
         return reply
 
     def _compute(self, number: int, content: bytes) -> bytes:
-        message = FederationMessage.decode(content, Order if number == 0 else RoundStart, *((Final,) if number else ()))
+        message = FederationMessage.decode(content, *(QUESTIONS[1:] if number else QUESTIONS[:1]))
         header = message.header
         if isinstance(header, Order):
             return self._enroll(header, content)
-        order = self._require_order()
+        order = self.order
         if isinstance(header, Final):
-            if number != order.rounds + 1:
+            if number != order.last_number:
                 raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
-        if header.round != number or number > order.rounds:
-            raise MessageRefused(f"message {number} asks for round {header.round} of {order.rounds}")
-        return self._train(order, message, digest_message(content))
+        place, stage = order.place_of(number)
+        if header.round != place or place > order.rounds or not isinstance(header, STAGES[stage]):
+            raise MessageRefused(
+                f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
+            )
+        if isinstance(header, RoundStart):
+            return self._train(order, message, digest_message(content))
+        return self._advance(order, header)
 
     def _enroll(self, order: Order, content: bytes) -> bytes:
         from luthier.models.load import compute_weights_digest, find_base_artifact
@@ -149,22 +190,31 @@ class SiteWorker:
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
-        if order.masks is not None and (self._masks is None or order.group != self._masks.group):
-            raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+        if order.masks is not None:
+            whole = [] if self._masks is None else self._masks.group
+            part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
+            if order.group != whole and not (part and set(order.group) <= set(whole)):
+                raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+            if len(order.group) < LEAST_SITES:
+                raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
+            if order.least is not None and (why := check_least(len(order.group), order.least)):
+                raise OrderRefused(why)
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
             raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
         if order.code != (code := compute_training_code(tune, aggregator)):
             what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
             raise OrderRefused(what, hint="install the same version of Luthier at both")
-        write_atomically(self._work.scratch / "order", content)
         self._take_order(order)
+        if self._policy is not None:
+            self._policy.check_privacy(order, self._spent, self.plan_spending())
+        write_atomically(self._work.scratch / "order", content)
         rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
         least = self._policy.least_class_rows if self._policy is not None else 1
         classes = {}
         if order.wants_classes:
             kept = {label for label, count in counts.items() if count >= least}
-            texts = FederatedTraining(tune, self._work, aggregator).read_data(None).about.classes
+            texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
         return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
 
@@ -175,20 +225,96 @@ class SiteWorker:
         start: RoundStart = message.header
         tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
-        training = FederatedTraining(tune, work, aggregator)
+        training = FederatedTraining(tune, work, aggregator, self._shared)
         classes = start.classes if order.wants_classes else None
         given = unpack_weights(message.tensors)
         update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
         if order.masks is not None and self._masks is not None:
-            encoded = encode_update(update.weights, update.rows, update.loss, order.masks, len(order.group))
-            masked = self._masks.mask(encoded, order.federation, start.round, digest)
+            encoded = self._encode(order, update, given, start.round)
+            if order.least is not None:
+                return self._offer_keys(order, start.round, digest, encoded)
+            masked = self._masks.within(order.group).mask(encoded, order.federation, start.round, digest)
             numbers = torch.from_numpy(masked.view(numpy.int64))
             return FederationMessage(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
-        header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=update.loss)
+        loss = update.loss if order.privacy is None else None
+        header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=loss)
         return FederationMessage(header, update.weights).encode()
 
+    def plan_spending(self, number: int | None = None) -> PrivacySpending | None:
+        """What a message by its number, or the whole order, costs the rows here; None where nothing is promised."""
+        order = self.order
+        if (privacy := order.privacy) is None:
+            return None
+        place, stage = order.place_of(number) if number else (None, 0)
+        if stage or (place or 0) > order.rounds:
+            return None
+        if privacy.unit == SITE:
+            noise = find_site_noise(privacy, order.rounds)
+            return PrivacySpending(unit=SITE, noise=noise, sampling=1.0, steps=1 if place else order.rounds)
+        tune, aggregator = read_order_settings(order)
+        training = FederatedTraining(tune, self._open_scratch({}), aggregator)
+        return training.plan_spending(order.rounds, None if place is None else place - 1)
+
+    def _encode(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int) -> Any:
+        """What is masked: weights, rows and loss; with a promise to sites, a clipped change with noise."""
+        assert order.masks is not None, "only then something is masked"
+        sites, privacy = len(order.group), order.privacy
+        if privacy is None or privacy.unit != SITE:
+            loss = update.loss if privacy is None else 0.0
+            return encode_update(update.weights, update.rows, loss, order.masks, sites)
+        change = clip_change(subtract_weights(update.weights, given.moving), privacy.clip)
+        own = find_site_noise(privacy, order.rounds) * privacy.clip / math.sqrt(order.least or sites)
+        key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
+        return encode_change(change, order.masks, sites, privacy.clip, own, key, label)
+
+    def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
+        """Keep what is to be masked, and make keys for the round."""
+        import numpy
+        import torch
+
+        assert order.least is not None, "only then a round has stages"
+        about = MaskRound(
+            federation=order.federation, round=number, digest=digest, group=tuple(order.group), least=order.least
+        )
+        keys = self._open_masks().begin(about)
+        kept = pack_tensors({MASKED: torch.from_numpy(encoded.view(numpy.int64))})
+        write_atomically(self._work.scratch / UNMASKED, kept)
+        (self._work.scratch / UNMASKED).chmod(0o600)
+        return FederationMessage(RoundKeys(keys=keys)).encode()
+
+    def _advance(self, order: Order, header: Any) -> bytes:
+        """A later stage of a masked round."""
+        import numpy
+        import torch
+
+        masks, kept = self._open_masks(), self._work.scratch / UNMASKED
+        answer: Any
+        if isinstance(header, KeyList):
+            answer = SharesSent(shares=masks.share(header.keys))
+        elif isinstance(header, ShareList):
+            if not kept.is_file():
+                raise MessageRefused(f"there is no training of round {header.round} here to be masked")
+            numbers = unpack_tensors(kept.read_bytes())[MASKED].numpy().view(numpy.uint64)
+            masked = masks.mask(numbers, header.shares, header.senders)
+            answer = RoundUpdate(round=header.round, answers=masks.about.digest)
+            return FederationMessage(answer, {MASKED: torch.from_numpy(masked.view(numpy.int64))}).encode()
+        elif isinstance(header, SurvivorList):
+            kept.unlink(missing_ok=True)
+            answer = SurvivorSignature(signature=masks.sign_survivors(header.survivors))
+        else:
+            seeds, own = masks.reveal(header.signatures)
+            answer = SharesRevealed(seeds=seeds, masks=own)
+        return FederationMessage(answer).encode()
+
+    def _open_masks(self) -> DropoutMasks:
+        if self._masks is None:
+            raise MessageRefused("this site has no peers to mask its numbers towards")
+        return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
+
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
-        """Sums of the agreed metrics over this site's held-out rows, by the last weights."""
+        """Sums of the agreed metrics over this site's held-out rows, by the last weights; noise keys are removed."""
+        for path in self._work.scratch.rglob(KEY):
+            path.unlink()
         if not order.metrics:
             return FederationMessage(Measured(rows=0)).encode()
         tune, aggregator = read_order_settings(order)
@@ -224,25 +350,28 @@ class SiteWorker:
         """Where rows are kept as tokens, which depend on the classes."""
         scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
         scratch.mkdir(parents=True, exist_ok=True)
-        return replace(self._work, scratch=scratch, seed=self._require_order().seed)
+        return replace(self._work, scratch=scratch, seed=self.order.seed)
 
     def _take_order(self, order: Order) -> None:
         self._order = order
         self._work = replace(self._work, seed=order.seed)
 
-    def _require_order(self) -> Order:
+    @property
+    def order(self) -> Order:
+        """What was agreed; `MessageRefused` before that."""
         if self._order is None:
             raise MessageRefused("a round comes before its order")
         return self._order
 
     def _keep(self, number: int, digest: str, reply: bytes) -> None:
         """Keep the answer; of earlier rounds, only that they were answered."""
-        write_atomically(self._work.scratch / f"answer-{number}-{digest}", reply)
+        kept = self._work.scratch / f"answer-{number}-{digest}"
+        write_atomically(kept, reply)
         for path in self._work.scratch.glob(f"answer-{number - 1}-*"):
             if number > 1:
                 path.unlink()
         self._seen.pop(number - 1 if number > 1 else -1, None)
-        self._seen[number] = (digest, reply)
+        self._seen[number] = (digest, kept)
 
 
 def open_scratch(folder: Path) -> Path:

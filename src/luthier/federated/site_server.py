@@ -18,22 +18,21 @@ from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
 from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
-    Enrolled,
+    ANSWERS,
+    QUESTIONS,
     FederationMessage,
     Final,
-    Measured,
     Order,
     Rejection,
     RoundStart,
-    RoundUpdate,
     digest_message,
 )
 from luthier.federated.policy import PolicyRefused, SitePolicy
+from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
-_ANSWERS = (Enrolled, RoundUpdate, Measured, Rejection)
 POLL_S = 0.5
 
 
@@ -90,22 +89,23 @@ class SiteServer:
         try:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
-            message = FederationMessage.decode(content, Order, RoundStart, Final)
+            message = FederationMessage.decode(content, *QUESTIONS)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
         kind = message.header.kind
         if self._must_wait(header, message):
             return False
-        self._write(header, "in", kind, content)
         started = time.monotonic()
         try:
-            reply = self._compute(header, message, content)
+            spent, refusal = self._plan_spending(header, message)
+            self._write(header, "in", kind, content, spent=spent)
+            reply = refusal or self._compute(header, message, content)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
         seconds = time.monotonic() - started
-        answer = FederationMessage.decode(reply, *_ANSWERS).header
+        answer = FederationMessage.decode(reply, *ANSWERS).header
         self._write(header, "out", answer.kind, reply, seconds=seconds)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
@@ -130,6 +130,22 @@ class SiteServer:
         except PolicyRefused as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()
 
+    def _plan_spending(
+        self, header: EnvelopeHeader, message: FederationMessage
+    ) -> tuple[PrivacySpending | None, bytes | None]:
+        """What training a round will cost the rows, and the refusal where the budget does not hold it."""
+        if self._policy is None or not isinstance(message.header, RoundStart):
+            return None, None
+        worker = self._worker(header)
+        spent = worker.plan_spending(header.number)
+        here = (header.federation, header.number)
+        before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
+        try:
+            self._policy.check_privacy(worker.order, before, spent)
+        except PolicyRefused as error:
+            return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
+        return spent, None
+
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
         scratch = self._folder / "federations" / header.federation
         scratch.mkdir(parents=True, exist_ok=True)
@@ -143,7 +159,8 @@ class SiteServer:
             kept=self._inputs.kept,
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
-        return SiteWorker(self._identity.card.name, work, self._policy, masks)
+        spent = self._ledger.list_spent(lambda entry: entry.federation == header.federation)
+        return SiteWorker(self._identity.card.name, work, self._policy, masks, spent=spent)
 
     def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
         """Whether an order waits for a person's word."""
@@ -179,12 +196,21 @@ class SiteServer:
         )  # fmt: skip
         self._say(f"refused: {error.message}")
 
-    def _write(self, header: EnvelopeHeader, way: str, kind: str, content: bytes, seconds: float = 0.0) -> None:
+    def _write(
+        self,
+        header: EnvelopeHeader,
+        way: str,
+        kind: str,
+        content: bytes,
+        seconds: float = 0.0,
+        spent: PrivacySpending | None = None,
+    ) -> None:
         self._ledger.append(
             LedgerEntry.model_validate(
                 {
                     "at": _now(), "federation": header.federation, "way": way, "number": header.number, "kind": kind,
                     "digest": digest_message(content), "bytes": len(content), "seconds": round(seconds, 3),
+                    "spent": spent,
                 }
             )
         )  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from luthier.core.component import Component
 from luthier.core.step import StepContext
 
 if TYPE_CHECKING:
+    from luthier.federated.keys import PublicCard
     from luthier.federated.site import SiteWorker
 
 
@@ -18,12 +19,18 @@ class SiteChannel(ABC):
 
     sites: Sequence[str]
     """Names of the sites, in the order in which their weights are summed."""
-    group: Sequence[str] = ()
-    """Fingerprints of all sites' keys, sorted, for masks."""
+    cards: Mapping[str, PublicCard] = {}  # replaced whole
+    """Each site's public keys, by its name; none for sites in this process without masks."""
 
     @abstractmethod
-    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
-        """Send a message to some sites; returns the answers of those that came in time, by site."""
+    def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Send each site its message; returns the answers of those that came in time, by site."""
+
+    def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """The same one by one in the order of the messages, as far as the transport can: what was read need not be
+        held."""
+        answers = self.exchange(number, contents)
+        yield from ((name, answers[name]) for name in contents if name in answers)
 
     @abstractmethod
     def close(self) -> None:
@@ -51,13 +58,18 @@ class Transport(Component):
 class LocalChannel(SiteChannel):
     """Sites in this process, which train one after another."""
 
-    def __init__(self, workers: Mapping[str, SiteWorker], group: Sequence[str] = ()) -> None:
-        self._workers, self.group = workers, group
+    def __init__(self, workers: Mapping[str, SiteWorker], cards: Mapping[str, PublicCard]) -> None:
+        self._workers, self.cards = workers, cards
         self.sites = tuple(workers)
 
-    def exchange(self, number: int, content: bytes, sites: Sequence[str]) -> dict[str, bytes]:
+    def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Have each site answer."""
-        return {name: self._workers[name].answer(number, content) for name in sites}
+        return dict(self.iterate_answers(number, contents))
+
+    def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Have each site answer when its answer is asked for."""
+        for name, content in contents.items():
+            yield name, self._workers[name].answer(number, content)
 
     def close(self) -> None:
         """Nothing was opened."""

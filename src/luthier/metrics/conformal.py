@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.artifacts.decisions import ConformalScore
+from luthier.artifacts.decisions import ConformalScore, ConformalSummary
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -78,6 +78,25 @@ def bound_coverage(rows: int, level: float, mass: float = 0.9) -> tuple[float, f
         return 1.0, 1.0
     tail = (1 - mass) / 2
     return float(beta.ppf(tail, rank, rows + 1 - rank)), float(beta.ppf(1 - tail, rank, rows + 1 - rank))
+
+
+def build_conformal_scorer(kind: ConformalScore, penalty: float, free_labels: int) -> ConformalScorer:
+    """The scorer of a kind; a penalty belongs to `raps` only."""
+    regularized = kind == "raps"
+    return ConformalScorer(kind, penalty if regularized else 0.0, free_labels if regularized else 0)
+
+
+def select_label_set(summary: ConformalSummary, log_scores: Sequence[float]) -> tuple[str, ...]:
+    """The set of one further row, by its log-score of each of the summary's labels; the likeliest first."""
+    scorer = build_conformal_scorer(summary.score, summary.penalty, summary.free_labels)
+    probabilities = normalize_rows([log_scores])
+    values = {
+        threshold.label: math.inf if threshold.value is None else threshold.value for threshold in summary.thresholds
+    }
+    thresholds = np.array([values.get(label, values.get("", math.inf)) for label in summary.labels])
+    (inside,) = select_labels(scorer.score(probabilities), thresholds)
+    order = np.argsort(-probabilities[0], kind="stable")
+    return tuple(summary.labels[at] for at in order if inside[at])
 
 
 def normalize_rows(log_scores: Sequence[Sequence[float]] | Floats) -> Floats:

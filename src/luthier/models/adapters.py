@@ -45,6 +45,8 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
     """Settings of an adapter's folder."""
 
     target_modules: Sequence[str] | None = None
+    exclude_modules: Sequence[str] | None = None
+    """Modules that are called like targets and get no detour: those of encoders."""
     size: int = 16
     """Width of the narrow place."""
     bend: Bend = "relu"
@@ -60,6 +62,7 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
         super().__post_init__()
         self.peft_type = PeftType(NAME)
         self.target_modules = list(self.target_modules or ())
+        self.exclude_modules = list(self.exclude_modules) if self.exclude_modules else None
         self.modules_to_save = list(self.modules_to_save) if self.modules_to_save else None
 
 

@@ -301,6 +301,8 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
         return AutoModelForSpeechSeq2Seq
     named = str((config.get("architectures") or [""])[0])
     if named.endswith("ForSequenceClassification"):
+        import luthier.models.media.sequence_heads  # noqa: F401  # makes those of models that read pictures known
+
         return AutoModelForSequenceClassification
     return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
 

@@ -30,6 +30,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luthier.core.errors import ModelError
 from luthier.models.sequence_head import ends_in_sequence_head
+from luthier.models.shapes import find_part
 from luthier.models.source import QuantizationScheme
 
 NF4 = (
@@ -266,7 +267,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def quantize(model: Any, scheme: QuantizationScheme) -> Any:
-    """The same model with every linear layer packed, except the output head, of words or of classes."""
+    """The same model with every linear layer of its decoder packed, except the output head, of words or of classes."""
     for packed in _prepared(model, scheme):
         packed.take(packed.weight.data)
     return model
@@ -283,11 +284,13 @@ def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _prepared(model: Any, scheme: QuantizationScheme) -> Iterator[QuantizedLinear]:
-    """Put a packed layer, its weight not yet taken, in the place of each linear one, one after another."""
+    """Put a packed layer, its weight not yet taken, in the place of each linear one of the decoder, one after another:
+    what reads pictures is small, and may move whole."""
     room, head = ScratchBuffer(), model.score if ends_in_sequence_head(model) else model.get_output_embeddings()
-    for parent in list(model.modules()):
+    for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
-            if type(child) in (nn.Linear, Conv1D) and child is not head:
+            ours = find_part(f"{path}.{name}") == "language"
+            if type(child) in (nn.Linear, Conv1D) and child is not head and ours:
                 packed = QuantizedLinear(child, scheme, room)
                 setattr(parent, name, packed)
                 yield packed

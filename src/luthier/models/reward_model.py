@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.chat.judge_prompt import YesNoJudgePrompt
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class RewardModel:
     """Gives a number for each conversation that ends with an answer; its weights are read when it is made."""
 
-    def __init__(self, artifact: Artifact, precision: Dtype) -> None:
-        self._lm, self._verdict = LocalLM(artifact, precision), get_judge_rubric(artifact)
+    def __init__(self, artifact: Artifact, precision: Dtype, read_media: Callable[[str], bytes] | None = None) -> None:
+        """`read_media` gives the bytes of pictures by digest, where conversations may have some."""
+        self._lm, self._verdict = LocalLM(artifact, precision, read_media=read_media), get_judge_rubric(artifact)
         self._model = self._lm.loaded.model
 
     def __call__(

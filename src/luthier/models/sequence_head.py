@@ -99,6 +99,8 @@ def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    import luthier.models.media.sequence_heads  # noqa: F401  # makes those of models that read pictures known
+
     if ends_in_sequence_head(model):
         return _kept(model, outputs)
     config = model.config.__class__.from_dict({**model.config.to_dict(), **_labels(outputs)})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,8 @@ _SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
 """The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder."""
 PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
 """What they call what stands between such a part and the decoder."""
+PROJECTOR_VECTORS = ("image_newline",)
+"""What they call vectors beside it, which belong to no layer and so have no adapter."""
 HEADS = ("lm_head", "embed_out", "output_projection", "proj_out")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
@@ -61,10 +63,10 @@ class LinearLayerSpec(NamedTuple):
         return self.name == name or self.name.endswith(f".{name}")
 
 
-def list_linear_layers(model: ModelDescription, parts: Sequence[str] = ("language",)) -> list[LinearLayerSpec]:
-    """Every linear layer of some parts except the output head, in the order of their names."""
+def list_linear_layers(model: ModelDescription, parts: Collection[str] = ("language",)) -> list[LinearLayerSpec]:
+    """Every linear layer of some parts of a model except the output head, in the order of their names."""
     if not model.tensors:
-        return _usual(model)
+        return _usual(model) if "language" in parts else []
     found = []
     for name, shape in sorted(model.tensors.items()):
         if len(shape) == 2 and name.endswith(".weight") and find_part(name) in parts and not _is_other(name):
@@ -77,19 +79,15 @@ def list_linear_layers(model: ModelDescription, parts: Sequence[str] = ("languag
 
 
 def select_target_layers(
-    model: ModelDescription, targets: str | Sequence[str], parts: Sequence[str] = ("language",)
+    model: ModelDescription, targets: str | Sequence[str], parts: Collection[str] = ("language",)
 ) -> list[LinearLayerSpec]:
-    """The linear layers of some parts that targets mean: all for `all-linear`, else those of one of the names."""
+    """The linear layers of some parts that targets mean: all of them for `all-linear`, else those called by one of the
+    names."""
+    linear = list_linear_layers(model, parts)
     if isinstance(targets, str):
-        return [
-            linear_layer
-            for linear_layer in list_linear_layers(model, parts)
-            if not _means_experts(linear_layer.name, model)
-        ]
-    every = [
-        *list_linear_layers(model, parts),
-        LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None),
-    ]
+        return [linear_layer for linear_layer in linear if not _means_experts(linear_layer.name, model)]
+    head = LinearLayerSpec(_head_name(model), model.hidden_size, model.vocab, None)
+    every = [*linear, head] if "language" in parts else linear
     chosen = [layer_spec for layer_spec in every if any(layer_spec.called(name) for name in targets)]
     return [layer_spec for layer_spec in chosen if not _means_experts(layer_spec.name, model)]
 
@@ -139,7 +137,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")
-    if any(part in PROJECTORS for part in parts):
+    if any(part in PROJECTORS for part in parts) or parts[-1] in PROJECTOR_VECTORS:
         return "projector"
     if any(part in VISION_ENCODERS for part in parts):
         return "vision"
@@ -185,7 +183,7 @@ def is_norm(name: str) -> bool:
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
-        return is_embedding(name) or re.search(r"norm|\.conv|position", name) is not None
+        return _EMBEDDING.search(name) is not None or is_norm(name) or ".conv" in name
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 

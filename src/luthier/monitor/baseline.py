@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,6 +101,24 @@ class ReferenceSignalState:
         squares = sum(part**2 / (len(item) - 1) for part, item in zip(parts, (mine, theirs), strict=True))
         half = float(stdtrit(whole**2 / squares, 0.975)) * math.sqrt(whole) if squares else 0.0
         return SignalValue(apart, apart - half, apart + half, span.events)
+
+
+class LazyNumbers(Mapping[str, SignalValue]):
+    """Evidence, and the size of the change, for which a classifier is trained only when somebody asks."""
+
+    def __init__(self, names: Sequence[str], evidence: SignalValue, apart: Callable[[], SignalValue]) -> None:
+        self._names, self._evidence, self._apart = names, evidence, apart
+
+    def __getitem__(self, name: str) -> SignalValue:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._evidence if name == self._names[0] else self._apart()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class PredictionConfidence(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
+from luthier.chat.messages import Media
 from luthier.core.component import Component
 from luthier.core.context import RunContext
 from luthier.core.expressions import Window
@@ -69,6 +70,8 @@ class TrainingSample:
     answers: Sequence[str]
     recipe_dir: Path
     seed: int
+    media: Sequence[Media] = ()
+    """The pictures and sounds that the rows show and play, each once."""
     measured: Sequence[ReportRow] = ()
     """The report's rows, where the model chose among classes."""
 

@@ -30,7 +30,7 @@ class HmacKey:
     key: bytes
 
     @classmethod
-    def of(cls, variable: str) -> HmacKey:
+    def of(cls, variable: str = KEY_VARIABLE) -> HmacKey:
         """The key in this environment variable; without the usual one, the user's own file."""
         value = os.environ.get(variable)
         if value is None and variable != KEY_VARIABLE:

@@ -18,6 +18,7 @@ from luthier.serve.openai.protocol import APIError, unsupported_parameter_error
 from luthier.serve.request import EngineRequest, OutputChunk, Verb
 
 if TYPE_CHECKING:
+    from luthier.artifacts.decisions import ConformalSummary
     from luthier.models.embeddings.base import Points
 
 
@@ -40,6 +41,9 @@ class ModelRunner(ABC):
         """Names the model, its adapter included."""
         self.system = ""
         """The system message with which conversations begin that have none, as those did that the model learnt from."""
+
+        self.label_sets: ConformalSummary | None = None
+        """Of a model that names a class: the thresholds of its label sets, where they were calibrated."""
 
     @abstractmethod
     def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:

@@ -115,7 +115,7 @@ class RequestMetrics:
 
     def _count(self, over: FinishedRequest) -> None:
         assert over.end is not None, "what is over has an end"
-        _, _, status, _, prompt, cached, completion, latency_s, first_s, _ = over.end
+        _, _, status, _, prompt, cached, completion, latency_s, first_s, *_ = over.end
         counts = self._found.get((over.model, over.operation, over.variant, status)) or self._new(over, status)
         counts.requests += 1
         counts.seconds.add(latency_s)

@@ -61,6 +61,8 @@ class EngineRequest:
     """Settings of sampling, by name, that were asked for and that no engine follows (`Answering.unused`)."""
     echo: bool = False
     """Whether the text that is continued is told first, with its log-probabilities where they are wanted."""
+    label_set: bool = False
+    """Whether the labels that the answer may be are wanted, from a model that chooses one."""
     by_id: bool = False
     """Whether tokens are told by their ids, and the one that ends an answer among them."""
 
@@ -68,6 +70,15 @@ class EngineRequest:
     def verb(self) -> Verb:
         """What kind of question it is."""
         return "chat" if self.text is None else "completion"
+
+
+class LabelSetOutput(NamedTuple):
+    """The labels that an answer may be; a model abstains where that is not exactly one."""
+
+    labels: tuple[str, ...]
+    """The likeliest first."""
+    level: float
+    """The share of such sets that shall hold the right label."""
 
 
 class TokenCandidate(NamedTuple):
@@ -113,6 +124,8 @@ class OutputChunk:
     usage: Usage | None = None
     scores: Mapping[str, float] | None = None
     """Probability of each label, from a model that chooses one."""
+    label_set: LabelSetOutput | None = None
+    """The labels that the answer may be, where they were asked for."""
     calibration: float | None = None
     """What the labels' log-scores were divided by, so that their probabilities mean what they say."""
 
@@ -127,6 +140,7 @@ class AggregatedOutput:
     finish: Finish | None = None
     usage: Usage = field(default_factory=Usage)
     scores: Mapping[str, float] | None = None
+    label_set: LabelSetOutput | None = None
     calibration: float | None = None
 
     def add(self, piece: OutputChunk) -> None:
@@ -137,4 +151,5 @@ class AggregatedOutput:
         self.finish = piece.finish or self.finish
         self.usage = piece.usage or self.usage
         self.scores = piece.scores or self.scores
+        self.label_set = piece.label_set or self.label_set
         self.calibration = piece.calibration or self.calibration

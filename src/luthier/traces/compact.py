@@ -24,6 +24,7 @@ from luthier.traces.folder import (
     replace_files,
     stage_replacement,
 )
+from luthier.traces.media import list_trace_media
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.segment import TABLES, SegmentLine, Table, has_former_columns, is_open_for_writing, read_lines
 
@@ -203,6 +204,7 @@ def _retain(folder: Path, keeping: RetentionPolicy, today: date) -> int:
         path.unlink(missing_ok=True)
     kept = (days[table] for table in TABLES if table != "rollup")
     found = sorted((day, path) for by_day in kept for day, paths in by_day.items() for path in paths)
+    found += [(_came(path), path) for path in list_trace_media(folder, unfinished=True)]
     sizes = {path: path.stat().st_size for _, path in found}
     total, removed = sum(sizes.values()), 0
     found.sort(key=lambda entry: max(entry[0], _came(entry[1])))

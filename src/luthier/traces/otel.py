@@ -72,6 +72,7 @@ def _known(trace: Trace) -> dict[str, Any]:
         "user.id": trace.user,
         "luthier.key": trace.key,
         "luthier.scores": trace.scores and json.dumps(trace.scores),
+        "luthier.label_set": None if trace.label_set is None else json.dumps(trace.label_set),
     }
 
 
@@ -220,7 +221,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
     failed = span.get("status", {}).get("code") in (2, "STATUS_CODE_ERROR")
     error = str(attributes.get("error.type") or (span.get("status", {}).get("message") or "error" if failed else ""))
     reasons = attributes.get("gen_ai.response.finish_reasons") or [None]
-    scores = attributes.get("luthier.scores")
+    scores, label_set = attributes.get("luthier.scores"), attributes.get("luthier.label_set")
     return Trace(
         id=str(attributes.get("gen_ai.response.id") or span.get("spanId") or ""),
         timestamp=datetime.fromtimestamp(begin / _TO_NS, UTC).replace(microsecond=begin // 1000 % 1_000_000),
@@ -241,6 +242,7 @@ def _trace(span: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trace:
         latency_s=max(0, end - begin) / _TO_NS,
         first_token_s=attributes.get("gen_ai.response.time_to_first_chunk"),
         scores=json.loads(scores) if scores else None,
+        label_set=json.loads(label_set) if label_set else None,
         user=attributes.get("user.id", attributes.get("enduser.id")),
         key=attributes.get("luthier.key"),
         consent=bool(attributes.get("luthier.consent", True)),

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
-from luthier.chat.messages import Message, Role, ToolCall
+from luthier.chat.messages import Media, Message, Role, ToolCall
 from luthier.core.component import add_field_descriptions
 
 Asked = Literal["chat", "completion", "embedding", "label"]
@@ -60,6 +60,9 @@ class Trace(_Record):
     first_token_s: float | None = Field(default=None, ge=0)
     scores: dict[str, float] | None = None
     """Calibrated probability of each label, where the model chooses one; the answer says the likeliest."""
+    label_set: tuple[str, ...] | None = None
+    """The labels that the answer may be, where the request asked for them; with one label it stands, else the model
+    abstained."""
     user: str | None = None
     """Whoever asked, as the application names them."""
     key: str | None = None
@@ -86,7 +89,7 @@ TraceEnd = tuple[Any, ...]
 """What is known of it at its end only, in the order of `END_FIELDS`."""
 END_FIELDS = (
     *("answer", "finish_reason", "status", "error", "prompt_tokens", "cached_tokens", "completion_tokens"),
-    *("latency_s", "first_token_s", "scores"),
+    *("latency_s", "first_token_s", "scores", "label_set"),
 )
 
 
@@ -364,6 +367,11 @@ class RequestRecorder(Protocol):
 
     def end(self, ready: Any, end: TraceEnd) -> None:
         """Take the end of a trace. It is called on the request's own path: it neither waits nor raises."""
+        ...
+
+    def keep_media(self, media: Mapping[Media, bytes]) -> None:
+        """Take the bytes of the pictures and sounds of a request that was answered and may be learnt from; it neither
+        waits nor raises."""
         ...
 
 

@@ -28,7 +28,9 @@ from typing import Any, NamedTuple
 import xxhash
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
+from luthier.chat.messages import Media
 from luthier.core.errors import LuthierError
+from luthier.traces.media import write_trace_media
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, strip_trace_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
@@ -160,6 +162,33 @@ class TraceRecorder:
             self._lose()
         else:
             self._write(_Entry(join_trace_line(*wordless, redact())))
+
+    def keep_media(self, media: Mapping[Media, bytes]) -> None:
+        """Keep the bytes of pictures and sounds that may be kept, where that is asked for; the thread writes them.
+
+        Like `end`, it neither raises nor waits. What finds no room is lost: its trace names it, and no row shows it.
+        """
+        if self.keeping.media != "bytes":
+            return
+        for medium, content in media.items():
+            with self._lock:
+                if self._closed or self._waiting_bytes + len(content) > self.keeping.waiting_bytes:
+                    self._lose()
+                    continue
+                self._waiting_bytes += len(content)
+                self._jobs.put(partial(self._write_medium, medium, content))
+                self._start_thread()
+
+    def _write_medium(self, medium: Media, content: bytes) -> None:
+        try:
+            write_trace_media(self.folder, medium, content)
+        except (LuthierError, OSError) as error:
+            self._report(str(error))
+            with self._lock:
+                self._lose()
+        finally:
+            with self._lock:
+                self._waiting_bytes -= len(content)
 
     def record(self, record: Trace | Feedback) -> None:
         """Keep a record. Feedback is redacted at once; a trace, by the recorder's thread."""
@@ -369,10 +398,11 @@ def _begin_trace(start: TraceStart) -> _Start:
 
 def _pick_wordless(end: TraceEnd) -> dict[str, Any]:
     """What holds no personal data of the end of a request."""
-    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores = end
+    _, finish, status, _, prompt, cached, completion, latency_s, first_token_s, scores, label_set = end
     kept = {"finish_reason": finish, "status": status, "prompt_tokens": prompt, "completion_tokens": completion}
     kept |= {"cached_tokens": cached, "latency_s": latency_s, "first_token_s": first_token_s}
-    return kept if scores is None else {**kept, "scores": scores}
+    kept |= {} if scores is None else {"scores": scores}
+    return kept if label_set is None else {**kept, "label_set": label_set}
 
 
 def _words(start: _Start, end: TraceEnd) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
+from luthier.chat.messages import MEDIA_MARK
 from luthier.pii.detect import find_pii
 from luthier.pii.keeper import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TextPart
@@ -98,12 +99,16 @@ class Redactor:
         part = part or ("system" if made.get("role") == "system" else "prompt")
         for name in _SPOKEN:
             if made.get(name):
-                made[name] = self.text(made[name], part)
+                made[name] = self._around_media(made[name], part) if made.get("media") else self.text(made[name], part)
         if made.get("tool_calls"):
             made["tool_calls"] = [
                 {**call, "arguments": self._value(call.get("arguments", {}), "", part)} for call in made["tool_calls"]
             ]
         return made
+
+    def _around_media(self, text: str, part: TextPart) -> str:
+        """A text between whose pieces pictures and sounds stand: no find takes the place of one."""
+        return MEDIA_MARK.join(self.text(piece, part) for piece in text.split(MEDIA_MARK))
 
     def _value(self, value: Any, name: str, part: TextPart = "meta") -> Any:
         """Whatever is nested in tool calls and columns; a column's name says what its value is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -49,6 +49,9 @@ class RetentionPolicy(BaseModel):
     """Where names are looked for. Leave out `system` and `answer` where answers are classes."""
     exclude_kinds: tuple[PiiKind, ...] = ()
     """Kinds that stay in clear although a model finds them, such as `organisation`."""
+    media: Literal["digests", "bytes"] = "digests"
+    """Pictures and sounds of requests: `digests` keeps what each is (kind, digest, size); `bytes` keeps the content,
+    too, each once and without metadata, of requests that were answered and do not say `store: false`."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
     """So much is kept as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)

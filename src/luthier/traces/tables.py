@@ -37,6 +37,7 @@ SCHEMAS: dict[Table, pa.Schema] = {
             ("messages", pa.string()),
             ("answer", pa.string()),
             ("scores", pa.string()),
+            ("label_set", pa.string()),
             ("parameters", pa.string()),
             ("meta", pa.string()),
         ]
@@ -75,9 +76,10 @@ _DEFAULTS: dict[str, Any] = {
     for record in (Trace, Feedback)
     for name, field in record.model_fields.items()
     if not field.is_required()
-    and name not in ("messages", "scores", "parameters", "meta", "answer", "comment", "types", "spans", "role")
+    and name
+    not in ("messages", "scores", "label_set", "parameters", "meta", "answer", "comment", "types", "spans", "role")
 }
-_JSON = ("messages", "answer", "scores", "parameters", "meta")
+_JSON = ("messages", "answer", "scores", "label_set", "parameters", "meta")
 _JSON_OF_FEEDBACK = ("types", "spans")
 
 
@@ -120,7 +122,7 @@ def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
         found["text"] = (record.get("answer") or {}).get("content")
     for column in {"traces": _JSON, "feedback": _JSON_OF_FEEDBACK}.get(name, ()):
         value = record.get(column)
-        is_kept = bool(value) if name == "traces" else value is not None
+        is_kept = bool(value) if name == "traces" and column != "label_set" else value is not None
         found[column] = dumps(value).decode() if is_kept else None
     return found
 
@@ -151,6 +153,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "messages": tuple,
     "answer": lambda: None,
     "scores": lambda: None,
+    "label_set": lambda: None,
     "parameters": dict,
     "meta": dict,
 }

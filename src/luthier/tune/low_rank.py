@@ -15,6 +15,7 @@ from luthier.models.describe import ModelDescription
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import (
+    PROJECTOR_VECTORS,
     PROJECTORS,
     LinearLayerSpec,
     ModelPart,
@@ -152,7 +153,11 @@ class LowRankTechnique(Technique):
         layers = sum(layer_spec.inputs + layer_spec.outputs for layer_spec in self.adapted(model))
         if "projector" in self.on:
             sizes = parameter_sizes(model).items()
-            whole = sum(numbers for name, numbers in sizes if find_part(name) == "projector")
+            whole = sum(
+                numbers
+                for name, numbers in sizes
+                if find_part(name) == "projector" and name.rpartition(".")[2] not in PROJECTOR_VECTORS
+            )
             return whole + self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
         return self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
 

@@ -410,7 +410,7 @@ class TrainingRun:
             material.dataset.keys[lesson]: unit for unit, some in enumerate(sampler.units) for lesson in some
         }
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
-        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.steps)
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
         self._work.events.note(
             f"private: {format_counted_noun(units, 'unit')} ({privacy.unit}), epsilon {privacy.epsilon:g} at delta "
             f"{delta:.2g}, so noise of {noise:g} times the clipping norm {privacy.clip:g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -42,11 +42,23 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
         )  # fmt: skip
 
 
-def open_teacher(artifact: Artifact, precision: Precision, student: ChatTokenizer) -> Teacher:
-    """The frozen model, ready to be asked."""
-    from luthier.models.load import load_model
+def open_teacher(
+    artifact: Artifact, precision: Precision, student: ChatTokenizer, read_media: Callable[[str], bytes]
+) -> Teacher:
+    """The frozen model, ready to be asked; `read_media` gives the bytes of pictures by digest. `ModelError` where it
+    reads pictures otherwise than its student: rows then have other tokens for it."""
+    from luthier.chat.media import MediaProcessor
+    from luthier.models.load import find_base_folder, get_model_name, load_model
+    from luthier.models.media.towers import attach_media
 
     model = load_model(artifact, precision).model
+    if student.media is not None:
+        own = MediaProcessor.load(find_base_folder(artifact))
+        if own is None or own.digest != student.media.digest:
+            what = f"{get_model_name(artifact)} and the student do not read pictures by the same processor"
+            hint = "take a teacher and a student of one family, with the same max_pixels"
+            raise ModelError(what, where=SourceLocation(field="teacher"), hint=hint)
+        attach_media(model, student.media, read_media)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return Teacher(model, student.vocabulary)

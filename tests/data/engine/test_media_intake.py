@@ -13,6 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from luthier.artifacts.dataset import read_examples
 from luthier.artifacts.media import MediaReader, list_media_files
@@ -217,7 +218,8 @@ def test_what_cannot_be_read_costs_its_row_alone(address: str, make: Make, tmp_p
         ({"images": ["photos/1.png", "photos/2.png"]}, "1 mark <image> and 2 pictures"),
         ({"audios": ["photos/deep/1.wav"]}, "0 marks <audio> and 1 sound"),
         ({"videos": ["a.mp4"]}, "0 marks <video> and 1 film"),
-        ({"question": "<image> <video>", "videos": ["a.mp4"]}, "films are not read"),
+        ({"question": "<image> <video>", "videos": ["a.mp4", "b.mp4"]}, "1 mark <video> and 2 films"),
+        ({"question": "<image> <video>", "videos": ["a.mp4"]}, "there is no file 'a.mp4'"),
     ],
 )
 def test_marks_and_media_are_as_many(change: Any, problem: str, make: Make, tmp_path: Path, photos: Path) -> None:
@@ -303,3 +305,18 @@ def test_a_set_goes_out_with_its_media_and_comes_back_the_same(
     export_dataset(made.artifact, tmp_path / "csv", "csv", said.append)
     assert "left out, with marks" in " ".join(said)
     assert "<image>What is it?<audio>" in (tmp_path / "csv" / "train.csv").read_text()
+
+
+def test_metadata_in_files_is_counted_and_goes(make: Make, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8825)[1] = "N"
+    for number in range(12):
+        folder = tmp_path / "by_class" / str(number % 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        more = {"exif": exif.tobytes()} if number < 5 else {}
+        (folder / f"{number}.jpg").write_bytes(picture("JPEG", seed=number, **more))
+    source = {"kind": "mediafolder", "path": "by_class"}
+    for _ in range(2):  # the second time, rows are taken over
+        made = make(source=source, split={"test": 0})
+        assert made.summary.counts == {"source": {"exif": {"image": 5}, "position": {"image": 5}}}
+        assert "metadata in files of media, not kept: exif of 5 pictures, position of 5 pictures" in made.notes

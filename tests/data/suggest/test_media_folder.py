@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import DataError
 from luthier.data.suggest.propose import propose_recipe
 from media import picture, sound
+from tests.data.engine.test_films_and_pages import film
 
 Make = Callable[..., Any]
 
@@ -119,3 +121,57 @@ def test_samples_of_a_tar_are_rows(make: Make, tmp_path: Path) -> None:
     (tmp_path / "half.tar").write_bytes((tmp_path / "bad.tar").read_bytes()[:700])
     with pytest.raises(DataError, match="tar that can be read"):
         make(source={"kind": "webdataset", "path": "half.tar"}, split={"test": 0})
+
+
+def _scan(path: Path, pages: int, shade: int) -> None:
+    images = [Image.new("RGB", (60, 80), (shade, shade, 10 * page)) for page in range(pages)]
+    images[0].save(path, "PDF", save_all=True, append_images=images[1:])
+
+
+def test_scans_are_pictures_of_pages(make: Make, tmp_path: Path) -> None:
+    for number in range(24):
+        path = tmp_path / "forms" / ("order", "return")[number % 2] / f"{number}.pdf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _scan(path, 1 + number % 3, 10 * number)
+    proposal = propose_recipe(tmp_path / "forms")
+    assert (proposal.source["kind"], proposal.task) == ("mediafolder", "label")
+    made = make(source={"kind": "mediafolder", "path": "forms"}, split={"test": 4})
+    every = [example for split in made.summary.rows for example in read_examples(made.artifact, split)]
+    assert sorted(len(example.messages[0].media) for example in every) == [1] * 8 + [2] * 8 + [3] * 8
+    assert made.summary.labels == ["order", "return"]
+
+
+def test_pages_of_one_scan_are_named_by_a_table(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "forms"
+    folder.mkdir()
+    _scan(folder / "scans.pdf", 12, 100)
+    with pytest.raises(DataError, match="it is a scan") as caught:
+        propose_recipe(folder / "scans.pdf")
+    assert "scans.pdf#page=1" in (caught.value.hint or "")
+    rows = [{"file_name": f"scans.pdf#page={page}", "answer": f"form {page}"} for page in range(1, 13)]
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert propose_recipe(folder).source["kind"] == "mediafolder"
+    made = make(source={"kind": "mediafolder", "path": "forms"}, split={"test": 2})
+    every = [example for split in made.summary.rows for example in read_examples(made.artifact, split)]
+    assert len({example.messages[0].media[0].digest for example in every}) == 12
+
+
+def test_films_are_frames_by_class_and_by_table(make: Make, tmp_path: Path) -> None:
+    for number in range(10):
+        path = tmp_path / "moves" / ("walk", "run")[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(film(3, rate=5 + number))
+    assert propose_recipe(tmp_path / "moves").source["kind"] == "mediafolder"
+    made = make(source={"kind": "mediafolder", "path": "moves", "video": {"max_frames": 2}}, split={"test": 2})
+    every = [example for split in made.summary.rows for example in read_examples(made.artifact, split)]
+    assert {example.messages[0].content for example in every} == {MEDIA_MARK * 2}
+    assert made.summary.labels == ["run", "walk"]
+
+
+def test_pictures_of_which_nothing_is_said_are_told(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        (tmp_path / "flat" / f"{number}.png").write_bytes(picture(seed=number))
+    with pytest.raises(DataError, match="nothing says what to learn") as caught:
+        propose_recipe(tmp_path / "flat")
+    assert "metadata.jsonl" in (caught.value.hint or "")

@@ -1,4 +1,4 @@
-"""Noise on images that rows carry in `meta`: blur, compression, light, crop."""
+"""Noise on images of rows: blur, compression, light, color, perspective, crop."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImageNoise(Augmenter):
-    """Blur, compress, lighten or darken, turn and crop the images of a row; its texts stay as they are.
+    """Blur, compress, lighten, color, tilt, turn and crop the images of a row; its texts stay as they are.
 
     The images are those that its turns show, or stand in a column that was not mapped (`meta`): as a path below
     `folder`, as a data URL, or as base64. In that column the made row has a data URL (PNG), so that it needs no file.
@@ -51,6 +51,13 @@ class ImageNoise(Augmenter):
     """Strongest compression as JPEG: 1 goes down to quality 10, 0 leaves it out."""
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """By how much of itself the light goes up or down at most."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """By how much of itself the contrast goes up or down at most."""
+    color: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """By how much of itself the saturation goes up or down at most, and, by half as much, red against blue; a gray
+    image gets a tint."""
+    perspective: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest share of width and height by which each corner moves inwards, as if the image were seen from the side."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest turn to either side, in degrees; what comes in at the corners is white."""
     noise: Strength = 0.0
@@ -60,7 +67,8 @@ class ImageNoise(Augmenter):
 
     @model_validator(mode="after")
     def _does_something(self) -> ImageNoise:
-        if not any((self.blur, self.jpeg, self.brightness, self.rotate, self.noise, self.crop)):
+        light = (self.brightness, self.contrast, self.color)
+        if not any((self.blur, self.jpeg, *light, self.perspective, self.rotate, self.noise, self.crop)):
             raise ValueError("every strength is 0, so that nothing would be done; raise blur, jpeg, brightness or crop")
         return self
 
@@ -134,6 +142,11 @@ class ImageNoise(Augmenter):
             factor = 1 + chance.uniform(-self.brightness, self.brightness)
             image = ImageEnhance.Brightness(image).enhance(factor)
             did.append(f"light times {factor:.2f}")
+        image, recolored = self._recolored(image, chance)
+        did += recolored
+        if self.perspective:
+            image = _tilted(image, [chance.uniform(0, self.perspective) for _ in range(8)])
+            did.append("seen from the side")
         if self.rotate:
             degrees = chance.uniform(-self.rotate, self.rotate)
             image = image.rotate(degrees, resample=Images.Resampling.BILINEAR, fillcolor="white")
@@ -147,6 +160,25 @@ class ImageNoise(Augmenter):
             image = _compressed(image, quality)
             did.append(f"JPEG of quality {quality}")
         return image, tuple(did)
+
+    def _recolored(self, image: Image, chance: Random) -> tuple[Image, list[str]]:
+        from PIL import ImageEnhance
+
+        did: list[str] = []
+        if self.contrast:
+            factor = 1 + chance.uniform(-self.contrast, self.contrast)
+            image = ImageEnhance.Contrast(image).enhance(factor)
+            did.append(f"contrast times {factor:.2f}")
+        if self.color:
+            image = image.convert("RGB")
+            factor = 1 + chance.uniform(-self.color, self.color)
+            image = ImageEnhance.Color(image).enhance(factor)
+            warmth = 1 + chance.uniform(-self.color, self.color) / 2
+            red, green, blue = image.split()
+            bands = (red.point(_scaled_table(warmth)), green, blue.point(_scaled_table(1 / warmth)))
+            image = _merge(bands)
+            did.append(f"saturation times {factor:.2f}, red times {warmth:.2f}")
+        return image, did
 
     def _bytes(self, row: Row, value: str, recipe_dir: Path) -> bytes:
         """What stands in the column, as the bytes of a file."""
@@ -201,6 +233,38 @@ def _cropped(image: Image, cut: float, chance: Random) -> Image:
     from PIL.Image import Resampling
 
     return image.resize(image.size, Resampling.BILINEAR, box=box)
+
+
+def _scaled_table(factor: float) -> list[int]:
+    """What each of 256 values becomes."""
+    return [min(255, round(value * factor)) for value in range(256)]
+
+
+def _merge(bands: tuple[Image, ...]) -> Image:
+    from PIL import Image as Images
+
+    return Images.merge("RGB", bands)
+
+
+def _tilted(image: Image, shares: Sequence[float]) -> Image:
+    """The image with its corners moved inwards by shares of its width and height; what comes in is white."""
+    import numpy as np
+    from PIL.Image import Resampling, Transform
+
+    width, height = image.size
+    x, y = np.array(shares[:4]) * width, np.array(shares[4:]) * height
+    corners = [(0.0, 0.0), (width, 0.0), (width, height), (0.0, height)]
+    moved = [(x[0], y[0]), (width - x[1], y[1]), (width - x[2], height - y[2]), (x[3], height - y[3])]
+    rows, values = [], []
+    for (to_x, to_y), (from_x, from_y) in zip(moved, corners, strict=True):
+        rows.append([to_x, to_y, 1, 0, 0, 0, -from_x * to_x, -from_x * to_y])
+        rows.append([0, 0, 0, to_x, to_y, 1, -from_y * to_x, -from_y * to_y])
+        values += [from_x, from_y]
+    factors = np.linalg.solve(np.array(rows, np.float64), np.array(values, np.float64))
+    white = 255 if image.mode == "L" else (255, 255, 255)
+    return image.transform(
+        image.size, Transform.PERSPECTIVE, factors.tolist(), resample=Resampling.BILINEAR, fillcolor=white
+    )
 
 
 def _with_pixel_noise(image: Image, strength: float, chance: Random) -> Image:

@@ -24,17 +24,26 @@ from luthier.data.check import (
     severity_of_share,
     share_with_interval,
 )
+from luthier.data.media.measures import measure_bandwidth, measure_blur
 from luthier.data.validate.context import CheckData, CheckRow
 
 _FULL = 0.999
 """The amplitude at which a sample is cut off."""
+_FLOOR_DB = -80.0
+"""Power below the loudest frequency's at which nothing is heard: noise of recordings and of 16 bits lies above."""
+_SHARPNESS_SIDE = 48
+"""Pixels of the shorter side from which sharpness can be told."""
+_RATED_SECONDS = 0.2
+"""Seconds of sound from which its spectrum can be told."""
 
 
 class MediaQuality(Check):
-    """Pictures of one color or of a few pixels, sounds that are silent or clipped, or have another rate than most.
+    """Pictures that are blank, blurred or tiny, sounds that are silent, clipped or wrongly rated.
 
-    A picture is blank when its gray values hardly vary, a sound is silent below an energy, and clipped where many of
-    its samples are as loud as can be. Bytes that are not there any more, or cannot be read, count, too.
+    A picture is blank when its gray values hardly vary, and blurred when a further blur takes few of its edges away
+    (Crete and others, 2007). A sound is silent below an energy, and clipped where many of its samples are as loud as
+    can be. Its rate is wrong where most sounds have another one, or where its spectrum ends far below what the rate
+    can carry: it was recorded at a lower one, or a narrow line. Bytes that cannot be read count, too.
     """
 
     kind: Literal["media_quality"] = "media_quality"
@@ -45,12 +54,17 @@ class MediaQuality(Check):
     """Standard deviation of the gray values (0 to 255) below which a picture is blank."""
     pixels: int = Field(default=8, ge=1)
     """A picture with fewer in width or height shows nothing."""
+    blurred: float = Field(default=0.65, gt=0, le=1)
+    """Share of the edges that a further blur leaves from which a picture is blurred; sharp ones have 0.2 to 0.45. 1:
+    none is."""
     silent_db: float = Field(default=-60.0, le=0)
     """Energy, in decibels of the loudest sound that can be written, below which a sound is silent."""
     clipped: float = Field(default=0.01, gt=0, le=1)
     """Share of the samples as loud as can be from which a sound is clipped."""
     usual_rate: float = Field(default=0.8, gt=0.5, le=1)
     """Where at least so many sounds have one rate, others have a wrong one."""
+    bandwidth: float = Field(default=0.55, ge=0, lt=1)
+    """Share of what its rate can carry below which a sound's spectrum ends when the rate is too high; 0: none is."""
     warning: float = Field(default=0.001, ge=0, le=1)
     """Share of rows from which it is a warning."""
     serious: float = Field(default=0.1, ge=0, le=1)
@@ -125,21 +139,35 @@ class MediaQuality(Check):
         if min(image.size) < self.pixels:
             return f"tiny: {image.width} x {image.height} pixels"
         spread = float(np.asarray(image.convert("L"), np.float32).std())
-        return f"blank: gray values vary by {spread:.1f} of 255" if spread < self.blank else None
+        if spread < self.blank:
+            return f"blank: gray values vary by {spread:.1f} of 255"
+        if min(image.size) < _SHARPNESS_SIDE or self.blurred == 1:
+            return None
+        blur = measure_blur(image)
+        return f"blurred: a further blur leaves {blur:.0%} of its edges" if blur >= self.blurred else None
 
     def _sound(self, content: bytes) -> str | None:
         import numpy as np
 
-        samples, _ = decode_audio(content)
+        samples, rate = decode_audio(content)
         energy = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
         if energy < 10 ** (self.silent_db / 20):
             return f"silent: {20 * np.log10(max(energy, 1e-12)):.0f} dB"
         cut = float((np.abs(samples) >= _FULL).mean())
-        return f"clipped: {cut:.1%} of the samples are as loud as can be" if cut >= self.clipped else None
+        if cut >= self.clipped:
+            return f"clipped: {cut:.1%} of the samples are as loud as can be"
+        if len(samples) < _RATED_SECONDS * rate or not self.bandwidth:
+            return None
+        highest = measure_bandwidth(samples, rate, _FLOOR_DB)
+        if highest >= self.bandwidth * rate / 2:
+            return None
+        return (
+            f"rated too high: nothing is heard above {highest:.0f} Hz, where {rate} samples a second carry {rate // 2}"
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
-        """Of rows with pictures and sounds, every twentieth shows one color, is tiny, silent, clipped, or at a wrong
-        rate."""
+        """Of rows with pictures and sounds, every twentieth shows one color, is tiny, blurred, silent, clipped, at
+        another rate, or recorded at a lower one."""
         contents: dict[str, bytes] = {}
         faulty: set[str] = set()
         planted = []
@@ -157,20 +185,26 @@ class MediaQuality(Check):
         return PlantedFaults(planted, frozenset(faulty), contents)
 
 
+_PLANTED = ("blank", "tiny", "blurred", "silent", "clipped", "other rate", "rated too high")
+
+
 def _planted(index: int, *, bad: bool) -> bytes:
     """A small picture or sound, whole or with one of the faults."""
     import numpy as np
 
     chance = np.random.default_rng(index)
-    fault = index // 20 % 5 if bad else -1
-    if fault in (0, 1) or (fault == -1 and index % 2):
-        from PIL import Image
+    fault = _PLANTED[index // 20 % len(_PLANTED)] if bad else ("sharp", "clean")[index % 2]
+    if fault in ("blank", "tiny", "blurred", "sharp"):
+        from PIL import Image, ImageFilter
 
-        side = 4 if fault == 1 else 12
-        pixels = np.full((side, side), 77, np.uint8) if fault == 0 else chance.integers(0, 256, (side, side), np.uint8)
+        side = {"tiny": 4, "blurred": 64}.get(fault, 12)
+        pixels = chance.integers(0, 256, (side, side), np.uint8)
+        image = Image.fromarray(np.full_like(pixels, 77) if fault == "blank" else pixels)
         out = io.BytesIO()
-        Image.fromarray(pixels).save(out, "PNG")
+        (image.filter(ImageFilter.GaussianBlur(5)) if fault == "blurred" else image).save(out, "PNG")
         return out.getvalue()
-    loud = {2: 0.0001, 3: 4.0}.get(fault, 0.3)
-    values = np.clip(chance.normal(0, loud, 400), -1, 1)
-    return encode_wav(values, 11025 if fault == 4 else 8000)
+    loud = {"silent": 0.0001, "clipped": 4.0}.get(fault, 0.3)
+    values = np.clip(chance.normal(0, loud, 2000), -1, 1)
+    if fault == "rated too high":
+        values = np.fft.irfft(np.fft.rfft(values) * (np.arange(1001) < 200), 2000)
+    return encode_wav(values, 11025 if fault == "other rate" else 8000)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import PurePath, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -109,8 +110,17 @@ def count_media(messages: Sequence[Message], meta: Mapping[str, Any]) -> dict[st
 
 
 _MARK = re.compile(r"<(image|audio|video)>")
-MEDIA_NAMES = {"image": "image", "images": "image", "audio": "audio", "audios": "audio"}
-"""Columns that may hold pictures or sounds, whatever else a row has, and which."""
+
+
+def list_typed_marks(text: str) -> list[str]:
+    """What in a text would be taken for a mark at intake."""
+    return [match[0] for match in _MARK.finditer(text)]
+
+
+MEDIA_NAMES = {
+    "image": "image", "images": "image", "audio": "audio", "audios": "audio", "video": "video", "videos": "video",
+}  # fmt: skip
+"""Columns that may hold pictures, sounds or films, whatever else a row has, and which."""
 _WORDS = {"image": "picture", "audio": "sound", "video": "film"}
 
 
@@ -120,18 +130,55 @@ def holds_bytes(value: Any) -> bool:
         return any(map(holds_bytes, value))
     if isinstance(value, dict):
         return isinstance(value.get("bytes"), str)
-    return isinstance(value, str) and value.startswith(("data:image/", "data:audio/"))
+    return isinstance(value, str) and value.startswith(("data:image/", "data:audio/", "data:video/"))
 
 
-MEDIA_ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp"}
-    | {".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"}
+AUDIO_ENDINGS = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
+VIDEO_ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"})
+PDF_ENDING = ".pdf"
+TABLES = frozenset({"metadata.csv", "metadata.jsonl"})
+"""Tables beside pictures, sounds and films that say what belongs to each."""
+MEDIA_ENDINGS = (
+    frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".tif", ".tiff", ".bmp", PDF_ENDING})
+    | AUDIO_ENDINGS
+    | VIDEO_ENDINGS
 )
-"""What names of pictures and sounds end in."""
+"""What names of pictures, sounds, films and PDFs end in."""
+_PAGE = re.compile(r"(?i)^(.+\.pdf)#page=(\d{1,6})$")
+
+
+_LONGEST_PATH = 4096
+
+
+class PageAddress(NamedTuple):
+    """The address of a file, and the page of it that is meant, from 1."""
+
+    file: str
+    page: int | None = None
+
+
+def parse_page_address(address: str) -> PageAddress:
+    """`scan.pdf#page=3` is the third page of a PDF; any other address has no page."""
+    match = _PAGE.match(address) if len(address) < _LONGEST_PATH else None
+    return PageAddress(match[1], int(match[2])) if match else PageAddress(address)
+
+
+def kind_of_media_path(path: PurePath) -> str:
+    """What a path is named as: `image` (pages of PDF are pictures), `audio` or `video`."""
+    ending = path.suffix.lower()
+    return "audio" if ending in AUDIO_ENDINGS else "video" if ending in VIDEO_ENDINGS else "image"
+
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_media_url(address: str) -> bool:
+    """Whether an address is a URL of something that is not on this machine."""
+    return _URL.match(address[:40]) is not None and not address.startswith("file://")
 
 
 def is_media_path(path: PurePath) -> bool:
-    """Whether a path is named as a picture or a sound is, and nothing of it is hidden."""
+    """Whether a path is named as a picture, a sound, a film or a PDF is, and nothing of it is hidden."""
     return path.suffix.lower() in MEDIA_ENDINGS and not any(part.startswith(".") for part in path.parts)
 
 
@@ -139,7 +186,9 @@ def looks_like_media(value: Any) -> bool:
     """Whether a cell holds the content of media, or paths of them."""
     values = value if isinstance(value, list) else [value]
     paths = [address_of(entry, "") for entry in values]
-    return holds_bytes(value) or any(path is not None and is_media_path(PurePosixPath(path)) for path in paths)
+    return holds_bytes(value) or any(
+        path is not None and is_media_path(PurePosixPath(parse_page_address(path).file)) for path in paths
+    )
 
 
 def list_addresses(value: Any, kind: str, column: str) -> list[str]:
@@ -215,14 +264,15 @@ def _flat_part(part: Any, field: str) -> str:
     return str(part.get("text", part.get("value", ""))) if is_text(part) else parse_media_part(part, field).mark
 
 
-def outline_media(kind: str, address: str) -> Media:
+def outline_media(kind: str, address: str) -> tuple[Media, ...]:
     """A medium of which nothing is known but where it is: for rows that are looked at before media are read."""
     digest = hashlib.sha256(address.encode()).hexdigest()
-    return Media.model_validate({"kind": kind, "digest": digest, "format": "", "size": 0})
+    known = "image" if kind == "video" else kind
+    return (Media.model_validate({"kind": known, "digest": digest, "format": "", "size": 0}),)
 
 
-Read = Callable[[str, str], Media]
-"""The medium of a kind at an address."""
+Read = Callable[[str, str], tuple[Media, ...]]
+"""The media of a kind at an address: one, or the pictures that a film or a PDF is."""
 
 
 class PlacedMedia(NamedTuple):
@@ -251,9 +301,6 @@ def place_media(messages: Sequence[Message], meta: Mapping[str, Any], read: Read
             what = f"{count} mark{'s' * (count != 1)} <{kind}> and {number} {word}{'s' * (number != 1)}"
             hint = f"give {column!r} one address for each mark, or set `media: drop` to leave such rows out"
             raise UnusableRowError(what, column, hint)
-    if left["video"]:
-        hint = "give some of its frames as images, or set `media: drop` to leave such rows out"
-        raise UnusableRowError("films are not read", COLUMNS["video"], hint)
     waiting = {kind: iter(addresses) for kind, addresses in left.items()}
     placed = tuple(_with_media(message, waiting, read) for message in messages)
     return PlacedMedia(placed, {name: value for name, value in meta.items() if name not in COLUMNS.values()})
@@ -263,6 +310,8 @@ def _with_media(message: Message, waiting: Mapping[str, Iterator[str]], read: Re
     found = [match[1] for match in _MARK.finditer(message.content)]
     if not found:
         return message
-    media = tuple(read(kind, next(waiting[kind])) for kind in found)
+    media = [read(kind, next(waiting[kind])) for kind in found]
     typed = message.content.replace(MEDIA_MARK, "\N{REPLACEMENT CHARACTER}")
-    return message.model_copy(update={"content": _MARK.sub(MEDIA_MARK, typed), "media": media})
+    places = iter(media)
+    content = _MARK.sub(lambda match: MEDIA_MARK * len(next(places)), typed)
+    return message.model_copy(update={"content": content, "media": tuple(chain.from_iterable(media))})

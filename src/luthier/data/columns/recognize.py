@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from luthier.chat.media_codec import MAX_BYTES
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation
+from luthier.data.columns.media import PDF_ENDING, TABLES, is_media_path
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import format_file_names, is_url_or_glob, list_matching_files
+from luthier.data.formats.pdf_pages import holds_text
 from luthier.data.formats.sniff import ENDING, FileSample, FormatMatch
 from luthier.data.row import SourceRecord
 from luthier.data.source import FileSource, Source
 
 _MOST_PATHS = 10_000
 """Files of a folder by which it is told what it holds."""
+_LOOKED_AT = 5
+"""PDFs of a folder by which it is told whether they have text."""
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
@@ -105,6 +110,12 @@ def recognize_path_source_kind(path: str, recipe_dir: Path) -> str:
     if len(files) == 1 and recognize_source_kind(FileSample.at(files[0])) is None and (inside := files[0].inside()):
         return _kind_inside(files[0], inside)
     kinds = {build_source_for_file(file).kind for file in files}
+    if kinds == {"pdf"} and not any(_has_text(file.path) for file in files if not file.url):
+        row = f'{{"file_name": "{files[0].path.name}#page=1", "answer": "…"}}'
+        hint = (
+            f"to learn from its pages as pictures, name a folder in which a `metadata.jsonl` answers each page: {row}"
+        )
+        raise DataError("holds no text: it is a scan, and nothing says what to learn", where=files[0].where, hint=hint)
     if len(kinds) == 1:
         return kinds.pop()
     hint = "name the files of one kind, or put them into a folder"
@@ -139,10 +150,36 @@ def _columns(source: FileSource, file: SourceFile) -> tuple[str, ...]:
 
 def _kind_of_folder(path: str, recipe_dir: Path) -> str:
     look = _look_at_folder(recipe_dir / path)
+    if _is_text_pdfs(look.paths, recipe_dir / path):
+        return "folder"
     for kind, member in file_kinds().items():
         if member.recognises(look) > FormatMatch.NO or (member.gathers and _is_all(kind, path, recipe_dir)):
             return kind
+    media = sum(is_media_path(PurePosixPath(name)) for name in look.paths)
+    if media * 2 > len(look.paths):
+        hint = (
+            "put them into a folder for each class, or beside a `metadata.jsonl` with each one's `file_name` and answer"
+        )
+        raise DataError(
+            "holds pictures or sounds, and nothing says what to learn", where=SourceLocation(file=path), hint=hint
+        )
     return "folder"
+
+
+def _is_text_pdfs(names: Sequence[str], folder: Path) -> bool:
+    """Whether all media of a folder are PDFs with text, which are read as documents, unless a table says what belongs
+    to each."""
+    media = [name for name in names if is_media_path(PurePosixPath(name))]
+    if not media or not all(name.lower().endswith(PDF_ENDING) for name in media):
+        return False
+    if TABLES & {PurePosixPath(name).name for name in names}:
+        return False
+    return any(_has_text(folder / name) for name in media[:_LOOKED_AT])
+
+
+def _has_text(path: Path) -> bool:
+    """Whether a PDF has text; True for a file that is too large to be looked at."""
+    return path.stat().st_size > MAX_BYTES or holds_text(path.read_bytes())
 
 
 def _is_all(kind: str, path: str, recipe_dir: Path) -> bool:

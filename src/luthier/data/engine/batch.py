@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.core.hashing import digest_of
 from luthier.data.engine.tables import RowEvent
-from luthier.data.operator import Drop, Operator, OperatorResultLike, RedactionSpan, RowOperator, TextEdit
+from luthier.data.operator import (
+    Drop,
+    MediaEdit,
+    Operator,
+    OperatorResultLike,
+    RedactionSpan,
+    RowOperator,
+    TextEdit,
+)
 from luthier.data.row import Batch, Row
 
 Numbered = tuple[int, RowEvent]
@@ -62,8 +70,9 @@ def run_row_operators(batch: Batch, operators: Sequence[NamedOperator], guards: 
         notes += outcome.notes
         if outcome.counts:
             counts[operator.name] = outcome.counts
-        batch, made = apply_operator_result(batch, operator, outcome, guards)
-        events += made
+        changed = _with_media_edits(batch, operator.name, outcome.media)
+        batch, made = apply_operator_result(changed.batch, operator, outcome, guards)
+        events += [*changed.events, *made]
     events.sort(key=lambda numbered: numbered[0])
     return OperatorsOutput(batch, events, notes, counts)
 
@@ -92,6 +101,32 @@ def apply_operator_result(
     columns = {f"{one.name}.{name}": list(values) for name, values in outcome.attributes.items()}
     whole = Batch(rows, {**batch.attributes, **columns})
     return whole.keep([index not in outcome.drops for index in range(len(rows))]), events
+
+
+class _EditedBatch(NamedTuple):
+    batch: Batch
+    events: list[Numbered]
+
+
+def _with_media_edits(batch: Batch, operator: str, edits: Mapping[int, Sequence[MediaEdit]]) -> _EditedBatch:
+    """A batch with other pictures and sounds in place of some, and an event for each: digests say which they were."""
+    if not edits:
+        return _EditedBatch(batch, [])
+    rows, events = list(batch.rows), list[Numbered]()
+    for index, row_edits in sorted(edits.items()):
+        row = rows[index]
+        messages = list(row.messages)
+        for edit in row_edits:
+            media = list(messages[edit.turn].media)
+            if media[edit.number].digest != edit.before:
+                raise AssertionError(f"an edit of {edit.field} does not fit the row: {edit.reason}")
+            media[edit.number] = edit.after
+            messages[edit.turn] = messages[edit.turn].model_copy(update={"media": tuple(media)})
+            event_columns = (edit.field, None, None, edit.before, edit.after.digest, None, None, row.row)
+            event = RowEvent(row.id, row.file, row.line, operator, "edit", edit.reason, *event_columns)
+            events.append((row.n, event))
+        rows[index] = replace(row, messages=tuple(messages))
+    return _EditedBatch(Batch(rows, batch.attributes), events)
 
 
 def drop_event(row: Row, operator: str, drop: Drop, text: str | None = None) -> RowEvent:

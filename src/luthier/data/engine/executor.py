@@ -31,6 +31,8 @@ from luthier.data.engine.spill import Spill, SpillWriter, open_spill
 from luthier.data.engine.stage import Stage, StageInput, StageOutput, run_stage, split_into_stages
 from luthier.data.engine.tables import EventWriter, event_schema, event_table, release_arrow_memory, spill_schema
 from luthier.data.engine.workers import Workers
+from luthier.data.media.operator import MediaOperator
+from luthier.data.media.scratch import MediaScratch
 from luthier.data.operator import Operator, SetOperator
 
 BATCH_ROWS = 1024
@@ -95,6 +97,8 @@ class OperatorEngine:
     """The recipe's folder, for operators that read files."""
     answers: Path | None = None
     """Where operators find again what models answered."""
+    media: MediaScratch | None = None
+    """Where operators find the bytes of pictures and sounds, where one of them looks at those."""
     tick: Callable[[int, int], None] = lambda done, stage: None
     """Told how many rows of which pass are through."""
     settling: Callable[[str, int, int], None] = lambda operator, done, total: None
@@ -107,7 +111,7 @@ class OperatorEngine:
 
     def run(self, reader: SourceReader) -> Spill:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
-        cut = split_into_stages(self.operators, self.recipe_dir, self.answers)
+        cut = split_into_stages(self.operators, self.recipe_dir, self.answers, self.media)
         keys = self._keys(cut, reader.identity or uuid4().hex)
         may_stay = [_may_stay(cut[n + 1 :]) for n in range(len(cut))]
         kept_state = self.kept.begin([key.rows for key in keys], may_stay, is_private=not _may_stay(cut))
@@ -118,6 +122,9 @@ class OperatorEngine:
             over = [(*stage.rows, *stage.sets) for stage in cut[: kept_count - 1]] + [tuple(cut[kept_count - 1].rows)]
             self.taken_over = [named_operator.name for stage in over for named_operator in stage]
         spill = open_spill(self.kept.rows(kept_count - 1)) if kept_count else None
+        if spill is not None and any(stage.reads_media for stage in cut[kept_count:]):
+            done = [named_operator.operator for stage in cut[:kept_count] for named_operator in stage.rows]
+            reader.intake.read_again([operator for operator in done if isinstance(operator, MediaOperator)])
         for number in range(kept_count, len(cut)):
             fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
             spill = self._pass(number, cut[number], fed)
@@ -165,7 +172,7 @@ class OperatorEngine:
         return spill
 
     def _run_stage(self, stage: Stage, fed: Iterator[StageInput]) -> Iterator[StageOutput]:
-        if self.ray_workers is not None and (stage.rows or stage.sets):
+        if self.ray_workers is not None and (stage.rows or stage.sets) and not stage.reads_media:
             return run_ray_stage(stage, fed, self.ray_workers)
         return run_stage(stage, fed, self.workers)
 

@@ -19,7 +19,7 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.core.step import StepContext
 from luthier.core.system.process import raise_malloc_thresholds, trim_malloc_heap
-from luthier.data.engine.batch import NamedOperator, drop_event, name_operators
+from luthier.data.engine.batch import SOURCE, NamedOperator, drop_event, name_operators
 from luthier.data.engine.cache import PassCache
 from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_arrow_mask
 from luthier.data.engine.crossing import drop_leaking_train_rows
@@ -29,6 +29,7 @@ from luthier.data.engine.ray_workers import RayWorkers
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.remaining import RemainingRows
 from luthier.data.engine.spill import Spill
+from luthier.data.engine.stage import place_operator
 from luthier.data.engine.tables import (
     EXAMPLE_COLUMNS,
     TALK_COLUMNS,
@@ -38,6 +39,7 @@ from luthier.data.engine.tables import (
     example_schema,
 )
 from luthier.data.engine.workers import Workers, relaxed_garbage_collection
+from luthier.data.media.operator import MediaOperator
 from luthier.data.operator import Drop, Operator
 from luthier.data.source import HAS_ANSWER, Source
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Split, SplitAssignment, assign_splits
@@ -168,14 +170,24 @@ def prepare(
     )
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
     pass_cache = PassCache(work.scratch / "passes", home)
-    chosen = name_operators([operator.at(work.recipe_dir, work.kept) for operator in operators])
+    media = reader.intake.share() if any(isinstance(operator, MediaOperator) for operator in operators) else None
+    chosen = name_operators([place_operator(operator, work.recipe_dir, work.kept, media) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
         with relaxed_garbage_collection(), Workers(options.workers, pass_cache.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
             ray_workers = RayWorkers.of_job(work.events.warning)
             engine = OperatorEngine(
-                chosen, pass_cache, events, workers, ray_workers, work.recipe_dir, work.kept, ticker, ticker.settling
+                chosen,
+                pass_cache,
+                events,
+                workers,
+                ray_workers,
+                work.recipe_dir,
+                work.kept,
+                media,
+                ticker,
+                ticker.settling,
             )
             return _prepare(engine, reader, split, work, options)
     finally:
@@ -204,7 +216,8 @@ def _prepare(
     result = SplitResult(spill, splits, task, engine.operators)
     result.write(work.folder, engine.workers)
     if reader.media_read:
-        reader.intake.write(work.folder, spill, splits != NAMES.index(NOT_TAKEN))
+        looking = [one.operator for one in engine.operators if isinstance(one.operator, MediaOperator)]
+        reader.intake.write(work.folder, spill, splits != NAMES.index(NOT_TAKEN), looking)
     measured = {
         operator.name: proof for operator in engine.operators if (proof := operator.operator.prove(work.recipe_dir))
     }
@@ -226,6 +239,9 @@ def _prepare(
         )
     if reader.media_read:
         work.events.note(f"read {_format_media(reader.media_read)}")
+    if metadata := reader.intake.metadata:
+        found = ", ".join(f"{name} of {_format_media(counts)}" for name, counts in sorted(metadata.items()))
+        work.events.note(f"metadata in files of media, not kept: {found}")
     if engine.kept_passes:
         work.events.note(f"reused from an earlier run: {', '.join(('reading', *engine.taken_over))}")
     _speak(work, summary, books, assigned)
@@ -353,7 +369,7 @@ def _summary(
         task=result.task,
         labels=sorted(labels.labels) if labels else [],
         sources=sources,
-        counts={name: table for name, table in books.counts.items() if table},
+        counts={name: table for name, table in [(SOURCE, reader.metadata), *books.counts.items()] if table},
         measured=measured,
     )
 

@@ -77,6 +77,11 @@ class SourceReader:
                 "the source has no rows", where=SourceLocation(field="source"), hint="check where it reads from"
             )
 
+    @property
+    def metadata(self) -> dict[str, dict[str, int]]:
+        """Media whose file carried metadata, by what they were and kind of medium."""
+        return {name: dict(counts) for name, counts in sorted(self.intake.metadata.items())}
+
     @cached_property
     def identity(self) -> str | None:
         """A digest of what is read and how; None where that may change on the way, or cannot be known."""
@@ -93,6 +98,7 @@ class SourceReader:
             "unwanted": self.unwanted,
             "media": self.media,
             "media_read": self.media_read,
+            "metadata": self.intake.metadata,
             "said": self._said,
         }
 
@@ -101,6 +107,7 @@ class SourceReader:
         self.rows, self.unwanted = state["rows"], state["unwanted"]
         self.files, self.media = Counter(state["files"]), Counter(state["media"])
         self.media_read = Counter(state["media_read"])
+        self.intake.metadata = {name: Counter(counts) for name, counts in state["metadata"].items()}
         self.first_broken = BrokenRow(*state["first_broken"]) if state["first_broken"] else None
         for text in state["said"]:
             self._say(text)

@@ -13,6 +13,8 @@ from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, r
 from luthier.data.engine.spill import PackedEvents, TupleBatch, pack, pack_events, unpack, unpack_events
 from luthier.data.engine.tables import batch_from_arrow, from_bytes, serialize_arrow_batch, spill_schema, to_arrow
 from luthier.data.engine.workers import Workers
+from luthier.data.media.operator import MediaOperator
+from luthier.data.media.scratch import MediaScratch
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.row import Batch
 
@@ -69,6 +71,13 @@ class Stage:
     """The recipe's folder, for operators that read files."""
     kept: Path | None = None
     """Where operators find again what models answered."""
+    media: MediaScratch | None = None
+    """Where operators find the bytes of pictures and sounds."""
+
+    @property
+    def reads_media(self) -> bool:
+        """Whether an operator needs the bytes of pictures or sounds."""
+        return any(isinstance(named_operator.operator, MediaOperator) for named_operator in self.rows)
 
     def run(self, fed: StageInput) -> StageOutput:
         """Take one batch through."""
@@ -95,14 +104,17 @@ class Stage:
 
 
 def split_into_stages(
-    operators: Sequence[NamedOperator], recipe_dir: Path = Path(), kept: Path | None = None
+    operators: Sequence[NamedOperator],
+    recipe_dir: Path = Path(),
+    kept: Path | None = None,
+    media: MediaScratch | None = None,
 ) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
     guards = select_privacy_operators(operators)
-    stages = [Stage([], [], guards, {}, recipe_dir, kept)]
+    stages = [Stage([], [], guards, {}, recipe_dir, kept, media)]
     for operator, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(operator.operator, RowOperator):
             stages[-1].rows.append(operator)
@@ -113,8 +125,14 @@ def split_into_stages(
         if done or (isinstance(operator.operator, SetOperator) and operator.operator.rewrites):
             last = stages[-1]
             settled = {name: kind for each in last.sets for name, kind in attribute_columns_of(each).items()}
-            stages.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept))
+            stages.append(Stage([], [], guards, {**last.columns, **settled}, recipe_dir, kept, media))
     return stages
+
+
+def place_operator(operator: Operator, recipe_dir: Path, kept: Path | None, media: MediaScratch | None) -> Operator:
+    """An operator as it works for a recipe in this folder, in a run whose media lie there."""
+    placed = operator.at(recipe_dir, kept)
+    return placed.with_scratch(media) if isinstance(placed, MediaOperator) else placed
 
 
 def select_privacy_operators(operators: Sequence[NamedOperator]) -> list[Operator]:
@@ -142,17 +160,20 @@ def dump_stage(stage: Stage) -> str:
         [(named_operator.name, named_operator.operator.settings()) for named_operator in part]
         for part in (stage.rows, stage.sets)
     ]
-    paths = [str(stage.recipe_dir), None if stage.kept is None else str(stage.kept)]
+    media = None if stage.media is None else str(stage.media.folder)
+    paths = [str(stage.recipe_dir), None if stage.kept is None else str(stage.kept), media]
     return json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *paths])
 
 
 @lru_cache(maxsize=1)
 def load_stage(setup: str) -> Stage:
     """The stage that `dump_stage` wrote; the last one is kept."""
-    rows, sets, guards, columns, base, kept = json.loads(setup)
+    rows, sets, guards, columns, base, kept, folder = json.loads(setup)
     paths = Path(base), None if kept is None else Path(kept)
+    media = None if folder is None else MediaScratch(Path(folder))
     parts = [
-        [NamedOperator(name, Operator.parse(settings).at(*paths)) for name, settings in part] for part in (rows, sets)
+        [NamedOperator(name, place_operator(Operator.parse(settings), *paths, media)) for name, settings in part]
+        for part in (rows, sets)
     ]
     made = {
         json.dumps(named_operator.operator.settings()): named_operator.operator
@@ -160,7 +181,7 @@ def load_stage(setup: str) -> Stage:
         for named_operator in part
     }
     looking = [made.get(json.dumps(settings)) or Operator.parse(settings).at(*paths) for settings in guards]
-    return Stage(parts[0], parts[1], looking, columns, *paths)
+    return Stage(parts[0], parts[1], looking, columns, *paths, media)
 
 
 def _run(setup: str, fed: StageInput) -> StageOutput:

@@ -1,7 +1,7 @@
 """The bytes of a picture or a sound by its address: a path below a folder or in a zip, or the content in base64.
 
 A path leads out of its folder neither by `..` nor by a link, and names a file of bounded size: devices and pipes are
-not read. Nothing is fetched.
+not read. Nothing is fetched here; what a source fetched is read by its URL.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from luthier.chat.media_bytes import sniff_media_format
@@ -17,9 +18,19 @@ from luthier.chat.media_codec import MAX_BYTES
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import resolve_path
 from luthier.core.hashing import file_digest, files_digest
-from luthier.data.columns.media import COLUMNS, MEDIA_ENDINGS, MEDIA_NAMES, is_media_path
+from luthier.core.system.net import redact_url
+from luthier.data.columns.media import (
+    COLUMNS,
+    MEDIA_ENDINGS,
+    MEDIA_NAMES,
+    VIDEO_ENDINGS,
+    is_media_path,
+    is_media_url,
+    parse_page_address,
+)
 from luthier.data.formats import archives
 from luthier.data.formats.files import SourceFile, open_local_file
+from luthier.data.formats.films import MAX_FILM_BYTES
 
 if TYPE_CHECKING:
     from luthier.data.source import Source
@@ -29,7 +40,6 @@ _LOOKED_AT = 20
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24}")
 _HEAD = 24
 _DATA = "data:"
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _MEND = "mend the path, or set `on_error: drop` to leave such rows out and list them"
 
 
@@ -53,7 +63,9 @@ def guess_media_folder(source: Source, recipe_dir: Path) -> str | None:
         for name in (*MEDIA_NAMES, *COLUMNS.values())
         for value in (record.values.get(name), parts.meta.get(name))
         for address in (value if isinstance(value, list) else [value])
-        if isinstance(address, str) and is_media_path(PurePosixPath(address)) and not _URL.match(address)
+        if isinstance(address, str) and not is_media_url(address)
+        for address in [parse_page_address(address).file]
+        if is_media_path(PurePosixPath(address))
     ]
     base = resolve_path(getattr(source, "path", ""), recipe_dir).parent
     for folder in (".", ".."):
@@ -65,8 +77,9 @@ def guess_media_folder(source: Source, recipe_dir: Path) -> str | None:
 class MediaFolder:
     """A folder, or a zip, in which the media of a source lie."""
 
-    def __init__(self, path: str | None, recipe_dir: Path) -> None:
-        """`path` as a recipe writes it; None: no path is read."""
+    def __init__(self, path: str | None, recipe_dir: Path, fetched: Callable[[str], bytes] | None = None) -> None:
+        """`path` as a recipe writes it; None: no path is read. `fetched` gives the bytes of a URL."""
+        self._fetched = fetched
         self._name = path
         self._root = None if path is None else resolve_path(path, recipe_dir)
 
@@ -94,9 +107,12 @@ class MediaFolder:
             return _decoded(address)
         if address.startswith("file://"):
             address = address.removeprefix("file://")
-        elif _URL.match(address):
-            hint = "download the files, name their folder in `media_folder`, and write paths in place of URLs"
-            raise DataError(f"media are not fetched: {address[:80]!r}", hint=hint)
+        elif is_media_url(address):
+            if self._fetched is not None:
+                return self._fetched(address)
+            hint = "set `fetch: {}` to fetch each once under the rules of robots.txt, or download the files, name "
+            hint += "their folder in `media_folder`, and write paths in place of URLs"
+            raise DataError(f"media are not fetched: {redact_url(address)[:80]!r}", hint=hint)
         if self._root is None:
             hint = (
                 "set `media_folder` to the folder in which paths start; `media: keep` reads none and keeps the marks, "
@@ -113,17 +129,17 @@ class MediaFolder:
         path = self._inside(address)
         if not is_media_path(path.relative_to(self._root)):
             hint = f"known endings: {', '.join(sorted(MEDIA_ENDINGS))}; hidden files are not read"
-            raise DataError(f"{address[:80]!r} is not named as a picture or a sound", hint=hint)
+            raise DataError(f"{address[:80]!r} is not named as a picture, a sound, a film or a PDF", hint=hint)
         try:
             whole = path.resolve(strict=True)
             if not whole.is_relative_to(self._root.resolve()):
                 raise DataError(f"{address!r} links to what is outside of the folder of media", hint=_MEND)
-            size = whole.stat().st_size
-            if size > MAX_BYTES:
+            size, most = whole.stat().st_size, _most_bytes(path)
+            if size > most:
                 hint = "make it smaller, or leave its row out"
-                raise DataError(f"{address!r} has {size} bytes, more than {MAX_BYTES}", hint=hint)
+                raise DataError(f"{address!r} has {size} bytes, more than {most}", hint=hint)
             with open_local_file(whole, address) as file:
-                return file.read(MAX_BYTES + 1)
+                return file.read(most + 1)
         except FileNotFoundError as error:
             raise DataError(f"there is no file {address!r} in {self._name}", hint=_MEND) from error
         except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a NUL in the name
@@ -153,7 +169,12 @@ class MediaFolder:
             if name.as_posix() not in archives.list_data_members(file, self._name):
                 raise DataError(f"there is no file {address!r} in {self._name}", hint=_MEND)
         with SourceFile(self._root, f"{self._name}/{name}", member=name.as_posix()).open() as opened:
-            return opened.read(MAX_BYTES + 1)
+            return opened.read(_most_bytes(name) + 1)
+
+
+def _most_bytes(path: PurePath) -> int:
+    """How large a file of a name may be."""
+    return MAX_FILM_BYTES if path.suffix.lower() in VIDEO_ENDINGS else MAX_BYTES
 
 
 def _is_base64(address: str) -> bool:

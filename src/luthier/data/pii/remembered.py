@@ -1,7 +1,7 @@
-"""What a recogniser of names found in texts, kept from run to run: it takes far longer than all the rest.
+"""What models found in texts and media, kept from run to run: it takes far longer than all the rest.
 
-A text is known by its keyed digest; of what was found, only places and kinds are written down, so that nothing of a
-text stands in the file.
+A text or a medium is known by its keyed digest; of what was found, only places and kinds are written down, so that
+nothing of it stands in the file.
 """
 
 from __future__ import annotations
@@ -24,31 +24,28 @@ _BUSY_S = 60.0
 _TABLE = "CREATE TABLE IF NOT EXISTS found (text BLOB PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID"
 
 
-class PiiFindingsCache:
-    """A file of what was found, for any number of processes; what cannot be read or kept there is found anew."""
+class FindingsFile:
+    """A file of findings under keys of 16 bytes, for any number of processes; what cannot be read or kept there is
+    found anew."""
 
-    def __init__(self, path: Path, keeper: HmacKey, recognise: Recognise) -> None:
+    def __init__(self, path: Path, keeper: HmacKey) -> None:
         self._path = path
         self._keeper = keeper
-        self._recognise = recognise
         self._file = self._opened()
         if self._file is not None:
             finalize(self, self._file.close)
 
-    def __call__(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
-        """What the recogniser finds in each text; texts that it has read before are not read again."""
-        keys = {text: self._keeper.digest(text)[:16] for text in texts}
-        known = dict(self._known(list(keys.values())))
-        new = [text for text, key in keys.items() if key not in known]
-        for start in range(0, len(new), _TOGETHER):
-            some = new[start : start + _TOGETHER]
-            found = {keys[text]: names for text, names in zip(some, self._recognise(some), strict=True)}
-            new_spans = {key: [[name.start, name.end, name.kind] for name in names] for key, names in found.items()}
-            self._keep({key: json.dumps(names) for key, names in new_spans.items()})
-            known |= new_spans
-        return [
-            [PiiSpan(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts
-        ]
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, str]:
+        """What is kept under each key; keys that are not there, or whose value is damaged, are left out."""
+        return dict(self._known(keys))
+
+    def write(self, findings: Mapping[bytes, str]) -> None:
+        """Keep findings under their keys."""
+        if self._file is None:
+            return
+        held = [(key, f"{self._tag(key, text)} {text}") for key, text in findings.items()]
+        with suppress(sqlite3.DatabaseError):  # a full disk, or damage: it will be found anew
+            self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", held)
 
     def _opened(self) -> sqlite3.Connection | None:
         """The file; None where there can be none."""
@@ -64,26 +61,45 @@ class PiiFindingsCache:
                 return _connected(self._path)
         return None
 
-    def _known(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, list[list[Any]]]]:
+    def _known(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
         if self._file is None:
             return
         with suppress(sqlite3.DatabaseError):  # what cannot be read is found anew
             for key in keys:
                 for (held,) in self._file.execute("SELECT names FROM found WHERE text = ?", (key,)):
-                    tag, _, names = str(held).partition(" ")
-                    if tag == self._tag(key, names):
-                        yield key, json.loads(names)
+                    tag, _, text = str(held).partition(" ")
+                    if tag == self._tag(key, text):
+                        yield key, text
 
-    def _keep(self, names_by_key: Mapping[bytes, str]) -> None:
-        if self._file is None:
-            return
-        held = [(key, f"{self._tag(key, names)} {names}") for key, names in names_by_key.items()]
-        with suppress(sqlite3.DatabaseError):  # a full disk, or damage: it will be found anew
-            self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", held)
-
-    def _tag(self, key: bytes, names: str) -> str:
+    def _tag(self, key: bytes, text: str) -> str:
         """Tells what was written from what a damaged disk has made of it."""
-        return self._keeper.tag(f"{key.hex()} {names}")
+        return self._keeper.tag(f"{key.hex()} {text}")
+
+
+class PiiFindingsCache:
+    """Names that a recogniser found in texts before; texts that are not there are read."""
+
+    def __init__(self, path: Path, keeper: HmacKey, recognise: Recognise) -> None:
+        self._keeper = keeper
+        self._recognise = recognise
+        self._file = FindingsFile(path, keeper)
+
+    def __call__(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
+        """What the recogniser finds in each text; texts that it has read before are not read again."""
+        keys = {text: self._keeper.digest(text)[:16] for text in texts}
+        known: dict[bytes, list[Any]] = {
+            key: json.loads(names) for key, names in self._file.read(list(keys.values())).items()
+        }
+        new = [text for text, key in keys.items() if key not in known]
+        for start in range(0, len(new), _TOGETHER):
+            some = new[start : start + _TOGETHER]
+            found = {keys[text]: names for text, names in zip(some, self._recognise(some), strict=True)}
+            new_spans = {key: [[name.start, name.end, name.kind] for name in names] for key, names in found.items()}
+            self._file.write({key: json.dumps(names) for key, names in new_spans.items()})
+            known |= new_spans
+        return [
+            [PiiSpan(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts
+        ]
 
 
 def _connected(path: Path) -> sqlite3.Connection:

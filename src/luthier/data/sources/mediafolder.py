@@ -8,15 +8,13 @@ from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import expand_env_vars, resolve_path
-from luthier.data.columns.media import MEDIA_ENDINGS, is_media_path
+from luthier.data.columns.media import MEDIA_ENDINGS, TABLES, is_media_path, kind_of_media_path, parse_page_address
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import glob_inside, is_url
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
-_SOUNDS = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
-_TABLES = frozenset({"metadata.csv", "metadata.jsonl"})
 _NAMES = {"file_name": False, "file_names": True}
 """Columns of `metadata.csv` and `metadata.jsonl` that name files, and whether each cell names several."""
 _FITTING = 0.5
@@ -49,7 +47,7 @@ class MediaFolderSource(FileSource):
         if not media or len(media) < _FITTING * len(names):
             return FormatMatch.NO
         by_class = sum(len(name.parts) > 1 for name in media) * 2 > len(media)
-        return FormatMatch.EXACT if by_class or _TABLES & {name.name for name in names} else FormatMatch.NO
+        return FormatMatch.EXACT if by_class or TABLES & {name.name for name in names} else FormatMatch.NO
 
     def files(self, recipe_dir: Path) -> list[SourceFile]:
         """The media and the tables about them, in order; a link that leads out of the folder is refused."""
@@ -83,7 +81,7 @@ class MediaFolderSource(FileSource):
         for file in files:
             below = PurePosixPath(file.name.removeprefix(f"{self.path.rstrip('/')}/"))
             label = below.parts[-2] if len(below.parts) > 1 else None
-            yield SourceRecord({_kind(below): str(below), "label": label}, file.name, 1)
+            yield SourceRecord({kind_of_media_path(below): str(below), "label": label}, file.name, 1)
 
     def read_file(self, file: SourceFile, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield the rows of one table."""
@@ -97,11 +95,7 @@ class MediaFolderSource(FileSource):
 
 
 def _is_table(file: SourceFile) -> bool:
-    return PurePosixPath(file.name).name in _TABLES
-
-
-def _kind(path: PurePosixPath) -> str:
-    return "audio" if path.suffix.lower() in _SOUNDS else "image"
+    return PurePosixPath(file.name).name in TABLES
 
 
 def _with_files(record: SourceRecord, folder: PurePosixPath) -> SourceRecord | BrokenRow:
@@ -114,9 +108,9 @@ def _with_files(record: SourceRecord, folder: PurePosixPath) -> SourceRecord | B
     named = values.pop(column)
     names = named if isinstance(named, list) else [named]
     paths = [folder / str(name) for name in names]
-    kinds = {_kind(path) for path in paths}
+    kinds = {kind_of_media_path(PurePosixPath(parse_page_address(str(path)).file)) for path in paths}
     if len(kinds) != 1 or not all(names):
-        what = "names pictures and sounds together" if len(kinds) > 1 else "the row names no file"
+        what = "names pictures, sounds and films together" if len(kinds) > 1 else "the row names no file"
         return BrokenRow(record.file, record.line, what, column, "name files of one kind", row=record.row)
     (kind,) = kinds
     found = [str(path) for path in paths]

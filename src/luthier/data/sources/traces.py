@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from luthier.chat.messages import messages_to_openai
+from luthier.chat.messages import MEDIA_MARK, Media, messages_to_openai
 from luthier.core.errors import DataError, InputError, LuthierError, SourceLocation
 from luthier.core.files import EnvVarMarker, resolve_path
 from luthier.core.hashing import digest_of
 from luthier.data.columns.choose import LayoutChoice
+from luthier.data.columns.media import COLUMNS, list_typed_marks
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source, SuggestedSettings
+from luthier.traces.media import has_trace_media, locate_trace_media, read_trace_media
 from luthier.traces.record import list_decisive
 from luthier.traces.retention import has_traffic, traffic_folder
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Message
     from luthier.data.columns.choose import Task
     from luthier.data.suggest.profile import ColumnProfile
+    from luthier.traces.record import Trace
     from luthier.traces.store import TraceWithFeedback
 
 TraceOutput = Literal["chat", "pairs", "verdicts", "labels"]
@@ -40,7 +44,8 @@ class Traces(Source):
     """Requests to a served model as rows to learn from: answers, corrections, ratings and labels that people gave.
 
     A row is named by its request (`luthier lineage chatcmpl-…` finds it) and grouped by who asked. What nobody may
-    learn from is left out and counted. Personal data was taken out when the request was written.
+    learn from is left out and counted. Personal data was taken out when the request was written. Pictures and sounds
+    stand in their rows where the server kept their bytes (`luthier serve --keep '{media: bytes}'`).
     """
 
     kind: Literal["traces"] = "traces"
@@ -83,6 +88,11 @@ class Traces(Source):
 
     def read(self, recipe_dir: Path, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         """Yield every request in order of time; a row's file is its day, and its line the number on that day."""
+        yield from self._read(recipe_dir, content=self.media == "read")
+
+    def _read(self, recipe_dir: Path, *, content: bool) -> Iterator[SourceRecord | BrokenRow]:
+        """The rows, where pictures and sounds are their content, or where that is kept."""
+        folder = self._folder(recipe_dir)
         day: date | None = None
         line = 0
         for entry in self._told(recipe_dir):
@@ -90,10 +100,10 @@ class Traces(Source):
             line = line + 1 if at == day else 1
             day = at
             file, key = f"traces/{day.isoformat()}", f"trace = {entry.trace.id}"
-            if why := self._why_not(entry):
+            if why := self._why_not(entry) or (_why_no_media(entry.trace, folder) if self.media == "read" else ""):
                 yield BrokenRow(file, line, why, key=key, left_out=True)
             else:
-                yield SourceRecord(self._values(entry), file, line, key)
+                yield SourceRecord(self._values(entry, folder if content else None), file, line, key)
 
     def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The system turn under which classes were chosen is that of the rows."""
@@ -154,9 +164,9 @@ class Traces(Source):
             return "people did not like the answer, and nobody said a better one"
         return "people are of two minds" if self.makes == "verdicts" and _rating(entry) == 0 else ""
 
-    def _values(self, entry: TraceWithFeedback) -> dict[str, Any]:
+    def _values(self, entry: TraceWithFeedback, media: Path | None) -> dict[str, Any]:
         trace, correction = entry.trace, _last(entry, "correction")
-        prompt_messages = messages_to_openai(trace.messages)
+        prompt_messages = [_with_addresses(turn, media) for turn in trace.messages]
         given = messages_to_openai([trace.answer])[0] if trace.answer else {}
         about = {
             "trace": trace.id,
@@ -178,7 +188,7 @@ class Traces(Source):
         if self.makes == "labels":
             system = {"system": text} if (text := _system(trace.messages)) else {}
             label = _last(entry, "label") or correction
-            return {"text": _question(trace.messages), "label": label, **system, **about}
+            return {"text": _question(trace.messages), "label": label, **_columns(trace, media), **system, **about}
         better = {"role": "assistant", "content": correction} if correction and self.makes == "chat" else given
         verdict = {"label": (_rating(entry) or 0) > 0} if self.makes == "verdicts" else {}
         return {"messages": [*prompt_messages, better], **verdict, **about}
@@ -191,14 +201,14 @@ class Traces(Source):
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the rows; None when no traffic is kept (`read` says so)."""
         try:
-            return digest_of([json.dumps(record, default=str) for record in self.read(recipe_dir, lambda text: None)])
+            return digest_of([json.dumps(record, default=str) for record in self._read(recipe_dir, content=False)])
         except LuthierError:
             return None
 
     def size(self, recipe_dir: Path) -> int | None:
         """The characters of all rows."""
         try:
-            return sum(len(json.dumps(record, default=str)) for record in self.read(recipe_dir, lambda text: None))
+            return sum(len(json.dumps(record, default=str)) for record in self._read(recipe_dir, content=False))
         except LuthierError:
             return None
 
@@ -215,7 +225,52 @@ def _rating(entry: TraceWithFeedback) -> float | None:
 
 
 def _question(messages: tuple[Message, ...]) -> str:
-    return "\n".join(turn.content for turn in messages if turn.role == "user")
+    return "\n".join(_marked(turn) for turn in messages if turn.role == "user")
+
+
+def _why_no_media(trace: Trace, folder: Path) -> str:
+    """Why the pictures and sounds of a request cannot stand in a row; empty where they can."""
+    media = [medium for turn in trace.messages for medium in turn.media]
+    if any(not has_trace_media(folder, medium) for medium in media):
+        return "its pictures or sounds were not kept"
+    if media and (marks := [mark for turn in trace.messages for mark in list_typed_marks(turn.content)]):
+        return f"holds pictures or sounds, and a typed {marks[0]}, which would be taken for another one"
+    return ""
+
+
+def _address(medium: Media, folder: Path | None) -> str:
+    """The content of a medium as a data URL, or where it is kept."""
+    if folder is None:
+        return locate_trace_media(medium)
+    content = base64.b64encode(read_trace_media(folder, medium)).decode()
+    return f"data:{medium.kind}/{medium.format};base64,{content}"
+
+
+def _with_addresses(turn: Message, folder: Path | None) -> dict[str, Any]:
+    """A turn in OpenAI's form, with a part for each picture and sound."""
+    (message,) = messages_to_openai([turn])
+    if not turn.media:
+        return message
+    first, *texts = turn.content.split(MEDIA_MARK)
+    parts: list[dict[str, Any]] = [{"type": "text", "text": first}]
+    for medium, text in zip(turn.media, texts, strict=True):
+        parts += [{"type": medium.kind, medium.kind: _address(medium, folder)}, {"type": "text", "text": text}]
+    return {**message, "content": [part for part in parts if part.get("text") != ""]}
+
+
+def _marked(turn: Message) -> str:
+    """A turn's text with the marks of intake."""
+    first, *texts = turn.content.split(MEDIA_MARK) if turn.media else [turn.content]
+    return first + "".join(f"<{medium.kind}>{text}" for medium, text in zip(turn.media, texts, strict=True))
+
+
+def _columns(trace: Trace, folder: Path | None) -> dict[str, list[str]]:
+    """The columns of the pictures and sounds that a user showed, in order."""
+    columns: dict[str, list[str]] = {}
+    for turn in trace.messages:
+        for medium in turn.media if turn.role == "user" else ():
+            columns.setdefault(COLUMNS[medium.kind], []).append(_address(medium, folder))
+    return columns
 
 
 def _system(messages: tuple[Message, ...]) -> str:

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, Literal
 
 from luthier.chat.media_codec import MAX_BYTES
 from luthier.core.errors import DataError
-from luthier.data.columns.media import MEDIA_ENDINGS
+from luthier.data.columns.media import MEDIA_ENDINGS, kind_of_media_path
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.lines import json_type_name, parse_json
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import FileSource, Say
 
-_SOUNDS = frozenset({".wav", ".flac", ".ogg", ".oga", ".mp3", ".aif", ".aiff"})
 _COLUMNS = {".txt": "text", ".cls": "label", ".caption": "text"}
 _WHOLE = "check that the file is whole, and that it is tar"
 
@@ -94,7 +93,7 @@ def _take(packed: tarfile.TarFile, member: tarfile.TarInfo, ending: str, values:
     assert content is not None
     data = content.read()
     if ending in MEDIA_ENDINGS:
-        column = "audio" if ending in _SOUNDS else "image"
+        column = kind_of_media_path(PurePosixPath(f"file{ending}"))
         values[column] = {"bytes": base64.b64encode(data).decode(), "path": member.name}
         return None
     try:

@@ -50,6 +50,8 @@ class CrawlRequest:
     hosts: tuple[str, ...]
     stops: bool
     """Whether a page that cannot be had stops the crawl."""
+    text_only: bool = True
+    """Whether only pages with text are taken; else files of any type."""
 
     @property
     def key(self) -> str:
@@ -63,7 +65,7 @@ class CrawlRequest:
             self.user_agent,
             self.page_bytes,
         )
-        return digest_of([*hashed_settings, self.hosts, self.stops])
+        return digest_of([*hashed_settings, self.hosts, self.stops, *([] if self.text_only else ["any type"])])
 
 
 def load_finished_crawl(request: CrawlRequest) -> dict[str, Any] | None:
@@ -182,7 +184,8 @@ class _Crawl:
         return made
 
     def _taken(self, url: str, answer: HttpResponse) -> dict[str, Any]:
-        page.detect_page_kind(answer.headers)
+        if self._wanted.text_only:
+            page.detect_page_kind(answer.headers)
         digest = xxhash.xxh3_128_hexdigest(answer.body)
         write_atomically(_folder() / "bodies" / digest, answer.body)
         ended = redact_url(answer.url)

@@ -166,12 +166,15 @@ class Evaluate(Step):
         """The same models with what the reward model says of their answers, when there is one."""
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
+        from luthier.artifacts.media import MediaReader
         from luthier.eval.defaults import check_judge_fits_task
         from luthier.eval.evaluator import add_reward_scores
         from luthier.models.reward_model import RewardModel
 
         check_judge_fits_task(task)
-        return add_reward_scores(models, RewardModel(artifact, self.dtype), task)
+        data = work.inputs.get("data")
+        read_media = MediaReader(data).read if data is not None else None
+        return add_reward_scores(models, RewardModel(artifact, self.dtype, read_media), task)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size; refuse what rows of

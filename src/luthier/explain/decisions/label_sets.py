@@ -15,8 +15,8 @@ from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 from luthier.explain.measures import compute_mean, compute_share
 from luthier.metrics.conformal import (
-    ConformalScorer,
     bound_coverage,
+    build_conformal_scorer,
     calibrate,
     normalize_rows,
     select_labels,
@@ -69,7 +69,7 @@ def fit_label_sets(
     if not len(known.truth) or not len(measured.truth):
         what = "there are no rows to calibrate label sets with" if not len(known.truth) else "no row is left to measure"
         raise DataError(what, hint="hold more rows out: `split: {validation: 0.2, test: 0.2}`")
-    scorer = _build_scorer(settings.score, settings.penalty, settings.free_labels)
+    scorer = build_conformal_scorer(settings.score, settings.penalty, settings.free_labels)
     probabilities = normalize_rows(known.log_scores), normalize_rows(measured.log_scores)
     thresholds = calibrate(scorer.score(probabilities[0]), known.truth, settings.level, by_class=settings.by_class)
     chosen = select_labels(scorer.score(probabilities[1]), thresholds)
@@ -127,19 +127,6 @@ def fit_label_sets(
     return summary.model_copy(update={"sentence": _sentence(summary)}), sets
 
 
-def select_label_set(summary: ConformalSummary, log_scores: Sequence[float]) -> tuple[str, ...]:
-    """The set of one further row, by its log-score of each of the summary's labels; the likeliest first."""
-    scorer = _build_scorer(summary.score, summary.penalty, summary.free_labels)
-    probabilities = normalize_rows([log_scores])
-    values = {
-        threshold.label: math.inf if threshold.value is None else threshold.value for threshold in summary.thresholds
-    }
-    thresholds = np.array([values.get(label, values.get("", math.inf)) for label in summary.labels])
-    (inside,) = select_labels(scorer.score(probabilities), thresholds)
-    order = np.argsort(-probabilities[0], kind="stable")
-    return tuple(summary.labels[at] for at in order if inside[at])
-
-
 def score_rows(model: LabelScorer, examples: Sequence[Example]) -> LabelScores:
     """Ask a model about the rows that have one of its labels."""
     numbers = {label: number for number, label in enumerate(model.labels)}
@@ -159,11 +146,6 @@ def split_rows(rows: LabelScores) -> tuple[LabelScores, LabelScores]:
         LabelScores([rows.ids[at] for at in half], rows.truth[half], rows.log_scores[half]) for half in halves
     )
     return one, other
-
-
-def _build_scorer(kind: ConformalScore, penalty: float, free_labels: int) -> ConformalScorer:
-    regularized = kind == "raps"
-    return ConformalScorer(kind, penalty if regularized else 0.0, free_labels if regularized else 0)
 
 
 def _describe_thresholds(

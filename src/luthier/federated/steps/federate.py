@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
 from luthier.core.errors import ModelError, SourceLocation
@@ -22,9 +22,18 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
+from luthier.federated.partition import PartitionSettings
+from luthier.federated.privacy import (
+    SITE,
+    FederatedPrivacy,
+    find_federated_privacy_obstacle,
+    find_site_noise,
+)
+from luthier.federated.robust_rule import RobustRule
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.transport import Transport
 from luthier.metrics.metric import Metric
@@ -72,6 +81,9 @@ class Federate(Step):
         "clients": "sites",
         "aggregator": "sum",
         "strategy": "sum",
+        "partitioner": "partition",
+        "num_partitions": "partition.number",
+        "clients_per_round": "sites_per_round",
         "min_fit_clients": "least",
         "min_available_clients": "least",
         "proximal_mu": "proximal",
@@ -82,6 +94,11 @@ class Federate(Step):
     sites: Annotated[tuple[str, ...], Reads("dataset"), BasicMarker()] = ()
     """The steps whose data sets are the sites, for sites on this machine. Leave it out with a transport to sites
     elsewhere, which bring their own rows."""
+    partition: PartitionSettings | None = None
+    """Deal the training rows of the one step in `sites` to simulated sites, which train in this process over one model:
+    `{number: 1000, alpha: 0.1}`."""
+    sites_per_round: int | None = Field(default=None, ge=1)
+    """How many sites take part in a round, drawn by seed and round; all of them when not given."""
     model: ModelRef = None
     """The step whose model is tuned; the recipe's own model when not given. Every site has the same one."""
     tune: Annotated[Tune, BeforeValidator(_read_tune)] = Tune(data=PLACEHOLDER)
@@ -104,10 +121,19 @@ class Federate(Step):
     2020); 0.01 to 1 where sites differ much."""
     secure: MaskSettings | None = None
     """Mask each site's numbers, so that the coordinator learns the sum over all sites alone; `{}` for the usual bounds.
-    All sites must answer in each round. For sums that are exact means: `ffa`, `alternate`, `mean`."""
+    All sites must answer in each round unless `least` allows fewer, more than two thirds of them. For sums that are
+    exact means: `ffa`, `alternate`, `mean`."""
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
+    privacy: FederatedPrivacy | None = None
+    """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
+    Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
+    site adds its share."""
+    robust: RobustRule | None = None
+    """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
+    `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
+    `secure.groups`. For `ffa`, `alternate` and `mean`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
     which give the pooled values exactly, and its own. They stand in `federation.json`."""
@@ -129,7 +155,8 @@ class Federate(Step):
             raise ValueError(f"{self.rounds} rounds are {epochs:g} epochs in all, at most {MOST_EPOCHS:g}")
         if why := find_refused_setting(self.tune, length=True):
             raise ValueError(why)
-        number = len(self.sites) or len(self.transport.members if self.transport is not None else ())
+        self._check_partition()
+        number = self._count_sites()
         if self.least is not None and self.least > number:
             raise ValueError(f"there are {number} sites, and `least` is {self.least}")
         if self.server is None and self.server_learning_rate is not None:
@@ -141,12 +168,37 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        self._check_privacy()
+        self._check_robust(number)
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
         if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
             raise ValueError(why)
         return self
+
+    def _check_partition(self) -> None:
+        """`ValueError` for what simulated sites cannot do, and for more sites a round than there are."""
+        if self.sites_per_round is not None:
+            if self.secure is not None:
+                raise ValueError("under masks all sites answer in each round; leave `sites_per_round` out")
+            if (number := self._count_sites()) and self.sites_per_round > number:
+                raise ValueError(f"there are {number} sites, and `sites_per_round` is {self.sites_per_round}")
+        if self.partition is None:
+            return
+        if len(self.sites) != 1:
+            raise ValueError("`partition` deals the rows of one step; name one step in `sites`")
+        for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
+            if given is not None:
+                raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.metrics:
+            raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
+
+    def _count_sites(self) -> int:
+        """How many sites there are; 0 where the rows will say it."""
+        if self.partition is not None:
+            return self.partition.number or 0
+        return len(self.site_names)
 
     def _check_masks(self, number: int) -> None:
         """`ValueError` for what masks do not allow."""
@@ -158,8 +210,58 @@ class Federate(Step):
             )
         if number < LEAST_SITES:
             raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
-        if self.least is not None and self.least < number:
-            raise ValueError("under masks a sum without one site tells nothing; leave `least` out")
+        if self.least is not None and (why := check_least(number, self.least)):
+            raise ValueError(f"{why}; leave `least` out to wait for all of them")
+
+    def _check_robust(self, number: int) -> None:
+        """`ValueError` for rules that cannot bear what they should."""
+        groups = self.secure.groups if self.secure is not None else None
+        if self.robust is None:
+            if groups is not None:
+                raise ValueError("groups of masks are for `robust` rules; leave `secure.groups` out")
+            return
+        if not (self.sum.linear and self.sum.exact):
+            raise ValueError(
+                f"a rule takes the place of a mean, and {self.sum.kind} is none; take ffa, alternate or mean"
+            )
+        if self.privacy is not None and self.privacy.unit == SITE:
+            raise ValueError("the promise to whole sites is for a mean; leave `robust` out, updates are clipped anyway")
+        if self.secure is None:
+            if why := self.robust.check_count(self.least or number):
+                raise ValueError(why)
+            return
+        if groups is None:
+            raise ValueError("under masks no site's update is seen: write `secure: {groups: …}` to choose between sums")
+        if self.least is not None:
+            raise ValueError("groups need all their sites; leave `least` out")
+        if number // groups < LEAST_SITES:
+            raise ValueError(f"{groups} groups of {number} sites have fewer than {LEAST_SITES} sites")
+        if why := self.robust.check_count(groups, "groups"):
+            raise ValueError(why)
+
+    def _check_privacy(self) -> None:
+        """`ValueError` for what breaks the promise."""
+        if (privacy := self.privacy) is None:
+            return
+        why = find_federated_privacy_obstacle(
+            privacy,
+            wants_classes=isinstance(self.tune.objective, Classify),
+            metrics=bool(self.metrics),
+            mean=self.sum.linear and self.sum.exact,
+        )
+        if why:
+            raise ValueError(why)
+        try:
+            self.build_site_tune()
+        except ValidationError as error:
+            raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+
+    @property
+    def site_noise(self) -> float:
+        """Standard deviation of the noise in the sum of sites' changes; 0 where no promise is made to sites."""
+        if self.privacy is None or self.privacy.unit != SITE:
+            return 0.0
+        return find_site_noise(self.privacy, self.rounds) * self.privacy.clip
 
     @property
     def site_names(self) -> tuple[str, ...]:
@@ -184,15 +286,24 @@ class Federate(Step):
         if model is not None:
             self._agree(model)
         costs = [self._estimate_site(plan_context, at) for at in range(len(self.sites))]
-        seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+        seconds = [cost.seconds * self._count_trainings() for cost in costs if cost.seconds is not None]
         known = bool(costs) and len(seconds) == len(costs)
-        opening = EACH_S * self.rounds * max(1, len(self.site_names))
+        opening = EACH_S * (1 if self.partition is not None else self.rounds * max(1, len(self.site_names)))
         return StepCostEstimate(
             seconds=sum(seconds) + opening if known else None,
             peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
-            tokens=sum(cost.tokens or 0 for cost in costs) if known else None,
+            tokens=round(sum(cost.tokens or 0 for cost in costs) * self._count_trainings()) if known else None,
             how=self.describe_exchange(model),
         )
+
+    def _count_trainings(self) -> float:
+        """How often a training over the rows of a step in `sites` is computed: simulated sites that train for some
+        epochs see all rows together, and those that train for some steps have as many each."""
+        if self.partition is None:
+            return 1.0
+        number = self._count_sites()
+        whole = 1.0 if self.local.steps is None else float(number or 1)
+        return whole * min(1.0, (self.sites_per_round or number or 1) / (number or 1))
 
     def _estimate_site(self, plan_context: PlanContext, at: int) -> StepCostEstimate:
         """What a plain training over the rows of one site would take."""
@@ -217,7 +328,7 @@ class Federate(Step):
         """The training whose course all rounds share."""
         from luthier.federated.site import build_local_tune
 
-        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds)
+        return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds, self.privacy)
 
     def _agree(self, model: ModelDescription) -> None:
         """`ModelError` where the base cannot be trained so."""
@@ -235,7 +346,12 @@ class Federate(Step):
         aggregator = self.sum
         sees = "the coordinator can see the update of each site (there are no masks)"
         if self.secure is not None:
-            sees = "the coordinator can see sums over all sites alone (updates are masked)"
+            which = "all sites" if self.least is None else f"{self.least} sites or more"
+            if self.secure.groups is not None:
+                which = f"each of {self.secure.groups} groups of sites"
+            sees = f"the coordinator can see sums over {which} alone (updates are masked)"
+        if self.privacy is not None:
+            sees = f"{self.privacy.describe()}; {sees}"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
         masks = (
             "possible under masks"
@@ -243,10 +359,16 @@ class Federate(Step):
             else "impossible under masks, since each site's part is needed"
         )
         text = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
+        if self.robust is not None:
+            what = "sites" if self.secure is None else "groups"
+            of = len(self.site_names) if self.secure is None else self.secure.groups
+            text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
+        elif self.secure is not None:
+            text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
-        numbers = aggregator.count_numbers(down, up, other, max(1, len(self.site_names)))
+        numbers = aggregator.count_numbers(down, up, other, max(1, self.sites_per_round or self._count_sites()))
         wide = 4 if self.secure is None else 8
         to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
         return f"{text}; a round sends {to} to and {back} from each site"

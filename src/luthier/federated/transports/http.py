@@ -98,6 +98,7 @@ class HttpPost(Post):
         self._lock = threading.Lock()
         self._messages: dict[str, tuple[int, bytes]] = {}
         self._answers: dict[tuple[str, int], bytes] = {}
+        self._largest: dict[str, int] = {}
         try:
             self._server = _Server(address, self)
         except OSError as error:
@@ -114,6 +115,7 @@ class HttpPost(Post):
     def put(self, site: str, number: int, envelope: bytes) -> None:
         """Hold an envelope until the site fetches it."""
         with self._lock:
+            self._largest[site] = max(self._largest.get(site, 0), len(envelope))
             self._messages[site] = (number, envelope)
             self._answers.pop((site, number), None)
 
@@ -135,9 +137,10 @@ class HttpPost(Post):
             return envelope if number >= 0 and (site, number) not in self._answers else None
 
     def count_allowed_bytes(self, site: str) -> int:
-        """The largest answer of a site: somewhat more than what it was sent."""
+        """The largest answer of a site: twice what it was sent at most, since masked numbers are twice as wide, and
+        somewhat more."""
         with self._lock:
-            return len(self._messages.get(site, (0, b""))[1]) + SPARE
+            return 2 * self._largest.get(site, 0) + SPARE
 
     def take(self, site: str, federation: str, number: int, envelope: bytes) -> int:
         """Take an answer that the site signed, once; returns the HTTP status."""
@@ -167,12 +170,15 @@ class _Server(ThreadingHTTPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """TLS is spoken in the connection's own thread, so that a slow client holds up no other."""
         request.settimeout(TIMEOUT_S)
-        if self.tls is not None:
-            try:
-                request = self.tls.wrap_socket(request, server_side=True)
-            except (OSError, ssl.SSLError):
-                return  # no certificate of ours, or no TLS at all
-        super().finish_request(request, client_address)
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        try:
+            encrypted = self.tls.wrap_socket(request, server_side=True)
+        except (OSError, ssl.SSLError):
+            return  # no certificate of ours, or no TLS at all
+        with encrypted:  # the plain socket was taken over, and the server closes that alone
+            super().finish_request(encrypted, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A broken connection is no news."""

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import SystemResourceError
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost
 from luthier.federated.keys import FederationIdentity, PublicCard
@@ -71,6 +70,7 @@ class ProcessesChannel(EnvelopeChannel):
     ) -> None:
         super().__init__(work, identity, cards, post, wait_s)
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._gone: set[str] = set()
         for name, task in tasks.items():
             process = subprocess.Popen(
                 [sys.executable, "-m", "luthier.federated.site_process"], stdin=subprocess.PIPE, text=True
@@ -80,11 +80,14 @@ class ProcessesChannel(EnvelopeChannel):
             process.stdin.flush()  # it stays open: the site ends when this process does
             self._processes[name] = process
 
-    def check(self) -> None:
-        """`SystemResourceError` where a process ended by itself."""
-        for name, process in self._processes.items():
-            if process.poll() not in (None, 0):
-                raise SystemResourceError(f"the process of site {name} ended with exit code {process.returncode}")
+    def list_gone(self) -> frozenset[str]:
+        """Sites whose process ended by itself; of each, the first time, a warning."""
+        gone = {name for name, process in self._processes.items() if process.poll() not in (None, 0)}
+        for name in sorted(gone - self._gone):
+            code = self._processes[name].returncode
+            self._work.events.warning(f"the process of site {name} ended with exit code {code}")
+        self._gone |= gone
+        return frozenset(gone)
 
     def close(self) -> None:
         """End the processes."""

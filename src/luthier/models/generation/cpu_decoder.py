@@ -34,6 +34,7 @@ from luthier.models.kernels.linear_ops import (
 )
 from luthier.models.kernels.lora import use_peft_forward
 from luthier.models.media.inputs import build_decoder_inputs, embed_ids, holds_media
+from luthier.models.media.towers import is_tower_parameter
 from luthier.models.packing.logprobs import find_decoder
 from luthier.models.sequence_head import unwrap_peft_model
 
@@ -314,8 +315,9 @@ def disable_adapters(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
-    """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all."""
+def activate_adapter(model: Any, adapter: str | None, *, decoder_only: bool = False) -> Iterator[None]:
+    """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all. `decoder_only`
+    leaves what reads pictures as it is."""
     if adapter is None or not hasattr(model, "peft_config"):
         yield
         return
@@ -323,7 +325,11 @@ def activate_adapter(model: Any, adapter: str | None) -> Iterator[None]:
         with disable_adapters(model):
             yield
         return
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer) and not (decoder_only and is_tower_parameter(name))
+    ]
     before, whole = [(entry._active_adapter, entry._disable_adapters) for entry in layers], model.active_adapter
     try:
         for layer in layers:

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from luthier.chat.media import MEDIA_IDS, get_media_key, list_media_keys
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ModelError
 from luthier.models.adapters import SoftPrompt, compute_soft_prompt, get_cache_argument_name
 from luthier.models.attention.backends import AttentionParams
 from luthier.models.attention.cross import CrossAttention
@@ -69,8 +69,9 @@ from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
 from luthier.models.media.encoder_decoder import attends_to_encoder, build_cross_attention, get_context_length
-from luthier.models.media.inputs import MUTUAL, compute_row_positions, sees_media_whole, turns_by_grid
+from luthier.models.media.inputs import compute_row_positions, sees_media_whole, turns_by_grid
 from luthier.models.media.towers import find_towers
+from luthier.models.media.whole import GenerationRow, explain_media_alone, reads_media_at_once, reads_prefix_whole
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import (
     AGREES,
@@ -180,6 +181,8 @@ class UnbatchedReader:
         self._cache_name = get_cache_argument_name(self._model)
         self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
         self._stateful = bool(getattr(self._model, "_is_stateful", False))
+        self._media_alone = explain_media_alone(self._model)
+        self._text_alone = reads_prefix_whole(self._model)
 
     cached = 0
 
@@ -211,6 +214,8 @@ class UnbatchedReader:
 
     def _read(self, portion: PrefillChunk) -> Tensor:
         line, slot = portion.line, portion.line.cache_slot
+        if self._text_alone or (self._media_alone and list_media_keys(line.ask.ids)):
+            return self._read_alone(portion)
         ids = torch.tensor([line.ids[line.read : line.read + portion.tokens]], device=self._device)
         with activate_adapter(self._whole, line.ask.adapter):
             inputs = self._begin(slot, ids) if slot.cache is None else {"input_ids": ids}
@@ -228,6 +233,17 @@ class UnbatchedReader:
             attention_mask = None if self._stateful else ids.new_ones(1, end)
             out = self._model(**inputs, attention_mask=attention_mask, use_cache=True, logits_to_keep=1, **kept)
         logits: Tensor = out.logits[:, -1]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _read_alone(self, portion: PrefillChunk) -> Tensor:
+        """(1, vocab) logits of a line with media as transformers' own generation reads it."""
+        line, slot = portion.line, portion.line.cache_slot
+        if slot.soft.count:
+            raise ModelError(f"virtual tokens cannot stand before a row with media: {self._media_alone}")
+        with activate_adapter(self._whole, line.ask.adapter):
+            if slot.cache is None:
+                slot.cache = GenerationRow(self._model, line.ids)
+            logits: Tensor = slot.cache.read(line.ids[line.read : line.read + portion.tokens])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _begin(self, slot: _Place, ids: Tensor) -> dict[str, Any]:
@@ -639,7 +655,7 @@ class ContinuousBatchingDecoder:
 def _reader(model: object, tokens: int) -> DecoderBackend:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
     how = detect_forward_mode(model)  # type: ignore[arg-type]
-    whole = unwrap_peft_model(model).config.model_type in MUTUAL  # a prompt may not be read in parts
+    whole = reads_media_at_once(unwrap_peft_model(model))
     if how.packed and how.head is not None and how.turn is None and not whole and not compute_soft_prompt(model).count:
         return BatchedReader(model, how.head, tokens)
     return UnbatchedReader(model, tokens)

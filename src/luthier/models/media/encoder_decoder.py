@@ -17,7 +17,7 @@ from luthier.chat.media import MEDIA_IDS, get_media_key
 from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import DataError
 from luthier.models.attention.cross import CrossAttention, SoundSpan
-from luthier.models.media.towers import MediaTowers, find_towers
+from luthier.models.media.towers import find_towers, require_towers
 from luthier.models.packing.pack import Pack
 
 BATCH = 8
@@ -68,14 +68,6 @@ def build_cross_attention(model: Any, runs: Sequence[tuple[int, int]], known: in
             spans.append(SoundSpan(max(0, begin - known), end - known, states))
         begin = end
     return CrossAttention(spans)
-
-
-def require_towers(model: Any) -> MediaTowers:
-    """Who reads a model's sounds; `DataError` where none was told."""
-    towers = find_towers(model)
-    if towers is None:
-        raise DataError(f"{type(model).__name__} transcribes sounds, and the rows have none")
-    return towers
 
 
 def build_row_states(model: Any, ids: Tensor) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from luthier.chat.media import MEDIA_IDS, get_media_key, get_media_place, list_media_keys
-from luthier.core.errors import ModelError
 from luthier.models.media.encoder_decoder import attends_to_encoder, build_transcript_inputs
-from luthier.models.media.towers import MediaFeatures, MediaTowers, find_towers
+from luthier.models.media.family import find_family
+from luthier.models.media.towers import MediaFeatures, MediaTowers, require_towers
 from luthier.models.packing.pack import Pack
 
 
@@ -49,7 +49,7 @@ def embed_ids(model: Any, ids: Tensor) -> Tensor:
 
 def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
     """What stands in the places of tokens of media, one after another."""
-    towers = _require_towers(model)
+    towers = require_towers(model)
     known = {key: towers.features(model, key) for key in list_media_keys(ids)}
     begins = [at for at, token in enumerate(ids) if not at or token != ids[at - 1] + 1]
     spans = []
@@ -60,13 +60,6 @@ def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
     return MediaFeatures(embeddings, tuple(deep))
 
 
-def _require_towers(model: Any) -> MediaTowers:
-    towers = find_towers(model)
-    if towers is None:
-        raise ModelError(f"{type(model).__name__} was not told where the bytes of pictures are")
-    return towers
-
-
 def turns_by_grid(model: Any) -> bool:
     """Whether a model turns the positions of a picture's tokens by their rows and columns (M-RoPE)."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
@@ -75,11 +68,8 @@ def turns_by_grid(model: Any) -> bool:
 
 def sees_media_whole(model: Any, ids: Tensor) -> bool:
     """Whether a picture's tokens see one another, later ones too: where media stand, in models that read them so."""
-    return model.config.model_type in MUTUAL and holds_media(ids)
-
-
-MUTUAL = frozenset({"gemma3"})
-"""Types of models in which a picture's tokens see one another."""
+    family = find_family(model.config.model_type)
+    return family is not None and family.mutual and holds_media(ids)
 
 
 class _Walk(NamedTuple):
@@ -95,7 +85,7 @@ def compute_positions(model: Any, pack: Pack) -> Tensor:
     """(1, T) positions of a pack's tokens; (3, 1, T) where media stand and a model turns them by their grids."""
     if not turns_by_grid(model) or not holds_media(pack.ids):
         return pack.positions[None]
-    towers, starts = _require_towers(model), pack.starts.tolist()
+    towers, starts = require_towers(model), pack.starts.tolist()
     ids, ends, columns = pack.ids.tolist(), list[_Walk](), list[tuple[int, int, int]]()
     for segment, parent in enumerate(pack.parent.tolist()):
         walk = ends[parent] if parent >= 0 else _Walk()
@@ -107,7 +97,7 @@ def compute_positions(model: Any, pack: Pack) -> Tensor:
 
 def compute_row_positions(model: Any, ids: Sequence[int], before: int = 0) -> list[tuple[int, int, int]]:
     """The three positions of each token of one row, which `before` tokens of text stand in front of."""
-    return _walk(_require_towers(model), ids, _Walk(before, 0))[0]
+    return _walk(require_towers(model), ids, _Walk(before, 0))[0]
 
 
 def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tuple[int, int, int]], _Walk]:

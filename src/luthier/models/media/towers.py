@@ -7,7 +7,6 @@ gradients of the leaves are summed over packs, and go back through the tower onc
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import Tensor
 from luthier.chat.media import MediaProcessor, list_media_keys
 from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
+from luthier.models.media.family import FrozenEncoder, MediaFamily, explain_alone, find_family, list_family_types
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
@@ -33,8 +33,6 @@ ReadMedia = Callable[[str], bytes]
 """The bytes of a medium, by its digest."""
 KEEP_BYTES = 1 << 30
 """Features that are kept of one model."""
-READ_TYPES = frozenset({"llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm", "gemma3", *SPEECH_TYPES})
-"""Types of models whose media are read as they themselves read them; of every other one that is not known."""
 
 
 class MediaFeatures(NamedTuple):
@@ -113,11 +111,11 @@ class MediaTowers:
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
-        reader = model.get_image_features
+        family = require_family(model)
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
-        for batch in _batches(inputs):
-            outputs = reader(**_accepted(reader, batch))
+        for batch in _batches(inputs, family):
+            outputs = family.read_pictures(model, batch)
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
@@ -130,8 +128,13 @@ class MediaTowers:
 
         with self._lock:
             states = [self._states.get(key, lambda key=key: encode(key)).embeddings for key in keys]  # type: ignore[misc]
-        features = split.projector(torch.cat(states))
+        alike = len({value.shape for value in states}) == 1
+        features = split.projector(torch.cat(states)) if alike else [split.projector(value) for value in states]
         return [MediaFeatures(own) for own in _apart(features, [self.processor.get(key).count for key in keys])]
+
+    def build_row_inputs(self, ids: Sequence[int]) -> dict[str, Any]:
+        """What the model's own processor makes of a row of ids, media included."""
+        return self.processor.build_row_inputs(ids, self._read)
 
     def _inputs(self, key: int, weight: Tensor) -> dict[str, Tensor]:
         content = self._read(self.processor.get(key).media.digest)
@@ -166,43 +169,10 @@ class _Shelf:
         self._held = 0
 
 
-class FrozenEncoder(NamedTuple):
-    """An encoder that does not move, below a projector that does."""
-
-    encoder: Any
-    projector: Any
-    layers: tuple[int, ...]
-    """The layers whose states are read, side by side; none for what the encoder gives in the end."""
-    classes: bool
-    """Whether the first state stands for the whole picture and is left out."""
-
-    @property
-    def weight(self) -> Tensor:
-        """A weight, of the kind in which it computes."""
-        found: Tensor = next(self.encoder.parameters())
-        return found
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """(pictures, n, width) states that the projector reads."""
-        if not self.layers:
-            last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
-            return last
-        outputs = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
-        return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
-
-
 def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
-    if model.config.model_type not in ("llava", "gemma3"):
-        return None
-    encoder, projector = model.model.vision_tower, model.model.multi_modal_projector
-    if _moves(encoder) or not _moves(projector):
-        return None
-    if model.config.model_type == "gemma3":
-        return FrozenEncoder(encoder, projector, (), classes=False)
-    layers = model.config.vision_feature_layer
-    classes = model.config.vision_feature_select_strategy == "default"
-    return FrozenEncoder(encoder, projector, (layers,) if isinstance(layers, int) else tuple(layers), classes=classes)
+    found = require_family(model).find_projection(model)
+    return found if found is not None and not _moves(found.encoder) and _moves(found.projector) else None
 
 
 def _moves(module: Any) -> bool:
@@ -228,15 +198,30 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
     inner = unwrap_peft_model(model)
     if processor is None:
         return
-    if inner.config.model_type not in READ_TYPES:
-        raise ModelError(
-            f"how a model of type {inner.config.model_type!r} reads pictures or sounds is not known here",
-            where=SourceLocation(field="model"),
-            hint=f"types that are: {', '.join(sorted(READ_TYPES))}",
-        )
     towers = _TOWERS.get(inner)
     if towers is None or not towers.reads_by(processor, read_media):
         _TOWERS[inner] = MediaTowers(processor, read_media)
+
+
+def require_family(model: Any) -> MediaFamily:
+    """How a plain model reads pictures in packs; `ModelError` where their features cannot be taken apart from it."""
+    family = find_family(model.config.model_type)
+    if family is None or family.alone:
+        able = (name for name in list_family_types() if not explain_alone(name))
+        raise ModelError(
+            f"a picture's features are not known apart from its row: {explain_alone(model.config.model_type)}",
+            where=SourceLocation(field="model"),
+            hint=f"types of models whose are: {', '.join(able)}",
+        )
+    return family
+
+
+def require_towers(model: Any) -> MediaTowers:
+    """The same; `ModelError` where there are none."""
+    towers = find_towers(model)
+    if towers is None:
+        raise ModelError(f"{type(model).__name__} was not told where the bytes of pictures are")
+    return towers
 
 
 def find_towers(model: Any) -> MediaTowers | None:
@@ -259,28 +244,16 @@ def learns_media(model: Any) -> bool:
     return any(parameter.requires_grad for parameter in tower_parameters(model))
 
 
-def _accepted(reader: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(reader).parameters
-    return {name: value for name, value in inputs.items() if name in known}
-
-
-def _batches(inputs: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Any]]:
+def _batches(inputs: Sequence[dict[str, Tensor]], family: MediaFamily) -> Iterator[dict[str, Any]]:
     """Inputs that may be read together, as one, with their number as `media`."""
     waiting: list[dict[str, Tensor]] = []
     for one in inputs:
-        if waiting and not _together(waiting[-1], one):
+        if waiting and not family.reads_together(waiting[-1], one):
             yield _joined(waiting)
             waiting = []
         waiting.append(one)
     if waiting:
         yield _joined(waiting)
-
-
-def _together(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    if "image_grid_thw" in one:
-        return True
-    shapes = {name: value.shape for name, value in one.items()}
-    return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
 
 
 def _joined(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
@@ -379,8 +352,8 @@ def learn_media(model: Any, keys: Callable[[], Sequence[int]]) -> Iterator[StepM
     nothing before the decoder learns."""
     inner = unwrap_peft_model(model)
     towers = find_towers(inner)
-    if towers is None or not learns_media(inner):
-        yield None
+    if towers is None or not learns_media(inner) or explain_alone(inner.config.model_type):
+        yield None  # a row that is read alone is read with its towers
         return
     step = StepMedia(inner, towers, keys())
     token = _STEP.set(step)

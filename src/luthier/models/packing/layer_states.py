@@ -73,7 +73,7 @@ class LayerReader:
         layers = tuple(self._at_sources(captured, pack, soft, packed=packed) for captured in outputs if captured)
         own = None
         if self._how.head is None and not ends_in_sequence_head(self.inner):
-            own = _own_logits(self.inner, pack, soft, self._how.turn)
+            own = _own_logits(self.inner, pack, soft, self._how)
         return LayerStates(layers, hidden, own)
 
     @torch.no_grad()

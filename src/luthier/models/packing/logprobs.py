@@ -45,6 +45,7 @@ from luthier.models.media.inputs import (
     sees_media_whole,
     turns_by_grid,
 )
+from luthier.models.media.whole import explain_media_alone, gives_states, read_rows_alone, reads_prefix_whole
 from luthier.models.packing.head import LogitTransform, OutputHead
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, pad_pack_size
 from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
@@ -120,6 +121,10 @@ class ForwardMode:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
     apart: bool = False
     """Whether rows attend to an encoder, each to its own sound; when they are not packed they are read alone."""
+    media_alone: str = ""
+    """Why a row with media is read by itself through the model's own forward; empty where it is packed."""
+    text_alone: bool = False
+    """Whether a row of text is so, too."""
 
 
 def compute_pack_logprobs(
@@ -142,9 +147,9 @@ def compute_pack_logprobs(
     if ends_in_sequence_head(inner):
         scores = score_hidden_states(inner, _hidden(inner, pack, soft, how, quick))
         return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
-    if how.head is None:
-        return _chosen(_own_logits(inner, pack, soft, how.turn), pack, first)
-    if pack.choices is None and not torch.is_grad_enabled():
+    if how.head is None or (_is_alone(how, pack) and not gives_states(inner)):
+        return _chosen(_own_logits(inner, pack, soft, how), pack, first)
+    if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(how, pack):
         sources, indices = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, indices, pack.path)  # any row that a state lies on
         hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
@@ -178,8 +183,8 @@ def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below:
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     count = min(count, below)
-    if how.head is None:
-        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn) / temperature, -1)
+    if how.head is None or (_is_alone(how, here) and not gives_states(inner)):
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how) / temperature, -1)
         found, choices = logps[:, :below].topk(count)
     else:
         hidden = _hidden(inner, here, soft, how, True)
@@ -193,8 +198,8 @@ def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor,
     """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
-    if how.head is None:
-        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn), -1)
+    if how.head is None or (_is_alone(how, here) and not gives_states(inner)):
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how), -1)
         return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
     hidden = _hidden(inner, here, soft, how, True)
     first, _ = how.head.top(hidden, 1, below=how.head.linear.weight.shape[0])
@@ -247,6 +252,9 @@ def clear_forward_mode(model: torch.nn.Module) -> None:
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
+    if _is_alone(how, pack):
+        _refuse_soft_prompt(soft, how)
+        return read_rows_alone(model, pack, states=True)
     if not is_read_packed(how, pack, soft):
         return _hidden_padded(model, pack, soft, how.turn)
     return _hidden_packed(model, pad_pack_size(soft.above(pack)), soft, quick, short=how.short)
@@ -257,7 +265,21 @@ def is_read_packed(how: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
     if how.apart and soft.count:
         return False  # virtual tokens attend to a sound, and rows have different ones
     turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
-    return how.packed and not turned
+    return how.packed and not turned and not _is_alone(how, pack)
+
+
+def _is_alone(how: ForwardMode, pack: Pack) -> bool:
+    """Whether the rows of a pack are read one by one, as media stand in one of them."""
+    return how.text_alone or (bool(how.media_alone) and holds_media(pack.ids))
+
+
+def _refuse_soft_prompt(soft: SoftPrompt, how: ForwardMode) -> None:
+    """`ModelError` for virtual tokens, or embeddings that are given, where the model reads its rows itself."""
+    if soft.count or soft.leaves is not None:
+        raise ModelError(
+            f"embeddings cannot be put before or in the place of a row with media: {how.media_alone}",
+            hint="tune with a technique that learns weights, such as lora; explain with one that removes words",
+        )
 
 
 def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
@@ -284,9 +306,13 @@ def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: i
     return _unshared(find_decoder(model), "last_hidden_state", model, pack, soft, turn)
 
 
-def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
+def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, how: ForwardMode | None = None) -> Tensor:
     """(N, vocab) logits as the model itself computes them."""
-    logits = _unshared(model, "logits", model, pack, soft, turn)
+    if how is not None and _is_alone(how, pack):
+        _refuse_soft_prompt(soft, how)
+        logits = read_rows_alone(model, pack, states=False)
+    else:
+        logits = _unshared(model, "logits", model, pack, soft, None if how is None else how.turn)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -361,8 +387,16 @@ def _find_out(model: Any) -> ForwardMode:
     _refuse_foresight(model, probe, padded)
     why = _why_padded(model, probe, padded)
     head = _head(model, probe, padded)
-    short, apart = not why and _short(model, probe), attends_to_encoder(model)
-    return ForwardMode(packed=not why, why=why, head=head, short=short, turn=_turn(config), apart=apart)
+    return ForwardMode(
+        packed=not why,
+        why=why,
+        head=head,
+        short=not why and _short(model, probe),
+        turn=_turn(config),
+        media_alone=explain_media_alone(model),
+        apart=attends_to_encoder(model),
+        text_alone=reads_prefix_whole(model),
+    )
 
 
 def _short(model: Any, probe: Pack) -> bool:

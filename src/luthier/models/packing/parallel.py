@@ -69,6 +69,7 @@ def is_thread_safe(model: Any) -> bool:
     """Whether threads can read a model at once, on processors: nothing in it changes while it is read."""
     how, inner = detect_forward_mode(model), unwrap_peft_model(model)
     steady = how.packed and how.turn is None and (how.head is not None or ends_in_sequence_head(inner))
+    steady = steady and not how.media_alone  # the model's own forward may keep positions from call to call
     return steady and all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 

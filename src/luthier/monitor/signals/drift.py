@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -131,24 +131,6 @@ class _Text(NamedTuple):
     trace: str
 
 
-class _Lazily(Mapping[str, SignalValue]):
-    """Evidence, and the size of the change, for which a classifier is trained only when somebody asks."""
-
-    def __init__(self, names: Sequence[str], evidence: SignalValue, apart: Callable[[], SignalValue]) -> None:
-        self._names, self._evidence, self._apart = names, evidence, apart
-
-    def __getitem__(self, name: str) -> SignalValue:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._evidence if name == self._names[0] else self._apart()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 class _Open:
     """The evidence of the round so far, and the reference."""
 
@@ -175,10 +157,12 @@ class _Open:
         return found
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
+        from luthier.monitor.baseline import LazyNumbers
+
         self._take()
         digits = self.evidence.digits
         evidence = SignalValue(digits, digits, digits, self.evidence.points_seen)
-        return _Lazily(self._signal.numbers(), evidence, lambda: SignalValue(*self._told_apart(rows), span.events))
+        return LazyNumbers(self._signal.numbers(), evidence, lambda: SignalValue(*self._told_apart(rows), span.events))
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
         """How far each text is from all known ones, and how many of its words are unknown."""

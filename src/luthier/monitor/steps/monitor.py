@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
+from luthier.chat.messages import Example, answer_of, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Seconds
@@ -116,27 +117,30 @@ def _figures(evaluation: Artifact) -> dict[str, float]:
 
 def _training(work: StepContext) -> TrainingSample:
     """Questions and answers of the training rows, at most so many, drawn by their ids, and the report's rows."""
-    pairs = _taught(work.inputs["data"], work.seed) if "data" in work.inputs else []
+    examples = _sample_examples(work.inputs["data"], work.seed) if "data" in work.inputs else []
+    media = {medium.digest: medium for entry in examples for turn in prompt_of(entry) for medium in turn.media}
     return TrainingSample(
-        prompts=[prompt for prompt, _ in pairs],
-        answers=[answer for _, answer in pairs],
+        prompts=[_last_user_text(entry) for entry in examples],
+        answers=[answer_of(entry) for entry in examples],
+        media=[*media.values()],
         recipe_dir=work.recipe_dir,
         seed=work.seed,
         measured=_measured(work.inputs["evaluation"]) if "evaluation" in work.inputs else (),
     )
 
 
-def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
+def _sample_examples(data: Artifact, seed: int) -> list[Example]:
     from heapq import nsmallest
 
     from luthier.artifacts.dataset import read_example_batches
-    from luthier.chat.messages import answer_of, prompt_of
     from luthier.monitor.windows import hash_text_key
 
     examples = (example for batch in read_example_batches(data, "train") for example in batch)
-    chosen = nsmallest(_MOST_ROWS, examples, key=lambda entry: hash_text_key(f"{seed} {entry.id}"))
-    user_turns = [[turn.content for turn in prompt_of(entry) if turn.role == "user"] for entry in chosen]
-    return [(turns[-1] if turns else "", answer_of(item)) for turns, item in zip(user_turns, chosen, strict=True)]
+    return nsmallest(_MOST_ROWS, examples, key=lambda entry: hash_text_key(f"{seed} {entry.id}"))
+
+
+def _last_user_text(example: Example) -> str:
+    return next((turn.content for turn in reversed(prompt_of(example)) if turn.role == "user"), "")
 
 
 def _measured(evaluation: Artifact) -> list[ReportRow]:

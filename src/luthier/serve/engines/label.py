@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
@@ -24,9 +25,10 @@ from luthier.serve.label_engine import (
     softmax_label_scores,
 )
 from luthier.serve.openai.protocol import APIError, to_api_error
-from luthier.serve.request import EngineRequest, OutputChunk, TokenCandidate, TokenLogprobs, Usage, Verb
+from luthier.serve.request import EngineRequest, LabelSetOutput, OutputChunk, TokenCandidate, TokenLogprobs, Usage, Verb
 
 if TYPE_CHECKING:
+    from luthier.artifacts.decisions import ConformalSummary
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.text_classifier import TextClassifier
 
@@ -42,6 +44,9 @@ class LabelEngine(ServingEngine):
     read together, what all classes share is read once, and so is an instruction that one request after the other begins
     with. A plain classifier (`technique: plain`) is opened without torch; it reads what the user wrote, not the system
     message, and its usage counts words.
+
+    With `label_set` in a request, each choice also carries the labels that the answer may be, where a step `conformal`
+    calibrated them for the model.
     """
 
     kind: Literal["label"] = "label"
@@ -121,6 +126,8 @@ class _Judge(Protocol):
 
     answers: dict[str, str]
     """What is answered for each class."""
+    has_head: bool
+    """Whether classes have scores of their own, and no answers of which some are longer."""
 
     def check(self, request: _Asked) -> int:
         """How many tokens are read; `APIError` for what cannot be read."""
@@ -138,6 +145,7 @@ class _WordJudge:
     def __init__(self, model: TextClassifier) -> None:
         self._model = model
         self.answers = {name: name for name in model.classes}
+        self.has_head = True
 
     def check(self, request: _Asked) -> int:
         """How many words are read: a text of any length can be."""
@@ -166,7 +174,7 @@ class _NetworkJudge:
 
         self._reader, self._text, self._classes, self._how = reader, text, classes, how
         self._beginnings = RecurringPrefixCache()
-        self.answers = answers
+        self.answers, self.has_head = answers, bool(classes)
 
     def check(self, request: _Asked) -> int:
         """How many tokens are read; `APIError` for what cannot be read."""
@@ -224,6 +232,7 @@ class _Open(ModelRunner):
         self.temperature = temperature
         """What scores are divided by."""
         self._judge, self._closed = judge, False
+        self._normalize = settings.normalize
         self._gathering = DynamicBatcher(judge.scores, at_once=settings.max_num_seqs, waiting=settings.max_queue_size)
 
     @property
@@ -247,6 +256,7 @@ class _Open(ModelRunner):
 
     async def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
         _refuse(query)
+        known = self._calibrated() if query.label_set else None
         request = _Asked(query.messages)
         try:
             tokens = await asyncio.to_thread(self._judge.check, request)
@@ -255,8 +265,22 @@ class _Open(ModelRunner):
             raise to_api_error(error, "messages") from error
         shares = softmax_label_scores(scores, self.temperature)
         ranked = sorted(shares, key=lambda label: (-scores[label], label))
+        label_set = None if known is None else _select(known, scores)
         for answer in range(query.answers):
-            yield self._piece(answer, ranked, shares, query, tokens)
+            yield replace(self._piece(answer, ranked, shares, query, tokens), label_set=label_set)
+
+    def _calibrated(self) -> ConformalSummary:
+        """The thresholds of label sets; `APIError` where these do not hold for the scores of this engine."""
+        known = self.label_sets
+        if known is None:
+            why = "the label sets of this model are not calibrated: run a step `conformal` for it, and serve it again"
+        elif self._normalize != "sum" and not self._judge.has_head:
+            why = f"label sets are calibrated on sums, and this engine scores classes by `normalize: {self._normalize}`"
+        elif {*known.labels} != {*self._judge.answers}:
+            why = "the label sets of this model were calibrated for other classes: run the step `conformal` again"
+        else:
+            return known
+        raise APIError(why, param="label_set", code="unsupported_parameter")
 
     def _piece(
         self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: EngineRequest, tokens: int
@@ -276,6 +300,12 @@ class _Open(ModelRunner):
     def _candidate(self, label: str, share: float) -> TokenCandidate:
         text = self._judge.answers[label]
         return TokenCandidate(text, text.encode(), math.log(max(share, 1e-300)))
+
+
+def _select(known: ConformalSummary, scores: dict[str, float]) -> LabelSetOutput:
+    from luthier.metrics.conformal import select_label_set
+
+    return LabelSetOutput(select_label_set(known, [scores[label] for label in known.labels]), known.level)
 
 
 def _refuse(query: EngineRequest) -> None:

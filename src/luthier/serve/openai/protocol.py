@@ -437,6 +437,9 @@ class ChatRequestBody(_Asking):
     """Newer name of `user`."""
     store: bool = True
     """Whether the request may be learnt from; OpenAI's word for it."""
+    label_set: bool = False
+    """Whether each choice of a model that names a class carries `label_set`: the labels that the answer may be, from
+    thresholds that a step `conformal` calibrated. Refused where the model has none."""
     frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
     """Taken by models that choose among classes, where it changes nothing; models that write text refuse it, and the
     five that follow."""
@@ -474,6 +477,7 @@ class ChatRequestBody(_Asking):
             stop=self.stops,
             logprobs=self.logprobs,
             top_logprobs=self.top_logprobs or 0,
+            label_set=self.label_set,
             unsupported=tuple(name for name in _SAMPLING if getattr(self, name) is not None),
         )
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from luthier.chat.messages import Message
+from luthier.chat.messages import Media, Message
 from luthier.models.embeddings.base import EmbeddingSpace
 from luthier.serve.engine import ModelRunner
 from luthier.serve.openai.protocol import APIError, ServerBusyError
@@ -28,11 +28,13 @@ _NOTHING, _STATUS = Usage(), END_FIELDS.index("status")
 class _Hidden:
     """What a case keeps beside the beginning of its trace."""
 
-    __slots__ = ("_began", "_tell", "end", "first_token_s", "ready", "unused")
+    __slots__ = ("_began", "_tell", "end", "first_token_s", "media", "ready", "unused")
     _tell: Callable[[RequestState], None]
     end: TraceEnd | None
     """How it ended; None while it is under way."""
     first_token_s: float | None
+    media: Mapping[Media, bytes]
+    """The pictures and sounds that it brought."""
     ready: Any
     """What the recorder made of the beginning of its trace."""
     unused: Sequence[str]
@@ -46,7 +48,7 @@ class RequestState(_Hidden):
     def __init__(self, prefix: str, operation: Asked, tell: Callable[[RequestState], None], key: str | None) -> None:
         self._began, self._tell = time.monotonic(), tell
         self.end = self.first_token_s = self.ready = None
-        self.unused = ()
+        self.unused, self.media = (), {}
         self.id = f"{prefix}-{secrets.token_hex(14)}"
         self.timestamp = datetime.now(UTC)
         self.operation: Asked = operation
@@ -117,6 +119,7 @@ class RequestState(_Hidden):
             return
         message: dict[str, Any] | None = None
         scores: dict[str, float] | None = None
+        label_set: tuple[str, ...] | None = None
         if answer is not None:
             if status == 200 or answer.text or answer.calls:
                 message = {"role": "assistant", "content": answer.text}
@@ -124,13 +127,15 @@ class RequestState(_Hidden):
                     message["tool_calls"] = tuple(answer.calls)
             if answer.scores:
                 scores = dict(answer.scores)
+            if answer.label_set is not None:
+                label_set = answer.label_set.labels
             if answer.calibration is not None:  # by which the model's own probabilities became those of the scores
                 self.parameters, self.ready = {**self.parameters, "calibration": answer.calibration}, None
             usage = usage or answer.usage
         used = usage or _NOTHING
         tokens = used.prompt_tokens, used.cached_tokens, used.completion_tokens
         latency_s = time.monotonic() - self._began
-        self.end = (message, finish, status, error, *tokens, latency_s, self.first_token_s, scores)
+        self.end = (message, finish, status, error, *tokens, latency_s, self.first_token_s, scores, label_set)
         self._tell(self)
 
 

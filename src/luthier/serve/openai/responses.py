@@ -89,7 +89,7 @@ class ChatShape(ResponseBuilder):
         content = None if answer.calls and not answer.text else answer.text
         message = {"role": "assistant", "content": content, "refusal": None, **calls}
         body = {"index": number, "message": message, "logprobs": self._told(answer.tokens)}
-        return {**body, "finish_reason": answer.finish, **_scores(answer.scores)}
+        return {**body, "finish_reason": answer.finish, **_scores(answer)}
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
         """What is new in a message."""
@@ -102,7 +102,7 @@ class ChatShape(ResponseBuilder):
             self._calls[piece.answer] = number + 1
             yield self._delta(piece.answer, {"tool_calls": [{"index": number, **_call(call)}]})
         if piece.finish is not None:
-            yield {**self._delta(piece.answer, {}), "finish_reason": piece.finish, **_scores(piece.scores)}
+            yield {**self._delta(piece.answer, {}), "finish_reason": piece.finish, **_scores(piece)}
 
     def _delta(self, number: int, delta: Json, logprobs: Json | None = None) -> Json:
         return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": None}
@@ -193,9 +193,13 @@ def _call(call: ToolCall) -> Json:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _scores(scores: Mapping[str, float] | None) -> Json:
-    """Probabilities of labels: beside OpenAI's fields, for whoever looks."""
-    return {} if scores is None else {"scores": dict(scores)}
+def _scores(answer: AggregatedOutput | OutputChunk) -> Json:
+    """Probabilities of labels, and the labels that the answer may be: beside OpenAI's fields, for whoever looks."""
+    found: Json = {} if answer.scores is None else {"scores": dict(answer.scores)}
+    if answer.label_set is not None:
+        labels, level = answer.label_set
+        found["label_set"] = {"labels": list(labels), "level": level, "abstains": len(labels) != 1}
+    return found
 
 
 MOST_DEPTH = 64

@@ -164,7 +164,10 @@ class Gateway:
         """A request is over: let it be kept. It is counted once its answer is sent."""
         recorder, end = self._recorder, case.end
         if recorder is not None and end is not None:
-            recorder.end(recorder.ready(case.trace_start) if case.ready is None else case.ready, end)
+            ready = recorder.ready(case.trace_start) if case.ready is None else case.ready
+            recorder.end(ready, end)
+            if case.media and case.consent and case.status == 200 and ready is not None:
+                recorder.keep_media(case.media)
         self.meter.add(case)
         if not self.ready:
             self.cut_off += case.status == CLOSED
@@ -219,6 +222,7 @@ class Gateway:
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
         query = await asyncio.to_thread(body.query) if body.count_media() else body.query()
         case.record_messages(query.messages)  # all that is known of one that nobody answers
+        case.media = {medium: query.media[medium.digest] for turn in query.messages for medium in turn.media}
         route = self._route(body.model, case, get_caller(request))
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
         return await self._respond(self._asking(body, case, [query], shape), route)
@@ -312,6 +316,9 @@ class Gateway:
                 raise APIError(
                     "this model's engine does not read prompts back", param="echo", code="unsupported_parameter"
                 )
+            if asking.queries[0].label_set and not model.chooses:
+                what = "this model names no class, so it has no label sets"
+                raise APIError(what, param="label_set", code="unsupported_parameter")
             if unused := model.unused(asking.queries[0]):
                 asking.case.unused = _as_sent(unused, asking.case.parameters)
                 asking.shape.warn(asking.case.unused)
@@ -393,6 +400,7 @@ class Gateway:
         try:
             async with self.fleet.using(shadow) as model, asyncio.timeout(self._deadline_s):
                 case.release = model.digest
+                query = replace(query, label_set=query.label_set and model.label_sets is not None)
                 query = model.apply_training_prompt(query)
                 case.record_messages(query.messages)
                 async with aclosing(model.answer(query)) as pieces:

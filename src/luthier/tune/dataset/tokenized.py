@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from luthier.chat.messages import Media
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.objective import REFERENCE, TrainingExample
@@ -220,7 +219,7 @@ def _meet_written(path: Path, media: MediaProcessor) -> None:
     """Let a processor meet the media of lessons that were written before."""
     with path.open(encoding="utf-8") as file:
         for line in file:
-            media.meet(Media.model_validate_json(line))
+            media.import_known(json.loads(line))
 
 
 def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) -> DatasetCounts:

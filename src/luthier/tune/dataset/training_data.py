@@ -35,6 +35,7 @@ from luthier.tune.teacher import PACK_TOKENS, add_teacher_logprobs, check_teache
 from luthier.tune.training.schedule import BatchSampler, choose_used_examples, order_by_curriculum
 
 if TYPE_CHECKING:
+    from luthier.artifacts.media import MediaReader
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.packing.pack import TokenRow
     from luthier.tune.dataset.tokenized import TokenizedDataset
@@ -222,7 +223,7 @@ class TrainingData:
         return self._open_teacher() if needed else None
 
     def _open_teacher(self) -> Teacher:
-        return open_teacher(self._work.inputs["teacher"], self._step.dtype, self._text)
+        return open_teacher(self._work.inputs["teacher"], self._step.dtype, self._text, self._media.read)
 
     def _teach(self, split: str, indices: Sequence[int]) -> Iterator[TrainingExample]:
         done, remarks = 0, Counter[str]()
@@ -282,7 +283,7 @@ class TrainingData:
         if judged is not None:
             from luthier.models.reward_model import RewardModel
 
-            model = RewardModel(judged, self._step.dtype)
+            model = RewardModel(judged, self._step.dtype, self._media.read)
         work = self._work
         return RewardContext(
             recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, kept=path, models=Path, model=model
@@ -330,10 +331,15 @@ class TrainingData:
 
     def attach_media(self, model: Any) -> None:
         """Let a model read the pictures and sounds of the data set; nothing for a model of text alone."""
-        from luthier.artifacts.media import MediaReader
         from luthier.models.media.towers import attach_media
 
-        attach_media(model, self._text.media, MediaReader(self._data).read)
+        attach_media(model, self._text.media, self._media.read)
+
+    @cached_property
+    def _media(self) -> MediaReader:
+        from luthier.artifacts.media import MediaReader
+
+        return MediaReader(self._data)
 
     def _warn(self, dataset: TokenizedDataset) -> None:
         """Say what is not learnt, and why; `DataError` when nothing is left."""

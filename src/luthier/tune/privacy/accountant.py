@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -30,6 +30,8 @@ REACH = 10.0
 """Standard deviations of the noise that are put on the grid; what lies beyond has a probability of 1e-23."""
 MOST_POINTS = 1 << 26
 """Points of a grid at most; more losses than that are no privacy (ε of thousands)."""
+LEAST_NOISE = 0.1
+"""Noise multiplier below which nothing is looked for."""
 GREATEST_NOISE = 1e4
 """Noise multiplier beyond which nothing is looked for."""
 
@@ -98,7 +100,7 @@ class PrivacyLoss:
         ends = []
         for sign in (-1.0, 1.0):
             best = sign * times * (losses[-1] if sign > 0 else losses[0])
-            for rate in np.geomspace(0.01, 100.0, 60) / spread:
+            for rate in np.geomspace(0.01, 100.0, 16) / spread:
                 exponents = sign * rate * losses
                 peak = float(exponents.max())
                 moment = peak + math.log(float(np.sum(self.mass * np.exp(exponents - peak))))
@@ -177,20 +179,28 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     return PrivacyLoss(start, mass, _beyond(noise))
 
 
+@lru_cache(maxsize=64)
 def find_noise(epsilon: float, delta: float, sampling: float, steps: int) -> float:
     """The least noise multiplier, to three decimals, with which so many steps keep within ε at δ."""
     low, high = 0.0, 1.0
-    while PrivacyAccount.of(high, sampling, steps).epsilon(delta) > epsilon:
-        low, high = high, 2 * high
+    too_much = math.inf
+    while (enough := PrivacyAccount.of(high, sampling, steps).epsilon(delta)) > epsilon:
+        low, too_much, high = high, enough, 2 * high
         if high > GREATEST_NOISE:
             what = f"no noise keeps {steps} steps within epsilon {epsilon:g} at delta {delta:g}"
             raise RecipeError(what, where=SourceLocation(field="privacy"), hint="train fewer steps, or allow more")
     while high - low > 1e-3:
-        middle = (low + high) / 2
-        if middle < 0.1 or PrivacyAccount.of(middle, sampling, steps).epsilon(delta) > epsilon:
-            low = middle
+        # log ε is nearly a line over log σ; the guess stays within the bracket, a little beside the line
+        guess = (low + high) / 2 if low else 0.7 * high
+        if low and 0 < enough < epsilon < too_much < math.inf:
+            share = math.log(too_much / epsilon) / math.log(too_much / enough)
+            line = low * (high / low) ** share
+            guess = min(max(line + (5e-4 if line < guess else -5e-4), low + 2e-4), high - 2e-4)
+        found = math.inf if guess < LEAST_NOISE else PrivacyAccount.of(guess, sampling, steps).epsilon(delta)
+        if found > epsilon:
+            low, too_much = guess, found
         else:
-            high = middle
+            high, enough = guess, found
     return math.ceil(high * 1000) / 1000
 
 

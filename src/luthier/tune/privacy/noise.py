@@ -38,6 +38,10 @@ class NoiseKey:
             path.chmod(0o600)
         return cls(path.read_bytes())
 
+    def derive(self, label: str) -> NoiseKey:
+        """A key of its own for a label."""
+        return NoiseKey(hashlib.sha256(self._secret + b"key/" + label.encode()).digest())
+
     @staticmethod
     def forget(scratch: Path) -> None:
         """Remove the key once the training is done."""

@@ -15,6 +15,7 @@ from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
+from luthier.models.shapes import find_part
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
@@ -63,8 +64,10 @@ class BottleneckAdapter(Technique):
             raise ModelError(
                 _NONE, where=SourceLocation(field="technique.adapter_type"), hint="take another technique, such as lora"
             )
+        others = [name for name, _ in model.named_modules() if find_part(name) != "language"]
         config = BottleneckConfig(
             target_modules=sorted(target_modules),
+            exclude_modules=[name for name in others if name.endswith(tuple(f".{one}" for one in target_modules))],
             size=self._size(width),
             bend=self.non_linearity,
             parallel=self.adapter_type == "parallel",
@@ -83,7 +86,7 @@ class BottleneckAdapter(Technique):
         """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
         found: set[tuple[int, str]] = set()
         for name in names:
-            if layer := _LAYER.search(name):
+            if find_part(name) == "language" and (layer := _LAYER.search(name)):
                 inside = name[layer.end() :]
                 if (mlp := _MLP.search(inside)) and not (mlp[2] and self.adapter_type == "parallel"):
                     found.add((int(layer[1]), mlp[1] or mlp[2]))

@@ -11,7 +11,7 @@ from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.models.shapes import list_linear_layers, select_target_layers
+from luthier.models.shapes import find_part, list_linear_layers, select_target_layers
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
@@ -41,7 +41,8 @@ class Ia3(Technique):
         from peft import IA3Config, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
-        names = [name for name, module in model.named_modules() if _is_linear(module)]
+        linear = [name for name, module in model.named_modules() if _is_linear(module)]
+        names = [name for name in linear if find_part(name) == "language"]
         targets = self._targets(names)
         if not targets:
             raise ModelError(
@@ -51,6 +52,7 @@ class Ia3(Technique):
         config = IA3Config(
             target_modules=targets,
             feedforward_modules=[name for name in targets if name in self._feedforward(targets)],
+            exclude_modules=[name for name in linear if _is_meant(name, targets) and name not in names] or None,
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
             task_type=get_peft_task_type(model),
         )
@@ -64,7 +66,7 @@ class Ia3(Technique):
     def _targets(self, names: list[str]) -> list[str]:
         """The targets that layers of these names have."""
         targets = (*KEYS_AND_VALUES, *DOWN) if self.target_modules == "auto" else self.target_modules
-        return sorted(target for target in set(targets) if any(f".{name}".endswith(f".{target}") for name in names))
+        return sorted(target for target in set(targets) if any(_is_meant(name, [target]) for name in names))
 
     def _check(self, targets: list[str], known: set[str]) -> None:
         """Refuse names that no layer has, and inputs of layers that are not scaled."""
@@ -124,6 +126,11 @@ class Ia3(Technique):
 
 
 _NONE = "no layer is known that makes keys and values or leads out of an MLP"
+
+
+def _is_meant(name: str, targets: list[str]) -> bool:
+    """Whether PEFT takes a layer for one of the targets."""
+    return any(f".{name}".endswith(f".{target}") for target in targets)
 
 
 def _is_linear(module: Any) -> bool:

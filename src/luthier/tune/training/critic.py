@@ -16,6 +16,7 @@ from torch import Tensor
 from luthier.core.artifact import Artifact
 from luthier.models.generation.cpu_decoder import activate_adapter
 from luthier.models.load import ADAPTER, get_output_classes, get_weights_artifact, is_adapter
+from luthier.models.media.towers import is_tower_parameter
 from luthier.models.packing.logprobs import compute_pack_states
 from luthier.models.packing.pack import Pack, TokenRow
 from luthier.models.quiet import silence_peft_warnings
@@ -49,7 +50,7 @@ class Critic:
 
 def _values(model: Any, pack: Pack) -> Tensor:
     """(N,) in at least fp32."""
-    with activate_adapter(model, VALUE):
+    with activate_adapter(model, VALUE, decoder_only=True):  # it sees pictures as the policy does
         found = compute_pack_states(model, pack)
     head = getattr(model, HEAD)
     return torch.nn.functional.linear(found.to(torch.promote_types(found.dtype, torch.float32)), head.weight)[:, 0]
@@ -72,6 +73,7 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
     config.init_lora_weights, config.inference_mode = True, False
     config.modules_to_save, config.use_dora, config.lora_dropout = None, False, 0.0
     config.task_type = own.task_type
+    config.exclude_modules = sorted({*(config.exclude_modules or ()), *_linear_towers(model)}) or None
     config._custom_modules = getattr(own, "_custom_modules", None)
     with torch.random.fork_rng(devices=[]), silence_peft_warnings():
         torch.manual_seed(seed + 1)
@@ -88,6 +90,12 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
             parameter.requires_grad_(True)
 
 
+def _linear_towers(model: Any) -> list[str]:
+    """Linear layers that read pictures: the critic sees their features as the policy does, and learns none."""
+    modules = unwrap_peft_model(model).named_modules()
+    return [name for name, module in modules if isinstance(module, torch.nn.Linear) and is_tower_parameter(name)]
+
+
 def _wide(inner: Any) -> torch.dtype:
     return torch.promote_types(next(inner.parameters()).dtype, torch.float32)
 
@@ -97,7 +105,8 @@ def _take_up(model: Any, start: Path) -> None:
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    found = load_file(start / "adapter_model.safetensors")
+    saved = load_file(start / "adapter_model.safetensors")
+    found = {name: value for name, value in saved.items() if not is_tower_parameter(name)}
     head = next(value for name, value in found.items() if f".{_SCORE}" in name)
     set_peft_model_state_dict(
         model, {name: value for name, value in found.items() if f".{_SCORE}" not in name}, adapter_name=VALUE

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy
@@ -51,6 +51,21 @@ class MemoryPlan(NamedTuple):
     tokens: int
     lanes: int
     what: str
+
+
+@dataclass
+class RehearsedMemory:
+    """Packs that fitted into memory, for trainings that follow one another over one model: what is no larger is not
+    tried again."""
+
+    tokens: int = 0
+    """Tokens of the largest packs, side by side, that fitted as they were."""
+    drawn: bool = False
+    """Whether reading them drew random numbers."""
+
+    def covers(self, parallel_packs: ParallelPacks) -> bool:
+        """Whether packs are no larger than what fitted."""
+        return sum(pack.tokens for pack in parallel_packs) <= self.tokens
 
 
 def probe_memory(

@@ -97,7 +97,10 @@ class MixedPrecisionOptimizer:
 
     def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
         """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
-        return list(torch.autograd.grad(loss, [*self._moving.values(), *leaves], allow_unused=True))
+        wanted = [*self._moving.values(), *leaves]
+        if not loss.requires_grad:  # rows of text, where only what reads pictures learns
+            return [None] * len(wanted)
+        return list(torch.autograd.grad(loss, wanted, allow_unused=True))
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -32,7 +32,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes, count_threads
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
-from luthier.tune.training.memory import AllocatorCacheTrimmer, probe_memory
+from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
 from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
@@ -211,6 +211,8 @@ class Trainer:
         self._since = 0
         self._why_over = ""
         self._kernels = get_kernel_names(model)
+        self.rehearsed: RehearsedMemory | None = None
+        """What trainings over the same model before this one saw to fit into memory."""
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
         self.stopped = ""
@@ -535,7 +537,11 @@ class Trainer:
 
     def _rehearse(self, say: Callable[[str], None]) -> None:
         """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
-        drawn = False
+        drawn, known, asked = False, self.rehearsed, (self._tokens, self._lanes.count)
+        packs = self._source.largest(*asked)
+        if known is not None and known.covers(packs):
+            self._lanes.count = 1 if known.drawn else self._lanes.count
+            return
 
         def read(parallel_packs: Sequence[Pack]) -> None:
             nonlocal drawn
@@ -547,6 +553,8 @@ class Trainer:
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
+        if known is not None and (self._tokens, lanes) == asked:
+            known.tokens, known.drawn = sum(pack.tokens for pack in packs), drawn
         self._lanes.count = 1 if drawn else lanes
         self._updater.drop()
         say(what)

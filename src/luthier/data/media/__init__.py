@@ -1,0 +1,1 @@
+"""What is found in pictures and sounds of rows, and what is put in their place."""

@@ -1,0 +1,1 @@
+"""Rules by which a sum bears sites that send anything, one file each."""

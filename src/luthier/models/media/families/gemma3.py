@@ -1,0 +1,18 @@
+"""Gemma 3, in which a picture's tokens see one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.models.media.family import FrozenEncoder, MediaFamily
+
+
+class Gemma3Family(MediaFamily):
+    """256 tokens for every picture, pooled from those of SigLIP."""
+
+    types = ("gemma3",)
+    mutual = True
+
+    def find_projection(self, model: Any) -> FrozenEncoder:
+        """The encoder and the projector of a plain model."""
+        return FrozenEncoder(model.model.vision_tower, model.model.multi_modal_projector, (), classes=False)

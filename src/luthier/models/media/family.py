@@ -1,0 +1,121 @@
+"""How a family of models reads pictures: what is the same in all of them, and the list of those that are known.
+
+A family is one class in one file of `luthier.models.media.families`. A model of a type that no family names is read row
+by row, through its own forward (`luthier.models.media.whole`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FrozenEncoder(NamedTuple):
+    """An encoder that does not move, below a projector that does."""
+
+    encoder: Any
+    projector: Any
+    layers: tuple[int, ...]
+    """The layers whose states are read, side by side; none for what the encoder gives in the end."""
+    classes: bool
+    """Whether the first state stands for the whole picture and is left out."""
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight, of the kind in which it computes."""
+        found: Tensor = next(self.encoder.parameters())
+        return found
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(pictures, n, width) states that the projector reads."""
+        import torch
+
+        if not self.layers:
+            last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
+            return last
+        outputs = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
+        return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
+
+
+class MediaFamily:
+    """How models of some types read pictures in packs. Defining a class with `types` adds them.
+
+    What stands here fits a model whose `get_image_features` tells in `pooler_output` the features of all pictures, one
+    after another, and whose decoder reads them in the places of its embeddings.
+    """
+
+    types: ClassVar[tuple[str, ...]] = ()
+    """The `model_type` of each configuration."""
+    mutual: ClassVar[bool] = False
+    """Whether a picture's tokens see one another, later ones too."""
+
+    alone: ClassVar[str] = ""
+    """Why a row with pictures is read by itself through the model's own forward; empty for one that is packed."""
+
+    prefix: ClassVar[bool] = False
+    """Whether all that stands before what is learnt or written sees itself both ways (prefix-LM), pictures or not."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        family = cls()
+        for name in cls.__dict__.get("types", ()):
+            if name in _FAMILIES and type(_FAMILIES[name]).__qualname__ != cls.__qualname__:
+                raise TypeError(f"both {type(_FAMILIES[name]).__name__} and {cls.__name__} read {name!r}")
+            _FAMILIES[name] = family
+
+    def read_pictures(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """What a plain model's tower says of pictures, from what its processor makes of them.
+
+        `pooler_output` holds their features, one picture after another; `deepstack_features`, where there are any, what
+        is added after the decoder's first layers.
+        """
+        reader = model.get_image_features
+        known = inspect.signature(reader).parameters
+        return reader(**{name: value for name, value in inputs.items() if name in known})
+
+    def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+        """Whether two pictures may be read in one call, their inputs one after another."""
+        shapes = {name: value.shape for name, value in one.items()}
+        return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
+
+    def find_projection(self, model: Any) -> FrozenEncoder | None:
+        """The encoder of a plain model and the projector over it, where what lies between is known; else None."""
+        return None
+
+
+_FAMILIES: dict[str, MediaFamily] = {}
+
+
+def find_family(model_type: str) -> MediaFamily | None:
+    """How models of a type read pictures in packs; None where that is not known."""
+    _load_families()
+    return _FAMILIES.get(model_type)
+
+
+def list_family_types() -> tuple[str, ...]:
+    """The types of all families, in order."""
+    _load_families()
+    return tuple(sorted(_FAMILIES))
+
+
+def explain_alone(model_type: str) -> str:
+    """Why rows with pictures of a type of models are read one by one; empty where they are packed."""
+    family = find_family(model_type)
+    return (
+        family.alone if family is not None else f"how a model of type {model_type!r} reads media in packs is not known"
+    )
+
+
+@cache
+def _load_families() -> None:
+    from luthier.models.media import families
+
+    for found in pkgutil.iter_modules(families.__path__):
+        importlib.import_module(f"{families.__name__}.{found.name}")

@@ -1,0 +1,229 @@
+"""ε of a federation: noise is what was promised, sites count what all orders cost, and refuse past their budget."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from scipy.stats import kstest
+
+from federated.test_transports import FEDERATION, Attack, build_attack
+from federations import Sites
+from luthier.artifacts.training import TrainingRecord, describe_privacy
+from luthier.core.errors import LuthierError
+from luthier.federated.ledger import SiteLedger
+from luthier.federated.local import PrivateRoundSampler, RoundSampler
+from luthier.federated.masks import BeyondBound, MaskSettings, decode_sum
+from luthier.federated.messages import FederationMessage, LocalWork, Rejection
+from luthier.federated.privacy import (
+    FederatedPrivacy,
+    PrivacySpending,
+    SpentPrivacy,
+    average_changes,
+    clip_change,
+    covers,
+    encode_change,
+    find_site_noise,
+    measure_norm,
+)
+from luthier.federated.transport import LocalChannel
+from luthier.tune.privacy.accountant import PrivacyAccount
+from luthier.tune.privacy.noise import NoiseKey
+from luthier.tune.privacy.sampler import PoissonSampler
+from luthier.tune.training.schedule import BatchSampler
+
+ADAPTER = "adapter/adapter_model.safetensors"
+OFF = {"on_loss_spike": "off"}
+ROWS = {"epsilon": 8.0, "delta": 1e-3}
+WHOLE = {"epsilon": 3.0, "delta": 1e-2, "unit": "site"}
+
+
+def test_a_round_draws_units_by_chance_with_a_key_of_its_own() -> None:
+    plain = BatchSampler(seed=1, count=40, epochs=4.0, batch_size=8)
+    whole = PoissonSampler.of(plain, NoiseKey(b"k"), tuple((at,) for at in range(40)))
+    rounds = [RoundSampler.for_round(whole, number, 4) for number in range(4)]
+    assert all(isinstance(one, PrivateRoundSampler) for one in rounds)
+    assert sum(one.steps for one in rounds) == whole.steps == 20
+    drawn = [one.lessons_of(0) for one in rounds]
+    assert len({tuple(some) for some in drawn}) == 4
+    noise = [one.key.draw_normal("noise/0", [3]) for one in rounds if isinstance(one, PrivateRoundSampler)]
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_rows_are_promised_what_all_rounds_together_cost(fresh: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = list[Any]()
+    exchange = LocalChannel.exchange
+
+    def hearing(self: Any, number: int, contents: Any) -> Any:
+        found = exchange(self, number, contents)
+        heard.extend(found.values())
+        return found
+
+    monkeypatch.setattr(LocalChannel, "exchange", hearing)
+    step = fresh.step(["north", "south"], sum="ffa", privacy=ROWS, tune=OFF, local={"epochs": 2})
+    made = fresh.federate(step)
+    record = TrainingRecord.read(made)
+    assert describe_privacy(record) == "ε = 8 at δ = 0.001 for each row"
+    assert step.describe_exchange(None).startswith(
+        "ε = 8 at δ = 0.001 for each row; the coordinator can see the update"
+    )
+    assert not any(b'"loss": 0' in reply or b'"loss": 1' in reply for reply in heard), "losses have no noise"
+    assert [entry["loss"] for entry in made.read_json("federation.json")["rounds"]] == [None, None]
+    kept = fresh.work(step).scratch
+    assert not list(kept.rglob("privacy.key")), "noise keys go when the federation ends"
+
+
+@pytest.mark.parametrize("masks", [None, {}])
+def test_noise_of_whole_sites_is_in_the_sum(sites: Sites, masks: dict[str, Any] | None) -> None:
+    privacy = {"unit": "site", "epsilon": 1.0, "delta": 1e-2, "clip": 1e-3}
+    step = sites.step(rounds=1, sum="ffa", privacy=privacy, secure=masks)
+    made = load_file(sites.federate(step).path(ADAPTER))
+    moved = torch.cat([value.flatten() for name, value in made.items() if "lora_B" in name])  # they begin at 0
+    deviation = step.site_noise / 3
+    assert float(moved.std()) == pytest.approx(deviation, rel=0.05)
+    assert kstest(moved.numpy() / deviation, "norm").pvalue > 1e-4
+
+
+def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
+    fresh: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = fresh.step(["north", "south"], sum="ffa", privacy=WHOLE)
+    exchange = LocalChannel.exchange
+
+    def dying(self: Any, number: int, contents: Any) -> Any:
+        found = exchange(self, number, contents)
+        if number == 2:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(LocalChannel, "exchange", dying)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.federate(step, digest="a1" * 16)
+    key = fresh.work(step, digest="a1" * 16).scratch / "privacy.key"
+    secret = key.read_bytes()
+    monkeypatch.undo()
+    one = fresh.federate(step, digest="a1" * 16).path(ADAPTER).read_bytes()
+    assert not key.exists()
+    work = fresh.work(step, digest="a2" * 16)
+    (work.scratch / "privacy.key").write_bytes(secret)
+    assert fresh.federate(step, digest="a2" * 16).path(ADAPTER).read_bytes() == one
+    assert fresh.federate(step, digest="a3" * 16).path(ADAPTER).read_bytes() != one, "other noise in another run"
+
+
+def test_a_change_is_clipped_and_its_share_of_noise_survives_the_ring() -> None:
+    change = {"b": torch.full((30,), 2.0, dtype=torch.float64), "a": torch.full((10,), -1.0, dtype=torch.float64)}
+    clipped = clip_change(change, 0.5)
+    assert measure_norm(clipped) == pytest.approx(0.5)
+    assert measure_norm(clip_change({"a": torch.tensor([math.nan, 1.0])}, 0.5)) == 0.0
+    assert torch.equal(clip_change(change, 100.0)["b"], change["b"])
+    settings = MaskSettings()
+    exact = encode_change(clipped, settings, 4, 0.5, 0.0, NoiseKey(b"k"), "x")
+    numbers = exact.view(numpy.int64)[:-2].astype(float) / (1 << 34)
+    assert numpy.linalg.norm(numbers) <= 0.5, "rounding never makes a change longer"
+    zero = {name: torch.zeros(20_000, dtype=torch.float64) for name in ("a",)}
+    encoded = [encode_change(zero, settings, 4, 0.5, 1.5, NoiseKey(bytes([at])), "x") for at in range(4)]
+    found = decode_sum(sum(encoded[1:], encoded[0]), zero, settings, 4, 3.0)
+    assert found.rows == 4
+    assert kstest(found.weights["a"].numpy() / (1.5 * 2 / 4), "norm").pvalue > 1e-4
+    with pytest.raises(BeyondBound, match="does not fit in the ring"):
+        encode_change(zero, settings, 4, 0.5, 1e8, NoiseKey(b"k"), "x")
+    mean = average_changes([clipped, change], 0.5, 0.0, NoiseKey(b"k"), "x")
+    torch.testing.assert_close(mean["b"], clipped["b"])
+
+
+def test_the_promise_to_sites_is_the_accountants() -> None:
+    privacy = FederatedPrivacy(**{**WHOLE, "epsilon": 2.0})
+    noise = find_site_noise(privacy, 10)
+    assert PrivacyAccount.of(noise, 1.0, 10).epsilon(privacy.delta) <= 2.0
+    assert PrivacyAccount.of(noise - 0.003, 1.0, 10).epsilon(privacy.delta) > 2.0
+
+
+def test_spending_adds_up_by_distributions_and_not_by_epsilon() -> None:
+    one = PrivacySpending(unit="row", noise=1.0, sampling=0.1, steps=50)
+    other = PrivacySpending(unit="row", noise=2.0, sampling=0.2, steps=50)
+    once, both = (SpentPrivacy(some).count_epsilon(1e-5) for some in ((one,), (one, other)))
+    right = PrivacyAccount.of(1.0, 0.1, 50).join(PrivacyAccount.of(2.0, 0.2, 50)).epsilon(1e-5)
+    assert both == pytest.approx(right)
+    assert once < both < once + SpentPrivacy((other,)).count_epsilon(1e-5)
+    twice = SpentPrivacy((one, one)).count_epsilon(1e-5)
+    assert twice == pytest.approx(PrivacyAccount.of(1.0, 0.1, 100).epsilon(1e-5))
+    assert SpentPrivacy(()).count_epsilon(1e-5) == 0.0
+    assert covers("site", "meta.customer")
+    assert covers("meta.customer", "row")
+    assert not covers("row", "site")
+
+
+def private_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings: Any) -> Attack:
+    attack = build_attack(sites, root, patch, delta=1e-3, **settings)
+    tune = {**attack.order.tune, **OFF}
+    privacy = FederatedPrivacy(epsilon=4.0, delta=1e-3)
+    attack.order = attack.order.model_copy(update={"tune": tune, "privacy": privacy, "local": LocalWork(epochs=1)})
+    return attack
+
+
+def refusal(replies: list[Any]) -> str:
+    [reply] = replies
+    return str(FederationMessage.decode(reply, Rejection).header.message)
+
+
+def test_a_sites_log_adds_up_what_all_orders_cost(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack = private_attack(sites, tmp_path, monkeypatch, epsilon=4.1)
+    attack.throw(FederationMessage(attack.order).encode(), 0)
+    for _ in range(3):  # a repeated round is answered by the same bytes, and costs once
+        assert len(attack.throw(attack.start, 1)) == 1
+    ledger = SiteLedger(attack.server._folder)
+    [spent] = ledger.list_spent(lambda entry: False)
+    assert (spent.unit, spent.steps) == ("row", 6)
+    assert 0 < SpentPrivacy((spent,)).count_epsilon(1e-3) < 4.0
+    other = attack.order.model_copy(update={"federation": "cd" * 16})
+    said = refusal(attack.throw(FederationMessage(other).encode(), 0, federation="cd" * 16))
+    assert "the order would bring epsilon from" in said
+    assert "and the budget is 4.1" in said
+    assert attack.throw(attack.start, 1, federation="cd" * 16) == [], "its order was never taken"
+    assert attack.trained == [0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "order", "why"),
+    [
+        ({"epsilon": 3.0}, {}, r"from 0 to 3\.9\d* at delta 0.001, and the budget is 3"),
+        ({"epsilon": 9.0}, {"privacy": None}, "makes no promise"),
+        ({"epsilon": 9.0, "unit": "meta.customer"}, {}, "protects each row, not each meta.customer"),
+        ({"epsilon": 9.0}, {"privacy": FederatedPrivacy(**WHOLE)}, "the coordinator itself would add the noise"),
+        ({"metrics": ["accuracy"]}, {"metrics": [{"kind": "accuracy"}]}, "sums over held-out rows have no noise"),
+    ],
+)
+def test_an_order_beyond_the_budget_is_refused_with_the_line(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Any, order: Any, why: str
+) -> None:
+    attack = private_attack(sites, tmp_path, monkeypatch, **policy)
+    said = refusal(attack.throw(FederationMessage(attack.order.model_copy(update=order)).encode(), 0))
+    assert re.search(why, said)
+    assert attack.throw(attack.start, 1) == []
+    assert attack.trained == []
+    assert FEDERATION not in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tune": {"objective": "classify", **OFF}}, "names of classes come from rows without noise"),
+        ({"metrics": ["accuracy"], "tune": OFF}, "sums over held-out rows have no noise"),
+        ({"privacy": WHOLE, "sum": "stack"}, "only a mean of whole updates can be clipped"),
+        ({"tune": {}}, "on_loss_spike: it looks at losses without noise"),
+        ({"tune": {"privacy": {"epsilon": 1}, **OFF}, "privacy": None}, "write `privacy` of the step itself"),
+        ({"tune": {"curriculum": {}, **OFF}}, "curriculum: it puts rows in an order"),
+    ],
+)
+def test_what_peeks_at_private_rows_is_refused(sites: Sites, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValidationError, LuthierError), match=message):
+        sites.step(**{"privacy": ROWS, "sum": "ffa", **settings})

@@ -1,0 +1,38 @@
+"""Every family of `luthier.models.media.families` is proven by existing: each of its types has a tiny model."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
+from pictured import ALONE, FAMILIES
+
+SAME = {"smolvlm": "idefics3"}
+"""Types whose models are those of another, by name of that."""
+
+
+@pytest.mark.parametrize("model_type", list_family_types())
+def test_each_type_has_a_tiny_model(model_type: str) -> None:
+    """By which its reading is proven: in packs (`test_media_packs.py`), or row by row (`test_media_alone.py`)."""
+    tinies = ALONE if explain_alone(model_type) else FAMILIES
+    assert SAME.get(model_type, model_type) in {tiny.type for tiny in tinies.values()}
+
+
+@pytest.mark.parametrize("model_type", list_family_types())
+def test_each_type_is_one_that_transformers_knows(model_type: str) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    assert model_type in CONFIG_MAPPING_NAMES
+
+
+@pytest.mark.parametrize("model_type", list_family_types())
+def test_each_family_says_what_it_is(model_type: str) -> None:
+    family = find_family(model_type)
+    assert isinstance(family, MediaFamily)
+    assert type(family).__doc__ != MediaFamily.__doc__
+    assert type(family).__module__.startswith("luthier.models.media.families.")
+
+
+def test_two_families_of_one_type_are_refused() -> None:
+    with pytest.raises(TypeError, match="'llava'"):
+        type("Other", (MediaFamily,), {"types": ("llava",)})

@@ -1,0 +1,105 @@
+"""Rows with pictures that are not packed: read one by one, they are what the plain processor and model say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from luthier.core.errors import ModelError
+from luthier.models.generate import generate
+from luthier.models.load import LoadedModel
+from luthier.models.media import family as families
+from luthier.models.media.inputs import embed_ids
+from luthier.models.media.towers import learn_media, list_row_media
+from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs, detect_forward_mode
+from luthier.models.packing.pack import build_pack, build_packs
+from luthier.models.packing.parallel import is_thread_safe
+from luthier.models.packing.prefix_cache import share_prefixes
+from models.architectures import Double
+from models.pictured_model import Pictured
+from pictured import ALONE, FAMILIES, tiny_pictured
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
+OTHERS = [family for family in FAMILIES if family != "idefics3"]
+"""The processor of Idefics3 asks its tokenizer where characters stand, and takes no ids."""
+
+
+@pytest.fixture(scope="module", params=[*ALONE, *OTHERS])
+def pictured(request: Any, tmp_path_factory: Any) -> Iterator[Pictured]:
+    """A model of a family that is read alone, and of each other one as if nobody knew it."""
+    known = families._FAMILIES.copy()
+    families.find_family("llava")
+    if request.param not in ALONE:
+        families._FAMILIES.clear()
+    yield Pictured(tiny_pictured(tmp_path_factory.mktemp("pictured"), request.param))
+    families._FAMILIES.update(known)
+
+
+def test_log_probabilities_are_the_plain_models(pictured: Pictured) -> None:
+    rows = pictured.rows()
+    pack = build_pack(rows, share_from=1)
+    how = detect_forward_mode(pictured.model)
+    assert how.media_alone
+    assert not is_thread_safe(pictured.model)
+    with Double(), torch.no_grad(), share_prefixes(pictured.model, rows):
+        found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain()
+        ranked, _ = compute_ranked_logprobs(pictured.model, pack)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-10)
+
+
+def test_gradients_are_the_plain_models(pictured: Pictured) -> None:
+    rows, model = pictured.rows(), pictured.model
+    model.requires_grad_(True)
+    wanted = list(model.parameters())
+    with Double():
+        pictured.plain().sum().backward()
+    expected = [parameter.grad for parameter in wanted]
+    model.zero_grad()
+    sums: list[Tensor] = [torch.zeros_like(parameter) for parameter in wanted]
+    with Double(), learn_media(model, lambda: list_row_media(rows)) as step:
+        assert step is None, "a row's own forward reads its pictures, with their gradients"
+        for pack in build_packs(rows, 120, share_from=1):
+            gradients = torch.autograd.grad(compute_pack_logprobs(model, pack).sum(), wanted, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    total.add_(gradient)
+    for parameter, found, one in zip(wanted, sums, expected, strict=True):
+        scale = 1.0 if one is None else max(1.0, float(one.abs().max()))
+        torch.testing.assert_close(
+            found / scale, torch.zeros_like(found) if one is None else one / scale, rtol=0, atol=1e-10
+        )
+        parameter.grad = None
+    model.requires_grad_(False)
+
+
+def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
+    pictured.model.requires_grad_(False)
+    questions = [messages[:-1] for messages in pictured.conversations]
+    loaded = LoadedModel(model=pictured.model, folder=Path(), name="pictured", digest="")
+    prompts = [pictured.text.prompt(messages) for messages in questions]
+    together = generate(loaded, prompts, 12, frozenset())
+    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
+    for messages, written in zip(questions, together, strict=True):
+        inputs = pictured.plain_inputs(messages, prompt=True)
+        whole = pictured.model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
+
+
+def test_embeddings_cannot_be_given(pictured: Pictured) -> None:
+    pack = build_pack(pictured.rows())
+    width = pictured.model.config.get_text_config().hidden_size
+    with pytest.raises(ModelError, match="embeddings cannot be put"):
+        compute_pack_logprobs(pictured.model, pack, embeddings=torch.zeros(pack.tokens, width, dtype=torch.float64))
+
+
+def test_features_apart_from_their_row_are_refused(pictured: Pictured) -> None:
+    """`explain` replaces features of a picture, which a model that reads its rows itself does not give away."""
+    ids = pictured.rows()[0].ids
+    with pytest.raises(ModelError, match="are not known apart from its row"):
+        embed_ids(pictured.model, torch.tensor([ids]))
