@@ -51,6 +51,7 @@ SMALL = {
     "pictures": ("steps.data.split={train: 64, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "spoken-commands": ("steps.data.split={train: 64, test: 20}", "steps.hear.epochs=1", "steps.tune.epochs=1"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
+    "speech": ("steps.data.split={train: 14, test: 8}", "steps.tune.epochs=1"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "taught": (
         "steps.data.split.train=32",
@@ -96,6 +97,7 @@ PLAIN: dict[str, set[str]] = {
     "grpo-math": {"nearest"},
     "safety": {"length"},
     "questions": {"nearest"},
+    "speech": {"nearest", "blind"},
     "summaries": {"nearest", "lead"},
     "habits": {"length"},
 }
@@ -118,6 +120,7 @@ LONG = {
     "questions",
     "rlhf",
     "safety",
+    "speech",
     "spoken-commands",
     "summaries",
     "taught",

@@ -6,8 +6,9 @@ does with soundfile. How many tokens stand for a sound follows from its length a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, ModelError, SourceLocation
@@ -21,7 +22,8 @@ _VOXTRAL_FRAMES = 8
 _USUAL_SECONDS = 30.0
 
 
-class AudioLayout(NamedTuple):
+@dataclass(frozen=True)
+class AudioLayout:
     """What stands for a sound of some length."""
 
     text: str

@@ -22,6 +22,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.media.family import (
     FrozenAudioEncoder,
@@ -45,7 +46,8 @@ class MediaFeatures(NamedTuple):
     """What a tower says of one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings."""
+    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    to."""
     deep: tuple[Tensor, ...] = ()
     """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
 
@@ -108,6 +110,11 @@ class MediaTowers:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
+        if model.config.model_type in SPEECH_TYPES:
+            from luthier.models.media.encoder_decoder import encode_sounds
+
+            sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
+            return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(split, keys)
         self._states.clear()
@@ -184,6 +191,8 @@ def _moves(module: Any) -> bool:
 
 def _tower_modules(model: Any) -> Iterator[Any]:
     """The encoders and projectors of a model."""
+    if model.config.model_type in SPEECH_TYPES:
+        return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
     return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 
@@ -207,7 +216,7 @@ def require_family(model: Any) -> MediaFamily:
     if family is None or family.alone:
         able = (name for name in list_family_types() if not explain_alone(name))
         raise ModelError(
-            f"a picture's or sound's features are not known apart from its row: {explain_alone(model.config.model_type)}",
+            f"a medium's features are not known apart from its row: {explain_alone(model.config.model_type)}",
             where=SourceLocation(field="model"),
             hint=f"types of models whose are: {', '.join(able)}",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from luthier.models.media.family import MediaFamily
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class QwenVisionFamily(MediaFamily):
     """Patches of all pictures stand in one row, which `image_grid_thw` parts."""
 
-    types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+    types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
         """Always: attention in the tower keeps to each picture."""
