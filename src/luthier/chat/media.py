@@ -227,8 +227,13 @@ class MediaProcessor:
         self._known = {key: known for key, known in self._known.items() if known.source is None}
 
     def locate_features(self, key: int) -> list[Region]:
-        """Where in its picture each feature of a medium lies."""
+        """Where in its picture each feature of a medium lies; of a sound, the share of its time as left and right."""
         known = self._known[key]
+        if known.media.kind == "audio":
+            assert self.audio is not None, "only a processor of sounds meets one"
+            length = known.media.seconds or 1.0
+            spans = self.audio.locate_features(known.media)
+            return [Region(begin / length, 0.0, end / length, 1.0) for begin, end in spans]
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids[known.media.kind])
         size = self._shrunk(known.media.width or 1, known.media.height or 1)
         visible = find_visible_region(self._processor.image_processor, *size)

@@ -91,7 +91,7 @@ class SpeechProcessor(MediaProcessor):
 
     @classmethod
     def load(cls, folder: Path, *, max_pixels: int | None = None, max_seconds: float | None = None) -> SpeechProcessor:
-        """The feature extractor in a Hugging Face folder; `language`, `task` and `max_seconds`, when not given, are what
+        """The feature extractor in a Hugging Face folder; `language`, `task` and, when not given, `max_seconds` are as
         `model.json` says."""
         from transformers import AutoFeatureExtractor, AutoTokenizer
 
