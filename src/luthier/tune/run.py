@@ -292,6 +292,7 @@ class TrainingRun:
         from luthier.models.kernels.calls import describe_kernels
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
+        from luthier.models.media.towers import find_towers
         from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
         from luthier.tune.training.memory import iterate_packs
         from luthier.tune.training.ranks import agree_with_followers, send_weights
@@ -329,6 +330,10 @@ class TrainingRun:
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
         self._say(how.why, numbers, tokens, sampler)
+        if how.media_alone and find_towers(plain) is not None:
+            self._work.events.note(
+                f"rows with pictures are read one by one, as {how.media_alone}: the same result, more slowly"
+            )
         self._private = self._plan_privacy(material, sampler)
         args = TrainingArguments(
             rate=self._rate.value,

@@ -135,7 +135,7 @@ def name_tower(modules: Sequence[torch.nn.Module], model: Any, *about: Any) -> s
         for name, value in [*module.named_parameters(), *module.named_buffers()]:
             flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(memoryview(flat.numpy()))
+            digest.update(flat.numpy().data)
     device = next(model.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     machine = [platform.machine(), cpu_features(), gpu, torch.get_num_threads(), get_kernel_names(model)]

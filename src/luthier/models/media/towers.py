@@ -24,8 +24,16 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.media.family import FrozenEncoder, MediaFamily, explain_alone, find_family, list_family_types
+from luthier.models.media.family import (
+    FrozenAudioEncoder,
+    FrozenEncoder,
+    MediaFamily,
+    explain_alone,
+    find_family,
+    list_family_types,
+)
 from luthier.models.media.feature_files import FeatureFiles, name_tower
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
@@ -41,7 +49,8 @@ class MediaFeatures(NamedTuple):
     """What a tower says of one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings."""
+    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    to."""
     deep: tuple[Tensor, ...] = ()
     """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
 
@@ -129,6 +138,11 @@ class MediaTowers:
         if not keys:
             return []
         self._settle(model, keys[0])
+        if model.config.model_type in SPEECH_TYPES:
+            from luthier.models.media.encoder_decoder import encode_sounds
+
+            sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
+            return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(model, split, keys)
         self._states.clear()
@@ -136,31 +150,38 @@ class MediaTowers:
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs, family):
-            outputs = family.read_pictures(model, batch)
+            outputs = family.read_media(model, batch)
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
     def _settle(self, model: Any, key: int) -> None:
         """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
         same input, and multiply together from then on; no number may depend on which picture comes first."""
+        from luthier.models.media.encoder_decoder import encode_sounds
+
         with self._lock, torch.no_grad():
             own = sum("forward" in part.__dict__ for module in _tower_modules(model) for part in module.modules())
             if own == self._own_forwards:
                 return
             inputs = self._inputs(key, next(tower_parameters(model)))
             for _ in range(2):
-                require_family(model).read_pictures(model, inputs)
+                if model.config.model_type in SPEECH_TYPES:
+                    list(encode_sounds(model, [inputs]))
+                else:
+                    require_family(model).read_media(model, inputs)
             self._own_forwards = own
 
-    def _project(self, model: Any, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
+    def _project(
+        self, model: Any, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]
+    ) -> list[MediaFeatures]:
         """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
-                return MediaFeatures(split.encode(self._inputs(key, split.weight)["pixel_values"]))
+                return MediaFeatures(split.encode(self._inputs(key, split.weight)))
 
         def find(key: int) -> MediaFeatures:
-            about = ["states", split.layers, split.classes]
+            about = ["states", *split.settings]
             return self._find(model, [split.encoder], key, lambda: encode(key), *about)
 
         with self._lock:
@@ -206,7 +227,7 @@ class _Shelf:
         self._held = 0
 
 
-def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
+def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
     found = require_family(model).find_projection(model)
     return found if found is not None and not _moves(found.encoder) and _moves(found.projector) else None
@@ -221,6 +242,8 @@ def _moves(module: Any) -> bool:
 
 def _tower_modules(model: Any) -> Iterator[Any]:
     """The encoders and projectors of a model."""
+    if model.config.model_type in SPEECH_TYPES:
+        return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
     return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 
@@ -245,7 +268,7 @@ def require_family(model: Any) -> MediaFamily:
     if family is None or family.alone:
         able = (name for name in list_family_types() if not explain_alone(name))
         raise ModelError(
-            f"a picture's features are not known apart from its row: {explain_alone(model.config.model_type)}",
+            f"features of media are not known apart from their row: {explain_alone(model.config.model_type)}",
             where=SourceLocation(field="model"),
             hint=f"types of models whose are: {', '.join(able)}",
         )
