@@ -18,7 +18,7 @@ ModelPart = Literal["language", "projector", "vision"]
 """A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
 ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
 """What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list")
+PROJECTORS = ("multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "embed_vision")
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)
 """What they call vectors beside it, which belong to no layer and so have no adapter."""
