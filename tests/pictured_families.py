@@ -342,7 +342,8 @@ def _gemma3n_config(id_of: Ids) -> dict[str, Any]:
         "text_config": {
             **TEXT, "head_dim": 8, "sliding_window": 16, "num_hidden_layers": 4, "intermediate_size": [48] * 4,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
-            "vocab_size_per_layer_input": first, "vocab_size": first + 6, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 2,
+            "vocab_size_per_layer_input": first, "vocab_size": first + 6, "hidden_size_per_layer_input": 8,
+            "num_kv_shared_layers": 2,
             "altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
         },
         "vision_config": {

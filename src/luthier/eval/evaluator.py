@@ -8,7 +8,7 @@ judges completions without their model's name. Held-out rows may be grouped by a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -69,9 +69,9 @@ def build_evaluated_models(
     work: StepContext,
     media: EvalMedia | None = None,
     *,
-    blind: bool = False,
+    blind: Collection[str] = (),
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name; with `blind`, the first once more without its pictures.
+    """Models as they can be asked, by name; where rows have media of the kinds `blind`, the first once more without.
 
     `media` holds the bytes of pictures and sounds; None: those of the data set.
     """
@@ -94,7 +94,7 @@ def build_evaluated_models(
             )
             eval_models.append(eval_model)
             if blind and len(eval_models) == 1:
-                eval_models.append(BlindEvalModel(eval_model, media))
+                eval_models.append(BlindEvalModel(eval_model, media, silent=set(blind) == {"audio"}))
     return eval_models
 
 

@@ -14,11 +14,20 @@ from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
 
-ModelPart = Literal["language", "projector", "vision"]
-"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
-ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
-"""What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "embed_vision")
+ModelPart = Literal["language", "projector", "vision", "audio"]
+"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoders."""
+VISION_ENCODERS = ("vision_tower", "vision_model", "visual")
+"""What models of several kinds of input call the part that reads pictures."""
+AUDIO_ENCODERS = ("audio_tower",)
+"""What they call the part that reads sounds."""
+ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
+"""What they call the parts that read pictures and sounds."""
+_SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
+"""The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
+Speech."""
+PROJECTORS = (
+    "multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "projector", "embed_vision", "embed_audio",
+)  # fmt: skip
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)
 """What they call vectors beside it, which belong to no layer and so have no adapter."""
@@ -133,7 +142,10 @@ def find_part(name: str) -> ModelPart:
     parts = name.split(".")
     if any(part in PROJECTORS for part in parts) or parts[-1] in PROJECTOR_VECTORS:
         return "projector"
-    return "vision" if any(part in ENCODERS for part in parts) else "language"
+    if any(part in VISION_ENCODERS for part in parts):
+        return "vision"
+    hears = any(part in AUDIO_ENCODERS for part in parts) or _SPEECH_ENCODER.search(name) is not None
+    return "audio" if hears else "language"
 
 
 def parse_layer_index(name: str) -> int | None:

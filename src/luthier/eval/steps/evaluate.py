@@ -124,7 +124,7 @@ class Evaluate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.blind import EvalMedia, shows_pictures
+        from luthier.eval.blind import EvalMedia, list_media_kinds
         from luthier.eval.cost import measure_answer_speed
         from luthier.eval.evaluator import (
             apply_label_thresholds,
@@ -146,7 +146,7 @@ class Evaluate(Step):
         artifacts = self._models(model, work.inputs.get("compare_with"))
         question = self._question(metrics, get_judge_rubric(model) if task.pairs else None)
         media = EvalMedia(data)
-        blind = shows_pictures(task) and not is_endpoint(model)
+        blind = set() if is_endpoint(model) else list_media_kinds(task)
         speaking = apply_label_thresholds(
             build_evaluated_models(artifacts, question, work, media, blind=blind), work.inputs.get("thresholds")
         )

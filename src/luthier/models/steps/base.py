@@ -45,6 +45,10 @@ class BaseModelStep(Step):
     """Width times height that a picture has at most when a model that reads pictures sees it; a larger one is made
     smaller, wherever the model or one that is tuned from it reads it. When not given, the model's own processor decides
     alone. Fewer pixels are fewer tokens for the families that read pictures in their own size (Qwen-VL)."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """How much of a sound a model that hears or transcribes is given at most; a longer one is cut off after that,
+    wherever the model or one that is tuned from it hears it, and its row is counted as cut. When not given, rows whose
+    sound is longer than the model hears at once are not learnt, and are counted."""
 
     @model_validator(mode="after")
     def _has_a_template_of_its_own(self) -> Self:
@@ -77,11 +81,15 @@ class BaseModelStep(Step):
             "vocab": description.vocab,
             "context": description.context,
             **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
-            **({"max_pixels": self.max_pixels} if self.max_pixels is not None else {}),
+            **self._limits,
         }
-        if self.max_pixels is not None and not description.reads_media:
-            what = f"{card['name']} reads text alone, so max_pixels changes nothing"
-            raise ModelError(what, where=SourceLocation(field="max_pixels"), hint="leave it out")
+        for name, part, does in (
+            ("max_pixels", "vision", "sees no pictures"),
+            ("max_seconds", "audio", "hears nothing"),
+        ):
+            if name in self._limits and part not in description.parts:
+                what = f"{card['name']} {does}, so {name} changes nothing"
+                raise ModelError(what, where=SourceLocation(field=name), hint="leave it out")
         write_json(work.folder / "model.json", card)
         if card["licence"] is None:
             work.events.warning("the model states no licence; check that you may use it")
@@ -124,11 +132,16 @@ class BaseModelStep(Step):
         )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """A model without the setting has the name that it always had."""
+        """A model without these settings has the name that it always had."""
         found = super().hashed_settings()
-        if self.max_pixels is None:
-            del found["max_pixels"]
-        return found
+        unset = {"max_pixels", "max_seconds"} - set(self._limits)
+        return {name: value for name, value in found.items() if name not in unset}
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        """What of media is read at most, where that is set."""
+        limits = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds}
+        return {name: value for name, value in limits.items() if value is not None}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """The chat template that is set, by its contents."""
