@@ -60,6 +60,7 @@ SMALL = {
         "steps.tune.objective.rewards=[{kind: regex, pattern: '[aeiou]'}]",  # one that a beginner sometimes gets
     ),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
+    "speech": ("steps.data.split={train: 14, test: 8}", "steps.tune.epochs=1"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "taught": (
         "steps.data.split.train=32",
@@ -107,6 +108,7 @@ PLAIN: dict[str, set[str]] = {
     "grpo-math": {"nearest"},
     "safety": {"length"},
     "questions": {"nearest"},
+    "speech": {"nearest", "blind"},
     "summaries": {"nearest", "lead"},
     "habits": {"length"},
 }
@@ -131,6 +133,7 @@ LONG = {
     "questions",
     "rlhf",
     "safety",
+    "speech",
     "spoken-commands",
     "summaries",
     "taught",

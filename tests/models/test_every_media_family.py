@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from luthier.models.media.family import MediaFamily, explain_alone, find_family,
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
 from pictured_families import NEEDS_TIMM
 from sounded import FAMILIES as AUDIO_FAMILIES
+from spoken import FAMILIES as SPEECH_FAMILIES
 
 SAME = {"smolvlm": "idefics3"}
 """Types whose models are those of another, by name of that."""
@@ -19,10 +22,14 @@ SAME = {"smolvlm": "idefics3"}
 
 @pytest.mark.parametrize("model_type", list_family_types())
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
-    """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`), or row by row
-    (`test_media_alone.py`)."""
+    """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
+    `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
     tinies = ALONE if explain_alone(model_type) else {**FAMILIES, **NEEDS_TIMM}
-    assert SAME.get(model_type, model_type) in {*(tiny.type for tiny in tinies.values()), *AUDIO_FAMILIES}
+    assert SAME.get(model_type, model_type) in {
+        *(tiny.type for tiny in tinies.values()),
+        *AUDIO_FAMILIES,
+        *SPEECH_FAMILIES,
+    }
 
 
 @pytest.mark.parametrize("model_type", list_family_types())
@@ -63,3 +70,11 @@ def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Pat
         tokens = len(text.tokenizer(known.text, add_special_tokens=False)["input_ids"])
         assert abs(found.tokens - tokens) <= 4 + tokens // 20, (width, height)
         assert found.patches >= found.features or family == "llava_next" or "onevision" in family
+
+
+def test_a_plan_asks_families_without_torch() -> None:
+    code = (
+        "import sys; from luthier.models.media.family import explain_alone, list_family_types; list_family_types();"
+        "import luthier.models.media.counts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,6 +24,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.media.family import (
     FrozenAudioEncoder,
@@ -48,7 +49,8 @@ class MediaFeatures(NamedTuple):
     """What a tower says of one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings."""
+    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    to."""
     deep: tuple[Tensor, ...] = ()
     """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
 
@@ -136,6 +138,11 @@ class MediaTowers:
         if not keys:
             return []
         self._settle(model, keys[0])
+        if model.config.model_type in SPEECH_TYPES:
+            from luthier.models.media.encoder_decoder import encode_sounds
+
+            sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
+            return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(model, split, keys)
         self._states.clear()
@@ -150,13 +157,18 @@ class MediaTowers:
     def _settle(self, model: Any, key: int) -> None:
         """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
         same input, and multiply together from then on; no number may depend on which picture comes first."""
+        from luthier.models.media.encoder_decoder import encode_sounds
+
         with self._lock, torch.no_grad():
             own = sum("forward" in part.__dict__ for module in _tower_modules(model) for part in module.modules())
             if own == self._own_forwards:
                 return
             inputs = self._inputs(key, next(tower_parameters(model)))
             for _ in range(2):
-                require_family(model).read_media(model, inputs)
+                if model.config.model_type in SPEECH_TYPES:
+                    list(encode_sounds(model, [inputs]))
+                else:
+                    require_family(model).read_media(model, inputs)
             self._own_forwards = own
 
     def _project(
@@ -230,6 +242,8 @@ def _moves(module: Any) -> bool:
 
 def _tower_modules(model: Any) -> Iterator[Any]:
     """The encoders and projectors of a model."""
+    if model.config.model_type in SPEECH_TYPES:
+        return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
     return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 

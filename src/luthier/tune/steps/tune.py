@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.component import BasicMarker
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.files import PathText, resolve_path
@@ -469,7 +470,10 @@ class Tune(Step):
 
     def agree(self, model: ModelDescription) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
-        if why := self.technique.refuses(self.objective.kind, model):
+        why = self.technique.refuses(self.objective.kind, model)
+        if not why and model.model_type in SPEECH_TYPES:
+            why = _refuses_speech(self.technique.kind, wants_head=self.objective.wants_head())
+        if why:
             what = f"{self.technique.kind} and {self.objective.kind} do not go together: {why}"
             raise ModelError(
                 what, where=SourceLocation(field="technique"), hint="choose another technique or objective"
@@ -501,3 +505,10 @@ class Tune(Step):
         ends = (LearningRate(end * self.objective.rate_share, "") for end in (rates.low, rates.high))
         low, high = (self.optimizer.rate(end).value for end in ends)
         return {"learning_rate": replace(rates, low=low, high=high), **found}
+
+
+def _refuses_speech(technique: str, *, wants_head: bool) -> str:
+    """What a model that transcribes cannot learn; empty for all else."""
+    if technique in ("prompt", "p_tuning", "prefix"):
+        return "the virtual tokens of a pack would attend to one sound, and its rows have different ones"
+    return "a model that transcribes has no head for classes or rewards" if wants_head else ""
