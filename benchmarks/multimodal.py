@@ -216,8 +216,8 @@ class Speech:
 
         self.turns += 1  # another seed is another artifact
         step = Tune(
-            data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch, dtype="bfloat16",
-            learning_rate=1e-3 * self.turns,
+            data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch,
+            dtype="bfloat16", learning_rate=1e-3 * self.turns,
         )  # fmt: skip
         Bench(self.store, self.base, self.data, []).tune(step)
 
