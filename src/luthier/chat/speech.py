@@ -81,6 +81,7 @@ class SpeechProcessor(MediaProcessor):
         """The tokens of the languages that the model may be told of, by code; none for a model of one language."""
         self.max_seconds = max_seconds
         self.max_pixels = None
+        self.audio = None
         start: dict[MediaKind, int] = {"audio": tokens["start"]}
         self.feature_ids = start
         self.written = {"audio": str(template_options["start"])}
@@ -89,9 +90,9 @@ class SpeechProcessor(MediaProcessor):
         self._layouts, self._counts_pictures = {}, False
 
     @classmethod
-    def load(cls, folder: Path, *, max_pixels: int | None = None) -> SpeechProcessor:
-        """The feature extractor in a Hugging Face folder; `language`, `task` and `max_seconds` are what `model.json`
-        says."""
+    def load(cls, folder: Path, *, max_pixels: int | None = None, max_seconds: float | None = None) -> SpeechProcessor:
+        """The feature extractor in a Hugging Face folder; `language`, `task` and, when not given, `max_seconds` are as
+        `model.json` says."""
         from transformers import AutoFeatureExtractor, AutoTokenizer
 
         where = SourceLocation(file=str(folder))
@@ -120,7 +121,11 @@ class SpeechProcessor(MediaProcessor):
                 options["language"] = _pick_language(language, languages, where) if language else ""
                 options["task"] = card.get("task") or config.get("task") or "transcribe"
         return cls(
-            extractor, tokens, template_options=options, languages=languages, max_seconds=card.get("max_seconds")
+            extractor,
+            tokens,
+            template_options=options,
+            languages=languages,
+            max_seconds=card.get("max_seconds") if max_seconds is None else max_seconds,
         )
 
     @property

@@ -150,9 +150,11 @@ class ChatTokenizer:
         options: Mapping[str, Any] | None = None,
         before: PromptPrefix | None = None,
         max_pixels: int | None = None,
+        max_seconds: float | None = None,
     ) -> ChatTokenizer:
         """The tokenizer, chat template and processor of a model in a Hugging Face folder; nothing is fetched, no code
-        is run. Pictures of more than `max_pixels` are made smaller first."""
+        is run. Pictures of more than `max_pixels` are made smaller first; of sounds longer than `max_seconds` the
+        beginning is heard."""
         from transformers import AutoTokenizer
 
         try:
@@ -165,7 +167,7 @@ class ChatTokenizer:
                 hint="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
         more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
-        more["media"] = media = MediaProcessor.load(Path(folder), max_pixels=max_pixels)
+        more["media"] = media = MediaProcessor.load(Path(folder), max_pixels=max_pixels, max_seconds=max_seconds)
         if isinstance(media, SpeechProcessor) and template is None and tokenizer.chat_template is None:
             template, more["options"] = TEMPLATE, {**media.template_options, **(options or {})}
         return cls(tokenizer, template, name=Path(folder).name, **more)

@@ -127,6 +127,10 @@ class TensorHeader(NamedTuple):
         return math.prod(self.shape)
 
 
+_MEDIA_CONFIGS = frozenset({"vision_config", "audio_config", "encoder_config"})
+"""Settings of which a model of several kinds of input has some."""
+
+
 def describe_model_folder(folder: Path) -> ModelDescription:
     """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
     config = read_config(folder)
@@ -159,7 +163,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
-        parts=_count_parts(tensors, duplicate) if "vision_config" in config or is_speech_model(config) else {},
+        parts=_count_parts(tensors, duplicate) if _MEDIA_CONFIGS & set(config) or is_speech_model(config) else {},
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )

@@ -256,10 +256,9 @@ def _cpu_says() -> list[str]:
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, a model of pictures and text, or the sequence head over one when that is what the folder
-    holds. With a scheme the linear
-    layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
-    no more than one weight is whole at any moment.
+    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what
+    the folder holds. With a scheme the linear layers are packed one by one as they lie on the disk, so that the same
+    codes come out whatever is computed in, and no more than one weight is whole at any moment.
     """
     kind = pick_auto_class(read_json_object(folder / "config.json"))
     where = SourceLocation(file=str(folder))
@@ -293,9 +292,13 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
     from transformers import (
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
         AutoModelForSpeechSeq2Seq,
     )
+
+    from luthier.models.media.audio import AudioFamily
+    from luthier.models.media.family import find_family
 
     if is_speech_model(config):
         return AutoModelForSpeechSeq2Seq
@@ -304,7 +307,11 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
         import luthier.models.media.sequence_heads  # noqa: F401  # makes those of models that read pictures known
 
         return AutoModelForSequenceClassification
-    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    if "vision_config" in config:
+        return AutoModelForImageTextToText
+    if isinstance(find_family(str(config.get("model_type", ""))), AudioFamily):
+        return AutoModelForSeq2SeqLM  # where transformers lists decoders that hear
+    return AutoModelForCausalLM
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> Any:

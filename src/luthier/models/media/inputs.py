@@ -104,11 +104,12 @@ def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tu
     found: list[tuple[int, int, int]] = []
     following, base = walk
     for token in ids:
-        if token < MEDIA_IDS:
+        grid = towers.processor.get(get_media_key(token)).grid if token >= MEDIA_IDS else (0, 0, 0)
+        if not any(grid):  # text, or a sound
             found.append((following, following, following))
             following += 1
             continue
-        _, rows, columns = towers.processor.get(get_media_key(token)).grid
+        _, rows, columns = grid
         offset = get_media_place(token)
         if not offset:
             base, following = following, following + max(rows, columns)

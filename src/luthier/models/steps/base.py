@@ -46,11 +46,10 @@ class BaseModelStep(Step):
     """Width times height that a picture has at most when a model that reads pictures sees it; a larger one is made
     smaller, wherever the model or one that is tuned from it reads it. When not given, the model's own processor decides
     alone. Fewer pixels are fewer tokens for the families that read pictures in their own size (Qwen-VL)."""
-
     max_seconds: float | None = Field(default=None, gt=0)
-    """How much of a sound a model that transcribes hears; the rest of a longer one is cut off, and the row is counted
-    as cut. When not given, rows whose sound is longer than the model hears (Whisper: 30 seconds) are not learnt, and
-    are counted."""
+    """How much of a sound a model that hears or transcribes is given at most; a longer one is cut off after that,
+    wherever the model or one that is tuned from it hears it, and its row is counted as cut. When not given, rows whose
+    sound is longer than the model hears at once are not learnt, and are counted."""
 
     language: str | None = None
     """The language of the sounds, by its code (`de`), for a Whisper that knows many; it stands in the tokens that a
@@ -90,15 +89,17 @@ class BaseModelStep(Step):
             "vocab": description.vocab,
             "context": description.context,
             **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
-            **({"max_pixels": self.max_pixels} if self.max_pixels is not None else {}),
-            **self._sounds(),
+            **self._settings("max_pixels", "max_seconds", "language", "task"),
         }
-        if self.max_pixels is not None and not description.reads_media:
-            what = f"{card['name']} reads text alone, so max_pixels changes nothing"
-            raise ModelError(what, where=SourceLocation(field="max_pixels"), hint="leave it out")
-        if (settings := self._sounds()) and description.model_type not in SPEECH_TYPES:
-            what = f"{card['name']} does not transcribe, so {next(iter(settings))} changes nothing"
-            raise ModelError(what, where=SourceLocation(field=next(iter(settings))), hint="leave it out")
+        for name, part in (("max_pixels", "vision"), ("max_seconds", "audio")):
+            if self._settings(name) and part not in description.parts:
+                lacks = "reads no pictures" if part == "vision" else "hears nothing"
+                what = f"{card['name']} {lacks}, so {name} changes nothing"
+                raise ModelError(what, where=SourceLocation(field=name), hint="leave it out")
+        if (settings := self._settings("language", "task")) and description.model_type not in SPEECH_TYPES:
+            field = "language" if "language" in settings else "transcription"
+            what = f"{card['name']} does not transcribe, so {field} changes nothing"
+            raise ModelError(what, where=SourceLocation(field=field), hint="leave it out")
         write_json(work.folder / "model.json", card)
         if description.model_type in SPEECH_TYPES:
             self._check_language(work.folder)
@@ -143,17 +144,18 @@ class BaseModelStep(Step):
         )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """A model without the setting has the name that it always had."""
+        """A model without these settings has the name that it always had."""
         found = super().hashed_settings()
         for name in ("max_pixels", "max_seconds", "language", "transcription"):
             if getattr(self, name) is None:
                 del found[name]
         return found
 
-    def _sounds(self) -> dict[str, Any]:
-        """The settings of a model that transcribes, as `model.json` tells them."""
-        named = {"max_seconds": self.max_seconds, "language": self.language, "task": self.transcription}
-        return {name: value for name, value in named.items() if value is not None}
+    def _settings(self, *names: str) -> dict[str, Any]:
+        """What is set of how media are read, as `model.json` tells it."""
+        told = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds, "language": self.language}
+        told["task"] = self.transcription
+        return {name: told[name] for name in names if told[name] is not None}
 
     def _check_language(self, folder: Path) -> None:
         """Refuse a language that the model does not know, or one for a model of a single language."""
