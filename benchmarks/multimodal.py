@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -186,8 +187,6 @@ class Speech:
         self.store = Store(self.place / "store")
 
         def copy(target: Path) -> None:
-            import shutil
-
             shutil.copytree(self.model, target, dirs_exist_ok=True)
 
         self.base = made(self.store, "base", "model", copy)
@@ -214,7 +213,9 @@ class Speech:
         from luthier.tune.steps.tune import Tune
         from tuning import Bench
 
-        self.turns += 1  # another seed is another artifact
+        self.turns += 1  # another learning rate is another artifact
+        assert self.store.kept is not None
+        shutil.rmtree(self.store.kept / "features", ignore_errors=True)  # each turn reads all sounds itself
         step = Tune(
             data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch,
             dtype="bfloat16", learning_rate=1e-3 * self.turns,
