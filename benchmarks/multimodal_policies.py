@@ -162,7 +162,7 @@ def tell(figure: str, value: float, unit: str) -> None:
     )
 
 
-def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, turns: int) -> None:
+def measure_first_token(folder: Path, contents: dict[str, bytes], turns: int) -> None:
     """A local model that keeps what prompts begin with, as `serve` does."""
     from luthier.core.artifact import Artifact, FileEntry, Manifest
     from luthier.models.lm.base import GenerateRequest
@@ -180,10 +180,8 @@ def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, tu
     for turn in range(turns + 1):
         media, content = picture(100 + turn, 128, 128)
         contents[media.digest] = content
-        times = [
-            seconds(lambda prompt=shown(text, media): lm.generate([GenerateRequest(prompt=prompt, max_tokens=1)]))  # type: ignore[misc]
-            for text in ("What is this?", "And what is that?")
-        ]
+        asked = [GenerateRequest(prompt=shown(text, media), max_tokens=1) for text in ("What?", "And what is that?")]
+        times = [seconds(partial(lm.generate, [one])) for one in asked]
         print(f"first token {turn}: {times[0]:.3f} s, of the picture asked about again {times[1]:.3f} s", flush=True)
         shares.append(times[1] / times[0])
     tell("image_first_token", statistics.median(shares[1:]), "of the first time")
@@ -259,7 +257,7 @@ def main() -> None:
         if options.only in (None, "grpo"):
             compare("image_grpo_ratio", partial(ours.grpo, prompts), partial(peer.grpo, prompts), turns)
         if options.only in (None, "first_token"):
-            measure_first_token(model, contents, prompts, turns)
+            measure_first_token(model, contents, turns)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.models.media.family import MediaFamily
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AudioFeatures(NamedTuple):
@@ -38,5 +38,7 @@ class AudioFamily(MediaFamily):
 
 def mark_sound(tower: Any, mask: Tensor, most: int) -> Tensor:
     """(sounds, states) which states of Whisper's encoder and the averaging after it are of sound, not of padding."""
+    import torch
+
     _, counts = tower._get_feat_extract_output_lengths(mask.sum(-1).long())
     return torch.arange(most, device=mask.device)[None] < counts[:, None].to(mask.device)  # type: ignore[no-any-return]

@@ -153,6 +153,15 @@ class MediaFamily:
         known = inspect.signature(reader).parameters
         return reader(**{name: value for name, value in inputs.items() if name in known})
 
+    def embed(self, model: Any, ids: Tensor) -> dict[str, Any]:
+        """What a plain model's decoder reads of (rows, tokens) ids of its vocabulary: `inputs_embeds`, and whatever it
+        makes of ids besides."""
+        return {"inputs_embeds": model.get_input_embeddings()(ids)}
+
+    def embeds_marks(self, model: Any, ids: Tensor) -> bool:
+        """Whether marks around media stand among ids that the decoder's own table does not embed."""
+        return False
+
     def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
         """Whether two media may be read in one call, their inputs one after another."""
         shapes = {name: value.shape for name, value in one.items()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from luthier.models.media.audio import AudioFamily, mark_sound
 from luthier.models.media.family import FrozenAudioEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AudioFlamingoFamily(AudioFamily):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from luthier.models.media.audio import AudioFamily, AudioFeatures, mark_sound
 from luthier.models.media.family import FrozenAudioEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Qwen2AudioFamily(AudioFamily):
@@ -29,6 +29,7 @@ class Qwen2AudioFamily(AudioFamily):
 
 def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """(states, width) of the encoder that are of sound."""
+    import torch
     from transformers.masking_utils import create_bidirectional_mask
 
     tower, mask, values = model.model.audio_tower, inputs["feature_attention_mask"], inputs["input_features"]
