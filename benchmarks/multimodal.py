@@ -2,8 +2,8 @@
 
     python benchmarks/multimodal.py [--quick] [--only images|speech]
 
-A LLaVA with random weights: a decoder of the shape of SmolLM2-135M (with `--quick` a third of its layers and half its
-width) and a small vision transformer of 256 tokens a picture. The peer is transformers' own model and processor with
+A LLaVA with random weights: a decoder of the shape of SmolLM2-135M (with `--quick` a third of its layers and five of
+its nine heads, of the same size) and a small vision transformer of 256 tokens a picture. The peer is transformers' own model and processor with
 padded rows, at its best settings on a CPU: bf16 weights, one forward and backward for the batch, logits at learnt
 tokens alone. Both learn the projector; decoder and encoder are frozen. What is counted is process time of one step,
 from bytes and messages to gradients; the first step of each is warm-up.
@@ -43,9 +43,9 @@ def build(folder: Path, *, quick: bool) -> Path:
 
     tiny_tokenizer(folder)
     torch.manual_seed(0)
-    width, layers, heads = (288, 10, 4) if quick else (576, 30, 9)
+    width, layers, heads = (320, 10, 5) if quick else (576, 30, 9)
     config = LlamaConfig(
-        vocab_size=49152, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
+        vocab_size=49152, hidden_size=width, intermediate_size=width * 8 // 192 * 64, num_hidden_layers=layers,
         num_attention_heads=heads, num_key_value_heads=heads // 3 or 1, max_position_embeddings=2048,
         tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip

@@ -48,8 +48,17 @@ SMALL = {
         "steps.report.max_new_tokens=8",
     ),
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
+    "forms": ("steps.data.split={train: 48, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "pictures": ("steps.data.split={train: 64, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "spoken-commands": ("steps.data.split={train: 64, test: 20}", "steps.hear.epochs=1", "steps.tune.epochs=1"),
+    "picture-preferences": (
+        "steps.data.split={train: 48, test: 8}",
+        "steps.pairs.split={train: 32, test: 8}",
+        "steps.look.epochs=1",
+        "steps.prefer.epochs=1",
+        "steps.tune.max_train_samples=8",
+        "steps.tune.objective.rewards=[{kind: regex, pattern: '[aeiou]'}]",  # one that a beginner sometimes gets
+    ),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "speech": ("steps.data.split={train: 14, test: 8}", "steps.tune.epochs=1"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
@@ -90,8 +99,10 @@ OWN_DATA = {
 }
 """Recipes whose rows are the user's: the variable that names them, and the real data that stand in for them here."""
 PLAIN: dict[str, set[str]] = {
+    "forms": {"blind"},
     "pictures": {"majority", "blind"},
     "spoken-commands": {"majority", "blind"},
+    "picture-preferences": {"blind"},
     "preferences": {"length"},
     "rlhf": set(),
     "grpo-math": {"nearest"},
@@ -112,9 +123,11 @@ LONG = {
     "distil",
     "fair-sentiment",
     "federated",
+    "forms",
     "grpo-math",
     "habits",
     "merge",
+    "picture-preferences",
     "pictures",
     "preferences",
     "questions",

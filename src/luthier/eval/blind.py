@@ -19,6 +19,7 @@ from luthier.eval.task import HeldOutTask, Reply
 
 if TYPE_CHECKING:
     from luthier.artifacts.media import MediaReader
+    from luthier.chat.media_codec import KeptMedia
     from luthier.chat.messages import Example
 
 TITLE = "the same model shown grey pictures"
@@ -29,22 +30,26 @@ SILENT_RATE = 16_000
 
 
 class EvalMedia:
-    """The bytes of a data set's media, and of the grey pictures and the silence that take their place."""
+    """The bytes of a data set's media, and of pictures and sounds that are made to take their place."""
 
     def __init__(self, data: Artifact | None) -> None:
         """Without a data set there are none."""
         self._data = data
-        self._blank: dict[str, bytes] = {}
+        self._made: dict[str, bytes] = {}
 
     def read(self, digest: str) -> bytes:
         """The bytes of a medium."""
-        return self._blank[digest] if digest in self._blank else self._reader.read(digest)
+        return self._made[digest] if digest in self._made else self._reader.read(digest)
+
+    def add(self, kept: KeptMedia) -> None:
+        """Take in a picture or a sound that was made for the evaluation."""
+        self._made[kept.media.digest] = kept.content
 
     def blind(self, media: Media) -> Media:
         """A grey picture of the same size, or silence of the same length."""
         value, name = (_silence(media), "wav") if media.kind == "audio" else (_grey(media), "png")
         digest = hashlib.sha256(value).hexdigest()
-        self._blank[digest] = value
+        self._made[digest] = value
         return media.model_copy(update={"digest": digest, "format": name, "size": len(value)})
 
     @cached_property

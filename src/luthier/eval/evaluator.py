@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Example
     from luthier.core.events import StepEventEmitter
     from luthier.eval.ask import InferenceSettings
+    from luthier.eval.blind import EvalMedia
     from luthier.eval.voice import EvalModel
     from luthier.models.lm.cached import AnswerCache
     from luthier.models.reward_model import RewardModel
@@ -63,16 +64,25 @@ class ModelResult:
 
 
 def build_evaluated_models(
-    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext, *, blind: Collection[str] = ()
+    models: Mapping[str, Artifact],
+    question: InferenceSettings,
+    work: StepContext,
+    media: EvalMedia | None = None,
+    *,
+    blind: Collection[str] = (),
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name; where rows have media of the kinds `blind`, the first once more without."""
+    """Models as they can be asked, by name; where rows have media of the kinds `blind`, the first once more without.
+
+    `media` holds the bytes of pictures and sounds; None: those of the data set.
+    """
     from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
     from luthier.eval.blind import BlindEvalModel, EvalMedia
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
-    cache, calls, media = ModelCache(), work.scratch / "calls", EvalMedia(work.inputs.get("data"))
+    cache, calls = ModelCache(), work.scratch / "calls"
+    media = media or EvalMedia(work.inputs.get("data"))
     eval_models: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")

@@ -25,7 +25,9 @@ ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
 _SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
 """The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
 Speech."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list", "projector")
+PROJECTORS = (
+    "multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "projector",
+)  # fmt: skip
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)
 """What they call vectors beside it, which belong to no layer and so have no adapter."""

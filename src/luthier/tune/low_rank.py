@@ -15,6 +15,7 @@ from luthier.models.describe import ModelDescription
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import (
+    ADAPTED_EXPERTS,
     PROJECTOR_VECTORS,
     PROJECTORS,
     LinearLayerSpec,
@@ -125,16 +126,28 @@ class LowRankTechnique(Technique):
         """Linear layers of the parts that get no adapter."""
         import torch
 
-        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+        modules = list(model.named_modules())
         parts = {part for part in self.on if part != "projector"}
-        return [name for name in linear if find_part(name) not in parts]
+        left = [
+            name for name, module in modules if isinstance(module, torch.nn.Linear) and find_part(name) not in parts
+        ]
+        if not left or model.config.model_type not in ADAPTED_EXPERTS:
+            return left
+        numbered = (name for name, module in modules if not isinstance(module, torch.nn.Linear))
+        return left + [name for name in numbered if name.rpartition(".")[2].isdigit()]  # which PEFT takes for a target
 
     def _whole(self, model: Any) -> list[str]:
         """What moves whole, and is saved beside the adapter: the projectors by name."""
         if "projector" not in self.on:
             return []
-        names = (name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTORS)
-        return sorted({name.rpartition(".")[2] for name in names})
+        import torch
+
+        found: set[str] = set()
+        for name, module in model.named_modules():
+            if (own := name.rpartition(".")[2]) in PROJECTORS:
+                several = isinstance(module, torch.nn.ModuleList)  # PEFT saves modules, and no lists of them
+                found |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
+        return sorted(found)
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""

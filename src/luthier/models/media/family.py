@@ -28,6 +28,11 @@ class FrozenEncoder(NamedTuple):
     """Whether the first state stands for the whole picture and is left out."""
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights."""
+        return self.layers, self.classes
+
+    @property
     def weight(self) -> Tensor:
         """A weight, of the kind in which it computes."""
         found: Tensor = next(self.encoder.parameters())
@@ -45,6 +50,49 @@ class FrozenEncoder(NamedTuple):
         return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
 
 
+class ImageCount(NamedTuple):
+    """What a picture comes to."""
+
+    features: int
+    """Tokens that stand for it."""
+    patches: int
+    """What its encoder reads."""
+    marks: int = 2
+    """About how many further tokens stand around and between its features."""
+
+    @property
+    def tokens(self) -> int:
+        """All of a row's tokens that come of it."""
+        return self.features + self.marks
+
+
+class MediaSettings(NamedTuple):
+    """What the files of a model say of its pictures."""
+
+    config: Mapping[str, Any]
+    """`config.json`."""
+    processor: Mapping[str, Any]
+    """`processor_config.json`."""
+    images: Mapping[str, Any]
+    """What its image processor is told."""
+
+    @property
+    def vision(self) -> Mapping[str, Any]:
+        """What the configuration says of the encoder."""
+        found: Mapping[str, Any] = self.config.get("vision_config") or {}
+        return found
+
+    def size(self, name: str, usual: int) -> int:
+        """A size of the encoder in pixels: a number, or the first of a pair."""
+        value = self.vision.get(name, usual)
+        return int(value[0] if isinstance(value, list | tuple) else value)
+
+    @property
+    def square(self) -> int:
+        """Patches of a picture of the encoder's own size."""
+        return (self.size("image_size", 224) // self.size("patch_size", 14)) ** 2
+
+
 class FrozenAudioEncoder(NamedTuple):
     """An encoder of sounds that does not move, below a projector that does and that reads each state by itself."""
 
@@ -52,6 +100,11 @@ class FrozenAudioEncoder(NamedTuple):
     projector: Any
     read_states: Callable[[Mapping[str, Tensor]], Tensor]
     """From what a processor makes of one sound to the (n, width) states that the projector reads."""
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights: nothing."""
+        return ()
 
     @property
     def weight(self) -> Tensor:
@@ -104,6 +157,10 @@ class MediaFamily:
         """Whether two media may be read in one call, their inputs one after another."""
         shapes = {name: value.shape for name, value in one.items()}
         return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
+
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """What a picture of so many pixels comes to, told without the model or its processor."""
+        return ImageCount(settings.square, settings.square)
 
     def find_projection(self, model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
         """The encoder of a plain model and the projector over it, where what lies between is known; else None."""

@@ -34,6 +34,7 @@ from luthier.core.step import (
 from luthier.models.cost import describe_step_model, has_sequence_head
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.models.load import find_base_folder, is_remote_input, require_planned_weights
+from luthier.models.shapes import ModelPart
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
 from luthier.tune.dataset.validation import ValidationSettings
@@ -76,6 +77,8 @@ class Tune(Step):
     )
     other_names: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate",
+        "mm_projector_lr": "part_learning_rates",
+        "vision_tower_lr": "part_learning_rates",
         "num_train_epochs": "epochs",
         "num_epochs": "epochs",
         "n_epochs": "epochs",
@@ -149,6 +152,9 @@ class Tune(Step):
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | Literal["auto"], BasicMarker()] = "auto"
     """Size of the updates at their height; `auto` follows the technique, the width of the model and the
     objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
+    part_learning_rates: Mapping[ModelPart, Annotated[float, Field(gt=0)]] = {}
+    """Learning rates of parts of a model that reads pictures or sounds, by name: `{projector: 1.0e-3, vision: 2.0e-6}`
+    as LLaVA has them. The other parts, and parts that are not named, have `learning_rate`."""
     optimizer: Optimizer = AdamW()
     """How gradients become updates."""
     lr_scheduler: Shape | Literal["auto"] = "auto"
@@ -474,10 +480,15 @@ class Tune(Step):
             )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """One part, no kept states and no row left out are what a training without these settings has, and have its
-        name."""
+        """One part, no kept states, no row left out and one learning rate are what a training without these settings
+        has, and have its name."""
         found = super().hashed_settings()
-        usual = {"parts": self.parts == 1, "keep_states": not self.keep_states, "without": not self.without}
+        usual = {
+            "parts": self.parts == 1,
+            "keep_states": not self.keep_states,
+            "without": not self.without,
+            "part_learning_rates": not self.part_learning_rates,
+        }
         return {name: value for name, value in found.items() if not usual.get(name)}
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
