@@ -137,12 +137,12 @@ class MediaTowers:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
+        self._settle(model, keys[0])
         if model.config.model_type in SPEECH_TYPES:
             from luthier.models.media.encoder_decoder import encode_sounds
 
             sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
             return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
-        self._settle(model, keys[0])
         if (split := _find_frozen_encoder(model)) is not None:
             return self._project(model, split, keys)
         self._states.clear()
@@ -157,13 +157,18 @@ class MediaTowers:
     def _settle(self, model: Any, key: int) -> None:
         """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
         same input, and multiply together from then on; no number may depend on which picture comes first."""
+        from luthier.models.media.encoder_decoder import encode_sounds
+
         with self._lock, torch.no_grad():
             own = sum("forward" in part.__dict__ for module in _tower_modules(model) for part in module.modules())
             if own == self._own_forwards:
                 return
             inputs = self._inputs(key, next(tower_parameters(model)))
             for _ in range(2):
-                require_family(model).read_media(model, inputs)
+                if model.config.model_type in SPEECH_TYPES:
+                    list(encode_sounds(model, [inputs]))
+                else:
+                    require_family(model).read_media(model, inputs)
             self._own_forwards = own
 
     def _project(
