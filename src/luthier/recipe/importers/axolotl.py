@@ -145,9 +145,8 @@ def _prepared(options: dict[str, Any], name: str) -> None:
     trainers.merge_loss_list(options, "dpo_loss_type", "dpo_loss_weights")
     if options.get("freeze_mm_modules"):  # all but the decoder, the projector among it
         options["freeze_mm_modules.projector"] = True
-    size: Any = options.get("image_size")
-    if size not in EMPTY:
-        sides = [size] if isinstance(size, int) else list(size)
+    if (size := options.get("image_size")) is not None and size not in EMPTY:
+        sides = [size, size] if isinstance(size, int) else list(size)
         options["image_size"] = int(sides[0]) * int(sides[-1])
     if options.pop("lora_target_linear", None):
         options["lora_target_modules.named"] = options.pop("lora_target_modules", None)
