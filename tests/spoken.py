@@ -12,20 +12,21 @@ from luthier.chat.messages import MEDIA_MARK, Media, Message
 
 RATE = 16_000
 _SPECIAL = (
-    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
-    "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>",
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|zh|>", "<|de|>", "<|translate|>", "<|transcribe|>",
+    "<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>",
 )  # fmt: skip
 FAMILIES = ("whisper", "moonshine")
 
 
 def sound(number: int, seconds: float = 0.4, rate: int = RATE) -> tuple[Media, bytes]:
-    """A tone with some noise of its own, as a WAV file of 16 bits, and what names it."""
+    """A tone with some noise of its own, as a WAV file of 16 bits, and what names it; odd numbers are high tones."""
     import numpy as np
     import soundfile
 
     times = np.arange(int(seconds * rate)) / rate
     chance = np.random.default_rng(number)
-    values = 0.4 * np.sin(2 * np.pi * (180 + 90 * number) * times) + 0.05 * chance.standard_normal(len(times))
+    pitch = 180 + 90 * number + 3000 * (number % 2)
+    values = 0.4 * np.sin(2 * np.pi * pitch * times) + 0.05 * chance.standard_normal(len(times))
     file = io.BytesIO()
     soundfile.write(file, values.astype("float32"), rate, format="WAV", subtype="PCM_16")
     content = file.getvalue()
@@ -87,7 +88,7 @@ def _whisper(*, english: bool) -> tuple[Any, Any]:
         bos_token_id=ids[end], eos_token_id=ids[end], pad_token_id=ids[end],
     )  # fmt: skip
     model = WhisperForConditionalGeneration(config)
-    several = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|de|>")}}
+    several = {"lang_to_id": {token: ids[token] for token in ("<|en|>", "<|zh|>", "<|de|>")}}
     several["task_to_id"] = {task: ids[f"<|{task}|>"] for task in ("transcribe", "translate")}
     model.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id, eos_token_id=ids[end], pad_token_id=ids[end],

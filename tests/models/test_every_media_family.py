@@ -11,6 +11,7 @@ from luthier.models.media.counts import count_image
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
 from sounded import FAMILIES as AUDIO_FAMILIES
+from spoken import FAMILIES as SPEECH_FAMILIES
 
 SAME = {"smolvlm": "idefics3"}
 """Types whose models are those of another, by name of that."""
@@ -18,10 +19,14 @@ SAME = {"smolvlm": "idefics3"}
 
 @pytest.mark.parametrize("model_type", list_family_types())
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
-    """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`), or row by row
-    (`test_media_alone.py`)."""
+    """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
+    `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
     tinies = ALONE if explain_alone(model_type) else FAMILIES
-    assert SAME.get(model_type, model_type) in {*(tiny.type for tiny in tinies.values()), *AUDIO_FAMILIES}
+    assert SAME.get(model_type, model_type) in {
+        *(tiny.type for tiny in tinies.values()),
+        *AUDIO_FAMILIES,
+        *SPEECH_FAMILIES,
+    }
 
 
 @pytest.mark.parametrize("model_type", list_family_types())

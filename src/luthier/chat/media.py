@@ -92,7 +92,7 @@ class KnownMedium:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What follows from a medium's size alone."""
 
     text: str
@@ -125,7 +125,7 @@ class MediaProcessor:
         self.digest = digest_of(settings if max_seconds is None else [*settings, max_seconds])
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
-        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
         self.audio = self._find_audio(max_seconds)
         """How sounds are read; None where the model reads none."""
         names = getattr(getattr(processor, "image_processor", None), "model_input_names", ())
@@ -137,8 +137,12 @@ class MediaProcessor:
     ) -> MediaProcessor | None:
         """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels` and
         `max_seconds`, when not given, are what the model's own `model.json` says."""
+        from luthier.chat.speech import SpeechProcessor, is_speech_folder
+
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
+        if is_speech_folder(folder):
+            return SpeechProcessor.load(folder, max_seconds=max_seconds)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         feature_ids: dict[MediaKind, int] = {}
         kinds: tuple[MediaKind, ...] = ("image", "audio")
@@ -214,13 +218,22 @@ class MediaProcessor:
             for token in ids
         ]
 
+    def bind(self, ids: list[int]) -> list[int]:
+        """The ids of a row in which media have their own, with what else of it must say whose row it is."""
+        return ids
+
     def forget_variants(self) -> None:
         """Forget what `meet_variant` took note of."""
         self._known = {key: known for key, known in self._known.items() if known.source is None}
 
     def locate_features(self, key: int) -> list[Region]:
-        """Where in its picture each feature of a medium lies."""
+        """Where in its picture each feature of a medium lies; of a sound, the share of its time as left and right."""
         known = self._known[key]
+        if known.media.kind == "audio":
+            assert self.audio is not None, "only a processor of sounds meets one"
+            length = known.media.seconds or 1.0
+            spans = self.audio.locate_features(known.media)
+            return [Region(begin / length, 0.0, end / length, 1.0) for begin, end in spans]
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids[known.media.kind])
         size = self._shrunk(known.media.width or 1, known.media.height or 1)
         visible = find_visible_region(self._processor.image_processor, *size)
@@ -285,19 +298,19 @@ class MediaProcessor:
             raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
         return {name: value for name, value in found.items() if name != "labels"}
 
-    def _lay_out(self, media: Media, *, beside: bool) -> _Layout:
+    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
         if media.kind == "audio":
             assert self.audio is not None, "a processor that writes for sounds reads them"
-            sound = self.audio.lay_out(media)
-            return _Layout(sound.text, sound.count, grid=(0, 0, 0))
+            found = self.audio.lay_out(media)
+            return Layout(found.text, found.count, (0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
         return self._lay_out_size(self._shrunk(media.width, media.height), beside=beside)
 
-    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> _Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
         if (size, beside) not in self._layouts:
             from PIL import Image
@@ -309,7 +322,7 @@ class MediaProcessor:
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size, beside] = _Layout(text, text.count(feature), tuple(grid))
+            self._layouts[size, beside] = Layout(text, text.count(feature), tuple(grid))
         return self._layouts[size, beside]
 
     def _process(self, image: Any, *, beside: bool = False) -> tuple[Any, str]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -31,6 +32,7 @@ from luthier.chat.messages import Media, Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
 from luthier.chat.spans import Part, RenderedSegment
+from luthier.chat.speech import TEMPLATE, SpeechProcessor
 from luthier.chat.template import PINNED_DAY, JinjaChatTemplate, Turns, template_of
 from luthier.chat.template_guard import EncodingRequest, GuardedEncoder, SpecialTokenSpan, TokensWithOffsets
 from luthier.core.errors import DataError, ModelError, SourceLocation
@@ -165,8 +167,19 @@ class ChatTokenizer:
                 hint="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
         more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
-        more["media"] = MediaProcessor.load(Path(folder), max_pixels=max_pixels, max_seconds=max_seconds)
+        more["media"] = media = MediaProcessor.load(Path(folder), max_pixels=max_pixels, max_seconds=max_seconds)
+        if isinstance(media, SpeechProcessor) and template is None and tokenizer.chat_template is None:
+            template, more["options"] = TEMPLATE, {**media.template_options, **(options or {})}
         return cls(tokenizer, template, name=Path(folder).name, **more)
+
+    def with_options(self, options: Mapping[str, Any]) -> ChatTokenizer:
+        """The same with other options of the chat template, such as the `language` of what is transcribed."""
+        found = copy(self)
+        found.template = replace(self.template, constants={**self.template.constants, **options})
+        found._renderer = ChatRenderer(found.template, self._guard)
+        for name in ("digest", "notes", "end_ids"):
+            vars(found).pop(name, None)
+        return found
 
     @property
     def special_tokens(self) -> frozenset[str]:
@@ -215,6 +228,8 @@ class ChatTokenizer:
         )
         walls = self._walls(rendered, joined)
         rows = [self._row(*each) for each in zip(rendered, joined, walls, conversations, strict=True)]
+        if isinstance(self.media, SpeechProcessor) and cut == "prompt":
+            cut = "right"  # what a transcript begins with is never left out
         return [_fit(row, max_tokens, cut, self.tokenizer.bos_token_id) for row in rows]
 
     def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
@@ -417,7 +432,7 @@ class ChatTokenizer:
             for index, id_ in zip(indices, own, strict=True):
                 ids[index] = id_
             spans.append(MediaSpan(medium.digest, (first, stop)))
-        return tokens._replace(ids=ids), tuple(spans)
+        return tokens._replace(ids=self.media.bind(ids)), tuple(spans)
 
     def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 
 BYTES_OF = {
@@ -166,10 +167,6 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )
-
-
-SPEECH_TYPES = frozenset({"whisper", "moonshine"})
-"""Types of models that transcribe: an encoder of sounds, and a decoder that attends to it."""
 
 
 def is_speech_model(config: dict[str, Any]) -> bool:

@@ -31,7 +31,7 @@ PROJECTORS = (
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)
 """What they call vectors beside it, which belong to no layer and so have no adapter."""
-HEADS = ("lm_head", "embed_out", "output_projection")
+HEADS = ("lm_head", "embed_out", "output_projection", "proj_out")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
 _NO_LINEAR = re.compile(r"\.experts\.|\.gate\.weight$|\.router\.(layer\.)?weight$|vision|visual|norm|\.conv")
@@ -168,6 +168,11 @@ def is_embedding(name: str) -> bool:
     )
 
 
+def is_fixed_position(name: str) -> bool:
+    """Whether a parameter holds the places of an encoder's states, which never move: Whisper's are sines."""
+    return find_part(name) == "audio" and name.endswith("encoder.embed_positions.weight")
+
+
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the output head."""
     return parse_layer_index(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
@@ -181,7 +186,7 @@ def is_norm(name: str) -> bool:
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
-        return _EMBEDDING.search(name) is not None or is_norm(name)
+        return _EMBEDDING.search(name) is not None or is_norm(name) or ".conv" in name
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 

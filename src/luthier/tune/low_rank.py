@@ -55,8 +55,9 @@ class LowRankTechnique(Technique):
     """Names of the layers that get an adapter, or all linear ones except the output head: adapters on the MLP layers
     matter more than those on attention (QLoRA, Dettmers et al., 2023; "LoRA Without Regret")."""
     on: tuple[ModelPart, ...] = ("language", "projector")
-    """Which parts of a model that reads pictures move: its decoder (`language`) and its encoder (`vision`) by adapters,
-    the `projector` between them whole. A model of text alone has one part, and this is left out."""
+    """Which parts of a model that reads pictures or sounds move: its decoder (`language`) and its encoders (`vision`,
+    `audio`) by adapters, the `projector` between them whole. A model of text alone has one part, and this is left
+    out."""
     use_rslora: bool = False
     """Scale by alpha / √r instead, so that high ranks go on learning (Kalajdzievski, 2023)."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -77,15 +78,16 @@ class LowRankTechnique(Technique):
     @field_validator("on")
     @classmethod
     def _some_parts(cls, value: tuple[ModelPart, ...]) -> tuple[ModelPart, ...]:
-        if "language" not in value and "vision" not in value:
-            raise ValueError("adapters stand in language or vision; `technique: layers` moves a projector alone")
+        if set(value) <= {"projector"}:
+            raise ValueError("adapters stand in language, vision or audio; `technique: layers` moves a projector alone")
         return tuple(sorted(set(value)))
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """Parts that a model of text alone does not have."""
         if set(self.on) != {"language", "projector"} and model.tensors and not model.reads_media:
             return "the model reads text alone and has no parts; leave `on` out"
-        return ""
+        missing = [part for part in self.on if part != "projector" and model.parts and not model.parts.get(part)]
+        return f"the model has no part {missing[0]!r}; its parts are {', '.join(model.parts)}" if missing else ""
 
     def wrap(self, model: Any, seed: int, register: Any = None, **more: Any) -> Any:
         """PEFT's model with fresh fp32 adapters from the seed; `more` goes to its configuration.
@@ -156,7 +158,8 @@ class LowRankTechnique(Technique):
 
     def adapted(self, model: ModelDescription) -> list[LinearLayerSpec]:
         """The layers that get an adapter."""
-        return select_target_layers(model, self.target_modules, [part for part in self.on if part != "projector"])
+        parts = tuple(part for part in self.on if part != "projector") if model.parts else ("language",)
+        return select_target_layers(model, self.target_modules, parts)
 
     def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""

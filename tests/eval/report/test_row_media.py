@@ -1,4 +1,4 @@
-"""Rows of a report show their pictures and play their sounds: offline, bounded, and named where they cannot be shown."""
+"""Rows of a report show their pictures and play their sounds: offline, bounded, and named where they cannot be."""
 
 from __future__ import annotations
 

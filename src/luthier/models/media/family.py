@@ -28,6 +28,11 @@ class FrozenEncoder(NamedTuple):
     """Whether the first state stands for the whole picture and is left out."""
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights."""
+        return self.layers, self.classes
+
+    @property
     def weight(self) -> Tensor:
         """A weight, of the kind in which it computes."""
         found: Tensor = next(self.encoder.parameters())
@@ -95,6 +100,11 @@ class FrozenAudioEncoder(NamedTuple):
     projector: Any
     read_states: Callable[[Mapping[str, Tensor]], Tensor]
     """From what a processor makes of one sound to the (n, width) states that the projector reads."""
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights: nothing."""
+        return ()
 
     @property
     def weight(self) -> Tensor:
