@@ -16,7 +16,7 @@ from luthier.core.errors import ModelError
 from luthier.core.system.packages import cached_wheel
 from luthier.data.media.operator import MediaFinding
 from luthier.data.media.transcript import SpokenWord, Transcript, transcribe
-from luthier.data.ops.audio_pii import AudioPii
+from luthier.data.ops.audio_pii import AudioPii, find_spelled_mail
 from luthier.eval.safety.drawing import find_synthesizer, speak
 from luthier.models.catalog import CATALOG
 from pictured import tiny_pictured
@@ -109,3 +109,17 @@ def test_spoken_numbers_are_silenced_in_the_data_set(make: Make, tmp_path: Path)
             heard = np.flatnonzero(np.append(samples, 1.0))
             silent_s = float(np.diff(heard, prepend=-1).max() / rate)
             assert (silent_s > 1) == (media.digest == event["after"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Write to jo dot smith at example dot co dot uk today.", ["jo dot smith at example dot co dot uk"]),
+        ("mail info at shop.com, or jodotsmith.org", ["info at shop.com,", "jodotsmith.org"]),
+        ("We meet at nine dot", []),
+        ("at", []),
+        ("Look at that. It is at home.", []),
+    ],
+)
+def test_spelled_mail_is_found_word_by_word(text: str, found: list[str]) -> None:
+    assert [text[start:end] for start, end in find_spelled_mail(text)] == found

@@ -29,11 +29,10 @@ _SECONDS_A_BYTE = 1e-5
 """Of one core: about a second for ten seconds of speech at 16 kHz."""
 _NUMBER = re.compile(r"\d(?:[\s.,-]{0,2}\d){6,}")
 """Seven digits and more: of a number that is misheard, no checksum is right."""
-_SPELLED_MAIL = re.compile(
-    r"\S+(?:\s+dot\s+\S+)*\s+at\s+\S+(?:\s+dot\s+\S+|\.[a-z]{2,})+|\S+\.(?:com|org|net|edu|gov|de|fr|uk|eu|io)\b",
-    re.IGNORECASE,
-)
-"""A mail address as it is said, and whatever was heard as one word with the ending of a domain."""
+_WORD = re.compile(r"\S+")
+_DOMAINS = (".com", ".org", ".net", ".edu", ".gov", ".de", ".fr", ".uk", ".eu", ".io")
+_SPELLED_WORDS = 8
+"""Words of a spelled out domain at most."""
 
 
 def _as_source(value: Any) -> Any:
@@ -95,17 +94,11 @@ class AudioPii(MediaOperator):
         spans: list[tuple[str, int, int]] = [
             (span.kind, span.start, span.end) for span in find_pii(text, wanted, named)
         ]
-        rules: tuple[tuple[str, PiiKind, re.Pattern[str]], ...] = (
-            ("number", "phone", _NUMBER),
-            ("email", "email", _SPELLED_MAIL),
-        )
-        for name, kind, pattern in rules:
-            found = (match.span() for match in pattern.finditer(text)) if kind in wanted else ()
-            spans += [
-                (name, start, end)
-                for start, end in found
-                if not any(begin < end and start < stop for _, begin, stop in spans)
-            ]
+        numbers = [("number", *match.span()) for match in _NUMBER.finditer(text)] if "phone" in wanted else []
+        mails = [("email", *span) for span in find_spelled_mail(text)] if "email" in wanted else []
+        for name, start, end in (*numbers, *mails):
+            if not any(begin < end and start < stop for _, begin, stop in spans):
+                spans.append((name, start, end))
         ordered = sorted(spans, key=lambda span: span[1])
         return [
             MediaFinding(kind, (max(0.0, round(times[0] - _MARGIN_S, 3)), round(times[1] + _MARGIN_S, 3)))
@@ -120,6 +113,29 @@ class AudioPii(MediaOperator):
             part = samples[int(begin * rate) : int(end * rate) + 1]
             part[:] = _beep(len(part), rate) if self.action == "beep" else 0
         return keep_media(encode_wav(samples, rate))
+
+
+def find_spelled_mail(text: str) -> list[tuple[int, int]]:
+    """Spans of mail addresses as they are said (`jo dot smith at example dot com`), and of what was heard as one word
+    with the ending of a domain."""
+    words = [match.span() for match in _WORD.finditer(text)]
+    plain = [text[start:end].lower().strip(".,;:!?") for start, end in words]
+    found: list[tuple[int, int]] = []
+    for index, word in enumerate(plain):
+        if word.endswith(_DOMAINS) and (not found or found[-1][1] <= words[index][0]):
+            found.append(words[index])
+        if word != "at" or not 0 < index < len(plain) - 1:
+            continue
+        last = index + 1
+        while last + 2 < len(plain) and last - index < _SPELLED_WORDS and plain[last + 1] == "dot":
+            last += 2
+        first = index - 1
+        while first >= 2 and index - first < _SPELLED_WORDS and plain[first - 1] == "dot":
+            first -= 2
+        if last > index + 1 or plain[last].endswith(_DOMAINS):
+            found = [span for span in found if span[1] <= words[first][0]]
+            found.append((words[first][0], words[last][1]))
+    return found
 
 
 def _beep(length: int, rate: int) -> np.ndarray[Any, Any]:
