@@ -61,15 +61,123 @@ def measure_masks(sites: int, numbers: int) -> None:
     print_figure("mask_seconds_at_100_sites", round(99 * each, 2), "<= 3 % of a round's training", "s")
 
 
+def measure_dropouts(sites: int, lost: int, numbers: int) -> None:
+    """A masked round of many sites, some of which are lost between their shares and their numbers: what one site and
+    the coordinator compute, scaled up to the numbers of B."""
+    import numpy
+
+    from luthier.federated.dropout_masks import DropoutMasks, MaskRound, RevealedShares, find_least, unmask_sum
+    from luthier.federated.keys import FederationIdentity
+
+    identities = {own.card.fingerprint: own for own in (FederationIdentity.create(f"s{at}") for at in range(sites))}
+    names = sorted(identities)
+    about = MaskRound(federation="ab" * 16, round=1, digest="d", group=tuple(names), least=find_least(sites))
+    chance = numpy.random.default_rng(1)
+    with tempfile.TemporaryDirectory() as root:
+        members = {}
+        for name in names:
+            folder = Path(root) / name
+            folder.mkdir()
+            peers = {other: identities[other].card for other in names if other != name}
+            members[name] = DropoutMasks(identities[name], peers, folder)
+        keys = {name: own.begin(about) for name, own in members.items()}
+        started = time.process_time()
+        shares = {name: own.share(keys) for name, own in members.items()}
+        left = names[lost:]
+        encoded = {name: chance.integers(0, 1 << 62, numbers, dtype=numpy.uint64) for name in left}
+        masking = time.process_time()
+        masked = {
+            name: members[name].mask(
+                encoded[name], {who: own[name] for who, own in shares.items() if name in own}, names
+            )
+            for name in left
+        }
+        masked_s = time.process_time() - masking
+        signed = {name: members[name].sign_survivors(left) for name in left}
+        revealed = RevealedShares()
+        for name in left:
+            seeds, own = members[name].reveal(signed)
+            for owner, share in seeds.items():
+                revealed.seeds.setdefault(owner, {})[name] = share
+            for owner, share in own.items():
+                revealed.masks.setdefault(owner, {})[name] = share
+        each = (time.process_time() - started) / len(left)
+        started = time.process_time()
+        total = unmask_sum(sum(masked.values(), numpy.zeros(numbers, numpy.uint64)), about, keys, names, left, revealed)
+        unmasked = time.process_time() - started
+    apart = int((total != sum(encoded.values(), numpy.zeros(numbers, numpy.uint64))).sum())
+    print_figure("dropout_sum_apart", apart, "0", f"units, {lost} of {sites} sites lost")
+    scale = FFA_NUMBERS / numbers
+    print_figure("dropout_site_fixed_seconds", round(each - masked_s / len(left), 2), "little", "CPU-s of a site, keys")
+    print_figure(
+        "dropout_site_seconds", round(masked_s / len(left) * scale, 2), "<= 3 % of a round", "CPU-s, masks of B"
+    )
+    print_figure("dropout_coordinator_seconds", round(unmasked * scale, 1), "no goal", "CPU-s to unmask B")
+
+
+def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
+    """Ten sites, two of which send ten times their change turned round: accuracy by the mean and by robust rules."""
+    from federations import build_sites
+    from luthier.federated import local
+    from tuning import examples
+
+    every = examples(SITES * rows + 200)
+    parts = {f"site{at}": every[:-200][at::SITES] for at in range(SITES)} | {"held_out": every[-200:]}
+    trained, poisoned = local.FederatedTraining.train_round, {"site1", "site5"}
+    attacking = False
+
+    def training(self: Any, given: Any, *rest: Any) -> Any:
+        update = trained(self, given, *rest)
+        if not attacking or self._work.scratch.parent.name not in poisoned:
+            return update
+        turned = {
+            name: given.moving[name] - 10 * (value - given.moving[name]) for name, value in update.weights.items()
+        }
+        return update._replace(weights=turned)
+
+    local.FederatedTraining.train_round = training  # type: ignore[method-assign]  # the attack
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as root:
+        sites = build_sites(Path(root), parts)
+        tune = {"technique": {"kind": "full"}, "objective": {"kind": "classify"}, "learning_rate": 3e-3}
+        names = [f"site{at}" for at in range(SITES)]
+        for case in ("unpoisoned", "mean", *rules):
+            attacking = case != "unpoisoned"
+            robust = {"kind": case, "poisoned": 2} if case in rules else None
+            step = sites.step(names, rounds=rounds, sum="mean", tune=tune, local={"epochs": 1}, robust=robust)
+            right = answer_held_out(sites, sites.federate(step, digest=f"{len(found)}d" * 16))
+            found[case] = sum(right) / len(right)
+            print(f"  {case}: accuracy {found[case]:.3f}", flush=True)
+    local.FederatedTraining.train_round = trained  # type: ignore[method-assign]
+    for case in ("mean", *rules):
+        goal = "much lower" if case == "mean" else ">= -0.02"
+        print_figure(f"two_of_ten_poisoned_{case}", round(found[case] - found["unpoisoned"], 4), goal, "accuracy")
+
+
+def answer_held_out(sites: Any, model: Any) -> list[bool]:
+    """Which held-out tickets a model answers rightly."""
+    from luthier.eval.evaluator import TUNED
+    from luthier.eval.predictions import read_answers
+    from luthier.eval.steps.evaluate import Evaluate
+    from luthier.federated.measure import describe_folder
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        work = sites.work(sites.step(["site0"]), digest="ee" * 16)
+        step = Evaluate(
+            data="data", model="model", metrics=None, split="train", baselines=(), tasks=(), compare_base=False
+        )
+        inputs = {"data": sites.data["held_out"], "model": model}
+        step.make(type(work)(name="e", inputs=inputs, folder=folder, scratch=folder, recipe_dir=folder, kept=None))
+        _, found = read_answers(describe_folder(folder, model.digest, "evaluate", "evaluation", {}), TUNED)
+        return [one in two for one, two in zip(found.predictions, found.references, strict=True)]
+
+
 def compare_with_pooled(rounds: int, rows: int) -> None:
     """Ten equal sites by `ffa` and by full weights against one training on all rows."""
     from scipy.stats import binomtest
 
     from federations import TRAINING, build_sites
-    from luthier.eval.evaluator import TUNED
-    from luthier.eval.predictions import read_answers
-    from luthier.eval.steps.evaluate import Evaluate
-    from luthier.federated.measure import describe_folder
     from luthier.tune.steps.tune import Tune
     from tuning import examples
 
@@ -81,18 +189,6 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
         technique, objective = {"kind": "full"}, {"kind": "classify"}
         settings = {"technique": technique, "objective": objective, "learning_rate": 3e-3}
 
-        def answers(model: Any) -> list[bool]:
-            folder = Path(name) / f"answers-{model.digest[:8]}"
-            folder.mkdir()
-            work = sites.work(sites.step(["site0"]), digest="ee" * 16)
-            step = Evaluate(
-                data="data", model="model", metrics=None, split="train", baselines=(), tasks=(), compare_base=False
-            )
-            inputs = {"data": sites.data["held_out"], "model": model}
-            step.make(type(work)(name="e", inputs=inputs, folder=folder, scratch=folder, recipe_dir=folder, kept=None))
-            _, found = read_answers(describe_folder(folder, model.digest, "evaluate", "evaluation", {}), TUNED)
-            return [one in two for one, two in zip(found.predictions, found.references, strict=True)]
-
         started = time.perf_counter()
         names = [f"site{at}" for at in range(SITES)]
         federated = sites.federate(sites.step(names, rounds=rounds, sum="mean", tune=settings, local={"epochs": 1}))
@@ -100,7 +196,7 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
         pooled = sites.tune(
             Tune.model_validate({"data": "data", "epochs": rounds, **TRAINING, **settings, "batch_size": 40}), "pooled"
         )
-        one, other = answers(federated), answers(pooled)
+        one, other = (answer_held_out(sites, model) for model in (federated, pooled))
         sent = federated.read_json("federation.json")["rounds"][0]
         numbers = federated.read_json("training.json")["trainable_parameters"]
     better = sum(a and not b for a, b in zip(one, other, strict=True))
@@ -167,7 +263,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer rows, and fewer numbers")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
-    parser.add_argument("--only", choices=("masks", "pooled", "simulation"), help="one part alone")
+    parser.add_argument(
+        "--only", choices=("masks", "dropouts", "pooled", "poisoned", "simulation"), help="one part alone"
+    )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.simulate is not None:
@@ -184,7 +282,14 @@ def main() -> None:
     if only in (None, "masks"):
         print("masks", flush=True)
         measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
-    if only == "masks":
+    if only in (None, "dropouts"):
+        print("masks with drop-outs", flush=True)
+        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "poisoned"):
+        print("two of ten sites poisoned", flush=True)
+        rules = ("krum",) if quick else ("krum", "median", "geometric_median")
+        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)
     compare_with_pooled(rounds=3 if quick else 6, rows=12 if quick else 24)

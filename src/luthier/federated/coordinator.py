@@ -409,8 +409,7 @@ class Federation:
 
         if (rule := self._step.robust) is None:
             return parts[0]
-        expected = self._step.least or len(self._step.site_names)
-        if self._step.secure is None and (why := rule.check_count(min(expected, len(parts)))):
+        if self._step.secure is None and (why := rule.check_count(len(parts))):
             raise DataError(why, where=SourceLocation(field="robust"), hint="wait for more sites, or bear fewer")
         names = sorted(parts[0])
         changes = torch.stack(

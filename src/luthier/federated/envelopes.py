@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -106,14 +106,17 @@ class EnvelopeChannel(SiteChannel):
         self._post.close()
 
 
-def read_member_cards(paths: Mapping[str, str], recipe_dir: Path) -> dict[str, PublicCard]:
-    """The cards of all sites; `InputError` for a card of another name, or the same keys twice."""
+def read_member_cards(paths: Mapping[str, str], recipe_dir: Path, revoked: Sequence[str] = ()) -> dict[str, PublicCard]:
+    """The cards of all sites; `InputError` for a card of another name, the same keys twice, or keys that were
+    revoked."""
     cards: dict[str, PublicCard] = {}
     for name, path in paths.items():
         card = PublicCard.read(resolve_path(path, recipe_dir))
         where = SourceLocation(file=path, field=f"transport.member_cards.{name}")
         if card.name != name:
             raise InputError(f"is the card of {card.name!r}", where=where, hint="name the site as its card does")
+        if any(len(gone) >= 12 and card.fingerprint.startswith(gone) for gone in revoked):
+            raise InputError("has keys that were revoked", where=where, hint="ask the site for a new card")
         if any(card.fingerprint == other.fingerprint for other in cards.values()):
             raise InputError("has the keys of another site", where=where, hint="every site makes keys of its own")
         cards[name] = card
@@ -133,6 +136,8 @@ class EnvelopeTransport(Transport):
     """The folder with the coordinator's own keys, made by `luthier site init --coordinator`."""
     member_cards: Annotated[dict[str, PathText], BasicMarker()] = Field(min_length=1)
     """The file of each site's public keys (its `card.json`), by the site's name."""
+    revoked: tuple[str, ...] = ()
+    """Fingerprints (12 characters or more) of keys that were stolen or withdrawn: no site may have one of them."""
     wait_s: float = Field(default=3600.0, gt=0)
     """How long a round waits for answers. Those that come later are not used."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from luthier.core.component import Component, iter_components
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
-from luthier.federated.keys import Name
+from luthier.federated.keys import Name, PublicCard
 from luthier.federated.messages import Order
 from luthier.federated.privacy import (
     SITE,
@@ -88,6 +88,9 @@ class SitePolicy(BaseModel):
     """Metrics whose sums over held-out rows may be sent at the end."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
+    revoked: tuple[str, ...] = ()
+    """Fingerprints (12 characters or more) of keys that were stolen or withdrawn, the coordinator's or a peer's:
+    nothing is read from them, and no numbers are masked towards them."""
     peers: dict[str, str] = {}
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
@@ -154,6 +157,12 @@ class SitePolicy(BaseModel):
         line = self._lines.get(field)
         location = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
         return PolicyRefused(f"{location}: {what}")
+
+    def check_keys(self, cards: Iterable[PublicCard]) -> None:
+        """`PolicyRefused` for a key that was revoked."""
+        for card in cards:
+            if any(len(gone) >= 12 and card.fingerprint.startswith(gone) for gone in self.revoked):
+                raise self.build_refusal("revoked", f"the key of {card.name} ({card.fingerprint[:12]}) was revoked")
 
     def check_order(self, order: Order, rows: int) -> None:
         """`PolicyRefused`, with the line, for an order that asks for more than is allowed."""

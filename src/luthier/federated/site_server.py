@@ -63,6 +63,8 @@ class SiteServer:
         """`policy` is None for a process that the coordinator itself started."""
         self._folder, self._identity, self._coordinator = folder, identity, coordinator
         self._mailbox, self._inputs, self._policy, self._say = mailbox, inputs, policy, say
+        if policy is not None:
+            policy.check_keys([coordinator, *inputs.peers])
         self._ledger = SiteLedger(folder)
         self._ledger.read()
         self._waiting: set[str] = set()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,74 @@ def test_whether_a_row_was_learnt_shows_without_noise_and_not_with_it(tmp_path: 
     plain = Tune(**{**QUICK, **loop, "technique": Lora(r=8)})
     assert _attack(shop, plain, members, strangers) > 0.95
     assert _attack(shop, private(**loop, privacy=Privacy(epsilon=1.0, delta=1e-3)), members, strangers) < 0.85
+
+
+class _Heard:
+    """Sums of clipped gradients as one reader or the other gathers them."""
+
+    def __init__(self, shop: Bench, technique: Any, objective: Any, rows: list[Any], dtype: str) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(shop.base.folder, dtype=getattr(torch, dtype))
+        self.model = technique.adapt(self.model, 3)
+        with torch.no_grad():
+            for at, (name, value) in enumerate(self.model.named_parameters()):
+                if "lora_B" in name:
+                    chance = torch.Generator().manual_seed(at)
+                    value.copy_(0.1 * torch.randn(value.shape, generator=chance))
+        self.rows, self.objective = rows, objective
+        self.steps = PrivateSteps(
+            key=NoiseKey(b"k"),
+            clip=1.0,
+            noise=0.0,
+            sampling=0.5,
+            expected_units=4.0,
+            unit_of=lambda key: sum(key.encode()) % 5,
+        )
+        self.steps = replace(self.steps, clip=self.find_median_norm())
+
+    def find_median_norm(self) -> float:
+        """Half of the units are clipped to it."""
+        updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
+        packs = PackReader(self.model, self.objective, updater)
+        units = dict[int, list[Any]]()
+        for row in self.rows:
+            units.setdefault(self.steps.unit_of(row.key), []).append(row)
+        read = packs.build_unit_reader().read(list(units.values()), packs.prepare)
+        assert read is not None
+        norms = sum(one.double().square().flatten(1).sum(1) for one in read.gradients if one is not None)
+        return 1.01 * float(torch.as_tensor(norms).sqrt().median())
+
+    def gather(self, together: bool) -> tuple[list[torch.Tensor], Any, PrivateReader]:
+        updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
+        packs = PackReader(self.model, self.objective, updater)
+        reader = PrivateReader(packs, updater, self.objective, self.steps, lambda rows: [0.0] * len(rows), seed=1)
+        reader._units.applies = reader._units.applies and together
+        told = reader.gradient(self.rows, 4096, 0)
+        return [total.clone() for total in updater._sums.values()], told, reader
+
+
+@pytest.mark.parametrize(("dtype", "close"), [("float64", 2e-6), ("float32", 2e-5)])
+@pytest.mark.parametrize("fused", [False, True])
+def test_units_read_together_are_those_read_one_by_one(shop: Bench, dtype: str, close: float, fused: bool) -> None:
+    from luthier.models.kernels.lora import install_fused_lora
+
+    lessons = Sft().build_training_examples(examples(12), ChatTokenizer.load(shop.base.folder))
+    rows = [row for lesson in lessons for row in lesson.rows]
+    rows.append(replace(rows[0], key="twin"))
+    heard = _Heard(shop, Lora(r=4), Sft(), rows, dtype)
+    if fused:
+        install_fused_lora(heard.model)
+    one, told, _ = heard.gather(False)
+    other, also, reader = heard.gather(True)
+    assert reader._units.applies, "LoRA's layers are plain linear ones"
+    for value, expected in zip(other, one, strict=True):
+        torch.testing.assert_close(value, expected, rtol=close, atol=close * float(expected.abs().max()))
+    assert also.loss == pytest.approx(told.loss, rel=1e-5)
+    assert also.measures == pytest.approx(told.measures, rel=1e-4)
+    assert also.example_losses == pytest.approx(told.example_losses, rel=1e-4)
+    assert 0 < also.measures["clipped_units"] < 1
+
+
+def test_what_is_no_linear_layer_is_read_one_by_one(shop: Bench) -> None:
+    model = AutoModelForCausalLM.from_pretrained(shop.base.folder)
+    updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=None))
+    assert not PackReader(model, Sft(), updater).build_unit_reader().applies

@@ -227,7 +227,8 @@ class Federate(Step):
         if self.privacy is not None and self.privacy.unit == SITE:
             raise ValueError("the promise to whole sites is for a mean; leave `robust` out, updates are clipped anyway")
         if self.secure is None:
-            if why := self.robust.check_count(self.least or number):
+            fewest = self.least or self.sites_per_round or number
+            if fewest and (why := self.robust.check_count(fewest)):
                 raise ValueError(why)
             return
         if groups is None:
@@ -361,7 +362,7 @@ class Federate(Step):
         text = f"{sees}; sum {aggregator.kind}: {exact}, {masks}"
         if self.robust is not None:
             what = "sites" if self.secure is None else "groups"
-            of = len(self.site_names) if self.secure is None else self.secure.groups
+            of = self.sites_per_round or self._count_sites() or "all" if self.secure is None else self.secure.groups
             text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
         elif self.secure is not None:
             text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"

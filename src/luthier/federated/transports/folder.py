@@ -25,6 +25,6 @@ class FolderTransport(EnvelopeTransport):
     def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Open it for one federation."""
         identity = FederationIdentity.read(resolve_path(self.keys, work.recipe_dir))
-        cards = read_member_cards(self.member_cards, work.recipe_dir)
+        cards = read_member_cards(self.member_cards, work.recipe_dir, self.revoked)
         folder = resolve_path(self.path, work.recipe_dir) / work.digest
         return EnvelopeChannel(work, identity, cards, FolderPost(folder), self.wait_s)

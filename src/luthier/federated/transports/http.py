@@ -59,7 +59,7 @@ class HttpTransport(EnvelopeTransport):
     def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
         """Listen for one federation."""
         identity = FederationIdentity.read(resolve_path(self.keys, work.recipe_dir))
-        cards = read_member_cards(self.member_cards, work.recipe_dir)
+        cards = read_member_cards(self.member_cards, work.recipe_dir, self.revoked)
         post = HttpPost(cards, identity.card, work.digest, (self.host, self.port), self._build_tls(work.recipe_dir))
         work.events.note(f"listens for {len(cards)} sites at {post.url}")
         return EnvelopeChannel(work, identity, cards, post, self.wait_s)

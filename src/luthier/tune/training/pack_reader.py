@@ -17,6 +17,7 @@ from luthier.tune.cost import PackWorkload
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, read_pack_logprobs
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
+from luthier.tune.training.unit_gradients import UnitReader
 
 
 class StepGradient(NamedTuple):
@@ -70,6 +71,10 @@ class PackReader:
     ) -> None:
         self._model, self._objective, self._updater = model, objective, updater
         self._teacher, self._critic = teacher, critic
+
+    def build_unit_reader(self) -> UnitReader:
+        """A reader of many units' gradients in one pass, for the same model."""
+        return UnitReader(self._model, self._objective, self._updater.parameters)
 
     def prepare(self, pack: Pack) -> Pack:
         """The pack with what a teacher says of it, where there is one."""

@@ -63,28 +63,24 @@ class PrivateReader:
     ) -> None:
         self._reader, self._updater, self._objective = reader, updater, objective
         self._steps, self._read, self._seed = steps, read, seed
+        self._units = reader.build_unit_reader()
 
     def gradient(self, rows: Sequence[TokenRow], tokens: int, step: int) -> StepGradient:
         """Gather the step's gradient; what is told of it is the mean over the expected number of units."""
-        total, one = self._updater.build_sum(), self._updater.build_sum()
-        described, clipped, units = StepGradient(), 0, 0
-        for number, unit_rows in enumerate(self._split(rows)):
-            for vector in one.flat.values():
-                vector.zero_()
-            described = described.and_of(self._gather(unit_rows, tokens, one, mix_seed(self._seed, step, number)))
-            norm = math.sqrt(sum(float(vector.double().square().sum()) for vector in one.flat.values()))
-            units += 1
-            clipped += not norm <= self._steps.clip
-            if math.isfinite(norm):  # one that is no number adds nothing, and nobody is told which
-                scale = min(1.0, self._steps.clip / norm) if norm else 0.0
-                for dtype, vector in one.flat.items():
-                    total.flat[dtype].add_(vector, alpha=scale)
+        total, clipped = self._updater.build_sum(), 0
+        described, units = StepGradient(), list(self._split(rows))
+        parts = self._units.split(units, tokens) if self._units.applies else iter([units])
+        for number, part in enumerate(parts):
+            seed = mix_seed(self._seed, step, number)
+            read = self._gather_together(part, total, seed) if self._units.applies else None
+            told, count = read or self._gather_one_by_one(part, tokens, total, seed)
+            described, clipped = described.and_of(told), clipped + count
         self._add_noise(total, step)
         self._updater.take(total)
         share = 1.0 / self._steps.expected_units
         measures = {name: value * share for name, value in described.measures.items()}
         examples = {name: value * share for name, value in described.example_losses.items()}
-        measures["clipped_units"] = clipped / max(units, 1)
+        measures["clipped_units"] = clipped / max(len(units), 1)
         loss = described.loss * share
         return StepGradient(loss if math.isfinite(loss) else 0.0, described.computed, measures, examples)
 
@@ -94,6 +90,45 @@ class PrivateReader:
         for row in rows:
             units.setdefault(self._steps.unit_of(row.key), []).append(row)
         yield from units.values()
+
+    def _gather_together(
+        self, units: list[list[TokenRow]], total: GradientSum, seed: int
+    ) -> tuple[StepGradient, int] | None:
+        """Add the clipped gradients of units from one pass, and count the clipped ones; None where it takes more."""
+        torch.manual_seed(seed)  # only dropout asks for it
+        prepared = [self._objective.prepared(unit, self._read) for unit in units]
+        read = self._units.read(prepared, self._reader.prepare)
+        if read is None:
+            return None
+        squares: list[torch.Tensor] = [
+            gradient.double().square().flatten(1).sum(1) for gradient in read.gradients if gradient is not None
+        ]
+        norms = torch.stack(squares).sum(0).sqrt()
+        scales = (self._steps.clip / norms.clamp_min(1e-300)).clamp_max(1.0)
+        scales = torch.where(norms.isfinite(), scales, 0.0)  # one that is no number adds nothing
+        for view, gradient in zip(total.views, read.gradients, strict=True):
+            if gradient is not None:
+                kept = torch.where(norms.isfinite()[:, None], gradient.flatten(1), 0.0)
+                view.add_((scales.to(kept) @ kept).view(view.shape))
+        told = StepGradient(math.fsum(read.losses), read.computed, read.measures, read.example_losses)
+        return told, int((~(norms <= self._steps.clip)).sum())
+
+    def _gather_one_by_one(
+        self, units: list[list[TokenRow]], tokens: int, total: GradientSum, seed: int
+    ) -> tuple[StepGradient, int]:
+        """The same unit by unit, where more than plain linear layers moves."""
+        one, described, clipped = self._updater.build_sum(), StepGradient(), 0
+        for number, unit_rows in enumerate(units):
+            for vector in one.flat.values():
+                vector.zero_()
+            described = described.and_of(self._gather(unit_rows, tokens, one, mix_seed(seed, 0, number)))
+            norm = math.sqrt(sum(float(vector.double().square().sum()) for vector in one.flat.values()))
+            clipped += not norm <= self._steps.clip
+            if math.isfinite(norm):  # one that is no number adds nothing, and nobody is told which
+                scale = min(1.0, self._steps.clip / norm) if norm else 0.0
+                for dtype, vector in one.flat.items():
+                    total.flat[dtype].add_(vector, alpha=scale)
+        return described, clipped
 
     def _gather(self, rows: list[TokenRow], tokens: int, one: GradientSum, seed: int) -> StepGradient:
         """One unit's gradient, from packs that hold nothing else."""

@@ -1,0 +1,201 @@
+"""The gradients of many units in one pass: forward and backward once over a pack, then a small product for each layer.
+
+A linear layer's gradient is the sum over tokens of what flows back to its output times what went into it. Over the
+tokens of one unit alone, that sum is the unit's own gradient (Goodfellow 2015; Li et al. 2022, "ghost clipping"). It is
+kept for each unit, since the layers that adapters train are small. Rows share nothing in these packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.models.kernels.lora import use_peft_forward
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import Pack, TokenRow, build_pack
+from luthier.tune.cost import PackWorkload
+from luthier.tune.objective import REFERENCE, Objective, read_pack_logprobs
+
+UNSHARED = 1 << 60
+"""No prefix has so many tokens."""
+KEPT_NUMBERS = 1 << 27
+"""Numbers of units' gradients that are kept at once, at most: half a gigabyte in fp32."""
+ENOUGH_TOKENS = 2048
+"""Tokens from which a pack wins nothing more."""
+
+
+ROUNDING = 0.02
+"""How far sums may lie apart, as a share of the units' norms, where numbers have 8 bits."""
+
+
+class UnitsRead(NamedTuple):
+    """What a pack of units gives."""
+
+    gradients: list[Tensor | None]
+    """(units, …) of each parameter that moves, in at least fp32; None where the loss does not depend on it."""
+    losses: list[float]
+    """Of each unit, divided by its denominator."""
+    computed: PackWorkload
+    measures: dict[str, float]
+    """Sums of terms, each divided by its unit's denominator."""
+    example_losses: dict[str, float]
+
+
+class UnitReader:
+    """Reads the gradients of units side by side, where all that moves are plain linear layers."""
+
+    def __init__(self, model: Any, objective: Objective, moving: Mapping[str, torch.nn.Parameter]) -> None:
+        self._model, self._objective = model, objective
+        self._moving = list(moving.values())
+        self._layers = _find_layers(model, self._moving)
+        self.applies = self._layers is not None
+        """Whether this can be had: false once a layer was seen to read tokens in another order."""
+        self._most_units = max(1, KEPT_NUMBERS // max(1, sum(parameter.numel() for parameter in self._moving)))
+
+    def split(self, units: Sequence[list[TokenRow]], tokens: int) -> Iterator[list[list[TokenRow]]]:
+        """Units that are read together: at most so many tokens, and as many gradients as may be kept."""
+        most, part, size = min(tokens, ENOUGH_TOKENS), list[list[TokenRow]](), 0
+        for unit in units:
+            own = sum(row.needed for row in unit)
+            if part and (size + own > most or len(part) >= self._most_units):
+                yield part
+                part, size = [], 0
+            part.append(unit)
+            size += own
+        if part:
+            yield part
+
+    def read(self, units: Sequence[list[TokenRow]], prepare: Callable[[Pack], Pack]) -> UnitsRead | None:
+        """The gradient of each unit; None where it cannot be had in one pass, which is then known for the next."""
+        assert self._layers is not None, "asked only where it applies"
+        rows = [row for unit in units for row in unit]
+        pack = prepare(build_pack(rows, UNSHARED))
+        places = _list_places(pack, [len(unit) for unit in units])
+        if places is None:
+            return None
+        watched = _Watched(places, pack.tokens)
+        hooks = [layer.register_forward_hook(partial(watched.enter, layer)) for layer in self._layers]
+        try:
+            with use_peft_forward(list(self._model.modules())):
+                read = partial(compute_pack_logprobs, whole=True)
+                logp, pack = read_pack_logprobs(self._model, self._objective, pack, read)
+                loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
+                examples = loss.by_example(pack)
+                owner, denominators = self._list_owners(pack, units)
+                divided = examples / denominators.to(examples)
+                whole = torch.autograd.grad(divided.sum(), self._moving, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if watched.unknown or not watched.agrees(dict(zip(self._moving, whole, strict=True))):
+            self.applies = False
+            return None
+        losses = divided.new_zeros(len(units)).index_add(0, owner.to(divided.device), divided.detach())
+        return UnitsRead(
+            [watched.found.get(parameter) for parameter in self._moving],
+            losses.tolist(),
+            PackWorkload.of(pack),
+            {name: _divide(value, pack, denominators) for name, value in loss.measures.items()},
+            dict(zip(pack.example_keys, divided.tolist(), strict=True)),
+        )
+
+    def _list_owners(self, pack: Pack, units: Sequence[list[TokenRow]]) -> tuple[Tensor, Tensor]:
+        """(E,) the unit of each of the pack's examples, and that unit's denominator."""
+        of_row = [number for number, unit in enumerate(units) for _ in unit]
+        owner = [0] * len(pack.example_keys)
+        for row, example in enumerate(pack.lesson.tolist()):
+            owner[example] = of_row[row]
+        own = [self._objective.denominator(unit) for unit in units]
+        return torch.tensor(owner), torch.tensor([own[number] for number in owner], dtype=torch.float64)
+
+
+def _divide(values: Tensor, pack: Pack, denominators: Tensor) -> float:
+    """The sum of a measure's terms, one for each example or learnt token, each divided by its unit's denominator."""
+    by = denominators.to(values.device)
+    if len(values) != len(by):
+        by = by[pack.lesson.to(values.device)[pack.path.to(values.device)]]
+    return float((values.double() / by).sum())
+
+
+def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch.nn.Linear] | None:
+    """The linear layers that hold all that moves; None where something else moves."""
+    wanted = {id(parameter) for parameter in moving}
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is torch.nn.Linear and any(id(own) in wanted for own in module.parameters(recurse=False))
+    ]
+    held = [id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)]
+    once = len(held) == len(set(held))
+    return layers if once and wanted <= set(held) and wanted else None
+
+
+def _list_places(pack: Pack, rows: Sequence[int]) -> Tensor | None:
+    """(units, most tokens of one) the places of each unit's tokens, then T; None where two units share one."""
+    places: list[list[int]] = []
+    row = 0
+    for count in rows:
+        own: set[int] = set()
+        for at in range(row, row + count):
+            if int(pack.leaf[at]) >= 0:
+                for span in pack.spans(at):
+                    own.update(range(span.start, span.stop))
+        places.append(sorted(own))
+        row += count
+    if sum(map(len, places)) != len(set().union(*places)):
+        return None
+    most = max(1, *map(len, places))
+    return torch.tensor([[*own, *[pack.tokens] * (most - len(own))] for own in places])
+
+
+class _Watched:
+    """Gradients of units, as layers are passed backward."""
+
+    def __init__(self, places: Tensor, tokens: int) -> None:
+        self._places, self._tokens = places, tokens
+        self.found: dict[torch.nn.Parameter, Tensor] = {}
+        self.unknown = False
+        """Whether a layer read tokens in another order, or twice."""
+        self._entered: set[torch.nn.Module] = set()
+
+    def agrees(self, whole: Mapping[torch.nn.Parameter, Tensor | None]) -> bool:
+        """Whether the units' gradients add up to those of the pack, but for rounding."""
+        for parameter, gradient in whole.items():
+            own = self.found.get(parameter)
+            if gradient is None or own is None:
+                if gradient is not None or own is not None:
+                    return False
+                continue
+            apart = float((own.sum(0) - gradient.to(own.dtype)).norm())
+            if apart > ROUNDING * float(own.flatten(1).norm(dim=1).sum()):
+                return False
+        return True
+
+    def enter(self, layer: torch.nn.Linear, _: Any, inputs: Any, output: Tensor) -> None:
+        """Wait for what flows back to a layer's output."""
+        if not output.requires_grad:
+            return
+        shaped = output.dim() == 2 or (output.dim() == 3 and output.shape[0] == 1)
+        if layer in self._entered or not shaped or output.shape[-2] < self._tokens:
+            self.unknown = True
+            return
+        self._entered.add(layer)
+        output.register_hook(partial(self._leave, layer, inputs[0].detach()))  # type: ignore[no-untyped-call]
+
+    def _leave(self, layer: Any, states: Tensor, gradient: Tensor) -> None:
+        back = self._take(gradient.detach())
+        if layer.weight.requires_grad:
+            self.found[layer.weight] = back.transpose(1, 2) @ self._take(states)
+        if layer.bias is not None and layer.bias.requires_grad:
+            self.found[layer.bias] = back.sum(1)
+
+    def _take(self, values: Tensor) -> Tensor:
+        """(units, most tokens of one, width) what belongs to each unit, and zeros."""
+        flat = values.flatten(0, -2)[: self._tokens]
+        flat = flat if flat.dtype == torch.float64 else flat.float()
+        padded = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+        return padded[self._places.to(flat.device)]
