@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,14 @@ def test_a_round_draws_units_by_chance_with_a_key_of_its_own() -> None:
 
 def test_rows_are_promised_what_all_rounds_together_cost(fresh: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = list[Any]()
-    exchange = LocalChannel.exchange
+    iterate = LocalChannel.iterate_answers
 
-    def hearing(self: Any, number: int, contents: Any) -> Any:
-        found = exchange(self, number, contents)
-        heard.extend(found.values())
-        return found
+    def hearing(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+        for name, reply in iterate(self, number, contents):
+            heard.append(reply)
+            yield name, reply
 
-    monkeypatch.setattr(LocalChannel, "exchange", hearing)
+    monkeypatch.setattr(LocalChannel, "iterate_answers", hearing)
     step = fresh.step(["north", "south"], sum="ffa", privacy=ROWS, tune=OFF, local={"epochs": 2})
     made = fresh.federate(step)
     record = TrainingRecord.read(made)
@@ -95,15 +96,14 @@ def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
     fresh: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = fresh.step(["north", "south"], sum="ffa", privacy=WHOLE)
-    exchange = LocalChannel.exchange
+    iterate = LocalChannel.iterate_answers
 
-    def dying(self: Any, number: int, contents: Any) -> Any:
-        found = exchange(self, number, contents)
+    def dying(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+        yield from iterate(self, number, contents)
         if number == 2:
             raise KeyboardInterrupt
-        return found
 
-    monkeypatch.setattr(LocalChannel, "exchange", dying)
+    monkeypatch.setattr(LocalChannel, "iterate_answers", dying)
     with pytest.raises(KeyboardInterrupt):
         fresh.federate(step, digest="a1" * 16)
     key = fresh.work(step, digest="a1" * 16).scratch / "privacy.key"
