@@ -12,6 +12,7 @@ from pathlib import Path
 
 from luthier.commands.components import list_component_roles
 from luthier.core.component import components_by_kind
+from luthier.models.media.family import find_family, list_family_types
 from luthier.traces.record import Feedback, Trace
 
 SEAMS = "needs_reference Other Recorder Route Resolver Models shadow retire"
@@ -29,7 +30,7 @@ FRAMEWORKS = (
     "cache_ok down_revision branch_labels depends_on type_annotation_map impl process_bind_param process_result_value "
     "isolation_level __getattr__ model_config decoder post_processor normalizer pytestmark protocol_version "
     "TRACKIO_DIR text_factory capture_signals generate_trace_id generate_span_id "
-    "__traceback__ _timeout "
+    "__traceback__ _timeout thread_type pix_fmt "
     "do_GET do_HEAD do_POST daemon_threads handle_error log_message handle_starttag handle_startendtag handle_endtag "
     "handle_data signum s3_environment closure train_dataloader training_step configure_optimizers"
 )
@@ -41,6 +42,7 @@ def main() -> None:
     names |= {"Trace", "Feedback", *Trace.model_fields, *Feedback.model_fields}  # written whole
     for role in list_component_roles().values():
         names |= {part.__name__ for part in components_by_kind(role).values()}
+    names |= {type(find_family(name)).__name__ for name in list_family_types()}
     for template in SOURCE.rglob("*.jinja"):
         names |= set(re.findall(r"[A-Za-z_]\w*", template.read_text(encoding="utf-8")))
     known = sorted(name for name in names if not keyword.iskeyword(name))

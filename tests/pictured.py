@@ -26,6 +26,17 @@ def picture(seed: int, width: int = 36, height: int = 28) -> tuple[Media, bytes]
     return media, value
 
 
+def resized(content: bytes, width: int, height: int) -> tuple[Media, bytes]:
+    """The same picture at another size, as PNG."""
+    from PIL import Image
+
+    from luthier.chat.media_codec import media_of_bytes
+
+    file = io.BytesIO()
+    Image.open(io.BytesIO(content)).resize((width, height)).save(file, "PNG")
+    return media_of_bytes(file.getvalue()), file.getvalue()
+
+
 def shown(text: str, *media: Media, answer: str = "") -> tuple[Message, ...]:
     """A question with pictures before it, and its answer when there is one."""
     asked = Message(role="user", content=MEDIA_MARK * len(media) + text, media=media)

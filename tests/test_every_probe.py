@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from documented import undescribed
-from eval.probing import bench_of, data_of, pairs_of, real_voices
+from eval.probing import bench_of, data_of, pairs_of, pictured_voices, real_voices
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.store import Store
+from luthier.eval.blind import EvalMedia
 from luthier.eval.gate_vocabulary import parse_rule
 from luthier.eval.probe import Probe, ProbeMeasure
 from luthier.eval.voice import EvalModel
@@ -25,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "attacks": {"max_new_tokens": 4, "requests": 2},
     "generations": {"max_new_tokens": 4, "persons": {"women": ["she"], "men": ["he"]}},
     "leaks": {"max_new_tokens": 8},
+    "media_attacks": {"max_new_tokens": 4},
 }
 """What a probe cannot do without, or what makes it short."""
 
@@ -44,8 +46,18 @@ def places(store: Store) -> dict[bool, tuple[Artifact, list[EvalModel]]]:
 
 
 @pytest.fixture
-def place(kind: str, places: dict[bool, tuple[Artifact, list[EvalModel]]]) -> tuple[Artifact, list[EvalModel]]:
+def place(
+    kind: str, places: dict[bool, tuple[Artifact, list[EvalModel]]], media: EvalMedia, store: Store
+) -> tuple[Artifact, list[EvalModel]]:
+    if kind == "media_attacks":
+        data = places[False][0]
+        return data, pictured_voices(store, data, media)
     return places[kind == "preference"]
+
+
+@pytest.fixture
+def media() -> EvalMedia:
+    return EvalMedia(None)
 
 
 @pytest.fixture
@@ -70,10 +82,11 @@ def made(kind: str) -> Probe:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_measures_what_it_declares_and_the_same_each_time(
-    kind: str, data: Artifact, voices: list[EvalModel], kept: Path
+    kind: str, data: Artifact, voices: list[EvalModel], kept: Path, media: EvalMedia
 ) -> None:
     """One test for all: what a probe measures takes seconds."""
-    probe, bench, again = made(kind), bench_of(data, kept, *voices), bench_of(data, kept, *voices)
+    probe = made(kind)
+    bench, again = (bench_of(data, kept, *voices, media=media) for _ in range(2))
     found = probe.measure(bench)
     assert found
     for one in found:

@@ -172,12 +172,13 @@ class Reading:
 
         def add(found: Any) -> None:
             for one, own in zip(sums, found, strict=True):
-                one += 0 if own is None else own
+                if own is not None:
+                    one.add_(own)
 
         with learn_media(self.model, lambda: list_row_media(prepared)) as media:
             assert media is not None
-            for pack in build_packs(prepared, tokens):
-                pack = self.objective.ready(pack, self.teacher)
+            for part in build_packs(prepared, tokens):
+                pack = self.objective.ready(part, self.teacher)
                 with gather_leaves() as leaves:
                     logp = compute_pack_logprobs(self.model, pack)
                 loss = self.objective.loss(logp, pack, pack.token_values.get(REFERENCE)).total

@@ -48,8 +48,19 @@ SMALL = {
         "steps.report.max_new_tokens=8",
     ),
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
+    "forms": ("steps.data.split={train: 48, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
     "pictures": ("steps.data.split={train: 64, test: 8}", "steps.look.epochs=1", "steps.tune.epochs=1"),
+    "spoken-commands": ("steps.data.split={train: 64, test: 20}", "steps.hear.epochs=1", "steps.tune.epochs=1"),
+    "picture-preferences": (
+        "steps.data.split={train: 48, test: 8}",
+        "steps.pairs.split={train: 32, test: 8}",
+        "steps.look.epochs=1",
+        "steps.prefer.epochs=1",
+        "steps.tune.max_train_samples=8",
+        "steps.tune.objective.rewards=[{kind: regex, pattern: '[aeiou]'}]",  # one that a beginner sometimes gets
+    ),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
+    "speech": ("steps.data.split={train: 14, test: 8}", "steps.tune.epochs=1"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "taught": (
         "steps.data.split.train=32",
@@ -88,12 +99,16 @@ OWN_DATA = {
 }
 """Recipes whose rows are the user's: the variable that names them, and the real data that stand in for them here."""
 PLAIN: dict[str, set[str]] = {
+    "forms": {"blind"},
     "pictures": {"majority", "blind"},
+    "spoken-commands": {"majority", "blind"},
+    "picture-preferences": {"blind"},
     "preferences": {"length"},
     "rlhf": set(),
     "grpo-math": {"nearest"},
     "safety": {"length"},
     "questions": {"nearest"},
+    "speech": {"nearest", "blind"},
     "summaries": {"nearest", "lead"},
     "habits": {"length"},
 }
@@ -108,14 +123,18 @@ LONG = {
     "distil",
     "fair-sentiment",
     "federated",
+    "forms",
     "grpo-math",
     "habits",
     "merge",
+    "picture-preferences",
     "pictures",
     "preferences",
     "questions",
     "rlhf",
     "safety",
+    "speech",
+    "spoken-commands",
     "summaries",
     "taught",
     "what-changed",
@@ -161,9 +180,12 @@ def _bring_data(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _need_wheel(recipe: Recipe) -> None:
-    source = recipe.steps["data"].settings()["source"]
-    if source["kind"] == "wheel" and not cached_wheel(source["package"], source["version"], source["sha256"]):
-        pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
+    for step in recipe.steps.values():
+        source = step.settings().get("source")
+        if not isinstance(source, dict) or source.get("kind") != "wheel":
+            continue
+        if not cached_wheel(source["package"], source["version"], source["sha256"]):
+            pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *TECHNIQUES, *OBJECTIVES], ids=str)

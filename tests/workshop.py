@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 TEMPLATE = (
@@ -71,15 +72,15 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def tiny_tokenizer(folder: Path) -> None:
-    """A byte-level BPE tokenizer with ChatML tokens and template, saved into `folder`."""
+def tiny_tokenizer(folder: Path, more: Sequence[str] = ()) -> None:
+    """A byte-level BPE tokenizer with ChatML tokens and template, saved into `folder`; with `more` special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     base = Tokenizer(models.BPE())
     base.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     base.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=special,

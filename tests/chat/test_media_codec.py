@@ -275,3 +275,11 @@ def test_a_name_says_nothing(content: bytes) -> None:
         if (found == "png") != (decode is decode_image) or found is None:
             with pytest.raises(DataError, match="not a"):
                 decode(content)
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000])
+def test_a_streamed_sound_ends_where_its_file_does(length: int) -> None:
+    content = sound(0.1)
+    at = content.index(b"data") + 4
+    streamed = content[:at] + struct.pack("<I", length) + content[at + 4 :]
+    assert keep_media(streamed).content == keep_media(content).content

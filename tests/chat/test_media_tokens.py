@@ -93,7 +93,7 @@ def media_ids(ids: list[int]) -> list[int]:
 def test_a_typed_token_stays_text(folder: Path) -> None:
     text = ChatTokenizer.load(folder)
     assert text.media is not None
-    (written,) = text.media.written.values()
+    written = text.media.written["image"]
     typed = shown(f"is {written} a picture, {MEDIA_MARK}?".replace(MEDIA_MARK, "x"), FIRST, answer=f"no, {written}")
     plain = shown("is it a picture?", FIRST, answer="no")
     row, other = text.encode(typed), text.encode(plain)

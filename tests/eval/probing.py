@@ -13,12 +13,15 @@ from luthier.core.events import RunEventEmitter
 from luthier.core.store import Store
 from luthier.eval.ask import InferenceSettings, LocalEvalModel, open_answer_cache
 from luthier.eval.baseline import Baseline
+from luthier.eval.blind import EvalMedia
 from luthier.eval.probe import ProbeContext
 from luthier.eval.respondent import CachedEvalModel
 from luthier.eval.task import HeldOutTask, Reply, read_held_out_task
 from luthier.eval.voice import EvalModel, TrainedBaseline
 from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
 from luthier.models.lm.local import ModelCache
+from pictured import tiny_pictured
+from tuning import made
 from workshop import tickets
 
 QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
@@ -96,12 +99,18 @@ class Said(EvalModel):
 
 
 def bench_of(
-    data: Artifact, folder: Path, *voices: EvalModel, model: Artifact | None = None, seed: int = 5
+    data: Artifact,
+    folder: Path,
+    *voices: EvalModel,
+    model: Artifact | None = None,
+    seed: int = 5,
+    media: EvalMedia | None = None,
 ) -> ProbeContext:
     """Voices that have answered the held-out rows, the first of them the one that the evaluation is about."""
     task = read_held_out_task(data, "test", None, pairs=True)
     events = RunEventEmitter([].append).of("report")
     return ProbeContext(
+        media=media or EvalMedia(data),
         task=task,
         answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
         recipe_dir=folder,
@@ -113,6 +122,25 @@ def bench_of(
             for one in voices
         },
     )
+
+
+def pictured_voices(store: Store, data: Artifact, media: EvalMedia) -> list[EvalModel]:
+    """Two tiny models that read pictures, and TF-IDF."""
+    from luthier.artifacts.dataset import read_examples
+
+    cache, models = ModelCache(), list[EvalModel]()
+    for seed, name in enumerate(("tuned", "base")):
+
+        def write(folder: Path, seed: int = seed) -> None:
+            tiny_pictured(folder, seed=seed)
+            (folder / "model.json").write_text('{"name": "pictured"}')
+
+        artifact = made(store, f"pictured {name}", "model", write)
+        model = LocalEvalModel.of(
+            artifact, QUESTION, cache, name=name, title=f"the {name} model", read_media=media.read
+        )
+        models.append(model)
+    return [*models, TrainedBaseline(Baseline.parse("tfidf"), list(read_examples(data, "train")))]
 
 
 def real_voices(store: Store, data: Artifact) -> list[EvalModel]:

@@ -30,6 +30,14 @@ def planted(draw: random.Random) -> tuple[str, str, int]:
     return " ".join(words), EVIDENCE[evidence], number
 
 
+def planted_order(draw: random.Random) -> tuple[str, str, int]:
+    """A text with two planted words, of which the first decides: no single word and no count of words tells which."""
+    words = [draw.choice(FILLER) for _ in range(WORDS)]
+    first, second = sorted(draw.sample(range(WORDS), 2))
+    words[first], words[second] = draw.sample(sorted(EVIDENCE), 2)
+    return " ".join(words), EVIDENCE[words[first]], first
+
+
 def ask(text: str) -> tuple[Message, ...]:
     """The text as a conversation."""
     return (Message(role="user", content=text),)

@@ -10,16 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+from explain.hiding import DECOY, draw_text, hide
 from explain.planted import ask, planted, taught_base
 from explain.test_faithfulness import GameScorer
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.core.artifact import Artifact
+from luthier.core.store import Store
 from luthier.explain.explainer import Explainer
 from luthier.explain.explainers.leave_one_out import leave_one_out
 from luthier.explain.faithfulness import measure_faithfulness
 from luthier.explain.run import explain_question
 from luthier.explain.scorer import Units
 from luthier.explain.subject import ExplanationRequest, SubjectBuilder
+from luthier.models.sources.folder import FolderModelSource
+from models.making import make_base
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,63 @@ def test_a_model_that_hides_from_gradients_is_told(model: Artifact) -> None:
     assert flat >= 4, "the notes say that all scores are equal"
 
 
+GRADIENT = ("attnlrp", "gradient_x_input")
+HIDDEN_STEPS = 60
+"""More, and the model begins to use the word that it points at."""
+
+
+def measure_hiding(model: Artifact, texts: int) -> dict[str, dict[str, float]]:
+    """By method: the mean gain over random orders, how often the planted word and the decoy are first, and how often
+    the order is called better than random."""
+    builder, draw, found = SubjectBuilder(model, units="words", seed=1), random.Random(4), dict[str, dict[str, float]]()
+    for _ in range(texts):
+        text, answer, number = draw_text(draw)
+        question = ExplanationRequest(messages=ask(text), answer=answer)
+        kinds = [Explainer.parse(kind) for kind in (*GRADIENT, "leave_one_out")]
+        for record in explain_question(builder, question, kinds, orders=19):
+            scores = [unit.score for unit in record.units]
+            first = scores.index(max(scores))
+            assert record.faithfulness is not None
+            own = found.setdefault(record.method, dict.fromkeys(("gain", "planted", "decoy", "better"), 0.0))
+            own["gain"] += gain(record) / texts
+            own["planted"] += (first == number) / texts
+            own["decoy"] += (first == DECOY) / texts
+            own["better"] += (record.faithfulness.verdict == "better than random") / texts
+    return found
+
+
+def hidden_base(folder: Path, steps: int, seed: int = 0) -> Artifact:
+    """The model that was taught to hide, as a base artifact."""
+    return make_base(Store(folder / "store"), FolderModelSource(path=str(hide(steps, seed=seed))), folder)
+
+
+def test_a_model_that_was_taught_to_point_elsewhere_is_told(tmp_path: Path) -> None:
+    """Its gradients point at a word that says nothing: faithfulness falls to that of random orders, and removal still
+    finds what is used."""
+    found = measure_hiding(hidden_base(tmp_path, HIDDEN_STEPS), 6)
+    for kind in GRADIENT:
+        assert found[kind]["planted"] <= 1 / 6
+        assert found[kind]["decoy"] >= 0.5
+        assert found[kind]["gain"] < 0.1 < found["leave_one_out"]["gain"] / 2
+        assert found[kind]["better"] < found["leave_one_out"]["better"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_hiding_costs_faithfulness_and_the_best_method_is_another(tmp_path: Path, seed: int) -> None:
+    """Beside the honest model that it was made from, on the same texts."""
+    honest = measure_hiding(taught_base(tmp_path / "honest")[1], 30)
+    hiding = measure_hiding(hidden_base(tmp_path / "hiding", HIDDEN_STEPS, seed), 30)
+    assert honest["attnlrp"]["planted"] > 0.9
+    assert honest["attnlrp"]["gain"] > 0.4
+    for kind in GRADIENT:
+        assert hiding[kind]["decoy"] > honest[kind]["decoy"] + 0.3
+        assert hiding[kind]["gain"] < min(0.1, honest[kind]["gain"])
+        assert hiding[kind]["better"] <= 0.3
+    assert max(hiding, key=lambda kind: hiding[kind]["gain"]) == "leave_one_out"
+    assert hiding["leave_one_out"]["gain"] > 0.3
+
+
 def test_a_model_that_hides_from_removal_is_told() -> None:
     """Where the model answers as usual without any one unit, leave-one-out sees nothing, and it says so."""
 
@@ -77,6 +138,20 @@ def test_an_order_planted_in_a_document_is_the_strongest_document(model: Artifac
     (record,) = explain_question(builder, question, [Explainer.parse(method)], orders=9)
     assert len(record.units) == 4
     assert max(record.units, key=lambda unit: unit.score).text.startswith("[2]")
+
+
+def test_a_doubled_word_hides_from_removal_and_is_told(model: Artifact) -> None:
+    """Either copy suffices, so taking one away shows little: the scores and the verdict say less than for one copy."""
+    builder, gains, strongest = SubjectBuilder(model, units="words", seed=1), [0.0, 0.0], [0.0, 0.0]
+    for evidence, answer in (("parcel", "delivery"), ("invoice", "billing"), ("password", "account")):
+        for copies in (1, 2):
+            text = " ".join(["the order", *[evidence] * copies, "was today and we need"])
+            question = ExplanationRequest(messages=ask(text), answer=answer)
+            (record,) = explain_question(builder, question, [Explainer.parse("leave_one_out")], orders=19)
+            gains[copies - 1] += gain(record) / 3
+            strongest[copies - 1] += max(unit.score for unit in record.units) / 3
+    assert strongest[1] < strongest[0] / 2
+    assert gains[1] < gains[0]
 
 
 def test_padding_makes_no_worthless_order_look_good() -> None:

@@ -14,11 +14,12 @@ from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.media.towers import attach_media
 from luthier.models.packing.pack import TokenRow
-from pictured import picture, shown
+from pictured import picture, resized, shown
 
 FIRST, FIRST_BYTES = picture(1)
 SECOND, SECOND_BYTES = picture(2, 64, 40)
-BYTES = {FIRST.digest: FIRST_BYTES, SECOND.digest: SECOND_BYTES}
+LARGER, LARGER_BYTES = resized(FIRST_BYTES, 72, 56)
+BYTES = {LARGER.digest: LARGER_BYTES, FIRST.digest: FIRST_BYTES, SECOND.digest: SECOND_BYTES}
 CONVERSATIONS = [
     shown("what is this?", FIRST, SECOND, answer="two pictures"),
     shown("what is this?", FIRST, SECOND, answer="two of them"),

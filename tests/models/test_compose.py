@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from luthier.chat.media_codec import decode_audio
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
@@ -16,15 +18,17 @@ from luthier.core.step import StepContext
 from luthier.core.store import Store
 from luthier.models.describe import describe_model_folder
 from luthier.models.load import load_model
-from luthier.models.steps.compose import Compose, NewEncoder
+from luthier.models.media.compose_audio import AudioEncoder
+from luthier.models.steps.compose import Compose, NewAudioEncoder, NewEncoder
 from models.making import tiny_base
 from pictured import picture, shown
+from sounded import played, sound
 
 SMALL = NewEncoder(image_size=14, patch_size=7, hidden_size=16, layers=1, heads=2)
 
 
-def compose(store: Store, decoder: Artifact, encoder: Any, seed: int = 7) -> Path:
-    step = Compose(encoder=encoder)
+def compose(store: Store, decoder: Artifact, encoder: Any, seed: int = 7, **more: Any) -> Path:
+    step = Compose(encoder=encoder, **more)
     folder, scratch = store.begin(step.recipe_digest({"decoder": decoder.digest}, {}, seed))
     step.make(
         StepContext(
@@ -85,3 +89,69 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     with pytest.raises(ModelError, match="no encoder of pictures"):
         compose(store, base, str(tmp_path / "tiny"))
+
+
+def whisper_folder(folder: Path) -> Path:
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+    config = WhisperConfig(
+        vocab_size=60, num_mel_bins=16, d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32, max_source_positions=1500,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
+    return folder
+
+
+def test_a_decoder_hears_by_whispers_encoder_in_plain_transformers(tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoProcessor, WhisperModel
+
+    store, base = tiny_base(tmp_path)
+    whisper = whisper_folder(tmp_path / "whisper")
+    folder = compose(store, base, str(whisper), seconds=2)
+    described = describe_model_folder(folder)
+    assert described.architecture == "Qwen2AudioForConditionalGeneration"
+    assert set(described.parts) == {"language", "projector", "audio"}
+    assert described.parts["projector"] == 16 * described.hidden_size + described.hidden_size
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    processor, text = AutoProcessor.from_pretrained(folder), ChatTokenizer.load(folder)
+    medium, content = sound(1, 0.5)
+    spoken = {"type": "audio", "audio": decode_audio(content)[0]}
+    turns = [{"role": "user", "content": [spoken, {"type": "text", "text": "what?"}]}]
+    given = processor.apply_chat_template(
+        turns, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    prompt = text.prompt(played("what?", medium))
+    assert given["input_ids"][0].tolist() == text.plain_ids(prompt)
+    with torch.no_grad():
+        assert model(**given).logits.shape[1] == len(prompt)
+    own = WhisperModel.from_pretrained(whisper).encoder.state_dict()
+    for name, value in model.model.audio_tower.state_dict().items():
+        assert torch.equal(value, own[name][: len(value)])
+    messages = played("what is the price?", answer="a refund")
+    ids = torch.tensor([text.encode(messages).ids])
+    with torch.no_grad():
+        expected = load_model(base, "float32").model(input_ids=ids).logits
+        found = model(input_ids=ids).logits
+    torch.testing.assert_close(found[..., : expected.shape[-1]], expected)
+
+
+def test_a_new_encoder_of_sounds_is_drawn_from_the_seed(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    small = NewAudioEncoder(mel_bands=16, hidden_size=16, layers=1, heads=2)
+    first, second = (compose(store, base, small, seed=seed, seconds=1) for seed in (7, 8))
+    assert "audio" in describe_model_folder(first).parts
+    assert (first / "model.safetensors").read_bytes() != (second / "model.safetensors").read_bytes()
+
+
+def test_whispers_encoder_hears_no_longer_than_it_learnt(tmp_path: Path) -> None:
+    tiny_base(tmp_path)
+    with pytest.raises(ModelError, match="no encoder of sounds"):
+        AudioEncoder.open(tmp_path / "tiny", 30)
+    with pytest.raises(ValidationError, match="less than or equal to 30"):
+        Compose(encoder=NewAudioEncoder(mel_bands=16), seconds=31)
+    with pytest.raises(ValidationError, match="leave it out"):
+        Compose(encoder=SMALL, seconds=3)
+    with pytest.raises(ValidationError, match="give either"):
+        Compose(encoder=SMALL, audio_encoder="whisper")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from luthier.chat.tokenizer import ChatTokenizer
+from luthier.models.media.counts import count_image
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
-from pictured import ALONE, FAMILIES
+from pictured import ALONE, FAMILIES, picture, tiny_pictured
+from sounded import FAMILIES as AUDIO_FAMILIES
+from spoken import FAMILIES as SPEECH_FAMILIES
 
 SAME = {"smolvlm": "idefics3"}
 """Types whose models are those of another, by name of that."""
@@ -13,9 +19,14 @@ SAME = {"smolvlm": "idefics3"}
 
 @pytest.mark.parametrize("model_type", list_family_types())
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
-    """By which its reading is proven: in packs (`test_media_packs.py`), or row by row (`test_media_alone.py`)."""
+    """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
+    `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
     tinies = ALONE if explain_alone(model_type) else FAMILIES
-    assert SAME.get(model_type, model_type) in {tiny.type for tiny in tinies.values()}
+    assert SAME.get(model_type, model_type) in {
+        *(tiny.type for tiny in tinies.values()),
+        *AUDIO_FAMILIES,
+        *SPEECH_FAMILIES,
+    }
 
 
 @pytest.mark.parametrize("model_type", list_family_types())
@@ -36,3 +47,23 @@ def test_each_family_says_what_it_is(model_type: str) -> None:
 def test_two_families_of_one_type_are_refused() -> None:
     with pytest.raises(TypeError, match="'llava'"):
         type("Other", (MediaFamily,), {"types": ("llava",)})
+
+
+SIZES = [(36, 28), (64, 40), (28, 80), (30, 30), (200, 90), (97, 301), (640, 480)]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
+def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Path) -> None:
+    """The features exactly, and about as many further tokens, without torch."""
+    folder = tiny_pictured(tmp_path, family)
+    text = ChatTokenizer.load(folder)
+    assert text.media is not None
+    for width, height in SIZES:
+        media, _ = picture(1, width, height)
+        known = text.media.get(text.media.meet(media))
+        found = count_image(folder, width, height)
+        assert found is not None
+        assert found.features == known.count, (width, height)
+        tokens = len(text.tokenizer(known.text, add_special_tokens=False)["input_ids"])
+        assert abs(found.tokens - tokens) <= 4 + tokens // 20, (width, height)
+        assert found.patches >= found.features or family == "llava_next" or "onevision" in family

@@ -101,5 +101,5 @@ def test_embeddings_cannot_be_given(pictured: Pictured) -> None:
 def test_features_apart_from_their_row_are_refused(pictured: Pictured) -> None:
     """`explain` replaces features of a picture, which a model that reads its rows itself does not give away."""
     ids = pictured.rows()[0].ids
-    with pytest.raises(ModelError, match="are not known apart from its row"):
+    with pytest.raises(ModelError, match="are not known apart from their row"):
         embed_ids(pictured.model, torch.tensor([ids]))

@@ -19,7 +19,7 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import build_pack, build_packs
 from luthier.models.shapes import find_part
 from models.architectures import Double
-from models.pictured_model import CONVERSATIONS, FIRST, SECOND, Pictured
+from models.pictured_model import CONVERSATIONS, FIRST, LARGER, SECOND, Pictured
 from pictured import FAMILIES, shown, tiny_pictured
 
 
@@ -67,6 +67,19 @@ def test_two_pictures_are_never_taken_for_one(pictured: Pictured) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     halves = expected.view(2, -1)
     assert (halves[0] - halves[1]).abs().max() > 1e-6
+
+
+def test_one_picture_at_two_sizes_is_read_twice(pictured: Pictured) -> None:
+    rows = [
+        shown("what is this?", FIRST, answer="small"),
+        shown("what is this?", LARGER, answer="large"),
+        shown("what is this?", LARGER, FIRST, answer="both"),
+        shown("what is this?", FIRST, answer="small too"),
+    ]
+    pack = build_pack(pictured.rows(rows), share_from=1)
+    with torch.no_grad():
+        found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain(rows)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])

@@ -6,12 +6,14 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from hostile import ODD_PICTURES, PICTURES, HostileFile
 from luthier.chat.media import MediaProcessor
 from luthier.chat.messages import MEDIA_MARK, Media
 from luthier.core.artifact import Artifact
@@ -146,3 +148,30 @@ def test_bytes_are_offered_where_a_request_allows_it_and_was_answered(gateway: S
     kept = {medium.digest: content for medium, content in gateway.heard.media.items()}
     assert kept[fresh[0][0].digest] == fresh[0][1]
     assert not kept.keys() & {fresh[1][0].digest, fresh[2][0].digest}
+
+
+def _sent(file: HostileFile) -> list[dict[str, Any]]:
+    url = f"data:image/{file.ending};base64,{base64.b64encode(file.content).decode()}"
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+def test_hostile_pictures_are_refused_and_cost_no_other_request(gateway: Served) -> None:
+    """Each is one error of the client's, while others are answered as if nothing happened."""
+    plain = answer(gateway, asking("what is it?", FIRST_BYTES))
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(answer, gateway, asking("what is it?", FIRST_BYTES)) for _ in range(6)]
+        for name, file in PICTURES.items():
+            with pytest.raises(openai.BadRequestError) as refused:
+                answer(gateway, _sent(file))
+            error = json.loads(refused.value.response.text)["error"]
+            assert error["param"] == "messages", name
+            assert " object at 0x" not in error["message"]
+        assert {other.result() for other in others} == {plain}
+    for name, (content, ending) in ODD_PICTURES.items():
+        assert answer(gateway, _sent(HostileFile(content, ending, ""))) is not None, name
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "/etc/passwd", "http://169.254.169.254/a.png", "../a.png"])
+def test_addresses_are_never_read(gateway: Served, address: str) -> None:
+    with pytest.raises(openai.BadRequestError, match="not fetched from addresses"):
+        answer(gateway, _picture_part({"url": address}))

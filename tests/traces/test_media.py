@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from luthier.chat.media_codec import keep_media
-from luthier.chat.messages import MEDIA_MARK, Message
+from luthier.chat.media_codec import KeptMedia, keep_media
+from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.core.errors import DataError
 from luthier.traces import recorder as recording
 from luthier.traces.compact import compact_traffic_folder
@@ -75,6 +75,31 @@ def test_bytes_go_with_the_last_day_on_which_they_were_shown(tmp_path: Path) -> 
         compact_traffic_folder(tmp_path, keeping, now=now)
     assert has_trace_media(tmp_path, FIRST)
     assert not has_trace_media(tmp_path, SECOND)
+
+
+def test_what_operators_find_is_taken_out_before_anything_is_kept(tmp_path: Path) -> None:
+    policy = RetentionPolicy.model_validate({"media": "bytes", "media_ops": ["faces"]})
+    assert policy.media_ops == ({"kind": "faces"},)
+
+    def redact(media: Media, content: bytes) -> KeptMedia | None:
+        if media == SECOND:
+            return None
+        return keep_media(picture(9)[1])
+
+    with TraceRecorder(tmp_path, policy) as recorder:
+        recorder.redact_media = redact
+        for _ in range(2):
+            recorder.keep_media({FIRST: FIRST_BYTES, SECOND: SECOND_BYTES})
+            assert recorder.flush()
+    (path,) = list_trace_media(tmp_path)
+    assert path.name.startswith(f"{FIRST.digest}.")
+    assert read_trace_media(tmp_path, FIRST) == picture(9)[1]
+    assert not has_trace_media(tmp_path, SECOND)
+    with TraceRecorder(tmp_path / "other", policy) as recorder:  # nobody who takes anything out
+        recorder.keep_media({FIRST: FIRST_BYTES})
+        assert recorder.flush()
+        assert recorder.lost == 1
+    assert list_trace_media(tmp_path / "other") == []
 
 
 def test_redaction_around_pictures_leaves_a_place_for_each(tmp_path: Path) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
 
+from explain.planted import EVIDENCE, planted_order
+from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.step import StepContext
+from luthier.data.validate.confident_learning import find_label_errors
+from luthier.models.text_classifier import predict_texts_out_of_fold
 from luthier.tune.influence.fisher import FisherEstimate
 from luthier.tune.influence.method import EngineSettings
 from luthier.tune.influence.methods.adam import AdamInfluence
@@ -20,12 +26,14 @@ from luthier.tune.influence.methods.ekfac import Ekfac
 from luthier.tune.influence.methods.nearest import Nearest
 from luthier.tune.influence.methods.replay import Replay
 from luthier.tune.influence.methods.tracin import TracIn
+from luthier.tune.influence.significance import assess_harm, measure_row_effects
 from luthier.tune.influence.study import InfluenceStudy
 from luthier.tune.influence.training_replay import TrainingReplay
 from luthier.tune.influence.weights import LossReader
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from models.architectures import Double
 from tuning import Bench, bench, examples, pairs
@@ -220,3 +228,88 @@ def test_a_sweep_shares_prefixes(shop: Bench, tuned: Artifact, tmp_path: Path) -
     about = study(shop, tuned, tmp_path)
     alone = sum(len(row.ids) for row in about.rows_of(range(12)))
     assert sum(pack.tokens for pack in about.packs) < 0.7 * alone
+
+
+@pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
+def test_effects_on_each_question_row_add_up_to_the_score(
+    shop: Bench, tuned: Artifact, tmp_path: Path, method: Any
+) -> None:
+    about = study(shop, tuned, tmp_path)
+    effects = measure_row_effects(method, about, [7, 2], EngineSettings())
+    assert effects.shape == (2, len(ASKED))
+    expected = explicit(method, about)[0, [7, 2]]
+    assert distance(torch.from_numpy(effects.sum(1)), expected) < 1e-10
+
+
+def test_harm_by_chance_is_told_from_harm() -> None:
+    draw = numpy.random.default_rng(5)
+    false, found, alarms = [], [], 0
+    for number in range(60):
+        effects = draw.normal(size=(300, 30)) * draw.exponential(size=(300, 1))
+        effects[:6] -= 2 * effects[:6].std(1, keepdims=True)
+        for own, is_null in ((effects, False), (draw.normal(size=(300, 30)), True)):
+            worst = numpy.argsort(own.sum(1))[:15].tolist()
+            test = assess_harm(worst, own[worst], asked=30, rows=300, seed=number)
+            sure = [row for row, p in test.p_values.items() if p <= test.significance.level]
+            assert test.significance.significant == len(sure)
+            if is_null:
+                alarms += bool(sure)
+            else:
+                false.append(sum(row >= 6 for row in sure) / max(1, len(sure)))
+                found.append(sum(row < 6 for row in sure))
+    assert numpy.mean(false) < 0.06
+    assert numpy.mean(found) > 4
+    assert alarms / 60 < 0.12
+
+
+def test_what_cannot_be_tested_is_said() -> None:
+    few = assess_harm([3, 1], None, asked=2, rows=50, seed=0)
+    assert not few.p_values
+    assert (
+        few.significance.sentence == "Not tested against chance: 2 rows were asked about, and a test takes 6 at least."
+    )
+    whole = assess_harm([3], None, asked=20, rows=50, seed=0, why="replay scores the question as a whole")
+    assert "as a whole" in whole.significance.sentence
+    assert assess_harm([], None, asked=20, rows=50, seed=0).significance.sentence == "No row is far below the others."
+
+
+@pytest.mark.slow
+def test_more_wrong_labels_are_among_the_worst_than_by_confident_learning(tmp_path: Path) -> None:
+    """The first of two words decides, which a bag of words cannot tell: confident learning, which looks at the training
+    rows alone, finds few of the wrong labels, and influence on held-out rows more of them."""
+    count, found = 240, {"ekfac": 0, "confident learning": 0, "wrong": 0}
+    for seed in range(2):
+        draw = random.Random(seed)
+        texts = [planted_order(draw)[:2] for _ in range(count + 120)]
+        wrong = set(draw.sample(range(count), count // 20))
+        names = sorted(set(EVIDENCE.values()))
+        labels = [
+            draw.choice([name for name in names if name != label]) if at in wrong else label
+            for at, (_, label) in enumerate(texts)
+        ]
+        rows = [label_row(text, label, at) for at, ((text, _), label) in enumerate(zip(texts, labels, strict=True))]
+        shop = bench(tmp_path / str(seed), rows[:count])
+        step = Tune(
+            **{**QUICK, "technique": FullFineTuning(), "batch_size": 12, "learning_rate": 2e-3, "epochs": 12},
+            objective=Classify(head="sequence"),
+        )
+        work_in = tmp_path / f"influence-{seed}"
+        about = study(shop, shop.tune(step), work_in, step, torch.float32, asked=rows[count:])
+        scores = Ekfac().score(about, EngineSettings())[0]
+        worst = [about.keys[at] for at in torch.argsort(scores, stable=True)[: count // 10].tolist()]
+        found["ekfac"] += sum(rows[at].id in worst for at in wrong)
+        codes = numpy.array([names.index(label) for label in labels[:count]])
+        shares = predict_texts_out_of_fold([text for text, _ in texts[:count]], codes, seed=seed).probabilities
+        doubt = shares[numpy.arange(count), codes] - shares.max(1) - find_label_errors(codes, shares)
+        found["confident learning"] += len(wrong & set(numpy.argsort(doubt, kind="stable")[: count // 10].tolist()))
+        found["wrong"] += len(wrong)
+    assert found["ekfac"] > found["confident learning"], found
+    assert found["ekfac"] > 3 * found["wrong"] / 10, "three times as many as by chance"
+
+
+def label_row(text: str, label: str, line: int) -> Example:
+    """A text with its class."""
+    messages = (Message(role="user", content=text), Message(role="assistant", content=label))
+    origin = ExampleOrigin(source="csv", file="rows.csv", line=line)
+    key = example_id(messages, label, {}, line)
+    return Example(id=key, origin=origin, kind="label", messages=messages, label=label)

@@ -105,6 +105,24 @@ def test_scores_are_verified_and_lead_to_lines_of_the_file(artifact: Artifact) -
     assert len(table) == summary.rows == 50
     assert {"score.adam", "score.nearest"} <= set(table.columns)
     assert summary.agreement is not None
+    assert 0 <= summary.agreement.p <= 1
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_rows_that_hurt_are_tested_against_chance(folder: Path, each: bool) -> None:
+    text = RECIPE.replace("[adam, nearest]\n    retrainings: 10", f"[adam]\n    query: {{each: {str(each).lower()}}}")
+    (folder / "tested.yaml").write_text(text)
+    assert run_command(["run", "tested.yaml"]) == 0
+    artifact = find_artifact(CommandTarget(Workspace.open_current(), "tested.yaml:taught")).artifact
+    summary, (finding,) = InfluenceSummary.read(artifact), read_findings(artifact).findings
+    tested = summary.significance
+    assert tested is not None
+    assert (tested.asked, tested.untested) == (20, "")
+    assert tested.significant <= tested.harmful == finding.rows <= 5
+    assert tested.sentence in finding.sentence
+    assert sum(row.p is not None for row in summary.opponents) == tested.harmful
+    assert sum(row.p is not None and row.p <= tested.level for row in summary.opponents) == tested.significant
+    assert tested.sentence in (folder / ".luthier" / "reports" / "tickets.html").read_text()
 
 
 def test_rows_that_hurt_are_a_finding_whose_mend_is_a_recipe(

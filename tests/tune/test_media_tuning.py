@@ -11,14 +11,16 @@ import torch
 
 from luthier.artifacts.media import MediaReader, MediaWriter
 from luthier.artifacts.training import TrainingRecord
-from luthier.chat.media import load_processor
+from luthier.chat.media import MediaProcessor, load_processor
 from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
+from luthier.core.errors import RecipeError
 from luthier.core.store import Store
 from luthier.eval.ask import InferenceSettings, LocalEvalModel
 from luthier.eval.blind import BLIND, BlindEvalModel, EvalMedia
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
+from luthier.models.shapes import find_part
 from luthier.tune.steps.tune import Tune
 from pictured import shown, tiny_pictured
 from tuning import Bench, _data, made, preferring, tune_and_resume
@@ -167,3 +169,98 @@ def test_a_blind_model_is_shown_grey(shop: Bench) -> None:
     scores = [[reply.scores for reply in replies] for replies in (seen, unseen)]
     assert len({json.dumps(one) for one in (scores[1][0], scores[1][3])}) == 1, "all pictures look alike to it"
     assert scores[0] != scores[1]
+
+
+RANKED = [({"kind": "lora", "r": 4, "on": ["language", "projector", "vision"]}, 2), (LORA, 2), (TOWERS, 4)]
+
+
+@pytest.mark.parametrize(
+    ("technique", "processes"),
+    [pytest.param(*case, marks=[pytest.mark.slow] * (at > 0)) for at, case in enumerate(RANKED)],
+)
+def test_ranks_write_the_bytes_of_one_process(shop: Bench, technique: dict[str, Any], processes: int) -> None:
+    step = Tune(data="data", technique=technique, parts=4, **QUICK)
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    shop.store.remove(shop.tune_digest(step))
+    together = step.model_copy(update={"processes": processes})
+    assert {entry.path: entry.digest for entry in shop.tune(together).manifest.files} == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["distil", GRPO])
+def test_ranks_write_the_bytes_of_one_process_under(shop: Bench, objective: Any, tmp_path: Path) -> None:
+    def base(folder: Path) -> None:
+        tiny_pictured(folder, seed=5)
+        (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
+
+    more: dict[str, Any] = {"objective": objective}
+    if objective == "distil":
+        shop.__dict__["teacher"] = made(shop.store, "teacher", "model", base)
+        more = {"objective": {"kind": "distil", "logits": "live"}, "teacher": "teacher"}
+    step = Tune(data="data", technique=LORA, parts=2, **{**QUICK, "epochs": 1}, **more)
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    shop.store.remove(shop.tune_digest(step))
+    again = shop.tune(step.model_copy(update={"processes": 2}))
+    assert {entry.path: entry.digest for entry in again.manifest.files} == whole
+
+
+def test_each_part_has_its_own_learning_rate(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one step of SGD, how far each part went is its rate."""
+    from luthier.tune.training.trainer import Trainer
+
+    moved: dict[str, torch.Tensor] = {}
+    run = Trainer.run
+
+    def watched(self: Trainer, *args: Any) -> list[str]:
+        before = {name: one.detach().clone() for name, one in self._model.named_parameters() if one.requires_grad}
+        found = run(self, *args)
+        moved.update(
+            {name: one.detach() - before[name] for name, one in self._model.named_parameters() if name in before}
+        )
+        return found
+
+    monkeypatch.setattr(Trainer, "run", watched)
+    plain = {**QUICK, "learning_rate": 1e-2, "max_steps": 1, "warmup_ratio": 0.0, "optimizer": "sgd", "epochs": 1}
+    shop.tune(Tune(data="data", technique={"kind": "full"}, **plain))
+    once = dict(moved)
+    rates = {"projector": 1e-3, "vision": 3e-3}
+    shop.tune(Tune(data="data", technique={"kind": "full"}, part_learning_rates=rates, **plain))
+    for name, distance in moved.items():
+        share = {"projector": 0.1, "vision": 0.3}.get(find_part(name), 1.0)
+        torch.testing.assert_close(distance, share * once[name], atol=1e-6, rtol=1e-3)
+
+
+def test_a_rate_of_a_part_that_stands_still_is_refused(shop: Bench) -> None:
+    with pytest.raises(RecipeError, match="for vision, and nothing of it moves"):
+        shop.tune(Tune(data="data", technique=LORA, part_learning_rates={"vision": 1e-5}, **QUICK))
+
+
+def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(shop: Bench) -> None:
+    """One row a step: the loss of a row of text depends on nothing that moves."""
+    model = shop.tune(Tune(data="data", technique=TOWERS, **{**QUICK, "batch_size": 1, "epochs": 1}))
+    lines = [json.loads(line) for line in (model.folder / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == len(rows())
+    assert sum(line["grad_norm"] == 0 for line in lines) == sum(not row.messages[0].media for row in rows())
+
+
+@pytest.mark.parametrize(
+    ("technique", "again"),
+    [({**LORA, "on": ["language"]}, 0), (LORA, 0), ({**LORA, "on": ["language", "vision"]}, None)],
+    ids=["frozen", "projector", "learning"],
+)
+def test_a_frozen_tower_reads_no_picture_again_in_a_later_run(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any], again: int | None
+) -> None:
+    """Features lie on the disk, by the weights of the tower; the bytes of what is learnt are the same."""
+    read: list[int] = []
+    build = MediaProcessor.build_inputs
+    monkeypatch.setattr(
+        MediaProcessor, "build_inputs", lambda self, key, content: (read.append(key), build(self, key, content))[1]
+    )
+    step = Tune(data="data", technique=technique, **{**QUICK, "epochs": 1})
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    assert read
+    read.clear()
+    shop.store.remove(shop.tune_digest(step))
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    assert len(read) == again or (again is None and read)

@@ -20,7 +20,7 @@ from luthier.core.hashing import canonical_json
 
 SUMMARY, RECORDS = "explain.json", "explanations.jsonl"
 FORMAT: Literal[1] = 1
-UnitKind = Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches"]
+UnitKind = Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches", "seconds"]
 PartKind = Literal["words", "tokens"]
 TargetKind = Literal["answer", "class", "reward", "contrast", "likeness"]
 Verdict = Literal["better than random", "not clearly better than random", "no better than random", "too few units"]
@@ -37,10 +37,11 @@ class _Frozen(BaseModel):
 
 
 class PatchRegion(_Frozen):
-    """A block of a picture, in shares of the picture's width and height; beyond 0 and 1 where a model pads it."""
+    """A block of a picture, in shares of the picture's width and height; beyond 0 and 1 where a model pads it. Of a
+    sound, a stretch of its time: left and right in shares of its length, top and bottom 0 and 1."""
 
     picture: int
-    """Number of the picture in the conversation, from 0."""
+    """Number of the picture or sound in the conversation, from 0."""
     left: float
     top: float
     right: float
@@ -48,7 +49,7 @@ class PatchRegion(_Frozen):
 
 
 class ExplainedPicture(_Frozen):
-    """A picture of the conversation, small enough to be shown on a page."""
+    """A picture of the conversation, small enough to be shown on a page; of a sound, its waveform."""
 
     message: int
     """Number of the message that it stands in."""
@@ -58,6 +59,8 @@ class ExplainedPicture(_Frozen):
     height: int
     url: str
     """A copy of it as a `data:` URL; empty where it must not be shown."""
+    seconds: float | None = None
+    """How long a sound is; None for a picture."""
 
 
 class ExplainedUnit(_Frozen):
@@ -176,7 +179,7 @@ class ExplanationRecord(_Frozen):
     part_faithfulness: FaithfulnessScores | None = None
     """That of the order of the parts and all other units."""
     pictures: tuple[ExplainedPicture, ...] = ()
-    """The pictures of the conversation, in order."""
+    """The pictures and sounds of the conversation, in order."""
 
     def ranked(self) -> list[ExplainedUnit]:
         """The units, the strongest first, whatever their sign."""

@@ -1,4 +1,5 @@
-"""A picture of an explanation with its patches in heat, as SVG that needs no style sheet and no address."""
+"""A picture of an explanation with its patches in heat, or the waveform of a sound with its seconds, as SVG that needs
+no style sheet and no address."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ _COLOURS = {True: "#0072b2", False: "#d55e00"}
 
 
 def render_picture_heat(record: ExplanationRecord, picture: int) -> str:
-    """One picture of a record as SVG: each patch has its rank among all units and its sign as a number, and a border
+    """One picture or waveform as SVG: each patch has its rank among all units and its sign as a number, and a border
     (solid for the target, dashed against it) that is the thicker, the more it speaks; the keyboard reaches each."""
     about = record.pictures[picture]
     scale = _SIDE / max(about.width, about.height)
@@ -27,6 +28,8 @@ def render_picture_heat(record: ExplanationRecord, picture: int) -> str:
     image = f'<image href="{html.escape(about.url)}" width="{width:.0f}" height="{height:.0f}" ' if about.url else ""
     image += 'preserveAspectRatio="none"/>' if image else ""
     name = f"picture {picture + 1} with {len(patches)} patches"
+    if about.seconds is not None:
+        name = f"waveform of sound {picture + 1}, {about.seconds:.2f} seconds in {len(patches)} stretches"
     return (
         f'<svg class="picture" role="group" aria-label="{name}" xmlns="http://www.w3.org/2000/svg" '
         f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'

@@ -91,6 +91,8 @@ class InfluentialRow(_Plain):
     """Where rows stand that repeat it and were left out."""
     doubted: bool = False
     """Whether a validation doubts its label."""
+    p: float | None = None
+    """Of a row that hurts: the adjusted p value of its harm; None for rows that were not tested."""
 
 
 class LabelDoubtAgreement(_Plain):
@@ -101,6 +103,40 @@ class LabelDoubtAgreement(_Plain):
     both: int
     expected: float
     """Rows that would be both by chance."""
+    p: float
+    """How likely so many or more would be both by chance (Fisher's exact test, one-sided)."""
+
+
+class HarmSignificance(_Plain):
+    """Whether rows that hurt do so by more than the chance of which rows were asked about.
+
+    The sign of what each question row adds to a row's score is flipped at random (one-sided), and p values are adjusted
+    over all training rows by Benjamini and Hochberg.
+    """
+
+    harmful: int
+    """Rows whose score is far below that of the others, and below zero."""
+    significant: int = 0
+    """Of these, rows whose harm is more than chance."""
+    asked: int
+    """Rows that were asked about."""
+    level: float
+    """The share of the significant rows that may be there by chance."""
+    untested: str = ""
+    """Why nothing was tested."""
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in words."""
+        if self.untested:
+            return f"Not tested against chance: {self.untested}."
+        if not self.harmful:
+            return "No row is far below the others."
+        return (
+            f"Of {self.harmful} rows far below the others, {self.significant} hurt by more than chance over the "
+            f"{self.asked} rows asked about (sign flips; Benjamini and Hochberg over all training rows at "
+            f"{self.level:.0%})."
+        )
 
 
 class InfluenceSummary(_Plain):
@@ -123,6 +159,8 @@ class InfluenceSummary(_Plain):
     opponents: tuple[InfluentialRow, ...]
     agreement: LabelDoubtAgreement | None = None
     """None where no validation was named."""
+    significance: HarmSignificance | None = None
+    """None where the best method's scores are likenesses, by which no row hurts."""
     sentence: str
 
     @property

@@ -5,16 +5,17 @@ A set made of another one keeps no bytes of its own: they are found by lineage.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from luthier.artifacts.dataset import list_source_datasets
+from luthier.artifacts.dataset import list_source_datasets, list_splits
 from luthier.chat.messages import Media
-from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError
+from luthier.core.artifact import MAKE_ANEW, Artifact
+from luthier.core.errors import CorruptArtifact, DataError, SourceLocation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,6 +150,11 @@ class MediaReader:
         self._held.clear()
         self._held_bytes = 0
 
+    def __contains__(self, digest: str) -> bool:
+        """Whether a set holds the bytes of a medium."""
+        key = bytes.fromhex(digest)
+        return any(index.find(key) is not None for index in self._indices)
+
     def read(self, digest: str) -> bytes:
         """The bytes of a medium; `DataError` names a digest that no set holds."""
         key = bytes.fromhex(digest)
@@ -178,11 +184,64 @@ class MediaReader:
         return values
 
     def _open(self, path: Path) -> ParquetFile:
-        from pyarrow.parquet import ParquetFile
-
         if path not in self._files:
-            self._files[path] = ParquetFile(path)
+            self._files[path] = _open_part(path)
         return self._files[path]
+
+
+class MediaCounts(NamedTuple):
+    """How many distinct pictures and sounds the rows of a data set hold, and how many bytes it keeps itself."""
+
+    pictures: int
+    sounds: int
+    own_bytes: int
+
+    def describe(self) -> str:
+        """In a few words."""
+        found = [
+            f"{count:,} {word}{'s' * (count != 1)}"
+            for count, word in ((self.pictures, "picture"), (self.sounds, "sound"))
+            if count
+        ]
+        kept = f"{self.own_bytes / 1e6:,.1f} MB kept here" if self.own_bytes else "kept in a set that it was made from"
+        return f"{' and '.join(found)}, {kept}"
+
+
+def count_row_media(dataset: Artifact) -> MediaCounts | None:
+    """What the rows of a data set show and play; None where they hold text alone."""
+    kinds = [*_list_row_media(dataset).values()]
+    prefix = f"{MEDIA_FOLDER}/"
+    own_bytes = sum(entry.size for entry in dataset.manifest.files if entry.path.startswith(prefix))
+    return MediaCounts(kinds.count("image"), kinds.count("audio"), own_bytes) if kinds else None
+
+
+def list_missing_media(dataset: Artifact) -> list[str]:
+    """The digests of media that rows of a data set hold and that neither it nor a set that it was made from keeps."""
+    rows = _list_row_media(dataset)
+    if not rows:
+        return []
+    with MediaReader(dataset) as reader:
+        return sorted(digest for digest in rows if digest not in reader)
+
+
+def _list_row_media(dataset: Artifact) -> dict[str, str]:
+    """The kind of each medium in the rows of a data set, by digest."""
+    import polars as pl
+
+    found: dict[str, str] = {}
+    for split in list_splits(dataset):
+        frame = pl.scan_parquet(dataset.path(f"examples/{split}.parquet")).select("messages")
+        texts = frame.filter(pl.col("messages").str.contains('"media":[{"kind":', literal=True))
+        names = texts.select(pl.col("messages").str.extract_all(_MEDIUM).explode().unique()).collect()
+        for text in names["messages"].drop_nulls():
+            kind, digest = _MEDIUM_PARTS.findall(text)[0]
+            found[digest] = kind
+    return found
+
+
+_MEDIUM = r'''\{"kind":"(?:image|audio)","digest":"[0-9a-f]{64}"'''
+"""The beginning of a medium in a row's messages; in what somebody typed, quotes have a backslash."""
+_MEDIUM_PARTS = re.compile(r'''"kind":"(image|audio)","digest":"([0-9a-f]{64})"''')
 
 
 def read_media_files(path: Path) -> Iterator[tuple[Media, bytes]]:
@@ -222,8 +281,18 @@ def _index_of(dataset: Artifact) -> _Index | None:
 
 
 def _digests_by_group(path: Path) -> Iterator[list[str]]:
-    from pyarrow.parquet import ParquetFile
-
-    with ParquetFile(path) as file:
+    with _open_part(path) as file:
         for group in range(file.metadata.num_row_groups):
             yield file.read_row_group(group, columns=["digest"]).column(0).to_pylist()
+
+
+def _open_part(path: Path) -> ParquetFile:
+    """One file of media; `CorruptArtifact` for what is none any more."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (ArrowInvalid, OSError) as error:
+        what = f"the pictures and sounds cannot be read: {error}"
+        raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error

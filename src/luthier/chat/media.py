@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from luthier.chat.media_audio import AudioFrontEnd
 from luthier.chat.media_regions import Region, find_visible_region, locate_features
-from luthier.chat.messages import Media
+from luthier.chat.messages import Media, Message
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.system.process import hide_transformers_output
@@ -37,7 +38,9 @@ MediaKind = Literal["image", "audio"]
 def build_media_ids(key: int, count: int) -> list[int]:
     """The ids of a medium's tokens, in order."""
     if count > 1 << _PLACE_BITS:
-        raise DataError(f"a medium has {count} tokens; {1 << _PLACE_BITS} are allowed", hint="set max_pixels lower")
+        raise DataError(
+            f"a medium has {count} tokens; {1 << _PLACE_BITS} are allowed", hint="set max_pixels or max_seconds lower"
+        )
     first = MEDIA_IDS | key << _PLACE_BITS
     return list(range(first, first + count))
 
@@ -89,7 +92,7 @@ class KnownMedium:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """What follows from a medium's size alone."""
 
     text: str
@@ -100,29 +103,46 @@ class _Layout:
 class MediaProcessor:
     """transformers' processor of a model with pictures or sounds, and the media that were met."""
 
-    def __init__(self, processor: Any, feature_ids: dict[MediaKind, int], *, max_pixels: int | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        feature_ids: dict[MediaKind, int],
+        *,
+        max_pixels: int | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
         """`feature_ids` say which token of the vocabulary stands where a feature of each kind of medium does.
 
-        Pictures of more than `max_pixels` are made smaller before the processor sees them.
+        Pictures of more than `max_pixels` are made smaller before the processor sees them; of sounds longer than
+        `max_seconds` it hears the beginning.
         """
         self._processor, self.feature_ids, self.max_pixels = processor, feature_ids, max_pixels
         self.written = {
             kind: token for kind in feature_ids if (token := getattr(processor, f"{kind}_token", None)) is not None
         }
         """What a chat template writes for a medium of each kind."""
-        self.digest = digest_of([json.loads(processor.to_json_string()), max_pixels])
+        settings = [json.loads(processor.to_json_string()), max_pixels]
+        self.digest = digest_of(settings if max_seconds is None else [*settings, max_seconds])
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
-        self._layouts: dict[tuple[Any, ...], _Layout] = {}
+        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self.audio = self._find_audio(max_seconds)
+        """How sounds are read; None where the model reads none."""
         names = getattr(getattr(processor, "image_processor", None), "model_input_names", ())
         self._counts_pictures = "batch_num_images" in names  # of a row, and reads them otherwise when they are several
 
     @classmethod
-    def load(cls, folder: Path, *, max_pixels: int | None = None) -> MediaProcessor | None:
-        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels`, when not given,
-        is what the model's own `model.json` says."""
+    def load(
+        cls, folder: Path, *, max_pixels: int | None = None, max_seconds: float | None = None
+    ) -> MediaProcessor | None:
+        """The processor in a Hugging Face folder; None where the model reads text alone. `max_pixels` and
+        `max_seconds`, when not given, are what the model's own `model.json` says."""
+        from luthier.chat.speech import SpeechProcessor, is_speech_folder
+
         if not any((folder / name).is_file() for name in PROCESSOR_FILES):
             return None
+        if is_speech_folder(folder):
+            return SpeechProcessor.load(folder, max_seconds=max_seconds)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         feature_ids: dict[MediaKind, int] = {}
         kinds: tuple[MediaKind, ...] = ("image", "audio")
@@ -137,14 +157,22 @@ class MediaProcessor:
                 processor = load_processor(folder)
         except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
             raise ModelError(
-                f"the processor of pictures cannot be loaded: {error}",
+                f"the processor of pictures and sounds cannot be loaded: {error}",
                 where=SourceLocation(file=str(folder)),
-                hint="`pip install luthier[images]` reads pictures; else fetch the model again",
+                hint="`pip install 'luthier[images,audio]'` reads both (Granite Speech: torchaudio as well); else "
+                "fetch the model again",
             ) from error
         card = folder / "model.json"
-        if max_pixels is None and card.is_file():
-            max_pixels = json.loads(card.read_text(encoding="utf-8")).get("max_pixels")
-        return cls(processor, feature_ids, max_pixels=max_pixels)
+        known = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+        max_pixels = known.get("max_pixels") if max_pixels is None else max_pixels
+        max_seconds = known.get("max_seconds") if max_seconds is None else max_seconds
+        return cls(processor, feature_ids, max_pixels=max_pixels, max_seconds=max_seconds)
+
+    def _find_audio(self, max_seconds: float | None) -> AudioFrontEnd | None:
+        if "audio" not in self.feature_ids:
+            return None
+        feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids["audio"])
+        return AudioFrontEnd(self._processor, feature, max_seconds=max_seconds)
 
     def meet(self, media: Media, *, beside: bool = False) -> int:
         """Take note of a medium, and return the key that its tokens bear. `beside`: other pictures stand in its row."""
@@ -174,13 +202,38 @@ class MediaProcessor:
             raise DataError("a picture and a variant of one have one key by chance", hint="take other units")
         return key
 
+    def refuses(self, messages: Sequence[Message]) -> str:
+        """Why a conversation cannot be read; empty where it can."""
+        sounds = (medium for message in messages for medium in message.media if medium.kind == "audio")
+        return next(filter(None, map(self.audio.refuses, sounds)), "") if self.audio is not None else ""
+
+    def is_cut(self, media: Media) -> bool:
+        """Whether the end of a medium is left out."""
+        return self.audio is not None and self.audio.is_cut(media)
+
+    def restore(self, ids: Sequence[int]) -> list[int]:
+        """Ids as transformers' processor gives them: one token of the vocabulary for every feature of a medium."""
+        return [
+            token if token < MEDIA_IDS else self.feature_ids[self._known[get_media_key(token)].media.kind]
+            for token in ids
+        ]
+
+    def bind(self, ids: list[int]) -> list[int]:
+        """The ids of a row in which media have their own, with what else of it must say whose row it is."""
+        return ids
+
     def forget_variants(self) -> None:
         """Forget what `meet_variant` took note of."""
         self._known = {key: known for key, known in self._known.items() if known.source is None}
 
     def locate_features(self, key: int) -> list[Region]:
-        """Where in its picture each feature of a medium lies."""
+        """Where in its picture each feature of a medium lies; of a sound, the share of its time as left and right."""
         known = self._known[key]
+        if known.media.kind == "audio":
+            assert self.audio is not None, "only a processor of sounds meets one"
+            length = known.media.seconds or 1.0
+            spans = self.audio.locate_features(known.media)
+            return [Region(begin / length, 0.0, end / length, 1.0) for begin, end in spans]
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids[known.media.kind])
         size = self._shrunk(known.media.width or 1, known.media.height or 1)
         visible = find_visible_region(self._processor.image_processor, *size)
@@ -208,6 +261,9 @@ class MediaProcessor:
         from luthier.chat.media_codec import decode_image
 
         known = self._known[key]
+        if known.media.kind == "audio":
+            assert self.audio is not None, "only a processor of sounds meets one"
+            return self.audio.build_inputs(known.media, content)
         image = self._shrink(decode_image(content))
         if (layout := self._lay_out_size(image.size, beside=known.beside)).count != known.count:
             raise DataError(
@@ -230,9 +286,7 @@ class MediaProcessor:
             hint = "explain by words, or choose a model whose pictures are packed"
             raise ModelError("parts of a picture cannot be removed where the model reads its rows itself", hint=hint)
         images = [self._shrink(decode_image(read(known.media.digest))) for known in met]
-        plain = [
-            self.feature_ids[self._known[get_media_key(id_)].media.kind] if id_ >= MEDIA_IDS else id_ for id_ in ids
-        ]
+        plain = self.restore(ids)
         processor = copy(self._processor)
         processor.tokenizer = _GivenIds(self._processor.tokenizer, plain)
         text = "".join(self.written[known.media.kind] for known in met)
@@ -244,15 +298,19 @@ class MediaProcessor:
             raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
         return {name: value for name, value in found.items() if name != "labels"}
 
-    def _lay_out(self, media: Media, *, beside: bool) -> _Layout:
+    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
+        if media.kind == "audio":
+            assert self.audio is not None, "a processor that writes for sounds reads them"
+            found = self.audio.lay_out(media)
+            return Layout(found.text, found.count, (0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
         return self._lay_out_size(self._shrunk(media.width, media.height), beside=beside)
 
-    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> _Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
         if (size, beside) not in self._layouts:
             from PIL import Image
@@ -264,7 +322,7 @@ class MediaProcessor:
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size, beside] = _Layout(text, text.count(feature), tuple(grid))
+            self._layouts[size, beside] = Layout(text, text.count(feature), tuple(grid))
         return self._layouts[size, beside]
 
     def _process(self, image: Any, *, beside: bool = False) -> tuple[Any, str]:
@@ -346,9 +404,3 @@ def find_processor_class(name: str) -> Any:
 
 _NAMING = (*PROCESSOR_FILES, "tokenizer_config.json")
 """Files that may say which processor a model has."""
-
-
-def restore_plain_ids(ids: Sequence[int], feature_ids: dict[MediaKind, int]) -> list[int]:
-    """Ids as transformers' processor gives them: one token of the vocabulary for every feature of a medium."""
-    plain = next(iter(feature_ids.values()), 0)
-    return [token if token < MEDIA_IDS else plain for token in ids]

@@ -38,8 +38,9 @@ _WEBP_METADATA = {b"EXIF": 0x08, b"XMP ": 0x04}
 _WAV_CODECS = {1: "i", 3: "f"}
 """Whole numbers and floating point; others need the library."""
 _EXTENSIBLE = 0xFFFE
-_STREAMED = 0xFFFFFFFF
-"""The length that programs write who do not know it yet: all that follows."""
+_STREAMED = frozenset({0xFFFFFFFF, 0x7FFFF000})
+"""The lengths that programs write which do not know it yet (the second one: sox, espeak-ng): all that follows."""
+_MOST_BYTES_A_SECOND = 0xFFFFFFFF
 
 
 class WavHeader(NamedTuple):
@@ -114,6 +115,22 @@ def strip_jpeg(content: bytes) -> bytes:
     raise DataError("the JPEG ends before its end", hint=AGAIN)
 
 
+def count_jpeg_scans(content: bytes) -> int:
+    """How many scans a JPEG holds, up to where it is broken."""
+    count, begin = 0, 2
+    while begin + 4 <= len(content) and content[begin] == 0xFF and content[begin + 1] != 0xD9:
+        if content[begin + 1] == 0xFF:
+            begin += 1
+            continue
+        (length,) = struct.unpack_from(">H", content, begin + 2)
+        end = begin + 2 + max(2, length)
+        if content[begin + 1] == 0xDA:
+            count += 1
+            end = _end_of_scan(content, end)
+        begin = end
+    return count
+
+
 def _end_of_scan(content: bytes, begin: int) -> int:
     """Where the compressed data end: at a marker that is none of their own."""
     while (begin := content.find(b"\xff", begin)) != -1 and begin + 1 < len(content):
@@ -178,13 +195,13 @@ def read_wav_header(content: bytes) -> WavHeader:
             if form is None:
                 break
             codec, channels, rate, _, block, bits = form
-            if end - begin == _STREAMED:
+            if end - begin in _STREAMED:
                 end = len(content)
             if end > len(content):
                 missing = f"{end - begin} bytes of samples are announced and {len(content) - begin} are there"
                 raise DataError(f"the WAV ends before its end: {missing}", hint=AGAIN)
             matching = codec not in _WAV_CODECS or block * 8 == channels * bits
-            if not channels or not block or not 0 < rate * block <= _STREAMED or not matching:
+            if not channels or not block or not 0 < rate * block <= _MOST_BYTES_A_SECOND or not matching:
                 what = f"{channels} channels of {bits} bits at {rate} samples a second in blocks of {block} bytes"
                 raise DataError(f"the header of the WAV cannot be right: {what}", hint=AGAIN)
             return WavHeader(codec, channels, rate, block, bits, begin, end)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -29,6 +30,8 @@ MAX_BYTES: Final = 64 << 20
 """Bytes of one picture or sound."""
 MAX_PIXELS: Final = 64 << 20
 """Width times height of a picture."""
+MAX_SCANS: Final = 100
+"""Passes of a JPEG; progressive ones have about ten."""
 MAX_FRAMES: Final = 64 << 20
 """Samples of one channel of a sound: 70 minutes at 16 kHz."""
 MAX_CHANNELS: Final = 8
@@ -169,7 +172,7 @@ def _open_image(content: bytes) -> tuple[Image, bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an EXIF that is broken costs no picture
             with Image.open(io.BytesIO(content), formats=(_PILLOW[name],)) as image:
-                return _load(image, name)
+                return _load(image, name, content)
     except (DataError, MemoryError):
         raise
     except bombs as error:
@@ -180,9 +183,11 @@ def _open_image(content: bytes) -> tuple[Image, bool]:
         raise DataError(f"the picture cannot be read: {why}", hint=AGAIN) from error
 
 
-def _load(image: Image, name: str) -> tuple[Image, bool]:
+def _load(image: Image, name: str, content: bytes) -> tuple[Image, bool]:
     _refuse_large(*image.size)
     _refuse_large_tiles(image, name)
+    if name == "jpeg":
+        _refuse_many_scans(content)
     turned = image.getexif().get(_ORIENTATION, 1) not in (0, 1)
     image.load()
     _refuse_large(*image.size)
@@ -195,6 +200,12 @@ def _refuse_large_tiles(image: Image, name: str) -> None:
     tags = getattr(image, "tag_v2", {}) if name == "tiff" else {}
     width, height = (tags.get(tag, 1) for tag in _TILE)
     _refuse_large(int(width), int(height))
+
+
+def _refuse_many_scans(content: bytes) -> None:
+    """Refuse a JPEG that is sent in far more passes than any encoder makes: each costs the time of a whole picture."""
+    if (scans := media_bytes.count_jpeg_scans(content)) > MAX_SCANS:
+        raise DataError(f"the JPEG has {scans} scans; at most {MAX_SCANS} are read", hint="save it anew")
 
 
 def _as_shown(image: Image, *, turned: bool) -> Image:
@@ -318,6 +329,11 @@ def _soundfile() -> Any:
     return soundfile
 
 
+def _without_address(error: Exception) -> str:
+    """What a library says, without the address of an object, which differs in each run."""
+    return re.sub(r"<[\w.]+ object at 0x[0-9a-f]+>", "the file", str(error))
+
+
 def _decode_by_library(content: bytes, name: str) -> tuple[np.ndarray[Any, Any], int]:
     import numpy as np
 
@@ -334,7 +350,7 @@ def _decode_by_library(content: bytes, name: str) -> tuple[np.ndarray[Any, Any],
                 raise DataError(f"the sound ends before its end: {what}", hint=AGAIN)
             return np.concatenate(blocks), int(file.samplerate)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise DataError(f"the sound cannot be read as {name.upper()}: {error}", hint=AGAIN) from error
+        raise DataError(f"the sound cannot be read as {name.upper()}: {_without_address(error)}", hint=AGAIN) from error
 
 
 def _keep_audio(content: bytes, name: str) -> bytes:
@@ -355,5 +371,5 @@ def _keep_audio(content: bytes, name: str) -> bytes:
                 for block in file.blocks(_BLOCK, dtype="int16", always_2d=True):
                     target.write(block)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise DataError(f"the sound cannot be read as {name.upper()}: {error}", hint=AGAIN) from error
+        raise DataError(f"the sound cannot be read as {name.upper()}: {_without_address(error)}", hint=AGAIN) from error
     return made.getvalue()

@@ -6,21 +6,25 @@ OpenAI, guides "Supervised fine-tuning" and "Direct preference optimization".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from luthier.chat.messages import Message, messages_to_openai
 from luthier.chat.preference import REJECTED, parse_answer_turns
 
+ReadBytes = Callable[[str], bytes]
 LEAST_ROWS = 10
 LARGEST_BYTES = 512 << 20
 """The limit of an uploaded file."""
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-def format_chat_example(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """A row as a chat example: weight 0 on assistant turns that are not to be learnt."""
-    pairs = zip(messages_to_openai(messages), messages, strict=True)
+def format_chat_example(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), read_media: ReadBytes | None = None
+) -> dict[str, Any]:
+    """A row as a chat example: weight 0 on assistant turns that are not to be learnt. With `read_media`, which gives
+    bytes by digest, pictures stand in their turns as data URLs."""
+    pairs = zip(messages_to_openai(messages, read_media), messages, strict=True)
     made: dict[str, Any] = {
         "messages": [entry if message.learn else {**entry, "weight": 0} for entry, message in pairs]
     }
@@ -28,10 +32,13 @@ def format_chat_example(messages: Sequence[Message], tools: Sequence[Mapping[str
 
 
 def format_preference_example(
-    messages: Sequence[Message], rejected: Any, tools: Sequence[Mapping[str, Any]] = ()
+    messages: Sequence[Message],
+    rejected: Any,
+    tools: Sequence[Mapping[str, Any]] = (),
+    read_media: ReadBytes | None = None,
 ) -> dict[str, Any]:
     """A row as a preference example: what stands before the answer, the answer, and the rejected one."""
-    model_input: dict[str, Any] = {"messages": messages_to_openai(messages[:-1])}
+    model_input: dict[str, Any] = {"messages": messages_to_openai(messages[:-1], read_media)}
     if tools:
         model_input |= {"tools": _format_tools(tools)}
     turns = parse_answer_turns(rejected)

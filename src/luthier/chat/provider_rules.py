@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from luthier.chat.messages import Message
+from luthier.chat.messages import Media, Message
 from luthier.chat.openai_examples import (
     LARGEST_BYTES,
     LEAST_ROWS,
+    ReadBytes,
     explain_chat_refusal,
     explain_preference_refusal,
     format_chat_example,
@@ -35,6 +36,10 @@ class ProviderRules(NamedTuple):
     """Whether the user and the assistant must take turns, the user first."""
     takes_pairs: bool = True
     """Whether it tunes on preferences."""
+    most_images: int = 0
+    """Pictures of one row; 0 where it takes none. Sounds are taken by nobody here."""
+    image_formats: frozenset[str] = frozenset({"png", "jpeg", "webp"})
+    takes_images_in_pairs: bool = False
     write: Callable[[Record], Record] = dict
     """A row in the provider's own form, from OpenAI's."""
 
@@ -56,6 +61,21 @@ class ProviderRules(NamedTuple):
             problem = f"{self.provider} trains on every turn of the assistant, and one has weight 0"
         if self.alternates and not _take_turns([message["role"] for message in messages]):
             problem = f"at {self.provider} the user begins after a system turn, if any, and the assistant takes turns"
+        return problem
+
+    def explain_media_refusal(self, media: Sequence[Media], *, pairs: bool) -> str | None:
+        """Why the provider would refuse the pictures and sounds of a row, or None."""
+        problem = None
+        if any(medium.kind != "image" for medium in media):
+            problem = f"{self.provider} takes no sounds"
+        elif media and pairs and not self.takes_images_in_pairs:
+            problem = f"{self.provider} tunes on preferences of text alone"
+        elif len(media) > self.most_images:
+            problem = f"{self.provider} takes at most {self.most_images} pictures a row, and there are {len(media)}"
+        elif other := next((medium for medium in media if medium.format not in self.image_formats), None):
+            problem = f"{self.provider} takes pictures as {', '.join(sorted(self.image_formats))}, not {other.format}"
+        elif large := next((medium for medium in media if medium.size > LARGEST_IMAGE_BYTES), None):
+            problem = f"{self.provider} takes pictures of at most 10 MB, and one has {large.size:,} bytes"
         return problem
 
     def explain_file_refusal(self, rows: int, size: int) -> str | None:
@@ -81,12 +101,15 @@ def _is_about_tools(message: Mapping[str, Any]) -> bool:
 
 
 def format_provider_example(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), rejected: Any = None
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+    rejected: Any = None,
+    read_media: ReadBytes | None = None,
 ) -> Record:
     """A row in OpenAI's form: with an answer that was not preferred a preference example, else a chat example."""
     if rejected is None:
-        return format_chat_example(messages, tools)
-    return format_preference_example(messages, rejected, tools)
+        return format_chat_example(messages, tools, read_media)
+    return format_preference_example(messages, rejected, tools, read_media)
 
 
 def list_example_messages(example: Mapping[str, Any]) -> list[Record]:
@@ -118,10 +141,16 @@ def write_gemini_example(example: Record) -> Record:
     }
 
 
-OPENAI = ProviderRules("OpenAI", LEAST_ROWS)
-AZURE = ProviderRules("Azure OpenAI", LEAST_ROWS)
-TOGETHER = ProviderRules("Together", most_bytes=25 << 30, alternates=True)
-FIREWORKS = ProviderRules("Fireworks", 3, 3_000_000, 150 << 20)
+LARGEST_IMAGE_BYTES = 10_000_000
+"""Of one picture, at OpenAI and Together."""
+OPENAI = ProviderRules("OpenAI", LEAST_ROWS, most_images=64)
+AZURE = ProviderRules("Azure OpenAI", LEAST_ROWS, most_images=64)
+TOGETHER = ProviderRules(
+    "Together", most_bytes=25 << 30, alternates=True, most_images=10, takes_images_in_pairs=True
+)  # fmt: skip
+FIREWORKS = ProviderRules(
+    "Fireworks", 3, 3_000_000, 150 << 20, most_images=1_000, image_formats=frozenset({"png", "jpeg"})
+)  # fmt: skip
 BEDROCK = ProviderRules(
     "Amazon Bedrock", 8, 20_000, 10 << 30, takes_tools=False, takes_weights=False, alternates=True, takes_pairs=False,
     write=write_bedrock_example,

@@ -20,17 +20,19 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from luthier.chat.media import MediaProcessor, MediaSpan, build_media_ids, restore_plain_ids
+from luthier.chat.media import MediaProcessor, MediaSpan, build_media_ids
 from luthier.chat.messages import Media, Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.render import ChatRenderer, Learn, RenderedChat, Tools
 from luthier.chat.spans import Part, RenderedSegment
+from luthier.chat.speech import TEMPLATE, SpeechProcessor
 from luthier.chat.template import PINNED_DAY, JinjaChatTemplate, Turns, template_of
 from luthier.chat.template_guard import EncodingRequest, GuardedEncoder, SpecialTokenSpan, TokensWithOffsets
 from luthier.core.errors import DataError, ModelError, SourceLocation
@@ -46,6 +48,7 @@ stays) and keeps the answer; an answer that is too long by itself loses its end.
 "refuse" raises `DataError`."""
 
 
+_UNREAD = "leave the row out; sounds that are too long are cut where the base model's step sets `max_seconds`"
 _THINKING = {
     "dropped": "the chat template leaves reasoning out",
     "inline": "the chat template has no field for reasoning: it stands in <think> tags",
@@ -147,9 +150,11 @@ class ChatTokenizer:
         options: Mapping[str, Any] | None = None,
         before: PromptPrefix | None = None,
         max_pixels: int | None = None,
+        max_seconds: float | None = None,
     ) -> ChatTokenizer:
         """The tokenizer, chat template and processor of a model in a Hugging Face folder; nothing is fetched, no code
-        is run. Pictures of more than `max_pixels` are made smaller first."""
+        is run. Pictures of more than `max_pixels` are made smaller first; of sounds longer than `max_seconds` the
+        beginning is heard."""
         from transformers import AutoTokenizer
 
         try:
@@ -162,8 +167,19 @@ class ChatTokenizer:
                 hint="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
         more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
-        more["media"] = MediaProcessor.load(Path(folder), max_pixels=max_pixels)
+        more["media"] = media = MediaProcessor.load(Path(folder), max_pixels=max_pixels, max_seconds=max_seconds)
+        if isinstance(media, SpeechProcessor) and template is None and tokenizer.chat_template is None:
+            template, more["options"] = TEMPLATE, {**media.template_options, **(options or {})}
         return cls(tokenizer, template, name=Path(folder).name, **more)
+
+    def with_options(self, options: Mapping[str, Any]) -> ChatTokenizer:
+        """The same with other options of the chat template, such as the `language` of what is transcribed."""
+        found = copy(self)
+        found.template = replace(self.template, constants={**self.template.constants, **options})
+        found._renderer = ChatRenderer(found.template, self._guard)
+        for name in ("digest", "notes", "end_ids"):
+            vars(found).pop(name, None)
+        return found
 
     @property
     def special_tokens(self) -> frozenset[str]:
@@ -212,6 +228,8 @@ class ChatTokenizer:
         )
         walls = self._walls(rendered, joined)
         rows = [self._row(*each) for each in zip(rendered, joined, walls, conversations, strict=True)]
+        if isinstance(self.media, SpeechProcessor) and cut == "prompt":
+            cut = "right"  # what a transcript begins with is never left out
         return [_fit(row, max_tokens, cut, self.tokenizer.bos_token_id) for row in rows]
 
     def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
@@ -306,7 +324,7 @@ class ChatTokenizer:
 
     def plain_ids(self, ids: Sequence[int]) -> list[int]:
         """Ids as transformers' processor gives them, with one token of the vocabulary for each feature of a medium."""
-        return restore_plain_ids(ids, self.media.feature_ids) if self.media is not None else list(ids)
+        return self.media.restore(ids) if self.media is not None else list(ids)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -360,6 +378,8 @@ class ChatTokenizer:
     def _prompt(self, messages: Sequence[Message], tools: Tools) -> RenderedChat:
         """The rendering of a conversation so far, which has the model's prompt in front."""
         self._refuse_media(messages)
+        if self.media is not None and (why := self.media.refuses(messages)):
+            raise DataError(why, where=SourceLocation(field="messages"), hint=_UNREAD)
         return self._expanded(self._renderer.prompt(messages, tools), messages)
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:
@@ -412,7 +432,7 @@ class ChatTokenizer:
             for index, id_ in zip(indices, own, strict=True):
                 ids[index] = id_
             spans.append(MediaSpan(medium.digest, (first, stop)))
-        return tokens._replace(ids=ids), tuple(spans)
+        return tokens._replace(ids=self.media.bind(ids)), tuple(spans)
 
     def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""
@@ -448,7 +468,13 @@ class ChatTokenizer:
             media=media,
         )
         row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
-        return replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
+        row = replace(row, nothing="" if any(row.loss_mask) else _nothing(rendered, messages))
+        if self.media is None:
+            return row
+        if any(self.media.is_cut(medium) for medium in _list_media(messages)):
+            row = replace(row, cut="prompt")
+        unread = self.media.refuses(messages)
+        return replace(row, nothing=unread, loss_mask=[False] * len(row.ids)) if unread else row
 
     def _closed(self, row: EncodedChat, rendered: RenderedChat, last: int) -> EncodedChat:
         eos = self.tokenizer.eos_token_id

@@ -54,8 +54,10 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         typer.Option("--method", "-m", help="Several times: attnlrp, leave_one_out, shapley, …; NAME:setting=value."),
     ] = None,
     units: Annotated[
-        Literal["auto", "turns", "documents", "shots", "sentences", "words", "tokens", "patches"],
-        typer.Option(help="What is scored; auto: sentences, or words where there are few. Pictures: patches beside."),
+        Literal["auto", "turns", "documents", "shots", "sentences", "words", "tokens", "patches", "seconds"],
+        typer.Option(
+            help="What is scored; auto: sentences, or words where there are few. Media: patches, seconds beside."
+        ),
     ] = "auto",
     refine: Annotated[
         Literal["words", "tokens"] | None,

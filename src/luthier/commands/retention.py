@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from luthier.core.errors import InputError, SourceLocation
+from luthier.artifacts.media import list_missing_media
+from luthier.core.errors import CorruptArtifact, InputError, SourceLocation
+from luthier.core.events import format_counted_noun
 from luthier.core.remote_store import is_remote
 from luthier.core.store import GarbageCollectionResult, Store
 from luthier.recipe.planner import build_recipe_plan
@@ -34,8 +38,21 @@ def verify_stores(workspace: Workspace) -> tuple[list[str], int]:
     """Faults of the store here and of the shared one, and how many artifacts were read."""
     store = workspace.find_meant().open_store()
     stores = [store, *([store.shared] if store.shared else [])]
-    faults = [fault for entry in stores for fault in entry.verify()]
+    faults = [fault for entry in stores for fault in (*entry.verify(), *_missing_media(entry))]
     return faults, sum(len(entry.digests()) for entry in stores)
+
+
+def _missing_media(store: Store) -> Iterator[str]:
+    """Data sets of which pictures or sounds are gone with the set that held their bytes, as sentences."""
+    for digest in store.digests():
+        with suppress(CorruptArtifact):  # told already
+            artifact = store.open(digest)
+            if artifact.manifest.makes == "dataset" and (missing := list_missing_media(artifact)):
+                count = format_counted_noun(len(missing), "picture or sound", "pictures or sounds")
+                yield (
+                    f"{artifact.folder}: the bytes of {count} are in no data set that it was made from, such as "
+                    f"{missing[0][:12]}; run the recipe that prepared them again"
+                )
 
 
 def collect_garbage(workspace: Workspace, *, dry_run: bool) -> GarbageCollectionResult:

@@ -208,12 +208,20 @@ class _Kept:
         """Every model that was opened, by digest."""
         keeping, self._asked = parse_retention_policy(text if enabled else None)
         self.recorder = TraceRecorder(traffic_folder(self._base), keeping) if enabled else None
+        self._redact_media()
 
     def meet(self, model: Artifact) -> None:
         """From now on, take names out as they were taken out of the rows that a model was tuned on, unless the command
         says how; that stays so when the model is gone."""
 
         self.models[model.digest] = model
+        if self.recorder is not None and "media_ops" not in self._asked and self.recorder.keeping.media == "bytes":
+            ops = collect_media_operators(self.models.values())
+            if ops != self.recorder.keeping.media_ops:
+                self.recorder.change(self.recorder.keeping.model_copy(update={"media_ops": ops}))
+                self._redact_media()
+                kinds = ", ".join(str(entry["kind"]) for entry in ops)
+                _LOG.warning("pictures of requests go through %s, as the data did that the model was tuned on", kinds)
         if self.recorder is None or "names" in self._asked:
             return
         found = collect_name_redaction(self.models.values(), self._base).settings()
@@ -225,6 +233,13 @@ class _Kept:
             self.recorder.change(keeping)
             kinds = ", ".join(names.kind for names in keeping.names)
             _LOG.warning("names in traces are taken out by %s, as in the rows that the model was tuned on", kinds)
+
+    def _redact_media(self) -> None:
+        """Open what takes personal data out of pictures, where bytes are kept."""
+        if self.recorder is not None and self.recorder.keeping.media == "bytes" and self.recorder.keeping.media_ops:
+            from luthier.data.media.redact import MediaRedactor
+
+            self.recorder.redact_media = MediaRedactor(self.recorder.keeping.media_ops, self._base)
 
     def routes(self) -> list[tuple[APIRouter, Scope]]:
         """The routes for feedback."""
@@ -430,6 +445,24 @@ def collect_name_redaction(models: Iterable[Artifact], recipe_dir: Path) -> Name
         tuple(part for part in TEXT_PARTS if part in parts),
         tuple(kind for kind in NAME_KINDS if kind in kept),
     )
+
+
+def collect_media_operators(models: Iterable[Artifact]) -> tuple[dict[str, Any], ...]:
+    """The settings of the operators that took something out of the pictures and sounds which models were tuned on."""
+    from luthier.core.component import components_by_kind
+    from luthier.data.media.operator import MediaOperator
+    from luthier.data.operator import Operator
+
+    known = {kind for kind, member in components_by_kind(Operator).items() if issubclass(member, MediaOperator)}
+    visited: dict[str, Artifact] = {}
+    for model in models:
+        _collect(model, visited)
+    found: list[dict[str, Any]] = []
+    for artifact in visited.values():
+        for setting in artifact.manifest.settings.get("ops") or ():
+            if isinstance(setting, Mapping) and setting.get("kind") in known and setting not in found:
+                found.append(dict(setting))
+    return tuple(found)
 
 
 def _collect(artifact: Artifact, visited: dict[str, Artifact]) -> None:

@@ -44,6 +44,7 @@ class NotHashed:
 
 DataRef = Annotated[str, Reads("dataset")]
 ModelRef = Annotated[str | None, Reads("model")]
+EncoderRef = Annotated[str | None, Reads("model", optional=True)]
 TeacherRef = Annotated[str | None, Reads("model", optional=True)]
 EvaluationRef = Annotated[str | None, Reads("evaluation", optional=True)]
 ExplanationRef = Annotated[str | None, Reads("explanation", optional=True)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from luthier.chat.openai_examples import get_rejected_answer
+from luthier.chat.openai_examples import ReadBytes, get_rejected_answer
 from luthier.chat.provider_rules import ProviderRules, format_provider_example
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_lines
@@ -30,23 +30,25 @@ class ProviderExporter(Exporter):
     def write(self, data: ExportDataset, folder: Path, say: Say) -> None:
         """Write both files of each split; `DataError` names the first row that the provider would refuse, with its file
         and line."""
-        if data.holds_media:
+        if data.holds_media and not self.rules.most_images:
             what = f"{self.rules.provider}'s files are written of text alone, and rows hold pictures or sounds"
             raise DataError(what, hint="export `jsonl`, whose messages hold them as OpenAI's API takes them")
         pairs = self.holds_pairs(data, say)
         for split in data.splits:
             path = folder / f"{split}.jsonl"
             write_lines(path, self._checked(data, split, pairs=pairs))
-            write_lines(folder / f"{split}.index.jsonl", _index(data, split))
+            write_lines(folder / f"{split}.index.jsonl", list_row_index(data, split))
             if why := self.rules.explain_file_refusal(data.rows(split), path.stat().st_size):
                 say(f"{split}: {why}")
         say(f"{self.rules.provider}'s form holds no id, origin or meta: they stand line by line in SPLIT.index.jsonl")
 
     def _checked(self, data: ExportDataset, split: str, *, pairs: bool) -> Iterator[dict[str, Any]]:
         refused: list[tuple[ExportRow, str]] = []
-        for line in data.lines(split):
-            made = format_export_row(line, pairs=pairs)
-            if problem := self.rules.explain_refusal(made):
+        for line in data.lines(split, "own"):
+            media = [medium for turn in MESSAGES.validate_python(line["messages"]) for medium in turn.media]
+            problem = self.rules.explain_media_refusal(media, pairs=pairs)
+            made = {} if problem else format_export_row(line, data.read_media, pairs=pairs)
+            if problem := problem or self.rules.explain_refusal(made):
                 refused.append((line, problem))
                 continue
             yield self.rules.write(made)
@@ -59,7 +61,9 @@ class ProviderExporter(Exporter):
 
 
 class PreferenceProviderExporter(ProviderExporter):
-    """The base of exporters for providers that tune on preferences as well."""
+    """The base of exporters for providers that tune on preferences and on pictures as well."""
+
+    carries_media: ClassVar[bool] = True
 
     form: Literal["auto", "chat", "preference"] = "auto"
     """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`);
@@ -75,16 +79,18 @@ class PreferenceProviderExporter(ProviderExporter):
         return found
 
 
-def format_export_row(line: ExportRow, *, pairs: bool) -> dict[str, Any]:
-    """A row in OpenAI's form: a chat example, or a preference example."""
+def format_export_row(line: ExportRow, read_media: ReadBytes | None = None, *, pairs: bool) -> dict[str, Any]:
+    """A row in OpenAI's form: a chat example, or a preference example; its pictures as data URLs."""
     rejected = get_rejected_answer(line["meta"]) if pairs else None
     return format_provider_example(
         MESSAGES.validate_python(line["messages"]),
         line.get("tools", ()),
         "" if pairs and rejected is None else rejected,
+        read_media,
     )
 
 
-def _index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
+def list_row_index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
+    """What another form does not hold of each row: its number, `id`, `origin` and `meta`."""
     for number, line in enumerate(data.lines(split), start=1):
         yield {"line": number, **{name: line[name] for name in ("id", "origin", "meta")}}

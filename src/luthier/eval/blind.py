@@ -1,4 +1,5 @@
-"""The blind baseline: the same model, shown grey pictures of the same sizes; what it still scores needs no picture."""
+"""The blind baseline: the same model, shown grey pictures of the same sizes and silence of the same lengths; what it
+still scores needs no picture and no sound."""
 
 from __future__ import annotations
 
@@ -18,34 +19,38 @@ from luthier.eval.task import HeldOutTask, Reply
 
 if TYPE_CHECKING:
     from luthier.artifacts.media import MediaReader
+    from luthier.chat.media_codec import KeptMedia
     from luthier.chat.messages import Example
 
 TITLE = "the same model shown grey pictures"
+SILENT_TITLE = "the same model given silence"
 GREY = (128, 128, 128)
+SILENT_RATE = 16_000
+"""Samples in a second of silence whose sound has no known rate."""
 
 
 class EvalMedia:
-    """The bytes of a data set's media, and of grey pictures that take their place."""
+    """The bytes of a data set's media, and of pictures and sounds that are made to take their place."""
 
     def __init__(self, data: Artifact | None) -> None:
         """Without a data set there are none."""
         self._data = data
-        self._grey: dict[str, bytes] = {}
+        self._made: dict[str, bytes] = {}
 
     def read(self, digest: str) -> bytes:
         """The bytes of a medium."""
-        return self._grey[digest] if digest in self._grey else self._reader.read(digest)
+        return self._made[digest] if digest in self._made else self._reader.read(digest)
+
+    def add(self, kept: KeptMedia) -> None:
+        """Take in a picture or a sound that was made for the evaluation."""
+        self._made[kept.media.digest] = kept.content
 
     def blind(self, media: Media) -> Media:
-        """A grey picture of the same size."""
-        from PIL import Image
-
-        content = io.BytesIO()
-        Image.new("RGB", (media.width or 1, media.height or 1), GREY).save(content, "PNG")
-        value = content.getvalue()
+        """A grey picture of the same size, or silence of the same length."""
+        value, name = (_silence(media), "wav") if media.kind == "audio" else (_grey(media), "png")
         digest = hashlib.sha256(value).hexdigest()
-        self._grey[digest] = value
-        return media.model_copy(update={"digest": digest, "format": "png", "size": len(value)})
+        self._made[digest] = value
+        return media.model_copy(update={"digest": digest, "format": name, "size": len(value)})
 
     @cached_property
     def _reader(self) -> MediaReader:
@@ -57,17 +62,18 @@ class EvalMedia:
 
 
 class BlindEvalModel(LocalEvalModel):
-    """A model that answers every row as if its pictures were grey; it is asked nothing else."""
+    """A model that answers every row as if its pictures were grey and its sounds silent; it is asked nothing else."""
 
     is_model = False
 
-    def __init__(self, model: LocalEvalModel, media: EvalMedia) -> None:
-        self.lm, self.name, self.title = model.lm, BLIND, TITLE
+    def __init__(self, model: LocalEvalModel, media: EvalMedia, *, silent: bool = False) -> None:
+        """`silent` where rows have sounds and no pictures."""
+        self.lm, self.name, self.title = model.lm, BLIND, SILENT_TITLE if silent else TITLE
         self.digest = digest_of([model.digest, BLIND, GREY])
         self._question, self._media = model._question, media
 
     def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        """Answer some rows of a task without their pictures."""
+        """Answer some rows of a task without their pictures and sounds."""
         blinded = [
             example.model_copy(update={"messages": tuple(map(self._blinded, example.messages))}) for example in examples
         ]
@@ -76,12 +82,26 @@ class BlindEvalModel(LocalEvalModel):
     def _blinded(self, message: Message) -> Message:
         if not message.media:
             return message
-        media = tuple(self._media.blind(medium) if medium.kind == "image" else medium for medium in message.media)
-        return message.model_copy(update={"media": media})
+        return message.model_copy(update={"media": tuple(map(self._media.blind, message.media))})
 
 
-def shows_pictures(task: HeldOutTask) -> bool:
-    """Whether rows of a task have pictures."""
-    return any(
-        medium.kind == "image" for example in task.examples for message in example.messages for medium in message.media
-    )
+def list_media_kinds(task: HeldOutTask) -> set[str]:
+    """The kinds of media that rows of a task have."""
+    return {medium.kind for example in task.examples for message in example.messages for medium in message.media}
+
+
+def _grey(media: Media) -> bytes:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("RGB", (media.width or 1, media.height or 1), GREY).save(content, "PNG")
+    return content.getvalue()
+
+
+def _silence(media: Media) -> bytes:
+    import numpy as np
+
+    from luthier.chat.media_codec import encode_wav
+
+    rate = media.rate or SILENT_RATE
+    return encode_wav(np.zeros(max(1, round((media.seconds or 1) * rate)), np.float32), rate)

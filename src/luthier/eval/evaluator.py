@@ -8,7 +8,7 @@ judges completions without their model's name. Held-out rows may be grouped by a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Example
     from luthier.core.events import StepEventEmitter
     from luthier.eval.ask import InferenceSettings
+    from luthier.eval.blind import EvalMedia
     from luthier.eval.voice import EvalModel
     from luthier.models.lm.cached import AnswerCache
     from luthier.models.reward_model import RewardModel
@@ -63,16 +64,25 @@ class ModelResult:
 
 
 def build_evaluated_models(
-    models: Mapping[str, Artifact], question: InferenceSettings, work: StepContext, *, blind: bool = False
+    models: Mapping[str, Artifact],
+    question: InferenceSettings,
+    work: StepContext,
+    media: EvalMedia | None = None,
+    *,
+    blind: Collection[str] = (),
 ) -> list[EvalModel]:
-    """Models as they can be asked, by name; with `blind`, the first once more without its pictures."""
+    """Models as they can be asked, by name; where rows have media of the kinds `blind`, the first once more without.
+
+    `media` holds the bytes of pictures and sounds; None: those of the data set.
+    """
     from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
     from luthier.eval.blind import BlindEvalModel, EvalMedia
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
-    cache, calls, media = ModelCache(), work.scratch / "calls", EvalMedia(work.inputs.get("data"))
+    cache, calls = ModelCache(), work.scratch / "calls"
+    media = media or EvalMedia(work.inputs.get("data"))
     eval_models: list[EvalModel] = []
     for name, artifact in models.items():
         title = _TITLES.get(name, "the base model")
@@ -84,7 +94,7 @@ def build_evaluated_models(
             )
             eval_models.append(eval_model)
             if blind and len(eval_models) == 1:
-                eval_models.append(BlindEvalModel(eval_model, media))
+                eval_models.append(BlindEvalModel(eval_model, media, silent=set(blind) == {"audio"}))
     return eval_models
 
 

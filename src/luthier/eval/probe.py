@@ -24,6 +24,7 @@ from luthier.metrics.paired import PairedComparison
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
+    from luthier.eval.blind import EvalMedia
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class ProbeContext(RunContext):
     """Each model to be asked more."""
     model: Artifact | None = None
     """The model that the evaluation is about."""
+    media: EvalMedia | None = None
+    """Takes in pictures and sounds that a probe makes, and gives the bytes of those of the data set."""
     rows: list[ProbeRow] = field(default_factory=list)
     """What was asked and said, row by row: a probe adds to it, and it is written beside the predictions."""
     notes: list[str] = field(default_factory=list)
@@ -80,6 +83,10 @@ class ProbeContext(RunContext):
         ]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
+
+    def with_respondents(self, respondents: Mapping[str, CachedEvalModel]) -> ProbeContext:
+        """The same, with some of the models; what is added to rows and notes is added here, too."""
+        return replace(self, respondents=respondents)
 
     def of_last_turns(self) -> ProbeContext:
         """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""

@@ -34,6 +34,14 @@ class EvalModel(ABC):
         """Answers to rows of a task, as to the held-out ones."""
 
     @property
+    def media_kinds(self) -> frozenset[str]:
+        """The kinds of media that its processor reads, `image` or `audio`; of an endpoint they are not known."""
+        from luthier.models.lm.local import LocalLM
+
+        media = self.lm.text.media if isinstance(self.lm, LocalLM) else None
+        return frozenset(media.written) if media is not None else frozenset()
+
+    @property
     def able(self) -> frozenset[Verb]:
         """The ways in which it can be asked."""
         return frozenset({"answer", *(self.lm.abilities if self.lm is not None else ())})

@@ -71,7 +71,7 @@ def _unit_key(unit: ExplainedUnit) -> tuple[object, ...]:
 
 def _marked_lines(record: ExplanationRecord, strongest: float) -> Iterator[str]:
     """The messages, with the strongest units in brackets with their sign."""
-    if record.unit in ("turns", "patches"):
+    if record.unit in ("turns", "patches", "seconds"):
         return
     lines: dict[int, list[str]] = {}
     for unit in record.units:
@@ -124,7 +124,8 @@ def render_heat_map(records: Sequence[ExplanationRecord], title: str) -> str:
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{_STYLE}</style></head>'
         f"<body><main><h1>{html.escape(title)}</h1>"
         "<p>A solid line below a text speaks for the target, a dashed one against it; the thicker, the more. "
-        "The strongest are numbered. On a picture, each patch has its number and a border of the same kind.</p>"
+        "The strongest are numbered. On a picture, each patch has its number and a border of the same kind, and on the "
+        "waveform of a sound each stretch of time.</p>"
         f"{body}</main></body></html>\n"
     )
 

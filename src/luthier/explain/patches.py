@@ -1,7 +1,7 @@
-"""Patches of pictures: blocks of a picture's features that are units of a prompt, and pictures without some of them.
+"""Patches of pictures and seconds of sounds: features of media that are units of a prompt, and media without some.
 
 A picture cannot lose tokens: its layout, and in some models the positions of all tokens behind it, would be another's.
-A patch is removed by the mean of the picture's features in the places of its own.
+A patch is removed by the mean of the picture's features in the places of its own, and so is a stretch of a sound.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import io
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.artifacts.explanation import ExplainedPicture, PatchRegion
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
 
 MOST = 6
 """A picture has at most so many rows and columns of patches."""
+MOST_STRETCHES = 12
+"""A sound is cut into at most so many stretches."""
+_STEPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Lengths of stretches in seconds."""
 _SHOWN = 448
 """Pixels of the longer side of a picture as it is shown."""
 _QUALITY = 85
 
 
 class LocatedPicture(NamedTuple):
-    """Where a picture stands in a conversation: the number of its message, and of its character in the text of that."""
+    """Where a picture or a sound stands in a conversation: the number of its message, and of its character in that."""
 
     media: Media
     message: int
@@ -37,7 +42,7 @@ class LocatedPicture(NamedTuple):
 
 
 def list_pictures(messages: Sequence[Message]) -> list[LocatedPicture]:
-    """The pictures of a conversation, in order."""
+    """The pictures and sounds of a conversation, in order."""
     found = []
     for number, message in enumerate(messages):
         marks = [at for at, char in enumerate(message.content) if char == MEDIA_MARK]
@@ -48,7 +53,7 @@ def list_pictures(messages: Sequence[Message]) -> list[LocatedPicture]:
 
 
 def list_picture_tokens(ids: Sequence[int]) -> list[list[int]]:
-    """The indices of each picture's features among ids, picture by picture."""
+    """The indices of each picture's or sound's features among ids, picture by picture."""
     found: list[list[int]] = []
     for at, token in enumerate(ids):
         if token >= MEDIA_IDS:
@@ -59,10 +64,13 @@ def list_picture_tokens(ids: Sequence[int]) -> list[list[int]]:
 
 
 def cut_pictures(ids: Sequence[int], messages: Sequence[Message], processor: MediaProcessor) -> list[PromptUnit]:
-    """The patches of all pictures of a prompt, in order."""
+    """The patches of all pictures and the seconds of all sounds of a prompt, in order."""
     units = list[PromptUnit]()
     for number, (tokens, picture) in enumerate(zip(list_picture_tokens(ids), list_pictures(messages), strict=True)):
         regions = processor.locate_features(get_media_key(ids[tokens[0]]))
+        if picture.media.kind == "audio":
+            units += _cut_sound(number, picture, tokens, regions)
+            continue
         for (row, column), members in group_features(regions).items():
             own = [regions[member] for member in members]
             least = min(region.area for region in own)
@@ -79,6 +87,31 @@ def cut_pictures(ids: Sequence[int], messages: Sequence[Message], processor: Med
             at = tuple(tokens[member] for member in members)
             units.append(PromptUnit(text, picture.message, role, picture.start, end, at, patch=patch))
     return units
+
+
+def _cut_sound(
+    number: int, sound: LocatedPicture, tokens: Sequence[int], regions: Sequence[Region]
+) -> list[PromptUnit]:
+    """Stretches of a sound, each as long as the next but the last: at most `MOST_STRETCHES`, of a round length."""
+    length = sound.media.seconds or 1.0
+    step = next((step for step in _STEPS if length <= step * MOST_STRETCHES), length / MOST_STRETCHES)
+    stretches: dict[int, list[int]] = {}
+    for member, region in enumerate(regions):
+        stretches.setdefault(int((region.left + region.right) / 2 * length / step), []).append(member)
+    return [
+        PromptUnit(
+            f"sound {number + 1}, {at * step:.2f} to {min((at + 1) * step, length):.2f} s",
+            sound.message,
+            "user",
+            sound.start,
+            sound.start + 1,
+            tuple(tokens[member] for member in members),
+            patch=PatchRegion(
+                picture=number, left=at * step / length, top=0, right=min(1.0, (at + 1) * step / length), bottom=1
+            ),
+        )
+        for at, members in sorted(stretches.items())
+    ]
 
 
 def group_features(regions: Sequence[Region]) -> dict[tuple[int, int], list[int]]:
@@ -125,17 +158,41 @@ def remove_features(ids: Sequence[int], removed: Collection[int], processor: Med
 
 
 def show_pictures(messages: Sequence[Message], read_media: Callable[[str], bytes]) -> tuple[ExplainedPicture, ...]:
-    """The pictures of a conversation as a page shows them."""
+    """The pictures of a conversation, and the waveforms of its sounds, as a page shows them."""
     return tuple(
         ExplainedPicture(
             message=picture.message,
             digest=picture.media.digest,
-            width=picture.media.width or 1,
-            height=picture.media.height or 1,
-            url=_build_data_url(read_media(picture.media.digest)),
+            width=picture.media.width or _SHOWN,
+            height=picture.media.height or _SHOWN // 4,
+            url=_SHOW[picture.media.kind](read_media(picture.media.digest)),
+            seconds=picture.media.seconds,
         )
         for picture in list_pictures(messages)
     )
+
+
+def _draw_waveform(content: bytes) -> str:
+    """The least and the greatest sample of each column, as SVG in a `data:` URL."""
+    import numpy as np
+
+    from luthier.chat.media_codec import decode_audio
+
+    samples, _ = decode_audio(content)
+    loudest = float(np.abs(samples).max()) or 1.0
+    width, middle = _SHOWN, _SHOWN / 8
+    edges = np.linspace(0, len(samples), width + 1).astype(int)
+    columns = (samples[begin : max(end, begin + 1)] for begin, end in pairwise(edges) if begin < len(samples))
+    path = "".join(
+        f"M{at + 0.5:g} {middle - middle * float(column.max()) / loudest:.1f}"
+        f"V{middle - middle * float(column.min()) / loudest + 0.5:.1f}"
+        for at, column in enumerate(columns)
+    )
+    drawing = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {2 * middle:g}">'
+        f'<rect width="{width}" height="{2 * middle:g}" fill="#fff"/><path d="{path}" stroke="#222"/></svg>'
+    )
+    return f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
 
 
 def _build_data_url(content: bytes) -> str:
@@ -146,3 +203,6 @@ def _build_data_url(content: bytes) -> str:
     out = io.BytesIO()
     image.save(out, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
+_SHOW: dict[str, Callable[[bytes], str]] = {"image": _build_data_url, "audio": _draw_waveform}

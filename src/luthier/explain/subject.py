@@ -108,17 +108,18 @@ class SubjectBuilder:
         return subject
 
     def _check_media(self, messages: Sequence[Message]) -> None:
-        """`DataError` for sounds, and for pictures whose features or bytes are not here."""
+        """`DataError` for pictures and sounds whose features or bytes are not here, and for units that none has."""
         kinds, what = {media.kind for message in messages for media in message.media}, ""
         hint = "explain a conversation of words"
-        if "audio" in kinds:
-            what = "the conversation has sounds, and only words and pictures are explained"
-        elif kinds and self.perturbation_only:
-            what = "the conversation has pictures, and without the model's weights only words are explained"
+        media = "sounds" if kinds == {"audio"} else "pictures"
+        if kinds and self.perturbation_only:
+            what = f"the conversation has {media}, and without the model's weights only words are explained"
         elif kinds and self._read_media is None:
-            what, hint = "the pictures of this conversation are not here", "explain a row of the model's data: --row ID"
-        elif not kinds and self._units == "patches":
+            what, hint = f"the {media} of this conversation are not here", "explain a row of the model's data: --row ID"
+        elif self._units == "patches" and "image" not in kinds:
             what, hint = "the conversation has no pictures to cut into patches", "take `words` or `sentences`"
+        elif self._units == "seconds" and "audio" not in kinds:
+            what, hint = "the conversation has no sounds to cut into seconds", "take `words` or `sentences`"
         if what:
             raise DataError(what, where=SourceLocation(field="messages"), hint=hint)
 
@@ -217,7 +218,7 @@ class SubjectBuilder:
         patches = cut_pictures(located.ids, messages, media) if media is not None else []
 
         def recut(kind: UnitKind) -> CutPrompt:
-            text_units = locate_units(located, messages, "turns" if kind == "patches" else kind)
+            text_units = locate_units(located, messages, "turns" if kind in ("patches", "seconds") else kind)
             return add_patches(text_units, patches)._replace(kind=kind) if patches else text_units
 
         cut = recut(self._kind(messages))
@@ -268,7 +269,10 @@ class SubjectBuilder:
         return Subject(ExplainedPrompt(scorer, None, self._seed), target, recut, (_TEXT_ONLY, _LIKENESS))
 
 
-_PATCHES = "A patch of a picture is removed by the mean of the picture's features in its place: the layout stays"
+_PATCHES = (
+    "A patch of a picture, or a stretch of a sound, is removed by the mean of the medium's features in its place: the "
+    "layout stays"
+)
 _TEXT_ONLY = "No gradients can be taken of this model: units were taken away, and nothing else was possible"
 _LIKENESS = (
     "The endpoint tells no log-probabilities of an answer: the value is the share of words that answers have in common"

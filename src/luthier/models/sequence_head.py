@@ -107,6 +107,9 @@ def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
     config.get_text_config().pad_token_id = _padding(model)
     config._name_or_path = model.config._name_or_path
     config._attn_implementation = model.config._attn_implementation
+    for part in config.sub_configs:
+        if (own := getattr(model.config, part, None)) is not None:  # a decoder may know fewer ways than its encoder
+            getattr(config, part)._attn_implementation = own._attn_implementation
     try:
         with torch.device("meta"), hide_transformers_output():
             made: Any = AutoModelForSequenceClassification.from_config(config)

@@ -14,15 +14,24 @@ from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
 
-ModelPart = Literal["language", "projector", "vision"]
-"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoder."""
-ENCODERS = ("vision_tower", "vision_model", "visual", "audio_tower")
-"""What models of several kinds of input call the parts that read pictures and sounds."""
-PROJECTORS = ("multi_modal_projector", "connector", "merger", "deepstack_merger_list")
+ModelPart = Literal["language", "projector", "vision", "audio"]
+"""A part of a model of several kinds of input: the decoder with its head, what joins them, the encoders."""
+VISION_ENCODERS = ("vision_tower", "vision_model", "visual")
+"""What models of several kinds of input call the part that reads pictures."""
+AUDIO_ENCODERS = ("audio_tower",)
+"""What they call the part that reads sounds."""
+ENCODERS = (*VISION_ENCODERS, *AUDIO_ENCODERS)
+"""What they call the parts that read pictures and sounds."""
+_SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
+"""The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
+Speech."""
+PROJECTORS = (
+    "multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "projector",
+)  # fmt: skip
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)
 """What they call vectors beside it, which belong to no layer and so have no adapter."""
-HEADS = ("lm_head", "embed_out", "output_projection")
+HEADS = ("lm_head", "embed_out", "output_projection", "proj_out")
 """What output heads are called."""
 _EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
 _NO_LINEAR = re.compile(r"\.experts\.|\.gate\.weight$|\.router\.(layer\.)?weight$|vision|visual|norm|\.conv")
@@ -133,7 +142,10 @@ def find_part(name: str) -> ModelPart:
     parts = name.split(".")
     if any(part in PROJECTORS for part in parts) or parts[-1] in PROJECTOR_VECTORS:
         return "projector"
-    return "vision" if any(part in ENCODERS for part in parts) else "language"
+    if any(part in VISION_ENCODERS for part in parts):
+        return "vision"
+    hears = any(part in AUDIO_ENCODERS for part in parts) or _SPEECH_ENCODER.search(name) is not None
+    return "audio" if hears else "language"
 
 
 def parse_layer_index(name: str) -> int | None:
@@ -156,6 +168,11 @@ def is_embedding(name: str) -> bool:
     )
 
 
+def is_fixed_position(name: str) -> bool:
+    """Whether a parameter holds the places of an encoder's states, which never move: Whisper's are sines."""
+    return find_part(name) == "audio" and name.endswith("encoder.embed_positions.weight")
+
+
 def is_head(name: str) -> bool:
     """Whether a parameter belongs to the output head."""
     return parse_layer_index(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
@@ -169,7 +186,7 @@ def is_norm(name: str) -> bool:
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
-        return _EMBEDDING.search(name) is not None or is_norm(name)
+        return _EMBEDDING.search(name) is not None or is_norm(name) or ".conv" in name
     return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
 
 

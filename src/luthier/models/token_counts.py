@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.chat.messages import MEDIA_MARK
 from luthier.core.events import take_evenly_spaced
 from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inline_turn_reasoning, list_template_tokens
 from luthier.models.describe import read_chat_template
@@ -45,13 +46,60 @@ class TokenCounts(NamedTuple):
     """Characters of a row's turns, on average."""
     how: str
     """How they were counted, and in how many."""
+    pictures: float = 0.0
+    """Different pictures that a row has, on average."""
+    features: float = 0.0
+    """Tokens that stand for a picture, on average."""
+    patches: float = 0.0
+    """Patches that its encoder reads, on average."""
 
 
 def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
     """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
     their words where it is not here."""
     columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _bounded(rows)]
-    return _count(json.dumps(columns), folder, template)
+    counts = _count(json.dumps(columns), folder, template)
+    return _add_pictures(counts, columns, folder) if folder is not None else counts
+
+
+def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> TokenCounts:
+    """The same with what stands for the pictures of each row, of which its text has one mark."""
+    media = [[medium for turn in row["messages"] for medium in turn.get("media", ())] for row in rows]
+    pictures = [[one for one in some if one["kind"] == "image" and one.get("width")] for some in media]
+    if not any(pictures):
+        return counts
+    from luthier.models.media.counts import count_image
+
+    sizes = {(one["width"], one["height"]) for some in pictures for one in some}
+    found = {size: count for size in sizes if (count := count_image(folder, *size)) is not None}
+    if not found:
+        return counts
+    added = [sum(found[one["width"], one["height"]].tokens - 1 for one in some) for some in pictures]
+    different = {one["digest"]: found[one["width"], one["height"]] for some in pictures for one in some}
+    alike = len({some[0]["digest"] if some else "" for some in pictures}) == 1 and len(set(added)) == 1
+    ahead = min(_count_ahead(row["messages"]) for row in rows)
+    return counts._replace(
+        lengths=[length + more for length, more in zip(counts.lengths, added, strict=True)],
+        shared=counts.shared + added[0] if alike else min(counts.shared, ahead),
+        pictures=len(different) / len(rows),
+        features=sum(count.features for count in different.values()) / len(different),
+        patches=sum(count.patches for count in different.values()) / len(different),
+    )
+
+
+def _count_ahead(turns: Sequence[Row]) -> int:
+    """About how many tokens stand before the first picture of a row, or in it where it has none."""
+    found = 0
+    for turn in turns:
+        said, mark, _ = turn.get("content", "").partition(MEDIA_MARK)
+        found += _guessed(said) + _OF_TURN
+        if mark:
+            break
+    return found
+
+
+_OF_TURN = 4
+"""About how many tokens a template writes around a turn."""
 
 
 @lru_cache(maxsize=4)

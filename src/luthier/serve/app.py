@@ -22,6 +22,7 @@ from luthier.serve.auth import LOOPBACK, AuthMiddleware, RequestLimits, build_er
 from luthier.serve.openai.protocol import APIError, ChatRequestBody, CompletionRequestBody, EmbeddingsBody, to_api_error
 from luthier.serve.openai.responses import get_first_validation_error, wrong_content_type_error
 from luthier.serve.openai.server import Gateway, get_caller, require_scope
+from luthier.serve.openai.transcriptions import MOST_BYTES, TranscriptionBody
 from luthier.traces.api_keys import KeyStore, Scope
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _BODIES: dict[str, type[BaseModel]] = {
     "/v1/completions": CompletionRequestBody,
     "/v1/embeddings": EmbeddingsBody,
 }
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
 _REFS = "#/components/schemas/{model}"
 
 
@@ -67,9 +69,9 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _on_wrong)
     app.add_exception_handler(Exception, _on_fault)
     plain = app.openapi
-    app.openapi = lambda: _described(plain(), {**_BODIES, **extra_routes.bodies})  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = lambda: _describe_form(_described(plain(), {**_BODIES, **extra_routes.bodies}))  # type: ignore[method-assign]  # FastAPI's own way to extend it
     limits = limits or RequestLimits()
-    whole = replace(limits, larger={**limits.larger, **extra_routes.larger})
+    whole = replace(limits, larger={TRANSCRIPTIONS: MOST_BYTES + 1_000_000, **limits.larger, **extra_routes.larger})
     return AuthMiddleware(app, ring=ring, limits=whole, hosts=hosts)
 
 
@@ -85,6 +87,7 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
     app.add_api_route("/v1/chat/completions", gateway.chat, methods=["POST"], tags=["inference"], **route_options)
     app.add_api_route("/v1/completions", gateway.complete, methods=["POST"], tags=["inference"], **route_options)
     app.add_api_route("/v1/embeddings", gateway.embed, methods=["POST"], tags=["inference"], **route_options)
+    app.add_api_route(TRANSCRIPTIONS, gateway.transcribe, methods=["POST"], tags=["inference"], **route_options)
     app.add_api_route("/v1/models", gateway.models, tags=["inference"], **route_options)
     app.add_api_route("/v1/models/{model:path}", gateway.model, tags=["inference"], **route_options)
 
@@ -124,6 +127,15 @@ def _described(openapi: dict[str, Any], bodies: Mapping[str, type[BaseModel]]) -
         schema = {"$ref": _REFS.format(model=body.__name__)}
         content = {"application/json": {"schema": schema}}
         openapi["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    return openapi
+
+
+def _describe_form(openapi: dict[str, Any]) -> dict[str, Any]:
+    """The description with the one body that is a form."""
+    schema = TranscriptionBody.model_json_schema(ref_template=_REFS)
+    properties = {"file": {"type": "string", "format": "binary"}, **schema["properties"]}
+    content = {"multipart/form-data": {"schema": {**schema, "properties": properties, "required": ["file", "model"]}}}
+    openapi["paths"][TRANSCRIPTIONS]["post"]["requestBody"] = {"required": True, "content": content}
     return openapi
 
 

@@ -31,6 +31,8 @@ class ModelRunner(ABC):
     """Whether it names one of a few classes."""
     reads_media: bool = False
     """Whether it reads pictures or sounds."""
+    transcribes: bool = False
+    """Whether it writes what is said in a sound, and nothing else."""
     echoes: ClassVar[bool] = False
     """Whether it can tell the log-probabilities of a text that it is to continue."""
 

@@ -41,6 +41,8 @@ class EngineRequest:
     """A plain text, or its token ids, to be continued."""
     media: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """The bytes of the pictures and sounds in `messages`, by digest."""
+    language: str | None = None
+    """The language of the sounds, for a model that transcribes several."""
     tools: ToolOptions | None = None
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the answer keeps; None: any text."""

@@ -19,18 +19,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from luthier.chat.messages import Media
-from luthier.core.errors import LuthierError
-from luthier.traces.media import write_trace_media
+from luthier.core.errors import InputError, LuthierError
+from luthier.traces.media import touch_trace_media, write_trace_media
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, strip_trace_defaults
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import RetentionPolicy
@@ -44,6 +45,9 @@ from luthier.traces.segment import (
     list_segments,
     loads,
 )
+
+if TYPE_CHECKING:
+    from luthier.chat.media_codec import KeptMedia
 
 MOST_QUEUED = 32
 """Traces whose words wait for the thread, at most, where no model looks for names: some milliseconds of its work."""
@@ -101,6 +105,8 @@ class TraceRecorder:
     def __init__(self, folder: Path, keeping: RetentionPolicy | None = None) -> None:
         self.folder = folder
         self.keeping = keeping or RetentionPolicy()
+        self.redact_media: Callable[[Media, bytes], KeptMedia | None] | None = None
+        """Takes out of a medium what `media_ops` find; None for one that is not kept."""
         self.recorded = self.left_out = self.lost = 0
         """How many records were taken, were not in the sample, and were lost (of a trace, perhaps its words alone)."""
         create_traffic_folder(folder)
@@ -121,6 +127,7 @@ class TraceRecorder:
         self._refused, self._jobs = deque[_Entry](), SimpleQueue[Callable[[], object]]()
         self._queued, self._waiting_bytes, self._reported = 0, 0, ""
         self._thread: threading.Thread | None = None
+        self._media_thread: ThreadPoolExecutor | None = None
 
     def change(self, keeping: RetentionPolicy) -> None:
         """Keep what is recorded from now on in another way; what was recorded before is kept as it would have been."""
@@ -164,7 +171,8 @@ class TraceRecorder:
             self._write(_Entry(join_trace_line(*wordless, redact())))
 
     def keep_media(self, media: Mapping[Media, bytes]) -> None:
-        """Keep the bytes of pictures and sounds that may be kept, where that is asked for; the thread writes them.
+        """Keep the bytes of pictures and sounds that may be kept, where that is asked for; a thread of their own looks
+        through them and writes them.
 
         Like `end`, it neither raises nor waits. What finds no room is lost: its trace names it, and no row shows it.
         """
@@ -176,14 +184,22 @@ class TraceRecorder:
                     self._lose()
                     continue
                 self._waiting_bytes += len(content)
-                self._jobs.put(partial(self._write_medium, medium, content))
-                self._start_thread()
+                self._media_thread = self._media_thread or ThreadPoolExecutor(1, "media of traces")
+                self._media_thread.submit(self._write_medium, medium, content)
 
     def _write_medium(self, medium: Media, content: bytes) -> None:
         try:
-            write_trace_media(self.folder, medium, content)
-        except (LuthierError, OSError) as error:
-            self._report(str(error))
+            if touch_trace_media(self.folder, medium):
+                return
+            if not self.keeping.media_ops:
+                write_trace_media(self.folder, medium, content)
+            elif self.redact_media is None:
+                raise InputError("nothing here takes personal data out of pictures, so that none are kept")
+            elif (kept := self.redact_media(medium, content)) is not None:
+                changed = kept.media.digest != medium.digest
+                write_trace_media(self.folder, medium, kept.content, kept.media.format if changed else None)
+        except Exception as error:  # noqa: BLE001  # one picture must not end all recording, nor be kept in clear
+            self._report(f"a picture or a sound is not kept: {error}")
             with self._lock:
                 self._lose()
         finally:
@@ -349,6 +365,8 @@ class TraceRecorder:
         self.flush()
         with self._lock:
             self._closed = True
+        if self._media_thread is not None:
+            self._media_thread.shutdown()
         if self._thread is not None:
             self._jobs.put(_nothing)
             self._thread.join()

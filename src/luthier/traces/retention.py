@@ -52,6 +52,9 @@ class RetentionPolicy(BaseModel):
     media: Literal["digests", "bytes"] = "digests"
     """Pictures and sounds of requests: `digests` keeps what each is (kind, digest, size); `bytes` keeps the content,
     too, each once and without metadata, of requests that were answered and do not say `store: false`."""
+    media_ops: tuple[dict[str, Any], ...] = ()
+    """Operators that take personal data out of pictures and sounds before their bytes are kept, in order:
+    `[image_pii, faces]`. Left out, those that cleaned the data of the served models."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
     """So much is kept as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)
@@ -64,6 +67,13 @@ class RetentionPolicy(BaseModel):
     def _as_several(cls, value: Any) -> Any:
         """One model, or none, is written without brackets."""
         return () if value is None else value if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("media_ops", mode="before")
+    @classmethod
+    def _as_settings(cls, value: Any) -> Any:
+        """An operator without settings is written by its kind alone."""
+        values = [value] if isinstance(value, str | dict) else value or ()
+        return tuple({"kind": entry} if isinstance(entry, str) else entry for entry in values)
 
     @model_validator(mode="after")
     def _names_can_be_found(self) -> RetentionPolicy:

@@ -68,7 +68,8 @@ def build_flop_counter(
     the place of that of the vocabulary, and is as good as nothing.
     """
     moving = 6 if trainable > model.parameters / 2 else 4
-    layers = moving * (model.parameters - model.embedding_parameters)
+    towers = sum(numbers for part, numbers in model.parts.items() if part != "language")  # tokens do not pass them
+    layers = moving * (model.parameters - model.embedding_parameters - towers)
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
     overhead_tokens = PACK_TOKENS * estimate_matmul_speedup(bf16=bits == 16)

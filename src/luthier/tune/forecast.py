@@ -28,6 +28,8 @@ from luthier.models.cost import (
 )
 from luthier.models.describe import ModelDescription
 from luthier.models.load import cpu_has_bf16, is_remote_input
+from luthier.models.media.counts import estimate_tower_bytes
+from luthier.models.media.family import explain_alone
 from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (
@@ -75,9 +77,13 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     peak, kernels = _peak(step, model, rows)
     return StepCostEstimate(
         seconds=round(seconds, 1),
-        peak_bytes=peak + kernels + _beside(step, plan_context) + _critic(step, model),
+        peak_bytes=peak
+        + kernels
+        + _beside(step, plan_context)
+        + _critic(step, model)
+        + _tower_bytes(step, model, rows),
         tokens=round(examples_seen * (rows.tokens + drawn)),
-        how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
+        how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else "") + _media_note(model, rows),
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
@@ -94,6 +100,7 @@ def describe_training_workload(step: Tune, plan_context: PlanContext) -> Trainin
     steps, computed = _steps(step, rows), _computed(step, rows)
     trainable, narrow = step.technique.trainable(model), _narrow(step)
     operations = build_flop_counter(model, trainable, bits=16 if narrow else 32, headed=step.objective.wants_head())
+    towers = _tower_operations(step, model, rows)
     read_once = computed._replace(packs=0, tokens=steps.tokens, keys=steps.tokens * steps.keys)
     return TrainingWorkload(
         parameters=model.parameters,
@@ -103,9 +110,9 @@ def describe_training_workload(step: Tune, plan_context: PlanContext) -> Trainin
         steps=steps.number,
         step_tokens=steps.tokens,
         sequence_tokens=rows.tokens,
-        flops=steps.number * operations(read_once),
+        flops=steps.number * operations(read_once) + towers,
         bf16=narrow,
-        cpu_flops=steps.number * operations(computed),
+        cpu_flops=steps.number * operations(computed) + towers,
         start_seconds=_BEGIN_S,
     )
 
@@ -141,6 +148,49 @@ def _second(step: Tune, plan_context: PlanContext, rows: RowEstimate) -> float:
     from luthier.artifacts.dataset import preview_input_examples
 
     return rows.tokens * rejected_char_ratio(preview_input_examples(plan_context, "train", SAMPLE))
+
+
+def _reads_alone(model: ModelDescription) -> str:
+    """Why rows with pictures are read one by one; empty where they are packed."""
+    return explain_alone(model.model_type) if model.reads_media else ""
+
+
+def _media_note(model: ModelDescription, rows: RowEstimate) -> str:
+    """How pictures are read, where rows have them and they are not packed."""
+    alone = _reads_alone(model)
+    return f"; rows with pictures are read one by one, as {alone}" if alone and rows.pictures else ""
+
+
+def _moves_vision(step: Tune, model: ModelDescription) -> bool:
+    """Whether the encoder of pictures learns."""
+    parts = getattr(step.technique, "on", None)
+    return "vision" in parts if parts is not None else step.technique.trainable(model) > model.parameters / 2
+
+
+def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
+    """Floating-point operations of encoders: a frozen one reads each picture once and keeps its features; one that
+    learns reads it in each epoch, forward and back, and so does one whose rows are read one by one."""
+    encoder = 2 * model.parts.get("vision", 0) * rows.number * rows.pictures * rows.patches
+    epochs = _examples_seen(step, rows) / max(1, rows.number)
+    if _moves_vision(step, model):
+        return 3 * encoder * max(1.0, epochs)
+    return encoder * (max(1.0, epochs) if _reads_alone(model) else 1.0)
+
+
+def _tower_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
+    """Bytes of what is kept of pictures: the features of a frozen encoder, and what one that learns keeps of a step."""
+    if not rows.pictures or model.folder is None:
+        return 0
+    width, count = 2 if _narrow(step) else 4, min(step.batch_size, rows.number)
+    if _moves_vision(step, model):
+        return estimate_tower_bytes(model.folder, count * rows.pictures * rows.patches, width)
+    one = estimate_tower_bytes(model.folder, rows.patches, width) // 8  # nothing is kept for a backward
+    kept = 0.0 if _reads_alone(model) else rows.number * rows.pictures * rows.features * model.hidden_size * width
+    return one + int(min(KEPT_FEATURES_BYTES, kept))
+
+
+KEPT_FEATURES_BYTES = 1 << 30
+"""Features of pictures that are kept of one model (`models.media.towers`)."""
 
 
 def _beside(step: Tune, plan_context: PlanContext) -> int:
@@ -241,7 +291,7 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     bf16 = _narrow(step)
     trainable, headed = step.technique.trainable(model), step.objective.wants_head()
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
-    flops = _steps(step, rows).number * operations(_computed(step, rows))
+    flops = _steps(step, rows).number * operations(_computed(step, rows)) + _tower_operations(step, model, rows)
     speed = find_model_speed(plan_context, model, bf16=bf16)
     begin_s, how = speed.measures.get("begin_s", _BEGIN_S), f"speed {speed.how}"
     begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work

@@ -15,6 +15,7 @@ from luthier.models.describe import ModelDescription
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import (
+    ADAPTED_EXPERTS,
     PROJECTOR_VECTORS,
     PROJECTORS,
     LinearLayerSpec,
@@ -54,8 +55,9 @@ class LowRankTechnique(Technique):
     """Names of the layers that get an adapter, or all linear ones except the output head: adapters on the MLP layers
     matter more than those on attention (QLoRA, Dettmers et al., 2023; "LoRA Without Regret")."""
     on: tuple[ModelPart, ...] = ("language", "projector")
-    """Which parts of a model that reads pictures move: its decoder (`language`) and its encoder (`vision`) by adapters,
-    the `projector` between them whole. A model of text alone has one part, and this is left out."""
+    """Which parts of a model that reads pictures or sounds move: its decoder (`language`) and its encoders (`vision`,
+    `audio`) by adapters, the `projector` between them whole. A model of text alone has one part, and this is left
+    out."""
     use_rslora: bool = False
     """Scale by alpha / √r instead, so that high ranks go on learning (Kalajdzievski, 2023)."""
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -76,15 +78,16 @@ class LowRankTechnique(Technique):
     @field_validator("on")
     @classmethod
     def _some_parts(cls, value: tuple[ModelPart, ...]) -> tuple[ModelPart, ...]:
-        if "language" not in value and "vision" not in value:
-            raise ValueError("adapters stand in language or vision; `technique: layers` moves a projector alone")
+        if set(value) <= {"projector"}:
+            raise ValueError("adapters stand in language, vision or audio; `technique: layers` moves a projector alone")
         return tuple(sorted(set(value)))
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """Parts that a model of text alone does not have."""
         if set(self.on) != {"language", "projector"} and model.tensors and not model.reads_media:
             return "the model reads text alone and has no parts; leave `on` out"
-        return ""
+        missing = [part for part in self.on if part != "projector" and model.parts and not model.parts.get(part)]
+        return f"the model has no part {missing[0]!r}; its parts are {', '.join(model.parts)}" if missing else ""
 
     def wrap(self, model: Any, seed: int, register: Any = None, **more: Any) -> Any:
         """PEFT's model with fresh fp32 adapters from the seed; `more` goes to its configuration.
@@ -123,16 +126,28 @@ class LowRankTechnique(Technique):
         """Linear layers of the parts that get no adapter."""
         import torch
 
-        linear = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+        modules = list(model.named_modules())
         parts = {part for part in self.on if part != "projector"}
-        return [name for name in linear if find_part(name) not in parts]
+        left = [
+            name for name, module in modules if isinstance(module, torch.nn.Linear) and find_part(name) not in parts
+        ]
+        if not left or model.config.model_type not in ADAPTED_EXPERTS:
+            return left
+        numbered = (name for name, module in modules if not isinstance(module, torch.nn.Linear))
+        return left + [name for name in numbered if name.rpartition(".")[2].isdigit()]  # which PEFT takes for a target
 
     def _whole(self, model: Any) -> list[str]:
         """What moves whole, and is saved beside the adapter: the projectors by name."""
         if "projector" not in self.on:
             return []
-        names = (name for name, _ in model.named_modules() if name.rpartition(".")[2] in PROJECTORS)
-        return sorted({name.rpartition(".")[2] for name in names})
+        import torch
+
+        found: set[str] = set()
+        for name, module in model.named_modules():
+            if (own := name.rpartition(".")[2]) in PROJECTORS:
+                several = isinstance(module, torch.nn.ModuleList)  # PEFT saves modules, and no lists of them
+                found |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
+        return sorted(found)
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""
@@ -143,7 +158,8 @@ class LowRankTechnique(Technique):
 
     def adapted(self, model: ModelDescription) -> list[LinearLayerSpec]:
         """The layers that get an adapter."""
-        return select_target_layers(model, self.target_modules, [part for part in self.on if part != "projector"])
+        parts = tuple(part for part in self.on if part != "projector") if model.parts else ("language",)
+        return select_target_layers(model, self.target_modules, parts)
 
     def trainable(self, model: ModelDescription) -> int:
         """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""

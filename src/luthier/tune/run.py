@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from luthier.artifacts.dataset import list_source_datasets
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.errors import Interrupted, ModelError, RecipeError, SourceLocation
@@ -30,6 +31,7 @@ from luthier.models.cost import count_cores
 from luthier.models.describe import describe_model_folder, read_json_object
 from luthier.models.load import ADAPTER
 from luthier.models.sequence_head import ends_in_sequence_head, get_head_config
+from luthier.models.shapes import find_part
 from luthier.models.source import write_config_dtype
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, estimate_max_pack_tokens
@@ -123,7 +125,7 @@ def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> d
 
 def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
     """What another process on this machine needs to follow a training: `luthier.tune.training.follower` reads it."""
-    folders = dict[str, str]()
+    folders = {one.digest: str(one.folder.absolute()) for one in list_source_datasets(work.inputs["data"])}
     waiting = [artifact for field, artifact in work.inputs.items() if field != "data"]
     while waiting:
         artifact = waiting.pop()
@@ -132,7 +134,7 @@ def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
             waiting += [artifact.parent(field) for field in artifact.manifest.inputs if field in _STANDS_ON]
     return {
         "step": step.settings(),
-        "inputs": {field: artifact.digest for field, artifact in work.inputs.items() if field != "data"},
+        "inputs": {field: artifact.digest for field, artifact in work.inputs.items()},
         "folders": folders,
         "seed": work.seed,
         "recipe_dir": str(work.recipe_dir.absolute()),
@@ -290,6 +292,7 @@ class TrainingRun:
         from luthier.models.kernels.calls import describe_kernels
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
+        from luthier.models.media.towers import find_towers
         from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
         from luthier.tune.training.memory import iterate_packs
         from luthier.tune.training.ranks import agree_with_followers, send_weights
@@ -302,9 +305,9 @@ class TrainingRun:
         if host is not None:
             host.connect()
             order = {"classes": dict(material.about.classes), "seed": sampler.seed, "parts": parts}
-            host.group.broadcast(order)
+            host.group.broadcast({**order, "media": material.export_media()})
         plain = self._open(dtype, material.about)
-        self._attach_media(material, plain, host)
+        self._attach_media(material, plain)
         if step.objective.needs_reference:
             material.refer(plain, sampler)
             clear_forward_mode(plain)
@@ -327,6 +330,10 @@ class TrainingRun:
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
         self._say(how.why, numbers, tokens, sampler)
+        if how.media_alone and find_towers(plain) is not None:
+            self._work.events.note(
+                f"rows with pictures are read one by one, as {how.media_alone}: the same result, more slowly"
+            )
         self._private = self._plan_privacy(material, sampler)
         args = TrainingArguments(
             rate=self._rate.value,
@@ -373,21 +380,14 @@ class TrainingRun:
         """Tokens that are computed at once, at most."""
         return self._tokens(material.dataset)
 
-    def _attach_media(self, material: TrainingData, plain: Any, host: RankHost | None) -> None:
-        """Let the model read the data's pictures; `RecipeError` where ranks would need them, too."""
+    def _attach_media(self, material: TrainingData, plain: Any) -> None:
+        """Let the model read the data's pictures; `RecipeError` for a training that is private."""
         from luthier.models.media.towers import find_towers
 
         material.attach_media(plain)
         if self._step.privacy is not None and find_towers(plain) is not None:
             what = "a model that reads pictures is not tuned privately yet"
             raise RecipeError(what, where=SourceLocation(field="privacy"), hint="leave `privacy` out")
-        if host is not None and find_towers(plain) is not None:
-            hint = "leave `processes` out; `parts` without it is computed by threads"
-            raise RecipeError(
-                "a model that reads pictures is tuned by one process",
-                where=SourceLocation(field="processes"),
-                hint=hint,
-            )
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what moves."""
@@ -396,6 +396,7 @@ class TrainingRun:
         with silence_peft_warnings():
             model = self._technique.adapt(plain, self._work.seed)
         self._technique.check_saved(model)
+        self._check_part_rates(model)
         return model
 
     def _plan_privacy(self, material: TrainingData, sampler: BatchSampler) -> PrivateSteps | None:
@@ -465,9 +466,12 @@ class TrainingRun:
         """Compute parts of another process' training, which writes all files; returns at its end."""
         import torch
 
+        from luthier.artifacts.media import MediaReader
+        from luthier.chat.messages import Media
         from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.load import pick_dtype
+        from luthier.models.media.towers import attach_media
         from luthier.models.packing.logprobs import clear_forward_mode
         from luthier.tune.teacher import open_teacher
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
@@ -482,6 +486,12 @@ class TrainingRun:
         torch.set_num_threads(1)
         begin = group.receive(0)
         plain = self._open(pick_dtype(step.dtype), ObjectiveContext(classes=begin["classes"], seed=begin["seed"]))
+        text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
+        read_media = MediaReader(self._work.inputs["data"]).read
+        if text.media is not None:
+            for known in begin["media"]:
+                text.media.meet(Media.model_validate(known))
+        attach_media(plain, text.media, read_media)
         model = self._adapt(plain)
         critic = self._critic(model)
         receive_weights(group, model)
@@ -492,8 +502,7 @@ class TrainingRun:
         updater = MixedPrecisionOptimizer(model, settings)
         teacher = None
         if objective.needs_teacher and not objective.stored:
-            text = ChatTokenizer.load(self._base, before=PromptPrefix.of(self._model))
-            teacher = open_teacher(self._work.inputs["teacher"], step.dtype, text)
+            teacher = open_teacher(self._work.inputs["teacher"], step.dtype, text, read_media)
         packs = PackReader(model, objective, updater, teacher, critic)
         reader = PartReader(packs, updater, seed=begin["seed"], parts=begin["parts"])
         with enable_dropout(model, objective):
@@ -515,14 +524,32 @@ class TrainingRun:
         return Critic(model, policy.value_loss)
 
     def _rate_of(self, name: str) -> float:
-        """The factor on a parameter's learning rate: the technique's, and the critic's own."""
-        own = self._technique.rate_of(name)
+        """The factor on a parameter's learning rate: the technique's, its part's, and the critic's own."""
+        own = self._technique.rate_of(name) * self._part_rate(name)
         policy = self._step.objective
         if isinstance(policy, ActorCritic):
             from luthier.tune.training.critic import is_critic_parameter
 
             own *= policy.value_rate if is_critic_parameter(name) else 1.0
         return own
+
+    def _part_rate(self, name: str) -> float:
+        """The factor on the learning rate of the part of the model that a parameter belongs to; a critic is none."""
+        from luthier.tune.training.critic import is_critic_parameter
+
+        rates = self._step.part_learning_rates
+        if not rates or is_critic_parameter(name):
+            return 1.0
+        return rates.get(find_part(name), self._rate.value) / self._rate.value
+
+    def _check_part_rates(self, model: Any) -> None:
+        """`RecipeError` for the rate of a part of which nothing moves."""
+        moving = {find_part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for part in self._step.part_learning_rates:
+            if part not in moving:
+                what = f"a learning rate is given for {part}, and nothing of it moves; what does: {', '.join(moving)}"
+                hint = f"leave {part} out, or let it move: `on` of lora, `names` of layers"
+                raise RecipeError(what, where=SourceLocation(field="part_learning_rates"), hint=hint)
 
     def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
         """The plain model to be made trainable, under the head that the objective needs."""

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from luthier.chat.messages import Message
 from luthier.data.ops.part import ShardOperator
 from luthier.data.row import Row
+from pictured import picture, shown
 
 
 def rows() -> list[Row]:
@@ -33,6 +34,22 @@ def test_parts_share_nothing_and_leave_nothing_out() -> None:
     assert {drop.reason for drop in dropped.values()} == {
         "of part 1, and part 2 is kept", "of part 3, and part 2 is kept"
     }  # fmt: skip
+
+
+def test_parts_of_rows_with_pictures_share_no_picture() -> None:
+    """One question about each of many pictures, and another about each: the picture decides."""
+    given = [
+        Row(2 * at + turn, f"{2 * at + turn:016x}", "csv", "f.csv", at + 2, "chat",
+            (*shown(f"question {turn}", media, answer="yes"),))
+        for at, media in enumerate(picture(seed, 4, 4)[0] for seed in range(60)) for turn in range(2)
+    ]  # fmt: skip
+    kept = [
+        {row.media_key for at, row in enumerate(given) if at not in ShardOperator(number=number).apply(given).drops}
+        for number in (1, 2)
+    ]
+    assert not kept[0] & kept[1]
+    assert sum(map(len, kept)) == 60
+    assert all(15 < len(some) < 45 for some in kept)
 
 
 def test_a_part_that_is_not_there_is_refused() -> None:

@@ -103,11 +103,10 @@ def build_remedies(workspace: Workspace, file: Path, step: str | None) -> tuple[
 
     where = SourceLocation(file=str(file))
     plan = load_made_plan(workspace, file, "influence").plan
-    made = [planned for planned in plan if planned.step.makes == "influence" and planned.cached]
-    chosen = [planned.name for planned in made if step in (None, planned.name)]
+    asking = [planned for planned in plan if planned.step.makes == "influence" and step in (None, planned.name)]
+    chosen = [planned.name for planned in asking if planned.cached]
     if not chosen:
-        hint = "add a step `kind: influence` to it, and run it"
-        raise InputError("no step of this recipe has asked which rows teach", where=where, hint=hint)
+        raise _nothing_asked(file, [planned.name for planned in asking], step)
     text, decisions = file.read_text(encoding="utf-8"), dict[str, str]()
     for step_findings in list_step_findings(plan):
         for finding in step_findings.findings.findings:
@@ -115,8 +114,20 @@ def build_remedies(workspace: Workspace, file: Path, step: str | None) -> tuple[
                 text = _mended(text, file, step_findings.data, _settings(plan, step_findings.step, finding))
                 decisions[f"{step_findings.data}.ops"] = f"exclude_ids: {finding.sentence}"
     if not decisions:
-        raise InputError("no row was found that hurts", where=where, hint="nothing is to mend")
+        hint = f"there is nothing to mend; `luthier show {file.name}:{chosen[0]}` tells which rows taught most"
+        raise InputError("no row was found that hurts", where=where, hint=hint)
     return text, decisions
+
+
+def _nothing_asked(file: Path, asking: Sequence[str], step: str | None) -> InputError:
+    """That no step `influence` was made: either there is none, or it has not run since the recipe changed."""
+    where = SourceLocation(file=str(file))
+    if asking:
+        what = f"the step `{asking[0]}` has not been run as the recipe stands"
+        return InputError(what, where=where, hint=f"run it: luthier run {file.name} --only {asking[0]}")
+    named = "" if step is None else f" {step[:80]!r}"
+    hint = "add a step `kind: influence` to it (and `keep_states: 4` to the step that tunes), and run it"
+    return InputError(f"the recipe has no step{named} of kind `influence`", where=where, hint=hint)
 
 
 def _settings(plan: RecipePlan, step: str, finding: Finding) -> dict[str, Any]:

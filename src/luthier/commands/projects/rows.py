@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +13,9 @@ from urllib.parse import urlencode
 
 from luthier.artifacts.dataset import list_splits
 from luthier.artifacts.findings import EVENTS, format_file_location
+from luthier.chat.messages import MEDIA_MARK, Media
 from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 PAGE = 50
 """Rows of a page."""
 _SHOWN_CHARS = 400
+_SHOWN_MEDIA = 3
+"""Pictures and sounds of a row that a table shows."""
+_THUMBNAIL_SIDE = 96
 _MOST_CHOICES = 200
 _MOST_VALUES = 24
 """A column of more different values makes no slices."""
@@ -65,6 +71,8 @@ class DatasetRow(NamedTuple):
     prompt: str
     answer: str
     reason: str
+    media: tuple[Media, ...] = ()
+    """What its turns show and play, the first few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +347,23 @@ def _take(frame: pl.LazyFrame, page: int, count: int | None, order: pl.Series | 
     return taken, int(counted.item())
 
 
+def preview_rows(dataset: Artifact, media: Iterable[Media], side: int = _THUMBNAIL_SIDE) -> dict[str, str]:
+    """Small copies of pictures and sounds as data URLs, by digest; what cannot be read is left out."""
+    from luthier.artifacts.media import MediaReader
+    from luthier.chat.media_preview import preview_media
+
+    found: dict[str, str] = {}
+    with MediaReader(dataset) as reader:
+        for medium in media:
+            if medium.digest not in found:
+                with suppress(LuthierError):  # gone, broken, or no library here: the page names it all the same
+                    found[medium.digest] = preview_media(medium, reader.read(medium.digest), side).url
+    return found
+
+
 def _row(values: dict[str, Any]) -> DatasetRow:
     prompt, answer = _texts(values["messages"]) if values["split"] != "dropped" else (values["messages"], "")
+    media = list_turn_media(json.loads(values["messages"])) if values["split"] != "dropped" else []
     return DatasetRow(
         id=values["id"],
         location=format_file_location(values["file"], values["line"]),
@@ -349,14 +372,20 @@ def _row(values: dict[str, Any]) -> DatasetRow:
         prompt=_short(prompt),
         answer=_short(answer),
         reason=values["reason"],
+        media=tuple(media[:_SHOWN_MEDIA]),
     )
+
+
+def list_turn_media(turns: Iterable[Mapping[str, Any]]) -> list[Media]:
+    """The pictures and sounds of turns as a data set stores them, in order."""
+    return [Media.model_validate(medium) for turn in turns for medium in turn.get("media") or ()]
 
 
 def _texts(messages: str) -> tuple[str, str]:
     """What the user wrote last and what was answered, of a row's messages."""
     turns = json.loads(messages)
     answer = turns[-1].get("content") or "" if turns and turns[-1]["role"] == "assistant" else ""
-    prompts = [turn.get("content") or "" for turn in turns if turn["role"] == "user"]
+    prompts = [(turn.get("content") or "").replace(MEDIA_MARK, " ").strip() for turn in turns if turn["role"] == "user"]
     return str(prompts[-1] if prompts else ""), str(answer)
 
 

@@ -207,11 +207,15 @@ def format_marks(value: Any, kind: str, column: str) -> str:
 
 
 def put_marks_first(messages: Sequence[Message], addresses: Mapping[str, Sequence[str]]) -> tuple[Message, ...]:
-    """Turns without any mark, with marks for these media (by column) before what the user says first."""
+    """Turns without any mark, with marks for these media (by column) before what the user says first; in a turn of
+    their own where the user says nothing, as of a sound and its transcript."""
     marks = "".join(f"<{kind}>" * len(addresses.get(column, ())) for kind, column in COLUMNS.items())
     if not marks or any(_MARK.search(message.content) for message in messages):
         return tuple(messages)
     first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
+    if first is None and any(message.role == "assistant" for message in messages):  # a sound and its transcript
+        place = next(index for index, message in enumerate(messages) if message.role == "assistant")
+        return (*messages[:place], Message(role="user", content=marks), *messages[place:])
     if first is None:
         raise UnusableRowError("its columns hold media, and no turn of a user can show them")
     content = f"{marks}\n{messages[first].content}" if messages[first].content else marks

@@ -154,9 +154,8 @@ class MediaIntake:
                 self._writer.add(kept.media, kept.content)
                 if self._shared is not None:
                     self._shared.write(kept)
-        for content in contents:
-            for name in list_metadata(content):
-                self.metadata.setdefault(name, Counter())[kind] += 1
+        for name in dict.fromkeys(name for content in contents for name in list_metadata(content)):
+            self.metadata.setdefault(name, Counter())[found[0].media.kind] += 1
         media = tuple(kept.media for kept in found)
         if len(address) <= _LONG:
             self._known[key] = media

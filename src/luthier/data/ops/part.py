@@ -1,4 +1,4 @@
-"""One of several parts of the rows that have no prompt in common."""
+"""One of several parts of the rows that have no prompt, and no picture, in common."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from luthier.data.row import Row
 
 class ShardOperator(RowOperator):
     """Keep one of several equal, disjoint shards of the rows, assigned by prompt: two shards never share a prompt.
+
+    Rows with pictures or sounds are assigned by these alone: two shards never share one.
 
     For models that must not have learnt the same rows, such as a reward model that is learnt from and another one by
     which the result is judged. It never suggests itself.
@@ -35,7 +37,7 @@ class ShardOperator(RowOperator):
 
     def apply(self, rows: Sequence[Row]) -> OperatorResult:
         """Drop the rows of the other parts."""
-        part_numbers = [1 + _place(row.prompt, self.of) for row in rows]
+        part_numbers = [1 + _place(row.media_key or row.prompt, self.of) for row in rows]
         return OperatorResult(
             drops={
                 at: Drop(f"of part {part_number}, and part {self.number} is kept")
@@ -45,5 +47,5 @@ class ShardOperator(RowOperator):
         )
 
 
-def _place(prompt: str, parts: int) -> int:
-    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % parts
+def _place(key: str, parts: int) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % parts

@@ -18,6 +18,7 @@ from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
 from luthier.eval.report.collect_explanations import explanation_facts, model_explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
+from luthier.eval.report.collect_media import add_row_media
 from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
 from luthier.eval.report.facts.explanation import InfluenceFacts
@@ -114,7 +115,8 @@ def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     models = tuple(_with_metrics(model, metrics) for model in facts.models)
     everything = tuple(_rows(artifact, summary.split)) if facts.rows <= MOST_ROWS else ()
     probed = _probed(artifact)
-    return facts.model_copy(update={"models": models, "everything": everything, "probed": probed})
+    facts = facts.model_copy(update={"models": models, "everything": everything, "probed": probed})
+    return add_row_media(facts, artifact, summary.split)
 
 
 def _probed(evaluation: Artifact) -> tuple[ComparisonFact, ...]:

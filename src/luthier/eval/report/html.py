@@ -29,7 +29,7 @@ def render_report_page(facts: ReportFacts) -> str:
     """The page as text; the same facts give the same text."""
     style, script = _style(), _asset("page.js")
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
-    policy = f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html.jinja")
     return template.render(facts=facts, pictures=ReportCharts(), style=style, script=script, policy=policy)
 

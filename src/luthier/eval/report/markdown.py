@@ -209,7 +209,9 @@ def _influence(facts: InfluenceFacts) -> list[str]:
         f"when retrained, without as many random rows by {removal.random.value:+.3g}."
         for removal in (summary.verification.removals if summary.verification is not None else ())
     ]
-    return [title, escape_markdown(" ".join([summary.sentence, *removals])), render_markdown_table(_INFLUENCE, rows)]
+    tested = [summary.significance.sentence] if summary.significance is not None else []
+    said = escape_markdown(" ".join([summary.sentence, *tested, *removals]))
+    return [title, said, render_markdown_table(_INFLUENCE, rows)]
 
 
 _INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")

@@ -325,16 +325,18 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
 
 
 def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
-    """How much of the score needs the pictures, where rows have some."""
+    """How much of the score needs the pictures or sounds, where rows have some."""
     blind = next((model for model in facts.models if model.name == BLIND), None)
     comparison = facts.compared(tuned.name, BLIND, facts.main_metric) if blind is not None else None
     if blind is None or comparison is None:
         return ""
-    shown = f"shown grey pictures, the same model scores {_said(blind, facts.main_metric)}"
+    silent = blind.title.endswith("silence")
+    shown, needed = ("given silence", "the sounds") if silent else ("shown grey pictures", "the pictures")
+    shown = f"{shown}, the same model scores {_said(blind, facts.main_metric)}"
     shown += format_interval_and_p(comparison)
     if classify_comparison(comparison) == "better":
-        return f" Of that, {format_points(comparison.difference, facts.main_metric)} need the pictures: {shown}."
-    return f" That it needs the pictures is not shown: {shown}."
+        return f" Of that, {format_points(comparison.difference, facts.main_metric)} need {needed}: {shown}."
+    return f" That it needs {needed} is not shown: {shown}."
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

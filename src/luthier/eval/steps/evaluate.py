@@ -29,6 +29,7 @@ from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
     from luthier.eval.ask import InferenceSettings
+    from luthier.eval.blind import EvalMedia
     from luthier.eval.evaluator import ModelResult
     from luthier.eval.probe import ProbeContext
     from luthier.eval.task import HeldOutTask, TaskType
@@ -123,7 +124,7 @@ class Evaluate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.blind import shows_pictures
+        from luthier.eval.blind import EvalMedia, list_media_kinds
         from luthier.eval.cost import measure_answer_speed
         from luthier.eval.evaluator import (
             apply_label_thresholds,
@@ -144,9 +145,10 @@ class Evaluate(Step):
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("compare_with"))
         question = self._question(metrics, get_judge_rubric(model) if task.pairs else None)
-        blind = shows_pictures(task) and not is_endpoint(model)
+        media = EvalMedia(data)
+        blind = set() if is_endpoint(model) else list_media_kinds(task)
         speaking = apply_label_thresholds(
-            build_evaluated_models(artifacts, question, work, blind=blind), work.inputs.get("thresholds")
+            build_evaluated_models(artifacts, question, work, media, blind=blind), work.inputs.get("thresholds")
         )
         learning = build_trained_baselines(baselines, data, model)
         answer_cache = open_evaluation_cache(work)
@@ -154,7 +156,7 @@ class Evaluate(Step):
         models += evaluate_baselines(learning, task, seconds)
         models = self._judged(attach_scorer_columns(models, self.scorers, task, work), task, work)
         started = time.perf_counter()
-        self.write(task, metrics, models, work, [*speaking, *learning])
+        self.write(task, metrics, models, work, [*speaking, *learning], media)
         seconds["measuring"] = time.perf_counter() - started
         return {
             "seconds": seconds,
@@ -271,8 +273,10 @@ class Evaluate(Step):
         models: list[ModelResult],
         work: StepContext,
         voices: Sequence[EvalModel] = (),
+        media: EvalMedia | None = None,
     ) -> None:
-        """Measure replies and write the artifact; probes may ask the `build_evaluated_models`."""
+        """Measure replies and write the artifact; probes may ask the `build_evaluated_models`, and show them `media`
+        of their own."""
         from luthier.artifacts.findings import PROBED
         from luthier.artifacts.findings import dump_probe_rows as write_probed
         from luthier.eval.defaults import choose_probes
@@ -301,6 +305,7 @@ class Evaluate(Step):
             },
             recipe_dir=work.recipe_dir,
             events=work.events,
+            media=media,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
         whole = context.of_last_turns()

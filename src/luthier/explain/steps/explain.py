@@ -43,9 +43,9 @@ class Explain(Step):
     methods: Annotated[tuple[Explainer, ...] | None, Field(min_length=1), BasicMarker()] = None
     """The explainers; `random` always comes with them. Left out: attnlrp, leave_one_out, integrated_gradients and
     gradient_x_input, or leave_one_out and shapley where the weights are not here."""
-    units: Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches"] = "words"
-    """What is scored, the same for all rows. Pictures are always cut into patches; with `patches`, the text of each
-    message is one unit."""
+    units: Literal["turns", "documents", "shots", "sentences", "words", "tokens", "patches", "seconds"] = "words"
+    """What is scored, the same for all rows. Pictures are always cut into patches, and sounds into seconds or parts of
+    them; with `patches` or `seconds`, the text of each message is one unit."""
     answers: Literal["own", "reference"] = "own"
     """Whether the model's own answers are explained, or those of the rows."""
     split: Literal["test", "validation", "train"] = "test"

@@ -21,6 +21,7 @@ from transformers import AttentionInterface, PreTrainedConfig
 
 from luthier.models.attention.backends import AttentionParams, dense_pack_attention
 from luthier.models.attention.cpu import AttentionPlan
+from luthier.models.attention.cross import get_cross_attention
 from luthier.models.attention.prefix import PackPrefixKV
 from luthier.models.attention.select import run_attention_backend
 from luthier.models.gradient_rules import apply_attention_rule
@@ -65,6 +66,8 @@ def context_attention(
     context = _CONTEXT.get()
     if context is None:
         raise RuntimeError(f"attention {NAME!r} is chosen by `use_attention`, not by a configuration")
+    if (cross := get_cross_attention(module)) is not None:
+        return cross.attend(module, query, query.shape[-1] ** -0.5 if scaling is None else scaling), None
     query, key, value = apply_attention_rule(query, key, value)
     return context.attend(module, query, key, value, attention_mask, scaling, kwargs), None
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.models.attention import use_attention
+from luthier.models.attention.cross import CrossAttention, use_cross_attention
 from luthier.models.generation.kv_cache import ForwardBatch, KVCache, KVCacheAttention
 from luthier.models.generation.sampling import BASE
 from luthier.models.kernels.linear_ops import (
@@ -230,13 +231,26 @@ class ModuleDecoder:
         self._layers = [layer for layer in model.modules() if _is_plain(layer)]
         self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
-    def read(self, ids: Tensor, visit: ForwardBatch, positions: Tensor | None = None) -> Tensor:
-        """(T, width) hidden states from (T,) ids; `positions` (3, 1, T) where media turn them otherwise."""
+    def read(
+        self,
+        ids: Tensor,
+        visit: ForwardBatch,
+        positions: Tensor | None = None,
+        cross: CrossAttention | None = None,
+    ) -> Tensor:
+        """(T, width) hidden states from (T,) ids; `positions` (3, 1, T) where media turn them otherwise, `cross` what
+        they attend to beside their own lines."""
         kernels = get_row_kernels()
         alone = self._adapted if kernels is not None else []
         attention, inputs = KVCacheAttention(self._past, visit), build_decoder_inputs(self._model, ids[None])
+        inputs |= cross.inputs if cross is not None else {}
         positions = visit.positions[None] if positions is None else positions
-        with use_attention(attention), use_peft_forward(alone), _multiplying(self._layers, kernels):
+        with (
+            use_attention(attention),
+            use_cross_attention(cross),
+            use_peft_forward(alone),
+            _multiplying(self._layers, kernels),
+        ):
             states: Tensor = self._decoder(**inputs, position_ids=positions, use_cache=False).last_hidden_state
         return states[0]
 

@@ -26,17 +26,18 @@ import inspect
 from array import array
 from collections.abc import Hashable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from luthier.chat.media import MEDIA_IDS, list_media_keys
+from luthier.chat.media import MEDIA_IDS, get_media_key, list_media_keys
 from luthier.core.errors import DataError, ModelError
 from luthier.models.adapters import SoftPrompt, compute_soft_prompt, get_cache_argument_name
 from luthier.models.attention.backends import AttentionParams
+from luthier.models.attention.cross import CrossAttention
 from luthier.models.generation.cpu_decoder import (
     CompiledDecoder,
     ModuleDecoder,
@@ -61,11 +62,13 @@ from luthier.models.generation.sampling import (
     SamplingParams,
     Stop,
     TokenOutput,
+    read_suppressed_tokens,
     should_stop,
 )
 from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
+from luthier.models.media.encoder_decoder import attends_to_encoder, build_cross_attention, get_context_length
 from luthier.models.media.inputs import compute_row_positions, sees_media_whole, turns_by_grid
 from luthier.models.media.towers import find_towers
 from luthier.models.media.whole import GenerationRow, explain_media_alone, reads_media_at_once, reads_prefix_whole
@@ -407,7 +410,8 @@ class BatchedReader:
             some = [portions[at] for at in indices]
             ids, visit, lasts = self._laid_out(some)
             with activate_adapter(self._whole, adapter):
-                rows = self._logits(self._plugged.read(ids, visit, self._turned(some)).index_select(0, lasts))
+                states = self._plugged.read(ids, visit, self._turned(some), self._cross(some))
+                rows = self._logits(states.index_select(0, lasts))
             logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
         return (
@@ -420,6 +424,12 @@ class BatchedReader:
             return None
         positions = [position for line, count in portions for position in line.positions(self._model, count)]
         return torch.tensor(positions, device=self._device).T[:, None]
+
+    def _cross(self, portions: Sequence[PrefillChunk]) -> CrossAttention | None:
+        """What the new tokens of each line attend to, where a decoder attends to an encoder."""
+        if not attends_to_encoder(self._model):
+            return None
+        return build_cross_attention(self._model, [(get_media_key(line.ask.ids[0]), count) for line, count in portions])
 
     def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:
         """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
@@ -518,6 +528,7 @@ class ContinuousBatchingDecoder:
         self._model = loaded.model
         self._reader = _reader(loaded.model, tokens)
         self._vocabulary = int(unwrap_peft_model(loaded.model).config.get_text_config().vocab_size)
+        self._suppressed = read_suppressed_tokens(loaded.model, self._vocabulary)
         self._portion = portion
         self._lines: dict[int, SequenceState] = {}
         self._done: dict[int, SequenceState] = {}
@@ -537,6 +548,10 @@ class ContinuousBatchingDecoder:
             id_ for id_ in ask.ids if not 0 <= id_ < self._vocabulary and not (reads_media and id_ >= MEDIA_IDS)
         ]:
             raise DataError(f"the prompt has the token {unknown[0]}; the model knows 0 to {self._vocabulary - 1}")
+        if attends_to_encoder(unwrap_peft_model(self._model)) and ask.ids[0] < MEDIA_IDS:
+            raise DataError("the model transcribes sounds, and the prompt has none", hint="give one sound")
+        if self._suppressed is not None:
+            ask = replace(ask, allowed=self._suppressed.without(ask.allowed))
         if ask.max_new_tokens < 1:
             raise DataError(f"{ask.max_new_tokens} new tokens are asked", hint="ask for one at least")
         end = min(len(ask.ids) + ask.max_new_tokens, context)
@@ -591,8 +606,8 @@ class ContinuousBatchingDecoder:
     @property
     def context(self) -> int:
         """How many tokens the model reads at once, virtual ones taken off."""
-        config = unwrap_peft_model(self._model).config.get_text_config()
-        return (getattr(config, "max_position_embeddings", None) or 1 << 40) - compute_soft_prompt(self._model).count
+        config = unwrap_peft_model(self._model).config
+        return (get_context_length(config) or 1 << 40) - compute_soft_prompt(self._model).count
 
     @property
     def cached(self) -> int:

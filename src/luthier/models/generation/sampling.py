@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 BASE = ""
@@ -68,6 +69,39 @@ class TokenOutput(NamedTuple):
     """The likeliest tokens and their log-probabilities, likeliest first."""
     finish: Finish | None
     """Why this was the last one: a stop, or the length asked or that the model reads; None where it goes on."""
+
+
+class SuppressedTokens(NamedTuple):
+    """What a model never writes, as its generation settings say (`suppress_tokens`, `begin_suppress_tokens`)."""
+
+    allowed: Tensor
+    """(vocab,) bool: what may be written anywhere."""
+    at_begin: Tensor
+    """(vocab,) bool: what may be written first."""
+
+    def without(self, other: Allowed | None) -> Allowed:
+        """What may come next, when something else is asked besides."""
+
+        def allowed(written: Sequence[int]) -> Tensor:
+            own = self.allowed if written else self.at_begin
+            mask = other(written) if other is not None else None
+            return own if mask is None else own & mask.to(own.device)
+
+        return allowed
+
+
+def read_suppressed_tokens(model: Any, vocabulary: int) -> SuppressedTokens | None:
+    """What a model's generation settings suppress; None where nothing is."""
+    settings = getattr(model, "generation_config", None)
+    names = ("suppress_tokens", "begin_suppress_tokens")
+    everywhere, at_begin = ([id_ for id_ in getattr(settings, name, None) or () if id_ < vocabulary] for name in names)
+    if not everywhere and not at_begin:
+        return None
+    allowed = torch.ones(vocabulary, dtype=torch.bool)
+    allowed[everywhere] = False
+    first = allowed.clone()
+    first[at_begin] = False
+    return SuppressedTokens(allowed, first)
 
 
 def should_stop(ids: Sequence[int], stop: Stop) -> bool:

@@ -135,8 +135,9 @@ class LocalLM(LanguageModel):
     @property
     def context(self) -> int:
         """How many tokens the model reads at once."""
-        config = self.loaded.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or 1 << 20)
+        from luthier.models.media.encoder_decoder import get_context_length
+
+        return get_context_length(self.loaded.model.config) or 1 << 20
 
     def with_prompt(self, before: PromptPrefix) -> LocalLM:
         """The same model with another prompt in front."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,18 @@ from luthier.models.describe import read_json_object
 IMAGE_TOKEN = "<image>"  # noqa: S105  # it is no password
 VOCABULARY_UNIT = 64
 """The embeddings are filled up to a multiple of so many rows, as matrix kernels like them."""
-FLATTEN = (
+_FLATTEN = (
     "{%- set flat = namespace(turns=[]) -%}{%- for message in messages -%}"
     "{%- if message['content'] is string or message['content'] is none or message['content'] is not defined -%}"
     "{%- set flat.turns = flat.turns + [message] -%}{%- else -%}"
     "{%- set said = namespace(text='') -%}{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{%- set said.text = said.text + '" + IMAGE_TOKEN + "' -%}"
+    "{%- if part['type'] == 'KIND' -%}{%- set said.text = said.text + 'WRITTEN' -%}"
     "{%- else -%}{%- set said.text = said.text + part['text'] -%}{%- endif -%}{%- endfor -%}"
     "{%- set flat.turns = flat.turns + [dict(message, content=said.text)] -%}{%- endif -%}{%- endfor -%}"
     "{%- set messages = flat.turns -%}"
 )
-"""What lets a template that reads texts read parts: each turn's parts become one text, a token for each picture."""
+"""What lets a template that reads texts read parts: each turn's parts become one text, with what is written for each
+medium."""
 
 
 class VisionEncoder:
@@ -94,16 +96,7 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
 
     The decoder is changed: it gets a row of embeddings for the token of a picture.
     """
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the decoder has no chat template, by which pictures could stand in a conversation",
-            where=SourceLocation(field="decoder"),
-            hint="take a model that was tuned for chat, or give its base step a `chat_template`",
-        )
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, replace_extra_special_tokens=False)
-    tokenizer.chat_template = FLATTEN + tokenizer.chat_template
-    token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    _make_room(decoder, len(tokenizer))
+    token = add_media_tokens(decoder, tokenizer, (IMAGE_TOKEN,), {"image": IMAGE_TOKEN})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LlavaConfig(
@@ -130,6 +123,22 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
         chat_template=tokenizer.chat_template,
     )
     return model, processor
+
+
+def add_media_tokens(decoder: Any, tokenizer: Any, tokens: Sequence[str], written: Mapping[str, str]) -> int:
+    """Give a decoder and its tokenizer special tokens for media, and its chat template what is written for a medium of
+    each kind; returns the first token's id."""
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "the decoder has no chat template, by which pictures and sounds could stand in a conversation",
+            where=SourceLocation(field="decoder"),
+            hint="take a model that was tuned for chat, or give its base step a `chat_template`",
+        )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)}, replace_extra_special_tokens=False)
+    for kind, text in written.items():
+        tokenizer.chat_template = _FLATTEN.replace("KIND", kind).replace("WRITTEN", text) + tokenizer.chat_template
+    _make_room(decoder, len(tokenizer))
+    return int(tokenizer.convert_tokens_to_ids(tokens[0]))
 
 
 def _make_room(decoder: Any, tokens: int) -> None:

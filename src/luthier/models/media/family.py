@@ -1,4 +1,4 @@
-"""How a family of models reads pictures: what is the same in all of them, and the list of those that are known.
+"""How a family of models reads pictures or sounds: what is the same in all of them, and the list of known ones.
 
 A family is one class in one file of `luthier.models.media.families`. A model of a type that no family names is read row
 by row, through its own forward (`luthier.models.media.whole`).
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -28,20 +28,93 @@ class FrozenEncoder(NamedTuple):
     """Whether the first state stands for the whole picture and is left out."""
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights."""
+        return self.layers, self.classes
+
+    @property
     def weight(self) -> Tensor:
         """A weight, of the kind in which it computes."""
         found: Tensor = next(self.encoder.parameters())
         return found
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(pictures, n, width) states that the projector reads."""
         import torch
 
+        pixels = inputs["pixel_values"]
         if not self.layers:
             last: Tensor = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
             return last
         outputs = self.encoder(pixels, output_hidden_states=True, return_dict=True).hidden_states
         return torch.cat([outputs[layer][:, int(self.classes) :] for layer in self.layers], -1)
+
+
+class ImageCount(NamedTuple):
+    """What a picture comes to."""
+
+    features: int
+    """Tokens that stand for it."""
+    patches: int
+    """What its encoder reads."""
+    marks: int = 2
+    """About how many further tokens stand around and between its features."""
+
+    @property
+    def tokens(self) -> int:
+        """All of a row's tokens that come of it."""
+        return self.features + self.marks
+
+
+class MediaSettings(NamedTuple):
+    """What the files of a model say of its pictures."""
+
+    config: Mapping[str, Any]
+    """`config.json`."""
+    processor: Mapping[str, Any]
+    """`processor_config.json`."""
+    images: Mapping[str, Any]
+    """What its image processor is told."""
+
+    @property
+    def vision(self) -> Mapping[str, Any]:
+        """What the configuration says of the encoder."""
+        found: Mapping[str, Any] = self.config.get("vision_config") or {}
+        return found
+
+    def size(self, name: str, usual: int) -> int:
+        """A size of the encoder in pixels: a number, or the first of a pair."""
+        value = self.vision.get(name, usual)
+        return int(value[0] if isinstance(value, list | tuple) else value)
+
+    @property
+    def square(self) -> int:
+        """Patches of a picture of the encoder's own size."""
+        return (self.size("image_size", 224) // self.size("patch_size", 14)) ** 2
+
+
+class FrozenAudioEncoder(NamedTuple):
+    """An encoder of sounds that does not move, below a projector that does and that reads each state by itself."""
+
+    encoder: Any
+    projector: Any
+    read_states: Callable[[Mapping[str, Tensor]], Tensor]
+    """From what a processor makes of one sound to the (n, width) states that the projector reads."""
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What decides the states beside the encoder's weights: nothing."""
+        return ()
+
+    @property
+    def weight(self) -> Tensor:
+        """A weight, of the kind in which it computes."""
+        found: Tensor = next(self.encoder.parameters())
+        return found
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(n, width) states that the projector reads."""
+        return self.read_states(inputs)
 
 
 class MediaFamily:
@@ -70,10 +143,10 @@ class MediaFamily:
                 raise TypeError(f"both {type(_FAMILIES[name]).__name__} and {cls.__name__} read {name!r}")
             _FAMILIES[name] = family
 
-    def read_pictures(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """What a plain model's tower says of pictures, from what its processor makes of them.
+    def read_media(self, model: Any, inputs: Mapping[str, Any]) -> Any:
+        """What a plain model's tower says of media of one kind, from what its processor makes of them.
 
-        `pooler_output` holds their features, one picture after another; `deepstack_features`, where there are any, what
+        `pooler_output` holds their features, one medium after another; `deepstack_features`, where there are any, what
         is added after the decoder's first layers.
         """
         reader = model.get_image_features
@@ -81,11 +154,15 @@ class MediaFamily:
         return reader(**{name: value for name, value in inputs.items() if name in known})
 
     def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-        """Whether two pictures may be read in one call, their inputs one after another."""
+        """Whether two media may be read in one call, their inputs one after another."""
         shapes = {name: value.shape for name, value in one.items()}
         return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
 
-    def find_projection(self, model: Any) -> FrozenEncoder | None:
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """What a picture of so many pixels comes to, told without the model or its processor."""
+        return ImageCount(settings.square, settings.square)
+
+    def find_projection(self, model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
         """The encoder of a plain model and the projector over it, where what lies between is known; else None."""
         return None
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from luthier.chat.media import MEDIA_IDS, get_media_key, get_media_place, list_media_keys
+from luthier.models.media.encoder_decoder import attends_to_encoder, build_transcript_inputs
 from luthier.models.media.family import find_family
 from luthier.models.media.towers import MediaFeatures, MediaTowers, require_towers
 from luthier.models.packing.pack import Pack
@@ -22,6 +23,8 @@ def holds_media(ids: Tensor) -> bool:
 
 def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
     """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
+    if attends_to_encoder(model):
+        return build_transcript_inputs(model, ids)
     if not holds_media(ids):
         return {"input_ids": ids}
     media_mask = ids >= MEDIA_IDS
@@ -38,7 +41,9 @@ def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
 def embed_ids(model: Any, ids: Tensor) -> Tensor:
     """(rows, tokens, width) embeddings of a plain model's ids, media included."""
     inputs = build_decoder_inputs(model, ids)
-    found: Tensor = inputs["inputs_embeds"] if "inputs_embeds" in inputs else model.get_input_embeddings()(ids)
+    if "inputs_embeds" not in inputs:
+        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs["input_ids"])
+    found: Tensor = inputs["inputs_embeds"]
     return found
 
 
@@ -99,11 +104,12 @@ def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tu
     found: list[tuple[int, int, int]] = []
     following, base = walk
     for token in ids:
-        if token < MEDIA_IDS:
+        grid = towers.processor.get(get_media_key(token)).grid if token >= MEDIA_IDS else (0, 0, 0)
+        if not any(grid):  # text, or a sound
             found.append((following, following, following))
             following += 1
             continue
-        _, rows, columns = towers.processor.get(get_media_key(token)).grid
+        _, rows, columns = grid
         offset = get_media_place(token)
         if not offset:
             base, following = following, following + max(rows, columns)

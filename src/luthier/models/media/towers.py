@@ -1,8 +1,9 @@
 """The features of media: towers run outside of packed attention, once a step for each distinct medium.
 
 Features of a tower that does not learn are kept by medium for as long as there is room, and so are the states of an
-encoder below a projector that learns. A tower that learns runs once a step: packs read its features as leaves, the
-gradients of the leaves are summed over packs, and go back through the tower once.
+encoder below a projector that learns: in memory, and where a folder is given, on the disk for later runs. A tower that
+learns runs once a step: packs read its features as leaves, the gradients of the leaves are summed over packs, and go
+back through the tower once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate
+from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -22,8 +24,17 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from luthier.chat.media import MediaProcessor, list_media_keys
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
-from luthier.models.media.family import FrozenEncoder, MediaFamily, explain_alone, find_family, list_family_types
+from luthier.models.media.family import (
+    FrozenAudioEncoder,
+    FrozenEncoder,
+    MediaFamily,
+    explain_alone,
+    find_family,
+    list_family_types,
+)
+from luthier.models.media.feature_files import FeatureFiles, name_tower
 from luthier.models.packing.pack import TokenRow
 from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
@@ -38,7 +49,8 @@ class MediaFeatures(NamedTuple):
     """What a tower says of one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings."""
+    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    to."""
     deep: tuple[Tensor, ...] = ()
     """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
 
@@ -69,10 +81,14 @@ class MediaFeatures(NamedTuple):
 class MediaTowers:
     """Reads media for one model; with its weights as they are, and never with a pack's attention."""
 
-    def __init__(self, processor: MediaProcessor, read_media: ReadMedia) -> None:
-        self.processor, self._read = processor, read_media
+    def __init__(self, processor: MediaProcessor, read_media: ReadMedia, kept: Path | None = None) -> None:
+        """`kept`: the folder in which what frozen towers say is kept for later runs; None: nowhere."""
+        self.processor, self._read, self._kept = processor, read_media, kept
         self._features, self._states = _Shelf(), _Shelf()
+        self._files: dict[str, FeatureFiles] = {}
         self._lock = RLock()
+        self._own_forwards = 0
+        """Layers before the decoder that had a forward of their own when a picture was read last."""
 
     def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
         """Whether it reads so already."""
@@ -92,35 +108,84 @@ class MediaTowers:
             return self.run(model, [key])[0].detached()
 
         with self._lock, torch.no_grad():
-            if any(map(_moves, _tower_modules(model))):
+            modules = list(_tower_modules(model))
+            if any(map(_moves, modules)):
                 self._features.clear()
                 return read()
-            return self._features.get(key, read)
+            return self._features.get(key, lambda: self._find(model, modules, key, read))
+
+    def _find(
+        self, model: Any, modules: Sequence[Any], key: int, make: Callable[[], MediaFeatures], *about: Any
+    ) -> MediaFeatures:
+        """What frozen modules say of a medium, from the disk where it is kept there; else it is made, and kept."""
+        if self._kept is None:
+            return make()
+        name = f"{[id(module) for module in modules]} {torch.get_num_threads()}"
+        if name not in self._files:  # frozen weights stay as they are
+            tower = name_tower(modules, model, self.processor.digest, *about)
+            self._files[name] = FeatureFiles(self._kept, tower)
+        files, digest = self._files[name], self.processor.get(key).media.digest
+        if (tensors := files.read(digest)) is not None:
+            device = next(model.parameters()).device
+            first, *others = (value.to(device) for value in tensors)
+            return MediaFeatures(first, tuple(others))
+        found = make()
+        files.write(digest, found.tensors)
+        return found
 
     def run(self, model: Any, keys: Sequence[int]) -> list[MediaFeatures]:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
+        self._settle(model, keys[0])
+        if model.config.model_type in SPEECH_TYPES:
+            from luthier.models.media.encoder_decoder import encode_sounds
+
+            sounds = [self._inputs(key, next(tower_parameters(model))) for key in keys]
+            return [MediaFeatures(states) for states in encode_sounds(model, sounds)]
         if (split := _find_frozen_encoder(model)) is not None:
-            return self._project(split, keys)
+            return self._project(model, split, keys)
         self._states.clear()
         family = require_family(model)
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
         found: list[MediaFeatures] = []
         for batch in _batches(inputs, family):
-            outputs = family.read_pictures(model, batch)
+            outputs = family.read_media(model, batch)
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
-    def _project(self, split: FrozenEncoder, keys: Sequence[int]) -> list[MediaFeatures]:
+    def _settle(self, model: Any, key: int) -> None:
+        """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
+        same input, and multiply together from then on; no number may depend on which picture comes first."""
+        from luthier.models.media.encoder_decoder import encode_sounds
+
+        with self._lock, torch.no_grad():
+            own = sum("forward" in part.__dict__ for module in _tower_modules(model) for part in module.modules())
+            if own == self._own_forwards:
+                return
+            inputs = self._inputs(key, next(tower_parameters(model)))
+            for _ in range(2):
+                if model.config.model_type in SPEECH_TYPES:
+                    list(encode_sounds(model, [inputs]))
+                else:
+                    require_family(model).read_media(model, inputs)
+            self._own_forwards = own
+
+    def _project(
+        self, model: Any, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]
+    ) -> list[MediaFeatures]:
         """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
-                return MediaFeatures(split.encode(self._inputs(key, split.weight)["pixel_values"]))
+                return MediaFeatures(split.encode(self._inputs(key, split.weight)))
+
+        def find(key: int) -> MediaFeatures:
+            about = ["states", *split.settings]
+            return self._find(model, [split.encoder], key, lambda: encode(key), *about)
 
         with self._lock:
-            states = [self._states.get(key, lambda key=key: encode(key)).embeddings for key in keys]  # type: ignore[misc]
+            states = [self._states.get(key, lambda key=key: find(key)).embeddings for key in keys]  # type: ignore[misc]
         alike = len({value.shape for value in states}) == 1
         features = split.projector(torch.cat(states)) if alike else [split.projector(value) for value in states]
         return [MediaFeatures(own) for own in _apart(features, [self.processor.get(key).count for key in keys])]
@@ -162,7 +227,7 @@ class _Shelf:
         self._held = 0
 
 
-def _find_frozen_encoder(model: Any) -> FrozenEncoder | None:
+def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
     found = require_family(model).find_projection(model)
     return found if found is not None and not _moves(found.encoder) and _moves(found.projector) else None
@@ -177,6 +242,8 @@ def _moves(module: Any) -> bool:
 
 def _tower_modules(model: Any) -> Iterator[Any]:
     """The encoders and projectors of a model."""
+    if model.config.model_type in SPEECH_TYPES:
+        return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
     return (module for name, module in model.named_modules() if name.rpartition(".")[2] in names)
 
@@ -184,14 +251,15 @@ def _tower_modules(model: Any) -> Iterator[Any]:
 _TOWERS: WeakKeyDictionary[torch.nn.Module, MediaTowers] = WeakKeyDictionary()
 
 
-def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadMedia) -> None:
-    """Let a model read the media that a processor has met; nothing for a model of text alone."""
+def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadMedia, kept: Path | None = None) -> None:
+    """Let a model read the media that a processor has met; nothing for a model of text alone. `kept` is a folder for
+    what its towers say while they are frozen, which later runs find."""
     inner = unwrap_peft_model(model)
     if processor is None:
         return
     towers = _TOWERS.get(inner)
     if towers is None or not towers.reads_by(processor, read_media):
-        _TOWERS[inner] = MediaTowers(processor, read_media)
+        _TOWERS[inner] = MediaTowers(processor, read_media, kept)
 
 
 def require_family(model: Any) -> MediaFamily:
@@ -200,7 +268,7 @@ def require_family(model: Any) -> MediaFamily:
     if family is None or family.alone:
         able = (name for name in list_family_types() if not explain_alone(name))
         raise ModelError(
-            f"a picture's features are not known apart from its row: {explain_alone(model.config.model_type)}",
+            f"features of media are not known apart from their row: {explain_alone(model.config.model_type)}",
             where=SourceLocation(field="model"),
             hint=f"types of models whose are: {', '.join(able)}",
         )

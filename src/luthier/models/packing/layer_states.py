@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.adapters import SoftPrompt, compute_soft_prompt
+from luthier.models.media.encoder_decoder import count_decoder_layers
 from luthier.models.packing.logprobs import (
     _hidden,
     _own_logits,
@@ -146,7 +147,7 @@ class LayerReader:
 
 def find_layers(model: Any) -> torch.nn.ModuleList:
     """A decoder's layers, in order; none where they are not one list of as many modules as its settings say."""
-    decoder, count = find_decoder(model), model.config.get_text_config().num_hidden_layers
+    decoder, count = find_decoder(model), count_decoder_layers(model.config)
     lists = [module for module in decoder.children() if isinstance(module, torch.nn.ModuleList)]
     return next((module for module in lists if len(module) == count), torch.nn.ModuleList())
 

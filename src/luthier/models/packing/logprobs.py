@@ -27,9 +27,16 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.models.adapters import NO_PROMPT, SoftPrompt, compute_soft_prompt
 from luthier.models.attention import PackAttentionState, UnpackableAttentionError, use_pack_attention
+from luthier.models.attention.cross import use_cross_attention
 from luthier.models.attention.prefix import PackPrefixKV, get_active_prefix_kv
 from luthier.models.kernels import gates, norms, rotary
 from luthier.models.kernels.forwards import relative_distance
+from luthier.models.media.encoder_decoder import (
+    attends_to_encoder,
+    build_pack_cross_attention,
+    build_row_states,
+    count_decoder_layers,
+)
 from luthier.models.media.inputs import (
     build_decoder_inputs,
     compute_positions,
@@ -112,6 +119,8 @@ class ForwardMode:
     """Whether the last layer goes on only where somebody reads."""
     turn: int | None = None
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
+    apart: bool = False
+    """Whether rows attend to an encoder, each to its own sound; when they are not packed they are read alone."""
     media_alone: str = ""
     """Why a row with media is read by itself through the model's own forward; empty where it is packed."""
     text_alone: bool = False
@@ -203,8 +212,11 @@ def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixK
     inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
     inputs = build_decoder_inputs(inner, alone.ids[None])  # towers do not attend as packs do
-    with use_pack_attention(alone, prefix_kv=prefix_kv):
-        find_decoder(inner)(**inputs, position_ids=compute_positions(inner, alone), use_cache=False)
+    cross = build_pack_cross_attention(inner, alone) if attends_to_encoder(inner) else None
+    with use_pack_attention(alone, prefix_kv=prefix_kv), use_cross_attention(cross):
+        find_decoder(inner)(
+            **inputs, **(cross.inputs if cross else {}), position_ids=compute_positions(inner, alone), use_cache=False
+        )
     return prefix_kv
 
 
@@ -250,6 +262,8 @@ def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: b
 
 def is_read_packed(how: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
     """Whether a pack is read as it is, rather than in rows side by side."""
+    if how.apart and soft.count:
+        return False  # virtual tokens attend to a sound, and rows have different ones
     turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
     return how.packed and not turned and not _is_alone(how, pack)
 
@@ -275,7 +289,10 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
     read = pad_index_count(sources) if short and 0 < count < pack.tokens - known else None
     inputs = build_decoder_inputs(model, pack.ids[None, known:]) if known else soft.inputs_of(model, pack)
     positions = compute_positions(model, pack)[..., known:]
+    cross = build_pack_cross_attention(model, pack, known) if attends_to_encoder(model) else None
+    inputs |= cross.inputs if cross is not None else {}
     with (
+        use_cross_attention(cross),
         use_pack_attention(
             pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv, mutual=sees_media_whole(model, pack.ids)
         ),
@@ -324,13 +341,16 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
         """(rows, places, x), without the virtual tokens."""
         mask = torch.cat([mask.new_ones(len(mask), soft.count), mask], 1)
         inputs = soft.inputs_of_rows(model, ids, pack, numbers)
+        if attends_to_encoder(model):
+            inputs = {**inputs, **build_row_states(model, ids)}
         if holds_media(ids) and turns_by_grid(model):
             inputs["position_ids"] = _positions_of_rows(model, ids, soft.count)
         output = part(**inputs, **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
         states: Tensor = getattr(output, output_name)
         return states[:, states.shape[1] - ids.shape[1] :]
 
-    if turn is not None and soft.count + longest > turn:
+    alone_each = attends_to_encoder(model) and holds_media(pack.ids)
+    if alone_each or (turn is not None and soft.count + longest > turn):
         alone = torch.cat(
             [read(row[None], torch.ones_like(row)[None], [at])[0] for at, row in enumerate(rows) if len(row)]
         )
@@ -374,6 +394,7 @@ def _find_out(model: Any) -> ForwardMode:
         short=not why and _short(model, probe),
         turn=_turn(config),
         media_alone=explain_media_alone(model),
+        apart=attends_to_encoder(model),
         text_alone=reads_prefix_whole(model),
     )
 
@@ -452,7 +473,7 @@ def _why_not_tried(model: Any, decoder: Any) -> str:
 
 def _why_unknown(config: Any, now: PackAttentionState) -> str:
     """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
-    layers: int = config.num_hidden_layers
+    layers = count_decoder_layers(config)
     if len(now.windows) != layers:
         return f"{len(now.windows)} of its {layers} layers use the attention registry"
     kinds: Sequence[str] = getattr(config, "layer_types", None) or ()
@@ -469,6 +490,8 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
     if type(linear) is not torch.nn.Linear or linear.in_features != hidden.shape[1]:
         return None
     head = OutputHead(linear, _shape(model.config.get_text_config()))
+    if attends_to_encoder(model):  # without a sound, a model that transcribes is a decoder and a linear head
+        return head
     own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
     return head if relative_distance(found, own) <= AGREES[hidden.dtype] else None

@@ -244,6 +244,8 @@ def split_rows(
     rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1
 ) -> list[list[TokenRow]]:
     """The rows of each pack that `build_packs` builds."""
+    if not rows:
+        return []
     read = [list(row.ids[: row.needed]) for row in rows]
     groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
     links = [0, *(common_prefix_length(read[entry[-1]], read[other[0]]) for entry, other in pairwise(groups))]

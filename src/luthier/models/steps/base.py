@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
@@ -45,6 +46,17 @@ class BaseModelStep(Step):
     """Width times height that a picture has at most when a model that reads pictures sees it; a larger one is made
     smaller, wherever the model or one that is tuned from it reads it. When not given, the model's own processor decides
     alone. Fewer pixels are fewer tokens for the families that read pictures in their own size (Qwen-VL)."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """How much of a sound a model that hears or transcribes is given at most; a longer one is cut off after that,
+    wherever the model or one that is tuned from it hears it, and its row is counted as cut. When not given, rows whose
+    sound is longer than the model hears at once are not learnt, and are counted."""
+
+    language: str | None = None
+    """The language of the sounds, by its code (`de`), for a Whisper that knows many; it stands in the tokens that a
+    transcript begins with. When not given, that of the model's own settings, or none."""
+
+    transcription: Literal["transcribe", "translate"] | None = None
+    """What such a Whisper writes: the words that are said (when not given), or their translation into English."""
 
     @model_validator(mode="after")
     def _has_a_template_of_its_own(self) -> Self:
@@ -77,12 +89,20 @@ class BaseModelStep(Step):
             "vocab": description.vocab,
             "context": description.context,
             **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
-            **({"max_pixels": self.max_pixels} if self.max_pixels is not None else {}),
+            **self._settings("max_pixels", "max_seconds", "language", "task"),
         }
-        if self.max_pixels is not None and not description.reads_media:
-            what = f"{card['name']} reads text alone, so max_pixels changes nothing"
-            raise ModelError(what, where=SourceLocation(field="max_pixels"), hint="leave it out")
+        for name, part in (("max_pixels", "vision"), ("max_seconds", "audio")):
+            if self._settings(name) and part not in description.parts:
+                lacks = "reads no pictures" if part == "vision" else "hears nothing"
+                what = f"{card['name']} {lacks}, so {name} changes nothing"
+                raise ModelError(what, where=SourceLocation(field=name), hint="leave it out")
+        if (settings := self._settings("language", "task")) and description.model_type not in SPEECH_TYPES:
+            field = "language" if "language" in settings else "transcription"
+            what = f"{card['name']} does not transcribe, so {field} changes nothing"
+            raise ModelError(what, where=SourceLocation(field=field), hint="leave it out")
         write_json(work.folder / "model.json", card)
+        if description.model_type in SPEECH_TYPES:
+            self._check_language(work.folder)
         if card["licence"] is None:
             work.events.warning("the model states no licence; check that you may use it")
         return {"seconds": time.perf_counter() - started, "bytes": description.disk_bytes}
@@ -124,11 +144,27 @@ class BaseModelStep(Step):
         )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """A model without the setting has the name that it always had."""
+        """A model without these settings has the name that it always had."""
         found = super().hashed_settings()
-        if self.max_pixels is None:
-            del found["max_pixels"]
+        for name in ("max_pixels", "max_seconds", "language", "transcription"):
+            if getattr(self, name) is None:
+                del found[name]
         return found
+
+    def _settings(self, *names: str) -> dict[str, Any]:
+        """What is set of how media are read, as `model.json` tells it."""
+        told = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds, "language": self.language}
+        told["task"] = self.transcription
+        return {name: told[name] for name in names if told[name] is not None}
+
+    def _check_language(self, folder: Path) -> None:
+        """Refuse a language that the model does not know, or one for a model of a single language."""
+        from luthier.chat.speech import SpeechProcessor
+
+        if (self.language or self.transcription) and not SpeechProcessor.load(folder).languages:
+            field = "language" if self.language else "transcription"
+            what = f"the model knows one language, and {field} changes nothing"
+            raise ModelError(what, where=SourceLocation(field=field), hint="leave it out")
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """The chat template that is set, by its contents."""

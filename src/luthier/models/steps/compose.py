@@ -1,4 +1,4 @@
-"""The step that gives a language model eyes: a decoder, an encoder of pictures and a projector become one model."""
+"""The step that gives a language model eyes or ears: a decoder, an encoder and a projector become one model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
-from luthier.core.step import ArtifactSpec, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
-from luthier.models.describe import describe_model_folder, list_weight_files, read_licence
+from luthier.core.step import ArtifactSpec, EncoderRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
+from luthier.models.describe import describe_model_folder, list_weight_files, read_config, read_licence
 from luthier.models.load import find_base_folder, get_model_name, require_local_weights, require_planned_weights
+from luthier.models.shapes import ModelPart
 from luthier.models.source import write_config_dtype, write_json
 
 BYTES_PER_SECOND = 60e6
@@ -48,10 +50,32 @@ class NewEncoder(BaseModel):
         return self
 
 
-class Compose(Step):
-    """Join a language model, an encoder of pictures and a new projector into one model that reads pictures.
+class NewAudioEncoder(BaseModel):
+    """Sizes of an encoder of sounds, Whisper's in kind, that has learnt nothing yet."""
 
-    The model is transformers' LLaVA. The projector has learnt nothing: tune it, first alone and then with adapters.
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
+
+    mel_bands: int = Field(ge=8, le=256)
+    """Bands of the spectrogram that it reads, 100 times a second."""
+    hidden_size: int = Field(default=192, ge=8)
+    """Width of its states; a multiple of `heads`."""
+    layers: int = Field(default=4, ge=1)
+    """Transformer layers."""
+    heads: int = Field(default=3, ge=1)
+    """Attention heads of each layer."""
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size {self.hidden_size} is no even multiple of {self.heads} heads")
+        return self
+
+
+class Compose(Step):
+    """Join a language model, an encoder of pictures or sounds and a new projector into one model.
+
+    A model that sees is transformers' LLaVA; one that hears, by Whisper's encoder, is its Qwen2-Audio. The projector
+    has learnt nothing: tune it, first alone and then with adapters.
     """
 
     kind: Literal["compose"] = "compose"
@@ -59,9 +83,23 @@ class Compose(Step):
 
     decoder: ModelRef = None
     """The step that made the language model; left out, the recipe's own."""
-    encoder: PathText | NewEncoder = NewEncoder()
-    """The folder of a CLIP or SigLIP model, whose encoder is taken as it is; or sizes for a new one, which has learnt
-    nothing and must be tuned as well."""
+    encoder: PathText | NewAudioEncoder | NewEncoder = NewEncoder()
+    """The folder of a CLIP or SigLIP model, or of a Whisper model, whose encoder is taken as it is; or sizes for a new
+    one, which has learnt nothing and must be tuned as well. A new one with `mel_bands` hears."""
+    audio_encoder: EncoderRef = None
+    """The step that made a Whisper model, whose encoder is taken instead of `encoder`."""
+    seconds: int = Field(default=30, ge=1, le=30)
+    """How many seconds a model that hears is given at once. Shorter is quicker where all sounds are short: 25 tokens
+    and 50 places of the encoder a second."""
+
+    @model_validator(mode="after")
+    def _has_one_encoder(self) -> Self:
+        given = self.model_fields_set
+        if self.audio_encoder is not None and "encoder" in given:
+            raise ValueError("give either `encoder` or `audio_encoder`")
+        if "seconds" in given and self.audio_encoder is None and isinstance(self.encoder, NewEncoder):
+            raise ValueError("`seconds` is for a model that hears; leave it out")
+        return self
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write a Hugging Face folder with processor files, and `model.json`."""
@@ -69,7 +107,6 @@ class Compose(Step):
         from transformers import AutoTokenizer
 
         from luthier.models.load import open_merged
-        from luthier.models.media.compose import VisionEncoder, compose_llava
 
         started = time.perf_counter()
         artifact = work.inputs["decoder"]
@@ -77,21 +114,17 @@ class Compose(Step):
         base = find_base_folder(artifact)
         described = describe_model_folder(base)
         dtype = getattr(torch, described.dtype, torch.float32)
-        encoder = (
-            VisionEncoder.new(**self.encoder.model_dump())
-            if isinstance(self.encoder, NewEncoder)
-            else VisionEncoder.open(resolve_path(self.encoder, work.recipe_dir))
-        )
         tokenizer = AutoTokenizer.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
-        model, processor = compose_llava(open_merged(artifact, dtype), tokenizer, encoder, work.seed)
+        model, processor, is_new = self._compose(open_merged(artifact, dtype), tokenizer, work)
         model.save_pretrained(work.folder)
         processor.save_pretrained(work.folder)
         write_config_dtype(work.folder)
         made = describe_model_folder(work.folder)
+        part: ModelPart = "audio" if "audio" in made.parts else "vision"
         card = {
-            "name": f"{get_model_name(artifact)}+vision",
+            "name": f"{get_model_name(artifact)}+{part}",
             "licence": read_licence(base),
-            "origin": f"composed of {get_model_name(artifact)} and {self._encoder_name()}",
+            "origin": f"composed of {get_model_name(artifact)} and {self._encoder_name(work.inputs)}",
             "architecture": made.architecture,
             "parameters": made.parameters,
             "tied": made.tied,
@@ -101,13 +134,35 @@ class Compose(Step):
             "context": made.context,
         }
         write_json(work.folder / "model.json", card)
-        new = "projector" if encoder.weights is not None else "projector and encoder"
-        work.events.note(f"the {new} of {made.parts['projector'] + made.parts['vision']:,} numbers must be tuned")
+        numbers = made.parts["projector"] + (made.parts[part] if is_new else 0)
+        work.events.note(f"the projector{' and encoder' if is_new else ''} of {numbers:,} numbers must be tuned")
         seconds = time.perf_counter() - started
         return {"bytes_per_s": made.disk_bytes / seconds}
 
-    def _encoder_name(self) -> str:
-        return "a new encoder" if isinstance(self.encoder, NewEncoder) else f"the encoder in {Path(self.encoder).name}"
+    def _compose(self, decoder: Any, tokenizer: Any, work: StepContext) -> tuple[Any, Any, bool]:
+        """Model and processor, and whether the encoder has learnt nothing yet."""
+        from luthier.models.media.compose import VisionEncoder, compose_llava
+        from luthier.models.media.compose_audio import AudioEncoder, compose_qwen2_audio
+
+        if isinstance(self.encoder, NewAudioEncoder) and self.audio_encoder is None:
+            ears = AudioEncoder.new(seconds=self.seconds, **self.encoder.model_dump())
+            return *compose_qwen2_audio(decoder, tokenizer, ears, work.seed), True
+        if isinstance(self.encoder, NewEncoder) and self.audio_encoder is None:
+            eyes = VisionEncoder.new(**self.encoder.model_dump())
+            return *compose_llava(decoder, tokenizer, eyes, work.seed), True
+        if self.audio_encoder is not None:
+            folder = find_base_folder(work.inputs["audio_encoder"])
+        else:
+            folder = resolve_path(str(self.encoder), work.recipe_dir)
+        if read_config(folder).get("model_type") == "whisper" or self.audio_encoder is not None:
+            ears = AudioEncoder.open(folder, self.seconds)
+            return *compose_qwen2_audio(decoder, tokenizer, ears, work.seed), False
+        return *compose_llava(decoder, tokenizer, VisionEncoder.open(folder), work.seed), False
+
+    def _encoder_name(self, inputs: Mapping[str, Artifact]) -> str:
+        if self.audio_encoder is not None:
+            return f"the encoder of {get_model_name(inputs['audio_encoder'])}"
+        return f"the encoder in {Path(self.encoder).name}" if isinstance(self.encoder, str) else "a new encoder"
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """From the size of the decoder."""
@@ -129,9 +184,16 @@ class Compose(Step):
             size = plan_context.outlines.get("decoder", ArtifactSpec()).parameters
         return ArtifactSpec(parameters=size, how="of the decoder that it is made of")
 
+    def hashed_settings(self) -> dict[str, Any]:
+        """A model that sees has the name that it had before models heard."""
+        found = super().hashed_settings()
+        for name in {"audio_encoder", "seconds"} - self.model_fields_set:
+            del found[name]
+        return found
+
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """The encoder in a folder, by its weights and settings."""
-        if isinstance(self.encoder, NewEncoder):
+        if not isinstance(self.encoder, str):
             return None
         folder = resolve_path(self.encoder, recipe_dir)
         paths = [folder / "config.json", folder / "preprocessor_config.json", *list_weight_files(folder)]

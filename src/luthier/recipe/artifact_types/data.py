@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.findings import read_findings
+from luthier.artifacts.media import count_row_media
 from luthier.core.artifact import Artifact
 from luthier.core.artifact_type import ArtifactType
 
@@ -18,7 +19,9 @@ class DatasetType(ArtifactType):
     def describe(self, artifact: Artifact) -> dict[str, Any]:
         summary = DatasetSummary.read(artifact).model_dump(mode="json")
         names = ("rows_in", *(["made"] if summary.get("made") else []), "rows", "dropped", "edited", "task", "labels")
-        return {key: summary[key] for key in names if key in summary}
+        media = count_row_media(artifact)
+        shown = {"media": media.describe()} if media is not None else {}
+        return {**{key: summary[key] for key in names if key in summary}, **shown}
 
 
 class FindingsType(ArtifactType):

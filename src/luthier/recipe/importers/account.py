@@ -64,6 +64,14 @@ class ImportOptionReader:
         """The value that is wished for, without taking it."""
         return self._found[name].value if name in self._found else None
 
+    def asks(self, name: str) -> bool:
+        """Whether the file itself says so, and not a default of its tool."""
+        return name in self._found and not self._found[name].default
+
+    def name_of(self, name: str) -> str:
+        """How the other tool calls an option; empty where nobody asked for it."""
+        return self._found[name].option if name in self._found else ""
+
     def take(self, name: str, path: str) -> Any:
         """The value, noted as standing at a place of the recipe; None when nobody asked for it."""
         option = self._found.pop(name, None)

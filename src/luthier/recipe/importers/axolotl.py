@@ -27,6 +27,7 @@ NAMES = map_same_names(
     "dpo_label_smoothing": "label_smoothing", "dpo_norm_loss": "normalize", "dpo_loss_type": "loss_type",
     "rpo_alpha": "sft", "cpo_alpha": "sft", "simpo_gamma": "gamma", "kto_desirable_weight": "desirable_weight",
     "kto_undesirable_weight": "undesirable_weight", "max_prompt_len": "max_prompt_length",
+    "freeze_mm_modules": "freeze_vision", "freeze_mm_modules.projector": "freeze_projector", "image_size": "max_pixels",
     "center_rewards_coefficient": "center", **{f"trl.{name}": common for name, common in trainers.NAMES.items()},
 }  # fmt: skip
 DEFAULTS = {
@@ -90,7 +91,8 @@ LEFT = {
     "dp_*": reasons.ALONE, "*_parallel_*": reasons.ALONE, "use_ray": reasons.ALONE, "ray_*": reasons.ALONE,
     "accelerator_config": reasons.ALONE, "use_swanlab": reasons.TRACKED, "swanlab_*": reasons.TRACKED,
     "use_otel_metrics": reasons.TRACKED, "otel_*": reasons.TRACKED, "streaming*": reasons.PREPARED,
-    "processor_type": reasons.MEDIA, "max_packed_sequence_len": reasons.PACKED, "pretrain_*": reasons.PACKED,
+    "processor_type": reasons.PROCESSOR, "image_resize_algorithm": reasons.PROCESSOR,
+    "max_packed_sequence_len": reasons.PACKED, "pretrain_*": reasons.PACKED,
     "unfrozen_parameters": "all weights move under `full`; take the technique `layers`, with `names` and `last: 0`",
     "lora_target_parameters": "adapters stand beside layers", "peft_layers_to_transform": reasons.EVERYWHERE,
     "relora*": reasons.METHOD, "jagged_restart_*": reasons.METHOD, "lisa_*": reasons.METHOD, "peft": reasons.METHOD,
@@ -100,7 +102,7 @@ LEFT = {
     "experimental_skip_move_to_device": reasons.MEMORY, "llama4_linearized_experts": reasons.MEASURED,
     "model_config": "a model's own configuration is used as it is", "min_sample_len": (
         "add `length` with `min` to `ops` of the step `data`"
-    ), "freeze_mm_modules": reasons.MEDIA, "reinit_weights": "a model begins with the weights that it has",
+    ), "reinit_weights": "a model begins with the weights that it has",
     "diffusion": reasons.LOSS, "use_onebitllms": reasons.METHOD, "nvfp4_*": reasons.ROUNDED,
     "base_model_ignore_patterns": "a model's own files are read, its safetensors for weights",
     "llmcompressor": reasons.ROUNDED, "hatchery": reasons.ALONE, "context_parallel*": reasons.ALONE,
@@ -141,6 +143,11 @@ def _prepared(options: dict[str, Any], name: str) -> None:
     if options.get("dpo_norm_loss") is not None:
         options["dpo_norm_loss"] = "mean" if options["dpo_norm_loss"] else "sum"
     trainers.merge_loss_list(options, "dpo_loss_type", "dpo_loss_weights")
+    if options.get("freeze_mm_modules"):  # all but the decoder, the projector among it
+        options["freeze_mm_modules.projector"] = True
+    if (size := options.get("image_size")) is not None and size not in EMPTY:
+        sides = [size, size] if isinstance(size, int) else list(size)
+        options["image_size"] = int(sides[0]) * int(sides[-1])
     if options.pop("lora_target_linear", None):
         options["lora_target_modules.named"] = options.pop("lora_target_modules", None)
         options["lora_target_modules"] = "all-linear"

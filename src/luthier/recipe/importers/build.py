@@ -10,6 +10,7 @@ from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, did_you_mean
 from luthier.recipe.importers.account import ImportOptionReader
 from luthier.recipe.importers.objective import PREFER, REINFORCE, build_objective_settings
+from luthier.recipe.importers.vision import build_vision_settings, expand_module_pattern
 from luthier.tune.technique import Technique
 from luthier.tune.tracker import Tracker
 
@@ -36,15 +37,20 @@ MOST_EPOCHS = 1000
 STARTS = ("gaussian", "pissa", "olora", "eva")
 
 
-def build_tune_step(options: ImportOptionReader, rows: int | None) -> dict[str, Any]:
-    """The settings of the step `tune`; `rows` is how many it will learn from, when that is known."""
+def build_tune_step(options: ImportOptionReader, rows: int | None, *, shows: bool = False) -> dict[str, Any]:
+    """The settings of the step `tune`; `rows` is how many it will learn from, when that is known, and `shows` whether
+    they hold pictures or sounds."""
     if options.get("method") in REINFORCE:
         options.leave("lora_dropout", "what a model writes is learnt without dropout")
     if options.get("method") in PREFER:
         options.leave(
             "lora_dropout", "TRL's trainers learn preferences without any dropout, unless `disable_dropout` is false"
         )
-    step: dict[str, Any] = {"kind": "tune", "data": "data", "technique": _technique(options)}
+    step: dict[str, Any] = {
+        "kind": "tune",
+        "data": "data",
+        "technique": build_vision_settings(options, _technique(options), shows=shows),
+    }
     step["objective"] = build_objective_settings(options)
     step |= _pace(options, step["objective"].get("rollout"))
     _length(options, step, rows)
@@ -101,6 +107,8 @@ _ALL_LINEAR = (
 
 def _targets(value: Any) -> str | list[str]:
     """Names as a list; what means all linear layers under its name here."""
+    if isinstance(value, str) and (meant := expand_module_pattern(value)) is not None:
+        return sorted(set(meant))
     names = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else list(value)
     return "all-linear" if names in (["all"], ["all-linear"], ["all_linear"]) else sorted(set(names))
 

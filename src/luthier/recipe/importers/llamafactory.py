@@ -22,7 +22,9 @@ NAMES = ARGUMENTS | map_same_names(
     "dpo_label_smoothing": "label_smoothing", "simpo_gamma": "gamma", "kto_chosen_weight": "desirable_weight",
     "kto_rejected_weight": "undesirable_weight", "kto_tag": "label", "max_new_tokens": "max_completion_length",
     "max_samples": "limit", "mask_history": "train_on", "default_system": "system",
-    "early_stopping_steps": "patience",
+    "early_stopping_steps": "patience", "freeze_vision_tower": "freeze_vision",
+    "freeze_multi_modal_projector": "freeze_projector", "freeze_language_model": "freeze_language",
+    "image_max_pixels": "max_pixels", "video_fps": "video_fps", "video_maxlen": "video_frames",
 }  # fmt: skip
 RANK = 8
 _PREFERRED = {"beta": 0.1}
@@ -37,7 +39,8 @@ DEFAULTS = {
     "lr_scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 42,
     "max_length": 2048,
     "truncation": "right", "r": RANK, "lora_dropout": 0.0, "target_modules": "all", "train_on": "all",
-    "last_layers": 2,
+    "last_layers": 2, "freeze_vision": True, "freeze_projector": True, "freeze_language": False,
+    "max_pixels": 768 * 768, "video_fps": 2.0, "video_frames": 128,
 }  # fmt: skip
 LEFT = ARGUMENTS_LEFT | {
     "template": reasons.TEMPLATE,
@@ -46,7 +49,7 @@ LEFT = ARGUMENTS_LEFT | {
     "use_kv_cache": reasons.MEASURED, "shift_attn": reasons.MEASURED, "disable_gradient_checkpointing": reasons.MEMORY,
     "use_reentrant_gc": reasons.MEMORY, "low_cpu_mem_usage": reasons.MEMORY, "overwrite_cache": reasons.PREPARED,
     "preprocessing_*": reasons.PREPARED, "tokenized_path": reasons.PREPARED, "streaming": reasons.PREPARED,
-    "buffer_size": reasons.PREPARED, "media_dir": "messages are text", "plot_loss": reasons.LOGGED,
+    "buffer_size": reasons.PREPARED, "plot_loss": reasons.LOGGED,
     "train_on_prompt": "prompts are never learnt", "ignore_pad_token_for_loss": "padding is never learnt",
     "mix_strategy": "a data set has one source", "interleave_probs": "a data set has one source",
     "tool_format": reasons.TEMPLATE, "eval_dataset": reasons.EVALUATED, "additional_target": (
@@ -76,9 +79,10 @@ LEFT = ARGUMENTS_LEFT | {
     "apollo_*": "there is no such optimizer here", "use_dft_loss": reasons.LOSS, "use_eaft_loss": reasons.LOSS,
     "use_asft_loss": reasons.LOSS, "asft_*": reasons.LOSS, "eaft_*": reasons.LOSS, "fp8*": reasons.ROUNDED,
     "mixture_of_depths": reasons.METHOD, "use_v1_kernels": reasons.MEASURED, "use_kt": reasons.MEASURED,
-    "kt_*": reasons.MEASURED, "*_parallel_size": reasons.ALONE, "image_*": reasons.MEDIA, "video_*": reasons.MEDIA,
-    "audio_*": reasons.MEDIA, "freeze_vision_tower": reasons.MEDIA, "freeze_multi_modal_projector": reasons.MEDIA,
-    "freeze_language_model": reasons.MEDIA,
+    "kt_*": reasons.MEASURED, "*_parallel_size": reasons.ALONE, "image_min_pixels": reasons.SMALL,
+    "image_*": reasons.PROCESSOR, "video_*": reasons.FRAMES, "audio_*": reasons.SOUNDS,
+    "use_audio_in_video": "the sound of a film is not read: give it in the column `audios`",
+    "crop_to_patches": reasons.PROCESSOR,
     "sequence_parallel": reasons.ALONE, "use_distributed_optimizer": reasons.ALONE, "overlap_*": reasons.ALONE,
     "bias_activation_fusion": reasons.MEASURED, "apply_rope_fusion": reasons.MEASURED, "moe_*": reasons.MEASURED,
     "recompute_*": reasons.MEMORY, "use_packed_sequences": reasons.PACKED, "mixed_precision": reasons.ROUNDED,
@@ -125,6 +129,9 @@ def _dataset(options: dict[str, Any], account: ImportReport, recipe_dir: Path) -
     """The first of `dataset`, as dataset_info.json describes it."""
     named = options.pop("dataset", None)
     folder = str(options.pop("dataset_dir", None) or "data")
+    media = options.pop("media_dir", None)
+    if media is not None:
+        account.taken[f"media_dir: {media}"] = "steps.data.source.media_folder"
     if named in EMPTY:
         return None
     names = [item.strip() for item in named.split(",")] if isinstance(named, str) else list(named)
@@ -136,8 +143,20 @@ def _dataset(options: dict[str, Any], account: ImportReport, recipe_dir: Path) -
         return ImportedDataset(f"{folder}/{names[0]}.jsonl", {})
     _judged(entry, options, account)
     if not entry.get("file_name"):
-        return ImportedDataset(str(entry.get("hf_hub_url") or entry.get("ms_hub_url") or names[0]), _columns(entry))
-    return ImportedDataset(f"{folder}/{entry['file_name']}", _columns(entry))
+        name = str(entry.get("hf_hub_url") or entry.get("ms_hub_url") or names[0])
+        return ImportedDataset(name, _columns(entry), shows=_media_of(entry))
+    settings, shows = _columns(entry), _media_of(entry)
+    if shows:
+        settings["media_folder"] = str(media or folder)
+    if other := {column: kind for column, kind in shows.items() if column not in (kind, f"{kind}s")}:
+        settings["media_columns"] = other
+    return ImportedDataset(f"{folder}/{entry['file_name']}", settings, shows=shows)
+
+
+def _media_of(entry: dict[str, Any]) -> dict[str, str]:
+    """The columns that hold pictures, sounds and films, and which."""
+    columns = entry.get("columns") or {}
+    return {str(columns[f"{kind}s"]): kind for kind in ("image", "audio", "video") if columns.get(f"{kind}s")}
 
 
 def _told(path: Path, name: str) -> dict[str, Any] | None:

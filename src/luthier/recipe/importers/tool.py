@@ -20,6 +20,8 @@ class ImportedDataset(NamedTuple):
     """Settings of the source beside its path."""
     format: str | None = None
     """The kind of file (`json`, `csv`, `parquet`), where it is told."""
+    shows: Mapping[str, str] = {}
+    """Columns that hold pictures, sounds or films, and which."""
 
 
 DatasetOf = Callable[[dict[str, Any], ImportReport, Path], ImportedDataset | None]

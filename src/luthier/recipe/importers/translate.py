@@ -57,7 +57,12 @@ def _translated(options: dict[str, Any], file: Path, folder: Path) -> RecipeTran
     recipe["model"] = _model(common_options, file.parent, folder)
     held, settings, rows = _data(common_options, data, file.parent, folder)
     processes = build_process_settings(common_options, file.parent, Tune.model_fields)
-    steps = {"data": settings, "tune": build_tune_step(common_options, rows) | processes}
+    shows = data is not None and bool(data.shows)
+    pixels = _max_pixels(common_options, shows=shows)
+    steps = {"data": settings, "tune": build_tune_step(common_options, rows, shows=shows) | processes}
+    if pixels is not None:
+        steps = {"base": {"kind": "base", "source": _base_source(recipe.pop("model")), "max_pixels": pixels}, **steps}
+        steps["tune"]["model"] = "base"
     if held:
         steps["report"] = {"kind": "evaluate", "data": "data", "model": "tune"}
     recipe["steps"] = steps
@@ -86,6 +91,21 @@ def _model(options: ImportOptionReader, recipe_dir: Path, folder: Path) -> Any:
     return {"kind": "hub", "id": model, "revision": revision} if revision else str(model)
 
 
+def _max_pixels(options: ImportOptionReader, *, shows: bool) -> int | None:
+    """How many pixels a picture has at most, where rows show pictures or the file says so."""
+    if not shows and not options.asks("max_pixels"):
+        return None
+    pixels = options.take("max_pixels", "steps.base.max_pixels")
+    return None if pixels is None else int(pixels)
+
+
+def _base_source(model: Any) -> dict[str, Any]:
+    """A model as the source of a step `base`."""
+    if isinstance(model, dict):
+        return model
+    return {"kind": "folder", "path": model} if model.startswith((".", "/")) else {"kind": "hub", "id": model}
+
+
 def _data(
     options: ImportOptionReader, data: ImportedDataset | None, recipe_dir: Path, folder: Path
 ) -> tuple[bool, dict[str, Any], int | None]:
@@ -93,6 +113,13 @@ def _data(
     if data is None:
         raise InputError("the file names no data set", hint="name one in it, or make a recipe from your data itself")
     local = recipe_dir / data.path
+    if folder_of_media := data.settings.get("media_folder"):
+        data = data._replace(settings={**data.settings, "media_folder": _shown(recipe_dir / folder_of_media, folder)})
+    if "video" in data.shows.values():
+        fps = options.take("video_fps", "steps.data.source.video.fps")
+        frames = options.take("video_frames", "steps.data.source.video.max_frames")
+        sampling = {"fps": float(fps or 2.0), "max_frames": min(256, int(frames or 128))}
+        data = data._replace(settings={**data.settings, "video": sampling})
     source = _source(data, local, folder)
     if options.get("method") in REINFORCE and local.is_file():
         source |= _asked_alone(source, data, recipe_dir)

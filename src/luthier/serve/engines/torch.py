@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from luthier.chat.speech import SpeechProcessor
 from luthier.chat.tool_calls import ToolCallFormat
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
@@ -84,7 +85,8 @@ class _Open(ModelRunner):
         self._calls = ToolCallFormat.of(text)
         self._ends = text.end_ids
         standing.base.read_media_with(text)
-        self.reads_media = text.media is not None
+        self.reads_media, self.transcribes = text.media is not None, isinstance(text.media, SpeechProcessor)
+        self._languages: dict[str, ChatTokenizer] = {}
         self._going: dict[DecodeJob, _Inbox] = {}
         self._closed = False
         self._grammars = GrammarCompiler(text, self._vocabulary)
@@ -207,9 +209,21 @@ class _Open(ModelRunner):
             what = "this model's chat template has no place for calls of functions, or writes them in an unknown form"
             raise APIError(what, param="tools", code="unsupported_parameter")
         try:
-            return self._text.prompt(query.messages, [] if tools is None else tools.offered)
+            text = self._text if query.language is None else self._speak(query.language)
+            return text.prompt(query.messages, [] if tools is None else tools.offered)
         except LuthierError as error:
             raise to_api_error(error, "messages") from error
+
+    def _speak(self, language: str) -> ChatTokenizer:
+        """Messages to ids for sounds of a language."""
+        media = self._text.media
+        if not isinstance(media, SpeechProcessor) or language not in (media.languages or ("en",)):
+            known = ", ".join(sorted(getattr(media, "languages", ()))[:8]) or "en"
+            raise APIError(f"this model knows no language {language[:40]!r}; it knows {known}", param="language")
+        if language not in self._languages:
+            own = self._text.with_options({"language": language} if media.languages else {})
+            self._languages[language] = own
+        return self._languages[language]
 
     def _limit(self, prompt: int, query: EngineRequest, param: str) -> int:
         """How long the answer may be."""

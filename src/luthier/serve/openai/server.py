@@ -39,7 +39,18 @@ from luthier.serve.openai.responses import (
     read_json_body,
     validate_body,
 )
-from luthier.serve.openai.sse import ClientDisconnected, EventStreamResponse, TrackedJSONResponse, cancel_on_disconnect
+from luthier.serve.openai.sse import (
+    ClientDisconnected,
+    EventStreamResponse,
+    TrackedJSONResponse,
+    TrackedTextResponse,
+    cancel_on_disconnect,
+)
+from luthier.serve.openai.transcriptions import (
+    parse_transcription_form,
+    read_transcription_form,
+    transcription_json,
+)
 from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
 from luthier.traces.api_keys import Caller, Scope
 from luthier.traces.record import AliasResolver, Asked, RequestRecorder, Route
@@ -102,6 +113,11 @@ class Gateway:
         """Make points of texts, as OpenAI's `/v1/embeddings` does."""
         case = self._case(request, "embd", "embedding")
         return await self._guarded(request, case, self._embed(request, case))
+
+    async def transcribe(self, request: Request) -> Response:
+        """Write what is said in a sound, as OpenAI's `/v1/audio/transcriptions` does."""
+        case = self._case(request, "trans", "chat")
+        return await self._guarded(request, case, self._transcribe(request, case))
 
     async def models(self, request: Request) -> Response:
         """The names that can be asked for."""
@@ -231,6 +247,30 @@ class Gateway:
         until = asyncio.get_running_loop().time() + self._deadline_s
         stream, with_usage = body.stream, body.with_usage
         return _Asking(case=case, queries=queries, shape=shape, stream=stream, with_usage=with_usage, until=until)
+
+    async def _transcribe(self, request: Request, case: RequestState) -> Response:
+        fields, sent = await read_transcription_form(request)
+        case.model = fields.get("model", "")[:512]
+        form = parse_transcription_form(fields, sent)
+        case.parameters = form.body.model_dump(mode="json", exclude_defaults=True, exclude={"model", "prompt"})
+        media, content = await asyncio.to_thread(form.keep)
+        query = form.body.query(media, content)
+        case.record_messages(query.messages)
+        route = self._route(form.body.model, case, get_caller(request))
+        whole = AggregatedOutput()
+        async with self.fleet.using(route.model) as model:
+            if not model.transcribes:
+                what = "this model does not transcribe; ask it by /v1/chat/completions"
+                raise APIError(what, param="model", code="unsupported_model")
+            async with aclosing(model.answer(query)) as pieces:
+                self._prepare(case)
+                async for piece in pieces:
+                    case.first()
+                    whole.add(piece)
+        case.done(whole, whole.usage)
+        if form.body.response_format == "text":
+            return TrackedTextResponse(f"{whole.text.strip()}\n", _named(case), sent=self.meter.settle)
+        return self._answer(transcription_json(form.body, media, whole, whole.usage), case)
 
     async def _embed(self, request: Request, case: RequestState) -> Response:
         body = await self._read(request, EmbeddingsBody, case)

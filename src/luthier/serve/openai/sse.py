@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapp
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 Result = TypeVar("Result")
@@ -82,6 +82,20 @@ class TrackedJSONResponse(JSONResponse):
     ) -> None:
         """`sent` is called with the last byte on its way."""
         super().__init__(content, status_code=status, headers=headers)
+        self._sent = sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await super().__call__(scope, receive, send)
+        self._sent()
+
+
+class TrackedTextResponse(PlainTextResponse):
+    """A whole answer that is plain text."""
+
+    def __init__(self, content: str, headers: Mapping[str, str], *, sent: Callable[[], None]) -> None:
+        """`sent` is called with the last byte on its way."""
+        super().__init__(content, headers=headers)
         self._sent = sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

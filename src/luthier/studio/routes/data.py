@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from luthier.chat.media_preview import PREVIEW_SIDE
 from luthier.commands.correct import correct_rows, read_step_decisions
 from luthier.commands.lineage import trace_example
 from luthier.commands.projects.comparison import compare_versions, list_dataset_versions
 from luthier.commands.projects.personal_data import mask_lineage, mask_rows
 from luthier.commands.projects.remedies import list_flagged_ids
-from luthier.commands.projects.rows import RowFilter, read_rows_page
+from luthier.commands.projects.rows import RowFilter, list_turn_media, preview_rows, read_rows_page
 from luthier.commands.projects.workspace import MadePlan, list_recipe_runs, load_made_plan
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.data.history.corrections import RowCorrection, RowDecision
@@ -57,14 +58,17 @@ def rows(
         if entry.startswith("finding="):
             named[entry] = list_flagged_ids(plan, entry.removeprefix("finding="))
     shown, is_masked = None, False
+    previews: dict[str, str] = {}
     if step in made:
         page = read_rows_page(plan.artifact(step), chosen, named)
         shown, is_masked = hide_personal_data(request, studio, person, name, page, mask_rows)
+        if person.may("review", name):  # what a picture shows is masked for nobody
+            previews = preview_rows(plan.artifact(step), (medium for entry in page.rows for medium in entry.media))
     has_findings = any(planned.step.makes == "findings" for planned in plan)
     return render(
         request, "data.html.jinja", name=name, file=studio.workspace.shorten(file), steps=steps, step=step,
         chosen=chosen, shown=shown, of=made_plan, decisions=decisions, has_findings=has_findings,
-        is_masked=is_masked, may_show=person.may("review", name),
+        is_masked=is_masked, may_show=person.may("review", name), previews=previews,
     )  # fmt: skip
 
 
@@ -85,12 +89,14 @@ def _row_page(
     example_lineage = trace_example(row, CommandTarget(studio.workspace, made_plan.word))
     lineage, is_masked = hide_personal_data(request, studio, person, name, example_lineage, mask_lineage)
     decision = read_step_decisions(file, step).get(example_lineage.lineage["id"], RowDecision())
+    media = list_turn_media(example_lineage.lineage["messages"] or ()) if person.may("review", name) else []
+    previews = preview_rows(made_plan.plan.artifact(step), media, PREVIEW_SIDE) if media else {}
     return render(
         request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made_plan.word,
         decision=decision, texts=_texts(lineage.lineage, RowDecision() if is_masked else decision),
         labels=_labels(made_plan, step), saved=saved, error=error,
         may_edit=_is_prepared(made_plan, step) and not is_masked,
-        is_masked=is_masked, may_show=person.may("review", name),
+        is_masked=is_masked, may_show=person.may("review", name), media=media, previews=previews,
     )  # fmt: skip
 
 

@@ -333,7 +333,12 @@ class TrainingData:
         """Let a model read the pictures and sounds of the data set; nothing for a model of text alone."""
         from luthier.models.media.towers import attach_media
 
-        attach_media(model, self._text.media, self._media.read)
+        kept = None if self._work.kept is None else self._work.kept / "features"
+        attach_media(model, self._text.media, self._media.read, kept)
+
+    def export_media(self) -> list[dict[str, Any]]:
+        """The pictures and sounds of the lessons as JSON, for the other ranks to meet them."""
+        return [] if self._text.media is None else self._text.media.export_known()
 
     @cached_property
     def _media(self) -> MediaReader:

@@ -48,13 +48,18 @@ class ScoredRows:
         self._doubted = {mark.id for mark in marks if mark.finding == DOUBTS}
         self._has_findings = findings is not None
 
-    def describe(self, most: int) -> tuple[list[InfluentialRow], list[InfluentialRow]]:
-        """Proponents and opponents, the strongest first."""
+    def describe(
+        self, most: int, p_values: Mapping[int, float] | None = None
+    ) -> tuple[list[InfluentialRow], list[InfluentialRow]]:
+        """Proponents and opponents, the strongest first; `p_values` of rows that hurt, by number."""
         order = sorted(range(len(self._scores)), key=lambda at: -self._scores[at])
         ahead = [at for at in order[:most] if self._scores[at] > 0]
         behind = [at for at in order[::-1][:most] if self._scores[at] < 0]
         edits, twins = self._history({self._examples[at].id for at in (*ahead, *behind)})
-        return [self._row(at, edits, twins) for at in ahead], [self._row(at, edits, twins) for at in behind]
+        known = p_values or {}
+        proponents = [self._row(at, edits, twins) for at in ahead]
+        opponents = [self._row(at, edits, twins).model_copy(update={"p": known.get(at)}) for at in behind]
+        return proponents, opponents
 
     def _row(self, at: int, edits: Mapping[str, Sequence[str]], twins: Mapping[str, Sequence[str]]) -> InfluentialRow:
         example = self._examples[at]
@@ -103,23 +108,29 @@ class ScoredRows:
         """How far rows that hurt are those whose labels a validation doubts."""
         if not self._has_findings:
             return None
+        from scipy.stats import hypergeom
+
         doubted = sum(example.id in self._doubted for example in self._examples)
         both = sum(self._examples[at].id in self._doubted for at in harmful)
         expected = len(harmful) * doubted / len(self._examples)
-        return LabelDoubtAgreement(harmful=len(harmful), doubted=doubted, both=both, expected=expected)
+        p = float(hypergeom.sf(both - 1, len(self._examples), doubted, len(harmful)))
+        return LabelDoubtAgreement(harmful=len(harmful), doubted=doubted, both=both, expected=expected, p=min(1.0, p))
 
-    def write_findings(self, folder: Path, harmful: Sequence[int], query: str, verified: str) -> None:
-        """The finding that rows hurt, with leaving them out as its mend."""
+    def write_findings(self, folder: Path, harmful: Sequence[int], query: str, verified: str, tested: str = "") -> None:
+        """The finding that rows hurt, with leaving them out as its mend; `tested` says how sure that is."""
         count, whole = len(harmful), len(self._examples)
         about = "share of training rows that raise the loss of what was asked"
         number = FindingNumber(value=count / whole, rows=whole, about=about, share=True)
         agreement = self.agreement(harmful)
-        agreeing = "" if agreement is None else f" Confident learning doubts the labels of {agreement.both} of them."
+        agreeing = ""
+        if agreement is not None:
+            agreeing = f" Confident learning doubts the labels of {agreement.both} of them (p {agreement.p:.2g})."
         finding = Finding(
             name=HARMFUL,
             severity="warning" if count else "info",
             title="Rows that hurt" if count else "Rows",
             sentence=f"{format_counted_noun(count, 'row')} of {whole:,} raise the loss of {query} ({verified})."
+            + (f" {tested}" if tested else "")
             + (agreeing if count else ""),
             rows=count,
             numbers={HARMFUL: number},

@@ -11,6 +11,7 @@ import torch
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.prompt import PromptPrefix
 from luthier.core.errors import DataError, ModelError, SourceLocation
+from luthier.core.events import take_evenly_spaced
 from luthier.core.hashing import digest_of
 from luthier.tune.influence.weights import LossReader
 from luthier.tune.training.kept_states import KeptState, KeptStates
@@ -129,6 +130,23 @@ class InfluenceStudy:
     @cached_property
     def queries(self) -> list[QueryRows]:
         """What is asked; `DataError` when nothing can be learnt from what it names."""
+        if self._each:
+            return [QueryRows(key, own) for key, own in zip(self._asked.keys, self.question_rows, strict=True)]
+        return [QueryRows("", [row for own in self.question_rows for row in own])]
+
+    def pick_rows(self, query: QueryRows, most: int) -> list[TokenRow]:
+        """The token rows of at most so many of a question's examples, evenly from the first to the last."""
+        if self._each:
+            return list(query.rows)
+        return [row for own in take_evenly_spaced(self.question_rows, most) for row in own]
+
+    @cached_property
+    def question_rows(self) -> list[list[TokenRow]]:
+        """The token rows of each example that is asked about."""
+        return [self.prepare(self._asked.rows(number)) for number in range(len(self._asked))]
+
+    @cached_property
+    def _asked(self) -> TokenizedDataset:
         from luthier.tune.dataset.tokenized import TokenizedDataset
 
         folder = self.work.scratch / "query"
@@ -144,10 +162,7 @@ class InfluenceStudy:
             )
         if self.objective.needs_reference:
             self._refer(dataset, key)
-        rows = [self.prepare(dataset.rows(number)) for number in range(len(dataset))]
-        if self._each:
-            return [QueryRows(key, own) for key, own in zip(dataset.keys, rows, strict=True)]
-        return [QueryRows("", [row for own in rows for row in own])]
+        return dataset
 
     def _refer(self, dataset: TokenizedDataset, key: str) -> None:
         from luthier.tune.training.reference_logprobs import compute_row_logprobs

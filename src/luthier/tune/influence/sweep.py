@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SHARES = {torch.float32: (0.1, 1e-5), torch.float64: (0.01, 1e-6)}
 """How far the weights may move, as shares of their own norm: the longest step that is tried, and the shortest."""
+TRIED = 16
+"""Examples of a question on whose losses steps are tried, at most."""
 FINER = 3.0
 """What one step is longer than the next that is tried."""
 
@@ -94,7 +96,7 @@ def score_by_sweep(method: GradientMethod, study: InfluenceStudy, settings: Engi
         preconditioner = method.precondition(study, state, settings)
         for number, query in enumerate(queries):
             direction = preconditioner.apply(study.mean_gradient(query))
-            step = choose_step(reader, reader.build_packs(query.rows), direction, settings.readings)
+            step = choose_step(reader, reader.build_packs(study.pick_rows(query, TRIED)), direction, settings.readings)
             losses = differentiate_losses(reader, study.packs, direction, settings.readings, step)
             scores[number] += weights * torch.tensor([losses[key] for key in study.keys], dtype=torch.float64)
             done += 1

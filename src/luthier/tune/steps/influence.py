@@ -34,9 +34,12 @@ from luthier.tune.influence.methods.nearest import Nearest
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from luthier.artifacts.influence import InfluenceVerification, MethodInfluence
     from luthier.chat.messages import Example
     from luthier.core.artifact import Artifact
+    from luthier.tune.influence.significance import HarmTest
     from luthier.tune.influence.study import InfluenceStudy
 
 FEW_QUESTIONS = 4
@@ -93,7 +96,7 @@ class Influence(Step):
     The training must have kept states (`keep_states`). With `retrainings`, the training is repeated without random
     halves of its rows, and without the strongest ones: how well the scores foresee these is their linear datamodeling
     score (LDS). Without, the artifact says "not verified". Rows that hurt are a finding, which
-    `luthier new NAME --from explain` mends.
+    `luthier new NAME --from explain` mends; each is tested against the chance of which rows were asked about.
     """
 
     kind: Literal["influence"] = "influence"
@@ -163,13 +166,15 @@ class Influence(Step):
         model, data = work.inputs["model"], work.inputs["data"]
         examples = list(self._examples(work))
         study = self._study(work, model, data, examples)
-        scores, methods = self._score(study)
+        matrices, methods = self._score(study)
+        scores = {kind: matrix.mean(0).tolist() for kind, matrix in matrices.items()}
         best, verification = methods[0].method, None
         if self.retrainings:
             scores, methods, best, verification = self._verify(study, scores, methods)
         rows = ScoredRows(data, study.keys, scores[best], work.inputs.get("findings"))
-        proponents, opponents = rows.describe(self.top)
         harmful = rows.harmful(self.harmful) if _in_nats(self.methods, best) else []
+        test = self._test_harm(study, harmful, best, matrices[best]) if _in_nats(self.methods, best) else None
+        proponents, opponents = rows.describe(self.top, None if test is None else test.p_values)
         study.open_state(study.kept_steps[-1])
         loss = sum(study.mean_loss(query) for query in study.queries) / len(study.queries)
         summary = InfluenceSummary(
@@ -185,11 +190,13 @@ class Influence(Step):
             proponents=tuple(proponents),
             opponents=tuple(opponents),
             agreement=rows.agreement(harmful),
+            significance=None if test is None else test.significance,
             sentence="",
         )
         summary = summary.model_copy(update={"sentence": _sentence(summary, len(harmful))})
         summary.write(work.folder)
-        rows.write_findings(work.folder, harmful, summary.query, summary.verified)
+        tested = "" if summary.significance is None else summary.significance.sentence
+        rows.write_findings(work.folder, harmful, summary.query, summary.verified, tested)
         rows.write_scores(work.folder, scores)
         work.events.note(summary.sentence)
         return {"seconds": {"influence": time.perf_counter() - started}, "rows": len(study.keys)}
@@ -216,18 +223,33 @@ class Influence(Step):
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
         return InfluenceStudy(step, model, training, examples, each=self.query.each, dtype=dtype)
 
-    def _score(self, study: InfluenceStudy) -> tuple[dict[str, Any], list[MethodInfluence]]:
-        """(rows,) mean scores over the questions by method."""
+    def _test_harm(self, study: InfluenceStudy, harmful: Sequence[int], best: str, scores: Tensor) -> HarmTest:
+        """Whether rows hurt by more than chance; `scores` are (questions, rows)."""
+        from luthier.tune.influence.significance import FEWEST, assess_harm, measure_row_effects
+
+        asked, effects, why = len(study.question_rows), None, ""
+        method = next(method for method in self.methods if method.kind == best)
+        if harmful and asked >= FEWEST:
+            if self.query.each:
+                effects = scores[:, harmful].T.numpy() / asked
+            elif isinstance(method, GradientMethod):
+                effects = measure_row_effects(method, study, harmful, EngineSettings())
+            else:
+                why = f"{best} scores the question as a whole; set `query.each`"
+        return assess_harm(harmful, effects, asked=asked, rows=len(study.keys), seed=study.work.seed, why=why)
+
+    def _score(self, study: InfluenceStudy) -> tuple[dict[str, Tensor], list[MethodInfluence]]:
+        """(questions, rows) scores by method."""
         from luthier.artifacts.influence import MethodInfluence
 
         engine = self.choose_engine(len(study.queries))
         scores, methods = {}, []
         for method in self.methods:
             settings = EngineSettings(engine=engine, readings=self.readings, dimensions=self.dimensions)
-            scores[method.kind] = method.score(study, settings).mean(0)
+            scores[method.kind] = method.score(study, settings)
             used = engine if isinstance(method, GradientMethod) else ""
             methods.append(MethodInfluence(method=method.kind, engine=used, notes=tuple(settings.notes)))
-        return {kind: values.tolist() for kind, values in scores.items()}, methods
+        return scores, methods
 
     def _verify(
         self, study: InfluenceStudy, scores: dict[str, Any], methods: list[MethodInfluence]
@@ -300,12 +322,24 @@ class Influence(Step):
         questions = self.query.limit if self.query.each else 1
         engine = self.choose_engine(questions)
         readings = sum(method.count_readings(step, engine, questions) for method in self.methods)
+        readings += self._count_test_readings(step, plan_context)
         how = f"{readings:g} readings of all rows"
         how += f" and {self.retrainings} trainings without rows" if self.retrainings else "; not verified by retraining"
         if training is None or training.seconds is None:
             return StepCostEstimate(how=how)
         seconds = training.seconds * (readings / (3 * step.epochs) + self.retrainings)
         return StepCostEstimate(seconds=seconds, peak_bytes=training.peak_bytes, how=how)
+
+    def _count_test_readings(self, step: Tune, plan_context: PlanContext) -> float:
+        """What testing the rows that hurt takes, in readings of all rows: gradients of these rows and of those that
+        are asked about."""
+        states = next((one.count_states(step) for one in self.methods if isinstance(one, GradientMethod)), 0)
+        if self.query.each or self.query.text is not None:
+            return 0.0
+        spec = plan_context.outlines.get("data")
+        rows = dict(spec.rows or {}) if spec is not None else {}
+        asked = min(self.query.limit, rows.get(self.query.split, self.query.limit))
+        return 3 * states * (self.harmful + asked / max(1, rows.get("train", asked)))
 
 
 def _in_nats(methods: Sequence[InfluenceMethod], kind: str) -> bool:

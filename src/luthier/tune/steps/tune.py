@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
+from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.component import BasicMarker
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.files import PathText, resolve_path
@@ -33,6 +34,7 @@ from luthier.core.step import (
 from luthier.models.cost import describe_step_model, has_sequence_head
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.models.load import find_base_folder, is_remote_input, require_planned_weights
+from luthier.models.shapes import ModelPart
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
 from luthier.tune.dataset.validation import ValidationSettings
@@ -75,6 +77,8 @@ class Tune(Step):
     )
     other_names: ClassVar[Mapping[str, str]] = {
         "lr": "learning_rate",
+        "mm_projector_lr": "part_learning_rates",
+        "vision_tower_lr": "part_learning_rates",
         "num_train_epochs": "epochs",
         "num_epochs": "epochs",
         "n_epochs": "epochs",
@@ -148,6 +152,9 @@ class Tune(Step):
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | Literal["auto"], BasicMarker()] = "auto"
     """Size of the updates at their height; `auto` follows the technique, the width of the model and the
     objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
+    part_learning_rates: Mapping[ModelPart, Annotated[float, Field(gt=0)]] = {}
+    """Learning rates of parts of a model that reads pictures or sounds, by name: `{projector: 1.0e-3, vision: 2.0e-6}`
+    as LLaVA has them. The other parts, and parts that are not named, have `learning_rate`."""
     optimizer: Optimizer = AdamW()
     """How gradients become updates."""
     lr_scheduler: Shape | Literal["auto"] = "auto"
@@ -463,17 +470,25 @@ class Tune(Step):
 
     def agree(self, model: ModelDescription) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
-        if why := self.technique.refuses(self.objective.kind, model):
+        why = self.technique.refuses(self.objective.kind, model)
+        if not why and model.model_type in SPEECH_TYPES:
+            why = _refuses_speech(self.technique.kind, wants_head=self.objective.wants_head())
+        if why:
             what = f"{self.technique.kind} and {self.objective.kind} do not go together: {why}"
             raise ModelError(
                 what, where=SourceLocation(field="technique"), hint="choose another technique or objective"
             )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """One part, no kept states and no row left out are what a training without these settings has, and have its
-        name."""
+        """One part, no kept states, no row left out and one learning rate are what a training without these settings
+        has, and have its name."""
         found = super().hashed_settings()
-        usual = {"parts": self.parts == 1, "keep_states": not self.keep_states, "without": not self.without}
+        usual = {
+            "parts": self.parts == 1,
+            "keep_states": not self.keep_states,
+            "without": not self.without,
+            "part_learning_rates": not self.part_learning_rates,
+        }
         return {name: value for name, value in found.items() if not usual.get(name)}
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
@@ -490,3 +505,10 @@ class Tune(Step):
         ends = (LearningRate(end * self.objective.rate_share, "") for end in (rates.low, rates.high))
         low, high = (self.optimizer.rate(end).value for end in ends)
         return {"learning_rate": replace(rates, low=low, high=high), **found}
+
+
+def _refuses_speech(technique: str, *, wants_head: bool) -> str:
+    """What a model that transcribes cannot learn; empty for all else."""
+    if technique in ("prompt", "p_tuning", "prefix"):
+        return "the virtual tokens of a pack would attend to one sound, and its rows have different ones"
+    return "a model that transcribes has no head for classes or rewards" if wants_head else ""

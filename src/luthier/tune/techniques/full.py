@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
+from luthier.models.shapes import is_fixed_position, parameter_sizes
 from luthier.tune.run import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
@@ -28,15 +29,16 @@ class FullFineTuning(Technique):
 
     def adapt(self, model: Any, seed: int) -> Any:
         """The same model with gradients on."""
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not is_fixed_position(name))
         if not self.embeddings:
             model.get_input_embeddings().weight.requires_grad_(False)
         return model
 
     def trainable(self, model: ModelDescription) -> int:
         """All parameters, or all but the embeddings."""
-        return model.parameters - (0 if self.embeddings else model.embedding_parameters)
+        fixed = sum(numbers for name, numbers in parameter_sizes(model).items() if is_fixed_position(name))
+        return model.parameters - fixed - (0 if self.embeddings else model.embedding_parameters)
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Weights, gradients and AdamW's two moments in fp32, and what autograd keeps of one pack."""

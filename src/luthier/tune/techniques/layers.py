@@ -51,7 +51,9 @@ class PartialFineTuning(Technique):
 
     def adapt(self, model: Any, seed: int) -> Any:
         """The same model with gradients on for the chosen part."""
-        count = int(model.config.get_text_config().num_hidden_layers)
+        from luthier.models.media.encoder_decoder import count_decoder_layers
+
+        count = count_decoder_layers(model.config)
         tied = model.get_output_embeddings() is not None and _tied(model)
         moving = 0
         for name, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact, read_manifest
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.step import StepContext
 from luthier.core.system.process import set_thread_wait_policy
 
@@ -30,6 +30,8 @@ def follow_task(task: dict[str, Any]) -> None:
     assert isinstance(step.technique, Technique), "only a technique that trains weights has steps"
 
     def find(digest: str) -> Artifact:
+        if digest not in task["folders"]:
+            raise UnknownName(f"artifact {digest[:12]} is not among those of this training")
         folder = Path(task["folders"][digest])
         return Artifact(folder, read_manifest(folder), find)
 

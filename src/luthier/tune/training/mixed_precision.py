@@ -98,7 +98,7 @@ class MixedPrecisionOptimizer:
     def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
         """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
         wanted = [*self._moving.values(), *leaves]
-        if not loss.requires_grad:  # rows of text, where only what reads pictures learns
+        if not loss.requires_grad:  # rows of text, where only what reads media learns
             return [None] * len(wanted)
         return list(torch.autograd.grad(loss, wanted, allow_unused=True))
 

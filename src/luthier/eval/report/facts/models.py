@@ -14,7 +14,7 @@ ModelRole = Literal["tuned", "base", "plain", "other"]
 PLAIN = "the plain classifier"
 """The title of a model of `technique: plain`, which an evaluation is about."""
 BLIND = "blind"
-"""The name in files and rules of the model that is shown grey pictures (`luthier.eval.blind`)."""
+"""The name in files and rules of the model that is shown grey pictures or silence (`luthier.eval.blind`)."""
 LOWER_IS_BETTER = frozenset(
     {"perplexity", "bits_per_byte", "fluency", "ece", "brier", "aurc", "ter", "wer", "cer", "self_bleu"}
 )
@@ -138,6 +138,16 @@ class RowFact(Fact):
     correct: dict[str, bool | None] = Field(default_factory=dict)
 
 
+class MediaFact(Fact):
+    """A picture or a sound of a row."""
+
+    kind: Literal["image", "audio"]
+    title: str
+    """What it is, and which of the row's."""
+    url: str = Field(default="", exclude=True)
+    """A small copy as a data URL; empty where the page has no room for it, or its bytes cannot be read."""
+
+
 class Advice(Fact):
     """A suggestion that may improve the outcome, with its command."""
 
@@ -167,6 +177,8 @@ class EvaluationFacts(Fact):
     samples: tuple[RowFact, ...] = ()
     everything: tuple[RowFact, ...] = ()
     """Every held-out row, for the browser of rows; embedded compressed."""
+    media: dict[str, tuple[MediaFact, ...]] = Field(default_factory=dict)
+    """By the id of a row that is shown, its pictures and sounds."""
     notes: tuple[str, ...] = ()
     """Warnings of the evaluation, as sentences."""
     advice: tuple[Advice, ...] = ()

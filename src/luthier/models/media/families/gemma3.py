@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.models.media.family import FrozenEncoder, MediaFamily
+from luthier.models.media.family import FrozenEncoder, ImageCount, MediaFamily, MediaSettings
 
 
 class Gemma3Family(MediaFamily):
@@ -16,3 +16,7 @@ class Gemma3Family(MediaFamily):
     def find_projection(self, model: Any) -> FrozenEncoder:
         """The encoder and the projector of a plain model."""
         return FrozenEncoder(model.model.vision_tower, model.model.multi_modal_projector, (), classes=False)
+
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """As many for every picture."""
+        return ImageCount(int(settings.config.get("mm_tokens_per_image", 256)), settings.square, marks=4)

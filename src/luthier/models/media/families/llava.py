@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from luthier.models.media.family import FrozenEncoder, MediaFamily
+from luthier.models.media.family import FrozenEncoder, ImageCount, MediaFamily, MediaSettings
 
 
 class LlavaFamily(MediaFamily):
@@ -22,3 +22,21 @@ class LlavaFamily(MediaFamily):
             (layers,) if isinstance(layers, int) else tuple(layers),
             classes=classes,
         )
+
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """A picture of one size, but for Pixtral's encoder."""
+        if settings.vision.get("model_type") == "pixtral":
+            return count_pixtral_image(settings, width, height, 1)
+        classes = settings.vision.get("model_type", "clip_vision_model").startswith("clip")
+        whole = classes and settings.config.get("vision_feature_select_strategy", "default") == "full"
+        return ImageCount(settings.square + whole, settings.square + classes, marks=1)
+
+
+def count_pixtral_image(settings: MediaSettings, width: int, height: int, merge: int) -> ImageCount:
+    """A token for so many patches each way, and one at each line's end."""
+    longest = dict(settings.images.get("size") or {"longest_edge": 1024})["longest_edge"]
+    side = settings.size("patch_size", 16) * merge
+    if (ratio := max(height, width) / longest) > 1:
+        height, width = int(height / ratio), int(width / ratio)
+    rows, columns = -(-height // side), -(-width // side)
+    return ImageCount(rows * columns, rows * columns * merge * merge, marks=rows)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from luthier.models.media.family import MediaFamily
+from luthier.models.media.families.llava import count_pixtral_image
+from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 
 class Mistral3Family(MediaFamily):
     """Pictures of any size; a token ends each line of patches."""
 
     types = ("mistral3",)
+
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """Patches that are merged stand for one token."""
+        return count_pixtral_image(settings, width, height, int(settings.config.get("spatial_merge_size", 2)))

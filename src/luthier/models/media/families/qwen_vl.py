@@ -1,12 +1,12 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL and the thinkers of Qwen2.5-Omni and Qwen3-Omni: pictures of any size, with positions
-by rows and columns."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, with positions by rows and columns."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from luthier.models.media.family import MediaFamily
+from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,8 +15,24 @@ if TYPE_CHECKING:
 class QwenVisionFamily(MediaFamily):
     """Patches of all pictures stand in one row, which `image_grid_thw` parts."""
 
-    types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+    types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
     def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
         """Always: attention in the tower keeps to each picture."""
         return True
+
+    def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
+        """The picture brought to whole tokens, within the processor's bounds (Qwen's `smart_resize`)."""
+        images, merge = settings.images, int(settings.images.get("merge_size", 2))
+        side = int(images.get("patch_size", 14)) * merge
+        size = dict(images.get("size") or {})
+        least = int(images.get("min_pixels") or size.get("shortest_edge") or 56 * 56)
+        most = int(images.get("max_pixels") or size.get("longest_edge") or 28 * 28 * 1280)
+        rows, columns = round(height / side), round(width / side)
+        if rows * columns * side * side > most:
+            share = math.sqrt(height * width / most)
+            rows, columns = (max(1, math.floor(edge / share / side)) for edge in (height, width))
+        elif rows * columns * side * side < least:
+            share = math.sqrt(least / (height * width))
+            rows, columns = (math.ceil(edge * share / side) for edge in (height, width))
+        return ImageCount(rows * columns, rows * columns * merge * merge)

@@ -1,0 +1,149 @@
+"""Attention of a decoder to encoded sounds, each row to its own.
+
+The keys and values of a sound of S states are needed for few tokens as a rule: the projections of queries are turned
+into the space of the states instead, when that is less to compute. With W the keys' weight, q · (W m) = (Wᵀ q) · m, and
+the values' weight is applied to the mixed states, as shares sum to one. The keys' bias adds one number to all scores of
+a query, which changes no share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+
+
+class SoundSpan(NamedTuple):
+    """A run of tokens that attend to one sound."""
+
+    begin: int
+    end: int
+    states: Tensor
+    """(S, width): what the encoder says of the sound."""
+
+
+class CrossAttention:
+    """What the tokens of one forward call attend to, run by run in their order."""
+
+    def __init__(self, spans: Sequence[SoundSpan]) -> None:
+        self._spans = spans
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """What a decoder is given so that its layers attend to an encoder at all: one empty state."""
+        states = self._spans[0].states
+        return {"encoder_hidden_states": states.new_zeros(1, 1, states.shape[1])}
+
+    def attend(self, module: Any, query: Tensor, scaling: float) -> Tensor:
+        """Queries (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
+        projections = _read_projections(module)
+        parts = []
+        for begin, end, states in self._spans:
+            own = query[0, :, begin:end]
+            few = projections is not None and own.shape[0] * own.shape[1] < states.shape[1] + own.shape[1]
+            if few and projections is not None:
+                parts.append(_attend_in_states(projections, own, states, scaling))
+            else:
+                parts.append(_attend_to_keys(module, own, states, scaling))
+        return torch.cat(parts)[None]
+
+
+_CROSS: ContextVar[CrossAttention | None] = ContextVar("luthier_cross", default=None)
+
+
+@contextmanager
+def use_cross_attention(cross: CrossAttention | None) -> Iterator[None]:
+    """Let the layers of this thread that attend to an encoder attend to these sounds."""
+    token = _CROSS.set(cross)
+    try:
+        yield
+    finally:
+        _CROSS.reset(token)
+
+
+def get_cross_attention(module: Any) -> CrossAttention | None:
+    """What a layer attends to that is no part of its decoder; None for one that looks back on its own tokens."""
+    return _CROSS.get() if getattr(module, "is_causal", True) is False else None
+
+
+class _Projection(NamedTuple):
+    """A linear layer with a plain low-rank adapter or none, by its parts."""
+
+    weight: Tensor
+    bias: Tensor | None
+    low: tuple[tuple[Tensor, Tensor, float], ...] = ()
+    """A, B and scale of each adapter."""
+
+
+def _read_projections(module: Any) -> tuple[_Projection, _Projection] | None:
+    """The projections of keys and values, where nothing but weights decides what they give."""
+    found = tuple(map(_read_projection, (module.k_proj, module.v_proj)))
+    key, value = found
+    return None if key is None or value is None else (key, value)
+
+
+def _read_projection(layer: Any) -> _Projection | None:
+    if type(layer) is torch.nn.Linear:
+        return _Projection(layer.weight, layer.bias)
+    if type(layer) is not LoraLinear or type(layer.base_layer) is not torch.nn.Linear or layer.merged:
+        return None
+    base = layer.base_layer
+    if layer.disable_adapters:
+        return _Projection(base.weight, base.bias)
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    plain = all(
+        not layer.use_dora.get(name) and not layer.lora_bias.get(name) and not _drops(layer.lora_dropout[name])
+        for name in names
+    )
+    if not plain or getattr(layer, "lora_variant", {}):
+        return None
+    pairs = [(layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])) for name in names]
+    return _Projection(base.weight, base.bias, tuple(pairs))
+
+
+def _drops(dropout: Any) -> bool:
+    return isinstance(dropout, torch.nn.Dropout) and dropout.training and dropout.p > 0
+
+
+def _attend_in_states(
+    projections: tuple[_Projection, _Projection], query: Tensor, states: Tensor, scaling: float
+) -> Tensor:
+    """(heads, t, d) queries to (t, heads, d) outputs, in the space of the states."""
+    key, value = projections
+    heads, count, padded = query.shape
+    width = key.weight.shape[0] // heads
+    own = query[..., :width]  # some models fill their heads up with zeros
+    turned = own @ key.weight.view(heads, width, -1)
+    for down, up, scale in key.low:
+        wide = (own.to(up.dtype) @ up.view(heads, width, -1)) @ down
+        turned = turned + (wide * scale).to(turned.dtype)
+    scores = (turned.reshape(heads * count, -1) @ states.T) * scaling
+    shares = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(states.dtype)
+    mixed = (shares @ states).view(heads, count, -1)
+    out = mixed @ value.weight.view(heads, width, -1).transpose(1, 2)
+    for down, up, scale in value.low:
+        wide = (mixed.to(down.dtype) @ down.T) @ up.view(heads, width, -1).transpose(1, 2)
+        out = out + (wide * scale).to(out.dtype)
+    if value.bias is not None:
+        out = out + value.bias.view(heads, 1, width)
+    return torch.nn.functional.pad(out, (0, padded - width)).transpose(0, 1)
+
+
+def _attend_to_keys(module: Any, query: Tensor, states: Tensor, scaling: float) -> Tensor:
+    """The same by the keys and values that the layer's own projections give."""
+    heads, _, padded = query.shape
+    keys, values = (
+        torch.nn.functional.pad(found, (0, padded - found.shape[-1]))
+        for found in (
+            layer(states[None])[0].view(states.shape[0], heads, -1) for layer in (module.k_proj, module.v_proj)
+        )
+    )
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query[None], keys.transpose(0, 1)[None], values.transpose(0, 1)[None], scale=scaling
+    )
+    return out[0].transpose(0, 1)

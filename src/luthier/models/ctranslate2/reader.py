@@ -1,0 +1,106 @@
+"""The weights of a CTranslate2 `model.bin`: names, shapes and numbers, without that library.
+
+The format is that of `ModelSpec._serialize` in CTranslate2's python/ctranslate2/specs/model_spec.py: version, name of
+the specification and its revision, then each variable with its shape and type, then aliases. Numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.core.errors import ModelError, SourceLocation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSIONS = range(2, 7)
+"""Versions of the format that are read."""
+_TYPES = ("float32", "int8", "int16", "int32", "float16", "bfloat16")
+_AGAIN = "fetch the model again"
+
+
+class CTranslate2File(NamedTuple):
+    """A whole `model.bin`."""
+
+    specification: str
+    """What kind of model it is: `WhisperSpec`, `TransformerSpec`, ..."""
+    variables: dict[str, Tensor]
+    """Weights and settings by name; quantized ones as they are, with their `_scale` beside them."""
+    aliases: dict[str, str]
+    """Names that mean another variable."""
+
+    def get_weight(self, name: str) -> Tensor:
+        """A variable as floating-point numbers: int8 and int16 ones divided by their scale."""
+        value = self.variables[self.aliases.get(name, name)]
+        if value.is_floating_point():
+            return value
+        scale = self.variables[f"{name}_scale"].float()
+        return value.float() / (scale[:, None] if scale.dim() else scale)
+
+
+def is_ctranslate2_folder(folder: Path) -> bool:
+    """Whether a folder holds a CTranslate2 model: a `model.bin` that begins with its version and a name."""
+    path = folder / "model.bin"
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(6)
+        if len(head) < 6:
+            return False
+        version, length = struct.unpack("<IH", head)
+        name = file.read(length)
+    return version in VERSIONS and name.endswith(b"Spec\0")
+
+
+def read_ctranslate2_file(path: Path) -> CTranslate2File:
+    """All variables of a `model.bin`; `ModelError` when it is not whole."""
+    try:
+        return _read(memoryview(path.read_bytes()))
+    except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
+        raise ModelError(
+            f"is not a whole CTranslate2 model: {error}", where=SourceLocation(file=str(path)), hint=_AGAIN
+        ) from error
+
+
+def _read(content: memoryview) -> CTranslate2File:
+    import torch
+
+    offset = 0
+
+    def take(layout: str) -> tuple[int, ...]:
+        nonlocal offset
+        found = struct.unpack_from(f"<{layout}", content, offset)
+        offset += struct.calcsize(f"<{layout}")
+        return found
+
+    def text() -> str:
+        nonlocal offset
+        (length,) = take("H")
+        found = bytes(content[offset : offset + length - 1]).decode()
+        offset += length
+        return found
+
+    (version,) = take("I")
+    if version not in VERSIONS:
+        raise ValueError(f"its format has the version {version}; {VERSIONS[0]} to {VERSIONS[-1]} are known")
+    specification = text()
+    _, number = take("II")
+    variables: dict[str, Tensor] = {}
+    for _ in range(number):
+        name = text()
+        (rank,) = take("B")
+        shape = take(f"{rank}I")
+        kind, size = take("BI")
+        dtype = getattr(torch, _TYPES[kind])
+        if offset + size > len(content):
+            raise ValueError(f"the file ends within {name}")
+        flat = torch.frombuffer(bytearray(content[offset : offset + size]), dtype=dtype)
+        variables[name] = flat.reshape(shape)
+        offset += size
+    aliases = {}
+    if version >= 3:
+        (number,) = take("I")
+        aliases = {text(): text() for _ in range(number)}
+    return CTranslate2File(specification, variables, aliases)

@@ -1,0 +1,133 @@
+"""Join a decoder and Whisper's encoder into transformers' `Qwen2AudioForConditionalGeneration` (Chu et al., 2024).
+
+Qwen2-Audio's encoder is Whisper's, with every two states averaged: 25 tokens a second. Its projector is one linear
+layer. A model that hears fewer than Whisper's 30 seconds at once keeps the first of its places.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Qwen2AudioConfig,
+    Qwen2AudioEncoderConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.system.process import hide_transformers_output
+from luthier.models.describe import read_json_object
+from luthier.models.media.compose import add_media_tokens
+
+AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+"""What stands for a feature of a sound, before the first and behind the last."""
+_PLACES = 50
+"""Places of Whisper's encoder for one second."""
+
+
+class AudioEncoder:
+    """Whisper's encoder with its feature extractor."""
+
+    def __init__(self, config: Qwen2AudioEncoderConfig, extractor: Any, weights: Any = None) -> None:
+        """Without `weights` it has learnt nothing."""
+        self.config, self.extractor, self.weights = config, extractor, weights
+
+    @classmethod
+    def new(cls, *, seconds: int, mel_bands: int, hidden_size: int, layers: int, heads: int) -> AudioEncoder:
+        """A small encoder that has learnt nothing yet, with sinusoids for places as Whisper has."""
+        from transformers.models.whisper.modeling_whisper import sinusoids
+
+        config = _build_config(seconds, mel_bands, hidden_size, layers, heads, 4 * hidden_size)
+        extractor = WhisperFeatureExtractor(feature_size=mel_bands, chunk_length=seconds)
+        made = cls(config, extractor)
+        made.places = sinusoids(config.max_source_positions, hidden_size)
+        return made
+
+    places: Any = None
+    """(places, width) embeddings of places of an encoder that is new."""
+
+    @classmethod
+    def open(cls, folder: Path, seconds: int) -> AudioEncoder:
+        """The encoder of a Whisper model in a Hugging Face folder, which is to hear so many seconds at once."""
+        from transformers import AutoFeatureExtractor, WhisperModel
+
+        where = SourceLocation(file=str(folder))
+        kind = str(read_json_object(folder / "config.json").get("model_type", ""))
+        if kind != "whisper":
+            hint = "give a Whisper model, or sizes for a new encoder"
+            raise ModelError(f"is a model of type {kind!r}, which is no encoder of sounds", where=where, hint=hint)
+        try:
+            with hide_transformers_output():
+                model = WhisperModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+                own = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"the encoder cannot be opened: {error}", where=where) from error
+        told, weights = model.config, model.encoder.state_dict()
+        most = told.max_source_positions // _PLACES
+        if seconds > most:
+            what = f"seconds is {seconds}, and the encoder of {folder.name} hears at most {most} at once"
+            raise ModelError(what, where=SourceLocation(field="seconds"), hint=f"set seconds: {most} or fewer")
+        config = _build_config(
+            seconds,
+            told.num_mel_bins,
+            told.d_model,
+            told.encoder_layers,
+            told.encoder_attention_heads,
+            told.encoder_ffn_dim,
+            activation_function=told.activation_function,
+            scale_embedding=told.scale_embedding,
+        )
+        weights["embed_positions.weight"] = weights["embed_positions.weight"][: config.max_source_positions].clone()
+        extractor = WhisperFeatureExtractor(
+            feature_size=own.feature_size,
+            sampling_rate=own.sampling_rate,
+            hop_length=own.hop_length,
+            n_fft=own.n_fft,
+            chunk_length=seconds,
+        )
+        return cls(config, extractor, weights)
+
+
+def compose_qwen2_audio(decoder: Any, tokenizer: Any, encoder: AudioEncoder, seed: int) -> tuple[Any, Any]:
+    """The model and its processor; a projector, and an encoder without weights, are drawn from the seed alone.
+
+    The decoder is changed: it gets rows of embeddings for the tokens of a sound. The output head becomes a matrix of
+    its own, as Qwen2-Audio's is.
+    """
+    feature, begin, end = AUDIO_TOKENS
+    token = add_media_tokens(decoder, tokenizer, AUDIO_TOKENS, {"audio": begin + feature + end})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = Qwen2AudioConfig(
+            audio_config=encoder.config, text_config=decoder.config, audio_token_index=token, tie_word_embeddings=False
+        )
+        config.text_config.tie_word_embeddings = False
+        model = Qwen2AudioForConditionalGeneration(config)
+    model.to(decoder.dtype)
+    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    if encoder.weights is not None:
+        model.model.audio_tower.load_state_dict(encoder.weights)
+    elif encoder.places is not None:
+        with torch.no_grad():
+            model.model.audio_tower.embed_positions.weight.copy_(encoder.places)
+    model.generation_config = decoder.generation_config
+    return model, Qwen2AudioProcessor(encoder.extractor, tokenizer, chat_template=tokenizer.chat_template)
+
+
+def _build_config(
+    seconds: int, mel_bands: int, hidden_size: int, layers: int, heads: int, inner: int, **more: Any
+) -> Qwen2AudioEncoderConfig:
+    return Qwen2AudioEncoderConfig(
+        num_mel_bins=mel_bands,
+        d_model=hidden_size,
+        encoder_layers=layers,
+        encoder_attention_heads=heads,
+        encoder_ffn_dim=inner,
+        max_source_positions=_PLACES * seconds,
+        **more,
+    )

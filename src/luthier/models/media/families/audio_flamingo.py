@@ -1,0 +1,29 @@
+"""Audio Flamingo 3 (NVIDIA, 2025): Whisper's encoder over windows of 30 seconds, states averaged by two, two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from luthier.models.media.audio import AudioFamily, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder
+
+
+class AudioFlamingoFamily(AudioFamily):
+    """Padding is masked, and its states are left out."""
+
+    types = ("audioflamingo3",)
+
+    def find_projection(self, model: Any) -> FrozenAudioEncoder:
+        """The encoder and the projector of a plain model."""
+        return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
+
+
+def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(states, width) of the encoder that are of sound."""
+    tower, mask = model.model.audio_tower, inputs["input_features_mask"]
+    states = tower(inputs["input_features"], input_features_mask=mask, return_dict=True).last_hidden_state
+    return states[mark_sound(tower, mask, states.shape[1])]  # type: ignore[no-any-return]

@@ -1,0 +1,41 @@
+"""Qwen2-Audio (Chu et al., 2024): Whisper's encoder, every two states averaged, and one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.models.media.audio import AudioFamily, AudioFeatures, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder
+
+
+class Qwen2AudioFamily(AudioFamily):
+    """Its model has no function of its own that reads sounds: what `Qwen2AudioModel.forward` does stands here."""
+
+    types = ("qwen2_audio",)
+
+    def read_media(self, model: Any, inputs: Mapping[str, Any]) -> AudioFeatures:
+        """The projector's features of what is sound, not padding."""
+        return AudioFeatures(model.model.multi_modal_projector(_encode(model, inputs)))
+
+    def find_projection(self, model: Any) -> FrozenAudioEncoder:
+        """The encoder and the projector of a plain model."""
+        return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
+
+
+def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(states, width) of the encoder that are of sound."""
+    from transformers.masking_utils import create_bidirectional_mask
+
+    tower, mask, values = model.model.audio_tower, inputs["feature_attention_mask"], inputs["input_features"]
+    frames, _ = tower._get_feat_extract_output_lengths(mask.sum(-1))
+    most = (values.shape[-1] - 2) // 2 + 1
+    seen = (torch.arange(most, device=values.device)[None] < frames[:, None]).long()
+    blank = values.new_zeros(len(values), most, 1)
+    attention = create_bidirectional_mask(config=tower.config, inputs_embeds=blank, attention_mask=seen)
+    states = tower(values, attention_mask=attention).last_hidden_state
+    return states[mark_sound(tower, mask, states.shape[1])]  # type: ignore[no-any-return]

@@ -1,0 +1,28 @@
+"""Voxtral (Mistral, 2025): Whisper's encoder over windows of 30 seconds, four states side by side, and two layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from luthier.models.media.audio import AudioFamily
+from luthier.models.media.family import FrozenAudioEncoder
+
+
+class VoxtralFamily(AudioFamily):
+    """Silence that fills the last window is heard like sound."""
+
+    types = ("voxtral",)
+
+    def find_projection(self, model: Any) -> FrozenAudioEncoder:
+        """The encoder and the projector of a plain model."""
+        return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
+
+
+def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(states, width) with four of the encoder's side by side."""
+    states = model.model.audio_tower(inputs["input_features"], return_dict=True).last_hidden_state
+    return states.reshape(-1, model.config.audio_config.intermediate_size)  # type: ignore[no-any-return]
