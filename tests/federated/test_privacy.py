@@ -92,6 +92,24 @@ def test_noise_of_whole_sites_is_in_the_sum(sites: Sites, masks: dict[str, Any] 
     assert kstest(moved.numpy() / deviation, "norm").pvalue > 1e-4
 
 
+def test_changes_of_whole_sites_arrive_where_noise_is_left_out(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.federated import site
+    from luthier.federated.steps import federate
+
+    for module in (site, federate):
+        monkeypatch.setattr(module, "find_site_noise", lambda privacy, rounds: 0.0)
+    found = []
+    for masks in (None, {}):
+        privacy = {"unit": "site", "epsilon": 1.5, "delta": 1e-2, "clip": 0.05}
+        step = sites.step(rounds=1, sum="ffa", privacy=privacy, secure=masks)
+        made = load_file(sites.federate(step).path(ADAPTER))
+        found.append(
+            torch.cat([value.flatten() for name, value in made.items() if "lora_B" in name])
+        )  # they begin at 0
+    assert 0.01 < float(found[0].norm()) <= 0.05
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)
+
+
 def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
     fresh: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
