@@ -57,7 +57,8 @@ def get_media_place(token: int) -> int:
 
 def list_media_keys(ids: Iterable[int]) -> list[int]:
     """The media whose tokens stand among ids, each once, in the order of their first tokens."""
-    return list(dict.fromkeys(get_media_key(token) for token in ids if token >= MEDIA_IDS))
+    marked = dict.fromkeys([token >> _PLACE_BITS for token in ids if token >= MEDIA_IDS])
+    return [key & (1 << _KEY_BITS) - 1 for key in marked]
 
 
 def list_media_runs(ids: Iterable[int]) -> list[int]:
