@@ -164,7 +164,7 @@ def tell(figure: str, value: float, unit: str) -> None:
 
 def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, turns: int) -> None:
     """A local model that keeps what prompts begin with, as `serve` does."""
-    from luthier.core.artifact import Artifact, Manifest
+    from luthier.core.artifact import Artifact, FileEntry, Manifest
     from luthier.models.lm.base import GenerateRequest
     from luthier.models.lm.local import LocalLM
     from pictured import picture, shown
@@ -172,7 +172,7 @@ def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, tu
     (folder / "model.json").write_text('{"name": "bench"}')
     manifest = Manifest(
         digest="0" * 32, kind="base", makes="model", settings={}, inputs={}, reads={}, code="", seed=0,
-        files=[{"path": "model.safetensors", "size": 0, "digest": ""}],  # type: ignore[list-item]
+        files=[FileEntry(path=name, size=0, digest="") for name in ("model.safetensors", "model.json")],
     )  # fmt: skip
     artifact = Artifact(folder, manifest, lambda digest: artifact)
     lm = LocalLM(artifact, "bfloat16", read_media=lambda digest: contents[digest], enable_prefix_caching=True)
