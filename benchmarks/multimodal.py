@@ -10,7 +10,7 @@ from bytes and messages to gradients; the first step of each is warm-up.
 
 `speech_ratio`: three epochs of LoRA in the decoder of a model of Whisper tiny's shape with random weights, a sound a
 row. Ours is the whole step `tune`, from the data set to the saved adapter; the peer is Hugging Face's Seq2SeqTrainer
-with PEFT on log-mel features that were made before, in bf16.
+with PEFT in bf16, from the sounds' bytes to the end of training.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import statistics
 import sys
 import tempfile
@@ -186,8 +187,6 @@ class Speech:
         self.store = Store(self.place / "store")
 
         def copy(target: Path) -> None:
-            import shutil
-
             shutil.copytree(self.model, target, dirs_exist_ok=True)
 
         self.base = made(self.store, "base", "model", copy)
@@ -214,14 +213,16 @@ class Speech:
         from luthier.tune.steps.tune import Tune
         from tuning import Bench
 
-        self.turns += 1  # another seed is another artifact
+        self.turns += 1  # another learning rate is another artifact
+        assert self.store.kept is not None
+        shutil.rmtree(self.store.kept / "features", ignore_errors=True)  # each turn reads all sounds itself
         step = Tune(
-            data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch, dtype="bfloat16",
-            learning_rate=1e-3 * self.turns,
+            data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch,
+            dtype="bfloat16", learning_rate=1e-3 * self.turns,
         )  # fmt: skip
         Bench(self.store, self.base, self.data, []).tune(step)
 
-    def peer(self) -> Callable[[], Any]:
+    def peer(self) -> None:
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import (
@@ -254,7 +255,7 @@ class Speech:
             model=get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules=targets)),
             args=settings, train_dataset=rows, data_collator=_stack,
         )  # fmt: skip
-        return trainer.train
+        trainer.train()
 
 
 def _stack(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def measure_speech(place: Path, *, quick: bool) -> None:
     """Rows per CPU-second of both, in turns."""
     speech, found = Speech(place, 12 if quick else 32), list[tuple[float, float]]()
     for turn in range(2 if quick else 3):
-        own, theirs = seconds(speech.ours), seconds(speech.peer())
+        own, theirs = seconds(speech.ours), seconds(speech.peer)
         count = len(speech.sounds) * speech.epochs
         rates = f"ours {count / own:.2f} rows/s, Seq2SeqTrainer {count / theirs:.2f} rows/s"
         print(

@@ -157,12 +157,14 @@ def compare(figure: str, ours: Callable[[], None], theirs: Callable[[], None], t
 def tell(figure: str, value: float, unit: str) -> None:
     """One line of JSON with the load while it was measured."""
     load = round(os.getloadavg()[0], 1)
-    print(json.dumps({"figure": figure, "value": round(value, 3), "goal": GOALS.get(figure), "unit": unit, "load": load}))
+    print(
+        json.dumps({"figure": figure, "value": round(value, 3), "goal": GOALS.get(figure), "unit": unit, "load": load})
+    )
 
 
 def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, turns: int) -> None:
     """A local model that keeps what prompts begin with, as `serve` does."""
-    from luthier.core.artifact import Artifact, Manifest
+    from luthier.core.artifact import Artifact, FileEntry, Manifest
     from luthier.models.lm.base import GenerateRequest
     from luthier.models.lm.local import LocalLM
     from pictured import picture, shown
@@ -170,7 +172,7 @@ def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, tu
     (folder / "model.json").write_text('{"name": "bench"}')
     manifest = Manifest(
         digest="0" * 32, kind="base", makes="model", settings={}, inputs={}, reads={}, code="", seed=0,
-        files=[{"path": "model.safetensors", "size": 0, "digest": ""}],  # type: ignore[list-item]
+        files=[FileEntry(path=name, size=0, digest="") for name in ("model.safetensors", "model.json")],
     )  # fmt: skip
     artifact = Artifact(folder, manifest, lambda digest: artifact)
     lm = LocalLM(artifact, "bfloat16", read_media=lambda digest: contents[digest], enable_prefix_caching=True)
@@ -217,7 +219,9 @@ def measure_preparation(folder: Path, count: int) -> None:
     subprocess.run([sys.executable, "-m", "luthier", "run", "recipe.yaml"], cwd=folder, env=environment, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"{count} pictures: {spent:.1f} s of processors, {time.time() - begin:.1f} s, {after.ru_maxrss / 1024:.0f} MB")
+    print(
+        f"{count} pictures: {spent:.1f} s of processors, {time.time() - begin:.1f} s, {after.ru_maxrss / 1024:.0f} MB"
+    )
     tell("prepare_cpu_s", spent * 10_000 / count, "s for 10,000 pictures")
     tell("prepare_peak_mb", after.ru_maxrss / 1024, f"MB of the largest process, {count} pictures")
 

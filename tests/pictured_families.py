@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 from luthier.chat.media import drop_video_processor, find_processor_class
@@ -323,6 +324,50 @@ def _mllama_config(id_of: Ids) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _gemma3n(tokenizer: Any) -> Any:
+    from transformers import Gemma3nProcessor
+    from transformers.models.gemma3n.feature_extraction_gemma3n import Gemma3nAudioFeatureExtractor
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 64, "width": 64})
+    return Gemma3nProcessor(
+        Gemma3nAudioFeatureExtractor(), images, tokenizer, image_seq_length=4, audio_seq_length=4,
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+
+
+def _gemma3n_config(id_of: Ids) -> dict[str, Any]:
+    first = id_of("<image_soft_token>")
+    return {
+        "text_config": {
+            **TEXT, "head_dim": 8, "sliding_window": 16, "num_hidden_layers": 4, "intermediate_size": [48] * 4,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+            "vocab_size_per_layer_input": first, "vocab_size": first + 6, "hidden_size_per_layer_input": 8,
+            "num_kv_shared_layers": 2,
+            "altup_num_inputs": 2, "laurel_rank": 4, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+        },
+        "vision_config": {
+            "architecture": "test_convnext", "hidden_size": 64, "vocab_size": 3, "vocab_offset": first,
+            "do_pooling": False,
+        },
+        "audio_config": {
+            "vocab_size": 3, "vocab_offset": first + 3, "hidden_size": 16, "input_feat_size": 16,
+            "conf_num_hidden_layers": 1, "conf_num_attention_heads": 2, "sscp_conv_channel_size": [4, 4],
+        },
+        "vision_soft_tokens_per_image": 4,
+        "audio_soft_tokens_per_image": 4,
+        **{f"{name}_id": id_of(token) for name, token in _GEMMA3N.items()},
+    }  # fmt: skip
+
+
+_GEMMA3N = {
+    "image_token": "<image_soft_token>",
+    "boi_token": "<start_of_image>",
+    "eoi_token": "<end_of_image>",
+    "audio_token": "<audio_soft_token>",
+    "boa_token": "<start_of_audio>",
+    "eoa_token": "<end_of_audio>",
+}
 _MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
 _QWEN = ["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"]
 _QWEN_WRITTEN = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -433,6 +478,14 @@ FAMILIES: dict[str, TinyFamily] = {
     ),
 }
 """By name: each is proven in packs (`tests/models/test_media_packs.py`)."""
+NEEDS_TIMM: dict[str, TinyFamily] = {
+    "gemma3n": TinyFamily(
+        "gemma3n", [*_GEMMA3N.values()], "<image_soft_token>", _gemma3n, _gemma3n_config, named=_GEMMA3N
+    ),
+}
+"""Those whose encoder is one of timm's: proven where timm is."""
+if find_spec("timm") is not None:
+    FAMILIES |= NEEDS_TIMM
 ALONE: dict[str, TinyFamily] = {
     "mllama": TinyFamily("mllama", ["<|image|>"], "<|image|>", _mllama, _mllama_config),
     "paligemma": TinyFamily(

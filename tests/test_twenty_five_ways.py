@@ -201,6 +201,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "batch_size": 4,
     "parts": 2,
     "learning_rate": 5e-3,
+    "part_learning_rates": {"language": 5e-3},
     "lr_scheduler": "cosine",
     "max_steps": 2,
     "seed": 99,

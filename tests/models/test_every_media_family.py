@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.media.counts import count_image
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
+from pictured_families import NEEDS_TIMM
 from sounded import FAMILIES as AUDIO_FAMILIES
 from spoken import FAMILIES as SPEECH_FAMILIES
 
@@ -21,7 +24,7 @@ SAME = {"smolvlm": "idefics3"}
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
     """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
     `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
-    tinies = ALONE if explain_alone(model_type) else FAMILIES
+    tinies = ALONE if explain_alone(model_type) else {**FAMILIES, **NEEDS_TIMM}
     assert SAME.get(model_type, model_type) in {
         *(tiny.type for tiny in tinies.values()),
         *AUDIO_FAMILIES,
@@ -67,3 +70,11 @@ def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Pat
         tokens = len(text.tokenizer(known.text, add_special_tokens=False)["input_ids"])
         assert abs(found.tokens - tokens) <= 4 + tokens // 20, (width, height)
         assert found.patches >= found.features or family == "llava_next" or "onevision" in family
+
+
+def test_a_plan_asks_families_without_torch() -> None:
+    code = (
+        "import sys; from luthier.models.media.family import explain_alone, list_family_types; list_family_types();"
+        "import luthier.models.media.counts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -91,6 +91,23 @@ def test_killed_it_ends_in_the_same_bytes(technique: dict[str, Any], family: str
     assert "adapter/adapter_model.safetensors" in whole or "model.safetensors" in whole
 
 
+def test_a_frozen_encoder_reads_no_sound_again(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models.media import encoder_decoder
+
+    heard: list[int] = []
+    own = encoder_decoder.encode_sounds
+
+    def encode(model: Any, inputs: Any) -> Any:
+        heard.append(len(inputs))
+        return own(model, inputs)
+
+    monkeypatch.setattr(encoder_decoder, "encode_sounds", encode)
+    shop.tune(Tune(data="data", technique=LORA, **QUICK))
+    assert sum(heard) == len(SOUNDS), "once in two epochs"
+    shop.tune(Tune(data="data", technique=LORA, **{**QUICK, "learning_rate": 1e-3}))
+    assert sum(heard) == len(SOUNDS), "and not in another training"
+
+
 def test_a_full_tuning_opens_in_transformers(shop: Bench) -> None:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 

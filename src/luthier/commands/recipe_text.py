@@ -17,6 +17,7 @@ from luthier.core.events import format_counted_noun
 from luthier.data.suggest.profile import SourceProfile
 from luthier.data.suggest.propose import RecipeProposal, asks_every_turn
 from luthier.data.suggest.survey import SEED
+from luthier.models.catalog import CATALOG
 
 _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
@@ -100,6 +101,9 @@ def _lines(
         yield from _plain_rest(proposal, ranking)
         return
     yield f"model: {_scalar(base.model)}"
+    if proposal.profile.media and base.model in CATALOG:
+        yield "# This model reads text alone. Name one that reads what the rows show or play, or join this one with an"
+        yield "# encoder by a step `compose`: `luthier docs vision-models` has both."
     if base.why:
         yield f"# {_one_line(base.why)}"
     if base.chat_template:

@@ -151,7 +151,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         embedding_parameters=embedding,
         tied=tied,
         hidden_size=hidden,
-        intermediate_size=int(_first(text, "decoder_ffn_dim", "intermediate_size", "n_inner") or 4 * hidden),
+        intermediate_size=_mean(_first(text, "decoder_ffn_dim", "intermediate_size", "n_inner") or 4 * hidden),
         layers=int(_first(text, "decoder_layers", "decoder_num_hidden_layers", "num_hidden_layers", "n_layer") or 0),
         heads=heads,
         kv_heads=int(_first(text, "decoder_num_key_value_heads", "num_key_value_heads") or heads),
@@ -189,6 +189,11 @@ def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, 
     return dict(sorted(counts.items()))
 
 
+def _mean(size: int | list[int]) -> int:
+    """A size, or the mean of those of all layers."""
+    return round(sum(size) / len(size)) if isinstance(size, list) else int(size)
+
+
 _SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
     "head_dim", "max_position_embeddings", "n_embd", "n_head", "n_layer", "n_positions", "n_inner", "d_model",
@@ -204,7 +209,8 @@ def _check_sizes(config: dict[str, Any], path: Path) -> None:
     """Refuse sizes that are no whole numbers above 0; one that is left out or null is the architecture's own."""
     for name in _SIZES:
         value = config.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
+        sizes = value if name == "intermediate_size" and isinstance(value, list) and value else [value]  # one a layer
+        if value is not None and any(not isinstance(size, int) or size < 1 for size in sizes):
             where = SourceLocation(file=str(path), field=name)
             message = f"expected a whole number above 0, got {value!r}"
             raise ModelError(message, where=where, hint="fetch the model again, or mend its config.json")

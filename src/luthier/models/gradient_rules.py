@@ -31,7 +31,11 @@ _LINEAR = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d")
 _TINY = 1e-10
 
 Weight = Callable[[Any], Any]
-_WEIGHTS: tuple[Weight, ...] = (lambda module: module.weight, lambda module: 1.0 + module.weight, lambda module: 1.0)
+_WEIGHTS: tuple[Weight, ...] = (
+    lambda module: getattr(module, "weight", 1.0),
+    lambda module: 1.0 + getattr(module, "weight", 0.0),
+    lambda module: 1.0,
+)
 
 
 def are_gradient_rules_active() -> bool:

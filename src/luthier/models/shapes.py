@@ -26,7 +26,8 @@ _SPEECH_ENCODER = re.compile(r"(?:^|\.)model\.encoder(?:\.|$)")
 """The encoder of a speech recognition model (Whisper, Moonshine), which stands beside its decoder, and that of Granite
 Speech."""
 PROJECTORS = (
-    "multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "projector",
+    "multi_modal_projector", "connector", "merger", "merger_list", "deepstack_merger_list", "projector", "embed_vision",
+    "embed_audio",
 )  # fmt: skip
 """What they call what stands between such a part and the decoder."""
 PROJECTOR_VECTORS = ("image_newline",)

@@ -26,10 +26,11 @@ from luthier.models.cost import (
     has_gpu,
     predict_chat_template,
 )
-from luthier.models.describe import ModelDescription
+from luthier.models.describe import ModelDescription, estimate_activation_bytes
 from luthier.models.load import cpu_has_bf16, is_remote_input
 from luthier.models.media.counts import estimate_tower_bytes
 from luthier.models.media.family import explain_alone
+from luthier.models.media.foresight import forecast_encoder
 from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (
@@ -81,7 +82,8 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
         + kernels
         + _beside(step, plan_context)
         + _critic(step, model)
-        + _tower_bytes(step, model, rows),
+        + _tower_bytes(step, model, rows)
+        + _hearing(step, model, rows),
         tokens=round(examples_seen * (rows.tokens + drawn)),
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else "") + _media_note(model, rows),
         common_bytes=BASE_BYTES,
@@ -162,15 +164,21 @@ def _media_note(model: ModelDescription, rows: RowEstimate) -> str:
 
 
 def _moves_vision(step: Tune, model: ModelDescription) -> bool:
-    """Whether the encoder of pictures learns."""
+    """Whether the encoder of pictures or sounds learns."""
     parts = getattr(step.technique, "on", None)
-    return "vision" in parts if parts is not None else step.technique.trainable(model) > model.parameters / 2
+    return (
+        not {"vision", "audio"}.isdisjoint(parts)
+        if parts is not None
+        else step.technique.trainable(model) > model.parameters / 2
+    )
 
 
 def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
     """Floating-point operations of encoders: a frozen one reads each picture once and keeps its features; one that
     learns reads it in each epoch, forward and back, and so does one whose rows are read one by one."""
-    encoder = 2 * model.parts.get("vision", 0) * rows.number * rows.pictures * rows.patches
+    encoder = (
+        2 * (model.parts.get("vision") or model.parts.get("audio", 0)) * rows.number * rows.pictures * rows.patches
+    )
     epochs = _examples_seen(step, rows) / max(1, rows.number)
     if _moves_vision(step, model):
         return 3 * encoder * max(1.0, epochs)
@@ -204,6 +212,31 @@ def _beside(step: Tune, plan_context: PlanContext) -> int:
 def _critic(step: Tune, model: ModelDescription) -> int:
     """Bytes of a second adapter of the policy's size: weights, gradient and two moments in fp32."""
     return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
+
+
+def _learns_sounds(step: Tune, model: ModelDescription) -> bool:
+    """Whether the encoder of a model that transcribes moves."""
+    return "audio" in getattr(step.technique, "on", ()) or step.technique.kind == "full"
+
+
+def _hearing(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
+    """Bytes of what an encoder makes of sounds: all that are kept, or what autograd keeps of those of a step."""
+    if (encoder := forecast_encoder(model)) is None:
+        return 0
+    width = 2 if _narrow(step) else 4
+    if not _learns_sounds(step, model):
+        return encoder.kept_bytes(rows.number, width)
+    return estimate_activation_bytes(model, int(min(step.batch_size, rows.number) * encoder.states), width)
+
+
+def _hearing_flops(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
+    """What an encoder computes: each sound once where it stays as it is, else forward and backward each time."""
+    if (encoder := forecast_encoder(model)) is None:
+        return 0.0
+    times = (
+        3 * _examples_seen(step, rows) if _learns_sounds(step, model) else min(rows.number, _examples_seen(step, rows))
+    )
+    return times * encoder.flops
 
 
 class _Steps(NamedTuple):
@@ -293,6 +326,8 @@ def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, row
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
     flops = _steps(step, rows).number * operations(_computed(step, rows)) + _tower_operations(step, model, rows)
     speed = find_model_speed(plan_context, model, bf16=bf16)
+    if "begin_s" not in speed.measures:  # the speed of an earlier training is told with its encoder
+        flops += _hearing_flops(step, model, rows)
     begin_s, how = speed.measures.get("begin_s", _BEGIN_S), f"speed {speed.how}"
     begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     if "begin_s" not in speed.measures and step.objective.needs_reference:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from math import ceil
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
-from luthier.models.media.family import MediaFamily
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AudioFeatures(NamedTuple):
@@ -36,7 +37,19 @@ class AudioFamily(MediaFamily):
         }
 
 
+def count_windows(settings: MediaSettings, seconds: float, tokens_per_second: float) -> ImageCount:
+    """What a sound comes to for Whisper's encoder, which reads whole windows whatever is in them."""
+    window = int(settings.audio.get("max_source_positions") or 1500)
+    return ImageCount(ceil(seconds * tokens_per_second), window * max(1, ceil(seconds * STATES_PER_SECOND / window)))
+
+
+STATES_PER_SECOND = 50
+"""States of Whisper's encoder."""
+
+
 def mark_sound(tower: Any, mask: Tensor, most: int) -> Tensor:
     """(sounds, states) which states of Whisper's encoder and the averaging after it are of sound, not of padding."""
+    import torch
+
     _, counts = tower._get_feat_extract_output_lengths(mask.sum(-1).long())
     return torch.arange(most, device=mask.device)[None] < counts[:, None].to(mask.device)  # type: ignore[no-any-return]

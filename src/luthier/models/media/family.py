@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class FrozenEncoder(NamedTuple):
 
 
 class ImageCount(NamedTuple):
-    """What a picture comes to."""
+    """What a picture or a sound comes to."""
 
     features: int
     """Tokens that stand for it."""
@@ -80,6 +81,12 @@ class MediaSettings(NamedTuple):
     def vision(self) -> Mapping[str, Any]:
         """What the configuration says of the encoder."""
         found: Mapping[str, Any] = self.config.get("vision_config") or {}
+        return found
+
+    @property
+    def audio(self) -> Mapping[str, Any]:
+        """What the configuration says of the encoder of sounds."""
+        found: Mapping[str, Any] = self.config.get("audio_config") or self.config.get("encoder_config") or {}
         return found
 
     def size(self, name: str, usual: int) -> int:
@@ -153,6 +160,15 @@ class MediaFamily:
         known = inspect.signature(reader).parameters
         return reader(**{name: value for name, value in inputs.items() if name in known})
 
+    def embed(self, model: Any, ids: Tensor) -> dict[str, Any]:
+        """What a plain model's decoder reads of (rows, tokens) ids of its vocabulary: `inputs_embeds`, and whatever it
+        makes of ids besides."""
+        return {"inputs_embeds": model.get_input_embeddings()(ids)}
+
+    def embeds_marks(self, model: Any, ids: Tensor) -> bool:
+        """Whether marks around media stand among ids that the decoder's own table does not embed."""
+        return False
+
     def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
         """Whether two media may be read in one call, their inputs one after another."""
         shapes = {name: value.shape for name, value in one.items()}
@@ -161,6 +177,11 @@ class MediaFamily:
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
         """What a picture of so many pixels comes to, told without the model or its processor."""
         return ImageCount(settings.square, settings.square)
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor: as for Whisper's encoder
+        whose states are averaged by two."""
+        return ImageCount(ceil(25 * seconds), ceil(50 * seconds))
 
     def find_projection(self, model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
         """The encoder of a plain model and the projector over it, where what lies between is known; else None."""

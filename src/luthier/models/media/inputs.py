@@ -25,13 +25,15 @@ def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
     """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
     if attends_to_encoder(model):
         return build_transcript_inputs(model, ids)
+    family = find_family(model.config.model_type)
     if not holds_media(ids):
-        return {"input_ids": ids}
+        return {"input_ids": ids} if family is None or not family.embeds_marks(model, ids) else family.embed(model, ids)
     media_mask = ids >= MEDIA_IDS
     features = _features(model, ids[media_mask].tolist())
-    words = model.get_input_embeddings()(ids.masked_fill(media_mask, 0))
-    own = features.embeddings.to(words.dtype)
-    inputs: dict[str, Any] = {"inputs_embeds": words.masked_scatter(media_mask[..., None], own)}
+    plain = ids.masked_fill(media_mask, 0)
+    inputs = {"inputs_embeds": model.get_input_embeddings()(plain)} if family is None else family.embed(model, plain)
+    words = inputs["inputs_embeds"]
+    inputs["inputs_embeds"] = words.masked_scatter(media_mask[..., None], features.embeddings.to(words.dtype))
     if features.deep:
         inputs["visual_pos_masks"] = media_mask
         inputs["deepstack_visual_embeds"] = list(features.deep)

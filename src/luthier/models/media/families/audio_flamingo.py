@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from luthier.models.media.audio import AudioFamily, count_windows, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
-from luthier.models.media.audio import AudioFamily, mark_sound
-from luthier.models.media.family import FrozenAudioEncoder
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AudioFlamingoFamily(AudioFamily):
     """Padding is masked, and its states are left out."""
 
     types = ("audioflamingo3",)
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor."""
+        return count_windows(settings, seconds, 25)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
         """The encoder and the projector of a plain model."""

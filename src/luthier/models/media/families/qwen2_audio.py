@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from luthier.models.media.audio import AudioFamily, AudioFeatures, count_windows, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
-from luthier.models.media.audio import AudioFamily, AudioFeatures, mark_sound
-from luthier.models.media.family import FrozenAudioEncoder
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Qwen2AudioFamily(AudioFamily):
@@ -22,6 +22,10 @@ class Qwen2AudioFamily(AudioFamily):
         """The projector's features of what is sound, not padding."""
         return AudioFeatures(model.model.multi_modal_projector(_encode(model, inputs)))
 
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor."""
+        return count_windows(settings, seconds, 25)
+
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
         """The encoder and the projector of a plain model."""
         return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
@@ -29,6 +33,7 @@ class Qwen2AudioFamily(AudioFamily):
 
 def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """(states, width) of the encoder that are of sound."""
+    import torch
     from transformers.masking_utils import create_bidirectional_mask
 
     tower, mask, values = model.model.audio_tower, inputs["feature_attention_mask"], inputs["input_features"]
