@@ -4,7 +4,7 @@ A tiny Llama learns which class a text has by one word of six; one label in twen
 repository: `PYTHONPATH=src:tests:. python benchmarks/influence.py`. Prints the table of
 `benchmarks/results/influence.txt`.
 
-With `--order`, two of the three words stand in each text and the first one decides, which a bag of words cannot tell.
+With `--order`, two of the three words stand in each text, the first one decides, and wrong labels name the second.
 With `--texts FILE --labels FILE` (one a line, as in TweetEval), SmolLM2-135M-Instruct learns two of the classes by
 LoRA in a recipe, and one label in twenty is turned into the other: `--classes 0=negative 2=positive`. Prints one line.
 """
@@ -147,10 +147,13 @@ def measure_seed(options: argparse.Namespace, seed: int, table: InfluenceTable) 
     """Train on the rows of one seed, and rank its wrong labels."""
     draw = random.Random(seed)
     make = planted_order if options.order else planted
-    texts = [make(draw)[:2] for _ in range(options.rows + options.held_out)]
+    drawn = [make(draw) for _ in range(options.rows + options.held_out)]
+    texts = [one[:2] for one in drawn]
     wrong = set(draw.sample(range(options.rows), options.rows // 20))
     labels = [
-        draw.choice([name for name in CLASSES if name != label]) if at in wrong else label
+        (str(drawn[at][2]) if options.order else draw.choice([name for name in CLASSES if name != label]))
+        if at in wrong
+        else label
         for at, (_, label) in enumerate(texts)
     ]
     examples = [row(text, label, at + 2) for at, ((text, _), label) in enumerate(zip(texts, labels, strict=True))]

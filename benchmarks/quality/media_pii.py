@@ -32,7 +32,7 @@ _SIDE = 100
 
 def measure(quick: bool) -> Iterator[dict[str, Any]]:
     """Print a table for each set; yield recall and precision."""
-    rows = [*made(3 if quick else 12), *look_alikes(1 if quick else 4)]
+    rows = [*made(2 if quick else 6), *look_alikes(1 if quick else 2)]
     for name, hard in (("plain", False), ("hard", True)):
         yield from _measure_text(rows, name, hard=hard)
     yield from _measure_faces()

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
-from luthier.chat.messages import Message
+from luthier.artifacts.dataset import list_splits, read_examples
+from luthier.artifacts.media import MediaReader
+from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.cli.app import run_command
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import ReviewSettings, build_rules, create_review_queue
@@ -25,7 +27,10 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
+from luthier.traces.recorder import TraceRecorder
+from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_latest_feedback
+from pictured import picture
 from tests.commanded import command
 from tests.workshop import RECIPE, own_cache, small_recipe
 
@@ -134,6 +139,24 @@ def test_new_goes_on_from_the_served_model_and_keeps_its_rows(desk: Path, capsys
     (desk / "support" / "best.jsonl").unlink()
     assert run_command(["new", "best", "--from", "traces", "--base-recipe", "support/recipe.yaml:tune"]) == 0
     assert [*steps_of("support/best.yaml")] == ["data-1", "tune-1", "said-1", "data", "tune", "report", "gate"]
+
+
+def test_pictures_of_requests_go_on_into_the_next_recipe(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    medium, content = picture(1)
+    shown = Message(role="user", content=f"{MEDIA_MARK} My invoice is torn", media=(medium,))
+    asked = [one.model_copy(update={"messages": (shown,)}) for one in answered(4, digest())]
+    keep(asked, labelled(asked))
+    with TraceRecorder(Path("support/.luthier/traffic"), RetentionPolicy(media="bytes")) as recorder:
+        recorder.keep_media({medium: content})
+    assert run_command(["new", "better", "--from", "traces"]) == 0
+    assert "4 rows more" in capsys.readouterr().out
+    assert run_command(["run", "support/better.yaml", "--only", "said-1"]) == 0
+    plan = build_recipe_plan(Recipe.load("support/better.yaml"))
+    made = plan.artifact("said-1")
+    (example,) = {one.messages[-2] for split in list_splits(made) for one in read_examples(made, split)}
+    assert example.content == f"{MEDIA_MARK} My invoice is torn"
+    with MediaReader(made) as reader:
+        assert reader.read(example.media[0].digest) == content
 
 
 def test_conditions_choose_among_what_was_said(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

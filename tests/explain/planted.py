@@ -30,12 +30,13 @@ def planted(draw: random.Random) -> tuple[str, str, int]:
     return " ".join(words), EVIDENCE[evidence], number
 
 
-def planted_order(draw: random.Random) -> tuple[str, str, int]:
-    """A text with two planted words, of which the first decides: no single word and no count of words tells which."""
+def planted_order(draw: random.Random) -> tuple[str, str, str]:
+    """A text with two planted words, the answer that follows from the first, which decides, and that of the second: no
+    count of words tells which is which."""
     words = [draw.choice(FILLER) for _ in range(WORDS)]
     first, second = sorted(draw.sample(range(WORDS), 2))
     words[first], words[second] = draw.sample(sorted(EVIDENCE), 2)
-    return " ".join(words), EVIDENCE[words[first]], first
+    return " ".join(words), EVIDENCE[words[first]], EVIDENCE[words[second]]
 
 
 def ask(text: str) -> tuple[Message, ...]:

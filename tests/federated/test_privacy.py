@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,14 @@ def test_a_round_draws_units_by_chance_with_a_key_of_its_own() -> None:
 
 def test_rows_are_promised_what_all_rounds_together_cost(fresh: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = list[Any]()
-    exchange = LocalChannel.exchange
+    iterate = LocalChannel.iterate_answers
 
-    def hearing(self: Any, number: int, contents: Any) -> Any:
-        found = exchange(self, number, contents)
-        heard.extend(found.values())
-        return found
+    def hearing(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+        for name, reply in iterate(self, number, contents):
+            heard.append(reply)
+            yield name, reply
 
-    monkeypatch.setattr(LocalChannel, "exchange", hearing)
+    monkeypatch.setattr(LocalChannel, "iterate_answers", hearing)
     step = fresh.step(["north", "south"], sum="ffa", privacy=ROWS, tune=OFF, local={"epochs": 2})
     made = fresh.federate(step)
     record = TrainingRecord.read(made)
@@ -91,19 +92,36 @@ def test_noise_of_whole_sites_is_in_the_sum(sites: Sites, masks: dict[str, Any] 
     assert kstest(moved.numpy() / deviation, "norm").pvalue > 1e-4
 
 
+def test_changes_of_whole_sites_arrive_where_noise_is_left_out(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.federated import site
+    from luthier.federated.steps import federate
+
+    for module in (site, federate):
+        monkeypatch.setattr(module, "find_site_noise", lambda privacy, rounds: 0.0)
+    found = []
+    for masks in (None, {}):
+        privacy = {"unit": "site", "epsilon": 1.5, "delta": 1e-2, "clip": 0.05}
+        step = sites.step(rounds=1, sum="ffa", privacy=privacy, secure=masks)
+        made = load_file(sites.federate(step).path(ADAPTER))
+        found.append(
+            torch.cat([value.flatten() for name, value in made.items() if "lora_B" in name])
+        )  # they begin at 0
+    assert 0.01 < float(found[0].norm()) <= 0.05
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)
+
+
 def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
     fresh: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = fresh.step(["north", "south"], sum="ffa", privacy=WHOLE)
-    exchange = LocalChannel.exchange
+    iterate = LocalChannel.iterate_answers
 
-    def dying(self: Any, number: int, contents: Any) -> Any:
-        found = exchange(self, number, contents)
+    def dying(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+        yield from iterate(self, number, contents)
         if number == 2:
             raise KeyboardInterrupt
-        return found
 
-    monkeypatch.setattr(LocalChannel, "exchange", dying)
+    monkeypatch.setattr(LocalChannel, "iterate_answers", dying)
     with pytest.raises(KeyboardInterrupt):
         fresh.federate(step, digest="a1" * 16)
     key = fresh.work(step, digest="a1" * 16).scratch / "privacy.key"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import time
@@ -16,9 +17,13 @@ import httpx
 import openai
 import pytest
 
-from luthier.traces.client import build_tracing_transport, trace_client
+from luthier.chat.messages import MEDIA_MARK
+from luthier.traces.client import _recorder, build_tracing_transport, trace_client
+from luthier.traces.media import list_trace_media, read_trace_media
 from luthier.traces.record import Trace
+from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_traces
+from pictured import picture
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 TURNS: Any = [{"role": "user", "content": "Where is it? anna@example.org"}]
@@ -144,3 +149,27 @@ def test_what_cannot_be_recorded_does_not_break_the_application(url: str, caplog
     with httpx.Client(transport=build_tracing_transport(broken)) as client:
         assert client.post(f"{url}/chat/completions", json={"model": "m", "messages": TURNS}).status_code == 200
     assert "could not be recorded" in caplog.text
+
+
+def test_pictures_of_a_client_are_named_and_kept_where_that_is_asked_for(url: str, tmp_path: Path) -> None:
+    medium, content = picture(1)
+    data = base64.b64encode(content).decode()
+    part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    far = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+    broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    turns: Any = [{"role": "user", "content": [part, {"type": "text", "text": " and "}, far, broken]}]
+    for policy, kept in ((RetentionPolicy(), 0), (RetentionPolicy(media="bytes"), 1)):
+        folder = tmp_path / policy.media
+        with openai.OpenAI(base_url=url, api_key="x") as plain, trace_client(plain, folder, policy) as client:
+            client.chat.completions.create(model="m", messages=turns)
+            with pytest.raises(openai.RateLimitError):
+                client.with_options(max_retries=0).chat.completions.create(model="busy", messages=turns)
+        _recorder(folder, policy).flush()
+        for trace in read_traces(folder):
+            (turn,) = trace.messages
+            assert turn.content == f"{MEDIA_MARK} and <image><image>"
+            assert [one.digest for one in turn.media] == [medium.digest]
+            assert data[:40] not in trace.model_dump_json()
+        assert len(list_trace_media(folder)) == kept
+        if kept:
+            assert read_trace_media(folder, turn.media[0]) == content

@@ -84,7 +84,7 @@ class KnownMedium:
     """How many of its tokens are features of it."""
     grid: tuple[int, int, int] = (0, 0, 0)
     """Frames, rows and columns of its tokens, for models that turn positions by them; zeros for others."""
-    beside: bool = False
+    multi_image: bool = False
     """Whether other pictures stand in its row, where that changes what the processor makes of it."""
     source: int | None = None
     """For a variant of a picture, the key of that picture."""
@@ -175,15 +175,15 @@ class MediaProcessor:
         feature = self._processor.tokenizer.convert_ids_to_tokens(self.feature_ids["audio"])
         return AudioFrontEnd(self._processor, feature, max_seconds=max_seconds)
 
-    def meet(self, media: Media, *, beside: bool = False) -> int:
-        """Take note of a medium, and return the key that its tokens bear. `beside`: other pictures stand in its row."""
-        beside = beside and self._counts_pictures
-        found = hashlib.sha256(f"{media.digest} {self.digest}{' beside' * beside}".encode()).digest()
+    def meet(self, media: Media, *, multi_image: bool = False) -> int:
+        """Take note of a medium, and return the key that its tokens bear. `multi_image`: others stand in its row."""
+        multi_image = multi_image and self._counts_pictures
+        found = hashlib.sha256(f"{media.digest} {self.digest}{' of several' * multi_image}".encode()).digest()
         key = int.from_bytes(found[:8], "big") >> 64 - _KEY_BITS
         known = self._known.get(key)
         if known is None:
-            layout = self._lay_out(media, beside=beside)
-            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid, beside)
+            layout = self._lay_out(media, multi_image=multi_image)
+            self._known[key] = KnownMedium(media, layout.text, layout.count, layout.grid, multi_image)
         elif known.media.digest != media.digest:
             raise DataError(
                 f"the media {known.media.digest} and {media.digest} have one key by chance",
@@ -247,15 +247,15 @@ class MediaProcessor:
     def export_known(self) -> list[dict[str, Any]]:
         """The media that were met, as JSON, for another process to meet them by `import_known`."""
         return [
-            {**known.media.model_dump(mode="json"), **({"beside": True} if known.beside else {})}
+            {**known.media.model_dump(mode="json"), **({"multi_image": True} if known.multi_image else {})}
             for known in self._known.values()
             if known.source is None
         ]
 
     def import_known(self, entry: dict[str, Any]) -> int:
         """Meet a medium as another process met it, and return its key."""
-        own = {name: value for name, value in entry.items() if name != "beside"}
-        return self.meet(Media.model_validate(own), beside=entry.get("beside", False))
+        own = {name: value for name, value in entry.items() if name != "multi_image"}
+        return self.meet(Media.model_validate(own), multi_image=entry.get("multi_image", False))
 
     def build_inputs(self, key: int, content: bytes) -> dict[str, Tensor]:
         """What a model's tower reads of a medium, from its bytes."""
@@ -266,13 +266,13 @@ class MediaProcessor:
             assert self.audio is not None, "only a processor of sounds meets one"
             return self.audio.build_inputs(known.media, content)
         image = self._shrink(decode_image(content))
-        if (layout := self._lay_out_size(image.size, beside=known.beside)).count != known.count:
+        if (layout := self._lay_out_size(image.size, multi_image=known.multi_image)).count != known.count:
             raise DataError(
                 f"the picture {known.media.digest} is {image.width} x {image.height} pixels and was said to be "
                 f"{known.media.width} x {known.media.height} ({layout.count} tokens, not {known.count})",
                 hint="prepare the data set again",
             )
-        found, _ = self._process(image, beside=known.beside)
+        found, _ = self._process(image, multi_image=known.multi_image)
         return {name: value for name, value in found.items() if name not in self._processor.unused_input_names}
 
     def build_row_inputs(self, ids: Sequence[int], read: Callable[[str], bytes]) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class MediaProcessor:
             raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
         return {name: value for name, value in found.items() if name != "labels"}
 
-    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
+    def _lay_out(self, media: Media, *, multi_image: bool) -> Layout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
@@ -309,30 +309,30 @@ class MediaProcessor:
             return Layout(found.text, found.count, (0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
-        return self._lay_out_size(self._shrunk(media.width, media.height), beside=beside)
+        return self._lay_out_size(self._shrunk(media.width, media.height), multi_image=multi_image)
 
-    def _lay_out_size(self, size: tuple[int, int], *, beside: bool = False) -> Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, multi_image: bool = False) -> Layout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
-        if (size, beside) not in self._layouts:
+        if (size, multi_image) not in self._layouts:
             from PIL import Image
 
-            inputs, text = self._process(Image.new("RGB", size), beside=beside)
+            inputs, text = self._process(Image.new("RGB", size), multi_image=multi_image)
             tokenizer = self._processor.tokenizer
             feature = tokenizer.convert_ids_to_tokens(self.feature_ids["image"])
             grid = inputs["image_grid_thw"][0].tolist() if "image_grid_thw" in inputs else (0, 0, 0)
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size, beside] = Layout(text, text.count(feature), tuple(grid))
-        return self._layouts[size, beside]
+            self._layouts[size, multi_image] = Layout(text, text.count(feature), tuple(grid))
+        return self._layouts[size, multi_image]
 
-    def _process(self, image: Any, *, beside: bool = False) -> tuple[Any, str]:
+    def _process(self, image: Any, *, multi_image: bool = False) -> tuple[Any, str]:
         """The numbers of one picture, and what stands in its place."""
         processor = self._processor
         merged = processor._merge_kwargs(tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt")
-        images, *_ = processor.prepare_inputs_layout(images=[[image, image]] if beside else [image])
+        images, *_ = processor.prepare_inputs_layout(images=[[image, image]] if multi_image else [image])
         inputs, texts = processor._process_images(images, **merged["images_kwargs"])
-        if beside:  # each is processed by itself: the first of the two is what it is beside any other
+        if multi_image:  # each is processed by itself: the first of the two is what it is next to any other
             inputs = {name: value[:1] if name != "batch_num_images" else value for name, value in inputs.items()}
         return inputs, texts[0]
 

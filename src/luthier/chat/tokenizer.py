@@ -395,8 +395,8 @@ class ChatTokenizer:
         if not media:
             return rendered
         assert self.media is not None, "messages with media are refused before they are rendered"
-        beside = len(media) > 1
-        texts = [self.media.get(self.media.meet(medium, beside=beside)).text for medium in media]
+        multi_image = len(media) > 1
+        texts = [self.media.get(self.media.meet(medium, multi_image=multi_image)).text for medium in media]
         written = {token: kind for kind, token in self.media.written.items()}
         indices = [
             number
@@ -425,7 +425,7 @@ class ChatTokenizer:
         media = _list_media(messages)
         for medium, (start, end) in zip(media, media_spans, strict=True):
             first, stop = bisect_left(tokens.starts, start), bisect_left(tokens.starts, end)
-            key, feature = self.media.meet(medium, beside=len(media) > 1), self.media.feature_ids[medium.kind]
+            key, feature = self.media.meet(medium, multi_image=len(media) > 1), self.media.feature_ids[medium.kind]
             indices = [index for index in range(first, stop) if ids[index] == feature]
             own = build_media_ids(key, self.media.get(key).count)
             assert len(indices) == len(own), "a processor writes a token for each feature"

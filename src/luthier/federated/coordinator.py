@@ -161,11 +161,11 @@ class Federation:
         smallest, largest = min(map(len, parts.values())), max(map(len, parts.values()))
         self._work.events.note(f"{len(parts):,} simulated sites of {smallest:,} to {largest:,} rows")
         workers = {}
-        for at, (name, places) in enumerate(parts.items()):
+        for at, (name, indices) in enumerate(parts.items()):
             scratch = open_scratch(self._work.scratch / "sites" / str(at))
             digest = digest_of([data.digest, self._step.sites, partition.model_dump(), self._work.seed, at])
             inputs = {
-                "data": write_site_rows(data, places, scratch / "rows", digest),
+                "data": write_site_rows(data, indices, scratch / "rows", digest),
                 "model": self._work.inputs["model"],
             }
             events = RunEventEmitter(lambda event: None).of(name)
@@ -175,11 +175,11 @@ class Federation:
 
     def _choose_sites(self, state: _State, number: int) -> tuple[str, ...]:
         """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
-        wanted = self._step.sites_per_round
-        if wanted is None or wanted >= len(state.sites):
+        number_of_sites = self._step.sites_per_round
+        if number_of_sites is None or number_of_sites >= len(state.sites):
             return state.sites
         order = permute_examples(int(digest_of(["sites", self._work.seed, number])[:8], 16), 0, len(state.sites))
-        return tuple(state.sites[at] for at in sorted(int(place) for place in order[:wanted]))
+        return tuple(state.sites[at] for at in sorted(int(index) for index in order[:number_of_sites]))
 
     def _enroll(self, channel: SiteChannel) -> _State:
         """Send the order, and begin with what the sites that take part have in common."""
@@ -349,19 +349,19 @@ class Federation:
                 add_weights(found.weights, given) if sites else found.weights for found in sums
             ]
             return self._aggregator.combine([self._choose(parts, given)], [1.0]), rows, loss
-        told = [update.header.rows for update in updates.values()]
+        row_counts = [update.header.rows for update in updates.values()]
         weights = [update.tensors for update in updates.values()]
         if sites:
-            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(told), None
-        shares = [count / sum(told) for count in told]
+            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(row_counts), None
+        shares = [count / sum(row_counts) for count in row_counts]
         mean = None
         if privacy is None:
             mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
         if self._step.robust is not None:
-            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(told), mean
+            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(row_counts), mean
         if total is not None:
-            return self._aggregator.combine([total.mean()], [1.0]), sum(told), mean
-        return self._aggregator.combine(weights, shares), sum(told), mean
+            return self._aggregator.combine([total.mean()], [1.0]), sum(row_counts), mean
+        return self._aggregator.combine(weights, shares), sum(row_counts), mean
 
     def _decode_groups(
         self,

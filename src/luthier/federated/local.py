@@ -325,7 +325,7 @@ def set_global_weights(model: Any, given: GlobalWeights, scale: float) -> None:
 
     from luthier.tune.training.trainer import set_weights
 
-    set_weights(model, given.moving)
+    set_weights(model, {name: value.clone() for name, value in given.moving.items()})  # training writes into them
     with torch.no_grad():
         for name, factors in given.base.items():
             weight = model.get_submodule(name).get_base_layer().weight

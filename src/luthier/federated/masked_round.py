@@ -69,8 +69,8 @@ class MaskedRound:
         answers = self._exchange(1, dict.fromkeys(answers, listed), "shared their secrets")
         shares = {own[name]: self._read(name, reply, SharesSent).header.shares for name, reply in answers.items()}
         self._senders = sorted(shares)
-        asked = {self._names[reader]: self._list_shares(reader, shares) for reader in self._senders}
-        answers = self._exchange(2, asked, "sent masked numbers")
+        requests = {self._names[reader]: self._list_shares(reader, shares) for reader in self._senders}
+        answers = self._exchange(2, requests, "sent masked numbers")
         self._survivors = sorted(own[name] for name in answers)
         return answers
 
@@ -84,8 +84,8 @@ class MaskedRound:
             own[name]: self._read(name, reply, SurvivorSignature).header.signature for name, reply in answers.items()
         }
         verify_survivors(self._about, self._survivors, signatures, self._cards)
-        asked = FederationMessage(UnmaskRequest(round=number, signatures=signatures)).encode()
-        answers = self._exchange(4, dict.fromkeys(answers, asked), "gave their shares")
+        requests = FederationMessage(UnmaskRequest(round=number, signatures=signatures)).encode()
+        answers = self._exchange(4, dict.fromkeys(answers, requests), "gave their shares")
         revealed = RevealedShares()
         for name, reply in answers.items():
             given: SharesRevealed = self._read(name, reply, SharesRevealed).header

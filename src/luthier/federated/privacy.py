@@ -81,9 +81,9 @@ class SpentPrivacy(NamedTuple):
         return 0.0 if account is None else account.epsilon(delta)
 
 
-def covers(promised: str, wanted: str) -> bool:
+def covers(promised: str, expected: str) -> bool:
     """Whether the protection of one unit is one of another: a site's of its groups, a group's of its rows."""
-    return promised in (wanted, SITE) or wanted == ROW
+    return promised in (expected, SITE) or expected == ROW
 
 
 def find_site_noise(privacy: FederatedPrivacy, rounds: int) -> float:

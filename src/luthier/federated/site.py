@@ -173,8 +173,8 @@ class SiteWorker:
             if number != order.last_number:
                 raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
-        place, stage = order.place_of(number)
-        if header.round != place or place > order.rounds or not isinstance(header, STAGES[stage]):
+        round_number, stage = order.place_of(number)
+        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
@@ -245,15 +245,15 @@ class SiteWorker:
         order = self.order
         if (privacy := order.privacy) is None:
             return None
-        place, stage = order.place_of(number) if number else (None, 0)
-        if stage or (place or 0) > order.rounds:
+        round_number, stage = order.place_of(number) if number else (None, 0)
+        if stage or (round_number or 0) > order.rounds:
             return None
         if privacy.unit == SITE:
             noise = find_site_noise(privacy, order.rounds)
-            return PrivacySpending(unit=SITE, noise=noise, sampling=1.0, steps=1 if place else order.rounds)
+            return PrivacySpending(unit=SITE, noise=noise, sampling=1.0, steps=1 if round_number else order.rounds)
         tune, aggregator = read_order_settings(order)
         training = FederatedTraining(tune, self._open_scratch({}), aggregator)
-        return training.plan_spending(order.rounds, None if place is None else place - 1)
+        return training.plan_spending(order.rounds, None if round_number is None else round_number - 1)
 
     def _encode(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int) -> Any:
         """What is masked: weights, rows and loss; with a promise to sites, a clipped change with noise."""

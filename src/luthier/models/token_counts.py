@@ -47,11 +47,11 @@ class TokenCounts(NamedTuple):
     how: str
     """How they were counted, and in how many."""
     pictures: float = 0.0
-    """Different pictures that a row has, on average."""
+    """Different pictures and sounds that a row has, on average."""
     features: float = 0.0
-    """Tokens that stand for a picture, on average."""
+    """Tokens that stand for one, on average."""
     patches: float = 0.0
-    """Patches that its encoder reads, on average."""
+    """Patches, or states of a sound, that its encoder reads, on average."""
 
 
 def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
@@ -63,20 +63,22 @@ def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | N
 
 
 def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> TokenCounts:
-    """The same with what stands for the pictures of each row, of which its text has one mark."""
-    media = [[medium for turn in row["messages"] for medium in turn.get("media", ())] for row in rows]
-    pictures = [[one for one in some if one["kind"] == "image" and one.get("width")] for some in media]
-    if not any(pictures):
+    """The same with what stands for the pictures and sounds of each row, of which its text has one mark."""
+    every = [[medium for turn in row["messages"] for medium in turn.get("media", ())] for row in rows]
+    media = [[one for one in some if _size_of(one) is not None] for some in every]
+    if not any(media):
         return counts
-    from luthier.models.media.counts import count_image
+    from luthier.models.media.counts import count_image, count_sound
 
-    sizes = {(one["width"], one["height"]) for some in pictures for one in some}
-    found = {size: count for size in sizes if (count := count_image(folder, *size)) is not None}
-    if not found:
+    sizes = {size for some in media for one in some if (size := _size_of(one)) is not None}
+    told = {size: count_image(folder, *size) if len(size) == 2 else count_sound(folder, *size) for size in sizes}
+    found = {size: count for size, count in told.items() if count is not None}
+    media = [[one for one in some if _size_of(one) in found] for some in media]
+    if not any(media):
         return counts
-    added = [sum(found[one["width"], one["height"]].tokens - 1 for one in some) for some in pictures]
-    different = {one["digest"]: found[one["width"], one["height"]] for some in pictures for one in some}
-    alike = len({some[0]["digest"] if some else "" for some in pictures}) == 1 and len(set(added)) == 1
+    added = [sum(found[_size_of(one)].tokens - 1 for one in some) for some in media]
+    different = {one["digest"]: found[_size_of(one)] for some in media for one in some}
+    alike = len({some[0]["digest"] if some else "" for some in media}) == 1 and len(set(added)) == 1
     ahead = min(_count_ahead(row["messages"]) for row in rows)
     return counts._replace(
         lengths=[length + more for length, more in zip(counts.lengths, added, strict=True)],
@@ -85,6 +87,13 @@ def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> Tok
         features=sum(count.features for count in different.values()) / len(different),
         patches=sum(count.patches for count in different.values()) / len(different),
     )
+
+
+def _size_of(medium: Row) -> Any:
+    """Width and height of a picture, or the seconds of a sound; None where they are not known."""
+    if medium["kind"] == "image":
+        return (medium["width"], medium["height"]) if medium.get("width") else None
+    return (medium["seconds"],) if medium.get("seconds") else None
 
 
 def _count_ahead(turns: Sequence[Row]) -> int:

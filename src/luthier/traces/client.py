@@ -14,7 +14,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
+from luthier.chat.messages import Media
 from luthier.traces.record import RequestOutcome, assemble_stream_chunks, build_trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy, traffic_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from luthier.traces.record import Trace
 
+KeepMedia = Callable[[Mapping[Media, bytes]], None]
 Client = TypeVar("Client")
 _PATHS = ("/chat/completions", "/completions", "/embeddings")
 _LONGEST = 64 << 20
@@ -46,7 +46,8 @@ def trace_client(client: Client, folder: Path | str | None = None, keeping: Rete
     kind: Any = openai.DefaultAsyncHttpxClient if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient
     library = importlib.import_module(kind.__mro__[-2].__module__.partition(".")[0])
     listening = _asynchronous(library) if kind is openai.DefaultAsyncHttpxClient else _plain(library)
-    made: Client = untyped_client.with_options(http_client=kind(transport=listening(recorder.record)))
+    transport = listening(recorder.record, recorder.keep_media)
+    made: Client = untyped_client.with_options(http_client=kind(transport=transport))
     return made
 
 
@@ -59,8 +60,8 @@ def _recorder(folder: Path, keeping: RetentionPolicy | None) -> TraceRecorder:
 class _Heard:
     """One request on its way, and the trace that it comes to."""
 
-    def __init__(self, request: Any, record: Callable[[Trace], None]) -> None:
-        self._record = record
+    def __init__(self, request: Any, record: Callable[[Trace], None], keep_media: KeepMedia | None) -> None:
+        self._record, self._keep_media = record, keep_media
         self._at, self._began = datetime.now(UTC), time.perf_counter()
         self._request = _json(request.content)
         self._first: float | None = None
@@ -94,11 +95,15 @@ class _Heard:
             return
         self._over = True
         try:
-            self._record(self._trace(error))
+            media: dict[Media, bytes] = {}
+            trace = self._trace(error, media)
+            self._record(trace)
+            if self._keep_media is not None and media and trace.status == 200 and not trace.error:
+                self._keep_media(media)
         except Exception:  # noqa: BLE001  # watching must not break what is watched; the log tells
             _LOG.exception("a request could not be recorded")
 
-    def _trace(self, error: str) -> Trace:
+    def _trace(self, error: str, media: dict[Media, bytes]) -> Trace:
         body = b"".join(self._pieces) if self._size <= _LONGEST else b""
         whole = assemble_stream_chunks(_events(body)) if self.is_stream else _json(body)
         if self.status >= 400 and not error:
@@ -111,7 +116,7 @@ class _Heard:
             status=self.status or 599,
             error=error,
         )
-        return build_trace(self._request, whole, outcome)
+        return build_trace(self._request, whole, outcome, media)
 
 
 def _is_asked(request: Any) -> bool:
@@ -137,9 +142,14 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
             yield _json(line[5:])
 
 
-def build_tracing_transport(record: Callable[[Trace], None], library: Any = httpx) -> Any:
-    """A transport for a client of `httpx` (or of what is like it): it sends on, and records what models are asked."""
-    return _plain(library)(record)
+def build_tracing_transport(
+    record: Callable[[Trace], None], library: Any = httpx, keep_media: KeepMedia | None = None
+) -> Any:
+    """A transport for a client of `httpx` (or of what is like it): it sends on, and records what models are asked.
+
+    `keep_media` takes the bytes of the pictures and sounds of a request that was answered.
+    """
+    return _plain(library)(record, keep_media)
 
 
 @cache
@@ -159,15 +169,15 @@ def _plain(library: Any) -> Any:
             self._inner.close()
 
     class Listening(library.BaseTransport):  # type: ignore[misc]  # as above
-        def __init__(self, record: Callable[[Trace], None]) -> None:
-            self._record, self._inner = record, library.HTTPTransport()
+        def __init__(self, record: Callable[[Trace], None], keep_media: KeepMedia | None = None) -> None:
+            self._record, self._keep_media, self._inner = record, keep_media, library.HTTPTransport()
 
         def handle_request(self, request: Any) -> Any:
             if not _is_asked(request):
                 return self._inner.handle_request(request)
             request.headers["accept-encoding"] = "identity"  # what is read along is read as it comes
             request.read()
-            exchange = _Heard(request, self._record)
+            exchange = _Heard(request, self._record, self._keep_media)
             with exchange:
                 response = self._inner.handle_request(request)
             exchange.answered(response)
@@ -197,15 +207,15 @@ def _asynchronous(library: Any) -> Any:
             await self._inner.aclose()
 
     class Listening(library.AsyncBaseTransport):  # type: ignore[misc]  # as above
-        def __init__(self, record: Callable[[Trace], None]) -> None:
-            self._record, self._inner = record, library.AsyncHTTPTransport()
+        def __init__(self, record: Callable[[Trace], None], keep_media: KeepMedia | None = None) -> None:
+            self._record, self._keep_media, self._inner = record, keep_media, library.AsyncHTTPTransport()
 
         async def handle_async_request(self, request: Any) -> Any:
             if not _is_asked(request):
                 return await self._inner.handle_async_request(request)
             request.headers["accept-encoding"] = "identity"
             await request.aread()
-            exchange = _Heard(request, self._record)
+            exchange = _Heard(request, self._record, self._keep_media)
             with exchange:
                 response = await self._inner.handle_async_request(request)
             exchange.answered(response)

@@ -9,17 +9,22 @@ such as `support@prod` are known to the resolver alone.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_jsonable_python
 
-from luthier.chat.messages import Media, Message, Role, ToolCall
+from luthier.chat.messages import MEDIA_MARK, Media, Message, Role, ToolCall
 from luthier.core.component import add_field_descriptions
+from luthier.core.errors import LuthierError
+
+if TYPE_CHECKING:
+    from luthier.chat.media_codec import KeptMedia
 
 Asked = Literal["chat", "completion", "embedding", "label"]
 Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
@@ -206,8 +211,13 @@ class RequestOutcome(NamedTuple):
     meta: Mapping[str, str] = {}
 
 
-def build_trace(request: Mapping[str, Any], response: Mapping[str, Any] | None, outcome: RequestOutcome) -> Trace:
-    """A request and what came back."""
+def build_trace(
+    request: Mapping[str, Any],
+    response: Mapping[str, Any] | None,
+    outcome: RequestOutcome,
+    media: dict[Media, bytes] | None = None,
+) -> Trace:
+    """A request and what came back; the bytes of its pictures and sounds are put into `media`."""
     response = response or {}
     choice = _first(response.get("choices"))
     usage = _mapping(response.get("usage"))
@@ -218,7 +228,7 @@ def build_trace(request: Mapping[str, Any], response: Mapping[str, Any] | None, 
         timestamp=outcome.timestamp,
         operation=_asked(request),
         model=str(request.get("model") or response.get("model") or "unknown"),
-        messages=tuple(_asked_messages(request)),
+        messages=tuple(_asked_messages(request, media)),
         answer=answer,
         finish_reason=normalize_finish_reason(
             choice.get("finish_reason"), failed=bool(outcome.error) or outcome.status >= 400
@@ -236,19 +246,51 @@ def build_trace(request: Mapping[str, Any], response: Mapping[str, Any] | None, 
     )
 
 
-def parse_message(turn: Any, default: Role = "user") -> Message:
-    """One turn, as a mapping or a text."""
+def parse_message(turn: Any, default: Role = "user", media: dict[Media, bytes] | None = None) -> Message:
+    """One turn, as a mapping or a text. Pictures and sounds whose bytes stand in it are named, and put into `media`;
+    others leave a mark such as `<image>`."""
     if not isinstance(turn, Mapping):
         return Message(role=default, content=content_to_text(turn))
     calls = turn.get("tool_calls") or ()
+    content, found = _read_content(turn.get("content"))
+    if media is not None:
+        media |= {kept.media: kept.content for kept in found}
     return Message(
         role=_ROLES.get(str(turn.get("role", default)).lower(), default),
-        content=content_to_text(turn.get("content")),
+        content=content,
+        media=tuple(kept.media for kept in found),
         thinking=content_to_text(turn.get("reasoning_content")),
         tool_calls=tuple(_call(call) for call in calls if isinstance(call, Mapping)),
         tool_call_id=_optional(turn.get("tool_call_id")),
         name=_optional(turn.get("name")),
     )
+
+
+def _read_content(content: Any) -> tuple[str, list[KeptMedia]]:
+    """The words of a content with U+FFFC in the place of each picture and sound that can be read, and these."""
+    if not isinstance(content, list):
+        return content_to_text(content), []
+    found = [(part, _read_medium(part)) for part in content]
+    media = [kept for _, kept in found if kept is not None]
+    if not media:
+        return content_to_text(content), []
+    texts = [_part(part).replace(MEDIA_MARK, "") if kept is None else MEDIA_MARK for part, kept in found]
+    return "".join(texts), media
+
+
+def _read_medium(part: Any) -> KeptMedia | None:
+    """The picture or sound that a part brings in base64, as OpenAI's API takes it; None for anything else."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    value = _mapping(part.get(kind)) if kind in ("image_url", "input_audio") else {}
+    text = value.get("url") if kind == "image_url" else value.get("data")
+    if not isinstance(text, str) or (kind == "image_url" and not text.startswith("data:")):
+        return None
+    from luthier.chat.media_codec import keep_media
+
+    try:
+        return keep_media(base64.b64decode(text.partition(",")[2] if kind == "image_url" else text, validate=True))
+    except (ValueError, LuthierError):  # broken, or no library here that reads it: the request is recorded all the same
+        return None
 
 
 def content_to_text(content: Any) -> str:
@@ -319,9 +361,9 @@ def _asked(request: Mapping[str, Any]) -> Asked:
     return "embedding" if "input" in request else "completion"
 
 
-def _asked_messages(request: Mapping[str, Any]) -> list[Message]:
+def _asked_messages(request: Mapping[str, Any], media: dict[Media, bytes] | None) -> list[Message]:
     if isinstance(request.get("messages"), Sequence) and not isinstance(request["messages"], str):
-        return [parse_message(turn) for turn in request["messages"]]
+        return [parse_message(turn, media=media) for turn in request["messages"]]
     found = request.get("prompt", request.get("input", request.get("messages")))
     every = found if isinstance(found, list) and found and isinstance(found[0], str) else [found]
     return [Message(role="user", content=content_to_text(entry)) for entry in every if entry is not None]

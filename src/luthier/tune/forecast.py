@@ -164,15 +164,21 @@ def _media_note(model: ModelDescription, rows: RowEstimate) -> str:
 
 
 def _moves_vision(step: Tune, model: ModelDescription) -> bool:
-    """Whether the encoder of pictures learns."""
+    """Whether the encoder of pictures or sounds learns."""
     parts = getattr(step.technique, "on", None)
-    return "vision" in parts if parts is not None else step.technique.trainable(model) > model.parameters / 2
+    return (
+        not {"vision", "audio"}.isdisjoint(parts)
+        if parts is not None
+        else step.technique.trainable(model) > model.parameters / 2
+    )
 
 
 def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
     """Floating-point operations of encoders: a frozen one reads each picture once and keeps its features; one that
     learns reads it in each epoch, forward and back, and so does one whose rows are read one by one."""
-    encoder = 2 * model.parts.get("vision", 0) * rows.number * rows.pictures * rows.patches
+    encoder = (
+        2 * (model.parts.get("vision") or model.parts.get("audio", 0)) * rows.number * rows.pictures * rows.patches
+    )
     epochs = _examples_seen(step, rows) / max(1, rows.number)
     if _moves_vision(step, model):
         return 3 * encoder * max(1.0, epochs)

@@ -44,6 +44,7 @@ class MediaOperator(RowOperator):
 
     _scratch: MediaScratch | None = PrivateAttr(default=None)
     _kept: Path | None = PrivateAttr(default=None)
+    _recipe_dir: Path = PrivateAttr(default=Path())
 
     @abstractmethod
     def find(self, content: bytes) -> list[MediaFinding]:
@@ -62,7 +63,7 @@ class MediaOperator(RowOperator):
         """The operator as it remembers what it found in media; texts and values are never kept, only kinds and
         places."""
         placed = self.model_copy()
-        placed._kept = kept
+        placed._kept, placed._recipe_dir = kept, recipe_dir
         return placed
 
     def with_scratch(self, scratch: MediaScratch | None) -> Self:
@@ -144,7 +145,9 @@ class MediaOperator(RowOperator):
             return None
         modules = sorted({type(part).__module__ for part in iter_components(self)})
         settings = {name: value for name, value in self.settings().items() if name != "action"}
-        identity = digest_of([settings, code_revision(*modules, __name__), digest_plugin_code(self)])
+        identity = digest_of(
+            [settings, self.fingerprint(self._recipe_dir), code_revision(*modules, __name__), digest_plugin_code(self)]
+        )
         return FindingsFile(self._kept / "media" / f"{self.kind}-{identity}.db", self._key)
 
 

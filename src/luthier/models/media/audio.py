@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.models.media.family import MediaFamily
+from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,16 @@ class AudioFamily(MediaFamily):
         return {name: value.shape for name, value in one.items()} == {
             name: value.shape for name, value in other.items()
         }
+
+
+def count_windows(settings: MediaSettings, seconds: float, tokens_per_second: float) -> ImageCount:
+    """What a sound comes to for Whisper's encoder, which reads whole windows whatever is in them."""
+    window = int(settings.audio.get("max_source_positions") or 1500)
+    return ImageCount(ceil(seconds * tokens_per_second), window * max(1, ceil(seconds * STATES_PER_SECOND / window)))
+
+
+STATES_PER_SECOND = 50
+"""States of Whisper's encoder."""
 
 
 def mark_sound(tower: Any, mask: Tensor, most: int) -> Tensor:

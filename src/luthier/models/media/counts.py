@@ -1,4 +1,4 @@
-"""How many tokens and patches pictures come to, told by a model's files alone, without torch."""
+"""How many tokens and patches pictures and sounds come to, told by a model's files alone, without torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,26 @@ def count_image(folder: Path, width: int, height: int) -> ImageCount | None:
     For a type of models that no family names it is guessed from the encoder's own size.
     """
     settings, most = _read(folder)
-    if settings is None:
+    if settings is None or not settings.vision:
         return None
     if most is not None and width * height > most:
         share = (most / (width * height)) ** 0.5
         width, height = max(1, int(width * share)), max(1, int(height * share))
     family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
     return family.count_image(settings, width, height)
+
+
+def count_sound(folder: Path, seconds: float) -> ImageCount | None:
+    """What a sound of so many seconds comes to for the model in a folder; None for one that hears nothing.
+
+    For a type of models that no family names it is guessed.
+    """
+    settings, _ = _read(folder)
+    if settings is None or not settings.audio:
+        return None
+    most = _object(folder / "model.json").get("max_seconds")
+    family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
+    return family.count_sound(settings, seconds if most is None else min(seconds, most))
 
 
 @lru_cache(maxsize=4)
@@ -32,7 +45,7 @@ def _read(folder: Path) -> tuple[MediaSettings | None, int | None]:
         _object(folder / name)
         for name in ("config.json", "processor_config.json", "preprocessor_config.json", "model.json")
     )
-    if not config.get("vision_config"):
+    if not any(config.get(name) for name in ("vision_config", "audio_config", "encoder_config")):
         return None, None
     return MediaSettings(config, processor, processor.get("image_processor") or images), card.get("max_pixels")
 
@@ -51,8 +64,15 @@ def estimate_tower_bytes(folder: Path, patches: float, width: int) -> int:
     settings, _ = _read(folder)
     if settings is None:
         return 0
-    vision = settings.vision
-    hidden = int(vision.get("hidden_size") or vision.get("embed_dim") or 1024)
-    layers = int(vision.get("num_hidden_layers") or vision.get("depth") or 24)
-    inner = int(vision.get("intermediate_size") or 4 * hidden)
+    told = settings.vision or settings.audio
+    hidden = int(next((told[name] for name in _WIDTHS if told.get(name)), 1024))
+    layers = int(next((told[name] for name in _DEPTHS if told.get(name)), 24))
+    inner = int(told.get("intermediate_size") or told.get("encoder_ffn_dim") or 4 * hidden)
     return int(patches * layers * (8 * hidden + 2 * inner) * width)
+
+
+_WIDTHS, _DEPTHS = (
+    ("hidden_size", "embed_dim", "d_model", "hidden_dim"),
+    ("num_hidden_layers", "depth", "encoder_layers"),
+)
+"""What encoders call the width of their states and the number of their layers."""

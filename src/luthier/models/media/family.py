@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class FrozenEncoder(NamedTuple):
 
 
 class ImageCount(NamedTuple):
-    """What a picture comes to."""
+    """What a picture or a sound comes to."""
 
     features: int
     """Tokens that stand for it."""
@@ -80,6 +81,12 @@ class MediaSettings(NamedTuple):
     def vision(self) -> Mapping[str, Any]:
         """What the configuration says of the encoder."""
         found: Mapping[str, Any] = self.config.get("vision_config") or {}
+        return found
+
+    @property
+    def audio(self) -> Mapping[str, Any]:
+        """What the configuration says of the encoder of sounds."""
+        found: Mapping[str, Any] = self.config.get("audio_config") or self.config.get("encoder_config") or {}
         return found
 
     def size(self, name: str, usual: int) -> int:
@@ -170,6 +177,11 @@ class MediaFamily:
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
         """What a picture of so many pixels comes to, told without the model or its processor."""
         return ImageCount(settings.square, settings.square)
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor: as for Whisper's encoder
+        whose states are averaged by two."""
+        return ImageCount(ceil(25 * seconds), ceil(50 * seconds))
 
     def find_projection(self, model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
         """The encoder of a plain model and the projector over it, where what lies between is known; else None."""

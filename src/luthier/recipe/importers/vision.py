@@ -18,7 +18,6 @@ PARTS: Mapping[str, str] = {
 _PATH = "steps.tune.technique"
 _DECODER = "*language_model*"
 """The names of a decoder's weights in transformers' models that read pictures."""
-_GROUP = re.compile(r"\(([A-Za-z0-9_|]+)\)([A-Za-z0-9_]*)$|([A-Za-z0-9_]+)$")
 _REGEX = re.compile(r"[\\^$*+?()\[\]|]")
 
 
@@ -62,8 +61,12 @@ def expand_module_pattern(pattern: str) -> list[str] | None:
     `language_model.*(q|v)_proj`; None for one that cannot be told by its end."""
     if not _REGEX.search(pattern):
         return None
-    match = _GROUP.search(pattern.rstrip("$"))
-    if match is None:
-        return None
-    names = [f"{entry}{match[2]}" for entry in match[1].split("|")] if match[1] else [match[3]]
+    end = pattern.rstrip("$")
+    begin = len(end)
+    while begin and (end[begin - 1].isalnum() or end[begin - 1] == "_"):
+        begin -= 1
+    names = [end[begin:]]
+    if begin and end[begin - 1] == ")":
+        group = end[: begin - 1].rpartition("(")[2]
+        names = [f"{entry}{end[begin:]}" for entry in group.split("|")]
     return names if all(re.fullmatch(r"[A-Za-z]\w*", name) for name in names) else None

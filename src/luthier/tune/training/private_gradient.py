@@ -73,8 +73,8 @@ class PrivateReader:
         for number, part in enumerate(parts):
             seed = mix_seed(self._seed, step, number)
             read = self._gather_together(part, total, seed) if self._units.applies else None
-            told, count = read or self._gather_one_by_one(part, tokens, total, seed)
-            described, clipped = described.and_of(told), clipped + count
+            part_gradient, count = read or self._gather_one_by_one(part, tokens, total, seed)
+            described, clipped = described.and_of(part_gradient), clipped + count
         self._add_noise(total, step)
         self._updater.take(total)
         share = 1.0 / self._steps.expected_units
@@ -110,8 +110,8 @@ class PrivateReader:
             if gradient is not None:
                 kept = torch.where(norms.isfinite()[:, None], gradient.flatten(1), 0.0)
                 view.add_((scales.to(kept) @ kept).view(view.shape))
-        told = StepGradient(math.fsum(read.losses), read.computed, read.measures, read.example_losses)
-        return told, int((~(norms <= self._steps.clip)).sum())
+        part_gradient = StepGradient(math.fsum(read.losses), read.computed, read.measures, read.example_losses)
+        return part_gradient, int((~(norms <= self._steps.clip)).sum())
 
     def _gather_one_by_one(
         self, units: list[list[TokenRow]], tokens: int, total: GradientSum, seed: int

@@ -74,10 +74,10 @@ class UnitReader:
         assert self._layers is not None, "asked only where it applies"
         rows = [row for unit in units for row in unit]
         pack = prepare(build_pack(rows, UNSHARED))
-        places = _list_places(pack, [len(unit) for unit in units])
-        if places is None:
+        indices = _list_places(pack, [len(unit) for unit in units])
+        if indices is None:
             return None
-        watched = _Watched(places, pack.tokens)
+        watched = _Watched(indices, pack.tokens)
         hooks = [layer.register_forward_hook(partial(watched.enter, layer)) for layer in self._layers]
         try:
             with use_peft_forward(list(self._model.modules())):
@@ -123,20 +123,20 @@ def _divide(values: Tensor, pack: Pack, denominators: Tensor) -> float:
 
 def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch.nn.Linear] | None:
     """The linear layers that hold all that moves; None where something else moves."""
-    wanted = {id(parameter) for parameter in moving}
+    expected = {id(parameter) for parameter in moving}
     layers = [
         module
         for module in model.modules()
-        if type(module) is torch.nn.Linear and any(id(own) in wanted for own in module.parameters(recurse=False))
+        if type(module) is torch.nn.Linear and any(id(own) in expected for own in module.parameters(recurse=False))
     ]
     held = [id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)]
     once = len(held) == len(set(held))
-    return layers if once and wanted <= set(held) and wanted else None
+    return layers if once and expected <= set(held) and expected else None
 
 
 def _list_places(pack: Pack, rows: Sequence[int]) -> Tensor | None:
     """(units, most tokens of one) the places of each unit's tokens, then T; None where two units share one."""
-    places: list[list[int]] = []
+    indices: list[list[int]] = []
     row = 0
     for count in rows:
         own: set[int] = set()
@@ -144,19 +144,19 @@ def _list_places(pack: Pack, rows: Sequence[int]) -> Tensor | None:
             if int(pack.leaf[at]) >= 0:
                 for span in pack.spans(at):
                     own.update(range(span.start, span.stop))
-        places.append(sorted(own))
+        indices.append(sorted(own))
         row += count
-    if sum(map(len, places)) != len(set().union(*places)):
+    if sum(map(len, indices)) != len(set().union(*indices)):
         return None
-    most = max(1, *map(len, places))
-    return torch.tensor([[*own, *[pack.tokens] * (most - len(own))] for own in places])
+    most = max(1, *map(len, indices))
+    return torch.tensor([[*own, *[pack.tokens] * (most - len(own))] for own in indices])
 
 
 class _Watched:
     """Gradients of units, as layers are passed backward."""
 
-    def __init__(self, places: Tensor, tokens: int) -> None:
-        self._places, self._tokens = places, tokens
+    def __init__(self, indices: Tensor, tokens: int) -> None:
+        self._places, self._tokens = indices, tokens
         self.found: dict[torch.nn.Parameter, Tensor] = {}
         self.unknown = False
         """Whether a layer read tokens in another order, or twice."""

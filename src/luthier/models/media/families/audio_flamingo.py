@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.media.audio import AudioFamily, mark_sound
-from luthier.models.media.family import FrozenAudioEncoder
+from luthier.models.media.audio import AudioFamily, count_windows, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,10 @@ class AudioFlamingoFamily(AudioFamily):
     """Padding is masked, and its states are left out."""
 
     types = ("audioflamingo3",)
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor."""
+        return count_windows(settings, seconds, 25)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
         """The encoder and the projector of a plain model."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.media.audio import AudioFamily, AudioFeatures, mark_sound
-from luthier.models.media.family import FrozenAudioEncoder
+from luthier.models.media.audio import AudioFamily, AudioFeatures, count_windows, mark_sound
+from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,10 @@ class Qwen2AudioFamily(AudioFamily):
     def read_media(self, model: Any, inputs: Mapping[str, Any]) -> AudioFeatures:
         """The projector's features of what is sound, not padding."""
         return AudioFeatures(model.model.multi_modal_projector(_encode(model, inputs)))
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor."""
+        return count_windows(settings, seconds, 25)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
         """The encoder and the projector of a plain model."""

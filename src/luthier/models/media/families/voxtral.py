@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from luthier.models.media.audio import AudioFamily
-from luthier.models.media.family import FrozenAudioEncoder
+from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,11 @@ class VoxtralFamily(AudioFamily):
     """Silence that fills the last window is heard like sound."""
 
     types = ("voxtral",)
+
+    def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
+        """What a sound of so many seconds comes to, told without the model or its processor."""
+        windows = max(1, ceil(seconds / 30))
+        return ImageCount(375 * windows, 1500 * windows)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
         """The encoder and the projector of a plain model."""
