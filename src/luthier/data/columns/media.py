@@ -214,8 +214,8 @@ def put_marks_first(messages: Sequence[Message], addresses: Mapping[str, Sequenc
         return tuple(messages)
     first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
     if first is None and any(message.role == "assistant" for message in messages):  # a sound and its transcript
-        place = next(index for index, message in enumerate(messages) if message.role == "assistant")
-        return (*messages[:place], Message(role="user", content=marks), *messages[place:])
+        answer = next(index for index, message in enumerate(messages) if message.role == "assistant")
+        return (*messages[:answer], Message(role="user", content=marks), *messages[answer:])
     if first is None:
         raise UnusableRowError("its columns hold media, and no turn of a user can show them")
     content = f"{marks}\n{messages[first].content}" if messages[first].content else marks
