@@ -180,13 +180,13 @@ class SpeechProcessor(MediaProcessor):
         found = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")
         return {name: value for name, value in found.items() if name != "attention_mask"}  # alone: all of it is sound
 
-    def meet(self, media: Media, *, beside: bool = False) -> int:
+    def meet(self, media: Media, *, multi_image: bool = False) -> int:
         """Take note of a sound, and return the key that its row's first token bears."""
         if media.kind != "audio":
             raise DataError("the model reads no pictures", hint="choose another model, or drop these rows")
         return super().meet(media)
 
-    def _lay_out(self, media: Media, *, beside: bool) -> Layout:
+    def _lay_out(self, media: Media, *, multi_image: bool) -> Layout:
         return Layout(self.written["audio"], 1, (0, 0, 0))
 
 

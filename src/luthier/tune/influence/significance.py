@@ -97,8 +97,12 @@ def assess_harm(
     if asked < FEWEST:
         why = f"{asked} rows were asked about, and a test takes {FEWEST} at least"
     if effects is None or asked < FEWEST or not harmful:
-        found = HarmSignificance(harmful=len(harmful), asked=asked, level=LEVEL, untested=why if harmful else "")
+        found = HarmSignificance(
+            harmful=len(harmful), question_rows=asked, level=LEVEL, untested=why if harmful else ""
+        )
         return HarmTest({}, found)
     p_values = dict(zip(harmful, compute_harm_p_values(effects, rows, seed), strict=True))
     sure = sum(p <= LEVEL for p in p_values.values())
-    return HarmTest(p_values, HarmSignificance(harmful=len(harmful), significant=sure, asked=asked, level=LEVEL))
+    return HarmTest(
+        p_values, HarmSignificance(harmful=len(harmful), significant=sure, question_rows=asked, level=LEVEL)
+    )
