@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.chat.media import (
     MEDIA_IDS,
     KnownMedium,
-    Layout,
     MediaKind,
+    MediaLayout,
     MediaProcessor,
     build_media_ids,
     get_media_place,
@@ -186,8 +186,8 @@ class SpeechProcessor(MediaProcessor):
             raise DataError("the model reads no pictures", hint="choose another model, or drop these rows")
         return super().meet(media)
 
-    def _lay_out(self, media: Media, *, multi_image: bool) -> Layout:
-        return Layout(self.written["audio"], 1, (0, 0, 0))
+    def _lay_out(self, media: Media, *, multi_image: bool) -> MediaLayout:
+        return MediaLayout(self.written["audio"], 1, (0, 0, 0))
 
 
 def build_sound_ids(key: int) -> list[int]:

@@ -312,6 +312,6 @@ def _with_media(message: Message, waiting: Mapping[str, Iterator[str]], read: Re
         return message
     media = [read(kind, next(waiting[kind])) for kind in found]
     typed = message.content.replace(MEDIA_MARK, "\N{REPLACEMENT CHARACTER}")
-    places = iter(media)
-    content = _MARK.sub(lambda match: MEDIA_MARK * len(next(places)), typed)
+    remaining = iter(media)
+    content = _MARK.sub(lambda match: MEDIA_MARK * len(next(remaining)), typed)
     return message.model_copy(update={"content": content, "media": tuple(chain.from_iterable(media))})
