@@ -3,10 +3,10 @@
     python benchmarks/multimodal.py [--quick] [--only images|speech]
 
 A LLaVA with random weights: a decoder of the shape of SmolLM2-135M (with `--quick` a third of its layers and five of
-its nine heads, of the same size) and a small vision transformer of 256 tokens a picture. The peer is transformers' own model and processor with
-padded rows, at its best settings on a CPU: bf16 weights, one forward and backward for the batch, logits at learnt
-tokens alone. Both learn the projector; decoder and encoder are frozen. What is counted is process time of one step,
-from bytes and messages to gradients; the first step of each is warm-up.
+its nine heads, of the same size) and a small vision transformer of 256 tokens a picture. The peer is transformers' own
+model and processor with padded rows, at its best settings on a CPU: bf16 weights, one forward and backward for the
+batch, logits at learnt tokens alone. Both learn the projector; decoder and encoder are frozen. What is counted is
+process time of one step, from bytes and messages to gradients; the first step of each is warm-up.
 
 `speech_ratio`: three epochs of LoRA in the decoder of a model of Whisper tiny's shape with random weights, a sound a
 row. Ours is the whole step `tune`, from the data set to the saved adapter; the peer is Hugging Face's Seq2SeqTrainer

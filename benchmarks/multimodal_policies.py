@@ -162,28 +162,25 @@ def tell(figure: str, value: float, unit: str) -> None:
     )
 
 
-def measure_first_token(folder: Path, contents: dict[str, bytes], asked: Any, turns: int) -> None:
-    """A local model that keeps what prompts begin with, as `serve` does."""
-    from luthier.core.artifact import Artifact, FileEntry, Manifest
-    from luthier.models.lm.base import GenerateRequest
-    from luthier.models.lm.local import LocalLM
+def measure_first_token(ours: OurPolicies, contents: dict[str, bytes], turns: int) -> None:
+    """One decoder for all requests, as `serve` has it: from a request's messages to its first token."""
+    from luthier.models.generate import decode_requests
+    from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
+    from luthier.models.load import LoadedModel
     from pictured import picture, shown
 
-    (folder / "model.json").write_text('{"name": "bench"}')
-    manifest = Manifest(
-        digest="0" * 32, kind="base", makes="model", settings={}, inputs={}, reads={}, code="", seed=0,
-        files=[FileEntry(path=name, size=0, digest="") for name in ("model.safetensors", "model.json")],
-    )  # fmt: skip
-    artifact = Artifact(folder, manifest, lambda digest: artifact)
-    lm = LocalLM(artifact, "bfloat16", read_media=lambda digest: contents[digest], enable_prefix_caching=True)
+    loaded = LoadedModel(model=ours.model, folder=Path(), name="bench", digest="")
+    decoder = ContinuousBatchingDecoder(loaded, tokens=1 << 14)
+
+    def ask(prompt: Any) -> None:
+        ids = ours.text.prompt(prompt)
+        list(decode_requests(decoder, [GenerationRequest(ids=ids, max_new_tokens=1, stop=ours.text.end_ids)]))
+
     shares = []
     for turn in range(turns + 1):
         media, content = picture(100 + turn, 128, 128)
         contents[media.digest] = content
-        times = [
-            seconds(lambda prompt=shown(text, media): lm.generate([GenerateRequest(prompt=prompt, max_tokens=1)]))  # type: ignore[misc]
-            for text in ("What is this?", "And what is that?")
-        ]
+        times = [seconds(partial(ask, shown(text, media))) for text in ("What is this?", "And what is that?")]
         print(f"first token {turn}: {times[0]:.3f} s, of the picture asked about again {times[1]:.3f} s", flush=True)
         shares.append(times[1] / times[0])
     tell("image_first_token", statistics.median(shares[1:]), "of the first time")
@@ -259,7 +256,7 @@ def main() -> None:
         if options.only in (None, "grpo"):
             compare("image_grpo_ratio", partial(ours.grpo, prompts), partial(peer.grpo, prompts), turns)
         if options.only in (None, "first_token"):
-            measure_first_token(model, contents, prompts, turns)
+            measure_first_token(ours, contents, turns)
 
 
 if __name__ == "__main__":

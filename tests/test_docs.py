@@ -213,7 +213,7 @@ def test_the_python_of_the_pages_runs(page: str, block: str, place: Path, monkey
 def yaml_blocks() -> list[tuple[str, str]]:
     """Every piece of a recipe on the pages, with its page and line; comments alone and workflows of others are none."""
     found = []
-    for page in [*PAGES, ROOT / "docs" / "tutorial-data.md"]:
+    for page in [*PAGES, *(ROOT / "docs" / f"tutorial-{name}.md" for name in ("data", "photographs"))]:
         text = page.read_text(encoding="utf-8")
         for block in re.finditer(r"```(?:\{code-block\} )?yaml\n(.*?)```", text, re.DOTALL):
             told = yaml.safe_load(textwrap.dedent(block[1]))

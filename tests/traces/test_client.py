@@ -160,8 +160,7 @@ def test_pictures_of_a_client_are_named_and_kept_where_that_is_asked_for(url: st
     turns: Any = [{"role": "user", "content": [part, {"type": "text", "text": " and "}, far, broken]}]
     for policy, kept in ((RetentionPolicy(), 0), (RetentionPolicy(media="bytes"), 1)):
         folder = tmp_path / policy.media
-        with openai.OpenAI(base_url=url, api_key="x") as plain:
-            client = trace_client(plain, folder, policy)
+        with openai.OpenAI(base_url=url, api_key="x") as plain, trace_client(plain, folder, policy) as client:
             client.chat.completions.create(model="m", messages=turns)
             with pytest.raises(openai.RateLimitError):
                 client.with_options(max_retries=0).chat.completions.create(model="busy", messages=turns)

@@ -117,7 +117,7 @@ def test_rows_that_hurt_are_tested_against_chance(folder: Path, each: bool) -> N
     summary, (finding,) = InfluenceSummary.read(artifact), read_findings(artifact).findings
     tested = summary.significance
     assert tested is not None
-    assert (tested.asked, tested.untested) == (20, "")
+    assert (tested.question_rows, tested.untested) == (20, "")
     assert tested.significant <= tested.harmful == finding.rows <= 5
     assert tested.sentence in finding.sentence
     assert sum(row.p is not None for row in summary.opponents) == tested.harmful

@@ -22,6 +22,7 @@ from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.models.shapes import find_part
 from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
 from pictured import shown, tiny_pictured
 from tuning import Bench, _data, made, preferring, tune_and_resume
 
@@ -228,6 +229,15 @@ def test_each_part_has_its_own_learning_rate(shop: Bench, monkeypatch: pytest.Mo
     for name, distance in moved.items():
         share = {"projector": 0.1, "vision": 0.3}.get(find_part(name), 1.0)
         torch.testing.assert_close(distance, share * once[name], atol=1e-6, rtol=1e-3)
+
+
+def test_a_projector_beside_adapters_learns_as_whole_weights_do() -> None:
+    """A tenth of the adapters' rate, unless it has one of its own."""
+    lora = Lora(loraplus_lr_ratio=4)
+    inner = "base_model.model.model."
+    assert lora.rate_of(f"{inner}multi_modal_projector.modules_to_save.default.linear_1.weight") == 0.1
+    assert lora.rate_of(f"{inner}language_model.layers.0.mlp.up_proj.lora_A.default.weight") == 1
+    assert lora.rate_of(f"{inner}language_model.layers.0.mlp.up_proj.lora_B.default.weight") == 4
 
 
 def test_a_rate_of_a_part_that_stands_still_is_refused(shop: Bench) -> None:

@@ -154,6 +154,25 @@ def _likelihood(lm: LocalLM, token: int) -> float:
     return compute_loglikelihoods(lm.loaded.model, [(prompt, [token])])[0].logprob
 
 
+OTHERS: list[Any] = [
+    "ia3",
+    "adapter",
+    {"kind": "qlora", "r": 4, "group": 16},
+    {**LORA, "lora_dropout": 0.1},
+    {**LORA, "use_dora": True},
+    {**LORA, "on": ["audio"]},
+]
+
+
+@pytest.mark.parametrize("technique", OTHERS, ids=str)
+def test_other_techniques_move_what_is_written(shop: Bench, technique: Any) -> None:
+    model = shop.tune(Tune(data="data", technique=technique, **{**QUICK, "epochs": 1}))
+    read = MediaReader(shop.data).read
+    tuned, base = (LocalLM(artifact, "float32", read_media=read) for artifact in (model, shop.base))
+    end = base.text.tokenizer.eos_token_id
+    assert abs(_likelihood(tuned, end) - _likelihood(base, end)) > 1e-4
+
+
 @pytest.mark.parametrize("objective", ["dpo", GRPO])
 def test_other_objectives_hear_sounds(objective: Any, tmp_path: Path) -> None:
     train = [preferring(row, " ten") for row in rows()] if objective == "dpo" else None

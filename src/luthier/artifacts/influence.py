@@ -118,7 +118,7 @@ class HarmSignificance(_Plain):
     """Rows whose score is far below that of the others, and below zero."""
     significant: int = 0
     """Of these, rows whose harm is more than chance."""
-    asked: int
+    question_rows: int
     """Rows that were asked about."""
     level: float
     """The share of the significant rows that may be there by chance."""
@@ -134,7 +134,7 @@ class HarmSignificance(_Plain):
             return "No row is far below the others."
         return (
             f"Of {self.harmful} rows far below the others, {self.significant} hurt by more than chance over the "
-            f"{self.asked} rows asked about (sign flips; Benjamini and Hochberg over all training rows at "
+            f"{self.question_rows} rows asked about (sign flips; Benjamini and Hochberg over all training rows at "
             f"{self.level:.0%})."
         )
 

@@ -31,6 +31,9 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
+WHOLE_SHARE = 0.1
+"""The rate of a projector, which moves whole, over that of the adapters beside it: full fine-tuning's rate is a tenth
+of LoRA's. At LoRA's own rate one step undid what a trained projector knew (`benchmarks/results/multimodal.txt`)."""
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
 _WITH_B = (".lora_B.", ".lora_magnitude_vector.")
@@ -205,7 +208,9 @@ class LowRankTechnique(Technique):
         )
 
     def rate_of(self, name: str) -> float:
-        """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it."""
+        """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it; less for a projector."""
+        if find_part(name) == "projector" and not any(part in name for part in ("lora_", *_WITH_B)):
+            return WHOLE_SHARE
         return self.loraplus_lr_ratio if any(part in name for part in _WITH_B) else 1.0
 
     def search_space(self) -> Mapping[str, ParamDistribution]:

@@ -525,7 +525,7 @@ class TrainingRun:
 
     def _rate_of(self, name: str) -> float:
         """The factor on a parameter's learning rate: the technique's, its part's, and the critic's own."""
-        own = self._technique.rate_of(name) * self._part_rate(name)
+        own = self._part_rate(name)
         policy = self._step.objective
         if isinstance(policy, ActorCritic):
             from luthier.tune.training.critic import is_critic_parameter
@@ -534,13 +534,16 @@ class TrainingRun:
         return own
 
     def _part_rate(self, name: str) -> float:
-        """The factor on the learning rate of the part of the model that a parameter belongs to; a critic is none."""
+        """The technique's factor on a parameter's learning rate, or that of its part of the model where one is given; a
+        critic belongs to no part."""
         from luthier.tune.training.critic import is_critic_parameter
 
-        rates = self._step.part_learning_rates
-        if not rates or is_critic_parameter(name):
-            return 1.0
-        return rates.get(find_part(name), self._rate.value) / self._rate.value
+        own, part = self._technique.rate_of(name), find_part(name)
+        rate = self._step.part_learning_rates.get(part)
+        if rate is None or is_critic_parameter(name):
+            return own
+        share = rate / self._rate.value
+        return share if part == "projector" else share * own  # a projector moves whole: LoRA+'s factor is not for it
 
     def _check_part_rates(self, model: Any) -> None:
         """`RecipeError` for the rate of a part of which nothing moves."""
