@@ -54,7 +54,9 @@ def main() -> None:
     order = chance.sample(range(ROWS), ROWS)
     table = pa.table(
         {
-            "image": pa.array([contents[at] for at in order], pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "image": pa.array(
+                [contents[at] for at in order], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+            ),
             "question": ["Read the form."] * ROWS,
             "answer": [answers[at] for at in order],
         }

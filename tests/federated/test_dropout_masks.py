@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -279,15 +279,16 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Sites:
 
 def losing(patch: pytest.MonkeyPatch, lost: dict[int, str], stop: int = -1) -> None:
     """From some messages on, a site does not answer; the coordinator dies after message `stop`."""
-    iterate = LocalChannel.iterate_answers
+    exchange = LocalChannel.exchange
 
-    def left(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+    def left(self: Any, number: int, contents: Any) -> Any:
         gone = {name for since, name in lost.items() if number >= since}
-        yield from iterate(self, number, {name: content for name, content in contents.items() if name not in gone})
+        found = exchange(self, number, {name: content for name, content in contents.items() if name not in gone})
         if number == stop:
             raise KeyboardInterrupt
+        return found
 
-    patch.setattr(LocalChannel, "iterate_answers", left)
+    patch.setattr(LocalChannel, "exchange", left)
 
 
 @pytest.mark.parametrize("since", [2, 3, 4])
@@ -345,16 +346,16 @@ def test_who_may_be_missing_is_limited(four: Sites) -> None:
 def test_sites_killed_between_messages_go_on_to_the_same_bytes(four: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     step = four.step(NAMES, rounds=1, sum="ffa", secure={}, least=3)
     whole = four.federate(step, digest="fa" * 16).path(ADAPTER).read_bytes()
-    iterate = LocalChannel.iterate_answers
+    exchange = LocalChannel.exchange
 
-    def reviving(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+    def reviving(self: Any, number: int, contents: Any) -> Any:
         workers = {name: SiteWorker(name, one._work, masks=one._masks) for name, one in self._workers.items()}
         self._workers = workers
-        found = dict(iterate(self, number, contents))
-        assert dict(iterate(self, number, contents)) == found, "the same question has the same answer"
-        yield from found.items()
+        found = exchange(self, number, contents)
+        assert exchange(self, number, contents) == found, "the same question has the same answer"
+        return found
 
-    monkeypatch.setattr(LocalChannel, "iterate_answers", reviving)
+    monkeypatch.setattr(LocalChannel, "exchange", reviving)
     assert four.federate(step, digest="fb" * 16).path(ADAPTER).read_bytes() == whole
 
 

@@ -211,15 +211,15 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     step = sites.step(["north"], rounds=3, sum="ffa")
     federation = coordinator.Federation(step, sites.work(step))
     orders, starts = list[bytes](), list[bytes]()
-    iterate_answers = LocalChannel.iterate_answers
+    exchange = LocalChannel.exchange
 
     def noting(self: Any, number: int, contents: Any) -> Any:
         (starts if number else orders).extend(contents.values())
         if number:
             raise KeyboardInterrupt
-        return iterate_answers(self, number, contents)
+        return exchange(self, number, contents)
 
-    patch.setattr(LocalChannel, "iterate_answers", noting)
+    patch.setattr(LocalChannel, "exchange", noting)
     with pytest.raises(KeyboardInterrupt):
         federation.run()
     patch.undo()

@@ -249,7 +249,7 @@ def test_harm_by_chance_is_told_from_harm() -> None:
         effects[:6] -= 2 * effects[:6].std(1, keepdims=True)
         for own, is_null in ((effects, False), (draw.normal(size=(300, 30)), True)):
             worst = numpy.argsort(own.sum(1))[:15].tolist()
-            test = assess_harm(worst, own[worst], asked=30, rows=300, seed=number)
+            test = assess_harm(worst, own[worst], questions=30, rows=300, seed=number)
             sure = [row for row, p in test.p_values.items() if p <= test.significance.level]
             assert test.significance.significant == len(sure)
             if is_null:
@@ -263,14 +263,15 @@ def test_harm_by_chance_is_told_from_harm() -> None:
 
 
 def test_what_cannot_be_tested_is_said() -> None:
-    few = assess_harm([3, 1], None, asked=2, rows=50, seed=0)
+    few = assess_harm([3, 1], None, questions=2, rows=50, seed=0)
     assert not few.p_values
     assert (
         few.significance.sentence == "Not tested against chance: 2 rows were asked about, and a test takes 6 at least."
     )
-    whole = assess_harm([3], None, asked=20, rows=50, seed=0, why="replay scores the question as a whole")
+    whole = assess_harm([3], None, questions=20, rows=50, seed=0, why="replay scores the question as a whole")
     assert "as a whole" in whole.significance.sentence
-    assert assess_harm([], None, asked=20, rows=50, seed=0).significance.sentence == "No row is far below the others."
+    none = assess_harm([], None, questions=20, rows=50, seed=0)
+    assert none.significance.sentence == "No row is far below the others."
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ class KnownMedium:
 
 
 @dataclass(frozen=True)
-class Layout:
+class MediaLayout:
     """What follows from a medium's size alone."""
 
     text: str
@@ -126,7 +126,7 @@ class MediaProcessor:
         self.digest = digest_of(settings if max_seconds is None else [*settings, max_seconds])
         """Names all that decides the numbers of a medium."""
         self._known: dict[int, KnownMedium] = {}
-        self._layouts: dict[tuple[Any, ...], Layout] = {}
+        self._layouts: dict[tuple[Any, ...], MediaLayout] = {}
         self.audio = self._find_audio(max_seconds)
         """How sounds are read; None where the model reads none."""
         names = getattr(getattr(processor, "image_processor", None), "model_input_names", ())
@@ -299,19 +299,19 @@ class MediaProcessor:
             raise ModelError(f"transformers' {name} does not take the ids of a row: {error}", hint=hint) from error
         return {name: value for name, value in found.items() if name != "labels"}
 
-    def _lay_out(self, media: Media, *, multi_image: bool) -> Layout:
+    def _lay_out(self, media: Media, *, multi_image: bool) -> MediaLayout:
         if media.kind not in self.written:
             names = {"image": "pictures", "audio": "sounds"}
             raise DataError(f"the model reads no {names[media.kind]}", hint="choose another model, or drop these rows")
         if media.kind == "audio":
             assert self.audio is not None, "a processor that writes for sounds reads them"
             found = self.audio.lay_out(media)
-            return Layout(found.text, found.count, (0, 0, 0))
+            return MediaLayout(found.text, found.count, (0, 0, 0))
         if not media.width or not media.height:
             raise DataError(f"the size of the picture {media.digest} is unknown", hint="prepare the data set again")
         return self._lay_out_size(self._shrunk(media.width, media.height), multi_image=multi_image)
 
-    def _lay_out_size(self, size: tuple[int, int], *, multi_image: bool = False) -> Layout:
+    def _lay_out_size(self, size: tuple[int, int], *, multi_image: bool = False) -> MediaLayout:
         """What stands for a picture of so many pixels: its contents make no difference to the processor's text."""
         if (size, multi_image) not in self._layouts:
             from PIL import Image
@@ -323,7 +323,7 @@ class MediaProcessor:
             if any(grid):
                 merge = int(self._processor.image_processor.merge_size)
                 grid = (grid[0], grid[1] // merge, grid[2] // merge)
-            self._layouts[size, multi_image] = Layout(text, text.count(feature), tuple(grid))
+            self._layouts[size, multi_image] = MediaLayout(text, text.count(feature), tuple(grid))
         return self._layouts[size, multi_image]
 
     def _process(self, image: Any, *, multi_image: bool = False) -> tuple[Any, str]:

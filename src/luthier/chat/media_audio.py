@@ -55,10 +55,10 @@ class AudioFrontEnd:
 
     def refuses(self, media: Media) -> str:
         """Why a sound cannot be read; empty where it can."""
-        heard = self.hears_seconds
-        if heard is None or self.is_cut(media) or (media.seconds or 0.0) <= heard:
+        limit_s = self.hears_seconds
+        if limit_s is None or self.is_cut(media) or (media.seconds or 0.0) <= limit_s:
             return ""
-        return f"the sound is longer than the {heard:g} seconds that the model hears"
+        return f"the sound is longer than the {limit_s:g} seconds that the model hears"
 
     def lay_out(self, media: Media) -> AudioLayout:
         """What stands for a sound; for one that is longer than the model hears, what its beginning makes."""

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from luthier.chat.media import (
     MEDIA_IDS,
     KnownMedium,
-    Layout,
     MediaKind,
+    MediaLayout,
     MediaProcessor,
-    build_media_ids,
     get_media_place,
 )
 from luthier.chat.messages import Media, Message
@@ -148,9 +147,9 @@ class SpeechProcessor(MediaProcessor):
         media = [medium for message in messages for medium in message.media]
         if [medium.kind for medium in media] != ["audio"] or not messages[0].media:
             return f"the model transcribes one sound of the first turn, and the row has {_count(media)}"
-        heard = self.seconds if self.max_seconds is None else min(self.max_seconds, self.seconds or self.max_seconds)
-        if heard is not None and not self.is_cut(media[0]) and (media[0].seconds or 0) > heard:
-            return f"the sound is longer than the {heard:g} seconds that the model hears"
+        limit = self.seconds if self.max_seconds is None else min(self.max_seconds, self.seconds or self.max_seconds)
+        if limit is not None and not self.is_cut(media[0]) and (media[0].seconds or 0) > limit:
+            return f"the sound is longer than the {limit:g} seconds that the model hears"
         return ""
 
     def bind(self, ids: list[int]) -> list[int]:
@@ -186,13 +185,8 @@ class SpeechProcessor(MediaProcessor):
             raise DataError("the model reads no pictures", hint="choose another model, or drop these rows")
         return super().meet(media)
 
-    def _lay_out(self, media: Media, *, multi_image: bool) -> Layout:
-        return Layout(self.written["audio"], 1, (0, 0, 0))
-
-
-def build_sound_ids(key: int) -> list[int]:
-    """The ids that a row of a sound may begin with: of the transcript's start, and of a prompt's."""
-    return build_media_ids(key, 2)
+    def _lay_out(self, media: Media, *, multi_image: bool) -> MediaLayout:
+        return MediaLayout(self.written["audio"], 1, (0, 0, 0))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -449,8 +449,8 @@ class FileSource(Source):
         """What was fetched of the media that rows name by URL; None where none is to be fetched."""
         if self.fetch is None or self.media != "read" or (files := self._files_fingerprint(recipe_dir)) is None:
             return None
-        asked = self.model_dump(mode="json", exclude={"video", "pdf"})
-        return FetchedMedia(digest_of([files, asked]))
+        request_settings = self.model_dump(mode="json", exclude={"video", "pdf"})
+        return FetchedMedia(digest_of([files, request_settings]))
 
     def _media_urls(self, recipe_dir: Path) -> Iterator[tuple[SourceRecord, str, str]]:
         """The URLs of media in the rows' order, with the row and the column of each."""

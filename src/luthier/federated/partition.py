@@ -83,7 +83,7 @@ def partition_rows(settings: PartitionSettings, data: Artifact, seed: int) -> di
         parts = _draw_shares(labels, number, settings.alpha, generator)
         _fill_small_sites(parts, settings.min_rows)
     width = len(str(number - 1))
-    return {f"site-{at:0{width}}": sorted(places) for at, places in enumerate(parts)}
+    return {f"site-{at:0{width}}": sorted(indices) for at, indices in enumerate(parts)}
 
 
 def _derive_seed(seed: int) -> int:
@@ -98,17 +98,17 @@ def _draw_shares(
 
     parts: list[list[int]] = [[] for _ in range(number)]
     for label in sorted({name or "" for name in labels}):
-        places = generator.permutation([at for at, name in enumerate(labels) if (name or "") == label])
-        ends = (numpy.cumsum(generator.dirichlet(numpy.full(number, alpha))) * len(places)).round().astype(int)
-        ends[-1] = len(places)
+        indices = generator.permutation([at for at, name in enumerate(labels) if (name or "") == label])
+        ends = (numpy.cumsum(generator.dirichlet(numpy.full(number, alpha))) * len(indices)).round().astype(int)
+        ends[-1] = len(indices)
         for at, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            parts[at] += places[begin:end].tolist()
+            parts[at] += indices[begin:end].tolist()
     return parts
 
 
 def _fill_small_sites(parts: list[list[int]], min_rows: int) -> None:
     """Move rows from the largest sites to those with too few, the smallest first."""
-    largest = [(-len(places), at) for at, places in enumerate(parts)]
+    largest = [(-len(indices), at) for at, indices in enumerate(parts)]
     heapq.heapify(largest)
     for at in sorted(range(len(parts)), key=lambda at: (len(parts[at]), at)):
         while len(parts[at]) < min_rows:
@@ -154,12 +154,12 @@ def _read_column(name: str, frame: polars.DataFrame) -> list[str]:
     return [str(meta.get(name)) for meta in metas]
 
 
-def write_site_rows(data: Artifact, places: Sequence[int], folder: Path, digest: str) -> Artifact:
+def write_site_rows(data: Artifact, indices: Sequence[int], folder: Path, digest: str) -> Artifact:
     """Write some training rows as a data set that is in no store; its media are found in the whole one."""
     if not (folder / "summary.json").is_file():
         summary = DatasetSummary.read(data)
         (folder / "examples").mkdir(parents=True, exist_ok=True)
-        read_split_frame(data, SPLIT)[list(places)].write_parquet(folder / "examples" / f"{SPLIT}.parquet")
-        own = {"rows_in": len(places), "rows": {SPLIT: len(places)}, "dropped": {}, "made": {}, "sources": []}
+        read_split_frame(data, SPLIT)[list(indices)].write_parquet(folder / "examples" / f"{SPLIT}.parquet")
+        own = {"rows_in": len(indices), "rows": {SPLIT: len(indices)}, "dropped": {}, "made": {}, "sources": []}
         summary.model_copy(update=own).write(folder)
     return describe_folder(folder, digest, data.manifest.kind, "dataset", {"data": data})

@@ -71,8 +71,10 @@ def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> Tok
     from luthier.models.media.counts import count_image, count_sound
 
     sizes = {size for some in media for one in some if (size := _size_of(one)) is not None}
-    told = {size: count_image(folder, *size) if len(size) == 2 else count_sound(folder, *size) for size in sizes}
-    found = {size: count for size, count in told.items() if count is not None}
+    counts_by_size = {
+        size: count_image(folder, *size) if len(size) == 2 else count_sound(folder, *size) for size in sizes
+    }
+    found = {size: count for size, count in counts_by_size.items() if count is not None}
     media = [[one for one in some if _size_of(one) in found] for some in media]
     if not any(media):
         return counts
@@ -100,8 +102,8 @@ def _count_ahead(turns: Sequence[Row]) -> int:
     """About how many tokens stand before the first picture of a row, or in it where it has none."""
     found = 0
     for turn in turns:
-        said, mark, _ = turn.get("content", "").partition(MEDIA_MARK)
-        found += _guessed(said) + _OF_TURN
+        text, mark, _ = turn.get("content", "").partition(MEDIA_MARK)
+        found += _guessed(text) + _OF_TURN
         if mark:
             break
     return found

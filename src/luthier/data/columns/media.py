@@ -214,8 +214,8 @@ def put_marks_first(messages: Sequence[Message], addresses: Mapping[str, Sequenc
         return tuple(messages)
     first = next((index for index, message in enumerate(messages) if message.role == "user"), None)
     if first is None and any(message.role == "assistant" for message in messages):  # a sound and its transcript
-        place = next(index for index, message in enumerate(messages) if message.role == "assistant")
-        return (*messages[:place], Message(role="user", content=marks), *messages[place:])
+        answer = next(index for index, message in enumerate(messages) if message.role == "assistant")
+        return (*messages[:answer], Message(role="user", content=marks), *messages[answer:])
     if first is None:
         raise UnusableRowError("its columns hold media, and no turn of a user can show them")
     content = f"{marks}\n{messages[first].content}" if messages[first].content else marks
@@ -312,6 +312,6 @@ def _with_media(message: Message, waiting: Mapping[str, Iterator[str]], read: Re
         return message
     media = [read(kind, next(waiting[kind])) for kind in found]
     typed = message.content.replace(MEDIA_MARK, "\N{REPLACEMENT CHARACTER}")
-    places = iter(media)
-    content = _MARK.sub(lambda match: MEDIA_MARK * len(next(places)), typed)
+    remaining = iter(media)
+    content = _MARK.sub(lambda match: MEDIA_MARK * len(next(remaining)), typed)
     return message.model_copy(update={"content": content, "media": tuple(chain.from_iterable(media))})

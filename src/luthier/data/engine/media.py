@@ -112,15 +112,15 @@ class MediaIntake:
 
     def read_again(self, operators: Sequence[MediaOperator]) -> None:
         """Read all media once more, and let operators make of each what they make of it."""
-        seen = set[str]()
+        known_digests = set[str]()
         metadata, self.metadata = self.metadata, {}
         for found in self._source.mapped(self._recipe_dir, lambda text: None):
             if not isinstance(found, BrokenRow):
                 with suppress(UnusableRowError):  # it was left out before, too
                     parts = self.take(found[1])
                     for media in (media for message in parts.messages for media in message.media):
-                        if media.digest not in seen:
-                            seen.add(media.digest)
+                        if media.digest not in known_digests:
+                            known_digests.add(media.digest)
                             for operator in operators:
                                 media = operator.replace(media)  # noqa: PLW2901  # the next one sees what it made
         self.metadata = metadata or self.metadata

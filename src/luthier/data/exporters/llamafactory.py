@@ -61,10 +61,10 @@ class LlamaFactoryExporter(Exporter):
             turns = [{"role": turn["role"], "content": turn.get("content", "")} for turn in marked["messages"]]
             row: dict[str, Any] = {"messages": turns}
             if pairs:
-                *asked, chosen = turns
+                *prompt_turns, chosen = turns
                 other = get_rejected_answer(marked["meta"])
                 text = other if isinstance(other, str) else other[-1]["content"]
-                row = {"messages": asked, "chosen": chosen, "rejected": {"role": "assistant", "content": text}}
+                row = {"messages": prompt_turns, "chosen": chosen, "rejected": {"role": "assistant", "content": text}}
             yield {**row, **paths}
 
 

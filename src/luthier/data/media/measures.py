@@ -45,5 +45,5 @@ def measure_bandwidth(samples: np.ndarray[Any, Any], rate: int, floor_db: float)
     starts = np.linspace(0, len(samples) - length, min(256, 1 + len(samples) // length)).astype(int)
     window = np.blackman(length)
     power = np.mean([np.abs(np.fft.rfft(samples[start : start + length] * window)) ** 2 for start in starts], axis=0)
-    heard = np.flatnonzero(power > power.max() * 10 ** (floor_db / 10))
-    return float(np.fft.rfftfreq(length, 1 / rate)[heard[-1]]) if power.max() > 0 else 0.0
+    audible = np.flatnonzero(power > power.max() * 10 ** (floor_db / 10))
+    return float(np.fft.rfftfreq(length, 1 / rate)[audible[-1]]) if power.max() > 0 else 0.0

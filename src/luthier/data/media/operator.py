@@ -32,7 +32,7 @@ class MediaFinding(NamedTuple):
 
     kind: str
     """Such as `email` or `face`."""
-    place: tuple[float, ...]
+    position: tuple[float, ...]
     """Of a picture: left, top, right and bottom in pixels; of a sound: begin and end in seconds."""
 
 
@@ -79,14 +79,14 @@ class MediaOperator(RowOperator):
         result = OperatorResult(attributes={"found": counts})
         for index, row in enumerate(rows):
             kinds: list[str] = []
-            for turn, place, media in _list_media(row, self.medium):
+            for turn, position, media in _list_media(row, self.medium):
                 findings = self.look_at(media)
                 counts[index] += len(findings)
                 kinds += [finding.kind for finding in findings]
                 if findings and self.outcome == "redact":
                     after = self.replace(media)
                     reason = ", ".join(dict.fromkeys(finding.kind for finding in findings))
-                    result.media.setdefault(index, []).append(MediaEdit(turn, place, media.digest, after, reason))
+                    result.media.setdefault(index, []).append(MediaEdit(turn, position, media.digest, after, reason))
             by_kind.update(kinds)
             if kinds and self.outcome == "drop":
                 names = {"image": "picture", "audio": "sound"}
@@ -106,7 +106,7 @@ class MediaOperator(RowOperator):
             if self._file:
                 self._file.write({key: json.dumps(found)})
         else:
-            found = [MediaFinding(kind, tuple(place)) for kind, place in json.loads(held)]
+            found = [MediaFinding(kind, tuple(position)) for kind, position in json.loads(held)]
         if len(self._known) >= _REMEMBERED:
             self._known.pop(next(iter(self._known)))
         self._known[media.digest] = found

@@ -27,9 +27,9 @@ def measure_speech(samples: np.ndarray[Any, Any], rate: int, threshold: float) -
     from silero_vad import get_speech_timestamps
 
     silence = np.zeros(round(_AROUND_S * _RATE), np.float32)  # the detector needs some time to be sure
-    heard = torch.from_numpy(np.concatenate([silence, resample_audio(samples, rate, _RATE), silence]))
+    audio = torch.from_numpy(np.concatenate([silence, resample_audio(samples, rate, _RATE), silence]))
     spans = get_speech_timestamps(
-        heard,
+        audio,
         _open_detector(),
         sampling_rate=_RATE,
         threshold=threshold,

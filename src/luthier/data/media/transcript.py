@@ -50,12 +50,12 @@ class Transcript(NamedTuple):
 
 def transcribe(samples: np.ndarray[Any, Any], rate: int, folder: Path) -> Transcript:
     """What is said, by the Whisper model in a folder, in float32; each sound is read alone."""
-    heard = resample_audio(samples, rate, _RATE)
+    audio = resample_audio(samples, rate, _RATE)
     with hide_transformers_output():
-        found = _open_pipeline(folder)({"raw": heard.copy(), "sampling_rate": _RATE}, return_timestamps="word")
+        found = _open_pipeline(folder)({"raw": audio.copy(), "sampling_rate": _RATE}, return_timestamps="word")
     parts: list[str] = []
     words: list[SpokenWord] = []
-    at, last = 0, len(heard) / _RATE
+    at, last = 0, len(audio) / _RATE
     for chunk in found["chunks"]:
         begin, end = chunk["timestamp"]
         words.append(SpokenWord(at, at + len(chunk["text"]), float(begin or 0.0), last if end is None else float(end)))

@@ -90,12 +90,12 @@ class AudioPii(MediaOperator):
         """Where personal data is said."""
         text = transcript.text
         named = self.ner.find_names([text])[0] if self.ner else []
-        wanted = (*self.kinds, *(self.ner.finds if self.ner else ()))
+        requested = (*self.kinds, *(self.ner.finds if self.ner else ()))
         spans: list[tuple[str, int, int]] = [
-            (span.kind, span.start, span.end) for span in find_pii(text, wanted, named)
+            (span.kind, span.start, span.end) for span in find_pii(text, requested, named)
         ]
-        numbers = [("number", *match.span()) for match in _NUMBER.finditer(text)] if "phone" in wanted else []
-        mails = [("email", *span) for span in find_spelled_mail(text)] if "email" in wanted else []
+        numbers = [("number", *match.span()) for match in _NUMBER.finditer(text)] if "phone" in requested else []
+        mails = [("email", *span) for span in find_spelled_mail(text)] if "email" in requested else []
         for name, start, end in (*numbers, *mails):
             if not any(begin < end and start < stop for _, begin, stop in spans):
                 spans.append((name, start, end))

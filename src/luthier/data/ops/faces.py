@@ -69,7 +69,7 @@ class FaceOperator(MediaOperator):
         return [MediaFinding("face", box) for box in _without_repeats(found)]
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:
-        boxes = [(place[0], place[1], place[2], place[3]) for _, place in findings]
+        boxes = [(position[0], position[1], position[2], position[3]) for _, position in findings]
         return keep_image(average_boxes(decode_image(content), boxes, 0.1))
 
 

@@ -62,13 +62,13 @@ class ImagePii(MediaOperator):
 
     def _find_in_text(self, found: ImageText) -> Iterator[MediaFinding]:
         named = self.ner.find_names([found.text])[0] if self.ner else []
-        wanted = (*self.kinds, *(self.ner.finds if self.ner else ()))
-        for span in find_pii(found.text, wanted, named):
+        requested = (*self.kinds, *(self.ner.finds if self.ner else ()))
+        for span in find_pii(found.text, requested, named):
             for box in _join_boxes(found.boxes(span.start, span.end)):
                 yield MediaFinding(span.kind, box)
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:
-        boxes = [(place[0], place[1], place[2], place[3]) for _, place in findings]
+        boxes = [(position[0], position[1], position[2], position[3]) for _, position in findings]
         return keep_image(cover_boxes(decode_image(content), boxes, _MARGIN))
 
 

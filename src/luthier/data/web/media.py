@@ -66,15 +66,15 @@ def fetch_media(
     """
     from luthier.data.web.crawl import crawl
 
-    wanted = list(dict.fromkeys(urls))
+    requested = list(dict.fromkeys(urls))
     entries: dict[str, Any] = {}
-    if wanted:
+    if requested:
         try:
             import protego  # noqa: F401  # asked for before anything is fetched
         except ImportError as error:
             raise MissingExtra("URLs of media need protego", hint="pip install 'luthier[web]'") from error
-        found = crawl(settings.build_request(wanted, stops=stops), say)
-        entries = {digest_of(url): entry for url, entry in zip(_distinct(wanted), found["pages"], strict=True)}
+        found = crawl(settings.build_request(requested, stops=stops), say)
+        entries = {digest_of(url): entry for url, entry in zip(_distinct(requested), found["pages"], strict=True)}
     write_atomically(_record(key), json.dumps(entries, ensure_ascii=False).encode())
 
 

@@ -27,7 +27,7 @@ def add_row_media(facts: EvaluationFacts, evaluation: Artifact, split: str) -> E
     from luthier.eval.task import expand_example_turns
 
     shown = (*facts.broken[:MOST_FLIPS], *facts.fixed[:MOST_FLIPS], *facts.samples[:MOST_SAMPLES])
-    wanted = dict.fromkeys(row.id for row in shown)
+    row_ids = dict.fromkeys(row.id for row in shown)
     if "data" not in evaluation.manifest.inputs:
         return facts
     data = evaluation.parent("data")
@@ -40,7 +40,7 @@ def add_row_media(facts: EvaluationFacts, evaluation: Artifact, split: str) -> E
     if not found:
         return facts
     with MediaReader(data) as reader:
-        previews = _collect_previews([(row, found[row]) for row in wanted if row in found], reader)
+        previews = _collect_previews([(row, found[row]) for row in row_ids if row in found], reader)
     changed = {
         name: tuple(_name_marks(row, found.get(row.id, ())) for row in getattr(facts, name))
         for name in ("broken", "fixed", "samples", "everything")

@@ -210,8 +210,8 @@ def _influence(facts: InfluenceFacts) -> list[str]:
         for removal in (summary.verification.removals if summary.verification is not None else ())
     ]
     tested = [summary.significance.sentence] if summary.significance is not None else []
-    said = escape_markdown(" ".join([summary.sentence, *tested, *removals]))
-    return [title, said, render_markdown_table(_INFLUENCE, rows)]
+    escaped = escape_markdown(" ".join([summary.sentence, *tested, *removals]))
+    return [title, escaped, render_markdown_table(_INFLUENCE, rows)]
 
 
 _INFLUENCE = ("Speaks", "Nats", "Row", "Label", "Text")

@@ -35,7 +35,7 @@ def draw_order(ground: Image, how: str, text: str) -> KeptMedia:
     line = _render_line(text, round((height if how == "turned" else width) * share))
     if how == "turned":
         line = line.rotate(90, expand=True)
-    places = {
+    positions = {
         "caption": ((width - line.width) // 2, height),
         "banner": ((width - line.width) // 2, height // 4),
         "sign": ((width - line.width) // 2, (height - line.height) // 2),
@@ -43,7 +43,7 @@ def draw_order(ground: Image, how: str, text: str) -> KeptMedia:
         "small": (width - line.width, height - line.height),
         "turned": (0, (height - line.height) // 2),
     }
-    left, top = places[how]
+    left, top = positions[how]
     shown = Image.new("RGB", (width, height + (line.height if how == "caption" else 0)), "white")
     shown.paste(ground, (0, 0))
     box = (left, top, left + line.width, top + line.height)

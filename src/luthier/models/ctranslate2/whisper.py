@@ -48,7 +48,7 @@ def convert_ctranslate2_whisper(source: Path, folder: Path, say: Say) -> None:
         hint = "take the model as a Hugging Face folder, or a Whisper model"
         raise ModelError(f"is a CTranslate2 model of kind {file.specification}, not Whisper", where=where, hint=hint)
     tokenizer = _open_tokenizer(source, folder)
-    told = read_json_object(source / "config.json") if (source / "config.json").is_file() else {}
+    given_config = read_json_object(source / "config.json") if (source / "config.json").is_file() else {}
     weights = _name_weights(file)
     config = _build_config(file, weights, tokenizer)
     with torch.device("meta"):
@@ -58,7 +58,7 @@ def convert_ctranslate2_whisper(source: Path, folder: Path, say: Say) -> None:
     if unknown or set(missing) - {"proj_out.weight"}:
         what = f"its weights are not those of a Whisper model: {', '.join([*missing, *unknown][:3])}"
         raise ModelError(what, where=where, hint="fetch the model again")
-    model.generation_config = _build_generation_config(config, tokenizer, told)
+    model.generation_config = _build_generation_config(config, tokenizer, given_config)
     bands = weights["model.encoder.conv1.weight"].shape[1]
     with hide_transformers_output(), translate_write_errors(folder):
         model.save_pretrained(folder, max_shard_size="1TB")
@@ -162,7 +162,7 @@ def _is_english(vocabulary: int) -> bool:
     return vocabulary < _MANY_LANGUAGES
 
 
-def _build_generation_config(config: Any, tokenizer: Any, told: dict[str, Any]) -> Any:
+def _build_generation_config(config: Any, tokenizer: Any, given_config: dict[str, Any]) -> Any:
     """What openai/whisper suppresses and begins with, as the publishers of Whisper write it for transformers."""
     from transformers import GenerationConfig
 
@@ -170,14 +170,14 @@ def _build_generation_config(config: Any, tokenizer: Any, told: dict[str, Any]) 
     multilingual = not _is_english(config.vocab_size)
     languages = {
         tokenizer.convert_ids_to_tokens(number): number
-        for number in told.get("lang_ids", ())
+        for number in given_config.get("lang_ids", ())
         if number in tokenizer.added_tokens_decoder
     }
     tasks = {task: tokenizer.convert_tokens_to_ids(f"<|{task}|>") for task in ("transcribe", "translate")}
     return GenerationConfig(
-        alignment_heads=told.get("alignment_heads"),
-        begin_suppress_tokens=told.get("suppress_ids_begin"),
-        suppress_tokens=told.get("suppress_ids"),
+        alignment_heads=given_config.get("alignment_heads"),
+        begin_suppress_tokens=given_config.get("suppress_ids_begin"),
+        suppress_tokens=given_config.get("suppress_ids"),
         bos_token_id=config.bos_token_id,
         decoder_start_token_id=config.decoder_start_token_id,
         eos_token_id=config.eos_token_id,

@@ -44,10 +44,10 @@ class AudioEncoder:
         config = _build_config(seconds, mel_bands, hidden_size, layers, heads, 4 * hidden_size)
         extractor = WhisperFeatureExtractor(feature_size=mel_bands, chunk_length=seconds)
         made = cls(config, extractor)
-        made.places = sinusoids(config.max_source_positions, hidden_size)
+        made.positions = sinusoids(config.max_source_positions, hidden_size)
         return made
 
-    places: Any = None
+    positions: Any = None
     """(places, width) embeddings of places of an encoder that is new."""
 
     @classmethod
@@ -66,20 +66,20 @@ class AudioEncoder:
                 own = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"the encoder cannot be opened: {error}", where=where) from error
-        told, weights = model.config, model.encoder.state_dict()
-        most = told.max_source_positions // _PLACES
+        encoder_config, weights = model.config, model.encoder.state_dict()
+        most = encoder_config.max_source_positions // _PLACES
         if seconds > most:
             what = f"seconds is {seconds}, and the encoder of {folder.name} hears at most {most} at once"
             raise ModelError(what, where=SourceLocation(field="seconds"), hint=f"set seconds: {most} or fewer")
         config = _build_config(
             seconds,
-            told.num_mel_bins,
-            told.d_model,
-            told.encoder_layers,
-            told.encoder_attention_heads,
-            told.encoder_ffn_dim,
-            activation_function=told.activation_function,
-            scale_embedding=told.scale_embedding,
+            encoder_config.num_mel_bins,
+            encoder_config.d_model,
+            encoder_config.encoder_layers,
+            encoder_config.encoder_attention_heads,
+            encoder_config.encoder_ffn_dim,
+            activation_function=encoder_config.activation_function,
+            scale_embedding=encoder_config.scale_embedding,
         )
         weights["embed_positions.weight"] = weights["embed_positions.weight"][: config.max_source_positions].clone()
         extractor = WhisperFeatureExtractor(
@@ -112,9 +112,9 @@ def compose_qwen2_audio(decoder: Any, tokenizer: Any, encoder: AudioEncoder, see
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
     if encoder.weights is not None:
         model.model.audio_tower.load_state_dict(encoder.weights)
-    elif encoder.places is not None:
+    elif encoder.positions is not None:
         with torch.no_grad():
-            model.model.audio_tower.embed_positions.weight.copy_(encoder.places)
+            model.model.audio_tower.embed_positions.weight.copy_(encoder.positions)
     model.generation_config = decoder.generation_config
     return model, Qwen2AudioProcessor(encoder.extractor, tokenizer, chat_template=tokenizer.chat_template)
 

@@ -64,10 +64,10 @@ def estimate_tower_bytes(folder: Path, patches: float, width: int) -> int:
     settings, _ = _read(folder)
     if settings is None:
         return 0
-    told = settings.vision or settings.audio
-    hidden = int(next((told[name] for name in _WIDTHS if told.get(name)), 1024))
-    layers = int(next((told[name] for name in _DEPTHS if told.get(name)), 24))
-    inner = int(told.get("intermediate_size") or told.get("encoder_ffn_dim") or 4 * hidden)
+    encoder_settings = settings.vision or settings.audio
+    hidden = int(next((encoder_settings[name] for name in _WIDTHS if encoder_settings.get(name)), 1024))
+    layers = int(next((encoder_settings[name] for name in _DEPTHS if encoder_settings.get(name)), 24))
+    inner = int(encoder_settings.get("intermediate_size") or encoder_settings.get("encoder_ffn_dim") or 4 * hidden)
     return int(patches * layers * (8 * hidden + 2 * inner) * width)
 
 

@@ -42,6 +42,6 @@ def forecast_encoder(model: ModelDescription) -> EncoderForecast | None:
     layers = {parse_layer_index(name) for name in shapes} - {None}
     linear = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and "embed" not in name)
     convolved = [math.prod(shape) for _, shape in sorted(shapes.items()) if len(shape) == 3]
-    before = sum(2**place * size for place, size in enumerate(reversed(convolved)))
+    before = sum(2**index * size for index, size in enumerate(reversed(convolved)))
     flops = 2.0 * states * (linear + before) + 4.0 * states**2 * model.hidden_size * len(layers)
     return EncoderForecast(states, model.hidden_size, flops)

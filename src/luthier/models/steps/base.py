@@ -153,9 +153,9 @@ class BaseModelStep(Step):
 
     def _settings(self, *names: str) -> dict[str, Any]:
         """What is set of how media are read, as `model.json` tells it."""
-        told = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds, "language": self.language}
-        told["task"] = self.transcription
-        return {name: told[name] for name in names if told[name] is not None}
+        chosen = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds, "language": self.language}
+        chosen["task"] = self.transcription
+        return {name: chosen[name] for name in names if chosen[name] is not None}
 
     def _check_language(self, folder: Path) -> None:
         """Refuse a language that the model does not know, or one for a model of a single language."""

@@ -50,9 +50,9 @@ def measure_row_effects(
     """
     import torch
 
-    asked = study.question_rows
-    total = study.objective.denominator([row for own in asked for row in own])
-    found = torch.zeros(len(numbers), len(asked), dtype=torch.float64)
+    questions = study.question_rows
+    total = study.objective.denominator([row for own in questions for row in own])
+    found = torch.zeros(len(numbers), len(questions), dtype=torch.float64)
     size = torch.finfo(study.dtype).bits // 8 * study.reader.weights.size
     together = max(1, _GRADIENT_BYTES // size)
     for step, weights in method.weigh_states(study).items():
@@ -60,10 +60,10 @@ def measure_row_effects(
         for begin in range(0, len(numbers), together):
             some = list(numbers[begin : begin + together])
             own = torch.stack([preconditioner.apply(_read(study, study.rows_of([number]))) for number in some])
-            for at, rows in enumerate(asked):
+            for at, rows in enumerate(questions):
                 products = (own @ _read(study, rows)).double().cpu()
                 found[begin : begin + len(some), at] += weights[some] * products / total
-                study.work.events.progress(at + 1, len(asked), f"question rows ({method.kind})")
+                study.work.events.progress(at + 1, len(questions), f"question rows ({method.kind})")
     return found.numpy()
 
 
@@ -90,19 +90,25 @@ def compute_harm_p_values(effects: NDArray[numpy.float64], rows: int, seed: int)
 
 
 def assess_harm(
-    harmful: Sequence[int], effects: NDArray[numpy.float64] | None, *, asked: int, rows: int, seed: int, why: str = ""
+    harmful: Sequence[int],
+    effects: NDArray[numpy.float64] | None,
+    *,
+    questions: int,
+    rows: int,
+    seed: int,
+    why: str = "",
 ) -> HarmTest:
     """Test the rows that hurt by their (harmful, question rows) effects; without these, or with too few question rows,
     it is said why nothing was tested."""
-    if asked < FEWEST:
-        why = f"{asked} rows were asked about, and a test takes {FEWEST} at least"
-    if effects is None or asked < FEWEST or not harmful:
+    if questions < FEWEST:
+        why = f"{questions} rows were asked about, and a test takes {FEWEST} at least"
+    if effects is None or questions < FEWEST or not harmful:
         found = HarmSignificance(
-            harmful=len(harmful), question_rows=asked, level=LEVEL, untested=why if harmful else ""
+            harmful=len(harmful), question_rows=questions, level=LEVEL, untested=why if harmful else ""
         )
         return HarmTest({}, found)
     p_values = dict(zip(harmful, compute_harm_p_values(effects, rows, seed), strict=True))
     sure = sum(p <= LEVEL for p in p_values.values())
     return HarmTest(
-        p_values, HarmSignificance(harmful=len(harmful), significant=sure, question_rows=asked, level=LEVEL)
+        p_values, HarmSignificance(harmful=len(harmful), significant=sure, question_rows=questions, level=LEVEL)
     )

@@ -227,16 +227,16 @@ class Influence(Step):
         """Whether rows hurt by more than chance; `scores` are (questions, rows)."""
         from luthier.tune.influence.significance import FEWEST, assess_harm, measure_row_effects
 
-        asked, effects, why = len(study.question_rows), None, ""
+        questions, effects, why = len(study.question_rows), None, ""
         method = next(method for method in self.methods if method.kind == best)
-        if harmful and asked >= FEWEST:
+        if harmful and questions >= FEWEST:
             if self.query.each:
-                effects = scores[:, harmful].T.numpy() / asked
+                effects = scores[:, harmful].T.numpy() / questions
             elif isinstance(method, GradientMethod):
                 effects = measure_row_effects(method, study, harmful, EngineSettings())
             else:
                 why = f"{best} scores the question as a whole; set `query.each`"
-        return assess_harm(harmful, effects, asked=asked, rows=len(study.keys), seed=study.work.seed, why=why)
+        return assess_harm(harmful, effects, questions=questions, rows=len(study.keys), seed=study.work.seed, why=why)
 
     def _score(self, study: InfluenceStudy) -> tuple[dict[str, Tensor], list[MethodInfluence]]:
         """(questions, rows) scores by method."""
@@ -338,8 +338,8 @@ class Influence(Step):
             return 0.0
         spec = plan_context.outlines.get("data")
         rows = dict(spec.rows or {}) if spec is not None else {}
-        asked = min(self.query.limit, rows.get(self.query.split, self.query.limit))
-        return 3 * states * (self.harmful + asked / max(1, rows.get("train", asked)))
+        questions = min(self.query.limit, rows.get(self.query.split, self.query.limit))
+        return 3 * states * (self.harmful + questions / max(1, rows.get("train", questions)))
 
 
 def _in_nats(methods: Sequence[InfluenceMethod], kind: str) -> bool:

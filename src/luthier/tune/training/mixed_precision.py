@@ -97,10 +97,10 @@ class MixedPrecisionOptimizer:
 
     def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
         """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
-        wanted = [*self._moving.values(), *leaves]
+        targets = [*self._moving.values(), *leaves]
         if not loss.requires_grad:  # rows of text, where only what reads media learns
-            return [None] * len(wanted)
-        return list(torch.autograd.grad(loss, wanted, allow_unused=True))
+            return [None] * len(targets)
+        return list(torch.autograd.grad(loss, targets, allow_unused=True))
 
     @property
     def sizes(self) -> dict[str, int]:

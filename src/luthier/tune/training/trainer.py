@@ -537,8 +537,8 @@ class Trainer:
 
     def _rehearse(self, say: Callable[[str], None]) -> None:
         """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
-        drawn, known, asked = False, self.rehearsed, (self._tokens, self._lanes.count)
-        packs = self._source.largest(*asked)
+        drawn, known, requested = False, self.rehearsed, (self._tokens, self._lanes.count)
+        packs = self._source.largest(*requested)
         if known is not None and known.covers(packs):
             self._lanes.count = 1 if known.drawn else self._lanes.count
             return
@@ -553,7 +553,7 @@ class Trainer:
             drawn = drawn or not torch.equal(before, torch.get_rng_state())
 
         self._tokens, lanes, what = probe_memory(self._source.largest, self._tokens, self._lanes.count, read)
-        if known is not None and (self._tokens, lanes) == asked:
+        if known is not None and (self._tokens, lanes) == requested:
             known.tokens, known.drawn = sum(pack.tokens for pack in packs), drawn
         self._lanes.count = 1 if drawn else lanes
         self._updater.drop()

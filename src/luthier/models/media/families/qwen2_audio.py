@@ -39,8 +39,8 @@ def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     tower, mask, values = model.model.audio_tower, inputs["feature_attention_mask"], inputs["input_features"]
     frames, _ = tower._get_feat_extract_output_lengths(mask.sum(-1))
     most = (values.shape[-1] - 2) // 2 + 1
-    seen = (torch.arange(most, device=values.device)[None] < frames[:, None]).long()
+    visible = (torch.arange(most, device=values.device)[None] < frames[:, None]).long()
     blank = values.new_zeros(len(values), most, 1)
-    attention = create_bidirectional_mask(config=tower.config, inputs_embeds=blank, attention_mask=seen)
+    attention = create_bidirectional_mask(config=tower.config, inputs_embeds=blank, attention_mask=visible)
     states = tower(values, attention_mask=attention).last_hidden_state
     return states[mark_sound(tower, mask, states.shape[1])]  # type: ignore[no-any-return]
