@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.chat.media import load_processor, restore_plain_ids
+from luthier.chat.media import load_processor
 from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
@@ -106,10 +106,9 @@ class Ours:
 
     def learnt(self, ids: torch.Tensor, order: list[TokenRow]) -> torch.Tensor:
         """(rows, tokens) 1 at learnt tokens, for ids as TRL's collator padded them; the ids must be ours."""
-        assert self.text.media is not None
         mask = torch.zeros_like(ids)
         for at, row in enumerate(order):
-            plain = restore_plain_ids(row.ids, self.text.media.feature_ids)
+            plain = self.text.plain_ids(row.ids)
             length = min(len(plain), ids.shape[1])
             begin = int((ids[at] == plain[0]).nonzero()[0])
             assert ids[at, begin : begin + length].tolist() == plain[:length]
