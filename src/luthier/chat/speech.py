@@ -18,7 +18,6 @@ from luthier.chat.media import (
     MediaKind,
     MediaLayout,
     MediaProcessor,
-    build_media_ids,
     get_media_place,
 )
 from luthier.chat.messages import Media, Message
@@ -188,11 +187,6 @@ class SpeechProcessor(MediaProcessor):
 
     def _lay_out(self, media: Media, *, multi_image: bool) -> MediaLayout:
         return MediaLayout(self.written["audio"], 1, (0, 0, 0))
-
-
-def build_sound_ids(key: int) -> list[int]:
-    """The ids that a row of a sound may begin with: of the transcript's start, and of a prompt's."""
-    return build_media_ids(key, 2)
 
 
 def _read(path: Path) -> dict[str, Any]:
