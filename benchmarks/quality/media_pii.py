@@ -45,7 +45,7 @@ def _measure_text(rows: Sequence[LabeledPiiText], name: str, *, hard: bool) -> I
     start = time.process_time()
     for seed, row in enumerate(rows):
         drawn = draw_text(row.text, [(span.start, span.end) for span in row.spans], seed, hard=hard)
-        findings = [tuple(finding.place) for finding in operator.find(drawn.content)]
+        findings = [tuple(finding.position) for finding in operator.find(drawn.content)]
         for span, boxes in zip(row.spans, drawn.boxes, strict=True):
             expected[span.kind] += 1
             covered[span.kind] += bool(boxes) and all(_covered(box, findings) >= COVERED for box in boxes)

@@ -53,7 +53,7 @@ def test_what_is_said_is_found_where_it_is_said(
 ) -> None:
     findings = AudioPii().find_in_transcript(_transcript(*words))
     assert [finding.kind for finding in findings] == [kind]
-    assert seconds is None or findings[0].place == seconds
+    assert seconds is None or findings[0].position == seconds
 
 
 def test_small_numbers_and_plain_words_are_none() -> None:

@@ -49,7 +49,7 @@ def test_a_face_is_found_where_it_is_and_blurred_for_good() -> None:
     content = drawn_face()
     findings = operator.find(content)
     assert [finding.kind for finding in findings] == ["face"]
-    left, top, right, bottom = findings[0].place
+    left, top, right, bottom = findings[0].position
     assert left < LEFT + 0.3 * SIDE < LEFT + 0.7 * SIDE < right
     assert top < TOP + 0.4 * SIDE < TOP + 0.8 * SIDE < bottom
     changed = operator.redact(content, findings).content
