@@ -54,7 +54,8 @@ def test_the_page_is_run_from_top_to_bottom(place: Path, monkeypatch: pytest.Mon
     assert run_command(shlex.split(COMMANDS[0])[1:]) == 0
     proposed = Recipe.load(place / "parcels" / "recipe.yaml", ["model=../tiny-model"])
     assert proposed.steps["data"].settings()["source"]["kind"] == "mediafolder"
-    assert "# This model reads text alone." in (place / "parcels" / "recipe.yaml").read_text(encoding="utf-8")
+    assert proposed.steps["tune"].settings()["model"] == "align"
+    assert proposed.steps["eyes"].settings()["kind"] == "compose"
     text = (
         block("yaml")
         .replace("smollm2-135m-instruct", "../tiny-model")

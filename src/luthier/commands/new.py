@@ -460,7 +460,9 @@ def _from_file(source: str, base: _Base, columns: _Columns) -> _Text:
 def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
     from luthier.commands.recipe_text import (
+        choose_encoder_steps,
         choose_technique,
+        choose_transcriber,
         explain_technique,
         rank_recipe_techniques,
         render_recipe,
@@ -469,6 +471,12 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     from luthier.data.suggest.propose import exclude_operators
 
     model_choice = base.fitting(proposal.profile)
+    transcriber = choose_transcriber(proposal) if base.named is None else None
+    if transcriber is not None:
+        model_choice = transcriber
+        proposal = proposal.model_copy(update={"metrics": ["wer", "cer"], "rules": ["wer < base"]})
+    elif proposal.profile.media and proposal.task == "label" and choose_encoder_steps(proposal, model_choice):
+        proposal = proposal.model_copy(update={"rules": [*proposal.rules, "macro_f1 > blind"]})
     proposal = exclude_operators(proposal, base.choices.without)
     ranking = rank_recipe_techniques(proposal, model_choice.model)
     is_asked = base.choices.technique != "auto"
@@ -482,7 +490,7 @@ def _proposed(proposal: RecipeProposal, base: _Base) -> _Text:
     plain = why_plain_first(proposal, ranking) if technique != "plain" else ""
     reasons["technique"] = f"{technique}: {why}" + (f"; try `plain` first: {plain}" if plain else "")
     if technique != "plain" and model_choice.why:
-        reasons["chat_template"] = model_choice.why
+        reasons["chat_template" if transcriber is None else "model"] = model_choice.why
     return _Text(
         text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)), technique=technique
     )

@@ -37,6 +37,8 @@ class BaseModelChoice(NamedTuple):
 
 
 DEFAULT_BASE = BaseModelChoice()
+TRANSCRIBER = "whisper-tiny.en"
+"""The base model for sounds with what is said in them; its encoder lets a model of text hear."""
 _SHOWN = 4
 """Techniques that are shown at most, beside the plain classifier."""
 
@@ -101,7 +103,8 @@ def _lines(
         yield from _plain_rest(proposal, ranking)
         return
     yield f"model: {_scalar(base.model)}"
-    if proposal.profile.media and base.model in CATALOG:
+    senses = choose_encoder_steps(proposal, base)
+    if proposal.profile.media and not senses and base.model in CATALOG and base.model != TRANSCRIBER:
         yield "# This model reads text alone. Name one that reads what the rows show or play, or join this one with an"
         yield "# encoder by a step `compose`: `luthier docs vision-models` has both."
     if base.why:
@@ -110,7 +113,48 @@ def _lines(
         yield f"chat_template: {_scalar(base.chat_template)}"
     yield "steps:"
     yield from _data_lines(proposal)
-    yield from _rest(proposal, ranking)
+    yield from _rest(proposal, ranking, senses)
+
+
+def choose_transcriber(proposal: RecipeProposal) -> BaseModelChoice | None:
+    """The base model for rows that are a sound and what is said in it; None for other rows."""
+    prompt = proposal.source.get("prompt")
+    alone = prompt is None or "{" not in str(prompt)
+    if set(proposal.profile.media) != {"audio"} or proposal.task == "label" or proposal.objective != "sft" or not alone:
+        return None
+    why = "The rows are sounds with what is said in them, and this model transcribes English; take a multilingual or "
+    return BaseModelChoice(TRANSCRIBER, why=f"{why}larger Whisper for more: `luthier docs speech-models`")
+
+
+def choose_encoder_steps(proposal: RecipeProposal, base: BaseModelChoice) -> str:
+    """The medium that a model of text is joined with an encoder for: `image`, `audio`, or none."""
+    kinds = set(proposal.profile.media)
+    if len(kinds) != 1 or proposal.objective != "sft" or base.model not in CATALOG or base.model == TRANSCRIBER:
+        return ""
+    return next(iter(kinds))
+
+
+def _encoder_lines(medium: str) -> Iterator[str]:
+    """The steps that join a model of text with an encoder, and let what is new learn alone."""
+    if medium == "audio":
+        source = ", ".join(f"{name}: {_scalar(value)}" for name, value in CATALOG[TRANSCRIBER].source.items())
+        yield "  # The model reads text alone: Whisper's encoder and a new projector let it hear."
+        yield f"  whisper: {{kind: base, source: {{{source}}}}}"
+        yield "  # `seconds: 5` is much quicker where no sound is longer; 30 is the most."
+        yield "  ears: {kind: compose, audio_encoder: whisper}"
+        joined, names, rate, epochs = "ears", ["*multi_modal_projector*"], "2.0e-3", 6
+    else:
+        yield "  # The model reads text alone: a new encoder and projector let it see simple shapes and colors. For"
+        yield "  # photographs name the folder of a CLIP or SigLIP model (`encoder: models/siglip`), or in place of all"
+        yield "  # this a base model that reads pictures: `luthier docs vision-models`."
+        encoder = "{image_size: 56, patch_size: 14, hidden_size: 192, layers: 4, heads: 3}"
+        yield f"  eyes: {{kind: compose, encoder: {encoder}}}"
+        names = ["*vision_tower.embeddings*", "*vision_tower.encoder*", "*multi_modal_projector*"]
+        joined, rate, epochs = "eyes", "5.0e-4", 8
+    yield "  # What is new learns alone first."
+    technique = f"{{kind: layers, last: 0, names: {json.dumps(names)}}}"
+    settings = f"objective: sft, epochs: {epochs}, batch_size: 16, learning_rate: {rate}"
+    yield f"  align: {{kind: tune, data: data, model: {joined}, technique: {technique}, {settings}}}"
 
 
 def _data_lines(proposal: RecipeProposal) -> Iterator[str]:
@@ -161,7 +205,7 @@ def _spelled(char: str) -> str:
     return char.encode("unicode_escape").decode()
 
 
-def _rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> Iterator[str]:
+def _rest(proposal: RecipeProposal, ranking: TechniqueRanking | None, senses: str) -> Iterator[str]:
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield from _validation_lines(proposal)
     yield from _balancing(proposal.profile)
@@ -169,7 +213,9 @@ def _rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> Iterato
     if why := why_plain_first(proposal, ranking):
         yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
         yield f"  # {PLAIN_FIRST}"
-    yield from _training_lines(proposal)
+    if senses:
+        yield from _encoder_lines(senses)
+    yield from _training_lines(proposal, "align" if senses else "")
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     turns = ""
     if asks_every_turn(proposal.profile, proposal.learn):
@@ -180,8 +226,8 @@ def _rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> Iterato
     yield f"  gate: {{kind: gate, evaluation: report, rules: [{rules}]}}"
 
 
-def _training_lines(proposal: RecipeProposal) -> Iterator[str]:
-    """The step that tunes a base model."""
+def _training_lines(proposal: RecipeProposal, model: str) -> Iterator[str]:
+    """The step that tunes a base model, or the one that the step `model` makes."""
     if proposal.technique in STANDALONE:
         yield f"  tune: {{kind: tune, data: data, technique: {proposal.technique}}}"
         return
@@ -193,9 +239,12 @@ def _training_lines(proposal: RecipeProposal) -> Iterator[str]:
     if why := proposal.reasons.get("objective.train_on"):
         yield f"  # {_one_line(why)}."
     technique = "{kind: lora, r: 16}" if proposal.technique == STANDARD else proposal.technique
+    if model and proposal.technique == STANDARD:
+        technique = "{kind: lora, r: 16, on: [language, projector]}"
+    named = f", model: {model}" if model else ""
     objective = proposal.objective if proposal.learn == "last" else f"{{kind: {proposal.objective}, train_on: all}}"
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
-    yield f"  tune: {{kind: tune, data: data, technique: {technique}, objective: {objective}{more}}}"
+    yield f"  tune: {{kind: tune, data: data{named}, technique: {technique}, objective: {objective}{more}}}"
 
 
 def _validation_lines(proposal: RecipeProposal) -> Iterator[str]:

@@ -18,6 +18,7 @@ from luthier.data.columns.conversations import TurnColumns, parse_message_time
 from luthier.data.columns.headers import english_header_words
 from luthier.data.columns.layouts import Layout, decide_prompt_and_answer, recognize_layout
 from luthier.data.columns.mapping import ColumnTemplate, column_repeated_in_answer, missing_column_error
+from luthier.data.columns.media import MEDIA_NAMES
 from luthier.data.columns.turns import ROLES
 from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.suggest.profile import ColumnProfile
@@ -114,11 +115,23 @@ def choose_layout(
         return LayoutChoice({}, {}, turns=turns)
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
         return _with_belonging(columns, layout.settings, _recognised(layout), "")
+    if (beside := _find_text_beside_medium(columns)) is not None:
+        medium, text = beside
+        reasons = {"prompt": f"{medium!r} is what is shown or played", "answer": f"{text!r} is the only text beside it"}
+        return _with_belonging(columns, {"prompt": medium, "answer": text}, reasons, "")
     try:
         settings, reasons, other = _spoken(columns, rows, file, task)
     except DataError as error:
         raise layouts.explain_unsupported_log(rows, file) or error from error
     return _with_other_texts(_with_belonging(columns, settings, reasons, other), columns)
+
+
+def _find_text_beside_medium(columns: Mapping[str, ColumnProfile]) -> tuple[str, str] | None:
+    """A column of pictures or sounds and the only column of text beside it, such as a caption or a transcript."""
+    media = [name for name in columns if name in MEDIA_NAMES]
+    texts = [name for name, column in columns.items() if name not in media and column.kind == "text"]
+    texts = [name for name in texts if not _ID.search(name)]
+    return (media[0], texts[0]) if len(media) == len(texts) == 1 and texts[0] != "label" else None
 
 
 def _with_other_texts(choice: LayoutChoice, columns: Mapping[str, ColumnProfile]) -> LayoutChoice:
