@@ -44,7 +44,7 @@ def read_fashion(folder: Path) -> list[tuple[str, Image.Image]]:
 def main() -> None:
     """Write the file beside this one."""
     chance = random.Random(7)
-    rows = [(DIGITS[number % 10], draw_digit(number % 10, chance)) for number in range(1200)]
+    rows = [(DIGITS[number % 10], draw_digit(number % 10, chance)) for number in range(6000)]
     rows += read_fashion(Path(sys.argv[1])) if len(sys.argv) > 1 else []
     chance.shuffle(rows)
     contents = []
