@@ -115,8 +115,8 @@ def choose_layout(
         return LayoutChoice({}, {}, turns=turns)
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
         return _with_belonging(columns, layout.settings, _recognised(layout), "")
-    if (beside := _find_text_beside_medium(columns)) is not None:
-        medium, text = beside
+    if (columns_found := _find_text_beside_medium(columns)) is not None:
+        medium, text = columns_found
         reasons = {"prompt": f"{medium!r} is what is shown or played", "answer": f"{text!r} is the only text beside it"}
         return _with_belonging(columns, {"prompt": medium, "answer": text}, reasons, "")
     try:
