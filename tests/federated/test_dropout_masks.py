@@ -21,8 +21,8 @@ from luthier.core.errors import LuthierError
 from luthier.federated import dropout_masks
 from luthier.federated.dropout_masks import (
     DropoutMasks,
+    MaskContext,
     MaskKeys,
-    MaskRound,
     RevealedShares,
     check_least,
     count_chosen,
@@ -46,7 +46,7 @@ class Round:
 
     def __init__(self, folder: Path, count: int, least: int) -> None:
         self.names = sorted(sorted(IDENTITIES)[:count])
-        self.about = MaskRound(federation="ab" * 16, round=1, digest="d", group=tuple(self.names), least=least)
+        self.about = MaskContext(federation="ab" * 16, round=1, digest="d", group=tuple(self.names), least=least)
         self.sites = {}
         for name in self.names:
             (folder / name).mkdir(parents=True, exist_ok=True)

@@ -172,6 +172,23 @@ def test_the_plan_counts_a_round_of_simulated_sites(whole: Sites) -> None:
     assert "the coordinator can see the update of each site" in all_sites.how
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"robust": "median"},
+        {"robust": {"kind": "krum", "poisoned": 1}, "sites_per_round": 5},
+        {"privacy": {"unit": "site", "epsilon": 50.0, "delta": 1e-2, "clip": 0.1}, "sites_per_round": 4},
+    ],
+)
+def test_robust_rules_and_privacy_work_over_simulated_sites(whole: Sites, settings: dict[str, Any]) -> None:
+    common: dict[str, Any] = {"partition": {"number": 6}, "rounds": 2, "sum": "ffa"}
+    plain = files(whole.federate(whole.step(["all"], **common)))
+    made = whole.federate(whole.step(["all"], **common, **settings))
+    assert files(made) != plain, "the setting changes the weights"
+    drawn = settings.get("sites_per_round", 6)
+    assert [len(entry["sites"]) for entry in made.read_json("federation.json")["rounds"]] == [drawn, drawn]
+
+
 def test_site_rows_know_their_data_set(whole: Sites, tmp_path: Path) -> None:
     made = write_site_rows(whole.data["all"], [3, 5], tmp_path, "d" * 32)
     assert [row.id for row in read_examples(made, "train")] == [

@@ -27,7 +27,7 @@ from luthier.federated.privacy import (
     FederatedPrivacy,
     PrivacySpending,
     SpentPrivacy,
-    average_changes,
+    average_clipped_updates,
     clip_change,
     covers,
     encode_change,
@@ -152,7 +152,7 @@ def test_a_change_is_clipped_and_its_share_of_noise_survives_the_ring() -> None:
     assert kstest(found.weights["a"].numpy() / (1.5 * 2 / 4), "norm").pvalue > 1e-4
     with pytest.raises(BeyondBound, match="does not fit in the ring"):
         encode_change(zero, settings, 4, 0.5, 1e8, NoiseKey(b"k"), "x")
-    mean = average_changes([clipped, change], 0.5, 0.0, NoiseKey(b"k"), "x")
+    mean = average_clipped_updates([clipped, change], 0.5, 0.0, NoiseKey(b"k"), "x")
     torch.testing.assert_close(mean["b"], clipped["b"])
 
 

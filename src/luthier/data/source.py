@@ -41,7 +41,7 @@ from luthier.data.formats.pdf_pages import PageRendering
 from luthier.data.formats.sniff import FileSample, FormatMatch
 from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
-from luthier.data.web.media import FetchedMedia, MediaFetch, fetch_media
+from luthier.data.web.media import FetchedMedia, MediaFetchSettings, fetch_media
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
@@ -394,7 +394,7 @@ class FileSource(Source):
     media_folder: PathText | None = None
     """The folder, or zip, in which paths of pictures and sounds start; no path leads out of it, and its files count
     with those of `path`. None: media whose content stands in the rows are read, and paths are refused."""
-    fetch: MediaFetch | None = None
+    fetch: MediaFetchSettings | None = None
     """Fetch pictures, sounds and films that rows name by URL, each once; `{}` takes the defaults. None: URLs are
     refused."""
 

@@ -22,7 +22,7 @@ from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
-from luthier.federated.dropout_masks import MaskRound
+from luthier.federated.dropout_masks import MaskContext
 from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.local import FederatedTraining, SharedModel
 from luthier.federated.masked_round import MaskedRound
@@ -47,7 +47,7 @@ from luthier.federated.messages import (
     unpack_weights,
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
-from luthier.federated.privacy import SITE, add_weights, average_changes, subtract_weights
+from luthier.federated.privacy import SITE, add_weights, average_clipped_updates, subtract_weights
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -296,7 +296,7 @@ class Federation:
     def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
         """A round whose sites may drop out; what was heard in it before a kill is there."""
         assert self._step.least is not None, "only then a round has stages"
-        about = MaskRound(
+        about = MaskContext(
             federation=self._work.digest,
             round=number,
             digest=digest_message(message),
@@ -433,7 +433,7 @@ class Federation:
         changes = (subtract_weights(update, given) for update in updates)
         label = digest_message(pack_tensors(given))
         key = NoiseKey.load(self._work.scratch)
-        return add_weights(average_changes(changes, privacy.clip, self._step.site_noise, key, label), given)
+        return add_weights(average_clipped_updates(changes, privacy.clip, self._step.site_noise, key, label), given)
 
     def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""

@@ -64,7 +64,7 @@ class MaskKeys(BaseModel):
         return " ".join([about, self.mask, self.share, self.seed_digest, *self.chosen]).encode()
 
 
-class MaskRound(BaseModel):
+class MaskContext(BaseModel):
     """What names a masked round, the same at all sites."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,7 +129,7 @@ def _share_of(sites: int, least: int) -> float:
     return (COLLUDING + least / sites) / 2
 
 
-def verify_keys(about: MaskRound, keys: Mapping[str, MaskKeys], cards: Mapping[str, PublicCard]) -> None:
+def verify_keys(about: MaskContext, keys: Mapping[str, MaskKeys], cards: Mapping[str, PublicCard]) -> None:
     """`MessageRefused` unless each site's card signed its keys for this round, and enough sites are there."""
     if len(keys) < about.least:
         raise MessageRefused(f"{len(keys)} sites are to be masked together, and at least {about.least} were agreed")
@@ -147,7 +147,7 @@ def verify_keys(about: MaskRound, keys: Mapping[str, MaskKeys], cards: Mapping[s
 
 
 def verify_survivors(
-    about: MaskRound, survivors: Sequence[str], signatures: Mapping[str, str], cards: Mapping[str, PublicCard]
+    about: MaskContext, survivors: Sequence[str], signatures: Mapping[str, str], cards: Mapping[str, PublicCard]
 ) -> None:
     """`MessageRefused` unless enough of the sites that remain signed one list of them."""
     if left := sorted(set(signatures) - set(survivors)):
@@ -165,7 +165,7 @@ class _Secrets(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    about: MaskRound
+    about: MaskContext
     mask: str
     share: str
     seed: str
@@ -188,11 +188,11 @@ class DropoutMasks:
         self._path = folder / "masks.json"
 
     @property
-    def about(self) -> MaskRound:
+    def about(self) -> MaskContext:
         """The round that was begun."""
         return self._read().about
 
-    def begin(self, about: MaskRound) -> MaskKeys:
+    def begin(self, about: MaskContext) -> MaskKeys:
         """Fresh keys for a round, and neighbours chosen at random among all peers."""
         if sorted(about.group) != sorted(self._cards) or (why := check_least(len(about.group), about.least)):
             raise OrderRefused(why or "the order's group of sites is not this site and its peers")
@@ -334,7 +334,7 @@ class DropoutMasks:
 
 
 def add_pair_stream(
-    total: NDArray[Any], about: MaskRound, site: str, peer: str, secret: bytes, *, sign: int = 1
+    total: NDArray[Any], about: MaskContext, site: str, peer: str, secret: bytes, *, sign: int = 1
 ) -> NDArray[Any]:
     """Numbers with the stream that a site adds for a peer; `sign` -1 takes it away again."""
     pair = " ".join(sorted([site, peer]))
@@ -354,7 +354,7 @@ class RevealedShares(BaseModel):
 
 def unmask_sum(
     total: NDArray[Any],
-    about: MaskRound,
+    about: MaskContext,
     keys: Mapping[str, MaskKeys],
     senders: Sequence[str],
     survivors: Sequence[str],
@@ -381,7 +381,7 @@ def unmask_sum(
     return total
 
 
-def _join(about: MaskRound, keys: Mapping[str, MaskKeys], owner: str, given: Mapping[str, str]) -> bytes:
+def _join(about: MaskContext, keys: Mapping[str, MaskKeys], owner: str, given: Mapping[str, str]) -> bytes:
     holders = [*about.list_neighbors(keys, owner), owner]
     shares = {about.number_of(name): _read_hex(given[name], SHARE_BYTES) for name in holders if name in given}
     return join_shares(shares, about.count_shares(len(holders)))
@@ -418,7 +418,7 @@ def derive_key(shared: bytes, about: bytes) -> bytes:
     return HKDF(SHA256(), 32, None, about).derive(shared)
 
 
-def _list_text(about: MaskRound, names: Sequence[str]) -> bytes:
+def _list_text(about: MaskContext, names: Sequence[str]) -> bytes:
     return " ".join([about.about, *sorted(names)]).encode()
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.dropout_masks import (
+    MaskContext,
     MaskKeys,
-    MaskRound,
     RevealedShares,
     unmask_sum,
     verify_keys,
@@ -45,7 +45,7 @@ class MaskedRound:
     def __init__(
         self,
         channel: SiteChannel,
-        about: MaskRound,
+        about: MaskContext,
         first: int,
         folder: Path,
         read: Callable[[str, bytes, type[Any]], FederationMessage],

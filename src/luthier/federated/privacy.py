@@ -146,7 +146,7 @@ def encode_change(
     return found
 
 
-def average_changes(
+def average_clipped_updates(
     changes: Iterable[Mapping[str, Tensor]], clip: float, noise: float, key: NoiseKey, label: str
 ) -> dict[str, Tensor]:
     """The mean of clipped changes with noise of a standard deviation in their sum."""

@@ -24,7 +24,7 @@ from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
-from luthier.federated.dropout_masks import DropoutMasks, MaskRound, check_least
+from luthier.federated.dropout_masks import DropoutMasks, MaskContext, check_least
 from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
@@ -273,7 +273,7 @@ class SiteWorker:
         import torch
 
         assert order.least is not None, "only then a round has stages"
-        about = MaskRound(
+        about = MaskContext(
             federation=order.federation, round=number, digest=digest, group=tuple(order.group), least=order.least
         )
         keys = self._open_masks().begin(about)

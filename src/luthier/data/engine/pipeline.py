@@ -29,7 +29,7 @@ from luthier.data.engine.ray_workers import RayWorkers
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.remaining import RemainingRows
 from luthier.data.engine.spill import Spill
-from luthier.data.engine.stage import place_operator
+from luthier.data.engine.stage import bind_operator
 from luthier.data.engine.tables import (
     EXAMPLE_COLUMNS,
     TALK_COLUMNS,
@@ -171,7 +171,7 @@ def prepare(
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
     pass_cache = PassCache(work.scratch / "passes", home)
     media = reader.intake.share() if any(isinstance(operator, MediaOperator) for operator in operators) else None
-    chosen = name_operators([place_operator(operator, work.recipe_dir, work.kept, media) for operator in operators])
+    chosen = name_operators([bind_operator(operator, work.recipe_dir, work.kept, media) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
         with relaxed_garbage_collection(), Workers(options.workers, pass_cache.folder) as workers:

@@ -129,10 +129,10 @@ def split_into_stages(
     return stages
 
 
-def place_operator(operator: Operator, recipe_dir: Path, kept: Path | None, media: MediaScratch | None) -> Operator:
-    """An operator as it works for a recipe in this folder, in a run whose media lie there."""
-    placed = operator.at(recipe_dir, kept)
-    return placed.with_scratch(media) if isinstance(placed, MediaOperator) else placed
+def bind_operator(operator: Operator, recipe_dir: Path, kept: Path | None, media: MediaScratch | None) -> Operator:
+    """The operator with the folders that it reads and keeps files in, and the media of the run."""
+    bound = operator.at(recipe_dir, kept)
+    return bound.with_scratch(media) if isinstance(bound, MediaOperator) else bound
 
 
 def select_privacy_operators(operators: Sequence[NamedOperator]) -> list[Operator]:
@@ -172,7 +172,7 @@ def load_stage(setup: str) -> Stage:
     paths = Path(base), None if kept is None else Path(kept)
     media = None if folder is None else MediaScratch(Path(folder))
     parts = [
-        [NamedOperator(name, place_operator(Operator.parse(settings), *paths, media)) for name, settings in part]
+        [NamedOperator(name, bind_operator(Operator.parse(settings), *paths, media)) for name, settings in part]
         for part in (rows, sets)
     ]
     made = {

@@ -40,7 +40,7 @@ class Transcript(NamedTuple):
     text: str
     words: tuple[SpokenWord, ...]
 
-    def times(self, start: int, end: int) -> tuple[float, float] | None:
+    def find_seconds(self, start: int, end: int) -> tuple[float, float] | None:
         """When the words that a span of the text touches begin and end; None where it touches none."""
         touched = [word for word in self.words if word.start < end and start < word.end]
         if not touched:

@@ -103,7 +103,7 @@ class AudioPii(MediaOperator):
         return [
             MediaFinding(kind, (max(0.0, round(times[0] - _MARGIN_S, 3)), round(times[1] + _MARGIN_S, 3)))
             for kind, start, end in ordered
-            if (times := transcript.times(start, end)) is not None
+            if (times := transcript.find_seconds(start, end)) is not None
         ]
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 USER_AGENT = "Luthier (prepares data for language models; obeys robots.txt)"
 
 
-class MediaFetch(BaseModel):
+class MediaFetchSettings(BaseModel):
     """How pictures, sounds and films are fetched from the web. robots.txt is obeyed, also on redirects, and addresses
     inside private networks are refused. Each is fetched once and kept; `run` fetches, `plan` never does."""
 
@@ -58,7 +58,7 @@ class MediaFetch(BaseModel):
 
 
 def fetch_media(
-    key: str, urls: Iterable[str], settings: MediaFetch, say: Callable[[str], None], *, stops: bool
+    key: str, urls: Iterable[str], settings: MediaFetchSettings, say: Callable[[str], None], *, stops: bool
 ) -> None:
     """Fetch what is not here yet, and write down under a key what was fetched; a killed one goes on where it was.
 

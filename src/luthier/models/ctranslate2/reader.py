@@ -69,7 +69,7 @@ def _read(content: memoryview) -> CTranslate2File:
 
     offset = 0
 
-    def take(layout: str) -> tuple[int, ...]:
+    def read_struct(layout: str) -> tuple[int, ...]:
         nonlocal offset
         found = struct.unpack_from(f"<{layout}", content, offset)
         offset += struct.calcsize(f"<{layout}")
@@ -77,22 +77,22 @@ def _read(content: memoryview) -> CTranslate2File:
 
     def text() -> str:
         nonlocal offset
-        (length,) = take("H")
+        (length,) = read_struct("H")
         found = bytes(content[offset : offset + length - 1]).decode()
         offset += length
         return found
 
-    (version,) = take("I")
+    (version,) = read_struct("I")
     if version not in VERSIONS:
         raise ValueError(f"its format has the version {version}; {VERSIONS[0]} to {VERSIONS[-1]} are known")
     specification = text()
-    _, number = take("II")
+    _, number = read_struct("II")
     variables: dict[str, Tensor] = {}
     for _ in range(number):
         name = text()
-        (rank,) = take("B")
-        shape = take(f"{rank}I")
-        kind, size = take("BI")
+        (rank,) = read_struct("B")
+        shape = read_struct(f"{rank}I")
+        kind, size = read_struct("BI")
         dtype = getattr(torch, _TYPES[kind])
         if offset + size > len(content):
             raise ValueError(f"the file ends within {name}")
@@ -101,6 +101,6 @@ def _read(content: memoryview) -> CTranslate2File:
         offset += size
     aliases = {}
     if version >= 3:
-        (number,) = take("I")
+        (number,) = read_struct("I")
         aliases = {text(): text() for _ in range(number)}
     return CTranslate2File(specification, variables, aliases)
