@@ -16,6 +16,7 @@ from luthier.core.step import PlanContext
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.steps.federate import Federate
 from luthier.models.load import load_model
+from luthier.recipe.schema import Recipe
 from tuning import examples
 
 ROWS = 60
@@ -99,6 +100,18 @@ def test_what_simulated_sites_cannot_do_is_refused(changes: dict[str, Any], matc
     settings = {"kind": "federate", "sites": ("all",), "partition": {"number": 4}, **changes}
     with pytest.raises(ValidationError, match=match):
         Federate.model_validate(settings)
+
+
+def test_a_misspelt_setting_is_named_with_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "luthier: 1\nname: many\nmodel: smollm2-135m-instruct\nsteps:\n"
+        "  data: {kind: prepare, source: {kind: csv, path: rows.csv}}\n"
+        "  many: {kind: federate, sites: [data], partition: {number: 5, alfa: 0.1}}\n"
+    )
+    with pytest.raises(RecipeError, match="there is no setting 'alfa' here") as caught:
+        Recipe.load(path)
+    assert caught.value.hint == "did you mean 'alpha'?"
 
 
 def files(artifact: Any) -> dict[str, str]:

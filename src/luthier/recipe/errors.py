@@ -175,6 +175,10 @@ def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseMo
     owner, field = find_field_at(key, data, model)
     if first["type"] == "missing":
         return "is required", _to_add(str(key[-1]), owner, data)
+    if first["type"] == "extra_forbidden":
+        known = _list_settings_at(key[:-1], data, model)
+        hint = did_you_mean(str(key[-1]), known) if known else _manual(owner)
+        return f"there is no setting {str(key[-1])!r} here", hint
     wants = list(dict.fromkeys(want for problem in problems if (want := _wanted(problem))))
     if "a number" in wants and "a whole number" in wants:
         wants.remove("a whole number")
@@ -188,6 +192,14 @@ def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseMo
         return f"expected the name of a step, got {_came(first['input'])}", _to_add(str(key[-1]), owner, data)
     came = str(len(first["input"])) if first["type"] == "too_short" and first["input"] else _came(first["input"])
     return f"expected {' or '.join(wants)}, got {came}", near or _to_set(wants, field, owner)
+
+
+def _list_settings_at(key: Key, data: Any, model: type[BaseModel]) -> list[str]:
+    """The settings of a group of settings that is no part of its own."""
+    _, field = find_field_at(key, data, model)
+    annotation = field.annotation if field is not None else None
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return [name for kind in kinds if issubclass(kind, BaseModel) for name in kind.model_fields]
 
 
 def _wanted(problem: ErrorDetails) -> str:
