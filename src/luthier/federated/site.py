@@ -222,13 +222,16 @@ class SiteWorker:
         import numpy
         import torch
 
+        from luthier.tune.training.gradient_pull import ProximalPull
+
         start: RoundStart = message.header
         tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
         training = FederatedTraining(tune, work, aggregator, self._shared)
         classes = start.classes if order.wants_classes else None
         given = unpack_weights(message.tensors)
-        update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
+        pulls = [ProximalPull(order.proximal)] if order.proximal else []
+        update = training.train_round(given, start.round - 1, order.rounds, classes, pulls)
         if order.masks is not None and self._masks is not None:
             encoded = self._encode(order, update, given, start.round)
             if order.least is not None:
