@@ -15,6 +15,7 @@ from torch import Tensor
 class GradientPull(ABC):
     """Changes the gradient of each parameter before the optimizer moves it."""
 
+    @abstractmethod
     def start(self, masters: Mapping[str, Tensor]) -> None:
         """Begin with these weights, by parameter name; called once, before the first step."""
 
@@ -22,10 +23,11 @@ class GradientPull(ABC):
     def add_to(self, gradient: Tensor, name: str, master: Tensor, rate: float) -> None:
         """Add to the gradient of a parameter, in place; `rate` is the learning rate of the step."""
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs beside what `start` was given."""
-        return {}
 
+    @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state."""
 
@@ -44,6 +46,13 @@ class ProximalPull(GradientPull):
     def add_to(self, gradient: Tensor, name: str, master: Tensor, rate: float) -> None:
         """Add the way from the beginning, times the strength."""
         gradient.add_(master.detach() - self._anchors[name], alpha=self._strength)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: the beginning is given again."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing is to be restored."""
 
 
 _TOTAL, _RATES = "total/", "rates/"
