@@ -40,7 +40,7 @@ sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 class_names: false       # whether names of classes may be sent, which objectives over classes need
-peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
+peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 require_masks: false     # whether an order without masks is refused
@@ -109,7 +109,8 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
         )
-    peers = tuple(PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    cards = (PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    peers = tuple(card for card in cards if card.fingerprint != identity.card.fingerprint)
     inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
