@@ -90,5 +90,5 @@ def site_log(folder: Folder, as_json: Json = False) -> None:
     if as_json:
         print_json(entries)
         return
-    names = ("at", "federation", "way", "number", "kind", "bytes", "digest", "why")
-    print_table(names, [[str(entry[name])[: 40 if name == "why" else 16] for name in names] for entry in entries])
+    widths = {"at": 19, "federation": 8, "way": 7, "number": 6, "kind": 12, "bytes": 12, "why": 40}
+    print_table(tuple(widths), [[str(entry[name])[:width] for name, width in widths.items()] for entry in entries])

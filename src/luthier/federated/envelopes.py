@@ -19,6 +19,8 @@ from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import get_answer_name, get_message_name
 from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
+MOST_NAMED = 5
+"""Sites that are named in a line of progress."""
 POLL_S = 0.1
 
 
@@ -94,6 +96,7 @@ class EnvelopeChannel(SiteChannel):
             if name in contents or self._sent.get(name) != message.number:
                 self._put(name, message)
         found: dict[str, SentMessage] = {}
+        answered = -1
         end = monotonic() + self._wait_s
         while True:
             gone = self.list_gone()
@@ -102,6 +105,11 @@ class EnvelopeChannel(SiteChannel):
                     answer = self._identity.open(envelope, self.cards[name], self._work.digest, message.number)
                     found[name] = SentMessage(message.number, answer)
             waiting = [name for name in sent if name not in found and name not in gone]
+            if len(found) != answered and waiting:
+                answered = len(found)
+                rest = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
+                names = ", ".join(waiting[:MOST_NAMED]) + rest
+                self._work.events.progress(answered, len(sent), "answers", message=number, waits_for=names)
             if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
                 return {name: found[name] for name in self.sites if name in found}
             sleep(POLL_S)
