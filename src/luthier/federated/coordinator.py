@@ -36,8 +36,8 @@ from luthier.federated.messages import (
     dump_given_settings,
     pack_weights,
 )
-from luthier.federated.personal.site_model import MODEL
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
+from luthier.federated.personal.site_model import MODEL
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -185,7 +185,9 @@ class Federation:
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""
         number, shared = len(state.rounds) + 1, self._list_shared(state.given)
-        message = FederationMessage(RoundStart(round=number, classes=dict(state.classes)), pack_weights(shared)).encode()
+        message = FederationMessage(
+            RoundStart(round=number, classes=dict(state.classes)), pack_weights(shared)
+        ).encode()
         sites, question_digest = self._choose_sites(state, number), digest_message(message)
         expected = {
             name: value for name, value in shared.moving.items() if not self._aggregator.freezes(name, number - 1)

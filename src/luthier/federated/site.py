@@ -250,9 +250,7 @@ class SiteWorker:
         keeps = (lambda name: False) if personal is None else personal.keeps
         return FederatedTraining(tune, self._open_scratch(classes), aggregator, self._shared, keeps)
 
-    def _build_update(
-        self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int, digest: str
-    ) -> bytes:
+    def _build_update(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int, digest: str) -> bytes:
         """The answer to a round's message: what travels of an update, under masks where they were agreed."""
         import numpy
         import torch

@@ -22,9 +22,10 @@ class PersonalHead(PersonalPart):
 
     def find_obstacle(self, tune: Tune, aggregator: Aggregator, privacy: FederatedPrivacy | None) -> str:
         """A training in which no head moves."""
-        targets = tune.technique.settings().get("target_modules") or ()
+        settings = tune.technique.settings()
+        targets = settings.get("target_modules") or ()
         at_head = not isinstance(targets, str) and not set(HEADS).isdisjoint(targets)
-        if at_head or tune.objective.wants_head() or tune.technique.kind in ("full", "layers"):
+        if at_head or tune.objective.wants_head() or tune.technique.kind == "full" or settings.get("head"):
             return ""
         return (
             f"{tune.technique.kind} with {tune.objective.kind} trains no head that could stay at a site; take "
@@ -33,7 +34,7 @@ class PersonalHead(PersonalPart):
 
     def find_model_obstacle(self, tune: Tune, model: ModelDescription) -> str:
         """A head that is one with the embeddings, which all sites share."""
-        if tune.objective.wants_head() or not model.tied:
+        if tune.objective.wants_head() or not model.tied or "target_modules" in tune.technique.settings():
             return ""
         return "the output head of this model is one with its embeddings, which travel; take `personal: adapter`"
 

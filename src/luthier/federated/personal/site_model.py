@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +59,7 @@ class OwnWeights:
         """Let staged weights count, since the answer to the message is kept."""
         path = self._folder / f"{_OWN}-{digest}"
         if path.is_file():
-            os.replace(path, self._folder / _OWN)
+            path.replace(self._folder / _OWN)
 
 
 def train_adapter(

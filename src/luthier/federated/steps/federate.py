@@ -141,8 +141,9 @@ class Federate(Step):
     """What stays at each site and never travels: `head`, `lora_b` (with `sum: mean`), or an `adapter` of its own beside
     the shared one. Each site then has a model of its own; a step `site_model` takes it."""
     metrics: tuple[Metric, ...] = ()
-    """Metrics over the test rows of all sites with the last weights, and the site's own part where there is one: each site sends sums of sufficient statistics,
-    which give the pooled values exactly, and its own. They stand in `federation.json`."""
+    """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
+    each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
+    `federation.json`."""
     transport: Annotated[Transport | None, NotHashed()] = None
     """How messages travel: `processes` for a process for each site on this machine, `folder` or `http` for sites
     elsewhere. Sites train one after another in this process when not given."""
