@@ -19,8 +19,9 @@ from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import PlanContext, StepContext
 from luthier.federated.messages import FederationMessage, Measured, RoundStart, RoundUpdate
-from luthier.federated.personal.site_model import OwnWeights, derive_seed
+from luthier.federated.personal.site_model import derive_seed
 from luthier.federated.site import SiteWorker
+from luthier.federated.site_state import SiteState
 from luthier.federated.steps.federate import Federate
 from luthier.federated.steps.site_model import SelectSiteModel
 from luthier.federated.transport import LocalChannel
@@ -165,8 +166,11 @@ def test_sites_with_the_same_rows_have_the_model_of_a_federation_without_a_part(
     assert equal(read(one), read(whole.folder))
 
 
-@pytest.mark.parametrize("name", ["lora_b", "head", "adapter"])
-@pytest.mark.parametrize("place", ["stage", "keep", "settle", "end"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [(name, place) for name in ("lora_b", "head", "adapter") for place in ("state", "keep", "end")][:-3]
+    + [("adapter", "keep"), ("adapter", "end")],
+)
 def test_a_kill_at_any_place_leaves_the_same_bytes(
     name: str, place: str, fresh: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,12 +192,10 @@ def test_a_kill_at_any_place_leaves_the_same_bytes(
         return call
 
     with monkeypatch.context() as patch:
-        if place == "stage":  # the own weights of round 2 are written, and no answer
-            patch.setattr(OwnWeights, "stage", dying(OwnWeights.stage, True, 3))
+        if place == "state":  # the own weights of round 2 are written, and no answer
+            patch.setattr(SiteState, "write", dying(SiteState.write, True, 3))
         elif place == "keep":
             patch.setattr(SiteWorker, "_keep", dying(SiteWorker._keep, False, 6))
-        elif place == "settle":  # the answer is written, and the own weights do not count yet
-            patch.setattr(OwnWeights, "settle", dying(OwnWeights.settle, False, 6))
         else:
             patch.setattr(SiteWorker, "_measure", dying(SiteWorker._measure, True, 2))
         with pytest.raises(KeyboardInterrupt):
@@ -277,6 +279,7 @@ def test_what_stays_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         {"robust": "median"},
         {"server": "yogi"},
         {"proximal": 0.1},
+        {"control_variates": True},
     ],
 )
 def test_other_settings_work_beside_a_part(sites: Sites, settings: dict[str, Any]) -> None:
@@ -362,7 +365,7 @@ def test_the_plan_says_what_stays_and_what_that_saves(sites: Sites) -> None:
     context = PlanContext(inputs={"model": sites.base}, upstream={}, recipe_dir=sites.base.folder)
 
     def plan(**settings: Any) -> str:
-        return sites.step(**settings).estimate_cost(context).how
+        return sites.step(**settings).estimate_cost(context).statement
 
     said = plan(**PARTS["lora_b"])
     assert "B of each adapter stays at each site and never travels" in said

@@ -24,6 +24,7 @@ from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
+from luthier.federated.control_variates import SiteVariates, add_variates, find_variate_obstacle, split_variates
 from luthier.federated.dropout_masks import DropoutMasks, MaskContext, check_least
 from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
@@ -47,6 +48,7 @@ from luthier.federated.messages import (
     SharesSent,
     SurvivorList,
     SurvivorSignature,
+    check_weights,
     digest_message,
     pack_tensors,
     unpack_tensors,
@@ -54,7 +56,7 @@ from luthier.federated.messages import (
 )
 from luthier.federated.personal.adapter import PersonalAdapter
 from luthier.federated.personal.part import PersonalPart
-from luthier.federated.personal.site_model import MODEL, OwnWeights, train_adapter
+from luthier.federated.personal.site_model import MODEL, name_own_weights, select_own_weights, train_adapter
 from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
@@ -65,12 +67,15 @@ from luthier.federated.privacy import (
     subtract_weights,
 )
 from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.site_state import SiteState
 from luthier.metrics.metric import Metric
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.noise import KEY, NoiseKey
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from luthier.federated.policy import SitePolicy
 
 
@@ -148,7 +153,6 @@ class SiteWorker:
         for path in sorted(work.scratch.glob("answer-*")):
             number, _, digest = path.name.removeprefix("answer-").partition("-")
             self._seen[int(number)] = (digest, path)
-        self._own = OwnWeights(work.scratch, {digest for digest, _ in self._seen.values()})
         order_path = work.scratch / "order"
         self._order: Order | None = None
         if order_path.is_file():
@@ -174,6 +178,8 @@ class SiteWorker:
             raise
         except LuthierError as error:
             reply = FederationMessage(Rejection(message=self._describe(error))).encode()
+            if number == 0:
+                return reply  # not kept: nothing was computed, and the policy may allow the same order later
         self._keep(number, digest, reply)
         return reply
 
@@ -205,11 +211,16 @@ class SiteWorker:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
         personal = read_personal_part(order)
+        if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
+            raise OrderRefused(why)
         if order.masks is not None:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
             if order.group != whole and not (part and set(order.group) <= set(whole)):
-                raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+                raise OrderRefused(
+                    "the order masks numbers among other sites than this one and the `peers` of its policy, which must "
+                    "name the card of every site"
+                )
             if len(order.group) < LEAST_SITES:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
@@ -234,14 +245,27 @@ class SiteWorker:
         return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
+        from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
+
         start: RoundStart = message.header
-        training = self._open_training(order, start.classes)
+        training, state = self._open_training(order, start.classes), SiteState(self._work.scratch)
         classes = start.classes if order.wants_classes else None
-        given, number = unpack_weights(message.tensors), start.round
-        update = training.train_round(given, number - 1, order.rounds, classes, order.proximal, self._own.read())
-        reply = self._build_update(order, update, given, number, digest)
-        self._own.stage(digest, update.own)
-        return reply
+        variates, tensors = None, message.tensors
+        pulls: list[GradientPull] = [ProximalPull(order.proximal)] if order.proximal else []
+        if order.control_variates:
+            tensors, shared = split_variates(message.tensors)
+            variates = self._open_variates(order, start, unpack_weights(tensors), shared)
+            pulls.append(variates.pull)
+        given, own = unpack_weights(tensors), select_own_weights(state.read(start.round).tensors)
+        update = training.train_round(given, start.round - 1, order.rounds, classes, pulls, own)
+        kept = name_own_weights(update.own)
+        if variates is not None:
+            changes = variates.find_changes(update.weights)
+            kept |= variates.dump(changes)
+            update = update._replace(weights=add_variates(update.weights, changes))
+        if kept:
+            state.write(start.round, kept)
+        return self._build_update(order, update, given, start.round, digest)
 
     def _open_training(self, order: Order, classes: Mapping[str, str]) -> FederatedTraining:
         """A training of the order's rounds over this site's rows."""
@@ -265,6 +289,22 @@ class SiteWorker:
         loss = update.loss if order.privacy is None else None
         header = RoundUpdate(round=number, answers=digest, rows=update.rows, steps=update.steps, loss=loss)
         return FederationMessage(header, update.weights).encode()
+
+    def _open_variates(
+        self,
+        order: Order,
+        start: RoundStart,
+        given: GlobalWeights,
+        shared: Mapping[str, Tensor],
+    ) -> SiteVariates:
+        """This site's control variates in a round; `MessageRefused` where the shared ones are not those that move."""
+        _, aggregator = read_order_settings(order)
+        moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
+        check_weights(shared, moving, "the coordinator")
+        if order.place >= len(start.counted):
+            raise MessageRefused(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
+        kept = SiteState(self._work.scratch).read(start.round)
+        return SiteVariates(kept, start.counted[order.place], shared)
 
     def plan_spending(self, number: int | None = None) -> PrivacySpending | None:
         """What a message by its number, or the whole order, costs the rows here; None where nothing is promised."""
@@ -367,7 +407,7 @@ class SiteWorker:
         """The model of the last weights with this site's own part; whether there is such a part."""
         tune, _ = read_order_settings(order)
         training, given = self._open_training(order, classes), unpack_weights(message.tensors)
-        kept = self._own.read()
+        kept = select_own_weights(SiteState(self._work.scratch).read(order.rounds + 1).tensors)
         own = bool(kept) or isinstance(personal, PersonalAdapter)
         given = given._replace(moving={**given.moving, **kept})
         if isinstance(personal, PersonalAdapter):
@@ -433,7 +473,6 @@ class SiteWorker:
         """Keep the answer; of earlier rounds, only that they were answered."""
         kept = self._work.scratch / f"answer-{number}-{digest}"
         write_atomically(kept, reply)
-        self._own.settle(digest)
         for path in self._work.scratch.glob(f"answer-{number - 1}-*"):
             if number > 1:
                 path.unlink()

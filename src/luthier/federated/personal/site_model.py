@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Factors, GlobalWeights, list_modules, split_others
 from luthier.federated.aggregators.mean import MeanAggregator
 from luthier.federated.local import FederatedTraining
-from luthier.federated.messages import pack_tensors, unpack_tensors
 from luthier.federated.personal.adapter import PersonalAdapter
 from luthier.tune.low_rank import LowRankTechnique
 
@@ -23,43 +20,21 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
 
 MODEL = "personal"
-"""The folder of a site's own model, where its weights of earlier rounds lie too until then."""
+"""The folder of a site's own model."""
 FEDERATIONS = "federations"
 """Below a site's folder: what it keeps of each federation, by its digest."""
-_OWN = "own.safetensors"
+_OWN = "own/"
+"""Before the names of a site's own weights in its state."""
 
 
-class OwnWeights:
-    """What a site keeps of the trained weights for itself, sealed with its answers: the weights of a round count once
-    its answer is on the disk, so a killed site goes on with those of the last round that it answered."""
+def name_own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a site keeps of the trained weights for itself, as it stands among its state after a round."""
+    return {f"{_OWN}{name}": value for name, value in weights.items()}
 
-    def __init__(self, folder: Path, answered: Collection[str]) -> None:
-        """`answered` are digests of the messages whose answers are kept."""
-        self._folder = folder
-        for path in folder.glob(f"{_OWN}-*"):
-            digest = path.name.removeprefix(f"{_OWN}-")
-            if digest in answered:
-                self.settle(digest)
-            else:
-                path.unlink()
 
-    def read(self) -> dict[str, Tensor]:
-        """Those of the last round that was answered, by parameter name; none before the first."""
-        path = self._folder / _OWN
-        return unpack_tensors(path.read_bytes()) if path.is_file() else {}
-
-    def stage(self, digest: str, weights: Mapping[str, Tensor]) -> None:
-        """Write the weights of a round, by the digest of its message, before the answer is kept."""
-        if weights:
-            path = self._folder / f"{_OWN}-{digest}"
-            write_atomically(path, pack_tensors(weights))
-            path.chmod(0o600)
-
-    def settle(self, digest: str) -> None:
-        """Let staged weights count, since the answer to the message is kept."""
-        path = self._folder / f"{_OWN}-{digest}"
-        if path.is_file():
-            path.replace(self._folder / _OWN)
+def select_own_weights(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same by parameter name, from the state of a site; none before its first round."""
+    return {name.removeprefix(_OWN): value for name, value in kept.items() if name.startswith(_OWN)}
 
 
 def train_adapter(
@@ -70,6 +45,8 @@ def train_adapter(
     The shared adapter's product is added to the frozen weights, as what earlier rounds added is. Heads are trained on
     from where they are. The adapter begins by a seed of its own, so that its A is not the shared one.
     """
+    from luthier.tune.training.gradient_pull import ProximalPull
+
     own = part.build_tune(tune)
     work = replace(work, seed=derive_seed(work.seed))
     training = FederatedTraining(own, work, MeanAggregator(), keeps=lambda name: DOWN in name or UP in name)
@@ -79,7 +56,8 @@ def train_adapter(
         product = Factors(given.moving[up] * ratio, given.moving[down])
         base[name] = base[name].add(product) if name in base else product
     begin = GlobalWeights(split_others(given.moving), base)
-    update = training.train_round(begin, 0, 1, classes, part.proximal)
+    pulls = [ProximalPull(part.proximal)] if part.proximal else []
+    update = training.train_round(begin, 0, 1, classes, pulls)
     return training, GlobalWeights({**begin.moving, **update.weights, **update.own}, base)
 
 
