@@ -26,8 +26,10 @@ from luthier.federated.steps.federate import Federate
 from luthier.federated.steps.site_model import SelectSiteModel
 from luthier.federated.transport import LocalChannel
 from luthier.models.load import load_model
+from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from tuning import examples, finish
+from workshop import own_cache, small_recipe
 
 ADAPTER = "adapter/adapter_model.safetensors"
 HEADED = {"objective": {"kind": "classify", "head": "sequence"}, "learning_rate": 1e-2}
@@ -39,6 +41,31 @@ PARTS: dict[str, dict[str, Any]] = {
     "adapter": {"personal": {"kind": "adapter", "r": 2, "local": {"steps": 2}}, "sum": "ffa"},
 }
 STAYS = {"lora_b": "lora_B", "head": "score", "head of all weights": "score"}
+
+
+RECIPE_OF_SITES = """\
+luthier: 1
+name: sites
+seed: 3
+model: tiny-model
+steps:
+  north: {kind: prepare, source: {kind: csv, path: tickets.csv, prompt: message, answer: category},
+    ops: [{kind: part, number: 1, of: 2}],
+    split: {test: 8}}
+  south: {kind: prepare, source: {kind: csv, path: tickets.csv, prompt: message, answer: category},
+    ops: [{kind: part, number: 2, of: 2}],
+    split: {test: 8}}
+  both:
+    kind: federate
+    sites: [north, south]
+    rounds: 1
+    sum: mean
+    personal: lora_b
+    tune: {technique: {kind: lora, r: 4}, learning_rate: 1.0e-2, batch_size: 8, dtype: float32}
+  north_own: {kind: site_model, tuned: both, site: north}
+  report: {kind: evaluate, data: north, model: north_own, metrics: [accuracy]}
+  gate: {kind: gate, evaluation: report, rules: ["accuracy >= 0.0"]}
+"""
 
 
 def folders(made: Artifact) -> dict[str, Path]:
@@ -166,11 +193,12 @@ def test_sites_with_the_same_rows_have_the_model_of_a_federation_without_a_part(
     assert equal(read(one), read(whole.folder))
 
 
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [(name, place) for name in ("lora_b", "head", "adapter") for place in ("state", "keep", "end")][:-3]
-    + [("adapter", "keep"), ("adapter", "end")],
-)
+KILLS = [("lora_b", "state"), ("head", "state"), ("lora_b", "keep"), ("adapter", "keep"), ("head", "end"),
+         ("adapter", "end")]  # fmt: skip
+"""An adapter is trained at the end, and is no state between rounds."""
+
+
+@pytest.mark.parametrize(("name", "place"), KILLS)
 def test_a_kill_at_any_place_leaves_the_same_bytes(
     name: str, place: str, fresh: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -374,6 +402,18 @@ def test_the_plan_says_what_stays_and_what_that_saves(sites: Sites) -> None:
     assert "an adapter of rank 2 of its own for 2 steps" in plan(**PARTS["adapter"])
     site = {"unit": "site", "epsilon": 50.0, "delta": 1e-2, "clip": 0.1}
     assert "the promise to each site is for what travels" in plan(**PARTS["lora_b"], privacy=site)
+
+
+def test_sites_of_a_recipe_evaluate_and_gate_their_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    path = small_recipe(tmp_path, RECIPE_OF_SITES)
+    made = Recipe.load(path).run()
+    both, own = made["both"].artifact, made["north_own"].artifact
+    assert equal(read(own.folder), read(folders(both)["north"]))
+    assert made["report"].artifact.read_json("metrics.json")
+    path.write_text(path.read_text().replace("site: north", "site: nord"))
+    with pytest.raises(LuthierError, match="no model of a site 'nord'"):
+        Recipe.load(path).plan()
 
 
 def test_a_step_of_a_site_is_planned(sites: Sites) -> None:
