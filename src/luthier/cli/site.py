@@ -81,6 +81,25 @@ def site_approve(
     print_line(f"approved {approve(current_workspace().resolve(folder), order)}")
 
 
+@site_app.command("model")
+def site_model(folder: Folder, as_json: Json = False) -> None:
+    """Print where this site's own models lie, and how to evaluate, serve and chat with them."""
+    from luthier.commands.site import list_site_models
+
+    workspace = current_workspace()
+    models = list_site_models(workspace, workspace.resolve(folder))
+    if as_json:
+        print_json(models)
+        return
+    if not models:
+        print_line("no federation with a `personal` part has ended here")
+    for model in models:
+        print_line(f"federation {model['federation'][:12]} ({model['personal']['kind']}): {model['folder']}")
+        print_line(f"  write into the steps of the site's recipe:  {model['step']}")
+    if models:
+        print_line("then it is a model like any other: luthier run, evaluate, chat, serve and export by that step")
+
+
 @site_app.command("log")
 def site_log(folder: Folder, as_json: Json = False) -> None:
     """Check the chain of the log, and list every message that came or went."""

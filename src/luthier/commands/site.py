@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
+from luthier.federated.measure import describe_folder
+from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
@@ -140,6 +144,23 @@ def _check_base(plan: RecipePlan) -> ModelSource:
 def approve(folder: Path, federation: str) -> str:
     """Approve the order of a federation; returns its digest."""
     return approve_order(folder, federation)
+
+
+def list_site_models(workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
+    """This site's own models of federations that have ended, each with the step of the site's recipe that takes it."""
+    policy = SitePolicy.read(folder)
+    home = policy.resolve(policy.recipe).parent
+    found = []
+    for path in sorted((folder / FEDERATIONS).glob(f"*/{MODEL}")):
+        record = TrainingRecord.read(describe_folder(path, "", "tune", "model", {}))
+        federation = (record.model_extra or {})["federation"]
+        base = "" if policy.model == MODEL_STEP else f", model: {policy.model}"
+        step = f"{policy.name.replace('-', '_')}_own: {{kind: site_model, folder: {os.path.relpath(path, home)}{base}}}"
+        found.append(
+            {"federation": federation["federation"], "personal": federation["personal"], "folder": str(path),
+             "step": step}
+        )  # fmt: skip
+    return found
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

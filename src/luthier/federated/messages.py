@@ -82,6 +82,8 @@ class Order(_Header):
 
     privacy: FederatedPrivacy | None = None
     """What is promised to rows, groups or sites."""
+    personal: dict[str, Any] | None = None
+    """Settings of the part of the model that stays at each site; None: all of it travels."""
 
     @property
     def stages(self) -> int:
@@ -203,7 +205,7 @@ class SharesRevealed(_Header):
 
 
 class Final(_Header):
-    """The weights of the last round: to be measured, where metrics were agreed."""
+    """The weights of the last round: to be measured where metrics were agreed, and for the sites' own models."""
 
     kind: Literal["final"] = "final"
     classes: dict[str, str] = {}
@@ -216,6 +218,8 @@ class Measured(_Header):
     rows: int = Field(ge=0)
     sums: dict[str, list[float]] = {}
     """Sufficient statistics by metric."""
+    personal: bool = False
+    """Whether a model of the site's own lies there."""
 
 
 Header = (

@@ -25,7 +25,7 @@ from luthier.federated.privacy import (
 )
 from luthier.federated.refusals import OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import build_local_tune, read_order_settings
+from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 
@@ -169,7 +169,10 @@ class SitePolicy(BaseModel):
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)
-        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+        personal = read_personal_part(order)
+        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(
+            tune, aggregator, order.rounds, personal, order.privacy
+        ):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")

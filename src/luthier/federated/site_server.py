@@ -24,11 +24,13 @@ from luthier.federated.messages import (
     QUESTIONS,
     FederationMessage,
     Final,
+    Measured,
     Order,
     Rejection,
     RoundStart,
     digest_message,
 )
+from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import PolicyRefused, SitePolicy
 from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
@@ -129,6 +131,9 @@ class SiteServer:
             self._say(str(error))
             return False
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
+        if isinstance(answer, Measured) and answer.personal and self._policy is not None:
+            where = self._folder / FEDERATIONS / header.federation / MODEL
+            self._say(f"this site's own model lies in {where}: `luthier site model` tells how to use it")
         self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Rejection)
         return True
 
@@ -160,7 +165,7 @@ class SiteServer:
         return spent, None
 
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
-        scratch = self._folder / "federations" / header.federation
+        scratch = self._folder / FEDERATIONS / header.federation
         scratch.mkdir(parents=True, exist_ok=True)
         work = StepContext(
             name=self._identity.card.name,
