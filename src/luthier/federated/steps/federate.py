@@ -22,6 +22,7 @@ from luthier.core.step import (
 )
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
@@ -134,6 +135,10 @@ class Federate(Step):
     """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
     `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
     `secure.groups`. For `ffa`, `alternate` and `mean`."""
+    decontaminate: DecontaminationSettings | None = None
+    """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
+    `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
+    sites must answer, also with `least`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
     which give the pooled values exactly, and its own. They stand in `federation.json`."""
@@ -168,6 +173,8 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        if self.decontaminate is not None and number < 2:
+            raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
         shares = isinstance(self.tune.objective, Classify)
@@ -191,6 +198,10 @@ class Federate(Step):
         for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
             if given is not None:
                 raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.decontaminate is not None:
+            raise ValueError(
+                "simulated sites have training rows alone; leave `decontaminate` out, and use the operator of `prepare`"
+            )
         if self.metrics:
             raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
 
@@ -366,6 +377,8 @@ class Federate(Step):
             text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
         elif self.secure is not None:
             text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
+        if self.decontaminate is not None:
+            text += "; training rows that nearly repeat what another site holds out are left out"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
