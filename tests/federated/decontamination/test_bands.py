@@ -1,4 +1,4 @@
-"""Which rows count as near copies: chances as promised, sizes that are padded, and the verified twins of pooled rows."""
+"""Which rows count as near copies: chances as promised, padded sizes, and bands counted row by row."""
 
 from __future__ import annotations
 

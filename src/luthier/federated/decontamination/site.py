@@ -289,7 +289,10 @@ def _pack(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
 
 def _read_array(content: bytes, name: str, width: int | None) -> NDArray[np.uint8]:
     """Bytes by their name: (rows, width), or (bytes,) without one; `OrderRefused` for anything else."""
-    array: Any = unpack_tensors(content).get(name)
+    try:
+        array: Any = unpack_tensors(content).get(name)
+    except MessageRefused as error:
+        raise OrderRefused("what came to be compared is not as it was agreed") from error
     shape = () if array is None else tuple(array.shape)
     if array is None or str(array.dtype) != "torch.uint8" or shape[1:] != (() if width is None else (width,)):
         raise OrderRefused("what came to be compared is not as it was agreed")
