@@ -121,7 +121,7 @@ def build_group(root: Path, rows: Mapping[str, tuple[Sequence[str], Sequence[str
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Group, dict[str, set[str]]]:
-    """Three sites that compared rows; at north stand copies, and nearer and farther variants, of others' held-out rows."""
+    """Three sites that compared rows; at north stand copies and variants of rows that the others hold out."""
     own = draw_texts(190, 1)
     south, west = own[:35], own[35:65]
     copies = [*south[:5], *(change_words(text, 1, at) for at, text in enumerate(south[5:30]))]
