@@ -47,6 +47,8 @@ class_names: false       # whether names of classes may be sent, which objective
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
+decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
+most_left_out: 0.1       # share of the training rows that may be left out so
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused
 delta: 1.0e-5            # chance of failing at which it is counted

@@ -35,6 +35,9 @@ class Post(ABC):
     def get(self, site: str, number: int) -> bytes | None:
         """The answer of a site; None where there is none yet."""
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - not all have a limit
+        """Take answers of so many bytes, though what they answer is small."""
+
     @abstractmethod
     def close(self) -> None:
         """End what was opened."""
@@ -119,6 +122,10 @@ class EnvelopeChannel(SiteChannel):
         envelope = self._identity.seal(message.content, self.cards[name], self._work.digest, message.number)
         self._post.put(name, message.number, envelope)
         self._sent[name] = message.number
+
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes."""
+        self._post.expect_bytes(most)
 
     def list_gone(self) -> frozenset[str]:
         """Sites that will not answer any more."""

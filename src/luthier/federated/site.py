@@ -30,9 +30,14 @@ from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
+    COMPARISONS,
     QUESTIONS,
     STAGES,
+    BlindedRows,
+    BlindRequest,
+    ComparisonRequest,
     Enrolled,
+    EvaluatedRows,
     FederationMessage,
     Final,
     KeyList,
@@ -40,6 +45,7 @@ from luthier.federated.messages import (
     Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
@@ -193,8 +199,17 @@ class SiteWorker:
             if number != order.last_number:
                 raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
+        if number <= order.comparisons:
+            if not isinstance(header, COMPARISONS[number - 1]):
+                raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
+            return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
+        if (
+            isinstance(header, COMPARISONS)
+            or header.round != round_number
+            or round_number > order.rounds
+            or not isinstance(header, STAGES[stage])
+        ):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
@@ -225,6 +240,8 @@ class SiteWorker:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
                 raise OrderRefused(why)
+        if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
+            raise OrderRefused("the order compares rows among other sites than this site and its peers")
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
             raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
@@ -242,7 +259,27 @@ class SiteWorker:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
-        return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
+        hidden = order.masks is not None or order.decontaminate is not None
+        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+
+    def _decontaminate(self, order: Order, number: int, message: FederationMessage) -> bytes:
+        """Compare rows with those of the other sites; where some are left out, rounds train on the rest."""
+        from luthier.federated.decontamination.site import SiteDecontamination
+
+        assert order.decontaminate is not None, "only then rows are compared"
+        assert self._masks is not None, "an order without peers was refused"
+        comparison = SiteDecontamination(
+            self._work, self._masks.identity, self._masks.peers, order.decontaminate, order.federation
+        )
+        if isinstance(message.header, BlindRequest):
+            return FederationMessage(BlindedRows(), comparison.ask(number)).encode()
+        if isinstance(message.header, ComparisonRequest):
+            envelopes = comparison.evaluate(number, number - 1, message.tensors)
+            return FederationMessage(EvaluatedRows(), envelopes).encode()
+        count = comparison.leave_out(number - 1, message.tensors, self._policy)
+        least = self._policy.least_class_rows if self._policy is not None else 0
+        told = count >= least and order.masks is None and order.privacy is None
+        return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
@@ -312,7 +349,7 @@ class SiteWorker:
         if (privacy := order.privacy) is None:
             return None
         round_number, stage = order.place_of(number) if number else (None, 0)
-        if stage or (round_number or 0) > order.rounds:
+        if stage or not 1 <= (round_number or 1) <= order.rounds:
             return None
         if privacy.unit == SITE:
             noise = find_site_noise(privacy, order.rounds)
@@ -453,10 +490,16 @@ class SiteWorker:
         return f"training failed there ({type(error).__name__}); the site's own output tells more"
 
     def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
-        """Where rows are kept as tokens, which depend on the classes."""
-        scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
+        """Where the rows that are trained on are kept as tokens, which depend on the classes."""
+        data, about = self._work.inputs["data"], repr(sorted(classes.items()))
+        if self.order.decontaminate is not None:
+            from luthier.federated.decontamination.site import find_remaining_rows
+
+            data = find_remaining_rows(self._work)
+            about += "" if data is self._work.inputs["data"] else data.digest
+        scratch = self._work.scratch / f"rows-{digest_message(about.encode())[:12]}"
         scratch.mkdir(parents=True, exist_ok=True)
-        return replace(self._work, scratch=scratch, seed=self.order.seed)
+        return replace(self._work, scratch=scratch, seed=self.order.seed, inputs={**self._work.inputs, "data": data})
 
     def _take_order(self, order: Order) -> None:
         self._order = order

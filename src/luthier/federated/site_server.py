@@ -12,9 +12,10 @@ from filelock import FileLock, Timeout
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
-from luthier.core.events import RunEventEmitter
+from luthier.core.events import StepEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
+from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
@@ -22,11 +23,13 @@ from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
     ANSWERS,
     QUESTIONS,
+    BlindRequest,
     FederationMessage,
     Final,
     Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundStart,
     digest_message,
 )
@@ -36,7 +39,7 @@ from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
-APPROVED = "approved"
+APPROVED, FEDERATIONS = "approved", "federations"
 POLL_S = 0.5
 
 
@@ -121,7 +124,10 @@ class SiteServer:
             return False
         seconds = time.monotonic() - started
         answer = FederationMessage.decode(reply, *ANSWERS).header
-        self._write(header, "out", answer.kind, reply, seconds=seconds)
+        why = ""
+        if isinstance(answer, RemainingRows):
+            why = f"{count_left_out(self._folder / FEDERATIONS / header.federation)} training rows left out"
+        self._write(header, "out", answer.kind, reply, seconds=seconds, why=why)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
@@ -142,7 +148,7 @@ class SiteServer:
         try:
             if isinstance(order, Order) and order.federation != header.federation:
                 raise MessageRefused("an order names another federation than its envelope")
-            if self._policy is not None and isinstance(order, Order | RoundStart):
+            if self._policy is not None and isinstance(order, Order | BlindRequest | RoundStart):
                 self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
             return self._worker(header).answer(header.number, content)
         except PolicyRefused as error:
@@ -173,7 +179,7 @@ class SiteServer:
             folder=scratch,
             scratch=scratch,
             recipe_dir=scratch,
-            events=RunEventEmitter().of(self._identity.card.name),
+            events=StepEventEmitter.saying(self._say),
             kept=self._inputs.kept,
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
@@ -221,13 +227,14 @@ class SiteServer:
         content: bytes,
         seconds: float = 0.0,
         spent: PrivacySpending | None = None,
+        why: str = "",
     ) -> None:
         self._ledger.append(
             LedgerEntry.model_validate(
                 {
                     "at": _now(), "federation": header.federation, "way": way, "number": header.number, "kind": kind,
                     "digest": digest_message(content), "bytes": len(content), "seconds": round(seconds, 3),
-                    "spent": spent,
+                    "spent": spent, "why": why,
                 }
             )
         )  # fmt: skip

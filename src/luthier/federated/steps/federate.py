@@ -23,6 +23,7 @@ from luthier.core.step import (
 from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
@@ -146,6 +147,10 @@ class Federate(Step):
     personal: PersonalPart | None = None
     """What stays at each site and never travels: `head`, `lora_b` (with `sum: mean`), or an `adapter` of its own beside
     the shared one. Each site then has a model of its own; a step `site_model` takes it."""
+    decontaminate: DecontaminationSettings | None = None
+    """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
+    `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
+    sites must answer, also with `least`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
     each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
@@ -181,6 +186,8 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        if self.decontaminate is not None and number < 2:
+            raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
         self._check_variates()
@@ -205,6 +212,10 @@ class Federate(Step):
         for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
             if given is not None:
                 raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.decontaminate is not None:
+            raise ValueError(
+                "simulated sites have training rows alone; leave `decontaminate` out, and use the operator of `prepare`"
+            )
         if self.metrics:
             raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
 
@@ -406,6 +417,8 @@ class Federate(Step):
             text += f"; {self.personal.describe(self.tune, model)}"
             if self.privacy is not None and self.privacy.unit == SITE:
                 text += "; the promise to each site is for what travels, and not for its own model"
+        if self.decontaminate is not None:
+            text += "; training rows that nearly repeat what another site holds out are left out"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)

@@ -99,6 +99,7 @@ class HttpPost(Post):
         self._messages: dict[str, tuple[int, bytes]] = {}
         self._answers: dict[tuple[str, int], bytes] = {}
         self._largest: dict[str, int] = {}
+        self._expected = 0
         try:
             self._server = _Server(address, self)
         except OSError as error:
@@ -126,6 +127,11 @@ class HttpPost(Post):
         with self._lock:
             return self._answers.get((site, number))
 
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes, though what they answer is small."""
+        with self._lock:
+            self._expected = most
+
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
@@ -142,7 +148,7 @@ class HttpPost(Post):
         """The largest answer of a site: twice what it was sent at most, since masked numbers are twice as wide, and
         somewhat more."""
         with self._lock:
-            return 2 * self._largest.get(site, 0) + SPARE
+            return max(2 * self._largest.get(site, 0), self._expected) + SPARE
 
     def take(self, site: str, federation: str, number: int, envelope: bytes) -> int:
         """Take an answer that the site signed, once; returns the HTTP status."""
