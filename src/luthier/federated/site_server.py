@@ -78,11 +78,17 @@ class SiteServer:
             if not self.answer_waiting():
                 time.sleep(POLL_S)
 
+    def close(self) -> None:
+        """Close the mailbox."""
+        self._mailbox.close()
+
     def answer_waiting(self) -> int:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) not in self._refused:
+            if digest_message(envelope) in self._refused:
+                self._mailbox.refuse(envelope)
+            else:
                 answered += self._answer(envelope)
         return answered
 
@@ -196,6 +202,7 @@ class SiteServer:
                 bytes=len(envelope), why=error.message[:500],
             )
         )  # fmt: skip
+        self._mailbox.refuse(envelope)
         self._say(f"refused: {error.message}")
 
     def _write(
