@@ -31,7 +31,7 @@ class WaitingMessage:
         self.answer: bytes | None = None
 
     @property
-    def place(self) -> tuple[str, int]:
+    def location(self) -> tuple[str, int]:
         """Federation and number; none where it is no envelope."""
         try:
             header = read_envelope_header(self.envelope)
@@ -54,13 +54,13 @@ class SocketMailbox(SiteMailbox):
     def fetch(self) -> Iterator[bytes]:
         """What waits, in the order of the numbers."""
         with self._lock:
-            waiting = sorted(self._waiting.values(), key=lambda entry: entry.place)
+            waiting = sorted(self._waiting.values(), key=lambda entry: entry.location)
         yield from (entry.envelope for entry in waiting)
 
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Give the answer to all who wait for it; who went will ask again, and gets the same."""
         with self._lock:
-            found = {digest: entry for digest, entry in self._waiting.items() if entry.place == (federation, number)}
+            found = {digest: entry for digest, entry in self._waiting.items() if entry.location == (federation, number)}
             for digest in found:
                 self._end(digest, envelope)
         for entry in found.values():

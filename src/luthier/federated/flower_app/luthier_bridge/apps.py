@@ -53,22 +53,22 @@ def carry_message(message: Message, context: Context) -> Message:
 def carry_messages(grid: Grid, context: Context) -> None:
     """Take what waits for each site, send it to the site's node, and bring the answer; end when nobody listens."""
     path, ttl = context.run_config["socket"], context.run_config["ttl-s"]
-    asked: dict[str, int] = {}  # node, by the question's identifier
+    queries: dict[str, int] = {}  # node, by the question's identifier
     nodes: dict[str, int] = {}  # by site; the node that came last
     sent: dict[str, tuple[str, int, str]] = {}  # site, node and where the answer goes, by the message's identifier
     rests: dict[str, float] = {}
-    heard = time.monotonic()
-    while time.monotonic() - heard < context.run_config["patience-s"]:
+    reached_at = time.monotonic()
+    while time.monotonic() - reached_at < context.run_config["patience-s"]:
         time.sleep(PAUSE_S)
         there = set(grid.get_node_ids())
         nodes = {site: node for site, node in nodes.items() if node in there}
-        asked = {key: node for key, node in asked.items() if node in there}
-        for node in there - set(nodes.values()) - set(asked.values()):
-            asked.update(dict.fromkeys(grid.push_messages([Message(RecordDict(), node, "query", ttl=60.0)]), node))
+        queries = {key: node for key, node in queries.items() if node in there}
+        for node in there - set(nodes.values()) - set(queries.values()):
+            queries.update(dict.fromkeys(grid.push_messages([Message(RecordDict(), node, "query", ttl=60.0)]), node))
         sent = {key: entry for key, entry in sent.items() if nodes.get(entry[0]) == entry[1]}
-        for reply in grid.pull_messages([*asked, *sent]):
+        for reply in grid.pull_messages([*queries, *sent]):
             question = reply.metadata.reply_to_message_id
-            if (node := asked.pop(question, None)) is not None:
+            if (node := queries.pop(question, None)) is not None:
                 if reply.has_content():
                     nodes[str(reply.content["node"]["site"])] = node
                 continue
@@ -84,7 +84,7 @@ def carry_messages(grid: Grid, context: Context) -> None:
                 status, envelope, url = request(path, "GET", f"/messages/{site}")
             except (OSError, HTTPException):
                 continue
-            heard = time.monotonic()
+            reached_at = time.monotonic()
             if status == 200:
                 keys = grid.push_messages([Message(pack(envelope), node, "train", ttl=float(ttl))])
                 sent.update(dict.fromkeys(keys, (site, node, url)))
