@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
 
+FLOWER_APP_FILES = (
+    "pyproject.toml",
+    "luthier_bridge/__init__.py",
+    "luthier_bridge/apps.py",
+    "luthier_bridge/unix_http.py",
+)
 _POLICY_TEXT = """\
 # What this site does for a coordinator. An order that asks for more is refused with the line.
 name: {name}
@@ -87,7 +94,7 @@ def create_site(
         _check_base(plan)
     card = create_keys(folder, name, planned.digest)
     lines = "\n".join(
-        f"folder: {workspace.resolve(value).absolute()}" if kind == "folder" else f"http: {{url: {value}}}"
+        f"http: {{url: {value}}}" if kind == "http" else f"{kind}: {workspace.resolve(Path(value)).absolute()}"
         for kind, value in transport.items()
     )
     paths = {"coordinator": workspace.resolve(coordinator).absolute(), "recipe": workspace.resolve(recipe).absolute()}
@@ -130,6 +137,21 @@ def _open_model(workspace: Workspace, recipe: str, step: str) -> Artifact:
         return find_artifact(CommandTarget.read(workspace, f"{recipe}:{step}")).artifact
     base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=_check_base(plan))})
     return run_recipe(base.in_workspace(workspace), None)[MODEL_STEP].artifact
+
+
+def write_flower_app(folder: Path) -> list[Path]:
+    """Write the app that `flwr run` needs for the transport `flower`; `InputError` where the folder holds something.
+    Returns its files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("is not an empty folder", where=SourceLocation(file=str(folder)), hint="name a new folder")
+    source = resources.files("luthier.federated") / "flower_app"
+    written = []
+    for name in FLOWER_APP_FILES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((source / name).read_bytes())
+        written.append(path)
+    return written
 
 
 def _check_base(plan: RecipePlan) -> ModelSource:

@@ -70,6 +70,8 @@ class SitePolicy(BaseModel):
     """A folder that the coordinator also sees, for the transport `folder`."""
     http: HttpAddress | None = None
     """Where the coordinator listens, for the transport `http`."""
+    flower: str | None = None
+    """The Unix socket to listen at for the Flower app, for the transport `flower`."""
     bases: tuple[str, ...] = ()
     """Digests (12 characters or more) of the base models that may be tuned; any that the site has when empty."""
     techniques: tuple[str, ...] = ("lora",)

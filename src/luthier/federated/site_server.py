@@ -39,7 +39,7 @@ from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker
 
-APPROVED, FEDERATIONS = "approved", "federations"
+APPROVED = "approved"
 POLL_S = 0.5
 
 
@@ -94,11 +94,17 @@ class SiteServer:
             where = SourceLocation(file=str(self._folder))
             raise InputError("another process answers for this site", where=where, hint=hint) from None
 
+    def close(self) -> None:
+        """Close the mailbox."""
+        self._mailbox.close()
+
     def answer_waiting(self) -> int:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) not in self._refused:
+            if digest_message(envelope) in self._refused:
+                self._mailbox.refuse(envelope)
+            else:
                 answered += self._answer(envelope)
         return answered
 
@@ -217,6 +223,7 @@ class SiteServer:
                 bytes=len(envelope), why=error.message[:500],
             )
         )  # fmt: skip
+        self._mailbox.refuse(envelope)
         self._say(f"refused: {error.message}")
 
     def _write(
