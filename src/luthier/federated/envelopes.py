@@ -16,10 +16,13 @@ from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.keys import FederationIdentity, PublicCard
-from luthier.federated.mailbox import get_answer_name, get_message_name
+from luthier.federated.mailbox import get_answer_name, get_message_name, read_envelope_file
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SiteChannel, Transport
 
 POLL_S = 0.1
+SPARE = 1 << 20
+"""Bytes by which an answer may be larger than twice what the site was sent: masked numbers are twice as wide."""
 
 
 class Post(ABC):
@@ -34,6 +37,10 @@ class Post(ABC):
         """The answer of a site; None where there is none yet."""
 
     @abstractmethod
+    def discard(self, site: str, number: int) -> None:
+        """Remove an answer that is none, so that the site can bring its own."""
+
+    @abstractmethod
     def close(self) -> None:
         """End what was opened."""
 
@@ -43,10 +50,12 @@ class FolderPost(Post):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._largest: dict[str, int] = {}
 
     def put(self, site: str, number: int, envelope: bytes) -> None:
         """Write the file whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._largest[site] = max(self._largest.get(site, 0), len(envelope))
         for path in self._folder.glob(f"*-to-{site}"):
             if path.name.partition("-to-")[2] == site:
                 path.unlink()  # what was sent before is answered, or came too late
@@ -56,8 +65,11 @@ class FolderPost(Post):
 
     def get(self, site: str, number: int) -> bytes | None:
         """Read the answer's file, if it is there."""
-        path = self._folder / get_answer_name(number, site)
-        return path.read_bytes() if path.is_file() else None
+        return read_envelope_file(self._folder / get_answer_name(number, site), 2 * self._largest.get(site, 0) + SPARE)
+
+    def discard(self, site: str, number: int) -> None:
+        """Remove the answer's file."""
+        (self._folder / get_answer_name(number, site)).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Files stay."""
@@ -79,19 +91,27 @@ class EnvelopeChannel(SiteChannel):
         self.cards = cards
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
+        """Write to each site, and wait for its answer. What is not the site's own is left out with a warning, and the
+        site's own is waited for: others may write where answers are."""
         sites = list(contents)
         for name, content in contents.items():
             envelope = self._identity.seal(content, self.cards[name], self._work.digest, number)
             self._post.put(name, number, envelope)
         found: dict[str, bytes] = {}
         end = time.monotonic() + self._wait_s
-        waiting = sites
+        waiting, warned = sites, set[str]()
         while waiting and time.monotonic() < end:
             gone = self.list_gone()
             for name in waiting:
-                if (envelope_back := self._post.get(name, number)) is not None:
+                if (envelope_back := self._post.get(name, number)) is None:
+                    continue
+                try:
                     found[name] = self._identity.open(envelope_back, self.cards[name], self._work.digest, number)
+                except MessageRefused as error:
+                    self._post.discard(name, number)
+                    if name not in warned:
+                        self._work.events.warning(f"what came as the answer of site {name} is none: {error.message}")
+                    warned.add(name)
             waiting = [name for name in waiting if name not in found and name not in gone]
             if waiting:
                 time.sleep(POLL_S)
