@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from federated.test_transports import (
 )
 from federations import Sites, build_sites
 from luthier.core.errors import DataError, LuthierError
-from luthier.federated import local
+from luthier.federated import envelopes, local
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.ledger import SiteLedger
@@ -252,16 +251,14 @@ def test_no_word_of_a_row_leaves_a_site(
     exchange, opened = EnvelopeChannel.exchange, list[bytes]()
 
     def serving(self: EnvelopeChannel, number: int, contents: Any) -> Any:
-        sleep = time.sleep
-        monkeypatch.setattr(time, "sleep", lambda seconds: ([one.answer_waiting() for one in servers], sleep(0))[1])
         found = exchange(self, number, contents)
-        monkeypatch.setattr(time, "sleep", sleep)
         opened.extend(found.values())
         return found
 
     def failing(self: Any, *given: Any) -> Any:
         raise DataError(f"row 7 ({CANARY} question 1) cannot be learnt")
 
+    monkeypatch.setattr(envelopes, "sleep", lambda seconds: [one.answer_waiting() for one in servers])
     monkeypatch.setattr(EnvelopeChannel, "exchange", serving)
     made = outside.federate(step, digest="ca" * 16)
     monkeypatch.setattr(local.FederatedTraining, "train_round", failing)
