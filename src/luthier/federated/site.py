@@ -109,7 +109,7 @@ def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
     """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
     try:
         return build_local_tune(order.tune, order.local, order.rounds, order.privacy), Aggregator.parse(order.sum)
-    except (ValidationError, PydanticCustomError, TypeError) as error:
+    except (ValidationError, PydanticCustomError, TypeError, RecursionError, OverflowError) as error:
         raise MessageRefused("the order's settings are none of a training here") from error
 
 
@@ -163,6 +163,10 @@ class SiteWorker:
         self._order: Order | None = None
         if order_path.is_file():
             self._take_order(FederationMessage.decode(order_path.read_bytes(), Order).header)
+
+    def keeps_answer(self, number: int) -> bool:
+        """Whether the answer to a message is kept here."""
+        return number in self._seen
 
     def answer(self, number: int, content: bytes) -> bytes:
         """The answer to a message by its number (0: the order; then rounds; then the end).

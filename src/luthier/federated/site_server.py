@@ -122,6 +122,7 @@ class SiteServer:
             return False
         started = time.monotonic()
         try:
+            self._refuse_lost_answer(header)
             spent, refusal = self._plan_spending(header, message)
             self._write(header, "in", kind, content, spent=spent)
             reply = refusal or self._compute(header, message, content)
@@ -154,11 +155,21 @@ class SiteServer:
         try:
             if isinstance(order, Order) and order.federation != header.federation:
                 raise MessageRefused("an order names another federation than its envelope")
-            if self._policy is not None and isinstance(order, Order | BlindRequest | RoundStart):
-                self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
-            return self._worker(header).answer(header.number, content)
+            worker = self._worker(header)
+            measures = isinstance(order, Final) and bool(worker.order.metrics)
+            if self._policy is not None and (isinstance(order, Order | BlindRequest | RoundStart) or measures):
+                done = self._ledger.count_answered("measured" if measures else "update")
+                self._policy.check_budget(done, self._ledger.sum_hours(header.federation))
+            return worker.answer(header.number, content)
         except PolicyRefused as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()
+
+    def _refuse_lost_answer(self, header: EnvelopeHeader) -> None:
+        """`MessageRefused` for what was answered before by an answer that is not kept any more: with the federation's
+        folder its noise keys went, so a second answer would have other noise, and tell more than the log counts."""
+        answered = self._ledger.find_last_answered(header.federation)
+        if header.number <= answered and not self._worker(header).keeps_answer(header.number):
+            raise MessageRefused(f"message {header.number} was answered before, and its answer is not kept here")
 
     def _plan_spending(
         self, header: EnvelopeHeader, message: FederationMessage

@@ -16,7 +16,7 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
+from luthier.federated.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
 from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SiteChannel
@@ -26,8 +26,6 @@ _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
 TIMEOUT_S = 60.0
 """How long one read from a site may take."""
-SPARE = 1 << 20
-"""Bytes by which an answer may be larger than what the site was sent."""
 
 
 class HttpTransport(EnvelopeTransport):
@@ -129,6 +127,11 @@ class HttpPost(Post):
         """Take answers of so many bytes, though what they answer is small."""
         with self._lock:
             self._expected = most
+
+    def discard(self, site: str, number: int) -> None:
+        """Let the site bring its answer again."""
+        with self._lock:
+            self._answers.pop((site, number), None)
 
     def close(self) -> None:
         """Stop listening."""
