@@ -52,10 +52,10 @@ def draw_discrete_gaussian(key: NoiseKey, label: str, count: int, deviation: int
     return found
 
 
-def _propose(key: NoiseKey, label: str, wanted: int, deviation: int) -> NDArray[np.int64]:
+def _propose(key: NoiseKey, label: str, missing: int, deviation: int) -> NDArray[np.int64]:
     """Those that are accepted of about as many proposals as are needed."""
     width = (deviation - 1).bit_length()
-    count = int(wanted * _PROPOSALS * (1 << width) / deviation) + 16
+    count = int(missing * _PROPOSALS * (1 << width) / deviation) + 16
     stream = key.draw_bytes(label, 16 * count)
     words = np.frombuffer(stream, dtype="<u8", count=count)
     negative = words >> np.uint64(63) == 1
