@@ -6,7 +6,6 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -370,9 +369,9 @@ class SiteWorker:
             loss = update.loss if privacy is None else 0.0
             return encode_update(update.weights, update.rows, loss, order.masks, sites)
         change = clip_change(subtract_weights(update.weights, given.moving), privacy.clip)
-        own = find_site_noise(privacy, order.rounds) * privacy.clip / math.sqrt(order.least or sites)
+        noise = find_site_noise(privacy, order.rounds) * privacy.clip
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
-        return encode_change(change, order.masks, sites, privacy.clip, own, key, label)
+        return encode_change(change, order.masks, sites, privacy.clip, noise, order.least or sites, key, label)
 
     def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
-from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.step import (
     ArtifactSpec,
     ModelRef,
@@ -34,6 +34,7 @@ from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
     find_federated_privacy_obstacle,
+    find_noise_obstacle,
     find_site_noise,
 )
 from luthier.federated.robust_rule import RobustRule
@@ -293,6 +294,15 @@ class Federate(Step):
         except ValidationError as error:
             raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
 
+    def _check_noise(self) -> None:
+        """`RecipeError` where the sites' shares of noise have no room in the ring."""
+        if self.secure is None or self.privacy is None or self.privacy.unit != SITE:
+            return
+        number = len(self.site_names)
+        why = find_noise_obstacle(self.secure, number, self.privacy.clip, self.site_noise, self.least or number)
+        if why:
+            raise RecipeError(why, where=SourceLocation(field="privacy"), hint="see `secure.bound` and `secure.rows`")
+
     @property
     def site_noise(self) -> float:
         """Standard deviation of the noise in the sum of sites' changes; 0 where no promise is made to sites."""
@@ -322,6 +332,7 @@ class Federate(Step):
         model = describe_step_model(plan_context)
         if model is not None:
             self._agree(model)
+        self._check_noise()
         tune, more = self.build_site_tune(), list[StepCostEstimate]()
         costs = [self._estimate_site(plan_context, at, tune) for at in range(len(self.sites))]
         if self.personal is not None and (own := self.personal.build_tune(tune)) is not None:
