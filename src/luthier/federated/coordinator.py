@@ -147,7 +147,7 @@ class Federation:
             return step.transport.open_channel(work, step.sites)
         if step.partition is not None:
             return self._open_partition(step.partition)
-        workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
+        workers, masks = {}, build_local_masks(work, step.sites) if step.secure is not None else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
@@ -595,7 +595,7 @@ class Federation:
                             "clip": privacy.clip}}  # fmt: skip
 
 
-def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
+def build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
     """Keys and masks of sites in this process, as sites elsewhere have them; they last as long as the federation."""
     identities = {}
     for name in sites:

@@ -14,8 +14,9 @@ from luthier.core.component import Component, iter_components
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
+from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.keys import Name, PublicCard
-from luthier.federated.messages import Order
+from luthier.federated.messages import Order, Question
 from luthier.federated.privacy import (
     SITE,
     PrivacySpending,
@@ -86,6 +87,12 @@ class SitePolicy(BaseModel):
     know."""
     metrics: tuple[str, ...] = ()
     """Metrics whose sums over held-out rows may be sent at the end."""
+    queries: tuple[str, ...] = ()
+    """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
+    none tells of fewer than `least_class_rows` rows."""
+    pooled_counts: bool = False
+    """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
+    leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
     revoked: tuple[str, ...] = ()
@@ -200,7 +207,20 @@ class SitePolicy(BaseModel):
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_privacy(self, order: Order, spent: Sequence[PrivacySpending], planned: PrivacySpending | None) -> None:
+    def check_question(self, question: Question, query: SiteQuery, rows: int) -> None:
+        """`PolicyRefused`, with the line, for a question that is not allowed."""
+        if query.kind not in self.queries:
+            raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
+        if not question.group and self.require_masks:
+            raise self.build_refusal("require_masks", "the question has no masks")
+        if self.epsilon is not None and question.privacy is None:
+            raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
+        if rows < self.least_rows:
+            raise self.build_refusal("least_rows", "there are too few rows here to count")
+
+    def check_privacy(
+        self, order: Order | Question, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
+    ) -> None:
         """`PolicyRefused` for what is not within the budget; `spent` is what the log tells of, `planned` comes next."""
         if self.epsilon is None:
             return

@@ -38,6 +38,7 @@ from luthier.federated.messages import (
     LocalWork,
     Measured,
     Order,
+    Question,
     Rejection,
     RoundKeys,
     RoundStart,
@@ -267,7 +268,7 @@ class SiteWorker:
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
         return encode_change(change, order.masks, sites, privacy.clip, own, key, label)
 
-    def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
+    def _offer_keys(self, order: Order | Question, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""
         import numpy
         import torch
@@ -282,7 +283,7 @@ class SiteWorker:
         (self._work.scratch / UNMASKED).chmod(0o600)
         return FederationMessage(RoundKeys(keys=keys)).encode()
 
-    def _advance(self, order: Order, header: Any) -> bytes:
+    def _advance(self, order: Order | Question, header: Any) -> bytes:
         """A later stage of a masked round."""
         import numpy
         import torch
