@@ -121,16 +121,16 @@ def test_a_scaled_update_weighs_no_more_than_another_under_a_bound(
 
 
 def test_groups_are_masked_within_and_chosen_between(nine: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.federated import coordinator
+    from luthier.federated import update_sum
 
     heard = list[FederationMessage]()
-    combine = coordinator.Federation._combine
+    combine = update_sum.UpdateSum.combine
 
     def hearing(self: Any, updates: Any, *rest: Any) -> Any:
         heard.extend(updates.values())
         return combine(self, updates, *rest)
 
-    monkeypatch.setattr(coordinator.Federation, "_combine", hearing)
+    monkeypatch.setattr(update_sum.UpdateSum, "combine", hearing)
     poison(monkeypatch, {"site4": lambda change: -20 * change}, [])  # of the group of sites 1, 4 and 7
     step = nine.step(NAMES, rounds=1, sum="ffa", secure={"groups": 3}, robust="median")
     made = load_file(nine.federate(step, digest="9b" * 16).path(ADAPTER))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Annotated
 
 from pydantic import Field
@@ -17,7 +17,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import get_answer_name, get_message_name
-from luthier.federated.transport import SiteChannel, Transport
+from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
 POLL_S = 0.1
 
@@ -77,25 +77,40 @@ class EnvelopeChannel(SiteChannel):
         self._work, self._identity, self._post, self._wait_s = work, identity, post, wait_s
         self.sites = tuple(cards)
         self.cards = cards
+        self._sent: dict[str, int] = {}
+        """The number of the message that each site was sent last, by this process."""
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
-        sites = list(contents)
-        for name, content in contents.items():
-            envelope = self._identity.seal(content, self.cards[name], self._work.digest, number)
-            self._post.put(name, number, envelope)
-        found: dict[str, bytes] = {}
-        end = time.monotonic() + self._wait_s
-        waiting = sites
-        while waiting and time.monotonic() < end:
+        found = self.exchange_with_late(number, contents, {}, len(contents))
+        return {name: found[name].content for name in contents if name in found}
+
+    def exchange_with_late(
+        self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
+    ) -> dict[str, SentMessage]:
+        """The same, with answers to earlier messages among those that come."""
+        sent = {**late, **{name: SentMessage(number, content) for name, content in contents.items()}}
+        for name, message in sent.items():
+            if name in contents or self._sent.get(name) != message.number:
+                self._put(name, message)
+        found: dict[str, SentMessage] = {}
+        end = monotonic() + self._wait_s
+        while True:
             gone = self.list_gone()
-            for name in waiting:
-                if (envelope_back := self._post.get(name, number)) is not None:
-                    found[name] = self._identity.open(envelope_back, self.cards[name], self._work.digest, number)
-            waiting = [name for name in waiting if name not in found and name not in gone]
-            if waiting:
-                time.sleep(POLL_S)
-        return {name: found[name] for name in sites if name in found}
+            for name, message in sent.items():
+                if name not in found and (envelope := self._post.get(name, message.number)) is not None:
+                    answer = self._identity.open(envelope, self.cards[name], self._work.digest, message.number)
+                    found[name] = SentMessage(message.number, answer)
+            waiting = [name for name in sent if name not in found and name not in gone]
+            if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
+                return {name: found[name] for name in self.sites if name in found}
+            sleep(POLL_S)
+
+    def _put(self, name: str, message: SentMessage) -> None:
+        """Write to a site; it is not asked any more for what it was sent before."""
+        envelope = self._identity.seal(message.content, self.cards[name], self._work.digest, message.number)
+        self._post.put(name, message.number, envelope)
+        self._sent[name] = message.number
 
     def list_gone(self) -> frozenset[str]:
         """Sites that will not answer any more."""

@@ -7,7 +7,7 @@ over all rounds together. A round trains its slice from the weights that it is g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.training.checkpoint import CheckpointManager
+    from luthier.tune.training.gradient_pull import GradientPull
     from luthier.tune.training.memory import RehearsedMemory
     from luthier.tune.training.trainer import StepMetrics
 
@@ -233,7 +234,12 @@ class FederatedTraining(TrainingRun):
         return PrivacySpending(unit=privacy.unit, noise=noise, sampling=sampler.sampling, steps=steps)
 
     def train_round(
-        self, given: GlobalWeights, round_number: int, rounds: int, classes: Mapping[str, str] | None, pull: float
+        self,
+        given: GlobalWeights,
+        round_number: int,
+        rounds: int,
+        classes: Mapping[str, str] | None,
+        pulls: Sequence[GradientPull] = (),
     ) -> SiteUpdate:
         """Train one round (from 0) of so many; a killed one goes on from its checkpoint."""
         from luthier.models.kernels.lora import restore_peft_forward
@@ -245,7 +251,7 @@ class FederatedTraining(TrainingRun):
         training, keeper = self._prepare(material, sampler, None)
         if self._shares_model(given):
             training.rehearsed = self._shared.memory
-        training.start_from(given.moving, pull)
+        training.start_from(given.moving, pulls)
 
         def hear(stepped: StepMetrics) -> None:
             self._work.events.progress(stepped.step, sampler.steps, "steps")

@@ -24,6 +24,7 @@ from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
+from luthier.federated.control_variates import SiteVariates, add_variates, find_variate_obstacle, split_variates
 from luthier.federated.dropout_masks import DropoutMasks, MaskContext, check_least
 from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
@@ -48,6 +49,7 @@ from luthier.federated.messages import (
     SharesSent,
     SurvivorList,
     SurvivorSignature,
+    check_weights,
     digest_message,
     pack_tensors,
     unpack_tensors,
@@ -63,12 +65,15 @@ from luthier.federated.privacy import (
     subtract_weights,
 )
 from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.site_state import SiteState
 from luthier.metrics.metric import Metric
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.noise import KEY, NoiseKey
 from luthier.tune.steps.tune import Tune
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from luthier.federated.policy import SitePolicy
 
 
@@ -161,6 +166,8 @@ class SiteWorker:
             raise
         except LuthierError as error:
             reply = FederationMessage(Rejection(message=self._describe(error))).encode()
+            if number == 0:
+                return reply  # not kept: nothing was computed, and the policy may allow the same order later
         self._keep(number, digest, reply)
         return reply
 
@@ -191,11 +198,16 @@ class SiteWorker:
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
+        if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
+            raise OrderRefused(why)
         if order.masks is not None:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
             if order.group != whole and not (part and set(order.group) <= set(whole)):
-                raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+                raise OrderRefused(
+                    "the order masks numbers among other sites than this one and the `peers` of its policy, which must "
+                    "name the card of every site"
+                )
             if len(order.group) < LEAST_SITES:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
@@ -223,13 +235,25 @@ class SiteWorker:
         import numpy
         import torch
 
+        from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
+
         start: RoundStart = message.header
         tune, aggregator = read_order_settings(order)
         work = self._open_scratch(start.classes)
         training = FederatedTraining(tune, work, aggregator, self._shared)
         classes = start.classes if order.wants_classes else None
-        given = unpack_weights(message.tensors)
-        update = training.train_round(given, start.round - 1, order.rounds, classes, order.proximal)
+        variates, tensors = None, message.tensors
+        pulls: list[GradientPull] = [ProximalPull(order.proximal)] if order.proximal else []
+        if order.control_variates:
+            tensors, shared = split_variates(message.tensors)
+            variates = self._open_variates(order, start, aggregator, unpack_weights(tensors), shared)
+            pulls.append(variates.pull)
+        given = unpack_weights(tensors)
+        update = training.train_round(given, start.round - 1, order.rounds, classes, pulls)
+        if variates is not None:
+            changes = variates.find_changes(update.weights)
+            SiteState(self._work.scratch).write(start.round, variates.dump(changes))
+            update = update._replace(weights=add_variates(update.weights, changes))
         if order.masks is not None and self._masks is not None:
             encoded = self._encode(order, update, given, start.round)
             if order.least is not None:
@@ -240,6 +264,22 @@ class SiteWorker:
         loss = update.loss if order.privacy is None else None
         header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=loss)
         return FederationMessage(header, update.weights).encode()
+
+    def _open_variates(
+        self,
+        order: Order,
+        start: RoundStart,
+        aggregator: Aggregator,
+        given: GlobalWeights,
+        shared: Mapping[str, Tensor],
+    ) -> SiteVariates:
+        """This site's control variates in a round; `MessageRefused` where the shared ones are not those that move."""
+        moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
+        check_weights(shared, moving, "the coordinator")
+        if order.place >= len(start.counted):
+            raise MessageRefused(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
+        kept = SiteState(self._work.scratch).read(start.round)
+        return SiteVariates(kept, start.counted[order.place], shared)
 
     def plan_spending(self, number: int | None = None) -> PrivacySpending | None:
         """What a message by its number, or the whole order, costs the rows here; None where nothing is promised."""

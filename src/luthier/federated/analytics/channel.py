@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from luthier.core.step import StepContext
 from luthier.federated.analytics.worker import QueryWorker
-from luthier.federated.coordinator import build_local_masks
 from luthier.federated.site import open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel, Transport
+from luthier.federated.update_sum import build_local_masks
 
 
 def open_query_channel(

@@ -43,13 +43,12 @@ from luthier.federated.messages import (
 )
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SiteChannel
+from luthier.federated.update_sum import REPLIES
 from luthier.metrics.counts import add_counts, move_small_counts, shape_counts
 from luthier.tune.privacy.accountant import find_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-REPLIES = "replies"
 
 
 class SiteCounts(NamedTuple):
@@ -155,9 +154,7 @@ class QueryRun:
         unmask: Callable[[Any], Any] | None = None
         if self._settings.least is None:
             self._number += 1
-            answers = self._exchange(number, contents)
-            if missing := [name for name in self._sites if name not in answers]:
-                raise self._missing(answers, f"answered, and a sum without {missing[0]} is noise")
+            answers = self._exchange(number, contents, len(contents))
         else:
             self._number += len(STAGES)
             masked = MaskedRound(
@@ -188,10 +185,7 @@ class QueryRun:
         number, question = self._number, self._build(query, stage, **about)
         self._number += 1
         content = FederationMessage(question).encode()
-        answers = self._exchange(number, dict.fromkeys(self._sites, content))
-        least = self._settings.least or len(self._sites)
-        if len(answers) < least:
-            raise self._missing(answers, "answered")
+        answers = self._exchange(number, dict.fromkeys(self._sites, content), self._settings.least or len(self._sites))
         found = {}
         for name, reply in answers.items():
             message = self._read(name, reply, Counted)
@@ -216,18 +210,21 @@ class QueryRun:
             **about,
         )
 
-    def _exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
-        """The answers to a message, sealed; those that were sealed before a kill."""
+    def _exchange(self, number: int, contents: Mapping[str, bytes], enough: int) -> dict[str, bytes]:
+        """The answers to a message, sealed where enough came and none refuses; those that were sealed before a kill."""
         folder = self._work.scratch / REPLIES / str(number)
         if (folder / DONE).is_file():
             names = (folder / DONE).read_text(encoding="utf-8").splitlines()
             return {name: (folder / name).read_bytes() for name in names}
         found = self._channel.exchange(number, contents)
+        for name, reply in found.items():
+            self._read(name, reply, Counted, RoundUpdate)
+        if len(found) < enough:
+            raise self._missing(found, "answered")
         folder.mkdir(parents=True, exist_ok=True)
         for name, reply in found.items():
             write_atomically(folder / name, reply)
-        if len(found) == len(contents):
-            write_atomically(folder / DONE, "\n".join(found).encode())
+        write_atomically(folder / DONE, "\n".join(found).encode())
         return found
 
     def _read_numbers(self, name: str, tensors: Mapping[str, Any], size: int) -> list[int]:
@@ -239,9 +236,9 @@ class QueryRun:
             raise MessageRefused(f"site {name} sends counts that are none")
         return numbers
 
-    def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> FederationMessage:
+    def _read(self, name: str, content: bytes, *kinds: type[BaseModel]) -> FederationMessage:
         """A site's answer; `ModelError` with its reason where it refuses."""
-        message = FederationMessage.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
+        message = FederationMessage.decode(content, *kinds, Rejection)  # type: ignore[arg-type]  # all are headers
         if isinstance(message.header, Rejection):
             raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
         return message

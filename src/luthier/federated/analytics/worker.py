@@ -21,12 +21,14 @@ from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MASKED
 from luthier.federated.messages import (
+    ANSWERS,
     ASKED,
     Counted,
     FederationMessage,
     Final,
     Measured,
     Question,
+    Rejection,
     RoundUpdate,
     digest_message,
 )
@@ -96,6 +98,11 @@ class QueryWorker(SiteWorker):
         if header.stage == "names" and header.privacy is not None:
             return FederationMessage(Counted(answers=digest, names=list(answer.names))).encode()
         return self._mask(header, number, answer)
+
+    def _keep(self, number: int, digest: str, reply: bytes) -> None:
+        """Keep an answer; a refusal is none, and the policy may allow the same question later."""
+        if not isinstance(FederationMessage.decode(reply, *ANSWERS).header, Rejection):
+            super()._keep(number, digest, reply)
 
     def plan_question(self, question: Question) -> PrivacySpending | None:
         """What answering costs the rows: nothing without noise, or where the same was answered before."""

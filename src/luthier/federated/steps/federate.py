@@ -20,8 +20,9 @@ from luthier.core.step import (
     StepContext,
     StepCostEstimate,
 )
-from luthier.federated.aggregator import Aggregator
+from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
+from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
@@ -87,6 +88,7 @@ class Federate(Step):
         "min_fit_clients": "least",
         "min_available_clients": "least",
         "proximal_mu": "proximal",
+        "scaffold": "control_variates",
         "local_epochs": "local",
         "server_optimizer": "server",
     }
@@ -119,6 +121,10 @@ class Federate(Step):
     proximal: float = Field(default=0.0, ge=0)
     """How strongly each local step is drawn back to the weights that the round began with (mu in FedProx, Li et al.,
     2020); 0.01 to 1 where sites differ much."""
+    control_variates: bool = False
+    """Whether each site keeps what is usual in its gradients, and exchanges it for what is usual at all sites
+    (SCAFFOLD, Karimireddy et al., 2020): sites that differ much then train towards what is best for all. Messages are
+    twice as long. For sums that are means: `ffa`, `alternate`, `factors`, `mean`."""
     secure: MaskSettings | None = None
     """Mask each site's numbers, so that the coordinator learns the sum over all sites alone; `{}` for the usual bounds.
     All sites must answer in each round unless `least` allows fewer, more than two thirds of them. For sums that are
@@ -170,6 +176,7 @@ class Federate(Step):
         self._check_masks(number)
         self._check_privacy()
         self._check_robust(number)
+        self._check_variates()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
@@ -240,6 +247,17 @@ class Federate(Step):
         if why := self.robust.check_count(groups, "groups"):
             raise ValueError(why)
 
+    def _check_variates(self) -> None:
+        """`ValueError` where control variates cannot be, or change nothing."""
+        if not self.control_variates:
+            return
+        if why := find_variate_obstacle(self.sum, self.privacy):
+            raise ValueError(why)
+        if self.robust is not None:
+            raise ValueError("control variates are a mean, which one poisoned site moves; leave `robust` out")
+        if self.rounds == 1 or self._count_sites() == 1:
+            raise ValueError("control_variates change nothing in one round, or at one site; leave them out")
+
     def _check_privacy(self) -> None:
         """`ValueError` for what breaks the promise."""
         if (privacy := self.privacy) is None:
@@ -294,7 +312,8 @@ class Federate(Step):
             seconds=sum(seconds) + opening if known else None,
             peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
             tokens=round(sum(cost.tokens or 0 for cost in costs) * self._count_trainings()) if known else None,
-            how=self.describe_exchange(model),
+            how=costs[0].how if known else "sites elsewhere take time of their own",
+            statement=self.describe_exchange(model),
         )
 
     def _count_trainings(self) -> float:
@@ -370,6 +389,8 @@ class Federate(Step):
             return text
         down, up, other = self.count_trained_numbers(model)
         numbers = aggregator.count_numbers(down, up, other, max(1, self.sites_per_round or self._count_sites()))
+        if self.control_variates:
+            numbers = RoundNumbers(numbers.down + numbers.up, 2 * numbers.up)
         wide = 4 if self.secure is None else 8
         to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
         return f"{text}; a round sends {to} to and {back} from each site"

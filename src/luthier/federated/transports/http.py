@@ -116,8 +116,10 @@ class HttpPost(Post):
         """Hold an envelope until the site fetches it."""
         with self._lock:
             self._largest[site] = max(self._largest.get(site, 0), len(envelope))
+            before, _ = self._messages.get(site, (number, b""))
             self._messages[site] = (number, envelope)
-            self._answers.pop((site, number), None)
+            for answered in (before, number):
+                self._answers.pop((site, answered), None)
 
     def get(self, site: str, number: int) -> bytes | None:
         """The answer, if it was brought."""
