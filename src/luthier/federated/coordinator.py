@@ -37,6 +37,7 @@ from luthier.federated.messages import (
     pack_weights,
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
+from luthier.federated.queries.schema import SCHEMA_FILE
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -141,6 +142,7 @@ class Federation:
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum),
             wants_classes=self._wants_classes,
+            classes=self._read_agreed_classes(),
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
             least=step.least if step.secure is not None else None,
@@ -157,9 +159,27 @@ class Federation:
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
         known = rows if step.secure is None else "numbers of rows that are masked"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
-        classes = _unite_classes(found) if self._wants_classes else {}
+        classes = {name: name for name in order.classes} if order.classes else {}
+        if order.asks_classes:
+            classes = _unite_classes(found)
         initial = self._training.initial_weights(classes)
         return FederationState(initial, {}, (), tuple(found), classes)
+
+    def _read_agreed_classes(self) -> list[str]:
+        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
+        if (agreed := self._work.inputs.get("classes")) is None:
+            return []
+        where = SourceLocation(field="classes")
+        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
+            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
+        record = agreed.read_json(SCHEMA_FILE)
+        if self._step.privacy is not None and record["privacy"] is None:
+            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
+            raise DataError(what, where=where, hint="give that step `privacy`, too")
+        if len(record["classes"]) < 2:
+            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
+            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
+        return [str(name) for name in record["classes"]]
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""

@@ -71,6 +71,14 @@ class Order(_Header):
     code: str
     """The revision of the code that trains."""
     wants_classes: bool
+    classes: list[str] = []
+    """The classes that were agreed by counts; then no site names any."""
+
+    @property
+    def asks_classes(self) -> bool:
+        """Whether sites are asked for the names of their classes."""
+        return self.wants_classes and not self.classes
+
     metrics: list[dict[str, Any]] = []
     """What is measured at the end, as metrics' settings."""
     masks: MaskSettings | None = None

@@ -183,7 +183,7 @@ class SitePolicy(BaseModel):
         if order.privacy is not None and (
             why := find_federated_privacy_obstacle(
                 order.privacy,
-                wants_classes=order.wants_classes,
+                wants_classes=order.asks_classes,
                 metrics=bool(order.metrics),
                 mean=aggregator.linear and aggregator.exact,
             )
@@ -197,7 +197,7 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
-        if order.wants_classes and not self.class_names:
+        if order.asks_classes and not self.class_names:
             raise self.build_refusal(
                 "class_names", f"{tune.objective.kind} needs names of classes, which may not be sent"
             )

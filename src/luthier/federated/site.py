@@ -194,7 +194,7 @@ class SiteWorker:
         from luthier.models.load import compute_weights_digest, find_base_artifact
 
         summary = DatasetSummary.read(self._work.inputs["data"])
-        counts = count_class_rows(self._work) if order.wants_classes else {}
+        counts = count_class_rows(self._work) if order.asks_classes else {}
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
@@ -225,7 +225,11 @@ class SiteWorker:
         rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
         least = self._policy.least_class_rows if self._policy is not None else 1
         classes = {}
-        if order.wants_classes:
+        if order.classes:
+            texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
+            if any(texts.get(label, label) != label for label in order.classes):
+                raise OrderRefused("a class of the order is answered here by other words than its name")
+        if order.asks_classes:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from federations import Sites, build_sites
+from federations import Sites, build_sites, replace
 from luthier.artifacts.findings import Findings, read_findings
 from luthier.chat.messages import Example
 from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError
 from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
@@ -232,3 +233,47 @@ def test_a_killed_coordinator_goes_on(tickets: Sites, monkeypatch: pytest.Monkey
         with pytest.raises(KeyboardInterrupt):
             ask(tickets, secure=True, digest="4c" * 16)
     assert ask(tickets, secure=True, digest="4c" * 16).read_json("findings.json") == whole
+
+
+def test_a_federation_trains_on_classes_that_were_agreed(tickets: Sites) -> None:
+    """Under masks, and no site names a class of its own; the model is that of classes which sites name themselves."""
+    from luthier.federated.coordinator import Federation
+    from luthier.federated.messages import Enrolled, FederationMessage
+    from luthier.federated.transport import LocalChannel
+
+    agreed = ask(tickets, checks=[], secure=True)
+    settings = {"tune": {"objective": {"kind": "classify", "head": "label"}}, "rounds": 1, "local": {"steps": 1}}
+    told = list[Enrolled]()
+    exchange = LocalChannel.exchange
+
+    def hearing(self: Any, number: int, contents: Any) -> Any:
+        found = exchange(self, number, contents)
+        if number == 0:
+            told.extend(FederationMessage.decode(reply, Enrolled).header for reply in found.values())
+        return found
+
+    step = tickets.step(NAMES, classes="check", **settings)
+    work = tickets.work(step)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalChannel, "exchange", hearing)
+        made = replace(work, inputs={**work.inputs, "classes": agreed})
+        Federation(step, made).run()
+    assert [entry.classes for entry in told] == [{}] * 3
+    plain = tickets.step(NAMES, **settings)
+    other = tickets.federate(plain)
+    name = "adapter/adapter_model.safetensors"
+    assert (work.folder / name).read_bytes() == other.path(name).read_bytes()
+
+
+def test_what_is_promised_holds_for_the_classes(tickets: Sites) -> None:
+    from luthier.federated.coordinator import Federation
+
+    settings = {"objective": "classify", "on_loss_spike": "off"}
+    private = {"epsilon": 4, "clip": 1.0}
+    step = tickets.step(NAMES, classes="check", tune=settings, privacy=private)
+    work = tickets.work(step)
+    work = replace(work, inputs={**work.inputs, "classes": ask(tickets, checks=[])})
+    with pytest.raises(LuthierError, match="come from rows without noise"):
+        Federation(step, work).run()
+    with pytest.raises(ValidationError, match="has no classes"):
+        tickets.step(NAMES, classes="check")

@@ -12,6 +12,8 @@ from luthier.federated.analytics.names import CLASS, FIELD
 from luthier.federated.analytics.query import QueryRows, SiteQuery
 from luthier.metrics.counts import CountGroup, Counts
 
+SCHEMA_FILE = "schema.json"
+"""Where a coordinator keeps what sites agreed on."""
 ROWS = "rows"
 ROLES = ("system", "user", "assistant", "tool")
 MOST_TURNS = 9

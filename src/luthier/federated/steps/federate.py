@@ -140,6 +140,9 @@ class Federate(Step):
     """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
     `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
     `secure.groups`. For `ffa`, `alternate` and `mean`."""
+    classes: Annotated[str | None, Reads("findings", optional=True)] = None
+    """The step `validate_sites` by which sites agreed on the classes, for objectives over classes; then no site names
+    any. When not given, each site names those that enough of its rows have."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
     which give the pooled values exactly, and its own. They stand in `federation.json`."""
@@ -176,6 +179,8 @@ class Federate(Step):
         self._check_masks(number)
         self._check_privacy()
         self._check_robust(number)
+        if self.classes is not None and not isinstance(self.tune.objective, Classify):
+            raise ValueError(f"{self.tune.objective.kind} has no classes; leave `classes` out, or take classify")
         self._check_variates()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
@@ -264,7 +269,7 @@ class Federate(Step):
             return
         why = find_federated_privacy_obstacle(
             privacy,
-            wants_classes=isinstance(self.tune.objective, Classify),
+            wants_classes=isinstance(self.tune.objective, Classify) and self.classes is None,
             metrics=bool(self.metrics),
             mean=self.sum.linear and self.sum.exact,
         )

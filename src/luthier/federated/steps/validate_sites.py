@@ -16,11 +16,10 @@ from luthier.federated.analytics.run import SiteCounts
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES
 from luthier.federated.messages import CountPrivacy
-from luthier.federated.queries.schema import NO, ROWS, YES, SchemaQuery
+from luthier.federated.queries.schema import NO, ROWS, SCHEMA_FILE, YES, SchemaQuery
 from luthier.federated.queries.validate import UNSUMMED, ValidateQuery, list_summed_checks
 from luthier.federated.transport import Transport
 
-RECORD = "schema.json"
 EACH_S = 2.0
 """Seconds for a site's answers."""
 
@@ -127,7 +126,7 @@ class ValidateSites(Step):
             channel.close()
         findings = self._conclude(validate, names, looks, checked)
         write_findings(work.folder, findings, [])
-        write_atomically(work.folder / RECORD, json_bytes(self._record(names, looks, noise)))
+        write_atomically(work.folder / SCHEMA_FILE, json_bytes(self._record(names, looks, noise)))
         for kind, why in findings.skipped.items():
             work.events.note(f"{kind} is left out: {why}")
         for finding in (*findings.of("serious"), *findings.of("warning")):
