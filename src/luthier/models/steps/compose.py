@@ -196,7 +196,9 @@ class Compose(Step):
         """Its decoder, encoder and projector, where the files of the two models are here; else the decoder's size."""
         decoder, folder = describe_step_model(plan_context, "decoder"), find_tokenizer_folder(plan_context, "decoder")
         if decoder is None or folder is None:
-            return ArtifactSpec(parameters=None if decoder is None else decoder.parameters, how="of the decoder that it is made of")
+            return ArtifactSpec(
+                parameters=None if decoder is None else decoder.parameters, how="of the decoder that it is made of"
+            )
         template, composed = get_planned_template(plan_context, "decoder"), self._predict(decoder, plan_context)
         parameters = describe_composition(composed.config, composed.tensors, folder).parameters if composed else None
         return ArtifactSpec(
