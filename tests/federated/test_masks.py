@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from federations import Sites
 from luthier.core.errors import LuthierError
-from luthier.federated import coordinator
+from luthier.federated import update_sum
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.masks import (
     MASKED,
@@ -87,13 +87,13 @@ def test_a_number_beyond_the_bound_is_an_error_at_its_site(value: float) -> None
 def test_a_masked_federation_makes_the_same_weights(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sites.federate(sites.step(rounds=2, sum="alternate"))
     heard = list[FederationMessage]()
-    combine = coordinator.Federation._combine
+    combine = update_sum.UpdateSum.combine
 
     def hearing(self: Any, updates: Any, *rest: Any) -> Any:
         heard.extend(updates.values())
         return combine(self, updates, *rest)
 
-    monkeypatch.setattr(coordinator.Federation, "_combine", hearing)
+    monkeypatch.setattr(update_sum.UpdateSum, "combine", hearing)
     masked = sites.federate(sites.step(rounds=2, sum="alternate", secure={}))
     one, other = (load_file(made.path(ADAPTER)) for made in (plain, masked))
     for name, value in one.items():

@@ -36,7 +36,7 @@ FLOWER: list[tuple[dict[str, Any], int, list[float]]] = [
     ({"kind": "bulyan", "poisoned": 2}, 11, [-0.373, -0.245333333333, 0.075333333333]),
 ]
 """What `flwr.server.strategy.aggregate` of Flower 1.42 makes of the same updates; its pins exclude ours, so it does not
-run here."""
+run here; tests/oracles/test_flower.py compares whole federations where it is installed."""
 
 
 @pytest.mark.parametrize(("settings", "sites", "expected"), FLOWER)
@@ -121,16 +121,16 @@ def test_a_scaled_update_weighs_no_more_than_another_under_a_bound(
 
 
 def test_groups_are_masked_within_and_chosen_between(nine: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.federated import coordinator
+    from luthier.federated import update_sum
 
     heard = list[FederationMessage]()
-    combine = coordinator.Federation._combine
+    combine = update_sum.UpdateSum.combine
 
     def hearing(self: Any, updates: Any, *rest: Any) -> Any:
         heard.extend(updates.values())
         return combine(self, updates, *rest)
 
-    monkeypatch.setattr(coordinator.Federation, "_combine", hearing)
+    monkeypatch.setattr(update_sum.UpdateSum, "combine", hearing)
     poison(monkeypatch, {"site4": lambda change: -20 * change}, [])  # of the group of sites 1, 4 and 7
     step = nine.step(NAMES, rounds=1, sum="ffa", secure={"groups": 3}, robust="median")
     made = load_file(nine.federate(step, digest="9b" * 16).path(ADAPTER))

@@ -6,30 +6,26 @@ the state is sealed in the scratch folder, so that a killed coordinator goes on 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from luthier.artifacts.training import TrainingRecord
-from luthier.core.errors import DataError, InputError, ModelError, SourceLocation
+from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
-from luthier.federated.dropout_masks import MaskContext
-from luthier.federated.keys import KEY_FILE, FederationIdentity
+from luthier.federated.decontamination.settings import DecontaminationSettings
+from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.local import FederatedTraining, SharedModel
-from luthier.federated.masked_round import MaskedRound
-from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
-    STAGES,
     Enrolled,
     FederationMessage,
     Final,
@@ -38,19 +34,17 @@ from luthier.federated.messages import (
     Rejection,
     RoundStart,
     RoundUpdate,
-    check_weights,
     digest_message,
     dump_given_settings,
-    pack_tensors,
     pack_weights,
-    unpack_tensors,
-    unpack_weights,
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
-from luthier.federated.privacy import SITE, add_weights, average_clipped_updates, subtract_weights
+from luthier.federated.personal.site_model import MODEL
+from luthier.federated.queries.schema import SCHEMA_FILE
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
+from luthier.federated.update_sum import REPLIES, UpdateSum, build_local_masks
 from luthier.models.load import compute_weights_digest, find_base_artifact
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.privacy.noise import NoiseKey
@@ -63,53 +57,10 @@ if TYPE_CHECKING:
     from luthier.federated.steps.federate import Federate
 
 STATE = "federation.state"
+LEFT_OUT = "left_out.json"
 RECORD = "federation.json"
-_SERVER = "server/"
 _REPORTED_SITES = 20
 """Above so many, a round tells how far it is."""
-
-
-class SiteRound(BaseModel):
-    """What a site gave for a round."""
-
-    model_config = ConfigDict(frozen=True)
-    rows: int | None = None
-    steps: int | None = None
-    loss: float | None = None
-    """None of the three is known under masks."""
-    digest: str
-    """SHA-256 of its message."""
-
-
-class RoundRecord(BaseModel):
-    """What became of a round."""
-
-    model_config = ConfigDict(frozen=True)
-    round: int
-    rows: int | None = None
-    """Training rows of all sites that answered; None where masks and a promise to sites hide them."""
-    loss: float | None = None
-    """The sites' mean losses, weighed by rows; with `privacy`, none is told."""
-    error: float | None = None
-    """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
-    sites: dict[str, SiteRound]
-    missing: list[str] = []
-    """Sites whose update did not come in time."""
-    down_bytes: int
-    """Bytes to each site."""
-    up_bytes: int
-    """Bytes from the site that sent most."""
-
-
-class _State(NamedTuple):
-    """A federation between two rounds."""
-
-    given: GlobalWeights
-    server: Mapping[str, Tensor]
-    """What the server's optimizer remembers."""
-    rounds: tuple[RoundRecord, ...]
-    sites: tuple[str, ...]
-    classes: Mapping[str, str]
 
 
 class Federation:
@@ -117,9 +68,10 @@ class Federation:
 
     def __init__(self, step: Federate, work: StepContext) -> None:
         self._step, self._work = step, work
-        self._aggregator = step.sum
+        self._aggregator, self._sum = step.sum, UpdateSum(step, work)
         self._tune = step.build_site_tune()
         self._training = FederatedTraining(self._tune, work, step.sum)
+        self._keeps = (lambda name: False) if step.personal is None else step.personal.keeps
         self._wants_classes = isinstance(self._tune.objective, Classify)
 
     def run(self) -> dict[str, Any]:
@@ -129,14 +81,14 @@ class Federation:
             state = self._read_state() or self._enroll(channel)
             while len(state.rounds) < self._step.rounds:
                 state = self._train_round(channel, state)
-                self._write_state(state)
-                shutil.rmtree(self._work.scratch / "replies", ignore_errors=True)
+                state.write(self._work.scratch / STATE)
+                shutil.rmtree(self._work.scratch / REPLIES, ignore_errors=True)
                 self._report(state)
-            pooled = self._measure(channel, state)
+            ended = self._end(channel, state)
         finally:
             channel.close()
         NoiseKey.forget(self._work.scratch)
-        self._write_model(state, pooled)
+        self._write_model(state, self._pool(ended, state), self._copy_site_models(channel, ended))
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
         return {"bytes_up": sent, "bytes_down": received}
@@ -147,7 +99,8 @@ class Federation:
             return step.transport.open_channel(work, step.sites)
         if step.partition is not None:
             return self._open_partition(step.partition)
-        workers, masks = {}, _build_local_masks(work, step.sites) if step.secure is not None else {}
+        keyed = step.secure is not None or step.decontaminate is not None
+        workers, masks = {}, build_local_masks(work, step.sites) if keyed else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
@@ -173,7 +126,7 @@ class Federation:
             workers[name] = SiteWorker(name, work, shared=shared)
         return LocalChannel(workers, {})
 
-    def _choose_sites(self, state: _State, number: int) -> tuple[str, ...]:
+    def _choose_sites(self, state: FederationState, number: int) -> tuple[str, ...]:
         """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
         number_of_sites = self._step.sites_per_round
         if number_of_sites is None or number_of_sites >= len(state.sites):
@@ -181,7 +134,7 @@ class Federation:
         order = permute_examples(int(digest_of(["sites", self._work.seed, number])[:8], 16), 0, len(state.sites))
         return tuple(state.sites[at] for at in sorted(int(index) for index in order[:number_of_sites]))
 
-    def _enroll(self, channel: SiteChannel) -> _State:
+    def _enroll(self, channel: SiteChannel) -> FederationState:
         """Send the order, and begin with what the sites that take part have in common."""
         step = self._step
         order = Order(
@@ -193,14 +146,20 @@ class Federation:
             proximal=step.proximal,
             seed=self._work.seed,
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
-            code=compute_training_code(self._tune, step.sum),
+            code=compute_training_code(self._tune, step.sum, step.personal),
             wants_classes=self._wants_classes,
+            classes=self._read_agreed_classes(),
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
             least=step.least if step.secure is not None else None,
             privacy=step.privacy,
+            personal=None if step.personal is None else dump_given_settings(step.personal),
+            decontaminate=step.decontaminate,
+            compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
-        orders = {name: order.model_copy(update={"group": group}) for name, group in self._list_groups(channel).items()}
+        orders = {
+            name: order.model_copy(update={"group": group}) for name, group in self._sum.list_groups(channel).items()
+        }
         answers = channel.exchange(
             0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
         )
@@ -208,39 +167,87 @@ class Federation:
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
         known = rows if step.secure is None else "numbers of rows that are masked"
+        known = known if step.decontaminate is None else "rows that are compared first"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
-        classes = _unite_classes(found) if self._wants_classes else {}
+        classes = {name: name for name in order.classes} if order.classes else {}
+        if order.asks_classes:
+            classes = _unite_classes(found)
+        if step.decontaminate is not None:
+            self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
-        return _State(initial, {}, (), tuple(found), classes)
+        self._check_parts(initial)
+        return FederationState(initial, {}, (), tuple(found), classes)
 
-    def _train_round(self, channel: SiteChannel, state: _State) -> _State:
+    def _check_parts(self, initial: GlobalWeights) -> None:
+        """`ModelError` where nothing would stay at the sites, or nothing would travel."""
+        personal = self._step.personal
+        if personal is None or personal.build_tune(self._tune) is not None:
+            return
+        kept = sum(self._keeps(name) for name in initial.moving)
+        if kept and kept < len(initial.moving):
+            return
+        what = f"{self._tune.technique.kind} trains nothing that `personal: {personal.kind}` keeps at a site"
+        if kept:
+            what = f"`personal: {personal.kind}` keeps all that {self._tune.technique.kind} trains at the sites"
+        raise ModelError(what, where=SourceLocation(field="personal"), hint="take another technique or personal part")
+
+    def _list_shared(self, given: GlobalWeights) -> GlobalWeights:
+        """The weights that travel."""
+        return given._replace(moving={name: value for name, value in given.moving.items() if not self._keeps(name)})
+
+    def _decontaminate(self, channel: SiteChannel, settings: DecontaminationSettings) -> None:
+        """Have sites leave out what others hold out, and keep what they tell of it."""
+        from luthier.federated.decontamination.exchange import DecontaminationExchange
+
+        found = DecontaminationExchange(channel, settings, self._work.scratch / REPLIES, self._read).run()
+        write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
+        told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
+        self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+
+    def _read_agreed_classes(self) -> list[str]:
+        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
+        if (agreed := self._work.inputs.get("classes")) is None:
+            return []
+        where = SourceLocation(field="classes")
+        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
+            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
+        record = agreed.read_json(SCHEMA_FILE)
+        if self._step.privacy is not None and record["privacy"] is None:
+            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
+            raise DataError(what, where=where, hint="give that step `privacy`, too")
+        if len(record["classes"]) < 2:
+            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
+            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
+        return [str(name) for name in record["classes"]]
+
+    def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""
-        number = len(state.rounds) + 1
+        number, shared = len(state.rounds) + 1, self._list_shared(state.given)
         message = FederationMessage(
-            RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
+            RoundStart(round=number, classes=dict(state.classes)), pack_weights(shared)
         ).encode()
         sites, question_digest = self._choose_sites(state, number), digest_message(message)
         expected = {
-            name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
+            name: value for name, value in shared.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
         unmask: Callable[[Any], Any] | None = None
-        if self._stages == 1:
-            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
+        if self._sum.stages == 1:
+            answers = channel.iterate_answers(self._sum.find_number(number), dict.fromkeys(sites, message))
         else:
-            masked_round = self._open_masked_round(channel, number, message)
+            masked_round = self._sum.open_masked_round(channel, number, message, self._read)
             gathered = masked_round.gather(dict.fromkeys(sites, message))
             answers = ((name, gathered[name]) for name in sites if name in gathered)
             unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
-        total = WeightSum() if self._sums_as_they_come else None
+        total = WeightSum() if self._sum.sums_as_they_come else None
         for name, answer in answers:
             try:
                 update = self._read(name, answer, RoundUpdate)
                 if (update.header.round, update.header.answers) != (number, question_digest):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
-                self._check_update(name, update, expected)
+                self._sum.check(name, update, expected)
             except MessageRefused as error:
                 if self._step.least is None or self._step.secure is not None:
                     raise
@@ -254,7 +261,7 @@ class Federation:
             if len(sites) > _REPORTED_SITES:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
         self._require_sites(updates, sites, f"answered in round {number}")
-        combined, rows, loss = self._combine(updates, expected, state.given.moving, total, unmask)
+        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, unmask)
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -276,166 +283,7 @@ class Federation:
         )
         return state._replace(given=given, server=server, rounds=(*state.rounds, record))
 
-    @property
-    def _stages(self) -> int:
-        """Messages of a round."""
-        return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
-
-    @property
-    def _group_size(self) -> int:
-        """Sites that mask their numbers towards each other."""
-        return len(self._step.site_names)
-
-    def _list_groups(self, channel: SiteChannel) -> dict[str, list[str]]:
-        """The fingerprints of the sites that each site masks its numbers together with, sorted; empty without masks."""
-        if (masks := self._step.secure) is None:
-            return {}
-        groups = masks.deal(channel.sites)
-        return {name: sorted(channel.cards[other].fingerprint for other in group) for group in groups for name in group}
-
-    def _open_masked_round(self, channel: SiteChannel, number: int, message: bytes) -> MaskedRound:
-        """A round whose sites may drop out; what was heard in it before a kill is there."""
-        assert self._step.least is not None, "only then a round has stages"
-        about = MaskContext(
-            federation=self._work.digest,
-            round=number,
-            digest=digest_message(message),
-            group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
-            least=self._step.least,
-        )
-        first = (number - 1) * self._stages + 1
-        return MaskedRound(channel, about, first, self._work.scratch / "replies", self._read)
-
-    def _check_update(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
-        """`MessageRefused` unless an update has what was agreed, masked or not."""
-        import torch
-
-        header = update.header
-        if self._step.secure is not None:
-            numbers = torch.zeros(sum(value.numel() for value in expected.values()) + 2, dtype=torch.int64)
-            check_weights(update.tensors, {MASKED: numbers}, f"site {name}")
-        else:
-            check_weights(update.tensors, expected, f"site {name}")
-        masked = self._step.secure is not None
-        silent = masked or self._step.privacy is not None
-        if (header.rows is None) != masked or (header.loss is None) != silent:
-            raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
-
-    @property
-    def _sums_as_they_come(self) -> bool:
-        """Whether a round's result is a plain mean, for which no site's update is held."""
-        step = self._step
-        plain = step.secure is None and step.robust is None and (step.privacy is None or step.privacy.unit != SITE)
-        return plain and self._aggregator.linear and self._aggregator.exact
-
-    def _combine(
-        self,
-        updates: Mapping[str, FederationMessage],
-        expected: Mapping[str, Tensor],
-        given: Mapping[str, Tensor],
-        total: WeightSum | None,
-        unmask: Callable[[Any], Any] | None,
-    ) -> tuple[AggregatedWeights, int | None, float | None]:
-        """The sum of the updates, the rows behind it, and their mean loss."""
-        privacy = self._step.privacy
-        sites = privacy is not None and privacy.unit == SITE
-        if (masks := self._step.secure) is not None:
-            sums = self._decode_groups(updates, masks.deal(list(updates)), expected, unmask)
-            rows = None if sites else sum(found.rows for found in sums)
-            loss = None
-            if privacy is None:
-                loss = sum(found.loss * found.rows for found in sums) / sum(found.rows for found in sums)
-            parts: list[Mapping[str, Tensor]] = [
-                add_weights(found.weights, given) if sites else found.weights for found in sums
-            ]
-            return self._aggregator.combine([self._choose(parts, given)], [1.0]), rows, loss
-        row_counts = [update.header.rows for update in updates.values()]
-        weights = [update.tensors for update in updates.values()]
-        if sites:
-            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(row_counts), None
-        shares = [count / sum(row_counts) for count in row_counts]
-        mean = None
-        if privacy is None:
-            mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
-        if self._step.robust is not None:
-            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(row_counts), mean
-        if total is not None:
-            return self._aggregator.combine([total.mean()], [1.0]), sum(row_counts), mean
-        return self._aggregator.combine(weights, shares), sum(row_counts), mean
-
-    def _decode_groups(
-        self,
-        updates: Mapping[str, FederationMessage],
-        groups: Sequence[Sequence[str]],
-        expected: Mapping[str, Tensor],
-        unmask: Callable[[Any], Any] | None,
-    ) -> list[MaskedSum]:
-        """The mean of each group; as many as are poisoned may be left out, since what was sent for them is none."""
-        sums = []
-        for group in groups:
-            try:
-                sums.append(self._decode(updates, group, expected, unmask))
-            except InputError as error:
-                if self._step.robust is None:
-                    raise
-                self._work.events.warning(f"the sum over {', '.join(group)} is left out: {error.message}")
-        if self._step.robust is not None and len(groups) - len(sums) > self._step.robust.poisoned:
-            what = f"the sums of {len(groups) - len(sums)} groups are none, and {self._step.robust.poisoned} may be"
-            raise DataError(what, where=SourceLocation(field="robust"), hint="see the warnings for which ones")
-        return sums
-
-    def _decode(
-        self,
-        updates: Mapping[str, FederationMessage],
-        group: Sequence[str],
-        expected: Mapping[str, Tensor],
-        unmask: Callable[[Any], Any] | None,
-    ) -> MaskedSum:
-        """The mean of the sites of one group."""
-        import numpy
-
-        assert self._step.secure is not None, "only masked numbers are decoded"
-        numbers = [updates[name].tensors[MASKED].numpy().view(numpy.uint64) for name in group]
-        total = numpy.zeros_like(numbers[0])
-        for masked in numbers:
-            total += masked  # modulo 2^64
-        total = total if unmask is None else unmask(total)
-        size = len(group) if unmask is None else self._group_size
-        return decode_sum(total, expected, self._step.secure, size, self._step.site_noise)
-
-    def _choose(self, parts: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One of the weights of sites or groups: the only one, or what a robust rule makes of all."""
-        import torch
-
-        if (rule := self._step.robust) is None:
-            return parts[0]
-        if self._step.secure is None and (why := rule.check_count(len(parts))):
-            raise DataError(why, where=SourceLocation(field="robust"), hint="wait for more sites, or bear fewer")
-        names = sorted(parts[0])
-        changes = torch.stack(
-            [torch.cat([(part[name].double() - given[name].double()).flatten() for name in names]) for part in parts]
-        )
-        found, at = {}, 0
-        combined = rule.combine(changes)
-        for name in names:
-            value = given[name]
-            change = combined[at : at + value.numel()].reshape(value.shape)
-            found[name] = (value.double() + change).to(value.dtype)
-            at += value.numel()
-        return found
-
-    def _add_site_noise(
-        self, updates: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The weights after the mean of the sites' clipped changes, with noise."""
-        privacy = self._step.privacy
-        assert privacy is not None, "sites are promised something"
-        changes = (subtract_weights(update, given) for update in updates)
-        label = digest_message(pack_tensors(given))
-        key = NoiseKey.load(self._work.scratch)
-        return add_weights(average_clipped_updates(changes, privacy.clip, self._step.site_noise, key, label), given)
-
-    def _apply(self, state: _State, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
+    def _apply(self, state: FederationState, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
         base = dict(state.given.base)
         for name, factors in combined.base.items():
@@ -447,7 +295,9 @@ class Federation:
             moved, server = self._step_server(state, moved)
         return GlobalWeights({**state.given.moving, **moved}, base), server
 
-    def _step_server(self, state: _State, mean: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+    def _step_server(
+        self, state: FederationState, mean: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Let the server's optimizer follow the way from the weights before to the sites' mean."""
         from luthier.federated.holder import WeightHolder
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
@@ -486,14 +336,33 @@ class Federation:
             hint="run again when they are there: finished rounds are kept; or lower `least`",
         )
 
-    def _measure(self, channel: SiteChannel, state: _State) -> dict[str, Any]:
-        """Tell the sites that it is over; where metrics are agreed, pool what they sum over their held-out rows."""
-        metrics = self._step.metrics
-        header = Final(classes=dict(state.classes))
-        final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
-        number = self._step.rounds * self._stages + 1
+    def _end(self, channel: SiteChannel, state: FederationState) -> dict[str, Measured]:
+        """Tell the sites that it is over, with the last weights where they need them; returns their answers."""
+        wanted = bool(self._step.metrics) or self._step.personal is not None
+        weights = pack_weights(self._list_shared(state.given)) if wanted else {}
+        final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
+        number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
-        found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+        return {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+
+    def _copy_site_models(self, channel: SiteChannel, ended: Mapping[str, Measured]) -> dict[str, Any]:
+        """Copy the own models of sites on this machine into the artifact; returns where they are."""
+        if (personal := self._step.personal) is None:
+            return {}
+        sites: dict[str, str | None] = {}
+        width = len(str(max(0, len(ended) - 1)))
+        for at, name in enumerate(name for name, entry in ended.items() if entry.personal):
+            scratch, sites[name] = channel.find_scratch(name), None
+            if scratch is not None:
+                sites[name] = f"{MODEL}/{at:0{width}}"
+                shutil.copytree(scratch / MODEL, self._work.folder / MODEL / f"{at:0{width}}")
+        where = "here" if all(sites.values()) else "there"
+        self._work.events.note(f"{format_counted_noun(len(sites), 'site')} have models of their own, which lie {where}")
+        return {"part": personal.settings(), "sites": sites}
+
+    def _pool(self, found: Mapping[str, Measured], state: FederationState) -> dict[str, Any]:
+        """The agreed metrics over the held-out rows of all sites, from what each summed over its own."""
+        metrics = self._step.metrics
         if not metrics:
             return {}
         self._require_sites(found, state.sites, "answered with sums")
@@ -510,7 +379,7 @@ class Federation:
             self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")
         return pooled
 
-    def _report(self, state: _State) -> None:
+    def _report(self, state: FederationState) -> None:
         record, events = state.rounds[-1], self._work.events
         measures = {} if record.loss is None else {"loss": record.loss}
         events.progress(record.round, self._step.rounds, "rounds", **measures)
@@ -520,43 +389,19 @@ class Federation:
                 f"{record.error:.1%} of its norm"
             )
 
-    def _write_state(self, state: _State) -> None:
-        """Seal the state: one file, replaced whole."""
-        header = {
-            "rounds": [record.model_dump(mode="json") for record in state.rounds],
-            "sites": list(state.sites),
-            "classes": dict(state.classes),
-        }
-        tensors = {**pack_weights(state.given), **{f"{_SERVER}{name}": value for name, value in state.server.items()}}
-        text = json.dumps(header, sort_keys=True).encode()
-        content = len(text).to_bytes(8, "big") + text + pack_tensors(tensors)
-        write_atomically(self._work.scratch / STATE, hashlib.sha256(content).digest() + content)
+    def _read_state(self) -> FederationState | None:
+        if (state := FederationState.read(self._work.scratch / STATE)) is not None:
+            self._work.events.note(f"goes on after round {len(state.rounds)}")
+        return state
 
-    def _read_state(self) -> _State | None:
-        """The newest sealed state; None where there is none, or it is not whole."""
-        path = self._work.scratch / STATE
-        if not path.is_file():
-            return None
-        sealed = path.read_bytes()
-        content = sealed[32:]
-        if hashlib.sha256(content).digest() != sealed[:32]:
-            return None
-        length = int.from_bytes(content[:8], "big")
-        header = json.loads(content[8 : 8 + length])
-        tensors = unpack_tensors(content[8 + length :])
-        server = {name.removeprefix(_SERVER): value for name, value in tensors.items() if name.startswith(_SERVER)}
-        given = unpack_weights({name: value for name, value in tensors.items() if not name.startswith(_SERVER)})
-        rounds = tuple(RoundRecord.model_validate(entry) for entry in header["rounds"])
-        self._work.events.note(f"goes on after round {len(rounds)}")
-        return _State(given, server, rounds, tuple(header["sites"]), header["classes"])
-
-    def _write_model(self, state: _State, pooled: Mapping[str, Any]) -> None:
+    def _write_model(self, state: FederationState, pooled: Mapping[str, Any], personal: Mapping[str, Any]) -> None:
         """The model's files, `training.json`, `log.jsonl` and `federation.json`."""
         from luthier.tune.objective import ObjectiveContext
 
         step, folder, tune = self._step, self._work.folder, self._tune
         name = self._training.base_name
-        self._training.write_weights(state.given, state.classes, folder)
+        complete = not any(self._keeps(name) for name in state.given.moving)
+        self._training.write_weights(state.given, state.classes, folder, complete=complete)
         rows = {site: entry.rows for record in state.rounds for site, entry in record.sites.items()}
         about = ObjectiveContext(classes=state.classes, seed=self._work.seed)
         record = TrainingRecord.model_validate(
@@ -575,6 +420,7 @@ class Federation:
                     "rounds": step.rounds,
                     "sum": step.sum.settings(),
                     "exact": step.sum.exact,
+                    **({} if step.personal is None else {"personal": step.personal.settings()}),
                 },
                 **self._describe_privacy(),
                 **tune.objective.card(about),
@@ -582,7 +428,11 @@ class Federation:
         )
         record.write(folder)
         rounds = [entry.model_dump(mode="json") for entry in state.rounds]
-        write_settings(folder / RECORD, {"rounds": rounds, **({"metrics": pooled} if pooled else {})})
+        left_out = {} if step.decontaminate is None else json.loads((self._work.scratch / LEFT_OUT).read_bytes())
+        optional = {"left_out": left_out, "metrics": pooled, "personal": personal}
+        write_settings(
+            folder / RECORD, {"rounds": rounds, **{name: found for name, found in optional.items() if found}}
+        )
         lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
@@ -593,20 +443,6 @@ class Federation:
             return {}
         return {"privacy": {"unit": privacy.unit, "epsilon": privacy.epsilon, "delta": privacy.delta,
                             "clip": privacy.clip}}  # fmt: skip
-
-
-def _build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
-    """Keys and masks of sites in this process, as sites elsewhere have them; they last as long as the federation."""
-    identities = {}
-    for name in sites:
-        folder = open_scratch(work.scratch / "sites" / name / "keys")
-        if not (folder / KEY_FILE).is_file():
-            FederationIdentity.create("site").write(folder)
-        identities[name] = FederationIdentity.read(folder)
-    return {
-        name: PairMasks(own, [other.card for peer, other in identities.items() if peer != name])
-        for name, own in identities.items()
-    }
 
 
 def _as_fp32(factors: Factors) -> Factors:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from luthier.core.component import Component
 from luthier.core.step import StepContext
@@ -12,6 +13,14 @@ from luthier.core.step import StepContext
 if TYPE_CHECKING:
     from luthier.federated.keys import PublicCard
     from luthier.federated.site import SiteWorker
+
+
+class SentMessage(NamedTuple):
+    """A message to a site, or its answer."""
+
+    number: int
+    """Of the message."""
+    content: bytes
 
 
 class SiteChannel(ABC):
@@ -31,6 +40,21 @@ class SiteChannel(ABC):
         held."""
         answers = self.exchange(number, contents)
         yield from ((name, answers[name]) for name in contents if name in answers)
+
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - most transports have no limit
+        """Take answers of so many bytes, though what they answer is small."""
+
+    def exchange_with_late(
+        self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
+    ) -> dict[str, SentMessage]:
+        """Send each site its message, and wait for `late` sites that were sent one before: their answers are taken as
+        they come, and waited for only until there are `least` in all. Returns the answers with the numbers of the
+        messages that they answer. Sites that are never late have the plain exchange."""
+        return {name: SentMessage(number, answer) for name, answer in self.exchange(number, contents).items()}
+
+    def find_scratch(self, site: str) -> Path | None:
+        """Where a site on this machine keeps what is its own; None for one elsewhere."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -70,6 +94,10 @@ class LocalChannel(SiteChannel):
         """Have each site answer when its answer is asked for."""
         for name, content in contents.items():
             yield from self.exchange(number, {name: content}).items()
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The scratch folder of its worker."""
+        return self._workers[site].scratch
 
     def close(self) -> None:
         """Nothing was opened."""

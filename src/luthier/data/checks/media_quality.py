@@ -13,7 +13,7 @@ from luthier.artifacts.findings import FindingTable
 from luthier.chat.media_codec import decode_audio, decode_image, encode_wav
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError
-from luthier.data.check import Check, CheckResult, PlantedFaults
+from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
 from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.measures import measure_bandwidth, measure_blur
 from luthier.data.validate.context import CheckData, CheckRow
@@ -49,6 +49,7 @@ class MediaQuality(Check):
     kind: Literal["media_quality"] = "media_quality"
     measures: ClassVar[Mapping[str, str]] = {"media.faulty": "share of rows with a faulty picture or sound"}
     false_alarms: ClassVar[float] = 0.005
+    summed: ClassVar[Summed] = "within"
 
     blank: float = Field(default=2.0, ge=0, le=128)
     """Standard deviation of the gray values (0 to 255) below which a picture is blank."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from luthier.chat.media_codec import decode_audio, encode_wav
 from luthier.core.errors import DataError
-from luthier.data.check import Check, CheckResult, PlantedFaults
+from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
 from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.speech import measure_speech
 from luthier.data.validate.context import CheckData, CheckRow
@@ -38,6 +38,7 @@ class NoSpeech(Check):
     measures: ClassVar[Mapping[str, str]] = {"media.no_speech": "share of rows with a sound in which nobody speaks"}
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02
+    summed: ClassVar[Summed] = "within"
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """How sure the detector must be of speech, as a probability."""

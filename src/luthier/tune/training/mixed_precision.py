@@ -11,6 +11,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.tune.optimizer import Optimizer, TrainableParameter
+from luthier.tune.training.gradient_pull import GradientPull
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class OptimizerSettings:
 
 _AVERAGES = ("exp_avg/", "momentum_buffer/")
 """Before the names of averaged gradients in a state."""
+_NO_WEIGHT = ("group", "optimizer", "pull")
+"""What stands in a state beside weights and what is remembered of each."""
 
 
 class GradientSum:
@@ -81,8 +84,7 @@ class MixedPrecisionOptimizer:
         """Whether the gradient was summed elsewhere."""
         moving = [TrainableParameter(name, master, settings.rate_of(name)) for name, master in self._masters.items()]
         self._optimizers = settings.optimizer.begin(moving) if moving else []
-        self._anchors: dict[str, Tensor] = {}
-        self._pull = 0.0
+        self._pulls: tuple[GradientPull, ...] = ()
         self._owners = {
             id(weight): optimizer
             for optimizer in self._optimizers
@@ -176,8 +178,8 @@ class MixedPrecisionOptimizer:
         for name in self._held:
             if self._settings.clip is not None and norm > self._settings.clip:
                 sums[name].mul_(self._settings.clip / norm)
-            if name in self._anchors:
-                sums[name].add_(self._masters[name].detach() - self._anchors[name], alpha=self._pull)
+            for pull in self._pulls:
+                pull.add_to(sums[name], name, self._masters[name], rate)
             self._masters[name].grad = sums[name]
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
@@ -191,12 +193,13 @@ class MixedPrecisionOptimizer:
             total.zero_()
         self._follow()
 
-    def start_from(self, weights: Mapping[str, Tensor], pull: float = 0.0) -> None:
-        """Set the masters by name; with a pull, so much of the way from there is added to each gradient."""
+    def start_from(self, weights: Mapping[str, Tensor], pulls: Sequence[GradientPull] = ()) -> None:
+        """Set the masters by name; pulls begin there, and are added to each gradient."""
         for name, master in self._masters.items():
             master.data.copy_(weights[name])
-        self._pull = pull
-        self._anchors = {name: master.detach().clone() for name, master in self._masters.items()} if pull else {}
+        self._pulls = tuple(pulls)
+        for pull in self._pulls:
+            pull.start(self._masters)
         self._follow()
 
     def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
@@ -227,6 +230,8 @@ class MixedPrecisionOptimizer:
         for name in held:
             master = self._masters[name]
             found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
+        for at, pull in enumerate(self._pulls):
+            found |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
         numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
         return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
@@ -240,15 +245,18 @@ class MixedPrecisionOptimizer:
             )
         for key, value in state.items():
             kind, _, name = key.partition("/")
-            if kind not in ("group", "optimizer") and name not in self._held:
+            if kind not in _NO_WEIGHT and name not in self._held:
                 continue
             if kind == "master":
                 self._masters[name].data.copy_(value)
-            elif kind not in ("group", "optimizer"):
+            elif kind not in _NO_WEIGHT:
                 own = self._state_of(self._masters[name])
                 own[kind] = value.clone().to(own[kind].device) if kind in own else value.clone()
         for at, group, key in self._carried():
             group[key] = type(group[key])(state[f"group/{at}"].item())
+        for place, pull in enumerate(self._pulls):
+            begin = f"pull/{place}/"
+            pull.restore({key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)})
         self._follow()
 
     def fingerprints(self, names: Collection[str] | None = None) -> dict[str, float]:
@@ -283,7 +291,7 @@ class MixedPrecisionOptimizer:
 
 def select_moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of an optimizer's state the weights, and what it remembers of them but the averaged gradient, by name."""
-    left_out = (*_AVERAGES, "group/", "optimizer/")
+    left_out = (*_AVERAGES, *(f"{kind}/" for kind in _NO_WEIGHT))
     return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
 

@@ -31,6 +31,7 @@ from luthier.tune.objective import BatchSource, Objective, Teacher
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes, count_threads
 from luthier.tune.training.critic import Critic
+from luthier.tune.training.gradient_pull import GradientPull
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
 from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
@@ -220,10 +221,9 @@ class Trainer:
         self._begun = self._updater.fingerprints()
         self._leftovers = AllocatorCacheTrimmer()
 
-    def start_from(self, weights: Mapping[str, Tensor], pull: float = 0.0) -> None:
-        """Begin with other weights, by parameter name, before the first step; each step is drawn back to them by so
-        much of the way gone, beside its gradient (FedProx's term, Li et al., 2020)."""
-        self._updater.start_from(weights, pull)
+    def start_from(self, weights: Mapping[str, Tensor], pulls: Sequence[GradientPull] = ()) -> None:
+        """Begin with other weights, by parameter name, before the first step; pulls are added to each gradient."""
+        self._updater.start_from(weights, pulls)
         self._begun = self._updater.fingerprints()
 
     @property
