@@ -7,7 +7,7 @@ over all rounds together. A round trains its slice from the weights that it is g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -276,8 +276,7 @@ class FederatedTraining(TrainingRun):
         check_weights(
             self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
         )
-        if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
-            raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
+        self._check_base(model, {name.partition(DOWN)[0] for name in own if DOWN in name})
         if not self._is_adapted:
             self._check_beginning(own)
         set_global_weights(model, self._given, self._scale_of(model))
@@ -285,6 +284,18 @@ class FederatedTraining(TrainingRun):
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _check_base(self, model: Any, adapted: Set[str]) -> None:
+        """`MessageRefused` for a change of frozen weights that no round of this sum can have made."""
+        assert self._given is not None, "weights are given before a round"
+        for name, (up, down) in self._given.base.items():
+            if name not in adapted or not self._round or self._aggregator.linear or not self._aggregator.exact:
+                raise MessageRefused(f"the coordinator adds to {name[:200]}, which no round of this sum does")
+            shape = model.get_submodule(name).get_base_layer().weight.shape
+            if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+                raise MessageRefused(f"the coordinator adds to {name[:200]} what is no product")
+            if (up.shape[0], down.shape[1]) not in (tuple(shape), tuple(reversed(shape))):
+                raise MessageRefused(f"the coordinator adds another shape to {name[:200]} than it has")
 
     def _check_beginning(self, fresh: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless weights that no round has moved yet are those that recipe and seed begin with.
