@@ -20,6 +20,8 @@ from luthier.federated.mailbox import get_answer_name, get_message_name, read_en
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
+MOST_NAMED = 5
+"""Sites that are named in a line of progress."""
 POLL_S = 0.1
 SPARE = 1 << 20
 """Bytes by which an answer may be larger than twice what the site was sent: masked numbers are twice as wide."""
@@ -36,6 +38,9 @@ class Post(ABC):
     def get(self, site: str, number: int) -> bytes | None:
         """The answer of a site; None where there is none yet."""
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - not all have a limit
+        """Take answers of so many bytes, though what they answer is small."""
+
     @abstractmethod
     def discard(self, site: str, number: int) -> None:
         """Remove an answer that is none, so that the site can bring its own."""
@@ -51,6 +56,11 @@ class FolderPost(Post):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._largest: dict[str, int] = {}
+        self._expected = 0
+
+    def expect_bytes(self, most: int) -> None:
+        """Read answers of so many bytes, though what they answer is small."""
+        self._expected = most
 
     def put(self, site: str, number: int, envelope: bytes) -> None:
         """Write the file whole."""
@@ -65,7 +75,8 @@ class FolderPost(Post):
 
     def get(self, site: str, number: int) -> bytes | None:
         """Read the answer's file, if it is there."""
-        return read_envelope_file(self._folder / get_answer_name(number, site), 2 * self._largest.get(site, 0) + SPARE)
+        most = max(2 * self._largest.get(site, 0), self._expected) + SPARE
+        return read_envelope_file(self._folder / get_answer_name(number, site), most)
 
     def discard(self, site: str, number: int) -> None:
         """Remove the answer's file."""
@@ -109,6 +120,7 @@ class EnvelopeChannel(SiteChannel):
             if name in contents or self._sent.get(name) != message.number:
                 self._put(name, message)
         found: dict[str, SentMessage] = {}
+        answered = -1
         end = monotonic() + self._wait_s
         while True:
             gone = self.list_gone()
@@ -116,6 +128,11 @@ class EnvelopeChannel(SiteChannel):
                 if name not in found and (answer := self._get(name, message.number)) is not None:
                     found[name] = SentMessage(message.number, answer)
             waiting = [name for name in sent if name not in found and name not in gone]
+            if len(found) != answered and waiting:
+                answered = len(found)
+                rest = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
+                names = ", ".join(waiting[:MOST_NAMED]) + rest
+                self._work.events.progress(answered, len(sent), "answers", message=number, waits_for=names)
             if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
                 return {name: found[name] for name in self.sites if name in found}
             sleep(POLL_S)
@@ -138,6 +155,10 @@ class EnvelopeChannel(SiteChannel):
         envelope = self._identity.seal(message.content, self.cards[name], self._work.digest, message.number)
         self._post.put(name, message.number, envelope)
         self._sent[name] = message.number
+
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes."""
+        self._post.expect_bytes(most)
 
     def list_gone(self) -> frozenset[str]:
         """Sites that will not answer any more."""

@@ -65,6 +65,12 @@ class SiteMailbox(ABC):
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Put the answer to a message of a federation."""
 
+    def refuse(self, envelope: bytes) -> None:  # noqa: B027  # most have nobody who waits
+        """Give no answer to an envelope; nothing to do where nobody waits at this end."""
+
+    def close(self) -> None:  # noqa: B027  # most opened nothing
+        """End what was opened; nothing by default."""
+
 
 class FolderMailbox(SiteMailbox):
     """A folder that coordinator and site both see."""
@@ -151,11 +157,15 @@ def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:
 
 def open_mailbox(policy: SitePolicy) -> SiteMailbox:
     """The mailbox that a policy names; `InputError` where it names none or two."""
-    if (policy.folder is None) == (policy.http is None):
+    from luthier.federated.socket_mailbox import SocketMailbox
+
+    if sum(value is not None for value in (policy.folder, policy.http, policy.flower)) != 1:
         raise InputError(
-            "name `folder` or `http` in the policy, one of them", hint="where the coordinator's messages are"
+            "name `folder`, `http` or `flower` in the policy, one of them", hint="where the coordinator's messages are"
         )
     if policy.folder is not None:
         return FolderMailbox(policy.resolve(policy.folder), policy.name, policy.message_bytes)
+    if policy.flower is not None:
+        return SocketMailbox(policy.resolve(policy.flower).absolute())
     assert policy.http is not None, "one of them is named"
     return HttpMailbox(policy.http, policy.name, policy)

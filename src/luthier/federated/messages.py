@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
 from luthier.federated.privacy import FederatedPrivacy
@@ -89,6 +90,12 @@ class Order(_Header):
 
     privacy: FederatedPrivacy | None = None
     """What is promised to rows, groups or sites."""
+    personal: dict[str, Any] | None = None
+    """Settings of the part of the model that stays at each site; None: all of it travels."""
+    decontaminate: DecontaminationSettings | None = None
+    """How training rows are compared with what other sites hold out; None: they are not."""
+    compared: list[str] = []
+    """Fingerprints of all sites, sorted, where rows are compared."""
 
     @property
     def stages(self) -> int:
@@ -96,13 +103,18 @@ class Order(_Header):
         return 1 if self.masks is None or self.least is None else len(STAGES)
 
     @property
+    def comparisons(self) -> int:
+        """Messages between the order and the first round."""
+        return 0 if self.decontaminate is None else len(COMPARISONS)
+
+    @property
     def last_number(self) -> int:
         """The number of the message that ends the federation."""
-        return self.rounds * self.stages + 1
+        return self.comparisons + self.rounds * self.stages + 1
 
     def place_of(self, number: int) -> tuple[int, int]:
-        """Round (from 1) and stage (from 0) of a message by its number."""
-        before, stage = divmod(number - 1, self.stages)
+        """Round (from 1) and stage (from 0) of a message by its number; round 0 and below before the first."""
+        before, stage = divmod(number - 1 - self.comparisons, self.stages)
         return before + 1, stage
 
 
@@ -114,6 +126,44 @@ class Enrolled(_Header):
     """Training rows; not told under masks."""
     classes: dict[str, str] = {}
     """What the assistant says for each class with enough rows, where the objective names classes."""
+
+
+class BlindRequest(_Header):
+    """Asks for blinded points of a site's training rows."""
+
+    kind: Literal["blind_request"] = "blind_request"
+
+
+class BlindedRows(_Header):
+    """Envelopes with them, by the fingerprint of the site that each is for, as tensors of bytes."""
+
+    kind: Literal["blinded_rows"] = "blinded_rows"
+
+
+class ComparisonRequest(_Header):
+    """Those for one site, by sender; asks it to evaluate them, and for tags of its held-out rows."""
+
+    kind: Literal["comparison_request"] = "comparison_request"
+
+
+class EvaluatedRows(_Header):
+    """Envelopes with both, by reader."""
+
+    kind: Literal["evaluated_rows"] = "evaluated_rows"
+
+
+class LeaveOutRequest(_Header):
+    """Those for one site, by sender; asks it to leave out the rows that others hold near copies of out."""
+
+    kind: Literal["leave_out_request"] = "leave_out_request"
+
+
+class RemainingRows(_Header):
+    """A site left out what it had to."""
+
+    kind: Literal["remaining_rows"] = "remaining_rows"
+    left_out: int | None = Field(default=None, ge=0)
+    """How many; not told where they are few, under masks, or with `privacy`."""
 
 
 class Rejection(_Header):
@@ -210,7 +260,7 @@ class SharesRevealed(_Header):
 
 
 class Final(_Header):
-    """The weights of the last round: to be measured, where metrics were agreed."""
+    """The weights of the last round: to be measured where metrics were agreed, and for the sites' own models."""
 
     kind: Literal["final"] = "final"
     classes: dict[str, str] = {}
@@ -223,17 +273,23 @@ class Measured(_Header):
     rows: int = Field(ge=0, le=MOST_ROWS)
     sums: dict[str, list[float]] = {}
     """Sufficient statistics by metric."""
+    personal: bool = False
+    """Whether a model of the site's own lies there."""
 
 
 Header = (
-    Order | Enrolled | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
+    Order | Enrolled | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows | LeaveOutRequest | RemainingRows
+    | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
     | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
 """What a coordinator sends in a masked round that sites may drop out of."""
-QUESTIONS: tuple[type[_Header], ...] = (Order, *STAGES, Final)
+COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
+"""What a coordinator sends before the first round where rows are compared."""
+QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
+    Enrolled, BlindedRows, EvaluatedRows, RemainingRows,
+    RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
 _KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in (*QUESTIONS, *ANSWERS)}
 

@@ -26,7 +26,7 @@ from luthier.federated.privacy import (
 )
 from luthier.federated.refusals import MessageRefused, OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import build_local_tune, read_order_settings
+from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
@@ -72,6 +72,8 @@ class SitePolicy(BaseModel):
     """A folder that the coordinator also sees, for the transport `folder`."""
     http: HttpAddress | None = None
     """Where the coordinator listens, for the transport `http`."""
+    flower: str | None = None
+    """The Unix socket to listen at for the Flower app, for the transport `flower`."""
     bases: tuple[str, ...] = ()
     """Digests (12 characters or more) of the base models that may be tuned; any that the site has when empty."""
     techniques: tuple[str, ...] = ("lora",)
@@ -101,6 +103,13 @@ class SitePolicy(BaseModel):
     least_group: int | None = Field(default=None, ge=3)
     """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
+    decontaminate: bool = False
+    """Whether rows may be compared with those of `peers`, to leave out training rows that nearly repeat what a peer
+    holds out. A peer learns which of its own texts nearly repeat held-out rows here, so it can test guesses."""
+    most_compared_rows: int = Field(default=20_000, ge=1)
+    """Rows that a peer may ask about in one federation: with each, it can test one guess."""
+    most_left_out: float = Field(default=0.1, ge=0, le=1)
+    """The share of the training rows that may be left out because peers claim to hold them out."""
     require_masks: bool = False
     """Whether an order without masks is refused, under which the coordinator would see this site's own update."""
     epsilon: float | None = Field(default=None, gt=0)
@@ -176,7 +185,10 @@ class SitePolicy(BaseModel):
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)
-        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+        personal = read_personal_part(order)
+        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(
+            tune, aggregator, order.rounds, personal, order.privacy
+        ):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
@@ -194,6 +206,7 @@ class SitePolicy(BaseModel):
         if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
+        self._check_decontamination(order)
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
         if order.wants_classes and not self.class_names:
@@ -226,6 +239,23 @@ class SitePolicy(BaseModel):
         if after > self.epsilon:
             what = f"the order would bring epsilon from {before:.3g} to {after:.3g} at delta {self.delta:g}"
             raise self.build_refusal("epsilon", f"{what}, and the budget is {self.epsilon:g}")
+
+    def _check_decontamination(self, order: Order) -> None:
+        if (settings := order.decontaminate) is None:
+            return
+        if not self.decontaminate:
+            raise self.build_refusal("decontaminate", "the order compares rows across sites")
+        if settings.max_rows > self.most_compared_rows:
+            what = f"the order compares up to {settings.max_rows:,} rows, at most {self.most_compared_rows:,} may be"
+            raise self.build_refusal("most_compared_rows", what)
+
+    def check_left_out(self, count: int, rows: int) -> None:
+        """`PolicyRefused` where too large a share of the rows would be left out, or too few remain."""
+        if count > self.most_left_out * rows:
+            what = f"more than {self.most_left_out:.1%} of the training rows here nearly repeat held-out rows of others"
+            raise self.build_refusal("most_left_out", what)
+        if rows - count < self.least_rows:
+            raise self.build_refusal("least_rows", "there are too few training rows here to take part")
 
     def check_measured(self, rows: int) -> None:
         """`PolicyRefused` for sums over too few held-out rows."""
