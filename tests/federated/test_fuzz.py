@@ -200,7 +200,6 @@ BAD_TENSORS: dict[str, bytes] = {
     "objects": one_tensor("O", [1], 8),
     "text": one_tensor("U1", [2], 8),
     "truths": one_tensor("BOOL", [8], 8),
-    "bytes": one_tensor("U8", [8], 8),
     "eighths": one_tensor("F8_E4M3", [8], 8),
     "complex numbers": one_tensor("C64", [1], 8),
     "offsets beyond the end": one_tensor("F32", [2], 8, 0, 1 << 60),

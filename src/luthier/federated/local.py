@@ -181,12 +181,16 @@ class FederatedTraining(TrainingRun):
         aggregator: Aggregator,
         shared: SharedModel | None = None,
         keeps: Callable[[str], bool] = lambda name: False,
+        *,
+        trusts: bool = False,
     ) -> None:
-        """`keeps` tells by its name whether a parameter that moves stays at the site."""
+        """`keeps` tells by its name whether a parameter that moves stays at the site; `trusts`, whether the weights to
+        begin with are this site's own, and may be any."""
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
         self._shared, self._keeps = shared or SharedModel(), keeps
+        self._trusts = trusts
         self._own: Mapping[str, Tensor] = {}
         self._shares = shared is not None and not step.objective.needs_reference
         self._is_adapted = False
@@ -301,8 +305,9 @@ class FederatedTraining(TrainingRun):
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
         expected = {name: value.detach().float() for name, value in own.items() if not self._keeps(name)}
         check_weights(self._given.moving, expected, "the coordinator")
-        self._check_base(model, {name.partition(DOWN)[0] for name in own if DOWN in name})
-        if not self._is_adapted:
+        if not self._trusts:
+            self._check_base(model, {name.partition(DOWN)[0] for name in own if DOWN in name})
+        if not self._trusts and not self._is_adapted:
             self._check_beginning(own)
         if kept := [name for name in own if self._keeps(name)]:
             begun = self._shared.begun if self._is_adapted else copy_weights({name: own[name] for name in kept})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
-from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.step import (
     ArtifactSpec,
     ModelRef,
@@ -34,6 +34,7 @@ from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
     find_federated_privacy_obstacle,
+    find_noise_obstacle,
     find_site_noise,
 )
 from luthier.federated.robust_rule import RobustRule
@@ -151,6 +152,9 @@ class Federate(Step):
     """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
     `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
     sites must answer, also with `least`."""
+    classes: Annotated[str | None, Reads("findings", optional=True)] = None
+    """The step `validate_sites` by which sites agreed on the classes, for objectives over classes; then no site names
+    any. When not given, each site names those that enough of its rows have."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
     each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
@@ -190,6 +194,8 @@ class Federate(Step):
             raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
+        if self.classes is not None and not isinstance(self.tune.objective, Classify):
+            raise ValueError(f"{self.tune.objective.kind} has no classes; leave `classes` out, or take classify")
         self._check_variates()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
@@ -282,7 +288,7 @@ class Federate(Step):
             return
         why = find_federated_privacy_obstacle(
             privacy,
-            wants_classes=isinstance(self.tune.objective, Classify),
+            wants_classes=isinstance(self.tune.objective, Classify) and self.classes is None,
             metrics=bool(self.metrics),
             mean=self.sum.linear and self.sum.exact,
         )
@@ -292,6 +298,15 @@ class Federate(Step):
             self.build_site_tune()
         except ValidationError as error:
             raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
+
+    def _check_noise(self) -> None:
+        """`RecipeError` where the sites' shares of noise have no room in the ring."""
+        if self.secure is None or self.privacy is None or self.privacy.unit != SITE:
+            return
+        number = len(self.site_names)
+        why = find_noise_obstacle(self.secure, number, self.privacy.clip, self.site_noise, self.least or number)
+        if why:
+            raise RecipeError(why, where=SourceLocation(field="privacy"), hint="see `secure.bound` and `secure.rows`")
 
     @property
     def site_noise(self) -> float:
@@ -322,6 +337,7 @@ class Federate(Step):
         model = describe_step_model(plan_context)
         if model is not None:
             self._agree(model)
+        self._check_noise()
         tune, more = self.build_site_tune(), list[StepCostEstimate]()
         costs = [self._estimate_site(plan_context, at, tune) for at in range(len(self.sites))]
         if self.personal is not None and (own := self.personal.build_tune(tune)) is not None:

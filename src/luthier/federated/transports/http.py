@@ -123,15 +123,15 @@ class HttpPost(Post):
         with self._lock:
             return self._answers.get((site, number))
 
-    def discard(self, site: str, number: int) -> None:
-        """Let the site bring its answer again."""
-        with self._lock:
-            self._answers.pop((site, number), None)
-
     def expect_bytes(self, most: int) -> None:
         """Take answers of so many bytes, though what they answer is small."""
         with self._lock:
             self._expected = most
+
+    def discard(self, site: str, number: int) -> None:
+        """Let the site bring its answer again."""
+        with self._lock:
+            self._answers.pop((site, number), None)
 
     def close(self) -> None:
         """Stop listening."""
