@@ -1,6 +1,6 @@
 """Federated tuning against pooled tuning, and what masks and messages cost.
 
-    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation]
+    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation|flower]
 
 Ten equal sites and one pooled training see the same tickets as often, with a tiny model made on the spot; both answer
 the same held-out tickets. Simulated sites have eight rows each, and train one step over a tiny model or over FOLDER.
@@ -16,6 +16,7 @@ import platform
 import resource
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -225,6 +226,89 @@ def measure_simulation(number: int, model: Path | None) -> None:
     print_figure("simulation_memory", round(many["bytes"] / few["bytes"], 3), "<= 1.1", "of that of two sites")
 
 
+def compare_simulations(few: int, many: int, model: Path | None) -> None:
+    """The same simulated sites by Flower's own simulation (Ray), in an environment of its own: CPU-seconds of a site,
+    and of all. Flower's sites open their base as its examples do; and once in a process, as a careful user would."""
+    environment = Path(os.environ.get("LUTHIER_FLOWER_ENV", "missing"))
+    if not (environment / "bin" / "python").exists():
+        print("  left out: install flwr[simulation] into an environment, and set LUTHIER_FLOWER_ENV to it", flush=True)
+        return
+    name = "a tiny model" if model is None else model.name
+    with tempfile.TemporaryDirectory() as folder:
+        rows, base = tokenize_sites(Path(folder), many, model)
+        kept: dict[str, list[dict[str, float]]] = {"ours": [], "opened": [], "kept": []}
+        for number in (few, many):  # each after the other, so that the load is alike
+            kept["ours"].append(run_simulation(number, model))
+            for case in ("opened", "kept"):
+                task = {
+                    "packages": sysconfig.get_paths()["purelib"], "model": str(base), "rows": rows[:number],
+                    "keep": case == "kept",
+                }  # fmt: skip
+                path = Path(folder) / "task.json"
+                path.write_text(json.dumps(task))
+                kept[case].append(run_flower(environment, path))
+        load = os.getloadavg()[0]
+    for case, (two, all_sites) in kept.items():
+        each = (all_sites["cpu_s"] - two["cpu_s"]) / (many - few)
+        print(
+            f"  {case}: {all_sites['cpu_s']:.1f} CPU-s for {many} sites over {name}, {each:.3f} more for each site; "
+            f"{all_sites['bytes'] / 2**20:.0f} MiB; load {load:.0f}",
+            flush=True,
+        )
+    for case in ("opened", "kept"):
+        whole = kept[case][1]["cpu_s"] / kept["ours"][1]["cpu_s"]
+        flowers, ours = (kept[key][1]["cpu_s"] - kept[key][0]["cpu_s"] for key in (case, "ours"))
+        label = f"simulation_of_flower_base_{case}"
+        print_figure(label, round(whole, 2), ">= 5", f"times our CPU-s, {many} sites over {name}, start and all")
+        print_figure(f"{label}_a_site", round(flowers / ours, 2), ">= 5", "times our CPU-s for one more site")
+
+
+def tokenize_sites(folder: Path, number: int, model: Path | None) -> tuple[list[list[dict[str, list[int]]]], Path]:
+    """Eight rows for each site as tokens, and the base's folder."""
+    from transformers import AutoTokenizer
+
+    from federations import build_sites
+    from tuning import examples
+
+    base = build_sites(folder, {"all": examples(8)}).base.folder if model is None else model
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = []
+    for example in examples(number * 8):
+        messages = [{"role": message.role, "content": message.content} for message in example.messages]
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        prompt = tokenizer.apply_chat_template(
+            messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True
+        )["input_ids"]
+        rows.append({"ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
+    return [rows[at * 8 : at * 8 + 8] for at in range(number)], base
+
+
+def run_flower(environment: Path, task: Path) -> dict[str, float]:
+    """Flower's simulation of a task in its environment."""
+    script = Path(__file__).parent / "flower_simulation.py"
+    variables = {**os.environ, "FLOWER_TASK": str(task), "PYTHONPATH": str(script.parent), "OMP_NUM_THREADS": "1"}
+    program = "import flower_simulation; flower_simulation.start()"
+    done = subprocess.run(
+        [str(environment / "bin" / "python"), "-c", program],
+        check=False, capture_output=True, text=True, env=variables,
+    )  # fmt: skip
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"cpu_s"')]
+    if not found:
+        raise SystemExit(done.stderr[-3000:])
+    usage: dict[str, float] = json.loads(found[-1])
+    return usage
+
+
+def run_simulation(number: int, model: Path | None) -> dict[str, float]:
+    """Ours, in a process of its own."""
+    task = json.dumps({"number": number, "model": str(model) if model else None})
+    command = [sys.executable, __file__, "--simulate", task]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {**found, "cpu_s": found["process_s"]}
+
+
 def simulate(task: dict[str, Any]) -> None:
     """One simulation, in a process of its own: CPU-seconds in all and in trainings, and the peak of memory."""
     from federations import build_sites
@@ -255,7 +339,8 @@ def simulate(task: dict[str, Any]) -> None:
         step.make(work)
         whole = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak}))
+    spent_all = time.process_time()
+    print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
 def main() -> None:
@@ -264,7 +349,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer rows, and fewer numbers")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
     parser.add_argument(
-        "--only", choices=("masks", "dropouts", "pooled", "poisoned", "simulation"), help="one part alone"
+        "--only", choices=("masks", "dropouts", "pooled", "poisoned", "simulation", "flower"), help="one part alone"
     )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -279,6 +364,11 @@ def main() -> None:
             measure_simulation(10 if quick else 50, given.model)
     if only == "simulation":
         return
+    if only in (None, "flower"):
+        print("simulated sites by Flower", flush=True)
+        compare_simulations(2, 20 if quick else 100, None)
+        if given.model is not None:
+            compare_simulations(2, 20 if quick else 12, given.model)
     if only in (None, "masks"):
         print("masks", flush=True)
         measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
