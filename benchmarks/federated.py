@@ -1,6 +1,6 @@
 """Federated tuning against pooled tuning, and what masks and messages cost.
 
-    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation|flower]
+    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation|flower|equal|uneven]
 
 Ten equal sites and one pooled training see the same tickets as often, with a tiny model made on the spot; both answer
 the same held-out tickets. Simulated sites have eight rows each, and train one step over a tiny model or over FOLDER.
@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -209,6 +210,140 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
     print_figure("bytes_of_an_update", round(sent["up_bytes"] / (4 * numbers), 3), "<= 1.05", "of 4 bytes a number")
 
 
+LAYERS = 4
+"""Of the given model, as a base that two cores can tune a dozen times."""
+CLASSES = 8
+LEARNING_RATES = (1e-3, 3e-3)
+
+
+def read_banking(rows: int, held_out: int) -> tuple[list[Any], list[Any]]:
+    """Training and test rows of Banking77's first classes, dealt evenly between the classes."""
+    import csv
+
+    from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
+
+    folder = Path(os.environ.get("LUTHIER_DATA", ROOT.parent / "shared" / "data")) / "banking77"
+    found: list[list[Any]] = []
+    for name, count in (("train", rows), ("test", held_out)):
+        by_class: dict[str, list[Any]] = {}
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                label = row["category"].replace("_", " ")
+                messages = (Message(role="user", content=row["text"]), Message(role="assistant", content=label))
+                key = example_id(messages, label, {}, line)
+                origin = ExampleOrigin(source="csv", file=f"{name}.csv", line=line)
+                example = Example(id=key, origin=origin, kind="label", messages=messages, label=label)
+                by_class.setdefault(label, []).append(example)
+        chosen = sorted(by_class)[:CLASSES]
+        found.append([by_class[label][at] for at in range(count // CLASSES) for label in chosen])
+    return found[0], found[1]
+
+
+def open_banking(folder: Path, model: Path, rows: int, held_out: int) -> Any:
+    """Sites over the first layers of a model, with Banking77's rows as one data set and dealt to ten equal sites."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from federations import build_sites
+    from tuning import finish
+
+    training, test = read_banking(rows, held_out)
+    parts = {f"site{at}": training[at::SITES] for at in range(SITES)} | {"all": training, "held_out": test}
+    sites = build_sites(folder, parts)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    base.model.layers = base.model.layers[:LAYERS]
+    base.config.num_hidden_layers = LAYERS
+    if getattr(base.config, "layer_types", None):
+        base.config.layer_types = base.config.layer_types[:LAYERS]
+    written, _ = sites.store.begin("b" * 32)
+    base.save_pretrained(written)
+    AutoTokenizer.from_pretrained(model).save_pretrained(written)
+    shutil.copy(model / "model.json", written / "model.json")
+    sites.base = finish(sites.store, "b" * 32, "base", "model", {})
+    return sites
+
+
+def tune_banking(sites: Any, case: str, rounds: int, **settings: Any) -> tuple[list[bool], float, float]:
+    """Which held-out rows a federation answers rightly, CPU-seconds of its making, and bytes of a round and site."""
+    rank, rate = settings.pop("rank", 8), settings.pop("rate", 3e-3)
+    tune = {
+        "technique": {"kind": "lora", "r": rank}, "objective": {"kind": "classify"}, "batch_size": 8,
+        "learning_rate": rate,
+    }  # fmt: skip
+    step = sites.step(rounds=rounds, local={"epochs": 1}, tune=tune, **settings)
+    started = time.process_time()
+    model = sites.federate(step)
+    spent = time.process_time() - started
+    right = answer_held_out(sites, model)
+    record = model.read_json("federation.json")["rounds"]
+    sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in record) / len(record)
+    print(
+        f"  {case}, learning rate {rate:g}: accuracy {sum(right) / len(right):.3f}, {spent:.0f} CPU-s, "
+        f"{sent / 1e6:.2f} MB a round and site; load {os.getloadavg()[0]:.0f}",
+        flush=True,
+    )
+    return right, spent, sent
+
+
+def print_difference(figure: str, goal: str, one: list[bool], other: list[bool]) -> None:
+    """The paired difference of two accuracies with its interval, and McNemar's p."""
+    from scipy.stats import binomtest
+
+    apart = [a - b for a, b in zip(one, other, strict=True)]
+    mean = sum(apart) / len(apart)
+    error = (sum((value - mean) ** 2 for value in apart) / (len(apart) - 1) / len(apart)) ** 0.5
+    better, worse = apart.count(1), apart.count(-1)
+    p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    unit = f"accuracy, 95 % from {mean - 1.96 * error:+.3f} to {mean + 1.96 * error:+.3f}, p {p:.2g}, {len(one)} rows"
+    print_figure(figure, round(mean, 4), goal, unit)
+
+
+def compare_equal_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
+    """Ten equal sites of real rows against pooled tuning over as many steps' rows, by the same LoRA."""
+    from luthier.tune.steps.tune import Tune
+
+    with tempfile.TemporaryDirectory() as name:
+        sites = open_banking(Path(name), model, rows, held_out)
+        names = [f"site{at}" for at in range(SITES)]
+        ours, _, _ = tune_banking(sites, "ten sites, ffa", rounds, names=names, sum="ffa")
+        started = time.process_time()
+        settings = {
+            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": 8,
+            "learning_rate": 3e-3, "epochs": rounds, "data": "data",
+        }  # fmt: skip
+        pooled = answer_held_out(sites, sites.tune(Tune.model_validate(settings), "all"))
+        spent = time.process_time() - started
+        print(f"  pooled: accuracy {sum(pooled) / len(pooled):.3f}, {spent:.0f} CPU-s", flush=True)
+    print_difference("ten_equal_sites_less_pooled", "not significant", ours, pooled)
+
+
+def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
+    """Dirichlet shares of 0.1: sums of ours against the average of both factors, which is what Flower's FedAvg makes of
+    PEFT's LoRA; each by the better of two learning rates. `ffa` at rank 10 sends as much as the average at 8."""
+    cases: dict[str, dict[str, Any]] = {
+        "factors (Flower's average)": {"sum": "factors"},
+        "ffa": {"sum": "ffa"},
+        "ffa, rank 10": {"sum": "ffa", "rank": 10},
+        "alternate": {"sum": "alternate"},
+        "residual": {"sum": "residual"},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        sites = open_banking(Path(name), model, rows, held_out)
+        found = {}
+        for case, settings in cases.items():
+            tries = [
+                tune_banking(
+                    sites, case, rounds, names=["all"], partition={"number": SITES, "alpha": 0.1, "min_rows": 2},
+                    rate=rate, **settings,
+                )
+                for rate in LEARNING_RATES
+            ]  # fmt: skip
+            found[case] = max(tries, key=lambda entry: sum(entry[0]))
+    flowers = found.pop("factors (Flower's average)")
+    for case, (right, spent, sent) in found.items():
+        print_difference(f"dirichlet_0.1_{case}_less_flowers_average", "> 0", right, flowers[0])
+        print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
+
+
 def measure_simulation(number: int, model: Path | None) -> None:
     """Simulated sites of eight rows, one round of one step each: what all of it takes beside the steps alone, and its
     memory beside that of two sites."""
@@ -349,7 +484,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer rows, and fewer numbers")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
     parser.add_argument(
-        "--only", choices=("masks", "dropouts", "pooled", "poisoned", "simulation", "flower"), help="one part alone"
+        "--only",
+        choices=("masks", "dropouts", "pooled", "poisoned", "simulation", "flower", "equal", "uneven"),
+        help="one part alone",
     )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -369,6 +506,12 @@ def main() -> None:
         compare_simulations(2, 20 if quick else 100, None)
         if given.model is not None:
             compare_simulations(2, 20 if quick else 12, given.model)
+    if only in (None, "equal") and given.model is not None:
+        print("ten equal sites of real rows against pooled tuning", flush=True)
+        compare_equal_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
+    if only in (None, "uneven") and given.model is not None:
+        print("uneven sites", flush=True)
+        compare_uneven_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
     if only in (None, "masks"):
         print("masks", flush=True)
         measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
