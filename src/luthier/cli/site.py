@@ -105,6 +105,25 @@ def site_approve(
     print_line(f"approved {approve(current_workspace().resolve(folder), order)}")
 
 
+@site_app.command("model")
+def site_model(folder: Folder, as_json: Json = False) -> None:
+    """Print where this site's own models lie, and how to evaluate, serve and chat with them."""
+    from luthier.commands.site import list_site_models
+
+    workspace = current_workspace()
+    models = list_site_models(workspace, workspace.resolve(folder))
+    if as_json:
+        print_json(models)
+        return
+    if not models:
+        print_line("no federation with a `personal` part has ended here")
+    for model in models:
+        print_line(f"federation {model['federation'][:12]} ({model['personal']['kind']}): {model['folder']}")
+        print_line(f"  write into the steps of the site's recipe:  {model['step']}")
+    if models:
+        print_line("then it is a model like any other: luthier run, evaluate, chat, serve and export by that step")
+
+
 @site_app.command("log")
 def site_log(folder: Folder, as_json: Json = False) -> None:
     """Check the chain of the log, and list every message that came or went."""
@@ -114,5 +133,5 @@ def site_log(folder: Folder, as_json: Json = False) -> None:
     if as_json:
         print_json(entries)
         return
-    names = ("at", "federation", "way", "number", "kind", "bytes", "digest", "why")
-    print_table(names, [[str(entry[name])[: 40 if name == "why" else 16] for name in names] for entry in entries])
+    widths = {"at": 19, "federation": 8, "way": 7, "number": 6, "kind": 12, "bytes": 12, "why": 40}
+    print_table(tuple(widths), [[str(entry[name])[:width] for name, width in widths.items()] for entry in entries])

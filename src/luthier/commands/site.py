@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
+from luthier.federated.measure import describe_folder
+from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
@@ -46,10 +50,14 @@ optimizers: [adamw]
 sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
+queries: []              # questions that are answered by counts: schema, validate, monitor
+pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
-peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
+peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
+decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
+most_left_out: 0.1       # share of the training rows that may be left out so
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused
 delta: 1.0e-5            # chance of failing at which it is counted
@@ -116,7 +124,8 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
         )
-    peers = tuple(PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    cards = (PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    peers = tuple(card for card in cards if card.fingerprint != identity.card.fingerprint)
     inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
@@ -161,6 +170,23 @@ def _check_base(plan: RecipePlan) -> ModelSource:
 def approve(folder: Path, federation: str) -> str:
     """Approve the order of a federation; returns its digest."""
     return approve_order(folder, federation)
+
+
+def list_site_models(workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
+    """This site's own models of federations that have ended, each with the step of the site's recipe that takes it."""
+    policy = SitePolicy.read(folder)
+    home = policy.resolve(policy.recipe).parent
+    found = []
+    for path in sorted((folder / FEDERATIONS).glob(f"*/{MODEL}")):
+        record = TrainingRecord.read(describe_folder(path, "", "tune", "model", {}))
+        federation = (record.model_extra or {})["federation"]
+        base = "" if policy.model == MODEL_STEP else f", model: {policy.model}"
+        step = f"{policy.name.replace('-', '_')}_own: {{kind: site_model, folder: {os.path.relpath(path, home)}{base}}}"
+        found.append(
+            {"federation": federation["federation"], "personal": federation["personal"], "folder": str(path),
+             "step": step}
+        )  # fmt: skip
+    return found
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
+from luthier.federated.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
 from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SiteChannel
@@ -26,8 +26,6 @@ _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
 TIMEOUT_S = 60.0
 """How long one read from a site may take."""
-SPARE = 1 << 20
-"""Bytes by which an answer may be larger than what the site was sent."""
 
 
 class HttpTransport(EnvelopeTransport):
@@ -101,6 +99,7 @@ class HttpPost(Post):
         self._messages: dict[str, tuple[int, bytes]] = {}
         self._answers: dict[tuple[str, int], bytes] = {}
         self._largest: dict[str, int] = {}
+        self._expected = 0
         self._server: _Server | _UnixServer
         if isinstance(address, Path):
             self._server, self.url = _UnixServer(address, self), str(address)
@@ -124,6 +123,16 @@ class HttpPost(Post):
         with self._lock:
             return self._answers.get((site, number))
 
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes, though what they answer is small."""
+        with self._lock:
+            self._expected = most
+
+    def discard(self, site: str, number: int) -> None:
+        """Let the site bring its answer again."""
+        with self._lock:
+            self._answers.pop((site, number), None)
+
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
@@ -142,7 +151,7 @@ class HttpPost(Post):
         """The largest answer of a site: twice what it was sent at most, since masked numbers are twice as wide, and
         somewhat more."""
         with self._lock:
-            return 2 * self._largest.get(site, 0) + SPARE
+            return max(2 * self._largest.get(site, 0), self._expected) + SPARE
 
     def take(self, site: str, federation: str, number: int, envelope: bytes) -> int:
         """Take an answer that the site signed, once; returns the HTTP status."""
