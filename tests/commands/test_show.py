@@ -32,6 +32,7 @@ steps:
     split: {test: 30, validation: 20}
   unlabeled: {kind: unlabeled, data: data}
   checked: {kind: validate, data: data, checks: [imbalance]}
+  counted: {kind: validate_sites, sites: [data], checks: [imbalance]}
   more: {kind: augment, data: data, augmenters: [noise], share: 0.1}
   both: {kind: mix, data: [data, more]}
   weighed: {kind: reweigh, data: data, column: region}

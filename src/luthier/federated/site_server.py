@@ -158,23 +158,23 @@ class SiteServer:
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
-        asked: Order | Question
+        request: Order | Question
         try:
             if isinstance(message.header, Question):
-                asked, spent = message.header, self._query_worker(header).plan_question(message.header)
+                request, spent = message.header, self._query_worker(header).plan_question(message.header)
                 if spent is None:
                     return None, None
             else:
                 worker = self._worker(header)
-                asked, spent = worker.order, worker.plan_spending(header.number)
-            self._policy.check_privacy(asked, before, spent)
+                request, spent = worker.order, worker.plan_spending(header.number)
+            self._policy.check_privacy(request, before, spent)
         except OrderRefused as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
         return spent, None
 
-    def _is_question(self, header: EnvelopeHeader, asked: object) -> bool:
+    def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
         """Whether a message asks for counts, or goes on with masks of such a one."""
-        return isinstance(asked, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+        return isinstance(request, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
 
     def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
         """What answers questions; with a policy, each about the same rows once."""

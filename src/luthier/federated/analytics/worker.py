@@ -93,8 +93,8 @@ class QueryWorker(SiteWorker):
         if not header.group:
             import torch
 
-            told = Counted(answers=digest, names=list(answer.names))
-            return FederationMessage(told, {COUNTS: torch.tensor(answer.numbers, dtype=torch.int64)}).encode()
+            reply = Counted(answers=digest, names=list(answer.names))
+            return FederationMessage(reply, {COUNTS: torch.tensor(answer.numbers, dtype=torch.int64)}).encode()
         if header.stage == "names" and header.privacy is not None:
             return FederationMessage(Counted(answers=digest, names=list(answer.names))).encode()
         return self._mask(header, number, answer)
