@@ -41,6 +41,7 @@ _BASES = (
     "luthier.federated.aggregator",
     "luthier.federated.analytics.query",
     "luthier.federated.robust_rule",
+    "luthier.federated.personal.part",
     "luthier.federated.transport",
     "luthier.core.scorer",
     "luthier.metrics.metric",

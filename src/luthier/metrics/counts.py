@@ -30,7 +30,7 @@ def shape_counts(groups: Sequence[CountGroup], numbers: Iterable[int]) -> dict[s
     """Numbers in the order of all cells, as counts; `ValueError` for more or fewer of them."""
     found, rest = dict[str, dict[str, int]](), iter(numbers)
     for group in groups:
-        found[group.name] = {cell: number for cell, number in zip(group.cells, rest, strict=False)}
+        found[group.name] = dict(zip(group.cells, rest, strict=False))
         if len(found[group.name]) < len(group.cells):
             raise ValueError("there are fewer numbers than cells")
     if next(rest, None) is not None:
