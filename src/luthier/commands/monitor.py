@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import StepEventEmitter
+from luthier.federated.steps.monitor_sites import MonitorSites
 from luthier.monitor.alerts import AlertMessage, AlertState
 from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.plan import AlertRule, MonitorPlan, read_plan
@@ -42,6 +43,10 @@ class RecipeMonitor:
     recipe_dir: Path
     kept: Path
     """The folder in which it remembers where it stands."""
+    sites: MonitorSites | None = None
+    """Where requests are counted by sites elsewhere."""
+    digest: str = ""
+    """Of the step's artifact."""
 
     @property
     def traffic(self) -> Path:
@@ -55,6 +60,13 @@ class RecipeMonitor:
         context = RunContext(
             recipe_dir=self.recipe_dir, kept=self.kept, events=StepEventEmitter.saying(say), seed=self.plan.seed
         )
+        if self.sites is not None:
+            from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
+
+            monitoring = SiteMonitoring(
+                step=self.sites, digest=self.digest, recipe_dir=self.recipe_dir, kept=self.kept, say=say
+            )
+            return SiteAlertEvaluator(self.plan, context, monitoring)
         return AlertEvaluator(self.plan, context)
 
 
@@ -77,10 +89,17 @@ def find_recipe_monitor(recipe: Recipe) -> RecipeMonitor | None:
 
 
 def _opened(what: RecipePlan, name: str) -> RecipeMonitor:
-    step = what.recipe.all_steps()[name]
+    steps = what.recipe.all_steps()
+    step = steps[name]
+    sites = step if isinstance(step, MonitorSites) else None
+    if sites is not None:
+        step = steps[sites.monitor]
     assert isinstance(step, Monitor), "what makes a monitor is one"
+    artifact = what.artifact(name)
     return RecipeMonitor(
-        plan=read_plan(what.artifact(name), what.recipe.name),
+        plan=read_plan(artifact, what.recipe.name),
+        sites=sites,
+        digest=artifact.digest,
         channels=step.channels,
         history_s=step.lookback,
         recipe_dir=what.recipe.recipe_dir,
@@ -323,6 +342,9 @@ def _looks(
 ) -> Iterator[AlertEvaluation]:
     from luthier.monitor.evaluator import EventFollower
 
+    if opened.sites is not None:
+        yield from _site_looks(opened, say, port, once=once)
+        return
     working = open_alert_manager(opened, say)
     every = opened.plan.every_s
     if working.looked is None:
@@ -347,6 +369,32 @@ def _looks(
         if once:
             return
         time.sleep(max(0.05, every - time.time() % every))
+
+
+def _site_looks(opened: RecipeMonitor, say: Say, port: int | None, *, once: bool) -> Iterator[AlertEvaluation]:
+    """Ask sites for each window once it is over and what was late is written."""
+    from luthier.monitor.evaluator import LATE
+
+    working, window = open_alert_manager(opened, say), opened.plan.every_s
+    if working.looked is None:
+        working.looked = (time.time() - LATE.total_seconds()) // window * window - window
+        working.watcher.begin_after(working.looked)
+    exposed = _exposed(working, port)
+    working.send()
+    while True:
+        now = time.time() - LATE.total_seconds()
+        messages = working.advance(now)
+        working.remember()
+        if exposed is not None:
+            exposed.take(now)
+        working.send()
+        states = working.watcher.states.items()
+        yield AlertEvaluation(
+            messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
+        )
+        if once:
+            return
+        time.sleep(max(0.05, window - now % window))
 
 
 def _exposed(working: AlertManager, port: int | None) -> Any:
