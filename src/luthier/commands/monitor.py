@@ -147,6 +147,7 @@ def replay_alerts(
     """Run the alerts over a past log (a traffic folder or JSON lines; the recipe's own traffic by default)."""
     from luthier.traces.stream import iter_trace_events
 
+    _refuse_sites(opened)
     watcher = opened.watcher(say)
     messages: list[AlertMessage] = []
     started_at = ended = None
@@ -180,6 +181,7 @@ def describe_monitor_history(
     end."""
     from luthier.traces.stream import iter_trace_events
 
+    _refuse_sites(opened)
     folder, end = log or opened.traffic, (until or datetime.now(UTC)).timestamp()
     if not folder.exists():
         raise _no_traffic(folder)
@@ -417,15 +419,18 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
     from luthier.traces.stream import iter_trace_events
 
     watcher = opened.watcher(say)
-    since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
-    last = None
-    folder = log or opened.traffic
-    if not folder.exists():
-        raise _no_traffic(folder)
-    for event in iter_trace_events(folder, since):
-        watcher.add(event)
-        last = event.timestamp.timestamp()
-    at = time.time() if log is None else (last or 0.0) + 1
+    if opened.sites is not None:
+        at = float(getattr(watcher, "last_window", None) or time.time())
+    else:
+        since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
+        last = None
+        folder = log or opened.traffic
+        if not folder.exists():
+            raise _no_traffic(folder)
+        for event in iter_trace_events(folder, since):
+            watcher.add(event)
+            last = event.timestamp.timestamp()
+        at = time.time() if log is None else (last or 0.0) + 1
     numbers = [
         {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)
     ]
@@ -435,6 +440,13 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
         for rule in opened.plan.rules
     ]
     return {"events": watcher.events_seen, "numbers": numbers, "alerts": alerts}
+
+
+def _refuse_sites(opened: RecipeMonitor) -> None:
+    """`InputError` where requests lie at sites, which count each window once."""
+    if opened.sites is not None:
+        hint = "replay the step `monitor` at a site; `luthier monitor show` has the last counts of all"
+        raise InputError("requests lie at the sites, and no log of them is here", hint=hint)
 
 
 def _no_traffic(folder: Path) -> DataError:

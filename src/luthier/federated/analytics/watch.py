@@ -45,12 +45,15 @@ class SiteMonitoring:
     """A folder for what is in progress, and for the counts of each window."""
     say: Callable[[str], None]
 
+    def read_kept(self) -> dict[int, SiteCounts]:
+        """The counts of windows that sites answered for, by the end of each."""
+        paths = sorted((self.kept / "windows").glob("*.json"))
+        return {int(path.stem): SiteCounts(*json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+
     def ask(self, plan: MonitorPlan, until: int) -> SiteCounts | None:
         """The counts of the window that ends at a moment; None where sites did not answer, which is said."""
         since = until - int(self.step.window)
         path = self.kept / "windows" / f"{until}.json"
-        if path.is_file():
-            return SiteCounts(*json.loads(path.read_text(encoding="utf-8")))
         signals = tuple(signal for signal in plan.signals if signal.list_count_groups())
         query = MonitorQuery(signals=signals, since=since, until=until, models=tuple(sorted(plan.models)))
         try:
@@ -69,7 +72,12 @@ class SiteMonitoring:
         scratch = self.kept / "asked" / digest
         scratch.mkdir(parents=True, exist_ok=True)
         work = StepContext(
-            name="monitor", inputs={}, folder=scratch, scratch=scratch, recipe_dir=self.recipe_dir, seed=plan.seed
+            name="monitor",
+            inputs={},
+            folder=scratch / "made",
+            scratch=scratch,
+            recipe_dir=self.recipe_dir,
+            seed=plan.seed,
         )
         noise = None if step.privacy is None else find_count_noise(step.privacy, (query,))
         settings = CountSettings(
@@ -94,10 +102,15 @@ class SiteAlertEvaluator(AlertEvaluator):
     def __init__(self, plan: MonitorPlan, context: RunContext, monitoring: SiteMonitoring) -> None:
         super().__init__(replace(plan, every_s=monitoring.step.window), context)
         self._monitoring = monitoring
-        self._counts: dict[int, SiteCounts] = {}
+        self._counts = monitoring.read_kept()
         self._signals: dict[str, Signal] = {
             number: signal for signal in plan.signals for number in signal.list_summed_numbers()
         }
+
+    @property
+    def last_window(self) -> int | None:
+        """The end of the last window that sites answered for."""
+        return max(self._counts, default=None)
 
     def look(self, at: float) -> list[AlertMessage]:
         """Ask for the window that ends then, and hold every alert against it and those before."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.component import BasicMarker
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
-from luthier.core.expressions import Seconds
+from luthier.core.expressions import Seconds, format_duration
 from luthier.core.files import PathText, json_bytes, write_atomically
 from luthier.core.step import NotHashed, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.federated.dropout_masks import check_least
@@ -117,8 +117,8 @@ class MonitorSites(Step):
                 hint = did_you_mean(rule.when.name, numbers) or f"take one of {', '.join(numbers)}"
                 raise RecipeError(f"{rule.when.name} cannot be told by counts of sites", where=where, hint=hint)
             if rule.when.window.seconds and rule.when.window.seconds < self.window:
-                what = f"looks over {rule.when.window.seconds} s, and sites count windows of {self.window} s"
-                hint = f"write `over {self.window}s` or longer in the alert, or a shorter `window`"
+                what = f"looks {rule.when.window}, and sites count windows of {format_duration(self.window)}"
+                hint = f"write `over {format_duration(self.window)}` or longer in the alert, or a shorter `window`"
                 raise RecipeError(what, where=where, hint=hint)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
