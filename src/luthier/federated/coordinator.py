@@ -178,22 +178,6 @@ class Federation:
         self._check_parts(initial)
         return FederationState(initial, {}, (), tuple(found), classes)
 
-    def _read_agreed_classes(self) -> list[str]:
-        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
-        if (agreed := self._work.inputs.get("classes")) is None:
-            return []
-        where = SourceLocation(field="classes")
-        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
-            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
-        record = agreed.read_json(SCHEMA_FILE)
-        if self._step.privacy is not None and record["privacy"] is None:
-            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
-            raise DataError(what, where=where, hint="give that step `privacy`, too")
-        if len(record["classes"]) < 2:
-            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
-            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
-        return [str(name) for name in record["classes"]]
-
     def _check_parts(self, initial: GlobalWeights) -> None:
         """`ModelError` where nothing would stay at the sites, or nothing would travel."""
         personal = self._step.personal
@@ -219,6 +203,22 @@ class Federation:
         write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
         told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
         self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+
+    def _read_agreed_classes(self) -> list[str]:
+        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
+        if (agreed := self._work.inputs.get("classes")) is None:
+            return []
+        where = SourceLocation(field="classes")
+        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
+            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
+        record = agreed.read_json(SCHEMA_FILE)
+        if self._step.privacy is not None and record["privacy"] is None:
+            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
+            raise DataError(what, where=where, hint="give that step `privacy`, too")
+        if len(record["classes"]) < 2:
+            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
+            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
+        return [str(name) for name in record["classes"]]
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""

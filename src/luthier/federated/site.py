@@ -225,12 +225,31 @@ class SiteWorker:
         from luthier.models.load import compute_weights_digest, find_base_artifact
 
         summary = DatasetSummary.read(self._work.inputs["data"])
+        counts = count_class_rows(self._work) if order.asks_classes else {}
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
         personal = read_personal_part(order)
         if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
             raise OrderRefused(why)
+        self._check_peers(order)
+        base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
+        if order.base != base:
+            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
+        if order.code != (code := compute_training_code(tune, aggregator, personal)):
+            what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
+            raise OrderRefused(what, hint="install the same version of Luthier at both")
+        self._take_order(order)
+        if self._policy is not None:
+            self._policy.check_privacy(order, self._spent, self.plan_spending())
+        write_atomically(self._work.scratch / "order", content)
+        rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
+        classes = self._list_classes(order, FederatedTraining(tune, self._work, aggregator, self._shared), counts)
+        hidden = order.masks is not None or order.decontaminate is not None
+        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+
+    def _check_peers(self, order: Order) -> None:
+        """`OrderRefused` where an order names another group of sites than the peers of the policy."""
         if order.masks is not None:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
@@ -245,29 +264,19 @@ class SiteWorker:
                 raise OrderRefused(why)
         if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
             raise OrderRefused("the order compares rows among other sites than this site and its peers")
-        base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
-        if order.base != base:
-            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
-        if order.code != (code := compute_training_code(tune, aggregator, personal)):
-            what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
-            raise OrderRefused(what, hint="install the same version of Luthier at both")
-        self._take_order(order)
-        if self._policy is not None:
-            self._policy.check_privacy(order, self._spent, self.plan_spending())
-        write_atomically(self._work.scratch / "order", content)
-        rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
-        classes = self._list_classes(order, tune, aggregator) if order.wants_classes else {}
-        hidden = order.masks is not None or order.decontaminate is not None
-        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
 
-    def _list_classes(self, order: Order, tune: Tune, aggregator: Aggregator) -> dict[str, str]:
-        """What the assistant says for each class with enough rows here; nothing where the order names the classes."""
-        texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
+    def _list_classes(self, order: Order, training: FederatedTraining, counts: Mapping[str, int]) -> dict[str, str]:
+        """The answer of each class that enough rows have, where the order asks for classes.
+
+        `OrderRefused` where a class that was agreed has other words for an answer here.
+        """
+        if not order.classes and not order.asks_classes:
+            return {}
+        texts = training.read_data(None).about.classes
         if any(texts.get(label, label) != label for label in order.classes):
             raise OrderRefused("a class of the order is answered here by other words than its name")
         least = self._policy.least_class_rows if self._policy is not None else 1
-        counts = count_class_rows(self._work) if order.asks_classes else {}
-        return {label: text for label, text in texts.items() if counts.get(label, 0) >= least}
+        return {label: text for label, text in texts.items() if order.asks_classes and counts.get(label, 0) >= least}
 
     def _decontaminate(self, order: Order, number: int, message: FederationMessage) -> bytes:
         """Compare rows with those of the other sites; where some are left out, rounds train on the rest."""

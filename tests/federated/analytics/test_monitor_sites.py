@@ -107,7 +107,8 @@ def replace_window(plan: MonitorPlan, folder: Path, events: list[Any], signal: S
 
 
 def test_drift_is_told_against_each_sites_own_training_rows(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, [{"kind": "drift", "rows": 90}])
+    texts = [row["message"] for row in tickets(130)]
+    plan = plan_of(tmp_path, [{"kind": "drift", "rows": 90}], texts=texts)
     usual = [event for event in desk_traffic(110) if isinstance(event, Trace)]
     strange = [event.model_copy(update={"messages": trace(1, "zebra quartz " * 30).messages}) for event in usual]
     values = []

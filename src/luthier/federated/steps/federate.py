@@ -145,9 +145,6 @@ class Federate(Step):
     """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
     `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
     `secure.groups`. For `ffa`, `alternate` and `mean`."""
-    classes: Annotated[str | None, Reads("findings", optional=True)] = None
-    """The step `validate_sites` by which sites agreed on the classes, for objectives over classes; then no site names
-    any. When not given, each site names those that enough of its rows have."""
     personal: PersonalPart | None = None
     """What stays at each site and never travels: `head`, `lora_b` (with `sum: mean`), or an `adapter` of its own beside
     the shared one. Each site then has a model of its own; a step `site_model` takes it."""
@@ -155,6 +152,9 @@ class Federate(Step):
     """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
     `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
     sites must answer, also with `least`."""
+    classes: Annotated[str | None, Reads("findings", optional=True)] = None
+    """The step `validate_sites` by which sites agreed on the classes, for objectives over classes; then no site names
+    any. When not given, each site names those that enough of its rows have."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
     each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
