@@ -81,6 +81,8 @@ steps:
     evaluation: report
     signals: [latency, {kind: drift, rows: 80}]
     alerts: [{expr: "drift.evidence > 2", name: drifted}]
+  latencies: {kind: monitor, signals: [latency]}
+  everywhere: {kind: monitor_sites, monitor: latencies, sites: {north: north.jsonl}}
 """
 
 
