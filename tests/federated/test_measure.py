@@ -57,7 +57,8 @@ def pooled(sites: dict[str, EvalPredictions]) -> tuple[list[str], list[Any]]:
 def test_a_mean_has_the_standard_error_of_its_rows() -> None:
     metric, own = Metric.parse("token_f1"), answer(80, 3)
     rows = [
-        metric.measure([text], [reference]).value for text, reference in zip(own.predictions, own.references, strict=True)
+        metric.measure([text], [reference]).value
+        for text, reference in zip(own.predictions, own.references, strict=True)
     ]
     found = pool_sums(
         metric, {"north": sum_statistics(metric, own, [])}, {"north": 80}, {"north": sum_products(metric, own, [])}

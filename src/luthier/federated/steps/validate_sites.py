@@ -137,7 +137,7 @@ class ValidateSites(Step):
     def _conclude(self, query: ValidateQuery, names: RowNames, looks: SiteCounts, checked: SiteCounts) -> Findings:
         found = list(query.conclude(checked.total, names)) if query.checks else []
         slices = {site: list(query.conclude(counts, names)) for site, counts in checked.sites.items()}
-        found = [_add_slices(finding, slices) for finding in found]
+        found = [_add_slices(finding, slices).model_copy(update={"mend": ""}) for finding in found]
         rows = looks.total[ROWS][ROWS]
         skipped = {} if len(self.checks) else {"checks": "the step names none"}
         for kind, every in sorted(components_by_kind(Check).items()):
