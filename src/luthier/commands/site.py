@@ -23,11 +23,13 @@ from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
 from luthier.models.steps.base import BaseModelStep
+from luthier.monitor.plan import REFERENCES
 from luthier.recipe.locate import CommandTarget, find_artifact, find_plan
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
+from luthier.traces.retention import traffic_folder
 
 FLOWER_APP_FILES = (
     "pyproject.toml",
@@ -126,7 +128,17 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         )
     cards = (PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
     peers = tuple(card for card in cards if card.fingerprint != identity.card.fingerprint)
-    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
+    references = None
+    if policy.monitor is not None:
+        watched = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.monitor}")).artifact.check()
+        references = watched.folder / REFERENCES
+    inputs = SiteInputs(
+        data=data.check(),
+        model=_open_model(home, recipe, policy.model).check(),
+        traffic=traffic_folder(Path(recipe).parent),
+        references=references,
+        peers=peers,
+    )
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
 

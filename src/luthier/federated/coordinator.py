@@ -24,7 +24,7 @@ from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeigh
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.local import FederatedTraining, SharedModel
-from luthier.federated.measure import pool_sums
+from luthier.federated.measure import PRODUCTS, pool_sums
 from luthier.federated.messages import (
     Enrolled,
     FederationMessage,
@@ -372,8 +372,9 @@ class Federation:
             for name, entry in found.items():
                 if metric.kind not in entry.sums:
                     raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+            products = {name: entry.sums.get(f"{metric.kind}{PRODUCTS}", []) for name, entry in found.items()}
             pooled[metric.kind] = pool_sums(
-                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows
+                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows, products
             )
             value = pooled[metric.kind]["value"]
             self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")

@@ -96,6 +96,9 @@ class SitePolicy(BaseModel):
     queries: tuple[str, ...] = ()
     """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
     none tells of fewer than `least_class_rows` rows."""
+    monitor: str | None = None
+    """The step `monitor` of the recipe: what drift of requests is held against, where questions of the kind `monitor`
+    are answered. The requests are those that the recipe's folder keeps."""
     pooled_counts: bool = False
     """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
     leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
@@ -230,15 +233,16 @@ class SitePolicy(BaseModel):
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_question(self, question: Question, query: SiteQuery, rows: int) -> None:
-        """`PolicyRefused`, with the line, for a question that is not allowed."""
+    def check_question(self, question: Question, query: SiteQuery, rows: int | None) -> None:
+        """`PolicyRefused`, with the line, for a question that is not allowed; `rows` are those of the data set that it
+        is about, if it is about one."""
         if query.kind not in self.queries:
             raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
         if not question.group and self.require_masks:
             raise self.build_refusal("require_masks", "the question has no masks")
         if self.epsilon is not None and question.privacy is None:
             raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
-        if rows < self.least_rows:
+        if rows is not None and rows < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few rows here to count")
 
     def check_privacy(
