@@ -191,7 +191,7 @@ class SiteWorker:
                 raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
             return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if isinstance(header, COMPARISONS):
+        if type(header) in COMPARISONS:
             raise MessageRefused(f"message {number} compares rows by a message {header.kind!r}, and trains")
         if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
             raise MessageRefused(
