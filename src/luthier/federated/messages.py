@@ -1,17 +1,19 @@
 """What travels between a coordinator and its sites: a small JSON header, and tensors as safetensors; never code.
 
 A message is `LUF1`, the header's length (8 bytes, big-endian), the header, and the tensors. What comes is checked whole
-before anything of it is used: kind, round, names, shapes, types, and that every number is finite.
+before anything of it is used: kind, round, names, shapes, types, and that every number is finite. Headers are filled up
+with spaces, so that the size of an encrypted message tells nothing of the numbers in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
@@ -19,7 +21,7 @@ from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
 from luthier.federated.privacy import FederatedPrivacy
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, replace_control_characters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 MAGIC = b"LUF1"
 HEADER_BYTES = 16 << 20
 """The largest header that is read."""
+PADDING_BYTES = 512
+"""Headers have a multiple of so many bytes."""
+MOST_ROWS = 1 << 40
+"""Rows that a site may claim: more are no number of rows."""
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 
 
 class _Header(BaseModel):
@@ -72,6 +79,14 @@ class Order(_Header):
     code: str
     """The revision of the code that trains."""
     wants_classes: bool
+    classes: list[str] = []
+    """The classes that were agreed by counts; then no site names any."""
+
+    @property
+    def asks_classes(self) -> bool:
+        """Whether sites are asked for the names of their classes."""
+        return self.wants_classes and not self.classes
+
     metrics: list[dict[str, Any]] = []
     """What is measured at the end, as metrics' settings."""
     masks: MaskSettings | None = None
@@ -83,6 +98,8 @@ class Order(_Header):
 
     privacy: FederatedPrivacy | None = None
     """What is promised to rows, groups or sites."""
+    personal: dict[str, Any] | None = None
+    """Settings of the part of the model that stays at each site; None: all of it travels."""
     decontaminate: DecontaminationSettings | None = None
     """How training rows are compared with what other sites hold out; None: they are not."""
     compared: list[str] = []
@@ -113,7 +130,7 @@ class Enrolled(_Header):
     """The answer of a site that takes part."""
 
     kind: Literal["enrolled"] = "enrolled"
-    rows: int | None = Field(default=None, ge=1)
+    rows: Rows | None = None
     """Training rows; not told under masks."""
     classes: dict[str, str] = {}
     """What the assistant says for each class with enough rows, where the objective names classes."""
@@ -161,7 +178,7 @@ class Rejection(_Header):
     """The answer of a site that does not do what it was asked."""
 
     kind: Literal["rejection"] = "rejection"
-    message: str = Field(max_length=1000)
+    message: Annotated[str, AfterValidator(replace_control_characters)] = Field(max_length=1000)
 
 
 class RoundStart(_Header):
@@ -181,8 +198,8 @@ class RoundUpdate(_Header):
     round: int = Field(ge=1)
     answers: str
     """SHA-256 of the message that began the round."""
-    rows: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
+    rows: Rows | None = None
+    steps: Rows | None = None
     loss: float | None = Field(default=None, allow_inf_nan=False)
     """Under masks, none of the three is told: rows and loss are among the masked numbers. With `privacy`, no loss."""
 
@@ -251,7 +268,7 @@ class SharesRevealed(_Header):
 
 
 class Final(_Header):
-    """The weights of the last round: to be measured, where metrics were agreed."""
+    """The weights of the last round: to be measured where metrics were agreed, and for the sites' own models."""
 
     kind: Literal["final"] = "final"
     classes: dict[str, str] = {}
@@ -261,26 +278,94 @@ class Measured(_Header):
     """What a site measured with the last weights: sums over its held-out rows."""
 
     kind: Literal["measured"] = "measured"
-    rows: int = Field(ge=0)
+    rows: int = Field(ge=0, le=MOST_ROWS)
     sums: dict[str, list[float]] = {}
     """Sufficient statistics by metric."""
+    personal: bool = False
+    """Whether a model of the site's own lies there."""
+
+
+class CountPrivacy(BaseModel):
+    """Noise in each count of a site, which protects each of its rows from everybody else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
+
+    epsilon: float = Field(gt=0, le=100)
+    """How much all answers together may tell of any one row."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """The chance with which that may fail; well below one over the number of rows."""
+
+
+QuestionStage = Literal["salt", "tables", "names", "counts"]
+"""Under masks, names are agreed in three stages: a salt that the coordinator does not have, tables of how many rows
+have names of each hash, and the names. Without, in the last of them alone."""
+
+
+class Question(_Header):
+    """Asks for counts of a site's rows, or for the names of what is counted."""
+
+    kind: Literal["question"] = "question"
+    federation: str = Field(pattern=r"^[0-9a-f]{8,128}$")
+    """The digest that the coordinator's artifact will have."""
+    query: dict[str, Any]
+    """Settings of the question."""
+    stage: QuestionStage
+    code: str
+    """The revision of the code that counts."""
+    seed: int
+    least_rows: int = Field(ge=1)
+    """Counts below this are not told: a site's own, or under masks those of all sites."""
+    classes: list[str] = []
+    fields: list[str] = []
+    """The names that were agreed."""
+    group: list[str] = []
+    """Fingerprints of all sites, sorted, under masks; none without."""
+    least: int | None = Field(default=None, ge=1)
+    """Sites that must remain in a masked sum; None: all."""
+    sealed: str = ""
+    """The salt, sealed for this site by the first of the group."""
+    heavy: list[list[int]] = []
+    """Buckets of each table that enough rows fell into."""
+    privacy: CountPrivacy | None = None
+    noise: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise in each count, with `privacy`."""
+
+    @property
+    def masks(self) -> bool | None:
+        """Whether counts are masked; None where they are not, as an order has it."""
+        return True if self.group else None
+
+
+class Counted(_Header):
+    """A site's answer without masks: its counts are the one tensor that comes with it."""
+
+    kind: Literal["counted"] = "counted"
+    answers: str
+    """SHA-256 of the question."""
+    names: list[str] = []
+    """Of classes and fields that enough of its rows have."""
+    sealed: dict[str, str] = {}
+    """A salt for each other site, by fingerprint."""
 
 
 Header = (
-    Order | Enrolled | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows | LeaveOutRequest | RemainingRows
-    | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
-    | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
+    Order | Question | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
+    | LeaveOutRequest | RemainingRows | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent
+    | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
 """What a coordinator sends in a masked round that sites may drop out of."""
 COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
 """What a coordinator sends before the first round where rows are compared."""
 QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
+ASKED: tuple[type[_Header], ...] = (Question, *STAGES[1:], Final)
+"""What a coordinator sends where sites answer by counts."""
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, BlindedRows, EvaluatedRows, RemainingRows,
+    Enrolled, Counted, BlindedRows, EvaluatedRows, RemainingRows,
     RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
-_KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in (*QUESTIONS, *ANSWERS)}
+_ALL: list[type[_Header]] = [Question, *QUESTIONS, *ANSWERS]
+_KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in _ALL}
 
 
 class FederationMessage(NamedTuple):
@@ -292,6 +377,7 @@ class FederationMessage(NamedTuple):
     def encode(self) -> bytes:
         """The message's bytes; the same message makes the same."""
         header = json.dumps(self.header.model_dump(mode="json"), sort_keys=True, ensure_ascii=False).encode()
+        header += b" " * (-len(header) % PADDING_BYTES)
         return MAGIC + len(header).to_bytes(8, "big") + header + pack_tensors(self.tensors)
 
     @classmethod
@@ -301,7 +387,10 @@ class FederationMessage(NamedTuple):
         if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):
             raise MessageRefused("this is no message of a federation")
         try:
-            found = json.loads(content[12 : 12 + length])
+            found = json.loads(
+                content[12 : 12 + length], object_pairs_hook=_read_object, parse_float=_read_float,
+                parse_constant=_refuse_constant,
+            )  # fmt: skip
             kind = _KINDS[str(found["kind"])]
             header = kind.model_validate(found)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -311,6 +400,25 @@ class FederationMessage(NamedTuple):
             expected = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
             raise MessageRefused(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
         return cls(header, unpack_tensors(content[12 + length :]))
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `ValueError` where a name stands twice, which two readers could read differently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _read_float(text: str) -> float:
+    """A finite number; `ValueError` for one such as 1e999."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def dump_given_settings(part: BaseModel) -> dict[str, Any]:
@@ -345,14 +453,18 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
     """Tensors from bytes that somebody sent; `MessageRefused` where they are none, or hold a number that is not
     finite."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         found: dict[str, Tensor] = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise MessageRefused("a message's tensors cannot be read") from error
+    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64)
     for name, value in found.items():
+        if value.dtype not in known:
+            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no weights are")
         if not bool(value.isfinite().all()):
             raise MessageRefused(f"{name[:200]} holds a number that is not finite")
     return found

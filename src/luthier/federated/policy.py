@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticCustomError
 
 from luthier.core.component import Component, iter_components
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
+from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.keys import Name, PublicCard
-from luthier.federated.messages import Order
+from luthier.federated.messages import Order, Question
 from luthier.federated.privacy import (
     SITE,
     PrivacySpending,
@@ -23,9 +25,10 @@ from luthier.federated.privacy import (
     covers,
     find_federated_privacy_obstacle,
 )
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import MessageRefused, OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import build_local_tune, read_order_settings
+from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
+from luthier.metrics.metric import Metric
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 
@@ -70,6 +73,8 @@ class SitePolicy(BaseModel):
     """A folder that the coordinator also sees, for the transport `folder`."""
     http: HttpAddress | None = None
     """Where the coordinator listens, for the transport `http`."""
+    flower: str | None = None
+    """The Unix socket to listen at for the Flower app, for the transport `flower`."""
     bases: tuple[str, ...] = ()
     """Digests (12 characters or more) of the base models that may be tuned; any that the site has when empty."""
     techniques: tuple[str, ...] = ("lora",)
@@ -84,8 +89,16 @@ class SitePolicy(BaseModel):
     """Further parts that an order may use, such as `reward.length`; none by default. A part that speaks to other
     machines or runs code (an endpoint, a judge, an environment) can carry rows away: allow none that you do not
     know."""
-    metrics: tuple[str, ...] = ()
-    """Metrics whose sums over held-out rows may be sent at the end."""
+    metrics: tuple[str | dict[str, Any], ...] = ()
+    """Metrics whose sums over held-out rows may be sent at the end: a kind with its usual settings, or a mapping with
+    the settings that are allowed. Other settings could ask for a text: `{kind: json_valid, obeys: …}` counts answers
+    that a pattern fits."""
+    queries: tuple[str, ...] = ()
+    """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
+    none tells of fewer than `least_class_rows` rows."""
+    pooled_counts: bool = False
+    """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
+    leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
     revoked: tuple[str, ...] = ()
@@ -115,14 +128,17 @@ class SitePolicy(BaseModel):
     """What the budget protects: `row`, or a column such as `meta.customer`, or the whole `site`. An order may promise
     more, and no less."""
     least_rows: int = Field(default=50, ge=1)
-    """Training rows below which the site takes no part: a sum over few rows tells of each."""
+    """Training rows below which the site takes no part, and a round learns nothing: a sum over few rows tells of each.
+    A round of one step over a batch of one row would give that row away."""
     least_class_rows: int = Field(default=10, ge=1)
     """Rows of a class below which its name is not sent, and it is not learnt; and held-out rows below which no sums of
     metrics are sent."""
     rounds: int = Field(default=20, ge=1)
     """Most rounds of one federation."""
     total_rounds: int = Field(default=200, ge=1)
-    """Most rounds of all federations that the log tells of."""
+    """Most rounds of all federations that the log tells of, and as many measurements at their ends."""
+    message_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    """The largest message that is read; a larger one is refused before it is in memory."""
     hours: float = Field(default=24.0, gt=0)
     """Most hours that computing for one federation may take."""
     approval: Literal["always", "never"] = "always"
@@ -176,39 +192,58 @@ class SitePolicy(BaseModel):
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)
-        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+        personal = read_personal_part(order)
+        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(
+            tune, aggregator, order.rounds, personal, order.privacy
+        ):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
         if order.privacy is not None and (
             why := find_federated_privacy_obstacle(
                 order.privacy,
-                wants_classes=order.wants_classes,
+                wants_classes=order.asks_classes,
                 metrics=bool(order.metrics),
                 mean=aggregator.linear and aggregator.exact,
             )
         ):
             raise PolicyRefused(why)
         for metric in order.metrics:
-            if metric.get("kind") not in self.metrics:
-                raise self.build_refusal("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+            self._check_metric(metric)
         if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         self._check_decontamination(order)
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
-        if order.wants_classes and not self.class_names:
+        if order.asks_classes and not self.class_names:
             raise self.build_refusal(
                 "class_names", f"{tune.objective.kind} needs names of classes, which may not be sent"
             )
         used = min(rows, tune.max_train_samples or rows)
         if used < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few training rows here to take part")
+        local, batch = order.local, tune.batch_size
+        seen = local.steps * batch if local.steps is not None else (local.epochs or 0.0) * used
+        if seen < self.least_rows:
+            raise self.build_refusal("least_rows", "a round would learn from too few rows; take more steps or epochs")
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_privacy(self, order: Order, spent: Sequence[PrivacySpending], planned: PrivacySpending | None) -> None:
+    def check_question(self, question: Question, query: SiteQuery, rows: int) -> None:
+        """`PolicyRefused`, with the line, for a question that is not allowed."""
+        if query.kind not in self.queries:
+            raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
+        if not question.group and self.require_masks:
+            raise self.build_refusal("require_masks", "the question has no masks")
+        if self.epsilon is not None and question.privacy is None:
+            raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
+        if rows < self.least_rows:
+            raise self.build_refusal("least_rows", "there are too few rows here to count")
+
+    def check_privacy(
+        self, order: Order | Question, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
+    ) -> None:
         """`PolicyRefused` for what is not within the budget; `spent` is what the log tells of, `planned` comes next."""
         if self.epsilon is None:
             return
@@ -253,6 +288,24 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
         if hours >= self.hours:
             raise self.build_refusal("hours", f"this federation took the {self.hours:g} hours that it may")
+
+    def _check_metric(self, settings: Mapping[str, Any]) -> None:
+        """Only metrics that are listed, with the settings that are listed."""
+        kind = settings.get("kind")
+        same = [
+            allowed
+            for allowed in self.metrics
+            if kind in (allowed, allowed.get("kind") if isinstance(allowed, dict) else "")
+        ]
+        if not same:
+            raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent")
+        try:
+            asked = Metric.parse(dict(settings))
+            known = [Metric.parse(allowed) for allowed in same]
+        except (ValidationError, PydanticCustomError, TypeError, RecursionError) as error:
+            raise MessageRefused("the order's metrics are none of this version") from error
+        if asked not in known:
+            raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent with other settings than here")
 
     def _check_parts(self, tune: Tune, aggregator: Aggregator) -> None:
         """Only parts that are listed, and none that reads or writes a path."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from luthier.core.component import Component
@@ -51,6 +52,10 @@ class SiteChannel(ABC):
         messages that they answer. Sites that are never late have the plain exchange."""
         return {name: SentMessage(number, answer) for name, answer in self.exchange(number, contents).items()}
 
+    def find_scratch(self, site: str) -> Path | None:
+        """Where a site on this machine keeps what is its own; None for one elsewhere."""
+        return None
+
     @abstractmethod
     def close(self) -> None:
         """End what was opened."""
@@ -89,6 +94,10 @@ class LocalChannel(SiteChannel):
         """Have each site answer when its answer is asked for."""
         for name, content in contents.items():
             yield from self.exchange(number, {name: content}).items()
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The scratch folder of its worker."""
+        return self._workers[site].scratch
 
     def close(self) -> None:
         """Nothing was opened."""

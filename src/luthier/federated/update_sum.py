@@ -210,7 +210,9 @@ class UpdateSum:
         changes = (subtract_weights(update, given) for update in updates)
         label = digest_message(pack_tensors(given))
         key = NoiseKey.load(self._work.scratch)
-        return add_weights(average_clipped_updates(changes, privacy.clip, self._step.site_noise, key, label), given)
+        return add_weights(
+            average_clipped_updates(changes, len(updates), privacy.clip, self._step.site_noise, key, label), given
+        )
 
 
 def build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost
 from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.personal.site_model import FEDERATIONS
 from luthier.federated.transport import SiteChannel, Transport
 
 
@@ -34,6 +36,7 @@ class ProcessesTransport(Transport):
         shutil.rmtree(mail, ignore_errors=True)
         identity = FederationIdentity.create("coordinator")
         cards, tasks = dict[str, PublicCard](), dict[str, dict[str, Any]]()
+        model = work.inputs.get("model")
         for at, name in enumerate(sites):
             folder = work.scratch / "sites" / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,8 +50,8 @@ class ProcessesTransport(Transport):
                 "mail": str(mail.absolute()),
                 "coordinator": identity.card.model_dump(mode="json"),
                 "data": work.inputs[f"sites.{at}"].digest,
-                "model": work.inputs["model"].digest,
-                "folders": _list_folders([work.inputs[f"sites.{at}"], work.inputs["model"]]),
+                "model": None if model is None else model.digest,
+                "folders": _list_folders([work.inputs[f"sites.{at}"], *([] if model is None else [model])]),
             }
         for name, task in tasks.items():
             task["peers"] = [card.model_dump(mode="json") for other, card in cards.items() if other != name]
@@ -88,6 +91,10 @@ class ProcessesChannel(EnvelopeChannel):
             self._work.events.warning(f"the process of site {name} ended with exit code {code}")
         self._gone |= gone
         return frozenset(gone)
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The folder of this federation at a site's process."""
+        return self._work.scratch / "sites" / site / FEDERATIONS / self._work.digest
 
     def close(self) -> None:
         """End the processes."""
