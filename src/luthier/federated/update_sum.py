@@ -218,10 +218,10 @@ class UpdateSum:
 def build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
     """Keys and masks of sites in this process, as sites elsewhere have them; they last as long as the federation."""
     identities = {}
-    for name in sites:
+    for at, name in enumerate(sites):
         folder = open_scratch(work.scratch / "sites" / name / "keys")
         if not (folder / KEY_FILE).is_file():
-            FederationIdentity.create("site").write(folder)
+            FederationIdentity.create(f"site-{at}").write(folder)
         identities[name] = FederationIdentity.read(folder)
     return {
         name: PairMasks(own, [other.card for peer, other in identities.items() if peer != name])
