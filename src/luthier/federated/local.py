@@ -128,7 +128,7 @@ class SharedModel:
         self._model: Any = None
         self._key = ""
         self._moving: frozenset[str] = frozenset()
-        self._begun: dict[str, Tensor] = {}
+        self._initial: dict[str, Tensor] = {}
         self._tokenizers: dict[Path, ChatTokenizer] = {}
         self._memory: RehearsedMemory | None = None
 
@@ -146,12 +146,12 @@ class SharedModel:
         self._model, self._key = model, key
         moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._moving = frozenset(moving)
-        self._begun = copy_weights({name: value for name, value in moving.items() if keeps(name)})
+        self._initial = copy_weights({name: value for name, value in moving.items() if keeps(name)})
 
     @property
-    def begun(self) -> Mapping[str, Tensor]:
+    def initial(self) -> Mapping[str, Tensor]:
         """What sites keep for themselves, as every site begins with it."""
-        return self._begun
+        return self._initial
 
     @property
     def memory(self) -> RehearsedMemory:
@@ -302,8 +302,8 @@ class FederatedTraining(TrainingRun):
         expected = {name: value.detach().float() for name, value in own.items() if not self._keeps(name)}
         check_weights(self._given.moving, expected, "the coordinator")
         if kept := [name for name in own if self._keeps(name)]:
-            begun = self._shared.begun if self._is_adapted else copy_weights({name: own[name] for name in kept})
-            given = {name: self._own.get(name, begun[name]) for name in kept}
+            initial = self._shared.initial if self._is_adapted else copy_weights({name: own[name] for name in kept})
+            given = {name: self._own.get(name, initial[name]) for name in kept}
             self._given = self._given._replace(moving={**self._given.moving, **given})
         if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
             raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
