@@ -14,6 +14,7 @@ from filelock import FileLock
 from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
 from luthier.core.errors import InputError, LuthierError
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from workshop import RECIPE, own_cache, small_recipe, tiny_model
@@ -178,10 +179,11 @@ def test_a_refused_order_is_answered_once_the_policy_allows_it(
     assert run_command(["plan", "both.yaml"]) == 0
     assert capsys.readouterr().out.startswith("tune: the coordinator can see the update of each site")
     ends = list[str]()
+    events = list[RunEvent]()
 
     def coordinate() -> None:
         try:
-            Recipe.load(places / "both.yaml").run()
+            Recipe.load(places / "both.yaml").run(RunEventEmitter(events.append))
             ends.append("made")
         except LuthierError as error:
             ends.append(str(error))
@@ -198,3 +200,5 @@ def test_a_refused_order_is_answered_once_the_policy_allows_it(
     assert "policy.yaml:" in ends[0]
     assert "at most 1" in ends[0]
     assert ends[1:] == ["made"]
+    answers = [event for event in events if event.unit == "answers"]
+    assert [(event.done, event.total, event.measures["waits_for"]) for event in answers[-2:]] == [(0, 1, "north")] * 2

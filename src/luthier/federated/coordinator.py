@@ -17,9 +17,11 @@ from pydantic import BaseModel
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import RunEventEmitter, format_counted_noun
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.local import FederatedTraining, SharedModel
 from luthier.federated.measure import pool_sums
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from luthier.federated.steps.federate import Federate
 
 STATE = "federation.state"
+LEFT_OUT = "left_out.json"
 RECORD = "federation.json"
 _REPORTED_SITES = 20
 """Above so many, a round tells how far it is."""
@@ -95,7 +98,8 @@ class Federation:
             return step.transport.open_channel(work, step.sites)
         if step.partition is not None:
             return self._open_partition(step.partition)
-        workers, masks = {}, build_local_masks(work, step.sites) if step.secure is not None else {}
+        keyed = step.secure is not None or step.decontaminate is not None
+        workers, masks = {}, build_local_masks(work, step.sites) if keyed else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
@@ -148,6 +152,8 @@ class Federation:
             least=step.least if step.secure is not None else None,
             privacy=step.privacy,
             personal=None if step.personal is None else dump_given_settings(step.personal),
+            decontaminate=step.decontaminate,
+            compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
         orders = {
             name: order.model_copy(update={"group": group}) for name, group in self._sum.list_groups(channel).items()
@@ -159,8 +165,11 @@ class Federation:
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
         known = rows if step.secure is None else "numbers of rows that are masked"
+        known = known if step.decontaminate is None else "rows that are compared first"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
         classes = _unite_classes(found) if self._wants_classes else {}
+        if step.decontaminate is not None:
+            self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
         self._check_parts(initial)
         return FederationState(initial, {}, (), tuple(found), classes)
@@ -182,6 +191,15 @@ class Federation:
         """The weights that travel."""
         return given._replace(moving={name: value for name, value in given.moving.items() if not self._keeps(name)})
 
+    def _decontaminate(self, channel: SiteChannel, settings: DecontaminationSettings) -> None:
+        """Have sites leave out what others hold out, and keep what they tell of it."""
+        from luthier.federated.decontamination.exchange import DecontaminationExchange
+
+        found = DecontaminationExchange(channel, settings, self._work.scratch / REPLIES, self._read).run()
+        write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
+        told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
+        self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""
         number, shared = len(state.rounds) + 1, self._list_shared(state.given)
@@ -194,7 +212,7 @@ class Federation:
         }
         unmask: Callable[[Any], Any] | None = None
         if self._sum.stages == 1:
-            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
+            answers = channel.iterate_answers(self._sum.find_number(number), dict.fromkeys(sites, message))
         else:
             masked_round = self._sum.open_masked_round(channel, number, message, self._read)
             gathered = masked_round.gather(dict.fromkeys(sites, message))
@@ -303,7 +321,7 @@ class Federation:
         needed = bool(self._step.metrics) or self._step.personal is not None
         weights = pack_weights(self._list_shared(state.given)) if needed else {}
         final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
-        number = self._step.rounds * self._sum.stages + 1
+        number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
         return {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
 
@@ -390,8 +408,11 @@ class Federation:
         )
         record.write(folder)
         rounds = [entry.model_dump(mode="json") for entry in state.rounds]
-        more = {name: found for name, found in (("metrics", pooled), ("personal", personal)) if found}
-        write_settings(folder / RECORD, {"rounds": rounds, **more})
+        left_out = {} if step.decontaminate is None else json.loads((self._work.scratch / LEFT_OUT).read_bytes())
+        optional = {"left_out": left_out, "metrics": pooled, "personal": personal}
+        write_settings(
+            folder / RECORD, {"rounds": rounds, **{name: found for name, found in optional.items() if found}}
+        )
         lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")

@@ -307,11 +307,31 @@ class FederatedTraining(TrainingRun):
             self._given = self._given._replace(moving={**self._given.moving, **given})
         if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
             raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
+        if not self._is_adapted:
+            self._check_beginning(own)
         set_global_weights(model, self._given, self._scale_of(model))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _check_beginning(self, fresh: Mapping[str, Tensor]) -> None:
+        """`MessageRefused` unless weights that no round has moved yet are those that recipe and seed begin with.
+
+        Weights that a coordinator chose could sort rows by their words into numbers of their own, which no sum hides
+        (Fowl et al., 2022).
+        """
+        import torch
+
+        assert self._given is not None, "weights are given before a round"
+        for name, value in self._given.moving.items():
+            restarts = self._aggregator.restarts and (DOWN in name or UP in name)
+            before = range(0 if restarts else self._round)
+            if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):
+                continue
+            begun = fresh[name].detach().to(value.device, value.dtype)
+            if not torch.allclose(value, begun, rtol=1e-4, atol=1e-6):  # machines round the last bits differently
+                raise MessageRefused(f"the coordinator sends {name} other than recipe and seed begin it")
 
     def _shares_model(self, given: GlobalWeights) -> bool:
         return self._shares and not given.base

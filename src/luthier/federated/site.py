@@ -6,7 +6,6 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,9 +29,14 @@ from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
+    COMPARISONS,
     QUESTIONS,
     STAGES,
+    BlindedRows,
+    BlindRequest,
+    ComparisonRequest,
     Enrolled,
+    EvaluatedRows,
     FederationMessage,
     Final,
     KeyList,
@@ -40,6 +44,7 @@ from luthier.federated.messages import (
     Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
@@ -103,7 +108,7 @@ def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
     """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
     try:
         return build_local_tune(order.tune, order.local, order.rounds, order.privacy), Aggregator.parse(order.sum)
-    except (ValidationError, PydanticCustomError, TypeError) as error:
+    except (ValidationError, PydanticCustomError, TypeError, RecursionError, OverflowError) as error:
         raise MessageRefused("the order's settings are none of a training here") from error
 
 
@@ -158,6 +163,10 @@ class SiteWorker:
         if order_path.is_file():
             self._take_order(FederationMessage.decode(order_path.read_bytes(), Order).header)
 
+    def keeps_answer(self, number: int) -> bool:
+        """Whether the answer to a message is kept here."""
+        return number in self._seen
+
     def answer(self, number: int, content: bytes) -> bytes:
         """The answer to a message by its number (0: the order; then rounds; then the end).
 
@@ -193,8 +202,17 @@ class SiteWorker:
             if number != order.last_number:
                 raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
+        if number <= order.comparisons:
+            if not isinstance(header, COMPARISONS[number - 1]):
+                raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
+            return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
+        if (
+            isinstance(header, COMPARISONS)
+            or header.round != round_number
+            or round_number > order.rounds
+            or not isinstance(header, STAGES[stage])
+        ):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
@@ -225,6 +243,8 @@ class SiteWorker:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
                 raise OrderRefused(why)
+        if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
+            raise OrderRefused("the order compares rows among other sites than this site and its peers")
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
             raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
@@ -242,7 +262,27 @@ class SiteWorker:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
-        return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
+        hidden = order.masks is not None or order.decontaminate is not None
+        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+
+    def _decontaminate(self, order: Order, number: int, message: FederationMessage) -> bytes:
+        """Compare rows with those of the other sites; where some are left out, rounds train on the rest."""
+        from luthier.federated.decontamination.site import SiteDecontamination
+
+        assert order.decontaminate is not None, "only then rows are compared"
+        assert self._masks is not None, "an order without peers was refused"
+        comparison = SiteDecontamination(
+            self._work, self._masks.identity, self._masks.peers, order.decontaminate, order.federation
+        )
+        if isinstance(message.header, BlindRequest):
+            return FederationMessage(BlindedRows(), comparison.ask(number)).encode()
+        if isinstance(message.header, ComparisonRequest):
+            envelopes = comparison.evaluate(number, number - 1, message.tensors)
+            return FederationMessage(EvaluatedRows(), envelopes).encode()
+        count = comparison.leave_out(number - 1, message.tensors, self._policy)
+        least = self._policy.least_class_rows if self._policy is not None else 0
+        told = count >= least and order.masks is None and order.privacy is None
+        return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
@@ -312,7 +352,7 @@ class SiteWorker:
         if (privacy := order.privacy) is None:
             return None
         round_number, stage = order.place_of(number) if number else (None, 0)
-        if stage or (round_number or 0) > order.rounds:
+        if stage or not 1 <= (round_number or 1) <= order.rounds:
             return None
         if privacy.unit == SITE:
             noise = find_site_noise(privacy, order.rounds)
@@ -329,9 +369,9 @@ class SiteWorker:
             loss = update.loss if privacy is None else 0.0
             return encode_update(update.weights, update.rows, loss, order.masks, sites)
         change = clip_change(subtract_weights(update.weights, given.moving), privacy.clip)
-        own = find_site_noise(privacy, order.rounds) * privacy.clip / math.sqrt(order.least or sites)
+        noise = find_site_noise(privacy, order.rounds) * privacy.clip
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
-        return encode_change(change, order.masks, sites, privacy.clip, own, key, label)
+        return encode_change(change, order.masks, sites, privacy.clip, noise, order.least or sites, key, label)
 
     def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""
@@ -453,10 +493,16 @@ class SiteWorker:
         return f"training failed there ({type(error).__name__}); the site's own output tells more"
 
     def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
-        """Where rows are kept as tokens, which depend on the classes."""
-        scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
+        """Where the rows that are trained on are kept as tokens, which depend on the classes."""
+        data, about = self._work.inputs["data"], repr(sorted(classes.items()))
+        if self.order.decontaminate is not None:
+            from luthier.federated.decontamination.site import find_remaining_rows
+
+            data = find_remaining_rows(self._work)
+            about += "" if data is self._work.inputs["data"] else data.digest
+        scratch = self._work.scratch / f"rows-{digest_message(about.encode())[:12]}"
         scratch.mkdir(parents=True, exist_ok=True)
-        return replace(self._work, scratch=scratch, seed=self.order.seed)
+        return replace(self._work, scratch=scratch, seed=self.order.seed, inputs={**self._work.inputs, "data": data})
 
     def _take_order(self, order: Order) -> None:
         self._order = order

@@ -41,6 +41,9 @@ class SiteChannel(ABC):
         answers = self.exchange(number, contents)
         yield from ((name, answers[name]) for name in contents if name in answers)
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - most transports have no limit
+        """Take answers of so many bytes, though what they answer is small."""
+
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
     ) -> dict[str, SentMessage]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
-from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.step import (
     ArtifactSpec,
     ModelRef,
@@ -23,6 +23,7 @@ from luthier.core.step import (
 from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
@@ -33,6 +34,7 @@ from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
     find_federated_privacy_obstacle,
+    find_noise_obstacle,
     find_site_noise,
 )
 from luthier.federated.robust_rule import RobustRule
@@ -146,6 +148,10 @@ class Federate(Step):
     personal: PersonalPart | None = None
     """What stays at each site and never travels: `head`, `lora_b` (with `sum: mean`), or an `adapter` of its own beside
     the shared one. Each site then has a model of its own; a step `site_model` takes it."""
+    decontaminate: DecontaminationSettings | None = None
+    """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
+    `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
+    sites must answer, also with `least`."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
     each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
@@ -181,6 +187,8 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        if self.decontaminate is not None and number < 2:
+            raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
         self._check_variates()
@@ -205,6 +213,10 @@ class Federate(Step):
         for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
             if given is not None:
                 raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.decontaminate is not None:
+            raise ValueError(
+                "simulated sites have training rows alone; leave `decontaminate` out, and use the operator of `prepare`"
+            )
         if self.metrics:
             raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
 
@@ -282,6 +294,15 @@ class Federate(Step):
         except ValidationError as error:
             raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
 
+    def _check_noise(self) -> None:
+        """`RecipeError` where the sites' shares of noise have no room in the ring."""
+        if self.secure is None or self.privacy is None or self.privacy.unit != SITE:
+            return
+        number = len(self.site_names)
+        why = find_noise_obstacle(self.secure, number, self.privacy.clip, self.site_noise, self.least or number)
+        if why:
+            raise RecipeError(why, where=SourceLocation(field="privacy"), hint="see `secure.bound` and `secure.rows`")
+
     @property
     def site_noise(self) -> float:
         """Standard deviation of the noise in the sum of sites' changes; 0 where no promise is made to sites."""
@@ -311,6 +332,7 @@ class Federate(Step):
         model = describe_step_model(plan_context)
         if model is not None:
             self._agree(model)
+        self._check_noise()
         tune, more = self.build_site_tune(), list[StepCostEstimate]()
         costs = [self._estimate_site(plan_context, at, tune) for at in range(len(self.sites))]
         if self.personal is not None and (own := self.personal.build_tune(tune)) is not None:
@@ -406,6 +428,8 @@ class Federate(Step):
             text += f"; {self.personal.describe(self.tune, model)}"
             if self.privacy is not None and self.privacy.unit == SITE:
                 text += "; the promise to each site is for what travels, and not for its own model"
+        if self.decontaminate is not None:
+            text += "; training rows that nearly repeat what another site holds out are left out"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
