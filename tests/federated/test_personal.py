@@ -46,6 +46,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "head of all weights": {"personal": "head", "sum": "mean", "tune": FULL_HEADED},
     "adapter": {"personal": {"kind": "adapter", "r": 2, "local": {"steps": 2}}, "sum": "ffa"},
 }
+PARTS["adapter beside a head"] = {**PARTS["adapter"], "sum": "stack", "tune": HEADED}
 STAYS = {"lora_b": "lora_B", "head": "score", "head of all weights": "score"}
 
 
@@ -153,7 +154,7 @@ def test_a_part_never_travels_and_every_site_has_a_model_of_its_own(
         take(sites, made, site="north", base=made)
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if name != "adapter"])
+@pytest.mark.parametrize("name", list(STAYS))
 def test_one_site_in_one_round_has_the_model_of_a_plain_training(name: str, sites: Sites) -> None:
     settings = {**PARTS[name], "sum": "mean" if name != "head" else "factors"}
     made = sites.federate(sites.step(["north"], rounds=1, **settings))
@@ -185,7 +186,7 @@ def test_a_sites_own_adapter_is_a_training_on_top_of_the_shared_model(sites: Sit
     assert drawn < away
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if name != "adapter"])
+@pytest.mark.parametrize("name", list(STAYS))
 def test_sites_with_the_same_rows_have_the_model_of_a_federation_without_a_part(name: str, tmp_path: Path) -> None:
     rows = examples(16)
     sites = build_sites(tmp_path, {"north": rows, "south": rows})

@@ -325,6 +325,8 @@ class FederatedTraining(TrainingRun):
 
         assert self._given is not None, "weights are given before a round"
         for name, value in self._given.moving.items():
+            if self._keeps(name):
+                continue  # the site's own
             restarts = self._aggregator.restarts and (DOWN in name or UP in name)
             before = range(0 if restarts else self._round)
             if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):
