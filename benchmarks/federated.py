@@ -421,6 +421,100 @@ def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> 
         print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
 
 
+SNIPS = Path("/work/shared/data/snips")
+"""Spoken requests with one of seven intents, where they are (Coucke et al., 2018)."""
+
+
+def read_requests(each: int) -> list[tuple[str, str]]:
+    """So many requests of each intent, in turn, with their intent."""
+    found = []
+    for path in sorted(SNIPS.glob("train_*.json")):
+        intent = path.stem.removeprefix("train_")
+        entries = json.loads(path.read_text(encoding="utf-8"))[intent]
+        step = max(1, len(entries) // each)
+        texts = ["".join(part["text"] for part in entry["data"]) for entry in entries[::step][:each]]
+        found.append([(text.strip(), intent) for text in texts])
+    return [one for some in zip(*found, strict=True) for one in some]
+
+
+def build_skewed_sites(root: Path, parts: dict[str, list[tuple[str, str]]]) -> Any:
+    """Sites whose own held-out rows are every third of theirs."""
+    import tuning
+    from federations import build_sites
+
+    def build(some: list[tuple[str, str]]) -> Any:
+        return [tuning.chat(text, intent, line) for line, (text, intent) in enumerate(some)]
+
+    intents = sorted({intent for some in parts.values() for _, intent in some})
+    held_out = {name: build(some[::3]) for name, some in parts.items()}
+    table = tuning._data
+
+    def write(folder: Path, splits: dict[str, Any]) -> None:
+        table(folder, {**splits, "test": held_out[next(names)]})
+        path = folder / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "labels": intents}))
+
+    import federations
+
+    names, federations._data = iter(parts), write
+    sites = build_sites(
+        root, {name: build([one for at, one in enumerate(some) if at % 3]) for name, some in parts.items()}
+    )
+    federations._data = table
+    return sites
+
+
+def compare_personal(each: int, rounds: int, epochs: int) -> None:
+    """Five sites whose requests differ: accuracy on the sites' own held-out requests by the shared model, and by the
+    models that sites have for themselves."""
+    import numpy
+
+    from luthier.federated.partition import _draw_shares, _fill_small_sites
+
+    if not SNIPS.is_dir():
+        print("  skipped: the requests of SNIPS are not here", flush=True)
+        return
+    rows = read_requests(each)
+    intents = sorted({intent for _, intent in rows})
+    dealt = _draw_shares([intent for _, intent in rows], 5, 0.1, numpy.random.default_rng(3))
+    _fill_small_sites(dealt, 30)
+    skewed = {f"site{at}": [rows[index] for index in indices] for at, indices in enumerate(dealt)}
+    renamed = {
+        f"site{at}": [(text, intents[(intents.index(intent) + at) % len(intents)]) for text, intent in rows[at::5]]
+        for at in range(5)
+    }
+    technique = {"kind": "lora", "r": 16}
+    tune = {"technique": technique, "objective": {"kind": "classify", "head": "sequence"}, "learning_rate": 5e-3}
+    adapter = {"kind": "adapter", "r": 8, "local": {"epochs": float(rounds * epochs) / 2}}
+    kinds: dict[str, dict[str, Any]] = {
+        "shared": {"sum": "factors"},
+        "head": {"sum": "factors", "personal": "head"},
+        "lora_b": {"sum": "mean", "personal": "lora_b"},
+        "adapter": {"sum": "factors", "personal": adapter},
+    }
+    for case, parts in (("dirichlet_0.1", skewed), ("other_names_of_classes", renamed)):
+        found = {}
+        with tempfile.TemporaryDirectory() as root:
+            sites = build_skewed_sites(Path(root), parts)
+            for kind, settings in kinds.items():
+                step = sites.step(
+                    list(parts), rounds=rounds, local={"epochs": epochs}, tune=tune, metrics=["accuracy"], **settings
+                )
+                started = time.process_time()
+                made = sites.federate(step, digest=f"{len(found)}e" * 16).read_json("federation.json")
+                metric = made["metrics"]["accuracy"]
+                each_site = " ".join(f"{one['value']:.2f}" for one in metric["sites"].values())
+                found[kind] = metric["value"]
+                sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in made["rounds"]) / 1e3 / rounds
+                print(
+                    f"  {case}, {kind}: accuracy {metric['value']:.3f} on {metric['rows']} own rows ({each_site}), "
+                    f"{sent:.0f} kB a round and site, {time.process_time() - started:.0f} CPU s",
+                    flush=True,
+                )
+        for kind in list(kinds)[1:]:
+            print_figure(f"personal_{kind}_{case}", round(found[kind] - found["shared"], 4), "> 0", "accuracy")
+
+
 def measure_simulation(number: int, model: Path | None) -> None:
     """Simulated sites of eight rows, one round of one step each: what all of it takes beside the steps alone, and its
     memory beside that of two sites."""
@@ -562,7 +656,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
     parser.add_argument(
         "--only",
-        choices=("masks", "dropouts", "decontaminate", "pooled", "poisoned", "simulation", "flower", "equal", "uneven"),
+        choices=(
+            "masks",
+            "dropouts",
+            "decontaminate",
+            "pooled",
+            "poisoned",
+            "simulation",
+            "flower",
+            "equal",
+            "uneven",
+            "personal",
+        ),
         help="one part alone",
     )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
@@ -604,6 +709,9 @@ def main() -> None:
         print("two of ten sites poisoned", flush=True)
         rules = ("krum",) if quick else ("krum", "geometric_median")
         compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)

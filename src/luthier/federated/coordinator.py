@@ -338,8 +338,8 @@ class Federation:
 
     def _end(self, channel: SiteChannel, state: FederationState) -> dict[str, Measured]:
         """Tell the sites that it is over, with the last weights where they need them; returns their answers."""
-        wanted = bool(self._step.metrics) or self._step.personal is not None
-        weights = pack_weights(self._list_shared(state.given)) if wanted else {}
+        needed = bool(self._step.metrics) or self._step.personal is not None
+        weights = pack_weights(self._list_shared(state.given)) if needed else {}
         final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
         number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
