@@ -41,7 +41,7 @@ parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
-# least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
+# least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.local import FederatedTraining, SharedModel
+from luthier.federated.masked_round import MaskedRound
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
     Enrolled,
@@ -143,12 +144,10 @@ class Federation:
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            least=step.least if step.secure is not None else None,
             privacy=step.privacy,
         )
-        orders = {
-            name: order.model_copy(update={"group": group}) for name, group in self._sum.list_groups(channel).items()
-        }
+        groups = self._sum.describe_groups(channel)
+        orders = {name: order.model_copy(update=about) for name, about in groups.items()}
         answers = channel.exchange(
             0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
         )
@@ -171,14 +170,13 @@ class Federation:
         expected = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
-        unmask: Callable[[Any], Any] | None = None
+        masked_round: MaskedRound | None = None
         if self._sum.stages == 1:
             answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
         else:
-            masked_round = self._sum.open_masked_round(channel, number, message, self._read)
+            masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
             gathered = masked_round.gather(dict.fromkeys(sites, message))
             answers = ((name, gathered[name]) for name in sites if name in gathered)
-            unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
@@ -201,8 +199,11 @@ class Federation:
             updates[name] = update
             if len(sites) > _REPORTED_SITES:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
-        self._require_sites(updates, sites, f"answered in round {number}")
-        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, unmask)
+        due = sites if masked_round is None else masked_round.list_sites(sites)
+        self._require_sites(updates, due, f"answered in round {number}")
+        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, masked_round)
+        if masked_round is not None:
+            updates = {name: update for name, update in updates.items() if name in masked_round.list_survivors()}
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,

@@ -95,7 +95,7 @@ class SitePolicy(BaseModel):
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
     least_group: int | None = Field(default=None, ge=3)
-    """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
+    """How many sites the sum of a group must be over at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
     require_masks: bool = False
     """Whether an order without masks is refused, under which the coordinator would see this site's own update."""
@@ -185,8 +185,10 @@ class SitePolicy(BaseModel):
         for metric in order.metrics:
             if metric.get("kind") not in self.metrics:
                 raise self.build_refusal("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
-        if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
+        remaining = order.least or len(order.group)
+        if order.masks is not None and order.masks.groups and remaining < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
+            what += f", of which {remaining} must remain" if order.least else ""
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
