@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from luthier.core.component import Component
@@ -40,6 +41,9 @@ class SiteChannel(ABC):
         answers = self.exchange(number, contents)
         yield from ((name, answers[name]) for name in contents if name in answers)
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - most transports have no limit
+        """Take answers of so many bytes, though what they answer is small."""
+
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
     ) -> dict[str, SentMessage]:
@@ -47,6 +51,10 @@ class SiteChannel(ABC):
         they come, and waited for only until there are `least` in all. Returns the answers with the numbers of the
         messages that they answer. Sites that are never late have the plain exchange."""
         return {name: SentMessage(number, answer) for name, answer in self.exchange(number, contents).items()}
+
+    def find_scratch(self, site: str) -> Path | None:
+        """Where a site on this machine keeps what is its own; None for one elsewhere."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -86,6 +94,10 @@ class LocalChannel(SiteChannel):
         """Have each site answer when its answer is asked for."""
         for name, content in contents.items():
             yield from self.exchange(number, {name: content}).items()
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The scratch folder of its worker."""
+        return self._workers[site].scratch
 
     def close(self) -> None:
         """Nothing was opened."""

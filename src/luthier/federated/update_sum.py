@@ -13,6 +13,7 @@ from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.masked_round import MaskedGroup, MaskedRound
 from luthier.federated.masks import MASKED, MaskedSum, MaskSettings, PairMasks, decode_sum
 from luthier.federated.messages import (
+    COMPARISONS,
     STAGES,
     FederationMessage,
     RoundUpdate,
@@ -46,6 +47,10 @@ class UpdateSum:
     def stages(self) -> int:
         """Messages of a round."""
         return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
+
+    def find_number(self, number: int) -> int:
+        """The number of the first message of a round (from 1), or of the message after the last one."""
+        return (0 if self._step.decontaminate is None else len(COMPARISONS)) + (number - 1) * self.stages + 1
 
     def describe_groups(self, channel: SiteChannel) -> dict[str, dict[str, Any]]:
         """What the order tells each site of the sites that it masks its numbers together with: their fingerprints,
@@ -96,7 +101,7 @@ class UpdateSum:
                 least=self._find_group_least(len(names)) or len(names),
             )
             groups.append(MaskedGroup(about, cards))
-        first, folder = (number - 1) * self.stages + 1, self._work.scratch / REPLIES
+        first, folder = self.find_number(number), self._work.scratch / REPLIES
         fewest = 1 if step.robust is None else step.robust.count_needed()
         return MaskedRound(channel, groups, first, folder, read_checked, step.least, fewest, self._work.events.warning)
 
