@@ -50,6 +50,8 @@ optimizers: [adamw]
 sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
+queries: []              # questions that are answered by counts: schema, validate, monitor
+pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out

@@ -41,6 +41,7 @@ from luthier.federated.messages import (
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
+from luthier.federated.queries.schema import SCHEMA_FILE
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -148,6 +149,7 @@ class Federation:
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum, step.personal),
             wants_classes=self._wants_classes,
+            classes=self._read_agreed_classes(),
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
             privacy=step.privacy,
@@ -166,7 +168,9 @@ class Federation:
         known = rows if step.secure is None else "numbers of rows that are masked"
         known = known if step.decontaminate is None else "rows that are compared first"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
-        classes = _unite_classes(found) if self._wants_classes else {}
+        classes = {name: name for name in order.classes} if order.classes else {}
+        if order.asks_classes:
+            classes = _unite_classes(found)
         if step.decontaminate is not None:
             self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
@@ -198,6 +202,22 @@ class Federation:
         write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
         told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
         self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+
+    def _read_agreed_classes(self) -> list[str]:
+        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
+        if (agreed := self._work.inputs.get("classes")) is None:
+            return []
+        where = SourceLocation(field="classes")
+        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
+            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
+        record = agreed.read_json(SCHEMA_FILE)
+        if self._step.privacy is not None and record["privacy"] is None:
+            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
+            raise DataError(what, where=where, hint="give that step `privacy`, too")
+        if len(record["classes"]) < 2:
+            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
+            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
+        return [str(name) for name in record["classes"]]
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part."""

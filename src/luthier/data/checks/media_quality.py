@@ -19,6 +19,7 @@ from luthier.data.check import (
     Check,
     CheckResult,
     PlantedFaults,
+    Summed,
     format_exclude_setting,
     format_percent,
     severity_of_share,
@@ -49,6 +50,7 @@ class MediaQuality(Check):
     kind: Literal["media_quality"] = "media_quality"
     measures: ClassVar[Mapping[str, str]] = {"media.faulty": "share of rows with a faulty picture or sound"}
     false_alarms: ClassVar[float] = 0.005
+    summed: ClassVar[Summed] = "within"
 
     blank: float = Field(default=2.0, ge=0, le=128)
     """Standard deviation of the gray values (0 to 255) below which a picture is blank."""

@@ -17,6 +17,7 @@ from luthier.data.check import (
     Check,
     CheckResult,
     PlantedFaults,
+    Summed,
     format_exclude_setting,
     format_percent,
     severity_of_share,
@@ -40,6 +41,7 @@ class NoSpeech(Check):
     measures: ClassVar[Mapping[str, str]] = {"media.no_speech": "share of rows with a sound in which nobody speaks"}
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02
+    summed: ClassVar[Summed] = "within"
 
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """How sure the detector must be of speech, as a probability."""

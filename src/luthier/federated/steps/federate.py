@@ -154,6 +154,9 @@ class Federate(Step):
     """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
     `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
     sites must answer, also with `least`."""
+    classes: Annotated[str | None, Reads("findings", optional=True)] = None
+    """The step `validate_sites` by which sites agreed on the classes, for objectives over classes; then no site names
+    any. When not given, each site names those that enough of its rows have."""
     metrics: tuple[Metric, ...] = ()
     """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
     each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
@@ -193,6 +196,8 @@ class Federate(Step):
             raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
+        if self.classes is not None and not isinstance(self.tune.objective, Classify):
+            raise ValueError(f"{self.tune.objective.kind} has no classes; leave `classes` out, or take classify")
         self._check_variates()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
@@ -295,7 +300,7 @@ class Federate(Step):
             return
         why = find_federated_privacy_obstacle(
             privacy,
-            wants_classes=isinstance(self.tune.objective, Classify),
+            wants_classes=isinstance(self.tune.objective, Classify) and self.classes is None,
             metrics=bool(self.metrics),
             mean=self.sum.linear and self.sum.exact,
         )
