@@ -433,8 +433,10 @@ class SiteWorker:
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
             raise MessageRefused("this site has no peers to mask its numbers towards")
-        masks = self._masks.within(self.order.group)
-        return DropoutMasks(masks.identity, masks.peers, self._work.scratch)
+        peers = self._masks.peers
+        if self._order is not None:
+            peers = {fingerprint: card for fingerprint, card in peers.items() if fingerprint in self._order.group}
+        return DropoutMasks(self._masks.identity, peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by
