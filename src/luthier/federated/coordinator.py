@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from luthier.core.events import RunEventEmitter, format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
+from luthier.federated.control_variates import add_variates, move_shared
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
+from luthier.federated.late import LateAnswers
 from luthier.federated.local import FederatedTraining, SharedModel
 from luthier.federated.measure import pool_sums
 from luthier.federated.messages import (
@@ -137,6 +139,7 @@ class Federation:
             rounds=step.rounds,
             local=step.local,
             proximal=step.proximal,
+            control_variates=step.control_variates,
             seed=self._work.seed,
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum),
@@ -146,12 +149,14 @@ class Federation:
             least=step.least if step.secure is not None else None,
             privacy=step.privacy,
         )
+        groups = self._sum.list_groups(channel)
         orders = {
-            name: order.model_copy(update={"group": group}) for name, group in self._sum.list_groups(channel).items()
+            name: order.model_copy(
+                update={"group": groups.get(name, []), "place": place if step.control_variates else 0}
+            )
+            for place, name in enumerate(channel.sites)
         }
-        answers = channel.exchange(
-            0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
-        )
+        answers = channel.exchange(0, {name: FederationMessage(own).encode() for name, own in orders.items()})
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -159,33 +164,35 @@ class Federation:
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
         classes = _unite_classes(found) if self._wants_classes else {}
         initial = self._training.initial_weights(classes)
-        return FederationState(initial, {}, (), tuple(found), classes)
+        variates = {}
+        if step.control_variates:
+            variates = {name: value.new_zeros(value.shape) for name, value in initial.moving.items()}
+        all_rows = float(sum(entry.rows or 0 for entry in found.values()))
+        return FederationState(initial, {}, (), tuple(found), classes, variates, all_rows)
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
-        """One round with all sites that take part."""
+        """One round with all sites that take part, and those that are late."""
         number = len(state.rounds) + 1
-        message = FederationMessage(
-            RoundStart(round=number, classes=dict(state.classes)), pack_weights(state.given)
-        ).encode()
-        sites, question_digest = self._choose_sites(state, number), digest_message(message)
-        expected = {
+        moving = {
             name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
-        unmask: Callable[[Any], Any] | None = None
-        if self._sum.stages == 1:
-            answers = channel.iterate_answers(number, dict.fromkeys(sites, message))
-        else:
-            masked_round = self._sum.open_masked_round(channel, number, message, self._read)
-            gathered = masked_round.gather(dict.fromkeys(sites, message))
-            answers = ((name, gathered[name]) for name in sites if name in gathered)
-            unmask = masked_round.unmask
+        shared = {name: state.variates[name] for name in moving} if self._step.control_variates else {}
+        message = self._write_round_start(channel, state, number, shared)
+        expected, given = add_variates(moving, shared), state.given.moving
+        late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number)
+        chosen = self._choose_sites(state, number)
+        sites = [name for name in state.sites if name in late.sent or name in chosen]
+        asked = {name: message for name in sites if name not in late.sent}
+        answers, unmask = self._ask(channel, number, message, asked, late)
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
+        waiting = {name: late.find_question(name, message) for name in sites} if self._step.late is not None else {}
         for name, answer in answers:
+            waiting.pop(name, None)
             try:
                 update = self._read(name, answer, RoundUpdate)
-                if (update.header.round, update.header.answers) != (number, question_digest):
+                if (update.header.round, update.header.answers) != late.find_question(name, message):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
                 self._sum.check(name, update, expected)
@@ -194,6 +201,7 @@ class Federation:
                     raise
                 self._work.events.warning(f"the update of site {name} is left out: {error.message}")
                 continue
+            update = update._replace(tensors=late.bring_up(name, update.tensors, given))
             digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
             if total is not None:
                 total.add(update.tensors, update.header.rows)
@@ -202,19 +210,24 @@ class Federation:
             if len(sites) > _REPORTED_SITES:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
         self._require_sites(updates, sites, f"answered in round {number}")
-        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, unmask)
-        given, server = self._apply(state, combined)
+        found = self._sum.combine(updates, expected, given, total, unmask)
+        all_rows = state.all_rows or (found.rows or 0) * len(state.sites) / len(updates)
+        if shared:
+            assert found.rows is not None, "rows are hidden by a promise to sites alone, which has no variates"
+            shared = move_shared(shared, found.variates, found.rows, all_rows)
+        weights, server = self._apply(state, found.combined)
         record = RoundRecord(
             round=number,
-            rows=rows,
-            loss=loss,
-            error=combined.error,
+            rows=found.rows,
+            loss=found.loss,
+            error=found.combined.error,
             sites={
                 name: SiteRound(
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
                     digest=digests[name],
+                    age=late.find_age(name),
                 )
                 for name, update in updates.items()
             },
@@ -222,7 +235,40 @@ class Federation:
             down_bytes=len(message),
             up_bytes=up_bytes,
         )
-        return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+        return state._replace(
+            given=weights,
+            server=server,
+            rounds=(*state.rounds, record),
+            variates={**state.variates, **shared},
+            all_rows=all_rows,
+            waiting=waiting,
+        )
+
+    def _ask(
+        self, channel: SiteChannel, number: int, message: bytes, asked: Mapping[str, bytes], late: LateAnswers
+    ) -> tuple[Iterable[tuple[str, bytes]], Callable[[Any], Any] | None]:
+        """The answers of sites in their order, and what takes masks out of the sum where sites may drop out."""
+        if self._step.late is not None:
+            late.keep(message)
+            gathered = channel.exchange_with_late(number, asked, late.sent, self._step.least or 0)
+            return [(name, gathered[name]) for name in channel.sites if name in gathered], None
+        if self._sum.stages == 1:
+            return channel.iterate_answers(number, asked), None
+        masked_round = self._sum.open_masked_round(channel, number, message, self._read)
+        gathered = masked_round.gather(asked)
+        return [(name, gathered[name]) for name in asked if name in gathered], masked_round.unmask
+
+    def _write_round_start(
+        self, channel: SiteChannel, state: FederationState, number: int, shared: Mapping[str, Tensor]
+    ) -> bytes:
+        """The message that begins a round, the same for all sites."""
+        counted = state.find_counted() if self._step.control_variates else {}
+        header = RoundStart(
+            round=number,
+            classes=dict(state.classes),
+            counted=[counted.get(name, 0) for name in channel.sites] if counted else [],
+        )
+        return FederationMessage(header, add_variates(pack_weights(state.given), shared)).encode()
 
     def _apply(self, state: FederationState, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""

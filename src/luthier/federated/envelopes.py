@@ -82,28 +82,26 @@ class EnvelopeChannel(SiteChannel):
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
-        found = self.exchange_with_late(number, contents, {}, len(contents))
-        return {name: found[name].content for name in contents if name in found}
+        return self.exchange_with_late(number, contents, {}, len(contents))
 
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
-    ) -> dict[str, SentMessage]:
+    ) -> dict[str, bytes]:
         """The same, with answers to earlier messages among those that come."""
-        sent = {**late, **{name: SentMessage(number, content) for name, content in contents.items()}}
+        sent = {**{name: SentMessage(number, content) for name, content in contents.items()}, **late}
         for name, message in sent.items():
             if name in contents or self._sent.get(name) != message.number:
                 self._put(name, message)
-        found: dict[str, SentMessage] = {}
+        found: dict[str, bytes] = {}
         end = monotonic() + self._wait_s
         while True:
             gone = self.list_gone()
             for name, message in sent.items():
                 if name not in found and (envelope := self._post.get(name, message.number)) is not None:
-                    answer = self._identity.open(envelope, self.cards[name], self._work.digest, message.number)
-                    found[name] = SentMessage(message.number, answer)
+                    found[name] = self._identity.open(envelope, self.cards[name], self._work.digest, message.number)
             waiting = [name for name in sent if name not in found and name not in gone]
             if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
-                return {name: found[name] for name in self.sites if name in found}
+                return {name: found[name] for name in sent if name in found}
             sleep(POLL_S)
 
     def _put(self, name: str, message: SentMessage) -> None:

@@ -24,6 +24,7 @@ from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.dropout_masks import check_least
+from luthier.federated.late import LateSettings, find_late_obstacle
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
@@ -132,6 +133,10 @@ class Federate(Step):
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered."""
+    late: LateSettings | None = None
+    """Use an update that comes after its round in a later one, by its age (FedBuff, Nguyen et al., 2022): `{}` for the
+    usual three rounds. For sites elsewhere or in processes, with `least`; for `ffa`, `factors` and `mean`, without
+    masks."""
     privacy: FederatedPrivacy | None = None
     """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
     Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
@@ -177,6 +182,7 @@ class Federate(Step):
         self._check_privacy()
         self._check_robust(number)
         self._check_variates()
+        self._check_late()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
@@ -257,6 +263,22 @@ class Federate(Step):
             raise ValueError("control variates are a mean, which one poisoned site moves; leave `robust` out")
         if self.rounds == 1 or self._count_sites() == 1:
             raise ValueError("control_variates change nothing in one round, or at one site; leave them out")
+
+    def _check_late(self) -> None:
+        """`ValueError` where no update can be late, or a late one cannot be used."""
+        if self.late is None:
+            return
+        if self.secure is not None:
+            raise ValueError(
+                "masks cancel in the sum of their own round alone, so a late update is noise; leave `late` or `secure` "
+                "out"
+            )
+        if self.transport is None:
+            raise ValueError("sites in this process are never late; leave `late` out, or set a `transport`")
+        if self.least is None or self.least == self._count_sites():
+            raise ValueError("a round waits for all sites, so none is late; set `least` to go on without some")
+        if why := find_late_obstacle(self.sum):
+            raise ValueError(f"{why}; leave `late` out, or take ffa, factors or mean")
 
     def _check_privacy(self) -> None:
         """`ValueError` for what breaks the promise."""
