@@ -386,7 +386,7 @@ def test_what_was_made_before_the_recipe_changed_is_named(
     assert run_command(["export", "changed.yaml:tune", "--to", str(tmp_path / "out")]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "the step 'tune' is not made with these settings; runs that made it with others: " in said
-    assert "`luthier run changed.yaml` makes it" in said
+    assert "`luthier run changed.yaml --only tune` makes it" in said
     run = re.findall(r"`luthier export ([0-9a-f]{12}):tune --to ", said)[0]
     before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest
     assert artifact_of(f"{run}:tune").artifact.digest == before

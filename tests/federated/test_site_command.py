@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
+from luthier.core.errors import InputError, LuthierError
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from workshop import RECIPE, own_cache, small_recipe
@@ -108,3 +111,50 @@ def test_other_rows_are_another_card(places: Path) -> None:
         (places / "north" / path).unlink()
     assert run_command(words) == 0
     assert Recipe.load(places / "both.yaml").steps["tune"].contents(places) != first
+
+
+def test_a_site_whose_recipe_names_no_base_model_is_told_before_keys_are_made(
+    places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = places / "recipe.yaml"
+    recipe.write_text(re.sub(r"(?m)^model:.*\n", "", recipe.read_text()))
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command(words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "(model): the recipe names no base model" in said
+    assert "write `model: smollm2-135m-instruct`" in said
+    assert not (places / "north").exists()
+
+
+def test_a_refused_order_is_answered_once_the_policy_allows_it(
+    places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command(words) == 0
+    capsys.readouterr()
+    assert run_command(["plan", "both.yaml"]) == 0
+    assert capsys.readouterr().out.startswith("tune: the coordinator can see the update of each site")
+    ends = list[str]()
+
+    def coordinate() -> None:
+        try:
+            Recipe.load(places / "both.yaml").run()
+            ends.append("made")
+        except LuthierError as error:
+            ends.append(str(error))
+
+    for rounds in ("1", "20"):  # the order is for two
+        set_policy(places / "north", rounds=rounds, approval="never", least_rows="20")
+        server = open_site(Workspace.open(places), places / "north", print)
+        thread = threading.Thread(target=coordinate)
+        thread.start()
+        with FileLock(places / "north" / "serve.lock"), pytest.raises(InputError, match="another process answers"):
+            server.run()
+        server.run(lambda alive=thread.is_alive: not alive(), once=True)
+        thread.join()
+    assert "policy.yaml:" in ends[0]
+    assert "at most 1" in ends[0]
+    assert ends[1:] == ["made"]

@@ -108,7 +108,8 @@ def test_a_report_that_lacks_steps_leaves_the_finished_one_and_names_its_run(mad
     said = " ".join(made.said.split())
     assert "without sft, more, report: the step 'report' is not made with these settings" in said
     assert f"{made.with_override} (" in said
-    assert f"`luthier report recipe.yaml {OVERRIDE}` takes the latest; `luthier run recipe.yaml` makes it" in said
+    assert f"`luthier report recipe.yaml {OVERRIDE}` takes the latest" in said
+    assert "`luthier run recipe.yaml` makes it" in said
 
 
 def test_a_report_says_how_many_rows_were_trained_on(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +183,7 @@ def test_what_is_not_made_is_told_with_the_runs_that_made_it(made: Made, capsys:
     assert f"UTC, without overrides), {made.with_override} (" in said
     assert f"UTC, {OVERRIDE})" in said
     assert "`luthier export recipe.yaml:sft --to out --format merged` takes the latest" in said
-    assert "`luthier run recipe.yaml steps.sft.max_train_samples=24` makes it" in said
+    assert "`luthier run recipe.yaml steps.sft.max_train_samples=24 --only sft` makes it" in said
 
 
 def test_a_step_is_not_told_with_what_another_of_its_kind_made(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,6 +190,8 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, on: On = None, 
     if as_json:
         print_json(recipe_plan.as_json())
         return
+    for statement in recipe_plan.statements:
+        print_line(statement)
     rows = []
     for step in recipe_plan:
         cost = step.forecast
@@ -217,6 +219,8 @@ def _print_placed(what: RecipePlan, on: Sequence[str], *, as_json: bool) -> None
         steps = {cost.name: found["steps"][cost.name] | {"placed": cost.as_json()} for cost in costs}
         print_json(found | {"steps": steps})
         return
+    for statement in what.statements:
+        print_line(statement)
     rows = []
     for cost in costs:
         if cost.cached:

@@ -1,4 +1,4 @@
-"""Commands of a site that takes part in federations: site init, serve, log."""
+"""Commands of a site that takes part in federations: site init, serve, approve, log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from luthier.cli.workspace import current_workspace
 from luthier.core.errors import InputError, SourceLocation
 
 site_app = typer.Typer(
-    help="Take part in federations with rows that stay here: init, serve, log.",
+    help="Take part in federations with rows that stay here: init, serve, approve, log.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -61,18 +61,24 @@ def site_init(  # the options of a command
 @site_app.command("serve")
 def site_serve(
     folder: Folder,
-    approve: Annotated[
-        str | None, typer.Option(metavar="DIGEST", help="Approve the order that waits under this beginning first.")
-    ] = None,
     once: Annotated[bool, typer.Option("--once", help="End when a federation has ended.")] = False,
 ) -> None:
     """Answer a coordinator's messages as far as the policy allows."""
-    from luthier.commands import site
+    from luthier.commands.site import open_site
 
     workspace = current_workspace()
-    if approve is not None:
-        print_line(f"approved {site.approve(workspace.resolve(folder), approve)}")
-    site.open_site(workspace, workspace.resolve(folder), print_line).run(once=once)
+    open_site(workspace, workspace.resolve(folder), print_line).run(once=once)
+
+
+@site_app.command("approve")
+def site_approve(
+    folder: Folder,
+    order: Annotated[str, typer.Argument(metavar="DIGEST", help="How the digest of the order that waits begins.")],
+) -> None:
+    """Approve an order that waits; a `site serve` that runs answers it then."""
+    from luthier.commands.site import approve
+
+    print_line(f"approved {approve(current_workspace().resolve(folder), order)}")
 
 
 @site_app.command("log")

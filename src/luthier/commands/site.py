@@ -16,8 +16,10 @@ from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
 from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
+from luthier.models.source import ModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.recipe.locate import CommandTarget, find_artifact, find_plan
+from luthier.recipe.planner import RecipePlan
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
@@ -50,7 +52,7 @@ least_class_rows: 10     # rows of a class below which its name is not sent
 rounds: 20               # most rounds of one federation
 total_rounds: 200        # most rounds of all federations
 hours: 24                # most hours of computing for one federation
-approval: always         # a person approves each order: luthier site serve --approve DIGEST
+approval: always         # a person approves each order: luthier site approve FOLDER DIGEST
 """
 
 
@@ -75,6 +77,8 @@ def create_site(
     if planned is None or planned.step.makes != "dataset":
         hint = f"name the step of {recipe} that prepares the rows"
         raise InputError(f"no step {data!r} makes a data set", where=SourceLocation(field="--data"), hint=hint)
+    if all(step.name != MODEL_STEP for step in plan):
+        _check_base(plan)
     card = create_keys(folder, name, planned.digest)
     lines = "\n".join(
         f"folder: {workspace.resolve(value).absolute()}" if kind == "folder" else f"http: {{url: {value}}}"
@@ -115,10 +119,21 @@ def _open_model(workspace: Workspace, recipe: str, step: str) -> Artifact:
     """The model of a step of the site's recipe, or the recipe's own base, which no step of it may read."""
     plan = find_plan(CommandTarget.read(workspace, recipe))
     known = {planned.name for planned in plan}
-    if step in known or step != MODEL_STEP or plan.recipe.model is None:
+    if step in known or step != MODEL_STEP:
         return find_artifact(CommandTarget.read(workspace, f"{recipe}:{step}")).artifact
-    base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=plan.recipe.model)})
+    base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=_check_base(plan))})
     return run_recipe(base.in_workspace(workspace), None)[MODEL_STEP].artifact
+
+
+def _check_base(plan: RecipePlan) -> ModelSource:
+    """The base model that the site's recipe names; `InputError` where it names none, as one of a plain classifier."""
+    if plan.recipe.model is None:
+        what = "the recipe names no base model, and a site trains the one that the coordinator's recipe names"
+        where = SourceLocation(file=plan.recipe.file, field="model")
+        raise InputError(
+            what, where=where, hint="write `model: smollm2-135m-instruct`, or what the coordinator trains, at its top"
+        )
+    return plan.recipe.model
 
 
 def approve(folder: Path, federation: str) -> str:

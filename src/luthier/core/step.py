@@ -85,6 +85,8 @@ class StepCostEstimate:
     tokens: int | None = None
     how: str = ""
     """One sentence on where the numbers come from."""
+    statement: str = ""
+    """What others learn of the rows while the step runs, and what protects them; a plan begins with it."""
     common_bytes: int | None = None
     """Of the peak, what this process may hold already when the step begins; None: nothing that counts."""
     left_bytes: int = 0

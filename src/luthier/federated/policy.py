@@ -119,7 +119,7 @@ class SitePolicy(BaseModel):
     hours: float = Field(default=24.0, gt=0)
     """Most hours that computing for one federation may take."""
     approval: Literal["always", "never"] = "always"
-    """Whether a person looks at each order first: it waits until `luthier site serve --approve` names it."""
+    """Whether a person looks at each order first: it waits until `luthier site approve` names it."""
     _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
     _path: Path = PrivateAttr(default=Path(POLICY))
 

@@ -165,6 +165,8 @@ class SiteWorker:
             raise
         except LuthierError as error:
             reply = FederationMessage(Rejection(message=self._describe(error))).encode()
+            if number == 0:
+                return reply  # not kept: nothing was computed, and the policy may allow the same order later
         self._keep(number, digest, reply)
         return reply
 
@@ -201,7 +203,10 @@ class SiteWorker:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
             if order.group != whole and not (part and set(order.group) <= set(whole)):
-                raise OrderRefused("the order's group of sites is not the one that this site masks its numbers towards")
+                raise OrderRefused(
+                    "the order masks numbers among other sites than this one and the `peers` of its policy, which must "
+                    "name the card of every site"
+                )
             if len(order.group) < LEAST_SITES:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):

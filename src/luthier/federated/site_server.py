@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from luthier.core.artifact import Artifact
-from luthier.core.errors import LuthierError, SystemResourceError, UnknownName
+from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.events import RunEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
@@ -73,10 +75,19 @@ class SiteServer:
         """Whether a federation ended."""
 
     def run(self, stop: Callable[[], bool] = lambda: False, *, once: bool = False) -> None:
-        """Answer until told to stop; `once`: until a federation has ended."""
-        while not stop() and not (once and self.done):
-            if not self.answer_waiting():
-                time.sleep(POLL_S)
+        """Answer until told to stop; `once`: until a federation has ended.
+
+        `InputError` where another process answers for this site.
+        """
+        try:
+            with FileLock(self._folder / "serve.lock", timeout=0):
+                while not stop() and not (once and self.done):
+                    if not self.answer_waiting():
+                        time.sleep(POLL_S)
+        except Timeout:
+            hint = "stop that one first; an order is approved by `luthier site approve` while it runs"
+            where = SourceLocation(file=str(self._folder))
+            raise InputError("another process answers for this site", where=where, hint=hint) from None
 
     def answer_waiting(self) -> int:
         """Answer what waits now; returns how many messages were answered."""
@@ -173,12 +184,11 @@ class SiteServer:
         if header.federation not in self._waiting:
             self._waiting.add(header.federation)
             order = message.header
-            write_atomically(
-                self._folder / f"order-{header.federation[:12]}.json", order.model_dump_json(indent=1).encode()
-            )
+            path = self._folder / f"order-{header.federation[:12]}.json"
+            write_atomically(path, order.model_dump_json(indent=1).encode())
             self._say(
-                f"an order waits for approval: read order-{header.federation[:12]}.json, then "
-                f"`luthier site serve --approve {header.federation[:12]}`"
+                f"an order waits for approval: read {path}, then "
+                f"`luthier site approve {self._folder} {header.federation[:12]}`"
             )
         return True
 
@@ -232,7 +242,9 @@ def approve_order(folder: Path, federation: str) -> str:
         if len(federation) >= 8 and path.stem[6:].startswith(federation[:12])
     ]
     if len(found) != 1:
-        raise UnknownName(f"no order waits under {federation!r}", hint="`luthier site serve` names those that wait")
+        raise UnknownName(
+            f"no order waits under {federation!r}", hint=f"`luthier site serve {folder}` names those that wait"
+        )
     digest = Order.model_validate_json(found[0].read_bytes()).federation
     write_atomically(folder / APPROVED, "\n".join(sorted({*read_approved(folder), digest})).encode())
     return digest

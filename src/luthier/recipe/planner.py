@@ -51,6 +51,8 @@ class PlannedStep:
         """The step as `plan --json` prints it."""
         cost = self.forecast or StepCostEstimate(seconds=0, peak_bytes=0, tokens=0, how="cached")
         predicted = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "tokens", "how")}
+        if cost.statement:
+            predicted["statement"] = cost.statement
         return {"kind": self.step.kind, "artifact": self.digest, "cached": self.cached, "predicted": predicted}
 
 
@@ -83,6 +85,15 @@ class RecipePlan:
         return self.shared if planned.step.shared else self.store
 
     @property
+    def statements(self) -> list[str]:
+        """What steps to make tell others of the rows, and what protects them."""
+        return [
+            f"{step.name}: {step.forecast.statement}"
+            for step in self.steps
+            if step.forecast and step.forecast.statement
+        ]
+
+    @property
     def unmade(self) -> list[str]:
         """The names of the steps that are not made."""
         return [planned.name for planned in self.steps if not planned.cached]
@@ -98,7 +109,7 @@ class RecipePlan:
     def not_made(self, name: str, command: str, *, whole: bool = False) -> UnknownName:
         """The error that a step is not made. It names what earlier runs made of it: with other overrides, or before the
         recipe, its data or Luthier changed. With `whole`, `{}` in the command stands for the recipe."""
-        again = f"`{self.command_to_run}` makes it"
+        again = f"`{self.command_to_run}{'' if whole else f' --only {name}'}` makes it"
         where = SourceLocation(file=self.recipe.file, field=f"steps.{name}")
         if self.run is not None:
             return UnknownName(f"what run {self.run} made is no longer in the store", where=where, hint=again)

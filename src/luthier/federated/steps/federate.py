@@ -334,7 +334,8 @@ class Federate(Step):
             seconds=sum(seconds) + opening if known else None,
             peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
             tokens=round(sum(cost.tokens or 0 for cost in costs) * self._count_trainings()) if known else None,
-            how=self.describe_exchange(model),
+            how=costs[0].how if known else "sites elsewhere take time of their own",
+            statement=self.describe_exchange(model),
         )
 
     def _count_trainings(self) -> float:
