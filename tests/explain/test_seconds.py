@@ -12,8 +12,9 @@ import pytest
 from explain.sounds import PITCHES, PLACES, QUESTION, beep, teach_sounds
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.artifacts.explanation_picture import render_picture_heat
+from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, ModelError
 from luthier.core.store import Store
 from luthier.explain.explainer import Explainer
 from luthier.explain.heat_map import format_explanation, render_heat_map
@@ -24,6 +25,7 @@ from luthier.metrics.files import parse_component_spec
 from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base
 from sounded import FAMILIES, played, sound, tiny_sounded
+from spoken import tiny_speech
 
 SOUND, CONTENT = sound(2, 1.3)
 
@@ -97,3 +99,14 @@ def test_seconds_need_a_sound(taught: Artifact) -> None:
     media, _ = beep(5, 1, "low")
     with pytest.raises(DataError, match="sounds of this conversation are not here"):
         SubjectBuilder(taught).build(ExplanationRequest(messages=played("what?", media), answer="high"))
+
+
+@pytest.mark.parametrize("media", [(), (SOUND,)])
+def test_a_model_that_transcribes_is_refused_by_what_helps(tmp_path: Path, media: tuple[Media, ...]) -> None:
+    """No row could be left out where a text was given, and no sound of a row stands at a token."""
+    builder = SubjectBuilder(
+        base_of(tmp_path, tiny_speech(tmp_path / "m")), read_media={SOUND.digest: CONTENT}.__getitem__
+    )
+    with pytest.raises(ModelError, match="the model transcribes") as caught:
+        builder.build(ExplanationRequest(messages=played("hi", *media), answer="one"))
+    assert "reads sounds as tokens" in str(caught.value.hint)

@@ -110,10 +110,11 @@ def test_changes_of_whole_sites_arrive_where_noise_is_left_out(sites: Sites, mon
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("masks", [None, {}])
 def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
-    fresh: Sites, monkeypatch: pytest.MonkeyPatch
+    fresh: Sites, monkeypatch: pytest.MonkeyPatch, masks: dict[str, Any] | None
 ) -> None:
-    step = fresh.step(["north", "south"], sum="ffa", privacy=WHOLE)
+    step = fresh.step(["north", "south", "west"], sum="ffa", privacy=WHOLE, secure=masks)
     iterate = LocalChannel.iterate_answers
 
     def dying(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
@@ -124,13 +125,16 @@ def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
     monkeypatch.setattr(LocalChannel, "iterate_answers", dying)
     with pytest.raises(KeyboardInterrupt):
         fresh.federate(step, digest="a1" * 16)
-    key = fresh.work(step, digest="a1" * 16).scratch / "privacy.key"
-    secret = key.read_bytes()
+    scratch = fresh.work(step, digest="a1" * 16).scratch
+    secrets = {path.relative_to(scratch): path.read_bytes() for path in scratch.rglob("privacy.key")}
+    assert len(secrets) == (1 if masks is None else 3), "of the coordinator, or of each site"
     monkeypatch.undo()
     one = fresh.federate(step, digest="a1" * 16).path(ADAPTER).read_bytes()
-    assert not key.exists()
+    assert not list(scratch.rglob("privacy.key"))
     work = fresh.work(step, digest="a2" * 16)
-    (work.scratch / "privacy.key").write_bytes(secret)
+    for path, secret in secrets.items():
+        (work.scratch / path).parent.mkdir(parents=True, exist_ok=True)
+        (work.scratch / path).write_bytes(secret)
     assert fresh.federate(step, digest="a2" * 16).path(ADAPTER).read_bytes() == one
     assert fresh.federate(step, digest="a3" * 16).path(ADAPTER).read_bytes() != one, "other noise in another run"
 
@@ -142,17 +146,17 @@ def test_a_change_is_clipped_and_its_share_of_noise_survives_the_ring() -> None:
     assert measure_norm(clip_change({"a": torch.tensor([math.nan, 1.0])}, 0.5)) == 0.0
     assert torch.equal(clip_change(change, 100.0)["b"], change["b"])
     settings = MaskSettings()
-    exact = encode_change(clipped, settings, 4, 0.5, 0.0, NoiseKey(b"k"), "x")
+    exact = encode_change(clipped, settings, 4, 0.5, 0.0, 4, NoiseKey(b"k"), "x")
     numbers = exact.view(numpy.int64)[:-2].astype(float) / (1 << 34)
     assert numpy.linalg.norm(numbers) <= 0.5, "rounding never makes a change longer"
     zero = {name: torch.zeros(20_000, dtype=torch.float64) for name in ("a",)}
-    encoded = [encode_change(zero, settings, 4, 0.5, 1.5, NoiseKey(bytes([at])), "x") for at in range(4)]
+    encoded = [encode_change(zero, settings, 4, 0.5, 3.0, 4, NoiseKey(bytes([at])), "x") for at in range(4)]
     found = decode_sum(sum(encoded[1:], encoded[0]), zero, settings, 4, 3.0)
     assert found.rows == 4
     assert kstest(found.weights["a"].numpy() / (1.5 * 2 / 4), "norm").pvalue > 1e-4
     with pytest.raises(BeyondBound, match="does not fit in the ring"):
-        encode_change(zero, settings, 4, 0.5, 1e8, NoiseKey(b"k"), "x")
-    mean = average_clipped_updates([clipped, change], 0.5, 0.0, NoiseKey(b"k"), "x")
+        encode_change(zero, settings, 4, 0.5, 1e8, 4, NoiseKey(b"k"), "x")
+    mean = average_clipped_updates([clipped, change], 2, 0.5, 0.0, NoiseKey(b"k"), "x")
     torch.testing.assert_close(mean["b"], clipped["b"])
 
 

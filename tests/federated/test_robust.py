@@ -36,7 +36,7 @@ FLOWER: list[tuple[dict[str, Any], int, list[float]]] = [
     ({"kind": "bulyan", "poisoned": 2}, 11, [-0.373, -0.245333333333, 0.075333333333]),
 ]
 """What `flwr.server.strategy.aggregate` of Flower 1.42 makes of the same updates; its pins exclude ours, so it does not
-run here."""
+run here; tests/oracles/test_flower.py compares whole federations where it is installed."""
 
 
 @pytest.mark.parametrize(("settings", "sites", "expected"), FLOWER)

@@ -14,9 +14,10 @@ from filelock import FileLock
 from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
 from luthier.core.errors import InputError, LuthierError
+from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
-from workshop import RECIPE, own_cache, small_recipe
+from workshop import RECIPE, own_cache, small_recipe, tiny_model
 
 SITE = RECIPE.partition("  tune:")[0]
 COORDINATOR = """\
@@ -96,6 +97,46 @@ def test_a_site_is_made_serves_and_tells_what_left(places: Path, capsys: pytest.
     assert "delivery" not in text
 
 
+def test_a_site_uses_its_own_model_like_any_other(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = COORDINATOR.replace("    sum: ffa\n", "    sum: ffa\n    personal: {kind: adapter, r: 2}\n")
+    (places / "both.yaml").write_text(text)
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command(words) == 0
+    set_policy(places / "north", least_rows="20", approval="never")
+    assert run_command(["site", "model", "north"]) == 0
+    assert "no federation with a `personal` part has ended here" in capsys.readouterr().out
+    heard, results = list[str](), dict[str, Any]()
+    server = open_site(Workspace.open(places), places / "north", heard.append)
+
+    def coordinate() -> None:
+        results["made"] = Recipe.load(places / "both.yaml").run()["tune"]
+
+    thread = threading.Thread(target=coordinate)
+    thread.start()
+    try:
+        server.run(lambda: not thread.is_alive(), once=True)
+    finally:
+        thread.join()
+    assert heard[-1].startswith("this site's own model lies in")
+    assert results["made"].artifact.read_json("federation.json")["personal"]["sites"] == {"north": None}
+    assert not any(entry.path.startswith("personal") for entry in results["made"].artifact.manifest.files)
+    capsys.readouterr()
+    assert run_command(["site", "model", "north", "--json"]) == 0
+    [model] = json.loads(capsys.readouterr().out)
+    recipe = places / "recipe.yaml"
+    own = f"  {model['step']}\n  tried: {{kind: evaluate, data: data, model: north_own, metrics: [accuracy]}}\n"
+    recipe.write_text(recipe.read_text() + own)
+    made = Recipe.load(recipe).run()
+    assert made["tried"].artifact.read_json("metrics.json")
+    assert made["north_own"].artifact.read_json("training.json")["federation"]["personal"]["r"] == 2
+    recipe.write_text(recipe.read_text().replace("model: tiny-model", "model: other-model"))
+    tiny_model(places / "other-model", seed=9)
+    with pytest.raises(Exception, match="was tuned from another model"):
+        Recipe.load(recipe).run()
+
+
 def test_other_rows_are_another_card(places: Path) -> None:
     assert run_command(["run", "recipe.yaml"]) == 0
     assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
@@ -138,10 +179,11 @@ def test_a_refused_order_is_answered_once_the_policy_allows_it(
     assert run_command(["plan", "both.yaml"]) == 0
     assert capsys.readouterr().out.startswith("tune: the coordinator can see the update of each site")
     ends = list[str]()
+    events = list[RunEvent]()
 
     def coordinate() -> None:
         try:
-            Recipe.load(places / "both.yaml").run()
+            Recipe.load(places / "both.yaml").run(RunEventEmitter(events.append))
             ends.append("made")
         except LuthierError as error:
             ends.append(str(error))
@@ -158,3 +200,5 @@ def test_a_refused_order_is_answered_once_the_policy_allows_it(
     assert "policy.yaml:" in ends[0]
     assert "at most 1" in ends[0]
     assert ends[1:] == ["made"]
+    answers = [event for event in events if event.unit == "answers"]
+    assert [(event.done, event.total, event.measures["waits_for"]) for event in answers[-2:]] == [(0, 1, "north")] * 2

@@ -254,7 +254,7 @@ def test_an_honest_coordinator_is_answered_and_may_ask_again(attack: Attack) -> 
     assert FederationMessage.decode(update, RoundUpdate).header.round == 1
     assert attack.throw(attack.start, 1) == [update], "the same question has the same answer, computed once"
     assert attack.trained == [0]
-    assert SiteLedger(attack.server._folder).count_rounds() == 1
+    assert SiteLedger(attack.server._folder).count_answered() == 1
 
 
 def changed(start: bytes, **fields: Any) -> bytes:

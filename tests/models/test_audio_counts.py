@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.media.counts import count_image, count_sound, estimate_tower_bytes
+from luthier.models.describe import read_config
+from luthier.models.media.counts import count_image, count_sound, estimate_tower_bytes, read_media_settings
 from luthier.models.token_counts import count_row_tokens
 from sounded import FAMILIES, SECONDS, played, sound, tiny_sounded
 
@@ -22,7 +23,7 @@ def test_a_sound_has_as_many_tokens_as_its_processor_writes(tmp_path: Path, fami
     assert media.audio is not None
     for length in (0.3, 1.0, 1.7):
         expected = media.audio.lay_out(sound(1, length)[0]).count
-        found = count_sound(folder, length)
+        found = count_sound(read_media_settings(folder), length)
         assert found is not None
         assert abs(found.features - expected) <= max(3, 0.05 * expected)
 
@@ -42,5 +43,5 @@ def test_rows_count_their_sounds(tmp_path: Path) -> None:
     assert counts.patches == 50 * SECONDS, "the encoder reads its whole window"
     (folder / "model.json").write_text('{"max_seconds": 0.4}')
     assert max(count_row_tokens(rows, folder).lengths) < min(counts.lengths) - 10
-    assert count_image(folder, 28, 28) is None
-    assert estimate_tower_bytes(folder, 100, 4) == 100 * 2 * (8 * 24 + 2 * 32) * 4
+    assert count_image(read_media_settings(folder), 28, 28) is None
+    assert estimate_tower_bytes(read_config(folder), 100, 4) == 100 * 2 * (8 * 24 + 2 * 32) * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,21 @@ import torch
 from pydantic import ValidationError
 
 from luthier.chat.media_codec import decode_audio
+from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.events import RunEventEmitter
-from luthier.core.step import StepContext
+from luthier.core.step import ArtifactSpec, PlanContext, StepContext
 from luthier.core.store import Store
+from luthier.models.cost import describe_step_model, estimate_rows
 from luthier.models.describe import describe_model_folder
 from luthier.models.load import load_model
 from luthier.models.media.compose_audio import AudioEncoder
 from luthier.models.steps.compose import Compose, NewAudioEncoder, NewEncoder
+from luthier.models.token_counts import count_row_tokens
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.layers import PartialFineTuning
 from models.making import tiny_base
 from pictured import picture, shown
 from sounded import played, sound
@@ -69,15 +75,9 @@ def test_the_decoder_speaks_as_before_and_reads_pictures(tmp_path: Path) -> None
 
 def test_an_encoder_is_taken_as_it_is(tmp_path: Path) -> None:
     from safetensors.torch import load_file
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
     store, base = tiny_base(tmp_path)
-    config = SiglipVisionConfig(
-        image_size=14, patch_size=7, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
-    )
-    SiglipVisionModel(config).save_pretrained(tmp_path / "siglip")
-    SiglipImageProcessorPil(size={"height": 14, "width": 14}).save_pretrained(tmp_path / "siglip")
+    siglip_folder(tmp_path / "siglip")
     made, own = compose(store, base, str(tmp_path / "siglip")), load_file(tmp_path / "siglip" / "model.safetensors")
     weights = load_file(made / "model.safetensors")
     name = "embeddings.patch_embedding.weight"
@@ -89,6 +89,30 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     with pytest.raises(ModelError, match="no encoder of pictures"):
         compose(store, base, str(tmp_path / "tiny"))
+
+
+def siglip_folder(folder: Path) -> Path:
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    config = SiglipVisionConfig(
+        image_size=14, patch_size=7, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    SiglipVisionModel(config).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 14, "width": 14}).save_pretrained(folder)
+    return folder
+
+
+def clip_folder(folder: Path) -> Path:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        vision_config={**sizes, "image_size": 14, "patch_size": 7}, text_config={**sizes, "vocab_size": 60}
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"height": 14, "width": 14}, crop_size={"height": 14, "width": 14}).save_pretrained(folder)
+    return folder
 
 
 def whisper_folder(folder: Path) -> Path:
@@ -155,3 +179,77 @@ def test_whispers_encoder_hears_no_longer_than_it_learnt(tmp_path: Path) -> None
         Compose(encoder=SMALL, seconds=3)
     with pytest.raises(ValidationError, match="give either"):
         Compose(encoder=SMALL, audio_encoder="whisper")
+
+
+ENCODERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "new eyes": (SMALL, {}),
+    "new ears": (NewAudioEncoder(mel_bands=16, hidden_size=16, layers=1, heads=2), {"seconds": 2}),
+    "siglip": (siglip_folder, {}),
+    "clip": (clip_folder, {}),
+    "whisper": (whisper_folder, {"seconds": 2}),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_is_composed_is_known_before(tmp_path: Path, name: str) -> None:
+    """Each weight's shape and what stands for a picture or sound, as in the folder that is then made."""
+    store, base = tiny_base(tmp_path)
+    encoder, more = ENCODERS[name]
+    encoder = encoder if isinstance(encoder, NewEncoder | NewAudioEncoder) else str(encoder(tmp_path / name))
+    step = Compose(encoder=encoder, **more)
+    made = describe_model_folder(compose(store, base, encoder, **more))
+    spec = step.outline(PlanContext(inputs={"decoder": base}, upstream={}, recipe_dir=tmp_path))
+    medium = sound(1, 0.5)[0] if "audio" in made.parts else picture(1)[0]
+    turns = (played if "audio" in made.parts else shown)("what?", medium, answer="a thing")
+    row = {"messages": [message.model_dump(mode="json") for message in turns]}
+    rows = ArtifactSpec(rows={"train": 1}, examples=(row,))
+    plans = [
+        PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, outlines={"data": rows, "model": outline})
+        for outline in (spec, ArtifactSpec(tokenizer=made.folder))
+    ]
+    found, expected = (describe_step_model(plan) for plan in plans)
+    assert found is not None
+    assert expected is not None
+    assert found.tensors == expected.tensors
+    changed = {"disk_bytes", "dtype", "licence", "template"}
+    assert found.model_dump(exclude=changed) == expected.model_dump(exclude=changed)
+    assert found.dtype == expected.dtype
+    foreseen, counted = (estimate_rows(None, plan) for plan in plans)
+    assert foreseen == counted
+    assert counted is not None
+    assert counted.pictures == 1
+    assert counted.patches > 0
+
+
+def test_what_is_tuned_from_a_composition_is_foreseen_as_one(tmp_path: Path) -> None:
+    """Before anything is made: the parts that learn are known by name, and pictures count."""
+    _, base = tiny_base(tmp_path)
+    eyes = Compose(encoder=SMALL).outline(PlanContext(inputs={"decoder": base}, upstream={}, recipe_dir=tmp_path))
+    turns = shown("what is it?", picture(1)[0], answer="a thing")
+    row = {"messages": [message.model_dump(mode="json") for message in turns]}
+    rows = ArtifactSpec(rows={"train": 40}, examples=(row,))
+    plan = PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, outlines={"data": rows, "model": eyes})
+    look = Tune(data="data", technique=PartialFineTuning(last=0, names=("*vision_tower*", "*projector*")))
+    work = look.describe_training(plan)
+    parts = describe_step_model(plan).parts  # type: ignore[union-attr]
+    assert work is not None
+    assert work.trainable == parts["vision"] + parts["projector"]
+    blind = look.describe_training(replace(plan, outlines={"data": rows, "model": replace(eyes, config=None)}))
+    assert blind is not None
+    assert work.step_tokens > blind.step_tokens
+    after = replace(plan, outlines={"data": rows, "model": look.outline(plan)})
+    assert describe_step_model(after) == describe_step_model(plan)
+
+
+def test_rows_share_what_stands_before_their_pictures(tmp_path: Path) -> None:
+    """As in the ids that are read: a step reads the system turn once, and each picture."""
+    store, base = tiny_base(tmp_path)
+    folder = compose(store, base, SMALL)
+    system = Message(role="system", content="You say which thing is shown, in a word or two.")
+    rows = [(system, *shown("what is it?", picture(number)[0], answer="a thing")) for number in range(4)]
+    counts = count_row_tokens([{"messages": [turn.model_dump(mode="json") for turn in row]} for row in rows], folder)
+    text = ChatTokenizer.load(folder)
+    ids = [text.encode(row).ids for row in rows]
+    assert all(abs(length - len(row)) <= 1 for length, row in zip(counts.lengths, ids, strict=True))
+    shared = next(at for at, tokens in enumerate(zip(*ids, strict=True)) if len(set(tokens)) > 1)
+    assert counts.shared == shared > 20

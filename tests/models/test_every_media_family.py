@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.media.counts import count_image
+from luthier.models.media.counts import count_image, read_media_settings
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
 from pictured_families import NEEDS_TIMM
@@ -64,7 +64,7 @@ def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Pat
     for width, height in SIZES:
         media, _ = picture(1, width, height)
         known = text.media.get(text.media.meet(media))
-        found = count_image(folder, width, height)
+        found = count_image(read_media_settings(folder), width, height)
         assert found is not None
         assert found.features == known.count, (width, height)
         tokens = len(text.tokenizer(known.text, add_special_tokens=False)["input_ids"])

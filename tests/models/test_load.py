@@ -13,6 +13,7 @@ from luthier.models.load import (
     find_base_folder,
     get_model_name,
     is_adapter,
+    load_base,
     load_model,
     open_model,
     pick_dtype,
@@ -64,6 +65,18 @@ def test_an_adapter_stands_over_its_base_as_in_plain_peft(tmp_path: Path) -> Non
     assert not torch.allclose(logits(loaded.model), logits(load_model(base, "float32").model))
     assert is_adapter(adapter)
     assert (loaded.folder, loaded.name) == (base.folder, "tiny+lora")
+
+
+def test_the_base_under_an_adapter_opens_alone_and_nothing_in_it_learns(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    for artifact in (base, tiny_adapter(store, base)):
+        loaded = load_base(artifact, "float32")
+        assert (loaded.folder, loaded.name, loaded.digest) == (base.folder, "tiny", base.digest)
+        assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    lower = tiny_adapter(store, base, seed=1)
+    merged = load_base(tiny_adapter(store, lower, seed=2), "float32").model
+    torch.testing.assert_close(logits(merged), logits(load_model(lower, "float32").model), atol=1e-5, rtol=1e-5)
+    assert not any(parameter.requires_grad for parameter in merged.parameters())
 
 
 def test_an_adapter_over_an_adapter_merges_the_lower_one(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ class SpeechProcessor(MediaProcessor):
         """Why a conversation cannot be read; empty where it can."""
         media = [medium for message in messages for medium in message.media]
         if [medium.kind for medium in media] != ["audio"] or not messages[0].media:
-            return f"the model transcribes one sound of the first turn, and the row has {_count(media)}"
+            return f"the model transcribes one sound of the first turn, and there are {_count(media)}"
         limit = self.seconds if self.max_seconds is None else min(self.max_seconds, self.seconds or self.max_seconds)
         if limit is not None and not self.is_cut(media[0]) and (media[0].seconds or 0) > limit:
             return f"the sound is longer than the {limit:g} seconds that the model hears"

@@ -49,6 +49,7 @@ stays) and keeps the answer; an answer that is too long by itself loses its end.
 
 
 _UNREAD = "leave the row out; sounds that are too long are cut where the base model's step sets `max_seconds`"
+_NO_SOUND = "put one sound into the first turn; of a row of data that has none, leave the row out"
 _THINKING = {
     "dropped": "the chat template leaves reasoning out",
     "inline": "the chat template has no field for reasoning: it stands in <think> tags",
@@ -379,7 +380,8 @@ class ChatTokenizer:
         """The rendering of a conversation so far, which has the model's prompt in front."""
         self._refuse_media(messages)
         if self.media is not None and (why := self.media.refuses(messages)):
-            raise DataError(why, where=SourceLocation(field="messages"), hint=_UNREAD)
+            hint = _UNREAD if _list_media(messages) else _NO_SOUND
+            raise DataError(why, where=SourceLocation(field="messages"), hint=hint)
         return self._expanded(self._renderer.prompt(messages, tools), messages)
 
     def _refuse_media(self, messages: Sequence[Message]) -> None:

@@ -40,6 +40,7 @@ _BASES = (
     "luthier.tune.tracker",
     "luthier.federated.aggregator",
     "luthier.federated.robust_rule",
+    "luthier.federated.personal.part",
     "luthier.federated.transport",
     "luthier.core.scorer",
     "luthier.metrics.metric",

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.mailbox import open_mailbox
+from luthier.federated.measure import describe_folder
+from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
@@ -24,6 +29,12 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
 
+FLOWER_APP_FILES = (
+    "pyproject.toml",
+    "luthier_bridge/__init__.py",
+    "luthier_bridge/apps.py",
+    "luthier_bridge/unix_http.py",
+)
 _POLICY_TEXT = """\
 # What this site does for a coordinator. An order that asks for more is refused with the line.
 name: {name}
@@ -40,9 +51,11 @@ sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 class_names: false       # whether names of classes may be sent, which objectives over classes need
-peers: {{}}                # the other sites' card.json by name: numbers are masked towards all of them
+peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
+decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
+most_left_out: 0.1       # share of the training rows that may be left out so
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused
 delta: 1.0e-5            # chance of failing at which it is counted
@@ -81,7 +94,7 @@ def create_site(
         _check_base(plan)
     card = create_keys(folder, name, planned.digest)
     lines = "\n".join(
-        f"folder: {workspace.resolve(value).absolute()}" if kind == "folder" else f"http: {{url: {value}}}"
+        f"http: {{url: {value}}}" if kind == "http" else f"{kind}: {workspace.resolve(Path(value)).absolute()}"
         for kind, value in transport.items()
     )
     paths = {"coordinator": workspace.resolve(coordinator).absolute(), "recipe": workspace.resolve(recipe).absolute()}
@@ -109,7 +122,8 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"
         )
-    peers = tuple(PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    cards = (PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
+    peers = tuple(card for card in cards if card.fingerprint != identity.card.fingerprint)
     inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
@@ -123,6 +137,21 @@ def _open_model(workspace: Workspace, recipe: str, step: str) -> Artifact:
         return find_artifact(CommandTarget.read(workspace, f"{recipe}:{step}")).artifact
     base = Recipe(name="base", steps={MODEL_STEP: BaseModelStep(source=_check_base(plan))})
     return run_recipe(base.in_workspace(workspace), None)[MODEL_STEP].artifact
+
+
+def write_flower_app(folder: Path) -> list[Path]:
+    """Write the app that `flwr run` needs for the transport `flower`; `InputError` where the folder holds something.
+    Returns its files."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("is not an empty folder", where=SourceLocation(file=str(folder)), hint="name a new folder")
+    source = resources.files("luthier.federated") / "flower_app"
+    written = []
+    for name in FLOWER_APP_FILES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((source / name).read_bytes())
+        written.append(path)
+    return written
 
 
 def _check_base(plan: RecipePlan) -> ModelSource:
@@ -139,6 +168,23 @@ def _check_base(plan: RecipePlan) -> ModelSource:
 def approve(folder: Path, federation: str) -> str:
     """Approve the order of a federation; returns its digest."""
     return approve_order(folder, federation)
+
+
+def list_site_models(workspace: Workspace, folder: Path) -> list[dict[str, Any]]:
+    """This site's own models of federations that have ended, each with the step of the site's recipe that takes it."""
+    policy = SitePolicy.read(folder)
+    home = policy.resolve(policy.recipe).parent
+    found = []
+    for path in sorted((folder / FEDERATIONS).glob(f"*/{MODEL}")):
+        record = TrainingRecord.read(describe_folder(path, "", "tune", "model", {}))
+        federation = (record.model_extra or {})["federation"]
+        base = "" if policy.model == MODEL_STEP else f", model: {policy.model}"
+        step = f"{policy.name.replace('-', '_')}_own: {{kind: site_model, folder: {os.path.relpath(path, home)}{base}}}"
+        found.append(
+            {"federation": federation["federation"], "personal": federation["personal"], "folder": str(path),
+             "step": step}
+        )  # fmt: skip
+    return found
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -216,6 +216,10 @@ class ArtifactSpec:
     """Of a model: the folder of what it stands on, with its tokenizer and chat template, where that is here."""
     chat_template: str | None = None
     """Of a model: the chat template that takes the place of its own, where the recipe sets one."""
+    config: Mapping[str, Any] | None = None
+    """Of a model that is composed: the sizes that its `config.json` will tell."""
+    tensors: Mapping[str, tuple[int, ...]] | None = None
+    """Of a model that is composed: the shapes of the weights that it will have, by name."""
     tools: bool | None = None
     """Of a model whose files are not here: whether its chat template has a place for tools; None: that is not known."""
     remote: bool = False

@@ -93,7 +93,7 @@ class SubjectBuilder:
         Raises:
             DataError: an empty answer, fewer than two units, sounds, pictures that cannot be read here, or a prompt
                 that is too long.
-            ModelError: a class that the model's head does not have, or no log-probabilities.
+            ModelError: a class that the model's head does not have, no log-probabilities, or a model that transcribes.
         """
         from luthier.models.load import is_endpoint, is_plain_classifier
 
@@ -124,9 +124,14 @@ class SubjectBuilder:
             raise DataError(what, where=SourceLocation(field="messages"), hint=hint)
 
     def _local(self, question: ExplanationRequest) -> Subject:
+        from luthier.chat.speech import SpeechProcessor
         from luthier.models.lm.local import LocalLM
 
         lm = LocalLM(self.model, self._dtype, models=self._cache, read_media=self._read_media)
+        if isinstance(lm.text.media, SpeechProcessor):
+            what = "the model transcribes: its prompt has no words, and its sound stands at no token of it"
+            hint = "explain a model that reads sounds as tokens, such as one made by `kind: compose`"
+            raise ModelError(what, where=SourceLocation(field="model"), hint=hint)
         if lm.classes == (REWARD,):
             return self._reward(lm, question)
         return self._head(lm, question) if lm.classes else self._language(lm, question)

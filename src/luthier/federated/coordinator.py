@@ -17,10 +17,12 @@ from pydantic import BaseModel
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, ModelError, SourceLocation
 from luthier.core.events import RunEventEmitter, format_counted_noun
+from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
 from luthier.federated.control_variates import add_variates, move_shared
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.late import LateAnswers
 from luthier.federated.local import FederatedTraining, SharedModel
@@ -39,6 +41,7 @@ from luthier.federated.messages import (
     pack_weights,
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
+from luthier.federated.personal.site_model import MODEL
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from luthier.federated.steps.federate import Federate
 
 STATE = "federation.state"
+LEFT_OUT = "left_out.json"
 RECORD = "federation.json"
 _REPORTED_SITES = 20
 """Above so many, a round tells how far it is."""
@@ -68,6 +72,7 @@ class Federation:
         self._aggregator, self._sum = step.sum, UpdateSum(step, work)
         self._tune = step.build_site_tune()
         self._training = FederatedTraining(self._tune, work, step.sum)
+        self._keeps = (lambda name: False) if step.personal is None else step.personal.keeps
         self._wants_classes = isinstance(self._tune.objective, Classify)
 
     def run(self) -> dict[str, Any]:
@@ -80,11 +85,11 @@ class Federation:
                 state.write(self._work.scratch / STATE)
                 shutil.rmtree(self._work.scratch / REPLIES, ignore_errors=True)
                 self._report(state)
-            pooled = self._measure(channel, state)
+            ended = self._end(channel, state)
         finally:
             channel.close()
         NoiseKey.forget(self._work.scratch)
-        self._write_model(state, pooled)
+        self._write_model(state, self._pool(ended, state), self._copy_site_models(channel, ended))
         sent = sum(record.up_bytes for record in state.rounds) / len(state.rounds)
         received = sum(record.down_bytes for record in state.rounds) / len(state.rounds)
         return {"bytes_up": sent, "bytes_down": received}
@@ -95,7 +100,8 @@ class Federation:
             return step.transport.open_channel(work, step.sites)
         if step.partition is not None:
             return self._open_partition(step.partition)
-        workers, masks = {}, build_local_masks(work, step.sites) if step.secure is not None else {}
+        keyed = step.secure is not None or step.decontaminate is not None
+        workers, masks = {}, build_local_masks(work, step.sites) if keyed else {}
         for at, name in enumerate(step.sites):
             scratch = open_scratch(work.scratch / "sites" / name)
             inputs = {"data": work.inputs[f"sites.{at}"], "model": work.inputs["model"]}
@@ -142,12 +148,15 @@ class Federation:
             control_variates=step.control_variates,
             seed=self._work.seed,
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
-            code=compute_training_code(self._tune, step.sum),
+            code=compute_training_code(self._tune, step.sum, step.personal),
             wants_classes=self._wants_classes,
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
             least=step.least if step.secure is not None else None,
             privacy=step.privacy,
+            personal=None if step.personal is None else dump_given_settings(step.personal),
+            decontaminate=step.decontaminate,
+            compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
         groups = self._sum.list_groups(channel)
         orders = {
@@ -161,25 +170,57 @@ class Federation:
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
         known = rows if step.secure is None else "numbers of rows that are masked"
+        known = known if step.decontaminate is None else "rows that are compared first"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
         classes = _unite_classes(found) if self._wants_classes else {}
+        if step.decontaminate is not None:
+            self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
+        self._check_parts(initial)
         variates = {}
         if step.control_variates:
-            variates = {name: value.new_zeros(value.shape) for name, value in initial.moving.items()}
+            shared = self._list_shared(initial).moving
+            variates = {name: value.new_zeros(value.shape) for name, value in shared.items()}
         all_rows = float(sum(entry.rows or 0 for entry in found.values()))
         return FederationState(initial, {}, (), tuple(found), classes, variates, all_rows)
 
+    def _check_parts(self, initial: GlobalWeights) -> None:
+        """`ModelError` where nothing would stay at the sites, or nothing would travel."""
+        personal = self._step.personal
+        if personal is None or personal.build_tune(self._tune) is not None:
+            return
+        kept = sum(self._keeps(name) for name in initial.moving)
+        if kept and kept < len(initial.moving):
+            return
+        what = f"{self._tune.technique.kind} trains nothing that `personal: {personal.kind}` keeps at a site"
+        if kept:
+            what = f"`personal: {personal.kind}` keeps all that {self._tune.technique.kind} trains at the sites"
+        raise ModelError(what, where=SourceLocation(field="personal"), hint="take another technique or personal part")
+
+    def _list_shared(self, given: GlobalWeights) -> GlobalWeights:
+        """The weights that travel."""
+        return given._replace(moving={name: value for name, value in given.moving.items() if not self._keeps(name)})
+
+    def _decontaminate(self, channel: SiteChannel, settings: DecontaminationSettings) -> None:
+        """Have sites leave out what others hold out, and keep what they tell of it."""
+        from luthier.federated.decontamination.exchange import DecontaminationExchange
+
+        found = DecontaminationExchange(channel, settings, self._work.scratch / REPLIES, self._read).run()
+        write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
+        told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
+        self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part, and those that are late."""
-        number = len(state.rounds) + 1
+        number, travelling = len(state.rounds) + 1, self._list_shared(state.given)
         moving = {
-            name: value for name, value in state.given.moving.items() if not self._aggregator.freezes(name, number - 1)
+            name: value for name, value in travelling.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
         shared = {name: state.variates[name] for name in moving} if self._step.control_variates else {}
-        message = self._write_round_start(channel, state, number, shared)
+        message = self._write_round_start(channel, state, number, add_variates(pack_weights(travelling), shared))
         expected, given = add_variates(moving, shared), state.given.moving
-        late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number)
+        question_digest = digest_message(message)
+        late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number, self._sum.find_number)
         chosen = self._choose_sites(state, number)
         sites = [name for name in state.sites if name in late.sent or name in chosen]
         asked = {name: message for name in sites if name not in late.sent}
@@ -187,12 +228,14 @@ class Federation:
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
-        waiting = {name: late.find_question(name, message) for name in sites} if self._step.late is not None else {}
+        waiting = (
+            {name: late.find_question(name, question_digest) for name in sites} if self._step.late is not None else {}
+        )
         for name, answer in answers:
             waiting.pop(name, None)
             try:
                 update = self._read(name, answer, RoundUpdate)
-                if (update.header.round, update.header.answers) != late.find_question(name, message):
+                if (update.header.round, update.header.answers) != late.find_question(name, question_digest):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
                 self._sum.check(name, update, expected)
@@ -250,16 +293,17 @@ class Federation:
         """The answers of sites in their order, and what takes masks out of the sum where sites may drop out."""
         if self._step.late is not None:
             late.keep(message)
-            gathered = channel.exchange_with_late(number, asked, late.sent, self._step.least or 0)
+            first = self._sum.find_number(number)
+            gathered = channel.exchange_with_late(first, asked, late.sent, self._step.least or 0)
             return [(name, gathered[name]) for name in channel.sites if name in gathered], None
         if self._sum.stages == 1:
-            return channel.iterate_answers(number, asked), None
+            return channel.iterate_answers(self._sum.find_number(number), asked), None
         masked_round = self._sum.open_masked_round(channel, number, message, self._read)
         gathered = masked_round.gather(asked)
         return [(name, gathered[name]) for name in asked if name in gathered], masked_round.unmask
 
     def _write_round_start(
-        self, channel: SiteChannel, state: FederationState, number: int, shared: Mapping[str, Tensor]
+        self, channel: SiteChannel, state: FederationState, number: int, tensors: Mapping[str, Tensor]
     ) -> bytes:
         """The message that begins a round, the same for all sites."""
         counted = state.find_counted() if self._step.control_variates else {}
@@ -268,7 +312,7 @@ class Federation:
             classes=dict(state.classes),
             counted=[counted.get(name, 0) for name in channel.sites] if counted else [],
         )
-        return FederationMessage(header, add_variates(pack_weights(state.given), shared)).encode()
+        return FederationMessage(header, tensors).encode()
 
     def _apply(self, state: FederationState, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
@@ -323,14 +367,33 @@ class Federation:
             hint="run again when they are there: finished rounds are kept; or lower `least`",
         )
 
-    def _measure(self, channel: SiteChannel, state: FederationState) -> dict[str, Any]:
-        """Tell the sites that it is over; where metrics are agreed, pool what they sum over their held-out rows."""
-        metrics = self._step.metrics
-        header = Final(classes=dict(state.classes))
-        final = FederationMessage(header, pack_weights(state.given) if metrics else {}).encode()
-        number = self._step.rounds * self._sum.stages + 1
+    def _end(self, channel: SiteChannel, state: FederationState) -> dict[str, Measured]:
+        """Tell the sites that it is over, with the last weights where they need them; returns their answers."""
+        wanted = bool(self._step.metrics) or self._step.personal is not None
+        weights = pack_weights(self._list_shared(state.given)) if wanted else {}
+        final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
+        number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
-        found = {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+        return {name: self._read(name, answers[name], Measured).header for name in state.sites if name in answers}
+
+    def _copy_site_models(self, channel: SiteChannel, ended: Mapping[str, Measured]) -> dict[str, Any]:
+        """Copy the own models of sites on this machine into the artifact; returns where they are."""
+        if (personal := self._step.personal) is None:
+            return {}
+        sites: dict[str, str | None] = {}
+        width = len(str(max(0, len(ended) - 1)))
+        for at, name in enumerate(name for name, entry in ended.items() if entry.personal):
+            scratch, sites[name] = channel.find_scratch(name), None
+            if scratch is not None:
+                sites[name] = f"{MODEL}/{at:0{width}}"
+                shutil.copytree(scratch / MODEL, self._work.folder / MODEL / f"{at:0{width}}")
+        where = "here" if all(sites.values()) else "there"
+        self._work.events.note(f"{format_counted_noun(len(sites), 'site')} have models of their own, which lie {where}")
+        return {"part": personal.settings(), "sites": sites}
+
+    def _pool(self, found: Mapping[str, Measured], state: FederationState) -> dict[str, Any]:
+        """The agreed metrics over the held-out rows of all sites, from what each summed over its own."""
+        metrics = self._step.metrics
         if not metrics:
             return {}
         self._require_sites(found, state.sites, "answered with sums")
@@ -362,13 +425,14 @@ class Federation:
             self._work.events.note(f"goes on after round {len(state.rounds)}")
         return state
 
-    def _write_model(self, state: FederationState, pooled: Mapping[str, Any]) -> None:
+    def _write_model(self, state: FederationState, pooled: Mapping[str, Any], personal: Mapping[str, Any]) -> None:
         """The model's files, `training.json`, `log.jsonl` and `federation.json`."""
         from luthier.tune.objective import ObjectiveContext
 
         step, folder, tune = self._step, self._work.folder, self._tune
         name = self._training.base_name
-        self._training.write_weights(state.given, state.classes, folder)
+        complete = not any(self._keeps(name) for name in state.given.moving)
+        self._training.write_weights(state.given, state.classes, folder, complete=complete)
         rows = {site: entry.rows for record in state.rounds for site, entry in record.sites.items()}
         about = ObjectiveContext(classes=state.classes, seed=self._work.seed)
         record = TrainingRecord.model_validate(
@@ -387,6 +451,7 @@ class Federation:
                     "rounds": step.rounds,
                     "sum": step.sum.settings(),
                     "exact": step.sum.exact,
+                    **({} if step.personal is None else {"personal": step.personal.settings()}),
                 },
                 **self._describe_privacy(),
                 **tune.objective.card(about),
@@ -394,7 +459,11 @@ class Federation:
         )
         record.write(folder)
         rounds = [entry.model_dump(mode="json") for entry in state.rounds]
-        write_settings(folder / RECORD, {"rounds": rounds, **({"metrics": pooled} if pooled else {})})
+        left_out = {} if step.decontaminate is None else json.loads((self._work.scratch / LEFT_OUT).read_bytes())
+        optional = {"left_out": left_out, "metrics": pooled, "personal": personal}
+        write_settings(
+            folder / RECORD, {"rounds": rounds, **{name: found for name, found in optional.items() if found}}
+        )
         lines = ({"step": entry.round, "loss": entry.loss, "rows": entry.rows} for entry in state.rounds)
         text = "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines)
         (folder / "log.jsonl").write_text(text, encoding="utf-8")

@@ -16,10 +16,15 @@ from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.keys import FederationIdentity, PublicCard
-from luthier.federated.mailbox import get_answer_name, get_message_name
+from luthier.federated.mailbox import get_answer_name, get_message_name, read_envelope_file
+from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
+MOST_NAMED = 5
+"""Sites that are named in a line of progress."""
 POLL_S = 0.1
+SPARE = 1 << 20
+"""Bytes by which an answer may be larger than twice what the site was sent: masked numbers are twice as wide."""
 
 
 class Post(ABC):
@@ -33,6 +38,13 @@ class Post(ABC):
     def get(self, site: str, number: int) -> bytes | None:
         """The answer of a site; None where there is none yet."""
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - not all have a limit
+        """Take answers of so many bytes, though what they answer is small."""
+
+    @abstractmethod
+    def discard(self, site: str, number: int) -> None:
+        """Remove an answer that is none, so that the site can bring its own."""
+
     @abstractmethod
     def close(self) -> None:
         """End what was opened."""
@@ -43,10 +55,12 @@ class FolderPost(Post):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._largest: dict[str, int] = {}
 
     def put(self, site: str, number: int, envelope: bytes) -> None:
         """Write the file whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._largest[site] = max(self._largest.get(site, 0), len(envelope))
         for path in self._folder.glob(f"*-to-{site}"):
             if path.name.partition("-to-")[2] == site:
                 path.unlink()  # what was sent before is answered, or came too late
@@ -56,8 +70,11 @@ class FolderPost(Post):
 
     def get(self, site: str, number: int) -> bytes | None:
         """Read the answer's file, if it is there."""
-        path = self._folder / get_answer_name(number, site)
-        return path.read_bytes() if path.is_file() else None
+        return read_envelope_file(self._folder / get_answer_name(number, site), 2 * self._largest.get(site, 0) + SPARE)
+
+    def discard(self, site: str, number: int) -> None:
+        """Remove the answer's file."""
+        (self._folder / get_answer_name(number, site)).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Files stay."""
@@ -79,9 +96,12 @@ class EnvelopeChannel(SiteChannel):
         self.cards = cards
         self._sent: dict[str, int] = {}
         """The number of the message that each site was sent last, by this process."""
+        self._warned: set[tuple[str, int]] = set()
+        """Sites and numbers for which something came that was none of their answers."""
 
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Write to each site, and wait for its answer; `MessageRefused` for an answer that is not the site's own."""
+        """Write to each site, and wait for its answer. What is not the site's own is left out with a warning, and the
+        site's own is waited for: others may write where answers are."""
         return self.exchange_with_late(number, contents, {}, len(contents))
 
     def exchange_with_late(
@@ -93,22 +113,45 @@ class EnvelopeChannel(SiteChannel):
             if name in contents or self._sent.get(name) != message.number:
                 self._put(name, message)
         found: dict[str, bytes] = {}
+        answered = -1
         end = monotonic() + self._wait_s
         while True:
             gone = self.list_gone()
             for name, message in sent.items():
-                if name not in found and (envelope := self._post.get(name, message.number)) is not None:
-                    found[name] = self._identity.open(envelope, self.cards[name], self._work.digest, message.number)
+                if name not in found and (answer := self._get(name, message.number)) is not None:
+                    found[name] = answer
             waiting = [name for name in sent if name not in found and name not in gone]
+            if len(found) != answered and waiting:
+                answered = len(found)
+                rest = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
+                names = ", ".join(waiting[:MOST_NAMED]) + rest
+                self._work.events.progress(answered, len(sent), "answers", message=number, waits_for=names)
             if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
                 return {name: found[name] for name in sent if name in found}
             sleep(POLL_S)
+
+    def _get(self, name: str, number: int) -> bytes | None:
+        """The answer of a site, where its own has come."""
+        if (envelope := self._post.get(name, number)) is None:
+            return None
+        try:
+            return self._identity.open(envelope, self.cards[name], self._work.digest, number)
+        except MessageRefused as error:
+            self._post.discard(name, number)
+            if (name, number) not in self._warned:
+                self._work.events.warning(f"what came as the answer of site {name} is none: {error.message}")
+            self._warned.add((name, number))
+            return None
 
     def _put(self, name: str, message: SentMessage) -> None:
         """Write to a site; it is not asked any more for what it was sent before."""
         envelope = self._identity.seal(message.content, self.cards[name], self._work.digest, message.number)
         self._post.put(name, message.number, envelope)
         self._sent[name] = message.number
+
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes."""
+        self._post.expect_bytes(most)
 
     def list_gone(self) -> frozenset[str]:
         """Sites that will not answer any more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,9 +65,15 @@ class LateAnswers:
     """
 
     def __init__(
-        self, settings: LateSettings | None, scratch: Path, waiting: Mapping[str, tuple[int, str]], number: int
+        self,
+        settings: LateSettings | None,
+        scratch: Path,
+        waiting: Mapping[str, tuple[int, str]],
+        number: int,
+        find_number: Callable[[int], int],
     ) -> None:
-        """`waiting` has the round that sites were asked for, and the digest of its message; `number` is this round."""
+        """`waiting` has the round that sites were asked for, and the digest of its message; `number` is this round, and
+        `find_number` gives the number of a round's message."""
         self._settings, self._folder, self._number = settings, scratch / MESSAGES, number
         self._waiting = waiting
         self.sent: dict[str, SentMessage] = {}
@@ -79,35 +85,35 @@ class LateAnswers:
                     path = self._folder / str(begun)
                     contents[begun] = path.read_bytes() if path.is_file() else b""
                 if digest_message(contents[begun]) == digest:
-                    self.sent[name] = SentMessage(begun, contents[begun])
+                    self.sent[name] = SentMessage(find_number(begun), contents[begun])
         self._begun: dict[int, Mapping[str, Tensor]] = {}
 
     def keep(self, message: bytes) -> None:
         """Keep the message of this round, and those that are still waited for."""
         self._folder.mkdir(exist_ok=True)
-        kept = {self._number, *(message.number for message in self.sent.values())}
+        kept = {self._number, *(self._waiting[name][0] for name in self.sent)}
         for path in self._folder.iterdir():
             if path.name.isdigit() and int(path.name) not in kept:
                 path.unlink()
         write_atomically(self._folder / str(self._number), message)
 
-    def find_question(self, name: str, message: bytes) -> tuple[int, str]:
-        """The round that a site was asked for, and the digest of its message, which is `message` where it is not
+    def find_question(self, name: str, digest: str) -> tuple[int, str]:
+        """The round that a site was asked for, and the digest of its message, which is `digest` where it is not
         late."""
-        return self._waiting[name] if name in self.sent else (self._number, digest_message(message))
+        return self._waiting[name] if name in self.sent else (self._number, digest)
 
     def find_age(self, name: str) -> int:
         """How many rounds ago a site was asked."""
-        return self._number - self.sent[name].number if name in self.sent else 0
+        return self._number - self._waiting[name][0] if name in self.sent else 0
 
     def bring_up(self, name: str, tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """An update as one of this round, which began with `given`; one in time as it is. Control variates have no
         age."""
         if name not in self.sent or self._settings is None:
             return tensors
-        begun, content = self.sent[name]
+        begun, _ = self._waiting[name]
         if begun not in self._begun:
-            weights, _ = split_variates(FederationMessage.decode(content, RoundStart).tensors)
+            weights, _ = split_variates(FederationMessage.decode(self.sent[name].content, RoundStart).tensors)
             self._begun[begun] = unpack_weights(weights).moving
         weights, variates = split_variates(tensors)
         weight = self._settings.weigh(self.find_age(name))

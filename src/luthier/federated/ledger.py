@@ -84,12 +84,22 @@ class SiteLedger:
             "the chain of the log is broken here: a line was changed or left out", where=where, hint=hint
         )
 
-    def count_rounds(self) -> int:
-        """Rounds that were answered, of all federations."""
-        found = {
-            (entry.federation, entry.number) for entry in self.read() if (entry.way, entry.kind) == ("out", "update")
-        }
+    def count_answered(self, kind: str = "update") -> int:
+        """Rounds of all federations that were answered, or other messages by the kind of their answer."""
+        found = {(entry.federation, entry.number) for entry in self.read() if (entry.way, entry.kind) == ("out", kind)}
         return len(found)
+
+    def find_last_answered(self, federation: str) -> int:
+        """The greatest number of a federation's messages that were answered by more than a refusal; -1 where none
+        was."""
+        return max(
+            (
+                entry.number
+                for entry in self.read()
+                if (entry.federation, entry.way) == (federation, "out") and entry.kind != "rejection"
+            ),
+            default=-1,
+        )
 
     def list_spent(self, without: Callable[[LedgerEntry], bool]) -> tuple[PrivacySpending, ...]:
         """What rounds of all federations cost, but for some; a message that came twice is computed and costs once."""

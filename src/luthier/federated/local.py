@@ -7,7 +7,7 @@ over all rounds together. A round trains its slice from the weights that it is g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -112,6 +112,8 @@ class SiteUpdate(NamedTuple):
     steps: int
     loss: float
     """The mean of its steps' losses."""
+    own: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
+    """Those that moved and stay at the site."""
 
 
 class SharedModel:
@@ -126,6 +128,7 @@ class SharedModel:
         self._model: Any = None
         self._key = ""
         self._moving: frozenset[str] = frozenset()
+        self._begun: dict[str, Tensor] = {}
         self._tokenizers: dict[Path, ChatTokenizer] = {}
         self._memory: RehearsedMemory | None = None
 
@@ -137,10 +140,18 @@ class SharedModel:
             parameter.requires_grad_(name in self._moving)
         return self._model
 
-    def keep(self, key: str, model: Any) -> None:
-        """Keep an adapted model under a key, before any round froze a part of it."""
+    def keep(self, key: str, model: Any, keeps: Callable[[str], bool]) -> None:
+        """Keep an adapted model under a key, before any round froze a part of it, with what sites `keep` for themselves
+        as it begins."""
         self._model, self._key = model, key
-        self._moving = frozenset(name for name, value in model.named_parameters() if value.requires_grad)
+        moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self._moving = frozenset(moving)
+        self._begun = copy_weights({name: value for name, value in moving.items() if keeps(name)})
+
+    @property
+    def begun(self) -> Mapping[str, Tensor]:
+        """What sites keep for themselves, as every site begins with it."""
+        return self._begun
 
     @property
     def memory(self) -> RehearsedMemory:
@@ -164,12 +175,19 @@ class FederatedTraining(TrainingRun):
     """A training that begins from weights that it is given, and gives back what it trained."""
 
     def __init__(
-        self, step: Tune, work: StepContext, aggregator: Aggregator, shared: SharedModel | None = None
+        self,
+        step: Tune,
+        work: StepContext,
+        aggregator: Aggregator,
+        shared: SharedModel | None = None,
+        keeps: Callable[[str], bool] = lambda name: False,
     ) -> None:
+        """`keeps` tells by its name whether a parameter that moves stays at the site."""
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
-        self._shared = shared or SharedModel()
+        self._shared, self._keeps = shared or SharedModel(), keeps
+        self._own: Mapping[str, Tensor] = {}
         self._shares = shared is not None and not step.objective.needs_reference
         self._is_adapted = False
         self._round = 0
@@ -188,8 +206,8 @@ class FederatedTraining(TrainingRun):
     def initial_weights(self, classes: Mapping[str, str]) -> GlobalWeights:
         """What every technique begins with, from the base and the seed alone."""
         model = self.open_trainable(classes)
-        moving = {name: value.detach().float() for name, value in model.named_parameters() if value.requires_grad}
-        return GlobalWeights({name: value.clone().cpu() for name, value in moving.items()}, {})
+        moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        return GlobalWeights(copy_weights(moving), {})
 
     def open_trainable(self, classes: Mapping[str, str]) -> Any:
         """The base under the technique, with fresh weights."""
@@ -198,15 +216,19 @@ class FederatedTraining(TrainingRun):
         about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return TrainingRun._adapt(self, TrainingRun._open(self, pick_dtype(self._step.dtype), about))
 
-    def write_weights(self, given: GlobalWeights, classes: Mapping[str, str], folder: Path) -> None:
-        """Write the model's files, as a plain training writes its own."""
+    def write_weights(
+        self, given: GlobalWeights, classes: Mapping[str, str], folder: Path, *, complete: bool = True
+    ) -> None:
+        """Write the model's files, as a plain training writes its own. What is not given is as it began; the adapter of
+        a model that is not `complete` may do nothing."""
         model = self.open_trainable(classes)
         set_global_weights(model, GlobalWeights(given.moving, {}), 1.0)
         if given.base:
             write_stacked_adapter(model, given.base, folder, self._name)
         else:
             self._technique.save(model, folder, self._base, self._name)
-        refuse_empty_adapter(folder)
+        if complete:
+            refuse_empty_adapter(folder)
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "auto"]:
@@ -240,18 +262,20 @@ class FederatedTraining(TrainingRun):
         rounds: int,
         classes: Mapping[str, str] | None,
         pulls: Sequence[GradientPull] = (),
+        own: Mapping[str, Tensor] = {},  # never changed
     ) -> SiteUpdate:
-        """Train one round (from 0) of so many; a killed one goes on from its checkpoint."""
+        """Train one round (from 0) of so many; a killed one goes on from its checkpoint. `own` is what the site kept
+        for itself in its last round; without it, that part begins as at every site."""
         from luthier.models.kernels.lora import restore_peft_forward
 
-        self._given, self._round = given, round_number
+        self._given, self._round, self._own = given, round_number, own
         material = self.read_data(classes)
         sampler = RoundSampler.for_round(material.sampler, round_number, rounds)
         material.sampler = sampler
         training, keeper = self._prepare(material, sampler, None)
         if self._shares_model(given):
             training.rehearsed = self._shared.memory
-        training.start_from(given.moving, pulls)
+        training.start_from(self._given.moving, pulls)
 
         def hear(stepped: StepMetrics) -> None:
             self._work.events.progress(stepped.step, sampler.steps, "steps")
@@ -260,29 +284,54 @@ class FederatedTraining(TrainingRun):
         if not self._shares_model(given):
             restore_peft_forward(self.trained)
         losses = [loss for line in training.log if (loss := _read_loss(line)) is not None]
-        weights = {name: value.detach().cpu().clone() for name, value in training.weights.items()}
+        trained = {name: value.detach().cpu().clone() for name, value in training.weights.items()}
+        weights = {name: value for name, value in trained.items() if not self._keeps(name)}
+        kept = {name: value for name, value in trained.items() if self._keeps(name)}
         for path in keeper.path.parent.glob("*"):
             path.unlink()
         mean = sum(losses) / max(1, len(losses))
-        return SiteUpdate(weights, len(material.dataset), len(training.log), mean)
+        return SiteUpdate(weights, len(material.dataset), len(training.log), mean, kept)
 
     def _adapt(self, plain: Any) -> Any:
         """The model with what the sum added to its base, what moves as it was given, and what stands still frozen."""
         assert self._given is not None, "weights are given before a round"
         model = plain if self._is_adapted else super()._adapt(plain)
         if self._shares_model(self._given) and not self._is_adapted:
-            self._shared.keep(self._key, model)
+            self._shared.keep(self._key, model, self._keeps)
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        check_weights(
-            self._given.moving, {name: value.detach().float() for name, value in own.items()}, "the coordinator"
-        )
+        expected = {name: value.detach().float() for name, value in own.items() if not self._keeps(name)}
+        check_weights(self._given.moving, expected, "the coordinator")
+        if kept := [name for name in own if self._keeps(name)]:
+            begun = self._shared.begun if self._is_adapted else copy_weights({name: own[name] for name in kept})
+            given = {name: self._own.get(name, begun[name]) for name in kept}
+            self._given = self._given._replace(moving={**self._given.moving, **given})
         if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
             raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
+        if not self._is_adapted:
+            self._check_beginning(own)
         set_global_weights(model, self._given, self._scale_of(model))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _check_beginning(self, fresh: Mapping[str, Tensor]) -> None:
+        """`MessageRefused` unless weights that no round has moved yet are those that recipe and seed begin with.
+
+        Weights that a coordinator chose could sort rows by their words into numbers of their own, which no sum hides
+        (Fowl et al., 2022).
+        """
+        import torch
+
+        assert self._given is not None, "weights are given before a round"
+        for name, value in self._given.moving.items():
+            restarts = self._aggregator.restarts and (DOWN in name or UP in name)
+            before = range(0 if restarts else self._round)
+            if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):
+                continue
+            begun = fresh[name].detach().to(value.device, value.dtype)
+            if not torch.allclose(value, begun, rtol=1e-4, atol=1e-6):  # machines round the last bits differently
+                raise MessageRefused(f"the coordinator sends {name} other than recipe and seed begin it")
 
     def _shares_model(self, given: GlobalWeights) -> bool:
         return self._shares and not given.base
@@ -310,6 +359,11 @@ class FederatedTraining(TrainingRun):
 
     def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
         """Rounds say nothing of how they compute."""
+
+
+def copy_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model as they are now, in fp32."""
+    return {name: value.detach().float().cpu().clone() for name, value in weights.items()}
 
 
 def _read_loss(line: str) -> float | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import ssl
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,12 @@ from luthier.federated.policy import HttpAddress, SitePolicy
 if TYPE_CHECKING:
     import httpx
 
+BEGINNING_BYTES = 4096
+"""What is read of a message that is too long."""
+MESSAGE_BYTES = 8 << 30
+"""The longest message that is read where no policy says it."""
 FEDERATION = re.compile(r"[0-9a-f]{8,128}")
+_NUMBER = re.compile(r"[0-9]{7}")
 
 
 def get_message_name(number: int, site: str) -> str:
@@ -27,6 +35,23 @@ def get_message_name(number: int, site: str) -> str:
 def get_answer_name(number: int, site: str) -> str:
     """The file of a site's answer."""
     return f"{number:07d}-from-{site}"
+
+
+def read_envelope_file(path: Path, most: int) -> bytes | None:
+    """What a plain file in a folder that others write to holds; None where there is none, and the beginning alone where
+    there are more bytes than `most`, so that it is refused like any other that is not whole."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            return None
+        raise
+    about = os.fstat(descriptor)
+    if not stat.S_ISREG(about.st_mode):
+        os.close(descriptor)
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(most if about.st_size <= most else BEGINNING_BYTES)
 
 
 class SiteMailbox(ABC):
@@ -40,12 +65,19 @@ class SiteMailbox(ABC):
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Put the answer to a message of a federation."""
 
+    def refuse(self, envelope: bytes) -> None:  # noqa: B027  # most have nobody who waits
+        """Give no answer to an envelope; nothing to do where nobody waits at this end."""
+
+    def close(self) -> None:  # noqa: B027  # most opened nothing
+        """End what was opened; nothing by default."""
+
 
 class FolderMailbox(SiteMailbox):
     """A folder that coordinator and site both see."""
 
-    def __init__(self, folder: Path, site: str) -> None:
-        self._folder, self._site = folder, site
+    def __init__(self, folder: Path, site: str, most: int = MESSAGE_BYTES) -> None:
+        """`most` bytes of a message are read."""
+        self._folder, self._site, self._most = folder, site, most
 
     def fetch(self) -> Iterator[bytes]:
         """Files to this site without an answer beside them."""
@@ -54,12 +86,10 @@ class FolderMailbox(SiteMailbox):
                 continue
             for path in sorted(federation.glob(f"*-to-{self._site}")):
                 number = path.name.partition("-")[0]
-                if number.isdigit() and not (federation / get_answer_name(int(number), self._site)).exists():
-                    try:
-                        content = path.read_bytes()
-                    except FileNotFoundError:
-                        continue  # another message took its place
-                    yield content
+                if _NUMBER.fullmatch(number) and not (federation / get_answer_name(int(number), self._site)).exists():
+                    content = read_envelope_file(path, self._most)
+                    if content is not None:  # another message took its place, or it is no file
+                        yield content
 
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Write the answer's file whole."""
@@ -70,7 +100,7 @@ class HttpMailbox(SiteMailbox):
     """A coordinator that listens; the site asks what waits for it."""
 
     def __init__(self, address: HttpAddress, site: str, policy: SitePolicy) -> None:
-        self._url, self._site = address.url.rstrip("/"), site
+        self._url, self._site, self._most = address.url.rstrip("/"), site, policy.message_bytes
         self._context = _build_tls(address, policy) if address.url.startswith("https:") else None
 
     def fetch(self) -> Iterator[bytes]:
@@ -78,12 +108,12 @@ class HttpMailbox(SiteMailbox):
         import httpx
 
         try:
-            with self._open() as client:
-                found = client.get(f"{self._url}/messages/{self._site}")
+            with self._open() as client, client.stream("GET", f"{self._url}/messages/{self._site}") as found:
+                content = self._read(found) if found.status_code == 200 else None
         except httpx.TransportError:
             return
-        if found.status_code == 200:
-            yield found.content
+        if content is not None:
+            yield content
 
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Bring the answer; `SystemResourceError` where it is not taken."""
@@ -96,6 +126,15 @@ class HttpMailbox(SiteMailbox):
             raise SystemResourceError(f"the coordinator cannot be reached: {type(error).__name__}") from error
         if found.status_code != 204:
             raise SystemResourceError(f"the coordinator does not take the answer: {found.status_code}")
+
+    def _read(self, found: httpx.Response) -> bytes:
+        """What comes; the beginning alone where it is longer than the policy allows."""
+        content = bytearray()
+        for part in found.iter_raw():  # not decoded: somebody's archive could be a thousand times as long
+            content += part
+            if len(content) > self._most:
+                return bytes(content[:BEGINNING_BYTES])
+        return bytes(content)
 
     def _open(self) -> httpx.Client:
         import httpx
@@ -118,11 +157,15 @@ def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:
 
 def open_mailbox(policy: SitePolicy) -> SiteMailbox:
     """The mailbox that a policy names; `InputError` where it names none or two."""
-    if (policy.folder is None) == (policy.http is None):
+    from luthier.federated.socket_mailbox import SocketMailbox
+
+    if sum(value is not None for value in (policy.folder, policy.http, policy.flower)) != 1:
         raise InputError(
-            "name `folder` or `http` in the policy, one of them", hint="where the coordinator's messages are"
+            "name `folder`, `http` or `flower` in the policy, one of them", hint="where the coordinator's messages are"
         )
     if policy.folder is not None:
-        return FolderMailbox(policy.resolve(policy.folder), policy.name)
+        return FolderMailbox(policy.resolve(policy.folder), policy.name, policy.message_bytes)
+    if policy.flower is not None:
+        return SocketMailbox(policy.resolve(policy.flower).absolute())
     assert policy.http is not None, "one of them is named"
     return HttpMailbox(policy.http, policy.name, policy)

@@ -1,24 +1,27 @@
 """What travels between a coordinator and its sites: a small JSON header, and tensors as safetensors; never code.
 
 A message is `LUF1`, the header's length (8 bytes, big-endian), the header, and the tensors. What comes is checked whole
-before anything of it is used: kind, round, names, shapes, types, and that every number is finite.
+before anything of it is used: kind, round, names, shapes, types, and that every number is finite. Headers are filled up
+with spaces, so that the size of an encrypted message tells nothing of the numbers in it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
 from luthier.federated.privacy import FederatedPrivacy
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, replace_control_characters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +29,11 @@ if TYPE_CHECKING:
 MAGIC = b"LUF1"
 HEADER_BYTES = 16 << 20
 """The largest header that is read."""
+PADDING_BYTES = 512
+"""Headers have a multiple of so many bytes."""
+MOST_ROWS = 1 << 40
+"""Rows that a site may claim: more are no number of rows."""
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 
 
 class _Header(BaseModel):
@@ -82,6 +90,12 @@ class Order(_Header):
 
     privacy: FederatedPrivacy | None = None
     """What is promised to rows, groups or sites."""
+    personal: dict[str, Any] | None = None
+    """Settings of the part of the model that stays at each site; None: all of it travels."""
+    decontaminate: DecontaminationSettings | None = None
+    """How training rows are compared with what other sites hold out; None: they are not."""
+    compared: list[str] = []
+    """Fingerprints of all sites, sorted, where rows are compared."""
 
     @property
     def stages(self) -> int:
@@ -89,13 +103,18 @@ class Order(_Header):
         return 1 if self.masks is None or self.least is None else len(STAGES)
 
     @property
+    def comparisons(self) -> int:
+        """Messages between the order and the first round."""
+        return 0 if self.decontaminate is None else len(COMPARISONS)
+
+    @property
     def last_number(self) -> int:
         """The number of the message that ends the federation."""
-        return self.rounds * self.stages + 1
+        return self.comparisons + self.rounds * self.stages + 1
 
     def place_of(self, number: int) -> tuple[int, int]:
-        """Round (from 1) and stage (from 0) of a message by its number."""
-        before, stage = divmod(number - 1, self.stages)
+        """Round (from 1) and stage (from 0) of a message by its number; round 0 and below before the first."""
+        before, stage = divmod(number - 1 - self.comparisons, self.stages)
         return before + 1, stage
 
 
@@ -103,17 +122,55 @@ class Enrolled(_Header):
     """The answer of a site that takes part."""
 
     kind: Literal["enrolled"] = "enrolled"
-    rows: int | None = Field(default=None, ge=1)
+    rows: Rows | None = None
     """Training rows; not told under masks."""
     classes: dict[str, str] = {}
     """What the assistant says for each class with enough rows, where the objective names classes."""
+
+
+class BlindRequest(_Header):
+    """Asks for blinded points of a site's training rows."""
+
+    kind: Literal["blind_request"] = "blind_request"
+
+
+class BlindedRows(_Header):
+    """Envelopes with them, by the fingerprint of the site that each is for, as tensors of bytes."""
+
+    kind: Literal["blinded_rows"] = "blinded_rows"
+
+
+class ComparisonRequest(_Header):
+    """Those for one site, by sender; asks it to evaluate them, and for tags of its held-out rows."""
+
+    kind: Literal["comparison_request"] = "comparison_request"
+
+
+class EvaluatedRows(_Header):
+    """Envelopes with both, by reader."""
+
+    kind: Literal["evaluated_rows"] = "evaluated_rows"
+
+
+class LeaveOutRequest(_Header):
+    """Those for one site, by sender; asks it to leave out the rows that others hold near copies of out."""
+
+    kind: Literal["leave_out_request"] = "leave_out_request"
+
+
+class RemainingRows(_Header):
+    """A site left out what it had to."""
+
+    kind: Literal["remaining_rows"] = "remaining_rows"
+    left_out: int | None = Field(default=None, ge=0)
+    """How many; not told where they are few, under masks, or with `privacy`."""
 
 
 class Rejection(_Header):
     """The answer of a site that does not do what it was asked."""
 
     kind: Literal["rejection"] = "rejection"
-    message: str = Field(max_length=1000)
+    message: Annotated[str, AfterValidator(replace_control_characters)] = Field(max_length=1000)
 
 
 class RoundStart(_Header):
@@ -133,8 +190,8 @@ class RoundUpdate(_Header):
     round: int = Field(ge=1)
     answers: str
     """SHA-256 of the message that began the round."""
-    rows: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
+    rows: Rows | None = None
+    steps: Rows | None = None
     loss: float | None = Field(default=None, allow_inf_nan=False)
     """Under masks, none of the three is told: rows and loss are among the masked numbers. With `privacy`, no loss."""
 
@@ -203,7 +260,7 @@ class SharesRevealed(_Header):
 
 
 class Final(_Header):
-    """The weights of the last round: to be measured, where metrics were agreed."""
+    """The weights of the last round: to be measured where metrics were agreed, and for the sites' own models."""
 
     kind: Literal["final"] = "final"
     classes: dict[str, str] = {}
@@ -213,20 +270,26 @@ class Measured(_Header):
     """What a site measured with the last weights: sums over its held-out rows."""
 
     kind: Literal["measured"] = "measured"
-    rows: int = Field(ge=0)
+    rows: int = Field(ge=0, le=MOST_ROWS)
     sums: dict[str, list[float]] = {}
     """Sufficient statistics by metric."""
+    personal: bool = False
+    """Whether a model of the site's own lies there."""
 
 
 Header = (
-    Order | Enrolled | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
+    Order | Enrolled | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows | LeaveOutRequest | RemainingRows
+    | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
     | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
 """What a coordinator sends in a masked round that sites may drop out of."""
-QUESTIONS: tuple[type[_Header], ...] = (Order, *STAGES, Final)
+COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
+"""What a coordinator sends before the first round where rows are compared."""
+QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
+    Enrolled, BlindedRows, EvaluatedRows, RemainingRows,
+    RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
 _KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in (*QUESTIONS, *ANSWERS)}
 
@@ -240,6 +303,7 @@ class FederationMessage(NamedTuple):
     def encode(self) -> bytes:
         """The message's bytes; the same message makes the same."""
         header = json.dumps(self.header.model_dump(mode="json"), sort_keys=True, ensure_ascii=False).encode()
+        header += b" " * (-len(header) % PADDING_BYTES)
         return MAGIC + len(header).to_bytes(8, "big") + header + pack_tensors(self.tensors)
 
     @classmethod
@@ -249,7 +313,10 @@ class FederationMessage(NamedTuple):
         if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):
             raise MessageRefused("this is no message of a federation")
         try:
-            found = json.loads(content[12 : 12 + length])
+            found = json.loads(
+                content[12 : 12 + length], object_pairs_hook=_read_object, parse_float=_read_float,
+                parse_constant=_refuse_constant,
+            )  # fmt: skip
             kind = _KINDS[str(found["kind"])]
             header = kind.model_validate(found)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -259,6 +326,25 @@ class FederationMessage(NamedTuple):
             expected = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
             raise MessageRefused(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
         return cls(header, unpack_tensors(content[12 + length :]))
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; `ValueError` where a name stands twice, which two readers could read differently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _read_float(text: str) -> float:
+    """A finite number; `ValueError` for one such as 1e999."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError("a number is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def dump_given_settings(part: BaseModel) -> dict[str, Any]:
@@ -293,14 +379,18 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
     """Tensors from bytes that somebody sent; `MessageRefused` where they are none, or hold a number that is not
     finite."""
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         found: dict[str, Tensor] = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise MessageRefused("a message's tensors cannot be read") from error
+    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64)
     for name, value in found.items():
+        if value.dtype not in known:
+            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no weights are")
         if not bool(value.isfinite().all()):
             raise MessageRefused(f"{name[:200]} holds a number that is not finite")
     return found

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic_core import PydanticCustomError
 
 from luthier.core.component import Component, iter_components
 from luthier.core.errors import InputError, SourceLocation
@@ -23,9 +24,10 @@ from luthier.federated.privacy import (
     covers,
     find_federated_privacy_obstacle,
 )
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import MessageRefused, OrderRefused
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import build_local_tune, read_order_settings
+from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
+from luthier.metrics.metric import Metric
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 
@@ -70,6 +72,8 @@ class SitePolicy(BaseModel):
     """A folder that the coordinator also sees, for the transport `folder`."""
     http: HttpAddress | None = None
     """Where the coordinator listens, for the transport `http`."""
+    flower: str | None = None
+    """The Unix socket to listen at for the Flower app, for the transport `flower`."""
     bases: tuple[str, ...] = ()
     """Digests (12 characters or more) of the base models that may be tuned; any that the site has when empty."""
     techniques: tuple[str, ...] = ("lora",)
@@ -84,8 +88,10 @@ class SitePolicy(BaseModel):
     """Further parts that an order may use, such as `reward.length`; none by default. A part that speaks to other
     machines or runs code (an endpoint, a judge, an environment) can carry rows away: allow none that you do not
     know."""
-    metrics: tuple[str, ...] = ()
-    """Metrics whose sums over held-out rows may be sent at the end."""
+    metrics: tuple[str | dict[str, Any], ...] = ()
+    """Metrics whose sums over held-out rows may be sent at the end: a kind with its usual settings, or a mapping with
+    the settings that are allowed. Other settings could ask for a text: `{kind: json_valid, obeys: …}` counts answers
+    that a pattern fits."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
     revoked: tuple[str, ...] = ()
@@ -97,6 +103,13 @@ class SitePolicy(BaseModel):
     least_group: int | None = Field(default=None, ge=3)
     """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
+    decontaminate: bool = False
+    """Whether rows may be compared with those of `peers`, to leave out training rows that nearly repeat what a peer
+    holds out. A peer learns which of its own texts nearly repeat held-out rows here, so it can test guesses."""
+    most_compared_rows: int = Field(default=20_000, ge=1)
+    """Rows that a peer may ask about in one federation: with each, it can test one guess."""
+    most_left_out: float = Field(default=0.1, ge=0, le=1)
+    """The share of the training rows that may be left out because peers claim to hold them out."""
     require_masks: bool = False
     """Whether an order without masks is refused, under which the coordinator would see this site's own update."""
     epsilon: float | None = Field(default=None, gt=0)
@@ -108,14 +121,17 @@ class SitePolicy(BaseModel):
     """What the budget protects: `row`, or a column such as `meta.customer`, or the whole `site`. An order may promise
     more, and no less."""
     least_rows: int = Field(default=50, ge=1)
-    """Training rows below which the site takes no part: a sum over few rows tells of each."""
+    """Training rows below which the site takes no part, and a round learns nothing: a sum over few rows tells of each.
+    A round of one step over a batch of one row would give that row away."""
     least_class_rows: int = Field(default=10, ge=1)
     """Rows of a class below which its name is not sent, and it is not learnt; and held-out rows below which no sums of
     metrics are sent."""
     rounds: int = Field(default=20, ge=1)
     """Most rounds of one federation."""
     total_rounds: int = Field(default=200, ge=1)
-    """Most rounds of all federations that the log tells of."""
+    """Most rounds of all federations that the log tells of, and as many measurements at their ends."""
+    message_bytes: int = Field(default=8 << 30, ge=1 << 20)
+    """The largest message that is read; a larger one is refused before it is in memory."""
     hours: float = Field(default=24.0, gt=0)
     """Most hours that computing for one federation may take."""
     approval: Literal["always", "never"] = "always"
@@ -169,7 +185,10 @@ class SitePolicy(BaseModel):
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)
-        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(tune, aggregator, order.rounds):
+        personal = read_personal_part(order)
+        if why := find_refused_setting(bare, length=False) or find_federation_obstacle(
+            tune, aggregator, order.rounds, personal, order.privacy
+        ):
             raise PolicyRefused(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
@@ -183,11 +202,11 @@ class SitePolicy(BaseModel):
         ):
             raise PolicyRefused(why)
         for metric in order.metrics:
-            if metric.get("kind") not in self.metrics:
-                raise self.build_refusal("metrics", f"sums of {_shown(metric.get('kind'))} may not be sent")
+            self._check_metric(metric)
         if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
+        self._check_decontamination(order)
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
         if order.wants_classes and not self.class_names:
@@ -197,6 +216,10 @@ class SitePolicy(BaseModel):
         used = min(rows, tune.max_train_samples or rows)
         if used < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few training rows here to take part")
+        local, batch = order.local, tune.batch_size
+        seen = local.steps * batch if local.steps is not None else (local.epochs or 0.0) * used
+        if seen < self.least_rows:
+            raise self.build_refusal("least_rows", "a round would learn from too few rows; take more steps or epochs")
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
@@ -217,6 +240,23 @@ class SitePolicy(BaseModel):
             what = f"the order would bring epsilon from {before:.3g} to {after:.3g} at delta {self.delta:g}"
             raise self.build_refusal("epsilon", f"{what}, and the budget is {self.epsilon:g}")
 
+    def _check_decontamination(self, order: Order) -> None:
+        if (settings := order.decontaminate) is None:
+            return
+        if not self.decontaminate:
+            raise self.build_refusal("decontaminate", "the order compares rows across sites")
+        if settings.max_rows > self.most_compared_rows:
+            what = f"the order compares up to {settings.max_rows:,} rows, at most {self.most_compared_rows:,} may be"
+            raise self.build_refusal("most_compared_rows", what)
+
+    def check_left_out(self, count: int, rows: int) -> None:
+        """`PolicyRefused` where too large a share of the rows would be left out, or too few remain."""
+        if count > self.most_left_out * rows:
+            what = f"more than {self.most_left_out:.1%} of the training rows here nearly repeat held-out rows of others"
+            raise self.build_refusal("most_left_out", what)
+        if rows - count < self.least_rows:
+            raise self.build_refusal("least_rows", "there are too few training rows here to take part")
+
     def check_measured(self, rows: int) -> None:
         """`PolicyRefused` for sums over too few held-out rows."""
         if rows < self.least_class_rows:
@@ -228,6 +268,24 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
         if hours >= self.hours:
             raise self.build_refusal("hours", f"this federation took the {self.hours:g} hours that it may")
+
+    def _check_metric(self, settings: Mapping[str, Any]) -> None:
+        """Only metrics that are listed, with the settings that are listed."""
+        kind = settings.get("kind")
+        same = [
+            allowed
+            for allowed in self.metrics
+            if kind in (allowed, allowed.get("kind") if isinstance(allowed, dict) else "")
+        ]
+        if not same:
+            raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent")
+        try:
+            asked = Metric.parse(dict(settings))
+            known = [Metric.parse(allowed) for allowed in same]
+        except (ValidationError, PydanticCustomError, TypeError, RecursionError) as error:
+            raise MessageRefused("the order's metrics are none of this version") from error
+        if asked not in known:
+            raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent with other settings than here")
 
     def _check_parts(self, tune: Tune, aggregator: Aggregator) -> None:
         """Only parts that are listed, and none that reads or writes a path."""

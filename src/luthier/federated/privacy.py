@@ -1,21 +1,23 @@
 """Differential privacy of a federation: of rows or groups of rows by noise in each site's steps, or of whole sites.
 
 For rows and groups, each site trains by DP-SGD over the course of all rounds, and its own noise protects its own rows
-against everybody else. For sites, each update is scaled down to a norm, and the sum gets Gaussian noise: under masks
-each site adds its share, in the ring's integers (Kairouz et al. 2021, "The Distributed Discrete Gaussian Mechanism");
-without, the coordinator adds all of it.
+against everybody else. For sites, each update is scaled down to a norm and cut to integers, and the sum gets discrete
+Gaussian noise: under masks each site adds its share, in the ring (Kairouz, Liu and Steinke 2021, "The Distributed
+Discrete Gaussian Mechanism"); without, the coordinator adds all of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.federated.masks import BeyondBound, MaskSettings, compute_scale
 from luthier.tune.privacy.accountant import PrivacyAccount, find_noise
+from luthier.tune.privacy.discrete_gaussian import GREATEST_DEVIATION, draw_discrete_gaussian
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.privacy.settings import ROW, Privacy
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SITE = "site"
+SMOOTHING = 4.0
+"""Standard deviation, in units of the ring, of the part of the noise that turns Gaussian noise into integers."""
+LEAST_DEVIATION = 64
+"""Of noise, and of a clipped change, in units of the ring."""
 _TAIL = 10.0
 """Standard deviations of noise for which there must be room in the ring."""
 
@@ -115,51 +121,126 @@ def clip_change(change: Mapping[str, Tensor], clip: float) -> dict[str, Tensor]:
     return {name: value * scale for name, value in change.items()}
 
 
+def bound_lattice_slack(deviation: float, shares: int, smoothing: float = SMOOTHING) -> float:
+    """How far, for each number of a vector, integers with noise are from what Gaussian noise of the variance
+    `shares * deviation**2 - smoothing**2` makes of the same integers: a bound on the log-ratio of probabilities.
+
+    The sum of n discrete Gaussians of σ is within τ = 10 Σ exp(-2π² σ² k / (k + 1)), k = 1 … n - 1, of one of √n σ
+    (Kairouz, Liu and Steinke 2021, theorem 1). One of variance a + s² is within 2 artanh η of Gaussian noise of
+    variance a that is rounded at random by a discrete Gaussian of s around it, η = 2 exp(-2π² s²) / (1 - exp(-6π² s²)):
+    the sum of exp(-(z - y)² / 2s²) over the integers z is √(2π) s to within a factor 1 ± η for any y, by Poisson's
+    summation (Peikert 2010, "An Efficient and Parallel Gaussian Sampler for Lattices", theorem 3.1). What is computed
+    from a sum with Gaussian noise gives away no more than that sum.
+
+    So R rounds of d numbers keep (ε + 2Rdc, exp(Rdc) δ), where (ε, δ) is that of the Gaussian noise and c this slack.
+    """
+    several = 10 * sum(math.exp(-2 * math.pi**2 * deviation**2 * k / (k + 1)) for k in range(1, shares))
+    ripple = 2 * math.exp(-2 * math.pi**2 * smoothing**2) / -math.expm1(-6 * math.pi**2 * smoothing**2)
+    return several + 2 * math.atanh(ripple)
+
+
+def find_share_deviation(noise: float, scale: int, shares: int) -> int:
+    """σ of one site's discrete Gaussian in units of the ring, such that so many of them hide an integer vector as well
+    as Gaussian noise of the standard deviation `noise * scale` does; 0 where there is none.
+
+    It is at least `LEAST_DEVIATION`, at which `bound_lattice_slack` is below 1e-130: no recipe has rounds and numbers
+    enough for that to change a digit of ε.
+    """
+    if not noise:
+        return 0
+    exact = math.sqrt((noise * scale) ** 2 + SMOOTHING**2) / math.sqrt(shares)
+    return max(LEAST_DEVIATION, math.ceil(exact * (1 + 2.0**-50)))
+
+
+def find_noise_obstacle(settings: MaskSettings, sites: int, clip: float, noise: float, shares: int) -> str:
+    """Why noise, of which each site adds its share, does not fit in the ring; empty where it does."""
+    scale = compute_scale(settings, sites)
+    own = find_share_deviation(noise, scale, shares)
+    if own > GREATEST_DEVIATION or (clip * scale + _TAIL * own) * sites >= 2.0**63:
+        return f"noise of {noise:g} does not fit in the ring: set a smaller clip or smaller bounds"
+    if noise and clip * scale < LEAST_DEVIATION:
+        return f"a clip of {clip:g} is {clip * scale:g} units of the ring: set a larger clip or smaller bounds"
+    return ""
+
+
+def cut_change(change: Mapping[str, Tensor], clip: float, scale: int) -> NDArray[Any]:
+    """(numbers,) int64: a clipped change, by name, in units of 1 / scale. Numbers are cut towards zero, which makes
+    none longer, and the norm of the integers themselves is within `clip * scale`, exactly."""
+    import numpy
+
+    numbers = numpy.concatenate([change[name].double().numpy().reshape(-1) for name in sorted(change)]) * scale
+    most = Fraction(clip) * scale
+    found: NDArray[Any] = numpy.trunc(numbers).astype(numpy.int64)
+    while _square(found) > most * most:  # the norm that it was clipped to was rounded
+        numbers *= 1 - 2.0**-40
+        found = numpy.trunc(numbers).astype(numpy.int64)
+    return found
+
+
+def _square(numbers: NDArray[Any]) -> int:
+    """The sum of squares of integers below 2^62, exact: by limbs of 21 bits, whose products fit."""
+    import numpy
+
+    total = 0
+    for first in range(0, len(numbers), 1 << 20):
+        part = numpy.abs(numbers[first : first + (1 << 20)])
+        limbs = [(part >> shift) & ((1 << 21) - 1) for shift in (0, 21, 42)]
+        for one, low in enumerate(limbs):
+            for other, high in enumerate(limbs):
+                total += int(numpy.dot(low, high)) << (21 * (one + other))
+    return total
+
+
 def encode_change(
     change: Mapping[str, Tensor],
     settings: MaskSettings,
     sites: int,
     clip: float,
     noise: float,
+    shares: int,
     key: NoiseKey,
     label: str,
 ) -> NDArray[Any]:
     """(numbers + 2,) uint64: a clipped change in fixed point with a site's share of the noise, as `encode_update` has
     weights; one in place of the rows, and nothing in place of the loss.
 
-    `noise` is the standard deviation of this site's own noise. Numbers are cut towards zero, so that the norm stays
-    within `clip`. `BeyondBound` where noise could leave the ring.
+    `noise` is the standard deviation in the sum of `shares` sites, the fewest that a round may have. `BeyondBound`
+    where noise could leave the ring.
     """
     import numpy
 
+    if why := find_noise_obstacle(settings, sites, clip, noise, shares):
+        raise BeyondBound(why)
     scale = compute_scale(settings, sites)
-    if (clip + _TAIL * noise) * scale * sites >= 2.0**63:
-        raise BeyondBound(f"noise of {noise:g} does not fit in the ring: set a smaller clip or smaller bounds")
-    parts = [change[name].double().numpy().reshape(-1) for name in sorted(change)]
-    numbers = numpy.concatenate([*parts, [0.0, 0.0]])
-    encoded = numpy.trunc(numbers * scale).astype(numpy.int64)
-    drawn = key.draw_normal(label, [len(numbers)]).numpy() * (noise * scale)
-    drawn[-2:] = 0.0
-    encoded += numpy.rint(drawn).astype(numpy.int64)
-    encoded[-1] = 1
+    encoded = numpy.append(cut_change(change, clip, scale), [0, 1])
+    if own := find_share_deviation(noise, scale, shares):
+        encoded[:-2] += draw_discrete_gaussian(key, label, len(encoded) - 2, own)
     found: NDArray[Any] = encoded.view(numpy.uint64)
     return found
 
 
 def average_clipped_updates(
-    changes: Iterable[Mapping[str, Tensor]], clip: float, noise: float, key: NoiseKey, label: str
+    changes: Iterable[Mapping[str, Tensor]], sites: int, clip: float, noise: float, key: NoiseKey, label: str
 ) -> dict[str, Tensor]:
-    """The mean of clipped changes with noise of a standard deviation in their sum."""
-    total: dict[str, Tensor] = {}
-    count = 0
+    """The mean of the clipped changes of so many sites, with noise of a standard deviation in their sum, which is one
+    of integers."""
+    import numpy
+    import torch
+
+    scale = 1 << min(62, max(0, 59 - math.ceil(math.log2(sites * clip + _TAIL * noise))))
+    total: NDArray[Any] = numpy.zeros(0, dtype=numpy.int64)
+    shapes: Mapping[str, Tensor] = {}
     for change in changes:
-        count += 1
-        for name, value in clip_change(change, clip).items():
-            total[name] = total[name] + value if name in total else value
-    return {
-        name: (value + key.draw_normal(f"{label}/{name}", value.shape) * noise) / count
-        for name, value in sorted(total.items())
-    }
+        cut = cut_change(clip_change(change, clip), clip, scale)
+        total, shapes = (total + cut if len(total) else cut), change
+    if own := find_share_deviation(noise, scale, 1):
+        total = total + draw_discrete_gaussian(key, label, len(total), own)
+    mean, found, at = torch.from_numpy(total / scale / sites), dict[str, torch.Tensor](), 0
+    for name in sorted(shapes):
+        shape = shapes[name].shape
+        found[name] = mean[at : at + shape.numel()].reshape(shape)
+        at += shape.numel()
+    return found
 
 
 def find_federated_privacy_obstacle(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from luthier.federated.aggregator import Aggregator
+from luthier.federated.personal.part import PersonalPart
+from luthier.federated.privacy import FederatedPrivacy
 from luthier.tune.policy import PolicyObjective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique
@@ -39,7 +41,13 @@ def find_refused_setting(tune: Tune, *, length: bool) -> str:
     return ""
 
 
-def find_federation_obstacle(tune: Tune, aggregator: Aggregator, rounds: int) -> str:
+def find_federation_obstacle(
+    tune: Tune,
+    aggregator: Aggregator,
+    rounds: int,
+    personal: PersonalPart | None = None,
+    privacy: FederatedPrivacy | None = None,
+) -> str:
     """Why a training cannot be federated so; empty when it can."""
     technique, objective = tune.technique, tune.objective
     if isinstance(technique, StandaloneTechnique):
@@ -47,7 +55,9 @@ def find_federation_obstacle(tune: Tune, aggregator: Aggregator, rounds: int) ->
     start = technique.settings().get("init_lora_weights", "default")
     policy = objective if isinstance(objective, PolicyObjective) else None
     rewards = () if policy is None else (*policy.rewards, *policy.gold)
-    unfit = aggregator.refuses(technique)
+    unfit = aggregator.refuses(technique) if personal is None else personal.find_sum_obstacle(tune, aggregator)
+    if personal is not None and (why := personal.find_obstacle(tune, aggregator, privacy)):
+        return why
     obstacles = {
         "eva begins with directions of each site's own rows, which the others do not have; leave it out": start
         == "eva",

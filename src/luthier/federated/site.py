@@ -6,7 +6,6 @@ the same number is refused. So a coordinator that was killed goes on, and none c
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,9 +29,14 @@ from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
+    COMPARISONS,
     QUESTIONS,
     STAGES,
+    BlindedRows,
+    BlindRequest,
+    ComparisonRequest,
     Enrolled,
+    EvaluatedRows,
     FederationMessage,
     Final,
     KeyList,
@@ -40,6 +44,7 @@ from luthier.federated.messages import (
     Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
@@ -54,6 +59,9 @@ from luthier.federated.messages import (
     unpack_tensors,
     unpack_weights,
 )
+from luthier.federated.personal.adapter import PersonalAdapter
+from luthier.federated.personal.part import PersonalPart
+from luthier.federated.personal.site_model import MODEL, name_own_weights, select_own_weights, train_adapter
 from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
@@ -100,13 +108,23 @@ def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
     """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
     try:
         return build_local_tune(order.tune, order.local, order.rounds, order.privacy), Aggregator.parse(order.sum)
-    except (ValidationError, PydanticCustomError, TypeError) as error:
+    except (ValidationError, PydanticCustomError, TypeError, RecursionError, OverflowError) as error:
         raise MessageRefused("the order's settings are none of a training here") from error
 
 
-def compute_training_code(tune: Tune, aggregator: Aggregator) -> str:
+def read_personal_part(order: Order) -> PersonalPart | None:
+    """What stays at each site by an order; `MessageRefused` where its settings are none of such a part."""
+    try:
+        return None if order.personal is None else PersonalPart.parse(order.personal)
+    except (ValidationError, PydanticCustomError, TypeError) as error:
+        raise MessageRefused("the order's `personal` is no part of a model that is known here") from error
+
+
+def compute_training_code(tune: Tune, aggregator: Aggregator, personal: PersonalPart | None = None) -> str:
     """The revision of the code that decides a site's update."""
     modules = {type(part).__module__ for part in iter_components(tune)} | {type(aggregator).__module__, __name__}
+    if personal is not None:
+        modules.add(type(personal).__module__)
     return code_revision(*sorted(modules))
 
 
@@ -145,6 +163,10 @@ class SiteWorker:
         if order_path.is_file():
             self._take_order(FederationMessage.decode(order_path.read_bytes(), Order).header)
 
+    def keeps_answer(self, number: int) -> bool:
+        """Whether the answer to a message is kept here."""
+        return number in self._seen
+
     def answer(self, number: int, content: bytes) -> bytes:
         """The answer to a message by its number (0: the order; then rounds; then the end).
 
@@ -180,8 +202,17 @@ class SiteWorker:
             if number != order.last_number:
                 raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
+        if number <= order.comparisons:
+            if not isinstance(header, COMPARISONS[number - 1]):
+                raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
+            return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
+        if (
+            isinstance(header, COMPARISONS)
+            or header.round != round_number
+            or round_number > order.rounds
+            or not isinstance(header, STAGES[stage])
+        ):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
@@ -197,6 +228,7 @@ class SiteWorker:
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
+        personal = read_personal_part(order)
         if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
             raise OrderRefused(why)
         if order.masks is not None:
@@ -211,10 +243,12 @@ class SiteWorker:
                 raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
                 raise OrderRefused(why)
+        if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
+            raise OrderRefused("the order compares rows among other sites than this site and its peers")
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
             raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
-        if order.code != (code := compute_training_code(tune, aggregator)):
+        if order.code != (code := compute_training_code(tune, aggregator, personal)):
             what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
             raise OrderRefused(what, hint="install the same version of Luthier at both")
         self._take_order(order)
@@ -228,51 +262,83 @@ class SiteWorker:
             kept = {label for label, count in counts.items() if count >= least}
             texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
             classes = {label: text for label, text in texts.items() if label in kept}
-        return FederationMessage(Enrolled(rows=None if order.masks is not None else rows, classes=classes)).encode()
+        hidden = order.masks is not None or order.decontaminate is not None
+        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+
+    def _decontaminate(self, order: Order, number: int, message: FederationMessage) -> bytes:
+        """Compare rows with those of the other sites; where some are left out, rounds train on the rest."""
+        from luthier.federated.decontamination.site import SiteDecontamination
+
+        assert order.decontaminate is not None, "only then rows are compared"
+        assert self._masks is not None, "an order without peers was refused"
+        comparison = SiteDecontamination(
+            self._work, self._masks.identity, self._masks.peers, order.decontaminate, order.federation
+        )
+        if isinstance(message.header, BlindRequest):
+            return FederationMessage(BlindedRows(), comparison.ask(number)).encode()
+        if isinstance(message.header, ComparisonRequest):
+            envelopes = comparison.evaluate(number, number - 1, message.tensors)
+            return FederationMessage(EvaluatedRows(), envelopes).encode()
+        count = comparison.leave_out(number - 1, message.tensors, self._policy)
+        least = self._policy.least_class_rows if self._policy is not None else 0
+        told = count >= least and order.masks is None and order.privacy is None
+        return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
-        import numpy
-        import torch
-
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
 
         start: RoundStart = message.header
-        tune, aggregator = read_order_settings(order)
-        work = self._open_scratch(start.classes)
-        training = FederatedTraining(tune, work, aggregator, self._shared)
+        training, state = self._open_training(order, start.classes), SiteState(self._work.scratch)
         classes = start.classes if order.wants_classes else None
         variates, tensors = None, message.tensors
         pulls: list[GradientPull] = [ProximalPull(order.proximal)] if order.proximal else []
         if order.control_variates:
             tensors, shared = split_variates(message.tensors)
-            variates = self._open_variates(order, start, aggregator, unpack_weights(tensors), shared)
+            variates = self._open_variates(order, start, unpack_weights(tensors), shared)
             pulls.append(variates.pull)
-        given = unpack_weights(tensors)
-        update = training.train_round(given, start.round - 1, order.rounds, classes, pulls)
+        given, own = unpack_weights(tensors), select_own_weights(state.read(start.round).tensors)
+        update = training.train_round(given, start.round - 1, order.rounds, classes, pulls, own)
+        kept = name_own_weights(update.own)
         if variates is not None:
             changes = variates.find_changes(update.weights)
-            SiteState(self._work.scratch).write(start.round, variates.dump(changes))
+            kept |= variates.dump(changes)
             update = update._replace(weights=add_variates(update.weights, changes))
+        if kept:
+            state.write(start.round, kept)
+        return self._build_update(order, update, given, start.round, digest)
+
+    def _open_training(self, order: Order, classes: Mapping[str, str]) -> FederatedTraining:
+        """A training of the order's rounds over this site's rows."""
+        tune, aggregator = read_order_settings(order)
+        personal = read_personal_part(order)
+        keeps = (lambda name: False) if personal is None else personal.keeps
+        return FederatedTraining(tune, self._open_scratch(classes), aggregator, self._shared, keeps)
+
+    def _build_update(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int, digest: str) -> bytes:
+        """The answer to a round's message: what travels of an update, under masks where they were agreed."""
+        import numpy
+        import torch
+
         if order.masks is not None and self._masks is not None:
-            encoded = self._encode(order, update, given, start.round)
+            encoded = self._encode(order, update, given, number)
             if order.least is not None:
-                return self._offer_keys(order, start.round, digest, encoded)
-            masked = self._masks.within(order.group).mask(encoded, order.federation, start.round, digest)
+                return self._offer_keys(order, number, digest, encoded)
+            masked = self._masks.within(order.group).mask(encoded, order.federation, number, digest)
             numbers = torch.from_numpy(masked.view(numpy.int64))
-            return FederationMessage(RoundUpdate(round=start.round, answers=digest), {MASKED: numbers}).encode()
+            return FederationMessage(RoundUpdate(round=number, answers=digest), {MASKED: numbers}).encode()
         loss = update.loss if order.privacy is None else None
-        header = RoundUpdate(round=start.round, answers=digest, rows=update.rows, steps=update.steps, loss=loss)
+        header = RoundUpdate(round=number, answers=digest, rows=update.rows, steps=update.steps, loss=loss)
         return FederationMessage(header, update.weights).encode()
 
     def _open_variates(
         self,
         order: Order,
         start: RoundStart,
-        aggregator: Aggregator,
         given: GlobalWeights,
         shared: Mapping[str, Tensor],
     ) -> SiteVariates:
         """This site's control variates in a round; `MessageRefused` where the shared ones are not those that move."""
+        _, aggregator = read_order_settings(order)
         moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
         check_weights(shared, moving, "the coordinator")
         if order.place >= len(start.counted):
@@ -286,7 +352,7 @@ class SiteWorker:
         if (privacy := order.privacy) is None:
             return None
         round_number, stage = order.place_of(number) if number else (None, 0)
-        if stage or (round_number or 0) > order.rounds:
+        if stage or not 1 <= (round_number or 1) <= order.rounds:
             return None
         if privacy.unit == SITE:
             noise = find_site_noise(privacy, order.rounds)
@@ -303,9 +369,9 @@ class SiteWorker:
             loss = update.loss if privacy is None else 0.0
             return encode_update(update.weights, update.rows, loss, order.masks, sites)
         change = clip_change(subtract_weights(update.weights, given.moving), privacy.clip)
-        own = find_site_noise(privacy, order.rounds) * privacy.clip / math.sqrt(order.least or sites)
+        noise = find_site_noise(privacy, order.rounds) * privacy.clip
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
-        return encode_change(change, order.masks, sites, privacy.clip, own, key, label)
+        return encode_change(change, order.masks, sites, privacy.clip, noise, order.least or sites, key, label)
 
     def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""
@@ -352,32 +418,72 @@ class SiteWorker:
         return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
-        """Sums of the agreed metrics over this site's held-out rows, by the last weights; noise keys are removed."""
+        """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by
+        that model or by the last weights; noise keys are removed."""
         for path in self._work.scratch.rglob(KEY):
             path.unlink()
-        if not order.metrics:
+        personal = read_personal_part(order)
+        if not order.metrics and personal is None:
             return FederationMessage(Measured(rows=0)).encode()
-        tune, aggregator = read_order_settings(order)
-        data = self._work.inputs["data"]
-        if not has_split(data, SPLIT):
+        if order.metrics and not has_split(self._work.inputs["data"], SPLIT):
             raise OrderRefused(f"there are no {SPLIT} rows here to measure by")
         classes = message.header.classes if order.wants_classes else {}
-        work = self._open_scratch(classes)
-        training = FederatedTraining(tune, work, aggregator)
-        folder = work.scratch / "model"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        training.write_weights(unpack_weights(message.tensors), classes, folder)
+        training, folder, own = self._write_last_model(order, personal, message, classes)
+        header = Measured(rows=0, personal=own)
+        if order.metrics:
+            work, data = self._open_scratch(classes), self._work.inputs["data"]
+            digest = digest_message(message.encode())
+            model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
+            metrics = [Metric.parse(settings) for settings in order.metrics]
+            rows, sums = measure_site(training, model, work, metrics, list(classes))
+            if self._policy is not None:
+                self._policy.check_measured(rows)
+            header = Measured(rows=rows, sums=sums, personal=own)
+        return FederationMessage(header).encode()
+
+    def _write_last_model(
+        self, order: Order, personal: PersonalPart | None, message: FederationMessage, classes: Mapping[str, str]
+    ) -> tuple[FederatedTraining, Path, bool]:
+        """The model of the last weights with this site's own part; whether there is such a part."""
+        tune, _ = read_order_settings(order)
+        training, given = self._open_training(order, classes), unpack_weights(message.tensors)
+        kept = select_own_weights(SiteState(self._work.scratch).read(order.rounds + 1).tensors)
+        own = bool(kept) or isinstance(personal, PersonalAdapter)
+        given = given._replace(moving={**given.moving, **kept})
+        if isinstance(personal, PersonalAdapter):
+            rows = open_scratch(self._work.scratch / "adapter")  # drawn and dealt by another seed
+            work = replace(self._open_scratch(classes), scratch=rows)
+            known = classes if order.wants_classes else None
+            training, given = train_adapter(personal, tune, work, given, known)
+        writing = self._work.scratch / ("model" if not own else f"{MODEL}.part")
+        shutil.rmtree(writing, ignore_errors=True)
+        writing.mkdir()
+        training.write_weights(given, classes, writing, complete=personal is None)
         about = ObjectiveContext(classes=classes, seed=order.seed)
-        settings = {"technique": tune.technique.settings(), "base": training.base_name, **tune.objective.card(about)}
-        TrainingRecord.model_validate(settings).write(folder)
-        digest = digest_message(message.encode())
-        model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
-        metrics = [Metric.parse(settings) for settings in order.metrics]
-        rows, sums = measure_site(training, model, work, metrics, list(classes))
-        if self._policy is not None:
-            self._policy.check_measured(rows)
-        return FederationMessage(Measured(rows=rows, sums=sums)).encode()
+        settings = {
+            "technique": tune.technique.settings(),
+            "objective": tune.objective.settings(),
+            "optimizer": tune.optimizer.settings(),
+            "base": training.base_name,
+            "federation": {
+                "federation": order.federation, "site": self.name, "rounds": order.rounds, "sum": order.sum,
+                "personal": order.personal, "base": order.base,
+            },
+            **tune.objective.card(about),
+        }  # fmt: skip
+        TrainingRecord.model_validate(settings).write(writing)
+        if not own:
+            return training, writing, False
+        folder = self._work.scratch / MODEL
+        shutil.rmtree(folder, ignore_errors=True)
+        writing.rename(folder)
+        shutil.rmtree(self._work.scratch / "adapter", ignore_errors=True)
+        return training, folder, True
+
+    @property
+    def scratch(self) -> Path:
+        """Where its own model lies when all is over."""
+        return self._work.scratch
 
     def _describe(self, error: LuthierError) -> str:
         """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""
@@ -387,10 +493,16 @@ class SiteWorker:
         return f"training failed there ({type(error).__name__}); the site's own output tells more"
 
     def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
-        """Where rows are kept as tokens, which depend on the classes."""
-        scratch = self._work.scratch / f"rows-{digest_message(repr(sorted(classes.items())).encode())[:12]}"
+        """Where the rows that are trained on are kept as tokens, which depend on the classes."""
+        data, about = self._work.inputs["data"], repr(sorted(classes.items()))
+        if self.order.decontaminate is not None:
+            from luthier.federated.decontamination.site import find_remaining_rows
+
+            data = find_remaining_rows(self._work)
+            about += "" if data is self._work.inputs["data"] else data.digest
+        scratch = self._work.scratch / f"rows-{digest_message(about.encode())[:12]}"
         scratch.mkdir(parents=True, exist_ok=True)
-        return replace(self._work, scratch=scratch, seed=self.order.seed)
+        return replace(self._work, scratch=scratch, seed=self.order.seed, inputs={**self._work.inputs, "data": data})
 
     def _take_order(self, order: Order) -> None:
         self._order = order

@@ -12,9 +12,10 @@ from filelock import FileLock, Timeout
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
-from luthier.core.events import RunEventEmitter
+from luthier.core.events import StepEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
+from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
 from luthier.federated.mailbox import SiteMailbox
@@ -22,13 +23,17 @@ from luthier.federated.masks import PairMasks
 from luthier.federated.messages import (
     ANSWERS,
     QUESTIONS,
+    BlindRequest,
     FederationMessage,
     Final,
+    Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundStart,
     digest_message,
 )
+from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import PolicyRefused, SitePolicy
 from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageRefused
@@ -89,11 +94,17 @@ class SiteServer:
             where = SourceLocation(file=str(self._folder))
             raise InputError("another process answers for this site", where=where, hint=hint) from None
 
+    def close(self) -> None:
+        """Close the mailbox."""
+        self._mailbox.close()
+
     def answer_waiting(self) -> int:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) not in self._refused:
+            if digest_message(envelope) in self._refused:
+                self._mailbox.refuse(envelope)
+            else:
                 answered += self._answer(envelope)
         return answered
 
@@ -111,6 +122,7 @@ class SiteServer:
             return False
         started = time.monotonic()
         try:
+            self._refuse_lost_answer(header)
             spent, refusal = self._plan_spending(header, message)
             self._write(header, "in", kind, content, spent=spent)
             reply = refusal or self._compute(header, message, content)
@@ -119,7 +131,10 @@ class SiteServer:
             return False
         seconds = time.monotonic() - started
         answer = FederationMessage.decode(reply, *ANSWERS).header
-        self._write(header, "out", answer.kind, reply, seconds=seconds)
+        why = ""
+        if isinstance(answer, RemainingRows):
+            why = f"{count_left_out(self._folder / FEDERATIONS / header.federation)} training rows left out"
+        self._write(header, "out", answer.kind, reply, seconds=seconds, why=why)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
@@ -129,6 +144,9 @@ class SiteServer:
             self._say(str(error))
             return False
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
+        if isinstance(answer, Measured) and answer.personal and self._policy is not None:
+            where = self._folder / FEDERATIONS / header.federation / MODEL
+            self._say(f"this site's own model lies in {where}: `luthier site model` tells how to use it")
         self.done = self.done or isinstance(message.header, Final) or isinstance(answer, Rejection)
         return True
 
@@ -137,11 +155,21 @@ class SiteServer:
         try:
             if isinstance(order, Order) and order.federation != header.federation:
                 raise MessageRefused("an order names another federation than its envelope")
-            if self._policy is not None and isinstance(order, Order | RoundStart):
-                self._policy.check_budget(self._ledger.count_rounds(), self._ledger.sum_hours(header.federation))
-            return self._worker(header).answer(header.number, content)
+            worker = self._worker(header)
+            measures = isinstance(order, Final) and bool(worker.order.metrics)
+            if self._policy is not None and (isinstance(order, Order | BlindRequest | RoundStart) or measures):
+                done = self._ledger.count_answered("measured" if measures else "update")
+                self._policy.check_budget(done, self._ledger.sum_hours(header.federation))
+            return worker.answer(header.number, content)
         except PolicyRefused as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()
+
+    def _refuse_lost_answer(self, header: EnvelopeHeader) -> None:
+        """`MessageRefused` for what was answered before by an answer that is not kept any more: with the federation's
+        folder its noise keys went, so a second answer would have other noise, and tell more than the log counts."""
+        answered = self._ledger.find_last_answered(header.federation)
+        if header.number <= answered and not self._worker(header).keeps_answer(header.number):
+            raise MessageRefused(f"message {header.number} was answered before, and its answer is not kept here")
 
     def _plan_spending(
         self, header: EnvelopeHeader, message: FederationMessage
@@ -160,7 +188,7 @@ class SiteServer:
         return spent, None
 
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
-        scratch = self._folder / "federations" / header.federation
+        scratch = self._folder / FEDERATIONS / header.federation
         scratch.mkdir(parents=True, exist_ok=True)
         work = StepContext(
             name=self._identity.card.name,
@@ -168,7 +196,7 @@ class SiteServer:
             folder=scratch,
             scratch=scratch,
             recipe_dir=scratch,
-            events=RunEventEmitter().of(self._identity.card.name),
+            events=StepEventEmitter.saying(self._say),
             kept=self._inputs.kept,
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
@@ -206,6 +234,7 @@ class SiteServer:
                 bytes=len(envelope), why=error.message[:500],
             )
         )  # fmt: skip
+        self._mailbox.refuse(envelope)
         self._say(f"refused: {error.message}")
 
     def _write(
@@ -216,13 +245,14 @@ class SiteServer:
         content: bytes,
         seconds: float = 0.0,
         spent: PrivacySpending | None = None,
+        why: str = "",
     ) -> None:
         self._ledger.append(
             LedgerEntry.model_validate(
                 {
                     "at": _now(), "federation": header.federation, "way": way, "number": header.number, "kind": kind,
                     "digest": digest_message(content), "bytes": len(content), "seconds": round(seconds, 3),
-                    "spent": spent,
+                    "spent": spent, "why": why,
                 }
             )
         )  # fmt: skip

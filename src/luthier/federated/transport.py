@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from luthier.core.component import Component
@@ -39,12 +40,19 @@ class SiteChannel(ABC):
         answers = self.exchange(number, contents)
         yield from ((name, answers[name]) for name in contents if name in answers)
 
+    def expect_bytes(self, most: int) -> None:  # noqa: B027 - most transports have no limit
+        """Take answers of so many bytes, though what they answer is small."""
+
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
     ) -> dict[str, bytes]:
         """The same, while `late` sites may still answer the message that they were sent before: such answers are taken
         as they come, and waited for only until there are `least` in all. For transports whose sites may be late."""
         raise NotImplementedError(f"sites of {type(self).__name__} are never late")
+
+    def find_scratch(self, site: str) -> Path | None:
+        """Where a site on this machine keeps what is its own; None for one elsewhere."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -84,6 +92,10 @@ class LocalChannel(SiteChannel):
         """Have each site answer when its answer is asked for."""
         for name, content in contents.items():
             yield from self.exchange(number, {name: content}).items()
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The scratch folder of its worker."""
+        return self._workers[site].scratch
 
     def close(self) -> None:
         """Nothing was opened."""

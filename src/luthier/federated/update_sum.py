@@ -14,6 +14,7 @@ from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.masked_round import MaskedRound
 from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
 from luthier.federated.messages import (
+    COMPARISONS,
     STAGES,
     FederationMessage,
     check_weights,
@@ -58,6 +59,10 @@ class UpdateSum:
         """Messages of a round."""
         return 1 if self._step.secure is None or self._step.least is None else len(STAGES)
 
+    def find_number(self, number: int) -> int:
+        """The number of the first message of a round (from 1), or of the message after the last one."""
+        return (0 if self._step.decontaminate is None else len(COMPARISONS)) + (number - 1) * self.stages + 1
+
     @property
     def _group_size(self) -> int:
         """Sites that mask their numbers towards each other."""
@@ -87,7 +92,7 @@ class UpdateSum:
             group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
             least=self._step.least,
         )
-        first = (number - 1) * self.stages + 1
+        first = self.find_number(number)
         return MaskedRound(channel, about, first, self._work.scratch / REPLIES, read)
 
     def check(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
@@ -222,7 +227,9 @@ class UpdateSum:
         changes = (subtract_weights(update, given) for update in updates)
         label = digest_message(pack_tensors(given))
         key = NoiseKey.load(self._work.scratch)
-        return add_weights(average_clipped_updates(changes, privacy.clip, self._step.site_noise, key, label), given)
+        return add_weights(
+            average_clipped_updates(changes, len(updates), privacy.clip, self._step.site_noise, key, label), given
+        )
 
 
 def build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:

@@ -18,7 +18,7 @@ from luthier.core.events import take_evenly_spaced
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.timings import read_timings, record_timing
 from luthier.models.chat_template import ToolSupport, detect_tool_support, list_template_tokens, read_tool_support
-from luthier.models.describe import ModelDescription, describe_model_folder
+from luthier.models.describe import ModelDescription, describe_composition, describe_model_folder
 from luthier.models.kernels.compile import find_c_compiler
 from luthier.models.load import (
     cpu_has_amx,
@@ -194,6 +194,8 @@ def describe_step_model(plan_context: PlanContext, field: str = "model") -> Mode
         return describe_model_folder(find_base_folder(artifact))
     expected = plan_context.outlines.get(field)
     if expected is not None and expected.tokenizer is not None:
+        if expected.config is not None:
+            return describe_composition(expected.config, expected.tensors or {}, expected.tokenizer)
         return describe_model_folder(expected.tokenizer)  # what it stands on has its size
     return _typical(expected.parameters) if expected and expected.parameters else None
 
@@ -322,12 +324,15 @@ def get_planned_template(plan_context: PlanContext, field: str = "model") -> str
     )
 
 
-def predict_chat_template(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
-    """Predict the chat template of the model that a field names, for a model that is made from it."""
+def predict_derived_model(plan_context: PlanContext, field: str = "model") -> ArtifactSpec:
+    """What a model that is made from the one that a field names has of it: the chat template, and the encoder of one
+    that is yet to be composed."""
     if plan_context.inputs.get(field) is not None:
         return ArtifactSpec()
     expected = plan_context.outlines.get(field, ArtifactSpec())
-    return ArtifactSpec(chat_template=expected.chat_template, tools=expected.tools)
+    return ArtifactSpec(
+        chat_template=expected.chat_template, tools=expected.tools, config=expected.config, tensors=expected.tensors
+    )
 
 
 def predict_tool_support(plan_context: PlanContext, field: str = "model") -> ToolSupport | None:
@@ -372,7 +377,12 @@ def estimate_rows(
     if not sample:
         return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
     token_counts, rest = (
-        count_row_tokens(sample, find_tokenizer_folder(plan_context), get_planned_template(plan_context)),
+        count_row_tokens(
+            sample,
+            find_tokenizer_folder(plan_context),
+            get_planned_template(plan_context),
+            None if "model" in plan_context.inputs else plan_context.outlines.get("model", ArtifactSpec()).config,
+        ),
         "",
     )
     lengths: Sequence[float] = token_counts.lengths

@@ -10,6 +10,7 @@ import math
 import re
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,8 @@ class ModelDescription(BaseModel):
     template: TemplateDescription | None
     parts: dict[str, int] = {}
     """Numbers of each part of a model that reads media: `language`, `projector`, `vision`, `audio`; else empty."""
+    config: dict[str, Any] = Field(default={}, exclude=True, repr=False)
+    """Its `config.json`; empty for a model that is not here yet. Not part of what is printed."""
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
     """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
     folder: Path | None = Field(default=None, exclude=True, repr=False)
@@ -133,9 +136,24 @@ _MEDIA_CONFIGS = frozenset({"vision_config", "audio_config", "encoder_config"})
 
 def describe_model_folder(folder: Path) -> ModelDescription:
     """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
-    config = read_config(folder)
+    return _describe(read_config(folder), read_safetensors_headers(folder), folder)
+
+
+def describe_composition(
+    config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], decoder: Path
+) -> ModelDescription:
+    """Describe a composition that is not made yet, by its settings and shapes, over the decoder in a folder, whose
+    dtype it will have."""
+    own = find_majority_dtype(read_safetensors_headers(decoder))
+    dtype = next((name for name, known in DTYPE_NAMES.items() if known == own), own.upper())
+    tensors = {name: TensorHeader(dtype, shape) for name, shape in shapes.items()}
+    found = _describe(dict(config), tensors, decoder)
+    return found.model_copy(update={"disk_bytes": found.weight_bytes, "folder": None})
+
+
+def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: Path) -> ModelDescription:
+    """By settings and headers, with what else a folder tells."""
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
-    tensors = read_safetensors_headers(folder)
     tied = _tied(config, tensors)
     embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
@@ -164,6 +182,7 @@ def describe_model_folder(folder: Path) -> ModelDescription:
         licence=read_licence(folder),
         template=describe_template(read_chat_template(folder)),
         parts=_count_parts(tensors, duplicate) if _MEDIA_CONFIGS & set(config) or is_speech_model(config) else {},
+        config=config,
         tensors={name: tensor.shape for name, tensor in tensors.items()},
         folder=folder,
     )

@@ -68,9 +68,10 @@ def load_model(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
 
 
 def load_base(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
-    """Load the base model under an adapter or prompt, or the model itself when its weights are whole."""
+    """Load the base model under an adapter or prompt, or the model itself when its weights are whole; nothing in it
+    learns."""
     under = get_adapter_base(artifact)
-    model = move_to_gpu(open_merged(under, pick_dtype(dtype)))
+    model = move_to_gpu(open_merged(under, pick_dtype(dtype))).requires_grad_(requires_grad=False)
     return LoadedModel(
         model=model.eval(), folder=find_base_folder(under), name=get_model_name(under), digest=under.digest
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +20,8 @@ from luthier.models.describe import read_chat_template
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from luthier.models.media.family import MediaSettings
 
 _MOST_CHARACTERS = 1_000_000
 """Text that is counted, in about half a second; of longer rows fewer are."""
@@ -52,18 +54,29 @@ class TokenCounts(NamedTuple):
     """Tokens that stand for one, on average."""
     patches: float = 0.0
     """Patches, or states of a sound, that its encoder reads, on average."""
+    before_media: int = 0
+    """Tokens with which all of them begin before the first picture or sound."""
 
 
-def count_row_tokens(rows: Sequence[Row], folder: Path | None, template: str | None = None) -> TokenCounts:
+def count_row_tokens(
+    rows: Sequence[Row], folder: Path | None, template: str | None = None, config: Mapping[str, Any] | None = None
+) -> TokenCounts:
     """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
-    their words where it is not here."""
+    their words where it is not here. `config` stands for a model over it that is to read pictures or sounds."""
     columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _bounded(rows)]
     counts = _count(json.dumps(columns), folder, template)
-    return _add_pictures(counts, columns, folder) if folder is not None else counts
+    if folder is None:
+        return counts
+    from luthier.models.media.counts import read_media_settings
+    from luthier.models.media.family import MediaSettings
+
+    settings = read_media_settings(folder) if config is None else MediaSettings(config, {}, {})
+    return _add_media(counts, columns, settings, _sizes([MEDIA_MARK], folder)[0])
 
 
-def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> TokenCounts:
-    """The same with what stands for the pictures and sounds of each row, of which its text has one mark."""
+def _add_media(counts: TokenCounts, rows: Sequence[Row], settings: MediaSettings, mark: int) -> TokenCounts:
+    """The same with what stands for the pictures and sounds of each row, of which its text has a mark of so many
+    tokens."""
     every = [[medium for turn in row["messages"] for medium in turn.get("media", ())] for row in rows]
     media = [[one for one in some if _size_of(one) is not None] for some in every]
     if not any(media):
@@ -72,19 +85,18 @@ def _add_pictures(counts: TokenCounts, rows: Sequence[Row], folder: Path) -> Tok
 
     sizes = {size for some in media for one in some if (size := _size_of(one)) is not None}
     counts_by_size = {
-        size: count_image(folder, *size) if len(size) == 2 else count_sound(folder, *size) for size in sizes
+        size: count_image(settings, *size) if len(size) == 2 else count_sound(settings, *size) for size in sizes
     }
     found = {size: count for size, count in counts_by_size.items() if count is not None}
     media = [[one for one in some if _size_of(one) in found] for some in media]
     if not any(media):
         return counts
-    added = [sum(found[_size_of(one)].tokens - 1 for one in some) for some in media]
+    added = [sum(found[_size_of(one)].tokens - mark for one in some) for some in media]
     different = {one["digest"]: found[_size_of(one)] for some in media for one in some}
     alike = len({some[0]["digest"] if some else "" for some in media}) == 1 and len(set(added)) == 1
-    ahead = min(_count_ahead(row["messages"]) for row in rows)
     return counts._replace(
         lengths=[length + more for length, more in zip(counts.lengths, added, strict=True)],
-        shared=counts.shared + added[0] if alike else min(counts.shared, ahead),
+        shared=counts.shared + added[0] if alike else min(counts.shared, counts.before_media),
         pictures=len(different) / len(rows),
         features=sum(count.features for count in different.values()) / len(different),
         patches=sum(count.patches for count in different.values()) / len(different),
@@ -98,21 +110,6 @@ def _size_of(medium: Row) -> Any:
     return (medium["seconds"],) if medium.get("seconds") else None
 
 
-def _count_ahead(turns: Sequence[Row]) -> int:
-    """About how many tokens stand before the first picture of a row, or in it where it has none."""
-    found = 0
-    for turn in turns:
-        text, mark, _ = turn.get("content", "").partition(MEDIA_MARK)
-        found += _guessed(text) + _OF_TURN
-        if mark:
-            break
-    return found
-
-
-_OF_TURN = 4
-"""About how many tokens a template writes around a turn."""
-
-
 @lru_cache(maxsize=4)
 def _count(written: str, folder: Path | None, template: str | None) -> TokenCounts:
     """The same of rows as JSON; the steps of a plan ask for the same ones."""
@@ -121,13 +118,13 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
     if folder is None or _tokenizer(folder) is None:
         texts = ["\n".join(f"<|{turn['role']}|>{_said(turn)}" for turn in some) for some in turns]
         lengths = [_guessed(text) for text in texts]
-        shared, how = (
-            _guessed(texts[0][: _alike(texts)]),
-            f"tokens guessed from the words of {len(rows)}, as no tokenizer is here",
-        )
+        shared, before = (_guessed(some[0][: _alike(some)]) for some in (texts, _cut_at_media(texts)))
+        how = f"tokens guessed from the words of {len(rows)}, as no tokenizer is here"
     else:
-        ids = _ids(folder, tuple(_rendered(folder, template or read_chat_template(folder), turns, rows)))
+        texts = _rendered(folder, template or read_chat_template(folder), turns, rows)
+        ids = _ids(folder, tuple(texts))
         lengths, shared, how = [len(id_) for id_ in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
+        before = _alike(_ids(folder, tuple(_cut_at_media(texts)))) if MEDIA_MARK in texts[0] else shared
     last = [_said(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
     spoken = sum(len(_said(turn)) for some in turns for turn in some if turn["role"] == "assistant")
     number, answers = max(1, len(rows)), sum(_sizes(last, folder)) + len(last)
@@ -138,7 +135,13 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
         spoken=answers / number * spoken / max(1, sum(map(len, last))),
         characters=sum(len(turn["content"]) for some in turns for turn in some) / number,
         how=how,
+        before_media=before,
     )
+
+
+def _cut_at_media(texts: Sequence[str]) -> list[str]:
+    """What stands in texts before the first picture or sound."""
+    return [text.partition(MEDIA_MARK)[0] for text in texts]
 
 
 def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:

@@ -235,7 +235,6 @@ class SharedDecoderBase(base_models.SharedBase):
     def __init__(self, loaded: LoadedModel, room: EngineLimits) -> None:
         from luthier.models.generation.engine import ContinuousBatchingDecoder
 
-        loaded.model.requires_grad_(requires_grad=False)  # what towers say of a picture is kept where none can learn
         self._loaded, self._model = loaded, loaded.model
         self.media = RequestMedia()
         self._processor: MediaProcessor | None = None

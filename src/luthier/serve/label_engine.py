@@ -31,7 +31,6 @@ class SharedClassifierBase(base_models.SharedBase):
     """Loaded classifier weights, shared by one or several models (adapters), one at a time."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        loaded.model.requires_grad_(requires_grad=False)  # what is frozen may be kept in fp32 beside it
         self._model = loaded.model
         self.config = loaded.model.config
         self.lock = threading.Lock()

@@ -24,7 +24,7 @@ from luthier.models.cost import (
     find_tokenizer_folder,
     has_fused_lora,
     has_gpu,
-    predict_chat_template,
+    predict_derived_model,
 )
 from luthier.models.describe import ModelDescription, estimate_activation_bytes
 from luthier.models.load import cpu_has_bf16, is_remote_input
@@ -187,12 +187,12 @@ def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) ->
 
 def _tower_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
     """Bytes of what is kept of pictures: the features of a frozen encoder, and what one that learns keeps of a step."""
-    if not rows.pictures or model.folder is None:
+    if not rows.pictures:
         return 0
     width, count = 2 if _narrow(step) else 4, min(step.batch_size, rows.number)
     if _moves_vision(step, model):
-        return estimate_tower_bytes(model.folder, count * rows.pictures * rows.patches, width)
-    one = estimate_tower_bytes(model.folder, rows.patches, width) // 8  # nothing is kept for a backward
+        return estimate_tower_bytes(model.config, count * rows.pictures * rows.patches, width)
+    one = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
     kept = 0.0 if _reads_alone(model) else rows.number * rows.pictures * rows.features * model.hidden_size * width
     return one + int(min(KEPT_FEATURES_BYTES, kept))
 
@@ -364,5 +364,5 @@ def predict_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
         return ArtifactSpec(remote=True, how="an endpoint")
     model = describe_step_model(plan_context)
     parameters, tokenizer = model.parameters if model else None, find_tokenizer_folder(plan_context)
-    artifact_spec = predict_chat_template(plan_context)
+    artifact_spec = predict_derived_model(plan_context)
     return replace(artifact_spec, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

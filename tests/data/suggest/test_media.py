@@ -13,6 +13,10 @@ from luthier.artifacts.dataset import read_examples
 from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.media import COLUMNS, Medium, parse_media_part
 from luthier.data.delivery.export import export_dataset
+from luthier.data.sources.jsonl import Jsonl
+from luthier.data.split import Split
+from luthier.data.suggest.settings import predict_dataset_spec
+from pictured import picture
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -113,6 +117,18 @@ def test_a_column_that_is_there_already_is_not_overwritten(make: Make, write: Wr
     )  # fmt: skip
     assert sum(count for why, count in made.summary.dropped.items() if "broken row" in why) == 4
     assert sum(made.summary.rows.values()) == 8
+
+
+def test_a_plan_knows_the_sizes_of_pictures(tmp_path: Path) -> None:
+    """Which are most of their tokens; where none can be read, rows are told as they are."""
+    (tmp_path / "a.png").write_bytes(picture(1, 20, 14)[1])
+    lines = [{"prompt": "<image>what?", "completion": "a thing", "images": [name]} for name in ("a.png", "b.png")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = Jsonl(path="rows.jsonl", media_folder=".")
+    (row,) = predict_dataset_spec(source, Split(), tmp_path).examples
+    assert [(one["width"], one["height"]) for turn in row["messages"] for one in turn.get("media", ())] == [(20, 14)]
+    blind = predict_dataset_spec(source.model_copy(update={"media_folder": "nowhere"}), Split(), tmp_path)
+    assert len(blind.examples) == 2
 
 
 @pytest.mark.data

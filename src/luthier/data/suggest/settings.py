@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 
 from luthier.artifacts.dataset import OUTLINED, dump_spec_example
 from luthier.chat.messages import Example, ExampleOrigin
+from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import take_evenly_spaced
 from luthier.core.step import ArtifactSpec
+from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import MappedRecord
+from luthier.data.columns.media import count_media
 from luthier.data.engine.pipeline import with_split_group
 from luthier.data.row import SourceRecord
 from luthier.data.source import Source, SourceSample
@@ -36,7 +42,10 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
             answers.add(parts.messages[-1].content, parts.kind)
     return ArtifactSpec(
         rows=rows or None,
-        examples=[dump_spec_example(_example(source, *entry)) for entry in take_evenly_spaced(sample.rows, OUTLINED)],
+        examples=[
+            dump_spec_example(_example(source, *entry))
+            for entry in _with_media(source, recipe_dir, take_evenly_spaced(sample.rows, OUTLINED))
+        ],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
         how="before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}",
@@ -55,6 +64,27 @@ def _example(source: Source, record: SourceRecord, parts: MappedRecord) -> Examp
     """A row as an example, before it has a name."""
     origin = ExampleOrigin(source=source.kind, file=record.file, line=record.line)
     return Example(id="", origin=origin, kind=parts.kind, messages=parts.messages, tools=parts.tools, meta=parts.meta)
+
+
+def _with_media(
+    source: Source, recipe_dir: Path, rows: Sequence[tuple[SourceRecord, MappedRecord]]
+) -> Sequence[tuple[SourceRecord, MappedRecord]]:
+    """Those of some rows whose pictures and sounds, which are most of their tokens, are read in a moment; all of them
+    as they are where none is, for the step itself says why."""
+    if not any(count_media(parts.messages, parts.meta) for _, parts in rows):
+        return rows
+    from luthier.data.engine.media import MediaIntake
+
+    found = []
+    with suppress(DataError, MissingExtra), closing(MediaIntake(source, recipe_dir)) as intake:
+        end = math.inf
+        for record, parts in rows:
+            with suppress(UnusableRowError):
+                found.append((record, intake.take(parts)))
+            end = min(end, time.monotonic() + _LOOKING_S)  # from the first one on, which imports libraries
+            if time.monotonic() > end:
+                break
+    return found or rows
 
 
 def _rows(sample: SourceSample, size: int | None, source: Source) -> int | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from luthier.core.component import BasicMarker
-from luthier.core.errors import ModelError, SourceLocation
+from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.step import (
     ArtifactSpec,
     ModelRef,
@@ -23,16 +23,19 @@ from luthier.core.step import (
 from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
+from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.late import LateSettings, find_late_obstacle
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
 from luthier.federated.partition import PartitionSettings
+from luthier.federated.personal.part import PersonalPart
 from luthier.federated.privacy import (
     SITE,
     FederatedPrivacy,
     find_federated_privacy_obstacle,
+    find_noise_obstacle,
     find_site_noise,
 )
 from luthier.federated.robust_rule import RobustRule
@@ -92,6 +95,8 @@ class Federate(Step):
         "scaffold": "control_variates",
         "local_epochs": "local",
         "server_optimizer": "server",
+        "personalization": "personal",
+        "personal_layers": "personal",
     }
 
     sites: Annotated[tuple[str, ...], Reads("dataset"), BasicMarker()] = ()
@@ -145,9 +150,17 @@ class Federate(Step):
     """What takes the place of the mean where some sites may send anything: `median`, `trimmed_mean`,
     `geometric_median`, `krum`, `bulyan` or `norm_bound`. All sites count alike. Under masks it chooses between
     `secure.groups`. For `ffa`, `alternate` and `mean`."""
+    personal: PersonalPart | None = None
+    """What stays at each site and never travels: `head`, `lora_b` (with `sum: mean`), or an `adapter` of its own beside
+    the shared one. Each site then has a model of its own; a step `site_model` takes it."""
+    decontaminate: DecontaminationSettings | None = None
+    """Leave out training rows that nearly repeat a row that another site holds out; `{}` for near copies as
+    `near_dedup` finds them. Sites compare hashes under keys of their own, and neither side sees the other's rows. All
+    sites must answer, also with `least`."""
     metrics: tuple[Metric, ...] = ()
-    """Metrics over the test rows of all sites with the last weights: each site sends sums of sufficient statistics,
-    which give the pooled values exactly, and its own. They stand in `federation.json`."""
+    """Metrics over the test rows of all sites with the last weights, and with the site's own part where there is one:
+    each site sends sums of sufficient statistics, which give the pooled values exactly, and its own. They stand in
+    `federation.json`."""
     transport: Annotated[Transport | None, NotHashed()] = None
     """How messages travel: `processes` for a process for each site on this machine, `folder` or `http` for sites
     elsewhere. Sites train one after another in this process when not given."""
@@ -179,6 +192,8 @@ class Federate(Step):
                 f"{self.server.kind} averages over steps, of which a server has few; take sgd, adamw or yogi"
             )
         self._check_masks(number)
+        if self.decontaminate is not None and number < 2:
+            raise ValueError("rows are compared among sites, and there is one; leave `decontaminate` out")
         self._check_privacy()
         self._check_robust(number)
         self._check_variates()
@@ -186,7 +201,7 @@ class Federate(Step):
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
-        if why := find_federation_obstacle(self.tune, self.sum, self.rounds):
+        if why := find_federation_obstacle(self.tune, self.sum, self.rounds, self.personal, self.privacy):
             raise ValueError(why)
         return self
 
@@ -204,6 +219,10 @@ class Federate(Step):
         for name, given in (("transport", self.transport), ("secure", self.secure), ("least", self.least)):
             if given is not None:
                 raise ValueError(f"simulated sites all answer in this process; leave `{name}` out")
+        if self.decontaminate is not None:
+            raise ValueError(
+                "simulated sites have training rows alone; leave `decontaminate` out, and use the operator of `prepare`"
+            )
         if self.metrics:
             raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
 
@@ -297,6 +316,15 @@ class Federate(Step):
         except ValidationError as error:
             raise ValueError(str(error.errors()[0]["msg"]).removeprefix("Value error, ")) from error
 
+    def _check_noise(self) -> None:
+        """`RecipeError` where the sites' shares of noise have no room in the ring."""
+        if self.secure is None or self.privacy is None or self.privacy.unit != SITE:
+            return
+        number = len(self.site_names)
+        why = find_noise_obstacle(self.secure, number, self.privacy.clip, self.site_noise, self.least or number)
+        if why:
+            raise RecipeError(why, where=SourceLocation(field="privacy"), hint="see `secure.bound` and `secure.rows`")
+
     @property
     def site_noise(self) -> float:
         """Standard deviation of the noise in the sum of sites' changes; 0 where no promise is made to sites."""
@@ -326,17 +354,26 @@ class Federate(Step):
         model = describe_step_model(plan_context)
         if model is not None:
             self._agree(model)
-        costs = [self._estimate_site(plan_context, at) for at in range(len(self.sites))]
+        self._check_noise()
+        tune, more = self.build_site_tune(), list[StepCostEstimate]()
+        costs = [self._estimate_site(plan_context, at, tune) for at in range(len(self.sites))]
+        if self.personal is not None and (own := self.personal.build_tune(tune)) is not None:
+            more = [self._estimate_site(plan_context, at, own) for at in range(len(self.sites))]
         seconds = [cost.seconds * self._count_trainings() for cost in costs if cost.seconds is not None]
-        known = bool(costs) and len(seconds) == len(costs)
+        seconds += [cost.seconds for cost in more if cost.seconds is not None]
+        known = bool(costs) and len(seconds) == len(costs) + len(more)
         opening = EACH_S * (1 if self.partition is not None else self.rounds * max(1, len(self.site_names)))
         return StepCostEstimate(
             seconds=sum(seconds) + opening if known else None,
             peak_bytes=max((cost.peak_bytes or 0 for cost in costs), default=0) or None,
-            tokens=round(sum(cost.tokens or 0 for cost in costs) * self._count_trainings()) if known else None,
+            tokens=self._sum_tokens(costs, more) if known else None,
             how=costs[0].how if known else "sites elsewhere take time of their own",
             statement=self.describe_exchange(model),
         )
+
+    def _sum_tokens(self, costs: Sequence[StepCostEstimate], more: Sequence[StepCostEstimate]) -> int:
+        rounds = sum(cost.tokens or 0 for cost in costs) * self._count_trainings()
+        return round(rounds + sum(cost.tokens or 0 for cost in more))
 
     def _count_trainings(self) -> float:
         """How often a training over the rows of a step in `sites` is computed: simulated sites that train for some
@@ -347,7 +384,7 @@ class Federate(Step):
         whole = 1.0 if self.local.steps is None else float(number or 1)
         return whole * min(1.0, (self.sites_per_round or number or 1) / (number or 1))
 
-    def _estimate_site(self, plan_context: PlanContext, at: int) -> StepCostEstimate:
+    def _estimate_site(self, plan_context: PlanContext, at: int, tune: Tune) -> StepCostEstimate:
         """What a plain training over the rows of one site would take."""
         field = f"sites.{at}"
 
@@ -364,7 +401,7 @@ class Federate(Step):
             forecasts=narrow(plan_context.forecasts),
             history={},
         )
-        return self.build_site_tune().estimate_cost(context)
+        return tune.estimate_cost(context)
 
     def build_site_tune(self) -> Tune:
         """The training whose course all rounds share."""
@@ -377,6 +414,8 @@ class Federate(Step):
         from luthier.models.shapes import ADAPTED_EXPERTS
 
         self.tune.agree(model)
+        if self.personal is not None and (why := self.personal.find_model_obstacle(self.tune, model)):
+            raise ModelError(why, where=SourceLocation(field="personal"))
         technique = self.tune.technique
         fused = model.model_type in ADAPTED_EXPERTS and technique.settings().get("target_modules") == "all-linear"
         if fused and self.sum.low_rank and self.sum.kind not in ("ffa", "alternate"):
@@ -407,15 +446,27 @@ class Federate(Step):
             text += f"; {self.robust.kind} in place of the mean bears {self.robust.poisoned} poisoned of {of} {what}"
         elif self.secure is not None:
             text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
+        if self.personal is not None:
+            text += f"; {self.personal.describe(self.tune, model)}"
+            if self.privacy is not None and self.privacy.unit == SITE:
+                text += "; the promise to each site is for what travels, and not for its own model"
+        if self.decontaminate is not None:
+            text += "; training rows that nearly repeat what another site holds out are left out"
         if model is None:
             return text
         down, up, other = self.count_trained_numbers(model)
-        numbers = aggregator.count_numbers(down, up, other, max(1, self.sites_per_round or self._count_sites()))
+        sites = max(1, self.sites_per_round or self._count_sites())
+        whole = numbers = aggregator.count_numbers(down, up, other, sites)
+        if self.personal is not None:
+            numbers = self.personal.count_numbers(aggregator, down, up, other, sites)
         if self.control_variates:
-            numbers = RoundNumbers(numbers.down + numbers.up, 2 * numbers.up)
+            numbers, whole = (RoundNumbers(one.down + one.up, 2 * one.up) for one in (numbers, whole))
         wide = 4 if self.secure is None else 8
         to, back = _format_size(4 * numbers.down), _format_size(wide * numbers.up)
-        return f"{text}; a round sends {to} to and {back} from each site"
+        text += f"; a round sends {to} to and {back} from each site"
+        if (saved := 4 * (whole.down - numbers.down) + wide * (whole.up - numbers.up)) > 0:
+            text += f", {_format_size(saved)} less than if all of it traveled"
+        return text
 
     def count_trained_numbers(self, model: ModelDescription) -> tuple[int, int, int]:
         """Numbers of A, of B, and of what is no factor."""

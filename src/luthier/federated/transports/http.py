@@ -16,17 +16,16 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
+from luthier.federated.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
 from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
 from luthier.federated.refusals import MessageRefused
 from luthier.federated.transport import SiteChannel
+from luthier.federated.unix_server import UnixServer
 
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
 TIMEOUT_S = 60.0
 """How long one read from a site may take."""
-SPARE = 1 << 20
-"""Bytes by which an answer may be larger than what the site was sent."""
 
 
 class HttpTransport(EnvelopeTransport):
@@ -91,24 +90,22 @@ class HttpPost(Post):
         cards: Mapping[str, PublicCard],
         own: PublicCard,
         federation: str,
-        address: tuple[str, int],
+        address: tuple[str, int] | Path,
         tls: ssl.SSLContext | None,
     ) -> None:
+        """`address` is a host and a port, or a Unix socket."""
         self._cards, self._own, self._federation = cards, own, federation
         self._lock = threading.Lock()
         self._messages: dict[str, tuple[int, bytes]] = {}
         self._answers: dict[tuple[str, int], bytes] = {}
         self._largest: dict[str, int] = {}
-        try:
-            self._server = _Server(address, self)
-        except OSError as error:
-            where = SourceLocation(field="transport.port")
-            raise InputError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}", where=where) from error
-        scheme = "http"
-        if tls is not None:
-            scheme = "https"
-            self._server.tls = tls
-        self.url = f"{scheme}://{address[0]}:{self._server.server_address[1]}"
+        self._expected = 0
+        self._server: _Server | _UnixServer
+        if isinstance(address, Path):
+            self._server, self.url = _UnixServer(address, self), str(address)
+        else:
+            self._server = _open_server(address, self, tls)
+            self.url = f"{'http' if tls is None else 'https'}://{address[0]}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
         self._thread.start()
 
@@ -126,23 +123,35 @@ class HttpPost(Post):
         with self._lock:
             return self._answers.get((site, number))
 
+    def expect_bytes(self, most: int) -> None:
+        """Take answers of so many bytes, though what they answer is small."""
+        with self._lock:
+            self._expected = most
+
+    def discard(self, site: str, number: int) -> None:
+        """Let the site bring its answer again."""
+        with self._lock:
+            self._answers.pop((site, number), None)
+
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def find_waiting(self, site: str) -> bytes | None:
-        """The envelope that a site has not answered yet."""
+    def find_waiting(self, site: str) -> tuple[str, bytes] | None:
+        """The envelope that a site has not answered yet, and where its answer goes."""
         with self._lock:
             number, envelope = self._messages.get(site, (-1, b""))
-            return envelope if number >= 0 and (site, number) not in self._answers else None
+            if number < 0 or (site, number) in self._answers:
+                return None
+            return f"/answers/{site}/{self._federation}/{number}", envelope
 
     def count_allowed_bytes(self, site: str) -> int:
         """The largest answer of a site: twice what it was sent at most, since masked numbers are twice as wide, and
         somewhat more."""
         with self._lock:
-            return 2 * self._largest.get(site, 0) + SPARE
+            return max(2 * self._largest.get(site, 0), self._expected) + SPARE
 
     def take(self, site: str, federation: str, number: int, envelope: bytes) -> int:
         """Take an answer that the site signed, once; returns the HTTP status."""
@@ -186,15 +195,34 @@ class _Server(ThreadingHTTPServer):
         """A broken connection is no news."""
 
 
+def _open_server(address: tuple[str, int], post: HttpPost, tls: ssl.SSLContext | None) -> _Server:
+    try:
+        server = _Server(address, post)
+    except OSError as error:
+        where = SourceLocation(field="transport.port")
+        raise InputError(f"cannot listen at {address[0]}:{address[1]}: {error.strerror}", where=where) from error
+    server.tls = tls
+    return server
+
+
+class _UnixServer(UnixServer):
+    def __init__(self, path: Path, post: HttpPost) -> None:
+        super().__init__(path, _Handler)
+        self.post = post
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version: ClassVar[str] = "HTTP/1.0"  # type: ignore[misc]  # one request a connection
-    server: _Server
+    server: _Server | _UnixServer
 
     def do_GET(self) -> None:
         """Give what waits."""
         found = _MESSAGES.fullmatch(self.path)
-        envelope = self.server.post.find_waiting(found["site"]) if found else None
-        self._reply(404 if not found else 204 if envelope is None else 200, envelope or b"")
+        waiting = self.server.post.find_waiting(found["site"]) if found else None
+        if waiting is None:
+            self._reply(204 if found else 404)
+        else:
+            self._reply(200, waiting[1], {"Content-Location": waiting[0]})
 
     def do_PUT(self) -> None:
         """Take an answer."""
@@ -209,9 +237,10 @@ class _Handler(BaseHTTPRequestHandler):
         envelope = self.rfile.read(int(length))
         self._reply(self.server.post.take(found["site"], found["federation"], int(found["number"]), envelope))
 
-    def _reply(self, status: int, content: bytes = b"") -> None:
+    def _reply(self, status: int, content: bytes = b"", headers: Mapping[str, str] = {}) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import EnvelopeChannel, FolderPost
 from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.personal.site_model import FEDERATIONS
 from luthier.federated.transport import SiteChannel, Transport
 
 
@@ -88,6 +90,10 @@ class ProcessesChannel(EnvelopeChannel):
             self._work.events.warning(f"the process of site {name} ended with exit code {code}")
         self._gone |= gone
         return frozenset(gone)
+
+    def find_scratch(self, site: str) -> Path | None:
+        """The folder of this federation at a site's process."""
+        return self._work.scratch / "sites" / site / FEDERATIONS / self._work.digest
 
     def close(self) -> None:
         """End the processes."""

@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings, find_family
 
 
-def count_image(folder: Path, width: int, height: int) -> ImageCount | None:
-    """What a picture of so many pixels comes to for the model in a folder; None for one of text.
+def count_image(settings: MediaSettings, width: int, height: int) -> ImageCount | None:
+    """What a picture of so many pixels comes to for a model; None for one that sees nothing.
 
     For a type of models that no family names it is guessed from the encoder's own size.
     """
-    settings, most = _read(folder)
-    if settings is None or not settings.vision:
+    if not settings.vision:
         return None
-    if most is not None and width * height > most:
-        share = (most / (width * height)) ** 0.5
+    if settings.max_pixels is not None and width * height > settings.max_pixels:
+        share = (settings.max_pixels / (width * height)) ** 0.5
         width, height = max(1, int(width * share)), max(1, int(height * share))
     family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
     return family.count_image(settings, width, height)
 
 
-def count_sound(folder: Path, seconds: float) -> ImageCount | None:
-    """What a sound of so many seconds comes to for the model in a folder; None for one that hears nothing.
+def count_sound(settings: MediaSettings, seconds: float) -> ImageCount | None:
+    """What a sound of so many seconds comes to for a model; None for one that hears nothing.
 
     For a type of models that no family names it is guessed.
     """
-    settings, _ = _read(folder)
-    if settings is None or not settings.audio:
+    if not settings.audio:
         return None
-    most = _object(folder / "model.json").get("max_seconds")
+    most = settings.max_seconds
     family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
     return family.count_sound(settings, seconds if most is None else min(seconds, most))
 
 
-@lru_cache(maxsize=4)
-def _read(folder: Path) -> tuple[MediaSettings | None, int | None]:
-    """What a folder's files say of pictures, and the most pixels that its `model.json` allows."""
+def read_media_settings(folder: Path) -> MediaSettings:
+    """What the files of a model in a folder say of pictures and sounds."""
     config, processor, images, card = (
         _object(folder / name)
         for name in ("config.json", "processor_config.json", "preprocessor_config.json", "model.json")
     )
-    if not any(config.get(name) for name in ("vision_config", "audio_config", "encoder_config")):
-        return None, None
-    return MediaSettings(config, processor, processor.get("image_processor") or images), card.get("max_pixels")
+    return MediaSettings(
+        config, processor, processor.get("image_processor") or images, card.get("max_pixels"), card.get("max_seconds")
+    )
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -55,15 +52,13 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def estimate_tower_bytes(folder: Path, patches: float, width: int) -> int:
-    """Bytes that autograd keeps of an encoder between forward and backward (`width` bytes a number).
+def estimate_tower_bytes(config: Mapping[str, Any], patches: float, width: int) -> int:
+    """Bytes that autograd keeps of a model's encoder between forward and backward (`width` bytes a number).
 
     Per patch of a layer, in numbers: the inputs of two norms and of what follows them (4 hidden), queries, keys, values
     and the attention's result (4 hidden), and the MLP before and after its activation (2 intermediate).
     """
-    settings, _ = _read(folder)
-    if settings is None:
-        return 0
+    settings = MediaSettings(config, {}, {})
     encoder_settings = settings.vision or settings.audio
     hidden = int(next((encoder_settings[name] for name in _WIDTHS if encoder_settings.get(name)), 1024))
     layers = int(next((encoder_settings[name] for name in _DEPTHS if encoder_settings.get(name)), 24))

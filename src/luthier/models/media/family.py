@@ -76,6 +76,10 @@ class MediaSettings(NamedTuple):
     """`processor_config.json`."""
     images: Mapping[str, Any]
     """What its image processor is told."""
+    max_pixels: int | None = None
+    """The most pixels that its `model.json` allows."""
+    max_seconds: float | None = None
+    """How much of a sound its `model.json` lets it have."""
 
     @property
     def vision(self) -> Mapping[str, Any]:

@@ -14,8 +14,25 @@ from luthier.core.component import add_field_descriptions
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, file_digest
 from luthier.core.step import ArtifactSpec, EncoderRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
-from luthier.models.describe import describe_model_folder, list_weight_files, read_config, read_licence
+from luthier.models.cost import describe_step_model, find_tokenizer_folder, get_planned_template
+from luthier.models.describe import (
+    ModelDescription,
+    describe_composition,
+    describe_model_folder,
+    list_weight_files,
+    read_config,
+    read_licence,
+)
 from luthier.models.load import find_base_folder, get_model_name, require_local_weights, require_planned_weights
+from luthier.models.media.compose_shapes import (
+    ComposedSpec,
+    describe_new_audio_encoder,
+    describe_new_vision_encoder,
+    predict_llava,
+    predict_qwen2_audio,
+    read_audio_encoder,
+    read_vision_encoder,
+)
 from luthier.models.shapes import ModelPart
 from luthier.models.source import write_config_dtype, write_json
 
@@ -176,13 +193,38 @@ class Compose(Step):
         return StepCostEstimate(seconds=seconds, peak_bytes=BASE_BYTES + 10 * parameters, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """Little larger than the decoder."""
-        artifact = plan_context.inputs.get("decoder")
-        if artifact is not None:
-            size: int | None = describe_model_folder(find_base_folder(artifact)).parameters
+        """Its decoder, encoder and projector, where the files of the two models are here; else the decoder's size."""
+        decoder, folder = describe_step_model(plan_context, "decoder"), find_tokenizer_folder(plan_context, "decoder")
+        if decoder is None or folder is None:
+            return ArtifactSpec(
+                parameters=None if decoder is None else decoder.parameters, how="of the decoder that it is made of"
+            )
+        template, composed = get_planned_template(plan_context, "decoder"), self._predict(decoder, plan_context)
+        parameters = describe_composition(composed.config, composed.tensors, folder).parameters if composed else None
+        return ArtifactSpec(
+            parameters=parameters or decoder.parameters,
+            tokenizer=folder,
+            chat_template=template,
+            config=composed and composed.config,
+            tensors=composed and composed.tensors,
+            how="of its decoder, encoder and projector" if composed else "of the decoder that it is made of",
+        )
+
+    def _predict(self, decoder: ModelDescription, plan_context: PlanContext) -> ComposedSpec | None:
+        """What will be composed; None where the encoder's files are not here."""
+        if self.audio_encoder is not None:
+            folder = find_tokenizer_folder(plan_context, "audio_encoder")
+        elif isinstance(self.encoder, NewAudioEncoder):
+            return predict_qwen2_audio(decoder, describe_new_audio_encoder(self.seconds, **self.encoder.model_dump()))
+        elif isinstance(self.encoder, NewEncoder):
+            return predict_llava(decoder, describe_new_vision_encoder(**self.encoder.model_dump()))
         else:
-            size = plan_context.outlines.get("decoder", ArtifactSpec()).parameters
-        return ArtifactSpec(parameters=size, how="of the decoder that it is made of")
+            folder = resolve_path(self.encoder, plan_context.recipe_dir)
+        if folder is None or not list_weight_files(folder):
+            return None
+        if self.audio_encoder is not None or read_config(folder).get("model_type") == "whisper":
+            return predict_qwen2_audio(decoder, *read_audio_encoder(folder, self.seconds))
+        return predict_llava(decoder, *read_vision_encoder(folder))
 
     def hashed_settings(self) -> dict[str, Any]:
         """A model that sees has the name that it had before models heard."""

@@ -15,7 +15,7 @@ from luthier.artifacts.training import TUNED_CARD, TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, Merging, ModelRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
-from luthier.models.cost import find_tokenizer_folder, has_sequence_head, predict_chat_template
+from luthier.models.cost import find_tokenizer_folder, has_sequence_head, predict_derived_model
 from luthier.models.describe import describe_model_folder, list_weight_files
 from luthier.models.load import find_base_folder, get_model_name, get_weights_artifact, require_planned_weights
 from luthier.models.merge import Merger
@@ -190,7 +190,7 @@ class Merge(Step):
             else expected.parameters
         )
         how = "of the model it stands on"
-        artifact_spec = predict_chat_template(plan_context)
+        artifact_spec = predict_derived_model(plan_context)
         return replace(
             artifact_spec,
             parameters=size,

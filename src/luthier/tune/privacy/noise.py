@@ -47,12 +47,15 @@ class NoiseKey:
         """Remove the key once the training is done."""
         (scratch / KEY).unlink(missing_ok=True)
 
+    def draw_bytes(self, label: str, count: int) -> bytes:
+        """So many random bytes, which begin alike for any number of them."""
+        return hashlib.shake_256(self._secret + label.encode()).digest(count)
+
     def draw_uniform(self, label: str, count: int) -> NDArray[np.float64]:
         """So many numbers in (0, 1], 53 bits each; the same ones for the same label."""
         import numpy as np
 
-        stream = hashlib.shake_256(self._secret + label.encode()).digest(8 * count)
-        bits = np.frombuffer(stream, dtype="<u8") >> np.uint64(11)
+        bits = np.frombuffer(self.draw_bytes(label, 8 * count), dtype="<u8") >> np.uint64(11)
         return (bits.astype(np.float64) + 1.0) * 2.0**-53
 
     def draw_normal(self, label: str, shape: Sequence[int]) -> torch.Tensor:

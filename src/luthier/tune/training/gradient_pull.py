@@ -75,8 +75,10 @@ class ControlVariatePull(GradientPull):
         self._rates: dict[str, float] = {}
 
     def start(self, masters: Mapping[str, Tensor]) -> None:
-        """Begin with sums of zero."""
+        """Begin with sums of zero; a parameter without a shared variate, which stays at its site, is left alone."""
         for name, master in masters.items():
+            if name not in self._shared:
+                continue
             own = self._own.get(name)
             shared = self._shared[name].to(master)
             self._changes[name] = shared if own is None else shared - own.to(master)
@@ -85,6 +87,8 @@ class ControlVariatePull(GradientPull):
 
     def add_to(self, gradient: Tensor, name: str, master: Tensor, rate: float) -> None:
         """Count the gradient, and add the difference of the control variates."""
+        if name not in self._changes:
+            return
         self._totals[name].add_(gradient, alpha=rate)
         self._rates[name] += rate
         gradient.add_(self._changes[name])

@@ -1,0 +1,1 @@
+"""The parts of a model that stay at each site, one file each."""

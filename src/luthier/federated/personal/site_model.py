@@ -1,0 +1,73 @@
+"""A site's own part of a model from round to round, and the model that it makes of it in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.federated.aggregator import DOWN, UP, Factors, GlobalWeights, list_modules, split_others
+from luthier.federated.aggregators.mean import MeanAggregator
+from luthier.federated.local import FederatedTraining
+from luthier.federated.personal.adapter import PersonalAdapter
+from luthier.tune.low_rank import LowRankTechnique
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.tune.steps.tune import Tune
+
+MODEL = "personal"
+"""The folder of a site's own model."""
+FEDERATIONS = "federations"
+"""Below a site's folder: what it keeps of each federation, by its digest."""
+_OWN = "own/"
+"""Before the names of a site's own weights in its state."""
+
+
+def name_own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a site keeps of the trained weights for itself, as it stands among its state after a round."""
+    return {f"{_OWN}{name}": value for name, value in weights.items()}
+
+
+def select_own_weights(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same by parameter name, from the state of a site; none before its first round."""
+    return {name.removeprefix(_OWN): value for name, value in kept.items() if name.startswith(_OWN)}
+
+
+def train_adapter(
+    part: PersonalAdapter, tune: Tune, work: StepContext, given: GlobalWeights, classes: Mapping[str, str] | None
+) -> tuple[FederatedTraining, GlobalWeights]:
+    """Train a site's own adapter on top of the last weights; a killed training goes on from its checkpoint.
+
+    The shared adapter's product is added to the frozen weights, as what earlier rounds added is. Heads are trained on
+    from where they are. The adapter begins by a seed of its own, so that its A is not the shared one.
+    """
+    from luthier.tune.training.gradient_pull import ProximalPull
+
+    own = part.build_tune(tune)
+    work = replace(work, seed=derive_seed(work.seed))
+    training = FederatedTraining(own, work, MeanAggregator(), keeps=lambda name: DOWN in name or UP in name)
+    ratio = _find_scale(tune) / _find_scale(own)
+    base = {name: Factors(factors.up * ratio, factors.down) for name, factors in given.base.items()}
+    for name, (down, up) in list_modules(given.moving).items():
+        product = Factors(given.moving[up] * ratio, given.moving[down])
+        base[name] = base[name].add(product) if name in base else product
+    begin = GlobalWeights(split_others(given.moving), base)
+    pulls = [ProximalPull(part.proximal)] if part.proximal else []
+    update = training.train_round(begin, 0, 1, classes, pulls)
+    return training, GlobalWeights({**begin.moving, **update.weights, **update.own}, base)
+
+
+def derive_seed(seed: int) -> int:
+    """The seed of sites' own adapters."""
+    return int(digest_of([seed, MODEL])[:8], 16)
+
+
+def _find_scale(tune: Tune) -> float:
+    """What a low-rank product is multiplied by."""
+    technique = tune.technique
+    assert isinstance(technique, LowRankTechnique), "others are refused by the plan"
+    return technique.lora_alpha / (technique.r**0.5 if technique.use_rslora else technique.r)
