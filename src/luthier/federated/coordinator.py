@@ -42,7 +42,7 @@ from luthier.federated.messages import (
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, SiteRefusal
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.federated.update_sum import REPLIES, UpdateSum, build_local_masks
@@ -239,10 +239,10 @@ class Federation:
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
                 self._sum.check(name, update, expected)
-            except MessageRefused as error:
+            except (MessageRefused, SiteRefusal) as error:
                 if self._step.least is None or self._step.secure is not None:
                     raise
-                self._work.events.warning(f"the update of site {name} is left out: {error.message}")
+                self._work.events.warning(f"site {name} is left out of round {number}: {error.message}")
                 continue
             update = update._replace(tensors=late.bring_up(name, update.tensors, given))
             digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
@@ -347,10 +347,10 @@ class Federation:
         return {name: weights[name].clone() for name in mean}, remembered
 
     def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> FederationMessage:
-        """A site's answer; `ModelError` with its reason where it refuses."""
+        """A site's answer; `SiteRefusal` with its reason where it refuses."""
         message = FederationMessage.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
         if isinstance(message.header, Rejection):
-            raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
+            raise SiteRefusal(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
         return message
 
     def _require_sites(self, found: Mapping[str, object], sites: Sequence[str], what: str) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.events import StepEventEmitter
-from luthier.core.files import write_atomically
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
@@ -41,6 +41,8 @@ from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
 POLL_S = 0.5
+RETRY_S = 5.0
+"""Between two tries of a message that a full disk or a broken network held up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ class SiteServer:
         self._ledger.read()
         self._waiting: set[str] = set()
         self._refused: set[str] = set()
+        self._held: dict[str, float] = {}
+        """When a message may be tried again that this machine or the network did not let through."""
         self.done = False
         """Whether a federation ended."""
 
@@ -102,10 +106,18 @@ class SiteServer:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) in self._refused:
+            digest = digest_message(envelope)
+            if digest in self._refused:
                 self._mailbox.refuse(envelope)
-            else:
-                answered += self._answer(envelope)
+                continue
+            if time.monotonic() < self._held.get(digest, 0.0):
+                continue
+            try:
+                with translate_write_errors(self._folder):
+                    answered += self._answer(envelope)
+            except SystemResourceError as error:
+                self._held[digest] = time.monotonic() + RETRY_S
+                self._say(f"{error}; nothing was lost: it is tried again in {RETRY_S:g} s")
         return answered
 
     def _answer(self, envelope: bytes) -> bool:
@@ -138,11 +150,7 @@ class SiteServer:
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
-        try:
-            self._mailbox.answer(header.federation, header.number, sealed)
-        except SystemResourceError as error:
-            self._say(str(error))
-            return False
+        self._mailbox.answer(header.federation, header.number, sealed)
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
         if isinstance(answer, Measured) and answer.personal and self._policy is not None:
             where = self._folder / FEDERATIONS / header.federation / MODEL
