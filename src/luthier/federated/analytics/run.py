@@ -151,31 +151,32 @@ class QueryRun:
             name: FederationMessage(question.model_copy(update={"sealed": (sealed or {}).get(name, "")})).encode()
             for name in self._sites
         }
-        answers: Mapping[str, bytes]
-
-        def add(sites: Iterable[str]) -> NDArray[Any]:
-            total: NDArray[Any] = numpy.zeros(size, dtype=numpy.uint64)
-            for name in sites:
-                update = self._read(name, answers[name], RoundUpdate)
-                check_weights(update.tensors, {MASKED: torch.zeros(size, dtype=torch.int64)}, f"site {name}")
-                total += update.tensors[MASKED].numpy().view(numpy.uint64)  # modulo 2^64
-            return total
-
+        masked: MaskedRound | None = None
         if self._settings.least is None:
             self._number += 1
             answers = self._exchange(number, contents, len(contents))
-            total = add(answers)
         else:
             self._number += len(STAGES)
             context = MaskContext(
                 federation=self._work.digest, round=max(1, number), digest=digest_for_masks(question),
                 group=tuple(self._group), least=self._settings.least,
             )  # fmt: skip
-            group = MaskedGroup(context, self._channel.cards)
-            folder, least = self._work.scratch / REPLIES, self._settings.least
-            masked = MaskedRound(self._channel, [group], number, folder, self._read, least)
+            group = MaskedGroup(context, {name: self._channel.cards[name] for name in self._channel.sites})
+            masked = MaskedRound(
+                self._channel, [group], number, self._work.scratch / REPLIES, self._read, self._settings.least
+            )
             answers = masked.gather(contents)
-            [(_, total)] = masked.unmask(add)
+        updates = {name: self._read(name, reply, RoundUpdate) for name, reply in answers.items()}
+        for name, update in updates.items():
+            check_weights(update.tensors, {MASKED: torch.zeros(size, dtype=torch.int64)}, f"site {name}")
+
+        def add(names: Iterable[str]) -> NDArray[Any]:
+            total: NDArray[Any] = numpy.zeros(size, dtype=numpy.uint64)
+            for name in names:
+                total += updates[name].tensors[MASKED].numpy().view(numpy.uint64)  # modulo 2^64
+            return total
+
+        [total] = [add(updates)] if masked is None else [found for _, found in masked.unmask(add)]
         numbers: list[int] = total.view(numpy.int64).tolist()
         if self._settings.privacy is None and any(not 0 <= value < 1 << 48 for value in numbers):
             hint = "all sites must be those of the question, each with the others among its `peers`"
