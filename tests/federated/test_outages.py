@@ -179,25 +179,25 @@ def test_a_network_that_loses_cuts_delays_and_repeats_makes_the_same_bytes(
     opened, stop = http.HttpPost.__init__, threading.Event()
     relays, threads = list[FaultyRelay](), list[threading.Thread]()
 
-    def serve(name: str, relay: FaultyRelay) -> None:
-        policy = SitePolicy.model_validate(
-            {"name": name, "coordinator": "c", "recipe": "r", "approval": "never", "least_rows": 4}
-        )
-        server = build_again(rounds.servers[name])
-        server._mailbox = HttpMailbox(HttpAddress(url=f"http://127.0.0.1:{relay.port}"), name, policy)
-        parts = 0
+    def serve() -> None:
+        """Sites answer one after another; after the first round nothing goes through for a while."""
+        servers, parts = [build_again(rounds.servers[name]) for name in NAMES], dict.fromkeys(NAMES, 0)
+        for name, server, relay in zip(NAMES, servers, relays, strict=True):
+            policy = SitePolicy.model_validate({"name": name, "coordinator": "c", "recipe": "r"})
+            server._mailbox = HttpMailbox(HttpAddress(url=f"http://127.0.0.1:{relay.port}"), name, policy)
         while not stop.wait(0.02):
-            server.answer_waiting()
-            if server._ledger.find_last_answered(rounds.federation) == 1 and parts < 20:
-                parts += 1  # after the first round nothing goes through for a while
-                relay.parted = parts < 20
+            for name, server, relay in zip(NAMES, servers, relays, strict=True):
+                server.answer_waiting()
+                if parts[name] < 20 and server._ledger.find_last_answered(rounds.federation) == 1:
+                    parts[name] += 1
+                    relay.parted = parts[name] < 20
 
     def opening(self: http.HttpPost, *arguments: Any) -> None:
         opened(self, *arguments)
-        for at, name in enumerate(NAMES):
-            relays.append(FaultyRelay(int(self.url.rpartition(":")[2]), 10 * seed + at).__enter__())
-            threads.append(threading.Thread(target=serve, args=(name, relays[-1])))
-            threads[-1].start()
+        port = int(self.url.rpartition(":")[2])
+        relays.extend(FaultyRelay(port, 10 * seed + at).__enter__() for at in range(len(NAMES)))
+        threads.append(threading.Thread(target=serve))
+        threads[0].start()
 
     monkeypatch.setattr(http.HttpPost, "__init__", opening)
     transport = {**rounds.transport, "kind": "http", "port": 0, "wait_s": 300}
