@@ -39,6 +39,7 @@ _BASES = (
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
     "luthier.federated.aggregator",
+    "luthier.federated.analytics.query",
     "luthier.federated.robust_rule",
     "luthier.federated.personal.part",
     "luthier.federated.transport",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.artifacts.findings import Finding, FindingNumber, Severity
 from luthier.core.component import Component
+from luthier.metrics.counts import CountGroup, Counts
 
 if TYPE_CHECKING:
     from luthier.data.validate.context import CheckData, CheckRow
@@ -16,8 +17,22 @@ if TYPE_CHECKING:
 Needs = Literal["labels", "texts", "test", "model", "groups"]
 """What a check cannot do without: classes, free answers, held-out rows, a model, a group of each row."""
 
+Summed = Literal["pooled", "within", "no"]
+"""Whether counts over several data sets tell what a check says of all rows together, of the rows of each set by itself,
+or nothing."""
+MARKED, REST = "marked", "rest"
+
 _NAMED = 20
 """Ids that a remedy spells out."""
+
+
+class RowNames(NamedTuple):
+    """What the rows of several data sets have in common."""
+
+    classes: tuple[str, ...] = ()
+    """The classes, sorted."""
+    fields: tuple[str, ...] = ()
+    """The columns beside the text, sorted."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +75,35 @@ class Check(Component):
     """At most this share of the rows of clean data is marked; of findings that mark no rows, this share of clean data
     sets is warned about."""
 
+    summed: ClassVar[Summed] = "no"
+    """What counts over several data sets tell of it."""
+
     @abstractmethod
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         """What was found."""
+
+    def list_count_groups(self, names: RowNames) -> Sequence[CountGroup]:
+        """The counts that it can be told by; of a check that looks within each data set, two for each of its shares."""
+        groups = [CountGroup(f"{self.kind}/{measure}", (MARKED, REST)) for measure in self.measures]
+        return groups if self.summed == "within" else ()
+
+    def count(self, data: CheckData, names: RowNames) -> Counts:
+        """Those counts of one data set."""
+        numbers = [numbers for result in self.look(data) for numbers in result.finding.numbers.items()]
+        return {
+            f"{self.kind}/{measure}": {
+                MARKED: (marked := round(number.value * number.rows)),
+                REST: number.rows - marked,
+            }
+            for measure, number in numbers
+            if number.share
+        }
+
+    def conclude(self, counts: Counts, names: RowNames) -> Iterable[Finding]:
+        """What summed counts say; of a check that looks within each data set, its shares."""
+        from luthier.data.validate.sums import conclude_shares
+
+        yield from conclude_shares(self, counts)
 
     @abstractmethod
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.late import LateAnswers
 from luthier.federated.local import FederatedTraining, SharedModel
-from luthier.federated.measure import pool_sums
+from luthier.federated.masked_round import MaskedRound
+from luthier.federated.measure import PRODUCTS, pool_sums
 from luthier.federated.messages import (
     Enrolled,
     FederationMessage,
@@ -42,6 +43,7 @@ from luthier.federated.messages import (
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
+from luthier.federated.queries.schema import SCHEMA_FILE
 from luthier.federated.refusals import MessageRefused, SiteRefusal
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
@@ -150,19 +152,17 @@ class Federation:
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum, step.personal),
             wants_classes=self._wants_classes,
+            classes=self._read_agreed_classes(),
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            least=step.least if step.secure is not None else None,
             privacy=step.privacy,
             personal=None if step.personal is None else dump_given_settings(step.personal),
             decontaminate=step.decontaminate,
             compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
-        groups = self._sum.list_groups(channel)
+        groups = self._sum.describe_groups(channel)
         orders = {
-            name: order.model_copy(
-                update={"group": groups.get(name, []), "place": place if step.control_variates else 0}
-            )
+            name: order.model_copy(update={**groups.get(name, {}), "place": place if step.control_variates else 0})
             for place, name in enumerate(channel.sites)
         }
         answers = channel.exchange(0, {name: FederationMessage(own).encode() for name, own in orders.items()})
@@ -172,7 +172,9 @@ class Federation:
         known = rows if step.secure is None else "numbers of rows that are masked"
         known = known if step.decontaminate is None else "rows that are compared first"
         self._work.events.note(f"{format_counted_noun(len(found), 'site')} with {known}")
-        classes = _unite_classes(found) if self._wants_classes else {}
+        classes = {name: name for name in order.classes} if order.classes else {}
+        if order.asks_classes:
+            classes = _unite_classes(found)
         if step.decontaminate is not None:
             self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
@@ -210,6 +212,22 @@ class Federation:
         told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
         self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
 
+    def _read_agreed_classes(self) -> list[str]:
+        """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
+        if (agreed := self._work.inputs.get("classes")) is None:
+            return []
+        where = SourceLocation(field="classes")
+        if not any(entry.path == SCHEMA_FILE for entry in agreed.manifest.files):
+            raise DataError("the step agreed on nothing with sites", where=where, hint="name a step `validate_sites`")
+        record = agreed.read_json(SCHEMA_FILE)
+        if self._step.privacy is not None and record["privacy"] is None:
+            what = "the names of classes come from rows without noise, which breaks the promise of `privacy`"
+            raise DataError(what, where=where, hint="give that step `privacy`, too")
+        if len(record["classes"]) < 2:
+            what = f"the step agreed on {len(record['classes'])} classes, and two are needed"
+            raise DataError(what, where=where, hint="lower its `least_rows`, or leave `classes` out")
+        return [str(name) for name in record["classes"]]
+
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
         """One round with all sites that take part, and those that are late."""
         number, travelling = len(state.rounds) + 1, self._list_shared(state.given)
@@ -224,7 +242,7 @@ class Federation:
         chosen = self._choose_sites(state, number)
         sites = [name for name in state.sites if name in late.sent or name in chosen]
         asked = {name: message for name in sites if name not in late.sent}
-        answers, unmask = self._ask(channel, number, message, asked, late)
+        answers, masked_round = self._ask(channel, number, message, expected, asked, late)
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
@@ -252,8 +270,11 @@ class Federation:
             updates[name] = update
             if len(sites) > _REPORTED_SITES:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
-        self._require_sites(updates, sites, f"answered in round {number}")
-        found = self._sum.combine(updates, expected, given, total, unmask)
+        due = sites if masked_round is None else masked_round.list_sites(sites)
+        self._require_sites(updates, due, f"answered in round {number}")
+        found = self._sum.combine(updates, expected, given, total, masked_round)
+        if masked_round is not None:
+            updates = {name: update for name, update in updates.items() if name in masked_round.list_survivors()}
         all_rows = state.all_rows or (found.rows or 0) * len(state.sites) / len(updates)
         if shared:
             assert found.rows is not None, "rows are hidden by a promise to sites alone, which has no variates"
@@ -288,9 +309,16 @@ class Federation:
         )
 
     def _ask(
-        self, channel: SiteChannel, number: int, message: bytes, asked: Mapping[str, bytes], late: LateAnswers
-    ) -> tuple[Iterable[tuple[str, bytes]], Callable[[Any], Any] | None]:
-        """The answers of sites in their order, and what takes masks out of the sum where sites may drop out."""
+        self,
+        channel: SiteChannel,
+        number: int,
+        message: bytes,
+        expected: Mapping[str, Tensor],
+        asked: Mapping[str, bytes],
+        late: LateAnswers,
+    ) -> tuple[Iterable[tuple[str, bytes]], MaskedRound | None]:
+        """The answers of sites in their order, and the round that takes masks out of the sum where sites may drop
+        out."""
         if self._step.late is not None:
             late.keep(message)
             first = self._sum.find_number(number)
@@ -298,9 +326,9 @@ class Federation:
             return [(name, gathered[name]) for name in channel.sites if name in gathered], None
         if self._sum.stages == 1:
             return channel.iterate_answers(self._sum.find_number(number), asked), None
-        masked_round = self._sum.open_masked_round(channel, number, message, self._read)
+        masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
         gathered = masked_round.gather(asked)
-        return [(name, gathered[name]) for name in asked if name in gathered], masked_round.unmask
+        return [(name, gathered[name]) for name in asked if name in gathered], masked_round
 
     def _write_round_start(
         self, channel: SiteChannel, state: FederationState, number: int, tensors: Mapping[str, Tensor]
@@ -369,8 +397,8 @@ class Federation:
 
     def _end(self, channel: SiteChannel, state: FederationState) -> dict[str, Measured]:
         """Tell the sites that it is over, with the last weights where they need them; returns their answers."""
-        wanted = bool(self._step.metrics) or self._step.personal is not None
-        weights = pack_weights(self._list_shared(state.given)) if wanted else {}
+        needed = bool(self._step.metrics) or self._step.personal is not None
+        weights = pack_weights(self._list_shared(state.given)) if needed else {}
         final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
         number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
@@ -403,8 +431,9 @@ class Federation:
             for name, entry in found.items():
                 if metric.kind not in entry.sums:
                     raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+            products = {name: entry.sums.get(f"{metric.kind}{PRODUCTS}", []) for name, entry in found.items()}
             pooled[metric.kind] = pool_sums(
-                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows
+                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows, products
             )
             value = pooled[metric.kind]["value"]
             self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")

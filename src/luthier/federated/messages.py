@@ -79,6 +79,14 @@ class Order(_Header):
     code: str
     """The revision of the code that trains."""
     wants_classes: bool
+    classes: list[str] = []
+    """The classes that were agreed by counts; then no site names any."""
+
+    @property
+    def asks_classes(self) -> bool:
+        """Whether sites are asked for the names of their classes."""
+        return self.wants_classes and not self.classes
+
     metrics: list[dict[str, Any]] = []
     """What is measured at the end, as metrics' settings."""
     masks: MaskSettings | None = None
@@ -277,21 +285,87 @@ class Measured(_Header):
     """Whether a model of the site's own lies there."""
 
 
+class CountPrivacy(BaseModel):
+    """Noise in each count of a site, which protects each of its rows from everybody else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
+
+    epsilon: float = Field(gt=0, le=100)
+    """How much all answers together may tell of any one row."""
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    """The chance with which that may fail; well below one over the number of rows."""
+
+
+QuestionStage = Literal["salt", "tables", "names", "counts"]
+"""Under masks, names are agreed in three stages: a salt that the coordinator does not have, tables of how many rows
+have names of each hash, and the names. Without, in the last of them alone."""
+
+
+class Question(_Header):
+    """Asks for counts of a site's rows, or for the names of what is counted."""
+
+    kind: Literal["question"] = "question"
+    federation: str = Field(pattern=r"^[0-9a-f]{8,128}$")
+    """The digest that the coordinator's artifact will have."""
+    query: dict[str, Any]
+    """Settings of the question."""
+    stage: QuestionStage
+    code: str
+    """The revision of the code that counts."""
+    seed: int
+    least_rows: int = Field(ge=1)
+    """Counts below this are not told: a site's own, or under masks those of all sites."""
+    classes: list[str] = []
+    fields: list[str] = []
+    """The names that were agreed."""
+    group: list[str] = []
+    """Fingerprints of all sites, sorted, under masks; none without."""
+    least: int | None = Field(default=None, ge=1)
+    """Sites that must remain in a masked sum; None: all."""
+    sealed: str = ""
+    """The salt, sealed for this site by the first of the group."""
+    heavy: list[list[int]] = []
+    """Buckets of each table that enough rows fell into."""
+    privacy: CountPrivacy | None = None
+    noise: float | None = Field(default=None, gt=0)
+    """Standard deviation of the noise in each count, with `privacy`."""
+
+    @property
+    def masks(self) -> bool | None:
+        """Whether counts are masked; None where they are not, as an order has it."""
+        return True if self.group else None
+
+
+class Counted(_Header):
+    """A site's answer without masks: its counts are the one tensor that comes with it."""
+
+    kind: Literal["counted"] = "counted"
+    answers: str
+    """SHA-256 of the question."""
+    names: list[str] = []
+    """Of classes and fields that enough of its rows have."""
+    sealed: dict[str, str] = {}
+    """A salt for each other site, by fingerprint."""
+
+
 Header = (
-    Order | Enrolled | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows | LeaveOutRequest | RemainingRows
-    | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent | ShareList
-    | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
+    Order | Question | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
+    | LeaveOutRequest | RemainingRows | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent
+    | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
 """What a coordinator sends in a masked round that sites may drop out of."""
 COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
 """What a coordinator sends before the first round where rows are compared."""
 QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
+ASKED: tuple[type[_Header], ...] = (Question, *STAGES[1:], Final)
+"""What a coordinator sends where sites answer by counts."""
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, BlindedRows, EvaluatedRows, RemainingRows,
+    Enrolled, Counted, BlindedRows, EvaluatedRows, RemainingRows,
     RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
-_KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in (*QUESTIONS, *ANSWERS)}
+_ALL: list[type[_Header]] = [Question, *QUESTIONS, *ANSWERS]
+_KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in _ALL}
 
 
 class FederationMessage(NamedTuple):
@@ -387,10 +461,10 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
         found: dict[str, Tensor] = load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise MessageRefused("a message's tensors cannot be read") from error
-    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64)
+    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)  # the last: bytes
     for name, value in found.items():
         if value.dtype not in known:
-            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no weights are")
+            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no message has")
         if not bool(value.isfinite().all()):
             raise MessageRefused(f"{name[:200]} holds a number that is not finite")
     return found

@@ -15,8 +15,9 @@ from luthier.core.component import Component, iter_components
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
+from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.keys import Name, PublicCard
-from luthier.federated.messages import Order
+from luthier.federated.messages import Order, Question
 from luthier.federated.privacy import (
     SITE,
     PrivacySpending,
@@ -92,6 +93,15 @@ class SitePolicy(BaseModel):
     """Metrics whose sums over held-out rows may be sent at the end: a kind with its usual settings, or a mapping with
     the settings that are allowed. Other settings could ask for a text: `{kind: json_valid, obeys: …}` counts answers
     that a pattern fits."""
+    queries: tuple[str, ...] = ()
+    """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
+    none tells of fewer than `least_class_rows` rows."""
+    monitor: str | None = None
+    """The step `monitor` of the recipe: what drift of requests is held against, where questions of the kind `monitor`
+    are answered. The requests are those that the recipe's folder keeps."""
+    pooled_counts: bool = False
+    """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
+    leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
     revoked: tuple[str, ...] = ()
@@ -101,7 +111,7 @@ class SitePolicy(BaseModel):
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
     least_group: int | None = Field(default=None, ge=3)
-    """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
+    """How many sites the sum of a group must be over at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
     decontaminate: bool = False
     """Whether rows may be compared with those of `peers`, to leave out training rows that nearly repeat what a peer
@@ -195,7 +205,7 @@ class SitePolicy(BaseModel):
         if order.privacy is not None and (
             why := find_federated_privacy_obstacle(
                 order.privacy,
-                wants_classes=order.wants_classes,
+                wants_classes=order.asks_classes,
                 metrics=bool(order.metrics),
                 mean=aggregator.linear and aggregator.exact,
             )
@@ -203,13 +213,15 @@ class SitePolicy(BaseModel):
             raise PolicyRefused(why)
         for metric in order.metrics:
             self._check_metric(metric)
-        if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
+        remaining = order.least or len(order.group)
+        if order.masks is not None and order.masks.groups and remaining < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
+            what += f", of which {remaining} must remain" if order.least else ""
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         self._check_decontamination(order)
         if order.masks is None and self.require_masks:
             raise self.build_refusal("require_masks", "the order has no masks")
-        if order.wants_classes and not self.class_names:
+        if order.asks_classes and not self.class_names:
             raise self.build_refusal(
                 "class_names", f"{tune.objective.kind} needs names of classes, which may not be sent"
             )
@@ -223,7 +235,21 @@ class SitePolicy(BaseModel):
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_privacy(self, order: Order, spent: Sequence[PrivacySpending], planned: PrivacySpending | None) -> None:
+    def check_question(self, question: Question, query: SiteQuery, rows: int | None) -> None:
+        """`PolicyRefused`, with the line, for a question that is not allowed; `rows` are those of the data set that it
+        is about, if it is about one."""
+        if query.kind not in self.queries:
+            raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
+        if not question.group and self.require_masks:
+            raise self.build_refusal("require_masks", "the question has no masks")
+        if self.epsilon is not None and question.privacy is None:
+            raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
+        if rows is not None and rows < self.least_rows:
+            raise self.build_refusal("least_rows", "there are too few rows here to count")
+
+    def check_privacy(
+        self, order: Order | Question, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
+    ) -> None:
         """`PolicyRefused` for what is not within the budget; `spent` is what the log tells of, `planned` comes next."""
         if self.epsilon is None:
             return

@@ -67,6 +67,8 @@ class PrivacySpending(BaseModel):
     """Standard deviation of the noise, in units of the clipping norm."""
     sampling: float = Field(gt=0, le=1)
     steps: int = Field(ge=1)
+    delta: float = Field(default=0.0, ge=0, lt=1)
+    """The chance of failing that comes on top of the noise's own: that of naming what one row alone has."""
 
 
 class SpentPrivacy(NamedTuple):
@@ -76,6 +78,9 @@ class SpentPrivacy(NamedTuple):
 
     def count_epsilon(self, delta: float) -> float:
         """The ε of all together for one row, which is never above that of the group or site that it belongs to."""
+        delta -= sum(spending.delta for spending in self.spendings)
+        if delta <= 0:
+            return math.inf
         steps: dict[tuple[float, float], int] = {}
         for spending in self.spendings:
             key = (spending.noise, spending.sampling)

@@ -43,6 +43,7 @@ from luthier.federated.messages import (
     LocalWork,
     Measured,
     Order,
+    Question,
     Rejection,
     RemainingRows,
     RoundKeys,
@@ -209,16 +210,14 @@ class SiteWorker:
                 raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
             return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if (
-            isinstance(header, COMPARISONS)
-            or header.round != round_number
-            or round_number > order.rounds
-            or not isinstance(header, STAGES[stage])
-        ):
+        if type(header) in COMPARISONS:
+            raise MessageRefused(f"message {number} compares rows by a message {header.kind!r}, and trains")
+        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
         if isinstance(header, RoundStart):
+            self._require_comparison(order)
             return self._train(order, message, digest_message(content))
         return self._advance(order, header)
 
@@ -226,13 +225,31 @@ class SiteWorker:
         from luthier.models.load import compute_weights_digest, find_base_artifact
 
         summary = DatasetSummary.read(self._work.inputs["data"])
-        counts = count_class_rows(self._work) if order.wants_classes else {}
+        counts = count_class_rows(self._work) if order.asks_classes else {}
         if self._policy is not None:
             self._policy.check_order(order, summary.rows.get("train", 0))
         tune, aggregator = read_order_settings(order)
         personal = read_personal_part(order)
         if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
             raise OrderRefused(why)
+        self._check_peers(order)
+        base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
+        if order.base != base:
+            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
+        if order.code != (code := compute_training_code(tune, aggregator, personal)):
+            what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
+            raise OrderRefused(what, hint="install the same version of Luthier at both")
+        self._take_order(order)
+        if self._policy is not None:
+            self._policy.check_privacy(order, self._spent, self.plan_spending())
+        write_atomically(self._work.scratch / "order", content)
+        rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
+        classes = self._list_classes(order, FederatedTraining(tune, self._work, aggregator, self._shared), counts)
+        hidden = order.masks is not None or order.decontaminate is not None
+        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+
+    def _check_peers(self, order: Order) -> None:
+        """`OrderRefused` where an order names another group of sites than the peers of the policy."""
         if order.masks is not None:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
@@ -247,25 +264,19 @@ class SiteWorker:
                 raise OrderRefused(why)
         if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
             raise OrderRefused("the order compares rows among other sites than this site and its peers")
-        base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
-        if order.base != base:
-            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
-        if order.code != (code := compute_training_code(tune, aggregator, personal)):
-            what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
-            raise OrderRefused(what, hint="install the same version of Luthier at both")
-        self._take_order(order)
-        if self._policy is not None:
-            self._policy.check_privacy(order, self._spent, self.plan_spending())
-        write_atomically(self._work.scratch / "order", content)
-        rows = min(summary.rows.get("train", 0), tune.max_train_samples or summary.rows.get("train", 0))
+
+    def _list_classes(self, order: Order, training: FederatedTraining, counts: Mapping[str, int]) -> dict[str, str]:
+        """The answer of each class that enough rows have, where the order asks for classes.
+
+        `OrderRefused` where a class that was agreed has other words for an answer here.
+        """
+        if not order.classes and not order.asks_classes:
+            return {}
+        texts = training.read_data(None).about.classes
+        if any(texts.get(label, label) != label for label in order.classes):
+            raise OrderRefused("a class of the order is answered here by other words than its name")
         least = self._policy.least_class_rows if self._policy is not None else 1
-        classes = {}
-        if order.wants_classes:
-            kept = {label for label, count in counts.items() if count >= least}
-            texts = FederatedTraining(tune, self._work, aggregator, self._shared).read_data(None).about.classes
-            classes = {label: text for label, text in texts.items() if label in kept}
-        hidden = order.masks is not None or order.decontaminate is not None
-        return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
+        return {label: text for label, text in texts.items() if order.asks_classes and counts.get(label, 0) >= least}
 
     def _decontaminate(self, order: Order, number: int, message: FederationMessage) -> bytes:
         """Compare rows with those of the other sites; where some are left out, rounds train on the rest."""
@@ -285,6 +296,13 @@ class SiteWorker:
         least = self._policy.least_class_rows if self._policy is not None else 0
         told = count >= least and order.masks is None and order.privacy is None
         return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
+
+    def _require_comparison(self, order: Order) -> None:
+        """`OrderRefused` for a round that leaves out the comparison of rows, which was agreed."""
+        from luthier.federated.decontamination.site import count_left_out
+
+        if order.decontaminate is not None and count_left_out(self._work.scratch) is None:
+            raise OrderRefused("a round is to begin before rows were compared with what other sites hold out")
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
@@ -375,7 +393,7 @@ class SiteWorker:
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
         return encode_change(change, order.masks, sites, privacy.clip, noise, order.least or sites, key, label)
 
-    def _offer_keys(self, order: Order, number: int, digest: str, encoded: Any) -> bytes:
+    def _offer_keys(self, order: Order | Question, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""
         import numpy
         import torch
@@ -390,7 +408,7 @@ class SiteWorker:
         (self._work.scratch / UNMASKED).chmod(0o600)
         return FederationMessage(RoundKeys(keys=keys)).encode()
 
-    def _advance(self, order: Order, header: Any) -> bytes:
+    def _advance(self, order: Order | Question, header: Any) -> bytes:
         """A later stage of a masked round."""
         import numpy
         import torch
@@ -417,7 +435,8 @@ class SiteWorker:
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
             raise MessageRefused("this site has no peers to mask its numbers towards")
-        return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
+        masks = self._masks.within(self.order.group)
+        return DropoutMasks(masks.identity, masks.peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by

@@ -33,7 +33,7 @@ def serve_task(task: dict[str, Any], ended: threading.Event) -> None:
         FolderMailbox(Path(task["mail"]), site),
         SiteInputs(
             data=find(task["data"]),
-            model=find(task["model"]),
+            model=find(task["model"]) if task["model"] else None,
             peers=tuple(PublicCard.model_validate(card) for card in task["peers"]),
         ),
         None,

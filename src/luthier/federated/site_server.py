@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from luthier.core.errors import InputError, LuthierError, SourceLocation, System
 from luthier.core.events import StepEventEmitter
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import StepContext
+from luthier.federated.analytics.answered import AnsweredQuestions
+from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
 from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
@@ -28,6 +31,7 @@ from luthier.federated.messages import (
     Final,
     Measured,
     Order,
+    Question,
     Rejection,
     RemainingRows,
     RoundStart,
@@ -36,7 +40,7 @@ from luthier.federated.messages import (
 from luthier.federated.personal.site_model import FEDERATIONS, MODEL
 from luthier.federated.policy import PolicyRefused, SitePolicy
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, OrderRefused
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
@@ -50,8 +54,13 @@ class SiteInputs:
     """What a site has of its own."""
 
     data: Artifact
-    model: Artifact
+    model: Artifact | None
+    """None where questions about rows alone are answered."""
     kept: Path | None = None
+    traffic: Path | None = None
+    """Where requests to a served model are kept."""
+    references: Path | None = None
+    """What the signals of the site's own monitor learnt."""
     peers: tuple[PublicCard, ...] = ()
     """The other sites, towards which numbers are masked."""
 
@@ -125,7 +134,7 @@ class SiteServer:
         try:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
-            message = FederationMessage.decode(content, *QUESTIONS)
+            message = FederationMessage.decode(content, *QUESTIONS, Question)
         except MessageRefused as error:
             self._refuse(envelope, digest, error)
             return False
@@ -161,8 +170,10 @@ class SiteServer:
     def _compute(self, header: EnvelopeHeader, message: FederationMessage, content: bytes) -> bytes:
         order = message.header
         try:
-            if isinstance(order, Order) and order.federation != header.federation:
-                raise MessageRefused("an order names another federation than its envelope")
+            if isinstance(order, Order | Question) and order.federation != header.federation:
+                raise MessageRefused(f"a message {order.kind!r} names another federation than its envelope")
+            if self._is_question(header, order):
+                return self._query_worker(header).answer(header.number, content)
             worker = self._worker(header)
             measures = isinstance(order, Final) and bool(worker.order.metrics)
             if self._policy is not None and (isinstance(order, Order | BlindRequest | RoundStart) or measures):
@@ -183,24 +194,50 @@ class SiteServer:
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
         """What training a round will cost the rows, and the refusal where the budget does not hold it."""
-        if self._policy is None or not isinstance(message.header, RoundStart):
+        if self._policy is None or not isinstance(message.header, RoundStart | Question):
             return None, None
-        worker = self._worker(header)
-        spent = worker.plan_spending(header.number)
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
+        request: Order | Question
         try:
-            self._policy.check_privacy(worker.order, before, spent)
-        except PolicyRefused as error:
+            if isinstance(message.header, Question):
+                request, spent = message.header, self._query_worker(header).plan_question(message.header)
+                if spent is None:
+                    return None, None
+                if read_query(request).window is not None:  # each request is in one window: nothing adds up
+                    self._policy.check_privacy(request, (), spent)
+                    return None, None
+            else:
+                worker = self._worker(header)
+                request, spent = worker.order, worker.plan_spending(header.number)
+            self._policy.check_privacy(request, before, spent)
+        except OrderRefused as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
         return spent, None
 
+    def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
+        """Whether a message asks for counts, or goes on with masks of such a one."""
+        return isinstance(request, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+
+    def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
+        """What answers questions; with a policy, each about the same rows once."""
+        worker = QueryWorker(*self._describe_site(header))
+        worker.traffic, worker.references = self._inputs.traffic, self._inputs.references
+        if self._policy is not None:
+            worker.answered = AnsweredQuestions(self._folder, self._identity.secret)
+        return worker
+
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:
+        spent = self._ledger.list_spent(lambda entry: entry.federation == header.federation)
+        return SiteWorker(*self._describe_site(header), spent=spent)
+
+    def _describe_site(self, header: EnvelopeHeader) -> tuple[str, StepContext, SitePolicy | None, PairMasks | None]:
+        """Name, rows, policy and masks of the site, for one federation."""
         scratch = self._folder / FEDERATIONS / header.federation
         scratch.mkdir(parents=True, exist_ok=True)
         work = StepContext(
             name=self._identity.card.name,
-            inputs={"data": self._inputs.data, "model": self._inputs.model},
+            inputs={name: own for name, own in (("data", self._inputs.data), ("model", self._inputs.model)) if own},
             folder=scratch,
             scratch=scratch,
             recipe_dir=scratch,
@@ -208,22 +245,23 @@ class SiteServer:
             kept=self._inputs.kept,
         )
         masks = PairMasks(self._identity, self._inputs.peers) if self._inputs.peers else None
-        spent = self._ledger.list_spent(lambda entry: entry.federation == header.federation)
-        return SiteWorker(self._identity.card.name, work, self._policy, masks, spent=spent)
+        return self._identity.card.name, work, self._policy, masks
 
     def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
         """Whether an order waits for a person's word."""
-        if self._policy is None or self._policy.approval == "never" or not isinstance(message.header, Order):
+        if self._policy is None or self._policy.approval == "never":
+            return False
+        if not isinstance(message.header, Order | Question):
             return False
         if header.federation in read_approved(self._folder):
             return False
         if header.federation not in self._waiting:
             self._waiting.add(header.federation)
-            order = message.header
+            order, what = message.header, "a question" if isinstance(message.header, Question) else "an order"
             path = self._folder / f"order-{header.federation[:12]}.json"
             write_atomically(path, order.model_dump_json(indent=1).encode())
             self._say(
-                f"an order waits for approval: read {path}, then "
+                f"{what} waits for approval: read {path}, then "
                 f"`luthier site approve {self._folder} {header.federation[:12]}`"
             )
         return True
@@ -283,7 +321,7 @@ def approve_order(folder: Path, federation: str) -> str:
         raise UnknownName(
             f"no order waits under {federation!r}", hint=f"`luthier site serve {folder}` names those that wait"
         )
-    digest = Order.model_validate_json(found[0].read_bytes()).federation
+    digest = str(json.loads(found[0].read_bytes())["federation"])
     write_atomically(folder / APPROVED, "\n".join(sorted({*read_approved(folder), digest})).encode())
     return digest
 

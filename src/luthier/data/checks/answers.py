@@ -17,6 +17,7 @@ from luthier.data.check import (
     CheckResult,
     Needs,
     PlantedFaults,
+    Summed,
     damage_every_nth,
     format_exclude_setting,
     format_percent,
@@ -78,6 +79,7 @@ class AnswerQuality(Check):
         "answers.stock": "share of rows with one answer that many prompts share",
     }
     false_alarms: ClassVar[float] = 0.01
+    summed: ClassVar[Summed] = "within"
 
     repeated: float = Field(default=0.5, gt=0, le=1)
     """Share of an answer's runs of four words that came before, from which it goes in circles."""

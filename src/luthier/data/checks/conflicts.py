@@ -10,7 +10,15 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
-from luthier.data.check import Check, CheckResult, PlantedFaults, format_percent, severity_of_share, share_with_interval
+from luthier.data.check import (
+    Check,
+    CheckResult,
+    PlantedFaults,
+    Summed,
+    format_percent,
+    severity_of_share,
+    share_with_interval,
+)
 from luthier.data.validate.context import CheckData, CheckRow
 
 
@@ -24,6 +32,7 @@ class ConflictingAnswers(Check):
     kind: Literal["conflicts"] = "conflicts"
     measures: ClassVar[Mapping[str, str]] = {"conflicts": "share of rows whose twin is answered in another way"}
     false_alarms: ClassVar[float] = 0.005
+    summed: ClassVar[Summed] = "within"
 
     threshold: float = Field(default=0.9, ge=0.5, le=1)
     """Jaccard similarity of prompts from which two rows are twins; 1: only equal prompts."""

@@ -13,6 +13,7 @@ from luthier.data.check import (
     Check,
     CheckResult,
     PlantedFaults,
+    Summed,
     damage_every_nth,
     format_exclude_setting,
     format_percent,
@@ -41,6 +42,7 @@ class EmbeddingOutliers(Check):
     kind: Literal["embedding_outliers"] = "embedding_outliers"
     measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
     false_alarms: ClassVar[float] = 0.02
+    summed: ClassVar[Summed] = "within"
 
     embedder: Embedder = LsaEmbedder(pieces=False, texts_a_dimension=8)
     """What makes points: by default words and pairs of words; an `encoder` also sees that other words mean the same."""

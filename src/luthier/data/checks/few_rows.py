@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -9,8 +10,9 @@ from pydantic import Field
 
 from luthier.artifacts.findings import FEWEST_ROWS, Finding, FindingNumber, Severity
 from luthier.core.events import format_counted_noun
-from luthier.data.check import Check, CheckResult, PlantedFaults
+from luthier.data.check import Check, CheckResult, PlantedFaults, RowNames, Summed
 from luthier.data.validate.context import CheckData, CheckRow
+from luthier.metrics.counts import CountGroup, Counts
 
 FEW_ROWS = 50
 """From 50 to 100 examples on, OpenAI's guide to supervised fine-tuning sees clear improvements."""
@@ -26,6 +28,7 @@ class FewRows(Check):
     kind: Literal["few_rows"] = "few_rows"
     measures: ClassVar[Mapping[str, str]] = {"rows.train": "rows to train on"}
     false_alarms: ClassVar[float] = 0.0
+    summed: ClassVar[Summed] = "pooled"
 
     warning: int = Field(default=FEW_ROWS, ge=1)
     """With fewer training rows it is a warning."""
@@ -39,20 +42,33 @@ class FewRows(Check):
         severity = severity_of_row_count(data.available if is_part else training, self.warning, self.serious)
         if not training and measured:  # rows that are only measured on
             severity = "info"
+        yield CheckResult(self._tell(training, measured, len(data.rows), severity))
+
+    def list_count_groups(self, names: RowNames) -> Sequence[CountGroup]:
+        """Rows of each split."""
+        return [CountGroup("split", ("train", "validation", "test"))]
+
+    def count(self, data: CheckData, names: RowNames) -> Counts:
+        """Rows of each split."""
+        return {"split": Counter(row.split for row in data.rows)}
+
+    def conclude(self, counts: Counts, names: RowNames) -> Iterable[Finding]:
+        """The same of the rows of all sites."""
+        training, measured = counts["split"]["train"], counts["split"]["validation"] + counts["split"]["test"]
+        severity = severity_of_row_count(training, self.warning, self.serious)
+        yield self._tell(training, measured, training + measured, "info" if not training and measured else severity)
+
+    def _tell(self, training: int, measured: int, rows: int, severity: Severity) -> Finding:
         held = f", {measured:,} held out" if measured else ""
         requirement = f"at least {self.serious:,} are needed and {self.warning:,} recommended"
-        yield CheckResult(
-            Finding(
-                name=self.kind,
-                severity=severity,
-                title="Too few rows" if severity != "info" else "Training rows",
-                sentence=f"{format_counted_noun(training, 'training row')}{held}"
-                + (f": too few to train on; {requirement}." if severity != "info" else "."),
-                numbers={
-                    "rows.train": FindingNumber(value=training, rows=len(data.rows), about=self.measures["rows.train"])
-                },
-                hint=REMEDY if severity != "info" else "",
-            )
+        return Finding(
+            name=self.kind,
+            severity=severity,
+            title="Too few rows" if severity != "info" else "Training rows",
+            sentence=f"{format_counted_noun(training, 'training row')}{held}"
+            + (f": too few to train on; {requirement}." if severity != "info" else "."),
+            numbers={"rows.train": FindingNumber(value=training, rows=rows, about=self.measures["rows.train"])},
+            hint=REMEDY if severity != "info" else "",
         )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:

@@ -14,6 +14,7 @@ from luthier.data.check import (
     CheckResult,
     Needs,
     PlantedFaults,
+    Summed,
     format_exclude_setting,
     format_percent,
     severity_of_share,
@@ -36,6 +37,7 @@ class LabelErrors(Check):
     measures: ClassVar[Mapping[str, str]] = {"label_errors": "share of rows whose label is likely wrong"}
     finds: ClassVar[float] = 0.5
     false_alarms: ClassVar[float] = 0.03
+    summed: ClassVar[Summed] = "within"
 
     min: int = Field(default=10, ge=5)
     """Classes with fewer rows are not judged: too little is known of them."""

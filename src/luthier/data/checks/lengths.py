@@ -13,6 +13,7 @@ from luthier.data.check import (
     Check,
     CheckResult,
     PlantedFaults,
+    Summed,
     damage_every_nth,
     format_percent,
     severity_of_share,
@@ -35,6 +36,7 @@ class LengthOutliers(Check):
     kind: Literal["length_outliers"] = "length_outliers"
     measures: ClassVar[Mapping[str, str]] = {"length_outliers": "share of rows of a very unusual length"}
     false_alarms: ClassVar[float] = 0.005
+    summed: ClassVar[Summed] = "within"
 
     far: float = Field(default=5.0, gt=0)
     """Modified z-score from which a length is an outlier; 3.5 is the authors' own for normal data, lengths tail off

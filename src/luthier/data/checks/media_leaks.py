@@ -16,6 +16,7 @@ from luthier.data.check import (
     CheckResult,
     Needs,
     PlantedFaults,
+    Summed,
     format_percent,
     severity_of_share,
     share_with_interval,
@@ -34,6 +35,7 @@ class MediaLeaks(Check):
     needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
     measures: ClassVar[Mapping[str, str]] = {"media.leaks": "share of held-out rows whose media are trained on"}
     false_alarms: ClassVar[float] = 0.0
+    summed: ClassVar[Summed] = "within"
 
     distance: int = Field(default=8, ge=0, le=15)
     """In how many of 128 bits two media differ at most; unlike ones differ in about 64."""

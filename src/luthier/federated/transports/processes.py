@@ -36,6 +36,7 @@ class ProcessesTransport(Transport):
         shutil.rmtree(mail, ignore_errors=True)
         identity = FederationIdentity.create("coordinator")
         cards, tasks = dict[str, PublicCard](), dict[str, dict[str, Any]]()
+        model = work.inputs.get("model")
         for at, name in enumerate(sites):
             folder = work.scratch / "sites" / name
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,8 +50,8 @@ class ProcessesTransport(Transport):
                 "mail": str(mail.absolute()),
                 "coordinator": identity.card.model_dump(mode="json"),
                 "data": work.inputs[f"sites.{at}"].digest,
-                "model": work.inputs["model"].digest,
-                "folders": _list_folders([work.inputs[f"sites.{at}"], work.inputs["model"]]),
+                "model": None if model is None else model.digest,
+                "folders": _list_folders([work.inputs[f"sites.{at}"], *([] if model is None else [model])]),
             }
         for name, task in tasks.items():
             task["peers"] = [card.model_dump(mode="json") for other, card in cards.items() if other != name]

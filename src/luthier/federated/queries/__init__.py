@@ -1,0 +1,1 @@
+"""The questions that sites answer by counts, one file for each kind."""
