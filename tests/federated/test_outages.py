@@ -18,10 +18,11 @@ import pytest
 from faulty_relay import FaultyRelay
 from federated.test_late import ADAPTER, NAMES, Rounds, build_again, federate, rounds
 from federations import Sites
-from luthier.core.errors import CorruptArtifact, DataError, SystemResourceError
+from luthier.core.errors import CorruptArtifact, DataError, ModelError, OutOfMemory, SystemResourceError
 from luthier.federated import envelopes, site_server
 from luthier.federated.federation_state import FederationState
 from luthier.federated.ledger import LedgerEntry, SiteLedger
+from luthier.federated.local import FederatedTraining
 from luthier.federated.mailbox import HttpMailbox
 from luthier.federated.policy import HttpAddress, SitePolicy
 from luthier.federated.site_server import SiteServer
@@ -152,6 +153,25 @@ def test_a_full_disk_at_the_coordinator_ends_the_run_and_loses_nothing(
         assert not list(work.scratch.rglob("*.tmp"))
     is_full.append(False)
     assert federate(sites, rounds, "b6" * 16, **COMMON).path(ADAPTER).read_bytes() == whole
+
+
+def test_a_site_that_cannot_train_a_round_is_left_out_of_it(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = FederatedTraining.train_round
+
+    def failing(self: FederatedTraining, given: Any, number: int, *rest: Any) -> Any:
+        if number == 1 and self._work.scratch.parent.name == "south":
+            raise OutOfMemory("the machine has no memory left")
+        return train(self, given, number, *rest)
+
+    monkeypatch.setattr(FederatedTraining, "train_round", failing)
+    settings: dict[str, Any] = {"rounds": 3, "sum": "ffa", "local": {"steps": 1}}
+    with pytest.raises(ModelError, match="site south refuses: the machine has no memory left"):
+        sites.federate(sites.step(NAMES, **settings), digest="b8" * 16)
+    made = sites.federate(sites.step(NAMES, **settings, least=2), digest="b9" * 16)
+    rounds = made.read_json("federation.json")["rounds"]
+    assert [entry["missing"] for entry in rounds] == [[], ["south"], []]
+    assert [entry["rows"] for entry in rounds] == [48, 32, 48]
+    assert "site south is left out of round 2" in " ".join(sites.said("warning"))
 
 
 def test_half_a_line_of_the_log_is_no_entry(tmp_path: Path) -> None:
