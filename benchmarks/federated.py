@@ -245,14 +245,14 @@ def compare_drift(rounds: int, rows: int) -> None:
     }  # fmt: skip
     optimizers = {"adamw": 3e-3, "sgd": 0.1}
     with tempfile.TemporaryDirectory() as root:
-        sites = build_sites(Path(root), {"all": every[:-200], "held_out": every[-200:]})
+        sites = build_sites(Path(root), {"site0": every[:-200], "held_out": every[-200:]})
         for optimizer, rate in optimizers.items():
             found: dict[str, list[bool]] = {}
             for case, settings in ways.items():
                 tune = {"technique": {"kind": "full"}, "objective": {"kind": "classify"}, "learning_rate": rate,
                         "optimizer": optimizer}  # fmt: skip
                 step = sites.step(
-                    ["all"], rounds=rounds, sum="mean", tune=tune, local={"steps": 10},
+                    ["site0"], rounds=rounds, sum="mean", tune=tune, local={"steps": 10},
                     partition={"number": SITES, "alpha": 0.05, "min_rows": 4}, **settings,
                 )  # fmt: skip
                 made = sites.federate(step, digest=f"{list(optimizers).index(optimizer)}{len(found)}" * 16)
@@ -686,7 +686,7 @@ def compare_ways(only: str | None, *, quick: bool) -> None:
         compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
     if only in (None, "drift"):
         print("sites that differ", flush=True)
-        compare_drift(rounds=3 if quick else 12, rows=12 if quick else 24)
+        compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
 
 
 def main() -> None:
