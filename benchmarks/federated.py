@@ -233,6 +233,35 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
         print_figure(f"two_of_ten_poisoned_{case}", round(found[case] - found["unpoisoned"], 4), goal, "accuracy")
 
 
+def compare_drift(rounds: int, rows: int) -> None:
+    """Ten sites with few classes each and many local steps: accuracy of the plain mean, of FedProx's term and of
+    SCAFFOLD's control variates, by AdamW and by SGD."""
+    from federations import build_sites
+    from tuning import examples
+
+    every = examples(SITES * rows + 200)
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {}, "proximal": {"proximal": 0.1}, "control_variates": {"control_variates": True}
+    }  # fmt: skip
+    optimizers = {"adamw": 3e-3, "sgd": 0.1}
+    with tempfile.TemporaryDirectory() as root:
+        sites = build_sites(Path(root), {"site0": every[:-200], "held_out": every[-200:]})
+        for optimizer, rate in optimizers.items():
+            found: dict[str, list[bool]] = {}
+            for case, settings in ways.items():
+                tune = {"technique": {"kind": "full"}, "objective": {"kind": "classify"}, "learning_rate": rate,
+                        "optimizer": optimizer}  # fmt: skip
+                step = sites.step(
+                    ["site0"], rounds=rounds, sum="mean", tune=tune, local={"steps": 10},
+                    partition={"number": SITES, "alpha": 0.05, "min_rows": 4}, **settings,
+                )  # fmt: skip
+                made = sites.federate(step, digest=f"{list(optimizers).index(optimizer)}{len(found)}" * 16)
+                found[case] = answer_held_out(sites, made)
+                print(f"  {optimizer}, {case}: accuracy {sum(found[case]) / len(found[case]):.3f}", flush=True)
+            for case in ("proximal", "control_variates"):
+                print_difference(f"dirichlet_0.05_{optimizer}_{case}_less_plain", "> 0", found[case], found["plain"])
+
+
 def answer_held_out(sites: Any, model: Any) -> list[bool]:
     """Which held-out tickets a model answers rightly."""
     from luthier.eval.evaluator import TUNED
@@ -649,6 +678,17 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
+def compare_ways(only: str | None, *, quick: bool) -> None:
+    """Ways to bear sites that are poisoned, or that differ."""
+    if only in (None, "poisoned"):
+        print("two of ten sites poisoned", flush=True)
+        rules = ("krum",) if quick else ("krum", "geometric_median")
+        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "drift"):
+        print("sites that differ", flush=True)
+        compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
+
+
 def main() -> None:
     """Measure, and print one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -662,6 +702,7 @@ def main() -> None:
             "decontaminate",
             "pooled",
             "poisoned",
+            "drift",
             "simulation",
             "flower",
             "equal",
@@ -705,10 +746,7 @@ def main() -> None:
         measure_decontamination(1_000 if quick else 10_000)
         if DATA.is_dir():
             count_left_out_in_clear(DATA)
-    if only in (None, "poisoned"):
-        print("two of ten sites poisoned", flush=True)
-        rules = ("krum",) if quick else ("krum", "geometric_median")
-        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    compare_ways(only, quick=quick)
     if only in (None, "personal"):
         print("parts that stay at the sites", flush=True)
         compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)

@@ -361,6 +361,8 @@ class SiteWorker:
         _, aggregator = read_order_settings(order)
         moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
         check_weights(shared, moving, "the coordinator")
+        if start.round == 1 and any(bool(value.any()) for value in shared.values()):
+            raise MessageRefused("the coordinator sends control variates that are not zero in the first round")
         if order.place >= len(start.counted):
             raise MessageRefused(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
         kept = SiteState(self._work.scratch).read(start.round)
