@@ -322,19 +322,23 @@ def test_other_settings_work_beside_a_part(sites: Sites, settings: dict[str, Any
     assert set(folders(made)) == {"north", "south", "west"}
 
 
-def test_metrics_are_those_of_each_sites_own_model(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["head", "adapter"])
+def test_metrics_are_those_of_each_sites_own_model(name: str, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.federated.measure import measure_site
 
     measured = dict[str, dict[str, torch.Tensor]]()
+    digests = set[str]()
 
     def hearing(training: Any, model: Artifact, work: StepContext, *rest: Any) -> Any:
         measured[work.scratch.parent.name] = read(model.folder)
+        digests.add(model.digest)
         return measure_site(training, model, work, *rest)
 
     monkeypatch.setattr("luthier.federated.site.measure_site", hearing)
-    made = sites.federate(sites.step(["north", "south"], rounds=1, metrics=["accuracy"], **PARTS["head"]))
+    made = sites.federate(sites.step(["north", "south"], rounds=1, metrics=["accuracy"], **PARTS[name]))
     for site, folder in folders(made).items():
         assert equal(measured[site], read(folder))
+    assert len(digests) == 2, "answers are kept by the digest of the model"
     found = made.read_json("federation.json")["metrics"]["accuracy"]
     assert set(found["sites"]) == {"north", "south"}
 
