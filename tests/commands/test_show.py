@@ -32,6 +32,7 @@ steps:
     split: {test: 30, validation: 20}
   unlabeled: {kind: unlabeled, data: data}
   checked: {kind: validate, data: data, checks: [imbalance]}
+  counted: {kind: validate_sites, sites: [data], checks: [imbalance]}
   more: {kind: augment, data: data, augmenters: [noise], share: 0.1}
   both: {kind: mix, data: [data, more]}
   weighed: {kind: reweigh, data: data, column: region}
@@ -87,6 +88,8 @@ steps:
     evaluation: report
     signals: [latency, {kind: drift, rows: 80}]
     alerts: [{expr: "drift.evidence > 2", name: drifted}]
+  latencies: {kind: monitor, signals: [latency]}
+  everywhere: {kind: monitor_sites, monitor: latencies, sites: {north: north.jsonl}}
 """
 
 
