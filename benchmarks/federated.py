@@ -450,7 +450,7 @@ def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> 
         print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
 
 
-SNIPS = Path("/work/shared/data/snips")
+SNIPS = DATA.parent / "snips"
 """Spoken requests with one of seven intents, where they are (Coucke et al., 2018)."""
 
 
@@ -493,9 +493,9 @@ def build_skewed_sites(root: Path, parts: dict[str, list[tuple[str, str]]]) -> A
     return sites
 
 
-def compare_personal(each: int, rounds: int, epochs: int) -> None:
+def compare_personal(each: int, rounds: int, epochs: int, only: tuple[str, ...] = ()) -> None:
     """Five sites whose requests differ: accuracy on the sites' own held-out requests by the shared model, and by the
-    models that sites have for themselves."""
+    models that sites have for themselves; `alone` is a training of each site as long, on its own rows."""
     import numpy
 
     from luthier.federated.partition import _draw_shares, _fill_small_sites
@@ -517,30 +517,36 @@ def compare_personal(each: int, rounds: int, epochs: int) -> None:
     adapter = {"kind": "adapter", "r": 8, "local": {"epochs": float(rounds * epochs) / 2}}
     kinds: dict[str, dict[str, Any]] = {
         "shared": {"sum": "factors"},
+        "alone": {"sum": "factors"},
         "head": {"sum": "factors", "personal": "head"},
         "lora_b": {"sum": "mean", "personal": "lora_b"},
         "adapter": {"sum": "factors", "personal": adapter},
     }
+    kinds = {kind: settings for kind, settings in kinds.items() if not only or kind in only}
     for case, parts in (("dirichlet_0.1", skewed), ("other_names_of_classes", renamed)):
         found = {}
         with tempfile.TemporaryDirectory() as root:
             sites = build_skewed_sites(Path(root), parts)
             for kind, settings in kinds.items():
-                step = sites.step(
-                    list(parts), rounds=rounds, local={"epochs": epochs}, tune=tune, metrics=["accuracy"], **settings
-                )
                 started = time.process_time()
-                made = sites.federate(step, digest=f"{len(found)}e" * 16).read_json("federation.json")
-                metric = made["metrics"]["accuracy"]
-                each_site = " ".join(f"{one['value']:.2f}" for one in metric["sites"].values())
-                found[kind] = metric["value"]
-                sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in made["rounds"]) / 1e3 / rounds
+                own, sent = {}, 0.0
+                for names in [[name] for name in parts] if kind == "alone" else [list(parts)]:
+                    more = {"local": {"epochs": epochs}, "tune": tune, "metrics": ["accuracy"], **settings}
+                    step = sites.step(names, rounds=rounds, **more)
+                    made = sites.federate(step, digest=f"{len(found)}{names[-1][-1]}" * 16)
+                    record = made.read_json("federation.json")
+                    own |= record["metrics"]["accuracy"]["sites"]
+                    sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in record["rounds"]) / 1e3 / rounds
+                rows_in_all = sum(one["rows"] for one in own.values())
+                found[kind] = sum(one["value"] * one["rows"] for one in own.values()) / rows_in_all
+                each_site = " ".join(f"{one['value']:.2f}" for one in own.values())
                 print(
-                    f"  {case}, {kind}: accuracy {metric['value']:.3f} on {metric['rows']} own rows ({each_site}), "
-                    f"{sent:.0f} kB a round and site, {time.process_time() - started:.0f} CPU s",
+                    f"  {case}, {kind}: accuracy {found[kind]:.3f} on {rows_in_all} own rows ({each_site}), "
+                    f"{0 if kind == 'alone' else sent:.0f} kB a round and site, "
+                    f"{time.process_time() - started:.0f} CPU s",
                     flush=True,
                 )
-        for kind in list(kinds)[1:]:
+        for kind in list(kinds)[2:]:
             print_figure(f"personal_{kind}_{case}", round(found[kind] - found["shared"], 4), "> 0", "accuracy")
 
 

@@ -17,9 +17,11 @@ from pydantic_core import PydanticCustomError
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
 from luthier.artifacts.training import TrainingRecord
+from luthier.core.artifact import list_files
 from luthier.core.component import iter_components
 from luthier.core.errors import LuthierError, OutOfMemory, SystemResourceError
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
@@ -457,7 +459,7 @@ class SiteWorker:
         header = Measured(rows=0, personal=own)
         if order.metrics:
             work, data = self._open_scratch(classes), self._work.inputs["data"]
-            digest = digest_message(message.encode())
+            digest = digest_of([entry.model_dump() for entry in list_files(folder)])  # answers are kept by it
             model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
             metrics = [Metric.parse(settings) for settings in order.metrics]
             rows, sums = measure_site(training, model, work, metrics, list(classes))
