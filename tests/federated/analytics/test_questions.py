@@ -163,6 +163,7 @@ def test_and_by_a_process_for_each_site(tickets: Sites) -> None:
         ({"least_rows": 1000}, {}, "too few rows here to count"),
         ({"epsilon": 1.0}, {}, "no promise of differential privacy"),
         ({"epsilon": 1.0}, {"privacy": {"epsilon": 4}}, "and the budget is 1"),
+        ({}, {"privacy": {"epsilon": 4}}, "noise takes the place of `least_class_rows` within a budget alone"),
     ],
 )
 def test_a_question_that_breaks_the_policy_is_refused_with_the_line(
@@ -235,6 +236,9 @@ def test_what_a_coordinator_sends_is_checked(served: Served) -> None:
         ({"query": {"kind": "validate", "checks": ["enough"]}}, "cannot be told by counts"),
         ({"noise": 3.0}, "names its noise"),
         ({"group": ["f" * 64] * 3}, "not the one that this site masks towards"),
+        ({"classes": ["refund"] * 2, "stage": "counts"}, "names a class or a column twice"),
+        ({"noise": 1e-6, "privacy": {"epsilon": 50}}, "noise of 1e-06 is none"),
+        ({"heavy": [list(range(4096))] * 3, "stage": "names"}, "more than 400 buckets"),
         ({"query": {"kind": "no such"}}, "none of a query here"),
     ]
     for at, (changes, message) in enumerate(asked):
