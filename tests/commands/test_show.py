@@ -62,7 +62,14 @@ steps:
   words: {kind: tune, data: data, technique: plain}
   best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
   curve: {kind: curve, data: data, metric: accuracy}
-  sites: {kind: federate, sites: [data], rounds: 1, local: {steps: 2}, tune: {technique: {kind: lora, r: 2}}}
+  sites:
+    kind: federate
+    sites: [data]
+    rounds: 1
+    local: {steps: 2}
+    personal: {kind: adapter, r: 2, local: {steps: 1}}
+    tune: {technique: {kind: lora, r: 2}}
+  site: {kind: site_model, tuned: sites, site: data}
   why: {kind: explain, data: data, model: tune, methods: [gradient_x_input], limit: 4}
   changed: {kind: model_diff, data: data, model: tune, limit: 4, matrices: 1}
   flips: {kind: counterfactuals, data: data, model: words, limit: 2, max_edits: 1}

@@ -58,7 +58,7 @@ queries: []              # questions that are answered by counts: schema, valida
 pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
-# least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
+# least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
 most_left_out: 0.1       # share of the training rows that may be left out so

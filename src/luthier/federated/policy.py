@@ -122,7 +122,7 @@ class SitePolicy(BaseModel):
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
     least_group: int | None = Field(default=None, ge=3)
-    """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
+    """How many sites the sum of a group must be over at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
     decontaminate: bool = False
     """Whether rows may be compared with those of `peers`, to leave out training rows that nearly repeat what a peer
@@ -224,8 +224,10 @@ class SitePolicy(BaseModel):
             raise PolicyRefused(why)
         for metric in order.metrics:
             self._check_metric(metric)
-        if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
+        remaining = order.least or len(order.group)
+        if order.masks is not None and order.masks.groups and remaining < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
+            what += f", of which {remaining} must remain" if order.least else ""
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         self._check_decontamination(order)
         if order.masks is None and self.require_masks:
