@@ -289,3 +289,51 @@ def test_rows_with_personal_data_in_a_class_are_not_named(tmp_path: Path) -> Non
     assert "field:anna.meier@example.com" in counts
     assert "field:channel" in list_tellable_names(counts)
     assert "field:anna.meier@example.com" not in list_tellable_names(counts)
+
+
+def test_sites_elsewhere_count_their_requests_once(served: Served, tmp_path: Path) -> None:
+    """Through a folder and under masks: the sums of a window, and no answer for another that shares seconds with it."""
+    from luthier.core.context import RunContext
+    from luthier.core.expressions import Window
+    from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
+    from luthier.federated.steps.monitor_sites import MonitorSites
+    from watching import BEGIN, desk_traffic, plan_of, write_log
+
+    begin, plan = int(BEGIN.timestamp()), plan_of(tmp_path, ["error_rate", "throughput", "latency"])
+    for name in NAMES:
+        write_log(served.root / f"{name}.jsonl", desk_traffic(40))
+        peers = tuple(served.keys[other].card for other in NAMES if other != name)
+        server = SiteServer(
+            served.root / name, served.keys[name], served.keys["coordinator"].card, served.mail()[name],
+            SiteInputs(
+                data=served.tickets.data[name], model=None, peers=peers, traffic=served.root / f"{name}.jsonl"
+            ),
+            policy(queries=["monitor"], require_masks=True),
+        )  # fmt: skip
+        thread = threading.Thread(target=server.run, args=(served.stop.is_set,))
+        thread.start()
+        served.threads.append(thread)
+    cards = {name: str(served.root / name / "card.json") for name in NAMES}
+    transport = {
+        "kind": "folder", "path": str(served.root / "mail"), "keys": str(served.root / "coordinator"),
+        "member_cards": cards, "wait_s": 60,
+    }  # fmt: skip
+    said = list[str]()
+    for window, until in ((600, begin + 600), (300, begin + 600)):
+        step = MonitorSites.model_validate(
+            {"kind": "monitor_sites", "monitor": "monitor", "window": window, "secure": True, "least_rows": 3,
+             "transport": transport}
+        )  # fmt: skip
+        kept = tmp_path / f"kept-{window}"
+        kept.mkdir()
+        monitoring = SiteMonitoring(step=step, digest=f"{window}" * 8, recipe_dir=tmp_path, kept=kept, say=said.append)
+        watching = SiteAlertEvaluator(plan, RunContext(recipe_dir=tmp_path), monitoring)
+        watching.ask(until)
+        value = watching.reading("throughput", Window(seconds=600), until)
+        if window == 600:
+            assert value is not None
+            assert value.events == 3 * 20, "requests of all three sites in ten minutes"
+            assert watching.reading("error_rate", Window(seconds=600), until) is not None
+        else:
+            assert value is None
+    assert "shares seconds with another one that was answered" in said[0]
