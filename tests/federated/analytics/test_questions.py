@@ -120,6 +120,10 @@ def test_sites_elsewhere_answer_through_a_folder(served: Served) -> None:
     assert [(entry.way, entry.kind) for entry in log] == [("in", "question"), ("out", "counted")] * 3 + [
         ("in", "final"), ("out", "measured")
     ]  # fmt: skip
+    assert [entry.why for entry in log if entry.kind == "question"] == [
+        "schema: names", "schema: counts", "validate: counts"
+    ]  # fmt: skip
+    assert log[1].why.endswith("names of classes and columns sent")
     text = (served.root / "north" / "log.jsonl").read_text()
     assert "invoice" not in text
     assert "channel" not in text
