@@ -29,8 +29,8 @@ from luthier.models.cost import (
 from luthier.models.describe import ModelDescription, estimate_activation_bytes
 from luthier.models.load import cpu_has_bf16, is_remote_input
 from luthier.models.media.counts import estimate_tower_bytes
+from luthier.models.media.encoder_cost import forecast_encoder
 from luthier.models.media.family import explain_alone
-from luthier.models.media.foresight import forecast_encoder
 from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSpeechSeq2Seq
 
 from luthier.models.describe import describe_model_folder
-from luthier.models.media.foresight import KEEP_BYTES, forecast_encoder
+from luthier.models.media.encoder_cost import KEEP_BYTES, forecast_encoder
 from spoken import tiny_speech
 from workshop import tiny_model
 
