@@ -464,7 +464,7 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
     known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)  # the last: bytes
     for name, value in found.items():
         if value.dtype not in known:
-            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no weights are")
+            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no message has")
         if not bool(value.isfinite().all()):
             raise MessageRefused(f"{name[:200]} holds a number that is not finite")
     return found

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.component import iter_components
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, OutOfMemory, SystemResourceError
 from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
@@ -187,6 +187,8 @@ class SiteWorker:
         except MessageRefused:
             raise
         except LuthierError as error:
+            if isinstance(error, SystemResourceError) and not isinstance(error, OutOfMemory):
+                raise  # a full disk is no answer: the message is computed when there is room
             reply = FederationMessage(Rejection(message=self._describe(error))).encode()
             if number == 0:
                 return reply  # not kept: nothing was computed, and the policy may allow the same order later
@@ -433,7 +435,8 @@ class SiteWorker:
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
             raise MessageRefused("this site has no peers to mask its numbers towards")
-        return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
+        masks = self._masks.within(self.order.group)
+        return DropoutMasks(masks.identity, masks.peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by
