@@ -649,6 +649,28 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
+def measure_exchanges(only: str | None, *, quick: bool) -> None:
+    """Masks, drop-outs, rows that are compared, poisoned sites, and parts that stay."""
+    if only in (None, "masks"):
+        print("masks", flush=True)
+        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    if only in (None, "dropouts"):
+        print("masks with drop-outs", flush=True)
+        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
+    if only in (None, "poisoned"):
+        print("two of ten sites poisoned", flush=True)
+        rules = ("krum",) if quick else ("krum", "geometric_median")
+        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+
+
 def main() -> None:
     """Measure, and print one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -694,24 +716,7 @@ def main() -> None:
     if only in (None, "uneven") and given.model is not None:
         print("uneven sites", flush=True)
         compare_uneven_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
-    if only in (None, "masks"):
-        print("masks", flush=True)
-        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
-    if only in (None, "dropouts"):
-        print("masks with drop-outs", flush=True)
-        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
-    if only in (None, "decontaminate"):
-        print("rows compared across sites", flush=True)
-        measure_decontamination(1_000 if quick else 10_000)
-        if DATA.is_dir():
-            count_left_out_in_clear(DATA)
-    if only in (None, "poisoned"):
-        print("two of ten sites poisoned", flush=True)
-        rules = ("krum",) if quick else ("krum", "geometric_median")
-        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
-    if only in (None, "personal"):
-        print("parts that stay at the sites", flush=True)
-        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+    measure_exchanges(only, quick=quick)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)
