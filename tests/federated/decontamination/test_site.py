@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.data.dedup.near import NearDuplicateIndex
-from luthier.federated.decontamination.bands import _build_row
+from luthier.federated.decontamination.bands import _build_row, encode_elements, read_bands
+from luthier.federated.decontamination.curve import hash_to_points
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.decontamination.site import (
     FOLDER,
@@ -118,6 +120,9 @@ def test_only_sizes_are_seen_and_near_ones_look_alike(tmp_path: Path) -> None:
         envelopes = [value for by in (asked, answered) for each in by.values() for value in each.values()]
         sizes.append([len(value) for value in envelopes])
         points = group.open_envelope("north", "south", asked["north"][group.fingerprint("south")], 1)["points"]
+        bands = np.unique(read_bands(group.works["north"].inputs["data"], ["train"], SETTINGS))
+        plain = set(hash_to_points(encode_elements(bands, SETTINGS)))
+        assert not {bytes(one.tolist()) for one in points} & plain, "who guesses a text finds no point of it"
         again = group.open("north").ask(1)[group.fingerprint("south")]
         fresh = group.open_envelope("north", "south", again, 1)["points"]
         assert not {bytes(one.tolist()) for one in points} & {bytes(one.tolist()) for one in fresh}

@@ -143,7 +143,7 @@ class SiteDecontamination:
                 self._write_rows(np.flatnonzero(~left_out).tolist())
             lines = self._list_left_out(repeated)
             write_atomically(self._folder / LEFT_OUT, "".join(lines).encode())
-            (self._folder / _KEY).unlink()
+        (self._folder / _KEY).unlink(missing_ok=True)
         count = count_left_out(self._work.scratch) or 0
         self._work.events.note(f"{format_counted_noun(count, 'training row')} left out: {REASON}")
         return count
