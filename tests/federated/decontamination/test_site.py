@@ -131,6 +131,18 @@ def test_only_sizes_are_seen_and_near_ones_look_alike(tmp_path: Path) -> None:
     assert sizes[0] == sizes[1]
 
 
+def test_a_site_that_holds_nothing_out_answers_like_others(tmp_path: Path) -> None:
+    own = draw_texts(20, 10)
+    group = build_group(tmp_path, {"north": ([*own[:8], own[12]], []), "south": (own[8:12], own[12:16])})
+    asked = {name: group.open(name).ask(1) for name in group.works}
+    answer = group.open("north").evaluate(2, 1, group.deal(asked, "north"))[group.fingerprint("south")]
+    other = group.open("south").evaluate(2, 1, group.deal(asked, "south"))[group.fingerprint("north")]
+    assert len(answer) == len(other)
+    found = group.compare()
+    assert len(found["north"]) == 1
+    assert not found["south"]
+
+
 def test_equal_rows_do_not_show_in_tags(tmp_path: Path) -> None:
     """A row that is held out thrice has one set of tags; bands that several rows share have tags that differ."""
     own = draw_texts(20, 3)
@@ -262,6 +274,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
     "of another federation": (lambda s, t: forge(s, t, name="cd" * 16), "belongs to another federation"),
     "of another message": (lambda s, t: forge(s, t, number=5), "has number 5 where 2 was expected"),
     "its own question": (lambda s, t: s.question(), "is signed by"),
+    "numbers": (lambda s, t: s.answer().bfloat16(), "no envelope"),
     "changed on the way": (lambda s, t: spoil(s.answer(), 7 - int(s.answer()[0]) % 2), "no envelope"),
 }
 

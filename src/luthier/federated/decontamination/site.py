@@ -88,7 +88,7 @@ class SiteDecontamination:
         chaff = hash_to_points([secrets.token_bytes(POINT_BYTES) for _ in range(pad_size(len(points)) - len(points))])
         sent = sorted((point, index) for index, point in enumerate([*points, *chaff]))  # an order that tells nothing
         indices = np.array([index if index < len(points) else -1 for _, index in sent], dtype=np.int64)
-        content = _pack({"points": _join_bytes([point for point, _ in sent])})
+        content = _pack({"points": _join_points([point for point, _ in sent])})
         self._folder.mkdir(parents=True, exist_ok=True)
         np.save(self._folder / _INDICES, indices)
         descriptor = os.open(self._folder / _KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -119,7 +119,7 @@ class SiteDecontamination:
             answers[peer] = _pack(
                 {
                     "answers": np.frombuffer(hashlib.sha256(content).digest(), np.uint8),
-                    "points": _join_bytes(evaluated),
+                    "points": _join_points(evaluated),
                     "tags": _list_tags(bands, elements, values),
                 }
             )
@@ -193,9 +193,11 @@ class SiteDecontamination:
             raise OrderRefused("what came to be compared is not of all peers of this site, and of no others")
         found = {}
         for peer in sorted(envelopes):
-            card, envelope = self._peers[peer], envelopes[peer].numpy().tobytes()
+            card, envelope = self._peers[peer], envelopes[peer]
             try:
-                found[peer] = self._identity.open(envelope, card, self._federation, number)
+                if str(envelope.dtype) != "torch.uint8":
+                    raise MessageRefused("this is no envelope of a federation")
+                found[peer] = self._identity.open(envelope.numpy().tobytes(), card, self._federation, number)
             except MessageRefused as error:
                 raise OrderRefused(f"what came to be compared is not from {card.name}: {error.message}") from error
         return found
@@ -278,8 +280,8 @@ def _match_tags(values: Sequence[bytes], tags: NDArray[np.uint8]) -> NDArray[np.
     return np.array(sorted(set(found)), dtype=np.int64).reshape(-1, 2)
 
 
-def _join_bytes(parts: Sequence[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(parts), np.uint8).reshape(len(parts), -1)
+def _join_points(points: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(points), np.uint8).reshape(-1, POINT_BYTES)
 
 
 def _pack(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
