@@ -684,8 +684,19 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
-def compare_ways(only: str | None, *, quick: bool) -> None:
-    """Ways to bear sites that are poisoned, or that differ."""
+def measure_exchanges(only: str | None, *, quick: bool) -> None:
+    """Masks, drop-outs, rows that are compared, poisoned sites, and parts that stay."""
+    if only in (None, "masks"):
+        print("masks", flush=True)
+        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    if only in (None, "dropouts"):
+        print("masks with drop-outs", flush=True)
+        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
     if only in (None, "poisoned"):
         print("two of ten sites poisoned", flush=True)
         rules = ("krum",) if quick else ("krum", "geometric_median")
@@ -693,6 +704,9 @@ def compare_ways(only: str | None, *, quick: bool) -> None:
     if only in (None, "drift"):
         print("sites that differ", flush=True)
         compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
 
 
 def main() -> None:
@@ -741,21 +755,7 @@ def main() -> None:
     if only in (None, "uneven") and given.model is not None:
         print("uneven sites", flush=True)
         compare_uneven_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
-    if only in (None, "masks"):
-        print("masks", flush=True)
-        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
-    if only in (None, "dropouts"):
-        print("masks with drop-outs", flush=True)
-        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
-    if only in (None, "decontaminate"):
-        print("rows compared across sites", flush=True)
-        measure_decontamination(1_000 if quick else 10_000)
-        if DATA.is_dir():
-            count_left_out_in_clear(DATA)
-    compare_ways(only, quick=quick)
-    if only in (None, "personal"):
-        print("parts that stay at the sites", flush=True)
-        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+    measure_exchanges(only, quick=quick)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)
