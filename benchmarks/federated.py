@@ -1,6 +1,6 @@
 """Federated tuning against pooled tuning, and what masks and messages cost.
 
-    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation|flower|equal|uneven]
+    python benchmarks/federated.py [--quick] [--model FOLDER] [--only PART]
 
 Ten equal sites and one pooled training see the same tickets as often, with a tiny model made on the spot; both answer
 the same held-out tickets. Simulated sites have eight rows each, and train one step over a tiny model or over FOLDER.
@@ -10,6 +10,7 @@ Masks are measured on as many numbers as LoRA of rank 16 has in B in SmolLM2-135
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+DATA = ROOT.parent / "shared" / "data" / "banking77"
 SITES = 10
 FFA_NUMBERS = 2_600_000
 """About the numbers of B, rank 16, in SmolLM2-135M."""
@@ -115,6 +117,81 @@ def measure_dropouts(sites: int, lost: int, numbers: int) -> None:
         "dropout_site_seconds", round(masked_s / len(left) * scale, 2), "<= 3 % of a round", "CPU-s, masks of B"
     )
     print_figure("dropout_coordinator_seconds", round(unmasked * scale, 1), "no goal", "CPU-s to unmask B")
+
+
+def measure_decontamination(rows: int) -> None:
+    """Two sites with so many rows each, a tenth of them held out; a hundredth of what one trains on is a near copy of
+    what the other holds out. CPU seconds of one site, and bytes between the two."""
+    from compared_sites import build_group, change_words, draw_texts
+
+    held = rows // 10
+    texts = draw_texts(2 * rows, 1)
+    south = texts[rows:]
+    copies = [change_words(text, 1, at) for at, text in enumerate(south[: rows // 100])]
+    parts = {
+        "north": (texts[: rows - held - len(copies)] + copies, texts[rows - held : rows]),
+        "south": (south[held:], south[:held]),
+    }
+    with tempfile.TemporaryDirectory() as root:
+        group = build_group(Path(root), parts)
+        started = time.process_time()
+        asked = {name: group.open(name).ask(1) for name in parts}
+        asking = time.process_time()
+        answered = {name: group.open(name).evaluate(2, 1, group.deal(asked, name)) for name in parts}
+        answering = time.process_time()
+        for name in parts:
+            group.open(name).leave_out(2, group.deal(answered, name), None)
+        ended = time.process_time()
+        left_out = len(group.read_left_out("north")), len(group.read_left_out("south"))
+    about = f"of {rows:,} rows at each of two sites, {held:,} of them held out"
+    for figure, seconds in (
+        ("ask", asking - started), ("answer", answering - asking), ("leave_out", ended - answering)
+    ):  # fmt: skip
+        print_figure(f"decontaminate_{figure}_seconds", round(seconds / 2, 1), "no goal", f"CPU-s of one site, {about}")
+    for figure, sent in (("asked", asked), ("answered", answered)):
+        size = sum(len(envelope) for by in sent.values() for envelope in by.values()) / 2 / 1e6
+        print_figure(f"decontaminate_{figure}_bytes", round(size, 1), "no goal", "MB from one site to the other")
+    print_figure("decontaminate_found", left_out[0] / len(copies), "1", f"of {len(copies)} copies with one other word")
+    print_figure("decontaminate_strangers", left_out[1] + max(0, left_out[0] - len(copies)), "0", "other rows left out")
+
+
+def count_left_out_in_clear(folder: Path) -> None:
+    """What sites would leave out of real rows beside verified near copies: `train.csv` against `test.csv`."""
+    import numpy
+
+    from luthier.data.dedup.near import NearDuplicateIndex
+    from luthier.data.ops.near_dedup import NearDedup
+    from luthier.federated.decontamination.bands import _build_row, _compute_bands, find_repeated_rows
+    from luthier.federated.decontamination.settings import DecontaminationSettings
+    from tuning import chat
+
+    parts = []
+    for name in ("train", "test"):
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            texts = [line["text"] for line in csv.DictReader(file)]
+        parts.append([_build_row(chat(text, "billing", at)) for at, text in enumerate(texts)])
+    train, test = parts
+    bands, others = (_compute_bands(NearDedup(), rows) for rows in parts)
+    elements = numpy.unique(bands)
+    places = numpy.searchsorted(elements, others).clip(max=len(elements) - 1)
+    at, which = numpy.nonzero(elements[places] == others)
+    matches = numpy.stack([places[at, which], at], axis=1)
+    matches = matches[numpy.lexsort((matches[:, 1], matches[:, 0]))]
+    found = find_repeated_rows(bands, elements, matches, DecontaminationSettings().shared_bands)
+    verified = {
+        threshold: numpy.array(
+            [row is not None for row in NearDuplicateIndex(threshold, iter(test), test.__getitem__).nearest_of(train)]
+        )
+        for threshold in (0.8, 0.6)
+    }
+    about = f"of {len(train):,} rows of {folder.name} against {len(test):,} held out"
+    true = verified[0.8]
+    print_figure("decontaminate_verified", int(true.sum()), "no goal", f"near copies at 0.8 {about}")
+    print_figure("decontaminate_recall", float((found & true).sum() / true.sum()), ">= 0.99", "of them left out")
+    print_figure(
+        "decontaminate_beside", int((found & ~true).sum()), "few", "rows left out whose similarity is below 0.8"
+    )
+    print_figure("decontaminate_far", int((found & ~verified[0.6]).sum()), "0", "of these below 0.6")
 
 
 def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
@@ -348,6 +425,100 @@ def compare_uneven_sites(model: Path | None, rounds: int, rows: int, held_out: i
         print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
 
 
+SNIPS = Path("/work/shared/data/snips")
+"""Spoken requests with one of seven intents, where they are (Coucke et al., 2018)."""
+
+
+def read_requests(each: int) -> list[tuple[str, str]]:
+    """So many requests of each intent, in turn, with their intent."""
+    found = []
+    for path in sorted(SNIPS.glob("train_*.json")):
+        intent = path.stem.removeprefix("train_")
+        entries = json.loads(path.read_text(encoding="utf-8"))[intent]
+        step = max(1, len(entries) // each)
+        texts = ["".join(part["text"] for part in entry["data"]) for entry in entries[::step][:each]]
+        found.append([(text.strip(), intent) for text in texts])
+    return [one for some in zip(*found, strict=True) for one in some]
+
+
+def build_skewed_sites(root: Path, parts: dict[str, list[tuple[str, str]]]) -> Any:
+    """Sites whose own held-out rows are every third of theirs."""
+    import tuning
+    from federations import build_sites
+
+    def build(some: list[tuple[str, str]]) -> Any:
+        return [tuning.chat(text, intent, line) for line, (text, intent) in enumerate(some)]
+
+    intents = sorted({intent for some in parts.values() for _, intent in some})
+    held_out = {name: build(some[::3]) for name, some in parts.items()}
+    table = tuning._data
+
+    def write(folder: Path, splits: dict[str, Any]) -> None:
+        table(folder, {**splits, "test": held_out[next(names)]})
+        path = folder / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "labels": intents}))
+
+    import federations
+
+    names, federations._data = iter(parts), write
+    sites = build_sites(
+        root, {name: build([one for at, one in enumerate(some) if at % 3]) for name, some in parts.items()}
+    )
+    federations._data = table
+    return sites
+
+
+def compare_personal(each: int, rounds: int, epochs: int) -> None:
+    """Five sites whose requests differ: accuracy on the sites' own held-out requests by the shared model, and by the
+    models that sites have for themselves."""
+    import numpy
+
+    from luthier.federated.partition import _draw_shares, _fill_small_sites
+
+    if not SNIPS.is_dir():
+        print("  skipped: the requests of SNIPS are not here", flush=True)
+        return
+    rows = read_requests(each)
+    intents = sorted({intent for _, intent in rows})
+    dealt = _draw_shares([intent for _, intent in rows], 5, 0.1, numpy.random.default_rng(3))
+    _fill_small_sites(dealt, 30)
+    skewed = {f"site{at}": [rows[index] for index in indices] for at, indices in enumerate(dealt)}
+    renamed = {
+        f"site{at}": [(text, intents[(intents.index(intent) + at) % len(intents)]) for text, intent in rows[at::5]]
+        for at in range(5)
+    }
+    technique = {"kind": "lora", "r": 16}
+    tune = {"technique": technique, "objective": {"kind": "classify", "head": "sequence"}, "learning_rate": 5e-3}
+    adapter = {"kind": "adapter", "r": 8, "local": {"epochs": float(rounds * epochs) / 2}}
+    kinds: dict[str, dict[str, Any]] = {
+        "shared": {"sum": "factors"},
+        "head": {"sum": "factors", "personal": "head"},
+        "lora_b": {"sum": "mean", "personal": "lora_b"},
+        "adapter": {"sum": "factors", "personal": adapter},
+    }
+    for case, parts in (("dirichlet_0.1", skewed), ("other_names_of_classes", renamed)):
+        found = {}
+        with tempfile.TemporaryDirectory() as root:
+            sites = build_skewed_sites(Path(root), parts)
+            for kind, settings in kinds.items():
+                step = sites.step(
+                    list(parts), rounds=rounds, local={"epochs": epochs}, tune=tune, metrics=["accuracy"], **settings
+                )
+                started = time.process_time()
+                made = sites.federate(step, digest=f"{len(found)}e" * 16).read_json("federation.json")
+                metric = made["metrics"]["accuracy"]
+                each_site = " ".join(f"{one['value']:.2f}" for one in metric["sites"].values())
+                found[kind] = metric["value"]
+                sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in made["rounds"]) / 1e3 / rounds
+                print(
+                    f"  {case}, {kind}: accuracy {metric['value']:.3f} on {metric['rows']} own rows ({each_site}), "
+                    f"{sent:.0f} kB a round and site, {time.process_time() - started:.0f} CPU s",
+                    flush=True,
+                )
+        for kind in list(kinds)[1:]:
+            print_figure(f"personal_{kind}_{case}", round(found[kind] - found["shared"], 4), "> 0", "accuracy")
+
+
 def measure_simulation(number: int, model: Path | None) -> None:
     """Simulated sites of eight rows, one round of one step each: what all of it takes beside the steps alone, and its
     memory beside that of two sites."""
@@ -489,7 +660,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
     parser.add_argument(
         "--only",
-        choices=("masks", "dropouts", "pooled", "poisoned", "simulation", "flower", "equal", "uneven"),
+        choices=(
+            "masks",
+            "dropouts",
+            "decontaminate",
+            "pooled",
+            "poisoned",
+            "simulation",
+            "flower",
+            "equal",
+            "uneven",
+            "personal",
+        ),
         help="one part alone",
     )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
@@ -522,10 +704,18 @@ def main() -> None:
     if only in (None, "dropouts"):
         print("masks with drop-outs", flush=True)
         measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
     if only in (None, "poisoned"):
         print("two of ten sites poisoned", flush=True)
         rules = ("krum",) if quick else ("krum", "geometric_median")
         compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)

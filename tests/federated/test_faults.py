@@ -190,6 +190,35 @@ def test_weights_that_the_recipe_does_not_make_are_refused(
         sites.federate(step, digest=f"{number}{'a' if 'A' in part else 'b'}" * 16)
 
 
+BASE_CHANGES: dict[str, tuple[str, int, tuple[int, int], tuple[int, int], str]] = {
+    "by a sum that adds nothing": ("ffa", 2, (64, 1), (1, 64), "which no round of this sum does"),
+    "before any round": ("stack", 1, (64, 1), (1, 64), "which no round of this sum does"),
+    "no product": ("stack", 2, (64, 1), (2, 64), "what is no product"),
+    "another shape": ("stack", 2, (3, 1), (1, 5), "another shape"),
+}
+
+
+@pytest.mark.parametrize("name", BASE_CHANGES)
+def test_changes_of_the_base_that_no_round_made_are_refused(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    kind, at, up, down, why = BASE_CHANGES[name]
+    iterate = LocalChannel.iterate_answers
+
+    def adding(self: Any, number: int, contents: Any) -> Iterator[tuple[str, bytes]]:
+        if number == at:
+            message = FederationMessage.decode(contents["north"], RoundStart)
+            module = next(key for key in message.tensors if "lora_A" in key).partition(".lora_A")[0].partition("/")[2]
+            tensors = {**message.tensors, f"up/{module}": torch.ones(up), f"down/{module}": torch.ones(down)}
+            contents = {"north": FederationMessage(message.header, tensors).encode()}
+        yield from iterate(self, number, contents)
+
+    monkeypatch.setattr(LocalChannel, "iterate_answers", adding)
+    step = sites.step(["north"], rounds=2, sum=kind, local={"steps": 1})
+    with pytest.raises(MessageRefused, match=why):
+        sites.federate(step, digest=f"{sorted(BASE_CHANGES).index(name)}c" * 16)
+
+
 ESCAPE = "\x1b[2J\x1b[1;1Hround 9 of 9: all is well\r\n"
 
 

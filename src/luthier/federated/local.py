@@ -7,7 +7,7 @@ over all rounds together. A round trains its slice from the weights that it is g
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -128,7 +128,7 @@ class SharedModel:
         self._model: Any = None
         self._key = ""
         self._moving: frozenset[str] = frozenset()
-        self._begun: dict[str, Tensor] = {}
+        self._initial: dict[str, Tensor] = {}
         self._tokenizers: dict[Path, ChatTokenizer] = {}
         self._memory: RehearsedMemory | None = None
 
@@ -146,12 +146,12 @@ class SharedModel:
         self._model, self._key = model, key
         moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._moving = frozenset(moving)
-        self._begun = copy_weights({name: value for name, value in moving.items() if keeps(name)})
+        self._initial = copy_weights({name: value for name, value in moving.items() if keeps(name)})
 
     @property
-    def begun(self) -> Mapping[str, Tensor]:
+    def initial(self) -> Mapping[str, Tensor]:
         """What sites keep for themselves, as every site begins with it."""
-        return self._begun
+        return self._initial
 
     @property
     def memory(self) -> RehearsedMemory:
@@ -181,12 +181,16 @@ class FederatedTraining(TrainingRun):
         aggregator: Aggregator,
         shared: SharedModel | None = None,
         keeps: Callable[[str], bool] = lambda name: False,
+        *,
+        trusts: bool = False,
     ) -> None:
-        """`keeps` tells by its name whether a parameter that moves stays at the site."""
+        """`keeps` tells by its name whether a parameter that moves stays at the site; `trusts`, whether the weights to
+        begin with are this site's own, and may be any."""
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
         self._shared, self._keeps = shared or SharedModel(), keeps
+        self._trusts = trusts
         self._own: Mapping[str, Tensor] = {}
         self._shares = shared is not None and not step.objective.needs_reference
         self._is_adapted = False
@@ -301,19 +305,31 @@ class FederatedTraining(TrainingRun):
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
         expected = {name: value.detach().float() for name, value in own.items() if not self._keeps(name)}
         check_weights(self._given.moving, expected, "the coordinator")
-        if kept := [name for name in own if self._keeps(name)]:
-            begun = self._shared.begun if self._is_adapted else copy_weights({name: own[name] for name in kept})
-            given = {name: self._own.get(name, begun[name]) for name in kept}
-            self._given = self._given._replace(moving={**self._given.moving, **given})
-        if unknown := sorted(self._given.base.keys() - {name.partition(DOWN)[0] for name in own if DOWN in name}):
-            raise MessageRefused(f"the coordinator adds to {unknown[0][:200]}, which has no adapter")
-        if not self._is_adapted:
+        if not self._trusts:
+            self._check_base(model, {name.partition(DOWN)[0] for name in own if DOWN in name})
+        if not self._trusts and not self._is_adapted:
             self._check_beginning(own)
+        if kept := [name for name in own if self._keeps(name)]:
+            initial = self._shared.initial if self._is_adapted else copy_weights({name: own[name] for name in kept})
+            given = {name: self._own.get(name, initial[name]) for name in kept}
+            self._given = self._given._replace(moving={**self._given.moving, **given})
         set_global_weights(model, self._given, self._scale_of(model))
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and self._aggregator.freezes(name, self._round):
                 parameter.requires_grad_(requires_grad=False)
         return model
+
+    def _check_base(self, model: Any, adapted: Set[str]) -> None:
+        """`MessageRefused` for a change of frozen weights that no round of this sum can have made."""
+        assert self._given is not None, "weights are given before a round"
+        for name, (up, down) in self._given.base.items():
+            if name not in adapted or not self._round or self._aggregator.linear or not self._aggregator.exact:
+                raise MessageRefused(f"the coordinator adds to {name[:200]}, which no round of this sum does")
+            shape = model.get_submodule(name).get_base_layer().weight.shape
+            if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+                raise MessageRefused(f"the coordinator adds to {name[:200]} what is no product")
+            if (up.shape[0], down.shape[1]) not in (tuple(shape), tuple(reversed(shape))):
+                raise MessageRefused(f"the coordinator adds another shape to {name[:200]} than it has")
 
     def _check_beginning(self, fresh: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless weights that no round has moved yet are those that recipe and seed begin with.
@@ -325,6 +341,8 @@ class FederatedTraining(TrainingRun):
 
         assert self._given is not None, "weights are given before a round"
         for name, value in self._given.moving.items():
+            if self._keeps(name):
+                continue  # the site's own
             restarts = self._aggregator.restarts and (DOWN in name or UP in name)
             before = range(0 if restarts else self._round)
             if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.core.errors import InputError, SourceLocation
+from luthier.core.errors import InputError, ModelError, SourceLocation
 
 
 class MessageRefused(InputError):
@@ -11,6 +11,10 @@ class MessageRefused(InputError):
     def __init__(self, message: str, *, where: SourceLocation | None = None, hint: str = "") -> None:
         """Control characters, by which somebody else's words could write over a terminal, are replaced."""
         super().__init__(replace_control_characters(message), where=where, hint=hint)
+
+
+class SiteRefusal(ModelError):
+    """A site's answer that it does not do what it was asked, with its reason."""
 
 
 class OrderRefused(InputError):

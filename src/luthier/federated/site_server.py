@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.events import StepEventEmitter
-from luthier.core.files import write_atomically
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.analytics.answered import AnsweredQuestions
-from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker
+from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
 from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
@@ -45,6 +45,8 @@ from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
 POLL_S = 0.5
+RETRY_S = 5.0
+"""Between two tries of a message that a full disk or a broken network held up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,10 @@ class SiteInputs:
     model: Artifact | None
     """None where questions about rows alone are answered."""
     kept: Path | None = None
+    traffic: Path | None = None
+    """Where requests to a served model are kept."""
+    references: Path | None = None
+    """What the signals of the site's own monitor learnt."""
     peers: tuple[PublicCard, ...] = ()
     """The other sites, towards which numbers are masked."""
 
@@ -81,6 +87,8 @@ class SiteServer:
         self._ledger.read()
         self._waiting: set[str] = set()
         self._refused: set[str] = set()
+        self._held: dict[str, float] = {}
+        """When a message may be tried again that this machine or the network did not let through."""
         self.done = False
         """Whether a federation ended."""
 
@@ -107,10 +115,18 @@ class SiteServer:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) in self._refused:
+            digest = digest_message(envelope)
+            if digest in self._refused:
                 self._mailbox.refuse(envelope)
-            else:
-                answered += self._answer(envelope)
+                continue
+            if time.monotonic() < self._held.get(digest, 0.0):
+                continue
+            try:
+                with translate_write_errors(self._folder):
+                    answered += self._answer(envelope)
+            except SystemResourceError as error:
+                self._held[digest] = time.monotonic() + RETRY_S
+                self._say(f"{error}; nothing was lost: it is tried again in {RETRY_S:g} s")
         return answered
 
     def _answer(self, envelope: bytes) -> bool:
@@ -143,11 +159,7 @@ class SiteServer:
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
-        try:
-            self._mailbox.answer(header.federation, header.number, sealed)
-        except SystemResourceError as error:
-            self._say(str(error))
-            return False
+        self._mailbox.answer(header.federation, header.number, sealed)
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
         if isinstance(answer, Measured) and answer.personal and self._policy is not None:
             where = self._folder / FEDERATIONS / header.federation / MODEL
@@ -186,27 +198,31 @@ class SiteServer:
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
-        asked: Order | Question
+        request: Order | Question
         try:
             if isinstance(message.header, Question):
-                asked, spent = message.header, self._query_worker(header).plan_question(message.header)
+                request, spent = message.header, self._query_worker(header).plan_question(message.header)
                 if spent is None:
+                    return None, None
+                if read_query(request).window is not None:  # each request is in one window: nothing adds up
+                    self._policy.check_privacy(request, (), spent)
                     return None, None
             else:
                 worker = self._worker(header)
-                asked, spent = worker.order, worker.plan_spending(header.number)
-            self._policy.check_privacy(asked, before, spent)
+                request, spent = worker.order, worker.plan_spending(header.number)
+            self._policy.check_privacy(request, before, spent)
         except OrderRefused as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
         return spent, None
 
-    def _is_question(self, header: EnvelopeHeader, asked: object) -> bool:
+    def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
         """Whether a message asks for counts, or goes on with masks of such a one."""
-        return isinstance(asked, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+        return isinstance(request, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
 
     def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
         """What answers questions; with a policy, each about the same rows once."""
         worker = QueryWorker(*self._describe_site(header))
+        worker.traffic, worker.references = self._inputs.traffic, self._inputs.references
         if self._policy is not None:
             worker.answered = AnsweredQuestions(self._folder, self._identity.secret)
         return worker
