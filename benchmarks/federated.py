@@ -653,6 +653,21 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
+def compare_with_flower(only: str | None, quick: bool, model: Path | None) -> None:
+    """Its simulation, its average on uneven sites, and equal sites against pooled tuning."""
+    if only in (None, "flower"):
+        print("simulated sites by Flower", flush=True)
+        compare_simulations(2, 20 if quick else 100, None)
+        if model is not None:
+            compare_simulations(2, 20 if quick else 12, model)
+    if only in (None, "equal"):
+        print("ten equal sites of real rows against pooled tuning", flush=True)
+        compare_equal_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
+    if only in (None, "uneven"):
+        print("uneven sites", flush=True)
+        compare_uneven_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
+
+
 def main() -> None:
     """Measure, and print one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -687,17 +702,7 @@ def main() -> None:
             measure_simulation(10 if quick else 50, given.model)
     if only == "simulation":
         return
-    if only in (None, "flower"):
-        print("simulated sites by Flower", flush=True)
-        compare_simulations(2, 20 if quick else 100, None)
-        if given.model is not None:
-            compare_simulations(2, 20 if quick else 12, given.model)
-    if only in (None, "equal"):
-        print("ten equal sites of real rows against pooled tuning", flush=True)
-        compare_equal_sites(given.model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
-    if only in (None, "uneven"):
-        print("uneven sites", flush=True)
-        compare_uneven_sites(given.model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
+    compare_with_flower(only, quick, given.model)
     if only in (None, "masks"):
         print("masks", flush=True)
         measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
