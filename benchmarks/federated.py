@@ -167,7 +167,7 @@ def count_left_out_in_clear(folder: Path) -> None:
 
     parts = []
     for name in ("train", "test"):
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             texts = [line["text"] for line in csv.DictReader(file)]
         parts.append([_build_row(chat(text, "billing", at)) for at, text in enumerate(texts)])
     train, test = parts
@@ -296,15 +296,12 @@ LOCAL = {"epochs": 2}
 
 def read_banking(rows: int, held_out: int) -> tuple[list[Any], list[Any]]:
     """Training and test rows of Banking77's first classes, dealt evenly between the classes."""
-    import csv
-
     from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 
-    folder = Path(os.environ.get("LUTHIER_DATA", ROOT.parent / "shared" / "data")) / "banking77"
     found: list[list[Any]] = []
     for name, count in (("train", rows), ("test", held_out)):
         by_class: dict[str, list[Any]] = {}
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):
                 label = row["category"].replace("_", " ")
                 messages = (Message(role="user", content=row["text"]), Message(role="assistant", content=label))
@@ -659,7 +656,7 @@ def compare_with_flower(only: str | None, quick: bool, model: Path | None) -> No
         print("simulated sites by Flower", flush=True)
         compare_simulations(2, 20 if quick else 100, None)
         if model is not None:
-            compare_simulations(2, 20 if quick else 12, model)
+            compare_simulations(2, 6 if quick else 12, model)
     if only in (None, "equal"):
         print("ten equal sites of real rows against pooled tuning", flush=True)
         compare_equal_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
