@@ -29,14 +29,22 @@ from luthier.federated.messages import (
     ANSWERS,
     MAGIC,
     QUESTIONS,
+    BlindedRows,
+    BlindRequest,
+    ComparisonRequest,
+    Counted,
     Enrolled,
+    EvaluatedRows,
     FederationMessage,
     Final,
     KeyList,
+    LeaveOutRequest,
     LocalWork,
     Measured,
     Order,
+    Question,
     Rejection,
+    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
@@ -52,7 +60,7 @@ from luthier.federated.site import SiteWorker
 from luthier.federated.transport import SiteChannel
 
 COUNT = count()
-ANY = (*QUESTIONS, *ANSWERS)
+ANY = (*QUESTIONS, Question, *ANSWERS)
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -78,6 +86,12 @@ EVERY: list[FederationMessage] = [
     FederationMessage(UnmaskRequest(round=1, signatures={"6" * 64: "00"})),
     FederationMessage(SharesRevealed(seeds={"6" * 64: "00"}, masks={})),
     FederationMessage(Final(), TENSORS),
+    *(FederationMessage(kind()) for kind in (BlindRequest, BlindedRows, ComparisonRequest, EvaluatedRows)),
+    *(FederationMessage(kind()) for kind in (LeaveOutRequest, RemainingRows)),
+    FederationMessage(
+        Question(federation=FEDERATION, query={"kind": "classes"}, stage="counts", code="c" * 64, seed=3, least_rows=5)
+    ),
+    FederationMessage(Counted(answers="0" * 64, names=["a"]), TENSORS),
     FederationMessage(Measured(rows=3, sums={"accuracy": [1.0, 2.0]})),
 ]
 SCALARS = st.one_of(

@@ -182,7 +182,7 @@ def test_the_plan_counts_a_round_of_simulated_sites(whole: Sites) -> None:
 
     all_sites, half = plan(partition={"number": 10}), plan(partition={"number": 10}, sites_per_round=5)
     assert half.tokens == pytest.approx(all_sites.tokens / 2, rel=0.01)
-    assert "the coordinator can see the update of each site" in all_sites.how
+    assert "the coordinator can see the update of each site" in all_sites.statement
 
 
 @pytest.mark.parametrize(
