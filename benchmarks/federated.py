@@ -1,6 +1,6 @@
 """Federated tuning against pooled tuning, and what masks and messages cost.
 
-    python benchmarks/federated.py [--quick] [--model FOLDER] [--only masks|pooled|simulation]
+    python benchmarks/federated.py [--quick] [--model FOLDER] [--only PART]
 
 Ten equal sites and one pooled training see the same tickets as often, with a tiny model made on the spot; both answer
 the same held-out tickets. Simulated sites have eight rows each, and train one step over a tiny model or over FOLDER.
@@ -10,12 +10,15 @@ Masks are measured on as many numbers as LoRA of rank 16 has in B in SmolLM2-135
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+DATA = ROOT.parent / "shared" / "data" / "banking77"
 SITES = 10
 FFA_NUMBERS = 2_600_000
 """About the numbers of B, rank 16, in SmolLM2-135M."""
@@ -113,6 +117,81 @@ def measure_dropouts(sites: int, lost: int, numbers: int) -> None:
         "dropout_site_seconds", round(masked_s / len(left) * scale, 2), "<= 3 % of a round", "CPU-s, masks of B"
     )
     print_figure("dropout_coordinator_seconds", round(unmasked * scale, 1), "no goal", "CPU-s to unmask B")
+
+
+def measure_decontamination(rows: int) -> None:
+    """Two sites with so many rows each, a tenth of them held out; a hundredth of what one trains on is a near copy of
+    what the other holds out. CPU seconds of one site, and bytes between the two."""
+    from compared_sites import build_group, change_words, draw_texts
+
+    held = rows // 10
+    texts = draw_texts(2 * rows, 1)
+    south = texts[rows:]
+    copies = [change_words(text, 1, at) for at, text in enumerate(south[: rows // 100])]
+    parts = {
+        "north": (texts[: rows - held - len(copies)] + copies, texts[rows - held : rows]),
+        "south": (south[held:], south[:held]),
+    }
+    with tempfile.TemporaryDirectory() as root:
+        group = build_group(Path(root), parts)
+        started = time.process_time()
+        asked = {name: group.open(name).ask(1) for name in parts}
+        asking = time.process_time()
+        answered = {name: group.open(name).evaluate(2, 1, group.deal(asked, name)) for name in parts}
+        answering = time.process_time()
+        for name in parts:
+            group.open(name).leave_out(2, group.deal(answered, name), None)
+        ended = time.process_time()
+        left_out = len(group.read_left_out("north")), len(group.read_left_out("south"))
+    about = f"of {rows:,} rows at each of two sites, {held:,} of them held out"
+    for figure, seconds in (
+        ("ask", asking - started), ("answer", answering - asking), ("leave_out", ended - answering)
+    ):  # fmt: skip
+        print_figure(f"decontaminate_{figure}_seconds", round(seconds / 2, 1), "no goal", f"CPU-s of one site, {about}")
+    for figure, sent in (("asked", asked), ("answered", answered)):
+        size = sum(len(envelope) for by in sent.values() for envelope in by.values()) / 2 / 1e6
+        print_figure(f"decontaminate_{figure}_bytes", round(size, 1), "no goal", "MB from one site to the other")
+    print_figure("decontaminate_found", left_out[0] / len(copies), "1", f"of {len(copies)} copies with one other word")
+    print_figure("decontaminate_strangers", left_out[1] + max(0, left_out[0] - len(copies)), "0", "other rows left out")
+
+
+def count_left_out_in_clear(folder: Path) -> None:
+    """What sites would leave out of real rows beside verified near copies: `train.csv` against `test.csv`."""
+    import numpy
+
+    from luthier.data.dedup.near import NearDuplicateIndex
+    from luthier.data.ops.near_dedup import NearDedup
+    from luthier.federated.decontamination.bands import _build_row, _compute_bands, find_repeated_rows
+    from luthier.federated.decontamination.settings import DecontaminationSettings
+    from tuning import chat
+
+    parts = []
+    for name in ("train", "test"):
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            texts = [line["text"] for line in csv.DictReader(file)]
+        parts.append([_build_row(chat(text, "billing", at)) for at, text in enumerate(texts)])
+    train, test = parts
+    bands, others = (_compute_bands(NearDedup(), rows) for rows in parts)
+    elements = numpy.unique(bands)
+    places = numpy.searchsorted(elements, others).clip(max=len(elements) - 1)
+    at, which = numpy.nonzero(elements[places] == others)
+    matches = numpy.stack([places[at, which], at], axis=1)
+    matches = matches[numpy.lexsort((matches[:, 1], matches[:, 0]))]
+    found = find_repeated_rows(bands, elements, matches, DecontaminationSettings().shared_bands)
+    verified = {
+        threshold: numpy.array(
+            [row is not None for row in NearDuplicateIndex(threshold, iter(test), test.__getitem__).nearest_of(train)]
+        )
+        for threshold in (0.8, 0.6)
+    }
+    about = f"of {len(train):,} rows of {folder.name} against {len(test):,} held out"
+    true = verified[0.8]
+    print_figure("decontaminate_verified", int(true.sum()), "no goal", f"near copies at 0.8 {about}")
+    print_figure("decontaminate_recall", float((found & true).sum() / true.sum()), ">= 0.99", "of them left out")
+    print_figure(
+        "decontaminate_beside", int((found & ~true).sum()), "few", "rows left out whose similarity is below 0.8"
+    )
+    print_figure("decontaminate_far", int((found & ~verified[0.6]).sum()), "0", "of these below 0.6")
 
 
 def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
@@ -208,6 +287,234 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
     print_figure("bytes_of_an_update", round(sent["up_bytes"] / (4 * numbers), 3), "<= 1.05", "of 4 bytes a number")
 
 
+LAYERS = 4
+"""Of the given model, as a base that two cores can tune a dozen times."""
+CLASSES = 8
+LEARNING_RATES = (1e-3, 3e-3)
+
+
+def read_banking(rows: int, held_out: int) -> tuple[list[Any], list[Any]]:
+    """Training and test rows of Banking77's first classes, dealt evenly between the classes."""
+    import csv
+
+    from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
+
+    folder = Path(os.environ.get("LUTHIER_DATA", ROOT.parent / "shared" / "data")) / "banking77"
+    found: list[list[Any]] = []
+    for name, count in (("train", rows), ("test", held_out)):
+        by_class: dict[str, list[Any]] = {}
+        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                label = row["category"].replace("_", " ")
+                messages = (Message(role="user", content=row["text"]), Message(role="assistant", content=label))
+                key = example_id(messages, label, {}, line)
+                origin = ExampleOrigin(source="csv", file=f"{name}.csv", line=line)
+                example = Example(id=key, origin=origin, kind="label", messages=messages, label=label)
+                by_class.setdefault(label, []).append(example)
+        chosen = sorted(by_class)[:CLASSES]
+        found.append([by_class[label][at] for at in range(count // CLASSES) for label in chosen])
+    return found[0], found[1]
+
+
+def open_banking(folder: Path, model: Path, rows: int, held_out: int) -> Any:
+    """Sites over the first layers of a model, with Banking77's rows as one data set and dealt to ten equal sites."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from federations import build_sites
+    from tuning import finish
+
+    training, test = read_banking(rows, held_out)
+    parts = {f"site{at}": training[at::SITES] for at in range(SITES)} | {"all": training, "held_out": test}
+    sites = build_sites(folder, parts)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    base.model.layers = base.model.layers[:LAYERS]
+    base.config.num_hidden_layers = LAYERS
+    if getattr(base.config, "layer_types", None):
+        base.config.layer_types = base.config.layer_types[:LAYERS]
+    written, _ = sites.store.begin("b" * 32)
+    base.save_pretrained(written)
+    AutoTokenizer.from_pretrained(model).save_pretrained(written)
+    shutil.copy(model / "model.json", written / "model.json")
+    sites.base = finish(sites.store, "b" * 32, "base", "model", {})
+    return sites
+
+
+def tune_banking(sites: Any, case: str, rounds: int, **settings: Any) -> tuple[list[bool], float, float]:
+    """Which held-out rows a federation answers rightly, CPU-seconds of its making, and bytes of a round and site."""
+    rank, rate = settings.pop("rank", 8), settings.pop("rate", 3e-3)
+    tune = {
+        "technique": {"kind": "lora", "r": rank}, "objective": {"kind": "classify"}, "batch_size": 8,
+        "learning_rate": rate,
+    }  # fmt: skip
+    step = sites.step(rounds=rounds, local={"epochs": 1}, tune=tune, **settings)
+    started = time.process_time()
+    model = sites.federate(step)
+    spent = time.process_time() - started
+    right = answer_held_out(sites, model)
+    record = model.read_json("federation.json")["rounds"]
+    sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in record) / len(record)
+    print(
+        f"  {case}, learning rate {rate:g}: accuracy {sum(right) / len(right):.3f}, {spent:.0f} CPU-s, "
+        f"{sent / 1e6:.2f} MB a round and site; load {os.getloadavg()[0]:.0f}",
+        flush=True,
+    )
+    return right, spent, sent
+
+
+def print_difference(figure: str, goal: str, one: list[bool], other: list[bool]) -> None:
+    """The paired difference of two accuracies with its interval, and McNemar's p."""
+    from scipy.stats import binomtest
+
+    apart = [a - b for a, b in zip(one, other, strict=True)]
+    mean = sum(apart) / len(apart)
+    error = (sum((value - mean) ** 2 for value in apart) / (len(apart) - 1) / len(apart)) ** 0.5
+    better, worse = apart.count(1), apart.count(-1)
+    p = binomtest(better, better + worse).pvalue if better + worse else 1.0
+    unit = f"accuracy, 95 % from {mean - 1.96 * error:+.3f} to {mean + 1.96 * error:+.3f}, p {p:.2g}, {len(one)} rows"
+    print_figure(figure, round(mean, 4), goal, unit)
+
+
+def compare_equal_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
+    """Ten equal sites of real rows against pooled tuning over as many steps' rows, by the same LoRA."""
+    from luthier.tune.steps.tune import Tune
+
+    with tempfile.TemporaryDirectory() as name:
+        sites = open_banking(Path(name), model, rows, held_out)
+        names = [f"site{at}" for at in range(SITES)]
+        ours, _, _ = tune_banking(sites, "ten sites, ffa", rounds, names=names, sum="ffa")
+        started = time.process_time()
+        settings = {
+            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": 8,
+            "learning_rate": 3e-3, "epochs": rounds, "data": "data",
+        }  # fmt: skip
+        pooled = answer_held_out(sites, sites.tune(Tune.model_validate(settings), "all"))
+        spent = time.process_time() - started
+        print(f"  pooled: accuracy {sum(pooled) / len(pooled):.3f}, {spent:.0f} CPU-s", flush=True)
+    print_difference("ten_equal_sites_less_pooled", "not significant", ours, pooled)
+
+
+def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
+    """Dirichlet shares of 0.1: sums of ours against the average of both factors, which is what Flower's FedAvg makes of
+    PEFT's LoRA; each by the better of two learning rates. `ffa` at rank 10 sends as much as the average at 8."""
+    cases: dict[str, dict[str, Any]] = {
+        "factors (Flower's average)": {"sum": "factors"},
+        "ffa": {"sum": "ffa"},
+        "ffa, rank 10": {"sum": "ffa", "rank": 10},
+        "alternate": {"sum": "alternate"},
+        "residual": {"sum": "residual"},
+    }
+    with tempfile.TemporaryDirectory() as name:
+        sites = open_banking(Path(name), model, rows, held_out)
+        found = {}
+        for case, settings in cases.items():
+            tries = [
+                tune_banking(
+                    sites, case, rounds, names=["all"], partition={"number": SITES, "alpha": 0.1, "min_rows": 2},
+                    rate=rate, **settings,
+                )
+                for rate in LEARNING_RATES
+            ]  # fmt: skip
+            found[case] = max(tries, key=lambda entry: sum(entry[0]))
+    flowers = found.pop("factors (Flower's average)")
+    for case, (right, spent, sent) in found.items():
+        print_difference(f"dirichlet_0.1_{case}_less_flowers_average", "> 0", right, flowers[0])
+        print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
+
+
+SNIPS = Path("/work/shared/data/snips")
+"""Spoken requests with one of seven intents, where they are (Coucke et al., 2018)."""
+
+
+def read_requests(each: int) -> list[tuple[str, str]]:
+    """So many requests of each intent, in turn, with their intent."""
+    found = []
+    for path in sorted(SNIPS.glob("train_*.json")):
+        intent = path.stem.removeprefix("train_")
+        entries = json.loads(path.read_text(encoding="utf-8"))[intent]
+        step = max(1, len(entries) // each)
+        texts = ["".join(part["text"] for part in entry["data"]) for entry in entries[::step][:each]]
+        found.append([(text.strip(), intent) for text in texts])
+    return [one for some in zip(*found, strict=True) for one in some]
+
+
+def build_skewed_sites(root: Path, parts: dict[str, list[tuple[str, str]]]) -> Any:
+    """Sites whose own held-out rows are every third of theirs."""
+    import tuning
+    from federations import build_sites
+
+    def build(some: list[tuple[str, str]]) -> Any:
+        return [tuning.chat(text, intent, line) for line, (text, intent) in enumerate(some)]
+
+    intents = sorted({intent for some in parts.values() for _, intent in some})
+    held_out = {name: build(some[::3]) for name, some in parts.items()}
+    table = tuning._data
+
+    def write(folder: Path, splits: dict[str, Any]) -> None:
+        table(folder, {**splits, "test": held_out[next(names)]})
+        path = folder / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "labels": intents}))
+
+    import federations
+
+    names, federations._data = iter(parts), write
+    sites = build_sites(
+        root, {name: build([one for at, one in enumerate(some) if at % 3]) for name, some in parts.items()}
+    )
+    federations._data = table
+    return sites
+
+
+def compare_personal(each: int, rounds: int, epochs: int) -> None:
+    """Five sites whose requests differ: accuracy on the sites' own held-out requests by the shared model, and by the
+    models that sites have for themselves."""
+    import numpy
+
+    from luthier.federated.partition import _draw_shares, _fill_small_sites
+
+    if not SNIPS.is_dir():
+        print("  skipped: the requests of SNIPS are not here", flush=True)
+        return
+    rows = read_requests(each)
+    intents = sorted({intent for _, intent in rows})
+    dealt = _draw_shares([intent for _, intent in rows], 5, 0.1, numpy.random.default_rng(3))
+    _fill_small_sites(dealt, 30)
+    skewed = {f"site{at}": [rows[index] for index in indices] for at, indices in enumerate(dealt)}
+    renamed = {
+        f"site{at}": [(text, intents[(intents.index(intent) + at) % len(intents)]) for text, intent in rows[at::5]]
+        for at in range(5)
+    }
+    technique = {"kind": "lora", "r": 16}
+    tune = {"technique": technique, "objective": {"kind": "classify", "head": "sequence"}, "learning_rate": 5e-3}
+    adapter = {"kind": "adapter", "r": 8, "local": {"epochs": float(rounds * epochs) / 2}}
+    kinds: dict[str, dict[str, Any]] = {
+        "shared": {"sum": "factors"},
+        "head": {"sum": "factors", "personal": "head"},
+        "lora_b": {"sum": "mean", "personal": "lora_b"},
+        "adapter": {"sum": "factors", "personal": adapter},
+    }
+    for case, parts in (("dirichlet_0.1", skewed), ("other_names_of_classes", renamed)):
+        found = {}
+        with tempfile.TemporaryDirectory() as root:
+            sites = build_skewed_sites(Path(root), parts)
+            for kind, settings in kinds.items():
+                step = sites.step(
+                    list(parts), rounds=rounds, local={"epochs": epochs}, tune=tune, metrics=["accuracy"], **settings
+                )
+                started = time.process_time()
+                made = sites.federate(step, digest=f"{len(found)}e" * 16).read_json("federation.json")
+                metric = made["metrics"]["accuracy"]
+                each_site = " ".join(f"{one['value']:.2f}" for one in metric["sites"].values())
+                found[kind] = metric["value"]
+                sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in made["rounds"]) / 1e3 / rounds
+                print(
+                    f"  {case}, {kind}: accuracy {metric['value']:.3f} on {metric['rows']} own rows ({each_site}), "
+                    f"{sent:.0f} kB a round and site, {time.process_time() - started:.0f} CPU s",
+                    flush=True,
+                )
+        for kind in list(kinds)[1:]:
+            print_figure(f"personal_{kind}_{case}", round(found[kind] - found["shared"], 4), "> 0", "accuracy")
+
+
 def measure_simulation(number: int, model: Path | None) -> None:
     """Simulated sites of eight rows, one round of one step each: what all of it takes beside the steps alone, and its
     memory beside that of two sites."""
@@ -223,6 +530,89 @@ def measure_simulation(number: int, model: Path | None) -> None:
     )
     print_figure("simulation_time", round(many["cpu_s"] / many["steps_s"], 3), "<= 1.1", "of the sites' training")
     print_figure("simulation_memory", round(many["bytes"] / few["bytes"], 3), "<= 1.1", "of that of two sites")
+
+
+def compare_simulations(few: int, many: int, model: Path | None) -> None:
+    """The same simulated sites by Flower's own simulation (Ray), in an environment of its own: CPU-seconds of a site,
+    and of all. Flower's sites open their base as its examples do; and once in a process, as a careful user would."""
+    environment = Path(os.environ.get("LUTHIER_FLOWER_ENV", "missing"))
+    if not (environment / "bin" / "python").exists():
+        print("  left out: install flwr[simulation] into an environment, and set LUTHIER_FLOWER_ENV to it", flush=True)
+        return
+    name = "a tiny model" if model is None else model.name
+    with tempfile.TemporaryDirectory() as folder:
+        rows, base = tokenize_sites(Path(folder), many, model)
+        kept: dict[str, list[dict[str, float]]] = {"ours": [], "opened": [], "kept": []}
+        for number in (few, many):  # each after the other, so that the load is alike
+            kept["ours"].append(run_simulation(number, model))
+            for case in ("opened", "kept"):
+                task = {
+                    "packages": sysconfig.get_paths()["purelib"], "model": str(base), "rows": rows[:number],
+                    "keep": case == "kept",
+                }  # fmt: skip
+                path = Path(folder) / "task.json"
+                path.write_text(json.dumps(task))
+                kept[case].append(run_flower(environment, path))
+        load = os.getloadavg()[0]
+    for case, (two, all_sites) in kept.items():
+        each = (all_sites["cpu_s"] - two["cpu_s"]) / (many - few)
+        print(
+            f"  {case}: {all_sites['cpu_s']:.1f} CPU-s for {many} sites over {name}, {each:.3f} more for each site; "
+            f"{all_sites['bytes'] / 2**20:.0f} MiB; load {load:.0f}",
+            flush=True,
+        )
+    for case in ("opened", "kept"):
+        whole = kept[case][1]["cpu_s"] / kept["ours"][1]["cpu_s"]
+        flowers, ours = (kept[key][1]["cpu_s"] - kept[key][0]["cpu_s"] for key in (case, "ours"))
+        label = f"simulation_of_flower_base_{case}"
+        print_figure(label, round(whole, 2), ">= 5", f"times our CPU-s, {many} sites over {name}, start and all")
+        print_figure(f"{label}_a_site", round(flowers / ours, 2), ">= 5", "times our CPU-s for one more site")
+
+
+def tokenize_sites(folder: Path, number: int, model: Path | None) -> tuple[list[list[dict[str, list[int]]]], Path]:
+    """Eight rows for each site as tokens, and the base's folder."""
+    from transformers import AutoTokenizer
+
+    from federations import build_sites
+    from tuning import examples
+
+    base = build_sites(folder, {"all": examples(8)}).base.folder if model is None else model
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rows = []
+    for example in examples(number * 8):
+        messages = [{"role": message.role, "content": message.content} for message in example.messages]
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        prompt = tokenizer.apply_chat_template(
+            messages[:-1], tokenize=True, return_dict=True, add_generation_prompt=True
+        )["input_ids"]
+        rows.append({"ids": ids, "labels": [-100] * len(prompt) + ids[len(prompt) :]})
+    return [rows[at * 8 : at * 8 + 8] for at in range(number)], base
+
+
+def run_flower(environment: Path, task: Path) -> dict[str, float]:
+    """Flower's simulation of a task in its environment."""
+    script = Path(__file__).parent / "flower_simulation.py"
+    variables = {**os.environ, "FLOWER_TASK": str(task), "PYTHONPATH": str(script.parent), "OMP_NUM_THREADS": "1"}
+    program = "import flower_simulation; flower_simulation.start()"
+    done = subprocess.run(
+        [str(environment / "bin" / "python"), "-c", program],
+        check=False, capture_output=True, text=True, env=variables,
+    )  # fmt: skip
+    found = [line for line in done.stdout.splitlines() if line.startswith('{"cpu_s"')]
+    if not found:
+        raise SystemExit(done.stderr[-3000:])
+    usage: dict[str, float] = json.loads(found[-1])
+    return usage
+
+
+def run_simulation(number: int, model: Path | None) -> dict[str, float]:
+    """Ours, in a process of its own."""
+    task = json.dumps({"number": number, "model": str(model) if model else None})
+    command = [sys.executable, __file__, "--simulate", task]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=variables)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return {**found, "cpu_s": found["process_s"]}
 
 
 def simulate(task: dict[str, Any]) -> None:
@@ -255,7 +645,8 @@ def simulate(task: dict[str, Any]) -> None:
         step.make(work)
         whole = time.process_time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak}))
+    spent_all = time.process_time()
+    print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
 def main() -> None:
@@ -264,7 +655,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer rows, and fewer numbers")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder to simulate sites over, beside a tiny model")
     parser.add_argument(
-        "--only", choices=("masks", "dropouts", "pooled", "poisoned", "simulation"), help="one part alone"
+        "--only",
+        choices=(
+            "masks",
+            "dropouts",
+            "decontaminate",
+            "pooled",
+            "poisoned",
+            "simulation",
+            "flower",
+            "equal",
+            "uneven",
+            "personal",
+        ),
+        help="one part alone",
     )
     parser.add_argument("--simulate", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -279,16 +683,35 @@ def main() -> None:
             measure_simulation(10 if quick else 50, given.model)
     if only == "simulation":
         return
+    if only in (None, "flower"):
+        print("simulated sites by Flower", flush=True)
+        compare_simulations(2, 20 if quick else 100, None)
+        if given.model is not None:
+            compare_simulations(2, 20 if quick else 12, given.model)
+    if only in (None, "equal") and given.model is not None:
+        print("ten equal sites of real rows against pooled tuning", flush=True)
+        compare_equal_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
+    if only in (None, "uneven") and given.model is not None:
+        print("uneven sites", flush=True)
+        compare_uneven_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
     if only in (None, "masks"):
         print("masks", flush=True)
         measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
     if only in (None, "dropouts"):
         print("masks with drop-outs", flush=True)
         measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
     if only in (None, "poisoned"):
         print("two of ten sites poisoned", flush=True)
         rules = ("krum",) if quick else ("krum", "geometric_median")
         compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)

@@ -109,7 +109,7 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 
 placement, told, store = parse_placement([sys.argv[1]]), {}, os.environ.get("STORES")
-for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "again", "drive"):
+for name in sys.argv[4:]:
     folder = name.replace("again", "second")
     workspace = Workspace(Path(sys.argv[2]) / folder, store and f"{store}/{folder}")
     recipe = Recipe.load(workspace.find_recipe(None), (), workspace)
@@ -228,27 +228,49 @@ def s3_store() -> Iterator[dict[str, str]]:
         server.stop()
 
 
-class Outcomes(dict[str, dict[str, Any]]):
-    """By kind, what came of each toy and what was heard of it; a kind is tried when it is first asked for."""
+TOYS = ("well", "stop", "refuse", "fault", "interrupt", "second", "again", "drive")
+"""What becomes of the step; `again` follows on `second`."""
+QUICK = {
+    "kubernetes": ("well", "stop", "refuse", "drive"),
+    "ray": ("well", "stop", "fault", "second", "again"),
+    "sky": ("well", "interrupt", "second", "again", "drive"),
+    "sagemaker": ("well", "stop", "drive"),
+    "vertex": ("well", "refuse", "fault"),
+    "azureml": ("well", "interrupt", "second", "again"),
+}
+"""Those that are tried of the kinds that are not named in full: what jobs answer goes through one class, and each toy
+meets several of its heirs; the others are slow tests."""
+
+
+class Outcomes(dict[tuple[str, bool], dict[str, Any]]):
+    """By kind, what came of each toy and what was heard of it; a kind is tried when it is first asked for, and once
+    more where a slow test asks for the other toys."""
 
     def __init__(self, factory: pytest.TempPathFactory) -> None:
         super().__init__()
         self._factory = factory
 
-    def __missing__(self, kind: str) -> dict[str, Any]:
+    def of(self, kind: str, toy: str) -> dict[str, Any]:
+        """What came of a toy."""
+        found: dict[str, Any] = self[kind, toy in QUICK.get(kind, TOYS)][toy]
+        return found
+
+    def __missing__(self, key: tuple[str, bool]) -> dict[str, Any]:
+        kind, is_quick = key
+        toys = [toy for toy in TOYS if (toy in QUICK.get(kind, TOYS)) == is_quick]
         site = Site(self._factory.mktemp(kind))
-        for name in ("well", "stop", "refuse", "fault", "interrupt", "second", "drive"):
+        for name in set(toys) - {"again"}:
             site.recipe(name, "well" if name == "stop" else name)
         (site.folder / "driver.py").write_text(DRIVER)
         with scheduler(kind, site) as (asked, cluster):
-            words = [asked, str(site.folder), str(site.folder / "told")]
+            words = [asked, str(site.folder), str(site.folder / "told"), *toys]
             command = [sys.executable, str(site.folder / "driver.py"), *words]
             environment = {**site.environment, **cluster}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout in ("", "noise on standard output\n" * 8)
-        self[kind] = json.loads((site.folder / "told").read_text())
-        return self[kind]
+        assert done.stdout in ("", "noise on standard output\n" * len(toys))
+        self[key] = json.loads((site.folder / "told").read_text())
+        return self[key]
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +297,12 @@ def kind(request: pytest.FixtureRequest) -> str:
     if reason := WHY_NOT.get(request.param):
         pytest.skip(reason)
     return str(request.param)
+
+
+def each_kind(toy: str) -> pytest.MarkDecorator:
+    """Every kind; slow for one with which the toy is not among those that are tried each time."""
+    kinds = [pytest.param(kind, marks=[] if toy in QUICK.get(kind, TOYS) else pytest.mark.slow) for kind in KINDS]
+    return pytest.mark.parametrize("kind", kinds, indirect=True)
 
 
 def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
@@ -330,7 +358,7 @@ def test_a_step_of_a_recipe_takes_it(kind: str) -> None:
 
 
 def test_it_makes_the_bytes_of_the_local_one_and_measures_them(told: Outcomes, kind: str) -> None:
-    made, local = told[kind]["well"]["outcome"], told["local"]["well"]["outcome"]
+    made, local = told.of(kind, "well")["outcome"], told.of("local", "well")["outcome"]
     assert (made["digest"], made["files"]) == (local["digest"], local["files"])
     assert made["timing"].keys() == local["timing"].keys()
     assert made["timing"]["predicted"]["how"] == "a guess"
@@ -343,7 +371,7 @@ def is_aside(text: str) -> bool:
 
 
 def test_events_come_in_order_and_name_the_step(told: Outcomes, kind: str) -> None:
-    heard = [event for event in told[kind]["well"]["heard"] if not is_aside(event.get("text", ""))]
+    heard = [event for event in told.of(kind, "well")["heard"] if not is_aside(event.get("text", ""))]
     assert [event["kind"] for event in heard] == [
         "run", "start", "note", "progress", "progress", "progress", "note", "done", "end",
     ]  # fmt: skip
@@ -352,40 +380,46 @@ def test_events_come_in_order_and_name_the_step(told: Outcomes, kind: str) -> No
     assert heard[6]["text"] == "of toy with 5"
 
 
+@each_kind("drive")
 def test_a_step_that_drives_others_makes_them_as_its_own(told: Outcomes, kind: str) -> None:
-    driven, local = told[kind]["drive"], told["local"]["drive"]
+    driven, local = told.of(kind, "drive"), told.of("local", "drive")
     assert driven["outcome"]["digest"] == local["outcome"]["digest"]
     heard = [(event["kind"], event["step"]) for event in driven["heard"] if event.get("step") == "toy.small"]
     assert [name for name, _ in heard if name not in ("note", "progress")] == ["start", "done"]
     assert heard.count(("progress", "toy.small")) == 3
 
 
+@each_kind("stop")
 def test_a_listener_stops_the_step_at_once(told: Outcomes, kind: str) -> None:
-    stopped = told[kind]["stop"]
+    stopped = told.of(kind, "stop")
     assert stopped["outcome"]["error"]["kind"] == "Interrupted"
     assert "stopped by who listens" in stopped["outcome"]["error"]["message"]
     assert sum(event["kind"] == "progress" for event in stopped["heard"]) == 2
 
 
+@each_kind("refuse")
 def test_an_error_keeps_its_class_place_and_remedy(told: Outcomes, kind: str) -> None:
-    error, local = (told[one]["refuse"]["outcome"]["error"] for one in (kind, "local"))
+    error, local = (told.of(one, "refuse")["outcome"]["error"] for one in (kind, "local"))
     assert (error["kind"], error["message"], error["hint"]) == ("DataError", "is no good", "take another")
     assert error["where"] | {"file": ""} == local["where"] | {"file": ""}
     assert error["where"]["field"] == "steps.toy.ends"
 
 
+@each_kind("fault")
 def test_a_fault_is_no_error_of_the_user(told: Outcomes, kind: str) -> None:
-    assert "ZeroDivisionError: nobody thought of this" in told[kind]["fault"]["outcome"]["fault"]
+    assert "ZeroDivisionError: nobody thought of this" in told.of(kind, "fault")["outcome"]["fault"]
 
 
+@each_kind("interrupt")
 def test_an_interruption_says_what_is_kept(told: Outcomes, kind: str) -> None:
-    error = told[kind]["interrupt"]["outcome"]["error"]
+    error = told.of(kind, "interrupt")["outcome"]["error"]
     assert (error["kind"], error["hint"]) == ("Interrupted", "run it again to go on")
 
 
+@each_kind("second")
 def test_a_step_goes_on_from_its_scratch_folder(told: Outcomes, kind: str) -> None:
-    assert told[kind]["second"]["outcome"]["error"]["message"] == "not yet"
-    assert told[kind]["again"]["outcome"]["timing"]["measures"] == {"went_on": True}
+    assert told.of(kind, "second")["outcome"]["error"]["message"] == "not yet"
+    assert told.of(kind, "again")["outcome"]["timing"]["measures"] == {"went_on": True}
 
 
 def test_an_unknown_executor_is_refused_with_those_that_there_are() -> None:

@@ -22,6 +22,7 @@ from luthier.core.store import Store
 from luthier.tune.steps.tune import Tune
 from workshop import tickets, tiny_model
 
+CLASSES = ["account", "billing", "delivery"]
 SYSTEM = "Sort the message: billing, delivery or account. Answer with one word."
 
 
@@ -253,7 +254,9 @@ def _data(folder: Path, splits: dict[str, list[Example]]) -> None:
     for name, rows in present.items():
         _table(rows).write_parquet(folder / "examples" / f"{name}.parquet")
     counts = {name: len(rows) for name, rows in present.items()}
-    labels = ["account", "billing", "delivery"] if any(row.label for rows in present.values() for row in rows) else []
+    labels = sorted({row.label for rows in present.values() for row in rows if row.label})
+    if labels and set(labels) <= set(CLASSES):
+        labels = CLASSES
     summary = {
         "rows_in": sum(counts.values()),
         "rows": counts,

@@ -27,12 +27,13 @@ def _run(*words: str, to: int | None = None, env: dict[str, str] | None = None) 
     )
 
 
-WORDS = [("components", "metric"), ("components", "source", "--json"), ("--version",), ("--help",)]
 AT_ONCE = [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}]
+LISTED, OTHERS = [("components", "metric"), ("--help",)], [("components", "source", "--json"), ("--version",)]
+PRINTED = [(LISTED[0], AT_ONCE[0]), (LISTED[1], AT_ONCE[1]), (OTHERS[0], AT_ONCE[1]), (OTHERS[1], AT_ONCE[0])]
+"""A table and a page of help, data and a line; each kind of output written as it comes and at the end."""
 
 
-@pytest.mark.parametrize("env", AT_ONCE)
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(("words", "env"), PRINTED)
 def test_an_output_that_takes_nothing_is_named(words: tuple[str, ...], env: dict[str, str]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
@@ -54,8 +55,7 @@ def test_an_output_that_is_closed_is_done_without() -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("env", AT_ONCE)
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize(("words", "env"), PRINTED)
 def test_where_nobody_reads_on_a_command_ends_as_it_would(words: tuple[str, ...], env: dict[str, str]) -> None:
     found = _unread(*words, env=env)
     assert (found.returncode, found.stderr) == (0, "")

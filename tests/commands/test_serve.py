@@ -271,6 +271,7 @@ def test_keys_on_the_command_line(
     assert "+00:00" not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_real_model_answers_as_it_was_evaluated(
     smollm2: Artifact, tmp_path: Path, chat_of: Callable[[str], str]

@@ -32,6 +32,7 @@ steps:
     split: {test: 30, validation: 20}
   unlabeled: {kind: unlabeled, data: data}
   checked: {kind: validate, data: data, checks: [imbalance]}
+  counted: {kind: validate_sites, sites: [data], checks: [imbalance]}
   more: {kind: augment, data: data, augmenters: [noise], share: 0.1}
   both: {kind: mix, data: [data, more]}
   weighed: {kind: reweigh, data: data, column: region}
@@ -61,7 +62,14 @@ steps:
   words: {kind: tune, data: data, technique: plain}
   best: {kind: search, of: words, over: {technique.c: [1, 9]}, metric: accuracy, budget: 2, finalists: 1, seeds: 1}
   curve: {kind: curve, data: data, metric: accuracy}
-  sites: {kind: federate, sites: [data], rounds: 1, local: {steps: 2}, tune: {technique: {kind: lora, r: 2}}}
+  sites:
+    kind: federate
+    sites: [data]
+    rounds: 1
+    local: {steps: 2}
+    personal: {kind: adapter, r: 2, local: {steps: 1}}
+    tune: {technique: {kind: lora, r: 2}}
+  site: {kind: site_model, tuned: sites, site: data}
   why: {kind: explain, data: data, model: tune, methods: [gradient_x_input], limit: 4}
   changed: {kind: model_diff, data: data, model: tune, limit: 4, matrices: 1}
   flips: {kind: counterfactuals, data: data, model: words, limit: 2, max_edits: 1}
@@ -80,6 +88,8 @@ steps:
     evaluation: report
     signals: [latency, {kind: drift, rows: 80}]
     alerts: [{expr: "drift.evidence > 2", name: drifted}]
+  latencies: {kind: monitor, signals: [latency]}
+  everywhere: {kind: monitor_sites, monitor: latencies, sites: {north: north.jsonl}}
 """
 
 

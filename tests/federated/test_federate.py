@@ -163,7 +163,7 @@ def test_what_cannot_be_federated_is_refused(sites: Sites, settings: dict[str, A
 def test_the_plan_says_first_what_the_coordinator_can_see(sites: Sites) -> None:
     step = sites.step(sum="residual")
     context = PlanContext(inputs={"model": sites.base}, upstream={}, recipe_dir=sites.base.folder)
-    said = step.estimate_cost(context).how
+    said = step.estimate_cost(context).statement
     assert said.startswith("the coordinator can see the update of each site")
     assert "residual: exact, impossible under masks" in said
     assert "kB to and" in said

@@ -133,4 +133,4 @@ def test_a_site_masks_towards_the_peers_of_its_own_policy_alone(
     group = sorted([attack.keys["north"].card.fingerprint, *(peer.card.fingerprint for peer in peers)])
     order = attack.order.model_copy(update={"masks": MaskSettings(), "group": group})
     [reply] = attack.throw(FederationMessage(order).encode(), 0)
-    assert b"the order masks numbers among other sites than this one" in reply
+    assert b"among other sites than this one and the `peers` of its policy" in reply

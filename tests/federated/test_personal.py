@@ -18,9 +18,15 @@ from luthier.core.errors import LuthierError
 from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import PlanContext, StepContext
-from luthier.federated.messages import FederationMessage, Measured, RoundStart, RoundUpdate
+from luthier.federated.coordinator import Federation
+from luthier.federated.envelopes import FolderPost
+from luthier.federated.keys import FederationIdentity
+from luthier.federated.mailbox import FolderMailbox
+from luthier.federated.messages import FederationMessage, Measured, Order, RoundStart, RoundUpdate
 from luthier.federated.personal.site_model import derive_seed
+from luthier.federated.policy import SitePolicy
 from luthier.federated.site import SiteWorker
+from luthier.federated.site_server import SiteInputs, SiteServer
 from luthier.federated.site_state import SiteState
 from luthier.federated.steps.federate import Federate
 from luthier.federated.steps.site_model import SelectSiteModel
@@ -40,6 +46,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "head of all weights": {"personal": "head", "sum": "mean", "tune": FULL_HEADED},
     "adapter": {"personal": {"kind": "adapter", "r": 2, "local": {"steps": 2}}, "sum": "ffa"},
 }
+PARTS["adapter beside a head"] = {**PARTS["adapter"], "sum": "stack", "tune": HEADED}
 STAYS = {"lora_b": "lora_B", "head": "score", "head of all weights": "score"}
 
 
@@ -147,7 +154,7 @@ def test_a_part_never_travels_and_every_site_has_a_model_of_its_own(
         take(sites, made, site="north", base=made)
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if name != "adapter"])
+@pytest.mark.parametrize("name", list(STAYS))
 def test_one_site_in_one_round_has_the_model_of_a_plain_training(name: str, sites: Sites) -> None:
     settings = {**PARTS[name], "sum": "mean" if name != "head" else "factors"}
     made = sites.federate(sites.step(["north"], rounds=1, **settings))
@@ -179,7 +186,7 @@ def test_a_sites_own_adapter_is_a_training_on_top_of_the_shared_model(sites: Sit
     assert drawn < away
 
 
-@pytest.mark.parametrize("name", [name for name in PARTS if name != "adapter"])
+@pytest.mark.parametrize("name", list(STAYS))
 def test_sites_with_the_same_rows_have_the_model_of_a_federation_without_a_part(name: str, tmp_path: Path) -> None:
     rows = examples(16)
     sites = build_sites(tmp_path, {"north": rows, "south": rows})
@@ -432,3 +439,81 @@ def test_a_step_of_a_site_is_planned(sites: Sites) -> None:
     with pytest.raises(ValidationError, match="give both, or neither"):
         SelectSiteModel.model_validate({"kind": "site_model", "folder": "x", "site": "north"})
     assert Federate.model_fields["personal"].default is None
+
+
+@pytest.mark.parametrize("name", ["lora_b", "adapter"])
+def test_sites_elsewhere_have_the_same_models_and_the_coordinator_none(
+    name: str, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a folder, as between machines; both sites answer whenever the coordinator looks."""
+    keys = {one: FederationIdentity.create(one) for one in ("coordinator", "north", "south")}
+    for one, identity in keys.items():
+        identity.write(tmp_path / one)
+    settings = {"coordinator": "card.json", "recipe": "recipe.yaml", "approval": "never", "least_rows": 4}
+    servers = [
+        SiteServer(
+            tmp_path / site, keys[site], keys["coordinator"].card, FolderMailbox(tmp_path / "mail", site),
+            SiteInputs(data=sites.data[site], model=sites.base),
+            SitePolicy.model_validate({"name": site, **settings}),
+        )
+        for site in ("north", "south")
+    ]  # fmt: skip
+    look = FolderPost.get
+
+    def answering(self: FolderPost, site: str, number: int) -> bytes | None:
+        for server in servers:
+            server.answer_waiting()
+        return look(self, site, number)
+
+    monkeypatch.setattr(FolderPost, "get", answering)
+    transport = {
+        "kind": "folder", "path": str(tmp_path / "mail"), "keys": str(tmp_path / "coordinator"), "wait_s": 120,
+        "member_cards": {site: str(tmp_path / site / "card.json") for site in ("north", "south")},
+    }  # fmt: skip
+    made = sites.federate(sites.step([], **PARTS[name], transport=transport), digest="ab" * 16)
+    here = sites.federate(sites.step(["north", "south"], **PARTS[name]))
+    assert made.read_json("federation.json")["personal"]["sites"] == {"north": None, "south": None}
+    assert not (made.folder / "personal").exists()
+    for site, folder in folders(here).items():
+        assert equal(read(tmp_path / site / "federations" / ("ab" * 16) / "personal"), read(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(PARTS))
+def test_a_process_for_each_site_makes_the_same_models(name: str, sites: Sites) -> None:
+    transport = {"kind": "processes", "wait_s": 300}
+    made = sites.federate(sites.step(["north", "south"], **PARTS[name], transport=transport), digest="cd" * 16)
+    here = sites.federate(sites.step(["north", "south"], **PARTS[name]))
+    for site, folder in folders(here).items():
+        assert equal(read(folders(made)[site]), read(folder))
+
+
+def test_an_order_whose_part_is_unknown_or_cannot_stay_is_refused(sites: Sites) -> None:
+    step = sites.step(["north"], rounds=1, **PARTS["lora_b"])
+    orders = list[bytes]()
+
+    def keep_order(self: LocalChannel, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
+        orders.extend(contents.values())
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalChannel, "exchange", keep_order)
+        with pytest.raises(KeyboardInterrupt):
+            step.make(sites.work(step, digest="e1" * 16))
+    order = FederationMessage.decode(orders[0], Order).header
+    policy = SitePolicy.model_validate(
+        {"name": "north", "coordinator": "c", "recipe": "r", "least_rows": 4, "sums": ["mean", "ffa"]}
+    )
+    policy.check_order(order, 24)
+    with pytest.raises(LuthierError, match="is no part of a model that is known here"):
+        policy.check_order(order.model_copy(update={"personal": {"kind": "tail"}}), 24)
+    with pytest.raises(LuthierError, match="nothing would travel"):
+        policy.check_order(order.model_copy(update={"sum": {"kind": "ffa"}}), 24)
+
+
+def test_a_coordinator_that_sends_a_sites_own_part_is_refused(sites: Sites) -> None:
+    step = sites.step(["north"], rounds=1, **PARTS["lora_b"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Federation, "_list_shared", lambda self, given: given)
+        with pytest.raises(LuthierError, match=r"the coordinator sends other weights than were asked for: .*lora_B"):
+            step.make(sites.work(step, digest="e2" * 16))

@@ -174,7 +174,7 @@ def test_a_plan_says_that_noise_has_no_room_in_the_ring(sites: Sites) -> None:
     def plan(clip: float, **masks: Any) -> str:
         privacy = {"unit": "site", "epsilon": 1.0, "delta": 1e-2, "clip": clip}
         step = sites.step(rounds=1, sum="ffa", privacy=privacy, secure=masks)
-        return step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=sites.base.folder)).how
+        return step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=sites.base.folder)).statement
 
     assert "updates are masked" in plan(0.1)
     with pytest.raises(RecipeError, match="does not fit in the ring"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ from luthier.chat.media_codec import decode_audio
 from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.describe import read_config
-from luthier.models.generate import generate
-from luthier.models.load import LoadedModel, pick_auto_class
+from luthier.models.load import pick_auto_class
 from luthier.models.media import towers
-from luthier.models.media.towers import attach_media, find_towers, gather_leaves, learn_media, list_row_media
+from luthier.models.media.towers import attach_media
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
-from luthier.models.packing.pack import TokenRow, build_pack, build_packs
+from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.models.shapes import find_part
-from models.architectures import Double
+from models.packed_media import compare_gradients, compare_greedy_answers
 from sounded import FAMILIES, OMNI, played, sound, tiny_sounded
 
 FIRST, FIRST_BYTES = sound(1, 0.5)
@@ -166,72 +165,17 @@ def test_two_sounds_are_never_taken_for_one(sounded: Sounded) -> None:
 def test_gradients_are_the_plain_models(sounded: Sounded, moving: str, monkeypatch: Any) -> None:
     if moving == "projector" and sounded.family in OMNI:
         pytest.skip("what joins its encoder of sounds and the decoder is part of the encoder")
-    rows, model = sounded.rows(sounded.conversations), sounded.model
-    for name, parameter in model.named_parameters():
-        part = find_part(name)
-        parameter.requires_grad_(moving in ("all", part) or (moving == "towers" and part != "language"))
-    assert {find_part(name) for name, _ in model.named_parameters()} >= {"language", "projector", "audio"}
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = torch.linspace(0.5, 1.5, sum(len(row.targets) for row in rows), dtype=torch.float64)
+    assert {find_part(name) for name, _ in sounded.model.named_parameters()} >= {"language", "projector", "audio"}
     sounded.read_in_fp32(monkeypatch)
     given = list(map(sounded.plain_inputs, sounded.conversations))
-    with Double():
-        (sounded.plain(sounded.conversations, given) * weights).sum().backward()
-    expected = [parameter.grad for parameter in wanted]
-    model.zero_grad()
-    sums = [torch.zeros_like(parameter) for parameter in wanted]
-    calls: list[int] = []
-    read = find_towers(model)
-    assert read is not None
-    run: Callable[..., Any] = read.run
-    read.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
-    packs = build_packs(rows, 1000 if sounded.family == "voxtral" else 60, share_from=1)
-    assert len(packs) > 1
-    numbers = {row.key: part for row, part in zip(rows, weights.split([len(row.targets) for row in rows]), strict=True)}
-    try:
-        with Double(), learn_media(model, lambda: list_row_media(rows)) as step:
-            assert (step is None) == (moving == "language")
-            for pack in packs:
-                with gather_leaves() as leaves:
-                    logp = compute_pack_logprobs(model, pack)
-                own = torch.cat([numbers[key] for key in pack.keys])
-                if not logp.requires_grad:  # rows of text, under a decoder that does not learn
-                    continue
-                found = torch.autograd.grad((logp * own).sum(), [*wanted, *leaves.tensors], allow_unused=True)
-                _add(sums, found[: len(wanted)])
-                if step is not None:
-                    step.gather(leaves.name(found[len(wanted) :]))
-        if step is not None:
-            with Double():
-                _add(sums, step.gradients(wanted))
-            digests = {media.digest for row in sounded.conversations for turn in row for media in turn.media}
-            assert len(calls) == len(digests), "a step reads each sound once, in however many packs it stands"
-    finally:
-        read.run = run  # type: ignore[method-assign]
-    for parameter, found_one, expected_one in zip(wanted, sums, expected, strict=True):
-        if expected_one is None:
-            assert not found_one.any()
-            continue
-        scale = max(1.0, float(expected_one.abs().max()))
-        torch.testing.assert_close(found_one / scale, expected_one / scale, rtol=0, atol=1e-10)
-        parameter.grad = None
-    model.requires_grad_(False)
-
-
-def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    for total, gradient in zip(sums, gradients, strict=True):
-        if gradient is not None:
-            total.add_(gradient)
+    rows, most_tokens = sounded.rows(sounded.conversations), 1000 if sounded.family == "voxtral" else 60
+    read = compare_gradients(
+        sounded.model, rows, moving, lambda: sounded.plain(sounded.conversations, given), most_tokens
+    )
+    if moving != "language":
+        digests = {media.digest for row in sounded.conversations for turn in row for media in turn.media}
+        assert len(read) == len(digests), "a step reads each sound once, in however many packs it stands"
 
 
 def test_greedy_answers_are_the_plain_models(sounded: Sounded) -> None:
-    sounded.model.requires_grad_(False)
-    questions = [messages[:-1] for messages in sounded.conversations]
-    loaded = LoadedModel(model=sounded.model, folder=Path(), name="sounded", digest="")
-    prompts = [sounded.text.prompt(messages) for messages in questions]
-    together = generate(loaded, prompts, 12, frozenset())
-    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
-    for messages, written in zip(questions, together, strict=True):
-        inputs = sounded.plain_inputs(messages, prompt=True)
-        whole = sounded.model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
-        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
+    compare_greedy_answers(sounded, sounded.conversations, min_new_tokens=12)

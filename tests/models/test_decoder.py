@@ -447,6 +447,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype: Any) -> None:

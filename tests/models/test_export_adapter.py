@@ -24,6 +24,7 @@ from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.adapter import BottleneckAdapter
 from models.making import full_tune, make_base, tiny_adapter, tiny_base
+from tests import ready
 from tests.hub import COMMIT, publishing
 from tuning import bench
 from workshop import tiny_model
@@ -52,13 +53,16 @@ def program(folder: Path) -> str:
     return text
 
 
-def run(folder: Path, more: str = "") -> str:
-    """What the README's program prints in the folder of an export, in a process of its own."""
+def run(folder: Path, more: str = "", start: type[subprocess.Popen[Any]] = ready.Popen) -> str:
+    """What the README's program prints in the folder of an export, in a process of its own; `subprocess.Popen` starts
+    it from nothing."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program(folder) + more]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with start(command, cwd=folder, env=environment, **pipes) as process:
+        said, complaint = process.communicate()
+    assert process.returncode == 0, complaint
+    return str(said)
 
 
 def named_base(folder: Path) -> dict[str, Any]:
@@ -87,7 +91,8 @@ def test_the_program_of_the_readme_runs_and_its_folder_may_be_moved(tmp_path: Pa
     adapter = tiny_adapter(store, base)
     to = export_model_folder(adapter, tmp_path / "out", "adapter")
     moved = to.rename(tmp_path / "elsewhere")
-    said = run(moved, "\nprint('and', float(model(ids['input_ids']).logits[0, -1, 7]))")
+    show = "\nprint('and', float(model(ids['input_ids']).logits[0, -1, 7]))"
+    said = run(moved, show, start=subprocess.Popen)
     assert "and " in said
     assert "base_model_name_or_path" in (moved / "README.md").read_text()
 
@@ -161,6 +166,7 @@ def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
             torch.testing.assert_close(logits(auto), logits(load_model(tuned, "float32").model))
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_real_models_adapter_opens_from_anywhere(
     smollm2: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -272,6 +272,7 @@ def test_the_real_tokenizer_and_template_work(smollm2: Artifact) -> None:
     assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_real_model_answers_as_the_file_does(smollm2: Artifact, original: Path) -> None:
     """In float32 the file's own weights and ours (rounded once to bfloat16) give the same greedy text."""

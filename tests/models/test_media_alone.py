@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import ModelError
-from luthier.models.generate import generate
-from luthier.models.load import LoadedModel
 from luthier.models.media import family as families
 from luthier.models.media.inputs import embed_ids
 from luthier.models.media.towers import learn_media, list_row_media
@@ -21,6 +18,7 @@ from luthier.models.packing.pack import build_pack, build_packs
 from luthier.models.packing.parallel import is_thread_safe
 from luthier.models.packing.prefix_cache import share_prefixes
 from models.architectures import Double
+from models.packed_media import compare_greedy_answers
 from models.pictured_model import Pictured
 from pictured import ALONE, FAMILIES, tiny_pictured
 
@@ -79,16 +77,7 @@ def test_gradients_are_the_plain_models(pictured: Pictured) -> None:
 
 
 def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
-    pictured.model.requires_grad_(False)
-    questions = [messages[:-1] for messages in pictured.conversations]
-    loaded = LoadedModel(model=pictured.model, folder=Path(), name="pictured", digest="")
-    prompts = [pictured.text.prompt(messages) for messages in questions]
-    together = generate(loaded, prompts, 12, frozenset())
-    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
-    for messages, written in zip(questions, together, strict=True):
-        inputs = pictured.plain_inputs(messages, prompt=True)
-        whole = pictured.model.generate(**inputs, max_new_tokens=12, do_sample=False)
-        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
+    compare_greedy_answers(pictured, pictured.conversations)
 
 
 def test_embeddings_cannot_be_given(pictured: Pictured) -> None:

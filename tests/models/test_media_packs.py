@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +10,12 @@ import torch
 from torch import Tensor
 
 from luthier.chat.media import MEDIA_IDS
-from luthier.models.generate import generate
-from luthier.models.load import LoadedModel
 from luthier.models.media import towers
-from luthier.models.media.towers import find_towers, gather_leaves, learn_media, list_row_media
+from luthier.models.media.towers import find_towers, learn_media
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
-from luthier.models.packing.pack import build_pack, build_packs
+from luthier.models.packing.pack import build_pack
 from luthier.models.shapes import find_part
-from models.architectures import Double
+from models.packed_media import compare_gradients, compare_greedy_answers, tower_readings
 from models.pictured_model import CONVERSATIONS, FIRST, LARGER, SECOND, Pictured
 from pictured import FAMILIES, shown, tiny_pictured
 
@@ -84,87 +81,26 @@ def test_one_picture_at_two_sizes_is_read_twice(pictured: Pictured) -> None:
 
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
 def test_gradients_are_the_plain_models(pictured: Pictured, moving: str) -> None:
-    rows, model = pictured.rows(), pictured.model
-    for name, parameter in model.named_parameters():
-        part = find_part(name)
-        parameter.requires_grad_(moving in ("all", part) or (moving == "towers" and part != "language"))
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    weights = torch.linspace(0.5, 1.5, sum(len(row.targets) for row in rows), dtype=torch.float64)
-    with Double():
-        (pictured.plain() * weights).sum().backward()
-    expected = [parameter.grad for parameter in wanted]
-    model.zero_grad()
-    sums = [torch.zeros_like(parameter) for parameter in wanted]
-    calls: list[int] = []
-    towers = find_towers(model)
-    assert towers is not None
-    run: Callable[..., Any] = towers.run
-    towers.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
-    packs = build_packs(rows, 120, share_from=1)
-    assert len(packs) > 1
-    numbers = {row.key: part for row, part in zip(rows, weights.split([len(row.targets) for row in rows]), strict=True)}
-    try:
-        with Double(), learn_media(model, lambda: list_row_media(rows)) as step:
-            assert (step is None) == (moving == "language")
-            for pack in packs:
-                with gather_leaves() as leaves:
-                    logp = compute_pack_logprobs(model, pack)
-                if not logp.requires_grad:
-                    continue  # a pack of text, where only what reads pictures learns
-                own = torch.cat([numbers[key] for key in pack.keys])
-                found = torch.autograd.grad((logp * own).sum(), [*wanted, *leaves.tensors], allow_unused=True)
-                _add(sums, found[: len(wanted)])
-                if step is not None:
-                    step.gather(leaves.name(found[len(wanted) :]))
-        if step is not None:
-            with Double():
-                _add(sums, step.gradients(wanted))
-            readings = 4 if model.config.model_type == "llava_onevision" else 2  # alone and beside others: not the same
-            assert len(calls) == readings, "a step reads each picture once, in however many packs it stands"
-    finally:
-        towers.run = run  # type: ignore[method-assign]
-    for parameter, found_one, expected_one in zip(wanted, sums, expected, strict=True):
-        if expected_one is None:
-            assert not found_one.any()
-            continue
-        scale = max(1.0, float(expected_one.abs().max()))
-        torch.testing.assert_close(found_one / scale, expected_one / scale, rtol=0, atol=1e-10)
-        parameter.grad = None
-    model.requires_grad_(False)
-
-
-def _add(sums: list[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    for total, gradient in zip(sums, gradients, strict=True):
-        if gradient is not None:
-            total.add_(gradient)
+    read = compare_gradients(pictured.model, pictured.rows(), moving, pictured.plain, 120)
+    if moving != "language":
+        readings = 4 if pictured.model.config.model_type == "llava_onevision" else 2  # alone and beside others differ
+        assert len(read) == readings, "a step reads each picture once, in however many packs it stands"
 
 
 def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
-    pictured.model.requires_grad_(False)
-    questions = [messages[:-1] for messages in CONVERSATIONS]
-    loaded = LoadedModel(model=pictured.model, folder=Path(), name="pictured", digest="")
-    prompts = [pictured.text.prompt(messages) for messages in questions]
-    together = generate(loaded, prompts, 12, frozenset())
-    assert together == [generate(loaded, [prompt], 12, frozenset())[0] for prompt in prompts]
-    for messages, written in zip(questions, together, strict=True):
-        inputs = pictured.plain_inputs(messages, prompt=True)
-        whole = pictured.model.generate(**inputs, max_new_tokens=12, do_sample=False)
-        assert whole[0, inputs["input_ids"].shape[1] :].tolist() == written
+    compare_greedy_answers(pictured, CONVERSATIONS)
 
 
 def test_a_frozen_tower_reads_each_picture_once(llava: Pictured) -> None:
     towers = find_towers(llava.model)
     assert towers is not None
     llava.model.requires_grad_(False)
-    calls: list[int] = []
-    run: Callable[..., Any] = towers.run
-    towers.run = lambda model, keys: (calls.extend(keys), run(model, keys))[1]  # type: ignore[method-assign]
     towers._features.clear()
-    for _ in range(2):
-        with torch.no_grad():
-            compute_pack_logprobs(llava.model, build_pack(llava.rows()))
-    towers.run = run  # type: ignore[method-assign]
-    assert len(calls) == 2
+    with tower_readings(llava.model) as read:
+        for _ in range(2):
+            with torch.no_grad():
+                compute_pack_logprobs(llava.model, build_pack(llava.rows()))
+    assert len(read) == 2
 
 
 def test_a_step_without_pictures_needs_no_tower(llava: Pictured) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from luthier.core.remote_store import RemoteStore, open_store
 from luthier.core.system.packages import is_installed
+from tests import ready
 from tests.test_every_executor import s3_store
 from tests.workshop import own_cache, small_recipe
 
@@ -57,9 +58,8 @@ def machine(folder: Path, recipe: Path, store: str, pause: float) -> subprocess.
     """A machine with a cache of its own that makes the training."""
     folder.mkdir(exist_ok=True)
     environment = {**os.environ, "LUTHIER_CACHE": own_cache(folder), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", CHILD, str(recipe), store, str(pause)]
-    pipes: Any = {"stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, **pipes)
+    command = [sys.executable, "-c", CHILD, str(recipe), store, str(pause)]
+    return ready.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def files_of(store: Any, digest: str) -> dict[str, str]:

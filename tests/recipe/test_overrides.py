@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,7 +164,7 @@ def test_a_recipe_is_compared_with_itself_under_overrides(made: Made, capsys: py
 
 def test_a_recipe_is_served_beside_itself_under_overrides(made: Made) -> None:
     words = (":sft", ":sft", OVERRIDE, f"{made.with_override}:more")
-    with command(made.folder, *words, start=subprocess.Popen) as running:
+    with command(made.folder, *words) as running:
         named = {"chain:sft", f"chain:sft {OVERRIDE}", f"{made.with_override}:more"}
         assert named <= set(running.told["models"]), "beside those that another test released"
 

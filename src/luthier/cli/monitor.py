@@ -88,7 +88,8 @@ def run(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(current_workspace(), recipe)
     often = "once" if once else f"every {opened.plan.every_s:g} s"
-    _mutter(f"watching {traffic or opened.traffic}: {format_counted_noun(len(opened.plan.rules), 'alert')}, {often}")
+    where = traffic or opened.traffic if opened.sites is None else ", ".join(opened.sites.site_names)
+    _mutter(f"watching {where}: {format_counted_noun(len(opened.plan.rules), 'alert')}, {often}")
     for look in watch_traffic(opened, traffic, say=_mutter, port=port, once=once):
         for message in look.messages:
             print_line(message.title)

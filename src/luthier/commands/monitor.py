@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.core.context import RunContext
 from luthier.core.errors import DataError, InputError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import StepEventEmitter
+from luthier.federated.steps.monitor_sites import MonitorSites
 from luthier.monitor.alerts import AlertMessage, AlertState
 from luthier.monitor.channel import Channel, DeliveryError
 from luthier.monitor.plan import AlertRule, MonitorPlan, read_plan
@@ -42,6 +43,10 @@ class RecipeMonitor:
     recipe_dir: Path
     kept: Path
     """The folder in which it remembers where it stands."""
+    sites: MonitorSites | None = None
+    """Where requests are counted by sites elsewhere."""
+    digest: str = ""
+    """Of the step's artifact."""
 
     @property
     def traffic(self) -> Path:
@@ -55,6 +60,13 @@ class RecipeMonitor:
         context = RunContext(
             recipe_dir=self.recipe_dir, kept=self.kept, events=StepEventEmitter.saying(say), seed=self.plan.seed
         )
+        if self.sites is not None:
+            from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
+
+            monitoring = SiteMonitoring(
+                step=self.sites, digest=self.digest, recipe_dir=self.recipe_dir, kept=self.kept, say=say
+            )
+            return SiteAlertEvaluator(self.plan, context, monitoring)
         return AlertEvaluator(self.plan, context)
 
 
@@ -77,10 +89,17 @@ def find_recipe_monitor(recipe: Recipe) -> RecipeMonitor | None:
 
 
 def _opened(what: RecipePlan, name: str) -> RecipeMonitor:
-    step = what.recipe.all_steps()[name]
+    steps = what.recipe.all_steps()
+    step = steps[name]
+    sites = step if isinstance(step, MonitorSites) else None
+    if sites is not None:
+        step = steps[sites.monitor]
     assert isinstance(step, Monitor), "what makes a monitor is one"
+    artifact = what.artifact(name)
     return RecipeMonitor(
-        plan=read_plan(what.artifact(name), what.recipe.name),
+        plan=read_plan(artifact, what.recipe.name),
+        sites=sites,
+        digest=artifact.digest,
         channels=step.channels,
         history_s=step.lookback,
         recipe_dir=what.recipe.recipe_dir,
@@ -128,6 +147,7 @@ def replay_alerts(
     """Run the alerts over a past log (a traffic folder or JSON lines; the recipe's own traffic by default)."""
     from luthier.traces.stream import iter_trace_events
 
+    _refuse_sites(opened)
     watcher = opened.watcher(say)
     messages: list[AlertMessage] = []
     started_at = ended = None
@@ -161,6 +181,7 @@ def describe_monitor_history(
     end."""
     from luthier.traces.stream import iter_trace_events
 
+    _refuse_sites(opened)
     folder, end = log or opened.traffic, (until or datetime.now(UTC)).timestamp()
     if not folder.exists():
         raise _no_traffic(folder)
@@ -323,6 +344,9 @@ def _looks(
 ) -> Iterator[AlertEvaluation]:
     from luthier.monitor.evaluator import EventFollower
 
+    if opened.sites is not None:
+        yield from _site_looks(opened, say, port, once=once)
+        return
     working = open_alert_manager(opened, say)
     every = opened.plan.every_s
     if working.looked is None:
@@ -349,6 +373,32 @@ def _looks(
         time.sleep(max(0.05, every - time.time() % every))
 
 
+def _site_looks(opened: RecipeMonitor, say: Say, port: int | None, *, once: bool) -> Iterator[AlertEvaluation]:
+    """Ask sites for each window once it is over and what was late is written."""
+    from luthier.monitor.evaluator import LATE
+
+    working, window = open_alert_manager(opened, say), opened.plan.every_s
+    if working.looked is None:
+        working.looked = (time.time() - LATE.total_seconds()) // window * window - window
+        working.watcher.begin_after(working.looked)
+    exposed = _exposed(working, port)
+    working.send()
+    while True:
+        now = time.time() - LATE.total_seconds()
+        messages = working.advance(now)
+        working.remember()
+        if exposed is not None:
+            exposed.take(now)
+        working.send()
+        states = working.watcher.states.items()
+        yield AlertEvaluation(
+            messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
+        )
+        if once:
+            return
+        time.sleep(max(0.05, window - now % window))
+
+
 def _exposed(working: AlertManager, port: int | None) -> Any:
     """Numbers for Prometheus on this machine alone: nothing is shown beyond loopback without a key."""
     if port is None:
@@ -369,15 +419,18 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
     from luthier.traces.stream import iter_trace_events
 
     watcher = opened.watcher(say)
-    since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
-    last = None
-    folder = log or opened.traffic
-    if not folder.exists():
-        raise _no_traffic(folder)
-    for event in iter_trace_events(folder, since):
-        watcher.add(event)
-        last = event.timestamp.timestamp()
-    at = time.time() if log is None else (last or 0.0) + 1
+    if opened.sites is not None:
+        at = float(getattr(watcher, "last_window", None) or time.time())
+    else:
+        since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
+        last = None
+        folder = log or opened.traffic
+        if not folder.exists():
+            raise _no_traffic(folder)
+        for event in iter_trace_events(folder, since):
+            watcher.add(event)
+            last = event.timestamp.timestamp()
+        at = time.time() if log is None else (last or 0.0) + 1
     numbers = [
         {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)
     ]
@@ -387,6 +440,13 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
         for rule in opened.plan.rules
     ]
     return {"events": watcher.events_seen, "numbers": numbers, "alerts": alerts}
+
+
+def _refuse_sites(opened: RecipeMonitor) -> None:
+    """`InputError` where requests lie at sites, which count each window once."""
+    if opened.sites is not None:
+        hint = "replay the step `monitor` at a site; `luthier monitor show` has the last counts of all"
+        raise InputError("requests lie at the sites, and no log of them is here", hint=hint)
 
 
 def _no_traffic(folder: Path) -> DataError:

@@ -23,11 +23,13 @@ from luthier.federated.policy import POLICY, SitePolicy
 from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
 from luthier.models.steps.base import BaseModelStep
+from luthier.monitor.plan import REFERENCES
 from luthier.recipe.locate import CommandTarget, find_artifact, find_plan
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import MODEL_STEP, Recipe
 from luthier.recipe.workspace import Workspace
+from luthier.traces.retention import traffic_folder
 
 FLOWER_APP_FILES = (
     "pyproject.toml",
@@ -54,7 +56,7 @@ queries: []              # questions that are answered by counts: schema, valida
 pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
-# least_group: 3         # fewest sites whose numbers may be masked together; all peers when left out
+# least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
 most_left_out: 0.1       # share of the training rows that may be left out so
@@ -126,7 +128,17 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
         )
     cards = (PublicCard.read(policy.resolve(path)) for path in policy.peers.values())
     peers = tuple(card for card in cards if card.fingerprint != identity.card.fingerprint)
-    inputs = SiteInputs(data=data.check(), model=_open_model(home, recipe, policy.model).check(), peers=peers)
+    references = None
+    if policy.monitor is not None:
+        watched = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.monitor}")).artifact.check()
+        references = watched.folder / REFERENCES
+    inputs = SiteInputs(
+        data=data.check(),
+        model=_open_model(home, recipe, policy.model).check(),
+        traffic=traffic_folder(Path(recipe).parent),
+        references=references,
+        peers=peers,
+    )
     card = PublicCard.read(policy.resolve(policy.coordinator))
     return SiteServer(folder, identity, card, open_mailbox(policy), inputs, policy, say)
 

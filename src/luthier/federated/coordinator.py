@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeigh
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.local import FederatedTraining, SharedModel
-from luthier.federated.measure import pool_sums
+from luthier.federated.masked_round import MaskedRound
+from luthier.federated.measure import PRODUCTS, pool_sums
 from luthier.federated.messages import (
     Enrolled,
     FederationMessage,
@@ -151,15 +152,13 @@ class Federation:
             classes=self._read_agreed_classes(),
             metrics=[dump_given_settings(metric) for metric in step.metrics],
             masks=step.secure,
-            least=step.least if step.secure is not None else None,
             privacy=step.privacy,
             personal=None if step.personal is None else dump_given_settings(step.personal),
             decontaminate=step.decontaminate,
             compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
-        orders = {
-            name: order.model_copy(update={"group": group}) for name, group in self._sum.list_groups(channel).items()
-        }
+        groups = self._sum.describe_groups(channel)
+        orders = {name: order.model_copy(update=about) for name, about in groups.items()}
         answers = channel.exchange(
             0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
         )
@@ -230,14 +229,13 @@ class Federation:
         expected = {
             name: value for name, value in shared.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
-        unmask: Callable[[Any], Any] | None = None
+        masked_round: MaskedRound | None = None
         if self._sum.stages == 1:
             answers = channel.iterate_answers(self._sum.find_number(number), dict.fromkeys(sites, message))
         else:
-            masked_round = self._sum.open_masked_round(channel, number, message, self._read)
+            masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
             gathered = masked_round.gather(dict.fromkeys(sites, message))
             answers = ((name, gathered[name]) for name in sites if name in gathered)
-            unmask = masked_round.unmask
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
@@ -260,8 +258,11 @@ class Federation:
             updates[name] = update
             if len(sites) > _REPORTED_SITES:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
-        self._require_sites(updates, sites, f"answered in round {number}")
-        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, unmask)
+        due = sites if masked_round is None else masked_round.list_sites(sites)
+        self._require_sites(updates, due, f"answered in round {number}")
+        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, masked_round)
+        if masked_round is not None:
+            updates = {name: update for name, update in updates.items() if name in masked_round.list_survivors()}
         given, server = self._apply(state, combined)
         record = RoundRecord(
             round=number,
@@ -338,8 +339,8 @@ class Federation:
 
     def _end(self, channel: SiteChannel, state: FederationState) -> dict[str, Measured]:
         """Tell the sites that it is over, with the last weights where they need them; returns their answers."""
-        wanted = bool(self._step.metrics) or self._step.personal is not None
-        weights = pack_weights(self._list_shared(state.given)) if wanted else {}
+        needed = bool(self._step.metrics) or self._step.personal is not None
+        weights = pack_weights(self._list_shared(state.given)) if needed else {}
         final = FederationMessage(Final(classes=dict(state.classes)), weights).encode()
         number = self._sum.find_number(self._step.rounds + 1)
         answers = channel.exchange(number, dict.fromkeys(state.sites, final))
@@ -372,8 +373,9 @@ class Federation:
             for name, entry in found.items():
                 if metric.kind not in entry.sums:
                     raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+            products = {name: entry.sums.get(f"{metric.kind}{PRODUCTS}", []) for name, entry in found.items()}
             pooled[metric.kind] = pool_sums(
-                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows
+                metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows, products
             )
             value = pooled[metric.kind]["value"]
             self._work.events.note(f"{metric.kind} {value:.4g} over {sum(rows.values()):,} held-out rows of all sites")

@@ -74,14 +74,16 @@ class MaskContext(BaseModel):
     digest: str
     """SHA-256 of the message that began the round: sites that were sent other weights refuse each other's keys."""
     group: tuple[str, ...]
-    """Fingerprints of all sites, sorted."""
+    """Fingerprints of all sites that mask their numbers together, sorted."""
     least: int
     """Sites that must remain."""
 
     @property
     def about(self) -> str:
-        """The round as text, which all that is signed or derived is bound to."""
-        return f"{self.federation} {self.round} {self.digest} {self.least} {len(self.group)}"
+        """The round as text, which all that is signed or derived is bound to: sites that were told of different groups
+        refuse each other's keys."""
+        group = hashlib.sha256(" ".join(self.group).encode()).hexdigest()
+        return f"{self.federation} {self.round} {self.digest} {self.least} {group}"
 
     def number_of(self, fingerprint: str) -> int:
         """The number of a site as a holder of shares."""
@@ -134,7 +136,7 @@ def verify_keys(about: MaskContext, keys: Mapping[str, MaskKeys], cards: Mapping
     if len(keys) < about.least:
         raise MessageRefused(f"{len(keys)} sites are to be masked together, and at least {about.least} were agreed")
     if unknown := sorted(keys.keys() - cards.keys()):
-        raise MessageRefused(f"keys of {unknown[0][:12]} came, which is no peer of this site")
+        raise MessageRefused(f"keys of {unknown[0][:12]} came, which is no peer of this site, or not of its group")
     for fingerprint, own in keys.items():
         if not set(own.chosen) <= set(about.group) - {fingerprint}:
             raise MessageRefused(f"{cards[fingerprint].name} chose neighbours that are no sites of the order")
@@ -142,7 +144,7 @@ def verify_keys(about: MaskContext, keys: Mapping[str, MaskKeys], cards: Mapping
         if not verify_signature(cards[fingerprint], signature, text):
             raise MessageRefused(
                 f"the keys of {cards[fingerprint].name} for round {about.round} are not signed by its card, or it was "
-                "sent other weights"
+                "sent other weights or another group"
             )
 
 
@@ -193,9 +195,11 @@ class DropoutMasks:
         return self._read().about
 
     def begin(self, about: MaskContext) -> MaskKeys:
-        """Fresh keys for a round, and neighbours chosen at random among all peers."""
-        if sorted(about.group) != sorted(self._cards) or (why := check_least(len(about.group), about.least)):
-            raise OrderRefused(why or "the order's group of sites is not this site and its peers")
+        """Fresh keys for a round, and neighbours chosen at random among all peers of the group."""
+        if sorted(about.group) != sorted(self._cards):
+            raise OrderRefused("the order's group of sites is not this site and its peers")
+        if why := check_least(len(about.group), about.least):
+            raise OrderRefused(why)
         if self._path.is_file() and (kept := self._read()).about == about:
             return self._sign_keys(kept, kept.keys[self._own].chosen)
         mask, share = _create_key(), _create_key()

@@ -45,7 +45,7 @@ class RoundRecord(BaseModel):
     """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
     sites: dict[str, SiteRound]
     missing: list[str] = []
-    """Sites whose update did not come in time."""
+    """Sites whose update did not come in time, or whose group was left out."""
     down_bytes: int
     """Bytes to each site."""
     up_bytes: int

@@ -128,7 +128,7 @@ class SharedModel:
         self._model: Any = None
         self._key = ""
         self._moving: frozenset[str] = frozenset()
-        self._begun: dict[str, Tensor] = {}
+        self._initial: dict[str, Tensor] = {}
         self._tokenizers: dict[Path, ChatTokenizer] = {}
         self._memory: RehearsedMemory | None = None
 
@@ -146,12 +146,12 @@ class SharedModel:
         self._model, self._key = model, key
         moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._moving = frozenset(moving)
-        self._begun = copy_weights({name: value for name, value in moving.items() if keeps(name)})
+        self._initial = copy_weights({name: value for name, value in moving.items() if keeps(name)})
 
     @property
-    def begun(self) -> Mapping[str, Tensor]:
+    def initial(self) -> Mapping[str, Tensor]:
         """What sites keep for themselves, as every site begins with it."""
-        return self._begun
+        return self._initial
 
     @property
     def memory(self) -> RehearsedMemory:
@@ -310,8 +310,8 @@ class FederatedTraining(TrainingRun):
         if not self._trusts and not self._is_adapted:
             self._check_beginning(own)
         if kept := [name for name in own if self._keeps(name)]:
-            begun = self._shared.begun if self._is_adapted else copy_weights({name: own[name] for name in kept})
-            given = {name: self._own.get(name, begun[name]) for name in kept}
+            initial = self._shared.initial if self._is_adapted else copy_weights({name: own[name] for name in kept})
+            given = {name: self._own.get(name, initial[name]) for name in kept}
             self._given = self._given._replace(moving={**self._given.moving, **given})
         set_global_weights(model, self._given, self._scale_of(model))
         for name, parameter in model.named_parameters():
@@ -341,6 +341,8 @@ class FederatedTraining(TrainingRun):
 
         assert self._given is not None, "weights are given before a round"
         for name, value in self._given.moving.items():
+            if self._keeps(name):
+                continue  # the site's own
             restarts = self._aggregator.restarts and (DOWN in name or UP in name)
             before = range(0 if restarts else self._round)
             if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):

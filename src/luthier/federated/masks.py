@@ -49,7 +49,8 @@ class MaskSettings(BaseModel):
     """The largest number of training rows of one site."""
     groups: int | None = Field(default=None, ge=2)
     """Mask within so many groups of sites, dealt in their order, and tell the coordinator the sum of each: for `robust`
-    rules, which then choose between groups. One group when not given."""
+    rules, which then choose between groups. With `least`, more than two thirds of a group must remain, or it is left
+    out. One group when not given."""
 
     def deal(self, sites: Sequence[str]) -> list[list[str]]:
         """The groups."""

@@ -461,10 +461,10 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
         found: dict[str, Tensor] = load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise MessageRefused("a message's tensors cannot be read") from error
-    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)
+    known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)  # the last: bytes
     for name, value in found.items():
         if value.dtype not in known:
-            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no weights are")
+            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no message has")
         if not bool(value.isfinite().all()):
             raise MessageRefused(f"{name[:200]} holds a number that is not finite")
     return found

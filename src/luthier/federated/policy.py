@@ -96,6 +96,9 @@ class SitePolicy(BaseModel):
     queries: tuple[str, ...] = ()
     """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
     none tells of fewer than `least_class_rows` rows."""
+    monitor: str | None = None
+    """The step `monitor` of the recipe: what drift of requests is held against, where questions of the kind `monitor`
+    are answered. The requests are those that the recipe's folder keeps."""
     pooled_counts: bool = False
     """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
     leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
@@ -108,7 +111,7 @@ class SitePolicy(BaseModel):
     """The files of the other sites' public keys (their `card.json`), by name: numbers are masked towards all of
     them."""
     least_group: int | None = Field(default=None, ge=3)
-    """How many sites may mask their numbers together at the least, this one among them; all `peers` when not given. The
+    """How many sites the sum of a group must be over at the least, this one among them; all `peers` when not given. The
     coordinator deals the groups: it and the others of a group together know this site's update."""
     decontaminate: bool = False
     """Whether rows may be compared with those of `peers`, to leave out training rows that nearly repeat what a peer
@@ -210,8 +213,10 @@ class SitePolicy(BaseModel):
             raise PolicyRefused(why)
         for metric in order.metrics:
             self._check_metric(metric)
-        if order.masks is not None and order.masks.groups and len(order.group) < (self.least_group or math.inf):
+        remaining = order.least or len(order.group)
+        if order.masks is not None and order.masks.groups and remaining < (self.least_group or math.inf):
             what = f"the order masks within a group of {len(order.group)} sites"
+            what += f", of which {remaining} must remain" if order.least else ""
             raise self.build_refusal("least_group", f"{what}, at least {self.least_group or 'all peers'} must be")
         self._check_decontamination(order)
         if order.masks is None and self.require_masks:
@@ -230,15 +235,16 @@ class SitePolicy(BaseModel):
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_question(self, question: Question, query: SiteQuery, rows: int) -> None:
-        """`PolicyRefused`, with the line, for a question that is not allowed."""
+    def check_question(self, question: Question, query: SiteQuery, rows: int | None) -> None:
+        """`PolicyRefused`, with the line, for a question that is not allowed; `rows` are those of the data set that it
+        is about, if it is about one."""
         if query.kind not in self.queries:
             raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
         if not question.group and self.require_masks:
             raise self.build_refusal("require_masks", "the question has no masks")
         if self.epsilon is not None and question.privacy is None:
             raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
-        if rows < self.least_rows:
+        if rows is not None and rows < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few rows here to count")
 
     def check_privacy(

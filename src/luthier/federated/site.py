@@ -208,16 +208,14 @@ class SiteWorker:
                 raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
             return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
-        if (
-            isinstance(header, COMPARISONS)
-            or header.round != round_number
-            or round_number > order.rounds
-            or not isinstance(header, STAGES[stage])
-        ):
+        if type(header) in COMPARISONS:
+            raise MessageRefused(f"message {number} compares rows by a message {header.kind!r}, and trains")
+        if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
             raise MessageRefused(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
         if isinstance(header, RoundStart):
+            self._require_comparison(order)
             return self._train(order, message, digest_message(content))
         return self._advance(order, header)
 
@@ -296,6 +294,13 @@ class SiteWorker:
         least = self._policy.least_class_rows if self._policy is not None else 0
         told = count >= least and order.masks is None and order.privacy is None
         return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
+
+    def _require_comparison(self, order: Order) -> None:
+        """`OrderRefused` for a round that leaves out the comparison of rows, which was agreed."""
+        from luthier.federated.decontamination.site import count_left_out
+
+        if order.decontaminate is not None and count_left_out(self._work.scratch) is None:
+            raise OrderRefused("a round is to begin before rows were compared with what other sites hold out")
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
@@ -428,7 +433,8 @@ class SiteWorker:
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
             raise MessageRefused("this site has no peers to mask its numbers towards")
-        return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
+        masks = self._masks.within(self.order.group)
+        return DropoutMasks(masks.identity, masks.peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by

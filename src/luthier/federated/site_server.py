@@ -17,7 +17,7 @@ from luthier.core.events import StepEventEmitter
 from luthier.core.files import write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.analytics.answered import AnsweredQuestions
-from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker
+from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
 from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
 from luthier.federated.ledger import LedgerEntry, SiteLedger
@@ -55,6 +55,10 @@ class SiteInputs:
     model: Artifact | None
     """None where questions about rows alone are answered."""
     kept: Path | None = None
+    traffic: Path | None = None
+    """Where requests to a served model are kept."""
+    references: Path | None = None
+    """What the signals of the site's own monitor learnt."""
     peers: tuple[PublicCard, ...] = ()
     """The other sites, towards which numbers are masked."""
 
@@ -186,27 +190,31 @@ class SiteServer:
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
-        asked: Order | Question
+        request: Order | Question
         try:
             if isinstance(message.header, Question):
-                asked, spent = message.header, self._query_worker(header).plan_question(message.header)
+                request, spent = message.header, self._query_worker(header).plan_question(message.header)
                 if spent is None:
+                    return None, None
+                if read_query(request).window is not None:  # each request is in one window: nothing adds up
+                    self._policy.check_privacy(request, (), spent)
                     return None, None
             else:
                 worker = self._worker(header)
-                asked, spent = worker.order, worker.plan_spending(header.number)
-            self._policy.check_privacy(asked, before, spent)
+                request, spent = worker.order, worker.plan_spending(header.number)
+            self._policy.check_privacy(request, before, spent)
         except OrderRefused as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
         return spent, None
 
-    def _is_question(self, header: EnvelopeHeader, asked: object) -> bool:
+    def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
         """Whether a message asks for counts, or goes on with masks of such a one."""
-        return isinstance(asked, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+        return isinstance(request, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
 
     def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
         """What answers questions; with a policy, each about the same rows once."""
         worker = QueryWorker(*self._describe_site(header))
+        worker.traffic, worker.references = self._inputs.traffic, self._inputs.references
         if self._policy is not None:
             worker.answered = AnsweredQuestions(self._folder, self._identity.secret)
         return worker

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError, InputError, SourceLocation
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, WeightSum
-from luthier.federated.dropout_masks import MaskContext
+from luthier.federated.dropout_masks import MaskContext, find_least
 from luthier.federated.keys import KEY_FILE, FederationIdentity
-from luthier.federated.masked_round import MaskedRound
-from luthier.federated.masks import MASKED, MaskedSum, PairMasks, decode_sum
+from luthier.federated.masked_round import MaskedGroup, MaskedRound
+from luthier.federated.masks import MASKED, MaskedSum, MaskSettings, PairMasks, decode_sum
 from luthier.federated.messages import (
     COMPARISONS,
     STAGES,
     FederationMessage,
+    RoundUpdate,
     check_weights,
     digest_message,
     pack_tensors,
@@ -51,37 +52,58 @@ class UpdateSum:
         """The number of the first message of a round (from 1), or of the message after the last one."""
         return (0 if self._step.decontaminate is None else len(COMPARISONS)) + (number - 1) * self.stages + 1
 
-    @property
-    def _group_size(self) -> int:
-        """Sites that mask their numbers towards each other."""
-        return len(self._step.site_names)
-
-    def list_groups(self, channel: SiteChannel) -> dict[str, list[str]]:
-        """The fingerprints of the sites that each site masks its numbers together with, sorted; empty without masks."""
+    def describe_groups(self, channel: SiteChannel) -> dict[str, dict[str, Any]]:
+        """What the order tells each site of the sites that it masks its numbers together with: their fingerprints,
+        sorted, and how many must remain; empty without masks."""
         if (masks := self._step.secure) is None:
             return {}
-        groups = masks.deal(channel.sites)
-        return {name: sorted(channel.cards[other].fingerprint for other in group) for group in groups for name in group}
+        found: dict[str, dict[str, Any]] = {}
+        for group in masks.deal(channel.sites):
+            prints = sorted(channel.cards[other].fingerprint for other in group)
+            about = {"group": prints, "least": self._find_group_least(len(group))}
+            found |= dict.fromkeys(group, about)
+        return found
+
+    def _find_group_least(self, size: int) -> int | None:
+        """How many sites of a group must remain; None where all must answer."""
+        if self._step.least is None or self._step.secure is None:
+            return None
+        return self._step.least if self._step.secure.groups is None else find_least(size)
 
     def open_masked_round(
         self,
         channel: SiteChannel,
         number: int,
         message: bytes,
+        expected: Mapping[str, Tensor],
         read: Callable[[str, bytes, type[Any]], FederationMessage],
     ) -> MaskedRound:
         """A round whose sites may drop out; what was heard in it before a kill is there. `read` reads a site's answer
         of a kind."""
-        assert self._step.least is not None, "only then a round has stages"
-        about = MaskContext(
-            federation=self._work.digest,
-            round=number,
-            digest=digest_message(message),
-            group=tuple(sorted(card.fingerprint for card in channel.cards.values())),
-            least=self._step.least,
-        )
-        first = self.find_number(number)
-        return MaskedRound(channel, about, first, self._work.scratch / REPLIES, read)
+        step, masks = self._step, self._step.secure
+        assert step.least is not None, "only then a round has stages"
+        assert masks is not None, "only masked rounds are opened"
+
+        def read_checked(name: str, content: bytes, kind: type[Any]) -> FederationMessage:
+            message = read(name, content, kind)
+            if kind is RoundUpdate:
+                self.check(name, message, expected)
+            return message
+
+        groups = []
+        for names in masks.deal(channel.sites):
+            cards = {name: channel.cards[name] for name in names}
+            about = MaskContext(
+                federation=self._work.digest,
+                round=number,
+                digest=digest_message(message),
+                group=tuple(sorted(card.fingerprint for card in cards.values())),
+                least=self._find_group_least(len(names)) or len(names),
+            )
+            groups.append(MaskedGroup(about, cards))
+        first, folder = self.find_number(number), self._work.scratch / REPLIES
+        fewest = 1 if step.robust is None else step.robust.count_needed()
+        return MaskedRound(channel, groups, first, folder, read_checked, step.least, fewest, self._work.events.warning)
 
     def check(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
         """`MessageRefused` unless an update has what was agreed, masked or not."""
@@ -111,13 +133,14 @@ class UpdateSum:
         expected: Mapping[str, Tensor],
         given: Mapping[str, Tensor],
         total: WeightSum | None,
-        unmask: Callable[[Any], Any] | None,
+        masked_round: MaskedRound | None,
     ) -> tuple[AggregatedWeights, int | None, float | None]:
-        """The sum of the updates, the rows behind it, and their mean loss."""
+        """The sum of the updates, the rows behind it, and their mean loss. `masked_round` is the one that gathered
+        them, where sites may drop out."""
         privacy = self._step.privacy
         sites = privacy is not None and privacy.unit == SITE
         if (masks := self._step.secure) is not None:
-            sums = self._decode_groups(updates, masks.deal(list(updates)), expected, unmask)
+            sums = self._decode_groups(self._add_groups(updates, masks, masked_round), expected)
             rows = None if sites else sum(found.rows for found in sums)
             loss = None
             if privacy is None:
@@ -140,45 +163,39 @@ class UpdateSum:
             return self._aggregator.combine([total.mean()], [1.0]), sum(row_counts), mean
         return self._aggregator.combine(weights, shares), sum(row_counts), mean
 
+    def _add_groups(
+        self, updates: Mapping[str, FederationMessage], masks: MaskSettings, masked_round: MaskedRound | None
+    ) -> list[tuple[Sequence[str], int, Any]]:
+        """The sites of each group, how many it was made for, and the sum of what they encoded (uint64)."""
+        import numpy
+
+        def add(group: Sequence[str]) -> Any:
+            total: Any = 0
+            for name in group:
+                total = total + updates[name].tensors[MASKED].numpy().view(numpy.uint64)  # modulo 2^64
+            return total
+
+        if masked_round is None:
+            return [(group, len(group), add(group)) for group in masks.deal(list(updates))]
+        return [(group.survivors, group.size, total) for group, total in masked_round.unmask(add)]
+
     def _decode_groups(
-        self,
-        updates: Mapping[str, FederationMessage],
-        groups: Sequence[Sequence[str]],
-        expected: Mapping[str, Tensor],
-        unmask: Callable[[Any], Any] | None,
+        self, groups: Sequence[tuple[Sequence[str], int, Any]], expected: Mapping[str, Tensor]
     ) -> list[MaskedSum]:
         """The mean of each group; as many as are poisoned may be left out, since what was sent for them is none."""
+        assert self._step.secure is not None, "only masked numbers are decoded"
         sums = []
-        for group in groups:
+        for names, size, total in groups:
             try:
-                sums.append(self._decode(updates, group, expected, unmask))
+                sums.append(decode_sum(total, expected, self._step.secure, size, self._step.site_noise))
             except InputError as error:
                 if self._step.robust is None:
                     raise
-                self._work.events.warning(f"the sum over {', '.join(group)} is left out: {error.message}")
+                self._work.events.warning(f"the sum over {', '.join(names)} is left out: {error.message}")
         if self._step.robust is not None and len(groups) - len(sums) > self._step.robust.poisoned:
             what = f"the sums of {len(groups) - len(sums)} groups are none, and {self._step.robust.poisoned} may be"
             raise DataError(what, where=SourceLocation(field="robust"), hint="see the warnings for which ones")
         return sums
-
-    def _decode(
-        self,
-        updates: Mapping[str, FederationMessage],
-        group: Sequence[str],
-        expected: Mapping[str, Tensor],
-        unmask: Callable[[Any], Any] | None,
-    ) -> MaskedSum:
-        """The mean of the sites of one group."""
-        import numpy
-
-        assert self._step.secure is not None, "only masked numbers are decoded"
-        numbers = [updates[name].tensors[MASKED].numpy().view(numpy.uint64) for name in group]
-        total = numpy.zeros_like(numbers[0])
-        for masked in numbers:
-            total += masked  # modulo 2^64
-        total = total if unmask is None else unmask(total)
-        size = len(group) if unmask is None else self._group_size
-        return decode_sum(total, expected, self._step.secure, size, self._step.site_noise)
 
     def _choose(self, parts: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """One of the weights of sites or groups: the only one, or what a robust rule makes of all."""
@@ -218,10 +235,10 @@ class UpdateSum:
 def build_local_masks(work: StepContext, sites: Sequence[str]) -> dict[str, PairMasks]:
     """Keys and masks of sites in this process, as sites elsewhere have them; they last as long as the federation."""
     identities = {}
-    for name in sites:
+    for at, name in enumerate(sites):
         folder = open_scratch(work.scratch / "sites" / name / "keys")
         if not (folder / KEY_FILE).is_file():
-            FederationIdentity.create("site").write(folder)
+            FederationIdentity.create(f"site-{at}").write(folder)
         identities[name] = FederationIdentity.read(folder)
     return {
         name: PairMasks(own, [other.card for peer, other in identities.items() if peer != name])

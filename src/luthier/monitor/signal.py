@@ -19,6 +19,7 @@ from luthier.chat.messages import Media
 from luthier.core.component import Component
 from luthier.core.context import RunContext
 from luthier.core.expressions import Window
+from luthier.metrics.counts import CountGroup, Counts
 from luthier.traces.record import Feedback, Trace
 
 Events = Literal["requests", "feedback"]
@@ -110,6 +111,9 @@ class Signal(Component):
     needs_report: ClassVar[bool] = False
     """Whether its reference is what the model answered to the rows of its report."""
 
+    shares: ClassVar[bool] = False
+    """Whether a row's value is 0 or 1, and the signal's number the share of ones."""
+
     name: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
     """How rules call it, where not by its kind: needed when two signals are of one kind."""
 
@@ -130,6 +134,28 @@ class Signal(Component):
     def enough(self, number: str, spec: Window) -> int:
         """With fewer events there is no data: by default, all that a window `on` so many events asks for."""
         return max(1, spec.events)
+
+    def list_count_groups(self) -> Sequence[CountGroup]:
+        """The counts by which several places tell its numbers together; none where counts cannot."""
+        from luthier.monitor.counts import build_share_group
+
+        return [build_share_group(self.called)] if self.shares else []
+
+    def list_summed_numbers(self) -> Sequence[str]:
+        """The numbers that those counts tell."""
+        return self.numbers() if self.list_count_groups() else ()
+
+    def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
+        """Those counts of some rows; `folder` has what the signal learnt there."""
+        from luthier.monitor.counts import count_share
+
+        return {self.called: count_share(row.value for row in rows)} if self.shares else {}
+
+    def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
+        """Its numbers from summed counts of a window of so many seconds; None where they tell nothing."""
+        from luthier.monitor.counts import measure_share
+
+        return {self.called: measure_share(counts[self.called])} if self.shares else {}
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
         """Write the reference to hold traffic against into a folder; nothing where none is needed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from luthier.artifacts.media import MediaReader, list_media_files
 from luthier.chat.media_codec import decode_image
 from luthier.data.history.lineage import explain_example
 from luthier.data.media.text import ImageText, ImageWord, read_image_text
+from luthier.data.ops import image_pii
 from luthier.data.ops.image_pii import ImagePii
 
 pytest.importorskip("rapidocr")
@@ -31,6 +32,22 @@ FIXED = [
     ("Host 192.168.10.44 is down", "192.168.10.44", "ip"),
     ("My SSN is 536-90-4399", "536-90-4399", "ssn"),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _pictures_are_read_once() -> Iterator[None]:
+    """OCR takes most of a second, and these tests look at the same few pictures time and again."""
+    known: dict[tuple[Any, bytes], ImageText] = {}
+
+    def read(image: Any) -> ImageText:
+        key = (image.mode, image.size), image.tobytes()
+        if key not in known:
+            known[key] = read_image_text(image)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_pii, "read_image_text", read)
+        yield
 
 
 def _drawn(text: str, value: str, *, hard: bool = False) -> DrawnText:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel
@@ -172,7 +172,7 @@ class _FormBuilder:
         for name, info in member.model_fields.items():
             if name == "kind":
                 continue
-            inner, hint = f"{path}.{name}", first_sentence(about.get(name, ""))
+            inner, hint = f"{path}.{name}", first_sentence(about.get(name, "")) + _list_group_settings(info.annotation)
             default = None if info.is_required() else info.get_default(call_default_factory=True)
             role, is_list = _role_of(schema[name])
             value = settings.get(name)
@@ -235,6 +235,13 @@ def _role_of(schema: Mapping[str, Any]) -> tuple[type[Component] | None, bool]:
         if (role := entry.get("items", {}).get("x-role") if isinstance(entry.get("items"), dict) else None) is not None:
             return roles_by_name().get(role), True
     return None, False
+
+
+def _list_group_settings(annotation: Any) -> str:
+    """What a group of settings holds, which is written as YAML; empty for all else."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not issubclass(annotation, Component):
+        return f" It has {', '.join(f'`{name}`' for name in annotation.model_fields)}."
+    return next(filter(None, map(_list_group_settings, get_args(annotation))), "")
 
 
 _WIDGETS: Mapping[str, Widget] = {"boolean": "switch", "integer": "integer", "number": "number", "string": "text"}

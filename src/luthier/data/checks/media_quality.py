@@ -5,26 +5,16 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding, FindingTable
-from luthier.chat.media_codec import decode_audio, decode_image, encode_wav, keep_media
-from luthier.chat.messages import MEDIA_MARK, Media
+from luthier.artifacts.findings import FindingTable
+from luthier.chat.media_codec import decode_audio, decode_image, encode_wav
+from luthier.chat.messages import Media
 from luthier.core.errors import DataError
-from luthier.core.events import format_counted_noun
-from luthier.data.check import (
-    Check,
-    CheckResult,
-    PlantedFaults,
-    Summed,
-    format_exclude_setting,
-    format_percent,
-    severity_of_share,
-    share_with_interval,
-)
+from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
+from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.measures import measure_bandwidth, measure_blur
 from luthier.data.validate.context import CheckData, CheckRow
 
@@ -36,6 +26,15 @@ _SHARPNESS_SIDE = 48
 """Pixels of the shorter side from which sharpness can be told."""
 _RATED_SECONDS = 0.2
 """Seconds of sound from which its spectrum can be told."""
+_WORDS = MediaFindingWords(
+    title="Faulty media",
+    clean_title="Media",
+    media="media",
+    singular="has a faulty picture or sound",
+    plural="have a faulty picture or sound",
+    hint="Look at them; what shows or plays nothing teaches a model to guess.",
+    reason="faulty_media",
+)
 
 
 class MediaQuality(Check):
@@ -83,32 +82,12 @@ class MediaQuality(Check):
             problems = [fault for one in media if (fault := self._fault(one, data, rate, faults)) is not None]
             if problems:
                 found.append((row, None, "; ".join(dict.fromkeys(problems))))
-        number = share_with_interval(len(found), holding, self.measures["media.faulty"])
         counts = Counter(note.partition(":")[0] for _, _, note in found)
-        rows = format_counted_noun(len(found), "row")
-        yield CheckResult(
-            Finding(
-                name=self.kind,
-                severity=severity_of_share(number.value, self.warning, self.serious) if found else "info",
-                title="Faulty media" if found else "Media",
-                sentence=f"{rows} of {holding:,} with media ({format_percent(number.value)}) "
-                f"{'has' if len(found) == 1 else 'have'} a faulty picture or sound.",
-                rows=len(found),
-                numbers={"media.faulty": number},
-                hint="Look at them; what shows or plays nothing teaches a model to guess." if found else "",
-                mend=format_exclude_setting([row for row, _, _ in found], "faulty_media"),
-                tables=(
-                    (
-                        FindingTable(
-                            title="Rows by fault", columns=("fault", "rows"), rows=tuple(sorted(counts.items()))
-                        ),
-                    )
-                    if counts
-                    else ()
-                ),
-            ),
-            found,
-        )
+        table = FindingTable(title="Rows by fault", columns=("fault", "rows"), rows=tuple(sorted(counts.items())))
+        yield report_faulty_media(
+            self.kind, _WORDS, next(iter(self.measures.items())), found, holding, warning=self.warning,
+            serious=self.serious, tables=(table,) if counts else (),
+        )  # fmt: skip
 
     def _usual_rate(self, rows: Sequence[CheckRow]) -> int | None:
         """The rate that most sounds have."""
@@ -170,21 +149,7 @@ class MediaQuality(Check):
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Of rows with pictures and sounds, every twentieth shows one color, is tiny, blurred, silent, clipped, at
         another rate, or recorded at a lower one."""
-        contents: dict[str, bytes] = {}
-        faulty: set[str] = set()
-        planted = []
-        for index, row in enumerate(rows):
-            bad = index % 20 == 0
-            kept = keep_media(_planted(index, bad=bad))
-            contents[kept.media.digest] = kept.content
-            turns = list(row.messages)
-            turns[-2] = turns[-2].model_copy(
-                update={"content": f"{MEDIA_MARK} {turns[-2].content}", "media": (kept.media,)}
-            )
-            planted.append(replace(row, messages=tuple(turns)))
-            if bad:
-                faulty.add(row.id)
-        return PlantedFaults(planted, frozenset(faulty), contents)
+        return plant_media(rows, lambda index, bad: _planted(index, bad=bad))
 
 
 _PLANTED = ("blank", "tiny", "blurred", "silent", "clipped", "other rate", "rated too high")

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.artifacts.findings import Finding
-from luthier.chat.media_codec import decode_audio, encode_wav, keep_media
-from luthier.chat.messages import MEDIA_MARK
+from luthier.chat.media_codec import decode_audio, encode_wav
 from luthier.core.errors import DataError
-from luthier.core.events import format_counted_noun
-from luthier.data.check import (
-    Check,
-    CheckResult,
-    PlantedFaults,
-    Summed,
-    format_exclude_setting,
-    format_percent,
-    severity_of_share,
-    share_with_interval,
-)
+from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
+from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.speech import measure_speech
 from luthier.data.validate.context import CheckData, CheckRow
 
 _RATE = 16_000
+_WORDS = MediaFindingWords(
+    title="Sounds without speech",
+    clean_title="Speech",
+    media="sounds",
+    singular="plays one in which nobody speaks",
+    plural="play one in which nobody speaks",
+    hint="Listen to them: a transcript of silence teaches a model to make words up.",
+    reason="no_speech",
+)
 
 
 class NoSpeech(Check):
@@ -65,22 +62,10 @@ class NoSpeech(Check):
             least = min((known[one.digest] for one in sounds), default=self.min_speech_s)
             if least < self.min_speech_s:
                 found.append((row, least, f"no speech: {least:.2f} seconds of it"))
-        number = share_with_interval(len(found), holding, self.measures["media.no_speech"])
-        rows = format_counted_noun(len(found), "row")
-        yield CheckResult(
-            Finding(
-                name=self.kind,
-                severity=severity_of_share(number.value, self.warning, self.serious) if found else "info",
-                title="Sounds without speech" if found else "Speech",
-                sentence=f"{rows} of {holding:,} with sounds ({format_percent(number.value)}) "
-                f"{'plays' if len(found) == 1 else 'play'} one in which nobody speaks.",
-                rows=len(found),
-                numbers={"media.no_speech": number},
-                hint="Listen to them: a transcript of silence teaches a model to make words up." if found else "",
-                mend=format_exclude_setting([row for row, _, _ in found], "no_speech"),
-            ),
-            found,
-        )
+        yield report_faulty_media(
+            self.kind, _WORDS, next(iter(self.measures.items())), found, holding, warning=self.warning,
+            serious=self.serious,
+        )  # fmt: skip
 
     def _measure(self, data: CheckData, digest: str) -> float:
         """Seconds of speech; what cannot be read is the business of `media_quality`."""
@@ -93,21 +78,7 @@ class NoSpeech(Check):
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Rows with a synthetic voice; every twentieth has noise or silence in its place."""
-        contents: dict[str, bytes] = {}
-        faulty: set[str] = set()
-        planted = []
-        for index, row in enumerate(rows):
-            bad = index % 20 == 0
-            kept = keep_media(encode_wav(_planted(index % 7, bad=bad), _RATE))
-            contents[kept.media.digest] = kept.content
-            turns = list(row.messages)
-            turns[-2] = turns[-2].model_copy(
-                update={"content": f"{MEDIA_MARK} {turns[-2].content}", "media": (kept.media,)}
-            )
-            planted.append(replace(row, messages=tuple(turns)))
-            if bad:
-                faulty.add(row.id)
-        return PlantedFaults(planted, frozenset(faulty), contents)
+        return plant_media(rows, lambda index, bad: encode_wav(_planted(index % 7, bad=bad), _RATE))
 
 
 _VOWELS = ((730, 1090, 2440), (270, 2290, 3010), (300, 870, 2240), (530, 1840, 2480), (570, 840, 2410))

@@ -23,6 +23,9 @@ def write_finding_rows(artifact: Artifact, to: Path) -> list[Path]:
     for path in (to / ROWS, to / SETTINGS):
         if path.exists():
             raise DataError("is there already", where=SourceLocation(file=str(path)), hint="give another folder")
+    if "data" not in artifact.manifest.inputs:
+        hint = "run `validate` where the rows are: it names the rows of each finding"
+        raise DataError("these findings are of counts of several sites, and name no rows", hint=hint)
     marks = list(read_flagged_rows(artifact))
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(artifact, marks))
     write_atomically(to / ROWS, lines.encode())

@@ -94,7 +94,7 @@ def validation_facts(name: str, artifact: Artifact) -> ValidationFacts:
         if len(marks[mark.finding]) < ROWS_OF_EACH:
             marks[mark.finding].append(mark)
     marked_ids = {mark.id for found in marks.values() for mark in found}
-    rows = {row.id: row for row in _rows(artifact.parent("data"), marked_ids)}
+    rows = {row.id: row for row in _rows(artifact.parent("data"), marked_ids)} if marked_ids else {}
     findings = tuple(
         FindingFacts(
             finding=finding,

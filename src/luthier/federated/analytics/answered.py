@@ -51,6 +51,17 @@ class AnsweredQuestions:
         (self._folder / f"{name}.rows").chmod(0o600)
         return name
 
+    def find_window(self, since: int, until: int) -> str | None:
+        """A name for the requests of a window of time; None where the window shares seconds with another one that was
+        answered."""
+        for path in self._folder.glob("*.window"):
+            begin, end = map(int, path.stem.split("-"))
+            if (begin, end) != (since, until) and begin < until and since < end:
+                return None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / f"{since}-{until}.window").touch()
+        return f"{since}-{until}"
+
     def find(self, rows: str, what: str, question: str) -> tuple[SiteAnswer | None, bool]:
         """The answer to a kind of question about rows, and whether it was this question (by its digest)."""
         path = self._path(rows, what)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from luthier.core.step import StepContext
 from luthier.federated.analytics.worker import QueryWorker
@@ -13,14 +14,23 @@ from luthier.federated.update_sum import build_local_masks
 
 
 def open_query_channel(
-    work: StepContext, sites: Sequence[str], transport: Transport | None, *, masks: bool
+    work: StepContext,
+    sites: Sequence[str],
+    transport: Transport | None,
+    *,
+    masks: bool,
+    traffic: Mapping[str, Path] | None = None,
+    references: Path | None = None,
 ) -> SiteChannel:
-    """Sites in this process, where no transport is named."""
+    """Sites in this process, where no transport is named: their rows are inputs of the step, their requests lie in
+    folders of `traffic`."""
     if transport is not None:
         return transport.open_channel(work, sites)
     workers, own = {}, build_local_masks(work, sites) if masks else {}
     for at, name in enumerate(sites):
         scratch = open_scratch(work.scratch / "sites" / name)
-        inputs = {"data": work.inputs[f"sites.{at}"]}
-        workers[name] = QueryWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=own.get(name))
+        inputs = {"data": work.inputs[f"sites.{at}"]} if traffic is None else {}
+        worker = QueryWorker(name, replace(work, inputs=inputs, scratch=scratch), masks=own.get(name))
+        worker.traffic, worker.references = (traffic or {}).get(name), references
+        workers[name] = worker
     return LocalChannel(workers, {name: masks.identity.card for name, masks in own.items()})

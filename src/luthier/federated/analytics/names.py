@@ -89,16 +89,16 @@ def find_heavy_buckets(cells: Sequence[int], least: int) -> list[list[int]]:
 def spell_names(counts: Mapping[str, int], salt: bytes, heavy: Sequence[Sequence[int]]) -> list[int]:
     """For each heavy bucket: the rows of the names in it that are heavy in all tables, and their bytes times the
     rows."""
-    places = [{bucket: at for at, bucket in enumerate(buckets)} for buckets in heavy]
+    indices = [{bucket: at for at, bucket in enumerate(buckets)} for buckets in heavy]
     starts = [sum(map(len, heavy[:table])) for table in range(len(heavy))]
     cells = [0] * (WIDTH * sum(map(len, heavy)))
     for name, rows in counts.items():
         buckets = [place_name(salt, table, name) for table in range(len(heavy))]
-        if not all(bucket in own for bucket, own in zip(buckets, places, strict=True)):
+        if not all(bucket in own for bucket, own in zip(buckets, indices, strict=True)):
             continue
         text = name.encode().ljust(NAME_BYTES, b"\0")
         spelled = [1, *text, *_checksum(text)]
-        for start, bucket, own in zip(starts, buckets, places, strict=True):
+        for start, bucket, own in zip(starts, buckets, indices, strict=True):
             begin = WIDTH * (start + own[bucket])
             for at, value in enumerate(spelled):
                 cells[begin + at] += rows * value

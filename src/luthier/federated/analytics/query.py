@@ -23,13 +23,18 @@ MOST_ROWS = 50_000
 class QueryRows:
     """What a site has to count."""
 
-    artifact: Artifact
+    artifact: Artifact | None
     seed: int = 0
+    traffic: Path | None = None
+    """Where requests to a served model are kept; None: none are looked at."""
+    references: Path | None = None
+    """What signals learnt from the site's own training rows."""
     limit: int = MOST_ROWS
 
     @cached_property
     def data(self) -> CheckData:
         """The rows of its data set."""
+        assert self.artifact is not None, "a question about rows comes where there are some"
         return CheckData.of(self.artifact, self.limit, self.seed)
 
 
@@ -44,6 +49,11 @@ class SiteQuery(Component):
     home: ClassVar[str] = "luthier.federated.queries"
     asks_names: ClassVar[bool] = False
     """Whether sites first agree on names of classes and fields."""
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """The seconds since 1970 between which requests are counted; None where rows of a data set are."""
+        return None
 
     @abstractmethod
     def list_groups(self, names: RowNames) -> Sequence[CountGroup]:

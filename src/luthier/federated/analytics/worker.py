@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -74,6 +75,10 @@ class QueryWorker(SiteWorker):
 
     answered: AnsweredQuestions | None = None
     """What was answered before, by any federation; None at sites of the coordinator's own machine."""
+    traffic: Path | None = None
+    """Where the site keeps requests to a served model."""
+    references: Path | None = None
+    """What the signals of the site's own monitor learnt."""
 
     def _compute(self, number: int, content: bytes) -> bytes:
         message = FederationMessage.decode(content, *ASKED)
@@ -93,8 +98,8 @@ class QueryWorker(SiteWorker):
         if not header.group:
             import torch
 
-            told = Counted(answers=digest, names=list(answer.names))
-            return FederationMessage(told, {COUNTS: torch.tensor(answer.numbers, dtype=torch.int64)}).encode()
+            reply = Counted(answers=digest, names=list(answer.names))
+            return FederationMessage(reply, {COUNTS: torch.tensor(answer.numbers, dtype=torch.int64)}).encode()
         if header.stage == "names" and header.privacy is not None:
             return FederationMessage(Counted(answers=digest, names=list(answer.names))).encode()
         return self._mask(header, number, answer)
@@ -151,7 +156,8 @@ class QueryWorker(SiteWorker):
         if (question.privacy is None) != (question.noise is None):
             raise MessageRefused("a question with privacy names its noise, and no other does")
         if self._policy is not None:
-            self._policy.check_question(question, query, len(self._rows.data.rows))
+            rows = None if query.window is not None else len(self._rows.data.rows)
+            self._policy.check_question(question, query, rows)
         if question.group:
             whole = [] if self._masks is None else self._masks.group
             if question.group != whole:
@@ -200,10 +206,15 @@ class QueryWorker(SiteWorker):
 
     @cached_property
     def _rows(self) -> QueryRows:
-        return QueryRows(self._work.inputs["data"])
+        return QueryRows(self._work.inputs.get("data"), traffic=self.traffic, references=self.references)
 
     def _find_rows(self, query: SiteQuery, question: Question) -> str:
         assert self.answered is not None, "only then answers are kept"
+        if query.window is not None:
+            window = self.answered.find_window(*query.window)
+            if window is None:
+                raise OrderRefused("the window shares seconds with another one that was answered")
+            return window
         least = max(question.least_rows, 1 if self._policy is None else self._policy.least_class_rows)
         found = self.answered.find_rows(query.list_row_ids(self._rows), least)
         if found is None:

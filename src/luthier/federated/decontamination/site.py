@@ -141,10 +141,10 @@ class SiteDecontamination:
                 raise DataError(what, where=SourceLocation(field="decontaminate"), hint="raise its threshold")
             if remaining < len(left_out):
                 self._write_rows(np.flatnonzero(~left_out).tolist())
-            lines = self._list_left_out({self._peers[peer].name: found for peer, found in repeated.items()})
+            lines = self._list_left_out(repeated)
             write_atomically(self._folder / LEFT_OUT, "".join(lines).encode())
             (self._folder / _KEY).unlink()
-        count = count_left_out(self._work.scratch)
+        count = count_left_out(self._work.scratch) or 0
         self._work.events.note(f"{format_counted_noun(count, 'training row')} left out: {REASON}")
         return count
 
@@ -218,14 +218,15 @@ class SiteDecontamination:
         """A line for each row that is left out."""
         ids = read_split_frame(self._data, TRAIN)["id"].to_list()
         for at, name in enumerate(ids):
-            if peers := sorted(peer for peer, found in repeated.items() if found[at]):
+            if peers := sorted(self._peers[peer].name for peer, found in repeated.items() if found[at]):
                 yield json.dumps({"id": name, "held_out_by": peers}) + "\n"
 
 
-def count_left_out(scratch: Path) -> int:
-    """How many training rows of a site were left out of a federation whose files are in a folder."""
+def count_left_out(scratch: Path) -> int | None:
+    """How many training rows of a site were left out of a federation whose files are in a folder; None before rows
+    were compared."""
     path = scratch / FOLDER / LEFT_OUT
-    return len(path.read_bytes().splitlines()) if path.is_file() else 0
+    return len(path.read_bytes().splitlines()) if path.is_file() else None
 
 
 def find_remaining_rows(work: StepContext) -> Artifact:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import DOWN, UP, Factors, GlobalWeights, list_modules, split_others
+from luthier.federated.aggregator import Factors, GlobalWeights, list_modules, split_others
 from luthier.federated.aggregators.mean import MeanAggregator
 from luthier.federated.local import FederatedTraining
 from luthier.federated.personal.adapter import PersonalAdapter
@@ -49,18 +49,16 @@ def train_adapter(
 
     own = part.build_tune(tune)
     work = replace(work, seed=derive_seed(work.seed))
-    training = FederatedTraining(
-        own, work, MeanAggregator(), keeps=lambda name: DOWN in name or UP in name, trusts=True
-    )
+    training = FederatedTraining(own, work, MeanAggregator(), keeps=lambda name: True, trusts=True)
     ratio = _find_scale(tune) / _find_scale(own)
     base = {name: Factors(factors.up * ratio, factors.down) for name, factors in given.base.items()}
     for name, (down, up) in list_modules(given.moving).items():
         product = Factors(given.moving[up] * ratio, given.moving[down])
         base[name] = base[name].add(product) if name in base else product
-    begin = GlobalWeights(split_others(given.moving), base)
+    heads = split_others(given.moving)
     pulls = [ProximalPull(part.proximal)] if part.proximal else []
-    update = training.train_round(begin, 0, 1, classes, pulls)
-    return training, GlobalWeights({**begin.moving, **update.weights, **update.own}, base)
+    update = training.train_round(GlobalWeights({}, base), 0, 1, classes, pulls, heads)
+    return training, GlobalWeights({**heads, **update.own}, base)
 
 
 def derive_seed(seed: int) -> int:

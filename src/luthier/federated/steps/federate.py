@@ -24,7 +24,8 @@ from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.decontamination.settings import DecontaminationSettings
-from luthier.federated.dropout_masks import check_least
+from luthier.federated.dropout_masks import LEAST_SITES as LEAST_DROPOUT_SITES
+from luthier.federated.dropout_masks import check_least, find_least
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
@@ -136,7 +137,8 @@ class Federate(Step):
     exact means: `ffa`, `alternate`, `mean`."""
     least: int | None = Field(default=None, ge=1)
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
-    are left out of a round, and the model depends on who answered."""
+    are left out of a round, and the model depends on who answered. With `secure.groups`, so many must remain in groups
+    of which more than two thirds remain; other groups are left out whole."""
     privacy: FederatedPrivacy | None = None
     """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
     Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
@@ -241,7 +243,7 @@ class Federate(Step):
             )
         if number < LEAST_SITES:
             raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
-        if self.least is not None and (why := check_least(number, self.least)):
+        if self.least is not None and self.secure.groups is None and (why := check_least(number, self.least)):
             raise ValueError(f"{why}; leave `least` out to wait for all of them")
 
     def _check_robust(self, number: int) -> None:
@@ -264,12 +266,22 @@ class Federate(Step):
             return
         if groups is None:
             raise ValueError("under masks no site's update is seen: write `secure: {groups: …}` to choose between sums")
-        if self.least is not None:
-            raise ValueError("groups need all their sites; leave `least` out")
-        if number // groups < LEAST_SITES:
-            raise ValueError(f"{groups} groups of {number} sites have fewer than {LEAST_SITES} sites")
+        smallest = LEAST_SITES if self.least is None else LEAST_DROPOUT_SITES
+        if number // groups < smallest:
+            what = "" if self.least is None else ", the fewest of which one may be missing; leave `least` out"
+            raise ValueError(f"{groups} groups of {number} sites have fewer than {smallest} sites{what}")
         if why := self.robust.check_count(groups, "groups"):
             raise ValueError(why)
+        if self.least is not None:
+            self._check_group_least(self.secure, self.robust, self.least)
+
+    def _check_group_least(self, masks: MaskSettings, rule: RobustRule, least: int) -> None:
+        """`ValueError` where the sites that a round needs may be those of fewer groups than the rule needs."""
+        sizes = sorted((len(group) for group in masks.deal(self.site_names)), reverse=True)
+        needed = rule.count_needed()
+        if least <= (most := sum(sizes[: needed - 1])):
+            what = f"{least} sites may be those of {needed - 1} groups, and {rule.kind} needs {needed}"
+            raise ValueError(f"{what}: set `least` to {most + 1} or more")
 
     def _check_variates(self) -> None:
         """`ValueError` where control variates cannot be, or change nothing."""
@@ -408,12 +420,7 @@ class Federate(Step):
     def describe_exchange(self, model: ModelDescription | None) -> str:
         """What the coordinator can see, whether the sum is exact, and what a round sends."""
         aggregator = self.sum
-        sees = "the coordinator can see the update of each site (there are no masks)"
-        if self.secure is not None:
-            which = "all sites" if self.least is None else f"{self.least} sites or more"
-            if self.secure.groups is not None:
-                which = f"each of {self.secure.groups} groups of sites"
-            sees = f"the coordinator can see sums over {which} alone (updates are masked)"
+        sees = f"the coordinator can see {self._describe_view()}"
         if self.privacy is not None:
             sees = f"{self.privacy.describe()}; {sees}"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
@@ -450,6 +457,18 @@ class Federate(Step):
         if (saved := 4 * (whole.down - numbers.down) + wide * (whole.up - numbers.up)) > 0:
             text += f", {_format_size(saved)} less than if all of it traveled"
         return text
+
+    def _describe_view(self) -> str:
+        """What of the sites' updates the coordinator can see."""
+        if self.secure is None:
+            return "the update of each site (there are no masks)"
+        which = "all sites" if self.least is None else f"{self.least} sites or more"
+        if self.secure.groups is not None:
+            which = f"each of {self.secure.groups} groups of sites"
+            if self.least is not None:
+                fewest = min(map(len, self.secure.deal(self.site_names)))
+                which += f", over {find_least(fewest)} sites or more of each,"
+        return f"sums over {which} alone (updates are masked)"
 
     def count_trained_numbers(self, model: ModelDescription) -> tuple[int, int, int]:
         """Numbers of A, of B, and of what is no factor."""

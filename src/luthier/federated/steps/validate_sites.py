@@ -137,7 +137,7 @@ class ValidateSites(Step):
     def _conclude(self, query: ValidateQuery, names: RowNames, looks: SiteCounts, checked: SiteCounts) -> Findings:
         found = list(query.conclude(checked.total, names)) if query.checks else []
         slices = {site: list(query.conclude(counts, names)) for site, counts in checked.sites.items()}
-        found = [_add_slices(finding, slices) for finding in found]
+        found = [_add_slices(finding, slices).model_copy(update={"mend": ""}) for finding in found]
         rows = looks.total[ROWS][ROWS]
         skipped = {} if len(self.checks) else {"checks": "the step names none"}
         for kind, every in sorted(components_by_kind(Check).items()):
@@ -147,9 +147,9 @@ class ValidateSites(Step):
             for check in self.checks:
                 if why := ValidateQuery(checks=(check,)).find_noise_obstacle(names):
                     skipped[check.kind] = f"{why}, so that no noise protects it"
-        told = {finding.name.partition(".")[0] for finding in found}
+        reported = {finding.name.partition(".")[0] for finding in found}
         for check in query.checks:
-            if check.kind not in told:
+            if check.kind not in reported:
                 skipped[check.kind] = "no site has rows that it looks at"
         found.append(self._describe_schema(names, looks))
         found.sort(key=lambda finding: -("info", "warning", "serious").index(finding.severity))
@@ -220,7 +220,9 @@ class ValidateSites(Step):
         if self.secure:
             sees = "the coordinator can see sums over all sites alone (counts are masked)"
         return StepCostEstimate(
-            seconds=EACH_S * max(1, len(self.site_names)), how=f"{sees}; {self._describe_promise()}"
+            seconds=EACH_S * max(1, len(self.site_names)),
+            how="counts at each site",
+            statement=f"{sees}; {self._describe_promise()}",
         )
 
     def measured(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -12,6 +13,7 @@ from pydantic import Field
 from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.core.files import write_atomically
+from luthier.metrics.counts import CountGroup, Counts
 from luthier.models.embeddings.base import Embedder
 from luthier.monitor.signal import (
     Signal,
@@ -31,6 +33,7 @@ FEWEST = 40
 _APART_ROWS = 500
 """A classifier sees so many rows of either side."""
 _PENDING = 256
+_TENTHS = tuple(str(number) for number in range(1, 11))
 
 
 class Drift(Signal):
@@ -124,6 +127,44 @@ class Drift(Signal):
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         raise NotImplementedError("drift is measured through `open`")
+
+    def list_count_groups(self) -> Sequence[CountGroup]:
+        """Requests by where each number of theirs lies among those of training rows, in tenths."""
+        from luthier.monitor.baseline import NAMES
+
+        return [CountGroup(f"{self.called}/{name}", _TENTHS) for name in NAMES]
+
+    def list_summed_numbers(self) -> Sequence[str]:
+        """Evidence grows by single requests in their order, which counts do not tell."""
+        return [f"{self.called}.apart"]
+
+    def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
+        """The same of some rows, against the training rows of this place; equal values share their tenths."""
+        import numpy as np
+
+        from luthier.monitor.baseline import NAMES, DriftScorer
+
+        if not rows:
+            return {}
+        known, rest = (np.load(folder / f"{name}.npy") for name in ("known", "rest"))
+        space = self.embedder.kept(folder / _SPACE, recipe_dir=context.recipe_dir)
+        scorer = DriftScorer(space, known, json.loads((folder / _WORDS).read_bytes()))
+        texts = [row.value.text for row in rows]
+        numbers, found = scorer.of(texts, scorer.points(texts)), {}
+        for column, name in enumerate(NAMES):
+            ordered = np.sort(rest[:, column])
+            ranks = sum(np.searchsorted(ordered, numbers[:, column], side) for side in ("left", "right"))
+            tenths = np.minimum(9, (10 * ranks) // (2 * len(ordered))).tolist()
+            found[f"{self.called}/{name}"] = Counter(_TENTHS[tenth] for tenth in tenths)
+        return found
+
+    def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
+        """How often the number that tells most tells a request from a training row (an area under the curve); its
+        interval is corrected for the choice among numbers."""
+        from luthier.monitor.counts import measure_tenths
+
+        groups = [counts[group.name] for group in self.list_count_groups()]
+        return {f"{self.called}.apart": measure_tenths(groups)}
 
 
 class _Text(NamedTuple):

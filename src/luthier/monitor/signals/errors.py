@@ -19,6 +19,7 @@ class ErrorRateSignal(Signal):
     """
 
     kind: Literal["error_rate"] = "error_rate"
+    shares: ClassVar[bool] = True
     usual: ClassVar[Window] = Window(seconds=300)
 
     refused: bool = False

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from luthier.core.context import RunContext
+from luthier.metrics.counts import CountGroup, Counts
+from luthier.monitor.counts import build_bin_group, count_in_bins, list_second_bins, measure_quantile
 from luthier.monitor.evaluator import estimate_quantile
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
@@ -37,5 +41,20 @@ class Latency(Signal):
         ordered = sorted(row.value for row in rows)
         return {
             name: estimate_quantile(ordered, part, span)
+            for name, part in zip(self.numbers(), self.quantiles, strict=True)
+        }
+
+    def list_count_groups(self) -> Sequence[CountGroup]:
+        """Requests by their seconds."""
+        return [build_bin_group(self.called, list_second_bins())]
+
+    def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
+        """The same of some rows."""
+        return {self.called: count_in_bins((row.value for row in rows), list_second_bins())}
+
+    def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
+        """The numbers of bins."""
+        return {
+            name: measure_quantile(counts[self.called], list_second_bins(), part)
             for name, part in zip(self.numbers(), self.quantiles, strict=True)
         }

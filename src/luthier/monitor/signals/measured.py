@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from luthier.core.context import RunContext
 from luthier.core.expressions import Window
+from luthier.metrics.counts import CountGroup, Counts
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult
+from luthier.monitor.counts import build_share_group, count_share, measure_share
 from luthier.monitor.signal import Events, Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.traces.record import Feedback, Trace, match_label_spelling
 
@@ -85,3 +89,15 @@ class MetricSignal(Signal):
         predictions, right, scores = zip(*(row.value for row in rows), strict=True)
         label_scores = None if any(score is None for score in scores) else scores
         return EvalPredictions.of(predictions, right, label_scores=label_scores)
+
+    def list_count_groups(self) -> Sequence[CountGroup]:
+        """Answers that are right, and those that are not, where the metric is their share."""
+        return [build_share_group(self.called)] if self.metric.proportion else []
+
+    def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
+        """The same of some rows."""
+        return {self.called: count_share(round(value) for value in self.each(rows) or ())} if rows else {}
+
+    def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
+        """The numbers of bins."""
+        return {self.called: measure_share(counts[self.called])}

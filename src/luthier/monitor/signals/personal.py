@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ class PersonalDataSignal(Signal):
     """The part of answers in which personal data stands that the question did not hold, by the data room's finders."""
 
     kind: Literal["pii"] = "pii"
+    shares: ClassVar[bool] = True
     kinds: tuple[PiiKind, ...] = Field(default=PATTERN_KINDS, min_length=1)
     """What counts; names of people need a recogniser and are not looked for here."""
 

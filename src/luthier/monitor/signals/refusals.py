@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from luthier.lang.lexicons import is_refusal
 from luthier.monitor.evaluator import estimate_share
@@ -18,6 +18,7 @@ class Refusals(Signal):
     """
 
     kind: Literal["refusal_rate"] = "refusal_rate"
+    shares: ClassVar[bool] = True
 
     def numbers(self) -> Sequence[str]:
         return [self.called]

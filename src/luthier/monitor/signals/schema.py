@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -18,6 +18,7 @@ class SchemaSignal(Signal):
     """The part of answers that are JSON and keep a JSON schema (draft 2020-12 where it names none)."""
 
     kind: Literal["schema_validity"] = "schema_validity"
+    shares: ClassVar[bool] = True
     form: dict[str, Any] = Field(default={})
     """The JSON schema; by default, any JSON will do."""
 

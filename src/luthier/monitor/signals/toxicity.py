@@ -19,6 +19,7 @@ class ToxicitySignal(Signal):
     """
 
     kind: Literal["toxicity"] = "toxicity"
+    shares: ClassVar[bool] = True
     libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages whose lists are used."""
