@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.core.errors import InputError, MissingExtra, SourceLocation
 from luthier.core.files import json_bytes, write_atomically
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, explain_settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,10 +56,14 @@ class PublicCard(BaseModel):
     @classmethod
     def read(cls, path: Path) -> PublicCard:
         """The card in a file; `InputError` where there is none."""
+        hint = "ask for the other side's `card.json`, which `luthier site init` writes"
         try:
             return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            hint = "ask for the other side's `card.json`, which `luthier site init` writes"
+        except ValidationError as error:
+            what, instead, field = explain_settings(error, cls)
+            where = SourceLocation(file=str(path), field=field or None)
+            raise InputError(f"is no card with public keys: {what}", where=where, hint=instead or hint) from error
+        except OSError as error:
             raise InputError("is no card with public keys", where=SourceLocation(file=str(path)), hint=hint) from error
 
 

@@ -25,7 +25,7 @@ from luthier.federated.privacy import (
     covers,
     find_federated_privacy_obstacle,
 )
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageRefused, OrderRefused, explain_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
@@ -167,10 +167,10 @@ class SitePolicy(BaseModel):
         try:
             policy = cls.model_validate(values if isinstance(values, dict) else {})
         except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0]) if first["loc"] else ""
-            where = SourceLocation(file=str(path), line=lines.get(field), field=field or None)
-            raise InputError(str(first["msg"]), where=where) from error
+            what, hint, field = explain_settings(error, cls)
+            line = lines.get(field.partition(".")[0])
+            where = SourceLocation(file=str(path), line=line, field=field or None)
+            raise InputError(what, where=where, hint=hint) from error
         policy._lines, policy._path = lines, path
         return policy
 
