@@ -13,8 +13,9 @@ from scipy.stats import binom, norm
 from torch import Tensor
 
 from federations import Sites
-from luthier.chat.messages import Example
+from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.chat.tokenizer import ChatTokenizer
+from luthier.federated.masks import MASKED
 from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
 from luthier.federated.transport import LocalChannel
 from luthier.models.load import load_model
@@ -23,6 +24,27 @@ from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 
 FIRST = "layers.0.self_attn.{}_proj.lora_{}.default.weight"
 """Weights of LoRA that read the first layer's inputs, in which each token stands alone."""
+
+
+NAMES = ["north", "south", "west"]
+ONE_STEP: dict[str, Any] = {
+    "technique": {"kind": "lora", "r": 32, "lora_alpha": 32}, "optimizer": {"kind": "sgd", "momentum": 0.0},
+    "learning_rate": 1e-2, "lr_scheduler": "constant", "warmup_ratio": 0.0, "max_grad_norm": None, "batch_size": 1,
+    "on_loss_spike": "off",
+}  # fmt: skip
+
+
+def row(question: str, answer: str, line: int) -> Example:
+    messages = (Message(role="user", content=question), Message(role="assistant", content=answer))
+    origin = ExampleOrigin(source="csv", file="rows.csv", line=line)
+    return Example(id=example_id(messages, None, {}, line), origin=origin, kind="chat", messages=messages)
+
+
+SECRET_ROWS = [
+    row("my card was taken twice", "refund", 1),
+    row("where is the parcel", "late", 2),
+    row("new login", "account", 3),
+]
 
 
 class HeardRound(NamedTuple):
@@ -74,6 +96,18 @@ def rebuild_tokens(sites: Sites, heard: HeardRound, change: Mapping[str, Tensor]
     seen = torch.nn.functional.normalize(inputs, dim=1)
     apart = (seen - seen @ basis.T @ basis).square().sum(1)
     return {int(at) for at in apart.argsort()[:count]}
+
+
+def read_masked(heard: HeardRound, name: str) -> Mapping[str, Any]:
+    """What a site sent, by weight; masked numbers as they come, in place of weights."""
+    sent = heard.updates[name]
+    if MASKED not in sent:
+        return sent
+    numbers, read, at = sent[MASKED].double() / 2**63, dict[str, Any](), 0
+    for key, value in sorted((key, value) for key, value in heard.given.items() if "lora_B" in key):
+        read[key] = numbers[at : at + value.numel()].reshape(value.shape)
+        at += value.numel()
+    return read
 
 
 def score_candidates(right: set[int], found: set[int]) -> float:

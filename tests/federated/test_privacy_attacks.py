@@ -11,59 +11,35 @@ import torch
 from scipy.stats import binom
 
 from federations import Sites, build_sites
-from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.federated.masks import MASKED
 from privacy_attacks import (
+    NAMES,
+    ONE_STEP,
+    SECRET_ROWS,
     audit_scores,
     bound_epsilon,
     compare_likelihoods,
     hear_round,
     list_row_tokens,
+    read_masked,
     rebuild_tokens,
     score_candidates,
 )
 
-NAMES = ["north", "south", "west"]
-TUNE = {
-    "technique": {"kind": "lora", "r": 32, "lora_alpha": 32}, "optimizer": {"kind": "sgd", "momentum": 0.0},
-    "learning_rate": 1e-2, "lr_scheduler": "constant", "warmup_ratio": 0.0, "max_grad_norm": None, "batch_size": 1,
-    "on_loss_spike": "off",
-}  # fmt: skip
-
-
-def row(question: str, answer: str, line: int) -> Example:
-    messages = (Message(role="user", content=question), Message(role="assistant", content=answer))
-    origin = ExampleOrigin(source="csv", file="rows.csv", line=line)
-    return Example(id=example_id(messages, None, {}, line), origin=origin, kind="chat", messages=messages)
-
-
-SECRETS = [
-    row("my card was taken twice", "refund", 1),
-    row("where is the parcel", "late", 2),
-    row("new login", "account", 3),
-]
-
 
 @pytest.fixture(scope="module")
 def victims(tmp_path_factory: pytest.TempPathFactory) -> Sites:
-    return build_sites(tmp_path_factory.mktemp("victims"), {name: [SECRETS[at]] for at, name in enumerate(NAMES)})
+    return build_sites(tmp_path_factory.mktemp("victims"), {name: [SECRET_ROWS[at]] for at, name in enumerate(NAMES)})
 
 
 def rebuild(victims: Sites, patch: pytest.MonkeyPatch, digest: str, **settings: Any) -> float:
     """The share of the first site's tokens that a coordinator finds in its update."""
     heard = hear_round(patch.setattr)
-    step = victims.step(NAMES, rounds=1, sum="ffa", local={"steps": 1}, **{"tune": TUNE, **settings})
+    step = victims.step(NAMES, rounds=1, sum="ffa", local={"steps": 1}, tune=ONE_STEP, **settings)
     victims.federate(step, digest=digest * 16)
-    sent, right = heard[0].updates["north"], list_row_tokens(victims, SECRETS[0])
-    if MASKED in sent:  # as far as it can be read: numbers in their order, in place of weights
-        numbers, at = sent[MASKED].double() / 2**63, 0
-        moving = {name: value for name, value in sorted(heard[0].given.items()) if "lora_B" in name}
-        read = {}
-        for name, value in moving.items():
-            read[name] = numbers[at : at + value.numel()].reshape(value.shape)
-            at += value.numel()
-        sent = read
-    return score_candidates(right, rebuild_tokens(victims, heard[0], sent, len(right)))
+    right = list_row_tokens(victims, SECRET_ROWS[0])
+    found = rebuild_tokens(victims, heard[0], read_masked(heard[0], "north"), len(right))
+    return score_candidates(right, found)
 
 
 def test_one_rows_tokens_are_rebuilt_from_its_update(victims: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +88,7 @@ def test_shadow_models_tell_members_better_than_a_threshold() -> None:
 def test_masked_numbers_look_like_noise(victims: Sites, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     heard = hear_round(monkeypatch.setattr)
     victims.federate(
-        victims.step(NAMES, rounds=1, sum="ffa", local={"steps": 1}, tune=TUNE, secure={}), digest="4a" * 16
+        victims.step(NAMES, rounds=1, sum="ffa", local={"steps": 1}, tune=ONE_STEP, secure={}), digest="4a" * 16
     )
     bits = heard[0].updates["north"][MASKED].numpy().view(numpy.uint8)
     assert abs(float(numpy.unpackbits(bits).mean()) - 0.5) < 0.01
