@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.torch import load_file
 
+from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
-from luthier.federated.control_variates import SiteVariates, move_shared
+from luthier.federated.control_variates import SiteVariates, move_shared, split_variates
 from luthier.federated.holder import WeightHolder
+from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.partition import PartitionSettings, partition_rows
+from luthier.federated.site import SiteWorker
 from luthier.federated.site_state import SiteState
 from luthier.tune.optimizers.sgd import Sgd
 from luthier.tune.training.gradient_pull import ControlVariatePull
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
+from tuning import examples
 
 NAME, SIZE, SITES = "w", 6, 4
 ROWS = [3, 9, 5, 7]
@@ -155,3 +163,154 @@ def test_a_resumed_training_ends_in_the_same_variate() -> None:
     step(resumed, 3)
     assert torch.equal(resumed.weights()[NAME], whole.weights()[NAME])
     assert torch.equal(other.mean_gradients()[NAME], pull.mean_gradients()[NAME])
+
+
+PLAIN_SGD: dict[str, Any] = {
+    "optimizer": {"kind": "sgd", "momentum": 0.0},
+    "max_grad_norm": None,
+    "lr_scheduler": "constant",
+    "warmup_ratio": 0.0,
+    "learning_rate": 0.5,
+}
+RATE, STEPS = 0.5, 2
+
+
+def listen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, FederationMessage, FederationMessage]]:
+    """What each site was asked and answered in each round."""
+    heard: list[tuple[str, FederationMessage, FederationMessage]] = []
+    answer = SiteWorker.answer
+
+    def hearing(self: SiteWorker, number: int, content: bytes) -> bytes:
+        reply = answer(self, number, content)
+        if content.find(b'"kind": "round"') > 0:
+            heard.append(
+                (self.name, FederationMessage.decode(content, RoundStart), FederationMessage.decode(reply, RoundUpdate))
+            )
+        return reply
+
+    monkeypatch.setattr(SiteWorker, "answer", hearing)
+    return heard
+
+
+def test_a_federation_keeps_to_the_papers_algorithm(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = listen(monkeypatch)
+    step = sites.step(
+        rounds=4, sum="ffa", sites_per_round=2, control_variates=True, local={"steps": STEPS}, tune=PLAIN_SGD
+    )
+    made = sites.federate(step)
+    rows = {"north": 24, "south": 16, "west": 8}
+    own: dict[str, dict[str, torch.Tensor]] = {name: {} for name in rows}
+    shared: dict[str, torch.Tensor] = {}
+    assert len(heard) == 8
+    for number in range(1, 5):
+        asked = [entry for entry in heard if entry[1].header.round == number]
+        given, c = split_variates(asked[0][1].tensors)
+        for name, value in c.items():
+            torch.testing.assert_close(value, shared.get(name, torch.zeros_like(value)), atol=1e-6, rtol=1e-4)
+        before = {key: value.clone() for key, value in c.items()}
+        shared = {key: value.double() for key, value in before.items()}
+        for site, _, update in asked:
+            trained, changes = split_variates(update.tensors)
+            for name, value in trained.items():
+                old = own[site].get(name, torch.zeros_like(value))
+                after = old - before[name] + (given[f"weight/{name}"] - value) / (RATE * STEPS)  # Option II
+                torch.testing.assert_close(changes[name], after - old, atol=1e-5, rtol=1e-3)
+                own[site][name] = old + changes[name]
+                shared[name] += changes[name].double() * rows[site] / sum(rows.values())
+        shared = {name: value.float() for name, value in shared.items()}
+    assert max(float(value.abs().max()) for value in shared.values()) > 1e-4
+    assert {name for entry in made.read_json("federation.json")["rounds"] for name in entry["sites"]} == set(rows)
+
+
+def test_they_correct_the_gradients(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = listen(monkeypatch)
+    settings = {"rounds": 2, "sum": "ffa", "local": {"steps": 1}, "tune": PLAIN_SGD}
+    sites.federate(sites.step(control_variates=True, **settings))
+    corrected = {(name, start.header.round): (start, update) for name, start, update in heard}
+    heard.clear()
+    sites.federate(sites.step(**settings))
+    plain = {(name, start.header.round): (start, update) for name, start, update in heard}
+    for site in sites.data:
+        start, update = corrected[site, 2]
+        given, c = split_variates(start.tensors)
+        _, own = split_variates(corrected[site, 1][1].tensors)
+        trained, _ = split_variates(update.tensors)
+        for name, value in plain[site, 2][0].tensors.items():
+            assert torch.equal(value, given[name]), "one step in a round is not corrected yet"
+        for name, value in plain[site, 2][1].tensors.items():
+            torch.testing.assert_close(trained[name], value - RATE * (c[name] - own[name]), atol=1e-6, rtol=1e-4)
+
+
+def files(artifact: Any) -> dict[str, str]:
+    return {entry.path: entry.digest for entry in artifact.manifest.files if "adapter_model" in entry.path}
+
+
+@pytest.mark.parametrize("aggregator", ["ffa", "alternate", "factors"])
+def test_sums_and_kills_make_the_same_bytes(fresh: Sites, monkeypatch: pytest.MonkeyPatch, aggregator: str) -> None:
+    common: dict[str, Any] = {"rounds": 3, "sum": aggregator, "local": {"steps": 1}}
+    step = fresh.step(control_variates=True, **common)
+    whole = files(fresh.federate(step, digest="a" * 32))
+    assert whole != files(fresh.federate(fresh.step(**common), digest="c" * 32))
+    keep, count = SiteWorker._keep, 0
+
+    def dying(self: SiteWorker, number: int, digest: str, reply: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count in (8, 11):  # within rounds 2 and 3, after the state of a site was kept and before its answer was
+            raise KeyboardInterrupt
+        keep(self, number, digest, reply)
+
+    monkeypatch.setattr(SiteWorker, "_keep", dying)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fresh.federate(step, digest="b" * 32)
+    assert files(fresh.federate(step, digest="b" * 32)) == whole
+
+
+def test_they_travel_under_masks(tmp_path: Path) -> None:
+    rows = examples(32)
+    four = build_sites(tmp_path, {name: rows[8 * at : 8 * at + 8] for at, name in enumerate("abcd")})
+    common: dict[str, Any] = {"rounds": 2, "sum": "ffa", "control_variates": True, "local": {"steps": 2}}
+    plain = load_file(four.federate(four.step("abcd", **common)).path("adapter/adapter_model.safetensors"))
+    for settings in ({}, {"least": 3}):
+        made = four.federate(four.step("abcd", secure={}, **common, **settings))
+        for name, value in load_file(made.path("adapter/adapter_model.safetensors")).items():
+            torch.testing.assert_close(value, plain[name], atol=1e-5, rtol=1e-4)
+
+
+def test_simulated_sites_make_the_bytes_of_real_ones(tmp_path: Path) -> None:
+    rows = examples(18)
+    plain = build_sites(tmp_path / "plain", {"all": rows})
+    parts = partition_rows(PartitionSettings(number=3), plain.data["all"], 5)
+    real = build_sites(tmp_path / "real", {name: [rows[at] for at in places] for name, places in parts.items()})
+    common: dict[str, Any] = {"sum": "ffa", "control_variates": True, "sites_per_round": 2, "rounds": 3}
+    made = plain.federate(plain.step(["all"], partition={"number": 3}, **common), seed=5)
+    assert files(made) == files(real.federate(real.step(list(parts), **common), seed=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"sum": "stack"}, "stack begins anew in each round"),
+        ({"sum": "ffa", "robust": "median"}, "one poisoned site moves"),
+        ({"sum": "ffa", "privacy": {"epsilon": 4, "unit": "site"}}, "covers updates of weights alone"),
+        ({"sum": "ffa", "rounds": 1}, "change nothing in one round"),
+    ],
+)
+def test_where_they_cannot_be_they_are_refused(sites: Sites, settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=match):
+        sites.step(control_variates=True, **settings)
+
+
+def test_a_site_refuses_what_was_not_agreed(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = FederationMessage.encode
+
+    def lying(self: FederationMessage) -> bytes:
+        if isinstance(self.header, RoundStart):
+            others = {name: value for name, value in self.tensors.items() if not name.startswith("control/")}
+            return encode(FederationMessage(self.header, others))
+        return encode(self)
+
+    monkeypatch.setattr(FederationMessage, "encode", lying)
+    with pytest.raises(LuthierError, match="the coordinator sends other weights than were asked for"):
+        sites.federate(sites.step(sum="ffa", control_variates=True), digest="d" * 32)

@@ -260,7 +260,7 @@ def test_no_word_of_a_row_leaves_a_site(
     """A class that few rows have, texts, columns and an error that quotes a row: none is in a message, a name, an
     error or a file outside the site."""
     rare = [chat(f"{CANARY} question {at}", f"{CANARY}-class", 900 + at) for at in range(3)]
-    rows = [*examples(24), *(one.model_copy(update={"meta": {"customer": CANARY}}) for one in rare)]
+    rows = [*examples(60), *(one.model_copy(update={"meta": {"customer": CANARY}}) for one in rare)]
     sites = build_sites(tmp_path / "own", {"north": rows[::2] + rare, "south": rows[1::2]})
     keys, mail, root = make_keys(tmp_path), tmp_path / "mail", tmp_path / "outside"
     outside = build_sites(root, {"unused": examples(4)})
@@ -269,7 +269,7 @@ def test_no_word_of_a_row_leaves_a_site(
         transport={"kind": "folder", "path": str(mail), "keys": str(tmp_path / "coordinator"),
                    "member_cards": members(tmp_path), "wait_s": 60},
     )  # fmt: skip
-    settings = {"objectives": ["classify"], "metrics": ["accuracy"], "class_names": True, "least_class_rows": 4}
+    settings = {"objectives": ["classify"], "metrics": ["accuracy"], "class_names": True, "least_class_rows": 6}
     servers = [
         SiteServer(
             tmp_path / name, keys[name], keys["coordinator"].card, FolderMailbox(mail, name),

@@ -23,7 +23,7 @@ from luthier.federated import messages
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.keys import read_envelope_header
 from luthier.federated.ledger import SiteLedger
-from luthier.federated.masked_round import MaskedRound
+from luthier.federated.masked_round import MaskedGroup, MaskedRound
 from luthier.federated.masks import MASKED
 from luthier.federated.messages import (
     ANSWERS,
@@ -232,7 +232,7 @@ BAD_TENSORS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BAD_TENSORS)
 def test_tensors_that_are_none_are_one_clear_error(name: str) -> None:
     header = json.dumps({"kind": "round", "round": 1}).encode()
-    with pytest.raises(MessageRefused, match=r"tensors cannot be read|which no weights are"):
+    with pytest.raises(MessageRefused, match=r"tensors cannot be read|which no message has"):
         FederationMessage.decode(wrap(header, BAD_TENSORS[name]), RoundStart)
 
 
@@ -376,12 +376,14 @@ def test_a_site_that_answers_anything_in_a_masked_round_is_one_clear_error(tmp_p
     def read(name: str, content: bytes, kind: Any) -> FederationMessage:
         return FederationMessage.decode(content, kind, Rejection)
 
-    masked = MaskedRound(Liars(one, stage, spoil), one.about, 1, folder / "replies", read)
+    cards = {name: IDENTITIES[name].card for name in one.names}
+    group = MaskedGroup(one.about, cards)
+    masked = MaskedRound(Liars(one, stage, spoil), [group], 1, folder / "replies", read, 3)
     with suppress(LuthierError):
         gathered = masked.gather(dict.fromkeys(one.names, b""))
         numbers = [read(name, reply, RoundUpdate).tensors.get(MASKED) for name, reply in gathered.items()]
         fit = [value.numpy().view(numpy.uint64) for value in numbers if value is not None and value.shape == (50,)]
-        masked.unmask(sum(fit, numpy.zeros(50, numpy.uint64)))
+        masked.unmask(lambda names: sum(fit, numpy.zeros(50, numpy.uint64)))
 
 
 UPDATES: dict[str, Any] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
+from luthier.federated.control_variates import add_variates, move_shared
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
+from luthier.federated.late import LateAnswers
 from luthier.federated.local import FederatedTraining, SharedModel
 from luthier.federated.masked_round import MaskedRound
 from luthier.federated.measure import PRODUCTS, pool_sums
@@ -42,7 +44,7 @@ from luthier.federated.messages import (
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
 from luthier.federated.queries.schema import SCHEMA_FILE
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageRefused, SiteRefusal
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.federated.update_sum import REPLIES, UpdateSum, build_local_masks
@@ -145,6 +147,7 @@ class Federation:
             rounds=step.rounds,
             local=step.local,
             proximal=step.proximal,
+            control_variates=step.control_variates,
             seed=self._work.seed,
             base=compute_weights_digest(find_base_artifact(self._work.inputs["model"])),
             code=compute_training_code(self._tune, step.sum, step.personal),
@@ -158,10 +161,11 @@ class Federation:
             compared=sorted(card.fingerprint for card in channel.cards.values()) if step.decontaminate else [],
         )
         groups = self._sum.describe_groups(channel)
-        orders = {name: order.model_copy(update=about) for name, about in groups.items()}
-        answers = channel.exchange(
-            0, {name: FederationMessage(orders.get(name, order)).encode() for name in channel.sites}
-        )
+        orders = {
+            name: order.model_copy(update={**groups.get(name, {}), "place": place if step.control_variates else 0})
+            for place, name in enumerate(channel.sites)
+        }
+        answers = channel.exchange(0, {name: FederationMessage(own).encode() for name, own in orders.items()})
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
         self._require_sites(found, channel.sites, "take part")
         rows = f"{sum(entry.rows or 0 for entry in found.values()):,} rows in all"
@@ -175,7 +179,12 @@ class Federation:
             self._decontaminate(channel, step.decontaminate)
         initial = self._training.initial_weights(classes)
         self._check_parts(initial)
-        return FederationState(initial, {}, (), tuple(found), classes)
+        variates = {}
+        if step.control_variates:
+            shared = self._list_shared(initial).moving
+            variates = {name: value.new_zeros(value.shape) for name, value in shared.items()}
+        all_rows = float(sum(entry.rows or 0 for entry in found.values()))
+        return FederationState(initial, {}, (), tuple(found), classes, variates, all_rows)
 
     def _check_parts(self, initial: GlobalWeights) -> None:
         """`ModelError` where nothing would stay at the sites, or nothing would travel."""
@@ -220,37 +229,40 @@ class Federation:
         return [str(name) for name in record["classes"]]
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
-        """One round with all sites that take part."""
-        number, shared = len(state.rounds) + 1, self._list_shared(state.given)
-        message = FederationMessage(
-            RoundStart(round=number, classes=dict(state.classes)), pack_weights(shared)
-        ).encode()
-        sites, question_digest = self._choose_sites(state, number), digest_message(message)
-        expected = {
-            name: value for name, value in shared.moving.items() if not self._aggregator.freezes(name, number - 1)
+        """One round with all sites that take part, and those that are late."""
+        number, travelling = len(state.rounds) + 1, self._list_shared(state.given)
+        moving = {
+            name: value for name, value in travelling.moving.items() if not self._aggregator.freezes(name, number - 1)
         }
-        masked_round: MaskedRound | None = None
-        if self._sum.stages == 1:
-            answers = channel.iterate_answers(self._sum.find_number(number), dict.fromkeys(sites, message))
-        else:
-            masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
-            gathered = masked_round.gather(dict.fromkeys(sites, message))
-            answers = ((name, gathered[name]) for name in sites if name in gathered)
+        shared = {name: state.variates[name] for name in moving} if self._step.control_variates else {}
+        message = self._write_round_start(channel, state, number, add_variates(pack_weights(travelling), shared))
+        expected, given = add_variates(moving, shared), state.given.moving
+        question_digest = digest_message(message)
+        late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number, self._sum.find_number)
+        chosen = self._choose_sites(state, number)
+        sites = [name for name in state.sites if name in late.sent or name in chosen]
+        asked = {name: message for name in sites if name not in late.sent}
+        answers, masked_round = self._ask(channel, number, message, expected, asked, late)
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
+        waiting = (
+            {name: late.find_question(name, question_digest) for name in sites} if self._step.late is not None else {}
+        )
         for name, answer in answers:
+            waiting.pop(name, None)
             try:
                 update = self._read(name, answer, RoundUpdate)
-                if (update.header.round, update.header.answers) != (number, question_digest):
+                if (update.header.round, update.header.answers) != late.find_question(name, question_digest):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
                     raise MessageRefused(what)
                 self._sum.check(name, update, expected)
-            except MessageRefused as error:
+            except (MessageRefused, SiteRefusal) as error:
                 if self._step.least is None or self._step.secure is not None:
                     raise
-                self._work.events.warning(f"the update of site {name} is left out: {error.message}")
+                self._work.events.warning(f"site {name} is left out of round {number}: {error.message}")
                 continue
+            update = update._replace(tensors=late.bring_up(name, update.tensors, given))
             digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
             if total is not None:
                 total.add(update.tensors, update.header.rows)
@@ -260,21 +272,26 @@ class Federation:
                 self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
         due = sites if masked_round is None else masked_round.list_sites(sites)
         self._require_sites(updates, due, f"answered in round {number}")
-        combined, rows, loss = self._sum.combine(updates, expected, state.given.moving, total, masked_round)
+        found = self._sum.combine(updates, expected, given, total, masked_round)
         if masked_round is not None:
             updates = {name: update for name, update in updates.items() if name in masked_round.list_survivors()}
-        given, server = self._apply(state, combined)
+        all_rows = state.all_rows or (found.rows or 0) * len(state.sites) / len(updates)
+        if shared:
+            assert found.rows is not None, "rows are hidden by a promise to sites alone, which has no variates"
+            shared = move_shared(shared, found.variates, found.rows, all_rows)
+        weights, server = self._apply(state, found.combined)
         record = RoundRecord(
             round=number,
-            rows=rows,
-            loss=loss,
-            error=combined.error,
+            rows=found.rows,
+            loss=found.loss,
+            error=found.combined.error,
             sites={
                 name: SiteRound(
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
                     digest=digests[name],
+                    age=late.find_age(name),
                 )
                 for name, update in updates.items()
             },
@@ -282,7 +299,48 @@ class Federation:
             down_bytes=len(message),
             up_bytes=up_bytes,
         )
-        return state._replace(given=given, server=server, rounds=(*state.rounds, record))
+        return state._replace(
+            given=weights,
+            server=server,
+            rounds=(*state.rounds, record),
+            variates={**state.variates, **shared},
+            all_rows=all_rows,
+            waiting=waiting,
+        )
+
+    def _ask(
+        self,
+        channel: SiteChannel,
+        number: int,
+        message: bytes,
+        expected: Mapping[str, Tensor],
+        asked: Mapping[str, bytes],
+        late: LateAnswers,
+    ) -> tuple[Iterable[tuple[str, bytes]], MaskedRound | None]:
+        """The answers of sites in their order, and the round that takes masks out of the sum where sites may drop
+        out."""
+        if self._step.late is not None:
+            late.keep(message)
+            first = self._sum.find_number(number)
+            gathered = channel.exchange_with_late(first, asked, late.sent, self._step.least or 0)
+            return [(name, gathered[name]) for name in channel.sites if name in gathered], None
+        if self._sum.stages == 1:
+            return channel.iterate_answers(self._sum.find_number(number), asked), None
+        masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
+        gathered = masked_round.gather(asked)
+        return [(name, gathered[name]) for name in asked if name in gathered], masked_round
+
+    def _write_round_start(
+        self, channel: SiteChannel, state: FederationState, number: int, tensors: Mapping[str, Tensor]
+    ) -> bytes:
+        """The message that begins a round, the same for all sites."""
+        counted = state.find_counted() if self._step.control_variates else {}
+        header = RoundStart(
+            round=number,
+            classes=dict(state.classes),
+            counted=[counted.get(name, 0) for name in channel.sites] if counted else [],
+        )
+        return FederationMessage(header, tensors).encode()
 
     def _apply(self, state: FederationState, combined: AggregatedWeights) -> tuple[GlobalWeights, Mapping[str, Tensor]]:
         """The weights that the next round begins with, and what the server's optimizer remembers."""
@@ -317,10 +375,10 @@ class Federation:
         return {name: weights[name].clone() for name in mean}, remembered
 
     def _read(self, name: str, content: bytes, kind: type[BaseModel]) -> FederationMessage:
-        """A site's answer; `ModelError` with its reason where it refuses."""
+        """A site's answer; `SiteRefusal` with its reason where it refuses."""
         message = FederationMessage.decode(content, kind, Rejection)  # type: ignore[arg-type]  # all are headers
         if isinstance(message.header, Rejection):
-            raise ModelError(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
+            raise SiteRefusal(f"site {name} refuses: {message.header.message}", where=SourceLocation(field="sites"))
         return message
 
     def _require_sites(self, found: Mapping[str, object], sites: Sequence[str], what: str) -> None:

@@ -108,25 +108,24 @@ class EnvelopeChannel(SiteChannel):
     def exchange(self, number: int, contents: Mapping[str, bytes]) -> dict[str, bytes]:
         """Write to each site, and wait for its answer. What is not the site's own is left out with a warning, and the
         site's own is waited for: others may write where answers are."""
-        found = self.exchange_with_late(number, contents, {}, len(contents))
-        return {name: found[name].content for name in contents if name in found}
+        return self.exchange_with_late(number, contents, {}, len(contents))
 
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
-    ) -> dict[str, SentMessage]:
+    ) -> dict[str, bytes]:
         """The same, with answers to earlier messages among those that come."""
-        sent = {**late, **{name: SentMessage(number, content) for name, content in contents.items()}}
+        sent = {**{name: SentMessage(number, content) for name, content in contents.items()}, **late}
         for name, message in sent.items():
             if name in contents or self._sent.get(name) != message.number:
                 self._put(name, message)
-        found: dict[str, SentMessage] = {}
+        found: dict[str, bytes] = {}
         answered = -1
         end = monotonic() + self._wait_s
         while True:
             gone = self.list_gone()
             for name, message in sent.items():
                 if name not in found and (answer := self._get(name, message.number)) is not None:
-                    found[name] = SentMessage(message.number, answer)
+                    found[name] = answer
             waiting = [name for name in sent if name not in found and name not in gone]
             if len(found) != answered and waiting:
                 answered = len(found)
@@ -134,7 +133,7 @@ class EnvelopeChannel(SiteChannel):
                 names = ", ".join(waiting[:MOST_NAMED]) + rest
                 self._work.events.progress(answered, len(sent), "answers", message=number, waits_for=names)
             if not any(name in contents or len(found) < least for name in waiting) or monotonic() >= end:
-                return {name: found[name] for name in self.sites if name in found}
+                return {name: found[name] for name in sent if name in found}
             sleep(POLL_S)
 
     def _get(self, name: str, number: int) -> bytes | None:

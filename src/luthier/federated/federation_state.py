@@ -17,7 +17,7 @@ from luthier.federated.messages import pack_tensors, pack_weights, unpack_tensor
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SERVER = "server/"
+_SERVER, _VARIATE = "server/", "variate/"
 
 
 class SiteRound(BaseModel):
@@ -30,6 +30,8 @@ class SiteRound(BaseModel):
     """None of the three is known under masks."""
     digest: str
     """SHA-256 of its message."""
+    age: int = 0
+    """How many rounds ago it was asked for."""
 
 
 class RoundRecord(BaseModel):
@@ -61,6 +63,19 @@ class FederationState(NamedTuple):
     rounds: tuple[RoundRecord, ...]
     sites: tuple[str, ...]
     classes: Mapping[str, str]
+    variates: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
+    """The control variate that sites share, by parameter name."""
+    all_rows: float = 0.0
+    """Training rows of all sites; 0 as long as they are not known."""
+    waiting: Mapping[str, tuple[int, str]] = {}
+    """Sites that have not answered yet: the round that they were asked for, and the digest of its message."""
+
+    def find_counted(self) -> dict[str, int]:
+        """The last round in which each site trained what became part of a sum; 0 for none."""
+        found = dict.fromkeys(self.sites, 0)
+        for record in self.rounds:
+            found |= {name: record.round - site.age for name, site in record.sites.items()}
+        return found
 
     def write(self, path: Path) -> None:
         """Seal the state: one file, replaced whole."""
@@ -68,8 +83,12 @@ class FederationState(NamedTuple):
             "rounds": [record.model_dump(mode="json") for record in self.rounds],
             "sites": list(self.sites),
             "classes": dict(self.classes),
+            "all_rows": self.all_rows,
+            "waiting": {name: list(asked) for name, asked in self.waiting.items()},
         }
-        tensors = {**pack_weights(self.given), **{f"{_SERVER}{name}": value for name, value in self.server.items()}}
+        tensors = pack_weights(self.given)
+        for prefix, values in ((_SERVER, self.server), (_VARIATE, self.variates)):
+            tensors |= {f"{prefix}{name}": value for name, value in values.items()}
         text = json.dumps(header, sort_keys=True).encode()
         content = len(text).to_bytes(8, "big") + text + pack_tensors(tensors)
         write_atomically(path, hashlib.sha256(content).digest() + content)
@@ -86,7 +105,20 @@ class FederationState(NamedTuple):
         length = int.from_bytes(content[:8], "big")
         header = json.loads(content[8 : 8 + length])
         tensors = unpack_tensors(content[8 + length :])
-        server = {name.removeprefix(_SERVER): value for name, value in tensors.items() if name.startswith(_SERVER)}
-        given = unpack_weights({name: value for name, value in tensors.items() if not name.startswith(_SERVER)})
+        server, variates = (
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            for prefix in (_SERVER, _VARIATE)
+        )
+        others = {name: value for name, value in tensors.items() if not name.startswith((_SERVER, _VARIATE))}
         rounds = tuple(RoundRecord.model_validate(entry) for entry in header["rounds"])
-        return cls(given, server, rounds, tuple(header["sites"]), header["classes"])
+        waiting = {name: (number, digest) for name, (number, digest) in header["waiting"].items()}
+        return cls(
+            unpack_weights(others),
+            server,
+            rounds,
+            tuple(header["sites"]),
+            header["classes"],
+            variates,
+            header["all_rows"],
+            waiting,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.core.component import add_field_descriptions
 from luthier.core.files import write_atomically
 from luthier.federated.aggregator import DOWN, UP, Aggregator
-from luthier.federated.messages import digest_message
+from luthier.federated.control_variates import add_variates, split_variates
+from luthier.federated.messages import FederationMessage, RoundStart, digest_message, unpack_weights
+from luthier.federated.transport import SentMessage
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MESSAGES = "messages"
+"""The folder of the messages that late sites may still answer."""
 
 
 class LateSettings(BaseModel):
@@ -52,24 +57,64 @@ def add_late_change(
     }
 
 
-class RoundMessages:
-    """The messages of the last rounds: a site that is late may still answer one after the coordinator was killed."""
+class LateAnswers:
+    """The sites that a round waits for since an earlier one, and what becomes of their updates.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    The messages of those rounds lie in the scratch folder, so that sites may answer them after the coordinator was
+    killed.
+    """
 
-    def write(self, number: int, message: bytes) -> None:
-        """Keep the message of a round (from 1)."""
-        write_atomically(self._folder / str(number), message)
+    def __init__(
+        self,
+        settings: LateSettings | None,
+        scratch: Path,
+        waiting: Mapping[str, tuple[int, str]],
+        number: int,
+        find_number: Callable[[int], int],
+    ) -> None:
+        """`waiting` has the round that sites were asked for, and the digest of its message; `number` is this round, and
+        `find_number` gives the number of a round's message."""
+        self._settings, self._folder, self._number = settings, scratch / MESSAGES, number
+        self._waiting = waiting
+        self.sent: dict[str, SentMessage] = {}
+        """What each of them was sent; those that are too late, or whose message is gone, are not among them."""
+        contents: dict[int, bytes] = {}
+        for name, (begun, digest) in waiting.items() if settings is not None else ():
+            if settings is not None and number - begun <= settings.most_rounds:
+                if begun not in contents:
+                    path = self._folder / str(begun)
+                    contents[begun] = path.read_bytes() if path.is_file() else b""
+                if digest_message(contents[begun]) == digest:
+                    self.sent[name] = SentMessage(find_number(begun), contents[begun])
+        self._begun: dict[int, Mapping[str, Tensor]] = {}
 
-    def read(self, number: int, digest: str) -> bytes | None:
-        """The message of a round; None where it is gone, or is not the one with this digest."""
-        path = self._folder / str(number)
-        content = path.read_bytes() if path.is_file() else b""
-        return content if digest_message(content) == digest else None
-
-    def remove(self, keep: Sequence[int]) -> None:
-        """Remove all messages but those of some rounds."""
-        for path in self._folder.glob("*"):
-            if path.name.isdigit() and int(path.name) not in keep:
+    def keep(self, message: bytes) -> None:
+        """Keep the message of this round, and those that are still waited for."""
+        self._folder.mkdir(exist_ok=True)
+        kept = {self._number, *(self._waiting[name][0] for name in self.sent)}
+        for path in self._folder.iterdir():
+            if path.name.isdigit() and int(path.name) not in kept:
                 path.unlink()
+        write_atomically(self._folder / str(self._number), message)
+
+    def find_question(self, name: str, digest: str) -> tuple[int, str]:
+        """The round that a site was asked for, and the digest of its message, which is `digest` where it is not
+        late."""
+        return self._waiting[name] if name in self.sent else (self._number, digest)
+
+    def find_age(self, name: str) -> int:
+        """How many rounds ago a site was asked."""
+        return self._number - self._waiting[name][0] if name in self.sent else 0
+
+    def bring_up(self, name: str, tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """An update as one of this round, which began with `given`; one in time as it is. Control variates have no
+        age."""
+        if name not in self.sent or self._settings is None:
+            return tensors
+        begun, _ = self._waiting[name]
+        if begun not in self._begun:
+            weights, _ = split_variates(FederationMessage.decode(self.sent[name].content, RoundStart).tensors)
+            self._begun[begun] = unpack_weights(weights).moving
+        weights, variates = split_variates(tensors)
+        weight = self._settings.weigh(self.find_age(name))
+        return add_variates(add_late_change(weights, self._begun[begun], given, weight), variates)

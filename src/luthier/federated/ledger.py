@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.errors import CorruptArtifact, SourceLocation
+from luthier.core.files import translate_write_errors
 from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import explain_settings
 
@@ -52,14 +53,22 @@ class SiteLedger:
         self.path = folder / LEDGER
 
     def append(self, entry: LedgerEntry) -> None:
-        """Add an entry, on the disk before anything is sent; `CorruptArtifact` when the log was changed."""
-        with self.path.open("ab") as file:
+        """Add an entry, on the disk before anything is sent; `CorruptArtifact` when the log was changed, and
+        `SystemResourceError` when it cannot be written, which leaves it as it was."""
+        with translate_write_errors(self.path), self.path.open("ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             *_, last = [(_BEGIN, None), *self._read_chain()]
             line = entry.model_copy(update={"before": last[0]}).model_dump(mode="json", exclude_none=True)
-            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            end = sum(map(len, self._read_lines()))
+            file.truncate(end)  # half a line, which a lost machine left
+            rest = json.dumps(line, sort_keys=True).encode() + b"\n"
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
     def read(self) -> list[LedgerEntry]:
         """All entries, the first first; `CorruptArtifact` names the first line that was changed."""
@@ -67,8 +76,7 @@ class SiteLedger:
 
     def _read_chain(self) -> Iterator[tuple[str, LedgerEntry]]:
         before = _BEGIN
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(map(bytes.rstrip, self._read_lines()), start=1):
             try:
                 entry = LedgerEntry.model_validate_json(line)
             except ValidationError as error:
@@ -77,6 +85,11 @@ class SiteLedger:
                 raise self._changed(number)
             before = hashlib.sha256(line).hexdigest()
             yield before, entry
+
+    def _read_lines(self) -> list[bytes]:
+        """Whole lines with their ends; the last one is none where writing it was cut short, and was not acted upon."""
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
     def _changed(self, number: int, why: str = "") -> CorruptArtifact:
         where = SourceLocation(file=str(self.path), line=number)

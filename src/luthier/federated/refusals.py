@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from luthier.core.errors import InputError, SourceLocation, did_you_mean
+from luthier.core.errors import InputError, ModelError, SourceLocation, did_you_mean
 
 _LONGEST_SHOWN = 60
 
@@ -18,6 +18,10 @@ class MessageRefused(InputError):
     def __init__(self, message: str, *, where: SourceLocation | None = None, hint: str = "") -> None:
         """Control characters, by which somebody else's words could write over a terminal, are replaced."""
         super().__init__(replace_control_characters(message), where=where, hint=hint)
+
+
+class SiteRefusal(ModelError):
+    """A site's answer that it does not do what it was asked, with its reason."""
 
 
 class OrderRefused(InputError):

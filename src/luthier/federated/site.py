@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.component import iter_components
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, OutOfMemory, SystemResourceError
 from luthier.core.files import write_atomically
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
@@ -187,6 +187,8 @@ class SiteWorker:
         except MessageRefused:
             raise
         except LuthierError as error:
+            if isinstance(error, SystemResourceError) and not isinstance(error, OutOfMemory):
+                raise  # a full disk is no answer: the message is computed when there is room
             reply = FederationMessage(Rejection(message=self._describe(error))).encode()
             if number == 0:
                 return reply  # not kept: nothing was computed, and the policy may allow the same order later

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.events import StepEventEmitter
-from luthier.core.files import write_atomically
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import StepContext
 from luthier.federated.analytics.answered import AnsweredQuestions
 from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
@@ -45,6 +45,8 @@ from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
 POLL_S = 0.5
+RETRY_S = 5.0
+"""Between two tries of a message that a full disk or a broken network held up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class SiteServer:
         self._ledger.read()
         self._waiting: set[str] = set()
         self._refused: set[str] = set()
+        self._held: dict[str, float] = {}
+        """When a message may be tried again that this machine or the network did not let through."""
         self.done = False
         """Whether a federation ended."""
 
@@ -111,10 +115,18 @@ class SiteServer:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
-            if digest_message(envelope) in self._refused:
+            digest = digest_message(envelope)
+            if digest in self._refused:
                 self._mailbox.refuse(envelope)
-            else:
-                answered += self._answer(envelope)
+                continue
+            if time.monotonic() < self._held.get(digest, 0.0):
+                continue
+            try:
+                with translate_write_errors(self._folder):
+                    answered += self._answer(envelope)
+            except SystemResourceError as error:
+                self._held[digest] = time.monotonic() + RETRY_S
+                self._say(f"{error}; nothing was lost: it is tried again in {RETRY_S:g} s")
         return answered
 
     def _answer(self, envelope: bytes) -> bool:
@@ -147,11 +159,7 @@ class SiteServer:
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
         sealed = self._identity.seal(reply, self._coordinator, header.federation, header.number)
-        try:
-            self._mailbox.answer(header.federation, header.number, sealed)
-        except SystemResourceError as error:
-            self._say(str(error))
-            return False
+        self._mailbox.answer(header.federation, header.number, sealed)
         self._say(f"answered {kind} {header.number} of federation {header.federation[:12]} in {seconds:.1f} s")
         if isinstance(answer, Measured) and answer.personal and self._policy is not None:
             where = self._folder / FEDERATIONS / header.federation / MODEL

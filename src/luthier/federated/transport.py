@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 class SentMessage(NamedTuple):
-    """A message to a site, or its answer."""
+    """A message that a site was sent."""
 
     number: int
-    """Of the message."""
     content: bytes
 
 
@@ -46,11 +45,10 @@ class SiteChannel(ABC):
 
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
-    ) -> dict[str, SentMessage]:
-        """Send each site its message, and wait for `late` sites that were sent one before: their answers are taken as
-        they come, and waited for only until there are `least` in all. Returns the answers with the numbers of the
-        messages that they answer. Sites that are never late have the plain exchange."""
-        return {name: SentMessage(number, answer) for name, answer in self.exchange(number, contents).items()}
+    ) -> dict[str, bytes]:
+        """The same, while `late` sites may still answer the message that they were sent before: such answers are taken
+        as they come, and waited for only until there are `least` in all. For transports whose sites may be late."""
+        raise NotImplementedError(f"sites of {type(self).__name__} are never late")
 
     def find_scratch(self, site: str) -> Path | None:
         """Where a site on this machine keeps what is its own; None for one elsewhere."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError, SourceLocation
 from luthier.core.step import StepContext
-from luthier.federated.aggregator import AggregatedWeights, WeightSum
+from luthier.federated.aggregator import AggregatedWeights, WeightSum, average_weights
+from luthier.federated.control_variates import split_variates
 from luthier.federated.dropout_masks import MaskContext, find_least
 from luthier.federated.keys import KEY_FILE, FederationIdentity
 from luthier.federated.masked_round import MaskedGroup, MaskedRound
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
 
 REPLIES = "replies"
 """The folder of what was heard in a round."""
+
+
+class RoundSum(NamedTuple):
+    """What the updates of a round come to."""
+
+    combined: AggregatedWeights
+    rows: int | None
+    """None where they are hidden."""
+    loss: float | None
+    variates: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
+    """The mean change of the sites' control variates."""
 
 
 class UpdateSum:
@@ -134,9 +146,9 @@ class UpdateSum:
         given: Mapping[str, Tensor],
         total: WeightSum | None,
         masked_round: MaskedRound | None,
-    ) -> tuple[AggregatedWeights, int | None, float | None]:
-        """The sum of the updates, the rows behind it, and their mean loss. `masked_round` is the one that gathered
-        them, where sites may drop out."""
+    ) -> RoundSum:
+        """The sum of the updates, the rows behind it, their mean loss, and the mean change of control variates.
+        `masked_round` is the one that gathered them, where sites may drop out."""
         privacy = self._step.privacy
         sites = privacy is not None and privacy.unit == SITE
         if (masks := self._step.secure) is not None:
@@ -145,23 +157,28 @@ class UpdateSum:
             loss = None
             if privacy is None:
                 loss = sum(found.loss * found.rows for found in sums) / sum(found.rows for found in sums)
-            parts: list[Mapping[str, Tensor]] = [
-                add_weights(found.weights, given) if sites else found.weights for found in sums
-            ]
-            return self._aggregator.combine([self._choose(parts, given)], [1.0]), rows, loss
+            split = [split_variates(found.weights) for found in sums]
+            parts: list[Mapping[str, Tensor]] = [add_weights(found, given) if sites else found for found, _ in split]
+            combined = self._aggregator.combine([self._choose(parts, given)], [1.0])
+            return RoundSum(combined, rows, loss, split[0][1])
         row_counts = [update.header.rows for update in updates.values()]
-        weights = [update.tensors for update in updates.values()]
+        split = [split_variates(update.tensors) for update in updates.values()]
+        weights = [found for found, _ in split]
         if sites:
-            return self._aggregator.combine([self._add_site_noise(weights, given)], [1.0]), sum(row_counts), None
+            combined = self._aggregator.combine([self._add_site_noise(weights, given)], [1.0])
+            return RoundSum(combined, sum(row_counts), None)
         shares = [count / sum(row_counts) for count in row_counts]
         mean = None
         if privacy is None:
             mean = sum(share * update.header.loss for share, update in zip(shares, updates.values(), strict=True))
         if self._step.robust is not None:
-            return self._aggregator.combine([self._choose(weights, given)], [1.0]), sum(row_counts), mean
+            combined = self._aggregator.combine([self._choose(weights, given)], [1.0])
+            return RoundSum(combined, sum(row_counts), mean)
         if total is not None:
-            return self._aggregator.combine([total.mean()], [1.0]), sum(row_counts), mean
-        return self._aggregator.combine(weights, shares), sum(row_counts), mean
+            whole, variates = split_variates(total.mean())
+            return RoundSum(self._aggregator.combine([whole], [1.0]), sum(row_counts), mean, variates)
+        variates = average_weights([found for _, found in split], shares)
+        return RoundSum(self._aggregator.combine(weights, shares), sum(row_counts), mean, variates)
 
     def _add_groups(
         self, updates: Mapping[str, FederationMessage], masks: MaskSettings, masked_round: MaskedRound | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,7 @@ from luthier.federated.analytics.names import (
 from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.analytics.worker import COUNTS, compute_query_code, count_steps, digest_for_masks
 from luthier.federated.dropout_masks import MaskContext
-from luthier.federated.masked_round import DONE, MaskedRound
+from luthier.federated.masked_round import DONE, MaskedGroup, MaskedRound
 from luthier.federated.masks import MASKED
 from luthier.federated.messages import (
     STAGES,
@@ -151,27 +151,32 @@ class QueryRun:
             name: FederationMessage(question.model_copy(update={"sealed": (sealed or {}).get(name, "")})).encode()
             for name in self._sites
         }
-        unmask: Callable[[Any], Any] | None = None
+        masked: MaskedRound | None = None
         if self._settings.least is None:
             self._number += 1
             answers = self._exchange(number, contents, len(contents))
         else:
             self._number += len(STAGES)
-            masked = MaskedRound(
-                self._channel,
-                MaskContext(
-                    federation=self._work.digest, round=max(1, number), digest=digest_for_masks(question),
-                    group=tuple(self._group), least=self._settings.least,
-                ),
-                number, self._work.scratch / REPLIES, self._read,
+            context = MaskContext(
+                federation=self._work.digest, round=max(1, number), digest=digest_for_masks(question),
+                group=tuple(self._group), least=self._settings.least,
             )  # fmt: skip
-            answers, unmask = masked.gather(contents), masked.unmask
-        total: NDArray[Any] = numpy.zeros(size, dtype=numpy.uint64)
-        for name, reply in answers.items():
-            update = self._read(name, reply, RoundUpdate)
+            group = MaskedGroup(context, {name: self._channel.cards[name] for name in self._channel.sites})
+            masked = MaskedRound(
+                self._channel, [group], number, self._work.scratch / REPLIES, self._read, self._settings.least
+            )
+            answers = masked.gather(contents)
+        updates = {name: self._read(name, reply, RoundUpdate) for name, reply in answers.items()}
+        for name, update in updates.items():
             check_weights(update.tensors, {MASKED: torch.zeros(size, dtype=torch.int64)}, f"site {name}")
-            total += update.tensors[MASKED].numpy().view(numpy.uint64)  # modulo 2^64
-        total = total if unmask is None else unmask(total)
+
+        def add(names: Iterable[str]) -> NDArray[Any]:
+            total: NDArray[Any] = numpy.zeros(size, dtype=numpy.uint64)
+            for name in names:
+                total += updates[name].tensors[MASKED].numpy().view(numpy.uint64)  # modulo 2^64
+            return total
+
+        [total] = [add(updates)] if masked is None else [found for _, found in masked.unmask(add)]
         numbers: list[int] = total.view(numpy.int64).tolist()
         if self._settings.privacy is None and any(not 0 <= value < 1 << 48 for value in numbers):
             hint = "all sites must be those of the question, each with the others among its `peers`"

@@ -26,6 +26,7 @@ from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import LEAST_SITES as LEAST_DROPOUT_SITES
 from luthier.federated.dropout_masks import check_least, find_least
+from luthier.federated.late import LateSettings, find_late_obstacle
 from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messages import LocalWork, dump_given_settings
@@ -139,6 +140,10 @@ class Federate(Step):
     """How many sites a round needs; all of them when not given. With fewer than all, those that do not answer in time
     are left out of a round, and the model depends on who answered. With `secure.groups`, so many must remain in groups
     of which more than two thirds remain; other groups are left out whole."""
+    late: LateSettings | None = None
+    """Use an update that comes after its round in a later one, by its age (FedBuff, Nguyen et al., 2022): `{}` for the
+    usual three rounds. For sites elsewhere or in processes, with `least`; for `ffa`, `factors` and `mean`, without
+    masks."""
     privacy: FederatedPrivacy | None = None
     """Differential privacy over all rounds, of each `row`, of groups such as `meta.customer`, or of each whole `site`.
     Rows and groups are protected by noise in each site's steps; sites by noise in the sum, to which under masks each
@@ -199,6 +204,7 @@ class Federate(Step):
         if self.classes is not None and not isinstance(self.tune.objective, Classify):
             raise ValueError(f"{self.tune.objective.kind} has no classes; leave `classes` out, or take classify")
         self._check_variates()
+        self._check_late()
         shares = isinstance(self.tune.objective, Classify)
         if why := next(filter(None, (find_metric_obstacle(metric, shares) for metric in self.metrics)), ""):
             raise ValueError(why)
@@ -293,6 +299,22 @@ class Federate(Step):
             raise ValueError("control variates are a mean, which one poisoned site moves; leave `robust` out")
         if self.rounds == 1 or self._count_sites() == 1:
             raise ValueError("control_variates change nothing in one round, or at one site; leave them out")
+
+    def _check_late(self) -> None:
+        """`ValueError` where no update can be late, or a late one cannot be used."""
+        if self.late is None:
+            return
+        if self.secure is not None:
+            raise ValueError(
+                "masks cancel in the sum of their own round alone, so a late update is noise; leave `late` or `secure` "
+                "out"
+            )
+        if self.transport is None:
+            raise ValueError("sites in this process are never late; leave `late` out, or set a `transport`")
+        if self.least is None or self.least == self._count_sites():
+            raise ValueError("a round waits for all sites, so none is late; set `least` to go on without some")
+        if why := find_late_obstacle(self.sum):
+            raise ValueError(f"{why}; leave `late` out, or take ffa, factors or mean")
 
     def _check_privacy(self) -> None:
         """`ValueError` for what breaks the promise."""

@@ -1,0 +1,227 @@
+"""Updates that come after their round count in a later one by their age; the test's own clock says what is late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from federations import Sites
+from luthier.federated import envelopes
+from luthier.federated.control_variates import split_variates
+from luthier.federated.keys import FederationIdentity
+from luthier.federated.late import LateSettings
+from luthier.federated.mailbox import FolderMailbox
+from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.policy import SitePolicy
+from luthier.federated.site import SiteWorker
+from luthier.federated.site_server import SiteInputs, SiteServer
+
+NAMES = ["north", "south", "west"]
+ROWS = {"north": 24, "south": 16, "west": 8}
+ADAPTER = "adapter/adapter_model.safetensors"
+WAIT_S = 3600.0
+
+
+@dataclass
+class Rounds:
+    """Sites that read a folder whenever the coordinator waits; some answer a round only when another one is on."""
+
+    servers: dict[str, SiteServer]
+    mail: Path
+    keys: Path
+    late: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """By site and the round that it is asked for: the round in which it answers."""
+    killed: set[int] = field(default_factory=set)
+    """Rounds in which the coordinator is killed once, after its sites answered."""
+    now: float = 0.0
+    federation: str = ""
+    heard: dict[tuple[str, int], tuple[FederationMessage, FederationMessage]] = field(default_factory=dict)
+    """What each site was asked and answered in each round."""
+
+    def find_numbers(self, name: str) -> list[int]:
+        """Numbers of the messages to a site."""
+        return sorted(int(path.name.partition("-")[0]) for path in (self.mail / self.federation).glob(f"*-to-{name}"))
+
+    def wait(self, seconds: float) -> None:
+        """What happens while the coordinator waits."""
+        number = max(number for name in NAMES for number in self.find_numbers(name))
+        answered = 0
+        for name, server in self.servers.items():
+            asked = self.find_numbers(name)
+            if asked and self.late.get((name, asked[-1]), 0) <= number:
+                answered += server.answer_waiting()
+        if number in self.killed:
+            self.killed.remove(number)
+            raise KeyboardInterrupt
+        if not answered:
+            self.now += WAIT_S
+
+    @property
+    def transport(self) -> dict[str, Any]:
+        cards = {name: str(self.keys / name / "card.json") for name in NAMES}
+        return {"kind": "folder", "path": str(self.mail), "keys": str(self.keys / "coordinator"),
+                "member_cards": cards, "wait_s": WAIT_S}  # fmt: skip
+
+
+@pytest.fixture
+def rounds(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rounds:
+    keys = {name: FederationIdentity.create(name) for name in ("coordinator", *NAMES)}
+    for name, identity in keys.items():
+        identity.write(tmp_path / name)
+    servers = {}
+    for name in NAMES:
+        policy = SitePolicy.model_validate(
+            {"name": name, "coordinator": "c", "recipe": "r", "approval": "never", "least_rows": 4}
+        )
+        inputs = SiteInputs(data=sites.data[name], model=sites.base)
+        mailbox = FolderMailbox(tmp_path / "mail", name)
+        servers[name] = SiteServer(tmp_path / name, keys[name], keys["coordinator"].card, mailbox, inputs, policy)
+    found = Rounds(servers, tmp_path / "mail", tmp_path)
+    monkeypatch.setattr(envelopes, "monotonic", lambda: found.now)
+    monkeypatch.setattr(envelopes, "sleep", found.wait)
+    answer = SiteWorker.answer
+
+    def hearing(self: SiteWorker, number: int, content: bytes) -> bytes:
+        reply = answer(self, number, content)
+        if b'"kind": "round"' in content[:4096]:
+            asked, got = FederationMessage.decode(content, RoundStart), FederationMessage.decode(reply, RoundUpdate)
+            found.heard[self.name, number] = (asked, got)
+        return reply
+
+    monkeypatch.setattr(SiteWorker, "answer", hearing)
+    return found
+
+
+def federate(sites: Sites, served: Rounds, digest: str, **settings: Any) -> Any:
+    served.federation = digest
+    common = {"rounds": 4, "sum": "ffa", "local": {"steps": 1}, "least": 2, "transport": served.transport}
+    return sites.federate(sites.step([], **{**common, **settings}), digest=digest)
+
+
+def list_ages(made: Any) -> list[dict[str, int]]:
+    return [
+        {name: site["age"] for name, site in entry["sites"].items()}
+        for entry in made.read_json("federation.json")["rounds"]
+    ]
+
+
+def given_in(rounds: Rounds, number: int) -> dict[str, torch.Tensor]:
+    """The weights that a round began with."""
+    return {
+        name.removeprefix("weight/"): value.double()
+        for name, value in rounds.heard["north", number][0].tensors.items()
+        if "lora_B" in name and not name.startswith("control/")
+    }
+
+
+def test_a_late_update_counts_by_its_age(sites: Sites, rounds: Rounds) -> None:
+    rounds.late = {("south", 1): 3}
+    made = federate(sites, rounds, "a1" * 16, late={})
+    assert list_ages(made) == [
+        {"north": 0, "west": 0},
+        {"north": 0, "west": 0},
+        {"north": 0, "south": 2, "west": 0},
+        {"north": 0, "south": 0, "west": 0},
+    ]
+    records = made.read_json("federation.json")["rounds"]
+    assert [record["missing"] for record in records] == [["south"], ["south"], [], []]
+    assert records[2]["rows"] == sum(ROWS.values())
+    first, third, fourth = (given_in(rounds, number) for number in (1, 3, 4))
+    updates = {"north": ("north", 3), "west": ("west", 3), "south": ("south", 1)}
+    for name, value in fourth.items():
+        change = torch.zeros_like(value)
+        for site, key in updates.items():
+            begun, weight = (first, 1 / math.sqrt(3)) if site == "south" else (third, 1.0)
+            trained = rounds.heard[key][1].tensors[name].double()
+            change += ROWS[site] * weight * (trained - begun[name])  # FedBuff's sum, each weighed by its age
+        torch.testing.assert_close(value, third[name] + change / sum(ROWS.values()), atol=1e-7, rtol=1e-6)
+    assert not any(path.name == "2" for path in rounds.mail.rglob("*"))
+
+
+def test_without_the_setting_it_is_lost(sites: Sites, rounds: Rounds) -> None:
+    rounds.late = {("south", 1): 2}
+    made = federate(sites, rounds, "a2" * 16, rounds=2)
+    assert list_ages(made) == [{"north": 0, "west": 0}, {"north": 0, "south": 0, "west": 0}]
+    assert ("south", 1) not in rounds.heard, "its message is gone when the next one takes its place"
+
+
+def test_a_site_that_is_too_late_is_asked_anew(sites: Sites, rounds: Rounds) -> None:
+    rounds.late = {("south", 1): 99}
+    made = federate(sites, rounds, "a3" * 16, late={"most_rounds": 2})
+    assert list_ages(made) == [{"north": 0, "west": 0}] * 3 + [{"north": 0, "south": 0, "west": 0}]
+    assert [key for key in sorted(rounds.heard) if key[0] == "south"] == [("south", 4)]
+
+
+def test_a_killed_coordinator_goes_on_to_the_same_bytes(sites: Sites, rounds: Rounds) -> None:
+    rounds.late = {("south", 1): 3}
+    whole = federate(sites, rounds, "a4" * 16, late={}, control_variates=True)
+    for name in NAMES:
+        rounds.servers[name] = build_again(rounds.servers[name])
+    rounds.killed = {1, 2, 3, 4}
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            federate(sites, rounds, "a5" * 16, late={}, control_variates=True)
+    made = federate(sites, rounds, "a5" * 16, late={}, control_variates=True)
+    assert list_ages(made) == list_ages(whole)
+    assert made.path(ADAPTER).read_bytes() == whole.path(ADAPTER).read_bytes()
+
+
+def build_again(server: SiteServer) -> SiteServer:
+    """The site's process after it was ended and begun again."""
+    return SiteServer(
+        server._folder, server._identity, server._coordinator, server._mailbox, server._inputs, server._policy
+    )
+
+
+def test_the_shared_variate_stays_the_mean_of_the_sites_own(sites: Sites, rounds: Rounds) -> None:
+    rounds.late = {("south", 1): 2, ("west", 2): 99}
+    federate(sites, rounds, "a6" * 16, late={"most_rounds": 1}, control_variates=True, rounds=5)
+    own: dict[str, dict[str, torch.Tensor]] = {name: {} for name in NAMES}
+    counted = [("north", 1), ("west", 1), ("north", 2), ("south", 1), ("north", 3), ("south", 3), ("north", 4),
+               ("south", 4), ("west", 4)]  # fmt: skip
+    for key in counted:
+        _, changes = split_variates(rounds.heard[key][1].tensors)
+        before = own[key[0]]
+        own[key[0]] = {name: before.get(name, torch.zeros_like(value)) + value for name, value in changes.items()}
+    _, shared = split_variates(rounds.heard["north", 5][0].tensors)
+    for name, value in shared.items():
+        mean = sum(ROWS[site] * own[site][name].double() for site in NAMES) / sum(ROWS.values())
+        torch.testing.assert_close(value.double(), torch.as_tensor(mean), atol=1e-7, rtol=1e-5)
+    assert max(float(value.abs().max()) for value in shared.values()) > 0
+
+
+def test_a_transport_does_not_change_the_bytes(sites: Sites, rounds: Rounds) -> None:
+    settings: dict[str, Any] = {"rounds": 3, "sum": "ffa", "local": {"steps": 1}, "control_variates": True}
+    here = sites.federate(sites.step(NAMES, **settings))
+    there = federate(sites, rounds, "a7" * 16, **settings, late={})
+    assert load_file(here.path(ADAPTER)).keys() == load_file(there.path(ADAPTER)).keys()
+    assert here.path(ADAPTER).read_bytes() == there.path(ADAPTER).read_bytes()
+
+
+def test_older_changes_count_less() -> None:
+    assert [LateSettings().weigh(age) for age in (0, 1, 3)] == [1.0, pytest.approx(2**-0.5), 0.5]
+    assert LateSettings(exponent=0.0).weigh(7) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"secure": {}, "least": 3}, "masks cancel in the sum of their own round alone"),
+        ({"transport": None, "least": 2}, "are never late"),
+        ({}, "set `least` to go on without some"),
+        ({"least": 2, "sum": "stack"}, "begins anew in each round"),
+        ({"least": 2, "sum": "alternate"}, "trains other weights in the next round"),
+    ],
+)
+def test_where_it_cannot_be_it_is_refused(sites: Sites, settings: dict[str, Any], match: str) -> None:
+    common = {"sum": "ffa", "transport": "processes", "late": {}}
+    with pytest.raises(ValidationError, match=match):
+        sites.step([*NAMES, "east"], **{**common, **settings})
