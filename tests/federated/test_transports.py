@@ -29,7 +29,7 @@ from luthier.federated.messages import (
     unpack_weights,
 )
 from luthier.federated.policy import HttpAddress, SitePolicy
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import SiteWorker
 from luthier.federated.site_server import SiteInputs, SiteServer
 from luthier.federated.transport import LocalChannel, Transport
@@ -491,6 +491,6 @@ def test_an_attack_on_the_coordinator_is_one_clear_error(
     monkeypatch.setattr(SiteWorker, "answer", forge(change))
     step = sites.step(NAMES, rounds=2, sum="ffa")
     work = sites.work(step, digest=f"{sorted(FORGED).index(name):02x}" * 16)
-    with pytest.raises(MessageRefused, match=why):
+    with pytest.raises(MessageError, match=why):
         step.make(work)
     assert not any(work.folder.iterdir())

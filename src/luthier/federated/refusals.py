@@ -12,7 +12,7 @@ from luthier.core.errors import InputError, ModelError, SourceLocation, did_you_
 _LONGEST_SHOWN = 60
 
 
-class MessageRefused(InputError):
+class MessageError(InputError):
     """A message that is not what was agreed: nothing of it was used, and nothing was sent for it."""
 
     def __init__(self, message: str, *, where: SourceLocation | None = None, hint: str = "") -> None:
@@ -24,7 +24,7 @@ class SiteRefusal(ModelError):
     """A site's answer that it does not do what it was asked, with its reason."""
 
 
-class OrderRefused(InputError):
+class OrderError(InputError):
     """An order that cannot be done here; its words tell of settings and digests, and of no row."""
 
 
@@ -48,8 +48,8 @@ def explain_settings(error: ValidationError, model: type[BaseModel]) -> tuple[st
         return f"{name} is required", f"add `{name}: …`", ".".join(path)
     came = repr(first["input"])
     shown = came if len(came) <= _LONGEST_SHOWN else f"{came[:_LONGEST_SHOWN]}…"
-    said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{name} {said}, got {shown}" if name else said, "", ".".join(path)
+    text = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{name} {text}, got {shown}" if name else text, "", ".".join(path)
 
 
 def _find_group(owner: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
