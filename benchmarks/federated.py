@@ -222,7 +222,8 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
         names = [f"site{at}" for at in range(SITES)]
         for case in ("unpoisoned", "mean", *rules):
             attacking = case != "unpoisoned"
-            robust = {"kind": case, "poisoned": 2} if case in rules else None
+            kind, _, trim = case.partition(" ")
+            robust = {"kind": kind, "poisoned": 2, **({"trim": True} if trim else {})} if case in rules else None
             step = sites.step(names, rounds=rounds, sum="mean", tune=tune, local={"epochs": 4}, robust=robust)
             right = answer_held_out(sites, sites.federate(step, digest=f"{len(found)}d" * 16))
             found[case] = sum(right) / len(right)
@@ -230,7 +231,12 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
     local.FederatedTraining.train_round = trained  # type: ignore[method-assign]
     for case in ("mean", *rules):
         goal = "much lower" if case == "mean" else ">= -0.02"
-        print_figure(f"two_of_ten_poisoned_{case}", round(found[case] - found["unpoisoned"], 4), goal, "accuracy")
+        print_figure(
+            f"two_of_ten_poisoned_{case.replace(' ', '_')}",
+            round(found[case] - found["unpoisoned"], 4),
+            goal,
+            "accuracy",
+        )
 
 
 def compare_drift(rounds: int, rows: int) -> None:
@@ -700,7 +706,7 @@ def measure_exchanges(only: str | None, *, quick: bool) -> None:
             count_left_out_in_clear(DATA)
     if only in (None, "poisoned"):
         print("two of ten sites poisoned", flush=True)
-        rules = ("krum",) if quick else ("krum", "geometric_median")
+        rules = ("krum",) if quick else ("krum", "geometric_median", "geometric_median trim")
         compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
     if only in (None, "drift"):
         print("sites that differ", flush=True)

@@ -18,7 +18,7 @@ from luthier.federated.messages import (
     LeaveOutRequest,
     RemainingRows,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 
 FIRST = 1
@@ -67,7 +67,7 @@ class DecontaminationExchange:
         own = {name: fingerprint for fingerprint, name in self._names.items()}
         for sender, message in messages.items():
             if message.tensors.keys() != {own[name] for name in messages if name != sender}:
-                raise MessageRefused(f"site {sender} does not write to each of the other sites")
+                raise MessageError(f"site {sender} does not write to each of the other sites")
             for reader, envelope in message.tensors.items():
                 found[self._names[reader]][own[sender]] = envelope
         return found

@@ -43,7 +43,7 @@ from luthier.federated.decontamination.settings import BANDS, DecontaminationSet
 from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.measure import describe_folder
 from luthier.federated.messages import pack_tensors, unpack_tensors
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class SiteDecontamination:
             points = _read_array(content, "points", POINT_BYTES)
             if len(points) > most:
                 name, rows = self._peers[peer].name, self._settings.max_rows
-                raise OrderRefused(f"{name} asks about {len(points):,} elements, more than {rows:,} rows have")
+                raise OrderError(f"{name} asks about {len(points):,} elements, more than {rows:,} rows have")
             key = draw_scalar()
             evaluated = multiply_points([point.tobytes() for point in points], key)
             values = [
@@ -128,7 +128,7 @@ class SiteDecontamination:
     def leave_out(self, number: int, envelopes: Mapping[str, Tensor], policy: SitePolicy | None) -> int:
         """Write the rows that remain, and the list of those that do not; returns how many are left out.
 
-        `PolicyRefused` where they are more than the policy allows.
+        `SitePolicyError` where they are more than the policy allows.
         """
         if not (self._folder / LEFT_OUT).is_file():
             repeated = self._find_repeated(number, envelopes)
@@ -154,16 +154,16 @@ class SiteDecontamination:
         elements = np.unique(bands)
         encoded = encode_elements(elements, self._settings)
         if not (self._folder / _QUESTION).is_file():
-            raise OrderRefused("answers came about rows here, and nothing was asked")
+            raise OrderError("answers came about rows here, and nothing was asked")
         indices = np.load(self._folder / _INDICES)
         question, inverse = (self._folder / _QUESTION).read_bytes(), invert_scalar((self._folder / _KEY).read_bytes())
         found = {}
         for peer, content in self._open_all(envelopes, number).items():
             if _read_array(content, "answers", None).tobytes() != question:
-                raise OrderRefused(f"{self._peers[peer].name} answers another question than was asked here")
+                raise OrderError(f"{self._peers[peer].name} answers another question than was asked here")
             points = _read_array(content, "points", POINT_BYTES)
             if len(points) != len(indices):
-                raise OrderRefused(f"{self._peers[peer].name} answers about {len(points):,} points of {len(indices):,}")
+                raise OrderError(f"{self._peers[peer].name} answers about {len(points):,} points of {len(indices):,}")
             order = np.argsort(indices)[np.count_nonzero(indices < 0) :]  # the points of elements, in their order
             plain = multiply_points([points[at].tobytes() for at in order], inverse)
             values = [compute_value(*each) for each in zip(encoded, plain, strict=True)]
@@ -175,7 +175,7 @@ class SiteDecontamination:
         bands = read_bands(self._data, splits, self._settings)
         if len(bands) > self._settings.max_rows:
             message = f"there are more than {self._settings.max_rows:,} {what} rows here to compare"
-            raise OrderRefused(message, hint="raise `decontaminate.max_rows`")
+            raise OrderError(message, hint="raise `decontaminate.max_rows`")
         return bands
 
     def _seal(self, contents: Mapping[str, bytes], number: int) -> dict[str, Tensor]:
@@ -188,18 +188,18 @@ class SiteDecontamination:
         return sealed
 
     def _open_all(self, envelopes: Mapping[str, Tensor], number: int) -> dict[str, bytes]:
-        """What all peers wrote; `OrderRefused` where one is missing, or something is not by it and for this site."""
+        """What all peers wrote; `OrderError` where one is missing, or something is not by it and for this site."""
         if envelopes.keys() != self._peers.keys():
-            raise OrderRefused("what came to be compared is not of all peers of this site, and of no others")
+            raise OrderError("what came to be compared is not of all peers of this site, and of no others")
         found = {}
         for peer in sorted(envelopes):
             card, envelope = self._peers[peer], envelopes[peer]
             try:
                 if str(envelope.dtype) != "torch.uint8":
-                    raise MessageRefused("this is no envelope of a federation")
+                    raise MessageError("this is no envelope of a federation")
                 found[peer] = self._identity.open(envelope.numpy().tobytes(), card, self._federation, number)
-            except MessageRefused as error:
-                raise OrderRefused(f"what came to be compared is not from {card.name}: {error.message}") from error
+            except MessageError as error:
+                raise OrderError(f"what came to be compared is not from {card.name}: {error.message}") from error
         return found
 
     def _write_rows(self, indices: Sequence[int]) -> None:
@@ -291,13 +291,13 @@ def _pack(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
 
 
 def _read_array(content: bytes, name: str, width: int | None) -> NDArray[np.uint8]:
-    """Bytes by their name: (rows, width), or (bytes,) without one; `OrderRefused` for anything else."""
+    """Bytes by their name: (rows, width), or (bytes,) without one; `OrderError` for anything else."""
     try:
         array: Any = unpack_tensors(content).get(name)
-    except MessageRefused as error:
-        raise OrderRefused("what came to be compared is not as it was agreed") from error
+    except MessageError as error:
+        raise OrderError("what came to be compared is not as it was agreed") from error
     shape = () if array is None else tuple(array.shape)
     if array is None or str(array.dtype) != "torch.uint8" or shape[1:] != (() if width is None else (width,)):
-        raise OrderRefused("what came to be compared is not as it was agreed")
+        raise OrderError("what came to be compared is not as it was agreed")
     found: NDArray[np.uint8] = array.numpy()
     return found
