@@ -188,7 +188,7 @@ class RoundStart(_Header):
     round: int = Field(ge=1)
     classes: dict[str, str] = {}
     counted: list[int] = []
-    """With control variates: the last round in which the update of each site was part of a sum, by the site's position."""
+    """With control variates: the last round in which each site's update was part of a sum, by the site's position."""
 
 
 class RoundUpdate(_Header):
